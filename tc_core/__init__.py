@@ -1,0 +1,1 @@
+"""Linux traffic control as data: units, policies, the kernel model, and how to reconcile the two."""

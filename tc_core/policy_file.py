@@ -1,0 +1,160 @@
+"""Policies from YAML and JSON text: parsing, and errors that name the place, the problem and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tc_core.errors import PolicyError, Problem
+from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
+from tc_core.policy_check import check
+from tc_core.units import Rate
+
+# 254 classes with a dozen names each are some 200 kB; more than this is not a policy but a mistake.
+_MAX_TEXT = 4 * 2**20
+
+_EXPECTED = {
+    "total": "Add the bandwidth of the interface, as in total: 100Mbit.",
+    "rate": "Add what is guaranteed to the class, as in rate: 10Mbit.",
+    "name": "Give the class a name, as in name: api.",
+    "match": 'Say which traffic belongs to the class, as in match: [{sni: ["*.example.com"]}].',
+}
+
+
+def load_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
+    """The policy in a file. ``total`` replaces the file's own. Raises :class:`PolicyError`, also when unreadable."""
+    source = str(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PolicyError([Problem("", f"The policy cannot be read: {reason}.", "Check --policy.")], source) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PolicyError([Problem("", f"Not UTF-8 text (byte {error.start}).", "Save it as UTF-8.")], source) from None
+    return parse_policy(text, source=source, total=total)
+
+
+def parse_policy(text: str, *, source: str = "", total: Rate | None = None) -> TrafficPolicy:
+    """The policy in YAML or JSON text (JSON is YAML); raises :class:`PolicyError` with every problem there is."""
+    if len(text) > _MAX_TEXT:
+        raise PolicyError([Problem("", f"{len(text)} characters are too long for a policy.", "Shorten it.")], source)
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise PolicyError([_yaml_problem(error)], source) from None
+    except ValueError as error:
+        # PyYAML reads dates and numbers by itself, and lets Python's complaint about 2020-13-45 through as it is.
+        raise PolicyError(
+            [Problem("", f"Not valid YAML or JSON: {error}.", "Put the value in quotes.")], source
+        ) from None
+    except RecursionError:
+        raise PolicyError([Problem("", "The text is nested too deeply.", "See docs/policy.md.")], source) from None
+    return policy_from_document(document, source=source, total=total)
+
+
+def policy_from_document(document: object, *, source: str = "", total: Rate | None = None) -> TrafficPolicy:
+    """The policy in plain data (dicts and lists); raises :class:`PolicyError`."""
+    if not isinstance(document, dict):
+        found = "empty" if document is None else f"a {type(document).__name__}"
+        raise PolicyError(
+            [
+                Problem(
+                    "",
+                    f"A policy is a mapping with total and classes, but this is {found}.",
+                    "See docs/policy.md.",
+                )
+            ],
+            source,
+        )
+    if total is not None:
+        document = {**document, "total": total}
+    try:
+        policy = TrafficPolicy.model_validate(document)
+    except ValidationError as error:
+        raise PolicyError([_problem(e) for e in error.errors(include_url=False)], source) from None
+    if problems := check(policy):
+        raise PolicyError(problems, source)
+    return policy
+
+
+def dump_policy(policy: TrafficPolicy) -> str:
+    """YAML text that loads as an equal policy."""
+    return yaml.safe_dump(policy.to_document(), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, of which YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is written twice; keep one", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, Hashable) else repr(key))
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    detail = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    return Problem(place, f"Not valid YAML or JSON: {detail}.", "Mend the text there; docs/policy.md has examples.")
+
+
+def _problem(error: Any) -> Problem:
+    location: tuple[int | str, ...] = error["loc"]
+    path = _path(location)
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(location)
+    if kind == "missing":
+        key = str(location[-1])
+        return Problem(_path(location[:-1]), f"{key} is missing.", _EXPECTED.get(key, f"Add {key}."))
+    if kind in ("value_error", "assertion_error"):
+        return Problem(path, str(error["ctx"]["error"]))
+    if kind == "enum":
+        return Problem(path, f"{value!r} is not a protocol.", "Write tcp or udp.")
+    if location[-1:] == ("priority",):
+        return Problem(path, f"{value!r} is not a priority.", "Write a whole number from 0 (first) to 7 (last).")
+    if kind in ("model_type", "model_attributes_type"):
+        keys = ", ".join(_model_at(location).model_fields)
+        return Problem(path, f"{value!r} is not a mapping.", f"Write keys and values; the keys are {keys}.")
+    if kind in ("tuple_type", "list_type"):
+        return Problem(path, f"{value!r} is not a list.", "Start each entry with '- '.")
+    if kind == "string_type":
+        return Problem(path, f"{value!r} is not text.", "Put it in quotes.")
+    return Problem(path, f"{error['msg']} ({value!r}).", "See docs/policy.md.")
+
+
+def _unknown_key(location: tuple[int | str, ...]) -> Problem:
+    key, model = str(location[-1]), _model_at(location[:-1])
+    known = list(model.model_fields)
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
+    remedy = f"Did you mean {near[0]}?" if near else f"The keys here are {', '.join(known)}."
+    return Problem(_path(location[:-1]), f"There is no key {key}.", remedy)
+
+
+def _model_at(location: Sequence[int | str]) -> type[BaseModel]:
+    names = [part for part in location if isinstance(part, str)]
+    if "match" in names:
+        return Match
+    if "classes" in names:
+        return TrafficClass
+    return DefaultClass if "default" in names else TrafficPolicy
+
+
+def _path(location: Sequence[int | str]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
+    return text
