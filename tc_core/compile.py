@@ -1,0 +1,180 @@
+"""From a policy to the tree that an interface should have. Pure: the same policy, features and ids give the same tree.
+
+::
+
+    1:            HTB, unclassified packets go to 1:1ff
+    └─ 1:1        rate = ceil = the total
+       ├─ 1:101   class id 1, with its queue 101:
+       ├─ 1:102   class id 2, with its queue 102:
+       └─ 1:1ff   the default class, with its queue 1ff:
+
+Every number is set by us. HTB's own choices are wrong at both ends of the range: an automatic quantum is cut to
+1,000-200,000 bytes, so that large classes share equally instead of by rate, and an automatic burst is too small for a
+GSO packet at high rates (tc-htb(8)).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+from tc_core.bpf import mark_filter
+from tc_core.capability import Classifier, Features
+from tc_core.handles import Handle
+from tc_core.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
+from tc_core.model import (
+    Bfifo,
+    BpfFlavour,
+    FqCodel,
+    FwFilter,
+    HtbClass,
+    HtbQdisc,
+    LeafQdisc,
+    OurFilter,
+    TrafficTree,
+)
+from tc_core.policy import ResolvedClass, TrafficPolicy
+from tc_core.units import ByteCount, Duration, Rate
+
+ROOT_HANDLE: Final = Handle(1)
+INNER_HANDLE: Final = Handle(1, 1)
+LEAF_BASE: Final = 0x100
+"""Added to a class id to make its minor number and its queue's major: clear of 1:1, and of others' 10: and 20:."""
+DEFAULT_MINOR: Final = LEAF_BASE | DEFAULT_CLASS_ID
+
+PACKET: Final = 1514
+"""Bytes of a full Ethernet packet as HTB counts it: 1,500 and the 14-byte header."""
+GSO_PACKET: Final = 65536
+"""Bytes of the largest segment that TCP hands down at once, unless the link says less."""
+SMALL_GSO: Final = 16384
+"""The gso_max_size, in bytes, for links with FIFO leaves: a packet of another flow waits behind less (measured: 53 ms
+of queueing become 8.7 ms at 50 Mbit/s with 4 flows)."""
+
+_BURST_FLOOR: Final = 2 * PACKET
+"""Bytes. Less would make HTB wait for its timer between any two packets."""
+_BURST_SECONDS: Final = 0.001
+"""A burst lasts at least this long at the class's rate, so that a timer that is late by as much costs no bandwidth."""
+_BURST_CAP_SECONDS: Final = 0.020
+"""A GSO packet's worth of burst is granted only where it lasts no longer than this: at 1 Mbit/s it would be half a
+second of line rate."""
+
+_QUANTUM_SECONDS: Final = 0.010
+"""What a class of the same priority may send in its turn, as time at its own rate: borrowed bandwidth is shared in
+proportion to the rates, and a round of turns takes at most this long at the total."""
+_QUANTUM_CAP: Final = 16 * 2**20
+"""Bytes; keeps HTB's 32-bit deficit far from overflow. Reached at 13 Gbit/s."""
+
+_FIFO_SECONDS: Final = 0.010
+"""Queueing delay of a full FIFO at the class's ceil."""
+_FIFO_CAP: Final = 256 * 2**20
+"""Bytes: at 200 Gbit/s and more the queue is shorter in time; its limit is a 32-bit number."""
+_FIFO_FLOOR: Final = 2 * (SMALL_GSO + 1024)
+"""Bytes. A FIFO with less than one GSO packet's room would never pass one; the second keeps the link busy."""
+
+_CODEL_TARGET: Final = Duration(5_000_000)
+_CODEL_INTERVAL: Final = Duration(100_000_000)
+_CODEL_LIMIT: Final = 10_240
+"""Packets; the kernel's default. Memory is what really bounds the queue."""
+_CODEL_FLOWS: Final = 256
+"""Enough for one class of one Pod, at a quarter of the default's memory: 200 classes cost 4 MB of kernel memory."""
+_CODEL_MEMORY_SECONDS: Final = 0.5
+_CODEL_MEMORY_FLOOR: Final = 2**20
+_CODEL_MEMORY_CAP: Final = 32 * 2**20
+"""Bytes: half a second at the ceil, at least 1 MiB (a few dozen GSO packets), at most the kernel's default."""
+
+
+def leaf_handle(class_id: int) -> Handle:
+    """The HTB class of a class id: ``1:101`` for id 1, ``1:1ff`` for the default class."""
+    return Handle(ROOT_HANDLE.major, LEAF_BASE | class_id)
+
+
+def queue_handle(class_id: int) -> Handle:
+    """The leaf qdisc of a class id: ``101:`` for id 1."""
+    return Handle(LEAF_BASE | class_id)
+
+
+def compile_policy(policy: TrafficPolicy, features: Features, ids: ClassIds) -> TrafficTree:
+    """The tree for a checked policy.
+
+    ``ids`` must name every class of the policy. Raises :class:`MissingFeatureError` when the kernel cannot shape or
+    has no filter that reads marks.
+    """
+    features.require_shaping()
+    classifier = features.classifier
+    resolved = policy.resolved()
+    total = _whole_bytes(policy.total)
+    selected = [ids[c.name] for c in policy.classes]
+    return TrafficTree(
+        root=HtbQdisc(ROOT_HANDLE, DEFAULT_MINOR),
+        inner=HtbClass(
+            INNER_HANDLE, ROOT_HANDLE, total, total, burst(total), burst(total), 0, quantum(total), is_inner=True
+        ),
+        classes=tuple(_leaf_class(c, ids[c.name]) for c in resolved),
+        leaves=tuple(_leaf_qdisc(c, ids[c.name], fair=features.fq_codel.available) for c in resolved),
+        filters=_filters(classifier, selected),
+        gso_max_size=SMALL_GSO if features.gso_max_size.available and not features.fq_codel.available else None,
+        names=MappingProxyType({INNER_HANDLE: "total", **{leaf_handle(ids[c.name]): c.name for c in resolved}}),
+    )
+
+
+def _whole_bytes(rate: Rate) -> Rate:
+    """The rate as the kernel will say it back: it counts whole bytes per second."""
+    return Rate.from_bytes_per_second(rate.bytes_per_second)
+
+
+def burst(rate: Rate) -> ByteCount:
+    """How much may go at line rate after a pause, for a class of this rate.
+
+    A millisecond's worth, and a GSO packet where the rate can bear one, but never less than two packets.
+    """
+    gso = min(GSO_PACKET, rate.bytes_in(_BURST_CAP_SECONDS))
+    return ByteCount(max(_BURST_FLOOR, gso, rate.bytes_in(_BURST_SECONDS)))
+
+
+def quantum(rate: Rate) -> ByteCount:
+    """What a class may send before it is the next one's turn; in proportion to the rate from 1.2 Mbit/s on."""
+    return ByteCount(min(_QUANTUM_CAP, max(PACKET, rate.bytes_in(_QUANTUM_SECONDS))))
+
+
+def _leaf_class(resolved: ResolvedClass, class_id: int) -> HtbClass:
+    rate, ceil = _whole_bytes(resolved.rate), _whole_bytes(resolved.ceil)
+    return HtbClass(
+        handle=leaf_handle(class_id),
+        parent=INNER_HANDLE,
+        rate=rate,
+        ceil=ceil,
+        burst=resolved.burst or burst(rate),
+        cburst=resolved.burst or burst(ceil),
+        prio=resolved.priority,
+        quantum=quantum(rate),
+    )
+
+
+def _leaf_qdisc(resolved: ResolvedClass, class_id: int, *, fair: bool) -> LeafQdisc:
+    """The queue of a class. Its size follows the ceil alone, so that a changed rate leaves it as it is."""
+    handle, parent, ceil = queue_handle(class_id), leaf_handle(class_id), resolved.ceil
+    if not fair:
+        return Bfifo(handle, parent, ByteCount(min(_FIFO_CAP, max(_FIFO_FLOOR, ceil.bytes_in(_FIFO_SECONDS)))))
+    # RFC 8290 5.2.2: the target must not be below the time that one packet takes; the interval follows.
+    packet_ns = PACKET * 8 * 10**9 * 3 // 2 // ceil.bits_per_second
+    target = max(_CODEL_TARGET, Duration(packet_ns // 1000 * 1000))
+    memory = min(_CODEL_MEMORY_CAP, max(_CODEL_MEMORY_FLOOR, ceil.bytes_in(_CODEL_MEMORY_SECONDS)))
+    return FqCodel(
+        handle=handle,
+        parent=parent,
+        limit=_CODEL_LIMIT,
+        target=target,
+        interval=max(_CODEL_INTERVAL, Duration(2 * target.nanoseconds)),
+        memory_limit=ByteCount(memory),
+        flows=_CODEL_FLOWS,
+    )
+
+
+def _filters(classifier: Classifier, class_ids: list[int]) -> tuple[OurFilter, ...]:
+    """What selects the classes. The default class needs no filter: it takes what none selects."""
+    if classifier is Classifier.FW:
+        return tuple(FwFilter(ROOT_HANDLE, class_mark(i), leaf_handle(i)) for i in class_ids)
+    if not class_ids:
+        return ()
+    flavour = BpfFlavour.EBPF if classifier is Classifier.EBPF else BpfFlavour.CLASSIC
+    return (mark_filter(ROOT_HANDLE, flavour, class_ids),)

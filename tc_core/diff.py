@@ -1,0 +1,238 @@
+"""From what an interface has to what it should have: the changes, in the order in which they do no harm. Pure.
+
+The order keeps three promises. *Nothing goes unshaped*: a class exists, with its queue, before a filter selects it, and
+what no filter selects is in the default class. *Nothing is dropped*: a class loses its traffic (its filter) before it
+goes, and :mod:`tc_core.reconcile` waits for its queue; everything that can be altered in place is. *The total holds*:
+guarantees shrink, and classes go, before others grow or come; the inner class grows before its children and shrinks
+after them.
+
+The first installation on an interface cannot keep the first promise entirely: from the moment in which HTB becomes the
+root until its default class exists, two messages later, packets take HTB's direct queue at full speed. None is lost.
+
+A tree is ours when it has the shape of ours: HTB ``1:`` with ``default 1ff`` and no class but ``1:1`` and its children
+``1:1NN``. Whatever else is at the root is foreign, except what the kernel chose by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace as altered
+
+from tc_core.bpf import mark_filter
+from tc_core.compile import DEFAULT_MINOR, INNER_HANDLE, LEAF_BASE, ROOT_HANDLE
+from tc_core.errors import ForeignQdiscError
+from tc_core.handles import Handle
+from tc_core.kernel import (
+    AddClass,
+    AddFilter,
+    AddQdisc,
+    Change,
+    ChangeClass,
+    ChangeQdisc,
+    DeleteClass,
+    DeleteFilter,
+    DeleteQdisc,
+    ReplaceFilter,
+    SetLink,
+)
+from tc_core.model import (
+    DEFAULT_R2Q,
+    BpfFilter,
+    Filter,
+    FwFilter,
+    HtbClass,
+    HtbQdisc,
+    LeafQdisc,
+    Observed,
+    OtherQdisc,
+    OurFilter,
+    TrafficTree,
+)
+
+_INSTALL_QUEUE_LEN = 1000
+"""Packets; what the kernel gives new Ethernet devices."""
+
+
+def is_ours(observed: Observed) -> bool:
+    """Whether the root and all its classes have the shape of a tree that we make."""
+    root = observed.root
+    return (
+        isinstance(root, HtbQdisc)
+        and (root.handle, root.default_minor) == (ROOT_HANDLE, DEFAULT_MINOR)
+        and all(_is_our_class(c) for c in observed.classes)
+    )
+
+
+def _is_our_class(traffic_class: HtbClass) -> bool:
+    handle = traffic_class.handle
+    if handle == INNER_HANDLE:
+        return traffic_class.parent == ROOT_HANDLE
+    return traffic_class.parent == INNER_HANDLE and LEAF_BASE < handle.minor <= DEFAULT_MINOR
+
+
+def diff(tree: TrafficTree, observed: Observed, *, replace: bool = False) -> list[Change]:
+    """The changes that turn ``observed`` into ``tree``; none when it is that already.
+
+    Raises :class:`ForeignQdiscError` when the root belongs to somebody else and ``replace`` does not say to take over.
+    """
+    changes: list[Change] = []
+    if not is_ours(observed):
+        root = observed.root
+        foreign = root is not None and not (isinstance(root, OtherQdisc) and root.is_default)
+        if foreign and root is not None:
+            if not replace:
+                raise ForeignQdiscError(
+                    f"{observed.link.name} already has a root qdisc that Podlane did not make: {root}. Remove it "
+                    f"(tc qdisc del dev {observed.link.name} root), or ask for it to be replaced (--replace)."
+                )
+            changes.append(DeleteQdisc(root))
+        our_root = _root_for(tree, observed)
+        changes.append(AddQdisc(our_root))
+        observed = Observed(observed.link, (our_root,))
+    return changes + _changes(tree, observed)
+
+
+def removal(observed: Observed) -> list[Change]:
+    """The changes that take our tree away and undo what it did to the link; none when the tree is not ours."""
+    root = observed.root
+    if not is_ours(observed) or not isinstance(root, HtbQdisc):
+        return []
+    return [*_link_changes(None, root, observed), DeleteQdisc(root)]
+
+
+def _root_for(tree: TrafficTree, observed: Observed) -> HtbQdisc:
+    """The root, keeping the interface's gso_max_size in ``r2q`` if we are going to lower it (see HtbQdisc)."""
+    previous = observed.link.gso_max_size
+    if tree.gso_max_size is None or previous <= tree.gso_max_size:
+        return tree.root
+    return altered(tree.root, r2q=previous)
+
+
+def _link_changes(gso_max_size: int | None, root: HtbQdisc, observed: Observed) -> list[Change]:
+    """Lower gso_max_size to the tree's, or bring back what it was before a tree of ours lowered it."""
+    current = observed.link.gso_max_size
+    if gso_max_size is not None:
+        return [SetLink(gso_max_size=gso_max_size)] if current > gso_max_size else []
+    if root.r2q == DEFAULT_R2Q or current == root.r2q:
+        return []
+    return [SetLink(gso_max_size=root.r2q)]
+
+
+def _changes(tree: TrafficTree, observed: Observed) -> list[Change]:
+    """The changes below a root that is ours."""
+    root = observed.root
+    if not isinstance(root, HtbQdisc):
+        raise TypeError(f"{root} is not an HTB root")
+    wanted = {c.handle for c in tree.classes}
+    present = {c.handle for c in observed.classes}
+    gone = [c for c in observed.classes if c.handle not in wanted and c.handle != INNER_HANDLE]
+    shrinking, others = _split_by_rate(tree, observed)
+    staying = present & wanted
+    interim = [limited for f in tree.filters if (limited := _limited_to(f, staying)) is not None]
+    inner_first, inner_last = _inner(tree.inner, observed.class_named(INNER_HANDLE))
+    body: list[Change] = [
+        *(ChangeClass(c) for c in shrinking),
+        *_filter_changes(interim, observed.filters),
+        *(DeleteClass(c) for c in gone),
+        *inner_first,
+        *_class_changes([tree.default_class, *tree.classes[:-1]], others, tree.leaves, observed),
+        *_filter_changes(tree.filters, interim),
+        *inner_last,
+        *_link_changes(tree.gso_max_size, root, observed),
+    ]
+    if tree.default_class.handle not in present and observed.link.tx_queue_len == 0:
+        # HTB gives a new class a FIFO of tx_queue_len packets, which the default class uses until its own queue is
+        # there: with 0 it would drop them all.
+        return [SetLink(tx_queue_len=_INSTALL_QUEUE_LEN), *body, SetLink(tx_queue_len=0)]
+    return body
+
+
+def _split_by_rate(tree: TrafficTree, observed: Observed) -> tuple[list[HtbClass], set[Handle]]:
+    """Existing classes whose guarantee shrinks, and the handles of those that differ in any other way."""
+    shrinking: list[HtbClass] = []
+    others: set[Handle] = set()
+    for wanted in tree.classes:
+        current = observed.class_named(wanted.handle)
+        if current is None or wanted.agrees_with(current):
+            continue
+        if wanted.rate < current.rate:
+            shrinking.append(wanted)
+        else:
+            others.add(wanted.handle)
+    return shrinking, others
+
+
+def _inner(wanted: HtbClass, current: HtbClass | None) -> tuple[list[Change], list[Change]]:
+    """What to do with the inner class before its children are seen to, and after."""
+    if current is None:
+        return [AddClass(wanted)], []
+    if wanted.agrees_with(current):
+        return [], []
+    change: list[Change] = [ChangeClass(wanted)]
+    return (change, []) if wanted.rate >= current.rate else ([], change)
+
+
+def _class_changes(
+    classes: Iterable[HtbClass], altering: set[Handle], leaves: Iterable[LeafQdisc], observed: Observed
+) -> Iterable[Change]:
+    """New classes and those that grow, each followed by what its queue needs."""
+    leaf_for = {leaf.parent: leaf for leaf in leaves}
+    present = {c.handle for c in observed.classes}
+    for wanted in classes:
+        if wanted.handle not in present:
+            yield AddClass(wanted)
+        elif wanted.handle in altering:
+            yield ChangeClass(wanted)
+        yield from _leaf_changes(leaf_for[wanted.handle], observed)
+
+
+def _leaf_changes(wanted: LeafQdisc, observed: Observed) -> Iterable[Change]:
+    current = observed.leaf_of(wanted.parent)
+    if current is None:
+        yield AddQdisc(wanted)
+    elif not wanted.agrees_with(current):
+        if wanted.can_become(current):
+            yield ChangeQdisc(wanted)
+        else:
+            # Its kind, handle or number of flows: only a new one has another. This loses what is queued, and happens
+            # only after a change of kernel or of this program, or when somebody else has been here.
+            yield DeleteQdisc(current)
+            yield AddQdisc(wanted)
+
+
+def _limited_to(wanted: OurFilter, classes: set[Handle]) -> OurFilter | None:
+    """The filter with only those of its targets that are in ``classes``; None when none is."""
+    if isinstance(wanted, FwFilter):
+        return wanted if wanted.target in classes else None
+    selected = wanted.class_ids or frozenset()
+    ids = selected & {handle.minor - LEAF_BASE for handle in classes}
+    if ids == selected:
+        return wanted
+    return mark_filter(wanted.parent, wanted.flavour, ids) if ids else None
+
+
+def _filter_changes(wanted: Sequence[OurFilter], current: Sequence[Filter]) -> list[Change]:
+    """Make the filters on the root the wanted ones: those in the way first, then new ones, then what is left over."""
+    wanted_keys = {f.key: f for f in wanted}
+    current_keys = {f.key: f for f in current}
+    in_the_way = [f for f in current if any(_excludes(f, w) for w in wanted)]
+    leftover = [f for f in current if f.key not in wanted_keys and f not in in_the_way]
+    changes: list[Change] = [DeleteFilter(f) for f in in_the_way]
+    for key, wanted_filter in wanted_keys.items():
+        existing = current_keys.get(key)
+        if existing is None or existing in in_the_way:
+            changes.append(AddFilter(wanted_filter))
+        elif existing != wanted_filter:
+            changes.append(ReplaceFilter(wanted_filter))
+    return changes + [DeleteFilter(f) for f in leftover]
+
+
+def _excludes(existing: Filter, wanted: OurFilter) -> bool:
+    """Whether the kernel will not have ``wanted`` beside ``existing``: one priority has one kind, and fw one mask."""
+    if existing.prio != wanted.prio:
+        return False
+    if isinstance(existing, FwFilter) and isinstance(wanted, FwFilter):
+        return existing.mark.mask != wanted.mark.mask or (
+            existing.key == wanted.key and existing.target != wanted.target
+        )
+    return not (isinstance(existing, BpfFilter) and isinstance(wanted, BpfFilter))

@@ -1,0 +1,212 @@
+"""Two network namespaces joined by a veth pair, for tests of traffic control; and traffic between them.
+
+Sockets and the netlink kernel are made by a thread that has entered the namespace, and used from anywhere: they stay
+in the namespace in which they were made.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
+
+from tc_core.netlink import NetlinkKernel
+
+_T = TypeVar("_T")
+_CLONE_NEWNET = 0x40000000
+_numbers = count()
+
+CLIENT, SERVER = "10.87.0.1", "10.87.0.2"
+DEVICE = "eth0"
+
+
+def run(*command: str) -> str:
+    """Run a command; its output. Raises AssertionError with everything it said if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def inside(namespace: str, call: Callable[[], _T]) -> _T:
+    """Call something in a thread that has entered the namespace (setns(2); :func:`os.setns` is there from 3.12 on)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def in_thread() -> None:
+        try:
+            descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if libc.setns(descriptor, _CLONE_NEWNET):
+                    code = ctypes.get_errno()
+                    raise OSError(code, os.strerror(code))
+            finally:
+                os.close(descriptor)
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def set_mark(sock: socket.socket, mark: int) -> None:
+    """Set SO_MARK, from 0x80000000 on too, where Python's integer form overflows."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark.to_bytes(4, sys.byteorder))
+
+
+@dataclass
+class Pair:
+    """A client namespace with the interface to be shaped, and a server namespace."""
+
+    client: str
+    server: str
+    kernel: NetlinkKernel
+    _closing: ExitStack = field(default_factory=ExitStack)
+
+    def on_client(self, *command: str) -> str:
+        """Run a command in the client's namespace."""
+        return run("ip", "netns", "exec", self.client, *command)
+
+    def describe(self) -> str:
+        """What traffic control has on the client's interface: for reports of failures."""
+        return "\n".join(
+            self.on_client(*command.split())
+            for command in (
+                f"tc -s -d qdisc show dev {DEVICE}",
+                f"tc -s -d class show dev {DEVICE}",
+                f"tc filter show dev {DEVICE}",
+                f"ip -d link show dev {DEVICE}",
+            )
+        )
+
+    # --- traffic -------------------------------------------------------------------------------------------------
+
+    def listen(self, port: int) -> socket.socket:
+        """A TCP listener in the server's namespace."""
+        listener = inside(self.server, socket.socket)
+        self._closing.callback(listener.close)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((SERVER, port))
+        listener.listen()
+        return listener
+
+    def stream(self, port: int, mark: int) -> Stream:
+        """A TCP connection from client to server under a mark, sending as fast as it can until it is closed."""
+        listener = self.listen(port)
+        sender = inside(self.client, socket.socket)
+        set_mark(sender, mark)
+        sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        sender.connect((SERVER, port))
+        receiver, _ = listener.accept()
+        made = Stream(sender, receiver)
+        self._closing.callback(made.close)
+        return made
+
+
+class Stream:
+    """A saturating TCP connection: one thread writes, one reads and notes how much had come when."""
+
+    def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
+        self.mss = sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        self._sender, self._receiver = sender, receiver
+        self._progress = threading.Condition()
+        self._readings: list[tuple[float, int]] = [(time.monotonic(), 0)]
+        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        block = bytes(65536)
+        try:
+            while True:
+                self._sender.sendall(block)
+        except OSError:
+            pass
+
+    def _receive(self) -> None:
+        buffer = bytearray(1 << 18)
+        total = 0
+        try:
+            while size := self._receiver.recv_into(buffer):
+                total += size
+                with self._progress:
+                    self._readings.append((time.monotonic(), total))
+                    self._progress.notify_all()
+        except OSError:
+            pass
+
+    @property
+    def retransmissions(self) -> int:
+        """Segments sent again since the beginning (tcpi_total_retrans in linux/tcp.h, at byte 100)."""
+        info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return int.from_bytes(info[100:104], sys.byteorder)
+
+    def goodput(self, seconds: float, *, after: float = 0.0) -> float:
+        """Mean bits per second of payload that arrive in ``seconds``, beginning ``after`` seconds from now."""
+        start = time.monotonic() + after
+        end = start + seconds
+        with self._progress:
+            assert self._progress.wait_for(lambda: self._readings[-1][0] >= end, timeout=after + seconds + 10), (
+                "nothing arrives"
+            )
+            readings = list(self._readings)
+        first = max((r for r in readings if r[0] <= start), default=readings[0])
+        last = max(r for r in readings if r[0] <= end)
+        return (last[1] - first[1]) * 8 / (last[0] - first[0])
+
+    def close(self) -> None:
+        """Cut the connection and wait for both threads."""
+        for end in (self._sender, self._receiver):
+            with ExitStack() as ignoring:
+                ignoring.callback(end.close)
+                if end.fileno() >= 0:
+                    try:
+                        end.shutdown(socket.SHUT_RDWR)
+                    except OSError:
+                        continue
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def veth_pair() -> Iterator[Pair]:
+    """A :class:`Pair`, gone at the end of the block. Its traffic control is printed then, for the failure's report."""
+    number = next(_numbers)
+    client, server = (f"tctest-{os.getpid()}-{number}-{role}" for role in ("c", "s"))
+    with ExitStack() as stack:
+        for name in (client, server):
+            run("ip", "netns", "add", name)
+            stack.callback(run, "ip", "netns", "del", name)
+        for name in (client, server):
+            # Only what a test sends shall pass: no neighbour discovery, no multicast reports.
+            for setting in ("all", "default"):
+                run("ip", "netns", "exec", name, "sysctl", "-qw", f"net.ipv6.conf.{setting}.disable_ipv6=1")
+        run("ip", "-n", client, "link", "add", DEVICE, "type", "veth", "peer", "name", DEVICE, "netns", server)
+        for name, address, mac, peer, peer_mac in (
+            (client, CLIENT, "02:00:00:00:00:01", SERVER, "02:00:00:00:00:02"),
+            (server, SERVER, "02:00:00:00:00:02", CLIENT, "02:00:00:00:00:01"),
+        ):
+            run("ip", "-n", name, "link", "set", DEVICE, "address", mac, "up")
+            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", DEVICE)
+            run("ip", "-n", name, "neigh", "replace", peer, "lladdr", peer_mac, "dev", DEVICE)
+        kernel = inside(client, NetlinkKernel)
+        stack.callback(kernel.close)
+        pair = Pair(client, server, kernel)
+        stack.callback(lambda: print(pair.describe()))
+        stack.enter_context(pair._closing)
+        yield pair

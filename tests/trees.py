@@ -1,0 +1,40 @@
+"""Policies and trees for tests of traffic control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tc_core.capability import ALL_FEATURES, EBPF, FQ_CODEL, FW, Features, absent
+from tc_core.compile import compile_policy
+from tc_core.marks import ClassIds
+from tc_core.model import TrafficTree
+from tc_core.policy import TrafficPolicy
+
+FW_FQ_CODEL = ALL_FEATURES
+EBPF_FIFO = replace(ALL_FEATURES, fw=absent(FW, "not here"), fq_codel=absent(FQ_CODEL, "not here"))
+CLASSIC_FIFO = replace(EBPF_FIFO, ebpf=absent(EBPF, "not allowed"))
+VARIANTS: Mapping[str, Features] = {
+    "fw and fq_codel": FW_FQ_CODEL,
+    "ebpf and fifo": EBPF_FIFO,
+    "classic bpf and fifo": CLASSIC_FIFO,
+    "fw and fifo": replace(FW_FQ_CODEL, fq_codel=absent(FQ_CODEL, "not here")),
+    "ebpf and fq_codel": replace(FW_FQ_CODEL, fw=absent(FW, "not here")),
+}
+
+
+def policy(total: str = "100Mbit", default: Mapping[str, Any] | None = None, **classes: str) -> TrafficPolicy:
+    """A policy with classes given as ``name="rate ceil priority"``; the later words may be left out."""
+    written = []
+    for port, (name, words) in enumerate(classes.items(), start=1):
+        keys = zip(("rate", "ceil", "priority"), words.split(), strict=False)
+        limits: dict[str, Any] = {k: int(v) if k == "priority" else v for k, v in keys}
+        written.append({"name": name, **limits, "match": [{"port": [port]}]})
+    document = {"total": total, "classes": written, **({"default": default} if default else {})}
+    return TrafficPolicy.model_validate(document)
+
+
+def tree_of(written: TrafficPolicy, features: Features = FW_FQ_CODEL, ids: ClassIds | None = None) -> TrafficTree:
+    """The tree of a policy, with fresh ids unless some are given."""
+    return compile_policy(written, features, ids or ClassIds.assign(c.name for c in written.classes))

@@ -1,0 +1,135 @@
+"""The mark programs, executed: both forms against the plain meaning of a set of class ids."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tc_core.bpf import classic_bytes, classic_program, classic_text, ebpf_bytes, fingerprint, mark_filter
+from tc_core.handles import Handle
+from tc_core.model import BpfFlavour
+
+BASE = 0x10100
+U32 = 0xFFFFFFFF
+CLASS_IDS = st.frozensets(st.integers(min_value=1, max_value=255))
+
+
+def run_classic(program: tuple[tuple[int, int, int, int], ...], mark: int) -> int:
+    """A classic BPF machine with the instructions that the program may use (Documentation/networking/filter.rst)."""
+    a = x = at = 0
+    memory = [0] * 16
+    while True:
+        code, jump_true, jump_false, k = program[at]
+        at += 1
+        match code:
+            case 0x20:
+                assert k == 0xFFFFF014, "only the mark may be loaded"
+                a = mark
+            case 0x00:
+                a = k
+            case 0x60:
+                a = memory[k]
+            case 0x02:
+                memory[k] = a
+            case 0x07:
+                x = a
+            case 0x54:
+                a &= k
+            case 0x44:
+                a |= k
+            case 0x74:
+                a >>= k
+            case 0x7C:
+                a >>= x
+            case 0x05:
+                at += k
+            case 0x15:
+                at += jump_true if a == k else jump_false
+            case 0x16:
+                return a
+            case 0x06:
+                return k
+            case _:
+                raise AssertionError(f"unknown instruction {code:#x}")
+
+
+def run_ebpf(code: bytes, mark: int) -> int:
+    """An eBPF machine, likewise (Documentation/bpf/standardization/instruction-set.rst)."""
+    r = [0] * 11
+    at = 0
+    instructions = [struct.unpack_from("=BBhi", code, i) for i in range(0, len(code), 8)]
+    while True:
+        op, registers, offset, immediate = instructions[at]
+        dst, src, k = registers & 15, registers >> 4, immediate & U32
+        at += 1
+        match op:
+            case 0x61:
+                assert (src, offset) == (1, 8), "only __sk_buff.mark may be loaded"
+                r[dst] = mark
+            case 0xB4:
+                r[dst] = k
+            case 0xBC:
+                r[dst] = r[src] & U32
+            case 0x54:
+                r[dst] = r[dst] & k & U32
+            case 0x44:
+                r[dst] = (r[dst] | k) & U32
+            case 0x74:
+                r[dst] = (r[dst] & U32) >> k
+            case 0x7C:
+                r[dst] = (r[dst] & U32) >> (r[src] & 31)
+            case 0x05:
+                at += offset
+            case 0x15:
+                at += offset if r[dst] == immediate else 0
+            case 0x55:
+                at += offset if r[dst] != immediate else 0
+            case 0x95:
+                return r[0]
+            case _:
+                raise AssertionError(f"unknown instruction {op:#x}")
+
+
+@given(CLASS_IDS, st.integers(min_value=0, max_value=0xFFFFFF))
+def test_both_forms_select_exactly_the_ids(ids: frozenset[int], other_bits: int) -> None:
+    classic, ebpf = classic_program(ids, BASE), ebpf_bytes(ids, BASE)
+    for class_id in range(256):
+        mark = class_id << 24 | other_bits
+        expected = BASE | class_id if class_id in ids else 0
+        assert run_classic(classic, mark) == expected
+        assert run_ebpf(ebpf, mark) == expected
+
+
+@given(CLASS_IDS)
+def test_the_size_does_not_depend_on_the_classes(ids: frozenset[int]) -> None:
+    assert len(classic_program(ids, BASE)) == len(classic_program(frozenset(), BASE))
+    assert len(ebpf_bytes(ids, BASE)) == len(ebpf_bytes(frozenset(), BASE))
+
+
+@given(CLASS_IDS, CLASS_IDS)
+def test_fingerprints_tell_programs_apart(one: frozenset[int], other: frozenset[int]) -> None:
+    for flavour in BpfFlavour:
+        first, second = mark_filter(Handle(1), flavour, one), mark_filter(Handle(1), flavour, other)
+        assert (first == second) == (one == other)
+        assert first.fingerprint.startswith("podlane-")
+
+
+def test_the_two_forms_have_different_fingerprints() -> None:
+    ids = frozenset({1})
+    assert fingerprint(ebpf_bytes(ids, BASE)) != fingerprint(classic_bytes(classic_program(ids, BASE)))
+
+
+def test_text_is_what_tc_reads() -> None:
+    program = classic_program(frozenset({1}), BASE)
+    count, *instructions = classic_text(program).split(",")
+    assert int(count) == len(instructions) == len(program)
+    assert [tuple(map(int, i.split())) for i in instructions] == list(program)
+
+
+@pytest.mark.parametrize("class_id", [0, 256, -1], ids=["undecided", "too large", "negative"])
+def test_an_id_outside_the_mark_is_refused(class_id: int) -> None:
+    with pytest.raises(ValueError, match="outside 1 to 255"):
+        ebpf_bytes(frozenset({class_id}), BASE)
