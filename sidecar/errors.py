@@ -1,0 +1,27 @@
+"""The error tree of ``sidecar``: every error says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class SidecarError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigError(SidecarError):
+    """Settings that cannot be used."""
+
+
+class PrivilegeError(SidecarError):
+    """The process lacks a capability it needs; the text names it and how to get it."""
+
+
+class PortInUseError(SidecarError):
+    """A listener's port is taken, by a second instance or by somebody else."""
+
+
+class RulesetError(SidecarError):
+    """The capture rules cannot be installed, verified or removed."""
+
+
+class InstanceRunningError(SidecarError):
+    """Another Podlane already works in this network namespace."""

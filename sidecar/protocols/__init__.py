@@ -1,0 +1,1 @@
+"""Sans-I/O protocol detection: bytes in, findings out."""

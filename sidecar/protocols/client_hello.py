@@ -1,0 +1,261 @@
+"""The TLS ClientHello: server name, ALPN offers, and whether ECH is there. TLS 1.0 to 1.3 and whatever comes.
+
+How it works: :class:`ClientHelloReader` takes the handshake message out of its records, which may cut it anywhere,
+and when it is complete :func:`parse_client_hello` reads it in one go. The reader works in steps (a record header, the
+message's header, the fragments), each of a size known beforehand, so every byte is copied once and looked at once,
+however the stream was segmented.
+
+* A message may be spread over any number of records (RFC 8446 5.1); browsers with post-quantum key shares do it with
+  segments, anti-censorship tools with one-byte records.
+* Fragments of length zero are forbidden for handshake messages, and so are other records in between (RFC 8446 5.1).
+* The record version says nothing: servers accept any {03,XX} there (RFC 5246 E.1, RFC 8446 5.1).
+* Unknown extensions, suites and versions are passed over, which is all that GREASE (RFC 8701) asks for. GREASE values
+  in the ALPN list are reported as they were offered.
+* A list of names that cannot be parsed, or has a type twice, makes the hello malformed (RFC 6066 3). A name that can be
+  parsed but is no DNS name (an address literal, odd bytes) counts as absent: the server will judge it, we just cannot
+  match it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.protocols.outcome import NeedMore, Reason, Rejected
+from tc_core.names import normalise_host
+
+RECORD_HEADER: Final = 5
+"""Bytes of a record header: type, version, length (RFC 8446 5.1)."""
+MAX_FRAGMENT: Final = 1 << 14
+"""Most bytes in the fragment of a plaintext record (RFC 8446 5.1)."""
+MESSAGE_HEADER: Final = 4
+"""Bytes of a handshake header: type and 24-bit length (RFC 8446 4)."""
+
+_HANDSHAKE: Final = 0x16
+_CLIENT_HELLO: Final = 0x01
+_MAJOR: Final = 0x03
+_RANDOM: Final = 32
+_MAX_SESSION_ID: Final = 32
+_SERVER_NAME: Final = 0
+_ALPN: Final = 16
+_ENCRYPTED_CLIENT_HELLO: Final = 0xFE0D
+_HOST_NAME: Final = 0
+# Exactly what RFC 6066 3 allows, plus the underscore of service meshes: no port, no brackets, no U-labels.
+_DNS_NAME: Final = re.compile(rb"[A-Za-z0-9_.-]{1,254}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """What a ClientHello says about where the connection goes.
+
+    ``sni`` is in comparable form (:mod:`tc_core.names`), None when absent or unusable. ``alpn`` is in the client's
+    order, decoded as latin-1 since the names are bytes (RFC 7301 3.1). ``ech`` says that the encrypted_client_hello
+    extension is there (RFC 9849), so ``sni`` may be only the outer name. It may also be the true one: clients send the
+    extension with random content when they have no key, and nobody but the server can tell.
+    """
+
+    sni: str | None = None
+    alpn: tuple[str, ...] = ()
+    ech: bool = False
+
+
+class _SyntaxError(Exception):
+    """The message cannot be parsed. Stays within this module, which turns it into an outcome."""
+
+
+class ClientHelloReader:
+    """Takes a ClientHello out of the records at the start of a stream.
+
+    ``limit`` is the number of stream bytes, record headers included, that the hello may take.
+    """
+
+    __slots__ = ("_fragment_left", "_header", "_limit", "_message", "_message_size", "_position")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._header = bytearray()
+        self._message = bytearray()
+        self._message_size = MESSAGE_HEADER  # until the header says how much follows it
+        self._fragment_left = 0
+        self._position = 0
+
+    def feed(self, data: bytes) -> ClientHello | NeedMore | Rejected:
+        """Take the new bytes. Those behind the hello are passed over. Not to be called again after a final outcome."""
+        at = 0
+        verdict: ClientHello | Rejected | None
+        while at < len(data):
+            if not self._fragment_left:
+                piece = data[at : at + RECORD_HEADER - len(self._header)]
+                self._header += piece
+                self._position += len(piece)
+                verdict = self._check_record() if len(self._header) == RECORD_HEADER else None
+            else:
+                piece = data[at : at + min(self._fragment_left, self._message_size - len(self._message))]
+                self._message += piece
+                self._fragment_left -= len(piece)
+                self._position += len(piece)
+                verdict = self._check_message() if len(self._message) == self._message_size else None
+            at += len(piece)
+            if verdict is not None:
+                return verdict
+        return NeedMore(self._missing())
+
+    def _missing(self) -> int:
+        """Bytes to the end of the current step."""
+        if not self._fragment_left:
+            return RECORD_HEADER - len(self._header)
+        message_left = self._message_size - len(self._message)
+        # The end of a fragment decides nothing, the header behind it does.
+        return message_left if message_left <= self._fragment_left else self._fragment_left + RECORD_HEADER
+
+    def _check_record(self) -> Rejected | None:
+        kind, major, _minor, high, low = self._header
+        length = high << 8 | low
+        self._header.clear()
+        if kind != _HANDSHAKE:
+            return _malformed(f"a record of type {kind} stands where the handshake should go on")
+        if major != _MAJOR:
+            return _malformed(f"a record has the major version {major}, not 3")
+        if not 0 < length <= MAX_FRAGMENT:
+            return _malformed(f"a handshake record has {length} bytes, not 1 to {MAX_FRAGMENT}")
+        self._fragment_left = length
+        return self._check_limit()
+
+    def _check_message(self) -> ClientHello | Rejected | None:
+        if self._message_size == MESSAGE_HEADER:
+            if self._message[0] != _CLIENT_HELLO:
+                return _malformed(f"the first handshake message has type {self._message[0]}, not ClientHello (1)")
+            self._message_size += int.from_bytes(self._message[1:MESSAGE_HEADER], "big")
+            return (
+                _malformed("the ClientHello is empty") if self._message_size == MESSAGE_HEADER else self._check_limit()
+            )
+        return parse_client_hello(bytes(self._message[MESSAGE_HEADER:]))
+
+    def _check_limit(self) -> Rejected | None:
+        """A hello that cannot end within the limit is given up as soon as that is known, before its bytes have come.
+
+        Only at the end of a step: in the middle of one, the answer would depend on how the stream was cut.
+        """
+        if self._position + self._message_size - len(self._message) > self._limit:
+            return Rejected(Reason.LIMIT, f"the ClientHello takes more than {self._limit} bytes")
+        return None
+
+
+def parse_client_hello(body: bytes) -> ClientHello | Rejected:
+    """Read the whole body of a ClientHello message (RFC 8446 4.1.2), without the handshake header."""
+    try:
+        return _client_hello(body)
+    except _SyntaxError as error:
+        return _malformed(str(error))
+
+
+def _client_hello(body: bytes) -> ClientHello:
+    reader = _Reader(body, "ClientHello")
+    if reader.integer(2) >> 8 != _MAJOR:
+        raise _SyntaxError("the ClientHello's legacy_version is not {03,XX}")
+    reader.take(_RANDOM)
+    if len(reader.vector(1)) > _MAX_SESSION_ID:
+        raise _SyntaxError(f"the session id is longer than {_MAX_SESSION_ID} bytes")
+    suites = reader.vector(2)
+    if not suites or len(suites) % 2:
+        raise _SyntaxError("the list of cipher suites is empty or has an odd length")
+    if not reader.vector(1):
+        raise _SyntaxError("the list of compression methods is empty")
+    if not reader:
+        return ClientHello()  # before TLS 1.3 the extensions block may be missing altogether (RFC 5246 7.4.1.2)
+    extensions = _extensions(reader.vector(2))
+    if reader:
+        raise _SyntaxError("bytes follow the extensions")
+    sni = extensions.get(_SERVER_NAME)
+    alpn = extensions.get(_ALPN)
+    return ClientHello(
+        sni=None if sni is None else _server_name(sni),
+        alpn=() if alpn is None else _alpn(alpn),
+        ech=_ENCRYPTED_CLIENT_HELLO in extensions,
+    )
+
+
+def _extensions(block: bytes) -> dict[int, bytes]:
+    """All extensions by type; none may come twice (RFC 8446 4.2)."""
+    reader = _Reader(block, "extensions")
+    found: dict[int, bytes] = {}
+    while reader:
+        kind = reader.integer(2)
+        if kind in found:
+            raise _SyntaxError(f"the extension {kind} comes twice")
+        found[kind] = reader.vector(2)
+    return found
+
+
+def _server_name(extension: bytes) -> str | None:
+    """The host_name of a server_name extension (RFC 6066 3), if it is a usable DNS name."""
+    outer = _Reader(extension, "server_name")
+    names = _Reader(outer.vector(2), "server_name list")
+    if outer or not names:
+        raise _SyntaxError("the server_name extension is empty or has bytes behind its list")
+    found: dict[int, bytes] = {}
+    while names:
+        kind = names.integer(1)
+        if kind in found:
+            raise _SyntaxError(f"the server_name list has two names of the type {kind}")
+        found[kind] = names.vector(2)
+        if not found[kind]:
+            raise _SyntaxError("the server_name list has an empty name")
+    name = found.get(_HOST_NAME)
+    if name is None or not _DNS_NAME.fullmatch(name):
+        return None
+    text = name.decode("ascii")
+    try:
+        ipaddress.ip_address(text.removesuffix("."))
+    except ValueError:
+        return normalise_host(text)
+    return None
+
+
+def _alpn(extension: bytes) -> tuple[str, ...]:
+    """The offers of an ALPN extension (RFC 7301 3.1)."""
+    outer = _Reader(extension, "ALPN")
+    names = _Reader(outer.vector(2), "ALPN list")
+    if outer or not names:
+        raise _SyntaxError("the ALPN extension is empty or has bytes behind its list")
+    offers: list[str] = []
+    while names:
+        offer = names.vector(1)
+        if not offer:
+            raise _SyntaxError("the ALPN list has an empty name")
+        offers.append(offer.decode("latin-1"))
+    return tuple(offers)
+
+
+class _Reader:
+    """A cursor over the TLS presentation language (RFC 8446 3): integers and length-prefixed vectors."""
+
+    __slots__ = ("_at", "_data", "_what")
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._at = 0
+        self._what = what
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise _SyntaxError(f"the {self._what} ends {end - len(self._data)} bytes too early")
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+    def integer(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, length_size: int) -> bytes:
+        return self.take(self.integer(length_size))
+
+
+def _malformed(why: str) -> Rejected:
+    return Rejected(Reason.MALFORMED, why)

@@ -1,0 +1,132 @@
+"""From the first bytes of a connection to what it is: TLS, HTTP/1, HTTP/2 or none of them, and the names it gives.
+
+How it works: :class:`sidecar.protocols.opening.Opening` finds out which protocol begins, then that protocol's reader
+takes over until it has the name. The detector keeps the account: how many bytes were looked at, how many are needed
+next, and when there have been enough.
+
+Invariants: no byte is altered or kept for anybody (the caller has them); the answer depends on the bytes alone, not on
+how they were cut into pieces; once there is an answer, no further bytes could change it; the total work is linear in
+the bytes, even when they drip in one at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from sidecar.protocols.client_hello import ClientHello, ClientHelloReader
+from sidecar.protocols.http1 import Http1Reader, Http1Request
+from sidecar.protocols.http2 import Http2Reader, Http2Request
+from sidecar.protocols.opening import Opening
+from sidecar.protocols.outcome import NeedMore, Protocol, Reason, Rejected
+
+__all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason"]
+
+MAX_BYTES: Final = (64 << 10) + 1024
+"""Bytes looked at, at most: a ClientHello of 64 KiB, and 1 KiB for its handshake header and the headers of up to 204
+records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What is known of a connection.
+
+    ``protocol`` is given whenever the bytes showed it, also when ``reason`` says that the rest could not be read; names
+    are there only when the reason is FOUND. ``sni`` and ``host`` are in comparable form (:mod:`tc_core.names`).
+    """
+
+    protocol: Protocol
+    reason: Reason
+    sni: str | None = None
+    """Server name of the ClientHello; None when absent or no DNS name."""
+    host: str | None = None
+    """Host or :authority of the first request; None when absent or unusable."""
+    alpn: tuple[str, ...] = ()
+    """What the ClientHello offers, in its order, decoded as latin-1."""
+    ech: bool = False
+    """The ClientHello has an encrypted_client_hello extension, so ``sni`` may be only the outer name."""
+
+
+class Detector:
+    """Detects the protocol of one connection. Feed it the client's bytes; stop at the first answer."""
+
+    MAX_BYTES: ClassVar[int] = MAX_BYTES
+
+    __slots__ = ("_decided", "_max_bytes", "_needed", "_protocol", "_reader", "_seen")
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        """``max_bytes`` is how many bytes are looked at before giving up. ValueError when it is below 1."""
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}. Let the detector see one byte at least.")
+        self._max_bytes = max_bytes
+        self._reader: Opening | ClientHelloReader | Http1Reader | Http2Reader = Opening()
+        self._protocol = Protocol.OPAQUE
+        self._seen = 0
+        self._needed = 1
+        self._decided = False
+
+    @property
+    def needed(self) -> int:
+        """How many bytes, counted from the connection's first, :meth:`feed` must have had in order to get on.
+
+        With fewer it only keeps them and returns None, so the caller may wait until there are as many.
+        """
+        return self._needed
+
+    def feed(self, data: bytes | bytearray | memoryview) -> Detection | None:
+        """Take the bytes that are new; None as long as more are needed.
+
+        Raises ValueError when there was an answer already.
+        """
+        self._check_undecided()
+        fresh = bytes(memoryview(data)[: self._max_bytes - self._seen])
+        self._seen += len(fresh)
+        outcome = self._reader.feed(fresh)
+        if isinstance(outcome, Protocol):
+            outcome = self._hand_over(outcome)
+        match outcome:
+            case NeedMore(more):
+                if self._seen >= self._max_bytes:
+                    return self._answer(Reason.LIMIT)
+                self._needed = min(self._seen + more, self._max_bytes)
+                return None
+            case Rejected(reason):
+                return self._answer(reason)
+            case ClientHello(sni, alpn, ech):
+                self._decided = True
+                return Detection(self._protocol, Reason.FOUND, sni=sni, alpn=alpn, ech=ech)
+            case Http1Request(host) | Http2Request(host):
+                self._decided = True
+                return Detection(self._protocol, Reason.FOUND, host=host)
+
+    def finish(self, reason: Reason) -> Detection:
+        """End without an answer, by timeout, end of stream or a limit of the caller's: what is known so far.
+
+        Raises ValueError when there was an answer already.
+        """
+        self._check_undecided()
+        return self._answer(reason)
+
+    def _hand_over(self, protocol: Protocol) -> ClientHello | Http1Request | Http2Request | NeedMore | Rejected:
+        """The opening has shown the protocol: give what there is so far to its reader."""
+        assert isinstance(self._reader, Opening)
+        opening, self._protocol = self._reader, protocol
+        skipped = opening.line_start if protocol is Protocol.HTTP1 else 0
+        reader = _READERS[protocol](self._max_bytes)
+        self._reader = reader
+        return reader.feed(bytes(opening.seen[skipped:]))
+
+    def _answer(self, reason: Reason) -> Detection:
+        self._decided = True
+        return Detection(self._protocol, reason)
+
+    def _check_undecided(self) -> None:
+        if self._decided:
+            raise ValueError("This detector has given its answer. Make a new one for the next connection.")
+
+
+_READERS: Final[dict[Protocol, type[ClientHelloReader | Http1Reader | Http2Reader]]] = {
+    Protocol.TLS: ClientHelloReader,
+    Protocol.HTTP1: Http1Reader,
+    Protocol.HTTP2: Http2Reader,
+}

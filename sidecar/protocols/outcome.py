@@ -1,0 +1,71 @@
+"""The words that the readers of this package share.
+
+A reader is fed the new bytes of a stream, in whatever pieces they came, and answers with one of three outcomes: a
+value, :class:`NeedMore`, or :class:`Rejected`. Needing more is an ordinary answer and no exception. What a reader
+answers depends on the bytes alone and never on how they were cut into pieces.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from tc_core.names import normalise_host
+
+_MAX_NAME_BYTES: Final = 1024
+"""Longest text taken for a host name. DNS allows 253 characters as A-labels, which as U-labels in UTF-8 and with a port
+are still fewer bytes; whatever is longer is no name and is not worth normalising (or caching)."""
+
+
+class Protocol(enum.StrEnum):
+    """What a connection speaks, as far as its first bytes tell."""
+
+    TLS = "tls"
+    HTTP1 = "http1"
+    HTTP2 = "http2"
+    OPAQUE = "opaque"
+    """None of the three, or not enough bytes to tell."""
+
+
+class Reason(enum.StrEnum):
+    """Why a detection ended."""
+
+    FOUND = "found"
+    NOT_THIS = "no-match"
+    """The bytes begin none of the protocols."""
+    TIMEOUT = "timeout"
+    EOF = "eof"
+    """The client half-closed before anything was decided."""
+    LIMIT = "limit"
+    """Deciding would have taken more bytes than are looked at."""
+    MALFORMED = "malformed"
+    """The protocol is clear, but what it says is not valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedMore:
+    """Nothing can be said before ``more`` further bytes (1 or more) have come."""
+
+    more: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Nothing will be found here: ``reason`` for machines, ``why`` for people."""
+
+    reason: Reason
+    why: str
+
+
+def host_name(field: bytes) -> str | None:
+    """The comparable host name in a Host field, an ``:authority`` or an authority; None when there is no usable one.
+
+    Raw UTF-8, which RFC 3986 does not allow but clients send, counts as an international name.
+    """
+    if len(field) > _MAX_NAME_BYTES:
+        return None
+    try:
+        return normalise_host(field.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None

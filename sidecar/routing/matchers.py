@@ -1,0 +1,49 @@
+"""One match of a policy, compiled for quick evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sidecar.routing.flow import Content, Destination
+from tc_core.names import NameSet
+from tc_core.policy import Match, Network, PortRange
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """All criteria of one match; an absent criterion is None."""
+
+    match: Match
+    sni: NameSet | None
+    host: NameSet | None
+    alpn: frozenset[str] | None
+    ports: tuple[PortRange, ...]
+    networks: tuple[Network, ...]
+
+    @classmethod
+    def of(cls, match: Match) -> Matcher:
+        return cls(
+            match,
+            NameSet.of(match.sni) if match.sni else None,
+            NameSet.of(match.host) if match.host else None,
+            frozenset(match.alpn) if match.alpn else None,
+            match.port,
+            match.cidr,
+        )
+
+    def accepts_destination(self, destination: Destination) -> bool:
+        """Whether the criteria that the kernel can see hold: protocol, port, network."""
+        if not self.match.accepts_protocol(destination.protocol):
+            return False
+        if self.ports and not any(destination.port in ports for ports in self.ports):
+            return False
+        address = destination.address
+        return not self.networks or any(n.version == address.version and address in n for n in self.networks)
+
+    def accepts_content(self, content: Content) -> bool:
+        """Whether the criteria hold that only the first bytes can tell."""
+        if self.sni is not None and (content.sni is None or content.sni not in self.sni):
+            return False
+        if self.host is not None and (content.host is None or content.host not in self.host):
+            return False
+        return self.alpn is None or not self.alpn.isdisjoint(content.alpn)

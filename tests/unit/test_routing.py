@@ -1,0 +1,93 @@
+"""The routing table: order decides, criteria are ANDed, alternatives ORed."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.routing.flow import Content, Destination
+from sidecar.routing.table import RoutingTable
+from tc_core.names import NameSet
+from tc_core.policy import TransportProtocol
+from tc_core.policy_file import parse_policy
+
+POLICY = parse_policy(
+    """
+total: 100Mbit
+classes:
+  - {name: api, rate: 1Mbit, match: [{sni: [api.example.com, "*.api.example.com"]},
+                                     {host: api.example.com, port: [80, "8000-8100"]}]}
+  - {name: db, rate: 1Mbit, match: [{port: 5432}, {sni: db.example.com, port: 6379}]}
+  - {name: h2, rate: 1Mbit, match: {alpn: h2, cidr: [10.0.0.0/8, "fd00::/8"]}}
+  - {name: backup, rate: 1Mbit, match: {cidr: [10.0.0.0/8], port: 873}}
+  - {name: dns, rate: 1Mbit, match: {protocol: udp, port: 53}}
+"""
+)
+TABLE = RoutingTable.of(POLICY)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "content", "expected"),
+    [
+        ("192.0.2.1", 443, Content(sni="api.example.com"), "api"),
+        ("192.0.2.1", 443, Content(sni="x.y.api.example.com"), "api"),
+        ("192.0.2.1", 443, Content(sni="notapi.example.com"), "default"),
+        ("192.0.2.1", 443, Content(host="api.example.com"), "default"),
+        ("192.0.2.1", 8050, Content(host="api.example.com"), "api"),
+        ("192.0.2.1", 5432, Content(), "db"),
+        ("192.0.2.1", 5432, Content(sni="api.example.com"), "db"),
+        ("192.0.2.1", 6379, Content(sni="db.example.com"), "db"),
+        ("192.0.2.1", 6379, Content(), "default"),
+        ("10.1.1.1", 443, Content(sni="o.example", alpn=("http/1.1", "h2")), "h2"),
+        ("fd00::7", 443, Content(alpn=("h2",)), "h2"),
+        ("::ffff:10.1.1.1", 443, Content(alpn=("h2",)), "h2"),
+        ("10.1.1.1", 873, Content(), "backup"),
+        ("11.1.1.1", 873, Content(), "default"),
+        ("192.0.2.1", 53, Content(), "default"),
+    ],
+    ids=str,
+)
+def test_first_match_wins(address: str, port: int, content: Content, expected: str) -> None:
+    assert TABLE.route(Destination.parse(address, port), content).class_name == expected
+
+
+def test_udp_is_matched_by_what_its_packets_show() -> None:
+    udp = Destination.parse("192.0.2.1", 53, TransportProtocol.UDP)
+    assert TABLE.route(udp).class_name == "dns"
+    https = Destination.parse("192.0.2.1", 443, TransportProtocol.UDP)
+    assert not TABLE.undecided(https)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "undecided"),
+    [
+        ("192.0.2.1", 443, True),
+        ("192.0.2.1", 5432, False),
+        ("192.0.2.1", 3306, False),
+        ("192.0.2.1", 6379, True),
+        ("10.0.0.1", 873, True),
+    ],
+    ids=str,
+)
+def test_only_what_content_could_decide_is_captured(address: str, port: int, undecided: bool) -> None:
+    assert TABLE.undecided(Destination.parse(address, port)) is undecided
+
+
+def test_silent_ports_are_configurable() -> None:
+    table = RoutingTable.of(POLICY, silent_ports=(443,))
+    assert not table.undecided(Destination.parse("192.0.2.1", 443))
+    assert table.undecided(Destination.parse("192.0.2.1", 3306))
+
+
+def test_a_policy_without_content_needs_no_capture() -> None:
+    assert TABLE.needs_capture
+    assert not RoutingTable.of(parse_policy("total: 1Mbit")).needs_capture
+
+
+def test_wildcards_stand_for_names_below_at_any_depth_but_not_for_the_name_itself() -> None:
+    names = NameSet.of(["*.example.com", "exact.org"])
+    assert "a.example.com" in names
+    assert "a.b.example.com" in names
+    assert "exact.org" in names
+    assert "example.com" not in names
+    assert "badexample.com" not in names
+    assert "a.exact.org" not in names
