@@ -1,0 +1,154 @@
+"""What `podlane check` says about capture: every part it needs, found out by trying it in a scratch namespace.
+
+A kernel's configuration does not tell: modules may be missing on the node, unloadable from a container, or there for
+one implementation of iptables and not for the other. So each part is one small rule, written and thrown away.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pyroute2 import IPRoute
+
+from sidecar.errors import SidecarError
+from sidecar.netfilter import routes
+from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, detect_backend, has_net_admin, installed_backends
+from sidecar.netfilter.ipv6 import ipv6_missing
+from sidecar.netfilter.rules import (
+    Chain,
+    Direction,
+    Family,
+    FamilyRules,
+    Hook,
+    Jump,
+    PolicyRoute,
+    Return,
+    Rule,
+    SetConnmark,
+    SetMark,
+    Tproxy,
+)
+from sidecar.netfilter.ruleset import PRE, CaptureSettings
+from sidecar.netfilter.text import render
+from tc_core.errors import MissingFeatureError
+from tc_core.marks import DIVERT, UNDECIDED
+from tc_core.policy import PortRange, TransportProtocol
+from tc_core.scratch import in_scratch_namespace
+
+_UNTRIED: Final = "looks right, but was not tried: making a scratch namespace takes CAP_SYS_ADMIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing capture needs. ``reason`` is what was found; ``remedy`` is empty when it is available."""
+
+    name: str
+    available: bool
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of netfilter: a rule that needs it, and the kernel module that has it."""
+
+    name: str
+    rule: Rule | None
+    module: str
+
+
+_TCP: Final = TransportProtocol.TCP
+_PARTS: Final = (
+    _Part("mangle table", None, "iptable_mangle"),
+    _Part("MARK target", Rule(SetMark(DIVERT)), "xt_mark"),
+    _Part("mark match", Rule(Return(), mark=DIVERT), "xt_mark"),
+    _Part("connmark match", Rule(Return(), connmark=DIVERT), "xt_connmark"),
+    _Part("CONNMARK target", Rule(SetConnmark(UNDECIDED)), "xt_connmark"),
+    _Part("conntrack match", Rule(Return(), direction=Direction.REPLY), "xt_conntrack"),
+    _Part(
+        "multiport match",
+        Rule(Return(), protocol=_TCP, ports=(PortRange(1, 1), PortRange(3, 4))),
+        "xt_multiport",
+    ),
+    _Part(
+        "TPROXY target",
+        Rule(Tproxy(ipaddress.IPv4Address("127.0.0.1"), 15101, DIVERT), protocol=_TCP),
+        "xt_TPROXY",
+    ),
+)
+
+
+def probe() -> list[Check]:
+    """Try everything capture needs. Never raises: what does not work is a check that is not available."""
+    found = installed_backends()
+    if found and not has_net_admin():
+        return [Check("iptables", False, "nothing can be tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)]
+    backend: Backend | None
+    try:
+        backend = detect_backend()
+    except MissingFeatureError as error:
+        checks = [Check("iptables", False, error.feature, error.remedy)]
+        # Which part it is that does not work still shows.
+        backend = next(iter(found.values()), None)
+    else:
+        others = ", ".join(str(b) for b in found.values() if b != backend)
+        checks = [Check("iptables", True, f"{backend} is used{f'; {others} is there too' if others else ''}")]
+    if backend is not None:
+        checks += [_check_part(backend, part) for part in _PARTS]
+        checks.append(_check_ip6tables(backend))
+    checks += [_check_routing(family) for family in Family if family is Family.V4 or ipv6_missing() is None]
+    return checks
+
+
+def _check_part(backend: Backend, part: _Part) -> Check:
+    text = _try_out(Family.V4, part.rule)
+    remedy = f"Load {part.module} on the node: modprobe {part.module}."
+    return _try(part.name, lambda: backend.write(Family.V4, text), lambda: backend.test(Family.V4, text), remedy)
+
+
+def _check_ip6tables(backend: Backend) -> Check:
+    reason = ipv6_missing()
+    if reason is not None:
+        return Check("IPv6", False, f"{reason}; IPv6 is left alone", "Nothing, unless this Pod should have IPv6.")
+    if Family.V6 not in backend.tools:
+        return Check("IPv6", False, "there is no ip6tables; IPv6 is left alone", "Install ip6tables.")
+    text = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), 15101, DIVERT), protocol=_TCP))
+    remedy = "Load the modules on the node: modprobe -a ip6table_mangle nf_tproxy_ipv6."
+    return _try("IPv6", lambda: backend.write(Family.V6, text), lambda: backend.test(Family.V6, text), remedy)
+
+
+def _check_routing(family: Family) -> Check:
+    settings = CaptureSettings()
+    route = PolicyRoute(DIVERT, settings.route_table, settings.rule_preference)
+
+    def lay() -> None:
+        with IPRoute() as ipr:
+            ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
+        routes.ensure(family, route)
+
+    remedy = "Use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES."
+    return _try(f"{family} policy routing", lay, lambda: routes.observe(family, route.table), remedy)
+
+
+def _try(name: str, act: Callable[[], object], look: Callable[[], object], remedy: str) -> Check:
+    """``act`` in a scratch namespace; where none may be made, at least ``look`` in place."""
+    try:
+        try:
+            in_scratch_namespace(act)
+        except PermissionError:
+            look()
+            return Check(name, True, _UNTRIED)
+    except SidecarError as error:
+        return Check(name, False, str(error), remedy)
+    except OSError as error:
+        return Check(name, False, error.strerror or str(error), remedy)
+    return Check(name, True, "works")
+
+
+def _try_out(family: Family, rule: Rule | None) -> str:
+    """A chain with just this rule, called from PREROUTING as TPROXY demands."""
+    chain = Chain(PRE, () if rule is None else (rule,))
+    return render(FamilyRules(family, (chain,), (Hook("PREROUTING", Rule(Jump(PRE))),)))

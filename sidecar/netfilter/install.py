@@ -1,0 +1,166 @@
+"""Putting a ruleset in force, checking that it is, and taking it away without a trace.
+
+The ways in and out are ordered so that no packet meets half of it: the policy route exists before a rule marks packets
+for it, and goes after the last such rule. Each family's rules change in one transaction. What is there already and
+right is not touched at all, so a restarted container adopts what its predecessor left, counters included; what is
+there and different, be it of another policy or half removed, is replaced within the same transaction.
+
+What counts as ours: chains named ``PODLANE-*`` in the mangle table, rules elsewhere in it that lead into them, and the
+policy route by its mark. Nothing else is ever changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from sidecar.errors import RulesetError, SidecarError
+from sidecar.netfilter import routes
+from sidecar.netfilter.backend import Backend, detect_backend
+from sidecar.netfilter.ipv6 import ipv6_missing
+from sidecar.netfilter.parse import Installed, parse
+from sidecar.netfilter.rules import Family, FamilyRules
+from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
+from sidecar.netfilter.text import difference, transaction
+
+__all__ = ["Backend", "Installer", "Report", "detect_backend"]
+
+_DEFAULT_TABLE: Final = CaptureSettings().route_table
+_SHOWN: Final = 12
+"""Lines of a difference that an error shows; the first ones tell what kind of trouble it is."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an installation did. ``adopted``: an earlier run had left something; ``notes``: what was skipped and why."""
+
+    changed: bool
+    adopted: bool
+    notes: tuple[str, ...] = ()
+
+
+class Installer:
+    """Installs rulesets in the network namespace of the calling thread, one after the other.
+
+    Not for concurrent use: whoever calls makes sure that there is only one Podlane in the namespace.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._tables = {_DEFAULT_TABLE}
+        self._installed_before = False
+
+    def install(self, ruleset: Ruleset) -> Report:
+        """Put ``ruleset`` in force; nothing is written when it is already.
+
+        Raises :class:`RulesetError` (with the difference when reading back shows another state than was written) or
+        :class:`PrivilegeError`. After an error each family is either as before or as wanted; :meth:`remove` cleans up.
+        """
+        notes: list[str] = []
+        changed = leftovers = False
+        for family in self._families(notes):
+            rules = ruleset.of(family)
+            installed = self.installed(family)
+            leftovers = leftovers or bool(installed)
+            changed = self._install_family(rules, installed) or changed
+        report = Report(changed, leftovers and not self._installed_before, tuple(notes))
+        self._installed_before = True
+        log.info(
+            "mangle rules in place",
+            backend=str(self.backend),
+            capture=ruleset.capture,
+            changed=report.changed,
+            adopted=report.adopted,
+        )
+        for note in notes:
+            log.info(note)
+        return report
+
+    def remove(self) -> bool:
+        """Remove everything of ours, also when half of it is missing; whether there was anything.
+
+        A family that fails does not keep the other from being cleaned; the first error is raised at the end.
+        """
+        removed = False
+        errors: list[SidecarError] = []
+        for family in self._families([], even_disabled=True):
+            try:
+                removed = self._remove_family(family) or removed
+            except SidecarError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return removed
+
+    def present(self) -> bool:
+        """Whether anything of ours is in this namespace."""
+        return any(
+            bool(self.installed(family)) or bool(routes.observe(family, _DEFAULT_TABLE))
+            for family in self._families([], even_disabled=True)
+        )
+
+    def installed(self, family: Family) -> Installed:
+        """What one family's mangle table has of ours."""
+        return parse(self.backend.read(family))
+
+    # --- one family -----------------------------------------------------------------------------------------------
+
+    def _install_family(self, rules: FamilyRules, installed: Installed) -> bool:
+        family = rules.family
+        changed = False
+        if rules.route is not None:
+            self._tables.add(rules.route.table)
+            changed = routes.ensure(family, rules.route)
+        if difference(rules, installed):
+            self.backend.write(family, transaction(rules, installed))
+            changed = True
+            self._verify(rules)
+        if rules.route is None:
+            changed = self._remove_routes(family) or changed
+        return changed
+
+    def _remove_family(self, family: Family) -> bool:
+        installed = self.installed(family)
+        nothing = FamilyRules(family)
+        if installed:
+            self.backend.write(family, transaction(nothing, installed))
+            self._verify(nothing)
+        return self._remove_routes(family) or bool(installed)
+
+    def _remove_routes(self, family: Family) -> bool:
+        removed = [routes.remove(family, table) for table in sorted(self._tables)]
+        return any(removed)
+
+    def _verify(self, rules: FamilyRules) -> None:
+        lines = difference(rules, self.installed(rules.family))
+        if lines:
+            more = f"\n  ... {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+            shown = "\n  ".join(lines[:_SHOWN])
+            raise RulesetError(
+                f"{self.backend} took the {rules.family} rules, but reading them back shows others "
+                f"(- missing, + not wanted). Does another program change the mangle table?\n  {shown}{more}"
+            )
+
+    def _families(self, notes: list[str], *, even_disabled: bool = False) -> Iterable[Family]:
+        """The families there are here; why not, for the others, into ``notes``."""
+        yield Family.V4
+        reason = ipv6_missing()
+        if Family.V6 not in self.backend.tools:
+            notes.append(f"IPv6 is left alone: there is no ip6tables-{self.backend.kind}.")
+        elif reason is not None and not (even_disabled and self._works(Family.V6)):
+            notes.append(f"IPv6 is left alone: {reason}.")
+        else:
+            yield Family.V6
+
+    def _works(self, family: Family) -> bool:
+        try:
+            self.backend.read(family)
+            routes.observe(family, _DEFAULT_TABLE)
+        except SidecarError:
+            return False
+        return True

@@ -1,0 +1,163 @@
+"""Mangle rules as data: the small part of iptables that Podlane uses, typed.
+
+A :class:`Rule` is an AND of optional criteria and one action; a criterion left at its default is not written at all,
+as in iptables(8). Ordered rules make a :class:`Chain`, and :class:`FamilyRules` is everything one address family gets.
+:mod:`sidecar.netfilter.ruleset` makes them from a policy, :mod:`sidecar.netfilter.text` writes them down.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final
+
+from tc_core.marks import Mark
+from tc_core.policy import Network, PortRange, TransportProtocol
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+CHAIN_PREFIX: Final = "PODLANE-"
+"""Every chain of ours begins so, and no chain of others does: that is how leftovers are recognised."""
+MULTIPORT_SLOTS: Final = 15
+"""XT_MULTI_PORTS of linux/netfilter/xt_multiport.h: a port takes one slot, a range two."""
+
+
+class Family(IntEnum):
+    """Address families; the value is the IP version."""
+
+    V4 = 4
+    V6 = 6
+
+    def __str__(self) -> str:
+        return f"IPv{self.value}"
+
+
+class Direction(StrEnum):
+    """Which way of a tracked connection a packet goes, as ``--ctdir`` says it (iptables-extensions(8), conntrack)."""
+
+    ORIGINAL = "ORIGINAL"
+    REPLY = "REPLY"
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Back to the calling chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Walk another chain and come back (``-j``)."""
+
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    """Walk another chain and come back to where *this* chain was called from (``-g``): the walk here is over."""
+
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetMark:
+    """Write bits of the packet's mark."""
+
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class SetConnmark:
+    """Write bits of the connection's mark; does nothing to a packet without conntrack entry."""
+
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Tproxy:
+    """Hand the packet to a local transparent socket (only in mangle PREROUTING)."""
+
+    address: Address
+    port: int
+    mark: Mark
+
+
+Action = Return | Jump | Goto | SetMark | SetConnmark | Tproxy
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Criteria that must all hold, and what then happens."""
+
+    action: Action
+    protocol: TransportProtocol | None = None
+    destination: Network | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    not_out_interface: str | None = None
+    syn: bool = False
+    ports: tuple[PortRange, ...] = ()
+    mark: Mark | None = None
+    connmark: Mark | None = None
+    direction: Direction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of ours with its rules in order."""
+
+    name: str
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a chain of ours is called: the first rule of a built-in mangle chain."""
+
+    builtin: str
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRoute:
+    """Packets with ``mark`` are looked up in ``table``, where everything is local to this machine (ip-rule(8))."""
+
+    mark: Mark
+    table: int
+    preference: int
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRules:
+    """Everything one address family gets. No chains: nothing is wanted here."""
+
+    family: Family
+    chains: tuple[Chain, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    route: PolicyRoute | None = None
+
+
+def merge_ports(ports: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """The same ports in order, with overlapping and adjoining ranges made one."""
+    merged: list[PortRange] = []
+    for item in sorted(ports):
+        if merged and item.first <= merged[-1].last + 1:
+            merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, item.last))
+        else:
+            merged.append(item)
+    return tuple(merged)
+
+
+def port_groups(ports: Iterable[PortRange]) -> tuple[tuple[PortRange, ...], ...]:
+    """The ports in portions of which each fits in one rule; one empty portion ("any port") when there are none."""
+    groups: list[list[PortRange]] = [[]]
+    free = MULTIPORT_SLOTS
+    for item in merge_ports(ports):
+        slots = 1 if item.first == item.last else 2
+        if slots > free:
+            groups.append([])
+            free = MULTIPORT_SLOTS
+        groups[-1].append(item)
+        free -= slots
+    return tuple(tuple(group) for group in groups)

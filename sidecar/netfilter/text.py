@@ -1,0 +1,124 @@
+"""Rules as iptables-restore reads them, the transactions between two states, and how states differ.
+
+The forms are those that iptables-save prints (``--tcp-flags FIN,SYN,RST,ACK SYN`` for ``--syn``, ``-m tcp`` in front of
+``--dport``, ``value/mask`` marks), so that what is shown to people looks like what they find in the kernel.
+
+All changes of one family are one ``iptables-restore --noflush`` input, which the kernel takes whole or not at all. In
+it ``:NAME - [0:0]`` makes a chain, or empties it when it is there; built-in chains are not mentioned, so others' rules
+and counters stay as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from sidecar.netfilter.parse import Installed, parse_rule
+from sidecar.netfilter.rules import Action, FamilyRules, Goto, Jump, Return, Rule, SetConnmark, SetMark, Tproxy
+from tc_core.policy import PortRange
+
+
+def render_rule(rule: Rule) -> str:
+    """A rule in the words of iptables, without ``-A CHAIN``."""
+    return " ".join(_words(rule))
+
+
+def _words(rule: Rule) -> Iterator[str]:
+    if rule.destination is not None:
+        yield f"-d {rule.destination}"
+    if rule.in_interface is not None:
+        yield f"-i {rule.in_interface}"
+    if rule.out_interface is not None:
+        yield f"-o {rule.out_interface}"
+    if rule.not_out_interface is not None:
+        yield f"! -o {rule.not_out_interface}"
+    if rule.protocol is not None:
+        yield f"-p {rule.protocol}"
+    single = len(rule.ports) == 1
+    if single or rule.syn:
+        yield f"-m {rule.protocol}"
+    if single:
+        yield f"--dport {_port(rule.ports[0])}"
+    if rule.syn:
+        yield "--tcp-flags FIN,SYN,RST,ACK SYN"
+    if len(rule.ports) > 1:
+        yield f"-m multiport --dports {','.join(_port(p) for p in rule.ports)}"
+    if rule.mark is not None:
+        yield f"-m mark --mark {rule.mark}"
+    if rule.connmark is not None:
+        yield f"-m connmark --mark {rule.connmark}"
+    if rule.direction is not None:
+        yield f"-m conntrack --ctdir {rule.direction}"
+    yield _render_action(rule.action)
+
+
+def _render_action(action: Action) -> str:
+    match action:
+        case Return():
+            return "-j RETURN"
+        case Jump(chain):
+            return f"-j {chain}"
+        case Goto(chain):
+            return f"-g {chain}"
+        case SetMark(mark):
+            return f"-j MARK --set-xmark {mark}"
+        case SetConnmark(mark):
+            return f"-j CONNMARK --set-xmark {mark}"
+        case Tproxy(address, port, mark):
+            return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"
+
+
+def _port(ports: PortRange) -> str:
+    return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
+
+
+def render(rules: FamilyRules) -> str:
+    """The whole of one family's rules as input for ``iptables-restore --noflush`` on a table without any of ours."""
+    return transaction(rules, Installed())
+
+
+def transaction(rules: FamilyRules, installed: Installed) -> str:
+    """What turns ``installed`` into ``rules``, whole or not at all; with no rules wanted, what removes it."""
+    wanted = {chain.name for chain in rules.chains}
+    stale = [name for name in installed.chains if name not in wanted]
+    lines = ["*mangle"]
+    lines += [f":{chain.name} - [0:0]" for chain in rules.chains]
+    # Hooks first, then what the chains hold: iptables does not delete a chain that somebody still leads to.
+    lines += [f"-D {hook.chain} {hook.words}" for hook in installed.hooks]
+    lines += [f"-F {name}" for name in stale]
+    lines += [f"-X {name}" for name in stale]
+    lines += [f"-I {hook.builtin} 1 {render_rule(hook.rule)}" for hook in rules.hooks]
+    lines += [f"-A {chain.name} {render_rule(rule)}" for chain in rules.chains for rule in chain.rules]
+    lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
+def difference(rules: FamilyRules, installed: Installed) -> list[str]:
+    """How ``installed`` differs from ``rules``: lines with ``-`` (missing) or ``+`` (not wanted). None: the same."""
+    if not _differs(rules, installed):
+        return []
+    wanted = sorted(f"{hook.builtin} 1: {render_rule(hook.rule)}" for hook in rules.hooks)
+    found = sorted(f"{hook.chain} {hook.position}: {hook.words}" for hook in installed.hooks)
+    wanted += _listed({chain.name: chain.rules for chain in rules.chains})
+    found += _listed(installed.chains)
+    diff = difflib.unified_diff(wanted, found, n=0, lineterm="")
+    return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
+
+
+def _listed(chains: Mapping[str, Sequence[Rule | str]]) -> list[str]:
+    lines: list[str] = []
+    for name in sorted(chains):
+        lines.append(f":{name}")
+        lines += [f"-A {name} {rule if isinstance(rule, str) else render_rule(rule)}" for rule in chains[name]]
+    return lines
+
+
+def _differs(rules: FamilyRules, installed: Installed) -> bool:
+    wanted_hooks = {(hook.builtin, 1, hook.rule) for hook in rules.hooks}
+    found_hooks = {(hook.chain, hook.position, parse_rule(hook.words)) for hook in installed.hooks}
+    wanted_chains = {chain.name: chain.rules for chain in rules.chains}
+    return (
+        wanted_hooks != found_hooks
+        or len(installed.hooks) != len(rules.hooks)
+        or wanted_chains != dict(installed.chains)
+    )

@@ -1,0 +1,421 @@
+"""Installing, adopting, repairing and removing rules in real namespaces, through both implementations of iptables."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from netfilter_pod import Pod, ruleset
+
+from podlane.lab import Lab
+from sidecar.errors import RulesetError
+from sidecar.netfilter.backend import BackendKind, Tools, detect_backend, installed_backends, why_not
+from sidecar.netfilter.features import probe
+from sidecar.netfilter.ports import release, reserve
+from sidecar.netfilter.rules import Family
+from sidecar.netfilter.ruleset import EMPTY_RULESET, CaptureSettings, Ruleset
+from sidecar.netfilter.text import difference
+from tc_core.marks import MAX_CLASSES
+
+pytestmark = pytest.mark.root
+
+CONTENT = {"sni": ["api.example.com"]}
+RULES = ruleset(
+    CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": [22, 873], "cidr": ["10.0.0.0/8", "fd00::/8"]}
+)
+KERNEL_ONLY = ruleset({"port": 22}, {"protocol": "udp"})
+
+
+@pytest.fixture(params=list(BackendKind), ids=str)
+def pod(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Pod]:
+    backend = installed_backends().get(request.param)
+    if backend is None:
+        pytest.skip(f"iptables-{request.param} is not installed")
+    if reason := why_not(backend):
+        pytest.skip(reason)
+    made = Pod(lab.host("pod"), backend)
+    yield made
+    print(made.describe())  # shown with the report of a failed test
+
+
+def add_foreign_rules(pod: Pod) -> None:
+    """What a mesh, a firewall and a user may have here; some of it looks a little like ours."""
+    for family in Family:
+        pod.iptables(family, "-t mangle -A OUTPUT -p tcp --dport 9 -m mark --mark 0x1000/0x3000 -j ACCEPT")
+        pod.iptables(family, "-t mangle -N PODLANES")
+        pod.iptables(family, "-t mangle -A PREROUTING -i lo -j PODLANES")
+        pod.iptables(family, "-t nat -N ISTIO_OUTPUT")
+        pod.iptables(family, "-t nat -A OUTPUT -p tcp -j ISTIO_OUTPUT")
+        pod.iptables(family, "-t filter -A INPUT -p tcp --dport 7 -j DROP")
+    for version in ("-4", "-6"):
+        pod.host.ip(version, "rule", "add", "pref", "15101", "fwmark", "1337", "lookup", "133")
+        pod.host.ip(version, "rule", "add", "pref", "40", "fwmark", "0x1000/0x3000", "iif", "lo", "lookup", "134")
+        pod.host.ip(version, "route", "add", "local", "default", "dev", "lo", "table", "133")
+        pod.host.ip(version, "route", "add", "unreachable", "default", "table", "15101", "metric", "4000")
+
+
+def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
+    """The state of a namespace of its own in which nothing but RULES was installed."""
+    other = Pod(lab.host("fresh"), pod.backend)
+    other.install(RULES)
+    return other.snapshot()
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        RULES,
+        ruleset(CONTENT, {"port": 22}, capture=False),
+        KERNEL_ONLY,
+        ruleset({"port": 22}, keep_captured=True),
+        ruleset({"port": list(range(1, 200, 3))}, {"host": "h.example", "port": ["1-9", *range(100, 160, 2)]}),
+        ruleset({"cidr": ["0.0.0.0/0"], "protocol": "tcp"}, {"cidr": ["::/0"]}, {"port": "1-65535"}),
+        ruleset(*({"port": [i, 20_000 + i]} for i in range(1, MAX_CLASSES + 1))),
+        ruleset(
+            CONTENT,
+            settings=CaptureSettings(
+                exclude_ports=tuple(range(1, 40)), interface="eth0", route_table=7777, rule_preference=5
+            ),
+        ),
+    ],
+    ids=["example", "draining", "kernel only", "keep captured", "many ports", "everything", "all classes", "settings"],
+)
+def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Ruleset) -> None:
+    assert pod.install(rules).changed
+    with pod.host.namespace.entered():
+        for family in Family:
+            assert difference(rules.of(family), pod.installer.installed(family)) == []
+    route = rules.of(Family.V4).route
+    for version in ("-4", "-6"):
+        ip_rules = pod.host.ip(version, "rule")
+        if route is None:
+            assert "fwmark" not in ip_rules
+        else:
+            assert f"{route.preference}:\tfrom all fwmark 0x1000/0x3000 lookup {route.table}\n" in ip_rules
+            assert pod.host.ip(version, "route", "show", "table", str(route.table)).startswith("local default dev lo")
+
+
+def test_the_second_time_nothing_is_written(pod: Pod) -> None:
+    pod.install(RULES)
+    with pod.client(Family.V4, socket.SOCK_DGRAM) as client:
+        client.sendto(b"counted", ("127.0.0.1", 9))
+    before = [pod.save(family, counters=True) for family in Family]
+    assert any("] -A PODLANE-OUT -o lo" in line and not line.startswith("[0:0]") for line in before[0].splitlines())
+    report = pod.install(RULES)
+    assert not report.changed
+    assert [pod.save(family, counters=True) for family in Family] == before
+
+
+def test_a_restarted_process_adopts_what_is_there(pod: Pod) -> None:
+    first = pod.install(RULES)
+    assert (first.changed, first.adopted) == (True, False)
+    pod.restart()
+    again = pod.install(RULES)
+    assert (again.changed, again.adopted) == (False, True)
+    assert not pod.install(RULES).adopted
+
+
+def test_the_rules_of_another_policy_are_replaced(pod: Pod, lab: Lab) -> None:
+    many = ruleset(
+        CONTENT, *({"port": i} for i in range(1, 100)), settings=CaptureSettings(route_table=99, rule_preference=98)
+    )
+    pod.install(many)
+    pod.restart()
+    report = pod.install(RULES)
+    assert (report.changed, report.adopted) == (True, True)
+    assert pod.snapshot() == fresh_state(pod, lab)
+    assert "lookup 99" not in pod.host.ip("rule")
+    assert "table 99" not in pod.host.ip("route", "show", "table", "all")
+
+
+def test_from_capture_to_none_and_to_nothing_at_all(pod: Pod) -> None:
+    before = pod.snapshot()
+    pod.install(RULES)
+    pod.install(KERNEL_ONLY)
+    assert "TPROXY" not in pod.save(Family.V4)
+    assert "fwmark" not in pod.host.ip("rule")
+    pod.install(EMPTY_RULESET)
+    assert not pod.present()
+    assert {key: value for key, value in pod.snapshot().items() if key.startswith("ip ")} == {
+        key: value for key, value in before.items() if key.startswith("ip ")
+    }
+
+
+DAMAGES = {
+    "hook gone": "iptables -t mangle -D OUTPUT -j PODLANE-OUT",
+    "hook twice": "iptables -t mangle -A OUTPUT -j PODLANE-OUT",
+    "hook not first": "iptables -t mangle -I OUTPUT 1 -p sctp -j ACCEPT",
+    "hook elsewhere": "iptables -t mangle -A POSTROUTING -p tcp -j PODLANE-CLASSES",
+    "chain empty": "iptables -t mangle -F PODLANE-OUT",
+    "rule gone": "iptables -t mangle -D PODLANE-CLASSES 1",
+    "rule too many": "iptables -t mangle -I PODLANE-OUT 1 -p tcp --sport 22 -j ACCEPT",
+    "chain too many": "iptables -t mangle -N PODLANE-LEFT",
+    "IPv6 hook gone": "ip6tables -t mangle -D PREROUTING -j PODLANE-PRE",
+    "ip rule gone": "ip -4 rule del pref 15101 fwmark 0x1000/0x3000",
+    "ip rule twice": "ip -4 rule add pref 15100 fwmark 0x1000/0x3000 lookup 15101",
+    "ip rule elsewhere": "ip -6 rule add pref 7 fwmark 0x1000/0x3000 lookup 77",
+    "route gone": "ip -6 route del local default dev lo table 15101",
+    "everything but the hook": "iptables -t mangle -F PODLANE-CLASSES",
+}
+
+
+def damage(pod: Pod, how: str) -> None:
+    program, *arguments = DAMAGES[how].split()
+    if program == "ip":
+        pod.host.ip(*arguments)
+    else:
+        pod.iptables(Family.V6 if program == "ip6tables" else Family.V4, " ".join(arguments))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_installation_is_repaired(pod: Pod, how: str) -> None:
+    pod.install(RULES)
+    whole = pod.snapshot()
+    damage(pod, how)
+    assert pod.snapshot() != whole
+    pod.restart()
+    assert pod.install(RULES).changed
+    repaired = pod.snapshot()
+    if how == "hook not first":
+        # The rule that stood before ours is somebody else's: it stays, behind.
+        repaired["IPv4 rules"] = repaired["IPv4 rules"].replace("-A OUTPUT -p sctp -j ACCEPT\n", "")
+    assert repaired == whole
+    assert not pod.install(RULES).changed
+
+
+@pytest.mark.parametrize("how", [None, *DAMAGES])
+def test_removing_leaves_no_trace_and_touches_nothing_else(pod: Pod, how: str | None) -> None:
+    add_foreign_rules(pod)
+    before = pod.snapshot()
+    pod.install(RULES)
+    assert pod.present()
+    if how is not None:
+        damage(pod, how)
+    if how == "hook not first":
+        pod.iptables(Family.V4, "-t mangle -D OUTPUT -p sctp -j ACCEPT")
+    pod.restart()
+    assert pod.remove()
+    assert pod.snapshot() == before
+    assert not pod.present()
+    assert not pod.remove()
+    assert pod.snapshot() == before
+
+
+def test_foreign_rules_stay_while_ours_come_change_and_go(pod: Pod) -> None:
+    add_foreign_rules(pod)
+    foreign = [line for line in pod.save(Family.V4).splitlines() if line.startswith("-A")]
+    for rules in (RULES, KERNEL_ONLY, RULES):
+        pod.install(rules)
+        kept = [line for line in pod.save(Family.V4).splitlines() if line.startswith("-A") and "PODLANE-" not in line]
+        assert kept == foreign
+
+
+def test_nothing_is_written_where_nothing_was(pod: Pod) -> None:
+    before = pod.snapshot()
+    assert not pod.remove()
+    assert not pod.present()
+    assert not pod.install(EMPTY_RULESET).changed
+    assert pod.snapshot() == before
+
+
+# --- trouble --------------------------------------------------------------------------------------------------------
+
+
+def with_restore_script(pod: Pod, path: Path, script: str) -> None:
+    """Let the installer use a script in the place of iptables-restore; ``{restore}`` in it is the real one."""
+    real = pod.backend.tools[Family.V4]
+    path.write_text("#!/bin/sh\n" + script.format(restore=real.restore) + "\n")
+    path.chmod(0o755)
+    pod.backend = replace(pod.backend, tools={**pod.backend.tools, Family.V4: Tools(real.save, str(path))})
+    pod.restart()
+
+
+def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Path) -> None:
+    with_restore_script(pod, tmp_path / "restore", 'grep -v "dports 80,8000:8100" | {restore} "$@"')
+    with pytest.raises(RulesetError, match=r"(?s)reading them back.*\n  --A PODLANE-CLASSES .*80,8000:8100"):
+        pod.install(RULES)
+    assert pod.remove()
+
+
+def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
+    program = (
+        "from sidecar.errors import PrivilegeError\n"
+        "from sidecar.netfilter.backend import BackendKind, detect_backend, installed_backends\n"
+        "from sidecar.netfilter.features import probe\n"
+        "from sidecar.netfilter.install import Installer\n"
+        "from sidecar.netfilter.ruleset import EMPTY_RULESET, PolicyRoute\n"
+        "from sidecar.netfilter.rules import Family\n"
+        "from sidecar.netfilter.routes import ensure\n"
+        "from tc_core.marks import DIVERT\n"
+        f"backend = installed_backends()[BackendKind('{pod.backend.kind}')]\n"
+        "for act in (\n"
+        "    detect_backend,\n"
+        "    lambda: backend.write(Family.V4, '*mangle\\n:PODLANE-OUT - [0:0]\\nCOMMIT\\n'),\n"
+        "    lambda: ensure(Family.V4, PolicyRoute(DIVERT, 15101, 15101)),\n"
+        "):\n"
+        "    try:\n"
+        "        act()\n"
+        "    except PrivilegeError as error:\n"
+        "        print('CAP_NET_ADMIN' in str(error))\n"
+        "print([(check.name, check.available) for check in probe()])\n"
+    )
+    done = pod.host.run(
+        ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-c", program]
+    )
+    assert done.stdout.splitlines() == ["True", "True", "True", "[('iptables', False)]"]
+
+
+def test_what_iptables_refuses_is_shown_and_changes_nothing(pod: Pod, tmp_path: Path) -> None:
+    pod.install(KERNEL_ONLY)
+    before = pod.save(Family.V4)
+    with_restore_script(pod, tmp_path / "restore", 'sed "s/-j PODLANE-PRE/-j NOWHERE/" | {restore} "$@"')
+    with pytest.raises(RulesetError, match=r"(?s)NOWHERE.*(podlane check|modprobe)"):
+        pod.install(RULES)
+    assert pod.save(Family.V4) == before
+
+
+def test_a_loopback_that_is_down_is_named(pod: Pod) -> None:
+    pod.host.ip("link", "set", "lo", "down")
+    with pytest.raises(RulesetError, match="ip link set lo up"):
+        pod.install(RULES)
+
+
+def test_without_ipv6_there_is_a_note_and_no_rule(pod: Pod) -> None:
+    for name in ("all", "default", "lo"):
+        pod.host.namespace.write_sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "1")
+    report = pod.install(RULES)
+    assert any("disable_ipv6" in note for note in report.notes)
+    assert "PODLANE" in pod.save(Family.V4)
+    assert "PODLANE" not in pod.save(Family.V6)
+    assert pod.remove()
+    assert not pod.present()
+
+
+def test_what_was_installed_before_ipv6_was_switched_off_is_removed(pod: Pod) -> None:
+    pod.install(RULES)
+    pod.host.namespace.write_sysctl("net.ipv6.conf.all.disable_ipv6", "1")
+    pod.restart()
+    assert pod.remove()
+    assert not pod.present()
+
+
+# --- which implementation -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(lab: Lab) -> dict[BackendKind, Pod]:
+    found = installed_backends()
+    if len(found) < 2 or any(why_not(backend) for backend in found.values()):
+        pytest.skip("needs both iptables-nft and iptables-legacy")
+    host = lab.host("pod")
+    return {kind: Pod(host, backend) for kind, backend in found.items()}
+
+
+def detected(pod: Pod) -> BackendKind:
+    with pod.host.namespace.entered():
+        return detect_backend().kind
+
+
+def test_nft_is_preferred_where_there_are_no_rules(both: dict[BackendKind, Pod]) -> None:
+    assert detected(both[BackendKind.NFT]) is BackendKind.NFT
+    # Looking must not bring a legacy table into being: tools warn about both being in use from then on.
+    assert both[BackendKind.LEGACY].save(Family.V4) == ""
+
+
+def test_legacy_is_used_where_somebody_has_legacy_rules(both: dict[BackendKind, Pod]) -> None:
+    legacy = both[BackendKind.LEGACY]
+    legacy.iptables(Family.V6, "-t filter -A INPUT -p tcp --dport 7 -j DROP")
+    assert detected(legacy) is BackendKind.LEGACY
+
+
+@pytest.mark.parametrize("kind", list(BackendKind), ids=str)
+def test_where_our_rules_are_we_stay(both: dict[BackendKind, Pod], kind: BackendKind) -> None:
+    both[kind].install(RULES)
+    for pod in both.values():
+        pod.iptables(Family.V4, "-t filter -A INPUT -p tcp --dport 7 -j DROP")
+    assert detected(both[kind]) is kind
+
+
+@pytest.mark.parametrize("kind", list(BackendKind), ids=str)
+def test_programs_without_the_implementation_in_their_name_say_which_they_are(
+    kind: BackendKind, tmp_path: Path
+) -> None:
+    real = installed_backends().get(kind)
+    if real is None:
+        pytest.skip(f"iptables-{kind} is not installed")
+    assert installed_backends(str(tmp_path)) == {}
+    for plain in ("iptables-save", "iptables-restore"):
+        (tmp_path / plain).symlink_to(Path(real.tools[Family.V4].save).resolve())
+    found = installed_backends(str(tmp_path))
+    assert list(found) == [kind]
+    assert list(found[kind].tools) == [Family.V4]
+
+
+def test_a_container_that_has_only_net_admin_finds_its_way(pod: Pod) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed (package util-linux)")
+    pod.install(RULES)
+    program = (
+        "from sidecar.netfilter.features import probe\n"
+        "from sidecar.netfilter.install import Installer, detect_backend\n"
+        "installer = Installer(detect_backend())\n"
+        "print(installer.backend.kind, installer.remove(), all(check.available for check in probe()))\n"
+    )
+    limits = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    done = pod.host.run(["setpriv", *limits, sys.executable, "-c", program])
+    assert done.stdout.splitlines()[-1] == f"{pod.backend.kind} True True"
+    assert not pod.present()
+
+
+def test_probing_finds_everything_capture_needs_and_changes_nothing(both: dict[BackendKind, Pod]) -> None:
+    pod = both[BackendKind.NFT]
+    before = pod.snapshot()
+    with pod.host.namespace.entered():
+        checks = {check.name: check for check in probe()}
+    assert [check for check in checks.values() if not check.available] == []
+    assert {"iptables", "TPROXY target", "connmark match", "IPv6", "IPv4 policy routing"} <= set(checks)
+    assert pod.snapshot() == before
+
+
+def test_probing_says_that_there_is_no_ipv6(both: dict[BackendKind, Pod]) -> None:
+    pod = both[BackendKind.NFT]
+    for name in ("all", "default", "lo"):
+        pod.host.namespace.write_sysctl(f"net.ipv6.conf.{name}.disable_ipv6", "1")
+    with pod.host.namespace.entered():
+        ipv6 = next(check for check in probe() if check.name == "IPv6")
+    assert not ipv6.available
+    assert "disable_ipv6" in ipv6.reason
+    assert ipv6.remedy
+
+
+# --- ports ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reserved_port_is_not_given_to_outgoing_sockets(lab: Lab) -> None:
+    host = lab.host("pod")
+    host.namespace.write_sysctl("net.ipv4.ip_local_port_range", "15100 15103")
+    with host.namespace.entered():
+        reservation = reserve([15101])
+        assert reservation.added == (15101,)
+        given = []
+        for _ in range(3):
+            made = socket.create_server(("127.0.0.1", 0))
+            given.append(made)
+        assert {made.getsockname()[1] for made in given} == {15100, 15102, 15103}
+        with pytest.raises(OSError, match="in use") as error:
+            socket.create_server(("127.0.0.1", 0))
+        assert error.value.errno == errno.EADDRINUSE
+        # Asked for by number, it is there.
+        with closing(socket.create_server(("127.0.0.1", 15101))):
+            pass
+        for made in given:
+            made.close()
+        release(reservation)
+        assert Path("/proc/sys/net/ipv4/ip_local_reserved_ports").read_text().strip() == ""

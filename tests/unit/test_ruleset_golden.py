@@ -1,0 +1,108 @@
+"""Whole policies against the iptables-restore text they become; PODLANE_UPDATE_GOLDEN=1 writes the files anew."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+import pytest
+
+from sidecar.netfilter.parse import parse
+from sidecar.netfilter.rules import Family
+from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.netfilter.text import difference, render
+from tc_core.marks import ClassIds
+from tc_core.policy import TrafficPolicy
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "ruleset"
+
+EXAMPLE = [
+    {"sni": ["api.example.com", "*.api.example.com"]},
+    {"host": ["api.example.com"], "port": [80, "8000-8100"]},
+]
+BACKUP = [{"cidr": ["10.0.0.0/8"], "port": [873]}]
+
+
+def policy(**classes: object) -> TrafficPolicy:
+    return TrafficPolicy.model_validate(
+        {"total": "100Mbit", "classes": [{"name": n, "rate": "1Mbit", "match": m} for n, m in classes.items()]}
+    )
+
+
+def ruleset(traffic: TrafficPolicy, settings: CaptureSettings | None = None, **options: bool) -> Ruleset:
+    ids = ClassIds.assign(c.name for c in traffic.classes)
+    return build_ruleset(traffic, ids, settings or CaptureSettings(), **options)
+
+
+CASES = {
+    "example": ruleset(policy(api=EXAMPLE, backup=BACKUP)),
+    "example-draining": ruleset(policy(api=EXAMPLE, backup=BACKUP), capture=False),
+    "no-content": ruleset(policy(backup=BACKUP, web=[{"port": [80, 443], "protocol": "tcp"}])),
+    "no-content-keep-captured": ruleset(policy(backup=BACKUP), keep_captured=True),
+    "nothing": ruleset(policy()),
+    "udp": ruleset(policy(voice=[{"protocol": "udp", "port": ["16384-32767"]}], dns=[{"port": 53}])),
+    "many-ports": ruleset(
+        policy(
+            many=[{"port": [*range(1000, 1040, 2), "2000-2010", 2011]}],
+            few=[{"host": "a.example", "port": [*range(1, 60, 3)]}],
+        )
+    ),
+    "v6": ruleset(
+        policy(
+            v6=[{"cidr": ["fd00::/8", "2001:db8::/33", "2001:db8:8000::/33"]}],
+            both=[{"cidr": ["192.0.2.1", "2001:db8::1"], "protocol": ["tcp", "udp"]}],
+        )
+    ),
+    "everywhere": ruleset(policy(all=[{"cidr": ["0.0.0.0/0"], "port": 22}], rest=[{"protocol": "udp"}])),
+    "settings": ruleset(
+        policy(api=EXAMPLE),
+        CaptureSettings(
+            outbound_port=25101,
+            silent_ports=(),
+            exclude_ports=(15012, 15443),
+            exclude_networks=(ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fd00:ec2::/32")),
+            route_table=25101,
+            rule_preference=99,
+            interface="eth0",
+        ),
+    ),
+}
+
+
+def as_text(rules: Ruleset) -> str:
+    parts = []
+    for family in rules.families:
+        parts.append(f"# {family.family}")
+        if not family.chains:
+            parts.append("# nothing")
+            continue
+        parts.append(render(family).rstrip())
+        if family.route is not None:
+            route = family.route
+            parts.append(f"# ip rule add pref {route.preference} fwmark {route.mark} lookup {route.table}")
+    return "\n".join(parts) + "\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_policy_becomes_these_rules(name: str) -> None:
+    path = GOLDEN / f"{name}.txt"
+    text = as_text(CASES[name])
+    if os.environ.get("PODLANE_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_every_golden_file_has_its_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_what_is_written_reads_back_as_the_same_data(name: str, family: Family) -> None:
+    rules = CASES[name].of(family)
+    as_saved = render(rules).replace("-I OUTPUT 1 ", "-A OUTPUT ").replace("-I PREROUTING 1 ", "-A PREROUTING ")
+    installed = parse(as_saved)
+    assert {chain.name: chain.rules for chain in rules.chains} == installed.chains
+    assert difference(rules, installed) == []
