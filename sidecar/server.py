@@ -1,0 +1,217 @@
+"""The proxy server: listeners, limits, drain. Bytes are moved elsewhere (:mod:`sidecar.transport.loop`).
+
+``run`` is the server's life. ``stop_accepting`` and ``drain`` are for the end: the caller first removes the capture, so
+that new connections go direct, then drains.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+import trio
+
+from sidecar.errors import ConfigError
+from sidecar.proxy import ConnectionView, Proxy, Routing
+from sidecar.transport.accept import RETRY_S, Acceptor
+from sidecar.transport.edge import BACKLOG, Edge, TransparentEdge
+from sidecar.transport.loop import EventLoop
+from sidecar.transport.observer import ConnectionSummary, NullObserver, Observer, Outcome, Refusal
+from sidecar.transport.pipes import MAX_PIPES
+from sidecar.transport.states import Event
+from sidecar.transport.timers import Timers
+from tc_core.units import Duration
+
+__all__ = [
+    "ConnectionSummary",
+    "ConnectionView",
+    "NullObserver",
+    "Observer",
+    "Outcome",
+    "ProxyServer",
+    "Refusal",
+    "Routing",
+    "ServerSettings",
+]
+
+log = structlog.get_logger(__name__)
+
+RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
+"""Descriptors that are not for connections: splice pipes; and listeners, admin server, netlink, logs, imports."""
+DESCRIPTORS_PER_CONNECTION: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How the server behaves."""
+
+    port: int
+    ipv4: bool = True
+    ipv6: bool = True
+    max_connections: int = 10_000
+    detection_timeout: Duration = field(default=Duration(1 * 10**9))
+    connect_timeout: Duration = field(default=Duration(10 * 10**9))
+    idle_timeout: Duration = field(default=Duration(3600 * 10**9))
+
+    @property
+    def families(self) -> Sequence[int]:
+        """Address families to listen on. Raises ConfigError when there is none."""
+        chosen = [family for family, on in ((socket.AF_INET, self.ipv4), (socket.AF_INET6, self.ipv6)) if on]
+        if not chosen:
+            raise ConfigError("Neither IPv4 nor IPv6 is on, so there is nothing to listen on. Switch one of them on.")
+        return chosen
+
+
+def fitting_connections(wanted: int, descriptor_limit: int) -> int:
+    """How many of ``wanted`` connections fit under a limit of open files (at least one)."""
+    return max(1, min(wanted, (descriptor_limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION))
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one (setrlimit(2)); returns what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 30
+
+
+class ProxyServer:
+    """Accepts captured connections and proxies them until cancelled."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        routing: Routing,
+        observer: Observer | None = None,
+        *,
+        edge: Edge | None = None,
+    ) -> None:
+        """``edge`` is how listening and dialling are done; TPROXY when not given."""
+        self.settings = settings
+        self.max_connections = settings.max_connections
+        self._edge = edge if edge is not None else TransparentEdge()
+        self._observer = observer if observer is not None else NullObserver()
+        self._timers = Timers()
+        self._loop = EventLoop(self._timers)
+        self._retries = self._timers.queue(RETRY_S, Acceptor.resume)
+        self._acceptors: list[Acceptor] = []
+        self._emptied = trio.Event()
+        self._life = trio.CancelScope()
+        self._proxy = Proxy(
+            loop=self._loop,
+            timers=self._timers,
+            edge=self._edge,
+            routing=routing,
+            observer=self._observer,
+            detection_timeout=settings.detection_timeout.seconds,
+            connect_timeout=settings.connect_timeout.seconds,
+            idle_timeout=settings.idle_timeout.seconds,
+            on_closed=self._connection_closed,
+        )
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in force. Setting it changes the class of connections whose class is chosen from then on."""
+        return self._proxy.routing
+
+    @routing.setter
+    def routing(self, routing: Routing) -> None:
+        self._proxy.routing = routing
+
+    @property
+    def active(self) -> int:
+        """Connections alive."""
+        return len(self._proxy.live)
+
+    @property
+    def wakeups(self) -> int:
+        """How often the relay loop woke up: an idle proxy does not."""
+        return self._loop.wakeups
+
+    @property
+    def events(self) -> int:
+        """How many epoll events were handled."""
+        return self._loop.events
+
+    def snapshot(self) -> list[ConnectionView]:
+        """The connections alive."""
+        return [connection.view() for connection in self._proxy.live]
+
+    async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when listening.
+
+        Raises PortInUseError, PrivilegeError, ConfigError, before anything is accepted.
+        """
+        self.max_connections = fitting_connections(self.settings.max_connections, raise_descriptor_limit())
+        if self.max_connections < self.settings.max_connections:
+            log.warning(
+                "fewer connections than configured fit under the limit of open files",
+                configured=self.settings.max_connections,
+                possible=self.max_connections,
+                remedy="Raise the hard limit (ulimit -Hn).",
+            )
+        try:
+            for listener in self._edge.listen(self.settings.port, self.settings.families):
+                self._acceptors.append(
+                    Acceptor(self._loop, listener, self._proxy.adopt, self._has_room, self._exhausted)
+                )
+            task_status.started([acceptor.listener.getsockname()[:2] for acceptor in self._acceptors])
+            with self._life:
+                await self._loop.run()
+        finally:
+            self._close_listeners()
+            self.cut()
+            self._proxy.shop.pipes.close()
+            self._loop.close()
+
+    def stop_accepting(self) -> None:
+        """Take what waits in the backlogs, as far as there is room, and close the listeners."""
+        for acceptor in self._acceptors:
+            acceptor.accept(BACKLOG)  # a bound: whoever keeps connecting must not keep us here
+        self._close_listeners()
+
+    async def drain(self, grace: Duration) -> int:
+        """Stop accepting, wait until every connection has ended, cut what is left after ``grace``, and end ``run``.
+
+        Returns how many connections were cut.
+        """
+        self.stop_accepting()
+        with trio.move_on_after(grace.seconds):
+            while self._proxy.live:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+        left = self.cut()
+        self._life.cancel()
+        return left
+
+    def cut(self) -> int:
+        """Reset all connections; returns how many there were."""
+        connections = list(self._proxy.live)
+        for connection in connections:
+            connection.end(Event.CUT, Outcome.CUT)
+        return len(connections)
+
+    def _has_room(self) -> bool:
+        return len(self._proxy.live) < self.max_connections
+
+    def _exhausted(self, acceptor: Acceptor, refusal: Refusal) -> None:
+        """accept(2) failed for want of something: try again when a connection closes, or a little later."""
+        self._observer.refused(refusal)
+        self._retries.add(acceptor)
+
+    def _connection_closed(self) -> None:
+        for acceptor in self._acceptors:
+            if acceptor.paused:
+                acceptor.resume()
+        if not self._proxy.live:
+            self._emptied.set()
+
+    def _close_listeners(self) -> None:
+        for acceptor in self._acceptors:
+            self._retries.discard(acceptor)
+            acceptor.close()
+        self._acceptors.clear()

@@ -1,0 +1,103 @@
+"""Accepting: in bounded batches, only while there is room, and again when there is room again.
+
+When the proxy is full it stops listening to its listeners; the kernel's backlog then holds new connections, and when
+that is full too, clients' SYNs wait. Nobody is turned away.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable
+from socket import SocketType
+from typing import Final
+
+from sidecar.transport.loop import EventLoop
+from sidecar.transport.observer import Refusal
+from sidecar.transport.sockets import SocketAddress
+
+ACCEPT_BATCH: Final = 64
+"""Connections accepted per event, so that a burst of new ones does not hold up those that are there."""
+RETRY_S: Final = 0.1
+"""Wait after accept(2) failed for want of descriptors or memory, unless a connection closes before."""
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2), "Error handling": Linux passes pending network errors of the new connection on; go on to the next.
+_THIS_ONE_ONLY: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET}
+    | {errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EPERM}
+)
+_NON_BLOCKING_STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+
+
+class Acceptor:
+    """A listener in the loop. Level-triggered: what a batch leaves is reported again."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        listener: SocketType,
+        adopt: Callable[[SocketType, SocketAddress], None],
+        has_room: Callable[[], bool],
+        exhausted: Callable[[Acceptor, Refusal], None],
+    ) -> None:
+        self._loop = loop
+        self.listener = listener
+        self._adopt = adopt
+        self._has_room = has_room
+        self._exhausted = exhausted
+        self.paused = False
+        loop.watch(listener.fileno(), self, select.EPOLLIN)
+
+    def on_events(self, events: int) -> None:  # noqa: ARG002 (only one kind is registered)
+        """Accept a batch."""
+        self.accept(ACCEPT_BATCH)
+
+    def on_turn(self) -> None:
+        """Not used: the level trigger brings the next batch."""
+
+    def crashed(self, error: Exception) -> None:
+        """A listener that cannot accept is the end of the server, not of one connection."""
+        raise error
+
+    def accept(self, limit: int) -> int:
+        """Accept up to ``limit`` connections; returns how many were there."""
+        listener = self.listener
+        family = listener.family
+        for accepted in range(limit):
+            if not self._has_room():
+                self.pause()
+                return accepted
+            try:
+                # What socket.socket.accept() is made of; without its second Python-level socket object, half the time.
+                descriptor, address = listener._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return accepted
+            except OSError as error:
+                if error.errno in _THIS_ONE_ONLY:
+                    continue
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self.pause()
+                self._exhausted(self, Refusal.NO_DESCRIPTORS)
+                return accepted
+            client = SocketType(family, _NON_BLOCKING_STREAM, 0, descriptor)
+            client.setblocking(False)
+            self._adopt(client, address)
+        return limit
+
+    def pause(self) -> None:
+        """Leave new connections to the kernel's backlog."""
+        if not self.paused:
+            self.paused = True
+            self._loop.rewatch(self.listener.fileno(), 0)
+
+    def resume(self) -> None:
+        """Accept again."""
+        if self.paused:
+            self.paused = False
+            self._loop.rewatch(self.listener.fileno(), select.EPOLLIN)
+
+    def close(self) -> None:
+        """Stop listening; the kernel resets what is still in the backlog."""
+        self._loop.bury(self.listener)

@@ -1,0 +1,184 @@
+"""Where the proxy meets the kernel: listening, asking for the original destination, dialling.
+
+:class:`Edge` is what the proxy needs, :class:`TransparentEdge` how it is done with TPROXY
+(Documentation/networking/tproxy.rst):
+
+* The listeners are IP_TRANSPARENT, so the kernel hands them connections to any address, and getsockname(2) of an
+  accepted socket is where the client meant to go. A connection whose destination is the listener itself was not
+  diverted: somebody found the port, or the proxy is talking to itself.
+* The listeners carry the OWN mark and accepted sockets inherit it, SYN-ACKs included: nothing that goes back to the
+  client is ever captured.
+* A socket that dials carries OWN and the class from before connect(2), so the SYN is in its lane already.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from socket import SocketType
+from typing import Final, Protocol
+
+import structlog
+
+from sidecar.errors import ConfigError, PortInUseError, PrivilegeError
+from sidecar.routing.flow import Destination
+from sidecar.transport.sockets import (
+    IPV6_TRANSPARENT,
+    TCP_SAVE_SYN,
+    SocketAddress,
+    deliver_at_once,
+    saved_dscp,
+    set_dscp,
+    set_mark,
+    stream_socket,
+)
+from tc_core.marks import OWN
+
+log = structlog.get_logger(__name__)
+
+LISTENER_ADDRESSES: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+"""Loopback only: nobody outside the Pod can reach a listener."""
+BACKLOG: Final = 65_535
+"""Connections waiting to be accepted; the kernel lowers it to net.core.somaxconn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """Where a client meant to go: as the routing table sees it, and exactly as the kernel said (with an IPv6 scope)."""
+
+    destination: Destination
+    address: SocketAddress
+
+
+class NoFamilyError(ConfigError):
+    """An address family is not to be had here."""
+
+
+class Edge(Protocol):
+    """The proxy's way to the kernel; unit tests, which have no privileges, bring another."""
+
+    def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
+        """Non-blocking listeners, one per address family."""
+
+    def original(self, accepted: SocketType) -> Original | None:
+        """Where an accepted connection was going; None when it was meant for the listener."""
+
+    def dial(self, original: Original, mark: int, client: SocketType) -> SocketType:
+        """A non-blocking socket that is connecting, sending under ``mark`` and the DSCP of ``client``'s SYN.
+
+        Raises OSError when that is impossible at once.
+        """
+
+
+class TransparentEdge:
+    """TPROXY listeners and marked dials."""
+
+    def __init__(self) -> None:
+        self._own: set[tuple[str, int]] = set()
+
+    def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
+        """Listen on loopback, in those of the families that this namespace has.
+
+        Raises PortInUseError, PrivilegeError, ConfigError (it has none of them).
+        """
+        listeners: list[SocketType] = []
+        missing: list[NoFamilyError] = []
+        try:
+            for family in families:
+                try:
+                    listeners.append(_transparent_listener(family, port))
+                except NoFamilyError as error:
+                    missing.append(error)
+            if missing and not listeners:
+                raise missing[0]
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        for reason in missing:
+            log.info("an address family is not served", reason=str(reason))
+        self._own = {listener.getsockname()[:2] for listener in listeners}
+        return listeners
+
+    def original(self, accepted: SocketType) -> Original | None:
+        """getsockname(2), which TPROXY leaves at the original destination."""
+        address = accepted.getsockname()
+        if address[:2] in self._own:
+            return None
+        return _original(address)
+
+    def dial(self, original: Original, mark: int, client: SocketType) -> SocketType:
+        """Mark, then connect(2) to exactly where the client meant to go."""
+        upstream = stream_socket(client.family)
+        try:
+            set_mark(upstream, mark)
+            deliver_at_once(upstream)
+            dscp = saved_dscp(client)
+            if dscp:
+                set_dscp(upstream, dscp)
+            connect(upstream, original.address)
+        except BaseException:
+            upstream.close()
+            raise
+        return upstream
+
+
+@lru_cache(maxsize=4096)
+def _original(address: SocketAddress) -> Original:
+    """Cached: an application has few destinations, and parsing an address takes as long as accepting a connection."""
+    return Original(Destination.parse(address[0], address[1]), address)
+
+
+def connect(sock: SocketType, address: SocketAddress) -> None:
+    """Begin to connect a non-blocking socket. Raises OSError when it fails at once."""
+    number = sock.connect_ex(address)
+    if number not in (0, errno.EINPROGRESS):
+        raise OSError(number, f"connect to {address[0]} port {address[1]}")
+
+
+def _transparent_listener(family: int, port: int) -> SocketType:
+    """A listener for one family, with everything set that accepted sockets shall inherit."""
+    address = LISTENER_ADDRESSES[socket.AddressFamily(family)]
+    try:
+        listener = stream_socket(family)
+    except OSError as error:
+        raise NoFamilyError(f"This kernel has no {_name(family)} ({error.strerror}).") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+        set_mark(listener, OWN.value)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
+        deliver_at_once(listener)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _listen_error(error, family, address, port) from error
+    return listener
+
+
+def _listen_error(error: OSError, family: int, address: str, port: int) -> Exception:
+    """What a refused listener means, and what to do about it."""
+    where = f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PrivilegeError(
+            f"A transparent listener on {where} needs CAP_NET_ADMIN in this network namespace. "
+            "Run as root, or give the process the capability (ambient, or on the file)."
+        )
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(
+            f"{where} is in use, perhaps by a second Podlane. Stop the other program (ss -ltnp 'sport = :{port}' names "
+            "it), or choose another port for the proxy."
+        )
+    return ConfigError(f"Cannot listen on {where}: {error.strerror}.")
+
+
+def _name(family: int) -> str:
+    return "IPv6" if family == socket.AF_INET6 else "IPv4"

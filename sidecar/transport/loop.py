@@ -1,0 +1,148 @@
+"""The loop that moves all bytes: a private edge-triggered epoll whose descriptor one trio task awaits.
+
+trio sees one readable descriptor, however many connections there are. When it wakes, the epoll is drained and
+synchronous handlers do the work, so a connection costs no task, no cancel scope and no scheduling (measured: a trio
+task per direction halves the connection rate and takes 14 times the memory).
+
+Rules that the rest of the data path relies on:
+
+* **Edge-triggered.** A socket is registered once, for everything, and the kernel reports only news. A handler must
+  therefore work until the kernel says EAGAIN, or remember that it has not: that is what :meth:`EventLoop.again` is for.
+* **Budgets.** A handler does a bounded amount of work per call and then queues itself with ``again``; what is queued
+  takes turns with new events, so one fast transfer cannot starve the others, nor the other trio tasks.
+* **No descriptor number is reused within a round.** Sockets closed by a handler are really closed when the round is
+  over (:meth:`EventLoop.bury`). Otherwise an event fetched for the old socket would reach a new one with its number.
+* **Faults stay where they are.** What a handler raises goes to its own ``crashed``; what the loop itself raises goes up
+  into the nursery and ends the server.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from socket import SocketType
+from time import perf_counter
+from typing import Final, Protocol
+
+import trio
+
+from sidecar.transport.timers import Timers
+
+EDGES: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+"""The registration of a connection's socket: all that can happen, reported once."""
+READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLERR
+"""Reasons to read."""
+EXHAUST_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLERR
+"""Reasons to read until EAGAIN: behind a FIN, a reset or an urgent mark, a short read does not mean "drained"."""
+WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+"""Reasons to write."""
+FAILURE: Final = select.EPOLLERR
+
+BATCH: Final = 256
+"""Events fetched per epoll_wait."""
+ROUNDS: Final = 8
+"""Rounds per trio wake-up: a wake-up costs trio about as much as five events, so stay while there is work ..."""
+MAX_STAY_S: Final = 0.005
+"""... but give the other tasks (health checks, drain) a turn after 5 ms."""
+
+
+class Handler(Protocol):
+    """What the loop calls. Registered per descriptor, or queued with :meth:`EventLoop.again`."""
+
+    def on_events(self, events: int) -> None:
+        """The epoll events of the descriptor."""
+
+    def on_turn(self) -> None:
+        """Its turn to go on, after :meth:`EventLoop.again`."""
+
+    def crashed(self, error: Exception) -> None:
+        """``on_events`` or ``on_turn`` raised: clean up. Must not raise."""
+
+
+class EventLoop:
+    """Descriptors and their handlers. ``wakeups`` and ``events`` count what was done."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._epoll = select.epoll()
+        self._timers = timers
+        self._handlers: dict[int, Handler] = {}
+        self._ready: deque[Handler] = deque()
+        self._graveyard: list[SocketType] = []
+        self._in_round = False
+        self.wakeups = 0
+        self.events = 0
+
+    def __len__(self) -> int:
+        """How many descriptors have a handler."""
+        return len(self._handlers)
+
+    def watch(self, descriptor: int, handler: Handler, events: int = EDGES) -> None:
+        """Register a descriptor. Raises OSError when the kernel has no room (fs.epoll.max_user_watches)."""
+        self._epoll.register(descriptor, events)
+        self._handlers[descriptor] = handler
+
+    def rehandle(self, descriptor: int, handler: Handler) -> None:
+        """Give a watched descriptor another handler; no system call."""
+        self._handlers[descriptor] = handler
+
+    def rewatch(self, descriptor: int, events: int) -> None:
+        """Change what a watched descriptor reports (0: nothing)."""
+        self._epoll.modify(descriptor, events)
+
+    def bury(self, socket: SocketType) -> None:
+        """Close a socket: no handler sees it again, its number stays taken until the round is over."""
+        self._handlers.pop(socket.fileno(), None)
+        if self._in_round:
+            self._graveyard.append(socket)
+        else:
+            socket.close()
+
+    def again(self, handler: Handler) -> None:
+        """Call ``handler.on_turn()`` in the next round. Only from within a handler of this loop."""
+        self._ready.append(handler)
+
+    async def run(self) -> None:
+        """Serve for ever. Cancel to stop; then :meth:`close`."""
+        descriptor = self._epoll.fileno()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._timers.run)
+            while True:
+                if self._ready:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(descriptor)
+                self.wakeups += 1
+                leave_at = perf_counter() + MAX_STAY_S
+                for _ in range(ROUNDS):
+                    if not self.round() or perf_counter() > leave_at:
+                        break
+
+    def round(self) -> int:
+        """Fetch what is there, let everybody take a turn, bury the dead. Returns how many handlers were called."""
+        self._in_round = True
+        turns = len(self._ready)
+        fetched = self._epoll.poll(0, BATCH)
+        self.events += len(fetched)
+        handlers = self._handlers
+        for descriptor, events in fetched:
+            handler = handlers.get(descriptor)
+            if handler is not None:
+                try:
+                    handler.on_events(events)
+                except Exception as error:  # noqa: BLE001 (one connection's fault must not end all others)
+                    handler.crashed(error)
+        for _ in range(turns):
+            handler = self._ready.popleft()
+            try:
+                handler.on_turn()
+            except Exception as error:  # noqa: BLE001 (as above)
+                handler.crashed(error)
+        self._in_round = False
+        for socket in self._graveyard:
+            socket.close()
+        self._graveyard.clear()
+        return len(fetched) + turns
+
+    def close(self) -> None:
+        """Close the epoll. Sockets are closed by their owners."""
+        self._epoll.close()

@@ -1,0 +1,88 @@
+"""What the data path tells the outside: plain facts, by synchronous calls that must be cheap and must not raise."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from sidecar.protocols.detect import Detection
+from sidecar.protocols.detect import Protocol as WireProtocol
+from sidecar.routing.flow import Destination
+from sidecar.transport.sockets import SocketAddress
+
+
+class Outcome(enum.StrEnum):
+    """How a connection ended."""
+
+    COMPLETE = "complete"
+    """Both sides sent FIN, everything was handed on."""
+    CLIENT_RESET = "client-reset"
+    SERVER_RESET = "server-reset"
+    REFUSED = "refused"
+    """The server refused the connection (RST or an ICMP error)."""
+    UNREACHABLE = "unreachable"
+    CONNECT_TIMEOUT = "connect-timeout"
+    LOCAL_ERROR = "local-error"
+    """This machine could not dial: no ephemeral port, no descriptor, no memory, forbidden."""
+    IDLE = "idle"
+    """No byte for the idle timeout."""
+    CUT = "cut"
+    """Still open when the grace period of a drain ended."""
+    FAULT = "fault"
+    """A mistake in this program."""
+
+
+class Refusal(enum.StrEnum):
+    """Why a connection was turned away before it had a class."""
+
+    NOT_DIVERTED = "not-diverted"
+    """It was meant for the listener itself."""
+    NO_DESCRIPTORS = "no-descriptors"
+    """accept(2) had no descriptor or memory; the kernel keeps the connection, it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSummary:
+    """A finished connection that had a class. Bytes are those handed on, ``seconds`` are from accept to close."""
+
+    client: SocketAddress
+    destination: Destination
+    class_name: str
+    detection: Detection
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    outcome: Outcome
+
+
+class Observer(Protocol):
+    """Who wants to know. Every ``routed`` is followed by exactly one ``closed``."""
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        """Detection ended, ``seconds`` after accepting. Not called when there was nothing to detect."""
+
+    def routed(self, class_name: str, protocol: WireProtocol) -> None:
+        """The class is chosen, the server is about to be dialled."""
+
+    def refused(self, reason: str) -> None:
+        """A connection came to nothing: a :class:`Refusal`, or the :class:`Outcome` of one that was never relayed."""
+
+    def closed(self, summary: ConnectionSummary) -> None:
+        """A routed connection ended."""
+
+
+class NullObserver:
+    """Takes note of nothing."""
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        """Nothing."""
+
+    def routed(self, class_name: str, protocol: WireProtocol) -> None:
+        """Nothing."""
+
+    def refused(self, reason: str) -> None:
+        """Nothing."""
+
+    def closed(self, summary: ConnectionSummary) -> None:
+        """Nothing."""

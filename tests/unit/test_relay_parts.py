@@ -1,0 +1,164 @@
+"""The table of states, deadlines, pipes: the parts, alone."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.transport.pipes import SMALLEST_USEFUL, PipePool
+from sidecar.transport.states import TRANSITIONS, Event, State, StateError, next_state
+from sidecar.transport.timers import Timers
+
+
+def test_every_state_is_reached_from_the_first_and_reaches_the_last() -> None:
+    steps = {(a, b) for (a, _), b in TRANSITIONS.items()}
+
+    def closure(start: State, edges: set[tuple[State, State]]) -> set[State]:
+        seen = {start}
+        while more := {b for a, b in edges if a in seen} - seen:
+            seen |= more
+        return seen
+
+    assert closure(State.DETECTING, steps) == set(State)
+    assert closure(State.CLOSED, {(b, a) for a, b in steps}) == set(State)
+
+
+@pytest.mark.parametrize("event", Event, ids=lambda e: e.name)
+def test_nothing_happens_after_the_end(event: Event) -> None:
+    with pytest.raises(StateError, match=f"CLOSED cannot have {event.name}"):
+        next_state(State.CLOSED, event)
+
+
+@pytest.mark.parametrize("first", [Event.UP_FINISHED, Event.UP_BROKEN], ids=lambda e: e.name)
+def test_a_direction_ends_once(first: Event) -> None:
+    after = next_state(State.RELAYING, first)
+    for again in (Event.UP_FINISHED, Event.UP_BROKEN):
+        with pytest.raises(StateError):
+            next_state(after, again)
+
+
+def test_only_both_ends_orderly_close_without_a_reset() -> None:
+    """Every way from RELAYING to CLOSED in which something broke goes through LINGERING, or both directions broke."""
+    for a, b in product((Event.UP_FINISHED, Event.UP_BROKEN), (Event.DOWN_FINISHED, Event.DOWN_BROKEN)):
+        for first, second in ((a, b), (b, a)):
+            broken = [first.name.endswith("BROKEN"), second.name.endswith("BROKEN")]
+            expected = State.LINGERING if sum(broken) == 1 else State.CLOSED
+            assert next_state(next_state(State.RELAYING, first), second) is expected, (first, second)
+
+
+class Item:
+    def __init__(self) -> None:
+        self.crashes: list[Exception] = []
+
+    def crashed(self, error: Exception) -> None:
+        self.crashes.append(error)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["fast", "slow"]), st.floats(0, 3), st.booleans()),
+        max_size=30,
+    )
+)
+def test_deadlines_expire_in_order_and_only_if_not_discarded(plan: list[tuple[str, float, bool]]) -> None:
+    clock = Clock()
+    timers = Timers(clock)
+    expired: list[Item] = []
+    queues = {name: timers.queue(duration, expired.append) for name, duration in (("fast", 1.0), ("slow", 5.0))}
+    expected: list[tuple[float, int, Item]] = []
+    for name, pause, discard in plan:
+        clock.now += pause
+        timers.expire(clock.now)
+        item = Item()
+        queues[name].add(item)
+        if discard:
+            queues[name].discard(item)
+        else:
+            expected.append((clock.now + queues[name].duration, len(expected), item))
+    clock.now += 100
+    timers.expire(clock.now)
+    assert set(expired) == {item for _, _, item in expected}
+    for name in queues:
+        assert len(queues[name]) == 0
+
+
+def test_a_deadline_is_not_early_and_can_be_set_again() -> None:
+    clock = Clock()
+    timers = Timers(clock)
+    expired: list[Item] = []
+    queue = timers.queue(1.0, expired.append)
+    item = Item()
+    queue.add(item)
+    clock.now = 0.9
+    queue.add(item)
+    assert queue.expire(1.5) == pytest.approx(1.9)
+    assert expired == []
+    assert queue.expire(1.9) == math.inf
+    assert expired == [item]
+
+
+def test_a_fault_in_a_callback_goes_to_its_item() -> None:
+    timers = Timers(Clock())
+    item = Item()
+    queue = timers.queue(0.0, lambda _: 1 // 0)
+    queue.add(item)
+    timers.expire(0.0)
+    assert [type(e) for e in item.crashes] == [ZeroDivisionError]
+
+
+def test_pipe_with_bytes_in_it_is_never_lent_again() -> None:
+    pool = PipePool()
+    pipe = pool.borrow()
+    assert pipe is not None
+    os.write(pipe.write_end, b"secret")
+    pool.give_back(pipe, 6)
+    assert (pool.alive, pool.idle) == (0, 0)
+    other = pool.borrow()
+    assert other is not None
+    with pytest.raises(BlockingIOError):
+        os.read(other.read_end, 10)
+    pool.give_back(other, 0)
+    pool.close()
+
+
+def test_pool_is_bounded() -> None:
+    pool = PipePool(max_pipes=3, max_idle=1)
+    lent = [pool.borrow() for _ in range(4)]
+    assert lent[3] is None
+    for pipe in lent[:3]:
+        assert pipe is not None
+        pool.give_back(pipe, 0)
+    assert (pool.alive, pool.idle) == (1, 1)
+    pool.close()
+    assert pool.alive == 0
+
+
+def test_pipes_that_are_too_small_are_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user beyond pipe-user-pages-soft, whose pipes the kernel makes two pages small."""
+    real = fcntl.fcntl
+
+    def refuse(descriptor: int, command: int, argument: int = 0) -> int:
+        if command == fcntl.F_SETPIPE_SZ:
+            raise PermissionError(1, "over pipe-user-pages-soft")
+        if command == fcntl.F_GETPIPE_SZ:
+            return 8192
+        return real(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    pool = PipePool()
+    assert pool.borrow() is None
+    assert pool.alive == 0
+    assert SMALLEST_USEFUL > 8192
