@@ -1,0 +1,93 @@
+"""``podlane sidecar``: shape and proxy in the network namespace it is started in."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  podlane sidecar --policy policy.yaml
+  podlane sidecar --policy policy.yaml --interface eth0 --log-format json --admin-address 0.0.0.0
+  podlane sidecar --cleanup
+
+Every option can be given as an environment variable, as in PODLANE_LOG_LEVEL=debug.
+SIGHUP reads the policy file again, SIGTERM drains, removes everything and exits with status 0.
+"""
+)
+@click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
+@click.option("--total", metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
+@click.option("--interface", metavar="NAME", help="Interface to shape.  [default: the default route's]")
+@click.option("--replace", is_flag=True, default=None, help="Replace a root qdisc that somebody else installed.")
+@click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
+@click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
+@click.option("--detection-timeout", metavar="TIME", help="How long to wait for a connection's first bytes.")
+@click.option("--connect-timeout", metavar="TIME", help="How long an upstream may take to accept.")
+@click.option("--idle-timeout", metavar="TIME", help="How long a connection may carry nothing.")
+@click.option("--max-connections", metavar="N", type=int, help="Connections relayed at once.")
+@click.option("--grace", metavar="TIME", help="How long connections may go on after SIGTERM.")
+@click.option("--admin-address", metavar="ADDRESS", help="Where the admin server listens.  [default: 127.0.0.1]")
+@click.option("--admin-port", metavar="PORT", type=int, help="Its port; 0 for none.  [default: 15109]")
+@click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
+@click.option("--cleanup", is_flag=True, help="Remove what an earlier sidecar left here, and exit.")
+@click.option("--ready-fd", type=int, hidden=True, help="Write 'ready' to this file descriptor once all is in force.")
+@click.option("--summary-fd", type=int, hidden=True, help="Write the last /classes document to this descriptor.")
+def sidecar(cleanup: bool, ready_fd: int | None, summary_fd: int | None, **options: Any) -> None:
+    """Hold this network namespace's traffic to a policy until stopped.
+
+    This is what runs in a Pod's sidecar container. It needs CAP_NET_ADMIN; `podlane check` says what else.
+    """
+    from podlane.console import failing_clearly
+
+    if not cleanup:
+        _begin()
+    with failing_clearly():
+        import trio
+
+        from sidecar import log, service
+        from sidecar.config import load_settings
+
+        if cleanup:
+            service.cleanup(options["interface"])
+            return
+        settings = load_settings(options)
+        log.configure(settings.log_format, settings.log_level)
+        serve = partial(
+            service.serve,
+            settings,
+            on_ready=partial(_write, ready_fd, "ready\n"),
+            on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
+        )
+        try:
+            trio.run(serve)
+        finally:
+            # All is removed, and the exit code decided: a late signal must not change it while Python shuts down.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _begin() -> None:
+    """Until :mod:`sidecar.service` follows signals and tunes the garbage collector; importing takes most of a start.
+
+    Nothing is in force yet, so SIGTERM simply ends the process; without a handler PID 1 of a container would never see
+    it (pid_namespaces(7)). SIGHUP would end it, but the policy that it speaks of is still to be read.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
+
+
+def _write(descriptor: int | None, text: str) -> None:
+    if descriptor is None:
+        return
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)

@@ -1,0 +1,127 @@
+"""The sidecar's settings: from the command line, else from ``PODLANE_*`` environment variables, else the default."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sidecar.errors import ConfigError
+from sidecar.routing.table import SILENT_PORTS
+from tc_core.units import Duration, Rate
+
+OUTBOUND_PORT = 15101
+"""Where captured connections arrive; clear of the ports of Istio, Linkerd and Consul (15000-15090, 4140-4191)."""
+ADMIN_PORT = 15109
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which severity on log lines are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _port_list(value: object) -> tuple[int, ...]:
+    """Read ``25,3306`` or a list; an empty text is an empty list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError(f"{value!r} is not a list of ports. Write numbers with commas, as in 25,3306.")
+    ports = []
+    for part in (str(p).strip() for p in parts):
+        if not part and len(parts) == 1:
+            continue
+        if not part.isdecimal() or not 1 <= int(part) <= 65535:
+            raise ValueError(f"{part!r} is not a port. Write numbers from 1 to 65535 with commas, as in 25,3306.")
+        ports.append(int(part))
+    return tuple(ports)
+
+
+def _some_time(value: object) -> Duration:
+    """A duration that is not zero: such a wait would give up on every connection at once."""
+    duration = Duration.parse(value)
+    if not duration.nanoseconds:
+        raise ValueError("Zero would end every connection at once. Write how long to wait, as in 10s.")
+    return duration
+
+
+DurationSetting = Annotated[Duration, NoDecode, PlainValidator(Duration.parse), PlainSerializer(str)]
+WaitSetting = Annotated[Duration, NoDecode, PlainValidator(_some_time), PlainSerializer(str)]
+RateSetting = Annotated[Rate, NoDecode, PlainValidator(Rate.parse), PlainSerializer(str)]
+OptionalRateSetting = Annotated[Rate | None, NoDecode, PlainValidator(lambda v: None if v is None else Rate.parse(v))]
+PortsSetting = Annotated[tuple[int, ...], NoDecode, PlainValidator(_port_list)]
+PortSetting = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SidecarSettings(BaseSettings):
+    """Everything that can be set; the field's name in capitals behind ``PODLANE_`` is its environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="PODLANE_", extra="forbid", frozen=True)
+
+    policy: Path = Field(description="policy file (YAML or JSON)")
+    total: OptionalRateSetting = Field(None, description="replaces the policy's total")
+    interface: str | None = Field(None, description="interface to shape; the default route's when left out")
+    replace: bool = Field(False, description="replace a root qdisc that somebody else installed")
+    outbound_port: PortSetting = Field(OUTBOUND_PORT, description="where captured connections arrive")
+    silent_ports: PortsSetting = Field(
+        SILENT_PORTS, description="ports where the server speaks first: captured only by matches that name them"
+    )
+    detection_timeout: DurationSetting = Field(
+        Duration.from_seconds(1), description="how long a connection may keep silent before the port decides its class"
+    )
+    connect_timeout: WaitSetting = Field(
+        Duration.from_seconds(10), description="how long an upstream may take to answer a connection attempt"
+    )
+    idle_timeout: WaitSetting = Field(
+        Duration.from_seconds(3600), description="how long a connection may carry nothing before it is closed"
+    )
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="connections relayed at once; more wait in the kernel's backlog"
+    )
+    grace: DurationSetting = Field(
+        Duration.from_seconds(25),
+        description="how long running connections may go on after SIGTERM (Kubernetes kills after 30 s)",
+    )
+    admin_address: str = Field("127.0.0.1", description="address of the admin server")
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = Field(ADMIN_PORT, description="its port; 0: no admin server")
+    log_format: LogFormat = LogFormat.CONSOLE
+    log_level: LogLevel = LogLevel.INFO
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.admin_port == self.outbound_port:
+            raise ValueError(f"Both are {self.admin_port}, but each needs a port of its own. Change one.")
+        return self
+
+
+def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
+    """Settings with what the command line gave; raises :class:`ConfigError` naming the setting and the remedy."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return SidecarSettings(**given)
+    except ValidationError as error:
+        lines = [_explain(e, given) for e in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(error: Any, given: dict[str, Any]) -> str:
+    if not error["loc"]:
+        return f"--outbound-port and --admin-port: {error['ctx']['error']}"
+    key = str(error["loc"][0])
+    where = f"--{key.replace('_', '-')}" if key in given else f"PODLANE_{key.upper()}"
+    if error["type"] == "missing":
+        return f"--{key.replace('_', '-')} (or {where}) is missing. Name the policy file."
+    reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
+    return f"{where}: {reason}"

@@ -1,0 +1,112 @@
+"""The admin server, spoken to over real sockets."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from sidecar.admin import Reply, serve_admin
+from sidecar.errors import PortInUseError
+
+HANDLERS = {
+    "/healthz": lambda: Reply.text(200, "ok"),
+    "/classes": lambda: Reply.json({"classes": []}),
+    "/broken": lambda: Reply.json({object(): 1}),
+}
+
+
+@asynccontextmanager
+async def admin() -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(serve_admin, "127.0.0.1", 0, HANDLERS)
+        nursery.cancel_scope.cancel()
+
+
+async def ask(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    def blocking() -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, body
+
+    return await trio.to_thread.run_sync(blocking)
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(data)
+        return b"".join([chunk async for chunk in stream])
+
+
+@pytest.mark.trio
+async def test_it_answers_what_is_asked() -> None:
+    async with admin() as port:
+        assert await ask(port, "/healthz") == (200, b"ok\n")
+        status, body = await ask(port, "/classes?pretty=1")
+        assert (status, json.loads(body)) == (200, {"classes": []})
+
+
+@pytest.mark.trio
+async def test_wrong_questions_get_helpful_answers() -> None:
+    async with admin() as port:
+        status, body = await ask(port, "/metricz")
+        assert status == 404
+        assert b"/broken, /classes, /healthz" in body
+        assert (await ask(port, "/healthz", "POST"))[0] == 405
+        assert await ask(port, "/healthz", "HEAD") == (200, b"")
+        assert (await exchange(port, b"\x16\x03\x01nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
+        assert (await exchange(port, b"GET / HTTP/1.1\r\nx: " + b"a" * 40_000)).startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.trio
+async def test_a_client_that_leaves_early_does_no_harm() -> None:
+    async with admin() as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(b"GET /heal")
+        await stream.aclose()
+        assert (await ask(port, "/healthz"))[0] == 200
+
+
+@pytest.mark.trio
+async def test_an_answer_that_fails_is_an_error_and_no_end() -> None:
+    async with admin() as port:
+        assert (await ask(port, "/broken"))[0] == 500
+        assert (await ask(port, "/healthz"))[0] == 200
+
+
+@pytest.mark.trio
+async def test_a_crowd_of_clients_is_bounded() -> None:
+    async with admin() as port:
+        crowd = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(40)]
+        refused = 0
+        for stream in reversed(crowd):
+            with trio.move_on_after(0.2) as waiting:
+                try:
+                    refused += await stream.receive_some(1) == b""
+                except trio.BrokenResourceError:
+                    refused += 1
+            if waiting.cancelled_caught:
+                break
+        for stream in crowd:
+            await stream.aclose()
+        assert refused == 8
+
+
+@pytest.mark.trio
+async def test_a_taken_port_is_named_with_the_remedy() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(PortInUseError, match="--admin-port"):
+            await serve_admin("127.0.0.1", taken.getsockname()[1], HANDLERS)
+    with pytest.raises(PortInUseError, match="--admin-address"):
+        await serve_admin("192.0.2.77", 15109, HANDLERS)

@@ -1,0 +1,54 @@
+"""Counting connections by class, and forgetting classes that are gone."""
+
+from __future__ import annotations
+
+from sidecar.metrics import Metrics
+from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.routing.flow import Destination
+from sidecar.transport.observer import ConnectionSummary, Outcome
+
+TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
+
+
+def ended(class_name: str, *, up: int = 0, down: int = 0) -> ConnectionSummary:
+    destination = Destination.parse("192.0.2.1", 443)
+    return ConnectionSummary(("192.0.2.2", 40000), destination, class_name, TLS, up, down, 1.0, Outcome.COMPLETE)
+
+
+def samples(metrics: Metrics) -> set[str]:
+    return {line for line in metrics.render().decode().splitlines() if not line.startswith("#")}
+
+
+def test_connections_are_counted_from_their_class_to_their_end() -> None:
+    metrics = Metrics(lambda: ())
+    metrics.routed("web", Protocol.TLS)
+    metrics.routed("web", Protocol.TLS)
+    metrics.closed(ended("web", up=10, down=2000))
+    assert metrics.connections["web"].active == 1
+    assert metrics.connections["web"].total == 2
+    assert samples(metrics) >= {
+        'podlane_connections_active{class="web",protocol="tls"} 1.0',
+        'podlane_connections_total{class="web",protocol="tls"} 2.0',
+        'podlane_relayed_bytes_total{class="web",direction="up"} 10.0',
+        'podlane_relayed_bytes_total{class="web",direction="down"} 2000.0',
+    }
+
+
+def test_reloads_with_ever_new_names_fill_nothing() -> None:
+    metrics = Metrics(lambda: ())
+    for number in range(1000):
+        metrics.routed(f"c{number}", Protocol.TLS)
+        metrics.closed(ended(f"c{number}"))
+        metrics.keep([f"c{number}", "default"])
+    assert list(metrics.connections) == ["c999"]
+    assert not any('"c998"' in sample for sample in samples(metrics))
+
+
+def test_a_class_that_is_gone_is_remembered_while_connections_have_it() -> None:
+    metrics = Metrics(lambda: ())
+    metrics.routed("old", Protocol.TLS)
+    metrics.keep(["default"])
+    assert metrics.connections["old"].active == 1
+    metrics.closed(ended("old"))
+    metrics.keep(["default"])
+    assert not metrics.connections
