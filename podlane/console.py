@@ -1,0 +1,75 @@
+"""What all verbs share at the terminal: errors in one form, exit codes, and colour only where somebody looks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from podlane.errors import PodlaneError, ResultError
+from tc_core.errors import PolicyError, TcError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK: Final = 0
+FAILED: Final = 1
+"""The verb could not do its work, or `check` found something missing."""
+MISUSED: Final = 2
+"""The command line, a setting or the policy cannot be used; nothing has been touched."""
+RUN_FAILED: Final = 125
+"""`podlane run` itself failed; env(1) and its like use the same three numbers."""
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+
+
+def signalled(number: int) -> int:
+    """The exit code that stands for an end by a signal, as shells count it."""
+    return 128 + number
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """A line for the user on standard error, which leaves standard output to COMMAND's and verbs' results."""
+    head = click.style("podlane: ", fg="red" if error else "cyan", bold=error)
+    # A terminal that has gone (SIGHUP) must not keep anybody from cleaning up.
+    with suppress(OSError):
+        click.echo(f"{head}{text}", err=True)
+
+
+def stop(text: str, status: int) -> NoReturn:
+    """Print an error and end with ``status``."""
+    say(text, error=True)
+    sys.exit(status)
+
+
+@contextmanager
+def failing_clearly(status: int = FAILED) -> Iterator[None]:
+    """Turn this project's errors into their text and an exit code; anything else is a bug and keeps its traceback.
+
+    A policy or settings that cannot be used exit with 2, all others with ``status``.
+    """
+    try:
+        yield
+    except ResultError:
+        sys.exit(status)
+    except (TcError, PodlaneError) as error:
+        stop(str(error), MISUSED if isinstance(error, PolicyError) else status)
+    except KeyboardInterrupt:
+        sys.exit(signalled(signal.SIGINT))
+    except Exception as error:
+        # sidecar is imported by some verbs only; when one of its errors is here, it has been imported.
+        errors = sys.modules.get("sidecar.errors")
+        if errors is None or not isinstance(error, errors.SidecarError):
+            raise
+        stop(str(error), MISUSED if isinstance(error, errors.ConfigError) else status)
+
+
+def console(*, error: bool = False) -> Console:
+    """A rich console; it writes colours and live views only to a terminal, and respects NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False)

@@ -1,0 +1,99 @@
+"""System calls that Python 3.11 has no function for: setns, unshare, mount, prctl and signalfd, by ctypes.
+
+``os.setns`` and ``os.unshare`` came with Python 3.12; the others have never been there. Each function raises OSError
+with the kernel's errno and needs no state, so it is safe between fork and exec.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CLONE_NEWNS: Final = 0x00020000
+"""A mount namespace (linux/sched.h)."""
+CLONE_NEWNET: Final = 0x40000000
+"""A network namespace (linux/sched.h)."""
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_SLAVE: Final = 0x80000
+
+_PR_SET_PDEATHSIG: Final = 1
+_SFD_CLOEXEC: Final = 0o2000000
+_SIGSET_BYTES: Final = 128
+"""glibc's sigset_t; the kernel looks at the first 64 bits."""
+_SIGINFO_BYTES: Final = 128
+_SI_KERNEL: Final = 0x80
+"""``si_code`` of a signal that the kernel itself sends, such as the terminal's for Ctrl-C (sigaction(2))."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread into the namespace behind ``fd`` (setns(2))."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread namespaces of its own (unshare(2))."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int) -> None:
+    """Mount a filesystem, or change a mount's propagation (mount(2))."""
+    name = None if kind is None else kind.encode()
+    _check(_libc.mount(source.encode(), target.encode(), name, ctypes.c_ulong(flags), None), f"mount {target}")
+
+
+def private_mounts() -> None:
+    """Let this process mount what it likes without anybody else seeing it; mounts made outside still arrive here."""
+    unshare(CLONE_NEWNS)
+    mount("none", "/", None, MS_REC | MS_SLAVE)
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show the file ``source`` in the place of ``target``; a symbolic link ``target`` is followed."""
+    mount(str(source), str(target), None, MS_BIND)
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Have the kernel send ``number`` to this process when its parent ends; at once if it has ended already.
+
+    A change of user id clears the setting (prctl(2), PR_SET_PDEATHSIG), so call this after it.
+    """
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A signal that has arrived. ``from_terminal``: the kernel sent it, and to the whole foreground group."""
+
+    number: signal.Signals
+    from_terminal: bool
+
+
+def signal_descriptor(signals: Iterable[signal.Signals]) -> int:
+    """A file descriptor that is readable when one of ``signals`` is pending (signalfd(2)); block them first."""
+    bits = sum(1 << (number - 1) for number in signals)
+    mask = ctypes.create_string_buffer(struct.pack("=Q", bits), _SIGSET_BYTES)
+    return _check(_libc.signalfd(-1, mask, _SFD_CLOEXEC), "signalfd")
+
+
+def read_signal(fd: int) -> Arrived:
+    """Take the next pending signal from a :func:`signal_descriptor`; waits for one."""
+    number, _errno, code = struct.unpack_from("=IiI", os.read(fd, _SIGINFO_BYTES))
+    return Arrived(signal.Signals(number), code == _SI_KERNEL)

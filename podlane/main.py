@@ -1,0 +1,87 @@
+"""``podlane``: the command line. Verbs are imported when they are used, so that each starts as fast as it can."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb is implemented (module and function have its name) and its line in ``podlane --help``."""
+
+    name: str
+    help: str
+
+    def load(self) -> click.Command:
+        command = getattr(importlib.import_module(f"podlane.{self.name}"), self.name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+VERBS: Final = (
+    Verb("run", "Run a command in a namespace of its own, held to a policy."),
+    Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
+    Verb("demo", "Watch real programs being held to their lanes; draws a plot."),
+    Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
+    Verb("classify", "Say what a policy would do to the traffic in a capture file."),
+    Verb("check", "Say what this kernel and these privileges allow."),
+    Verb("version", "Print the version."),
+)
+"""In the order of the help text."""
+
+
+class Verbs(click.Group):
+    """The group of all verbs; help texts come from the table, so listing them imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [verb.name for verb in VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        return next((verb.load() for verb in VERBS if verb.name == cmd_name), None)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in self.list_commands(ctx):
+            ctx.fail(f"There is no verb {name!r}. The verbs are {', '.join(self.list_commands(ctx))}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb.name, verb.help) for verb in VERBS])
+
+
+@click.command(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    subcommand_metavar="VERB ...",
+    epilog="""\b
+Examples:
+  podlane check
+  podlane explain --policy policy.yaml
+  sudo podlane run --policy policy.yaml --total 50Mbit -- curl -O https://example.com/file
+
+`podlane VERB --help` says more about each. Exit codes: 0 done, 1 failed, 2 the command line or the
+policy cannot be used; `run` has COMMAND's own, or 125, 126, 127 as env(1) does.
+""",
+)
+@click.version_option(package_name="podlane", message="podlane %(version)s")
+def main() -> None:
+    """Podlane gives programs their own traffic lanes.
+
+    A policy names classes of traffic by TLS server name, HTTP host, port or address, each with a guaranteed rate, a
+    ceiling and a priority. Podlane holds unmodified programs to it.
+    """
+    if os.environ.get("NO_COLOR"):
+        # https://no-color.org: rich knows it, click does not. None, the default, means colours on a terminal.
+        click.get_current_context().color = False
+
+
+if __name__ == "__main__":
+    main()

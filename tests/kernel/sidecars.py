@@ -1,0 +1,96 @@
+"""A real ``podlane sidecar`` process in a test's Pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from waiting import until
+
+from podlane.lab.lab import Host
+
+ADMIN = "http://127.0.0.1:15109"
+
+
+@dataclass(slots=True)
+class RunningSidecar:
+    """A started sidecar; its log is in ``log``."""
+
+    pod: Host
+    process: subprocess.Popen[bytes]
+    policy: Path
+    log: Path
+
+    def get(self, path: str) -> str:
+        """What the admin server answers."""
+        return self.pod.run(["curl", "-sS", f"{ADMIN}{path}"]).stdout
+
+    def classes(self) -> dict[str, dict[str, Any]]:
+        """The ``/classes`` document by class name."""
+        return {c["name"]: c for c in json.loads(self.get("/classes"))["classes"]}
+
+    def connections(self, name: str) -> dict[str, int]:
+        """Connections that a class has had, by protocol."""
+        return dict(self.classes()[name]["connections"]["by_protocol"])
+
+    def reload(self, text: str) -> None:
+        """Change the policy and wait until it is in force or refused."""
+        seen = self.log.stat().st_size
+        self.policy.write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+        until(
+            "an answer to SIGHUP",
+            lambda: any(word in self.log.read_text()[seen:] for word in ("policy in force", "not used")),
+        )
+
+    def stop(self, number: int = signal.SIGTERM, *, patience: float = 30.0) -> int:
+        """Signal it and wait for its end; gives its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(patience)
+
+
+def start_sidecar(pod: Host, policy: str, folder: Path, *options: str) -> RunningSidecar:
+    """Start it and wait until it is ready; fails with its log when it ends instead."""
+    path, log = folder / "policy.yaml", folder / "sidecar.log"
+    path.write_text(policy)
+    ready, theirs = os.pipe()
+    with log.open("wb") as stream:
+        process = pod.popen(
+            [sys.executable, "-m", "podlane", "sidecar", "--policy", str(path), "--ready-fd", str(theirs),
+             "--log-level", "debug", *options],
+            stdout=stream, stderr=stream, pass_fds=[theirs],
+        )  # fmt: skip
+    os.close(theirs)
+    with os.fdopen(ready) as pipe:
+        if not pipe.readline():
+            raise AssertionError(f"the sidecar ended with {process.wait(10)}:\n{log.read_text()}")
+    return RunningSidecar(pod, process, path, log)
+
+
+def refused_sidecar(pod: Host, *arguments: str) -> tuple[int, str]:
+    """Run a sidecar that is expected to end by itself; gives exit code and what it said."""
+    done = pod.run([sys.executable, "-m", "podlane", "sidecar", *arguments], check=False)
+    return done.returncode, done.stderr
+
+
+def state_of(pod: Host) -> str:
+    """Everything that a sidecar could leave behind."""
+    commands = [
+        ["iptables-save"], ["ip6tables-save"], ["iptables-legacy-save"], ["ip6tables-legacy-save"],
+        ["ip", "rule"], ["ip", "-6", "rule"], ["ip", "route", "show", "table", "all"],
+        ["ip", "-6", "route", "show", "table", "all"], ["tc", "qdisc"], ["tc", "class", "show", "dev", "eth0"],
+        ["sysctl", "net.ipv4.ip_local_reserved_ports"], ["ip", "-d", "link", "show", "dev", "eth0"],
+    ]  # fmt: skip
+    for tool in ("iptables", "ip6tables"):
+        # Whoever uses a table first makes its built-in chains, and they stay (iptables-nft): so use it here.
+        pod.run([tool, "-t", "mangle", "-N", "used"])
+        pod.run([tool, "-t", "mangle", "-X", "used"])
+    lines = "\n".join(pod.run(command).stdout for command in commands).splitlines()
+    # Link-local addresses come by themselves, a second after the interface.
+    return "\n".join(line for line in lines if not line.startswith("#") and "fe80:" not in line)

@@ -1,0 +1,125 @@
+"""Rates through the whole path: capture, detection, marked socket, HTB. Goodput is what the receiver got."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from lab import connect, serving
+from sidecars import start_sidecar
+
+from podlane.lab.topology import PodNodeServer
+
+pytestmark = [pytest.mark.root, pytest.mark.measure]
+
+SETTLE, MEASURE = 1.0, 5.0
+"""Seconds: slow start and the first burst pass; then the mean over five is compared."""
+ATTEMPTS = 3
+"""A machine that is busy with other work starves senders, which no shaper can mend. So what is sent too slowly is measured
+again; what is sent too fast fails at once."""
+PAYLOAD_SHARE = 1448 / 1514
+"""Of each 1,514 bytes that HTB counts (Ethernet 14, IPv4 20, TCP 20, timestamps 12) 1,448 are payload."""
+
+
+class Meter:
+    """Bytes that arrive at a sink, and their rate in a window after the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began: float | None = None
+        self._within = 0
+        self.done = threading.Event()
+
+    def serve(self, connection: socket.socket) -> None:
+        while data := connection.recv(1 << 18):
+            now = time.monotonic()
+            with self._lock:
+                self._began = self._began or now
+                elapsed = now - self._began
+                if SETTLE <= elapsed < SETTLE + MEASURE:
+                    self._within += len(data)
+                elif elapsed >= SETTLE + MEASURE:
+                    self.done.set()
+
+    @property
+    def goodput(self) -> float:
+        """Mbit/s of payload."""
+        assert self.done.wait(30)
+        return self._within * 8 / MEASURE / 1e6
+
+
+@contextmanager
+def uploading(topology: PodNodeServer, meter: Meter, host: str, connections: int = 1) -> Iterator[None]:
+    """Uploads with a Host header that never end, until the block does."""
+    over = threading.Event()
+    request = f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000000000\r\n\r\n".encode()
+
+    def send(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(request)
+            connection.settimeout(0.2)
+            block = bytes(1 << 16)
+            while not over.is_set():
+                try:
+                    connection.send(block)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+
+    with serving(topology.server, meter.serve) as port, ExitStack() as stack:
+        threads = []
+        for _ in range(connections):
+            connection = connect(topology.pod, topology.server_ipv4, port)
+            threads.append(threading.Thread(target=send, args=(connection,), daemon=True))
+            threads[-1].start()
+        stack.callback(lambda: [thread.join() for thread in threads])
+        stack.callback(over.set)
+        yield
+
+
+def test_each_class_is_held_to_its_ceil(topology: PodNodeServer, tmp_path: Path) -> None:
+    """1, 10, 100 and 500 Mbit/s at the same time, told apart by Host; unused bandwidth is borrowed up to the ceil."""
+    ceils = (1, 10, 100, 500)
+    classes = "\n".join(
+        f"  - {{name: c{c}, rate: 500kbit, ceil: {c}Mbit, match: {{host: c{c}.example.com}}}}" for c in ceils
+    )
+    start_sidecar(topology.pod, f"total: 1Gbit\nclasses:\n{classes}\n", tmp_path)
+    best = dict.fromkeys(ceils, 0.0)
+    for _ in range(ATTEMPTS):
+        meters = {c: Meter() for c in ceils if best[c] < 0.95}
+        with ExitStack() as stack:
+            for c, meter in meters.items():
+                stack.enter_context(uploading(topology, meter, f"c{c}.example.com"))
+            measured = {c: meter.goodput / (c * PAYLOAD_SHARE) for c, meter in meters.items()}
+        print({f"{c} Mbit/s": f"{share:.3f} of what headers leave" for c, share in measured.items()})
+        assert max(measured.values()) <= 1.05
+        best.update(measured)
+        if min(best.values()) >= 0.95:
+            return
+    pytest.fail(f"not within 5 % of the ceil in {ATTEMPTS} attempts: {best}")
+
+
+def test_a_guarantee_holds_while_another_class_saturates(topology: PodNodeServer, tmp_path: Path) -> None:
+    policy = """
+total: 50Mbit
+classes:
+  - {name: kept, rate: 30Mbit, ceil: 50Mbit, priority: 7, match: {host: kept.example.com}}
+  - {name: greedy, rate: 5Mbit, ceil: 50Mbit, priority: 0, match: {host: greedy.example.com}}
+"""
+    start_sidecar(topology.pod, policy, tmp_path)
+    for _ in range(ATTEMPTS):
+        greedy, kept = Meter(), Meter()
+        with uploading(topology, greedy, "greedy.example.com", 4), uploading(topology, kept, "kept.example.com"):
+            share = kept.goodput / (30 * PAYLOAD_SHARE)
+            together = (kept.goodput + greedy.goodput) / (50 * PAYLOAD_SHARE)
+        print(f"guarantee kept: {share:.3f}, link used: {together:.3f}")
+        assert together <= 1.05
+        if share >= 0.95 and together >= 0.95:
+            return
+    pytest.fail(f"the guarantee was not kept in {ATTEMPTS} attempts: {share:.3f} of it, {together:.3f} of the link")

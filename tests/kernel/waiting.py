@@ -1,0 +1,36 @@
+"""Waiting for what a test needs, by asking for it; bounded, so that a failure names what never came."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from podlane.lab.lab import Host
+
+_T = TypeVar("_T")
+_PAUSE = 0.01
+"""Seconds between two questions to something that cannot notify."""
+
+
+def until(what: str, ask: Callable[[], _T | None], *, patience: float = 10.0) -> _T:
+    """Ask until the answer is true-ish, and return it; fails after ``patience`` seconds, naming ``what``."""
+    deadline = time.monotonic() + patience
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience:g} s in vain for {what} (last answer: {answer!r})")
+        time.sleep(_PAUSE)
+
+
+def until_listening(host: Host, port: int) -> None:
+    """Wait until some process of the host listens on a TCP port."""
+    suffix = f":{port:04X}"
+
+    def listens() -> bool:
+        rows = host.read("/proc/net/tcp").splitlines()[1:] + host.read("/proc/net/tcp6").splitlines()[1:]
+        return any(row.split()[1].endswith(suffix) and row.split()[3] == "0A" for row in rows)
+
+    until(f"a listener on port {port}", listens)

@@ -1,0 +1,61 @@
+"""A real nginx for the kernel tests: TLS with HTTP/2, plain HTTP/1.1 and HTTP/2 with prior knowledge, on one address."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from waiting import until_listening
+
+from podlane.lab.lab import Host
+
+HTTP, HTTPS, H2C = 80, 443, 8080
+
+_CONFIG = """
+daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_max_body_size 0; client_body_temp_path {folder}/body; sendfile on;
+  client_header_buffer_size 1k; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+  server {{
+    listen 80; listen [::]:80; listen 443 ssl http2; listen [::]:443 ssl http2; listen 8080 http2; listen [::]:8080 http2;
+    server_name _; root {folder}/www;
+    location /who {{ return 200 "$ssl_server_name|$host|$server_protocol|$remote_addr\\n"; }}
+    location / {{ dav_methods PUT; }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class WebServer:
+    """nginx running on ``host``; files below ``root`` are served, PUT writes there."""
+
+    host: Host
+    root: Path
+    certificate: Path
+
+
+def start_nginx(host: Host, folder: Path) -> WebServer:
+    """Start it and wait until all its ports listen."""
+    root = folder / "www"
+    root.mkdir(parents=True)
+    folder.chmod(0o755)
+    root.chmod(0o777)
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=podlane test",
+         "-addext", "subjectAltName=DNS:*.example.com,DNS:example.com"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    config = folder / "nginx.conf"
+    config.write_text(_CONFIG.format(folder=folder))
+    log = (folder / "nginx.log").open("w")
+    host.popen(["nginx", "-p", str(folder), "-c", str(config), "-g", "user root;"], stdout=log, stderr=log)
+    for port in (HTTP, HTTPS, H2C):
+        until_listening(host, port)
+    return WebServer(host, root, certificate)
