@@ -1,0 +1,175 @@
+"""``podlane demo``: real programs held to their lanes, on this machine alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from podlane.console import console, failing_clearly, say, signalled, stop
+from podlane.demonstration.scenario import DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS
+from podlane.errors import DemoError, NotPermittedError, ResultError
+
+if TYPE_CHECKING:
+    from podlane.demonstration.recording import Recording
+    from podlane.demonstration.view import View
+
+_FORMATS: Final = (".svg", ".png")
+_POLITE: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sudo podlane demo
+  sudo podlane demo --output out/demo.svg
+  sudo podlane demo --seconds 15 --plain
+
+Exit codes: 0 every lane kept its guarantee and stayed within its ceil; 1 one did not, or the demo
+could not run; 2 the command line cannot be used.
+"""
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    default="out/demo.svg",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the plot goes. SVG and PNG are both written, side by side.",
+)
+@click.option(
+    "--seconds",
+    metavar="N",
+    default=DEFAULT_SECONDS,
+    show_default=True,
+    type=click.FloatRange(MIN_SECONDS, MAX_SECONDS),
+    help="How long traffic runs.",
+)
+@click.option("--plain", is_flag=True, help="Plain lines instead of the live table, also on a terminal.")
+def demo(output: Path, seconds: float, plain: bool) -> None:
+    """Watch unmodified programs being held to the lanes of a policy.
+
+    A Pod uploads to one server address in five lanes, told apart by TLS server name, HTTP Host, HTTP/2 :authority and
+    port. The server is nginx, the clients are curl and cat; everything runs in network namespaces of its own
+    (podlane-demo-PID-pod, -node, -server in `ip netns`), nothing leaves this machine, and nothing stays behind.
+    Lanes join, fill up, borrow, and keep their guarantees; limits change while traffic runs. A plot follows.
+    """
+    with failing_clearly():
+        _check_output(output)
+        _check_machine()
+        _end_by_exception()
+        _run(output, seconds, plain=plain)
+
+
+def _run(output: Path, seconds: float, *, plain: bool) -> None:
+    from podlane.demonstration import leftovers
+    from podlane.demonstration.recording import judge
+    from podlane.demonstration.scenario import make_scenario
+    from podlane.demonstration.show import Show
+    from podlane.demonstration.stage import open_stage
+    from podlane.demonstration.view import LiveView, PlainView, print_report
+
+    out = console()
+    scenario = make_scenario(seconds)
+    for name in leftovers.sweep():
+        say(f"removed what a killed demo left behind ({name})")
+    say("setting up namespaces, nginx and the sidecar ...")
+    with open_stage(scenario) as stage:
+        view: View = LiveView(out, scenario) if out.is_terminal and not plain else PlainView(out, scenario)
+        try:
+            recording = Show(stage, view).play()
+        finally:
+            view.close()
+        say("waiting for the last bytes to arrive ...")
+        protocols = stage.protocols()
+        uploads = stage.finish()
+        stage.stop_sidecar()
+    _end_by_exception()
+    verdict = judge(recording)
+    print_report(out, recording, verdict, uploads, protocols)
+    _draw(recording, output)
+    if verdict.problems or not all(upload.complete for upload in uploads):
+        raise ResultError("the lanes were not kept")
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix.lower() not in _FORMATS:
+        stop(f"--output {output}: the plot is drawn as SVG and PNG. Name a file that ends in .svg or .png.", 2)
+    # Said now rather than when the demo is over. The folder and its parents may still have to be made.
+    nearest = next(path for path in (output.absolute().parent, *output.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        stop(f"--output {output}: {nearest} is not a folder. Choose another place.", 2)
+    if not os.access(nearest, os.W_OK):
+        stop(f"--output {output}: nothing can be written to {nearest}. Choose another place.", 2)
+
+
+def _check_machine() -> None:
+    """Raise what is missing, before anything is made: root, programs. matplotlib is only worth a word."""
+    from podlane.demonstration.programs import require_programs
+
+    if os.geteuid() != 0:
+        raise NotPermittedError(
+            "The demo makes network namespaces, which needs root. Use sudo: sudo podlane demo (or make demo)."
+        )
+    require_programs()
+    if not _can_draw():
+        say("matplotlib is not installed, so there will be no plot. To have one: pip install 'podlane[demo]'")
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _end_by_exception() -> None:
+    """Make every polite way to end the demo an exception, so that everything is cleared up on the way out.
+
+    Handlers, unlike ignored signals, do not pass on to children: dd must be able to die of SIGINT even where the shell
+    started this process with SIGINT ignored.
+    """
+
+    def end(number: int, _: Any) -> None:
+        # Only once: the next one would stop the clearing up.
+        for each in _POLITE:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(signalled(number))
+
+    for number in _POLITE:
+        signal.signal(number, end)
+
+
+def _draw(recording: Recording, output: Path) -> None:
+    if not _can_draw():
+        return
+    from podlane.plot import draw
+
+    paths = [output.with_suffix(suffix) for suffix in _FORMATS]
+    try:
+        made = _make_folder(output.parent)
+        draw(recording, paths)
+    except OSError as error:
+        raise DemoError(
+            f"The plot cannot be written to {error.filename}: {error.strerror}. Choose another --output."
+        ) from None
+    _give_to_user([*made, *paths])
+    say(f"plot: {' and '.join(str(path) for path in paths)}")
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder with its parents; gives those that were not there."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _give_to_user(paths: list[Path]) -> None:
+    """Under sudo the plot belongs to who called it, who must be able to delete it."""
+    uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+    if uid and gid and uid.isdecimal() and gid.isdecimal():
+        for path in paths:
+            os.chown(path, int(uid), int(gid), follow_symlinks=False)

@@ -1,0 +1,205 @@
+"""``podlane explain``: what a policy means, in plain words and in the commands it equals. Needs no root."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from podlane.console import failing_clearly
+from tc_core.errors import UnitError
+from tc_core.units import Rate
+
+if TYPE_CHECKING:
+    from podlane.explanation import ClassWords, Explanation
+    from podlane.explanation_commands import Commands
+
+_WIDTH: Final = 100
+"""Columns of prose. Commands are never broken: a line that wraps cannot be pasted."""
+_SECTIONS: Final = ("classes", "rules", "tc")
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9._:@-]{1,15}")
+"""What names look like (15: IFNAMSIZ of linux/if.h less the final zero), and nothing that a shell would act on."""
+
+
+def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Rate | None:
+    try:
+        return None if value is None else Rate.parse(value)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _interface(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if not _INTERFACE.fullmatch(value):
+        raise click.BadParameter(
+            f"{value!r} is not an interface's name. Write one as `ip link` shows it, such as eth0."
+        )
+    return value
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  podlane explain --policy policy.yaml
+  podlane explain --policy policy.yaml --total 50Mbit --interface ens3
+  podlane explain --policy policy.yaml --only tc
+  podlane explain --policy policy.yaml --json
+
+Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons are on standard error).
+"""
+)
+@click.option("--policy", required=True, metavar="FILE", type=Path, help="Policy file (YAML or JSON).")
+@click.option("--total", callback=_rate, metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
+@click.option(
+    "--interface",
+    callback=_interface,
+    default="eth0",
+    show_default=True,
+    metavar="NAME",
+    help="Interface to name in the commands.",
+)
+@click.option("--only", type=click.Choice(_SECTIONS), help="One section alone; rules and tc are shell input then.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def explain(policy: Path, total: Rate | None, interface: str, only: str | None, as_json: bool) -> None:
+    """Say what a policy means, and show the mangle rules and tc commands it equals.
+
+    Touches nothing and needs no privileges: it works on any machine, for any interface.
+    """
+    with failing_clearly():
+        from podlane.explanation import explain_policy
+        from podlane.explanation_commands import commands_for
+        from tc_core.policy_file import load_policy
+
+        loaded = load_policy(policy, total=total)
+        explanation, commands = explain_policy(loaded), commands_for(loaded, interface)
+        if as_json:
+            click.echo(json.dumps(_document(interface, explanation, commands), indent=2, ensure_ascii=False))
+            return
+        for line in _lines(str(policy), interface, explanation, commands, only):
+            click.echo(line)
+
+
+def _lines(
+    source: str, interface: str, explanation: Explanation, commands: Commands, only: str | None
+) -> Iterator[str]:
+    if only in (None, "classes"):
+        yield from class_lines(source, interface, explanation)
+    if only is None:
+        yield from ("", _heading("Rules: which packet belongs to which class (mangle table, as root)"), "")
+    if only in (None, "rules"):
+        yield from _shell(commands.rules)
+    if only is None:
+        yield from ("", _heading(f"Classes: how fast each may send (traffic control on {interface}, as root)"), "")
+    if only in (None, "tc"):
+        yield from _shell(commands.tc)
+
+
+def class_lines(source: str, interface: str, explanation: Explanation) -> Iterator[str]:
+    """The plain words: a table of shares, each class's traffic, and what to know besides."""
+    count = len(explanation.classes) - 1
+    named = "the default class alone" if count == 0 else f"{count} class{'es' if count > 1 else ''} and the default one"
+    yield _heading(f"{source}: {explanation.total.human} on {interface}, shared by {named}")
+    yield ""
+    yield from _table(explanation)
+    yield ""
+    yield from _prose(explanation.lending)
+    for each in explanation.classes:
+        yield ""
+        yield from _class(each)
+    yield ""
+    yield from _prose(explanation.captured)
+    yield ""
+    for note in explanation.notes:
+        yield from _prose(note, first="- ", rest="  ")
+
+
+def _table(explanation: Explanation) -> Iterator[str]:
+    from podlane.explanation import percent
+
+    rows = [("class", "guaranteed", "share", "borrows up to", "priority", "decided by")]
+    rows += [
+        (
+            c.name,
+            c.rate.human,
+            percent(c.share),
+            c.ceil.human if c.ceil > c.rate else "–",
+            str(c.priority),
+            c.decided_by,
+        )
+        for c in explanation.classes
+    ]
+    free = explanation.unreserved
+    rows.append(
+        ("(nobody's)", free.human, percent(free.bits_per_second / explanation.total.bits_per_second), "", "", "")
+    )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for index, row in enumerate(rows):
+        cells = [
+            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        line = f"  {'  '.join(cells)}".rstrip()
+        yield click.style(line, bold=True) if index == 0 else line
+
+
+def _class(each: ClassWords) -> Iterator[str]:
+    from podlane.explanation import BY_PROXY
+
+    yield from _prose(f"{each.name} {each.sentence}", bold=each.name)
+    if not each.matches:
+        yield "  Everything that no class takes."
+    for match in each.matches:
+        how = "the proxy reads the first bytes" if match.decided_by == BY_PROXY else "the kernel decides alone"
+        yield from _prose(f"{match.traffic} – {how}", first="  - ", rest="    ")
+
+
+def _prose(text: str, *, first: str = "", rest: str = "", bold: str = "") -> Iterator[str]:
+    lines = textwrap.wrap(
+        text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+    for index, line in enumerate(lines):
+        if bold and index == 0:
+            yield click.style(bold, bold=True) + line.removeprefix(bold)
+        else:
+            yield line
+
+
+def _heading(text: str) -> str:
+    return click.style(text, bold=True, fg="cyan")
+
+
+def _shell(lines: Sequence[str]) -> Iterator[str]:
+    """Commands as they are; comments step back where there is colour."""
+    for line in lines:
+        yield click.style(line, dim=True) if line.startswith("#") else line
+
+
+def _document(interface: str, explanation: Explanation, commands: Commands) -> dict[str, Any]:
+    return {
+        "interface": interface,
+        "total_bits_per_second": explanation.total.bits_per_second,
+        "unreserved_bits_per_second": explanation.unreserved.bits_per_second,
+        "classes": [
+            {
+                "name": c.name,
+                "rate_bits_per_second": c.rate.bits_per_second,
+                "ceil_bits_per_second": c.ceil.bits_per_second,
+                "priority": c.priority,
+                "share": c.share,
+                "decided_by": c.decided_by,
+                "words": f"{c.name} {c.sentence}",
+                "traffic": [{"words": m.traffic, "decided_by": m.decided_by} for m in c.matches],
+            }
+            for c in explanation.classes
+        ],
+        "lending": explanation.lending,
+        "captured": explanation.captured,
+        "notes": list(explanation.notes),
+        "iptables_restore": {str(family).lower(): text for family, text in commands.restore.items()},
+        "rules": list(commands.rules),
+        "tc": list(commands.tc),
+    }

@@ -1,0 +1,195 @@
+"""``podlane demo`` as a user starts it: a real, shortened demo, and every way to end it early."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from podlane.demonstration.scenario import LANES
+
+pytestmark = pytest.mark.root
+
+ATTEMPTS = 3
+"""A machine that is busy with other work starves the uploads; what is too fast, or breaks, fails at once."""
+PATIENCE = 60.0
+"""Seconds for setting up and clearing up on a busy machine."""
+
+
+def command(*options: str | Path) -> list[str]:
+    return [sys.executable, "-P", "-m", "podlane", "demo", *(str(option) for option in options)]
+
+
+def leftovers(pid: int) -> list[str]:
+    """What the demo of that process id left: namespaces and folders of its name."""
+    return [str(path) for folder in ("/run", "/run/netns") for path in Path(folder).glob(f"*podlane-demo-{pid}*")]
+
+
+def programs_of(pid: int) -> list[str]:
+    """Command lines of processes that still work for the demo of that process id."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"podlane-demo-{pid}" in line:
+            found.append(line)
+    return found
+
+
+@contextmanager
+def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo whose first lane is running."""
+    process = subprocess.Popen(
+        command("--seconds", "60", "--output", tmp_path / "demo.svg"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "backup alone" in line:
+                break
+        else:
+            pytest.fail(f"the demo did not start: {''.join(said)}")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.measure
+@pytest.mark.timeout(300)
+def test_a_short_demo_keeps_every_lane_draws_the_plot_and_leaves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "demo.svg"
+    for _ in range(ATTEMPTS):
+        demo = subprocess.Popen(
+            command("--seconds", "14", "--output", output),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "SUDO_UID": "65534", "SUDO_GID": "65534"},
+        )
+        try:
+            said, errors = demo.communicate(timeout=100)
+        finally:
+            demo.kill()
+        if demo.returncode == 0 or "over its ceil" in said or "was used in the phase" not in said:
+            break
+    assert demo.returncode == 0, said + errors
+    assert "Every lane kept its guarantee and stayed within its ceil" in said
+    assert "every byte that was sent arrived" in said
+    assert "✗" not in said
+    assert "\x1b" not in said + errors
+    names = r"\s+".join(lane.name for lane in LANES)
+    assert re.search(names, said), said
+    assert re.search(r"seen as\s+tls\s+tls\s+http1\s+http2\s+\(kernel\)", said), said
+    assert re.search(r"api joins(\s+\d+\.\d ✓){5}", said), said
+    assert ElementTree.parse(output).getroot().tag.endswith("}svg")
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    owners = {path.stat().st_uid for path in (output.parent, output, output.with_suffix(".png"))}
+    assert owners == {65534}, "under sudo the plot belongs to who called it"
+    assert leftovers(demo.pid) == []
+    assert programs_of(demo.pid) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["Ctrl-C", "terminate", "hang up"],
+)
+def test_a_demo_that_is_interrupted_clears_up(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    with running_demo(tmp_path) as process:
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == status, output
+        assert "Traceback" not in output
+        assert programs_of(process.pid) == []
+    assert leftovers(process.pid) == []
+
+
+def test_after_a_kill_the_programs_die_and_the_next_demo_clears_up(tmp_path: Path) -> None:
+    with running_demo(tmp_path) as killed:
+        killed.kill()
+        killed.wait()
+        with running_demo(tmp_path) as following:
+            assert leftovers(killed.pid) == []
+            assert programs_of(killed.pid) == []
+            following.send_signal(signal.SIGINT)
+            following.communicate(timeout=PATIENCE)
+    assert leftovers(following.pid) == []
+
+
+def test_a_sidecar_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
+    with running_demo(tmp_path) as process:
+        sidecar = next(
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if f"podlane-demo-{process.pid}/policy.yaml" in path.read_bytes().decode(errors="replace")
+        )
+        os.kill(sidecar, signal.SIGKILL)
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 1
+        assert "The sidecar ended with -9." in output
+        assert "ready" in output
+        assert "Traceback" not in output
+
+
+def test_on_a_terminal_there_is_a_live_table(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("--seconds", "60", "--output", tmp_path / "demo.svg"),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+    )
+    os.close(theirs)
+    try:
+        seen = _read_until(ours, "within")
+        assert "guaranteed" in seen
+        assert "┃" in seen
+        process.send_signal(signal.SIGINT)
+        _read_until(ours, None)
+        assert process.wait(PATIENCE) == 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _read_until(descriptor: int, text: str | None) -> str:
+    """What a terminal shows until ``text`` is in it; with None until its last writer is gone."""
+    seen, deadline = b"", time.monotonic() + PATIENCE
+    while text is None or text.encode() not in seen:
+        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            pytest.fail(f"no {text!r} on the terminal: {seen.decode(errors='replace')}")
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:  # EIO: nobody has the other end open any more
+            data = b""
+        if not data:
+            if text is None:
+                break
+            pytest.fail(f"no {text!r} on the terminal: {seen.decode(errors='replace')}")
+        seen += data
+    return seen.decode(errors="replace")

@@ -1,0 +1,92 @@
+"""``podlane demo``: what it refuses before anything is made, and the configuration it gives to its servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from podlane import demo as verb
+from podlane.demonstration import programs
+from podlane.demonstration.clients import command
+from podlane.demonstration.recording import Recording
+from podlane.demonstration.scenario import LANES, make_scenario
+from podlane.demonstration.servers import nginx_config
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--output", "demo.pdf"], "ends in .svg or .png"),
+        (["--output", "demo"], "ends in .svg or .png"),
+        (["--seconds", "3"], "is not in the range"),
+        (["--seconds", "many"], "is not a valid float"),
+    ],
+    ids=["other format", "no format", "too short", "not a number"],
+)
+def test_wrong_options_exit_with_2(options: list[str], words: str) -> None:
+    result = CliRunner().invoke(verb.demo, options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_an_output_below_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(verb.demo, ["--output", str(tmp_path / "file" / "new" / "demo.svg")])
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'file'} is not a folder" in result.stderr
+
+
+def test_an_output_where_nothing_can_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may write wherever modes forbid it; what stops root is a read-only file system.
+    monkeypatch.setattr(verb.os, "access", lambda path, mode: (path, mode) != (tmp_path, verb.os.W_OK))
+    result = CliRunner().invoke(verb.demo, ["--output", str(tmp_path / "new" / "demo.svg")])
+    assert result.exit_code == 2
+    assert f"nothing can be written to {tmp_path}" in result.stderr
+
+
+def test_without_root_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb.os, "geteuid", lambda: 1000)
+    result = CliRunner().invoke(verb.demo, [])
+    assert result.exit_code == 1
+    assert "sudo podlane demo" in result.stderr
+
+
+def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(programs, "find_tool", lambda name: None if name in ("nginx", "dd", "cat") else f"/bin/{name}")
+    result = CliRunner().invoke(verb.demo, [])
+    assert result.exit_code == 1
+    assert "nginx, dd, cat are not installed" in result.stderr
+    assert "apt-get install nginx-light coreutils" in result.stderr
+
+
+def test_without_matplotlib_there_is_no_plot_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "_can_draw", lambda: False)
+    verb._draw(Recording(make_scenario()), tmp_path / "demo.svg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_an_example() -> None:
+    assert "sudo podlane demo --output out/demo.svg" in CliRunner().invoke(verb.demo, ["--help"]).output
+
+
+def test_every_server_listens_on_the_one_address_and_writes_only_to_its_folder() -> None:
+    config = nginx_config(Path("/folder"), "192.0.2.1", Path("/folder/c.pem"), Path("/folder/k.pem"))
+    listens = [line.split()[1].rstrip(";") for line in config.splitlines() if line.strip().startswith("listen")]
+    assert listens == ["192.0.2.1:443", "192.0.2.1:80", "192.0.2.1:8080"]
+    paths = [word.rstrip(";") for line in config.splitlines() for word in line.split() if word[:1] == "/" != word]
+    assert paths
+    assert all(path.startswith("/folder/") for path in paths)
+
+
+def test_clients_verify_the_certificate_and_all_go_to_the_one_server() -> None:
+    commands = {lane.name: command(lane, "192.0.2.1", Path("/folder/c.pem")) for lane in LANES}
+    for name in ("api", "video", "web", "events"):
+        assert "--insecure" not in commands[name]
+        assert "192.0.2.1" in " ".join(commands[name])
+    assert "--http2" in commands["api"]
+    assert commands["backup"][-1] == "exec cat > /dev/tcp/192.0.2.1/8730"

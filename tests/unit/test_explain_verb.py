@@ -1,0 +1,137 @@
+"""``podlane explain`` as it is called: sections, commands that can be pasted, errors, JSON."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from podlane.explain import explain
+
+POLICY = """
+total: 100Mbit
+classes:
+  - {name: api, rate: 20Mbit, ceil: 80Mbit, priority: 1, match: [{sni: [api.example.com]}]}
+  - {name: backup, rate: 1Mbit, ceil: 10Mbit, match: [{cidr: [10.0.0.0/8], port: [873]}]}
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(explain, [str(a) for a in arguments])
+
+
+def test_words_rules_and_commands_come_in_this_order(policy: Path) -> None:
+    result = run("--policy", policy)
+    assert result.exit_code == 0
+    marks = [
+        "shared by 2 classes and the default one",
+        "  api ",
+        "iptables-restore",
+        "ip rule add",
+        "ip6tables-restore",
+        "tc qdisc add dev eth0",
+    ]
+    places = [result.output.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_output_in_a_pipe_is_plain_and_commands_are_whole(policy: Path) -> None:
+    result = run("--policy", policy)
+    assert "\x1b" not in result.output
+    tproxy = [line for line in result.output.splitlines() if "TPROXY --on-port" in line]
+    assert len(tproxy) == 2
+    assert all(line.endswith("--tproxy-mark 0x1000/0x3000") and len(line) > 100 for line in tproxy)
+
+
+@pytest.mark.parametrize("section", ["rules", "tc"])
+def test_command_sections_are_valid_shell(policy: Path, section: str) -> None:
+    script = run("--policy", policy, "--only", section).output
+    assert script.strip()
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+def test_the_interface_is_the_named_one(policy: Path) -> None:
+    commands = [
+        line
+        for line in run("--policy", policy, "--interface", "ens3", "--only", "tc").output.splitlines()
+        if line.startswith("tc ")
+    ]
+    assert commands
+    assert all(" dev ens3 " in f"{line} " for line in commands)
+
+
+def test_every_chain_is_introduced_by_a_comment(policy: Path) -> None:
+    lines = run("--policy", policy, "--only", "rules").output.splitlines()
+    firsts = [
+        (before, line)
+        for before, line in itertools.pairwise(lines)
+        if line.startswith("-A") and not before.startswith(" ".join(line.split()[:2]) + " ")
+    ]
+    assert len(firsts) >= 6
+    assert all(before.startswith("#") for before, _ in firsts)
+    assert "# Class backup" in lines
+
+
+def test_a_policy_that_needs_no_marks_has_no_rules(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("total: 10Mbit")
+    output = run("--policy", path).output
+    assert "the default class alone" in output
+    assert "iptables-restore" not in output
+    assert "tc class add" in output
+
+
+def test_total_replaces_the_policys_own(policy: Path) -> None:
+    assert "50 Mbit/s on eth0" in run("--policy", policy, "--total", "50Mbit").output
+    assert "cut to 50 Mbit/s" in run("--policy", policy, "--total", "50Mbit").output
+
+
+def test_json_holds_the_same(policy: Path) -> None:
+    document = json.loads(run("--policy", policy, "--json").output)
+    assert [c["name"] for c in document["classes"]] == ["api", "backup", "default"]
+    assert document["classes"][0]["ceil_bits_per_second"] == 80_000_000
+    assert document["iptables_restore"].keys() == {"ipv4", "ipv6"}
+    assert document["iptables_restore"]["ipv4"].startswith("*mangle\n")
+    assert any(line.startswith("tc qdisc add") for line in document["tc"])
+
+
+def test_a_policy_that_cannot_be_used_exits_with_2_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("total: 10Mbit\nclasses: [{name: a, rate: 20Mbit, match: [{port: 80}]}]")
+    result = run("--policy", path)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Lower the rate" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--interface", "an-interface-too-long"], "is not an interface's name"),
+        (["--interface", "eth0;reboot"], "is not an interface's name"),
+        (["--total", "50"], "has no unit"),
+        (["--only", "nothing"], "nothing"),
+    ],
+    ids=["long interface", "strange interface", "total without unit", "unknown section"],
+)
+def test_wrong_options_exit_with_2(policy: Path, arguments: list[str], words: str) -> None:
+    result = run("--policy", policy, *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_missing_file_exits_with_2() -> None:
+    result = run("--policy", "/nonexistent/policy.yaml")
+    assert result.exit_code == 2
+    assert "cannot be read" in result.stderr

@@ -1,0 +1,72 @@
+"""The plot of a demo: both formats, readable as what they claim to be, with the limits in them."""
+
+from __future__ import annotations
+
+import struct
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from podlane.demonstration.recording import Recording
+from podlane.demonstration.scenario import make_scenario
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'podlane[demo]'")
+
+from podlane.plot import draw, plateau_middle
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    scenario = make_scenario(10.0)
+    made = Recording(scenario, changed_at=scenario.change_at)
+    for tick in range(41):
+        made.add(tick / 4, {lane.name: tick * 100_000 for lane in scenario.lanes})
+    return made
+
+
+def test_both_formats_are_written(recording: Recording, tmp_path: Path) -> None:
+    svg, png = tmp_path / "demo.svg", tmp_path / "demo.png"
+    draw(recording, [svg, png])
+    assert ElementTree.parse(svg).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    head = png.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", head[16:24])
+    assert width == 1600
+    assert height > 1000
+
+
+def test_limits_and_names_are_written_in(recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from podlane import plot
+
+    # Text as text instead of outlines, so that it can be looked for (what has a halo stays an outline).
+    monkeypatch.setitem(plot._STYLE, "svg.fonttype", "none")
+    svg = tmp_path / "demo.svg"
+    draw(recording, [svg])
+    texts = {
+        "".join(node.itertext()).strip() for node in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert {"total 100", "ceil 20", "guaranteed 45", "limits change", "video ends"} <= texts
+    assert {lane.name for lane in recording.scenario.lanes} <= texts
+
+
+def test_the_same_recording_gives_the_same_file(recording: Recording, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.svg", tmp_path / "2.svg"
+    draw(recording, [first, second])
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_recording_that_was_cut_short_can_be_drawn(tmp_path: Path) -> None:
+    short = Recording(make_scenario(10.0))
+    short.add(0.0, {lane.name: 0 for lane in short.scenario.lanes})
+    draw(short, [tmp_path / "short.svg"])
+    assert ElementTree.parse(tmp_path / "short.svg").getroot() is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "at"),
+    [([], None), ([0, 0, 5, 5, 5, 0], 3), ([9, 0, 9, 9, 9], 3), ([1, 10, 9.5, 9.2, 2], 2)],
+    ids=["nothing", "one stretch", "the longer of two", "about as high"],
+)
+def test_the_middle_of_the_highest_stretch(values: list[float], at: int | None) -> None:
+    assert plateau_middle(values) == at
