@@ -1,0 +1,129 @@
+"""Link layers: where in a frame does the IP packet begin? Pure.
+
+Numbers are those of the files (https://www.tcpdump.org/linktypes.html). Tags and encapsulations that stand between
+the link layer and IP are passed over, in any order and number: 802.1Q and 802.1ad tags, PPPoE sessions, PPP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+NOT_IP: Final = -1
+"""The frame carries something else (ARP, LLDP, LCP ...), or is cut off before its IP header."""
+
+_IPV4, _IPV6 = 0x0800, 0x86DD
+_TAGS: Final = frozenset({0x8100, 0x88A8, 0x9100})
+"""EtherTypes of VLAN tags: 802.1Q, 802.1ad (QinQ), and what QinQ used before it had a number of its own."""
+_PPPOE_SESSION: Final = 0x8864
+_PPPOE_HEADER: Final = 6
+_PPP_IP: Final = frozenset({0x0021, 0x0057})
+"""PPP protocol numbers of IPv4 and IPv6 (RFC 1332, RFC 5072)."""
+
+
+def ip_start(link_type: int, frame: bytes) -> int:
+    """Where the IP packet begins, or :data:`NOT_IP`. Raises KeyError for a link type that is not :func:`known`."""
+    return _READERS[link_type](frame)
+
+
+def known(link_type: int) -> bool:
+    """Whether frames of this link type can be read."""
+    return link_type in _READERS
+
+
+def _ethernet(frame: bytes) -> int:
+    return _after_type(frame, 12)
+
+
+def _after_type(frame: bytes, at: int) -> int:
+    """The IP packet behind the EtherType at ``at``, whatever tags come first."""
+    while len(frame) >= at + 2:
+        kind = frame[at] << 8 | frame[at + 1]
+        if kind in (_IPV4, _IPV6):
+            return at + 2
+        if kind == _PPPOE_SESSION:
+            return _ppp_at(frame, at + 2 + _PPPOE_HEADER)
+        if kind not in _TAGS:
+            break
+        at += 4  # two bytes of tag, then the next EtherType
+    return NOT_IP
+
+
+def _ppp_at(frame: bytes, at: int) -> int:
+    """The IP packet in a PPP frame.
+
+    Address and control may be left out (RFC 1662 3.1), and so may the first byte of the protocol number (RFC 1661 6.5):
+    the first one of two is even, the last one is odd.
+    """
+    if frame[at : at + 2] == b"\xff\x03":
+        at += 2
+    return _ppp_protocol(frame, at)
+
+
+def _ppp_protocol(frame: bytes, at: int) -> int:
+    if len(frame) < at + 2:
+        return NOT_IP
+    if frame[at] & 1:
+        return at + 1 if frame[at] in _PPP_IP else NOT_IP
+    return at + 2 if frame[at] << 8 | frame[at + 1] in _PPP_IP else NOT_IP
+
+
+def _ppp(frame: bytes) -> int:
+    return _ppp_at(frame, 0)
+
+
+def _ppp_with_direction(frame: bytes) -> int:
+    return _ppp_at(frame, 1)
+
+
+def _ppp_pppd(frame: bytes) -> int:
+    """The direction stands where the address was: 00 or 01, then the control byte."""
+    return _ppp_protocol(frame, 2) if frame[1:2] == b"\x03" else _ppp_at(frame, 0)
+
+
+def _pppoe(frame: bytes) -> int:
+    return _ppp_at(frame, _PPPOE_HEADER)
+
+
+def _cooked(frame: bytes) -> int:
+    return _after_type(frame, 14)
+
+
+def _cooked2(frame: bytes) -> int:
+    """The protocol comes first, the payload after 20 bytes; a VLAN tag stands in the payload."""
+    kind = frame[:2]
+    if kind in (b"\x08\x00", b"\x86\xdd"):
+        return _raw_at(frame, 20)
+    return _after_type(frame, 22) if int.from_bytes(kind, "big") in _TAGS else NOT_IP
+
+
+def _loopback(frame: bytes) -> int:
+    """Four bytes of address family in some machine's byte order and numbering: the IP version tells more."""
+    return _raw_at(frame, 4)
+
+
+def _raw(frame: bytes) -> int:
+    return _raw_at(frame, 0)
+
+
+def _raw_at(frame: bytes, at: int) -> int:
+    return at if len(frame) > at and frame[at] >> 4 in (4, 6) else NOT_IP
+
+
+_READERS: Final[dict[int, Callable[[bytes], int]]] = {
+    0: _loopback,  # NULL: BSD loopback
+    1: _ethernet,
+    9: _ppp,
+    12: _raw,  # RAW as most systems number it inside, and some programs in files
+    14: _raw,  # ... and OpenBSD
+    50: _ppp,  # in HDLC-like framing
+    51: _pppoe,
+    101: _raw,
+    108: _loopback,  # LOOP: OpenBSD loopback
+    113: _cooked,  # Linux cooked v1
+    166: _ppp_pppd,
+    204: _ppp_with_direction,
+    228: _raw,  # IPv4
+    229: _raw,  # IPv6
+    276: _cooked2,  # Linux cooked v2
+}
