@@ -1,0 +1,160 @@
+"""What only a stock kernel can show: ``fw`` filters and fq_codel are chosen, and shape; netem stretches the path.
+
+Not collected by itself (no ``test_`` in its name): tools/stock-kernel names it to pytest in the emulated machine. The
+machine is ten to twenty times slower there, so that 100 Mbit/s are more than TCP can send: ceilings and guarantees are
+measured where the processor is not the limit, at 10 Mbit/s in sum.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+
+import pytest
+from lab import connect, serving
+from sidecars import start_sidecar
+from tclab import DEVICE, SERVER, Pair, inside, run, set_mark, veth_pair
+from test_tc_shaping import at_once, install, payload
+from trees import policy, tree_of
+from waiting import until
+
+from podlane.lab.topology import PodNodeServer
+from tc_core import features, reconcile
+from tc_core.compile import leaf_handle
+from tc_core.marks import ClassIds, class_mark
+
+pytestmark = pytest.mark.root
+
+SECONDS, SETTLE = 5.0, 2.0
+"""A measurement, and what passes before it: slow start, the first burst, and an emulated processor's warming up."""
+POLICY = policy("20Mbit", one="1Mbit 1Mbit 1", eight="8Mbit 8Mbit 2", idle="1Mbit 20Mbit 3")
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with veth_pair() as made:
+        yield made
+
+
+def test_this_is_the_stock_kernel() -> None:
+    """Otherwise everything here would prove something else."""
+    assert os.environ.get("PODLANE_STOCK_KERNEL"), "started without tools/stock-kernel"
+    assert "-amd64" in os.uname().release
+    assert "Debian" in os.uname().version
+
+
+def test_what_stock_kernels_have_is_found_and_chosen() -> None:
+    found = features.probe()
+    assert {f.name: f.reason for f in found if not f.available} == {}
+    assert found.classifier == "fw"
+
+
+def test_a_policy_becomes_fw_filters_and_fq_codel_queues(pair: Pair) -> None:
+    """As tc(8) sees it; and the second apply sends nothing."""
+    ids = install(pair, POLICY)
+    filters = pair.on_client("tc", "filter", "show", "dev", DEVICE)
+    assert all(" fw chain 0" in line for line in filters.splitlines() if line)
+    for name, class_id in ids.items():
+        assert (f"classid {leaf_handle(class_id)}" in filters) == (name != "default"), name
+    queues = [
+        line for line in pair.on_client("tc", "qdisc", "show", "dev", DEVICE).splitlines() if "qdisc htb" not in line
+    ]
+    assert len(queues) == len(ids)
+    assert all("qdisc fq_codel" in line for line in queues)
+    assert reconcile.plan(pair.kernel, DEVICE, tree_of(POLICY, features.probe(), ids)) == []
+
+
+def test_packets_reach_the_class_of_their_mark_through_fw(pair: Pair) -> None:
+    """Ours and foreign bits in one mark; no mark means the default class."""
+    ids = install(pair, POLICY)
+    sender = inside(pair.client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sender:
+        for name, packets in (("one", 3), ("eight", 5), ("idle", 7)):
+            set_mark(sender, class_mark(ids[name]).value | 0x4080)
+            for _ in range(packets):
+                sender.sendto(b"x", (SERVER, 9))
+        set_mark(sender, 0x4080)
+        sender.sendto(b"x", (SERVER, 9))
+    counted = pair.kernel.counters(DEVICE)
+    assert [counted[leaf_handle(ids[n])].packets for n in ("one", "eight", "idle", "default")] == [3, 5, 7, 1]
+
+
+def test_ceilings_hold_at_once_over_a_long_path(pair: Pair) -> None:
+    """1 and 8 Mbit/s within 5 % of what headers leave, with 20 ms of netem on the way back."""
+    run("ip", "netns", "exec", pair.server, *f"tc qdisc add dev {DEVICE} root netem delay 20ms".split())
+    ids = install(pair, POLICY)
+    limits = {"one": "1Mbit", "eight": "8Mbit"}
+    streams = {name: pair.stream(5000 + i, class_mark(ids[name]).value) for i, name in enumerate(limits)}
+    measured = at_once(*(lambda s=s: s.goodput(SECONDS, after=SETTLE) for s in streams.values()))
+    shares = {
+        name: value / payload(limits[name], stream)
+        for (name, stream), value in zip(streams.items(), measured, strict=True)
+    }
+    print({name: f"{share:.3f}" for name, share in shares.items()})
+    assert shares == {name: pytest.approx(1, abs=0.05) for name in limits}
+
+
+def test_a_guarantee_holds_and_the_rest_is_borrowed(pair: Pair) -> None:
+    """The greedy class comes first and sends on three connections; together they fill the total."""
+    ids = install(pair, policy("10Mbit", kept="6Mbit 10Mbit 7", greedy="1Mbit 10Mbit 0"))
+    kept, *greedy = (
+        pair.stream(5000 + i, class_mark(ids[name]).value)
+        for i, name in enumerate(("kept", "greedy", "greedy", "greedy"))
+    )
+    first, *others = at_once(*(lambda s=s: s.goodput(SECONDS, after=SETTLE) for s in (kept, *greedy)))
+    print(f"kept {first / 1e6:.2f}, greedy {sum(others) / 1e6:.2f} Mbit/s")
+    assert first >= 0.95 * payload("6Mbit", kept)
+    assert first + sum(others) == pytest.approx(payload("10Mbit", kept), rel=0.05)
+    assert pair.kernel.counters(DEVICE)[leaf_handle(ids["greedy"])].borrowed > 0
+
+
+def test_fq_codel_keeps_a_full_class_short(pair: Pair) -> None:
+    """Four greedy connections at 8 Mbit/s: the standing queue stays well under a tenth of a second."""
+    ids = ClassIds.assign(["bulk"])
+    reconcile.apply(pair.kernel, DEVICE, tree_of(policy("20Mbit", bulk="8Mbit 8Mbit"), features.probe(), ids))
+    streams = [pair.stream(5000 + i, class_mark(ids["bulk"]).value) for i in range(4)]
+    at_once(*(lambda s=s: s.goodput(2.0, after=SETTLE) for s in streams))
+    backlog = pair.kernel.counters(DEVICE)[leaf_handle(ids["bulk"])].backlog_bytes
+    assert 0 < backlog * 8 / 8e6 < 0.1
+
+
+def test_a_named_request_goes_by_tproxy_into_its_fw_class(topology: PodNodeServer, tmp_path: Path) -> None:
+    """The whole way: captured, told apart by its Host, sent under a mark that fw takes to the class of that name."""
+    policy_text = "total: 20Mbit\nclasses:\n  - {name: web, rate: 1Mbit, match: {host: web.example.com}}\n"
+    request = b"POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 300000\r\n\r\n"
+    received: Queue[int] = Queue()
+
+    def serve(connection: socket.socket) -> None:
+        got = 0
+        while data := connection.recv(1 << 16):
+            got += len(data)
+        received.put(got)
+
+    sidecar = start_sidecar(topology.pod, policy_text, tmp_path)
+    pod = topology.pod
+    assert " fw chain 0" in pod.run(["tc", "filter", "show", "dev", "eth0"]).stdout
+    assert "qdisc fq_codel 101: parent 1:101" in pod.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+    with serving(topology.server, serve) as port, connect(pod, topology.server_ipv4, port) as client:
+        client.sendall(request + bytes(300_000))
+        client.shutdown(socket.SHUT_WR)
+        assert received.get(timeout=30) == len(request) + 300_000
+    until("the sample to show it", lambda: sidecar.classes()["web"]["bytes"] > 300_000, patience=30)
+    assert sidecar.connections("web") == {"http1": 1}
+    assert sidecar.connections("default") == {}
+    assert sidecar.stop() == 0
+    assert "htb" not in pod.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+
+
+def test_podlane_check_finds_everything() -> None:
+    done = subprocess.run([sys.executable, "-m", "podlane", "check"], capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("Everything Podlane needs is here.\n")
+    lines = done.stdout.splitlines()
+    for name in ("fw filter (cls_fw)", "fq_codel queues (sch_fq_codel)", "TPROXY target"):
+        assert any(line.split()[:1] == ["ok"] and name in line for line in lines), name

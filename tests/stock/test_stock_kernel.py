@@ -1,0 +1,106 @@
+"""Debian's own kernel, under emulation: the kernel tests that tests/stock/*.txt select, run there by tools/stock-kernel.
+
+One file of pytest arguments is one emulated machine. What they select is what can differ between kernels: ``fw``
+filters and fq_codel (the machine that runs the tests may have neither), the kernel's answers that the model relies on,
+rules and TPROXY. Not selected: 100 Mbit/s and more, which an emulated processor cannot send, and what depends on
+Python alone. Results and consoles stay in out/stock-kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.stock_kernel, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parents[2]
+OUTPUT = ROOT / "out" / "stock-kernel"
+MACHINES = sorted(path.stem for path in Path(__file__).parent.glob("*.txt"))
+IMPOSSIBLE = 77
+"""The tool's exit code where emulation cannot work at all."""
+PROOFS = {
+    "shaping": {
+        "test_what_stock_kernels_have_is_found_and_chosen",
+        "test_a_policy_becomes_fw_filters_and_fq_codel_queues",
+        "test_packets_reach_the_class_of_their_mark_through_fw",
+        "test_ceilings_hold_at_once_over_a_long_path",
+        "test_a_guarantee_holds_and_the_rest_is_borrowed",
+        "test_the_second_apply_sends_nothing[real, fw and fq_codel]",
+        "test_the_shell_makes_the_same_changes[fw and fq_codel]",
+        "test_podlane_check_finds_everything",
+    },
+    "capture": {
+        "test_a_named_request_goes_by_tproxy_into_its_fw_class",
+        "test_connections_are_told_apart_on_one_address[ipv4]",
+        "test_what_content_may_decide_arrives_with_its_original_destination[IPv4-nft]",
+        "test_what_content_may_decide_arrives_with_its_original_destination[IPv6-legacy]",
+    },
+}
+"""Without these a run proves nothing, even if all that it selected has passed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the tool left behind."""
+
+    status: int
+    complaints: str
+    """What the tool said on standard error: about packages, downloads, and what is impossible."""
+
+    def console(self, machine: str) -> str:
+        """The last lines that a machine printed."""
+        log = OUTPUT / machine / "console.log"
+        return "\n".join(log.read_text().splitlines()[-60:]) if log.exists() else "It did not start."
+
+    def results(self, machine: str) -> dict[str, ElementTree.Element]:
+        """Test cases by name; empty when the machine did not come as far as a report."""
+        report = OUTPUT / machine / "junit.xml"
+        if not report.exists():
+            return {}
+        return {case.attrib["name"]: case for case in ElementTree.parse(report).iter("testcase")}
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    if os.geteuid():
+        pytest.skip("needs root to install QEMU: run the tests by `make test`, or as root")
+    # Reports of an earlier run must not pass for this one's.
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    done = subprocess.run(
+        [ROOT / "tools" / "stock-kernel", "--output", OUTPUT],
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == IMPOSSIBLE:
+        pytest.skip(done.stderr.splitlines()[-1])
+    return Run(done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_selected_tests_pass_on_a_stock_kernel(
+    run: Run, machine: str, record_property: Callable[[str, object], None]
+) -> None:
+    results = run.results(machine)
+    assert results, f"no report (exit code {run.status})\n{run.complaints}\n{run.console(machine)}"
+    bad = [
+        f"{case.attrib['name']}: {outcome.tag}\n{outcome.text or outcome.attrib.get('message', '')}"
+        for case in results.values()
+        for outcome in case
+        if outcome.tag in ("failure", "error", "skipped")
+    ]
+    assert not bad, "\n\n".join(bad)
+    assert PROOFS[machine] <= results.keys(), f"did not run: {PROOFS[machine] - results.keys()}"
+    kernel = (OUTPUT / machine / "kernel").read_text().strip()
+    seconds = sum(float(case.attrib["time"]) for case in results.values())
+    record_property("stock kernel", f"Linux {kernel}, {machine}: {len(results)} tests passed in {seconds:.0f} s")
+
+
+def test_nothing_else_went_wrong(run: Run) -> None:
+    """Exit codes of machines and of pytest in them, which the reports may not show: a time-out, a crash at the end."""
+    assert run.status == 0, "\n".join([run.complaints, *map(run.console, MACHINES)])
