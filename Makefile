@@ -1,0 +1,49 @@
+# Podlane. `make demo` and `make test` do all their own set-up on a fresh Debian or Ubuntu machine.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.PHONY: build demo test test-stock-kernel unit lint format constraints system-packages clean
+
+build: $(STAMP)  ## the command .venv/bin/podlane
+
+$(STAMP): pyproject.toml constraints.txt tools/make-venv
+	@tools/make-venv $(VENV)
+	@touch $@
+
+system-packages:  ## Debian packages that the demo and the tests use
+	@tools/system-packages
+
+demo: build system-packages  ## servers and clients in namespaces, a live table, a plot in out/
+	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
+
+test: build system-packages lint  ## everything, real-kernel tests included
+	@tools/as-root $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-stock-kernel: build system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
+	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
+
+unit: build  ## the fast pure tests
+	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+lint: build
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: build
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+constraints: build  ## pin what is installed now
+	@{ echo "# The versions this project is tested with. Regenerate: make constraints"; \
+	   $(BIN)/pip freeze --exclude-editable; } > constraints.txt
+
+clean:
+	@rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,105 @@
+"""What the docs say is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from podlane.main import main
+from podlane.sidecar import sidecar
+from sidecar.config import SidecarSettings
+from sidecar.metrics import Metrics
+from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
+from tc_core.policy_file import load_policy, parse_policy
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def table_keys(text: str, heading: str) -> list[str]:
+    """First cells, without code marks, of the table whose header starts with ``heading``."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(line.split("|")[1].strip().strip("`"))
+    return rows
+
+
+def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    fields = SidecarSettings.model_fields
+    assert table_keys(text, "setting") == list(fields)
+    options = {p.name for p in sidecar.params}
+    assert set(fields) == options - {"cleanup", "ready_fd", "summary_fd"}
+    for name, field in fields.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        default = row.split("|")[2].strip().strip("`")
+        if default not in ("required", "the policy's", "the default route's"):
+            value = field.default
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            assert default == (shown.lower() if isinstance(value, bool) else shown), name
+
+
+def test_the_policy_reference_names_every_key_and_no_other() -> None:
+    keys = set(table_keys((ROOT / "docs/policy.md").read_text(), "key"))
+    models = (TrafficPolicy, TrafficClass, DefaultClass, Match)
+    assert keys == {name for model in models for name in model.model_fields}
+
+
+def test_every_metric_in_the_docs_exists() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    rendered = Metrics(lambda: ()).render().decode()
+    documented = set(re.findall(r"`(podlane_\w+)`", text))
+    exported = {re.sub(r"_(total|bucket|created)$", "", name) for name in re.findall(r"# TYPE (\w+)", rendered)}
+    assert {re.sub(r"_total$", "", name) for name in documented} <= exported
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        if "total:" in block:
+            assert parse_policy(block).classes
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (document.parent / link).exists(), link
+
+
+_TOO_MUCH = """
+total: 50Mbit
+classes:
+  - {name: a, rate: 40Mbit, match: [{port: "1-10"}]}
+  - {name: b, rate: 40Mbit, match: [{port: 11}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("document", "policy"),
+    [
+        ("README.md", _TOO_MUCH),
+        (
+            "docs/policy.md",
+            _TOO_MUCH.replace("port: 11", "port: 3, protocol: tcp").replace(
+                "match: [{port: 3", "ceil: 30Mbit, match: [{port: 3"
+            ),
+        ),
+    ],
+)
+def test_errors_in_the_docs_are_what_is_printed(
+    document: str, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.yaml").write_text(policy)
+    done = CliRunner().invoke(main, ["explain", "--policy", "wrong.yaml"])
+    assert f"$ podlane explain --policy wrong.yaml\n{done.output}```" in (ROOT / document).read_text()
+
+
+def test_the_policy_in_the_readme_is_the_example_file() -> None:
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    assert parse_policy(block[1]) == load_policy(ROOT / "examples/policy.yaml")
