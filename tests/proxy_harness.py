@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -242,11 +241,3 @@ def read_to_end(sock: socket.socket) -> bytes:
     while piece := sock.recv(1 << 16):
         data += piece
     return bytes(data)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition of the kernel's that has no event (a socket state, a counter)."""
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.001)

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from lab import connect, listen
-from proxy_harness import PATIENCE, RunningProxy, read_exactly, read_to_end, until, with_patience
+from proxy_harness import PATIENCE, RunningProxy, read_exactly, read_to_end, with_patience
+from waiting import until
 
 from podlane.lab import Host, Lab, Link
 from sidecar.errors import ConfigError, PortInUseError, PrivilegeError
@@ -320,7 +321,7 @@ def test_ten_thousand_short_connections_leave_nothing_behind(pod: Pod) -> None:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(converse, [count // 4] * 4))
         proxy.recorder.closed_one(count)
-        until(lambda: len(os.listdir("/proc/self/fd")) <= before, "all descriptors are closed")
+        until("all descriptors are closed", lambda: len(os.listdir("/proc/self/fd")) <= before)
         assert proxy.server.active == 0
         assert {s.outcome for s in proxy.recorder.summaries} == {Outcome.COMPLETE}
         assert syns(pod.pod, NAMED_MARK) >= count

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from proxy_harness import bench, read_exactly, read_to_end, until
+from proxy_harness import bench, read_exactly, read_to_end
+from waiting import until
 
 from sidecar.protocols.detect import Protocol, Reason
 from sidecar.server import Outcome
@@ -44,7 +45,7 @@ def test_dripping_bytes_wake_the_proxy_once_each() -> None:
         for byte in head:
             seen = b.proxy.server.events
             client.sendall(bytes([byte]))
-            until(lambda seen=seen: b.proxy.server.events > seen, "the byte is read")
+            until("the byte is read", lambda seen=seen: b.proxy.server.events > seen)
         assert read_exactly(b.accept(), len(head)) == head
         assert b.proxy.server.wakeups - before <= len(head) + 10
 

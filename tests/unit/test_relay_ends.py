@@ -7,7 +7,8 @@ import socket
 import struct
 
 import pytest
-from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_to_end, until
+from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_to_end
+from waiting import until
 
 from sidecar.server import Outcome, Refusal, ServerSettings
 from sidecar.transport.sockets import unacknowledged
@@ -122,13 +123,13 @@ def test_what_was_sent_before_a_fin_arrives_although_a_reset_follows(by_client: 
         payload = bytes(range(256)) * 4096
         a.sendall(payload)
         a.shutdown(socket.SHUT_WR)
-        until(lambda: unacknowledged(a) == 0, "the proxy takes it all")
+        until("the proxy takes it all", lambda: unacknowledged(a) == 0)
         other.sendall(b"too late")
-        until(lambda: _queued(a) == 8, "it reaches A")
+        until("it reaches A", lambda: _queued(a) == 8)
         a.close()  # with unread bytes: RST
         assert read_exactly(other, len(payload)) == payload
         # After the last byte: FIN was relayed, and the reset follows it, so that the loss of "too late" shows.
-        until(lambda: _is_reset(other), "the other side is reset")
+        until("the other side is reset", lambda: _is_reset(other))
         expected = Outcome.CLIENT_RESET if by_client else Outcome.SERVER_RESET
         assert b.recorder.closed_one().outcome is expected
 
@@ -152,7 +153,7 @@ def test_client_that_closes_completely_lets_the_server_know() -> None:
         client.close()
         assert read_to_end(server) == b""
         server.sendall(b"nobody listens")
-        until(lambda: _is_reset(server), "the server is reset")
+        until("the server is reset", lambda: _is_reset(server))
         assert b.recorder.closed_one().outcome is Outcome.CLIENT_RESET
 
 

@@ -12,7 +12,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from proxy_harness import Bench, LoopbackEdge, RunningProxy, bench, read_exactly, until
+from proxy_harness import Bench, LoopbackEdge, RunningProxy, bench, read_exactly
+from waiting import until
 
 from sidecar.proxy import Connection
 from sidecar.server import Outcome, ServerSettings, fitting_connections
@@ -51,7 +52,7 @@ def test_connection_limit_fits_under_the_limit_of_open_files(wanted: int, limit:
 def test_idle_proxy_does_not_wake_up() -> None:
     with bench() as b:
         pairs = [b.pair() for _ in range(20)]
-        until(lambda: b.proxy.server.active == 20, "all are there")
+        until("all are there", lambda: b.proxy.server.active == 20)
         before = b.proxy.server.wakeups
         used = resource.getrusage(resource.RUSAGE_SELF)
         threading.Event().wait(0.5)
@@ -151,7 +152,7 @@ def test_thousands_of_short_connections_leave_nothing_behind() -> None:
             gc.enable()
         assert alive <= 2, "closed connections wait for the garbage collector"
         assert b.proxy.server.active == 0
-        until(lambda: descriptors() <= before, "all descriptors are closed")
+        until("all descriptors are closed", lambda: descriptors() <= before)
         assert {s.outcome for s in b.recorder.summaries} == {Outcome.COMPLETE}
 
 

@@ -13,7 +13,7 @@ _PAUSE = 0.01
 """Seconds between two questions to something that cannot notify."""
 
 
-def until(what: str, ask: Callable[[], _T | None], *, patience: float = 10.0) -> _T:
+def until(what: str, ask: Callable[[], _T | None], *, patience: float = 20.0) -> _T:
     """Ask until the answer is true-ish, and return it; fails after ``patience`` seconds, naming ``what``."""
     deadline = time.monotonic() + patience
     while True:
