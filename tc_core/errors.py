@@ -72,3 +72,11 @@ class InterfaceNotFoundError(TcError):
 
 class ForeignQdiscError(TcError):
     """The interface already has a root qdisc that somebody else installed."""
+
+
+class HistoryError(TcError):
+    """The change history cannot be opened, read or written, or has no such change. Nothing in it was altered."""
+
+
+class ForeignLinkError(TcError):
+    """There is an interface of the name that we need, and somebody else made it."""

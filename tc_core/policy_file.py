@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from tc_core.errors import PolicyError, Problem
-from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
-from tc_core.policy_check import check
+from tc_core.policy import (
+    ClassIngress,
+    DefaultClass,
+    Ingress,
+    Match,
+    Queue,
+    Rehearsal,
+    Shaper,
+    TrafficClass,
+    TrafficPolicy,
+    TransportProtocol,
+)
+from tc_core.policy_check import check, rate_is_missing
 from tc_core.units import Rate
 
 # 254 classes with a dozen names each are some 200 kB; more than this is not a policy but a mistake.
@@ -20,10 +31,17 @@ _MAX_TEXT = 4 * 2**20
 
 _EXPECTED = {
     "total": "Add the bandwidth of the interface, as in total: 100Mbit.",
-    "rate": "Add what is guaranteed to the class, as in rate: 10Mbit.",
+    "rate": "Add what is guaranteed to the class of what it receives, as in rate: 10Mbit.",
     "name": "Give the class a name, as in name: api.",
     "match": 'Say which traffic belongs to the class, as in match: [{sni: ["*.example.com"]}].',
 }
+
+_CHOICES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "protocol": ("protocol", tuple(TransportProtocol)),
+    "shaper": ("shaper", tuple(Shaper)),
+    "queue": ("queue", tuple(Queue)),
+}
+"""What a key with fixed values holds, and which there are."""
 
 
 def load_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
@@ -78,10 +96,21 @@ def policy_from_document(document: object, *, source: str = "", total: Rate | No
     try:
         policy = TrafficPolicy.model_validate(document)
     except ValidationError as error:
-        raise PolicyError([_problem(e) for e in error.errors(include_url=False)], source) from None
+        problems = [_problem(e) for e in error.errors(include_url=False)]
+        raise PolicyError(problems + list(_missing_rates(document)), source) from None
     if problems := check(policy):
         raise PolicyError(problems, source)
     return policy
+
+
+def _missing_rates(document: dict[Any, Any]) -> Iterator[Problem]:
+    """Classes without a rate in a document that cannot be checked any further, so that they are told at once."""
+    classes = document.get("classes")
+    if document.get("shaper", Shaper.HTB) != Shaper.HTB or not isinstance(classes, list):
+        return
+    for i, traffic_class in enumerate(classes):
+        if isinstance(traffic_class, dict) and "rate" not in traffic_class:
+            yield rate_is_missing(f"classes[{i}]")
 
 
 def dump_policy(policy: TrafficPolicy) -> str:
@@ -123,7 +152,8 @@ def _problem(error: Any) -> Problem:
     if kind in ("value_error", "assertion_error"):
         return Problem(path, str(error["ctx"]["error"]))
     if kind == "enum":
-        return Problem(path, f"{value!r} is not a protocol.", "Write tcp or udp.")
+        what, choices = _CHOICES[next(p for p in reversed(location) if isinstance(p, str))]
+        return Problem(path, f"{value!r} is not a {what}.", f"Write {', '.join(choices[:-1])} or {choices[-1]}.")
     if location[-1:] == ("priority",):
         return Problem(path, f"{value!r} is not a priority.", "Write a whole number from 0 (first) to 7 (last).")
     if kind in ("model_type", "model_attributes_type"):
@@ -148,9 +178,14 @@ def _model_at(location: Sequence[int | str]) -> type[BaseModel]:
     names = [part for part in location if isinstance(part, str)]
     if "match" in names:
         return Match
+    if "rehearsal" in names:
+        return Rehearsal
+    in_class = "classes" in names or "default" in names
+    if "ingress" in names:
+        return ClassIngress if in_class else Ingress
     if "classes" in names:
         return TrafficClass
-    return DefaultClass if "default" in names else TrafficPolicy
+    return DefaultClass if in_class else TrafficPolicy
 
 
 def _path(location: Sequence[int | str]) -> str:

@@ -1,10 +1,11 @@
-"""Rates, byte counts and durations: one grammar for the whole project.
+"""Rates, byte counts, durations and percentages: one grammar for the whole project.
 
 * A rate is in bits per second: ``100Mbit``, ``1.5 Gbit/s``, ``800kbit``, ``64Kibit``, or a Kubernetes quantity
   (``10M``, ``1Gi``) with the meaning that ``kubernetes.io/egress-bandwidth`` gives it. Letter case of ``bit`` forms
   does not matter (tc(8) writes ``100mbit``). ``bps`` is refused: tc reads it as bytes, people as bits.
 * A byte count is ``1500B``, ``32kB`` (1,000), ``64KiB`` (1,024).
 * A duration is ``250us``, ``5ms``, ``1s``, ``2m``, ``1h``.
+* A percentage is ``1%``, ``0.05%``.
 
 A bare number is never accepted: half of all wrong limits are a forgotten unit.
 """
@@ -197,6 +198,29 @@ class Duration:
             if self.nanoseconds and self.nanoseconds % _SECONDS_NS[suffix] == 0:
                 return f"{self.nanoseconds // _SECONDS_NS[suffix]}{suffix}"
         return f"{_trim(Decimal(self.nanoseconds) / 1000)}us"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Percentage:
+    """A share of packets, exact to a ten-thousandth of a percent."""
+
+    parts_per_million: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.parts_per_million <= 10**6:
+            raise UnitError(f"{_trim(Decimal(self.parts_per_million) / 10**4)}% is outside 0% to 100%.")
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read a percentage such as ``0.5%``; raises :class:`UnitError` for anything else."""
+        if isinstance(text, cls):
+            return text
+        if not isinstance(text, str) or not (match := re.fullmatch(rf"{_NUMBER}\s*%", text.strip())):
+            raise UnitError(f"{text!r} is not a percentage. Write a number and the sign, as in 1% or 0.05%.")
+        return cls(_scaled(match["number"], 10**4, text, "ten-thousandths of a percent"))
+
+    def __str__(self) -> str:
+        return f"{_trim(Decimal(self.parts_per_million) / 10**4)}%"
 
 
 def _suggest(number: object) -> str:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tc_core.errors import PolicyError
 from tc_core.policy import Match, PortRange, TrafficPolicy
-from tc_core.policy_check import covers
 from tc_core.policy_file import dump_policy, load_policy, parse_policy, policy_from_document
+from tc_core.policy_overlap import covers
 from tc_core.units import Rate
 
 EXAMPLE = """
@@ -100,7 +100,7 @@ ONE = "total: 50Mbit\nclasses: [{{name: a, rate: 1Mbit, match: [{match}]}}]"
         pytest.param("total: 50Mbit\nclases: []", "There is no key clases. Did you mean classes?", id="unknown-key"),
         pytest.param("total: 50Mbit\nclasses: [{name: a, rate: 1Mbit, match: {prot: 80}}]",
                      "classes[0].match[0]: There is no key prot. Did you mean port?", id="unknown-criterion"),
-        pytest.param("total: 50Mbit\nxyzzy: 1", "The keys here are total, classes, default.", id="unlike-any-key"),
+        pytest.param("total: 50Mbit\nxyzzy: 1", "The keys here are total, shaper, classes, default, rehearsal, ingress.", id="unlike-any-key"),
         pytest.param("total: 50Mbit\nclasses: [{name: a, rate: 1Mbit, match: {port: 1}}, {name: a, rate: 1Mbit, match: {port: 2}}]",
                      "two classes named a", id="duplicate-name"),
         pytest.param("classes: []", "total is missing. Add the bandwidth", id="no-total"),
@@ -129,7 +129,7 @@ ONE = "total: 50Mbit\nclasses: [{{name: a, rate: 1Mbit, match: [{match}]}}]"
         pytest.param(ONE.format(match="{port: 80.5}"), "not a port", id="port-fraction"),
         pytest.param(ONE.format(match="{cidr: 10.1.0.0/8}"), "Write 10.0.0.0/8 for the network", id="host-bits"),
         pytest.param(ONE.format(match="{cidr: nowhere}"), "not a network", id="no-network"),
-        pytest.param(ONE.format(match="{protocol: icmp}"), "Write tcp or udp", id="protocol"),
+        pytest.param(ONE.format(match="{protocol: gre}"), "Write tcp, udp or icmp", id="protocol"),
         pytest.param(ONE.format(match="{protocol: udp, sni: a.b}"), "cannot match udp", id="sni-over-udp"),
         pytest.param(ONE.format(match="{alpn: ''}"), "ALPN", id="alpn-empty"),
         pytest.param(ONE.format(match="{sni: '*.b.c'}, {sni: [x.b.c, y.z.b.c], port: 443}"),
