@@ -36,6 +36,14 @@ CLASSIC_BPF: Final = "classic BPF filter (cls_bpf)"
 FQ_CODEL: Final = "fq_codel queues (sch_fq_codel)"
 BFIFO: Final = "bfifo queues"
 GSO_MAX_SIZE: Final = "settable gso_max_size"
+TBF: Final = "token buckets (sch_tbf)"
+SFQ: Final = "sfq queues (sch_sfq)"
+CAKE: Final = "CAKE (sch_cake)"
+PRIO: Final = "strict priorities (sch_prio)"
+NETEM: Final = "network emulation (sch_netem)"
+CLSACT: Final = "filters for what arrives (clsact, sch_ingress)"
+IFB: Final = "intermediate devices (ifb)"
+REDIRECT: Final = "redirection (act_mirred)"
 
 REMEDIES: Final = {
     HTB: "Load it on the node (modprobe sch_htb), or use a kernel with CONFIG_NET_SCH_HTB.",
@@ -45,6 +53,14 @@ REMEDIES: Final = {
     FQ_CODEL: "Load it on the node (modprobe sch_fq_codel), or use a kernel with CONFIG_NET_SCH_FQ_CODEL.",
     BFIFO: "Use a kernel with CONFIG_NET_SCHED; every one that has it has bfifo.",
     GSO_MAX_SIZE: "Use Linux 4.16 or later, which lets it be set.",
+    TBF: "Load it on the node (modprobe sch_tbf), or use a kernel with CONFIG_NET_SCH_TBF.",
+    SFQ: "Load it on the node (modprobe sch_sfq), or use a kernel with CONFIG_NET_SCH_SFQ.",
+    CAKE: "Load it on the node (modprobe sch_cake), or use Linux 4.19 or later with CONFIG_NET_SCH_CAKE.",
+    PRIO: "Load it on the node (modprobe sch_prio), or use a kernel with CONFIG_NET_SCH_PRIO.",
+    NETEM: "Load it on the node (modprobe sch_netem), or use a kernel with CONFIG_NET_SCH_NETEM.",
+    CLSACT: "Load it on the node (modprobe sch_ingress), or use a kernel with CONFIG_NET_SCH_INGRESS.",
+    IFB: "Load it on the node (modprobe ifb), or use a kernel with CONFIG_IFB.",
+    REDIRECT: "Load them on the node (modprobe -a act_mirred cls_bpf), or use a kernel with CONFIG_NET_ACT_MIRRED.",
 }
 
 
@@ -60,7 +76,10 @@ def absent(name: str, reason: str, errno: int | None = None) -> Feature:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Everything that was tried, in the order in which a report should show it. Iterates over its features."""
+    """Everything that was tried, in the order in which a report should show it. Iterates over its features.
+
+    Those from ``tbf`` on are for trees that name them (`podlane tc`): a policy's classes need none of them.
+    """
 
     htb: Feature
     fw: Feature
@@ -69,6 +88,14 @@ class Features:
     fq_codel: Feature
     bfifo: Feature
     gso_max_size: Feature
+    tbf: Feature
+    sfq: Feature
+    cake: Feature
+    prio: Feature
+    netem: Feature
+    clsact: Feature
+    ifb: Feature
+    redirect: Feature
 
     def __iter__(self) -> Iterator[Feature]:
         for each in fields(self):
@@ -108,5 +135,13 @@ ALL_FEATURES: Final = Features(
     fq_codel=present(FQ_CODEL),
     bfifo=present(BFIFO),
     gso_max_size=present(GSO_MAX_SIZE),
+    tbf=present(TBF),
+    sfq=present(SFQ),
+    cake=present(CAKE),
+    prio=present(PRIO),
+    netem=present(NETEM),
+    clsact=present(CLSACT),
+    ifb=present(IFB),
+    redirect=present(REDIRECT),
 )
-"""A stock kernel, as distributions ship it: ``fw`` filters and fq_codel. For explaining policies away from one."""
+"""A stock kernel, as distributions ship it: it has everything. For explaining policies away from one."""

@@ -1,17 +1,18 @@
 """What this kernel, with these privileges, can do for us: found out by trying, where it can do no harm.
 
-A thread of its own enters a new network namespace (unshare(2)), builds a small tree on that namespace's ``lo``, and
+A thread of its own enters a new network namespace (unshare(2)), builds small trees on that namespace's ``lo``, and
 ends; the namespace goes with it. Version numbers and module lists would tell less: features are configured out, modules
 are missing in container images, and seccomp forbids bpf(2) to some. Trying also makes the kernel load its modules, as
 an installation would.
 
-Without CAP_SYS_ADMIN no namespace can be made (a container with only NET_ADMIN): then the tree goes on a temporary
+Without CAP_SYS_ADMIN no namespace can be made (a container with only NET_ADMIN): then the trees go on a temporary
 veth pair in the current namespace.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from tc_core import capability
@@ -19,23 +20,36 @@ from tc_core.bpf import mark_filter
 from tc_core.capability import ALL_FEATURES, Classifier, Feature, Features, absent, present
 from tc_core.compile import INNER_HANDLE, ROOT_HANDLE, leaf_handle, queue_handle
 from tc_core.errors import KernelError
-from tc_core.handles import Handle
-from tc_core.kernel import AddClass, AddFilter, AddQdisc, Change, ReplaceFilter, SetLink
+from tc_core.handles import ROOT, Handle
+from tc_core.kernel import (
+    AddClass,
+    AddFilter,
+    AddLink,
+    AddQdisc,
+    Change,
+    DeleteLink,
+    DeleteQdisc,
+    ReplaceFilter,
+    SetLink,
+)
 from tc_core.marks import class_mark
-from tc_core.model import Bfifo, BpfFlavour, FqCodel, FwFilter, HtbClass, HtbQdisc
+from tc_core.model import INGRESS_HOOK, BpfFlavour, FwFilter, HtbClass, RedirectFilter
 from tc_core.netlink import NetlinkKernel
+from tc_core.qdiscs import NO_TIME, Bfifo, Cake, Clsact, FqCodel, HtbQdisc, Netem, Prio, RootQdisc, Sfq, Tbf
 from tc_core.scratch import in_scratch_namespace
 from tc_core.units import ByteCount, Duration, Rate
 
 __all__ = ["ALL_FEATURES", "Classifier", "Feature", "Features", "probe"]
 
 _PROBE_LINK: Final = "podlane-probe"
+_PROBE_IFB: Final = "podlane-ifb"
 _NO_PRIVILEGE: Final = "Run it as root or with CAP_NET_ADMIN."
 
 _RATE: Final = Rate(8_000_000)
 _BYTES: Final = ByteCount(16_000)
 _FIFO_CLASS: Final = 1
 _CODEL_CLASS: Final = 2
+_ROOT: Final = HtbQdisc(ROOT_HANDLE, 0x1FF)
 
 
 def probe() -> Features:
@@ -69,7 +83,7 @@ def _probe_on_temporary_link() -> Features:
 
 
 def _try_everything(kernel: NetlinkKernel, interface: str) -> Features:
-    """Build a tree piece by piece, on an interface that nobody needs."""
+    """Build trees piece by piece, on an interface that nobody needs."""
 
     def attempt(name: str, *changes: Change) -> Feature:
         try:
@@ -79,14 +93,37 @@ def _try_everything(kernel: NetlinkKernel, interface: str) -> Features:
             return absent(name, error.detail, error.errno)
         return present(name, "works")
 
+    def attempt_root(name: str, root: RootQdisc | Sfq) -> Feature:
+        return attempt(name, AddQdisc(root), DeleteQdisc(root))
+
+    htb, *shaping = _try_shaping(attempt)
+    if htb.available:
+        kernel.apply(interface, DeleteQdisc(_ROOT))
+    roots = (
+        attempt_root(capability.TBF, Tbf(ROOT_HANDLE, ROOT, _RATE, _BYTES, _BYTES)),
+        attempt_root(capability.SFQ, Sfq(ROOT_HANDLE, ROOT, 100, _BYTES, NO_TIME)),
+        attempt_root(capability.CAKE, Cake(ROOT_HANDLE, ROOT, _RATE)),
+        attempt_root(capability.PRIO, Prio(ROOT_HANDLE, ROOT)),
+        attempt_root(capability.NETEM, Netem(ROOT_HANDLE, ROOT)),
+    )
+    clsact = attempt(capability.CLSACT, AddQdisc(Clsact()))
+    redirect = attempt(capability.REDIRECT, AddFilter(RedirectFilter(INGRESS_HOOK, interface)))
+    if not clsact.available:
+        redirect = absent(capability.REDIRECT, "could not be tried without clsact")
+    found = [htb, *shaping, *roots, clsact, _try_ifb(kernel), redirect]
+    return Features(*found)
+
+
+def _try_shaping(attempt: Callable[..., Feature]) -> Iterator[Feature]:
+    """The features from ``htb`` to ``gso_max_size``, in their order, on a tree that stays as far as it got."""
     inner = _class(INNER_HANDLE, ROOT_HANDLE)
     classes = [_class(leaf_handle(i), INNER_HANDLE) for i in (_FIFO_CLASS, _CODEL_CLASS)]
-    htb = attempt(
-        capability.HTB, AddQdisc(HtbQdisc(ROOT_HANDLE, 0x1FF)), AddClass(inner), *(AddClass(c) for c in classes)
-    )
+    htb = attempt(capability.HTB, AddQdisc(_ROOT), AddClass(inner), *(AddClass(c) for c in classes))
+    yield htb
     if not htb.available:
-        without = (absent(feature.name, "could not be tried without HTB") for feature in list(ALL_FEATURES)[1:])
-        return Features(htb, *without)
+        names = (capability.FW, capability.EBPF, capability.CLASSIC_BPF, capability.FQ_CODEL, capability.BFIFO)
+        yield from (absent(name, "could not be tried without HTB") for name in (*names, capability.GSO_MAX_SIZE))
+        return
     fifo = Bfifo(queue_handle(_FIFO_CLASS), leaf_handle(_FIFO_CLASS), _BYTES)
     codel = FqCodel(
         queue_handle(_CODEL_CLASS),
@@ -99,16 +136,27 @@ def _try_everything(kernel: NetlinkKernel, interface: str) -> Features:
     fw = FwFilter(ROOT_HANDLE, class_mark(_FIFO_CLASS), leaf_handle(_FIFO_CLASS))
     ebpf = mark_filter(ROOT_HANDLE, BpfFlavour.EBPF, [_FIFO_CLASS])
     classic = mark_filter(ROOT_HANDLE, BpfFlavour.CLASSIC, [_FIFO_CLASS])
-    return Features(
-        htb=htb,
-        fw=attempt(capability.FW, AddFilter(fw)),
-        ebpf=attempt(capability.EBPF, AddFilter(ebpf)),
-        # In the place of the eBPF filter, if that is there.
-        classic_bpf=attempt(capability.CLASSIC_BPF, ReplaceFilter(classic)),
-        fq_codel=attempt(capability.FQ_CODEL, AddQdisc(codel)),
-        bfifo=attempt(capability.BFIFO, AddQdisc(fifo)),
-        gso_max_size=attempt(capability.GSO_MAX_SIZE, SetLink(gso_max_size=16384)),
-    )
+    yield attempt(capability.FW, AddFilter(fw))
+    yield attempt(capability.EBPF, AddFilter(ebpf))
+    # In the place of the eBPF filter, if that is there.
+    yield attempt(capability.CLASSIC_BPF, ReplaceFilter(classic))
+    yield attempt(capability.FQ_CODEL, AddQdisc(codel))
+    yield attempt(capability.BFIFO, AddQdisc(fifo))
+    yield attempt(capability.GSO_MAX_SIZE, SetLink(gso_max_size=16384))
+
+
+def _try_ifb(kernel: NetlinkKernel) -> Feature:
+    """Make an ifb and remove it; one that an aborted run left counts as well."""
+    try:
+        try:
+            kernel.apply(_PROBE_IFB, AddLink("ifb"))
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        kernel.apply(_PROBE_IFB, DeleteLink())
+    except KernelError as error:
+        return absent(capability.IFB, error.detail, error.errno)
+    return present(capability.IFB, "works")
 
 
 def _class(handle: Handle, parent: Handle) -> HtbClass:

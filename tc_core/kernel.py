@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,22 @@ from typing import Final, Protocol, Self
 
 from tc_core.errors import InterfaceNotFoundError, KernelError
 from tc_core.handles import ROOT, Handle
-from tc_core.model import Filter, HtbClass, HtbQdisc, LeafQdisc, Observed, OtherFilter, OurFilter, Qdisc
+from tc_core.model import (
+    Clsact,
+    Filter,
+    FqCodel,
+    HtbClass,
+    Ingress,
+    LeafQdisc,
+    Link,
+    Netem,
+    Observed,
+    OtherFilter,
+    OurFilter,
+    OurQdisc,
+    Qdisc,
+    RootQdisc,
+)
 from tc_core.stats import ClassStats
 
 
@@ -37,7 +53,7 @@ class _Change(ABC):
 class AddQdisc(_Change):
     """Attach a qdisc; EEXIST when its place or handle is taken."""
 
-    qdisc: HtbQdisc | LeafQdisc
+    qdisc: OurQdisc
 
     def command(self, interface: str) -> str:
         return f"tc qdisc add dev {interface} {self.qdisc}"
@@ -45,21 +61,26 @@ class AddQdisc(_Change):
 
 @dataclass(frozen=True, slots=True)
 class ChangeQdisc(_Change):
-    """Alter a leaf qdisc in place: what it has queued stays."""
+    """Alter a qdisc in place: what it has queued stays. EINVAL for kinds that cannot be altered (HTB, sfq)."""
 
-    qdisc: LeafQdisc
+    qdisc: RootQdisc | LeafQdisc
 
     def command(self, interface: str) -> str:
-        return f"tc qdisc change dev {interface} {_without_flows(str(self.qdisc))}"
+        match self.qdisc:
+            case FqCodel():
+                text = _without_flows(str(self.qdisc))
+            case Netem():
+                text = self.qdisc.spelled_out
+            case _:
+                text = str(self.qdisc)
+        return f"tc qdisc change dev {interface} {text}"
 
 
 def _without_flows(text: str) -> str:
     """fq_codel refuses ``flows`` in a change, even the number it has."""
     words = text.split()
-    if "flows" in words:
-        at = words.index("flows")
-        del words[at : at + 2]
-    return " ".join(words)
+    at = words.index("flows")
+    return " ".join(words[:at] + words[at + 2 :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +90,8 @@ class DeleteQdisc(_Change):
     qdisc: Qdisc
 
     def command(self, interface: str) -> str:
+        if isinstance(self.qdisc, Clsact | Ingress):
+            return f"tc qdisc del dev {interface} {self.qdisc}"
         if self.qdisc.parent == ROOT:
             return f"tc qdisc del dev {interface} root"
         return f"tc qdisc del dev {interface} parent {self.qdisc.parent} handle {self.qdisc.handle}"
@@ -146,6 +169,7 @@ class SetLink(_Change):
 
     gso_max_size: int | None = None
     tx_queue_len: int | None = None
+    up: bool | None = None
 
     def command(self, interface: str) -> str:
         words = [f"ip link set dev {interface}"]
@@ -153,7 +177,32 @@ class SetLink(_Change):
             words.append(f"gso_max_size {self.gso_max_size}")
         if self.tx_queue_len is not None:
             words.append(f"txqueuelen {self.tx_queue_len}")
+        if self.up is not None:
+            words.append("up" if self.up else "down")
         return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class AddLink(_Change):
+    """Make a virtual interface of this kind (ip-link(8), "TYPE") and set it up; EEXIST when the name is taken.
+
+    ``alias`` is a text of at most 255 bytes, by which its maker can tell it from others (IFALIASZ, linux/if.h).
+    """
+
+    kind: str
+    alias: str = ""
+
+    def command(self, interface: str) -> str:
+        alias = f"alias {shlex.quote(self.alias)} " if self.alias else ""
+        return f"ip link add name {interface} type {self.kind} && ip link set dev {interface} {alias}up"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink(_Change):
+    """Remove a virtual interface, with everything on it."""
+
+    def command(self, interface: str) -> str:
+        return f"ip link del dev {interface}"
 
 
 Change = (
@@ -167,6 +216,8 @@ Change = (
     | ReplaceFilter
     | DeleteFilter
     | SetLink
+    | AddLink
+    | DeleteLink
 )
 
 Counters = Mapping[Handle, ClassStats]
@@ -182,8 +233,8 @@ _REMEDIES: Final = {
 class Kernel(Protocol):
     """Traffic control of the interfaces in one network namespace. All methods block for as long as the kernel takes.
 
-    Methods that name an interface raise :class:`InterfaceNotFoundError` when there is none of that name, and
-    :class:`KernelError` when the kernel refuses.
+    Methods that name an interface raise :class:`InterfaceNotFoundError` when there is none of that name (except to
+    :class:`AddLink`), and :class:`KernelError` when the kernel refuses.
     """
 
     def observe(self, interface: str) -> Observed:
@@ -194,6 +245,12 @@ class Kernel(Protocol):
 
     def counters(self, interface: str) -> Counters:
         """The counters of every HTB class, by handle. Empty without HTB."""
+
+    def qdisc_counters(self, interface: str) -> Counters:
+        """The counters of every qdisc that has a handle, by that: what passed, and what its queue holds."""
+
+    def interfaces(self) -> Mapping[str, Link]:
+        """Every interface in the network namespace, by name."""
 
     def default_route_interface(self) -> str | None:
         """The interface of the preferred default route, IPv4 before IPv6; None without any."""

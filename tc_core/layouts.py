@@ -1,11 +1,7 @@
 """How rtnetlink lays out traffic control messages: pyroute2's layouts, completed.
 
-pyroute2 has none for cls_bpf, bfifo and the 64-bit packet counter, and its HTB encoder loses something: it computes two
-tables of 256 floats per class, which kernels have ignored since 3.13 when the link layer is named, and rounds bursts
-twice on their way to ticks.
-
-Units on the wire (linux/pkt_sched.h, net/sched/sch_htb.c): rates are bytes per second, in 32 bits with a 64-bit
-attribute beside them from 4 GB/s on; bursts are the time that they take at their rate, in ticks of 64 ns.
+pyroute2 has none for cls_bpf with its actions and for the 64-bit packet counter; those of qdiscs are in
+:mod:`tc_core.qdisc_layouts`.
 """
 
 # mypy: allow-subclassing-any
@@ -18,79 +14,10 @@ from typing import Any, Final
 from pyroute2.netlink import nla, rtnl
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
-from tc_core.units import ByteCount, Rate
+from tc_core.qdisc_layouts import QDISC_OPTIONS
 
-U32: Final = (1 << 32) - 1
-TICK_NS: Final = 64
-"""Nanoseconds of a scheduler tick: PSCHED_SHIFT is 6 (include/net/pkt_sched.h), as /proc/net/psched tells."""
-
-
-def burst_ticks(rate: Rate, burst: ByteCount) -> int:
-    """The time that ``burst`` takes at ``rate``, in ticks, rounded down as tc(8) does. Without rate it is 0."""
-    if not rate.bytes_per_second:
-        return 0
-    return min(U32, burst.count * 10**9 // (rate.bytes_per_second * TICK_NS))
-
-
-def burst_bytes(rate: Rate, ticks: int) -> ByteCount:
-    """The inverse of :func:`burst_ticks`, rounded up: what was written is read back where a tick is at most a byte."""
-    return ByteCount(-(-ticks * TICK_NS * rate.bytes_per_second // 10**9))
-
-
-class _HtbOptions(nla):
-    nla_map = (
-        ("TCA_HTB_UNSPEC", "none"),
-        ("TCA_HTB_PARMS", "parms"),
-        ("TCA_HTB_INIT", "glob"),
-        ("TCA_HTB_CTAB", "cdata"),
-        ("TCA_HTB_RTAB", "cdata"),
-        ("TCA_HTB_DIRECT_QLEN", "uint32"),
-        ("TCA_HTB_RATE64", "uint64"),
-        ("TCA_HTB_CEIL64", "uint64"),
-    )
-
-    class parms(nla):  # noqa: N801 - pyroute2 finds layouts by these names
-        """struct tc_htb_opt."""
-
-        fields = (
-            *((f"rate_{name}", form) for name, form in (("cell_log", "B"), ("linklayer", "B"), ("overhead", "H"))),
-            *((f"rate_{name}", form) for name, form in (("cell_align", "h"), ("mpu", "H"))),
-            ("rate", "I"),
-            *((f"ceil_{name}", form) for name, form in (("cell_log", "B"), ("linklayer", "B"), ("overhead", "H"))),
-            *((f"ceil_{name}", form) for name, form in (("cell_align", "h"), ("mpu", "H"))),
-            ("ceil", "I"),
-            ("buffer", "I"),
-            ("cbuffer", "I"),
-            ("quantum", "I"),
-            ("level", "I"),
-            ("prio", "I"),
-        )
-
-    class glob(nla):  # noqa: N801
-        """struct tc_htb_glob."""
-
-        fields = (("version", "I"), ("rate2quantum", "I"), ("defcls", "I"), ("debug", "I"), ("direct_pkts", "I"))
-
-
-class _FifoOptions(nla):
-    """struct tc_fifo_qopt."""
-
-    fields = (("limit", "I"),)
-
-
-class _FqCodelOptions(nla):
-    nla_map = (
-        ("TCA_FQ_CODEL_UNSPEC", "none"),
-        ("TCA_FQ_CODEL_TARGET", "uint32"),
-        ("TCA_FQ_CODEL_LIMIT", "uint32"),
-        ("TCA_FQ_CODEL_INTERVAL", "uint32"),
-        ("TCA_FQ_CODEL_ECN", "uint32"),
-        ("TCA_FQ_CODEL_FLOWS", "uint32"),
-        ("TCA_FQ_CODEL_QUANTUM", "uint32"),
-        ("TCA_FQ_CODEL_CE_THRESHOLD", "uint32"),
-        ("TCA_FQ_CODEL_DROP_BATCH_SIZE", "uint32"),
-        ("TCA_FQ_CODEL_MEMORY_LIMIT", "uint32"),
-    )
+EGRESS_REDIRECT: Final = 1
+"""TCA_EGRESS_REDIR of linux/tc_act/tc_mirred.h: out by another device, rather than in by it or a copy of the packet."""
 
 
 class _FwOptions(nla):
@@ -104,10 +31,49 @@ class _FwOptions(nla):
     )
 
 
+class _MirredOptions(nla):
+    """linux/tc_act/tc_mirred.h"""
+
+    nla_map = (("TCA_MIRRED_UNSPEC", "none"), ("TCA_MIRRED_TM", "cdata"), ("TCA_MIRRED_PARMS", "parms"))
+
+    class parms(nla):  # noqa: N801 - pyroute2 finds layouts by these names
+        """struct tc_mirred."""
+
+        fields = (
+            ("index", "I"),
+            ("capab", "I"),
+            ("action", "i"),
+            ("refcnt", "i"),
+            ("bindcnt", "i"),
+            ("eaction", "i"),
+            ("ifindex", "I"),
+        )
+
+
+class _Actions(nla):
+    """The actions of a filter, in order, from 1 on (linux/pkt_cls.h). Ours have one."""
+
+    nla_map = (("TCA_ACT_PRIO_0", "none"), ("TCA_ACT_PRIO_1", "action"))
+
+    class action(nla):  # noqa: N801
+        """One action: its kind, and options that depend on the kind."""
+
+        nla_map = (
+            ("TCA_ACT_UNSPEC", "none"),
+            ("TCA_ACT_KIND", "asciiz"),
+            ("TCA_ACT_OPTIONS", "get_options"),
+        )
+
+        @staticmethod
+        def get_options(self: Any, *_arguments: Any, **_named: Any) -> Any:
+            """The layout of TCA_ACT_OPTIONS, by the kind that comes before it."""
+            return _MirredOptions if self.get_attr("TCA_ACT_KIND") == "mirred" else nla.cdata
+
+
 class _BpfOptions(nla):
     nla_map = (
         ("TCA_BPF_UNSPEC", "none"),
-        ("TCA_BPF_ACT", "cdata"),
+        ("TCA_BPF_ACT", "actions"),
         ("TCA_BPF_POLICE", "cdata"),
         ("TCA_BPF_CLASSID", "uint32"),
         ("TCA_BPF_OPS_LEN", "uint16"),
@@ -115,6 +81,7 @@ class _BpfOptions(nla):
         ("TCA_BPF_FD", "uint32"),
         ("TCA_BPF_NAME", "asciiz"),
     )
+    actions = _Actions
 
 
 class _Stats2(nla):
@@ -144,9 +111,7 @@ class _Stats2(nla):
 
 
 _OPTIONS: Final[dict[str, type[Any]]] = {
-    "htb": _HtbOptions,
-    "bfifo": _FifoOptions,
-    "fq_codel": _FqCodelOptions,
+    **QDISC_OPTIONS,
     "fw": _FwOptions,
     "bpf": _BpfOptions,
 }

@@ -1,9 +1,9 @@
-"""Qdiscs, classes and filters as the kernel has them: frozen values that both compile and observation produce.
+"""Classes, filters and whole trees as the kernel has them: frozen values that both compile and observation produce.
 
 ``str()`` of a value is what follows ``tc qdisc add dev IF`` (or ``class``, ``filter``), so that a plan can be read, and
 even run, by people. ``agrees_with`` says whether a value read back from the kernel means the same: the kernel rounds
-some numbers (bursts are carried as 64 ns ticks, CoDel's times as 1,024 ns units), and tc(8) before 6.10 cuts bursts to
-whole microseconds. A difference which is only that rounding is no change.
+some numbers (bursts are carried as 64 ns ticks), and tc(8) before 6.10 cuts bursts to whole microseconds. A difference
+which is only that rounding is no change. The qdiscs themselves are in :mod:`tc_core.qdiscs`, and importable from here.
 """
 
 from __future__ import annotations
@@ -12,33 +12,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tc_core.handles import ROOT, Handle
 from tc_core.marks import Mark
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.qdiscs import DEFAULT_FLOWS as DEFAULT_FLOWS
+from tc_core.qdiscs import DEFAULT_FQ_QUANTUM as DEFAULT_FQ_QUANTUM
+from tc_core.qdiscs import DEFAULT_PRIOMAP as DEFAULT_PRIOMAP
+from tc_core.qdiscs import DEFAULT_R2Q as DEFAULT_R2Q
+from tc_core.qdiscs import EGRESS_HOOK as EGRESS_HOOK
+from tc_core.qdiscs import INGRESS as INGRESS
+from tc_core.qdiscs import INGRESS_HOOK as INGRESS_HOOK
+from tc_core.qdiscs import Bfifo as Bfifo
+from tc_core.qdiscs import Cake as Cake
+from tc_core.qdiscs import Clsact as Clsact
+from tc_core.qdiscs import Diffserv as Diffserv
+from tc_core.qdiscs import FqCodel as FqCodel
+from tc_core.qdiscs import HtbQdisc as HtbQdisc
+from tc_core.qdiscs import Ingress as Ingress
+from tc_core.qdiscs import Isolation as Isolation
+from tc_core.qdiscs import LeafQdisc as LeafQdisc
+from tc_core.qdiscs import Netem as Netem
+from tc_core.qdiscs import OtherQdisc as OtherQdisc
+from tc_core.qdiscs import OurQdisc as OurQdisc
+from tc_core.qdiscs import Prio as Prio
+from tc_core.qdiscs import Qdisc as Qdisc
+from tc_core.qdiscs import RootQdisc as RootQdisc
+from tc_core.qdiscs import Sfq as Sfq
+from tc_core.qdiscs import Tbf as Tbf
+from tc_core.qdiscs import same_burst
+from tc_core.qdiscs import tc_rate as tc_rate
+from tc_core.units import ByteCount, Rate
 
-DEFAULT_R2Q: Final = 10
-"""HTB's rate-to-quantum divisor (tc-htb(8)), used only by classes without a quantum of their own; ours all have one."""
-DEFAULT_FLOWS: Final = 1024
-"""Flow queues of fq_codel when none are named (tc-fq_codel(8))."""
-DEFAULT_FQ_QUANTUM: Final = ByteCount(1514)
-"""Bytes a flow of fq_codel may send in its turn: one full Ethernet packet, as the kernel chooses for such a link."""
-_CODEL_STEP_NS: Final = 1024
-"""CoDel keeps times in units of 1,024 ns (CODEL_SHIFT in include/net/codel.h)."""
-
-
-def tc_rate(rate: Rate) -> str:
-    """A rate for tc(8), with a prefix only where no fraction is left: tc reads fractions as inexact doubles."""
-    for suffix, factor in (("Gbit", 10**9), ("Mbit", 10**6), ("kbit", 10**3)):
-        if rate.bits_per_second and rate.bits_per_second % factor == 0:
-            return f"{rate.bits_per_second // factor}{suffix}"
-    return f"{rate.bits_per_second}bit"
-
-
-def _attachment(parent: Handle, handle: Handle) -> str:
-    where = "root" if parent == ROOT else f"parent {parent}"
-    return f"{where} handle {handle}"
+if TYPE_CHECKING:
+    from tc_core.packet_program import PacketRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +53,21 @@ class Link:
     """What of an interface matters here. Sizes in bytes, ``tx_queue_len`` in packets (ip-link(8)).
 
     ``gso_max_size`` bounds the segments that TCP hands down at once; ``tso_max_size`` is the most the device takes.
+    ``kind`` is that of a virtual device (``veth``, ``ifb`` ...), empty for hardware and ``lo``; ``alias`` is free text.
     """
 
     name: str
     gso_max_size: int = 65536
     tso_max_size: int = 65536
     tx_queue_len: int = 1000
+    kind: str = ""
+    alias: str = ""
+    is_up: bool = True
 
     @property
     def default_gso_max_size(self) -> int:
         """What the kernel gives a new device: GSO_LEGACY_MAX_SIZE, or less where the hardware takes less."""
         return min(65536, self.tso_max_size)
-
-
-@dataclass(frozen=True, slots=True)
-class HtbQdisc:
-    """An HTB root. ``default_minor`` names the class of unclassified packets, ``direct_qlen`` is in packets.
-
-    ``r2q`` has no effect on classes with an explicit quantum, and all of ours have one. :mod:`tc_core.diff` keeps the
-    interface's previous ``gso_max_size`` in it, so that removal can restore it even after a restart: the kernel keeps
-    the number exactly as long as the tree that made the change.
-    """
-
-    handle: Handle
-    default_minor: int
-    r2q: int = DEFAULT_R2Q
-    direct_qlen: int = 1000
-    parent: Handle = ROOT
-
-    def agrees_with(self, other: object) -> bool:
-        """HTB cannot be altered once it is there, and r2q and direct_qlen mean nothing to a complete tree of ours."""
-        return (
-            isinstance(other, HtbQdisc)
-            and (self.handle, self.parent) == (other.handle, other.parent)
-            and self.default_minor == other.default_minor
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"{_attachment(self.parent, self.handle)} htb default {self.default_minor:x} r2q {self.r2q} "
-            f"direct_qlen {self.direct_qlen}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +88,8 @@ class HtbClass:
         """Whether ``other``, read from the kernel, is this class. Quantum and priority of inner classes do nothing."""
         return (
             (self.handle, self.parent, self.rate, self.ceil) == (other.handle, other.parent, other.rate, other.ceil)
-            and _same_burst(self.rate, self.burst, other.burst)
-            and _same_burst(self.ceil, self.cburst, other.cburst)
+            and same_burst(self.rate, self.burst, other.burst)
+            and same_burst(self.ceil, self.cburst, other.cburst)
             and (self.is_inner or (self.prio, self.quantum) == (other.prio, other.quantum))
         )
 
@@ -120,105 +101,6 @@ class HtbClass:
         )
 
 
-def _same_burst(rate: Rate, one: ByteCount, other: ByteCount) -> bool:
-    """Equal up to what passes in one microsecond, the coarsest step of any tool that writes bursts."""
-    return abs(one.count - other.count) <= 1 + rate.bytes_per_second // 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class FqCodel:
-    """An fq_codel leaf (RFC 8290, tc-fq_codel(8)). ``limit`` in packets, ``memory_limit`` and ``quantum`` in bytes.
-
-    ``flows`` can only be chosen when the qdisc is made.
-    """
-
-    handle: Handle
-    parent: Handle
-    limit: int
-    target: Duration
-    interval: Duration
-    memory_limit: ByteCount
-    flows: int = DEFAULT_FLOWS
-    quantum: ByteCount = DEFAULT_FQ_QUANTUM
-    ecn: bool = True
-    kind: str = field(default="fq_codel", init=False)
-
-    def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
-        return (
-            isinstance(other, FqCodel)
-            and (self.handle, self.parent, self.limit) == (other.handle, other.parent, other.limit)
-            and (self.memory_limit, self.quantum, self.ecn) == (other.memory_limit, other.quantum, other.ecn)
-            and self.flows == other.flows
-            and _same_time(self.target, other.target)
-            and _same_time(self.interval, other.interval)
-        )
-
-    def can_become(self, other: object) -> bool:
-        """Whether the kernel can alter this qdisc into ``other`` and keep its queue."""
-        return isinstance(other, FqCodel) and (self.handle, self.parent, self.flows) == (
-            other.handle,
-            other.parent,
-            other.flows,
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"{_attachment(self.parent, self.handle)} fq_codel limit {self.limit} flows {self.flows} "
-            f"target {self.target.microseconds}us interval {self.interval.microseconds}us "
-            f"quantum {self.quantum.count} memory_limit {self.memory_limit.count}b {'ecn' if self.ecn else 'noecn'}"
-        )
-
-
-def _same_time(one: Duration, other: Duration) -> bool:
-    return abs(one.nanoseconds - other.nanoseconds) <= 2 * _CODEL_STEP_NS
-
-
-@dataclass(frozen=True, slots=True)
-class Bfifo:
-    """A leaf that queues at most ``limit`` bytes, first in first out (tc-bfifo(8))."""
-
-    handle: Handle
-    parent: Handle
-    limit: ByteCount
-    kind: str = field(default="bfifo", init=False)
-
-    def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
-        return self == other
-
-    def can_become(self, other: object) -> bool:
-        """Whether the kernel can alter this qdisc into ``other`` and keep its queue."""
-        return isinstance(other, Bfifo) and (self.handle, self.parent) == (other.handle, other.parent)
-
-    def __str__(self) -> str:
-        return f"{_attachment(self.parent, self.handle)} bfifo limit {self.limit.count}b"
-
-
-@dataclass(frozen=True, slots=True)
-class OtherQdisc:
-    """A qdisc of a kind that we never make. A handle with major 0 marks one that the kernel chose by default."""
-
-    handle: Handle
-    parent: Handle
-    kind: str
-
-    def can_become(self, other: object) -> bool:  # noqa: ARG002 - one interface for all qdiscs
-        """Never: we do not know its options."""
-        return False
-
-    @property
-    def is_default(self) -> bool:
-        """Whether the kernel put it there by itself (``noqueue``, ``pfifo_fast``, ``mq`` ...)."""
-        return self.handle.major == 0
-
-    def __str__(self) -> str:
-        return f"{_attachment(self.parent, self.handle)} {self.kind}"
-
-
-LeafQdisc = FqCodel | Bfifo
-Qdisc = HtbQdisc | FqCodel | Bfifo | OtherQdisc
-
 ETH_P_ALL: Final = 3
 """Every protocol (linux/if_ether.h): what our filters look at."""
 
@@ -226,6 +108,18 @@ ETH_P_ALL: Final = 3
 # the other without a gap. Lower is asked first.
 FW_PRIO: Final = 1
 BPF_PRIO: Final = 2
+REDIRECT_PRIO: Final = 0xC001
+"""Of our filter at the ingress hook: after all that the kernel numbers by itself (from 0xC000 down, tcf_auto_prio() in
+net/sched/cls_api.c), so that other people's filters have their say first."""
+
+BpfInstruction = tuple[int, int, int, int]
+"""One instruction of classic BPF: code, jump if true, jump if false, constant (struct sock_filter, linux/filter.h)."""
+
+
+MATCH_ALL: Final[tuple[BpfInstruction, ...]] = ((0x06, 0, 0, 0xFFFFFFFF),)
+"""The program that matches every packet: ``ret #0xffffffff`` (BPF_RET | BPF_K), for which cls_bpf runs its action."""
+MATCH_ALL_TEXT: Final = "1,6 0 0 4294967295"
+"""The same as tc-bpf(8) reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +156,11 @@ class BpfFlavour(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BpfFilter:
-    """A cls_bpf program that turns the mark's class field into a class handle (tc-bpf(8), :mod:`tc_core.bpf`).
+    """A cls_bpf program that finds a packet's class (tc-bpf(8), :mod:`tc_core.bpf`).
 
-    ``fingerprint`` identifies the program; ``class_ids`` are the ids it selects, unknown (None) when read back.
+    ``fingerprint`` identifies the program. It is the one that turns the mark's class field into a class handle, and
+    ``class_ids`` are the ids it selects; or, of the classic flavour, the one that is given as ``instructions``, made
+    from ``rules``. None of these is known of a program that was read back.
     """
 
     parent: Handle
@@ -275,6 +171,8 @@ class BpfFilter:
     handle: int = 1
     prio: int = BPF_PRIO
     kind: str = field(default="bpf", init=False)
+    rules: tuple[PacketRule, ...] = field(default=(), compare=False)
+    instructions: tuple[BpfInstruction, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -287,11 +185,36 @@ class BpfFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class OtherFilter:
-    """Filters on our root that we did not make: all that one kind has at one priority for one protocol.
+class RedirectFilter:
+    """Whatever arrives leaves again by ``device``, as if sent there (tc-mirred(8)): to an ifb, that is, to be shaped.
 
-    ``protocol`` is an Ethernet type in host order. What is inside is not told apart: kinds such as u32 have inner nodes
-    that cannot be removed one by one.
+    ``device`` is empty when what was read back names a device that is gone; such packets are lost.
+    """
+
+    parent: Handle
+    device: str
+    handle: int = 1
+    prio: int = REDIRECT_PRIO
+    kind: str = field(default="bpf", init=False)
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What identifies a filter under its parent: kind, priority, handle."""
+        return ("bpf", self.prio, self.handle)
+
+    def __str__(self) -> str:
+        return (
+            f"parent {self.parent} protocol all prio {self.prio} handle {self.handle:#x} "
+            f"bpf bytecode '{MATCH_ALL_TEXT}' action mirred egress redirect dev {self.device}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFilter:
+    """Filters that we did not make, on our root or at the ingress hook.
+
+    Each stands for all that one kind has at one priority for one ``protocol``, an Ethernet type in host order. What is
+    inside is not told apart: kinds such as u32 have inner nodes that cannot be removed one by one.
     """
 
     parent: Handle
@@ -309,13 +232,15 @@ class OtherFilter:
         return f"parent {self.parent} protocol {protocol} prio {self.prio} {self.kind}"
 
 
-OurFilter = FwFilter | BpfFilter
-Filter = FwFilter | BpfFilter | OtherFilter
+ClassFilter = FwFilter | BpfFilter
+"""What selects classes."""
+OurFilter = ClassFilter | RedirectFilter
+Filter = FwFilter | BpfFilter | RedirectFilter | OtherFilter
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficTree:
-    """All that an interface should have. ``classes`` are the leaves, in policy order, the default class last.
+    """An HTB tree for an interface. ``classes`` are the leaves, in policy order, the default class last.
 
     ``gso_max_size`` in bytes, None to leave the interface's alone. ``names`` are for people only.
     """
@@ -324,7 +249,7 @@ class TrafficTree:
     inner: HtbClass
     classes: tuple[HtbClass, ...]
     leaves: tuple[LeafQdisc, ...]
-    filters: tuple[OurFilter, ...]
+    filters: tuple[ClassFilter, ...]
     gso_max_size: int | None = None
     names: Mapping[Handle, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
@@ -336,17 +261,32 @@ class TrafficTree:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All that an interface has. ``qdiscs`` includes the root; classes and filters are those of an HTB root."""
+    """All that an interface has. ``qdiscs`` includes the root, ``classes`` are those of an HTB root.
+
+    ``filters`` are those of an HTB or prio root; ``ingress`` and ``egress`` are those of a clsact or ingress qdisc.
+    """
 
     link: Link
     qdiscs: tuple[Qdisc, ...] = ()
     classes: tuple[HtbClass, ...] = ()
     filters: tuple[Filter, ...] = ()
+    ingress: tuple[Filter, ...] = ()
+    egress: tuple[Filter, ...] = ()
 
     @property
     def root(self) -> Qdisc | None:
         """The root qdisc, the kernel's default one included."""
         return next((q for q in self.qdiscs if q.parent == ROOT), None)
+
+    @property
+    def ingress_qdisc(self) -> Clsact | Ingress | None:
+        """What gives filters a place to see what arrives; None without any."""
+        return next((q for q in self.qdiscs if isinstance(q, Clsact | Ingress)), None)
+
+    @property
+    def filtering(self) -> tuple[HtbQdisc | Prio, ...]:
+        """The qdiscs that filters can hang on: an HTB root, and every prio qdisc."""
+        return tuple(q for q in self.qdiscs if isinstance(q, Prio) or (isinstance(q, HtbQdisc) and q.parent == ROOT))
 
     def leaf_of(self, handle: Handle) -> Qdisc | None:
         """The qdisc attached to a class; None for the hidden FIFO that HTB makes by itself."""

@@ -16,8 +16,9 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, rtnl
@@ -28,9 +29,20 @@ from tc_core import answers, requests
 from tc_core.bpf import load
 from tc_core.errors import KernelError
 from tc_core.handles import Handle
-from tc_core.kernel import AddFilter, Change, Counters, ReplaceFilter, interface_not_found, refused
+from tc_core.kernel import AddFilter, AddLink, Change, Counters, ReplaceFilter, interface_not_found, refused
 from tc_core.layouts import LAYOUTS
-from tc_core.model import BpfFilter, BpfFlavour, HtbQdisc, Observed
+from tc_core.model import (
+    EGRESS_HOOK,
+    INGRESS_HOOK,
+    BpfFilter,
+    BpfFlavour,
+    Clsact,
+    Filter,
+    HtbQdisc,
+    Link,
+    Observed,
+    RedirectFilter,
+)
 from tc_core.stats import with_leaf_drops
 
 _SOL_NETLINK: Final = 270
@@ -81,47 +93,91 @@ class NetlinkKernel:
         link = answers.link_of(link_message)
         qdiscs = tuple(answers.qdisc_of(m) for m in self._dump_tc(rtnl.RTM_GETQDISC, index))
         observed = Observed(link, qdiscs)
-        root = observed.root
-        if not isinstance(root, HtbQdisc):
-            return observed
-        classes = (answers.class_of(m) for m in self._dump_tc(rtnl.RTM_GETTCLASS, index))
-        filters = (answers.filter_of(m) for m in self._dump_tc(rtnl.RTM_GETTFILTER, index, root.handle))
-        return Observed(
-            link,
-            qdiscs,
-            tuple(c for c in classes if c is not None and c.handle.major == root.handle.major),
-            tuple(dict.fromkeys(f for f in filters if f is not None)),
+        root, ingress_qdisc = observed.root, observed.ingress_qdisc
+        classes = self._dump_tc(rtnl.RTM_GETTCLASS, index) if isinstance(root, HtbQdisc) else ()
+        return replace(
+            observed,
+            classes=tuple(
+                c
+                for m in classes
+                if (c := answers.class_of(m)) is not None and root is not None and c.handle.major == root.handle.major
+            ),
+            filters=tuple(f for qdisc in observed.filtering for f in self._filters(index, qdisc.handle)),
+            ingress=self._filters(index, INGRESS_HOOK) if ingress_qdisc else (),
+            # Asked for what leaves, an ``ingress`` qdisc tells what arrives.
+            egress=self._filters(index, EGRESS_HOOK) if isinstance(ingress_qdisc, Clsact) else (),
         )
+
+    def _filters(self, index: int, parent: Handle) -> tuple[Filter, ...]:
+        messages = list(self._dump_tc(rtnl.RTM_GETTFILTER, index, parent))
+        if parent in (INGRESS_HOOK, EGRESS_HOOK):
+            names = self._names() if messages else {}
+            found = [answers.hook_filter_of(m, names) for m in messages]
+        else:
+            found = [answers.filter_of(m) for m in messages]
+        return tuple(dict.fromkeys(f for f in found if f is not None))
 
     def apply(self, interface: str, change: Change) -> None:
         """Make one change. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
-        index, _ = self._find(interface)
         operation = change.command(interface)
-        if not (
-            isinstance(change, AddFilter | ReplaceFilter)
-            and isinstance(change.filter, BpfFilter)
-            and change.filter.flavour is BpfFlavour.EBPF
-        ):
-            self._ask(operation, requests.request(index, change))
+        if isinstance(change, AddLink):
+            self._add_link(interface, change)
             return
-        program = load(change.filter.class_ids or frozenset(), change.filter.parent)
+        index, _ = self._find(interface)
+        match change:
+            case AddFilter(BpfFilter(flavour=BpfFlavour.EBPF) as wanted) | ReplaceFilter(
+                BpfFilter(flavour=BpfFlavour.EBPF) as wanted
+            ):
+                program = load(wanted.class_ids or frozenset(), wanted.parent)
+                try:
+                    self._ask(operation, requests.request(index, change, program=program))
+                finally:
+                    os.close(program)  # the filter holds the program from here on
+            case AddFilter(RedirectFilter(device=name)) | ReplaceFilter(RedirectFilter(device=name)):
+                device = next((i for i, existing in self._names().items() if existing == name), None)
+                if device is None:
+                    raise refused(operation, errno.ENODEV, f"There is no interface {name!r}")
+                self._ask(operation, requests.request(index, change, device=device))
+            case _:
+                self._ask(operation, requests.request(index, change))
+
+    def _add_link(self, interface: str, change: AddLink) -> None:
+        """Make the link, and set it up; when that fails it goes again."""
+        operation = change.command(interface)
+        self._ask(operation, requests.add_link_request(interface, change.kind))
         try:
-            self._ask(operation, requests.request(index, change, program))
-        finally:
-            os.close(program)  # the filter holds the program from here on
+            index, _ = self._find(interface)
+            self._ask(operation, requests.request(index, change))
+        except KernelError:
+            self._ask(f"ip link del dev {interface}", requests.delete_link_request(interface))
+            raise
 
     def counters(self, interface: str) -> Counters:
         """Counters of every HTB class by handle. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
         index, _ = self._find(interface)
-        leaf_drops = {
-            Handle.from_int(m["parent"]): answers.stats_of(m).drops for m in self._dump_tc(rtnl.RTM_GETQDISC, index)
-        }
+        queues = self._dump_tc(rtnl.RTM_GETQDISC, index)
+        leaf_drops = {Handle.from_int(m["parent"]): answers.qdisc_stats_of(m).drops for m in queues}
         return {
-            handle: with_leaf_drops(answers.stats_of(m), leaf_drops.get(handle, 0))
+            handle: with_leaf_drops(answers.class_stats_of(m), leaf_drops.get(handle, 0))
             for m in self._dump_tc(rtnl.RTM_GETTCLASS, index)
             if m.get_attr("TCA_KIND") == "htb"
             for handle in [Handle.from_int(m["handle"])]
         }
+
+    def qdisc_counters(self, interface: str) -> Counters:
+        """Counters of every qdisc that has a handle. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
+        index, _ = self._find(interface)
+        return {
+            handle: answers.qdisc_stats_of(m)
+            for m in self._dump_tc(rtnl.RTM_GETQDISC, index)
+            for handle in [Handle.from_int(m["handle"])]
+            if handle.major
+        }
+
+    def interfaces(self) -> Mapping[str, Link]:
+        """Every interface by name. Raises :class:`KernelError`."""
+        links = [answers.link_of(m) for m in self._ask("ip link show", requests.link_request(None))]
+        return {link.name: link for link in links}
 
     def default_route_interface(self) -> str | None:
         """The interface of the preferred default route, IPv4 before IPv6. Raises :class:`KernelError`."""
@@ -143,12 +199,12 @@ class NetlinkKernel:
         """
         operation = f"ip link add {name} type veth"
         try:
-            self._ask(operation, requests.add_link_request(name))
+            self._ask(operation, requests.add_link_request(name, "veth"))
         except KernelError as error:
             if error.errno != errno.EEXIST:
                 raise
             self._ask(f"ip link del {name}", requests.delete_link_request(name))
-            self._ask(operation, requests.add_link_request(name))
+            self._ask(operation, requests.add_link_request(name, "veth"))
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, rtnl
@@ -15,22 +15,35 @@ from tc_core.handles import Handle
 from tc_core.kernel import (
     AddClass,
     AddFilter,
+    AddLink,
     AddQdisc,
     Change,
     ChangeClass,
     ChangeQdisc,
     DeleteClass,
     DeleteFilter,
+    DeleteLink,
     DeleteQdisc,
     ReplaceFilter,
     SetLink,
 )
-from tc_core.layouts import U32, TcMessage, burst_ticks
-from tc_core.model import ETH_P_ALL, Bfifo, FwFilter, HtbClass, HtbQdisc, LeafQdisc, OtherFilter, OurFilter
+from tc_core.layouts import EGRESS_REDIRECT, TcMessage
+from tc_core.model import (
+    ETH_P_ALL,
+    MATCH_ALL,
+    BpfInstruction,
+    FwFilter,
+    HtbClass,
+    OtherFilter,
+    OurFilter,
+    RedirectFilter,
+)
+from tc_core.qdisc_layouts import ETHERNET, U32, burst_ticks
+from tc_core.qdisc_options import options_of
 
-_HTB_VERSION: Final = 3
-_ETHERNET: Final = 1
-"""TC_LINKLAYER_ETHERNET: naming it makes the kernel compute its rates itself."""
+_STOLEN: Final = 4
+"""TC_ACT_STOLEN of linux/pkt_cls.h: the packet is nobody else's any more, as a redirected one is not."""
+_IFF_UP: Final = 1
 
 _CREATE: Final = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
 _CHANGE: Final = NLM_F_REQUEST | NLM_F_ACK
@@ -57,31 +70,12 @@ def _options(kind: str, attributes: Iterable[Any]) -> list[Any]:
     return [["TCA_KIND", kind], ["TCA_OPTIONS", {"attrs": list(attributes)}]]
 
 
-def _qdisc_attributes(qdisc: HtbQdisc | LeafQdisc, *, creating: bool) -> list[Any]:
-    if isinstance(qdisc, HtbQdisc):
-        glob = {"version": _HTB_VERSION, "rate2quantum": qdisc.r2q, "defcls": qdisc.default_minor}
-        return _options("htb", [["TCA_HTB_INIT", glob], ["TCA_HTB_DIRECT_QLEN", qdisc.direct_qlen]])
-    if isinstance(qdisc, Bfifo):
-        return [["TCA_KIND", "bfifo"], ["TCA_OPTIONS", {"limit": qdisc.limit.count}]]
-    values = [
-        ["TCA_FQ_CODEL_TARGET", qdisc.target.microseconds],
-        ["TCA_FQ_CODEL_LIMIT", qdisc.limit],
-        ["TCA_FQ_CODEL_INTERVAL", qdisc.interval.microseconds],
-        ["TCA_FQ_CODEL_ECN", int(qdisc.ecn)],
-        ["TCA_FQ_CODEL_QUANTUM", qdisc.quantum.count],
-        ["TCA_FQ_CODEL_MEMORY_LIMIT", qdisc.memory_limit.count],
-    ]
-    if creating:  # the number of flows is refused in a change, even when it is the same
-        values.append(["TCA_FQ_CODEL_FLOWS", qdisc.flows])
-    return _options("fq_codel", values)
-
-
 def _class_attributes(traffic_class: HtbClass) -> list[Any]:
     rate, ceil = traffic_class.rate.bytes_per_second, traffic_class.ceil.bytes_per_second
     parms = {
-        "rate_linklayer": _ETHERNET,
+        "rate_linklayer": ETHERNET,
         "rate": min(rate, U32),
-        "ceil_linklayer": _ETHERNET,
+        "ceil_linklayer": ETHERNET,
         "ceil": min(ceil, U32),
         "buffer": burst_ticks(traffic_class.rate, traffic_class.burst),
         "cbuffer": burst_ticks(traffic_class.ceil, traffic_class.cburst),
@@ -101,28 +95,45 @@ def _filter_info(prio: int, protocol: int) -> int:
     return prio << 16 | socket.htons(protocol)
 
 
-def _filter_attributes(wanted: OurFilter, program: int | None) -> list[Any]:
+def _filter_attributes(wanted: OurFilter, program: int | None, device: int | None) -> list[Any]:
     if isinstance(wanted, FwFilter):
         return _options("fw", [["TCA_FW_CLASSID", int(wanted.target)], ["TCA_FW_MASK", wanted.mark.mask]])
+    if isinstance(wanted, RedirectFilter):
+        return _options("bpf", [["TCA_BPF_ACT", _redirect(device or 0)], *_classic(MATCH_ALL)])
     if program is not None:
         return _options("bpf", [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.fingerprint]])
-    instructions = classic_program(wanted.class_ids or frozenset(), wanted.parent.major << 16 | 0x100)
-    return _options("bpf", [["TCA_BPF_OPS_LEN", len(instructions)], ["TCA_BPF_OPS", classic_bytes(instructions)]])
+    instructions = wanted.instructions or classic_program(
+        wanted.class_ids or frozenset(), wanted.parent.major << 16 | 0x100
+    )
+    return _options("bpf", _classic(instructions))
 
 
-def request(index: int, change: Change, program: int | None = None) -> Any:
+def _classic(instructions: Sequence[BpfInstruction]) -> list[Any]:
+    return [["TCA_BPF_OPS_LEN", len(instructions)], ["TCA_BPF_OPS", classic_bytes(instructions)]]
+
+
+def _redirect(device: int) -> dict[str, Any]:
+    """The one action ``mirred egress redirect`` to the interface with this index."""
+    parms = {"action": _STOLEN, "eaction": EGRESS_REDIRECT, "ifindex": device}
+    options = {"attrs": [["TCA_MIRRED_PARMS", parms]]}
+    return {"attrs": [["TCA_ACT_PRIO_1", {"attrs": [["TCA_ACT_KIND", "mirred"], ["TCA_ACT_OPTIONS", options]]}]]}
+
+
+def request(index: int, change: Change, *, program: int | None = None, device: int | None = None) -> Any:
     """The message that makes a change on the interface with this index.
 
-    ``program`` is the descriptor of the loaded eBPF program of a filter that has one.
+    ``program`` is the descriptor of the loaded eBPF program of a filter that has one, ``device`` the index of the
+    interface to which one redirects. For :class:`AddLink` it is what follows :func:`add_link_request`: the kernel takes
+    no alias before the interface is there.
     """
     match change:
         case AddQdisc(qdisc):
-            attributes = _qdisc_attributes(qdisc, creating=True)
+            attributes = options_of(qdisc, creating=True)
             return _tc_message(
                 rtnl.RTM_NEWQDISC, _CREATE, index, int(qdisc.handle), qdisc.parent, attributes=attributes
             )
         case ChangeQdisc(qdisc):
-            attributes = _qdisc_attributes(qdisc, creating=False)
+            attributes = options_of(qdisc, creating=False)
             return _tc_message(
                 rtnl.RTM_NEWQDISC, _CHANGE, index, int(qdisc.handle), qdisc.parent, attributes=attributes
             )
@@ -135,9 +146,9 @@ def request(index: int, change: Change, program: int | None = None) -> Any:
         case DeleteClass(c):
             return _class_message(rtnl.RTM_DELTCLASS, _DELETE, index, c, [])
         case AddFilter(wanted):
-            return _filter_message(_CREATE, index, wanted, program)
+            return _filter_message(_CREATE, index, wanted, program, device)
         case ReplaceFilter(wanted):
-            return _filter_message(_REPLACE, index, wanted, program)
+            return _filter_message(_REPLACE, index, wanted, program, device)
         case DeleteFilter(existing):
             kind, prio, handle = existing.key
             info = _filter_info(prio, ETH_P_ALL)
@@ -147,34 +158,34 @@ def request(index: int, change: Change, program: int | None = None) -> Any:
                 rtnl.RTM_DELTFILTER, _DELETE, index, handle, existing.parent, info=info, attributes=[["TCA_KIND", kind]]
             )
         case SetLink():
-            return _link_message(index, change)
+            # The first sets gso_ipv4_max_size as well up to 64 KiB (netif_set_gso_max_size, Linux 6.3 and later).
+            settings = {"IFLA_GSO_MAX_SIZE": change.gso_max_size, "IFLA_TXQLEN": change.tx_queue_len}
+            return _link_message(rtnl.RTM_NEWLINK, index, settings, up=change.up)
+        case AddLink():
+            return _link_message(rtnl.RTM_NEWLINK, index, {"IFLA_IFALIAS": change.alias or None}, up=True)
+        case DeleteLink():
+            return _link_message(rtnl.RTM_DELLINK, index, {})
 
 
 def _class_message(kind: int, flags: int, index: int, traffic_class: HtbClass, attributes: list[Any]) -> Any:
     return _tc_message(kind, flags, index, int(traffic_class.handle), traffic_class.parent, attributes=attributes)
 
 
-def _filter_message(flags: int, index: int, wanted: OurFilter, program: int | None) -> Any:
+def _filter_message(flags: int, index: int, wanted: OurFilter, program: int | None, device: int | None) -> Any:
     _, prio, handle = wanted.key
     info = _filter_info(prio, ETH_P_ALL)
-    attributes = _filter_attributes(wanted, program)
+    attributes = _filter_attributes(wanted, program, device)
     return _tc_message(rtnl.RTM_NEWTFILTER, flags, index, handle, wanted.parent, info=info, attributes=attributes)
 
 
-def _link_message(index: int, change: SetLink) -> Any:
+def _link_message(kind: int, index: int, settings: Mapping[str, object], *, up: bool | None = None) -> Any:
     message = ifinfmsg()
-    message["header"]["type"] = rtnl.RTM_NEWLINK
+    message["header"]["type"] = kind
     message["header"]["flags"] = _CHANGE
     message["index"] = index
-    message["attrs"] = [
-        [name, value]
-        for name, value in (
-            # Sets gso_ipv4_max_size as well up to 64 KiB (netif_set_gso_max_size, Linux 6.3 and later).
-            ("IFLA_GSO_MAX_SIZE", change.gso_max_size),
-            ("IFLA_TXQLEN", change.tx_queue_len),
-        )
-        if value is not None
-    ]
+    if up is not None:
+        message["flags"], message["change"] = (_IFF_UP if up else 0), _IFF_UP
+    message["attrs"] = [[name, value] for name, value in settings.items() if value is not None]
     return message
 
 
@@ -192,12 +203,12 @@ def link_request(interface: str | None) -> Any:
     return message
 
 
-def add_link_request(name: str) -> Any:
-    """Make a veth pair; the kernel names the other end."""
+def add_link_request(name: str, kind: str) -> Any:
+    """Make a virtual interface of this kind, which stays down. Of a veth pair the kernel names the other end."""
     message = ifinfmsg()
     message["header"]["type"] = rtnl.RTM_NEWLINK
     message["header"]["flags"] = _CREATE
-    message["attrs"] = [["IFLA_IFNAME", name], ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "veth"]]}]]
+    message["attrs"] = [["IFLA_IFNAME", name], ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", kind]]}]]
     return message
 
 
