@@ -22,19 +22,10 @@ from tc_core.bpf import mark_filter
 from tc_core.capability import Classifier, Features
 from tc_core.handles import Handle
 from tc_core.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
-from tc_core.model import (
-    Bfifo,
-    BpfFlavour,
-    FqCodel,
-    FwFilter,
-    HtbClass,
-    HtbQdisc,
-    LeafQdisc,
-    OurFilter,
-    TrafficTree,
-)
+from tc_core.model import BpfFlavour, ClassFilter, FwFilter, HtbClass, HtbQdisc, TrafficTree
 from tc_core.policy import ResolvedClass, TrafficPolicy
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.queues import PACKET, SMALL_GSO, queue_for, wants_small_gso
+from tc_core.units import ByteCount, Rate
 
 ROOT_HANDLE: Final = Handle(1)
 INNER_HANDLE: Final = Handle(1, 1)
@@ -42,13 +33,8 @@ LEAF_BASE: Final = 0x100
 """Added to a class id to make its minor number and its queue's major: clear of 1:1, and of others' 10: and 20:."""
 DEFAULT_MINOR: Final = LEAF_BASE | DEFAULT_CLASS_ID
 
-PACKET: Final = 1514
-"""Bytes of a full Ethernet packet as HTB counts it: 1,500 and the 14-byte header."""
 GSO_PACKET: Final = 65536
 """Bytes of the largest segment that TCP hands down at once, unless the link says less."""
-SMALL_GSO: Final = 16384
-"""The gso_max_size, in bytes, for links with FIFO leaves: a packet of another flow waits behind less (measured: 53 ms
-of queueing become 8.7 ms at 50 Mbit/s with 4 flows)."""
 
 _BURST_FLOOR: Final = 2 * PACKET
 """Bytes. Less would make HTB wait for its timer between any two packets."""
@@ -64,24 +50,6 @@ proportion to the rates, and a round of turns takes at most this long at the tot
 _QUANTUM_CAP: Final = 16 * 2**20
 """Bytes; keeps HTB's 32-bit deficit far from overflow. Reached at 13 Gbit/s."""
 
-_FIFO_SECONDS: Final = 0.010
-"""Queueing delay of a full FIFO at the class's ceil."""
-_FIFO_CAP: Final = 256 * 2**20
-"""Bytes: at 200 Gbit/s and more the queue is shorter in time; its limit is a 32-bit number."""
-_FIFO_FLOOR: Final = 2 * (SMALL_GSO + 1024)
-"""Bytes. A FIFO with less than one GSO packet's room would never pass one; the second keeps the link busy."""
-
-_CODEL_TARGET: Final = Duration(5_000_000)
-_CODEL_INTERVAL: Final = Duration(100_000_000)
-_CODEL_LIMIT: Final = 10_240
-"""Packets; the kernel's default. Memory is what really bounds the queue."""
-_CODEL_FLOWS: Final = 256
-"""Enough for one class of one Pod, at a quarter of the default's memory: 200 classes cost 4 MB of kernel memory."""
-_CODEL_MEMORY_SECONDS: Final = 0.5
-_CODEL_MEMORY_FLOOR: Final = 2**20
-_CODEL_MEMORY_CAP: Final = 32 * 2**20
-"""Bytes: half a second at the ceil, at least 1 MiB (a few dozen GSO packets), at most the kernel's default."""
-
 
 def leaf_handle(class_id: int) -> Handle:
     """The HTB class of a class id: ``1:101`` for id 1, ``1:1ff`` for the default class."""
@@ -94,30 +62,37 @@ def queue_handle(class_id: int) -> Handle:
 
 
 def compile_policy(policy: TrafficPolicy, features: Features, ids: ClassIds) -> TrafficTree:
-    """The tree for a checked policy.
+    """The tree for a checked policy whose classes are told apart by marks (:mod:`tc_core.marks`).
 
-    ``ids`` must name every class of the policy. Raises :class:`MissingFeatureError` when the kernel cannot shape or
-    has no filter that reads marks.
+    ``ids`` must name every class of the policy. Raises :class:`MissingFeatureError` when the kernel cannot shape, has
+    no filter that reads marks, or lacks a queue that the policy asks for.
     """
     features.require_shaping()
-    classifier = features.classifier
+    filters = _mark_filters(features.classifier, [ids[c.name] for c in policy.classes])
+    return htb_tree(policy, features, ids, filters)
+
+
+def htb_tree(policy: TrafficPolicy, features: Features, ids: ClassIds, filters: tuple[ClassFilter, ...]) -> TrafficTree:
+    """The tree for a checked policy, with these filters to select its classes."""
+    features.require_shaping()
     resolved = policy.resolved()
-    total = _whole_bytes(policy.total)
-    selected = [ids[c.name] for c in policy.classes]
+    total = whole_bytes(policy.total)
+    leaves = tuple(queue_for(c, queue_handle(ids[c.name]), leaf_handle(ids[c.name]), features) for c in resolved)
+    small = features.gso_max_size.available and any(map(wants_small_gso, leaves))
     return TrafficTree(
         root=HtbQdisc(ROOT_HANDLE, DEFAULT_MINOR),
         inner=HtbClass(
             INNER_HANDLE, ROOT_HANDLE, total, total, burst(total), burst(total), 0, quantum(total), is_inner=True
         ),
         classes=tuple(_leaf_class(c, ids[c.name]) for c in resolved),
-        leaves=tuple(_leaf_qdisc(c, ids[c.name], fair=features.fq_codel.available) for c in resolved),
-        filters=_filters(classifier, selected),
-        gso_max_size=SMALL_GSO if features.gso_max_size.available and not features.fq_codel.available else None,
+        leaves=leaves,
+        filters=filters,
+        gso_max_size=SMALL_GSO if small else None,
         names=MappingProxyType({INNER_HANDLE: "total", **{leaf_handle(ids[c.name]): c.name for c in resolved}}),
     )
 
 
-def _whole_bytes(rate: Rate) -> Rate:
+def whole_bytes(rate: Rate) -> Rate:
     """The rate as the kernel will say it back: it counts whole bytes per second."""
     return Rate.from_bytes_per_second(rate.bytes_per_second)
 
@@ -137,7 +112,7 @@ def quantum(rate: Rate) -> ByteCount:
 
 
 def _leaf_class(resolved: ResolvedClass, class_id: int) -> HtbClass:
-    rate, ceil = _whole_bytes(resolved.rate), _whole_bytes(resolved.ceil)
+    rate, ceil = whole_bytes(resolved.rate), whole_bytes(resolved.ceil)
     return HtbClass(
         handle=leaf_handle(class_id),
         parent=INNER_HANDLE,
@@ -150,27 +125,7 @@ def _leaf_class(resolved: ResolvedClass, class_id: int) -> HtbClass:
     )
 
 
-def _leaf_qdisc(resolved: ResolvedClass, class_id: int, *, fair: bool) -> LeafQdisc:
-    """The queue of a class. Its size follows the ceil alone, so that a changed rate leaves it as it is."""
-    handle, parent, ceil = queue_handle(class_id), leaf_handle(class_id), resolved.ceil
-    if not fair:
-        return Bfifo(handle, parent, ByteCount(min(_FIFO_CAP, max(_FIFO_FLOOR, ceil.bytes_in(_FIFO_SECONDS)))))
-    # RFC 8290 5.2.2: the target must not be below the time that one packet takes; the interval follows.
-    packet_ns = PACKET * 8 * 10**9 * 3 // 2 // ceil.bits_per_second
-    target = max(_CODEL_TARGET, Duration(packet_ns // 1000 * 1000))
-    memory = min(_CODEL_MEMORY_CAP, max(_CODEL_MEMORY_FLOOR, ceil.bytes_in(_CODEL_MEMORY_SECONDS)))
-    return FqCodel(
-        handle=handle,
-        parent=parent,
-        limit=_CODEL_LIMIT,
-        target=target,
-        interval=max(_CODEL_INTERVAL, Duration(2 * target.nanoseconds)),
-        memory_limit=ByteCount(memory),
-        flows=_CODEL_FLOWS,
-    )
-
-
-def _filters(classifier: Classifier, class_ids: list[int]) -> tuple[OurFilter, ...]:
+def _mark_filters(classifier: Classifier, class_ids: list[int]) -> tuple[ClassFilter, ...]:
     """What selects the classes. The default class needs no filter: it takes what none selects."""
     if classifier is Classifier.FW:
         return tuple(FwFilter(ROOT_HANDLE, class_mark(i), leaf_handle(i)) for i in class_ids)

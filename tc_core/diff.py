@@ -10,13 +10,15 @@ The first installation on an interface cannot keep the first promise entirely: f
 root until its default class exists, two messages later, packets take HTB's direct queue at full speed. None is lost.
 
 A tree is ours when it has the shape of ours: HTB ``1:`` with ``default 1ff`` and no class but ``1:1`` and its children
-``1:1NN``. Whatever else is at the root is foreign, except what the kernel chose by itself.
+``1:1NN``, or any qdisc with the handle ``70d1:``. Whatever else is at the root is foreign, except what the kernel chose
+by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace as altered
+from typing import cast
 
 from tc_core.bpf import mark_filter
 from tc_core.compile import DEFAULT_MINOR, INNER_HANDLE, LEAF_BASE, ROOT_HANDLE
@@ -38,6 +40,7 @@ from tc_core.kernel import (
 from tc_core.model import (
     DEFAULT_R2Q,
     BpfFilter,
+    ClassFilter,
     Filter,
     FwFilter,
     HtbClass,
@@ -45,9 +48,11 @@ from tc_core.model import (
     LeafQdisc,
     Observed,
     OtherQdisc,
-    OurFilter,
+    Qdisc,
+    RootQdisc,
     TrafficTree,
 )
+from tc_core.trees import PLAIN_ROOT, PlainTree, Tree
 
 _INSTALL_QUEUE_LEN = 1000
 """Packets; what the kernel gives new Ethernet devices."""
@@ -55,12 +60,20 @@ _INSTALL_QUEUE_LEN = 1000
 
 def is_ours(observed: Observed) -> bool:
     """Whether the root and all its classes have the shape of a tree that we make."""
+    return _is_htb_tree(observed) or _is_plain_tree(observed)
+
+
+def _is_htb_tree(observed: Observed) -> bool:
     root = observed.root
     return (
         isinstance(root, HtbQdisc)
         and (root.handle, root.default_minor) == (ROOT_HANDLE, DEFAULT_MINOR)
         and all(_is_our_class(c) for c in observed.classes)
     )
+
+
+def _is_plain_tree(observed: Observed) -> bool:
+    return observed.root is not None and observed.root.handle == PLAIN_ROOT
 
 
 def _is_our_class(traffic_class: HtbClass) -> bool:
@@ -70,34 +83,79 @@ def _is_our_class(traffic_class: HtbClass) -> bool:
     return traffic_class.parent == INNER_HANDLE and LEAF_BASE < handle.minor <= DEFAULT_MINOR
 
 
-def diff(tree: TrafficTree, observed: Observed, *, replace: bool = False) -> list[Change]:
+def diff(tree: Tree, observed: Observed, *, replace: bool = False) -> list[Change]:
     """The changes that turn ``observed`` into ``tree``; none when it is that already.
 
     Raises :class:`ForeignQdiscError` when the root belongs to somebody else and ``replace`` does not say to take over.
     """
+    return _htb_diff(tree, observed, replace) if isinstance(tree, TrafficTree) else _plain_diff(tree, observed, replace)
+
+
+def _htb_diff(tree: TrafficTree, observed: Observed, replace: bool) -> list[Change]:
     changes: list[Change] = []
-    if not is_ours(observed):
-        root = observed.root
-        foreign = root is not None and not (isinstance(root, OtherQdisc) and root.is_default)
-        if foreign and root is not None:
-            if not replace:
-                raise ForeignQdiscError(
-                    f"{observed.link.name} already has a root qdisc that Podlane did not make: {root}. Remove it "
-                    f"(tc qdisc del dev {observed.link.name} root), or ask for it to be replaced (--replace)."
-                )
-            changes.append(DeleteQdisc(root))
+    if not _is_htb_tree(observed):
+        changes += _clearing(observed, replace)
         our_root = _root_for(tree, observed)
         changes.append(AddQdisc(our_root))
         observed = Observed(observed.link, (our_root,))
     return changes + _changes(tree, observed)
 
 
+def _plain_diff(tree: PlainTree, observed: Observed, replace: bool) -> list[Change]:
+    changes: list[Change] = []
+    if not _is_plain_tree(observed):
+        changes += _clearing(observed, replace)
+        observed = Observed(observed.link)
+    return [*changes, *_plain_changes(tree, observed)]
+
+
+def _clearing(observed: Observed, replace: bool) -> list[Change]:
+    """What makes room at the root: another tree of ours goes without asking, somebody else's only if told so."""
+    root = observed.root
+    if root is None or (isinstance(root, OtherQdisc) and root.is_default):
+        return []
+    if not is_ours(observed) and not replace:
+        raise ForeignQdiscError(
+            f"{observed.link.name} already has a root qdisc that Podlane did not make: {root}. Remove it "
+            f"(tc qdisc del dev {observed.link.name} root), or ask for it to be replaced (--replace)."
+        )
+    return removal(observed) or [DeleteQdisc(root)]
+
+
 def removal(observed: Observed) -> list[Change]:
     """The changes that take our tree away and undo what it did to the link; none when the tree is not ours."""
     root = observed.root
-    if not is_ours(observed) or not isinstance(root, HtbQdisc):
+    if root is None or not is_ours(observed):
         return []
-    return [*_link_changes(None, root, observed), DeleteQdisc(root)]
+    link = _link_changes(None, root, observed) if isinstance(root, HtbQdisc) else []
+    return [*link, DeleteQdisc(root)]
+
+
+def _plain_changes(tree: PlainTree, observed: Observed) -> Iterator[Change]:
+    """The changes of a tree without classes: what can be altered stays, with its queue and all below it."""
+    there = [qdisc for qdisc in observed.qdiscs if qdisc.handle.major]
+    gone: set[int] = set()
+    for wanted in tree.qdiscs:
+        current = next((q for q in there if q.parent == wanted.parent and q.handle.major not in gone), None)
+        if current is not None and wanted.agrees_with(current):
+            continue
+        if current is not None and wanted.can_become(current):
+            # HTB and clsact are never below here, and never can become anything.
+            yield ChangeQdisc(cast("RootQdisc | LeafQdisc", wanted))
+            continue
+        if current is not None:
+            gone |= _with_all_below(current, there)
+            yield DeleteQdisc(current)
+        yield AddQdisc(wanted)
+    yield from _filter_changes(tree.filters, [f for f in observed.filters if f.parent.major not in gone])
+
+
+def _with_all_below(top: Qdisc, qdiscs: Sequence[Qdisc]) -> set[int]:
+    """The majors of a qdisc's handle and of all that hang on it, which go when it goes."""
+    majors = {top.handle.major}
+    while more := {q.handle.major for q in qdiscs if q.parent.major in majors} - majors:
+        majors |= more
+    return majors
 
 
 def _root_for(tree: TrafficTree, observed: Observed) -> HtbQdisc:
@@ -128,7 +186,8 @@ def _changes(tree: TrafficTree, observed: Observed) -> list[Change]:
     gone = [c for c in observed.classes if c.handle not in wanted and c.handle != INNER_HANDLE]
     shrinking, others = _split_by_rate(tree, observed)
     staying = present & wanted
-    interim = [limited for f in tree.filters if (limited := _limited_to(f, staying)) is not None]
+    is_complete = tree.default_class.handle in present
+    interim = [limited for f in tree.filters if is_complete and (limited := _limited_to(f, staying)) is not None]
     inner_first, inner_last = _inner(tree.inner, observed.class_named(INNER_HANDLE))
     body: list[Change] = [
         *(ChangeClass(c) for c in shrinking),
@@ -140,7 +199,7 @@ def _changes(tree: TrafficTree, observed: Observed) -> list[Change]:
         *inner_last,
         *_link_changes(tree.gso_max_size, root, observed),
     ]
-    if tree.default_class.handle not in present and observed.link.tx_queue_len == 0:
+    if not is_complete and observed.link.tx_queue_len == 0:
         # HTB gives a new class a FIFO of tx_queue_len packets, which the default class uses until its own queue is
         # there: with 0 it would drop them all.
         return [SetLink(tx_queue_len=_INSTALL_QUEUE_LEN), *body, SetLink(tx_queue_len=0)]
@@ -200,10 +259,13 @@ def _leaf_changes(wanted: LeafQdisc, observed: Observed) -> Iterable[Change]:
             yield AddQdisc(wanted)
 
 
-def _limited_to(wanted: OurFilter, classes: set[Handle]) -> OurFilter | None:
+def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None:
     """The filter with only those of its targets that are in ``classes``; None when none is."""
     if isinstance(wanted, FwFilter):
         return wanted if wanted.target in classes else None
+    if wanted.rules:
+        # HTB takes a class that is not there yet for none (htb_classify in net/sched/sch_htb.c): the default class.
+        return wanted
     selected = wanted.class_ids or frozenset()
     ids = selected & {handle.minor - LEAF_BASE for handle in classes}
     if ids == selected:
@@ -211,7 +273,7 @@ def _limited_to(wanted: OurFilter, classes: set[Handle]) -> OurFilter | None:
     return mark_filter(wanted.parent, wanted.flavour, ids) if ids else None
 
 
-def _filter_changes(wanted: Sequence[OurFilter], current: Sequence[Filter]) -> list[Change]:
+def _filter_changes(wanted: Sequence[ClassFilter], current: Sequence[Filter]) -> list[Change]:
     """Make the filters on the root the wanted ones: those in the way first, then new ones, then what is left over."""
     wanted_keys = {f.key: f for f in wanted}
     current_keys = {f.key: f for f in current}
@@ -227,7 +289,7 @@ def _filter_changes(wanted: Sequence[OurFilter], current: Sequence[Filter]) -> l
     return changes + [DeleteFilter(f) for f in leftover]
 
 
-def _excludes(existing: Filter, wanted: OurFilter) -> bool:
+def _excludes(existing: Filter, wanted: ClassFilter) -> bool:
     """Whether the kernel will not have ``wanted`` beside ``existing``: one priority has one kind, and fw one mask."""
     if existing.prio != wanted.prio:
         return False

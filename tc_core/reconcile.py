@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from tc_core.diff import diff, removal
 from tc_core.errors import KernelError, TcError
 from tc_core.kernel import Change, DeleteClass, Kernel
-from tc_core.model import TrafficTree
+from tc_core.trees import Tree
 from tc_core.units import Duration
 
 DRAIN: Final = Duration(1_000_000_000)
@@ -44,10 +44,21 @@ class Report:
         return "\n".join(lines)
 
 
+class _AnyReport(Protocol):
+    @property
+    def interface(self) -> str: ...
+
+    @property
+    def done(self) -> Sequence[object]: ...
+
+    @property
+    def remaining(self) -> Sequence[object]: ...
+
+
 class ApplyError(TcError):
     """The kernel refused a change in the middle of a plan. ``report`` has what was done, what failed, what is left."""
 
-    def __init__(self, report: Report, error: KernelError) -> None:
+    def __init__(self, report: _AnyReport, error: KernelError) -> None:
         self.report = report
         self.error = error
         total = len(report.done) + 1 + len(report.remaining)
@@ -57,7 +68,7 @@ class ApplyError(TcError):
         )
 
 
-def plan(kernel: Kernel, interface: str, tree: TrafficTree, *, replace: bool = False) -> list[Change]:
+def plan(kernel: Kernel, interface: str, tree: Tree, *, replace: bool = False) -> list[Change]:
     """The changes that :func:`apply` would make now.
 
     Raises :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`, :class:`KernelError`.
@@ -68,7 +79,7 @@ def plan(kernel: Kernel, interface: str, tree: TrafficTree, *, replace: bool = F
 def apply(
     kernel: Kernel,
     interface: str,
-    tree: TrafficTree,
+    tree: Tree,
     *,
     replace: bool = False,
     drain: Duration = DRAIN,
@@ -80,7 +91,7 @@ def apply(
     :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`, and :class:`ApplyError` when the kernel refuses a
     change.
     """
-    return _run(kernel, interface, plan(kernel, interface, tree, replace=replace), drain, pause)
+    return carry_out(kernel, interface, plan(kernel, interface, tree, replace=replace), drain=drain, pause=pause)
 
 
 def remove(kernel: Kernel, interface: str) -> Report:
@@ -88,12 +99,21 @@ def remove(kernel: Kernel, interface: str) -> Report:
 
     Raises :class:`InterfaceNotFoundError`, and :class:`ApplyError` when the kernel refuses.
     """
-    return _run(kernel, interface, removal(kernel.observe(interface)), DRAIN, time.sleep)
+    return carry_out(kernel, interface, removal(kernel.observe(interface)))
 
 
-def _run(
-    kernel: Kernel, interface: str, changes: Sequence[Change], drain: Duration, pause: Callable[[float], None]
+def carry_out(
+    kernel: Kernel,
+    interface: str,
+    changes: Sequence[Change],
+    *,
+    drain: Duration = DRAIN,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Report:
+    """Make these changes in order, giving classes that go time to send what they have queued.
+
+    Raises :class:`InterfaceNotFoundError`, and :class:`ApplyError` when the kernel refuses one.
+    """
     dropped = 0
     drained = False
     for position, change in enumerate(changes):

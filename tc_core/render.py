@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from tc_core.diff import diff
-from tc_core.kernel import AddClass, AddFilter, AddQdisc, Change, SetLink
-from tc_core.model import BpfFilter, BpfFlavour, FwFilter, HtbClass, HtbQdisc, Link, Observed, TrafficTree
+from tc_core.handles import ROOT, Handle
+from tc_core.kernel import AddClass, AddFilter, AddLink, AddQdisc, Change, SetLink
+from tc_core.lanes import Lanes, Step
+from tc_core.model import (
+    BpfFilter,
+    BpfFlavour,
+    Cake,
+    Clsact,
+    FwFilter,
+    HtbClass,
+    HtbQdisc,
+    Link,
+    Netem,
+    Observed,
+    Prio,
+    Tbf,
+)
+from tc_core.trees import Tree
 
 
-def tc_commands(tree: TrafficTree, interface: str) -> list[str]:
+def tc_commands(tree: Tree, interface: str) -> list[str]:
     """The commands that make the tree on an untouched interface, in order, with comment lines (``# ...``) between.
 
     Joined by newlines they are a shell script. An eBPF program cannot be written as a command; its classic form, which
     does the same, stands for it.
     """
-    return list(_lines(tree, interface))
+    steps = [(interface, change) for change in diff(tree, Observed(Link(interface)))]
+    return list(_lines(steps, {interface: tree}))
 
 
-def _lines(tree: TrafficTree, interface: str) -> Iterator[str]:
+def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
+    """The same for all that a policy becomes, the ifb for what arrives included."""
+    trees: dict[str, Tree] = {interface: lanes.tree}
+    if lanes.ingress is not None:
+        trees[lanes.ingress.device] = lanes.ingress.tree
+    return list(_lines(lanes.steps(interface, Observed(Link(interface)), None), trees))
+
+
+def _lines(steps: Iterable[Step], trees: Mapping[str, Tree]) -> Iterator[str]:
     last = ""
-    for change in diff(tree, Observed(Link(interface))):
-        comment = _comment(tree, change)
+    for interface, change in steps:
+        comment = _comment(trees[interface], change)
         if comment and comment != last:
             yield f"# {comment}"
             last = comment
         yield change.command(interface)
 
 
-def _comment(tree: TrafficTree, change: Change) -> str:
+def _comment(tree: Tree, change: Change) -> str:
     """What a command is about; empty where it goes on with the one before."""
     match change:
-        case AddQdisc(HtbQdisc()):
-            return f"HTB at the root; what no filter selects goes to {tree.default_class.handle}. r2q is not used."
+        case AddQdisc(HtbQdisc(default_minor=minor, handle=handle)):
+            return f"HTB at the root; what no filter selects goes to {Handle(handle.major, minor)}. r2q is not used."
+        case AddQdisc(Tbf(rate=rate, parent=parent)):
+            return f"{tree.names.get(parent, 'all traffic together')}: at most {rate.human}"
+        case AddQdisc(Prio(bands=bands)):
+            return f"strict priority, {bands} bands: {', '.join(_bands(tree))}"
+        case AddQdisc(Cake(parent=parent, bandwidth=bandwidth)) if parent == ROOT and bandwidth:
+            return f"CAKE: at most {bandwidth.human}, shared fairly between hosts and flows"
+        case AddQdisc(Netem()):
+            return "a worse network, to rehearse with"
+        case AddLink():
+            return "what arrives is sent through an ifb, where it can be shaped"
+        case AddQdisc(Clsact()):
+            return "a place for the filter that sends it there"
         case AddClass(traffic_class):
             return _class_words(tree, traffic_class)
+        case AddFilter(BpfFilter(rules=rules)) if rules:
+            targets = dict.fromkeys(str(tree.names.get(rule.target, rule.target)) for rule in rules)
+            return f"what packets themselves tell selects the class, in this order: {', '.join(targets)}"
         case AddFilter(FwFilter() as fw):
             return f"mark {fw.mark}: {tree.names.get(fw.target, fw.target)}"
         case AddFilter(BpfFilter() as bpf):
@@ -46,7 +86,13 @@ def _comment(tree: TrafficTree, change: Change) -> str:
             return ""
 
 
-def _class_words(tree: TrafficTree, traffic_class: HtbClass) -> str:
+def _bands(tree: Tree) -> list[str]:
+    """Names of the bands, first to last."""
+    handles = sorted(handle for handle in tree.names if handle.minor)
+    return [tree.names[handle] for handle in handles]
+
+
+def _class_words(tree: Tree, traffic_class: HtbClass) -> str:
     name = tree.names.get(traffic_class.handle, str(traffic_class.handle))
     if traffic_class.is_inner:
         return f"{name}: {traffic_class.rate.human} for all classes together"

@@ -105,14 +105,20 @@ class Pair:
         listener.listen()
         return listener
 
-    def stream(self, port: int, mark: int) -> Stream:
-        """A TCP connection from client to server under a mark, sending as fast as it can until it is closed."""
+    def stream(self, port: int, mark: int = 0, *, download: bool = False) -> Stream:
+        """A TCP connection from client to server, sending as fast as it can until it is closed.
+
+        The client sends under a mark, or with ``download`` the server sends.
+        """
         listener = self.listen(port)
         sender = inside(self.client, socket.socket)
         set_mark(sender, mark)
         sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         sender.connect((SERVER, port))
         receiver, _ = listener.accept()
+        if download:
+            sender, receiver = receiver, sender
+            sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         made = Stream(sender, receiver)
         self._closing.callback(made.close)
         return made
@@ -155,6 +161,12 @@ class Stream:
         """Segments sent again since the beginning (tcpi_total_retrans in linux/tcp.h, at byte 100)."""
         info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         return int.from_bytes(info[100:104], sys.byteorder)
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that a segment and its acknowledgement take, smoothed (tcpi_rtt in linux/tcp.h, at byte 68)."""
+        info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return int.from_bytes(info[68:72], sys.byteorder) / 1e6
 
     def goodput(self, seconds: float, *, after: float = 0.0) -> float:
         """Mean bits per second of payload that arrive in ``seconds``, beginning ``after`` seconds from now."""

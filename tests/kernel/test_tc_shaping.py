@@ -7,12 +7,11 @@ what BBR makes of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import pytest
-from tclab import DEVICE, Pair, Stream, veth_pair
+from tclab import DEVICE, Pair, veth_pair
+from trafficlab import ATTEMPTS, SECONDS, SETTLE, at_once, payload, settles_at
 from trees import VARIANTS, policy, tree_of
 
 from tc_core import features, reconcile
@@ -23,17 +22,7 @@ from tc_core.policy import TrafficPolicy
 from tc_core.stats import rates
 from tc_core.units import Rate
 
-_T = TypeVar("_T")
-
 pytestmark = [pytest.mark.root, pytest.mark.measure]
-
-SECONDS = 5.0
-SETTLE = 1.0
-"""Seconds before a measurement, in which slow start ends and the first burst has passed."""
-ATTEMPTS = 3
-"""A machine that is busy with other work starves senders, which no shaper can mend. So what is sent too slowly is measured
-again; what is sent too fast fails at once."""
-ETHERNET, IPV4, TCP_WITH_TIMESTAMPS = 14, 20, 32
 
 
 @pytest.fixture
@@ -47,29 +36,6 @@ def install(pair: Pair, written: TrafficPolicy, ids: ClassIds | None = None) -> 
     ids = ids or ClassIds.assign(c.name for c in written.classes)
     reconcile.apply(pair.kernel, DEVICE, compile_policy(written, features.probe(), ids))
     return ids
-
-
-def payload(rate: str, stream: Stream) -> float:
-    """Bits per second of payload that a rate carries in full packets of this connection."""
-    frame = ETHERNET + IPV4 + TCP_WITH_TIMESTAMPS + stream.mss
-    return Rate.parse(rate).bits_per_second * stream.mss / frame
-
-
-def settles_at(stream: Stream, rate: str, seconds: float = SECONDS) -> None:
-    """Fail unless the connection's payload gets within 5 % of what ``rate`` leaves for it."""
-    expected = payload(rate, stream)
-    for _ in range(ATTEMPTS):
-        goodput = stream.goodput(seconds, after=SETTLE)
-        assert goodput <= 1.05 * expected, rate
-        if goodput >= 0.95 * expected:
-            return
-    pytest.fail(f"{rate} leaves {expected:.0f} bit/s for payload, but only {goodput:.0f} arrived")
-
-
-def at_once(*measurements: Callable[[], _T]) -> list[_T]:
-    """Run measurements at the same time."""
-    with ThreadPoolExecutor(len(measurements)) as pool:
-        return [future.result() for future in [pool.submit(m) for m in measurements]]
 
 
 def test_every_class_keeps_to_its_ceil(pair: Pair) -> None:

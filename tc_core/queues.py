@@ -1,0 +1,152 @@
+"""Which qdisc a class's packets wait in, and how large it is. Pure.
+
+A queue is sized in time at the class's ceil, so that it holds what keeps the class busy and no more: a larger one only
+makes everybody wait (CNI plugins have shipped ones that turned 50 us into 10 ms).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tc_core.capability import Feature, Features
+from tc_core.errors import MissingFeatureError
+from tc_core.handles import Handle
+from tc_core.model import Bfifo, Cake, Diffserv, FqCodel, Isolation, LeafQdisc, Netem, Sfq
+from tc_core.policy import Queue, Rehearsal, ResolvedClass
+from tc_core.qdiscs import DEFAULT_FQ_QUANTUM
+from tc_core.units import ByteCount, Duration, Rate
+
+PACKET: Final = 1514
+"""Bytes of a full Ethernet packet as HTB counts it: 1,500 and the 14-byte header."""
+SMALL_GSO: Final = 16384
+"""The gso_max_size, in bytes, for links with FIFO leaves: a packet of another flow waits behind less (measured: 53 ms
+of queueing become 8.7 ms at 50 Mbit/s with 4 flows)."""
+
+_FIFO_SECONDS: Final = 0.010
+"""Queueing delay of a full FIFO at the class's ceil."""
+_SHORT_FIFO_SECONDS: Final = 0.004
+"""The same where latency matters more than the last percent of throughput."""
+_FIFO_CAP: Final = 256 * 2**20
+"""Bytes: at 200 Gbit/s and more the queue is shorter in time; its limit is a 32-bit number."""
+_FIFO_FLOOR: Final = 2 * (SMALL_GSO + 1024)
+"""Bytes. A FIFO with less than one GSO packet's room would never pass one; the second keeps the link busy."""
+
+_CODEL_TARGET: Final = Duration(5_000_000)
+_CODEL_INTERVAL: Final = Duration(100_000_000)
+_SHORT_CODEL_TARGET: Final = Duration(2_000_000)
+_SHORT_CODEL_INTERVAL: Final = Duration(40_000_000)
+"""For paths within a data centre or a city: CoDel then reacts sooner, at some cost for flows across an ocean (RFC 8289
+4.3: the interval is the largest round trip that should not suffer, the target 5 % of it)."""
+_CODEL_LIMIT: Final = 10_240
+"""Packets; the kernel's default. Memory is what really bounds the queue."""
+_CODEL_FLOWS: Final = 256
+"""Enough for one class of one Pod, at a quarter of the default's memory: 200 classes cost 4 MB of kernel memory."""
+_CODEL_MEMORY_SECONDS: Final = 0.5
+_CODEL_MEMORY_FLOOR: Final = 2**20
+_CODEL_MEMORY_CAP: Final = 32 * 2**20
+"""Bytes: half a second at the ceil, at least 1 MiB (a few dozen GSO packets), at most the kernel's default."""
+
+_SFQ_SECONDS: Final = 0.050
+"""Queueing delay of a full SFQ if one flow had it all; 127 packets are the most that one gets."""
+_SFQ_PACKETS: Final = (32, 16_256)
+"""Bounds of its limit: enough for a few flows, and what 128 flows of 127 packets can hold."""
+_SFQ_PERTURB: Final = Duration(10_000_000_000)
+"""Flows that hash to the same slot part ways after this (tc-sfq(8))."""
+
+_NETEM_SPARE_SECONDS: Final = 0.1
+"""What may wait beside the packets under way in the rehearsed delay."""
+_NETEM_PACKETS: Final = (1000, 1_000_000)
+"""Bounds of its limit in packets: the kernel's default, and some gigabytes."""
+_SMALL_PACKET: Final = 256
+"""Bytes: a rehearsal of many small packets must not lose some for want of room."""
+
+
+def queue_for(resolved: ResolvedClass, handle: Handle, parent: Handle, features: Features) -> LeafQdisc:
+    """The queue of a class. Its size follows the ceil alone, so that a changed rate leaves it as it is.
+
+    Raises :class:`MissingFeatureError` when the policy asks for a qdisc that the kernel lacks, or for fairness on a
+    kernel that has no fair queue at all.
+    """
+    ceil = resolved.ceil
+    if resolved.rehearsal is not None:
+        require(features.netem)
+        return _netem(resolved.rehearsal, handle, parent, ceil)
+    match _kind(resolved.queue, features):
+        case Queue.FQ_CODEL:
+            return _fq_codel(handle, parent, ceil, short=resolved.queue is Queue.LOW_LATENCY)
+        case Queue.SFQ:
+            least, most = _SFQ_PACKETS
+            limit = min(most, max(least, ceil.bytes_in(_SFQ_SECONDS) // PACKET))
+            return Sfq(handle, parent, limit, DEFAULT_FQ_QUANTUM, _SFQ_PERTURB)
+        case Queue.CAKE:
+            return Cake(handle, parent, diffserv=Diffserv.BESTEFFORT, isolation=Isolation.FLOWS)
+        case _:
+            seconds = _SHORT_FIFO_SECONDS if resolved.queue is Queue.LOW_LATENCY else _FIFO_SECONDS
+            return Bfifo(handle, parent, fifo_limit(ceil, seconds))
+
+
+def wants_small_gso(queue: LeafQdisc) -> bool:
+    """Whether a packet in this queue waits for the whole of another flow's segment before it."""
+    return isinstance(queue, Bfifo | Sfq)
+
+
+def require(feature: Feature) -> None:
+    """Raise :class:`MissingFeatureError` unless the kernel has it."""
+    if not feature.available:
+        raise MissingFeatureError(f"This policy needs {feature.name}: {feature.reason}.", feature.remedy)
+
+
+def fifo_limit(ceil: Rate, seconds: float = _FIFO_SECONDS) -> ByteCount:
+    """How many bytes wait in a FIFO that is served at this rate."""
+    return ByteCount(min(_FIFO_CAP, max(_FIFO_FLOOR, ceil.bytes_in(seconds))))
+
+
+def _kind(wish: Queue, features: Features) -> Queue:
+    """The qdisc for a wish, of those that the kernel has."""
+    named = {Queue.FQ_CODEL: features.fq_codel, Queue.SFQ: features.sfq, Queue.CAKE: features.cake}
+    if wish in named:
+        require(named[wish])
+        return wish
+    if wish is Queue.FIFO:
+        return wish
+    if wish is Queue.FAIR:
+        for kind, feature in named.items():
+            if feature.available:
+                return kind
+        raise MissingFeatureError(
+            "This kernel has no queue that is fair to flows (fq_codel, sfq or cake).",
+            "Load one on the node (modprobe sch_fq_codel), or write queue: auto.",
+        )
+    return Queue.FQ_CODEL if features.fq_codel.available else Queue.FIFO
+
+
+def _fq_codel(handle: Handle, parent: Handle, ceil: Rate, *, short: bool) -> FqCodel:
+    # RFC 8290 5.2.2: the target must not be below the time that one packet takes; the interval follows.
+    packet_ns = PACKET * 8 * 10**9 * 3 // 2 // ceil.bits_per_second
+    target = max(_SHORT_CODEL_TARGET if short else _CODEL_TARGET, Duration(packet_ns // 1000 * 1000))
+    memory = min(_CODEL_MEMORY_CAP, max(_CODEL_MEMORY_FLOOR, ceil.bytes_in(_CODEL_MEMORY_SECONDS)))
+    return FqCodel(
+        handle=handle,
+        parent=parent,
+        limit=_CODEL_LIMIT,
+        target=target,
+        interval=max(_SHORT_CODEL_INTERVAL if short else _CODEL_INTERVAL, Duration(2 * target.nanoseconds)),
+        memory_limit=ByteCount(memory),
+        flows=_CODEL_FLOWS,
+    )
+
+
+def _netem(rehearsal: Rehearsal, handle: Handle, parent: Handle, ceil: Rate) -> Netem:
+    delay, jitter = rehearsal.delay or Duration(0), rehearsal.jitter or Duration(0)
+    under_way = ceil.bytes_in(delay.seconds + jitter.seconds + _NETEM_SPARE_SECONDS) // _SMALL_PACKET
+    least, most = _NETEM_PACKETS
+    return Netem(
+        handle,
+        parent,
+        limit=min(most, max(least, under_way)),
+        delay=delay,
+        jitter=jitter,
+        loss_ppm=rehearsal.loss.parts_per_million if rehearsal.loss else 0,
+        duplicate_ppm=rehearsal.duplicate.parts_per_million if rehearsal.duplicate else 0,
+        corrupt_ppm=rehearsal.corrupt.parts_per_million if rehearsal.corrupt else 0,
+    )

@@ -1,0 +1,43 @@
+"""What a policy becomes on an interface, beside the HTB tree (:class:`tc_core.model.TrafficTree`). Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from tc_core.handles import Handle
+from tc_core.model import BpfFilter, OurQdisc, RedirectFilter, TrafficTree
+
+PLAIN_ROOT: Final = Handle(0x70D1)
+"""The root of a tree that is not HTB ("podl"): such a tree has no other sign by which to know it for ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTree:
+    """A tree of qdiscs alone, such as a token bucket with a queue below it.
+
+    ``qdiscs`` has the root first, and parents before what hangs on them; ``filters`` select the bands of a prio qdisc
+    among them. ``names`` are for people only.
+    """
+
+    qdiscs: tuple[OurQdisc, ...]
+    filters: tuple[BpfFilter, ...] = ()
+    names: Mapping[Handle, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+
+Tree = TrafficTree | PlainTree
+
+
+@dataclass(frozen=True, slots=True)
+class IngressTree:
+    """What arrives at an interface is sent through ``device``, an ifb, whose tree shapes it.
+
+    ``alias`` is the ifb's, by which it is known for ours.
+    """
+
+    device: str
+    alias: str
+    tree: TrafficTree
+    redirect: RedirectFilter
