@@ -1,0 +1,267 @@
+"""A history in an SQLite file, for as many writing and reading processes as there are.
+
+The file is one table, ``events``: number, JSON text, checksum. The other columns are computed from the text, so that
+whoever has only the sqlite3 command can ask for them and nothing can contradict the text. Triggers refuse UPDATE,
+DELETE and gaps: a guard against mistakes, not against root.
+
+What holds, and by what:
+
+* An event is there as a whole or not at all, whenever its writer dies: one transaction each, in a write-ahead log whose
+  frames carry checksums (https://www.sqlite.org/wal.html). When the writer is killed before it hears of the commit, the
+  event may come to light only when the log is next opened by nobody else: whole, and last.
+* It is on disk when :meth:`append` returns: synchronous=FULL syncs the log at each commit.
+* Readers and writers do not wait for each other: a reader sees the log as it was when its query began.
+* Numbers have no gaps with several writers: BEGIN IMMEDIATE takes the write lock before the last number is read.
+* The file never exists half-made: it is made under another name and linked into place, which only one process can. One
+  that is killed just then leaves a small hidden file (.history.db.*.new), which nobody reads.
+
+The file is 0600 and its directory, when it must be made, 0700: states and command lines are nobody else's business. The
+write-ahead log needs shared memory: the file cannot be on a network file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tc_core.errors import HistoryError
+from tc_core.history.log import History, now
+from tc_core.history.rows import Query, Row
+
+_APPLICATION: Final = 0x506F644C
+"""``PRAGMA application_id``: "PodL". Tells our files from all others."""
+_VERSION: Final = 1
+"""``PRAGMA user_version``: of the schema and of the events' JSON."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for other writers. A commit takes some ms, on a slow disk some hundred."""
+
+_SCHEMA: Final = f"""
+BEGIN;
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY,
+    document TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    kind TEXT AS (json_extract(document, '$.kind')),
+    at TEXT AS (json_extract(document, '$.at')),
+    interface TEXT AS (json_extract(document, '$.interface')),
+    namespace TEXT AS (json_extract(document, '$.namespace')),
+    action TEXT AS (json_extract(document, '$.action')),
+    change INTEGER AS (json_extract(document, '$.change')),
+    result TEXT AS (json_extract(document, '$.result'))
+);
+CREATE UNIQUE INDEX a_change_ends_once ON events (change);
+CREATE INDEX changes_of_an_interface ON events (interface, namespace);
+CREATE TRIGGER no_gaps BEFORE INSERT ON events
+    WHEN NEW.number IS NOT (SELECT coalesce(max(number), 0) + 1 FROM events)
+    BEGIN SELECT RAISE(ABORT, 'events are numbered without gaps'); END;
+CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
+CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+
+_REMEDIES: Final = {
+    sqlite3.SQLITE_NOTADB: "It is some other file, or a history that is damaged. Name another file, take it back from "
+    "a backup, or move it away to begin a new history",
+    sqlite3.SQLITE_CORRUPT: "The file is damaged. Copy it with its -wal, try .recover of the sqlite3 command on the "
+    "copy, take it back from a backup, or move both away to begin a new history",
+    sqlite3.SQLITE_BUSY: "Another process has kept it locked. Try again, and look for the one that hangs: fuser has it",
+    sqlite3.SQLITE_FULL: "The disk is full. Make room and try again",
+    sqlite3.SQLITE_IOERR: "The disk or its file system fails (see dmesg). Name a file on another one",
+    sqlite3.SQLITE_READONLY: "It or its directory may not be written, which readers need as well. Use the user that "
+    "owns it, or name another file",
+    sqlite3.SQLITE_CANTOPEN: "Check that it is a file, that you may read and write it and its directory (readers too "
+    "need that), and that it is not on a read-only file system",
+    sqlite3.SQLITE_PERM: "It may not be used. Use the user that owns it, or name another file",
+}
+"""By primary result code (https://www.sqlite.org/rescode.html), which is the low byte of the extended one."""
+_PRIMARY: Final = 0xFF
+_LARGEST: Final = 2**63 - 1
+"""SQLite's integers end there; no number in a log is that large."""
+
+
+class SqliteHistory(History):
+    """The history in the file at ``path``, which is made when it is missing; with ``read_only`` it must exist."""
+
+    def __init__(self, path: Path | str, *, read_only: bool = False, clock: Callable[[], datetime] = now) -> None:
+        """Raises :class:`HistoryError` when the file cannot be made or opened, is damaged, or is not a history."""
+        super().__init__(clock)
+        self.path = Path(path).absolute()
+        self.source = f"the history {self.path}"
+        self.read_only = read_only
+        with self._explained():
+            if not self.path.exists():
+                if read_only:
+                    raise HistoryError(f"There is no history at {self.path}: nothing was recorded there yet.")
+                _make(self.path)
+            if not self.path.is_file():
+                raise HistoryError(f"{self.path} is not a regular file. Name another one to keep the history in.")
+            self._connection = sqlite3.connect(
+                f"{self.path.as_uri()}?mode={'ro' if read_only else 'rw'}",
+                uri=True,
+                timeout=_PATIENCE,
+                isolation_level=None,  # transactions are begun here, not by the module
+                check_same_thread=False,  # the lock of History serialises
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        """Refuse what is not ours before anything is changed, then set up the connection."""
+        if self.path.stat().st_size == 0:
+            raise HistoryError(f"{self.path} is empty: no history, or a lost one. Remove it to begin a new history.")
+        if self._number("PRAGMA application_id") != _APPLICATION:
+            raise HistoryError(
+                f"{self.path} is a database of another program. Name another file, or move this one away."
+            )
+        version = self._number("PRAGMA user_version")
+        if version != _VERSION:
+            raise HistoryError(
+                f"{self.path} has format version {version}, and this Podlane reads {_VERSION}: a newer one wrote it. "
+                f"Upgrade Podlane, or name another file."
+            )
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._last_number()
+        # Not before the file is open: opening to write can give it another inode (overlayfs copies it up).
+        self._file = self._which_file()
+
+    def _number(self, question: str) -> int:
+        [[answer]] = self._ask(question)
+        assert isinstance(answer, int)
+        return answer
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self.read_only:
+            raise HistoryError(f"{self.path} was opened for reading only. Open it for writing to record a change.")
+        with self._explained():
+            if self._which_file() != self._file:
+                raise HistoryError(f"{self.path} was removed or replaced while it was in use. Open it again.")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _last_number(self) -> int:
+        return self._number("SELECT coalesce(max(number), 0) FROM events")
+
+    def _insert(self, row: Row) -> None:
+        self._connection.execute(
+            "INSERT INTO events (number, document, checksum) VALUES (?, ?, ?)", (row.number, row.text, row.checksum)
+        )
+
+    def _rows(self, after: int, limit: int | None) -> Sequence[Row]:
+        return [
+            Row(*columns)
+            for columns in self._ask(
+                "SELECT number, document, checksum FROM events WHERE number > ? ORDER BY number LIMIT ?",
+                (after, _limit(limit)),
+            )
+        ]
+
+    def _changes(self, query: Query) -> Sequence[tuple[Row, Row | None]]:
+        conditions: dict[str, int | str | None] = {
+            "began.number = ?": query.number,
+            "began.interface = ?": query.interface,
+            "began.namespace = ?": query.namespace,
+            "began.number < ?": query.before,
+        }
+        wanted = {condition: value for condition, value in conditions.items() if value is not None}
+        # One statement, so that change and end are of the same moment.
+        rows = self._ask(
+            "SELECT began.number, began.document, began.checksum, ended.number, ended.document, ended.checksum "
+            "FROM events AS began LEFT JOIN events AS ended ON ended.change = began.number "
+            f"WHERE {' AND '.join(['began.kind = ?', *wanted])} ORDER BY began.number DESC LIMIT ?",
+            ("started", *wanted.values(), _limit(query.limit)),
+        )
+        return [(Row(*columns[:3]), None if columns[3] is None else Row(*columns[3:])) for columns in rows]
+
+    def _ask(self, question: str, values: tuple[int | str, ...] = ()) -> list[tuple[Any, ...]]:
+        fitting = tuple(min(value, _LARGEST) if isinstance(value, int) else value for value in values)
+        with self._explained():
+            return self._connection.execute(question, fitting).fetchall()
+
+    def _release(self) -> None:
+        with self._explained():
+            self._connection.close()
+
+    def _which_file(self) -> tuple[int, int] | None:
+        """What tells the file from any other that may take its name; None when nothing has it."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what SQLite and the system complain of into words with a remedy."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise HistoryError(_explanation(self.path, error)) from error
+        except OSError as error:
+            raise HistoryError(
+                f"{self.path} cannot be used: {error}. Check that you may read and write it and its "
+                f"directory, or name another file."
+            ) from error
+
+
+def _explanation(path: Path, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", None)  # missing where the module itself complains
+    remedy = _REMEDIES.get(code & _PRIMARY) if code is not None else None
+    return f"{path} cannot be used: {error}. {remedy or 'If it is a history, it is damaged: take it from a backup'}."
+
+
+def _limit(limit: int | None) -> int:
+    """SQL has -1 for no limit."""
+    return -1 if limit is None else limit
+
+
+def _make(path: Path) -> None:
+    """Make an empty history at ``path``, unless another process is faster."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)  # 0600
+    os.close(handle)
+    try:
+        connection = sqlite3.connect(name, isolation_level=None)
+        try:
+            [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise HistoryError(
+                    f"{path.parent} is on a file system that cannot hold a history (no shared memory for SQLite's "
+                    f"write-ahead log). Name a file on a local disk."
+                )
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_SCHEMA)
+        finally:
+            connection.close()
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+        _sync_directory(path.parent)
+    finally:
+        os.unlink(name)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new name in a directory survive a power cut, as fsync(2) says."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
