@@ -75,7 +75,7 @@ def explain(policy: Path, total: Rate | None, interface: str, only: str | None, 
         from tc_core.policy_file import load_policy
 
         loaded = load_policy(policy, total=total)
-        explanation, commands = explain_policy(loaded), commands_for(loaded, interface)
+        explanation, commands = explain_policy(loaded, interface), commands_for(loaded, interface)
         if as_json:
             click.echo(json.dumps(_document(interface, explanation, commands), indent=2, ensure_ascii=False))
             return
@@ -87,7 +87,7 @@ def _lines(
     source: str, interface: str, explanation: Explanation, commands: Commands, only: str | None
 ) -> Iterator[str]:
     if only in (None, "classes"):
-        yield from class_lines(source, interface, explanation)
+        yield from class_lines(source, explanation)
     if only is None:
         yield from ("", _heading("Rules: which packet belongs to which class (mangle table, as root)"), "")
     if only in (None, "rules"):
@@ -98,44 +98,50 @@ def _lines(
         yield from _shell(commands.tc)
 
 
-def class_lines(source: str, interface: str, explanation: Explanation) -> Iterator[str]:
+def class_lines(source: str, explanation: Explanation) -> Iterator[str]:
     """The plain words: a table of shares, each class's traffic, and what to know besides."""
-    count = len(explanation.classes) - 1
-    named = "the default class alone" if count == 0 else f"{count} class{'es' if count > 1 else ''} and the default one"
-    yield _heading(f"{source}: {explanation.total.human} on {interface}, shared by {named}")
+    yield _heading(f"{source}: {explanation.headline}")
+    if explanation.use:
+        first, *reasons = explanation.use
+        yield ""
+        yield from _prose(first)
+        for reason in reasons:
+            yield from _prose(reason, first="- ", rest="  ")
     yield ""
     yield from _table(explanation)
     yield ""
-    yield from _prose(explanation.lending)
+    yield from _prose(explanation.sharing)
     for each in explanation.classes:
         yield ""
-        yield from _class(each)
-    yield ""
-    yield from _prose(explanation.captured)
+        yield from _class(each, explanation.rest)
+    if explanation.captured:
+        yield ""
+        yield from _prose(explanation.captured)
     yield ""
     for note in explanation.notes:
         yield from _prose(note, first="- ", rest="  ")
 
 
 def _table(explanation: Explanation) -> Iterator[str]:
-    from podlane.explanation import percent
+    from tc_core.words import percent
 
-    rows = [("class", "guaranteed", "share", "borrows up to", "priority", "decided by")]
+    most = "at most" if explanation.unreserved is None else "borrows up to"
+    rows = [("class", "guaranteed", "share", most, "priority", "decided by")]
     rows += [
         (
             c.name,
-            c.rate.human,
-            percent(c.share),
-            c.ceil.human if c.ceil > c.rate else "–",
+            "–" if c.rate is None else c.rate.human,
+            "–" if c.share is None else percent(c.share),
+            c.ceil.human if c.rate is None or c.ceil > c.rate else "–",
             str(c.priority),
             c.decided_by,
         )
         for c in explanation.classes
     ]
     free = explanation.unreserved
-    rows.append(
-        ("(nobody's)", free.human, percent(free.bits_per_second / explanation.total.bits_per_second), "", "", "")
-    )
+    if free is not None:
+        share = percent(free.bits_per_second / explanation.total.bits_per_second)
+        rows.append(("(nobody's)", free.human, share, "", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for index, row in enumerate(rows):
         cells = [
@@ -146,12 +152,14 @@ def _table(explanation: Explanation) -> Iterator[str]:
         yield click.style(line, bold=True) if index == 0 else line
 
 
-def _class(each: ClassWords) -> Iterator[str]:
+def _class(each: ClassWords, rest: str) -> Iterator[str]:
     from podlane.explanation import BY_PROXY
 
     yield from _prose(f"{each.name} {each.sentence}", bold=each.name)
+    for detail in each.details:
+        yield from _prose(detail, first="  ", rest="  ")
     if not each.matches:
-        yield "  Everything that no class takes."
+        yield f"  {rest}"
     for match in each.matches:
         how = "the proxy reads the first bytes" if match.decided_by == BY_PROXY else "the kernel decides alone"
         yield from _prose(f"{match.traffic} – {how}", first="  - ", rest="    ")
@@ -182,24 +190,32 @@ def _document(interface: str, explanation: Explanation, commands: Commands) -> d
     return {
         "interface": interface,
         "total_bits_per_second": explanation.total.bits_per_second,
-        "unreserved_bits_per_second": explanation.unreserved.bits_per_second,
+        "unreserved_bits_per_second": _bits(explanation.unreserved),
+        "for_sidecar": explanation.for_sidecar,
+        "for_tc": explanation.for_packets,
+        "use": list(explanation.use),
         "classes": [
             {
                 "name": c.name,
-                "rate_bits_per_second": c.rate.bits_per_second,
+                "rate_bits_per_second": _bits(c.rate),
                 "ceil_bits_per_second": c.ceil.bits_per_second,
                 "priority": c.priority,
                 "share": c.share,
                 "decided_by": c.decided_by,
                 "words": f"{c.name} {c.sentence}",
+                "details": list(c.details),
                 "traffic": [{"words": m.traffic, "decided_by": m.decided_by} for m in c.matches],
             }
             for c in explanation.classes
         ],
-        "lending": explanation.lending,
+        "sharing": explanation.sharing,
         "captured": explanation.captured,
         "notes": list(explanation.notes),
         "iptables_restore": {str(family).lower(): text for family, text in commands.restore.items()},
         "rules": list(commands.rules),
         "tc": list(commands.tc),
     }
+
+
+def _bits(rate: Rate | None) -> int | None:
+    return None if rate is None else rate.bits_per_second

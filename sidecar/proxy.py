@@ -28,7 +28,7 @@ from typing import Final
 import structlog
 
 from sidecar.protocols.detect import Detection, Detector, Protocol, Reason
-from sidecar.routing.flow import Content, Destination
+from sidecar.routing.flow import Address, Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from sidecar.transport.edge import Edge, Original
 from sidecar.transport.loop import EXHAUST_EVENTS, FAILURE, READ_EVENTS, EventLoop
@@ -75,26 +75,34 @@ _REMEDIES: Final = {
 class Routing:
     """The routing table and the class ids that are in force, with what is looked up per connection made quick."""
 
-    __slots__ = ("_marks", "_undecided", "ids", "table")
+    __slots__ = ("_marks", "_reads_source", "_undecided", "ids", "table")
 
     def __init__(self, table: RoutingTable, ids: ClassIds) -> None:
         self.table = table
         self.ids = ids
         self._marks = {name: (OWN | class_mark(class_id)).value for name, class_id in ids.items()}
-        self._undecided: dict[Destination, bool] = {}
+        self._reads_source = table.reads_source
+        self._undecided: dict[tuple[Destination, Address | None], bool] = {}
 
-    def undecided(self, destination: Destination) -> bool:
+    def undecided(self, destination: Destination, client: SocketAddress) -> bool:
         """Whether the first bytes could still decide."""
-        known = self._undecided.get(destination)
+        source = self._source(client)
+        known = self._undecided.get((destination, source))
         if known is None:
             if len(self._undecided) >= _ROUTING_CACHE:
                 self._undecided.clear()
-            known = self._undecided[destination] = self.table.undecided(destination)
+            known = self.table.undecided(destination, source=source)
+            self._undecided[destination, source] = known
         return known
 
-    def class_of(self, destination: Destination, detection: Detection) -> str:
+    def class_of(self, destination: Destination, client: SocketAddress, detection: Detection) -> str:
         """The name of the class."""
-        return self.table.route(destination, Content(detection.sni, detection.host, detection.alpn)).class_name
+        content = Content(detection.sni, detection.host, detection.alpn)
+        return self.table.route(destination, content, source=self._source(client)).class_name
+
+    def _source(self, client: SocketAddress) -> Address | None:
+        """The client's address, if any match asks for it: TPROXY leaves it as the application's socket had it."""
+        return parse_address(client[0]) if self._reads_source else None
 
     def mark_of(self, class_name: str) -> int:
         """The whole socket mark of our own packets of a class."""
@@ -223,7 +231,7 @@ class Connection:
         proxy = self.proxy
         destination = self.original.destination
         proxy.loop.watch(self.client.fileno(), self)
-        if proxy.routing.undecided(destination):
+        if proxy.routing.undecided(destination, self.client_address):
             self.detector = Detector()
             proxy.detecting.add(self)
         else:
@@ -296,7 +304,7 @@ class Connection:
     def _dial(self) -> None:
         proxy = self.proxy
         self.state = next_state(self.state, Event.DECIDED)
-        self.class_name = proxy.routing.class_of(self.original.destination, self.detection)
+        self.class_name = proxy.routing.class_of(self.original.destination, self.client_address, self.detection)
         proxy.observer.routed(self.class_name, self.detection.protocol)
         try:
             self.upstream = proxy.edge.dial(self.original, proxy.routing.mark_of(self.class_name), self.client)

@@ -18,6 +18,7 @@ from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
     Direction,
+    Family,
     Goto,
     Jump,
     Return,
@@ -31,6 +32,17 @@ from tc_core.policy import PortRange, TransportProtocol
 
 _SYN_FLAGS: Final = ({"FIN", "SYN", "RST", "ACK"}, {"SYN"})
 """The flags looked at and those set that ``--syn`` stands for (iptables-extensions(8), tcp)."""
+_PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
+    Family.V4: {"tcp": TransportProtocol.TCP, "udp": TransportProtocol.UDP, "icmp": TransportProtocol.ICMP},
+    Family.V6: {
+        "tcp": TransportProtocol.TCP,
+        "udp": TransportProtocol.UDP,
+        "ipv6-icmp": TransportProtocol.ICMP,
+        "icmpv6": TransportProtocol.ICMP,
+    },
+}
+"""ICMP of IPv6 is printed by its name in /etc/protocols, or without that file by the second one. ICMP of IPv4 in a rule
+for IPv6 is none of ours."""
 _MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack")
 
 
@@ -59,8 +71,8 @@ class _UnknownWordsError(ValueError):
     """A rule says something that :class:`Rule` has no field for."""
 
 
-def parse(text: str) -> Installed:
-    """What an iptables-save output has of ours in its mangle table."""
+def parse(text: str, family: Family) -> Installed:
+    """What the iptables-save output of one family has of ours in its mangle table."""
     chains: dict[str, list[Rule | str]] = {}
     hooks: list[InstalledHook] = []
     counts: dict[str, int] = {}
@@ -76,7 +88,7 @@ def parse(text: str) -> Installed:
             _, chain, words = line.split(maxsplit=2)
             counts[chain] = counts.get(chain, 0) + 1
             if chain.startswith(CHAIN_PREFIX):
-                chains.setdefault(chain, []).append(parse_rule(words))
+                chains.setdefault(chain, []).append(parse_rule(words, family))
             elif (target := _target(words)) is not None:
                 hooks.append(InstalledHook(chain, counts[chain], words, target))
     return Installed({name: tuple(rules) for name, rules in chains.items()}, tuple(hooks))
@@ -95,18 +107,19 @@ def _target(words: str) -> str | None:
     return None
 
 
-def parse_rule(words: str) -> Rule | str:
+def parse_rule(words: str, family: Family) -> Rule | str:
     """A rule as data, or its words as they are when it is none that we could have written."""
     try:
-        return _Reader(words).rule()
-    except (_UnknownWordsError, ValueError, StopIteration):
+        return _Reader(words, family).rule()
+    except (_UnknownWordsError, ValueError, KeyError, StopIteration):
         return words
 
 
 class _Reader:
     """Reads the words of one rule from left to right."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str, family: Family) -> None:
+        self._protocols = _PROTOCOLS[family]
         self._tokens = iter(shlex.split(words))
         self._module = ""
 
@@ -129,6 +142,8 @@ class _Reader:
     def _criterion(self, token: str) -> tuple[str, object]:
         take = self._tokens.__next__
         match token, self._module:
+            case "-s", _:
+                return "source", ipaddress.ip_network(take())
             case "-d", _:
                 return "destination", ipaddress.ip_network(take())
             case "-i", _:
@@ -138,7 +153,7 @@ class _Reader:
             case "!", _ if take() == "-o":
                 return "not_out_interface", take()
             case "-p", _:
-                return "protocol", TransportProtocol(take())
+                return "protocol", self._protocols[take()]
             case "--syn", "tcp":
                 return "syn", True
             case "--tcp-flags", "tcp":

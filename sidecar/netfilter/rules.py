@@ -88,10 +88,11 @@ Action = Return | Jump | Goto | SetMark | SetConnmark | Tproxy
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Criteria that must all hold, and what then happens."""
+    """Criteria that must all hold, and what then happens. ICMP is that of the family which the rule is for."""
 
     action: Action
     protocol: TransportProtocol | None = None
+    source: Network | None = None
     destination: Network | None = None
     in_interface: str | None = None
     out_interface: str | None = None

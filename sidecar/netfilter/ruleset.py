@@ -33,8 +33,9 @@ The same walk is written down for the proxy in :mod:`sidecar.routing.table`; a t
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from sidecar.netfilter.rules import (
@@ -221,21 +222,35 @@ def _capture_rules(family: Family, match: Match, settings: CaptureSettings) -> I
     if not match.accepts_protocol(TransportProtocol.TCP):
         return
     chain = CAPTURE if match.port or not settings.silent_ports else ANY_PORT
-    for network in _networks_of(family, match.cidr, default=(None,)):
+    for source, destination in _ends(family, match):
         for ports in port_groups(match.port):
-            yield Rule(Jump(chain), protocol=TransportProtocol.TCP, destination=network, syn=True, ports=ports)
+            yield Rule(
+                Jump(chain),
+                protocol=TransportProtocol.TCP,
+                source=source,
+                destination=destination,
+                syn=True,
+                ports=ports,
+            )
 
 
 def _class_rules(family: Family, match: Match, class_id: int) -> Iterator[Rule]:
     """A match that the kernel decides packet by packet."""
-    protocols: tuple[TransportProtocol | None, ...] = match.protocol
-    if not protocols:
-        protocols = tuple(TransportProtocol) if match.port else (None,)
+    protocols: Iterable[TransportProtocol | None] = (None,)
+    if match.protocol or match.port:
+        protocols = [p for p in dict.fromkeys(match.protocol or TransportProtocol) if match.accepts_protocol(p)]
     action = Goto(_class_chain(class_id))
-    for network in _networks_of(family, match.cidr, default=(None,)):
-        for protocol in dict.fromkeys(protocols):
+    for source, destination in _ends(family, match):
+        for protocol in protocols:
             for ports in port_groups(match.port):
-                yield Rule(action, protocol=protocol, destination=network, ports=ports)
+                yield Rule(action, protocol=protocol, source=source, destination=destination, ports=ports)
+
+
+def _ends(family: Family, match: Match) -> Iterator[tuple[Network | None, Network | None]]:
+    """Every source with every destination; nothing when one of them is named for the other family alone."""
+    return product(
+        _networks_of(family, match.source, default=(None,)), _networks_of(family, match.cidr, default=(None,))
+    )
 
 
 def _networks_of(

@@ -14,16 +14,18 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
 from sidecar.netfilter.parse import Installed, parse_rule
-from sidecar.netfilter.rules import Action, FamilyRules, Goto, Jump, Return, Rule, SetConnmark, SetMark, Tproxy
-from tc_core.policy import PortRange
+from sidecar.netfilter.rules import Action, Family, FamilyRules, Goto, Jump, Return, Rule, SetConnmark, SetMark, Tproxy
+from tc_core.policy import PortRange, TransportProtocol
 
 
-def render_rule(rule: Rule) -> str:
-    """A rule in the words of iptables, without ``-A CHAIN``."""
-    return " ".join(_words(rule))
+def render_rule(rule: Rule, family: Family) -> str:
+    """A rule in the words of iptables, or for IPv6 of ip6tables, without ``-A CHAIN``."""
+    return " ".join(_words(rule, family))
 
 
-def _words(rule: Rule) -> Iterator[str]:
+def _words(rule: Rule, family: Family) -> Iterator[str]:
+    if rule.source is not None:
+        yield f"-s {rule.source}"
     if rule.destination is not None:
         yield f"-d {rule.destination}"
     if rule.in_interface is not None:
@@ -33,16 +35,17 @@ def _words(rule: Rule) -> Iterator[str]:
     if rule.not_out_interface is not None:
         yield f"! -o {rule.not_out_interface}"
     if rule.protocol is not None:
-        yield f"-p {rule.protocol}"
+        is_icmpv6 = rule.protocol is TransportProtocol.ICMP and family is Family.V6
+        yield f"-p {'ipv6-icmp' if is_icmpv6 else rule.protocol}"
     single = len(rule.ports) == 1
     if single or rule.syn:
         yield f"-m {rule.protocol}"
     if single:
-        yield f"--dport {_port(rule.ports[0])}"
+        yield f"--dport {port_words(rule.ports[0])}"
     if rule.syn:
         yield "--tcp-flags FIN,SYN,RST,ACK SYN"
     if len(rule.ports) > 1:
-        yield f"-m multiport --dports {','.join(_port(p) for p in rule.ports)}"
+        yield f"-m multiport --dports {','.join(port_words(p) for p in rule.ports)}"
     if rule.mark is not None:
         yield f"-m mark --mark {rule.mark}"
     if rule.connmark is not None:
@@ -68,7 +71,8 @@ def _render_action(action: Action) -> str:
             return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"
 
 
-def _port(ports: PortRange) -> str:
+def port_words(ports: PortRange) -> str:
+    """A port or a range in the words of iptables."""
     return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
 
 
@@ -87,8 +91,8 @@ def transaction(rules: FamilyRules, installed: Installed) -> str:
     lines += [f"-D {hook.chain} {hook.words}" for hook in installed.hooks]
     lines += [f"-F {name}" for name in stale]
     lines += [f"-X {name}" for name in stale]
-    lines += [f"-I {hook.builtin} 1 {render_rule(hook.rule)}" for hook in rules.hooks]
-    lines += [f"-A {chain.name} {render_rule(rule)}" for chain in rules.chains for rule in chain.rules]
+    lines += [f"-I {hook.builtin} 1 {render_rule(hook.rule, rules.family)}" for hook in rules.hooks]
+    lines += [f"-A {chain.name} {render_rule(rule, rules.family)}" for chain in rules.chains for rule in chain.rules]
     lines.append("COMMIT")
     return "\n".join(lines) + "\n"
 
@@ -97,25 +101,25 @@ def difference(rules: FamilyRules, installed: Installed) -> list[str]:
     """How ``installed`` differs from ``rules``: lines with ``-`` (missing) or ``+`` (not wanted). None: the same."""
     if not _differs(rules, installed):
         return []
-    wanted = sorted(f"{hook.builtin} 1: {render_rule(hook.rule)}" for hook in rules.hooks)
+    wanted = sorted(f"{hook.builtin} 1: {render_rule(hook.rule, rules.family)}" for hook in rules.hooks)
     found = sorted(f"{hook.chain} {hook.position}: {hook.words}" for hook in installed.hooks)
-    wanted += _listed({chain.name: chain.rules for chain in rules.chains})
-    found += _listed(installed.chains)
+    wanted += _listed({chain.name: chain.rules for chain in rules.chains}, rules.family)
+    found += _listed(installed.chains, rules.family)
     diff = difflib.unified_diff(wanted, found, n=0, lineterm="")
     return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
 
 
-def _listed(chains: Mapping[str, Sequence[Rule | str]]) -> list[str]:
+def _listed(chains: Mapping[str, Sequence[Rule | str]], family: Family) -> list[str]:
     lines: list[str] = []
     for name in sorted(chains):
         lines.append(f":{name}")
-        lines += [f"-A {name} {rule if isinstance(rule, str) else render_rule(rule)}" for rule in chains[name]]
+        lines += [f"-A {name} {rule if isinstance(rule, str) else render_rule(rule, family)}" for rule in chains[name]]
     return lines
 
 
 def _differs(rules: FamilyRules, installed: Installed) -> bool:
     wanted_hooks = {(hook.builtin, 1, hook.rule) for hook in rules.hooks}
-    found_hooks = {(hook.chain, hook.position, parse_rule(hook.words)) for hook in installed.hooks}
+    found_hooks = {(hook.chain, hook.position, parse_rule(hook.words, rules.family)) for hook in installed.hooks}
     wanted_chains = {chain.name: chain.rules for chain in rules.chains}
     return (
         wanted_hooks != found_hooks

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 from tc_core.policy import TransportProtocol
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_ADDRESSES_KEPT: Final = 4096
+"""An application has few addresses, and parsing one takes as long as accepting a connection."""
+
+
+@lru_cache(_ADDRESSES_KEPT)
+def parse_address(text: str) -> Address:
+    """From a socket address, which may have a scope. An IPv4-mapped IPv6 address is the IPv4 one it stands for."""
+    parsed = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The original destination: where the application meant to go."""
+    """The original destination: where the application meant to go. The port is 0 where the protocol has none."""
 
     address: Address
     port: int
@@ -20,11 +34,8 @@ class Destination:
 
     @classmethod
     def parse(cls, address: str, port: int, protocol: TransportProtocol = TransportProtocol.TCP) -> Destination:
-        """From a socket address. An IPv4-mapped IPv6 address is the IPv4 address it stands for."""
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        return cls(parsed, port, protocol)
+        """From a socket address, as :func:`parse_address` reads it."""
+        return cls(parse_address(address), port, protocol)
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)

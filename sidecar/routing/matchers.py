@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sidecar.routing.flow import Content, Destination
+from sidecar.routing.flow import Address, Content, Destination
 from tc_core.names import NameSet
 from tc_core.policy import Match, Network, PortRange
 
@@ -19,6 +20,7 @@ class Matcher:
     alpn: frozenset[str] | None
     ports: tuple[PortRange, ...]
     networks: tuple[Network, ...]
+    sources: tuple[Network, ...]
 
     @classmethod
     def of(cls, match: Match) -> Matcher:
@@ -29,16 +31,21 @@ class Matcher:
             frozenset(match.alpn) if match.alpn else None,
             match.port,
             match.cidr,
+            match.source,
         )
 
-    def accepts_destination(self, destination: Destination) -> bool:
-        """Whether the criteria that the kernel can see hold: protocol, port, network."""
+    def accepts_packets(self, destination: Destination, source: Address | None) -> bool:
+        """Whether the criteria that the kernel can see hold: protocol, port, networks.
+
+        A ``source`` of None is not known, and in no network.
+        """
         if not self.match.accepts_protocol(destination.protocol):
             return False
         if self.ports and not any(destination.port in ports for ports in self.ports):
             return False
-        address = destination.address
-        return not self.networks or any(n.version == address.version and address in n for n in self.networks)
+        if self.sources and (source is None or not _within(source, self.sources)):
+            return False
+        return not self.networks or _within(destination.address, self.networks)
 
     def accepts_content(self, content: Content) -> bool:
         """Whether the criteria hold that only the first bytes can tell."""
@@ -47,3 +54,7 @@ class Matcher:
         if self.host is not None and (content.host is None or content.host not in self.host):
             return False
         return self.alpn is None or not self.alpn.isdisjoint(content.alpn)
+
+
+def _within(address: Address, networks: Iterable[Network]) -> bool:
+    return any(n.version == address.version and address in n for n in networks)

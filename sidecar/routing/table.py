@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidecar.routing.flow import NO_CONTENT, Content, Destination
+from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination
 from sidecar.routing.matchers import Matcher
 from tc_core.policy import DEFAULT_CLASS, Match, TrafficPolicy
 
@@ -45,21 +45,29 @@ class RoutingTable:
         """Whether any match needs content: without one nothing has to be captured."""
         return any(matcher.match.needs_content for _, matcher in self.entries)
 
-    def route(self, destination: Destination, content: Content = NO_CONTENT) -> Route:
-        """The class of a connection. Without content, that is the port's class or the default one."""
+    @property
+    def reads_source(self) -> bool:
+        """Whether any match asks where a connection comes from."""
+        return any(matcher.sources for _, matcher in self.entries)
+
+    def route(self, destination: Destination, content: Content = NO_CONTENT, *, source: Address | None = None) -> Route:
+        """The class of a connection. Without content, that is the port's class or the default one.
+
+        ``source`` is the client's address; None: not known, so that no match by source holds.
+        """
         for name, matcher in self.entries:
             if (
-                matcher.accepts_destination(destination)
+                matcher.accepts_packets(destination, source)
                 and not self._silenced(matcher, destination.port)
                 and matcher.accepts_content(content)
             ):
                 return Route(name, matcher.match)
         return Route(DEFAULT_CLASS, None)
 
-    def undecided(self, destination: Destination) -> bool:
+    def undecided(self, destination: Destination, *, source: Address | None = None) -> bool:
         """Whether content could still decide: a content match comes before the first match that needs none."""
         for _, matcher in self.entries:
-            if matcher.accepts_destination(destination) and not self._silenced(matcher, destination.port):
+            if matcher.accepts_packets(destination, source) and not self._silenced(matcher, destination.port):
                 return matcher.match.needs_content
         return False
 

@@ -1,4 +1,4 @@
-"""What ``podlane explain`` prints, pasted into a shell, is what the sidecar would install."""
+"""What ``podlane explain`` prints, pasted into a shell, is what the sidecar or ``podlane tc`` would install."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from podlane.explain import explain
 from podlane.lab import Lab
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
+from tc_core import features, lanes
 from tc_core.marks import ClassIds
+from tc_core.netlink import NetlinkKernel
 from tc_core.policy_file import load_policy
 
 pytestmark = pytest.mark.root
@@ -41,3 +43,26 @@ def test_pasted_rules_are_the_ones_that_the_sidecar_wants(lab: Lab, tmp_path: Pa
     with pod.namespace.entered():
         report = Installer(detect_backend()).install(ruleset)
     assert not report.changed
+
+
+PACKETS = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+classes:
+  - {name: ops, rate: 20Mbit, queue: fifo, ingress: {rate: 5Mbit}, match: [{application: ssh}, {mark: 0x10/0xff}]}
+  - {name: lab, rate: 1Mbit, queue: fifo, match: [{protocol: icmp}, {source: [192.0.2.0/24, "2001:db8::/32"]}]}
+default: {queue: fifo}
+"""
+
+
+def test_pasted_tc_commands_are_what_podlane_tc_wants(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(PACKETS)
+    result = CliRunner().invoke(explain, ["--policy", str(path), "--only", "tc"])
+    assert result.exit_code == 0
+    pod = lab.link(lab.host("pod"), "eth0", lab.host("server"), "eth0").a.host
+    pod.run(["sh", "-e"], stdin=result.output)
+    wanted = lanes.lanes_of(load_policy(path), "eth0", features.probe())
+    with pod.namespace.entered(), NetlinkKernel() as kernel:
+        steps = lanes.plan(kernel, "eth0", wanted)
+    assert [change.command(name) for name, change in steps] == []

@@ -84,6 +84,25 @@ def test_connections_are_told_apart_on_one_address(topology: PodNodeServer, tmp_
     assert sidecar.stop() == 0
 
 
+@pytest.mark.usefixtures("web")
+def test_connections_are_told_apart_by_where_they_come_from(topology: PodNodeServer, tmp_path: Path) -> None:
+    """The proxy sees the application's own address, also when that is not the interface's first."""
+    pod, first = topology.pod, topology.pod_link.a.ipv4
+    second = first + 100
+    pod.ip("address", "add", f"{second}/32", "dev", "eth0")
+    topology.node.ip("route", "add", f"{second}/32", "via", str(first))
+    policy = (
+        "total: 1Gbit\nclasses:\n"
+        f"  - {{name: second, rate: 1Mbit, match: {{host: web.example.com, source: {second}}}}}\n"
+        "  - {name: others, rate: 1Mbit, match: {host: web.example.com}}\n"
+    )
+    sidecar = start_sidecar(pod, policy, tmp_path)
+    for address in (first, second):
+        curl(pod, f"http://{topology.server_ipv4}/who", "-H", "Host: web.example.com", "--interface", str(address))
+    assert sidecar.connections("second") == {"http1": 1}
+    assert sidecar.connections("others") == {"http1": 1}
+
+
 def test_port_classes_never_meet_the_proxy(topology: PodNodeServer, tmp_path: Path) -> None:
     pod, server = topology.pod, topology.server
     sink = [
@@ -269,10 +288,13 @@ def test_bad_input_is_named_and_nothing_is_touched(topology: PodNodeServer, tmp_
     good.write_text(POLICY)
     bad = tmp_path / "bad.yaml"
     bad.write_text("total: 5")
+    beyond = tmp_path / "beyond.yaml"
+    beyond.write_text("total: 1Gbit\nshaper: prio")
     before = state_of(pod)
     cases = [
         (["--policy", str(tmp_path / "none.yaml")], 2, "cannot be read: No such file"),
         (["--policy", str(bad)], 2, "has no unit"),
+        (["--policy", str(beyond)], 2, "shaper: The sidecar shares the total by guarantees, not by prio."),
         ([], 2, "--policy (or PODLANE_POLICY) is missing"),
         (["--policy", str(good), "--interface", "eth7"], 1, "eth7"),
         (["--policy", str(good), "--total", "20Mbit"], 2, "Cannot guarantee 50 Mbit/s inside 20 Mbit/s"),

@@ -92,6 +92,71 @@ def test_a_policy_that_needs_no_marks_has_no_rules(tmp_path: Path) -> None:
     assert "tc class add" in output
 
 
+PACKETS = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+classes:
+  - {name: ops, rate: 20Mbit, queue: low-latency, ingress: {rate: 5Mbit}, match: [{application: ssh}, {mark: 0x10/0xff}]}
+  - {name: slow, rate: 1Mbit, rehearsal: {delay: 50ms, loss: 1%}, match: [{protocol: icmp}]}
+"""
+STRICT = """
+total: 10Mbit
+shaper: prio
+classes: [{name: voip, priority: 0, match: [{protocol: udp, source: 10.0.0.0/8}]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "commands"),
+    [
+        (
+            PACKETS,
+            [
+                "Only podlane tc can use this policy",
+                "ssh (port 22, TCP)",
+                "with the packet mark 0x10/0xff",
+                "Low latency",
+                "Of what arrives, it is guaranteed 5 Mbit/s",
+                "each packet leaves 50ms later",
+                "held to 50 Mbit/s",
+            ],
+            ["netem", "ifb-eth0", "mirred egress redirect"],
+        ),
+        (
+            STRICT,
+            ["Only podlane tc can use this policy", "Strict priority: first voip", "UDP from 10.0.0.0/8"],
+            ["tbf rate 10Mbit", "prio bands 2"],
+        ),
+        ("total: 10Mbit\nshaper: cake", ["shared fairly (CAKE)", "Everything."], ["cake bandwidth 10Mbit"]),
+    ],
+    ids=["marks and ingress", "strict priority", "cake"],
+)
+def test_a_policy_for_tc_alone_is_explained_with_its_commands(
+    tmp_path: Path, text: str, said: list[str], commands: list[str]
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    output = " ".join(run("--policy", path).output.split())
+    assert [words for words in said if words not in output] == []
+    assert "guaranteed 0" not in output
+    assert "iptables-restore" not in output
+    tc = run("--policy", path, "--only", "tc").output
+    subprocess.run(["sh", "-n"], input=tc, text=True, check=True)
+    assert [command for command in commands if command not in tc] == []
+
+
+def test_a_policy_that_nobody_can_use_is_explained_without_commands(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: [{sni: a.test, mark: 3}]}]")
+    result = run("--policy", path)
+    assert result.exit_code == 0
+    assert "Nobody can use this policy as it is" in result.output
+    assert "tc qdisc" not in result.output
+    document = json.loads(run("--policy", path, "--json").output)
+    assert (document["for_sidecar"], document["for_tc"]) == (False, False)
+    assert len(document["use"]) == 3
+
+
 def test_total_replaces_the_policys_own(policy: Path) -> None:
     assert "50 Mbit/s on eth0" in run("--policy", policy, "--total", "50Mbit").output
     assert "cut to 50 Mbit/s" in run("--policy", policy, "--total", "50Mbit").output

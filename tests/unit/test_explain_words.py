@@ -11,10 +11,7 @@ from podlane.explanation import (
     BY_REST,
     Explanation,
     explain_policy,
-    percent,
-    traffic_words,
 )
-from tc_core.policy import Match
 from tc_core.policy_file import parse_policy
 from tc_core.units import Rate
 
@@ -47,41 +44,6 @@ def one_class(match: str, **limits: str) -> Explanation:
     return explain(f"total: 100Mbit\nclasses: [{{name: a, rate: 10Mbit{rest}, match: [{match}]}}]")
 
 
-@pytest.mark.parametrize(
-    ("criteria", "words"),
-    [
-        ({"sni": ["a.test"]}, "TLS connections to a.test"),
-        ({"sni": ["a.test", "*.b.test"]}, "TLS connections to a.test or any name below b.test"),
-        ({"host": ["a.test"]}, "HTTP requests to a.test (Host or :authority)"),
-        ({"alpn": ["h2", "http/1.1"]}, "TLS connections offering h2 or http/1.1 by ALPN"),
-        ({"sni": ["a.test"], "alpn": ["h2"]}, "TLS connections to a.test offering h2 by ALPN"),
-        ({"sni": ["a.test"], "port": [443, "8000-8100"]}, "TLS connections to a.test on port 443 or 8000-8100"),
-        ({"sni": ["a.test"], "cidr": ["10.0.0.0/8"]}, "TLS connections to a.test in 10.0.0.0/8"),
-        ({"port": [53]}, "TCP and UDP on port 53"),
-        ({"port": [53], "protocol": ["udp"]}, "UDP on port 53"),
-        ({"cidr": ["10.0.0.0/8", "fd00::/8"]}, "everything (TCP, UDP, ICMP ...) to 10.0.0.0/8 or fd00::/8"),
-        ({"protocol": ["udp", "tcp"], "cidr": ["10.0.0.0/8"]}, "TCP and UDP to 10.0.0.0/8"),
-        ({}, "everything (TCP, UDP, ICMP ...)"),
-    ],
-    ids=[
-        "sni",
-        "wildcard",
-        "host",
-        "alpn",
-        "sni and alpn",
-        "ports",
-        "content and cidr",
-        "port",
-        "udp",
-        "cidr",
-        "both protocols",
-        "empty",
-    ],
-)
-def test_traffic_in_words(criteria: dict[str, object], words: str) -> None:
-    assert traffic_words(Match.model_validate(criteria)) == words
-
-
 def test_limits_shares_and_who_decides() -> None:
     explanation = explain(ISSUE)
     assert [(c.name, c.rate, c.ceil, c.turn, c.decided_by) for c in explanation.classes] == [
@@ -101,7 +63,7 @@ def test_a_class_with_both_kinds_of_match_says_so() -> None:
 
 
 def test_who_is_lent_first() -> None:
-    assert explain(ISSUE).lending == (
+    assert explain(ISSUE).sharing == (
         "What a class does not use is lent to api (priority 1), then to backup and default (priority 7), to each up to "
         "its ceil. Classes of one priority share it in proportion to their guarantees."
     )
@@ -110,8 +72,8 @@ def test_who_is_lent_first() -> None:
 def test_a_class_whose_ceil_is_its_rate_never_borrows() -> None:
     explanation = one_class("{port: [80]}", ceil="10Mbit")
     assert explanation.classes[0].sentence.endswith("and never more, since its ceil is its rate.")
-    assert "lent to default (priority 7)" in explanation.lending
-    assert "a " not in explanation.lending.partition("lent to")[2].split(",")[0]
+    assert "lent to default (priority 7)" in explanation.sharing
+    assert "a " not in explanation.sharing.partition("lent to")[2].split(",")[0]
 
 
 def test_nothing_is_captured_when_the_kernel_can_decide_everything() -> None:
@@ -168,10 +130,81 @@ def test_ports_named_by_every_match_need_no_words_about_silent_ones() -> None:
     assert any("HTTP/3" in note for note in notes)
 
 
+PRIO = "total: 10Mbit\nshaper: prio\nclasses: [{name: a, match: [{port: 80}]}]"
+MARK = "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: [{mark: 3}]}]"
+
+
 @pytest.mark.parametrize(
-    ("share", "words"),
-    [(0.2, "20 %"), (0.005, "0.5 %"), (0.0001, "0.01 %"), (2e-7, "< 0.01 %"), (0, "0 %")],
-    ids=["whole", "fraction", "smallest shown", "below it", "none"],
+    ("text", "for_sidecar", "for_packets", "use"),
+    [
+        ("total: 10Mbit", True, True, ()),
+        (
+            PRIO,
+            False,
+            True,
+            (
+                "Only podlane tc can use this policy, not podlane run and the sidecar.",
+                "shaper: The sidecar shares the total by guarantees, not by prio.",
+            ),
+        ),
+        (
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: [{sni: a.test}]}]",
+            True,
+            False,
+            (
+                "Only podlane run and the sidecar can use this policy, not podlane tc.",
+                "classes[0].match[0]: sni can be seen only by a proxy that reads the first bytes.",
+            ),
+        ),
+        (
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: [{sni: a.test, mark: 3}]}]",
+            False,
+            False,
+            (
+                "Nobody can use this policy as it is: not podlane run and the sidecar, and not podlane tc.",
+                "classes[0].match[0].mark: The sidecar writes the mark itself, so it cannot tell traffic apart by it.",
+                "classes[0].match[0]: sni can be seen only by a proxy that reads the first bytes.",
+            ),
+        ),
+    ],
+    ids=["both", "tc alone", "sidecar alone", "nobody"],
 )
-def test_shares_in_words(share: float, words: str) -> None:
-    assert percent(share) == words
+def test_who_can_use_a_policy(text: str, for_sidecar: bool, for_packets: bool, use: tuple[str, ...]) -> None:
+    explanation = explain(text)
+    assert (explanation.for_sidecar, explanation.for_packets, explanation.use) == (for_sidecar, for_packets, use)
+
+
+def test_one_reason_for_many_places_is_said_once() -> None:
+    names = ", ".join(f"{{sni: h{i}.test}}" for i in range(5))
+    (_, reason) = one_class(names).use
+    assert reason.startswith(
+        "classes[0].match[0], classes[0].match[1], classes[0].match[2] and 2 more: sni can be seen only"
+    )
+
+
+@pytest.mark.parametrize("text", [PRIO, MARK], ids=["no guarantees", "marks"])
+def test_nothing_is_said_of_the_proxy_where_it_cannot_be_used(text: str) -> None:
+    explanation = explain(text)
+    assert explanation.captured == ""
+    assert not any("Loopback" in note for note in explanation.notes)
+
+
+def test_a_shaper_without_guarantees_shows_none() -> None:
+    explanation = explain(PRIO)
+    assert explanation.unreserved is None
+    assert [(c.rate, c.share) for c in explanation.classes] == [(None, None)] * 2
+
+
+def test_what_is_captured_names_the_sources() -> None:
+    captured = one_class("{sni: [a.test], port: [443], source: [10.0.0.0/8]}").captured
+    assert "TCP connections to port 443 from 10.0.0.0/8, unless" in captured
+
+
+def test_queue_rehearsal_and_ingress_are_details_of_a_class() -> None:
+    explanation = explain(
+        "total: 10Mbit\ningress: {total: 5Mbit}\n"
+        "classes: [{name: a, rate: 1Mbit, queue: fair, ingress: {rate: 1Mbit}, match: [{port: 80}]}]"
+    )
+    queue, received = explanation.classes[0].details
+    assert queue.startswith("Fair queuing")
+    assert received.startswith("Of what arrives, it is guaranteed 1 Mbit/s (20 % of the total there)")

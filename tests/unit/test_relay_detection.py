@@ -94,6 +94,29 @@ def test_no_waiting_where_content_cannot_decide() -> None:
         assert (b.recorder.routes, b.recorder.detections) == (["web"], [])
 
 
+SOURCES = """
+total: 1Gbit
+classes:
+  - {{name: ours, rate: 1Mbit, match: [{{host: [named.example], source: [{network}]}}]}}
+  - {{name: port, rate: 1Mbit, match: [{{port: [8080], source: [{network}]}}]}}
+"""
+
+
+def test_the_clients_address_is_a_criterion() -> None:
+    with bench(SOURCES.format(network="127.0.0.0/8"), detection_timeout=60) as b:
+        b.pair(REQUEST)
+        b.pair(REQUEST.replace(b"named", b"other"))
+        b.recorder.wait(lambda: len(b.recorder.routes) == 2)
+        assert b.recorder.routes == ["ours", "port"]
+
+
+def test_no_waiting_where_the_client_is_none_that_content_could_decide_for() -> None:
+    with bench(SOURCES.format(network="10.0.0.0/8"), detection_timeout=3600) as b:
+        b.proxy.client()
+        b.accept()
+        assert (b.recorder.routes, b.recorder.detections) == (["default"], [])
+
+
 def test_client_that_gives_up_while_detecting_is_not_dialled_for() -> None:
     with bench(detection_timeout=60) as b:
         client = b.proxy.client()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.routing.flow import Content, Destination
+from sidecar.routing.flow import Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.names import NameSet
 from tc_core.policy import TransportProtocol
@@ -91,3 +91,48 @@ def test_wildcards_stand_for_names_below_at_any_depth_but_not_for_the_name_itsel
     assert "example.com" not in names
     assert "badexample.com" not in names
     assert "a.exact.org" not in names
+
+
+SOURCES = RoutingTable.of(
+    parse_policy(
+        """
+total: 100Mbit
+classes:
+  - {name: jobs, rate: 1Mbit, match: [{source: [10.0.1.0/24, "fd00:1::/64"]}, {source: 10.0.2.0/24, sni: a.example}]}
+  - {name: ping, rate: 1Mbit, match: {protocol: icmp}}
+  - {name: ops, rate: 1Mbit, match: {application: ssh}}
+"""
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "expected"),
+    [
+        ("10.0.1.7", Content(), "jobs"),
+        ("::ffff:10.0.1.7", Content(), "jobs"),
+        ("fd00:1::7%eth0", Content(), "jobs"),
+        ("10.0.2.7", Content(sni="a.example"), "jobs"),
+        ("10.0.2.7", Content(), "default"),
+        ("10.0.3.7", Content(sni="a.example"), "default"),
+        (None, Content(sni="a.example"), "default"),
+    ],
+    ids=str,
+)
+def test_the_source_is_a_criterion_like_others(source: str | None, content: Content, expected: str) -> None:
+    client = None if source is None else parse_address(source)
+    assert SOURCES.route(Destination.parse("192.0.2.1", 443), content, source=client).class_name == expected
+
+
+def test_only_where_the_source_fits_can_content_decide() -> None:
+    https = Destination.parse("192.0.2.1", 443)
+    assert SOURCES.undecided(https, source=parse_address("10.0.2.7"))
+    assert not SOURCES.undecided(https, source=parse_address("10.0.3.7"))
+    assert SOURCES.reads_source
+    assert not TABLE.reads_source
+
+
+def test_protocols_and_services_are_told_apart() -> None:
+    assert SOURCES.route(Destination.parse("192.0.2.1", 0, TransportProtocol.ICMP)).class_name == "ping"
+    assert SOURCES.route(Destination.parse("192.0.2.1", 22)).class_name == "ops"
+    assert SOURCES.route(Destination.parse("192.0.2.1", 22, TransportProtocol.UDP)).class_name == "default"

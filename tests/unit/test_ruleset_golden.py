@@ -54,6 +54,25 @@ CASES = {
             both=[{"cidr": ["192.0.2.1", "2001:db8::1"], "protocol": ["tcp", "udp"]}],
         )
     ),
+    "sources": ruleset(
+        policy(
+            v4=[{"source": ["10.0.0.0/9", "10.128.0.0/9", "192.0.2.1"], "cidr": ["198.51.100.0/24", "fd00::/8"]}],
+            v6=[{"source": ["fd00::/8"], "port": [443], "protocol": "tcp"}],
+            neither=[{"source": ["10.0.0.0/8"], "cidr": ["fd00::/8"]}],
+            names=[
+                {"sni": ["a.example"], "source": ["10.0.0.0/8", "fd00::/8"], "cidr": ["0.0.0.0/0", "2001:db8::/32"]}
+            ],
+        )
+    ),
+    "icmp": ruleset(
+        policy(
+            ping=[{"protocol": "icmp"}, {"protocol": ["tcp", "icmp"], "cidr": ["192.0.2.0/24"]}],
+            web=[{"protocol": ["tcp", "icmp"], "port": 80}, {"port": 81}],
+        )
+    ),
+    "applications": ruleset(
+        policy(ops=[{"application": ["ssh", "dns", "rsync"]}], web=[{"application": "https", "sni": "a.example"}])
+    ),
     "everywhere": ruleset(policy(all=[{"cidr": ["0.0.0.0/0"], "port": 22}], rest=[{"protocol": "udp"}])),
     "settings": ruleset(
         policy(api=EXAMPLE),
@@ -103,6 +122,6 @@ def test_every_golden_file_has_its_case() -> None:
 def test_what_is_written_reads_back_as_the_same_data(name: str, family: Family) -> None:
     rules = CASES[name].of(family)
     as_saved = render(rules).replace("-I OUTPUT 1 ", "-A OUTPUT ").replace("-I PREROUTING 1 ", "-A PREROUTING ")
-    installed = parse(as_saved)
+    installed = parse(as_saved, family)
     assert {chain.name: chain.rules for chain in rules.chains} == installed.chains
     assert difference(rules, installed) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from sidecar.netfilter.parse import Installed, parse, parse_rule
@@ -22,7 +24,7 @@ from sidecar.netfilter.text import difference, render_rule, transaction
 from tc_core.marks import Mark
 from tc_core.policy import PortRange, TransportProtocol
 
-TCP = TransportProtocol.TCP
+TCP, ICMP = TransportProtocol.TCP, TransportProtocol.ICMP
 ONE = Rule(SetMark(Mark(0x1000000, 0xFF000000)))
 WANTED = FamilyRules(
     Family.V4,
@@ -68,6 +70,11 @@ COMMIT
             Rule(Return(), connmark=Mark(1, 3), direction=Direction.REPLY),
         ),
         ("-j CONNMARK --set-xmark 0x0/0x3000", Rule(SetConnmark(Mark(0, 0x3000)))),
+        (
+            "-s 10.0.0.0/8 -d 192.0.2.1/32 -j RETURN",
+            Rule(Return(), source=ip_network("10.0.0.0/8"), destination=ip_network("192.0.2.1")),
+        ),
+        ("-p icmp -j RETURN", Rule(Return(), protocol=ICMP)),
     ],
     ids=[
         "syn as saved",
@@ -78,11 +85,13 @@ COMMIT
         "mark without mask",
         "two modules",
         "connmark",
+        "source and destination",
+        "icmp",
     ],
 )
 def test_equivalent_words_are_the_same_rule(words: str, rule: Rule) -> None:
-    assert parse_rule(words) == rule
-    assert parse_rule(render_rule(rule)) == rule
+    assert parse_rule(words, Family.V4) == rule
+    assert parse_rule(render_rule(rule, Family.V4), Family.V4) == rule
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,9 @@ def test_equivalent_words_are_the_same_rule(words: str, rule: Rule) -> None:
         "-d 10.0.0.0/8 -d 10.0.0.0/8 -j RETURN",
         "-m owner --gid-owner 1337 -j RETURN",
         "-m mark --mark zero -j RETURN",
-        "-p icmp -j RETURN",
+        "-p ipv6-icmp -j RETURN",
+        "-p sctp -j RETURN",
+        "! -s 10.0.0.0/8 -j RETURN",
         "-p tcp",
         "-j MARK",
         "-j MARK --set-xmark 0x1/0x1 --extra 1",
@@ -105,19 +116,27 @@ def test_equivalent_words_are_the_same_rule(words: str, rule: Rule) -> None:
     ],
 )
 def test_a_rule_of_another_kind_stays_its_words(words: str) -> None:
-    assert parse_rule(words) == words
+    assert parse_rule(words, Family.V4) == words
+
+
+@pytest.mark.parametrize("words", ["-p ipv6-icmp -j RETURN", "-p icmpv6 -j RETURN"])
+def test_icmp_in_ipv6_is_another_protocol(words: str) -> None:
+    rule = Rule(Return(), protocol=ICMP)
+    assert parse_rule(words, Family.V6) == rule
+    assert parse_rule(render_rule(rule, Family.V6), Family.V6) == rule
+    assert parse_rule(render_rule(rule, Family.V4), Family.V6) == "-p icmp -j RETURN"
 
 
 def test_only_what_is_ours_in_mangle_is_read() -> None:
-    installed = parse(SAVED)
+    installed = parse(SAVED, Family.V4)
     assert set(installed.chains) == {"PODLANE-C1", "PODLANE-OUT"}
     assert [(h.chain, h.position, h.target) for h in installed.hooks] == [("OUTPUT", 1, "PODLANE-OUT")]
     assert difference(WANTED, installed) == []
 
 
 def test_no_table_is_nothing_installed() -> None:
-    assert not parse("")
-    assert not parse("*mangle\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
+    assert not parse("", Family.V4)
+    assert not parse("*mangle\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n", Family.V4)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +168,7 @@ def test_no_table_is_nothing_installed() -> None:
 )
 def test_a_difference_is_seen_and_shown(old: str, new: str, line: str) -> None:
     assert old in SAVED
-    assert line in difference(WANTED, parse(SAVED.replace(old, new, 1)))
+    assert line in difference(WANTED, parse(SAVED.replace(old, new, 1), Family.V4))
 
 
 def test_the_order_of_rules_is_a_difference() -> None:
@@ -161,7 +180,8 @@ def test_the_order_of_rules_is_a_difference() -> None:
 
 def test_a_transaction_unhooks_then_deletes_what_is_not_wanted_any_more() -> None:
     leftover = parse(
-        SAVED.replace("-A OUTPUT -j PODLANE-OUT", "-A OUTPUT -p tcp -j PODLANE-OLD").replace(":USER", ":PODLANE-OLD")
+        SAVED.replace("-A OUTPUT -j PODLANE-OUT", "-A OUTPUT -p tcp -j PODLANE-OLD").replace(":USER", ":PODLANE-OLD"),
+        Family.V4,
     )
     lines = transaction(WANTED, leftover).splitlines()
     assert lines == [
@@ -179,7 +199,7 @@ def test_a_transaction_unhooks_then_deletes_what_is_not_wanted_any_more() -> Non
 
 
 def test_removal_names_only_what_is_there() -> None:
-    lines = transaction(FamilyRules(Family.V4), parse(SAVED)).splitlines()
+    lines = transaction(FamilyRules(Family.V4), parse(SAVED, Family.V4)).splitlines()
     assert lines == [
         "*mangle",
         "-D OUTPUT -j PODLANE-OUT",

@@ -26,13 +26,12 @@ from sidecar.netfilter.rules import (
     Tproxy,
 )
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.routing.flow import Destination
+from sidecar.routing.flow import Address, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import DIVERT, OWN, ClassIds, Mark, class_id_of, class_mark
 from tc_core.policy import DEFAULT_CLASS, TrafficPolicy, TransportProtocol
 
-TCP, UDP = TransportProtocol.TCP, TransportProtocol.UDP
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+TCP, UDP, ICMP = TransportProtocol
 
 
 @dataclass
@@ -47,6 +46,7 @@ class Packet:
     connmark: int | None = 0
     direction: Direction | None = Direction.ORIGINAL
     out_interface: str = "eth0"
+    source: Address | None = None
     tproxy: Tproxy | None = field(default=None, compare=False)
 
 
@@ -61,6 +61,7 @@ def put(value: int, mark: Mark) -> int:
 def meets(rule: Rule, packet: Packet) -> bool:
     return (
         (rule.protocol is None or rule.protocol is packet.protocol)
+        and (rule.source is None or packet.source in rule.source)
         and (rule.destination is None or packet.address in rule.destination)
         and (rule.out_interface is None or rule.out_interface == packet.out_interface)
         and (rule.not_out_interface is None or rule.not_out_interface != packet.out_interface)
@@ -111,6 +112,8 @@ def captured(packet: Packet) -> bool:
 
 PORT_POOL = [22, 25, 53, 80, 443, 3306, 8000, 8001, 8080]
 NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::/32", "2001:db8:1::/48", "fd00::/8"]
+SOURCES = ["172.16.0.0/12", "172.16.1.0/24", "0.0.0.0/0", "2001:db8:5::/48", "2001:db8:5::1"]
+CLIENTS = {4: ["172.16.1.1", "172.31.0.9", "198.51.100.1"], 6: ["2001:db8:5::1", "2001:db8:5::2", "fd00::9"]}
 ADDRESSES = [
     "10.1.2.3",
     "10.9.9.9",
@@ -128,11 +131,18 @@ port_criteria = st.lists(
     unique=True,
 )
 match_documents = st.builds(
-    lambda content, port, cidr, protocol: {**content, "port": port, "cidr": cidr, "protocol": protocol},
+    lambda content, port, cidr, source, protocol: {
+        **content,
+        "port": port,
+        "cidr": cidr,
+        "source": source,
+        "protocol": protocol,
+    },
     st.sampled_from([{}, {}, {"sni": ["a.example"]}, {"host": ["b.example"]}, {"alpn": ["h2"]}]),
     port_criteria,
     st.lists(st.sampled_from(NETWORKS), max_size=2, unique=True),
-    st.sampled_from([[], [], ["tcp"], ["udp"], ["tcp", "udp"]]),
+    st.one_of(st.just([]), st.lists(st.sampled_from(SOURCES), max_size=2, unique=True)),
+    st.sampled_from([[], [], ["tcp"], ["udp"], ["tcp", "udp"], ["icmp"], ["tcp", "icmp"]]),
 )
 policies = st.lists(st.lists(match_documents, min_size=1, max_size=3), max_size=6).map(
     lambda classes: TrafficPolicy.model_validate(
@@ -140,44 +150,53 @@ policies = st.lists(st.lists(match_documents, min_size=1, max_size=3), max_size=
     )
 )
 silences = st.sampled_from([(), (25, 53, 3306), tuple(range(1, 60, 2))])
-destinations = st.builds(
-    Destination,
-    st.sampled_from(ADDRESSES).map(ipaddress.ip_address),
+
+
+def _flows(address: str, port: int, protocol: TransportProtocol) -> st.SearchStrategy[Flow]:
+    destination = Destination.parse(address, port if protocol.has_ports else 0, protocol)
+    return st.sampled_from(CLIENTS[destination.address.version]).map(lambda s: (parse_address(s), destination))
+
+
+Flow = tuple[Address, Destination]
+flows = st.tuples(
+    st.sampled_from(ADDRESSES),
     st.sampled_from([*PORT_POOL, 1, 27, 8050, 65535]),
-    st.sampled_from([TCP, UDP]),
-)
+    st.sampled_from([TCP, TCP, UDP, ICMP]),
+).flatmap(lambda drawn: _flows(*drawn))
+
+
+def first_packet(flow: Flow) -> Packet:
+    source, target = flow
+    return Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP, source=source)
 
 
 @settings(max_examples=400)
-@given(policies, silences, st.lists(destinations, min_size=1, max_size=12), st.booleans())
+@given(policies, silences, st.lists(flows, min_size=1, max_size=12), st.booleans())
 def test_the_kernel_decides_what_the_table_decides(
-    policy: TrafficPolicy, silent: tuple[int, ...], targets: list[Destination], running: bool
+    policy: TrafficPolicy, silent: tuple[int, ...], drawn: list[Flow], running: bool
 ) -> None:
     ids = ClassIds.assign(c.name for c in policy.classes)
     rules = build_ruleset(policy, ids, CaptureSettings(silent_ports=silent), capture=running)
     table = RoutingTable.of(policy, silent)
-    for target in targets:
-        packet = Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP)
-        output(rules.of(Family(target.address.version)), packet)
-        undecided = table.undecided(target)
+    for source, target in drawn:
+        packet = output(rules.of(Family(target.address.version)), first_packet((source, target)))
+        undecided = table.undecided(target, source=source)
         assert captured(packet) == (undecided and running)
         assert has(packet.connmark, DIVERT) == captured(packet)
         if captured(packet):
             continue
         # By content nobody can tell here, so the table goes by what the kernel sees too.
-        name = table.route(target).class_name
+        name = table.route(target, source=source).class_name
         assert class_id_of(packet.mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
 @settings(max_examples=200)
-@given(policies, st.lists(destinations, min_size=1, max_size=8))
-def test_later_packets_of_a_connection_get_the_class_of_its_first(
-    policy: TrafficPolicy, targets: list[Destination]
-) -> None:
+@given(policies, st.lists(flows, min_size=1, max_size=8))
+def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: TrafficPolicy, drawn: list[Flow]) -> None:
     rules = build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
-    for target in targets:
-        family = rules.of(Family(target.address.version))
-        first = output(family, Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP))
+    for flow in drawn:
+        family = rules.of(Family(flow[0].version))
+        first = output(family, first_packet(flow))
         later = output(family, replace(first, syn=False, mark=0))
         assert captured(later) == captured(first)
         if not captured(first):
