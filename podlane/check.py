@@ -140,6 +140,7 @@ def capabilities(status: str) -> Iterator[Finding]:
 
 def _commands() -> Iterator[Finding]:
     from podlane.lab.tools import PACKAGES, find_tool
+    from sidecar.netfilter.choose import has_python_iptables
 
     for name, purpose in (
         ("iptables-restore", "to install the capture rules"),
@@ -148,9 +149,13 @@ def _commands() -> Iterator[Finding]:
         ("nsenter", "for `podlane demo`"),
     ):
         path = find_tool(name)
-        status = Status.OK if path else Status.MISSING
         remedy = f"apt-get install {PACKAGES.get(name, 'iptables')}"
-        yield Finding("Commands", name, status, f"{path}" if path else purpose, remedy)
+        if path:
+            yield Finding("Commands", name, Status.OK, str(path))
+        elif name.endswith("-restore") and has_python_iptables():
+            yield Finding("Commands", name, Status.NOTE, "python-iptables is used instead", remedy)
+        else:
+            yield Finding("Commands", name, Status.MISSING, purpose, remedy)
 
 
 def _shaping() -> Iterator[Finding]:
@@ -199,6 +204,31 @@ def _capture() -> Iterator[Finding]:
         # Without IPv6 there is nothing to capture by IPv6.
         absent = Status.NOTE if part.name.startswith("IPv6") else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
+    yield from python_iptables()
+
+
+def python_iptables() -> Iterator[Finding]:
+    """Whether the second way to install rules works; it is needed only where the programs of the first are missing."""
+    from sidecar.netfilter.backend import has_net_admin
+    from sidecar.netfilter.choose import python_backend, why_not
+    from tc_core.errors import MissingFeatureError
+
+    if not has_net_admin():
+        return
+    name = "python-iptables"
+    try:
+        backend = python_backend()
+    except MissingFeatureError as error:
+        found = error.feature.removeprefix(f"{name} is ").rstrip(".")
+        detail = f"{found}; needed only where there is no iptables-restore"
+        yield Finding("Capture", name, Status.NOTE, detail, error.remedy)
+        return
+    reason = why_not(backend)
+    if reason is None:
+        yield Finding("Capture", name, Status.OK, f"{backend.description}: works, legacy tables only")
+    else:
+        remedy = "Use `--iptables restore`, or install what is missing."
+        yield Finding("Capture", name, Status.NOTE, f"{backend.description}: {reason}", remedy)
 
 
 def _limits() -> Iterator[Finding]:

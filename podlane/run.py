@@ -94,9 +94,9 @@ def run(
     could change its own limits: they are there to keep order, not to keep prisoners.
     """
     with failing_clearly(RUN_FAILED):
-        from tc_core.policy_file import load_policy
+        from sidecar.policies import load_sidecar_policy
 
-        load_policy(policy_file, total=total)
+        load_sidecar_policy(policy_file, total=total)
         identity = _identity(user)
         _require_root(command)
         _require_command(command[0])

@@ -10,6 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sidecar.errors import ConfigError
+from sidecar.netfilter.backend import Way
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.units import Duration, Rate
 
@@ -74,6 +75,9 @@ class SidecarSettings(BaseSettings):
     total: OptionalRateSetting = Field(None, description="replaces the policy's total")
     interface: str | None = Field(None, description="interface to shape; the default route's when left out")
     replace: bool = Field(False, description="replace a root qdisc that somebody else installed")
+    iptables: Way = Field(
+        Way.AUTO, description="how rules are installed: by iptables-restore, by python-iptables, or what is there"
+    )
     outbound_port: PortSetting = Field(OUTBOUND_PORT, description="where captured connections arrive")
     silent_ports: PortsSetting = Field(
         SILENT_PORTS, description="ports where the server speaks first: captured only by matches that name them"

@@ -28,10 +28,12 @@ from sidecar.config import SidecarSettings
 from sidecar.errors import SidecarError
 from sidecar.instance import only_instance
 from sidecar.metrics import Metrics
-from sidecar.netfilter.install import Installer, detect_backend
+from sidecar.netfilter.choose import holders
+from sidecar.netfilter.install import Installer, Way, detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
+from sidecar.policies import load_sidecar_policy
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, Routing, ServerSettings
 from sidecar.shaping import Shaping, shaped_interface
@@ -41,7 +43,6 @@ from tc_core.errors import TcError
 from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
 from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import load_policy
 
 _T = TypeVar("_T")
 _SAMPLE_INTERVAL: Final = 1.0
@@ -226,7 +227,7 @@ class Sidecar:
 
     async def _reload(self, nursery: trio.Nursery) -> None:
         """Re-read the policy file; what cannot be used, or not be put in force, leaves the old policy as it is."""
-        load = partial(load_policy, self.settings.policy, total=self.settings.total)
+        load = partial(load_sidecar_policy, self.settings.policy, total=self.settings.total)
         try:
             # In a thread of its own, left behind when the end comes: a policy may be huge, and a file a FIFO.
             policy = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
@@ -312,16 +313,16 @@ async def serve(
     """
     with only_instance(), ExitStack() as stack:
         try:
-            policy = load_policy(settings.policy, total=settings.total)
+            policy = load_sidecar_policy(settings.policy, total=settings.total)
             signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             kernel = stack.enter_context(NetlinkKernel())
             interface = shaped_interface(kernel, settings.interface)
             shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace)
-            running = Sidecar(settings, policy, shaping, Installer(detect_backend()))
+            running = Sidecar(settings, policy, shaping, Installer(detect_backend(settings.iptables)))
         except (TcError, SidecarError):
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:
-                _remove_remains(settings.interface)
+                _remove_remains(settings.interface, settings.iptables)
             except (TcError, SidecarError) as error:
                 log.warning("what an earlier sidecar may have left here could not be removed", error=str(error))
             raise
@@ -347,21 +348,22 @@ def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def cleanup(interface: str | None) -> None:
+def cleanup(interface: str | None, way: Way = Way.AUTO) -> None:
     """Remove what an earlier sidecar left in this network namespace. Nothing there is no error.
 
-    ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
-    :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
+    ``interface`` is the shaped one, the default route's when None; ``way`` is how the rules were installed. Raises the
+    errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
     """
     with only_instance():
-        _remove_remains(interface)
+        _remove_remains(interface, way)
 
 
-def _remove_remains(interface: str | None) -> None:
+def _remove_remains(interface: str | None, way: Way) -> None:
     """Rules, then classes; the rules' failure does not keep the classes from being removed."""
     with ExitStack() as steps:
         steps.callback(_remove_classes, interface)
-        Installer(detect_backend()).remove()
+        for backend in holders() or [detect_backend(way)]:
+            steps.callback(Installer(backend).remove)
 
 
 def _remove_classes(interface: str | None) -> None:

@@ -15,8 +15,11 @@ from pyroute2 import IPRoute
 
 from sidecar.errors import SidecarError
 from sidecar.netfilter import routes
-from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, detect_backend, has_net_admin, installed_backends
+from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
+from sidecar.netfilter.choose import detect_backend, has_python_iptables
 from sidecar.netfilter.ipv6 import ipv6_missing
+from sidecar.netfilter.parse import Installed
+from sidecar.netfilter.restore import installed_programs
 from sidecar.netfilter.rules import (
     Chain,
     Direction,
@@ -32,7 +35,6 @@ from sidecar.netfilter.rules import (
     Tproxy,
 )
 from sidecar.netfilter.ruleset import PRE, CaptureSettings
-from sidecar.netfilter.text import render
 from tc_core.errors import MissingFeatureError
 from tc_core.marks import DIVERT, UNDECIDED
 from tc_core.policy import PortRange, TransportProtocol
@@ -83,8 +85,8 @@ _PARTS: Final = (
 
 def probe() -> list[Check]:
     """Try everything capture needs. Never raises: what does not work is a check that is not available."""
-    found = installed_backends()
-    if found and not has_net_admin():
+    found = installed_programs()
+    if (found or has_python_iptables()) and not has_net_admin():
         return [Check("iptables", False, "nothing can be tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)]
     backend: Backend | None
     try:
@@ -104,20 +106,20 @@ def probe() -> list[Check]:
 
 
 def _check_part(backend: Backend, part: _Part) -> Check:
-    text = _try_out(Family.V4, part.rule)
+    rules = _try_out(Family.V4, part.rule)
     remedy = f"Load {part.module} on the node: modprobe {part.module}."
-    return _try(part.name, lambda: backend.write(Family.V4, text), lambda: backend.test(Family.V4, text), remedy)
+    return _try(part.name, lambda: backend.apply(rules, Installed()), lambda: backend.rehearse(rules), remedy)
 
 
 def _check_ip6tables(backend: Backend) -> Check:
     reason = ipv6_missing()
     if reason is not None:
         return Check("IPv6", False, f"{reason}; IPv6 is left alone", "Nothing, unless this Pod should have IPv6.")
-    if Family.V6 not in backend.tools:
+    if Family.V6 not in backend.families:
         return Check("IPv6", False, "there is no ip6tables; IPv6 is left alone", "Install ip6tables.")
-    text = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), 15101, DIVERT), protocol=_TCP))
+    rules = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), 15101, DIVERT), protocol=_TCP))
     remedy = "Load the modules on the node: modprobe -a ip6table_mangle nf_tproxy_ipv6."
-    return _try("IPv6", lambda: backend.write(Family.V6, text), lambda: backend.test(Family.V6, text), remedy)
+    return _try("IPv6", lambda: backend.apply(rules, Installed()), lambda: backend.rehearse(rules), remedy)
 
 
 def _check_routing(family: Family) -> Check:
@@ -148,7 +150,7 @@ def _try(name: str, act: Callable[[], object], look: Callable[[], object], remed
     return Check(name, True, "works")
 
 
-def _try_out(family: Family, rule: Rule | None) -> str:
+def _try_out(family: Family, rule: Rule | None) -> FamilyRules:
     """A chain with just this rule, called from PREROUTING as TPROXY demands."""
     chain = Chain(PRE, () if rule is None else (rule,))
-    return render(FamilyRules(family, (chain,), (Hook("PREROUTING", Rule(Jump(PRE))),)))
+    return FamilyRules(family, (chain,), (Hook("PREROUTING", Rule(Jump(PRE))),))

@@ -19,14 +19,15 @@ import structlog
 
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
-from sidecar.netfilter.backend import Backend, detect_backend
+from sidecar.netfilter.backend import Backend, Way
+from sidecar.netfilter.choose import detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
-from sidecar.netfilter.parse import Installed, parse
+from sidecar.netfilter.parse import Installed
 from sidecar.netfilter.rules import Family, FamilyRules
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
-from sidecar.netfilter.text import difference, transaction
+from sidecar.netfilter.text import difference
 
-__all__ = ["Backend", "Installer", "Report", "detect_backend"]
+__all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]
 
 _DEFAULT_TABLE: Final = CaptureSettings().route_table
 _SHOWN: Final = 12
@@ -106,7 +107,7 @@ class Installer:
 
     def installed(self, family: Family) -> Installed:
         """What one family's mangle table has of ours."""
-        return parse(self.backend.read(family))
+        return self.backend.installed(family)
 
     # --- one family -----------------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class Installer:
             self._tables.add(rules.route.table)
             changed = routes.ensure(family, rules.route)
         if difference(rules, installed):
-            self.backend.write(family, transaction(rules, installed))
+            self.backend.apply(rules, installed)
             changed = True
             self._verify(rules)
         if rules.route is None:
@@ -128,7 +129,7 @@ class Installer:
         installed = self.installed(family)
         nothing = FamilyRules(family)
         if installed:
-            self.backend.write(family, transaction(nothing, installed))
+            self.backend.apply(nothing, installed)
             self._verify(nothing)
         return self._remove_routes(family) or bool(installed)
 
@@ -150,7 +151,7 @@ class Installer:
         """The families there are here; why not, for the others, into ``notes``."""
         yield Family.V4
         reason = ipv6_missing()
-        if Family.V6 not in self.backend.tools:
+        if Family.V6 not in self.backend.families:
             notes.append(f"IPv6 is left alone: there is no ip6tables-{self.backend.kind}.")
         elif reason is not None and not (even_disabled and self._works(Family.V6)):
             notes.append(f"IPv6 is left alone: {reason}.")
@@ -159,7 +160,7 @@ class Installer:
 
     def _works(self, family: Family) -> bool:
         try:
-            self.backend.read(family)
+            self.backend.installed(family)
             routes.observe(family, _DEFAULT_TABLE)
         except SidecarError:
             return False

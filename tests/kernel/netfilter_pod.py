@@ -8,8 +8,10 @@ import socket
 from dataclasses import dataclass, field
 
 from podlane.lab import Host
-from sidecar.netfilter.backend import Backend
+from sidecar.netfilter.backend import Backend, BackendKind
+from sidecar.netfilter.choose import has_python_iptables, python_backend
 from sidecar.netfilter.install import Installer, Report
+from sidecar.netfilter.restore import RestoreBackend, installed_programs
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from tc_core.marks import ClassIds, Mark
@@ -34,9 +36,26 @@ def ruleset(*matches: dict[str, object], settings: CaptureSettings | None = None
     return build_ruleset(traffic, ids, settings or CaptureSettings(), **options)
 
 
+def installed_backends() -> dict[BackendKind, Backend]:
+    """Every way to install rules that this machine has, by kind; whether its kernel goes along is another matter."""
+    found: dict[BackendKind, Backend] = {**installed_programs()}
+    if has_python_iptables() and BackendKind.LEGACY in found:
+        # The tests look at what it did by the programs.
+        found[BackendKind.PYTHON] = python_backend()
+    return found
+
+
+def legacy_release(host: Host) -> tuple[int, ...]:
+    """The release of iptables that is installed, and so of libxtables: they come from one source."""
+    said = host.run(["iptables-legacy", "--version"]).stdout
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", said)
+    assert found, said
+    return tuple(int(number) for number in found.groups())
+
+
 @dataclass
 class Pod:
-    """A namespace with one of the iptables implementations and an installer that works in it."""
+    """A namespace with one of the backends, and an installer that works in it."""
 
     host: Host
     backend: Backend
@@ -44,6 +63,13 @@ class Pod:
 
     def __post_init__(self) -> None:
         self.restart()
+
+    @property
+    def programs(self) -> RestoreBackend:
+        """The programs that see the tables of the backend: its own, or the legacy ones."""
+        if isinstance(self.backend, RestoreBackend):
+            return self.backend
+        return installed_programs()[BackendKind.LEGACY]
 
     def restart(self) -> None:
         """A new installer that knows nothing of what the last one did."""
@@ -64,11 +90,11 @@ class Pod:
     def iptables(self, family: Family, arguments: str) -> None:
         """Run ``iptables`` or ``ip6tables`` of this implementation."""
         program = {Family.V4: "iptables", Family.V6: "ip6tables"}[family]
-        self.host.run([f"{program}-{self.backend.kind}", "-w", *arguments.split()])
+        self.host.run([f"{program}-{self.programs.kind}", "-w", *arguments.split()])
 
     def save(self, family: Family, *, counters: bool = False) -> str:
         """All tables, without the lines that tell the time."""
-        text = self.host.run([self.backend.tools[family].save, *(["-c"] if counters else [])]).stdout
+        text = self.host.run([self.programs.tools[family].save, *(["-c"] if counters else [])]).stdout
         return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
 
     def snapshot(self) -> dict[str, str]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import pytest
 from lab import listen
-from netfilter_pod import Pod, accepted_by, ruleset, talks
+from netfilter_pod import Pod, accepted_by, installed_backends, ruleset, talks
 from waiting import until
 
 from podlane.lab import Lab, Link
-from sidecar.netfilter.backend import BackendKind, installed_backends, why_not
+from sidecar.netfilter.choose import why_not
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
 from tc_core.marks import DIVERT, OWN, class_mark
@@ -87,11 +87,12 @@ def wire() -> Iterator[Link]:
         yield lab.link(lab.host("pod"), "eth0", lab.host("server"), "eth0")
 
 
-@pytest.fixture(params=list(BackendKind), ids=str)
+BACKENDS = installed_backends()
+
+
+@pytest.fixture(params=list(BACKENDS), ids=str)
 def pod(request: pytest.FixtureRequest, wire: Link) -> Iterator[Pod]:
-    backend = installed_backends().get(request.param)
-    if backend is None:
-        pytest.skip(f"iptables-{request.param} is not installed")
+    backend = BACKENDS[request.param]
     if reason := why_not(backend):
         pytest.skip(reason)
     made = Pod(wire.a.host, backend)
@@ -255,18 +256,52 @@ def test_classes_are_marked_packet_by_packet(world: World) -> None:
 def test_a_network_of_its_own_takes_every_protocol(world: World) -> None:
     pod, family = world.pod, world.family
     pod.install(ruleset({"cidr": world.address}))
-    icmp = {Family.V4: "icmp", Family.V6: "icmpv6"}[family]
-    pod.count_mark(family, "echo", class_mark(1), f"-p {icmp}")
+    pod.count_mark(family, "echo", class_mark(1), ECHO[family])
     pod.count_mark(family, "tcp", class_mark(1), "-p tcp")
     assert not world.captured(WEB)
     assert pod.counted(family, "tcp") >= 3
-    with pod.host.namespace.entered():
-        number = socket.IPPROTO_ICMP if family is Family.V4 else socket.IPPROTO_ICMPV6
+    ping(world)
+    assert pod.counted(family, "echo") == 1
+
+
+def test_icmp_is_a_class_of_its_own_in_both_families(world: World) -> None:
+    pod, family = world.pod, world.family
+    pod.install(ruleset({"protocol": "icmp"}, {"cidr": world.address}))
+    for class_id in (1, 2):
+        pod.count_mark(family, f"echo-{class_id}", class_mark(class_id), ECHO[family])
+        pod.count_mark(family, f"tcp-{class_id}", class_mark(class_id), "-p tcp")
+    ping(world)
+    assert not world.captured(WEB)
+    assert [pod.counted(family, f"echo-{class_id}") for class_id in (1, 2)] == [1, 0]
+    assert pod.counted(family, "tcp-1") == 0
+    assert pod.counted(family, "tcp-2") >= 3
+
+
+ECHO = {Family.V4: "-p icmp --icmp-type echo-request", Family.V6: "-p icmpv6 --icmpv6-type echo-request"}
+
+
+def ping(world: World) -> None:
+    """Send one echo request. A raw socket: ping(8) is not everywhere."""
+    family = world.family
+    number = socket.IPPROTO_ICMP if family is Family.V4 else socket.IPPROTO_ICMPV6
+    with world.pod.host.namespace.entered():
         raw = socket.socket(socket.AF_INET if family is Family.V4 else socket.AF_INET6, socket.SOCK_RAW, number)
-    before = pod.counted(family, "echo")
     with raw:
         raw.sendto(echo_request(family), (world.address, 0))
-    assert pod.counted(family, "echo") > before
+
+
+ELSEWHERE = ["198.51.100.0/24", "2001:db8:ffff::/48"]
+
+
+def test_the_source_decides_what_is_captured_and_which_class(world: World) -> None:
+    pod, family = world.pod, world.family
+    pod.count_mark(family, "ssh", class_mark(2), "-p tcp")
+    for source, holds in ((ELSEWHERE, False), ([*ELSEWHERE, world.here], True)):
+        pod.install(ruleset({**CONTENT, "source": source, "port": WEB}, {"port": SSH, "source": source}))
+        assert world.captured(WEB) == holds
+        before = pod.counted(family, "ssh")
+        assert not world.captured(SSH)
+        assert (pod.counted(family, "ssh") > before) == holds
 
 
 def echo_request(family: Family) -> bytes:

@@ -1,28 +1,37 @@
-"""Installing, adopting, repairing and removing rules in real namespaces, through both implementations of iptables."""
+"""The contract of every way to install rules, in real namespaces: install, adopt, repair, remove, and what goes wrong.
+
+The ways are iptables-restore on nft and on legacy tables, and python-iptables.
+"""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
+import re
 import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from netfilter_pod import Pod, ruleset
+from netfilter_pod import Pod, installed_backends, ruleset
 
 from podlane.lab import Lab
 from sidecar.errors import RulesetError
-from sidecar.netfilter.backend import BackendKind, Tools, detect_backend, installed_backends, why_not
+from sidecar.netfilter.backend import BackendKind
+from sidecar.netfilter.choose import detect_backend, why_not
 from sidecar.netfilter.features import probe
 from sidecar.netfilter.ports import release, reserve
-from sidecar.netfilter.rules import Family
+from sidecar.netfilter.restore import RestoreBackend, Tools, installed_programs
+from sidecar.netfilter.rules import Chain, Family, Rule, Tproxy
 from sidecar.netfilter.ruleset import EMPTY_RULESET, CaptureSettings, Ruleset
 from sidecar.netfilter.text import difference
-from tc_core.marks import MAX_CLASSES
+from tc_core.marks import DIVERT, MAX_CLASSES
+from tc_core.policy import TransportProtocol
 
 pytestmark = pytest.mark.root
 
@@ -33,11 +42,13 @@ RULES = ruleset(
 KERNEL_ONLY = ruleset({"port": 22}, {"protocol": "udp"})
 
 
-@pytest.fixture(params=list(BackendKind), ids=str)
+BACKENDS = installed_backends()
+PROGRAMS = {kind: backend for kind, backend in BACKENDS.items() if isinstance(backend, RestoreBackend)}
+
+
+@pytest.fixture(params=list(BACKENDS), ids=str)
 def pod(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Pod]:
-    backend = installed_backends().get(request.param)
-    if backend is None:
-        pytest.skip(f"iptables-{request.param} is not installed")
+    backend = BACKENDS[request.param]
     if reason := why_not(backend):
         pytest.skip(reason)
     made = Pod(lab.host("pod"), backend)
@@ -79,13 +90,28 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         ruleset({"cidr": ["0.0.0.0/0"], "protocol": "tcp"}, {"cidr": ["::/0"]}, {"port": "1-65535"}),
         ruleset(*({"port": [i, 20_000 + i]} for i in range(1, MAX_CLASSES + 1))),
         ruleset(
+            {"protocol": "icmp"},
+            {"source": ["10.0.0.0/8", "fd00::/8"], "cidr": ["192.0.2.0/25", "2001:db8::/33"], "port": 22},
+            {"source": ["192.0.2.1/32", "::1/128"], "sni": ["api.example.com"]},
+        ),
+        ruleset(
             CONTENT,
             settings=CaptureSettings(
                 exclude_ports=tuple(range(1, 40)), interface="eth0", route_table=7777, rule_preference=5
             ),
         ),
     ],
-    ids=["example", "draining", "kernel only", "keep captured", "many ports", "everything", "all classes", "settings"],
+    ids=[
+        "example",
+        "draining",
+        "kernel only",
+        "keep captured",
+        "many ports",
+        "everything",
+        "all classes",
+        "sources",
+        "settings",
+    ],
 )
 def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Ruleset) -> None:
     assert pod.install(rules).changed
@@ -230,13 +256,17 @@ def test_nothing_is_written_where_nothing_was(pod: Pod) -> None:
 
 def with_restore_script(pod: Pod, path: Path, script: str) -> None:
     """Let the installer use a script in the place of iptables-restore; ``{restore}`` in it is the real one."""
-    real = pod.backend.tools[Family.V4]
+    real = pod.programs.tools[Family.V4]
     path.write_text("#!/bin/sh\n" + script.format(restore=real.restore) + "\n")
     path.chmod(0o755)
-    pod.backend = replace(pod.backend, tools={**pod.backend.tools, Family.V4: Tools(real.save, str(path))})
+    pod.backend = replace(pod.programs, tools={**pod.programs.tools, Family.V4: Tools(real.save, str(path))})
     pod.restart()
 
 
+with_programs = pytest.mark.parametrize("pod", list(PROGRAMS), ids=str, indirect=True)
+
+
+@with_programs
 def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Path) -> None:
     with_restore_script(pod, tmp_path / "restore", 'grep -v "dports 80,8000:8100" | {restore} "$@"')
     with pytest.raises(RulesetError, match=r"(?s)reading them back.*\n  --A PODLANE-CLASSES .*80,8000:8100"):
@@ -247,17 +277,20 @@ def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Pat
 def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     program = (
         "from sidecar.errors import PrivilegeError\n"
-        "from sidecar.netfilter.backend import BackendKind, detect_backend, installed_backends\n"
+        "from sidecar.netfilter.backend import BackendKind, Way\n"
+        "from sidecar.netfilter.choose import detect_backend, python_backend\n"
         "from sidecar.netfilter.features import probe\n"
-        "from sidecar.netfilter.install import Installer\n"
-        "from sidecar.netfilter.ruleset import EMPTY_RULESET, PolicyRoute\n"
-        "from sidecar.netfilter.rules import Family\n"
+        "from sidecar.netfilter.parse import Installed\n"
+        "from sidecar.netfilter.restore import installed_programs\n"
+        "from sidecar.netfilter.rules import Chain, Family, FamilyRules, PolicyRoute\n"
         "from sidecar.netfilter.routes import ensure\n"
         "from tc_core.marks import DIVERT\n"
-        f"backend = installed_backends()[BackendKind('{pod.backend.kind}')]\n"
+        f"kind = BackendKind('{pod.backend.kind}')\n"
+        "backend = python_backend() if kind is BackendKind.PYTHON else installed_programs()[kind]\n"
+        "way = Way.PYTHON if kind is BackendKind.PYTHON else Way.AUTO\n"
         "for act in (\n"
-        "    detect_backend,\n"
-        "    lambda: backend.write(Family.V4, '*mangle\\n:PODLANE-OUT - [0:0]\\nCOMMIT\\n'),\n"
+        "    lambda: detect_backend(way),\n"
+        "    lambda: backend.apply(FamilyRules(Family.V4, (Chain('PODLANE-OUT', ()),)), Installed()),\n"
         "    lambda: ensure(Family.V4, PolicyRoute(DIVERT, 15101, 15101)),\n"
         "):\n"
         "    try:\n"
@@ -272,6 +305,7 @@ def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     assert done.stdout.splitlines() == ["True", "True", "True", "[('iptables', False)]"]
 
 
+@with_programs
 def test_what_iptables_refuses_is_shown_and_changes_nothing(pod: Pod, tmp_path: Path) -> None:
     pod.install(KERNEL_ONLY)
     before = pod.save(Family.V4)
@@ -279,6 +313,59 @@ def test_what_iptables_refuses_is_shown_and_changes_nothing(pod: Pod, tmp_path: 
     with pytest.raises(RulesetError, match=r"(?s)NOWHERE.*(podlane check|modprobe)"):
         pod.install(RULES)
     assert pod.save(Family.V4) == before
+
+
+def refused(family: Family) -> Ruleset:
+    """RULES with one more in the middle that the kernel refuses in one family: TPROXY on the way out."""
+    families = []
+    for rules in RULES.families:
+        if rules.family is family:
+            address = ipaddress.ip_address("127.0.0.1" if family is Family.V4 else "::1")
+            rule = Rule(Tproxy(address, 15101, DIVERT), protocol=TransportProtocol.TCP)
+            out, *others = rules.chains
+            rules = replace(rules, chains=(Chain(out.name, (*out.rules[:2], rule, *out.rules[2:])), *others))
+        families.append(rules)
+    return replace(RULES, families=tuple(families))
+
+
+@pytest.mark.parametrize("family", list(Family), ids=str)
+def test_a_failure_in_the_middle_leaves_the_old_rules(pod: Pod, family: Family) -> None:
+    pod.install(KERNEL_ONLY)
+    add_foreign_rules(pod)
+    before = pod.save(family)
+    with pytest.raises(RulesetError, match=r"podlane check|modprobe"):
+        pod.install(refused(family))
+    assert pod.save(family) == before
+    assert pod.install(RULES).changed
+    assert pod.remove()
+    assert "PODLANE-" not in pod.save(Family.V4) + pod.save(Family.V6)
+
+
+def test_a_rule_that_others_put_into_our_chain_is_shown(pod: Pod) -> None:
+    pod.install(RULES)
+    pod.iptables(Family.V6, "-t mangle -A PODLANE-CLASSES -s fd00::1 -p tcp --sport 22 -j ACCEPT")
+    with pod.host.namespace.entered():
+        shown = difference(RULES.of(Family.V6), pod.installer.installed(Family.V6))
+    assert len(shown) == 1
+    assert re.fullmatch(r"\+-A PODLANE-CLASSES .*-j ACCEPT.*", shown[0])
+
+
+def test_what_others_change_at_the_same_time_is_kept(pod: Pod) -> None:
+    wanted = [f"-A OUTPUT -p udp -m udp --dport {port} -j ACCEPT" for port in range(1, 16)]
+
+    def change() -> None:
+        for rule in wanted:
+            pod.iptables(Family.V4, f"-t mangle {rule}")
+
+    with ThreadPoolExecutor() as pool:
+        others = pool.submit(change)
+        while not others.done():
+            pod.install(RULES)
+            pod.install(KERNEL_ONLY)
+        others.result()
+    assert [line for line in pod.save(Family.V4).splitlines() if "--dport" in line and "OUTPUT" in line] == wanted
+    pod.install(RULES)
+    assert not pod.install(RULES).changed
 
 
 def test_a_loopback_that_is_down_is_named(pod: Pod) -> None:
@@ -311,11 +398,10 @@ def test_what_was_installed_before_ipv6_was_switched_off_is_removed(pod: Pod) ->
 
 @pytest.fixture
 def both(lab: Lab) -> dict[BackendKind, Pod]:
-    found = installed_backends()
-    if len(found) < 2 or any(why_not(backend) for backend in found.values()):
+    if len(PROGRAMS) < 2 or any(why_not(backend) for backend in PROGRAMS.values()):
         pytest.skip("needs both iptables-nft and iptables-legacy")
     host = lab.host("pod")
-    return {kind: Pod(host, backend) for kind, backend in found.items()}
+    return {kind: Pod(host, backend) for kind, backend in PROGRAMS.items()}
 
 
 def detected(pod: Pod) -> BackendKind:
@@ -335,7 +421,7 @@ def test_legacy_is_used_where_somebody_has_legacy_rules(both: dict[BackendKind, 
     assert detected(legacy) is BackendKind.LEGACY
 
 
-@pytest.mark.parametrize("kind", list(BackendKind), ids=str)
+@pytest.mark.parametrize("kind", list(PROGRAMS), ids=str)
 def test_where_our_rules_are_we_stay(both: dict[BackendKind, Pod], kind: BackendKind) -> None:
     both[kind].install(RULES)
     for pod in both.values():
@@ -343,17 +429,15 @@ def test_where_our_rules_are_we_stay(both: dict[BackendKind, Pod], kind: Backend
     assert detected(both[kind]) is kind
 
 
-@pytest.mark.parametrize("kind", list(BackendKind), ids=str)
+@pytest.mark.parametrize("kind", list(PROGRAMS), ids=str)
 def test_programs_without_the_implementation_in_their_name_say_which_they_are(
     kind: BackendKind, tmp_path: Path
 ) -> None:
-    real = installed_backends().get(kind)
-    if real is None:
-        pytest.skip(f"iptables-{kind} is not installed")
-    assert installed_backends(str(tmp_path)) == {}
+    real = PROGRAMS[kind]
+    assert installed_programs(str(tmp_path)) == {}
     for plain in ("iptables-save", "iptables-restore"):
         (tmp_path / plain).symlink_to(Path(real.tools[Family.V4].save).resolve())
-    found = installed_backends(str(tmp_path))
+    found = installed_programs(str(tmp_path))
     assert list(found) == [kind]
     assert list(found[kind].tools) == [Family.V4]
 
@@ -364,8 +448,8 @@ def test_a_container_that_has_only_net_admin_finds_its_way(pod: Pod) -> None:
     pod.install(RULES)
     program = (
         "from sidecar.netfilter.features import probe\n"
-        "from sidecar.netfilter.install import Installer, detect_backend\n"
-        "installer = Installer(detect_backend())\n"
+        "from sidecar.netfilter.install import Installer, Way, detect_backend\n"
+        f"installer = Installer(detect_backend(Way.{'PYTHON' if pod.backend.kind is BackendKind.PYTHON else 'AUTO'}))\n"
         "print(installer.backend.kind, installer.remove(), all(check.available for check in probe()))\n"
     )
     limits = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]

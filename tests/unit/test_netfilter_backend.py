@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sidecar.netfilter.backend import Backend, BackendKind, Tools
+from sidecar.netfilter.backend import BackendKind
+from sidecar.netfilter.restore import RestoreBackend, Tools
 from sidecar.netfilter.rules import Family
 
 
@@ -13,5 +14,5 @@ def test_ctrl_c_in_the_terminal_does_not_reach_iptables(tmp_path: Path) -> None:
     program = tmp_path / "iptables-save"
     program.write_text("#!/bin/sh\ncut -d' ' -f5 /proc/self/stat\n")  # proc(5): the process group
     program.chmod(0o755)
-    backend = Backend(BackendKind.NFT, {Family.V4: Tools(str(program), str(program))})
+    backend = RestoreBackend(BackendKind.NFT, {Family.V4: Tools(str(program), str(program))})
     assert int(backend.read_all(Family.V4)) != os.getpgrp()

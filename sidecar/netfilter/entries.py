@@ -1,0 +1,255 @@
+"""Reading rules from the kernel's own form: the binary entries of a legacy table.
+
+An entry is a fixed head (addresses, interfaces, protocol), a row of matches and one target, each of these two with its
+name, its revision and a structure of its own. All of that is kernel ABI: linux/netfilter_ipv4/ip_tables.h,
+linux/netfilter_ipv6/ip6_tables.h, linux/netfilter/x_tables.h and the xt_*.h that each structure below names.
+
+Only what Podlane writes is read. An entry that says anything else becomes a text, which can be shown but never equals
+anything wanted. Reading by the library's own printing functions would mean to redirect the standard output of the whole
+process into a pipe, while other threads write their log to it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.netfilter.rules import (
+    CHAIN_PREFIX,
+    Action,
+    Direction,
+    Family,
+    Goto,
+    Jump,
+    Return,
+    Rule,
+    SetConnmark,
+    SetMark,
+    Tproxy,
+)
+from tc_core.marks import Mark
+from tc_core.policy import Network, PortRange, TransportProtocol
+
+ENTRY_SIZE: Final = {Family.V4: 112, Family.V6: 168}
+"""sizeof(struct ipt_entry), sizeof(struct ip6t_entry): where the matches begin."""
+PROTOCOL_NUMBERS: Final = {
+    Family.V4: {"tcp": 6, "udp": 17, "icmp": 1},
+    Family.V6: {"tcp": 6, "udp": 17, "icmp": 58},
+}
+"""IANA's numbers of the protocols that rules name; what a policy calls icmp is another protocol in IPv6."""
+
+_IPT_IP: Final = struct.Struct("=4s4s4s4s16s16s16s16sHBB")
+"""struct ipt_ip: source, destination, their masks, interfaces in and out, their masks, protocol, flags, inversions."""
+_IP6T_IP6: Final = struct.Struct("=16s16s16s16s16s16s16s16sHBBB")
+"""struct ip6t_ip6: the same with a traffic class in front of the flags."""
+_OFFSETS: Final = {Family.V4: 88, Family.V6: 140}
+"""Where target_offset and next_offset are in an entry."""
+_GOTO: Final = {Family.V4: 0x02, Family.V6: 0x04}
+_HAS_PROTOCOL: Final = 0x01
+"""IP6T_F_PROTO: without it IPv6 does not look at the protocol."""
+_NOT_OUT: Final = 0x02
+"""IPT_INV_VIA_OUT and IP6T_INV_VIA_OUT."""
+_EXTENSION: Final = struct.Struct("=H29sB")
+"""The head of struct xt_entry_match and xt_entry_target: size with head and padding, name, revision."""
+
+_XT_TCP: Final = struct.Struct("=HHHHBBBB")
+"""xt_tcpudp.h: source ports, destination ports, option, flags looked at, flags set, inversions."""
+_XT_UDP: Final = struct.Struct("=HHHHB")
+_ANY_PORT: Final = (0, 0xFFFF)
+_SYN: Final = (0x17, 0x02)
+"""FIN, SYN, RST, ACK looked at, SYN set."""
+_XT_MULTIPORT: Final = struct.Struct("=BB15H15BB")
+"""xt_multiport.h, xt_multiport_v1: what ports, how many, the ports, which of them begin a range, inversion."""
+_DESTINATION_PORTS: Final = 1
+_XT_MARK: Final = struct.Struct("=IIB")
+"""xt_mark.h, xt_mark_mtinfo1, and xt_connmark.h, xt_connmark_mtinfo1: value, mask, inversion."""
+_XT_CONNTRACK_FLAGS: Final = 146
+"""xt_conntrack.h, xt_conntrack_mtinfo3: where match_flags and invert_flags are."""
+_CT_DIRECTION: Final = 1 << 12
+_XT_MARK_SET: Final = struct.Struct("=II")
+"""xt_mark.h, xt_mark_tginfo2."""
+_XT_CONNMARK_SET: Final = {1: struct.Struct("=IIIB"), 2: struct.Struct("=IIIxxB")}
+"""xt_connmark.h by revision: value, mask, mask of the packet's mark (for saving), mode; 2 has a shift in between."""
+_XT_TPROXY: Final = struct.Struct("=II16s2s")
+"""xt_TPROXY.h, xt_tproxy_target_info_v1: mask, value, address, port; the last two in network byte order."""
+
+
+class _OtherwiseError(ValueError):
+    """The entry says something that :class:`Rule` has no field for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Extension:
+    """A match or target: its name, its revision, and its structure."""
+
+    name: str
+    revision: int
+    data: bytes
+
+
+def target_offset(entry: bytes, family: Family) -> int:
+    """Where an entry's target begins."""
+    return int(struct.unpack_from("=H", entry, _OFFSETS[family])[0])
+
+
+def decode(entry: bytes, family: Family, target: str) -> Rule | str:
+    """An entry as data, or a text about it when it is none that we could have written.
+
+    ``target`` is its name as libiptc tells it; in the entry itself a jump is just an offset into the table.
+    """
+    try:
+        return _rule(entry, family, target)
+    except (_OtherwiseError, ValueError, struct.error):
+        modules = [f"-m {match.name}" for match in _matches(entry, family)]
+        goto = _head(entry, family)[-2] & _GOTO[family]
+        # The last words keep it from being taken for a rule that has no other criteria.
+        return " ".join([*modules, "-g" if goto else "-j", target, "(with options that Podlane does not use)"])
+
+
+def _rule(entry: bytes, family: Family, target: str) -> Rule:
+    source, destination, source_mask, destination_mask, *interfaces, number, flags, inverted = _head(entry, family)
+    if inverted & ~_NOT_OUT:
+        raise _OtherwiseError("an inversion that is not ours")
+    found: dict[str, object] = {}
+    if any(source_mask):
+        found["source"] = _network(source, source_mask)
+    if any(destination_mask):
+        found["destination"] = _network(destination, destination_mask)
+    interface_in, interface_out, mask_in, mask_out = interfaces
+    if any(mask_in):
+        found["in_interface"] = _interface(interface_in, mask_in)
+    if any(mask_out):
+        key = "not_out_interface" if inverted & _NOT_OUT else "out_interface"
+        found[key] = _interface(interface_out, mask_out)
+    elif inverted:
+        raise _OtherwiseError("no interface at all")
+    if number and (family is Family.V4 or flags & _HAS_PROTOCOL):
+        found["protocol"] = _protocol(number, family)
+    if flags & ~(_GOTO[family] | (_HAS_PROTOCOL if family is Family.V6 else 0)):
+        raise _OtherwiseError("another flag")
+    for match in _matches(entry, family):
+        for name, value in _criteria(match):
+            if name in found:
+                raise _OtherwiseError(f"{name} twice")
+            found[name] = value
+    found["action"] = _action(entry, family, target, goto=bool(flags & _GOTO[family]))
+    return Rule(**found)  # type: ignore[arg-type]  # every key has its field's type
+
+
+def _head(entry: bytes, family: Family) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, int, int, int]:
+    if family is Family.V4:
+        return _IPT_IP.unpack_from(entry)
+    *fields, _traffic_class, flags, inverted = _IP6T_IP6.unpack_from(entry)
+    return (*fields, flags, inverted)
+
+
+def _protocol(number: int, family: Family) -> TransportProtocol:
+    for name, known in PROTOCOL_NUMBERS[family].items():
+        if known == number:
+            return TransportProtocol(name)
+    raise _OtherwiseError("another protocol")
+
+
+def _network(address: bytes, mask: bytes) -> Network:
+    ones = int.from_bytes(mask, "big")
+    bits = len(mask) * 8
+    length = ones.bit_count()
+    if ones != ((1 << length) - 1) << (bits - length):
+        raise _OtherwiseError("a mask with holes")
+    return ipaddress.ip_network((address, length))
+
+
+def _interface(name: bytes, mask: bytes) -> str:
+    text = name.rstrip(b"\0")
+    # The terminating zero is compared, too; where it is not, or not every bit is, other names match as well.
+    if mask.rstrip(b"\0") != b"\xff" * (len(text) + 1):
+        raise _OtherwiseError("a pattern of names")
+    return text.decode()
+
+
+def _matches(entry: bytes, family: Family) -> Iterator[_Extension]:
+    at, end = ENTRY_SIZE[family], target_offset(entry, family)
+    while at < end:
+        size, name, revision = _EXTENSION.unpack_from(entry, at)
+        yield _Extension(_text(name), revision, entry[at + _EXTENSION.size : at + size])
+        at += max(size, _EXTENSION.size)
+
+
+def _text(name: bytes) -> str:
+    return name.split(b"\0", 1)[0].decode()
+
+
+def _criteria(match: _Extension) -> Iterator[tuple[str, object]]:
+    match (match.name, match.revision):
+        case "tcp", 0:
+            *ports, option, looked_at, flags, inverted = _XT_TCP.unpack_from(match.data)
+            if option or inverted or (looked_at, flags) not in ((0, 0), _SYN):
+                raise _OtherwiseError("other flags")
+            yield from _single_port(ports)
+            if looked_at:
+                yield "syn", True
+        case "udp", 0:
+            *ports, inverted = _XT_UDP.unpack_from(match.data)
+            if inverted:
+                raise _OtherwiseError("inverted")
+            yield from _single_port(ports)
+        case "multiport", 1:
+            yield "ports", tuple(_port_ranges(match.data))
+        case ("mark" | "connmark") as name, 1:
+            value, mask, inverted = _XT_MARK.unpack_from(match.data)
+            if inverted:
+                raise _OtherwiseError("inverted")
+            yield name, Mark(value, mask)
+        case "conntrack", 2 | 3:
+            looked_at, inverted = struct.unpack_from("=HH", match.data, _XT_CONNTRACK_FLAGS)
+            if looked_at != _CT_DIRECTION:
+                raise _OtherwiseError("other criteria")
+            yield "direction", Direction.REPLY if inverted & _CT_DIRECTION else Direction.ORIGINAL
+        case _:
+            raise _OtherwiseError(match.name)
+
+
+def _single_port(ports: list[int]) -> Iterator[tuple[str, object]]:
+    source, destination = tuple(ports[:2]), tuple(ports[2:])
+    if source != _ANY_PORT:
+        raise _OtherwiseError("source ports")
+    if destination != _ANY_PORT:
+        yield "ports", (PortRange(*destination),)
+
+
+def _port_ranges(data: bytes) -> Iterator[PortRange]:
+    kind, count, *rest, inverted = _XT_MULTIPORT.unpack_from(data)
+    if kind != _DESTINATION_PORTS or inverted:
+        raise _OtherwiseError("other ports")
+    ports = iter(zip(rest[:count], rest[15 : 15 + count], strict=True))
+    for port, begins_range in ports:
+        yield PortRange(port, next(ports)[0] if begins_range else port)
+
+
+def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
+    at = target_offset(entry, family)
+    _, name, revision = _EXTENSION.unpack_from(entry, at)
+    data = entry[at + _EXTENSION.size :]
+    if goto and not target.startswith(CHAIN_PREFIX):
+        raise _OtherwiseError("a jump elsewhere")
+    match (_text(name), revision):
+        case "", 0 if target == "RETURN":
+            return Return()
+        case "", 0 if target.startswith(CHAIN_PREFIX):
+            return Goto(target) if goto else Jump(target)
+        case "MARK", 2:
+            value, mask = _XT_MARK_SET.unpack_from(data)
+            return SetMark(Mark(value, mask))
+        case "CONNMARK", 1 | 2:
+            value, mask, _, mode = _XT_CONNMARK_SET[revision].unpack_from(data)
+            if mode:
+                raise _OtherwiseError("saving or restoring")
+            return SetConnmark(Mark(value, mask))
+        case "TPROXY", 1:
+            mask, value, address, port = _XT_TPROXY.unpack_from(data)
+            packed = address[:4] if family is Family.V4 else address
+            return Tproxy(ipaddress.ip_address(packed), int.from_bytes(port, "big"), Mark(value, mask))
+    raise _OtherwiseError(target)

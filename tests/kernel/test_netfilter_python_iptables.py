@@ -1,0 +1,237 @@
+"""What only python-iptables can do wrong, and which way is taken; the contract that it shares is in test_netfilter_install."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from netfilter_pod import Pod, installed_backends, legacy_release, ruleset
+from sidecars import refused_sidecar, start_sidecar
+from webserver import start_nginx
+
+from podlane.check import Status, python_iptables
+from podlane.lab import Lab, PodNodeServer
+from sidecar.errors import RulesetError
+from sidecar.netfilter.backend import Backend, BackendKind, Way
+from sidecar.netfilter.choose import detect_backend, why_not
+from sidecar.netfilter.features import probe
+from sidecar.netfilter.restore import RestoreBackend, installed_programs
+from sidecar.netfilter.rules import Family
+from sidecar.netfilter.text import difference
+
+RULES = ruleset(
+    {"sni": ["api.example.com"]},
+    {"host": "h.example", "port": [80, "8000-8100"]},
+    {"port": 22, "cidr": ["10.0.0.0/9", "fd00::/8"]},
+    {"protocol": "icmp"},
+)
+OTHERS = ruleset({"port": [1, 2, "3-9"], "protocol": "udp"}, {"cidr": ["192.0.2.1/32", "2001:db8::/33"]})
+
+BACKENDS = installed_backends()
+WORKING = [BACKENDS[kind] for kind in BACKENDS if kind is BackendKind.PYTHON]
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True, params=WORKING, ids=str)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """python-iptables, where it is installed and the kernel has legacy tables."""
+    found: Backend = request.param
+    if reason := why_not(found):
+        pytest.skip(reason)
+    return found
+
+
+def test_it_knows_the_library(backend: Backend, lab: Lab, record_property: Callable[[str, object], None]) -> None:
+    release = legacy_release(lab.host("pod"))
+    assert ("1.8.11 or later" if release >= (1, 8, 11) else "before 1.8.11") in backend.description
+    record_property("libxtables", ".".join(str(number) for number in release))
+
+
+def test_the_kernel_has_the_same_rules_as_by_the_programs(backend: Backend, lab: Lab) -> None:
+    ours, theirs = Pod(lab.host("python"), backend), Pod(lab.host("programs"), BACKENDS[BackendKind.LEGACY])
+    for pod in (ours, theirs):
+        pod.install(RULES)
+    assert ours.snapshot() == theirs.snapshot()
+    # The printed form leaves things out, such as how much of an interface's name is compared: look at the bytes, too.
+    for pod in (ours, theirs):
+        with pod.host.namespace.entered():
+            for family in Family:
+                assert difference(RULES.of(family), backend.installed(family)) == []
+
+
+FIRST_USE = """
+from netfilter_pod import ruleset
+from sidecar.netfilter.backend import legacy_tables
+from sidecar.netfilter.install import Installer
+from sidecar.netfilter.choose import python_backend
+from sidecar.netfilter.rules import Family
+installer = Installer(python_backend())
+print(installer.present(), [legacy_tables(family) for family in Family])
+installer.install(ruleset({"host": "h.example"}))
+print(installer.present(), [legacy_tables(family) for family in Family])
+"""
+
+
+def test_no_other_table_comes_into_being(lab: Lab) -> None:
+    # In a process of its own: python-iptables remembers which tables there are.
+    done = lab.host("pod").run(
+        [sys.executable, "-c", FIRST_USE], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.stdout.splitlines()[0] == "False [(), ()]"
+    assert done.stdout.splitlines()[-1] == "True [('mangle',), ('mangle',)]"
+
+
+def test_each_thread_changes_the_namespace_it_is_in(backend: Backend, lab: Lab) -> None:
+    pods = [Pod(lab.host(f"pod{number}"), backend) for number in range(3)]
+    wanted = [RULES, OTHERS, RULES]
+
+    def work(number: int) -> None:
+        for rules in (OTHERS, RULES, wanted[number]):
+            pods[number].install(rules)
+
+    with ThreadPoolExecutor(len(pods)) as pool:
+        list(pool.map(work, range(len(pods))))
+    for pod, rules in zip(pods, wanted, strict=True):
+        with pod.host.namespace.entered():
+            for family in Family:
+                assert difference(rules.of(family), backend.installed(family)) == []
+    assert pods[1].remove()
+    assert pods[0].present()
+    assert not pods[1].present()
+
+
+def test_nothing_is_printed(backend: Backend, lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+    pod = Pod(lab.host("pod"), backend)
+    with pod.host.namespace.entered():
+        backend.apply(RULES.of(Family.V4), backend.installed(Family.V4))
+        backend.apply(RULES.of(Family.V6), backend.installed(Family.V6))
+    assert capfd.readouterr() == ("", "")
+
+
+# --- which way ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The only folder in which programs are found; there are none in it yet."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sidecar.netfilter.restore._SBIN", str(tmp_path))
+    return tmp_path
+
+
+def test_auto_takes_the_programs_where_they_are(backend: Backend, lab: Lab) -> None:
+    with lab.host("pod").namespace.entered():
+        assert detect_backend(Way.AUTO).kind is not backend.kind
+        assert detect_backend(Way.RESTORE).kind is not backend.kind
+        assert detect_backend(Way.PYTHON).kind is backend.kind
+
+
+@pytest.mark.usefixtures("only")
+def test_auto_takes_python_iptables_where_there_are_no_programs(backend: Backend, lab: Lab) -> None:
+    assert installed_programs() == {}
+    with lab.host("pod").namespace.entered():
+        assert detect_backend().kind is backend.kind
+
+
+@pytest.mark.usefixtures("only")
+def test_without_any_program_everything_capture_needs_is_found(lab: Lab) -> None:
+    with lab.host("pod").namespace.entered():
+        checks = {check.name: check for check in probe()}
+    assert checks["iptables"].reason == "python-iptables is used"
+    assert [check for check in checks.values() if not check.available] == []
+
+
+def test_auto_finds_what_python_iptables_left_where_the_programs_cannot(backend: Backend, lab: Lab, only: Path) -> None:
+    programs = BACKENDS[BackendKind.NFT]
+    assert isinstance(programs, RestoreBackend)
+    for tools in programs.tools.values():
+        for program in (tools.save, tools.restore):
+            (only / Path(program).name).symlink_to(Path(program).resolve())
+    pod = Pod(lab.host("pod"), backend)
+    with pod.host.namespace.entered():
+        assert detect_backend().kind is BackendKind.NFT
+        pod.installer.install(RULES)
+        assert detect_backend().kind is backend.kind
+        assert pod.installer.remove()
+        assert detect_backend().kind is BackendKind.NFT
+
+
+def test_what_a_killed_sidecar_left_in_other_tables_is_refused_and_removed(
+    backend: Backend, lab: Lab, tmp_path: Path
+) -> None:
+    left = Pod(lab.host("pod"), BACKENDS[BackendKind.NFT])
+    lab.link(left.host, "eth0", lab.host("node"), "eth0")
+    left.install(RULES)
+    with left.host.namespace.entered():
+        assert detect_backend(Way.AUTO).kind is BackendKind.NFT
+        with pytest.raises(RulesetError, match=r"in the tables of iptables-nft.* podlane sidecar --cleanup"):
+            detect_backend(Way.PYTHON)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("total: 1Gbit\nclasses: [{name: web, rate: 10Mbit, match: {host: web.example.com}}]")
+    code, said = refused_sidecar(left.host, "--policy", str(policy), "--interface", "eth0", "--iptables", "python")
+    assert code == 1
+    assert "in the tables of iptables-nft" in said
+    assert not left.present()
+    # So that the next try, as by a container that is started again, succeeds.
+    with left.host.namespace.entered():
+        assert detect_backend(Way.PYTHON).kind is backend.kind
+
+
+def test_podlane_check_says_what_it_is_and_what_it_reaches(backend: Backend) -> None:
+    (found,) = python_iptables()
+    assert (found.name, found.status) == ("python-iptables", Status.OK)
+    assert found.detail == f"{backend.description}: works, legacy tables only"
+
+
+DETECT = """
+from sidecar.errors import SidecarError
+from sidecar.netfilter.install import Way, detect_backend
+from tc_core.errors import MissingFeatureError
+try:
+    print(detect_backend(Way.PYTHON))
+except (MissingFeatureError, SidecarError) as error:
+    print(error)
+"""
+
+
+def test_without_its_library_the_error_names_the_packages(lab: Lab) -> None:
+    environment = {**os.environ, "PYTHON_IPTABLES_XTABLES_VERSION": "99"}
+    done = lab.host("pod").run([sys.executable, "-c", DETECT], env=environment)
+    assert re.fullmatch(r"python-iptables cannot load libxtables .*libxtables12, libip4tc2, libip6tc2.*\n", done.stdout)
+
+
+def test_without_raw_sockets_the_error_names_the_capability(lab: Lab) -> None:
+    limits = ["--bounding-set=-net_raw", "--inh-caps=-net_raw"]
+    done = lab.host("pod").run(["setpriv", *limits, sys.executable, "-c", DETECT])
+    assert "CAP_NET_RAW beside CAP_NET_ADMIN: add the capability" in done.stdout
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_and_then_named(
+    backend: Backend, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    monkeypatch.setattr("sidecar.netfilter.python_iptables.LOCK_WAIT", 0.05)
+    pod = Pod(lab.host("pod"), backend)
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RulesetError, match=r"Another program has held .*lock for .*XTABLES_LOCKFILE"):
+            pod.install(RULES)
+    assert pod.install(RULES).changed
+
+
+def test_a_sidecar_captures_by_it_and_leaves_nothing(backend: Backend, topology: PodNodeServer, tmp_path: Path) -> None:
+    start_nginx(topology.server, tmp_path / "nginx")
+    policy = "total: 1Gbit\nclasses: [{name: web, rate: 10Mbit, match: {host: web.example.com}}]"
+    sidecar = start_sidecar(topology.pod, policy, tmp_path, "--iptables", "python")
+    topology.pod.run(["curl", "-sS", "-f", "-H", "Host: web.example.com", f"http://{topology.server_ipv4}/who"])
+    assert sidecar.connections("web") == {"http1": 1}
+    assert "backend=python-iptables" in re.sub(r"\x1b\[\d*m", "", sidecar.log.read_text())
+    assert sidecar.stop() == 0
+    assert not Pod(topology.pod, backend).present()
