@@ -77,9 +77,9 @@ def classify(policy_file: str, as_json: bool, summary: bool, detection_timeout: 
         from podlane.captures.flows import FlowTable
         from podlane.captures.totals import Totals
         from podlane.captures.verdicts import Judge
-        from tc_core.policy_file import load_policy
+        from sidecar.policies import load_sidecar_policy
 
-        policy = load_policy(policy_file)
+        policy = load_sidecar_policy(policy_file)
         judge = Judge(policy, detection_timeout=detection_timeout.nanoseconds / 1e9)
         totals = Totals(policy)
 

@@ -3,7 +3,7 @@
     files     pcap and pcapng, by scapy's raw readers       the edge: everything else is pure
     links     link layers: where the IP packet begins
     packets   IPv4, IPv6 and its extension headers          fragments  IP fragments
-    streams   the first bytes of one direction of TCP       quic       whether a UDP datagram is QUIC's
+    streams   the first bytes of one direction of TCP       quic       QUIC's datagrams, and what its client says
     flow      what is kept of a flow
     flows     packets -> flows: who is the client, what it said, how much went each way
     verdicts  flow + policy -> class, and why               totals     sums by class, and their bar chart

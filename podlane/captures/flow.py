@@ -7,18 +7,19 @@ from typing import Final
 
 from podlane.captures.streams import FirstBytes
 from sidecar.protocols.detect import Detection
+from sidecar.protocols.quic_initial import QuicInitialReader
 
 _AFRESH: Final = 16
 """Segments at which the detector may start anew in a direction that the capture shows from its middle on."""
 _QUIC_LOOKS: Final = 8
-"""Datagrams of a UDP flow looked at: the long headers come first."""
+"""Datagrams of a UDP flow in which QUIC is looked for: the long headers come first."""
 _WELL_KNOWN: Final = 1024
 
 
 class Half:
     """One direction of a flow."""
 
-    __slots__ = ("afresh", "bytes", "finished", "flow", "isn", "packets", "stream")
+    __slots__ = ("afresh", "bytes", "finished", "flow", "initials", "isn", "packets", "stream")
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
@@ -26,6 +27,7 @@ class Half:
         self.bytes = 0
         """On the wire, with all headers."""
         self.stream: FirstBytes | None = None
+        self.initials: QuicInitialReader | None = None
         self.isn: int | None = None
         self.finished = False
         self.afresh = _AFRESH
@@ -79,6 +81,7 @@ class Flow:
         self.delay = 0.0
         """Seconds from the end of the handshake to the byte that decided."""
         self.quic = False
+        """UDP that has QUIC's headers; ``detection`` is what its client said."""
         self.looks = _QUIC_LOOKS
 
     @property

@@ -7,8 +7,8 @@ additions.
 **Who is the client.** TCP: who sent the SYN, or was sent the SYN-ACK. A flow without either began before the capture:
 both halves are shown to a detector, and the one that spoke a client's protocol (ClientHello, HTTP request) is the
 client's. Such a flow may be in the middle of anything, so the detector starts afresh at later segments, some times.
-Where that tells nothing, and for UDP: a port below 1024 is the server's if the other is not, else who was seen first
-is the client.
+UDP: who sent QUIC Initials that open as a client's do. Where that tells nothing: a port below 1024 is the server's if
+the other is not, else who was seen first is the client.
 
 **Memory.** Only first bytes are held, for as long as they can decide, in all no more than ``max_held``; and no more
 than ``max_flows`` flows. What has ended leaves first, then what was silent longest. A flow is given away when it
@@ -24,9 +24,10 @@ from podlane.captures.flow import Flow, Half, Seen
 from podlane.captures.fragments import Reassembler
 from podlane.captures.links import NOT_IP, ip_start, known
 from podlane.captures.packets import TCP, UDP, Payload, read_ip
-from podlane.captures.quic import is_quic
+from podlane.captures.quic import is_quic, read_datagram
 from podlane.captures.streams import FirstBytes
 from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.protocols.quic_initial import QuicInitialReader
 
 MAX_FLOWS: Final = 100_000
 """At most; some 150 MB of memory (measured)."""
@@ -103,8 +104,7 @@ class FlowTable:
         flow.last = seen.packets
         if protocol == UDP:
             if flow.looks:
-                flow.looks -= 1
-                flow.quic = flow.quic or is_quic(data[: payload.end], start + _HEADER_UDP)
+                self._datagram(half, data[start + _HEADER_UDP : payload.end])
         elif half.stream is not None or flags & _NEWS:
             self._tcp(half, flags, payload, when)
 
@@ -180,6 +180,33 @@ class FlowTable:
         elif detection.protocol is not Protocol.OPAQUE:
             flow.hint = detection
 
+    # UDP -----------------------------------------------------------------------------------------------------------
+
+    def _datagram(self, half: Half, datagram: bytes) -> None:
+        """Is it QUIC, and what does the client say? The client is whose Initials can be opened."""
+        flow = half.flow
+        if flow.client is half.other:
+            return
+        if half.initials is None:
+            flow.looks -= 1
+            if not is_quic(datagram):
+                return
+            flow.quic = True
+            half.initials = QuicInitialReader()
+        before = half.initials.held
+        detection = read_datagram(half.initials, datagram)
+        self._held += half.initials.held - before
+        if flow.client is None and half.initials.opened:
+            flow.client = half
+            self._drop(half.other)
+        if detection is not None:
+            self._drop(half)
+            if flow.client is half:
+                flow.detection = detection
+                flow.looks = 0
+        elif self._held > self._max_held:
+            self._make_room()
+
     # the table -----------------------------------------------------------------------------------------------------
 
     def _begin(self, key: bytes) -> Half:
@@ -226,6 +253,9 @@ class FlowTable:
         if half.stream is not None:
             self._held -= half.stream.held
             half.stream = None
+        if half.initials is not None:
+            self._held -= half.initials.held
+            half.initials = None
 
 
 def _rest(flow: Flow) -> Detection | None:

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from podlane.captures.flow import Flow
 from podlane.captures.packets import UDP
-from podlane.explanation import traffic_words
 from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.routing.flow import NO_CONTENT, Content, Destination
+from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
 from sidecar.routing.matchers import Matcher
 from sidecar.routing.table import SILENT_PORTS, Route, RoutingTable
 from tc_core.policy import Match, PortRange, TrafficPolicy, TransportProtocol
+from tc_core.services import service_named
+from tc_core.words import traffic_words
 
 DETECTION_TIMEOUT: Final = 1.0
 """Seconds; the sidecar's own default (a test compares)."""
@@ -74,6 +75,14 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where a flow comes from and where it goes. The source is None where no match asks for it."""
+
+    source: Address | None
+    destination: Destination
+
+
 class Judge:
     """Knows a policy, gives verdicts."""
 
@@ -86,6 +95,12 @@ class Judge:
     ) -> None:
         self._table = RoutingTable.of(policy, silent_ports)
         self._table_of_all_ports = RoutingTable.of(policy, ())
+        # The table knows services by their ports; people know them by name.
+        self._written: dict[Match, Match] = {}
+        for match in (match for c in policy.classes for match in c.match if match.application):
+            for expanded in match.expanded():
+                self._written.setdefault(expanded, match)
+        self._reads_source = self._table.reads_source
         self._timeout = detection_timeout
 
     def verdict(self, flow: Flow) -> Verdict:
@@ -94,9 +109,12 @@ class Judge:
         transport = TransportProtocol.UDP if flow.protocol == UDP else TransportProtocol.TCP
         destination = Destination.parse(_address(server), dport, transport)
         seen = flow.detection
-        content = NO_CONTENT if seen is None else Content(seen.sni, seen.host, seen.alpn)
-        route = self._table.route(destination, content)
-        in_time = route if flow.delay <= self._timeout else self._table.route(destination, NO_CONTENT)
+        names = NO_CONTENT if seen is None else Content(seen.sni, seen.host, seen.alpn)
+        # The names in QUIC are shown to whoever reads the verdict; the proxy does not see them.
+        content = NO_CONTENT if transport is TransportProtocol.UDP else names
+        source = parse_address(_address(client)) if self._reads_source else None
+        route = self._table.route(destination, content, source=source)
+        in_time = route if flow.delay <= self._timeout else self._table.route(destination, source=source)
         late, route = in_time.class_name != route.class_name, in_time
         up, down = flow.up, flow.down
         return Verdict(
@@ -106,36 +124,38 @@ class Judge:
             dport=dport,
             protocol=transport.value,
             detected=_detected(flow),
-            sni=content.sni,
-            host=content.host,
-            alpn=content.alpn,
+            sni=names.sni,
+            host=names.host,
+            alpn=names.alpn,
             ech=seen is not None and seen.ech,
             class_name=route.class_name,
-            why=self._why(flow, destination, content, route, late=late),
+            why=self._why(flow, _Ends(source, destination), content, route, late=late),
             bytes_up=up.bytes,
             packets_up=up.packets,
             bytes_down=down.bytes,
             packets_down=down.packets,
         )
 
-    def _why(self, flow: Flow, destination: Destination, content: Content, route: Route, *, late: bool) -> str:
+    def _why(self, flow: Flow, ends: _Ends, content: Content, route: Route, *, late: bool) -> str:
+        destination = ends.destination
         if route.match is None:
             parts = [f"no class takes {_traffic(content, destination.port, destination.protocol)}"]
         else:
-            deciding = _deciding(route.match, destination, content)
+            deciding = _deciding(self._written.get(route.match, route.match), ends, content)
             parts = [f"{route.class_name} takes {traffic_words(deciding)}"]
         if late:
             parts.append(f"the first bytes took {flow.delay:.1f} s and the proxy waits {self._timeout:g} s for them")
-        elif self._silenced(destination, content, route):
+        elif self._silenced(ends, content, route):
             parts.append(f"names do not decide on port {destination.port}, where the server speaks first")
         parts += _remarks(flow, flow.detection)
         return "; ".join(parts)
 
-    def _silenced(self, destination: Destination, content: Content, route: Route) -> bool:
+    def _silenced(self, ends: _Ends, content: Content, route: Route) -> bool:
         """Whether a name would have decided otherwise on another port."""
-        if destination.port not in self._table.silent_ports:
+        if ends.destination.port not in self._table.silent_ports:
             return False
-        return self._table_of_all_ports.route(destination, content).class_name != route.class_name
+        elsewhere = self._table_of_all_ports.route(ends.destination, content, source=ends.source)
+        return elsewhere.class_name != route.class_name
 
 
 @lru_cache(_WORDS_KEPT)
@@ -190,19 +210,22 @@ def _traffic(content: Content, port: int, protocol: TransportProtocol) -> str:
 
 
 @lru_cache(_WORDS_KEPT)
-def _deciding(match: Match, destination: Destination, content: Content) -> Match:
+def _deciding(match: Match, ends: _Ends, content: Content) -> Match:
     """The match with those of its alternatives only that held: one name of fifty."""
+    port, protocol = ends.destination.port, ends.destination.protocol
     kept: dict[str, Any] = {}
-    for key in ("sni", "host", "alpn", "port", "cidr"):
+    for key in ("sni", "host", "alpn", "port", "cidr", "source"):
         kept[key] = tuple(
             value
             for value in getattr(match, key)
-            if _holds(Matcher.of(match.model_copy(update={key: (value,)})), destination, content)
+            if _holds(Matcher.of(match.model_copy(update={key: (value,)})), ends, content)
         )
-    if match.protocol:
-        kept["protocol"] = (destination.protocol,)
+    services = [(name, service_named(name)) for name in match.application]
+    kept["application"] = tuple(name for name, s in services if s.port == port and protocol in s.protocols)
+    if match.protocol or match.application:
+        kept["protocol"] = (protocol,)
     return match.model_copy(update=kept)
 
 
-def _holds(matcher: Matcher, destination: Destination, content: Content) -> bool:
-    return matcher.accepts_destination(destination) and matcher.accepts_content(content)
+def _holds(matcher: Matcher, ends: _Ends, content: Content) -> bool:
+    return matcher.accepts_packets(ends.destination, ends.source) and matcher.accepts_content(content)

@@ -6,7 +6,6 @@ a name or a port of its own. tshark is the oracle for names and for counts.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_captures import Captured, classify, need_tools, read_fields, run_client, send_datagram, sniffing, tshark
 from lab import listen
 from scapy.utils import RawPcapReader, RawPcapWriter
 from waiting import until
@@ -29,13 +29,6 @@ from podlane.lab import Lab, PodNodeServer, pod_node_server
 
 pytestmark = pytest.mark.root
 
-POLICY = """
-total: 100Mbit
-classes:
-  - {name: tls, rate: 1Mbit, match: [{sni: ["*.example.com"]}]}
-  - {name: http, rate: 1Mbit, match: [{host: ["*.example.com"]}]}
-  - {name: other, rate: 1Mbit, match: [{port: [9999]}]}
-"""
 SOURCES = Path(__file__).parent / "clients"
 CURL = ["curl", "-sk", "-o", "/dev/null", "--max-time", "20", "--noproxy", "*"]
 OPENSSL = ["openssl", "s_client", "-connect"]
@@ -193,52 +186,10 @@ CLIENTS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Captured:
-    """The capture, in a folder for more of them."""
-
-    path: Path
-    folder: Path
-
-    def verdicts(self, path: Path | None = None) -> list[dict[str, Any]]:
-        return classify(self.folder, path or self.path)[0]
-
-
-@cache
-def classify(folder: Path, path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The JSON objects of a capture, and what was said on standard error."""
-    policy = folder / "policy.yaml"
-    policy.write_text(POLICY)
-    done = subprocess.run(
-        [sys.executable, "-m", "podlane", "classify", "--policy", str(policy), "--json", str(path)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
-
-
-def tshark(path: Path, *arguments: str) -> str:
-    return subprocess.run(["tshark", "-r", str(path), *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def read_fields(path: Path, *fields: str, only: str = "") -> list[list[str]]:
-    """Rows of tshark's fields; of a field that comes several times in a frame, the first."""
-    options = [option for field in fields for option in ("-e", field)]
-    chosen = ["-Y", only] if only else []
-    rows = tshark(path, "-T", "fields", "-E", "occurrence=f", "-d", f"tcp.port=={H2C},http", *chosen, *options)
-    return [line.split("\t") for line in rows.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
     """The capture of all clients, made once."""
-    for tool, package in (
-        ("tcpdump", "tcpdump"),
-        ("tshark", "tshark"),
-        ("gnutls-cli", "gnutls-bin"),
-        ("nghttp", "nghttp2-client"),
-    ):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (package {package}): make system-packages")
+    need_tools()
     folder = tmp_path_factory.mktemp("classify")
     folder.chmod(0o755)
     with Lab("classify") as lab:
@@ -248,42 +199,15 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
 
 
 def capture(topology: PodNodeServer, folder: Path) -> Captured:
-    pod = topology.pod
     path = folder / "clients.pcap"
-    # Segments as on a wire, where the network card has cut them.
-    pod.ip("link", "set", "eth0", "gso_max_segs", "1")
-    # -U writes each packet at once, so the file's growth shows that everything is in it.
-    sniffer = pod.popen(
-        ["tcpdump", "-i", "eth0", "-s", "0", "-U", "-B", "32768", "--immediate-mode", "-w", str(path), "-Z", "root"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert sniffer.stderr is not None
-    assert any("listening on" in line for line in sniffer.stderr)
-    for client in CLIENTS:
-        server = topology.server_ipv6 if client.ipv6 else topology.server_ipv4
-        with (folder / f"{client.label}.log").open("w+b") as log:
-            process = pod.popen(client.command(server, client.name), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            status = process.wait(60)
-            log.seek(0)
-            assert not client.succeeds or status == 0, (client.label, log.read())
-    send_datagrams(topology)
-    until("the last datagram in the capture", lambda: b"the last datagram" in path.read_bytes())
-    sniffer.terminate()
-    assert "0 packets dropped by kernel" in sniffer.stderr.read()
-    sniffer.wait()
+    with sniffing(topology, path):
+        for client in CLIENTS:
+            server = topology.server_ipv6 if client.ipv6 else topology.server_ipv4
+            command = client.command(server, client.name)
+            run_client(topology.pod, client.label, command, folder, succeeds=client.succeeds)
+        for server in (topology.server_ipv4, topology.server_ipv6):
+            send_datagram(topology, server, 9999, b"f" * 9000)  # must be cut into fragments
     return Captured(path, folder)
-
-
-def send_datagrams(topology: PodNodeServer) -> None:
-    """UDP: one that must be cut into fragments, on both IP versions, and one to end with."""
-    program = (
-        "import socket, sys\n"
-        "for server in sys.argv[1:]:\n"
-        "    family = socket.AF_INET6 if ':' in server else socket.AF_INET\n"
-        "    with socket.socket(family, socket.SOCK_DGRAM) as s: s.sendto(b'f' * 9000, (server, 9999))\n"
-        "with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s: s.sendto(b'the last datagram', (sys.argv[1], 9))\n"
-    )
-    topology.pod.run([sys.executable, "-c", program, topology.server_ipv4, topology.server_ipv6])
 
 
 def by_name(verdicts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

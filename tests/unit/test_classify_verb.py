@@ -193,6 +193,14 @@ def test_misuse_ends_with_2(cli: CliRunner, policy: str, arguments: list[str], w
     assert words in done.output
 
 
+def test_a_policy_that_the_sidecar_cannot_use_is_refused(cli: CliRunner, tmp_path: Path, file: str) -> None:
+    path = tmp_path / "marks.yaml"
+    path.write_text("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: [{mark: 3}]}]")
+    done = cli.invoke(classify, ["--policy", str(path), file])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "classes[0].match[0].mark: The sidecar writes the mark itself" in done.stderr
+
+
 def test_standard_input_is_a_capture_too(policy: str, file: str) -> None:
     command = [sys.executable, "-m", "podlane", "classify", "--policy", policy, "--json", "-"]
     done = subprocess.run(command, input=Path(file).read_bytes(), capture_output=True, check=False)

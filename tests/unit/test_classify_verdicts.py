@@ -11,7 +11,7 @@ from scapy.packet import Packet, Raw
 from podlane.captures.totals import Totals, chart
 from podlane.captures.verdicts import DETECTION_TIMEOUT, Judge, Verdict
 from sidecar.config import SidecarSettings
-from sidecar.routing.flow import Content, Destination
+from sidecar.routing.flow import Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.policy import TransportProtocol
 from tc_core.policy_file import parse_policy
@@ -29,6 +29,12 @@ classes:
   - {name: mail, rate: 1Mbit, match: [{sni: [mail.example.com], port: [25]}]}
   - {name: backup, rate: 1Mbit, match: [{cidr: [10.9.0.0/16], port: [873], protocol: tcp}]}
   - {name: udp, rate: 1Mbit, match: [{protocol: udp, port: ["4000-5000"]}]}
+  - name: ops
+    rate: 1Mbit
+    match:
+      - application: [ssh, dns, ntp]
+        source: [10.7.0.0/16, 10.8.0.0/16]
+      - {sni: [ops.example.com], application: [https, imaps]}
 """)
 
 
@@ -50,8 +56,8 @@ def says(data: bytes, port: int = 5000) -> list[Packet]:
     return talk.packets
 
 
-def udp_to(port: int, data: bytes = b"x") -> list[Packet]:
-    return [IP(src="10.0.0.2", dst="10.0.0.1") / UDP(sport=40_000, dport=port) / Raw(data)]
+def udp_to(port: int, data: bytes = b"x", source: str = "10.0.0.2") -> list[Packet]:
+    return [IP(src=source, dst="10.0.0.1") / UDP(sport=40_000, dport=port) / Raw(data)]
 
 
 def verdict_of(packets: list[Packet], *, seconds: float = 0.001) -> Verdict:
@@ -90,6 +96,24 @@ CASES = [
     ),
     pytest.param(udp_to(4500), "udp", "udp takes UDP on port 4000-5000", id="UDP"),
     pytest.param(udp_to(53), "default", "no class takes UDP on port 53", id="UDP, default"),
+    pytest.param(
+        [IP(src="10.8.0.2", dst="10.0.0.1") / TCP(sport=40_000, dport=22, flags="S")],
+        "ops",
+        "ops takes ssh (port 22, TCP) from 10.8.0.0/16; the client sent nothing",
+        id="a service and a source",
+    ),
+    pytest.param(
+        udp_to(53, source="10.7.0.2"),
+        "ops",
+        "ops takes domain (port 53, UDP) from 10.7.0.0/16",
+        id="a service of both protocols",
+    ),
+    pytest.param(
+        tls_to(b"ops.example.com"),
+        "ops",
+        "ops takes TLS connections to ops.example.com on port 443 (https)",
+        id="a service and a name",
+    ),
     pytest.param(
         udp_to(443, b"\xc0\0\0\0\x01\x08" + b"i" * 8 + bytes(40)),
         "default",
@@ -172,7 +196,8 @@ def test_the_class_is_what_the_proxy_would_choose(packets: list[Packet], class_n
     verdict = verdict_of(packets)
     destination = Destination.parse(verdict.dst, verdict.dport, TransportProtocol(verdict.protocol))
     content = Content(verdict.sni, verdict.host, verdict.alpn)
-    assert RoutingTable.of(POLICY).route(destination, content).class_name == class_name, why
+    route = RoutingTable.of(POLICY).route(destination, content, source=parse_address(verdict.src))
+    assert route.class_name == class_name, why
 
 
 def test_a_lost_segment_is_told() -> None:
@@ -216,7 +241,7 @@ def test_totals_have_every_class_and_bars_in_proportion() -> None:
     for flow in found:
         totals.add(Judge(POLICY).verdict(flow))
     by_name = {c.name: c for c in totals.classes}
-    assert list(by_name) == ["api", "grpc", "mail", "backup", "udp", "default"]
+    assert list(by_name) == ["api", "grpc", "mail", "backup", "udp", "ops", "default"]
     assert (by_name["api"].flows, by_name["default"].flows, totals.flows) == (1, 1, 2)
     assert by_name["default"].bytes == by_name["default"].bytes_up == 1028
     lines = list(chart(totals.classes, 80))
@@ -224,10 +249,10 @@ def test_totals_have_every_class_and_bars_in_proportion() -> None:
     bars = {line.split()[0]: line.count("█") + line.count("░") for line in lines[1:]}
     longest = bars["default"]
     assert bars["api"] == round(longest * by_name["api"].bytes / 1028)
-    assert [bars[name] for name in ("grpc", "mail", "backup", "udp")] == [0, 0, 0, 0]
+    assert [bars[name] for name in ("grpc", "mail", "backup", "udp", "ops")] == [0, 0, 0, 0, 0]
 
 
 def test_a_chart_of_nothing() -> None:
     lines = list(chart(Totals(POLICY).classes, 40))
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert lines[-1].split() == ["default", "0", "0", "B", "0", "B", "–"]

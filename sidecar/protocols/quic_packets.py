@@ -1,0 +1,149 @@
+"""QUIC's long headers: which packets a datagram holds, and where each begins and ends. No cryptography.
+
+Every connection begins with packets that have long headers, and a datagram may hold several of them one behind the
+other (RFC 9000 12.2). What follows the last one is a packet with a short header, which has no length, or padding. Of
+the versions 1 and 2 (RFC 9000, RFC 9369) all is known; of any other only what RFC 8999 promises for all versions.
+
+Captures that are made on the sending machine can show several datagrams as one large one, which the network card will
+cut (UDP_SEGMENT in udp(7)). For Initials this makes no difference: they follow each other as coalesced ones do.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, NamedTuple
+
+VERSION_1: Final = 0x00000001
+"""RFC 9000 15."""
+VERSION_2: Final = 0x6B3343CF
+"""RFC 9369 3.1."""
+
+_LONG: Final = 0x80
+_MAX_CONNECTION_ID: Final = 20
+"""Bytes; more only in other versions (RFC 9000 17.2)."""
+_SAMPLE_END: Final = 20
+"""Bytes from the packet number to the end of the sample for header protection (RFC 9001 5.4.2): no packet has fewer."""
+
+_VARIABLE_MASKS: Final = {size: (1 << (8 * size - 2)) - 1 for size in (1, 2, 4, 8)}
+"""By the bytes of a variable-length integer: all bits but the first two."""
+
+
+class Kind(enum.Enum):
+    """What a long header begins (RFC 9000 17.2)."""
+
+    INITIAL = enum.auto()
+    ZERO_RTT = enum.auto()
+    HANDSHAKE = enum.auto()
+    RETRY = enum.auto()
+
+
+_KINDS: Final = {
+    VERSION_1: (Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE, Kind.RETRY),
+    VERSION_2: (Kind.RETRY, Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE),
+}
+"""By the two bits of the packet type; version 2 counts from another one (RFC 9369 3.2)."""
+
+
+class LongHeader(NamedTuple):
+    """What all versions have in common (RFC 8999 5.1). ``end`` is where the version's own part begins."""
+
+    first: int
+    version: int
+    destination_id: bytes
+    end: int
+
+    @property
+    def known(self) -> bool:
+        """Whether the version is 1 or 2."""
+        return self.version in _KINDS
+
+
+class LongPacket(NamedTuple):
+    """A whole packet of version 1 or 2: its bytes, and where in them the (protected) packet number begins."""
+
+    version: int
+    kind: Kind
+    destination_id: bytes
+    data: bytes
+    number_at: int
+
+
+class CutShortError(Exception):
+    """Bytes are missing. Stays within the readers of QUIC, which turn it into an outcome."""
+
+
+class Cursor:
+    """Reads integers and byte strings one after the other; raises :class:`CutShortError` at the end of the data."""
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self.data = data
+        self.at = at
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
+        end = self.at + size
+        if end > len(self.data):
+            raise CutShortError
+        taken = self.data[self.at : end]
+        self.at = end
+        return taken
+
+    def integer(self, size: int) -> int:
+        """An integer of ``size`` bytes."""
+        return int.from_bytes(self.take(size), "big")
+
+    def variable(self) -> int:
+        """An integer whose first two bits say how many bytes it has (RFC 9000 16)."""
+        data, at = self.data, self.at
+        end = at + (1 << (data[at] >> 6)) if at < len(data) else at + 1
+        if end > len(data):
+            raise CutShortError
+        self.at = end
+        return int.from_bytes(data[at:end], "big") & _VARIABLE_MASKS[end - at]
+
+
+def read_header(data: bytes, at: int = 0) -> LongHeader | None:
+    """The long header at ``at``; None when there is none, or not the whole of it."""
+    if len(data) <= at or not data[at] & _LONG:
+        return None
+    cursor = Cursor(data, at)
+    try:
+        first, version = cursor.integer(1), cursor.integer(4)
+        destination_id = cursor.take(cursor.integer(1))
+        source_id = cursor.take(cursor.integer(1))
+    except CutShortError:
+        return None
+    if version in _KINDS and max(len(destination_id), len(source_id)) > _MAX_CONNECTION_ID:
+        return None
+    return LongHeader(first, version, destination_id, cursor.at)
+
+
+def read_packets(datagram: bytes) -> list[LongPacket]:
+    """The packets of version 1 or 2 with long headers at the beginning of a datagram, as far as they are whole.
+
+    Those for another destination id than the first one's are left out, as every receiver does (RFC 9000 12.2).
+    """
+    packets: list[LongPacket] = []
+    at = 0
+    while (header := read_header(datagram, at)) is not None and header.known:
+        kind = _KINDS[header.version][header.first >> 4 & 3]
+        if kind is Kind.RETRY:  # it has no length, and only servers send it
+            break
+        cursor = Cursor(datagram, header.end)
+        try:
+            if kind is Kind.INITIAL:
+                cursor.take(cursor.variable())  # the token
+            length = cursor.variable()
+            number_at = cursor.at
+            cursor.take(length)
+        except CutShortError:
+            break
+        if length < _SAMPLE_END:
+            break
+        if not packets or header.destination_id == packets[0].destination_id:
+            data = datagram[at : cursor.at]
+            packets.append(LongPacket(header.version, kind, header.destination_id, data, number_at - at))
+        at = cursor.at
+    return packets

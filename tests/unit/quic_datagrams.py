@@ -1,0 +1,75 @@
+"""QUIC datagrams for tests, encrypted by aioquic: packets, frames, and the ways to cut a ClientHello into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aioquic.quic.crypto import CryptoPair
+
+from sidecar.protocols.client_hello import ClientHello
+from sidecar.protocols.outcome import NeedMore, Rejected
+from sidecar.protocols.quic_initial import MIN_DATAGRAM, QuicInitialReader
+from sidecar.protocols.quic_packets import VERSION_1, VERSION_2, Kind
+
+VERSIONS = (VERSION_1, VERSION_2)
+ID = bytes.fromhex("8394c8f03e515708")
+PING, ACK = b"\x01", bytes.fromhex("02000000 00".replace(" ", ""))
+_TAG = 16
+_ORDER = (Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE, Kind.RETRY)
+
+
+def variable(number: int) -> bytes:
+    """RFC 9000 16, in four bytes."""
+    return (number | 0x80000000).to_bytes(4, "big")
+
+
+def crypto(offset: int, data: bytes) -> bytes:
+    """A CRYPTO frame."""
+    return b"\x06" + variable(offset) + variable(len(data)) + data
+
+
+def long_packet(
+    frames: bytes,
+    *,
+    version: int = VERSION_1,
+    kind: Kind = Kind.INITIAL,
+    to: bytes = ID,
+    keys_of: bytes | None = None,
+    token: bytes = b"",
+    number: int = 0,
+    number_size: int = 2,
+    keys_version: int | None = None,
+    from_client: bool = True,
+) -> bytes:
+    """A protected packet addressed to the id ``to``, with the Initial keys that the id ``keys_of`` makes."""
+    pair = CryptoPair()
+    pair.setup_initial(cid=keys_of or to, is_client=from_client, version=keys_version or version)
+    bits = (_ORDER.index(kind) + (version == VERSION_2)) % 4
+    header = bytes([0xC0 | bits << 4 | number_size - 1]) + version.to_bytes(4, "big")
+    header += bytes([len(to)]) + to + b"\x04from"
+    if kind is Kind.INITIAL:
+        header += variable(len(token)) + token
+    header += variable(number_size + len(frames) + _TAG) + number.to_bytes(number_size, "big")
+    packet: bytes = pair.encrypt_packet(header, frames, number)
+    return packet
+
+
+def initial(frames: bytes, *, size: int = MIN_DATAGRAM, **options: object) -> bytes:
+    """A datagram with one Initial, filled up by PADDING."""
+    missing = size - len(long_packet(frames, **options))  # type: ignore[arg-type]
+    return long_packet(frames + bytes(max(missing, 0)), **options)  # type: ignore[arg-type]
+
+
+def feed(
+    datagrams: Iterable[bytes], reader: QuicInitialReader | None = None
+) -> tuple[ClientHello | NeedMore | Rejected, int]:
+    """The outcome of these datagrams, up to the first final one, and how many they were."""
+    reader = reader or QuicInitialReader()
+    outcome: ClientHello | NeedMore | Rejected = NeedMore()
+    fed = 0
+    for datagram in datagrams:
+        fed += 1
+        outcome = reader.feed(datagram)
+        if not isinstance(outcome, NeedMore):
+            break
+    return outcome, fed

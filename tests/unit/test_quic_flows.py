@@ -1,0 +1,133 @@
+"""QUIC in captures: what its client says, who the client is, and that the class is still by port and network."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+from captured import flows
+from first_bytes import alpn, extension, hello, sni
+from quic_datagrams import ID, crypto, initial, long_packet
+from scapy.layers.inet import IP, UDP, fragment
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet, Raw
+
+from podlane.captures.verdicts import Judge, Verdict
+from podlane.errors import CaptureError
+from sidecar.protocols.quic_initial import MAX_BYTES, MIN_DATAGRAM
+from tc_core.policy_file import parse_policy
+
+MESSAGE = hello(sni(b"API.example.com"), alpn(b"h3", b"h3-29"), extension(0xFE0D), extension(51, b"k" * 1300))
+FIRST, SECOND = initial(crypto(0, MESSAGE[:900])), initial(crypto(900, MESSAGE[900:]), number=1)
+ANSWER = initial(crypto(0, b"\x02" + bytes(60)), to=b"from", keys_of=ID, from_client=False)
+NAMES = ("quic", "api.example.com", ("h3", "h3-29"), True)
+POLICY = parse_policy("""
+total: 100Mbit
+classes:
+  - {name: named, rate: 1Mbit, match: [{sni: [api.example.com]}]}
+  - {name: fast, rate: 1Mbit, match: [{protocol: udp, port: [443]}]}
+""")
+
+
+def up(data: bytes, sport: int = 40_000, dport: int = 443) -> Packet:
+    return IP(src="10.0.0.2", dst="10.0.0.1") / UDP(sport=sport, dport=dport) / Raw(data)
+
+
+def down(data: bytes, sport: int = 40_000, dport: int = 443) -> Packet:
+    return IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=dport, dport=sport) / Raw(data)
+
+
+def verdict_of(packets: list[Packet]) -> Verdict:
+    found, table = flows(packets)
+    assert len(found) == 1
+    assert table._held == 0
+    return Judge(POLICY).verdict(found[0])
+
+
+def names(verdict: Verdict) -> tuple[object, ...]:
+    return verdict.detected, verdict.sni, verdict.alpn, verdict.ech
+
+
+def test_names_are_shown_and_do_not_decide() -> None:
+    verdict = verdict_of([up(FIRST), up(SECOND), down(ANSWER), up(b"\x40" + bytes(50))])
+    assert names(verdict) == NAMES
+    assert (verdict.class_name, verdict.protocol) == ("fast", "udp")
+    assert verdict.why == "fast takes UDP on port 443; QUIC shows no names to the proxy"
+
+
+def test_the_class_without_a_match_by_port_is_the_default_one() -> None:
+    verdict = verdict_of([up(FIRST, dport=8443), up(SECOND, dport=8443)])
+    assert names(verdict) == NAMES
+    assert verdict.class_name == "default"
+    assert verdict.why == "no class takes UDP on port 8443; QUIC shows no names to the proxy"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_who_sent_the_client_s_initials_is_the_client(order: tuple[int, ...]) -> None:
+    """Neither the ports nor who was seen first say so: the client's is a well-known one."""
+    packets = [up(FIRST, 400, 40_000), up(SECOND, 400, 40_000), down(ANSWER, 400, 40_000)]
+    verdict = verdict_of([packets[i] for i in order])
+    assert names(verdict) == NAMES
+    assert (verdict.src, verdict.sport, verdict.packets_up, verdict.packets_down) == ("10.0.0.2", 400, 2, 1)
+
+
+def test_a_client_s_initial_alone_tells_the_direction() -> None:
+    verdict = verdict_of([down(ANSWER, 400, 40_000), up(FIRST, 400, 40_000)])
+    assert names(verdict) == ("quic", None, (), False)
+    assert verdict.sport == 400
+
+
+def test_other_datagrams_may_come_before() -> None:
+    assert names(verdict_of([up(b"\0\1\0\0" + bytes(16)), down(bytes(20)), up(FIRST), up(SECOND)])) == NAMES
+
+
+def test_much_may_come_from_the_server_before_the_hello_is_whole() -> None:
+    others = [down(ANSWER), down(b"\x40" + bytes(1000))] * 15
+    assert names(verdict_of([up(FIRST), *others, up(SECOND)])) == NAMES
+
+
+def test_the_first_connection_between_two_ports_counts() -> None:
+    other = initial(crypto(0, hello(sni(b"other.example.com"))), to=b"other id")
+    assert names(verdict_of([up(FIRST), up(SECOND), up(other)])) == NAMES
+
+
+def test_fragments_and_ipv6() -> None:
+    parts = [part for data in (FIRST, SECOND) for part in fragment(up(data), 600)]
+    assert names(verdict_of(parts)) == NAMES
+    six = [IPv6(src="fd00::2", dst="fd00::1") / UDP(sport=40_000, dport=443) / Raw(data) for data in (FIRST, SECOND)]
+    assert names(verdict_of(six)) == NAMES
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        pytest.param([down(ANSWER), down(ANSWER)], id="the server alone"),
+        pytest.param([up(SECOND)], id="a part of the hello"),
+        pytest.param([up(long_packet(crypto(0, MESSAGE[:100])))], id="too small for a client's"),
+        pytest.param([up(FIRST[:200])], id="cut off by the capture"),
+        pytest.param([up(initial(crypto(0, b"\x02" + bytes(60))))], id="malformed"),
+        pytest.param([up(FIRST)] * (MAX_BYTES // MIN_DATAGRAM + 1) + [up(SECOND)], id="too much"),
+    ],
+)
+def test_what_cannot_be_read_is_still_quic(packets: list[Packet]) -> None:
+    verdict = verdict_of(packets)
+    assert names(verdict) == ("quic", None, (), False)
+    assert verdict.why == "fast takes UDP on port 443; QUIC shows no names to the proxy"
+
+
+def test_the_bytes_held_for_hellos_are_bounded() -> None:
+    """Hellos that never end: the flows silent for longest are judged without their names."""
+    packets = [up(FIRST, sport) for sport in range(40_000, 40_100)]
+    packets += [up(SECOND, sport) for sport in range(40_099, 40_000, -1)]
+    found, table = flows(packets, max_held=20_000)
+    assert table.seen.evicted
+    assert table._held == 0
+    assert 0 < len([flow for flow in found if flow.detection]) < 30
+
+
+def test_without_cryptography_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("cryptography.hazmat.primitives.ciphers")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(CaptureError, match=r"pip install 'podlane\[captures\]'"):
+        flows([up(FIRST)])
