@@ -26,6 +26,7 @@ class Verb:
 VERBS: Final = (
     Verb("run", "Run a command in a namespace of its own, held to a policy."),
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
+    Verb("tc", "Show, change and undo traffic control of an interface, without a proxy."),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot."),
     Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
     Verb("classify", "Say what a policy would do to the traffic in a capture file."),
@@ -66,6 +67,7 @@ Examples:
   podlane check
   podlane explain --policy policy.yaml
   sudo podlane run --policy policy.yaml --total 50Mbit -- curl -O https://example.com/file
+  sudo podlane tc apply eth0 --file policy.yaml
 
 `podlane VERB --help` says more about each. Exit codes: 0 done, 1 failed, 2 the command line or the
 policy cannot be used; `run` has COMMAND's own, or 125, 126, 127 as env(1) does.

@@ -1,0 +1,283 @@
+"""A policy as it is being written by calls: the document, what went wrong on the way, and the calls for its classes.
+
+The document is a policy file as plain data, and the loader alone judges it (:mod:`tc_core.policy_file`): there is no
+second grammar here. So nothing is checked while a sentence is being said, and everything at its end, all at once. What
+the document cannot express is kept beside it as a problem: a criterion without values, or twice in one match.
+
+Remedies of the loader speak of keys. :meth:`Draft.policy` says them as calls: ``as in rate: 10Mbit`` becomes
+``as in guaranteed("10Mbit")``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tc_core.errors import PolicyError, Problem
+from tc_core.policy import DEFAULT_CLASS, Network, Queue, TrafficPolicy, TransportProtocol
+from tc_core.policy_file import policy_from_document
+from tc_core.ports import PortRange
+from tc_core.units import ByteCount, Duration, Percentage, Rate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tc_core.controller import TrafficController
+    from tc_core.lanes import LanesReport
+    from tc_core.statistics import Statistics
+
+Document = dict[str, Any]
+
+_CALLS: Final = tuple(
+    (re.compile(pattern), call)
+    for pattern, call in (
+        (r"match: \[\{sni: \[.*?\]\}\]", "for_port(443)"),
+        (r"ingress: \{total: (\w+)\}", r'ingress_total("\1")'),
+        (r"rehearsal: \{delay: (\w+)\}", r'rehearsal(delay="\1")'),
+        (r"name: (\w+)", r'traffic_class("\1")'),
+        (r"rate: ([\d.]+\w+)", r'guaranteed("\1")'),
+        (r"total: ([\d.]+\w+)", r'total("\1")'),
+        (r"delay: ([\d.]+\w+)", r'delay="\1"'),
+        (r"(shaper|queue): ([\w-]+)", r'\1("\2")'),
+        (r"protocol: (\w+) or (\w+)", r'for_protocol("\1", "\2")'),
+        (r"under the top-level key default", "by default_class()"),
+        (r"with the top-level key default", "by default_class()"),
+    )
+)
+"""How the loader shows what to write, and the call that does it. In this order: what is longer goes first."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A policy that is being written. ``problems`` are those that its document does not show."""
+
+    document: Document = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, policy: TrafficPolicy) -> Self:
+        """A draft that begins with what a policy says."""
+        return cls(policy.to_document())
+
+    def class_named(self, name: str) -> tuple[Document, str]:
+        """The class of this name, begun at the end if there is none yet, and its place in the policy."""
+        classes: list[Document] = self.document.setdefault("classes", [])
+        for i, written in enumerate(classes):
+            if written["name"] == name:
+                return written, f"classes[{i}]"
+        classes.append({"name": name, "match": []})
+        return classes[-1], f"classes[{len(classes) - 1}]"
+
+    def default(self) -> Document:
+        """The default class."""
+        begun: Document = self.document.setdefault(DEFAULT_CLASS, {})
+        return begun
+
+    def policy(self) -> TrafficPolicy:
+        """The policy. Raises :class:`PolicyError` with everything that is wrong, in the words of the calls."""
+        try:
+            policy = policy_from_document(self.document)
+        except PolicyError as error:
+            # A criterion that could not be written leaves a match without any, which has been said then.
+            said = {problem.path.rpartition(".")[0] for problem in self.problems}
+            others = [in_calls(problem) for problem in error.problems if problem.path not in said]
+            raise PolicyError([*self.problems, *others]) from None
+        if self.problems:
+            raise PolicyError(self.problems)
+        return policy
+
+
+def in_calls(problem: Problem) -> Problem:
+    """The same problem with its remedy as calls."""
+    message, remedy = problem.message, problem.remedy
+    for pattern, call in _CALLS:
+        message, remedy = pattern.sub(call, message), pattern.sub(call, remedy)
+    return replace(problem, message=message, remedy=remedy)
+
+
+def given(**values: object) -> Document:
+    """The values that were given: those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Part:
+    """A class that is being described. What concerns the whole policy goes on from here, so that a sentence does."""
+
+    def __init__(self, controller: TrafficController, document: Document) -> None:
+        self._controller = controller
+        self._document = document
+
+    # --- limits --------------------------------------------------------------------------------------------------
+
+    def guaranteed(self, rate: Rate | str) -> Self:
+        """What the class gets even when all others want everything; key ``rate``."""
+        self._document["rate"] = rate
+        return self
+
+    def up_to(self, rate: Rate | str) -> Self:
+        """The most that it may borrow up to when others leave bandwidth unused; key ``ceil``."""
+        self._document["ceil"] = rate
+        return self
+
+    def priority(self, priority: int) -> Self:
+        """Who is lent unused bandwidth first: 0 before 7; key ``priority``."""
+        self._document["priority"] = priority
+        return self
+
+    def burst(self, size: ByteCount | str) -> Self:
+        """How much may leave at once after a pause (``"64KiB"``); key ``burst``."""
+        self._document["burst"] = size
+        return self
+
+    # --- how packets wait ----------------------------------------------------------------------------------------
+
+    def queue(self, kind: Queue | str) -> Self:
+        """How its packets wait: one of :class:`tc_core.policy.Queue`; key ``queue``."""
+        self._document["queue"] = kind
+        return self
+
+    def low_latency(self) -> Self:
+        """Keep its queue short, at some cost to flows over long distances; ``queue: low-latency``."""
+        return self.queue(Queue.LOW_LATENCY)
+
+    def fair_queuing(self) -> Self:
+        """Let its flows take turns, so that none waits behind another's; ``queue: fair``."""
+        return self.queue(Queue.FAIR)
+
+    def rehearsal(
+        self,
+        *,
+        delay: Duration | str | None = None,
+        jitter: Duration | str | None = None,
+        loss: Percentage | str | None = None,
+        duplicate: Percentage | str | None = None,
+        corrupt: Percentage | str | None = None,
+    ) -> Self:
+        """A worse network for this class, to try programs with (tc-netem(8)); key ``rehearsal``."""
+        self._document["rehearsal"] = given(delay=delay, jitter=jitter, loss=loss, duplicate=duplicate, corrupt=corrupt)
+        return self
+
+    def receives(self, *, guaranteed: Rate | str, up_to: Rate | str | None = None) -> Self:
+        """What it may receive, of what :meth:`TrafficController.ingress_total` says; key ``ingress``."""
+        self._document["ingress"] = given(rate=guaranteed, ceil=up_to)
+        return self
+
+    # --- the sentence goes on ------------------------------------------------------------------------------------
+
+    def traffic_class(self, name: str) -> ClassBuilder:
+        """:meth:`TrafficController.traffic_class`."""
+        return self._controller.traffic_class(name)
+
+    def default_class(self) -> DefaultBuilder:
+        """:meth:`TrafficController.default_class`."""
+        return self._controller.default_class()
+
+    def policy(self) -> TrafficPolicy:
+        """:meth:`TrafficController.policy`."""
+        return self._controller.policy()
+
+    def validate(self) -> list[Problem]:
+        """:meth:`TrafficController.validate`."""
+        return self._controller.validate()
+
+    def explain(self) -> str:
+        """:meth:`TrafficController.explain`."""
+        return self._controller.explain()
+
+    def plan(self, *, replace: bool = False) -> list[str]:
+        """:meth:`TrafficController.plan`."""
+        return self._controller.plan(replace=replace)
+
+    def apply(self, *, replace: bool = False) -> LanesReport:
+        """:meth:`TrafficController.apply`."""
+        return self._controller.apply(replace=replace)
+
+    def statistics(self, over: Duration | str = "1s") -> Statistics:
+        """:meth:`TrafficController.statistics`."""
+        return self._controller.statistics(over)
+
+    def clear(self) -> LanesReport:
+        """:meth:`TrafficController.clear`."""
+        return self._controller.clear()
+
+    def save(self, path: Path | str) -> None:
+        """:meth:`TrafficController.save`."""
+        self._controller.save(path)
+
+
+class DefaultBuilder(_Part):
+    """The default class: where everything goes that no other class takes."""
+
+
+class ClassBuilder(_Part):
+    """A class of traffic.
+
+    The criteria of one chain of calls are one match: all of them must hold. The values of one call are alternatives.
+    :meth:`also` begins another match, and so does asking for the class again; the matches of a class are alternatives.
+    Limits that are said again replace what was said before.
+    """
+
+    def __init__(self, controller: TrafficController, document: Document, path: str, problems: list[Problem]) -> None:
+        super().__init__(controller, document)
+        self._path = path
+        self._problems = problems
+        self._match: Document | None = None
+
+    def for_port(self, *ports: PortRange | int | str) -> Self:
+        """Destination ports and ranges (``443, "8000-8100"``), TCP and UDP; key ``port``."""
+        return self._criterion("port", "for_port", "443", *ports)
+
+    def for_application(self, *names: str) -> Self:
+        """Services by IANA name (``"ssh", "https"``): their destination ports and protocols; key ``application``."""
+        return self._criterion("application", "for_application", '"https"', *names)
+
+    def for_destination(self, *networks: Network | str) -> Self:
+        """Destination networks and addresses, IPv4 and IPv6; key ``cidr``."""
+        return self._criterion("cidr", "for_destination", '"10.0.0.0/8"', *networks)
+
+    def for_source(self, *networks: Network | str) -> Self:
+        """Source networks and addresses, IPv4 and IPv6; key ``source``."""
+        return self._criterion("source", "for_source", '"10.0.0.0/8"', *networks)
+
+    def for_protocol(self, *names: TransportProtocol | str) -> Self:
+        """``"tcp"``, ``"udp"``, ``"icmp"``; key ``protocol``."""
+        return self._criterion("protocol", "for_protocol", '"udp"', *names)
+
+    def for_mark(self, mark: int | str, mask: int | str | None = None) -> Self:
+        """Packets that another program has marked, under a mask (0xffffffff when left out); key ``mark``."""
+        value = mark if mask is None else f"{_number(mark)}/{_number(mask)}"
+        return self._criterion("mark", "for_mark", "0x10, 0xff", value)
+
+    def also(self) -> Self:
+        """Begin another match: what it takes belongs to the class as well."""
+        self._begin_match()
+        return self
+
+    def _begin_match(self) -> Document:
+        self._match = {}
+        matches: list[Document] = self._document["match"]
+        matches.append(self._match)
+        return self._match
+
+    def _criterion(self, key: str, call: str, example: str, *values: object) -> Self:
+        match = self._begin_match() if self._match is None else self._match
+        path = f"{self._path}.match[{len(self._document['match']) - 1}].{key}"
+        if not values:
+            self._problems.append(
+                Problem(path, f"{call}() names nothing, and must not mean everything.", f"Write {call}({example}).")
+            )
+        elif key in match:
+            self._problems.append(
+                Problem(
+                    path,
+                    f"{call}() was said twice in one match, which could mean either of them or both at once.",
+                    f"Give alternatives in one call of {call}(), or begin another match by also().",
+                )
+            )
+        match.setdefault(key, list(values))
+        return self
+
+
+def _number(value: int | str) -> str:
+    return hex(value) if isinstance(value, int) else value

@@ -1,0 +1,139 @@
+"""Changes that are written down: what is intended before the kernel is touched, how it ended after.
+
+An :class:`Intent` is made by looking, so it can be shown, or dropped; :func:`carry_out` makes it so. A process that
+dies in between leaves a change that the history shows as interrupted, and the next one, which begins by looking at
+the kernel, settles it. A state in the history is ``{"policy": document, "ids": {class name: class id}}``, None when
+nothing of ours is in force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tc_core import lanes
+from tc_core.capability import Features
+from tc_core.compile import leaf_handle
+from tc_core.diff import is_ours
+from tc_core.errors import HistoryError, PolicyError
+from tc_core.history import History, Result, Standing
+from tc_core.history.events import State
+from tc_core.kernel import Kernel
+from tc_core.lanes import Lanes, LanesReport, Step
+from tc_core.marks import ClassIds
+from tc_core.model import Observed
+from tc_core.policy import TrafficPolicy
+from tc_core.policy_file import policy_from_document
+from tc_core.reconcile import ApplyError
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is to be done on an interface, and the states before and after it.
+
+    ``is_recorded``: the history says already that ``after`` is in force, or there is no history.
+    """
+
+    interface: str
+    action: str
+    before: State | None
+    after: State | None
+    steps: tuple[Step, ...]
+    is_recorded: bool
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The steps as tc(8) and ip(8) commands."""
+        return tuple(change.command(name) for name, change in self.steps)
+
+
+def lanes_for(
+    kernel: Kernel, interface: str, policy: TrafficPolicy, features: Features, standing: Standing | None
+) -> Lanes:
+    """What a policy becomes on an interface. Classes that stay keep the ids that the history has for them, if the
+    interface has a class for each: then their handles and counters stay too.
+
+    Raises what :func:`tc_core.lanes.lanes_of` does, :class:`InterfaceNotFoundError` and :class:`KernelError`.
+    """
+    ids = None
+    if standing is not None and standing.state is not None:
+        ids = _ids_in_force(standing.state, kernel.observe(interface))
+    return lanes.lanes_of(policy, interface, features, ids)
+
+
+def _ids_in_force(state: State, observed: Observed) -> ClassIds | None:
+    ids = ClassIds(state["ids"])
+    present = {c.handle for c in observed.classes}
+    return ids if is_ours(observed) and {leaf_handle(number) for number in ids.values()} <= present else None
+
+
+def recorded_lanes(interface: str, features: Features, standing: Standing) -> Lanes | None:
+    """What the state in force, as the history knows it, is on an interface; None if there is none.
+
+    None also for a policy that this version cannot read any more. Raises :class:`MissingFeatureError`.
+    """
+    if standing.state is None:
+        return None
+    try:
+        policy = policy_from_document(standing.state["policy"])
+    except PolicyError:
+        return None
+    return lanes.lanes_of(policy, interface, features, ClassIds(standing.state["ids"]))
+
+
+def to_policy(
+    kernel: Kernel,
+    interface: str,
+    policy: TrafficPolicy,
+    features: Features,
+    standing: Standing | None,
+    *,
+    replace: bool = False,
+) -> Intent:
+    """What brings an interface to a policy. ``standing`` is what the history knows, None without one.
+
+    Raises what :func:`tc_core.lanes.lanes_of` and :func:`tc_core.lanes.plan` do.
+    """
+    wanted = lanes_for(kernel, interface, policy, features, standing)
+    steps = lanes.plan(kernel, interface, wanted, replace=replace)
+    after = {"policy": policy.to_document(), "ids": dict(wanted.ids)}
+    return _intent(interface, "apply", standing, after, steps)
+
+
+def to_nothing(kernel: Kernel, interface: str, standing: Standing | None) -> Intent:
+    """What takes away all that is ours on an interface. Raises what :func:`tc_core.lanes.clear_plan` does."""
+    return _intent(interface, "clear", standing, None, lanes.clear_plan(kernel, interface))
+
+
+def _intent(interface: str, action: str, standing: Standing | None, after: State | None, steps: list[Step]) -> Intent:
+    before = standing.state if standing else None
+    is_recorded = standing is None or (standing.certain and before == after)
+    return Intent(interface, action, before, after, tuple(steps), is_recorded)
+
+
+def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: Intent) -> LanesReport:
+    """Write the intent down, make it so, write down how that went. Nothing is written where nothing changes.
+
+    Raises :class:`ApplyError` when the kernel refuses a step; :class:`HistoryError`, before anything is changed, when
+    the intent cannot be written down, or when its end cannot. An interface that vanishes in the middle raises
+    :class:`InterfaceNotFoundError` and leaves a change without an end.
+    """
+    if history is None or (not intent.steps and intent.is_recorded):
+        return lanes.carry_out(kernel, intent.interface, intent.steps)
+    try:
+        started = history.start(
+            interface=intent.interface,
+            action=intent.action,
+            before=intent.before,
+            after=intent.after,
+            commands=intent.commands,
+            namespace=namespace,
+        )
+    except HistoryError as error:
+        raise HistoryError(f"{error} Nothing has been changed.") from error
+    try:
+        report = lanes.carry_out(kernel, intent.interface, intent.steps)
+    except ApplyError as error:
+        history.finish(started, Result.FAILED, made=len(error.report.done), error=str(error))
+        raise
+    history.finish(started, Result.DONE, made=len(report.done))
+    return report
