@@ -1,19 +1,23 @@
-"""What a policy means, in plain words: classes, shares, who is lent first, which traffic, and what to know besides.
+"""What a policy means to whoever uses it, in plain words: its classes, who finds them, and what to know besides.
 
-Pure: a policy goes in, words come out. The words are those of ``docs/policy.md``; how they are laid out on a terminal
-is :mod:`podlane.explain`'s business.
+Pure: a policy goes in, words come out. What is said of bandwidth and packets is :mod:`tc_core.words`; here is added who
+can use the policy, and what the proxy does for it. How all that is laid out on a terminal is :mod:`podlane.explain`'s
+business.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar.routing.table import SILENT_PORTS, RoutingTable
-from tc_core.policy import DEFAULT_CLASS, Match, ResolvedClass, TrafficPolicy, TransportProtocol
+from tc_core import words
+from tc_core.errors import Problem
+from tc_core.policy import DEFAULT_CLASS, ResolvedClass, Shaper, TrafficPolicy
+from tc_core.policy_scope import beyond_packets, beyond_sidecar
 from tc_core.units import Rate
+from tc_core.words import either, every
 
 BY_KERNEL: Final = "kernel alone"
 BY_PROXY: Final = "first bytes"
@@ -21,6 +25,8 @@ BY_BOTH: Final = "both"
 BY_REST: Final = "the rest"
 
 _DNS_PORT: Final = 53
+_PLACES_NAMED: Final = 3
+"""Places in a policy that one reason names; there may be thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,111 +39,103 @@ class MatchWords:
 
 @dataclass(frozen=True, slots=True)
 class ClassWords:
-    """One class: its limits, its place among those that are lent unused bandwidth (1 = asked first), its traffic."""
+    """One class: its limits, its place among those that are asked in order of priority (1 = first), its traffic.
+
+    ``rate`` and ``share`` are None where the shaper gives no guarantees. ``details`` are sentences about its queue, its
+    rehearsal and what it may receive.
+    """
 
     name: str
-    rate: Rate
+    rate: Rate | None
     ceil: Rate
     priority: int
-    share: float
+    share: float | None
     turn: int
     decided_by: str
     matches: tuple[MatchWords, ...]
     sentence: str
+    details: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A whole policy in words."""
+    """A whole policy in words.
 
+    ``for_sidecar`` and ``for_packets``: whether the sidecar can use it, and ``podlane tc``, which sees packets alone.
+    ``use`` says so, with the reasons, unless both can. ``unreserved`` is None where nothing is guaranteed.
+    """
+
+    headline: str
     total: Rate
     classes: tuple[ClassWords, ...]
-    unreserved: Rate
-    lending: str
+    unreserved: Rate | None
+    rest: str
+    sharing: str
     captured: str
     notes: tuple[str, ...]
+    for_sidecar: bool
+    for_packets: bool
+    use: tuple[str, ...]
 
 
-def explain_policy(policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS) -> Explanation:
+def explain_policy(
+    policy: TrafficPolicy, interface: str | None = None, silent_ports: tuple[int, ...] = SILENT_PORTS
+) -> Explanation:
     """Put a checked policy into words. ``silent_ports``: content matches apply there only when they name the port."""
     classes = policy.resolved()
     turns = sorted({c.priority for c in classes})
     guaranteed = sum(c.rate.bits_per_second for c in classes)
+    free = Rate(max(0, policy.total.bits_per_second - guaranteed))
+    received = policy.received()
+    not_sidecar, not_packets = beyond_sidecar(policy), beyond_packets(policy)
     return Explanation(
+        words.headline(policy, interface),
         policy.total,
-        tuple(_class_words(c, policy.total, turns.index(c.priority) + 1, len(turns)) for c in classes),
-        Rate(max(0, policy.total.bits_per_second - guaranteed)),
-        _lending(classes),
-        _captured(policy, silent_ports),
-        tuple(_notes(policy, silent_ports)),
+        tuple(_class_words(c, policy, received, turns.index(c.priority) + 1) for c in classes),
+        free if policy.shaper is Shaper.HTB else None,
+        words.rest_words(policy),
+        words.sharing(policy),
+        _captured(policy, silent_ports) if not not_sidecar else "",
+        tuple(_notes(policy, silent_ports, for_sidecar=not not_sidecar)),
+        for_sidecar=not not_sidecar,
+        for_packets=not not_packets,
+        use=tuple(_use(not_sidecar, not_packets)),
     )
 
 
-def traffic_words(match: Match) -> str:
-    """The traffic that a match takes: ``TLS connections to api.example.com on port 443``."""
-    subjects = []
-    if match.sni:
-        subjects.append(f"TLS connections to {_names(match.sni)}")
-    if match.host:
-        subjects.append(f"HTTP requests to {_names(match.host)} (Host or :authority)")
-    if match.alpn:
-        offer = f"offering {_either(match.alpn)} by ALPN"
-        subjects = [f"{s} {offer}" for s in subjects] or [f"TLS connections {offer}"]
-    text = " that are also ".join(subjects) or _transport_words(match)
-    if match.port:
-        text += f" on port {_either(str(p) for p in match.port)}"
-    if match.cidr:
-        text += f" {'in' if subjects else 'to'} {_either(str(n) for n in match.cidr)}"
-    return text
+def _use(not_sidecar: list[Problem], not_packets: list[Problem]) -> Iterable[str]:
+    """Who can use the policy, and why the others cannot; nothing when all can."""
+    if not_sidecar and not_packets:
+        yield "Nobody can use this policy as it is: not podlane run and the sidecar, and not podlane tc."
+    elif not_sidecar:
+        yield "Only podlane tc can use this policy, not podlane run and the sidecar."
+    elif not_packets:
+        yield "Only podlane run and the sidecar can use this policy, not podlane tc."
+    places: dict[str, list[str]] = {}
+    for problem in (*not_sidecar, *not_packets):
+        places.setdefault(problem.message, []).append(problem.path)
+    for message, paths in places.items():
+        more = [f"{len(paths) - _PLACES_NAMED} more"] if len(paths) > _PLACES_NAMED else []
+        yield f"{every([*paths[:_PLACES_NAMED], *more])}: {message}"
 
 
-def percent(share: float) -> str:
-    """A share of the total: ``20 %``, ``0.5 %``, ``< 0.01 %``."""
-    if 0 < share < 0.0001:
-        return "< 0.01 %"
-    return f"{share * 100:.3g} %"
-
-
-def _transport_words(match: Match) -> str:
-    if match.protocol:
-        return _listed([p.value.upper() for p in TransportProtocol if p in match.protocol], "and")
-    if match.port:
-        return "TCP and UDP"
-    return "everything (TCP, UDP, ICMP ...)"
-
-
-def _class_words(c: ResolvedClass, total: Rate, turn: int, turns: int) -> ClassWords:
-    matches = tuple(MatchWords(traffic_words(m), BY_PROXY if m.needs_content else BY_KERNEL) for m in c.match)
+def _class_words(c: ResolvedClass, policy: TrafficPolicy, received: TrafficPolicy | None, turn: int) -> ClassWords:
+    matches = tuple(MatchWords(words.traffic_words(m), BY_PROXY if m.needs_content else BY_KERNEL) for m in c.match)
     deciders = {m.decided_by for m in matches}
     decided_by = BY_REST if c.name == DEFAULT_CLASS else BY_BOTH if len(deciders) > 1 else next(iter(deciders))
-    share = c.rate.bits_per_second / total.bits_per_second
-    if c.ceil <= c.rate:
-        lent = "and never more, since its ceil is its rate"
-    else:
-        place = _place(turn, turns)
-        lent = f"and may borrow up to {c.ceil.human} while others leave bandwidth unused (priority {c.priority}{place})"
-    sentence = f"is guaranteed {c.rate.human} ({percent(share)} of the total), {lent}."
-    return ClassWords(c.name, c.rate, c.ceil, c.priority, share, turn, decided_by, matches, sentence)
-
-
-def _place(turn: int, turns: int) -> str:
-    if turns == 1:
-        return ""
-    return ": lent to first" if turn == 1 else ": lent to last" if turn == turns else ""
-
-
-def _lending(classes: Sequence[ResolvedClass]) -> str:
-    borrowers = [c for c in classes if c.ceil > c.rate]
-    if not borrowers:
-        return "No class may borrow: each has exactly what is guaranteed to it."
-    groups = [
-        (priority, [c.name for c in group])
-        for priority, group in itertools.groupby(sorted(borrowers, key=lambda c: c.priority), key=lambda c: c.priority)
-    ]
-    steps = ", then to ".join(f"{_listed(names, 'and')} (priority {priority})" for priority, names in groups)
-    equals = any(len(names) > 1 for _, names in groups)
-    among = " Classes of one priority share it in proportion to their guarantees." if equals else ""
-    return f"What a class does not use is lent to {steps}, to each up to its ceil.{among}"
+    guarantees = policy.shaper is Shaper.HTB
+    return ClassWords(
+        c.name,
+        c.rate if guarantees else None,
+        c.ceil,
+        c.priority,
+        c.rate.bits_per_second / policy.total.bits_per_second if guarantees else None,
+        turn,
+        decided_by,
+        matches,
+        words.limits(c, policy),
+        (*words.waiting(c), *words.receiving(c.name, received)),
+    )
 
 
 def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> str:
@@ -149,13 +147,15 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> str:
         )
     if all(m.port for m in content):
         ports = sorted({p for m in content for p in m.port})
-        where = f"TCP connections to port {_either(str(p) for p in ports)}"
+        where = f"TCP connections to port {either(str(p) for p in ports)}"
     else:
         named = {p for p in silent_ports if any(p in ports for m in content for ports in m.port)}
         spared = [str(p) for p in silent_ports if p not in named]
-        where = f"TCP connections to any port except {_listed(spared, 'and')}" if spared else "TCP connections"
+        where = f"TCP connections to any port except {every(spared)}" if spared else "TCP connections"
     networks = sorted({str(n) for m in content for n in m.cidr}) if all(m.cidr for m in content) else []
-    inside = f" in {_either(networks)}" if networks else ""
+    inside = f" in {either(networks)}" if networks else ""
+    sources = sorted({str(n) for m in content for n in m.source}) if all(m.source for m in content) else []
+    inside += f" from {either(sources)}" if sources else ""
     return (
         f"Captured by the proxy: {where}{inside}, unless a match of port, network and protocol before it takes them. "
         "The proxy peeks at the first bytes, chooses the class, connects to the original destination and relays. "
@@ -163,24 +163,20 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> str:
     )
 
 
-def _notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iterable[str]:
-    limits = [(c.name, c.ceil) for c in policy.classes] + [(DEFAULT_CLASS, policy.default.ceil)]
-    for name, ceil in limits:
-        if ceil is not None and ceil > policy.total:
-            yield f"{name}: its ceil of {ceil.human} is above the total and is cut to {policy.total.human}."
-    if policy.default.rate is None:
-        yield f"default: no rate is written for it, so it gets {policy.default_rate.human} (1 % of the total, or less)."
+def _notes(policy: TrafficPolicy, silent_ports: tuple[int, ...], *, for_sidecar: bool) -> Iterable[str]:
+    yield from words.bandwidth_notes(policy)
     for index, match in ((i, m) for i, c in enumerate(policy.classes) for m in c.match):
         if match.host and (match.sni or match.alpn):
             yield (
                 f"{policy.classes[index].name}: a match asks for TLS (sni, alpn) and an HTTP host at once. "
                 "TLS hides the host, so it takes nothing. Write two matches if you mean either."
             )
+    if not for_sidecar:
+        return
     table = RoutingTable.of(policy, silent_ports)
     if table.needs_capture:
         yield from _content_notes(policy, silent_ports)
     yield "Loopback traffic is not touched. Answers to connections from outside go to the default class."
-    yield "What the interface sends is shaped. What it receives is not."
 
 
 def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iterable[str]:
@@ -189,7 +185,7 @@ def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iter
         others = [str(p) for p in silent_ports if p != _DNS_PORT]
         if others:
             yield (
-                f"On ports {_listed(others, 'and')} the server speaks first. "
+                f"On ports {every(others)} the server speaks first. "
                 "Names do not decide there unless the match names the port."
             )
         if _DNS_PORT in silent_ports:
@@ -199,15 +195,3 @@ def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iter
         "A connection that shows nothing within the detection timeout goes to the class of its port and address. "
         "The class is chosen once for a connection and stays."
     )
-
-
-def _names(patterns: Sequence[str]) -> str:
-    return _either(f"any name below {p[2:]}" if p.startswith("*.") else p for p in patterns)
-
-
-def _either(items: Iterable[str]) -> str:
-    return _listed(list(items), "or")
-
-
-def _listed(items: Sequence[str], word: str) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"

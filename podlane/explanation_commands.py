@@ -1,7 +1,7 @@
 """The commands that a policy equals: iptables-restore input, policy routing, tc; with comments saying why. Pure.
 
 The texts can be pasted into a root shell line by line or whole. They are what ``podlane sidecar`` puts in force, which
-does it by netlink and in transactions of its own.
+does it by netlink and in transactions of its own; for a policy that the sidecar cannot use, what ``podlane tc`` does.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import render
 from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy
+from tc_core.lanes import lanes_of
 from tc_core.marks import ClassIds
 from tc_core.policy import TrafficPolicy
-from tc_core.render import tc_commands
+from tc_core.policy_scope import beyond_packets, beyond_sidecar
+from tc_core.render import lanes_commands, tc_commands
 
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
 _IP: Final = {Family.V4: "ip", Family.V6: "ip -6"}
@@ -46,6 +48,8 @@ class Commands:
 
 def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSettings | None = None) -> Commands:
     """All commands for a checked policy on ``interface``."""
+    if beyond_sidecar(policy):
+        return _for_packets(policy, interface)
     settings = settings or CaptureSettings(interface=interface)
     ids = ClassIds.assign(c.name for c in policy.classes)
     ruleset = build_ruleset(policy, ids, settings)
@@ -55,6 +59,19 @@ def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSetting
         rules=tuple(_rules_lines([ruleset.of(family) for family in Family], restore, ids, settings)),
         tc=(*(f"# {line}" for line in _STOCK), *tc_commands(tree, interface)),
         restore=restore,
+    )
+
+
+def _for_packets(policy: TrafficPolicy, interface: str) -> Commands:
+    """Commands for a policy that the sidecar cannot use."""
+    if beyond_packets(policy):
+        nobody = ("# None: nobody can use this policy as it is.",)
+        return Commands(rules=nobody, tc=nobody, restore={})
+    lanes = lanes_of(policy, interface, ALL_FEATURES)
+    return Commands(
+        rules=("# None: podlane tc needs no rules. A program in a filter tells packets apart (see the tc commands).",),
+        tc=("# For a kernel that has all qdiscs and filters (see podlane check).", *lanes_commands(lanes, interface)),
+        restore={},
     )
 
 

@@ -101,6 +101,19 @@ def test_run_misused_ends_with_2(cli: CliRunner, policy: Path, arguments: list[s
     assert words in done.output
 
 
+@pytest.mark.parametrize("verb", [["run"], ["classify"]], ids=lambda verb: verb[0])
+def test_what_the_sidecar_cannot_do_is_refused_before_anything_is_touched(
+    cli: CliRunner, tmp_path: Path, verb: list[str]
+) -> None:
+    path = tmp_path / "prio.yaml"
+    path.write_text("total: 10Mbit\nshaper: prio\ningress: {total: 5Mbit}")
+    done = cli.invoke(main, [*verb, "--policy", str(path), "no-such-file-or-command"])
+    assert done.exit_code == 2, done.output
+    assert "prio.yaml: 2 problems" in done.output
+    assert "Write shaper: htb, or use podlane tc." in done.output
+    assert "Remove it, or use podlane tc." in done.output
+
+
 def test_run_without_root_says_to_use_sudo_and_why(
     cli: CliRunner, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,7 @@ def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> N
     text = document.read_text()
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         if "total:" in block:
-            assert parse_policy(block).classes
+            parse_policy(block)
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (document.parent / link).exists(), link
 

@@ -1,0 +1,285 @@
+"""``podlane tc``: traffic control of an interface, from one policy file, and undone as easily. Needs root to change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from podlane.console import MISUSED, OK, failing_clearly
+from podlane.traffic.history_commands import history
+from podlane.traffic.report import print_json, print_plan, report
+from tc_core.errors import UnitError
+from tc_core.units import Rate
+
+if TYPE_CHECKING:
+    from podlane.traffic.book import Book
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_DIFFERENT: Final = 1
+"""The exit code of `diff` when there is something to change, as diff(1) has it."""
+
+
+def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Rate | None:
+    try:
+        return None if value is None else Rate.parse(value)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _policy_options(command: _F) -> _F:
+    """The options that say which policy, in the order of the help text."""
+    for option in (
+        click.option("--replace", is_flag=True, help="Take over from a root qdisc that Podlane did not make."),
+        click.option("--total", callback=_rate, metavar="RATE", help="Replaces the policy's total, as in 50Mbit."),
+        click.option("--profile", metavar="NAME", help="A profile instead of a file (podlane tc profiles)."),
+        click.option("--file", "-f", metavar="FILE", help="Policy file (YAML or JSON); - is standard input."),
+    ):
+        command = option(command)
+    return command
+
+
+def _source(file: str | None, profile: str | None, total: Rate | None) -> str:
+    """The name of the policy's source; a usage error unless exactly one is given."""
+    if (file is None) == (profile is None):
+        raise click.UsageError("Name one policy: --file FILE, or --profile NAME with --total RATE.")
+    if profile is not None and total is None:
+        raise click.UsageError("A profile needs the bandwidth of the interface: add --total RATE, as in 50Mbit.")
+    if profile is not None:
+        return f"profile {profile}"
+    return "standard input" if file == "-" else str(file)
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  podlane tc show eth0
+  sudo podlane tc diff eth0 --file policy.yaml
+  sudo podlane tc apply eth0 --file policy.yaml
+  sudo podlane tc apply eth0 --profile web-server --total 100Mbit
+  sudo podlane tc history eth0
+  sudo podlane tc clear eth0
+
+Exit codes: 0 done, 1 failed, 2 the command line or the policy cannot be used; `diff` has those of diff(1).
+"""
+)
+@click.option(
+    "--history",
+    "history_file",
+    metavar="FILE",
+    envvar="PODLANE_HISTORY",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where changes are written down.  [env PODLANE_HISTORY; default: /var/lib/podlane/history.db for root]",
+)
+@click.option("--no-history", is_flag=True, help="Write nothing down, and look nothing up.")
+@click.pass_context
+def tc(ctx: click.Context, history_file: Path | None, no_history: bool) -> None:
+    """Show, change and undo the traffic control of an interface.
+
+    The same policies as for the sidecar, with the kernel alone: classes by port, network, protocol, application or
+    mark, on any interface, without a proxy. Every change is written down and can be undone.
+    """
+    from podlane.traffic.book import Book
+
+    ctx.obj = Book(history_file, is_kept=not no_history)
+
+
+tc.add_command(history)
+
+
+@tc.command(
+    short_help="Show what an interface has.",
+    epilog="""\b
+Examples:
+  podlane tc show eth0
+  podlane tc show eth0 --rates
+  podlane tc show eth0 --json | jq .sends.tree
+
+Exit codes: 0 shown, 1 there is no such interface.
+""",
+)
+@click.argument("interface")
+@click.option("--rates", is_flag=True, help="Look twice, a second apart, and show what each class sends now.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@click.pass_obj
+def show(book: Book, interface: str, rates: bool, as_json: bool) -> None:
+    """Show what INTERFACE has: the tree of classes, its limits and counters, and which traffic goes where.
+
+    Works on any tree, also on one that Podlane did not make, and changes nothing. Class names and matches are those
+    that the history has for the interface. Needs no root.
+    """
+    with failing_clearly():
+        from podlane import traffic
+        from podlane.traffic.changes import standing_of
+        from podlane.traffic.records import knowledge
+        from podlane.traffic.show import document, lines, look
+
+        with traffic.open_kernel() as kernel, book.glancing() as known:
+            shown = look(kernel, interface, knowledge(standing_of(known, interface), interface), with_rates=rates)
+        if as_json:
+            print_json(document(shown))
+            return
+        for line in lines(shown):
+            click.echo(line)
+
+
+@tc.command(
+    short_help="Bring an interface to a policy.",
+    epilog="""\b
+Examples:
+  sudo podlane tc apply eth0 --file policy.yaml
+  sudo podlane tc apply eth0 --file policy.yaml --dry-run
+  sudo podlane tc apply eth0 --profile home-fair --total 50Mbit
+  jq .spec policy.json | sudo podlane tc apply eth0 --file -
+
+Exit codes: 0 INTERFACE follows the policy; 1 the kernel refused, or there is no such interface; 2 the policy
+or an option cannot be used, and nothing has been touched.
+""",
+)
+@click.argument("interface")
+@_policy_options
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.pass_obj
+def apply(
+    book: Book,
+    interface: str,
+    file: str | None,
+    profile: str | None,
+    total: Rate | None,
+    replace: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Bring INTERFACE to a policy, and print the commands that this took.
+
+    Only what differs is changed, and what can be altered in place keeps its queue and its connections. A second time
+    nothing is left to do. Other programs' qdiscs at the root are left alone unless --replace says otherwise. Programs
+    of filters are cut short; --json has them whole.
+    """
+    source = _source(file, profile, total)
+    with failing_clearly():
+        from podlane import traffic
+        from podlane.traffic.changes import carry_out, to_policy
+        from podlane.traffic.policies import read_policy
+
+        policy = read_policy(file, profile, total)
+        with (
+            traffic.open_kernel(to_change=True) as kernel,
+            book.glancing() if dry_run else book.writing() as log,
+        ):
+            intent = to_policy(kernel, interface, policy, traffic.probe_features(), log, take_over=replace)
+            if dry_run:
+                print_plan(intent, as_json)
+                return
+            outcome = carry_out(kernel, log, intent)
+        report(intent, outcome, as_json, f"{interface} follows {source}")
+
+
+@tc.command(
+    short_help="Print what apply would do.",
+    epilog="""\b
+Examples:
+  sudo podlane tc diff eth0 --file policy.yaml
+  sudo podlane tc diff eth0 --file policy.yaml >/dev/null && echo up to date
+
+Exit codes, as those of diff(1): 0 nothing would change, 1 something would, 2 it cannot be told.
+""",
+)
+@click.argument("interface")
+@_policy_options
+@click.option("--json", "as_json", is_flag=True, help="The plan as JSON.")
+@click.pass_obj
+def diff(
+    book: Book,
+    interface: str,
+    file: str | None,
+    profile: str | None,
+    total: Rate | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Print what `apply` would do to INTERFACE: + what it adds, - what it takes away, ~ what it alters in place.
+
+    Changes nothing. Needs CAP_NET_ADMIN all the same, since which queues and filters this kernel has is found out by
+    trying, in a network namespace made for that.
+    """
+    _source(file, profile, total)
+    with failing_clearly(MISUSED):
+        from podlane import traffic
+        from podlane.traffic.changes import to_policy
+        from podlane.traffic.policies import read_policy
+
+        policy = read_policy(file, profile, total)
+        with traffic.open_kernel(to_change=True) as kernel, book.glancing() as log:
+            intent = to_policy(kernel, interface, policy, traffic.probe_features(), log, take_over=replace)
+        print_plan(intent, as_json)
+        sys.exit(_DIFFERENT if intent.steps else OK)
+
+
+@tc.command(
+    short_help="Take away what Podlane made on an interface.",
+    epilog="""\b
+Example:
+  sudo podlane tc clear eth0
+
+Exit codes: 0 nothing of Podlane's is left; 1 the kernel refused, or there is no such interface.
+""",
+)
+@click.argument("interface")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.pass_obj
+def clear(book: Book, interface: str, as_json: bool) -> None:
+    """Take away what Podlane made on INTERFACE: the tree, the redirection of what arrives, the ifb behind it.
+
+    What others made is left alone.
+    """
+    with failing_clearly():
+        from podlane import traffic
+        from podlane.traffic.changes import carry_out, to_nothing
+
+        with traffic.open_kernel(to_change=True) as kernel, book.writing() as log:
+            intent = to_nothing(kernel, interface, log)
+            outcome = carry_out(kernel, log, intent)
+        report(intent, outcome, as_json, f"{interface} has no lanes", nothing="nothing of Podlane's was there")
+
+
+@tc.command(
+    short_help="Print the JSON schema of policies.",
+    epilog="""\b
+Example:
+  podlane tc schema > policy.schema.json
+""",
+)
+def schema() -> None:
+    """Print the JSON schema of policies, for editors."""
+    with failing_clearly():
+        from tc_core.schema import policy_schema_text
+
+        click.echo(policy_schema_text(), nl=False)
+
+
+@tc.command(
+    short_help="List or print ready-made policies.",
+    epilog="""\b
+Examples:
+  podlane tc profiles
+  podlane tc profiles voip
+  sudo podlane tc apply eth0 --profile voip --total 20Mbit
+""",
+)
+@click.argument("name", required=False)
+def profiles(name: str | None) -> None:
+    """List the profiles, policies made ready for common needs; with NAME, print that one to start from."""
+    with failing_clearly():
+        from tc_core import profiles as shelf
+
+        if name is not None:
+            click.echo(shelf.profile_named(name).text, nl=False)
+            return
+        width = max(len(profile.name) for profile in shelf.profiles())
+        for profile in shelf.profiles():
+            click.echo(f"{click.style(f'{profile.name:<{width}}', bold=True)}  {profile.summary}")

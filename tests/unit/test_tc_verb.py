@@ -1,0 +1,662 @@
+"""``podlane tc`` as it is called, on a kernel in memory: what it says, what it changes, what it writes down."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from histories import ADA
+from histories import done as settled
+from trees import FW_FQ_CODEL, policy, tree_of
+
+from podlane import traffic
+from podlane.main import main
+from podlane.tc import tc
+from podlane.traffic import guard
+from podlane.traffic.records import Knowledge
+from podlane.traffic.show import lines, look
+from tc_core import reconcile
+from tc_core.capability import ALL_FEATURES
+from tc_core.fake import FakeKernel
+from tc_core.handles import ROOT, Handle
+from tc_core.history import SqliteHistory, this_namespace
+from tc_core.model import HtbQdisc, Link, Observed, OtherQdisc
+from tc_core.stats import ClassStats
+from tc_core.units import Rate
+
+POLICY = """
+total: 100Mbit
+classes:
+  - {name: db, rate: 20Mbit, ceil: 50Mbit, priority: 1, match: [{port: 5432, protocol: tcp}]}
+  - {name: backup, rate: 1Mbit, ceil: 10Mbit, priority: 7, match: [{cidr: [10.0.0.0/8], port: 873}]}
+"""
+ONLY_BACKUP = """
+total: 100Mbit
+classes:
+  - {name: backup, rate: 1Mbit, ceil: 10Mbit, priority: 7, match: [{cidr: [10.0.0.0/8], port: 873}]}
+"""
+FOREIGN = Observed(Link("eth0"), (HtbQdisc(Handle(5), 0x10),))
+
+
+class Terminal:
+    """Calls ``podlane tc`` with a kernel, a history and a directory of its own."""
+
+    def __init__(self, kernel: FakeKernel, directory: Path) -> None:
+        self.kernel = kernel
+        self.directory = directory
+        self.history = directory / "history.db"
+        self.policy = self.write("policy.yaml", POLICY)
+
+    def write(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.write_text(text)
+        return str(path)
+
+    def __call__(self, *arguments: str, input: str | bytes | None = None, color: bool = False) -> Result:
+        command = ["tc", "--history", str(self.history), *arguments]
+        return CliRunner().invoke(main, command, input=input, color=color)
+
+    def applied(self, text: str = POLICY) -> Result:
+        done = self("apply", "eth0", "--file", self.write("applied.yaml", text))
+        assert done.exit_code == 0, done.output
+        return done
+
+    def changes(self) -> list[dict[str, Any]]:
+        found = json.loads(self("history", "--json").stdout)
+        assert isinstance(found, list)
+        return found
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel("eth0", "lo")
+
+
+@pytest.fixture
+def podlane(kernel: FakeKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setattr(traffic, "open_kernel", lambda **_: kernel)
+    monkeypatch.setattr(traffic, "probe_features", lambda: ALL_FEATURES)
+    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: False)
+    return Terminal(kernel, tmp_path)
+
+
+# --- apply, diff, clear ----------------------------------------------------------------------------------------------
+
+
+def test_apply_prints_its_commands_and_one_sentence(podlane: Terminal) -> None:
+    done = podlane("apply", "eth0", "--file", podlane.policy)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("+ tc qdisc add dev eth0 root handle 1: htb default 1ff")
+    assert len(lines) == len(podlane.kernel.applied)
+    assert done.stderr == (
+        f"podlane: eth0 follows {podlane.policy}: {len(lines)} changes made (change 1 of the history).\n"
+    )
+
+
+def test_a_second_time_nothing_is_left_to_do_or_to_write_down(podlane: Terminal) -> None:
+    podlane.applied()
+    made = len(podlane.kernel.applied)
+    done = podlane("apply", "eth0", "--file", podlane.policy)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"podlane: eth0 follows {podlane.policy}: nothing to change.\n"
+    assert len(podlane.kernel.applied) == made
+    assert len(podlane.changes()) == 1
+
+
+def test_programs_of_filters_are_cut_short_for_people_only(podlane: Terminal) -> None:
+    arguments = ("diff", "eth0", "--file", podlane.policy)
+    [shown] = [line for line in podlane(*arguments).stdout.splitlines() if "bytecode" in line]
+    commands = [step["command"] for step in json.loads(podlane(*arguments, "--json").stdout)["commands"]]
+    [whole] = [command for command in commands if "bytecode" in command]
+    count = shown.partition("bytecode '")[2].partition(",")[0]
+    assert shown.endswith(f"bytecode '{count},…'")
+    assert len(whole.partition("bytecode '")[2].split(",")) == int(count) + 1
+
+
+def test_diff_has_the_exit_codes_of_diff(podlane: Terminal) -> None:
+    before = podlane("diff", "eth0", "--file", podlane.policy)
+    assert before.exit_code == 1
+    assert before.stderr == f"podlane: eth0: {len(before.stdout.splitlines())} changes would be made.\n"
+    assert podlane.kernel.applied == []
+    assert not podlane.history.exists()
+    assert podlane.applied().stdout == before.stdout
+    after = podlane("diff", "eth0", "--file", podlane.policy)
+    assert (after.exit_code, after.stdout, after.stderr) == (0, "", "podlane: eth0: nothing to change.\n")
+    assert podlane("diff", "eth1", "--file", podlane.policy).exit_code == 2
+
+
+def test_signs_tell_what_comes_what_goes_and_what_is_altered(podlane: Terminal) -> None:
+    podlane.applied()
+    changed = podlane.write("changed.yaml", ONLY_BACKUP.replace("10Mbit", "30Mbit"))
+    plain = podlane("diff", "eth0", "--file", changed).stdout
+    by_sign = {line[0]: line for line in plain.splitlines()}
+    assert by_sign["-"] == "- tc class del dev eth0 classid 1:101"
+    assert "class change dev eth0 parent 1:1 classid 1:102" in plain
+    assert by_sign["~"].startswith("~ tc ")
+    coloured = podlane("diff", "eth0", "--file", changed, color=True).stdout
+    assert "\x1b[31m- tc class del" in coloured
+    assert "\x1b[33m~ tc class change" in coloured
+    assert click.unstyle(coloured) == plain
+
+
+def test_no_color_is_respected(podlane: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    for arguments in (["diff", "eth0", "--file", podlane.policy], ["show", "eth0"], ["profiles"]):
+        assert "\x1b" not in podlane(*arguments, color=True).output
+
+
+def test_dry_run_only_talks(podlane: Terminal) -> None:
+    done = podlane("apply", "eth0", "--file", podlane.policy, "--dry-run")
+    assert done.exit_code == 0
+    assert done.stdout == podlane("diff", "eth0", "--file", podlane.policy).stdout
+    assert podlane.kernel.applied == []
+    assert not podlane.history.exists()
+
+
+def test_apply_as_json(podlane: Terminal) -> None:
+    done = podlane("apply", "eth0", "--file", podlane.policy, "--json")
+    document = json.loads(done.stdout)
+    assert document["result"] == "done"
+    assert document["change"] == 1
+    assert document["made"] == len(document["commands"]) == len(podlane.kernel.applied)
+    again = json.loads(podlane("apply", "eth0", "--file", podlane.policy, "--json").stdout)
+    assert (again["result"], again["made"], again["change"]) == ("nothing to change", 0, None)
+
+
+def test_a_policy_from_standard_input(podlane: Terminal) -> None:
+    done = podlane("apply", "eth0", "--file", "-", input=POLICY)
+    assert done.exit_code == 0
+    assert "eth0 follows standard input" in done.stderr
+
+
+def test_standard_input_that_is_no_text(podlane: Terminal) -> None:
+    done = podlane("apply", "eth0", "--file", "-", input=b"total: \xff")
+    assert done.exit_code == 2
+    assert "standard input: Not UTF-8 text (byte 7)." in done.stderr
+
+
+def test_the_total_can_be_replaced(podlane: Terminal) -> None:
+    podlane("apply", "eth0", "--file", podlane.policy, "--total", "60Mbit")
+    assert podlane.changes()[0]["after"]["policy"]["total"] == "60Mbit"
+
+
+def test_a_profile_is_applied_for_its_total(podlane: Terminal) -> None:
+    done = podlane("apply", "eth0", "--profile", "voip", "--total", "20Mbit")
+    assert done.exit_code == 0
+    assert "eth0 follows profile voip" in done.stderr
+    assert podlane.changes()[0]["after"]["policy"]["total"] == "20Mbit"
+
+
+def test_clear_takes_ours_away_and_says_so_when_nothing_was_there(podlane: Terminal) -> None:
+    podlane.applied(POLICY + "ingress: {total: 50Mbit}\n")
+    assert "ifb-eth0" in podlane.kernel.interfaces()
+    done = podlane("clear", "eth0")
+    assert done.exit_code == 0
+    assert "- tc qdisc del dev eth0 root" in done.stdout.splitlines()
+    assert "eth0 has no lanes" in done.stderr
+    assert "ifb-eth0" not in podlane.kernel.interfaces()
+    again = podlane("clear", "eth0")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert again.stderr == "podlane: eth0 has no lanes: nothing of Podlane's was there.\n"
+    assert [change["action"] for change in podlane.changes()] == ["clear", "apply"]
+
+
+@pytest.mark.parametrize(("verb", "code"), [("apply", 1), ("diff", 2)])
+def test_somebody_elses_root_is_named_with_the_way_out(podlane: Terminal, verb: str, code: int) -> None:
+    podlane.kernel.put(FOREIGN)
+    done = podlane(verb, "eth0", "--file", podlane.policy)
+    assert done.exit_code == code
+    assert "root handle 5: htb" in done.stderr
+    assert "--replace" in done.stderr
+    assert podlane.kernel.applied == []
+    assert podlane("clear", "eth0").exit_code == 0
+    assert podlane.kernel.observe("eth0") == FOREIGN
+    taking_over = podlane(verb, "eth0", "--file", podlane.policy, "--replace")
+    assert taking_over.exit_code == {"apply": 0, "diff": 1}[verb]
+    assert taking_over.stdout.startswith("- tc qdisc del dev eth0 root\n+ tc qdisc add")
+    assert bool(podlane.kernel.applied) == (verb == "apply")
+
+
+def test_classes_that_stay_keep_their_handles(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.applied(ONLY_BACKUP)
+    assert podlane.changes()[0]["after"]["ids"]["backup"] == 2
+    assert {str(c.handle) for c in podlane.kernel.observe("eth0").classes} == {"1:1", "1:102", "1:1ff"}
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["apply", "eth0"], "Name one policy"),
+        (["apply", "eth0", "--file", "x", "--profile", "voip", "--total", "1Mbit"], "Name one policy"),
+        (["apply", "eth0", "--profile", "voip"], "--total RATE"),
+        (["diff", "eth0", "--file", "x", "--total", "10"], "has no unit"),
+        (["apply", "--file", "x"], "Missing argument 'INTERFACE'"),
+        (["apply", "eth0", "--profile", "viop", "--total", "1Mbit"], "Did you mean voip?"),
+        (["profiles", "nothing"], "There is no profile"),
+        (["apply", "eth0", "--file", "/nowhere/policy.yaml"], "cannot be read"),
+        (["history", "show", "first"], "'first' is not a valid integer"),
+        (["history", "diff", "0"], "0 is not in the range"),
+        (["history", "eth0", "--limit", "0"], "0 is not in the range"),
+        (["shwo", "eth0"], "No such command 'shwo'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_command_line_that_cannot_be_used(podlane: Terminal, arguments: list[str], words: str) -> None:
+    done = podlane(*arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert podlane.kernel.applied == []
+
+
+def test_a_bad_policy_is_refused_with_all_its_problems(podlane: Terminal) -> None:
+    bad = podlane.write("bad.yaml", POLICY.replace("rate: 20Mbit", "rate: 200Mbit").replace("10Mbit", "100kbit"))
+    for verb in ("apply", "diff"):
+        done = podlane(verb, "eth0", "--file", bad)
+        assert done.exit_code == 2
+        assert f"{bad}: 3 problems" in done.stderr
+    assert not podlane.history.exists()
+
+
+def test_names_need_a_proxy_and_the_error_says_so(podlane: Terminal) -> None:
+    names = podlane.write("names.yaml", "total: 1Mbit\nclasses: [{name: a, rate: 100kbit, match: [{sni: a.example}]}]")
+    done = podlane("apply", "eth0", "--file", names)
+    assert done.exit_code == 2
+    assert f"{names}: classes[0].match[0]: sni" in done.stderr
+    assert "podlane sidecar" in done.stderr
+
+
+@pytest.mark.parametrize("verb", [["show"], ["clear"], ["apply", "--file", "-"]], ids=lambda words: words[0])
+def test_an_interface_that_is_not_there(podlane: Terminal, verb: list[str]) -> None:
+    done = podlane(verb[0], "eth7", *verb[1:], input=POLICY)
+    assert done.exit_code == 1
+    assert "There is no interface 'eth7'" in done.stderr
+    assert "It has: eth0, lo." in done.stderr
+
+
+def test_a_refusal_half_way_is_told_written_down_and_gone_on_from(podlane: Terminal) -> None:
+    podlane.kernel.fail_at(3, errno.EOPNOTSUPP)
+    done = podlane("apply", "eth0", "--file", podlane.policy)
+    assert done.exit_code == 1
+    assert len(done.stdout.splitlines()) == 3
+    assert "Change 4 of" in done.stderr
+    assert "podlane check" in done.stderr
+    [change] = podlane.changes()
+    assert (change["result"], change["made"]) == ("failed", 3)
+    told = podlane("history", "show", "1").stdout
+    assert "stopped half-way" in told
+    marks = [line.split()[0] for line in told.partition("Commands\n")[2].partition("\n\n")[0].splitlines()]
+    assert marks == ["✓"] * 3 + ["✗"] + ["–"] * (len(change["commands"]) - 4)
+    assert "Change 1 (apply) is failed: what it left is not certain" in podlane("show", "eth0").stdout
+    assert "goes on from there" in change["error"]
+    podlane.applied()
+    assert podlane("diff", "eth0", "--file", podlane.policy).exit_code == 0
+    assert [change["result"] for change in podlane.changes()] == ["done", "failed"]
+
+
+def test_a_history_that_cannot_be_written_stops_everything_before_it_begins(podlane: Terminal) -> None:
+    podlane.history = Path("/proc/nothing/history.db")
+    done = podlane("apply", "eth0", "--file", podlane.policy)
+    assert done.exit_code == 1
+    assert "/proc/nothing/history.db cannot be used" in done.stderr
+    assert "Nothing has been changed" in done.stderr
+    assert podlane.kernel.applied == []
+
+
+def test_a_damaged_history_does_not_keep_anybody_from_looking(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.history.write_text("not a database" * 100)
+    shown = podlane("show", "eth0")
+    assert shown.exit_code == 0
+    assert "1:101" in shown.stdout
+    assert "cannot be used" in shown.stderr
+    assert podlane("history").exit_code == 1
+
+
+def test_without_a_history_nothing_is_written_and_nothing_known(podlane: Terminal) -> None:
+    done = podlane("--no-history", "apply", "eth0", "--file", podlane.policy)
+    assert done.exit_code == 0
+    assert "of the history" not in done.stderr
+    assert not podlane.history.exists()
+    assert "does not say from which policy" in podlane("--no-history", "show", "eth0").stdout
+    assert podlane("--no-history", "history").exit_code == 1
+    podlane.applied(ONLY_BACKUP)
+    assert "does not say from which policy" in podlane("--no-history", "show", "eth0").stdout
+
+
+def test_the_history_can_be_named_by_the_environment(podlane: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = podlane.directory / "mine.db"
+    monkeypatch.setenv("PODLANE_HISTORY", str(mine))
+    done = CliRunner().invoke(main, ["tc", "apply", "eth0", "--file", podlane.policy])
+    assert done.exit_code == 0
+    assert mine.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["apply", "eth0", "--file", "-"], ["diff", "eth0", "--file", "-"], ["clear", "eth0"]],
+    ids=lambda a: a[0],
+)
+def test_without_the_privilege_it_is_named(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.netfilter.backend.has_net_admin", lambda: False)
+    path = tmp_path / "history.db"
+    done = CliRunner().invoke(main, ["tc", "--history", str(path), *arguments], input=POLICY)
+    assert done.exit_code == (2 if arguments[0] == "diff" else 1)
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert "sudo" in done.stderr
+    assert not path.exists()
+
+
+# --- beside a sidecar ------------------------------------------------------------------------------------------------
+
+_SOCKETS = """Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00000000 0001 01 28714 @podlane/sidecar{more}
+0000000000000000: 00000003 00000000 00000000 0001 03 28715
+"""
+
+
+def test_a_sidecar_is_seen_by_its_lock() -> None:
+    assert guard.sidecar_runs_here(_SOCKETS.format(more=""))
+    assert not guard.sidecar_runs_here(_SOCKETS.format(more="2"))
+    assert not guard.sidecar_runs_here("Num       RefCount Protocol Flags    Type St Inode Path\n")
+
+
+@pytest.mark.parametrize("verb", [["clear", "eth0"], ["apply", "eth0", "--file", "-"]], ids=lambda words: words[0])
+def test_what_a_sidecar_shapes_is_its_business(
+    podlane: Terminal, verb: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: True)
+    reconcile.apply(podlane.kernel, "eth0", tree_of(policy(api="1Mbit"), FW_FQ_CODEL))
+    before = list(podlane.kernel.applied)
+    done = podlane(*verb, input=POLICY)
+    assert done.exit_code == 1
+    assert "A sidecar shapes eth0 in this network namespace. Change its policy file instead" in done.stderr
+    assert podlane.kernel.applied == before
+    assert "made by the sidecar that runs here" in podlane("show", "eth0").stdout
+
+
+def test_what_a_sidecar_does_not_shape_is_ours(podlane: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: True)
+    podlane.applied()
+    assert podlane("clear", "eth0").exit_code == 0
+
+
+# --- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_show_has_names_limits_counters_and_traffic(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.kernel.count(Handle(1, 0x101), ClassStats(bytes=3 * 2**20, packets=2345, drops=7))
+    podlane.kernel.queue(Handle(1, 0x101), 2048)
+    made = len(podlane.kernel.applied)
+    said = podlane("show", "eth0").stdout.splitlines()
+    assert said[0] == "eth0 sends: Podlane's, as change 1 left it"
+    [db] = [line for line in said if "─ db 1:101" in line]
+    assert [cell.strip() for cell in db.split("  ") if cell.strip()][1:] == [
+        "20 Mbit/s", "50 Mbit/s", "1", "3.0 MiB", "2345", "7", "2.0 KiB", "fq_codel, target 5ms",
+    ]  # fmt: skip
+    assert "    TCP on port 5432 → db" in said
+    assert said[-1] == "eth0 receives: not limited"
+    assert len(podlane.kernel.applied) == made
+
+
+def test_show_of_what_is_received(podlane: Terminal) -> None:
+    limited = (
+        POLICY.replace("name: db,", "name: db, ingress: {rate: 5Mbit, ceil: 20Mbit},") + "ingress: {total: 50Mbit}\n"
+    )
+    podlane.applied(limited)
+    said = podlane("show", "eth0").stdout
+    received = said.partition("eth0 receives: ")[2]
+    assert received.startswith("through ifb-eth0, Podlane's\n")
+    assert "db 1:101         5 Mbit/s  20 Mbit/s" in received
+    assert "→ db\n" in received
+    assert "10.0.0.0/8 → default\n" in received  # it does not limit what it receives
+    document = json.loads(podlane("show", "eth0", "--json").stdout)
+    assert document["receives"]["through"]["device"] == "ifb-eth0"
+    assert document["receives"]["filters"][0]["words"] == "everything → ifb-eth0"
+
+
+@pytest.mark.parametrize(
+    ("observed", "words"),
+    [
+        (FOREIGN, "eth0 sends: not Podlane's: htb"),
+        (Observed(Link("eth0"), (OtherQdisc(Handle(0), ROOT, "noqueue"),)), "eth0 sends: the kernel's own choice"),
+        (Observed(Link("eth0", is_up=False)), "(the interface is down)"),
+        (Observed(Link("eth0"), (OtherQdisc(Handle(7), ROOT, "hfsc"),)), "eth0 sends: not Podlane's: hfsc"),
+    ],
+    ids=["foreign htb", "default", "down and bare", "unknown kind"],
+)
+def test_show_of_what_others_made(podlane: Terminal, observed: Observed, words: str) -> None:
+    podlane.kernel.put(observed)
+    done = podlane("show", "eth0")
+    assert done.exit_code == 0
+    assert words in done.stdout
+    assert json.loads(podlane("show", "eth0", "--json").stdout)["interface"] == "eth0"
+
+
+def test_show_says_when_somebody_changed_it_by_hand(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.kernel.put(FakeKernel("eth0").observe("eth0"))
+    assert "what change 1 left is gone: apply it again" in podlane("show", "eth0").stdout
+    podlane("--no-history", "apply", "eth0", "--file", podlane.write("b.yaml", ONLY_BACKUP))
+    said = podlane("show", "eth0").stdout
+    assert "but not as change 1 left it: apply its policy again" in said
+    assert "its policy is not recorded" in said
+
+
+def test_show_as_json_has_everything(podlane: Terminal) -> None:
+    podlane.applied()
+    document = json.loads(podlane("show", "eth0", "--json").stdout)
+    assert document["recorded"]["change"] == 1
+    assert document["recorded"]["in_force"] is True
+    total = document["sends"]["tree"]["children"][0]
+    db = next(child for child in total["children"] if child["name"] == "db")
+    assert (db["handle"], db["guaranteed"], db["ceiling"], db["priority"]) == ("1:101", 20_000_000, 50_000_000, 1)
+    assert db["queue"]["kind"] == "fq_codel"
+    assert db["counters"]["bytes"] == 0
+    assert db["now"] is None
+    assert document["sends"]["traffic"][-1] == "everything else → default (1:1ff)"
+
+
+def test_rates_are_the_difference_of_two_readings(podlane: Terminal) -> None:
+    podlane.applied()
+    handle = Handle(1, 0x102)
+    podlane.kernel.count(handle, ClassStats(bytes=1000))
+
+    def a_second_later(seconds: float) -> None:
+        assert seconds == 1
+        podlane.kernel.count(handle, ClassStats(bytes=126_000))
+
+    shown = look(podlane.kernel, "eth0", Knowledge(), with_rates=True, pause=a_second_later)
+    assert shown.sends.root is not None
+    assert {str(node.handle): str(node.now) for node in shown.sends.root.walk() if node.now != Rate(0)} == {
+        "1:102": "1Mbit"
+    }
+    assert any(line.endswith("1 Mbit/s  fq_codel, target 5ms") for line in lines(shown))
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+
+
+def test_history_lists_newest_first(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane("clear", "eth0")
+    listed = podlane("history").stdout.splitlines()
+    assert listed[0].split() == ["number", "when", "who", "interface", "action", "result", "changes"]
+    assert [line.split()[0] for line in listed[1:]] == ["3", "1"]
+    assert "eth0       clear   done" in listed[1]
+    assert podlane("history", "eth0", "--limit", "1").stdout.splitlines() == listed[:2]
+    assert podlane("history", "list", "eth0").stdout.splitlines() == listed
+    assert "Nothing was recorded for lo" in podlane("history", "lo").stderr
+
+
+def test_history_before_anything_happened(podlane: Terminal) -> None:
+    done = podlane("history")
+    assert done.exit_code == 0
+    assert "Nothing was recorded" in done.stderr
+    assert json.loads(podlane("history", "--json").stdout) == []
+    assert podlane("history", "show", "1").exit_code == 1
+    assert not podlane.history.exists()
+
+
+def test_history_show_has_who_when_what_before_and_after(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.applied(ONLY_BACKUP)
+    said = podlane("history", "show", "3").stdout
+    assert "Change 3: apply on eth0" in said
+    assert "  ✓ tc class del dev eth0 classid 1:101" in said
+    before, after = said.partition("\nBefore")[2].split("\nAfter")
+    assert "name: db" in before
+    assert "name: db" not in after
+    record = json.loads(podlane("history", "show", "3", "--json").stdout)
+    assert record["made"] == len(record["commands"])
+    assert record["who"]["pid"] > 0
+    assert (
+        "It" in podlane("history", "show", "9").stderr
+        or "There is no change 9" in podlane("history", "show", "9").stderr
+    )
+
+
+def test_history_diff_compares_states(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.applied(ONLY_BACKUP)
+    between = podlane("history", "diff", "1", "3")
+    assert between.exit_code == 1
+    assert between.stdout.startswith("--- after change 1\n+++ after change 3\n")
+    assert "-- name: db" in between.stdout.splitlines()
+    now = podlane("history", "diff", "1")
+    assert now.stdout == between.stdout.replace("after change 3", "eth0 now")
+    same = podlane("history", "diff", "3")
+    assert (same.exit_code, same.stdout) == (0, "")
+    assert podlane("history", "diff", "1", "99").exit_code == 2
+
+
+def test_history_restore_brings_an_earlier_state_back(podlane: Terminal) -> None:
+    podlane.applied()
+    first = podlane.kernel.observe("eth0")
+    podlane.applied(ONLY_BACKUP)
+    rehearsed = podlane("history", "restore", "1", "--dry-run")
+    assert rehearsed.exit_code == 0
+    assert len(podlane.changes()) == 2
+    done = podlane("history", "restore", "1")
+    assert done.exit_code == 0
+    assert done.stdout == rehearsed.stdout
+    assert "eth0 is as change 1 left it" in done.stderr
+    assert podlane("diff", "eth0", "--file", podlane.policy).exit_code == 0
+    assert {c.handle for c in first.classes} == {c.handle for c in podlane.kernel.observe("eth0").classes}
+    newest = podlane.changes()[0]
+    assert (newest["action"], newest["result"]) == ("restore", "done")
+    assert newest["after"]["policy"] == podlane.changes()[2]["after"]["policy"]
+
+
+def test_history_restore_of_a_cleared_interface_clears(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane("clear", "eth0")
+    podlane.applied()
+    done = podlane("history", "restore", "3")
+    assert done.exit_code == 0
+    assert podlane.kernel.observe("eth0").classes == ()
+    assert podlane.changes()[0]["action"] == "restore"
+
+
+def test_what_a_failed_change_left_cannot_be_restored(podlane: Terminal) -> None:
+    podlane.kernel.fail_at(2)
+    podlane("apply", "eth0", "--file", podlane.policy)
+    done = podlane("history", "restore", "1")
+    assert done.exit_code == 1
+    assert "Change 1 is failed" in done.stderr
+
+
+def test_another_namespaces_state_is_restored_with_a_word_about_it(podlane: Terminal) -> None:
+    podlane.applied()
+    after = podlane.changes()[0]["after"]
+    with SqliteHistory(podlane.history) as log:
+        number = settled(log, namespace="boot/net:[1]/1", before=None, after=after, commands=()).number
+    podlane("clear", "eth0")
+    listed = podlane("history").stdout
+    assert "eth0 *" in listed
+    assert "*: in another network namespace" in listed
+    done = podlane("history", "restore", str(number))
+    assert done.exit_code == 0
+    assert "was made in another network namespace" in done.stderr
+    assert podlane("diff", "eth0", "--file", podlane.policy).exit_code == 0
+
+
+@pytest.fixture
+def interrupted(podlane: Terminal) -> Terminal:
+    """After a change that was done, one whose process is gone."""
+    podlane.applied(ONLY_BACKUP)
+    record = podlane.changes()[0]
+    with SqliteHistory(podlane.history) as log:
+        log.start(
+            interface="eth0", namespace=this_namespace(), action="apply", who=ADA,
+            before=record["after"], after={"policy": {"total": "1Mbit"}, "ids": {"default": 255}}, commands=["tc qdisc ..."],
+        )  # fmt: skip
+    return podlane
+
+
+def test_an_interrupted_change_is_shown_as_such_with_the_remedy(interrupted: Terminal) -> None:
+    listed = interrupted("history").stdout
+    assert listed.splitlines()[1].split()[-4:] == ["interrupted", "?", "of", "1"]
+    assert "Change 3 was interrupted" in listed
+    assert "podlane tc apply eth0" in listed
+    assert "  ? tc qdisc ..." in interrupted("history", "show", "3").stdout
+    shown = interrupted("show", "eth0").stdout
+    assert "as change 1 left it" in shown  # which is what the kernel says
+    assert "! Change 3 (apply) is interrupted: what it left is not certain." in shown
+    assert "Change 3 is interrupted" in interrupted("history", "diff", "1").stderr
+
+
+def test_applying_again_settles_it(interrupted: Terminal) -> None:
+    path = interrupted.write("again.yaml", ONLY_BACKUP)
+    done = interrupted("apply", "eth0", "--file", path)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "nothing to change, now written down (change 4 of the history)" in done.stderr
+    assert "not certain" not in interrupted("show", "eth0").stdout
+    assert "nothing to change.\n" in interrupted("apply", "eth0", "--file", path).stderr
+
+
+# --- schema, profiles, help ------------------------------------------------------------------------------------------
+
+
+def test_schema_is_the_published_one(podlane: Terminal) -> None:
+    from tc_core.schema import policy_schema
+
+    assert json.loads(podlane("schema").stdout) == policy_schema()
+
+
+def test_profiles_are_listed_and_printed(podlane: Terminal) -> None:
+    from tc_core.policy_file import parse_policy
+    from tc_core.profiles import profiles
+
+    listed = podlane("profiles").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [profile.name for profile in profiles()]
+    for profile in profiles():
+        printed = podlane("profiles", profile.name).stdout
+        assert printed == profile.text
+        assert parse_policy(printed) == profile.policy()
+
+
+def _pages(command: click.Command, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    if not isinstance(command, click.Group):
+        return [words]
+    return [words, *(page for name, each in command.commands.items() for page in _pages(each, (*words, name)))]
+
+
+@pytest.mark.parametrize("page", _pages(tc, ()), ids=" ".join)
+def test_every_page_of_help_can_be_read(page: tuple[str, ...], podlane: Terminal) -> None:
+    done = podlane(*page, "--help")
+    assert done.exit_code == 0
+    assert "Usage: " in done.output
+    assert max(map(len, done.output.splitlines())) <= 110
