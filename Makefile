@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+IPTABLES_STAMP := $(VENV)/.python-iptables
 PYTEST_ARGS ?=
 
 .PHONY: build demo test test-stock-kernel unit lint format constraints system-packages clean
@@ -16,16 +17,23 @@ $(STAMP): pyproject.toml constraints.txt tools/make-venv
 	@tools/make-venv $(VENV)
 	@touch $@
 
+# python-iptables has a C part and no wheels: the one package that needs a compiler, and only the tests use it.
+$(IPTABLES_STAMP): $(STAMP)
+	@tools/system-packages gcc libc6-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[python-iptables]'
+	@touch $@
+
 system-packages:  ## Debian packages that the demo and the tests use
 	@tools/system-packages
 
 demo: build system-packages  ## servers and clients in namespaces, a live table, a plot in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: build system-packages lint  ## everything, real-kernel tests included
+test: build $(IPTABLES_STAMP) system-packages lint  ## everything, real-kernel tests included
+	@tools/system-packages --optional chromium
 	@tools/as-root $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-stock-kernel: build system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
+test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
 	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
 
 unit: build  ## the fast pure tests
