@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from podlane.captures.streams import FirstBytes
 from sidecar.protocols.detect import Detection
 from sidecar.protocols.quic_initial import QuicInitialReader
+from sidecar.protocols.streams import FirstBytes
 
 _AFRESH: Final = 16
 """Segments at which the detector may start anew in a direction that the capture shows from its middle on."""
@@ -37,6 +37,12 @@ class Half:
         """The opposite direction."""
         first, second = self.flow.halves
         return second if self is first else first
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory because something may still be learnt from them."""
+        of_stream = 0 if self.stream is None else self.stream.held
+        return of_stream if self.initials is None else of_stream + self.initials.held
 
 
 class Flow:

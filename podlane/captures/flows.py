@@ -11,8 +11,8 @@ UDP: who sent QUIC Initials that open as a client's do. Where that tells nothing
 the other is not, else who was seen first is the client.
 
 **Memory.** Only first bytes are held, for as long as they can decide, in all no more than ``max_held``; and no more
-than ``max_flows`` flows. What has ended leaves first, then what was silent longest. A flow is given away when it
-leaves, and at the end, in the order of the capture.
+than ``max_flows`` flows. What has ended leaves first, then what was silent longest; where bytes are too many, only
+flows that hold some. A flow is given away when it leaves, and at the end, in the order of the capture.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Final
 from podlane.captures.flow import Flow, Half, Seen
 from podlane.captures.fragments import Reassembler
 from podlane.captures.links import NOT_IP, ip_start, known
-from podlane.captures.packets import TCP, UDP, Payload, read_ip
 from podlane.captures.quic import is_quic, read_datagram
-from podlane.captures.streams import FirstBytes
 from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.protocols.packets import TCP, UDP, Payload, read_ip
 from sidecar.protocols.quic_initial import QuicInitialReader
+from sidecar.protocols.streams import FirstBytes
 
 MAX_FLOWS: Final = 100_000
 """At most; some 150 MB of memory (measured)."""
@@ -227,12 +227,16 @@ class FlowTable:
     def _make_room(self) -> None:
         """Give away some flows: those that have ended, then those silent for longest. The current one stays."""
         flows = [half.flow for half in self._halves.values() if half is half.flow.halves[0]]
+        flows = [flow for flow in flows if flow.last != self.seen.packets]
+        if self._held > self._max_held:  # those that hold nothing would make no room
+            flows = [flow for flow in flows if any(half.held for half in flow.halves)]
         flows.sort(key=lambda flow: (not flow.closed, flow.last))
-        leaving = flows[: max(1, len(flows) // _EVICTED_SHARE)]
-        for flow in leaving:
-            if flow.last != self.seen.packets:
-                self.seen.evicted += not flow.closed
-                self._remove(flow)
+        share = max(1, len(flows) // _EVICTED_SHARE)
+        for index, flow in enumerate(flows):
+            if index >= share and self._held <= self._max_held:
+                break
+            self.seen.evicted += not flow.closed
+            self._remove(flow)
 
     def _remove(self, flow: Flow) -> None:
         self._halves.pop(flow.key)
@@ -250,12 +254,8 @@ class FlowTable:
 
     def _drop(self, half: Half) -> None:
         """Nothing more is to be learnt from this direction."""
-        if half.stream is not None:
-            self._held -= half.stream.held
-            half.stream = None
-        if half.initials is not None:
-            self._held -= half.initials.held
-            half.initials = None
+        self._held -= half.held
+        half.stream = half.initials = None
 
 
 def _rest(flow: Flow) -> Detection | None:

@@ -6,17 +6,21 @@ gets whole in length; its bytes end where the first ones are missing.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from podlane.captures.packets import Payload, behind_extensions
+from sidecar.protocols.packets import Payload, behind_extensions
 
 MAX_DATAGRAMS: Final = 256
-"""Datagrams in the making at once, 16 MiB at most; the oldest is given up for a new one."""
+"""Datagrams in the making at once, 32 MiB at most; the oldest is given up for a new one."""
 _MAX_DATAGRAM: Final = 65_535
 """Longest IP payload in bytes that fragments can make (RFC 791 3.1, RFC 8200 4.5)."""
-_MAX_PIECES: Final = 2048
-"""Fragments of one datagram. The smallest link that IPv4 allows (68 bytes, RFC 791 3.2) makes 1,366."""
+_MISSING: Final = b"\0"
+_CAPTURED: Final = b"\1"
+_NOT_CAPTURED: Final = b"\2"
+"""What is known of one byte of a datagram: the last, that its fragment came by and was captured without it."""
+_GAPS: Final = re.compile(_MISSING + b"+")
 
 
 class Whole(NamedTuple):
@@ -29,32 +33,34 @@ class Whole(NamedTuple):
 
 @dataclass(slots=True)
 class _Datagram:
-    pieces: dict[tuple[int, int], bytes] = field(default_factory=dict)
-    """(offset, end): what was captured of it; in the order of arrival."""
-    claimed: int = 0
-    """Bytes of all pieces, overlaps counted twice: with fewer than ``size`` it cannot be whole."""
+    data: bytearray = field(default_factory=bytearray)
+    known: bytearray = field(default_factory=bytearray)
+    """For each byte of ``data`` whether it is there."""
+    covered: int = 0
+    """Bytes that are not missing: with fewer than ``size`` it cannot be whole."""
     protocol: int | None = None
     size: int | None = None
     frames: int = 0
     wire_bytes: int = 0
 
+    def put(self, offset: int, end: int, captured: bytes) -> None:
+        """Fill those of the places up to ``end`` that are still missing; ``captured`` may be shorter."""
+        more = bytes(max(end - len(self.data), 0))
+        self.data += more
+        self.known += more
+        for gap in _GAPS.finditer(self.known[offset:end]):
+            piece, size = captured[gap.start() : gap.end()], gap.end() - gap.start()
+            at = offset + gap.start()
+            self.data[at : at + len(piece)] = piece
+            self.known[at : at + size] = _CAPTURED * len(piece) + _NOT_CAPTURED * (size - len(piece))
+            self.covered += size
+
     def whole(self) -> bytes | None:
-        """The bytes from the first one on when every byte's place is covered."""
-        if self.size is None or self.claimed < self.size:
+        """When no byte is missing: those from the first one on that were captured."""
+        if self.size is None or self.covered < self.size or _MISSING in self.known[: self.size]:
             return None
-        data = bytearray()
-        covered, unbroken = 0, True
-        # Sorting is stable: of two that begin alike the one that came first is taken.
-        for (offset, end), captured in sorted(self.pieces.items(), key=lambda piece: piece[0][0]):
-            if offset > covered:
-                return None
-            if end <= covered:
-                continue
-            if unbroken:
-                data += captured[covered - offset :]
-                unbroken = len(data) == end
-            covered = end
-        return bytes(data[: self.size]) if covered >= self.size else None
+        cut = self.known.find(_NOT_CAPTURED, 0, self.size)
+        return bytes(self.data[: self.size if cut < 0 else cut])
 
 
 class Reassembler:
@@ -84,9 +90,7 @@ class Reassembler:
         end = place.offset + size
         datagram.frames += 1
         datagram.wire_bytes += wire_bytes
-        if (place.offset, end) not in datagram.pieces and len(datagram.pieces) < _MAX_PIECES:
-            datagram.pieces[place.offset, end] = payload.data[payload.start : payload.end]
-            datagram.claimed += size
+        datagram.put(place.offset, end, payload.data[payload.start : payload.end])
         if place.offset == 0:
             datagram.protocol = payload.protocol
         if not place.more:

@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from podlane.captures.flow import Flow
-from podlane.captures.packets import UDP
 from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.protocols.packets import UDP
 from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
 from sidecar.routing.matchers import Matcher
 from sidecar.routing.table import SILENT_PORTS, Route, RoutingTable

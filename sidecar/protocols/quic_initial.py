@@ -25,7 +25,7 @@ from typing import Final
 
 from sidecar.protocols.client_hello import MESSAGE_HEADER, ClientHello, parse_client_hello
 from sidecar.protocols.outcome import NeedMore, Reason, Rejected
-from sidecar.protocols.quic_crypto import InitialKeys
+from sidecar.protocols.quic_crypto import KEYS_SIZE, InitialKeys
 from sidecar.protocols.quic_packets import Cursor, CutShortError, Kind, LongPacket, read_header, read_packets
 
 MIN_DATAGRAM: Final = 1200
@@ -63,8 +63,8 @@ class QuicInitialReader:
 
     @property
     def held(self) -> int:
-        """Bytes in memory that came from datagrams."""
-        return sum(stream.held for _, stream in self._streams.values())
+        """Bytes of memory that are there because of what came: keys, and what they opened."""
+        return sum(KEYS_SIZE + stream.held for _, stream in self._streams.values())
 
     def feed(self, datagram: bytes) -> ClientHello | NeedMore | Rejected:
         """Take the next datagram. Not to be called again after a final outcome.

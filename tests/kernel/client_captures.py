@@ -7,12 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from waiting import until
@@ -113,6 +113,30 @@ def run_client(host: Host, label: str, command: list[str], folder: Path, *, succ
         said = log.read()
     assert not succeeds or status == 0, (label, said)
     return said
+
+
+class NeedsATool(Protocol):
+    """A client as the lists of them have it. ``tool`` is the command that not every machine has; "" for none."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def tool(self) -> str: ...
+
+
+def is_here(client: NeedsATool) -> bool:
+    """Whether it can be run on this machine."""
+    return not client.tool or shutil.which(client.tool) is not None
+
+
+def each_of(clients: Sequence[NeedsATool]) -> list[Any]:
+    """Parameters of a test, one for each client; those that cannot be run are skipped, and the report says why."""
+    return [
+        pytest.param(
+            client, id=client.label, marks=pytest.mark.skipif(not is_here(client), reason=f"{client.tool} is not installed")
+        )
+        for client in clients
+    ]  # fmt: skip
 
 
 def chromium(server: str, certificate: Path, profile: Path, url: str, *options: str) -> list[str]:

@@ -7,7 +7,6 @@ a name or a port of its own. tshark is the oracle for names and for counts.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_captures import Captured, classify, need_tools, read_fields, run_client, send_datagram, sniffing, tshark
+from client_captures import (
+    Captured,
+    classify,
+    each_of,
+    is_here,
+    need_tools,
+    read_fields,
+    run_client,
+    send_datagram,
+    sniffing,
+    tshark,
+)
 from lab import listen
 from scapy.utils import RawPcapReader, RawPcapWriter
 from waiting import until
@@ -87,6 +97,7 @@ class Client:
     alpn: tuple[str, ...] | None = None
     named: bool = True
     ipv6: bool = False
+    tool: str = ""
 
     @property
     def name(self) -> str:
@@ -114,10 +125,6 @@ def python(label: str, program: str, port: int, detected: str, segment: int = 0,
     return Client(
         label, port, detected, lambda server, name: [sys.executable, "-c", program, server, str(port), name, str(segment)], **rest
     )  # fmt: skip
-
-
-def has(tool: str) -> bool:
-    return shutil.which(tool) is not None
 
 
 BUILT = tempfile.TemporaryDirectory(prefix="podlane-clients-")
@@ -162,6 +169,9 @@ CLIENTS = [
     ),
     openssl("openssl", "-alpn", "h2,spdy/3", alpn=("h2", "spdy/3")),
     openssl("openssl-tls13", "-tls1_3", "-groups", "X25519:P-256:P-384", succeeds=False),
+    openssl("openssl-psk", "-tls1_3", "-psk", "1a2b3c4d", "-psk_identity", "somebody", succeeds=False),
+    openssl("openssl-extensions", "-status", "-maxfraglen", "512", "-use_srtp", "SRTP_AES128_CM_SHA1_80",
+            "-no_ticket", "-bugs", "-sigalgs", "RSA-PSS+SHA256:ECDSA+SHA256:RSA+SHA256", succeeds=False),
     openssl("openssl-tls12", "-tls1_2", "-cipher", "ECDHE+AESGCM", "-status"),
     openssl("openssl-tls11", "-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0", succeeds=False),
     openssl("openssl-tls10", "-tls1", "-cipher", "DEFAULT@SECLEVEL=0", succeeds=False),
@@ -177,13 +187,12 @@ CLIENTS = [
     ),
     Client("nghttp", H2C, "http2", lambda s, n: ["nghttp", "-n", "-H", f":authority: {n}", f"http://{s}:{H2C}/who"]),
     # What not every machine has.
-    *([Client("node", HTTPS, "tls", lambda s, n: ["node", "-e", NODE, s, str(HTTPS), n])] if has("node") else []),
-    *([Client("java", HTTPS, "tls", lambda s, n: ["java", f"{SOURCES}/Client.java", s, str(HTTPS), n], alpn=("h2",))]
-      if has("javac") else []),
-    *([Client("go", HTTPS, "tls", lambda s, n: [go_client(), f"{s}:{HTTPS}", n], alpn=("h2", "http/1.1"))]
-      if has("go") else []),
-    *([Client("git", HTTPS, "tls", git, succeeds=False)] if has("git") else []),
+    Client("node", HTTPS, "tls", lambda s, n: ["node", "-e", NODE, s, str(HTTPS), n], tool="node"),
+    Client("java", HTTPS, "tls", lambda s, n: ["java", f"{SOURCES}/Client.java", s, str(HTTPS), n], alpn=("h2",), tool="javac"),
+    Client("go", HTTPS, "tls", lambda s, n: [go_client(), f"{s}:{HTTPS}", n], alpn=("h2", "http/1.1"), tool="go"),
+    Client("git", HTTPS, "tls", git, succeeds=False, tool="git"),
 ]  # fmt: skip
+HERE = [client for client in CLIENTS if is_here(client)]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +210,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
 def capture(topology: PodNodeServer, folder: Path) -> Captured:
     path = folder / "clients.pcap"
     with sniffing(topology, path):
-        for client in CLIENTS:
+        for client in HERE:
             server = topology.server_ipv6 if client.ipv6 else topology.server_ipv4
             command = client.command(server, client.name)
             run_client(topology.pod, client.label, command, folder, succeeds=client.succeeds)
@@ -214,7 +223,7 @@ def by_name(verdicts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {v["sni"] or v["host"] or "": v for v in verdicts if v["protocol"] == "tcp"}
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.label)
+@pytest.mark.parametrize("client", each_of(CLIENTS))
 def test_a_real_client_is_recognised_and_classed(captured: Captured, client: Client) -> None:
     verdict = by_name(captured.verdicts())[client.name if client.named else ""]
     assert verdict["detected"] == client.detected
@@ -231,7 +240,7 @@ def test_a_real_client_is_recognised_and_classed(captured: Captured, client: Cli
 
 def test_each_client_made_one_flow(captured: Captured) -> None:
     verdicts = captured.verdicts()
-    assert len([v for v in verdicts if v["protocol"] == "tcp"]) == len(CLIENTS)
+    assert len([v for v in verdicts if v["protocol"] == "tcp"]) == len(HERE)
     assert {v["dport"] for v in verdicts if v["protocol"] == "udp"} == {9, 9999}
 
 
@@ -251,7 +260,7 @@ def test_names_are_those_that_tshark_reads(captured: Captured) -> None:
         if v["sni"] or v["host"]
     }
     assert ours == oracle
-    assert len(ours) == len(CLIENTS) - 1
+    assert len(ours) == len(HERE) - 1
 
 
 def test_hellos_in_several_segments_were_among_them(captured: Captured) -> None:
@@ -260,7 +269,7 @@ def test_hellos_in_several_segments_were_among_them(captured: Captured) -> None:
         captured.path, "tls.handshake.extensions_server_name", "tcp.segment.count", only="tls.handshake.type==1"
     )
     several = {name for name, count in rows if count and int(count) > 1}
-    assert several >= {f"{label}.example.com" for label in ("python-tiny-mss", *(["go"] if has("go") else []))}
+    assert several >= {client.name for client in HERE if client.label in ("python-tiny-mss", "go")}
 
 
 def test_alpn_offers_are_those_that_tshark_reads(captured: Captured) -> None:
@@ -324,7 +333,7 @@ def test_without_handshakes_the_client_is_who_spoke_its_protocol(captured: Captu
     keys = ("src", "sport", "dst", "dport", "detected", "sni", "host", "alpn", "class")
     whole = [{k: v[k] for k in keys} for v in captured.verdicts() if v["protocol"] == "tcp"]
     assert [{k: v[k] for k in keys} for v in verdicts] == whole
-    assert f"{len(CLIENTS)} connections began before the capture" in errors
+    assert f"{len(HERE)} connections began before the capture" in errors
     assert all("the capture starts in mid-connection" in v["why"] for v in verdicts)
 
 

@@ -7,7 +7,6 @@ hello cut into frames of mixed order.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_captures import Captured, chromium, classify, need_tools, read_fields, run_client, sniffing, tshark
+from client_captures import (
+    Captured,
+    chromium,
+    classify,
+    each_of,
+    is_here,
+    need_tools,
+    read_fields,
+    run_client,
+    sniffing,
+    tshark,
+)
 from scapy.utils import RawPcapReader, RawPcapWriter
 from webserver import HTTPS, start_nginx
 
@@ -44,6 +54,7 @@ class Client:
     ipv6: bool = False
     transport: str = "udp"
     says: bytes = b""
+    tool: str = ""
 
     @property
     def name(self) -> str:
@@ -71,13 +82,15 @@ def chromium_tcp(server: str, name: str, folder: Path) -> list[str]:
 
 
 CHROMIUM = [
-    Client("chromium-quic", chromium_quic, ech=True, says=b"chromium-quic.example.com over HTTP/3"),
     Client(
-        "chromium-tcp", chromium_tcp, ("h2", "http/1.1"), ech=True, transport="tcp",
+        "chromium-quic", chromium_quic, ech=True, tool="chromium",
+        says=b"chromium-quic.example.com over HTTP/3",
+    ),
+    Client(
+        "chromium-tcp", chromium_tcp, ("h2", "http/1.1"), ech=True, transport="tcp", tool="chromium",
         says=b"chromium-tcp.example.com|chromium-tcp.example.com|HTTP/2.0|",
     ),
 ]  # fmt: skip
-HAS_CHROMIUM = shutil.which("chromium") is not None
 CLIENTS = [
     aioquic("v1", 1),
     aioquic("v2", 2),
@@ -86,9 +99,9 @@ CLIENTS = [
     aioquic("v2-large", 2, alpn=(*MANY, "h3")),
     aioquic("v1-retry", 1, port=RETRY),
     aioquic("v2-retry-large", 2, alpn=(*MANY, "h3"), port=RETRY),
-    # What not every machine has.
-    *(CHROMIUM if HAS_CHROMIUM else []),
+    *CHROMIUM,
 ]
+HERE = [client for client in CLIENTS if is_here(client)]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +125,7 @@ def capture(topology: PodNodeServer, folder: Path) -> Captured:
     assert server.stdout.readline() == "listening\n"
     path = folder / "quic.pcap"
     with sniffing(topology, path):
-        for client in CLIENTS:
+        for client in HERE:
             address = topology.server_ipv6 if client.ipv6 else topology.server_ipv4
             command = client.command(address, client.name, folder)
             said = run_client(topology.pod, client.label, command, folder, succeeds=True)
@@ -124,7 +137,7 @@ def named(verdicts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {v["sni"]: v for v in verdicts if v["sni"]}
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.label)
+@pytest.mark.parametrize("client", each_of(CLIENTS))
 def test_a_real_client_is_recognised(captured: Captured, client: Client) -> None:
     verdict = named(captured.verdicts())[client.name]
     assert (verdict["protocol"], verdict["dport"]) == (client.transport, client.port)
@@ -139,7 +152,7 @@ def test_a_real_client_is_recognised(captured: Captured, client: Client) -> None
 def test_each_client_made_one_flow(captured: Captured) -> None:
     """Chromium opens a second TCP connection when it feels like it."""
     flows = Counter(v["sni"] for v in captured.verdicts() if v["dport"] != 9)
-    assert set(flows) == {client.name for client in CLIENTS}
+    assert set(flows) == {client.name for client in HERE}
     assert {name for name, number in flows.items() if number > 1} <= {"chromium-tcp.example.com"}
 
 
@@ -186,18 +199,18 @@ def test_the_hard_cases_were_among_them(captured: Captured) -> None:
     assert several >= {"v1-large.example.com", "v2-large.example.com"}
 
 
-@pytest.mark.parametrize("transport", ["tcp", "udp"] if HAS_CHROMIUM else [])
-def test_chromium_s_hello_is_what_makes_it_special(captured: Captured, transport: str) -> None:
+@pytest.mark.parametrize("client", each_of(CHROMIUM))
+def test_chromium_s_hello_is_what_makes_it_special(captured: Captured, client: Client) -> None:
     """GREASE among the extensions, and a key share that makes the hello larger than a packet."""
     rows = read_fields(
         captured.path,
         *("tls.handshake.extension.type", "tls.handshake.length"),
-        only=f"tls.handshake.type==1 && {transport} && tls.handshake.extensions_server_name contains chromium",
+        only=f'tls.handshake.type==1 && tls.handshake.extensions_server_name=="{client.name}"',
         occurrence="a",
     )
     assert rows
     for kinds, length in rows:
-        assert transport == "udp" or any(int(kind) & 0x0F0F == 0x0A0A for kind in kinds.split(","))
+        assert client.transport == "udp" or any(int(kind) & 0x0F0F == 0x0A0A for kind in kinds.split(","))
         assert int(length.split(",")[0]) > 1400
 
 
@@ -240,7 +253,7 @@ def test_without_initials_it_is_still_quic(captured: Captured) -> None:
     initials = "quic.long.packet_type==0 || quic.long.packet_type_v2==1"
     tshark(captured.path, "-F", "pcap", "-Y", f"quic && !({initials})", "-w", str(path))
     verdicts, _ = classify(captured.folder, path)
-    expected = len([client for client in CLIENTS if client.transport == "udp"])
+    expected = len([client for client in HERE if client.transport == "udp"])
     assert len(verdicts) == expected
     assert {v["sni"] for v in verdicts} == {None}
     assert "quic" in {v["detected"] for v in verdicts}

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aioquic.quic.crypto import CryptoPair
+from first_bytes import alpn, extension, hello, sni
+from hypothesis import strategies as st
 
 from sidecar.protocols.client_hello import ClientHello
 from sidecar.protocols.outcome import NeedMore, Rejected
-from sidecar.protocols.quic_initial import MIN_DATAGRAM, QuicInitialReader
+from sidecar.protocols.quic_initial import MAX_HELLO, MIN_DATAGRAM, QuicInitialReader
 from sidecar.protocols.quic_packets import VERSION_1, VERSION_2, Kind
 
 VERSIONS = (VERSION_1, VERSION_2)
 ID = bytes.fromhex("8394c8f03e515708")
+HELLO = hello(sni(b"odd.example.com"), alpn(b"h3"), extension(51, b"k" * 1300))
 PING, ACK = b"\x01", bytes.fromhex("02000000 00".replace(" ", ""))
 _TAG = 16
 _ORDER = (Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE, Kind.RETRY)
@@ -58,6 +61,39 @@ def initial(frames: bytes, *, size: int = MIN_DATAGRAM, **options: object) -> by
     """A datagram with one Initial, filled up by PADDING."""
     missing = size - len(long_packet(frames, **options))  # type: ignore[arg-type]
     return long_packet(frames + bytes(max(missing, 0)), **options)  # type: ignore[arg-type]
+
+
+_FRAMES = st.one_of(
+    st.sampled_from([crypto(0, HELLO[:800]), crypto(800, HELLO[800:]), PING, ACK, bytes(5)]),
+    st.builds(crypto, st.integers(1, MAX_HELLO + 50), st.binary(max_size=60)),
+    st.builds(crypto, st.integers(1, (1 << 30) - 1), st.binary(max_size=9)),
+)
+_PACKETS = st.builds(
+    long_packet,
+    # Four bytes more are enough for a sample.
+    st.one_of(*[st.lists(_FRAMES, max_size=4).map(b"".join)] * 3, st.binary(max_size=60)).map(lambda f: f + bytes(4)),
+    version=st.sampled_from(VERSIONS),
+    kind=st.sampled_from([Kind.INITIAL] * 4 + [Kind.ZERO_RTT, Kind.HANDSHAKE]),
+    to=st.sampled_from([ID, b"", b"other id", b"retried!", b"the fourth", bytes(20)]),
+    keys_of=st.sampled_from([None, None, None, ID]),
+    token=st.binary(max_size=5),
+    number_size=st.integers(1, 4),
+    from_client=st.sampled_from([True] * 5 + [False]),
+)
+
+
+@st.composite
+def odd_datagrams(draw: st.DrawFn) -> bytes:
+    """Packets behind each other in a datagram that is large enough; or it is not, or was cut off, or has wrong bits."""
+    made = bytearray(b"".join(draw(st.lists(_PACKETS, max_size=3))))
+    damage = draw(st.sampled_from(["none"] * 5 + ["small", "cut", "wrong bits"]))
+    made += draw(st.binary(max_size=40)) if damage == "small" else bytes(MIN_DATAGRAM)
+    if damage == "cut":
+        del made[draw(st.integers(0, len(made))) :]
+    elif damage == "wrong bits":
+        for at in draw(st.lists(st.integers(0, 60), min_size=1, max_size=2)):
+            made[min(at, len(made) - 1)] ^= 1 << draw(st.integers(0, 7))
+    return bytes(made)
 
 
 def feed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -20,8 +21,8 @@ from scapy.layers.inet6 import (
 from scapy.layers.ipsec import AH
 from scapy.packet import Packet, Raw
 
-from podlane.captures.fragments import Reassembler
-from podlane.captures.packets import read_ip
+from podlane.captures.fragments import Reassembler, Whole
+from sidecar.protocols.packets import read_ip
 
 HELLO = records(hello(sni(b"a.example.com")))
 SEGMENT = TCP(sport=40_000, dport=443, flags="PA", seq=1001) / Raw(HELLO)
@@ -121,18 +122,58 @@ def test_a_lost_fragment_leaves_the_packet_out_and_is_told() -> None:
     assert table.seen.fragments_given_up == 1
 
 
-def test_of_overlapping_fragments_the_first_bytes_count() -> None:
-    whole = bytes(UDP(sport=5000, dport=53) / Raw(b"a" * 40))
-    first = IP(src="10.0.0.2", dst="10.0.0.1", proto=17, id=5, flags="MF") / Raw(whole[:32])
-    other = IP(src="10.0.0.2", dst="10.0.0.1", proto=17, id=5, frag=2) / Raw(b"b" * 16 + whole[32:])
-    made = None
-    reassembler = Reassembler()
-    for packet in (first, other):
+def put_together(*fragments: Packet | bytes) -> Whole | None:
+    """What the last of them makes whole."""
+    reassembler, made = Reassembler(), None
+    for packet in fragments:
         payload = read_ip(bytes(packet), 0)
         assert payload is not None
         made = reassembler.add(payload, len(packet))
+    return made
+
+
+def a_fragment(data: bytes, offset: int, *, more: bool = True) -> Packet:
+    """Of a UDP datagram; ``offset`` in bytes."""
+    flags = "MF" if more else ""
+    return IP(src="10.0.0.2", dst="10.0.0.1", proto=17, id=5, flags=flags, frag=offset // 8) / Raw(data)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param([(0, 32), (16, 48)], id="the later one ends later"),
+        pytest.param([(16, 48), (0, 32)], id="the later one begins earlier"),
+        pytest.param([(0, 8), (16, 24), (32, 48), (0, 40)], id="the later one fills gaps"),
+    ],
+)
+def test_of_overlapping_fragments_the_first_bytes_count(order: list[tuple[int, int]]) -> None:
+    whole = bytes(UDP(sport=5000, dport=53) / Raw(b"a" * 40))
+    filled: set[int] = set()
+    fragments = []
+    for start, end in order:
+        data = bytes(whole[at] if at not in filled else ord("b") for at in range(start, end))
+        filled.update(range(start, end))
+        fragments.append(a_fragment(data, start, more=end < 48))
+    made = put_together(*fragments)
     assert made is not None
     assert made.payload.data == whole
+    assert made.frames == len(order)
+
+
+def test_overlapping_fragments_take_no_more_memory_than_one_datagram() -> None:
+    reassembler = Reassembler()
+    frames = [bytes(a_fragment(bytes(end), 0)) for end in range(60_000, 60_400, 8)]
+    tracemalloc.start()
+    try:
+        for frame in frames:
+            payload = read_ip(frame, 0)
+            assert payload is not None
+            assert reassembler.add(payload, len(frame)) is None
+        del payload
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 300_000
 
 
 def test_datagrams_in_the_making_are_bounded() -> None:
@@ -149,11 +190,7 @@ def test_datagrams_in_the_making_are_bounded() -> None:
 def test_a_fragment_that_was_captured_in_part_ends_the_bytes_there() -> None:
     packet = IP(src="10.0.0.2", dst="10.0.0.1", proto=17, id=5) / UDP(sport=5000, dport=53) / Raw(bytes(range(200)))
     pieces = [bytes(p) for p in fragment(packet, 104)]
-    reassembler, made = Reassembler(), None
-    for index, piece in enumerate(pieces):
-        payload = read_ip(piece[:100] if index == 1 else piece, 0)
-        assert payload is not None
-        made = reassembler.add(payload, len(piece))
+    made = put_together(*(piece[:100] if index == 1 else piece for index, piece in enumerate(pieces)))
     assert made is not None
     assert made.payload.data == bytes(packet)[20:][: 104 + 80]
     assert made.payload.end == 208

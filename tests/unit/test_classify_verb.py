@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ UP = sum(len(p) for p in conversation() if p[IP].src == "10.0.0.2")
 DOWN = sum(len(p) for p in conversation() if p[IP].src == "10.0.0.1")
 
 
-def capture(path: Path, packets: list[Packet]) -> Path:
+def capture(path: Path, packets: Sequence[Packet | bytes]) -> Path:
     with path.open("wb") as file:
         writer = RawPcapWriter(file, linktype=RAW)
         writer._write_header(b"")
@@ -201,16 +202,15 @@ def test_a_policy_that_the_sidecar_cannot_use_is_refused(cli: CliRunner, tmp_pat
     assert "classes[0].match[0].mark: The sidecar writes the mark itself" in done.stderr
 
 
-def test_standard_input_is_a_capture_too(policy: str, file: str) -> None:
-    command = [sys.executable, "-m", "podlane", "classify", "--policy", policy, "--json", "-"]
-    done = subprocess.run(command, input=Path(file).read_bytes(), capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_standard_input_is_a_capture_too(cli: CliRunner, policy: str, file: str) -> None:
+    done = cli.invoke(classify, ["--policy", policy, "--json", "-"], input=Path(file).read_bytes())
+    assert done.exit_code == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
 
 
 def test_a_reader_that_leaves_early_is_no_error(policy: str, tmp_path: Path) -> None:
-    packets = [IP(dst="10.0.0.3") / UDP(sport=port, dport=53) for port in range(1, 2000)]
-    path = capture(tmp_path / "many.pcap", packets)
+    ip, udp = bytes(IP(dst="10.0.0.3", proto=17, len=28)), bytes(UDP(dport=53))
+    path = capture(tmp_path / "many.pcap", [ip + port.to_bytes(2) + udp[2:] for port in range(1, 2000)])
     command = f"{sys.executable} -m podlane classify --policy {policy} --json {path} | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert len(done.stdout.splitlines()) == 1
@@ -218,10 +218,11 @@ def test_a_reader_that_leaves_early_is_no_error(policy: str, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not hasattr(pty, "openpty"), reason="there are no pseudo-terminals here")
-def test_a_terminal_gets_a_progress_bar_and_nobody_else(policy: str, file: str) -> None:
-    command = [sys.executable, "-m", "podlane", "classify", "--policy", policy, "--summary", file]
+def test_a_terminal_gets_a_progress_bar_and_nobody_else(cli: CliRunner, policy: str, file: str) -> None:
+    arguments = ["--policy", policy, "--summary", file]
+    command = [sys.executable, "-m", "podlane", "classify", *arguments]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    plain = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    plain = cli.invoke(classify, arguments, env=environment)
     assert "reading" not in plain.stderr
     reader, writer = pty.openpty()
     try:

@@ -1,6 +1,6 @@
 """The first datagrams of a real QUIC client: aioquic, which needs no network. Its server is the other side.
 
-(On real networks, and Chromium: tests/kernel/test_classify_clients.py.)
+(On real networks, and Chromium: tests/kernel/test_classify_quic.py.)
 """
 
 from __future__ import annotations

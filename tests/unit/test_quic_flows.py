@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 
 import pytest
-from captured import flows
+from captured import RAW, flows
 from first_bytes import alpn, extension, hello, sni
-from quic_datagrams import ID, crypto, initial, long_packet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quic_datagrams import ID, crypto, initial, long_packet, odd_datagrams
 from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 
+from podlane.captures.flow import Flow
+from podlane.captures.flows import FlowTable
 from podlane.captures.verdicts import Judge, Verdict
 from podlane.errors import CaptureError
+from sidecar.protocols.quic_crypto import KEYS_SIZE
 from sidecar.protocols.quic_initial import MAX_BYTES, MIN_DATAGRAM
 from tc_core.policy_file import parse_policy
 
@@ -120,10 +126,32 @@ def test_the_bytes_held_for_hellos_are_bounded() -> None:
     """Hellos that never end: the flows silent for longest are judged without their names."""
     packets = [up(FIRST, sport) for sport in range(40_000, 40_100)]
     packets += [up(SECOND, sport) for sport in range(40_099, 40_000, -1)]
-    found, table = flows(packets, max_held=20_000)
+    found, table = flows(packets, max_held=10 * (KEYS_SIZE + 1800))
     assert table.seen.evicted
     assert table._held == 0
     assert 0 < len([flow for flow in found if flow.detection]) < 30
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(odd_datagrams(), st.sampled_from([up, down]), st.sampled_from([443, 444, 445])), max_size=20))
+def test_whatever_comes_every_datagram_is_counted_and_memory_is_bounded(
+    sent: list[tuple[bytes, Callable[..., Packet], int]],
+) -> None:
+    given_away: list[Flow] = []
+    table = FlowTable(given_away.append, max_held=KEYS_SIZE * 3)
+    for data, side, port in sent:
+        frame = bytes(side(data, dport=port))
+        table.add(RAW, frame, len(frame), 0.0)
+        halves = set(table._halves.values())
+        held = [half.initials.held for half in halves if half.initials is not None]
+        assert table._held == sum(held)
+        # The flow whose turn it is may stay, however much it holds.
+        assert sum(held) - max(held, default=0) <= KEYS_SIZE * 3
+    table.finish()
+    assert table._held == 0
+    assert sum(half.packets for flow in given_away for half in flow.halves) == len(sent)
+    for flow in given_away:
+        Judge(POLICY).verdict(flow)
 
 
 def test_without_cryptography_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from aioquic.quic.crypto import CryptoPair
 from first_bytes import alpn, count_calls, extension, hello, sni
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quic_datagrams import ACK, ID, PING, VERSIONS, crypto, feed, initial, long_packet, variable
+from quic_datagrams import ACK, ID, PING, VERSIONS, crypto, feed, initial, long_packet, odd_datagrams, variable
 
 from sidecar.protocols.client_hello import ClientHello
 from sidecar.protocols.outcome import NeedMore, Reason, Rejected
+from sidecar.protocols.quic_crypto import KEYS_SIZE
 from sidecar.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, MIN_DATAGRAM, QuicInitialReader
 from sidecar.protocols.quic_packets import VERSION_1, VERSION_2, Kind
 
@@ -59,6 +60,8 @@ FOUND = ClientHello(sni="api.example.com", alpn=("h3", "h3-29"), ech=True)
 HALVES = (crypto(0, MESSAGE[:800]), crypto(800, MESSAGE[800:]))
 SMALL = crypto(0, hello(sni(b"small.example.com")))
 SMALL_FOUND = ClientHello(sni="small.example.com")
+MAX_HELD = MAX_STREAMS * (KEYS_SIZE + 2 * MAX_HELLO)
+"""Bytes of memory for one client: its keys, and twice the size of the largest hello for each of them."""
 MALFORMED, LIMIT, NOT_THIS = Reason.MALFORMED, Reason.LIMIT, Reason.NOT_THIS
 both_versions = pytest.mark.parametrize("version", VERSIONS, ids=["version 1", "version 2"])
 
@@ -354,10 +357,35 @@ def test_memory_is_bounded() -> None:
     reader = QuicInitialReader()
     for i in range(MAX_STREAMS + 4):
         reader.feed(initial(crypto(MAX_HELLO - 1, b"x" * 500), to=b"id no. %d" % i))
-    assert 0 < reader.held <= MAX_STREAMS * 2 * MAX_HELLO
+    assert reader.held == MAX_HELD
     far = QuicInitialReader()
     assert isinstance(far.feed(initial(crypto(1 << 29, b"x" * 500))), NeedMore)
-    assert far.held == 0
+    assert far.held == KEYS_SIZE
+
+
+def test_the_memory_of_keys_is_what_held_says() -> None:
+    """Most of it is OpenSSL's, so only the process can tell."""
+    program = (
+        "from pathlib import Path\nfrom sidecar.protocols.quic_crypto import KEYS_SIZE, InitialKeys\n"
+        "def pages(): return int(Path('/proc/self/statm').read_text().split()[1])\n"
+        "InitialKeys(1, b'first'); before = pages()\n"
+        "keys = [InitialKeys(1, i.to_bytes(8, 'big')) for i in range(4000)]\n"
+        "size = (pages() - before) * 4096 / 4000\n"
+        "assert KEYS_SIZE / 4 < size < KEYS_SIZE * 1.5, size\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@settings(max_examples=200)
+@given(st.lists(odd_datagrams(), max_size=12))
+def test_whatever_comes_nothing_raises_and_memory_is_bounded(sent: list[bytes]) -> None:
+    reader = QuicInitialReader()
+    for datagram in sent:
+        outcome = reader.feed(datagram)
+        assert reader.held <= MAX_HELD
+        assert reader.opened == bool(reader.held)
+        if not isinstance(outcome, NeedMore):
+            break
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ class FirstBytes:
             detection = self._feed(piece[self.fed - start :])
         return detection
 
-    def finish(self) -> Detection:
-        """No more bytes will come: what is known so far."""
-        return (self._detector or Detector()).finish(Reason.EOF)
+    def finish(self, reason: Reason = Reason.EOF) -> Detection:
+        """No more bytes will come, or be waited for: what is known so far."""
+        return (self._detector or Detector()).finish(reason)
 
     def _feed(self, data: bytes) -> Detection | None:
         if not data:
