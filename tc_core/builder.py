@@ -33,6 +33,8 @@ _CALLS: Final = tuple(
     (re.compile(pattern), call)
     for pattern, call in (
         (r"match: \[\{sni: \[.*?\]\}\]", "for_port(443)"),
+        (r"of what it receives, as in rate: (\w+)", r'of what it receives, as in receives(guaranteed="\1")'),
+        (r"raise ingress\.total to", "raise ingress_total to"),
         (r"ingress: \{total: (\w+)\}", r'ingress_total("\1")'),
         (r"rehearsal: \{delay: (\w+)\}", r'rehearsal(delay="\1")'),
         (r"name: (\w+)", r'traffic_class("\1")'),

@@ -192,9 +192,10 @@ class TrafficController:
     # --- asking --------------------------------------------------------------------------------------------------
 
     def validate(self) -> list[Problem]:
-        """Everything that is wrong, each with its remedy; empty when the policy can be applied here.
+        """Everything that is wrong with the policy, each with its remedy; empty when this kernel can do it.
 
-        What this kernel cannot do counts as well, as far as it can be asked: that needs CAP_NET_ADMIN.
+        The kernel can be asked only with CAP_NET_ADMIN: without it, the policy alone is judged. Whether there is such
+        an interface, and whose qdiscs it has, :meth:`plan` tells.
         """
         try:
             policy = self.policy()

@@ -84,13 +84,15 @@ _WORD: Final = 0xFFFFFFFF
 def _parse_mark(value: object) -> Mark:
     """``0x10/0xff``, or a number alone, which is compared with the whole mark."""
     if isinstance(value, Mark):
-        return value
+        value = str(value)
     match = None if isinstance(value, bool | float) else _MARK.fullmatch(str(value).strip())
     if not match:
         raise ValueError(f'{value!r} is not a packet mark. Write one such as 0x10, or with a mask, "0x10/0xff".')
     number, mask = int(match[1], 0), int(match[2], 0) if match[2] else _WORD
     if number > _WORD or mask > _WORD:
-        raise ValueError(f"{value} does not fit in a packet mark, which has 32 bits.")
+        raise ValueError(f"{value} does not fit in a packet mark, which has 32 bits. Write at most 0xffffffff.")
+    if not mask:
+        raise ValueError(f"{value} asks for no bit, so everything would match. Write a mask of the bits that count.")
     if number & ~mask:
         raise ValueError(f"{value} can never match: {number:#x} has bits outside the mask. Write {number & mask:#x}.")
     return Mark(number, mask)

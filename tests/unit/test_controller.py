@@ -197,6 +197,14 @@ def no_ingress(made: TrafficController) -> object:
     return made.total("1Mbit").default_class().receives(guaranteed="1Mbit")
 
 
+def receives_no_guarantee(made: TrafficController) -> object:
+    return made.total("1Mbit").ingress_total("1Mbit").default_class().receives(guaranteed=None, up_to="1Mbit")  # type: ignore[arg-type]
+
+
+def receives_too_much(made: TrafficController) -> object:
+    return made.total("1Mbit").ingress_total("1Mbit").default_class().receives(guaranteed="2Mbit")
+
+
 def same_everything(made: TrafficController) -> object:
     return made.total("1Mbit").rehearsal()
 
@@ -225,6 +233,8 @@ def too_much(made: TrafficController) -> object:
         (no_match, "classes[0].match: The list is empty, so nothing can ever belong to the class. Say what does, as in for_port(443)."),
         (dangling, "classes[0].match[1]: A match of class a has no criterion: it would take all. Add one, or put these limits by default_class()."),
         (no_ingress, 'default.ingress: Class default limits what it receives, but the bandwidth of what arrives is not given. Add it at the top, as in ingress_total("100Mbit").'),
+        (receives_no_guarantee, 'default.ingress: rate is missing. Add what is guaranteed to the class of what it receives, as in receives(guaranteed="10Mbit").'),
+        (receives_too_much, "default.ingress.rate: Cannot guarantee 2 Mbit/s inside 1 Mbit/s. Lower the rate of class default or raise ingress_total to 2Mbit."),
         (same_everything, 'rehearsal: It is empty, so nothing is worse. Say what is, as in rehearsal(delay="50ms").'),
         (early, 'rehearsal.jitter: A delay of 1ms cannot vary by 2ms: packets would leave before they came. Write delay="2ms" or more.'),
         (priorities_with_rates, 'classes[0].rate: prio gives no guarantees. Remove the rate, or write shaper("htb").'),

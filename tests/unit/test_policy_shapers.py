@@ -115,6 +115,7 @@ REFUSED = [
     pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {source: 10.0.0.0/8, cidr: 'fd00::/8'}}]}", "of different families", id="families"),
     pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {mark: 0x11/0xf0}}]}", "Write 0x10", id="mark-beyond-mask"),
     pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {mark: 0x100000000}}]}", "has 32 bits", id="mark-too-long"),
+    pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {mark: 0/0}}]}", "everything would match", id="mark-of-no-bits"),
     pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {mark: blue}}]}", '"0x10/0xff"', id="mark-word"),
     pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {source: 10.0.0.1/8}}]}", "Write 10.0.0.0/8", id="source-host-bits"),
 ]  # fmt: skip
