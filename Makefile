@@ -30,7 +30,7 @@ demo: build system-packages  ## servers and clients in namespaces, a live table,
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
 test: build $(IPTABLES_STAMP) system-packages lint  ## everything, real-kernel tests included
-	@tools/system-packages --optional chromium
+	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
 	@tools/as-root $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
