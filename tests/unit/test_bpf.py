@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -56,11 +57,10 @@ def run_classic(program: tuple[tuple[int, int, int, int], ...], mark: int) -> in
                 raise AssertionError(f"unknown instruction {code:#x}")
 
 
-def run_ebpf(code: bytes, mark: int) -> int:
+def run_ebpf(instructions: Sequence[tuple[int, ...]], mark: int) -> int:
     """An eBPF machine, likewise (Documentation/bpf/standardization/instruction-set.rst)."""
     r = [0] * 11
     at = 0
-    instructions = [struct.unpack_from("=BBhi", code, i) for i in range(0, len(code), 8)]
     while True:
         op, registers, offset, immediate = instructions[at]
         dst, src, k = registers & 15, registers >> 4, immediate & U32
@@ -95,7 +95,7 @@ def run_ebpf(code: bytes, mark: int) -> int:
 
 @given(CLASS_IDS, st.integers(min_value=0, max_value=0xFFFFFF))
 def test_both_forms_select_exactly_the_ids(ids: frozenset[int], other_bits: int) -> None:
-    classic, ebpf = classic_program(ids, BASE), ebpf_bytes(ids, BASE)
+    classic, ebpf = classic_program(ids, BASE), list(struct.iter_unpack("=BBhi", ebpf_bytes(ids, BASE)))
     for class_id in range(256):
         mark = class_id << 24 | other_bits
         expected = BASE | class_id if class_id in ids else 0

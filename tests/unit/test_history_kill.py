@@ -14,7 +14,7 @@ from histories import begin_and_leave, done, process, verified, write_some, writ
 
 from tc_core.history import Outcome, SqliteHistory
 
-KILLS = 40
+KILLS = 25
 LONGEST = 0.015
 """Seconds that a writer may write before it is killed: some dozens of events."""
 

@@ -71,7 +71,7 @@ def h2_client(fields: list[tuple[str, str]]) -> bytes:
         pytest.param([*REQUEST[:2], (":authority", "not a name"), REQUEST[3]], None, id="authority that is no name"),
         pytest.param([*REQUEST[:2], REQUEST[3], ("host", "b.example")], "b.example", id="host only"),
         pytest.param([(":method", "CONNECT"), (":authority", "a.example:443")], "a.example", id="CONNECT"),
-        pytest.param([*REQUEST, ("cookie", "c" * 1500)], "api.example.com", id="large header"),
+        pytest.param([*REQUEST, ("cookie", "c" * 500)], "api.example.com", id="large header"),
     ],
 )
 def test_authority_of_the_first_request(fields: list[tuple[str, str]], host: str | None) -> None:

@@ -25,9 +25,16 @@ def recording() -> Recording:
     return made
 
 
-def test_both_formats_are_written(recording: Recording, tmp_path: Path) -> None:
-    svg, png = tmp_path / "demo.svg", tmp_path / "demo.png"
+@pytest.fixture(scope="module")
+def drawn(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("drawn")
+    svg, png = folder / "demo.svg", folder / "demo.png"
     draw(recording, [svg, png])
+    return svg, png
+
+
+def test_both_formats_are_written(drawn: tuple[Path, Path]) -> None:
+    svg, png = drawn
     assert ElementTree.parse(svg).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     head = png.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -50,10 +57,10 @@ def test_limits_and_names_are_written_in(recording: Recording, tmp_path: Path, m
     assert {lane.name for lane in recording.scenario.lanes} <= texts
 
 
-def test_the_same_recording_gives_the_same_file(recording: Recording, tmp_path: Path) -> None:
-    first, second = tmp_path / "1.svg", tmp_path / "2.svg"
-    draw(recording, [first, second])
-    assert first.read_bytes() == second.read_bytes()
+def test_the_same_recording_gives_the_same_file(recording: Recording, drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    again = tmp_path / "again.svg"
+    draw(recording, [again])
+    assert again.read_bytes() == drawn[0].read_bytes()
 
 
 def test_a_recording_that_was_cut_short_can_be_drawn(tmp_path: Path) -> None:

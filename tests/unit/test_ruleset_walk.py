@@ -19,8 +19,11 @@ from sidecar.netfilter.rules import (
     FamilyRules,
     Goto,
     Jump,
+    Queue,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
@@ -47,7 +50,9 @@ class Packet:
     direction: Direction | None = Direction.ORIGINAL
     out_interface: str = "eth0"
     source: Address | None = None
+    carries_data: bool = False
     tproxy: Tproxy | None = field(default=None, compare=False)
+    queue: int | None = None
 
 
 def has(value: int | None, mark: Mark) -> bool:
@@ -70,6 +75,7 @@ def meets(rule: Rule, packet: Packet) -> bool:
         and (rule.mark is None or has(packet.mark, rule.mark))
         and (rule.connmark is None or has(packet.connmark, rule.connmark))
         and (rule.direction is None or packet.direction is rule.direction)
+        and (not rule.carries_data or packet.carries_data)
     )
 
 
@@ -91,8 +97,17 @@ def walk(rules: FamilyRules, chain: str, packet: Packet) -> None:
             case SetConnmark(mark):
                 if packet.connmark is not None:
                     packet.connmark = put(packet.connmark, mark)
+            case SaveMark(mask):
+                if packet.connmark is not None:
+                    packet.connmark = packet.connmark & ~mask | packet.mark & mask
+            case RestoreMark(mask):
+                if packet.connmark is not None:
+                    packet.mark = packet.mark & ~mask | packet.connmark & mask
             case Tproxy():
                 packet.tproxy = rule.action
+                return
+            case Queue(number):
+                packet.queue = number
                 return
 
 
@@ -170,7 +185,7 @@ def first_packet(flow: Flow) -> Packet:
     return Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP, source=source)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(policies, silences, st.lists(flows, min_size=1, max_size=12), st.booleans())
 def test_the_kernel_decides_what_the_table_decides(
     policy: TrafficPolicy, silent: tuple[int, ...], drawn: list[Flow], running: bool
@@ -190,7 +205,7 @@ def test_the_kernel_decides_what_the_table_decides(
         assert class_id_of(packet.mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(policies, st.lists(flows, min_size=1, max_size=8))
 def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: TrafficPolicy, drawn: list[Flow]) -> None:
     rules = build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
