@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from podlane.console import MISUSED, OK, failing_clearly
+from podlane.console import MISUSED, OK, failing_clearly, say
 from podlane.traffic.history_commands import history
-from podlane.traffic.report import print_json, print_plan, report
+from podlane.traffic.policies import PolicySource
+from podlane.traffic.report import DIFFERENT, print_json, print_plan, report
 from tc_core.errors import UnitError
 from tc_core.units import Rate
 
 if TYPE_CHECKING:
     from podlane.traffic.book import Book
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_DIFFERENT: Final = 1
-"""The exit code of `diff` when there is something to change, as diff(1) has it."""
 
 
 def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Rate | None:
@@ -30,27 +28,25 @@ def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Ra
         raise click.BadParameter(str(error)) from None
 
 
-def _policy_options(command: _F) -> _F:
-    """The options that say which policy, in the order of the help text."""
+def _takes_a_policy(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which policy, in the order of the help text; ``command`` gets them as ``source``."""
+
+    @functools.wraps(command)
+    def with_source(*, file: str | None, profile: str | None, total: Rate | None, **others: object) -> None:
+        if (file is None) == (profile is None):
+            raise click.UsageError("Name one policy: --file FILE, or --profile NAME with --total RATE.")
+        if profile is not None and total is None:
+            raise click.UsageError("A profile needs the bandwidth of the interface: add --total RATE, as in 50Mbit.")
+        command(source=PolicySource(file, profile, total), **others)
+
     for option in (
         click.option("--replace", is_flag=True, help="Take over from a root qdisc that Podlane did not make."),
         click.option("--total", callback=_rate, metavar="RATE", help="Replaces the policy's total, as in 50Mbit."),
         click.option("--profile", metavar="NAME", help="A profile instead of a file (podlane tc profiles)."),
         click.option("--file", "-f", metavar="FILE", help="Policy file (YAML or JSON); - is standard input."),
     ):
-        command = option(command)
-    return command
-
-
-def _source(file: str | None, profile: str | None, total: Rate | None) -> str:
-    """The name of the policy's source; a usage error unless exactly one is given."""
-    if (file is None) == (profile is None):
-        raise click.UsageError("Name one policy: --file FILE, or --profile NAME with --total RATE.")
-    if profile is not None and total is None:
-        raise click.UsageError("A profile needs the bandwidth of the interface: add --total RATE, as in 50Mbit.")
-    if profile is not None:
-        return f"profile {profile}"
-    return "standard input" if file == "-" else str(file)
+        with_source = option(with_source)
+    return with_source
 
 
 @click.group(
@@ -71,7 +67,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the policy cannot be used; `
     "history_file",
     metavar="FILE",
     envvar="PODLANE_HISTORY",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="Where changes are written down.  [env PODLANE_HISTORY; default: /var/lib/podlane/history.db for root]",
 )
 @click.option("--no-history", is_flag=True, help="Write nothing down, and look nothing up.")
@@ -113,17 +109,18 @@ def show(book: Book, interface: str, rates: bool, as_json: bool) -> None:
     """
     with failing_clearly():
         from podlane import traffic
-        from podlane.traffic.changes import standing_of
         from podlane.traffic.records import knowledge
         from podlane.traffic.show import document, lines, look
 
-        with traffic.open_kernel() as kernel, book.glancing() as known:
-            shown = look(kernel, interface, knowledge(standing_of(known, interface), interface), with_rates=rates)
+        with traffic.open_kernel() as kernel:
+            shown = look(kernel, interface, knowledge(book.standing(interface), interface), with_rates=rates)
         if as_json:
             print_json(document(shown))
             return
         for line in lines(shown):
             click.echo(line)
+        if shown.lacks_policy and book.elsewhere:
+            say(f"Class names and matches are not known here.{book.elsewhere}")
 
 
 @tc.command(
@@ -140,16 +137,14 @@ or an option cannot be used, and nothing has been touched.
 """,
 )
 @click.argument("interface")
-@_policy_options
+@_takes_a_policy
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @click.pass_obj
 def apply(
     book: Book,
     interface: str,
-    file: str | None,
-    profile: str | None,
-    total: Rate | None,
+    source: PolicySource,
     replace: bool,
     dry_run: bool,
     as_json: bool,
@@ -160,22 +155,20 @@ def apply(
     nothing is left to do. Other programs' qdiscs at the root are left alone unless --replace says otherwise. Programs
     of filters are cut short; --json has them whole.
     """
-    source = _source(file, profile, total)
     with failing_clearly():
         from podlane import traffic
         from podlane.traffic.changes import carry_out, to_policy
-        from podlane.traffic.policies import read_policy
 
-        policy = read_policy(file, profile, total)
-        with (
-            traffic.open_kernel(to_change=True) as kernel,
-            book.glancing() if dry_run else book.writing() as log,
-        ):
-            intent = to_policy(kernel, interface, policy, traffic.probe_features(), log, take_over=replace)
+        policy = source.read()
+        with traffic.open_kernel(to_change=True) as kernel:
+            features = traffic.probe_features()
             if dry_run:
-                print_plan(intent, as_json)
+                known = book.standing(interface)
+                print_plan(to_policy(kernel, interface, policy, features, known, take_over=replace), as_json)
                 return
-            outcome = carry_out(kernel, log, intent)
+            with book.writing(interface) as (log, known):
+                intent = to_policy(kernel, interface, policy, features, known, take_over=replace)
+                outcome = carry_out(kernel, log, intent)
         report(intent, outcome, as_json, f"{interface} follows {source}")
 
 
@@ -190,15 +183,13 @@ Exit codes, as those of diff(1): 0 nothing would change, 1 something would, 2 it
 """,
 )
 @click.argument("interface")
-@_policy_options
+@_takes_a_policy
 @click.option("--json", "as_json", is_flag=True, help="The plan as JSON.")
 @click.pass_obj
 def diff(
     book: Book,
     interface: str,
-    file: str | None,
-    profile: str | None,
-    total: Rate | None,
+    source: PolicySource,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -207,17 +198,16 @@ def diff(
     Changes nothing. Needs CAP_NET_ADMIN all the same, since which queues and filters this kernel has is found out by
     trying, in a network namespace made for that.
     """
-    _source(file, profile, total)
     with failing_clearly(MISUSED):
         from podlane import traffic
         from podlane.traffic.changes import to_policy
-        from podlane.traffic.policies import read_policy
 
-        policy = read_policy(file, profile, total)
-        with traffic.open_kernel(to_change=True) as kernel, book.glancing() as log:
-            intent = to_policy(kernel, interface, policy, traffic.probe_features(), log, take_over=replace)
+        policy = source.read()
+        with traffic.open_kernel(to_change=True) as kernel:
+            features, known = traffic.probe_features(), book.standing(interface)
+            intent = to_policy(kernel, interface, policy, features, known, take_over=replace)
         print_plan(intent, as_json)
-        sys.exit(_DIFFERENT if intent.steps else OK)
+        sys.exit(DIFFERENT if intent.steps else OK)
 
 
 @tc.command(
@@ -241,8 +231,8 @@ def clear(book: Book, interface: str, as_json: bool) -> None:
         from podlane import traffic
         from podlane.traffic.changes import carry_out, to_nothing
 
-        with traffic.open_kernel(to_change=True) as kernel, book.writing() as log:
-            intent = to_nothing(kernel, interface, log)
+        with traffic.open_kernel(to_change=True) as kernel, book.writing(interface) as (log, known):
+            intent = to_nothing(kernel, interface, known)
             outcome = carry_out(kernel, log, intent)
         report(intent, outcome, as_json, f"{interface} has no lanes", nothing="nothing of Podlane's was there")
 

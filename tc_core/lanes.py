@@ -72,13 +72,17 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class LanesReport:
-    """What one call did, on the interface and its ifb. ``dropped_packets`` as in :class:`tc_core.reconcile.Report`."""
+    """What one call did, on the interface and its ifb. ``dropped_packets`` as in :class:`tc_core.reconcile.Report`.
+
+    ``number`` is that of the change in the history, None where nothing was written down.
+    """
 
     interface: str
     done: tuple[Step, ...] = ()
     failed: tuple[Step, KernelError] | None = None
     remaining: tuple[Step, ...] = ()
     dropped_packets: int = 0
+    number: int | None = None
 
     def __str__(self) -> str:
         lines = [f"{len(self.done)} changes on {self.interface}"]

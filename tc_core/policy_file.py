@@ -51,7 +51,7 @@ def load_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy
         data = Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise PolicyError([Problem("", f"The policy cannot be read: {reason}.", "Name a file that can be.")], source) from None
+        raise PolicyError([Problem("", f"The policy cannot be read: {reason}.", "Name another.")], source) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

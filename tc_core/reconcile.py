@@ -56,7 +56,12 @@ class _AnyReport(Protocol):
 
 
 class ApplyError(TcError):
-    """The kernel refused a change in the middle of a plan. ``report`` has what was done, what failed, what is left."""
+    """The kernel refused a change in the middle of a plan. ``report`` has what was done, what failed, what is left.
+
+    ``number`` is that of the change in the history, None where nothing was written down.
+    """
+
+    number: int | None = None
 
     def __init__(self, report: _AnyReport, error: KernelError) -> None:
         self.report = report

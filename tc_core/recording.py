@@ -8,7 +8,7 @@ nothing of ours is in force.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tc_core import lanes
 from tc_core.capability import Features
@@ -16,7 +16,7 @@ from tc_core.compile import leaf_handle
 from tc_core.diff import is_ours
 from tc_core.errors import HistoryError, PolicyError
 from tc_core.history import History, Result, Standing
-from tc_core.history.events import State
+from tc_core.history.events import Started, State
 from tc_core.kernel import Kernel
 from tc_core.lanes import Lanes, LanesReport, Step
 from tc_core.marks import ClassIds
@@ -113,8 +113,9 @@ def _intent(interface: str, action: str, standing: Standing | None, after: State
 def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: Intent) -> LanesReport:
     """Write the intent down, make it so, write down how that went. Nothing is written where nothing changes.
 
-    Raises :class:`ApplyError` when the kernel refuses a step; :class:`HistoryError`, before anything is changed, when
-    the intent cannot be written down, or when its end cannot. An interface that vanishes in the middle raises
+    The report, or the error, has the change's number. Raises :class:`ApplyError` when the kernel refuses a
+    step; :class:`HistoryError`, before anything is changed, when the intent cannot be written down, or after, when its
+    end cannot. An interface that vanishes in the middle raises
     :class:`InterfaceNotFoundError` and leaves a change without an end.
     """
     if history is None or (not intent.steps and intent.is_recorded):
@@ -133,7 +134,18 @@ def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: I
     try:
         report = lanes.carry_out(kernel, intent.interface, intent.steps)
     except ApplyError as error:
-        history.finish(started, Result.FAILED, made=len(error.report.done), error=str(error))
+        error.number = started.number
+        _finish(history, started, Result.FAILED, len(error.report.done), str(error))
         raise
-    history.finish(started, Result.DONE, made=len(report.done))
-    return report
+    _finish(history, started, Result.DONE, len(report.done))
+    return replace(report, number=started.number)
+
+
+def _finish(history: History, started: Started, result: Result, made: int, error: str = "") -> None:
+    try:
+        history.finish(started, result, made=made, error=error)
+    except HistoryError as failure:
+        raise HistoryError(
+            f"{failure} {error or 'All changes were made.'} The history will show change {started.number} as "
+            "interrupted; applying again settles it."
+        ) from failure

@@ -13,6 +13,7 @@ from typing import Final
 from podlane.errors import PodlaneError
 from podlane.traffic.words import chosen_by_marks
 from tc_core.diff import is_ours
+from tc_core.history import Standing
 from tc_core.model import HtbQdisc, Observed
 
 _SOCKETS: Final = Path("/proc/thread-self/net/unix")
@@ -34,19 +35,19 @@ def sidecar_runs_here(sockets: str | None = None) -> bool:
     return any(line.split()[-1] == _LOCK for line in sockets.splitlines() if line.strip())
 
 
-def is_sidecars(observed: Observed) -> bool:
-    """Whether an interface has the tree of a sidecar that runs here."""
-    return (
-        isinstance(observed.root, HtbQdisc)
-        and is_ours(observed)
-        and chosen_by_marks(observed.filters)
-        and sidecar_runs_here()
-    )
+def is_sidecars(observed: Observed, standing: Standing | None) -> bool:
+    """Whether an interface has the tree of a sidecar that runs here; ``standing`` is what the history knows of it."""
+    if not (isinstance(observed.root, HtbQdisc) and is_ours(observed) and sidecar_runs_here()):
+        return False
+    if observed.filters:
+        return chosen_by_marks(observed.filters)
+    # Without classes there is nothing to choose; a sidecar writes no history.
+    return standing is None or standing.state is None
 
 
-def refuse_sidecars(observed: Observed) -> None:
+def refuse_sidecars(observed: Observed, standing: Standing | None) -> None:
     """Raise :class:`SidecarAtWorkError` when the interface belongs to a running sidecar."""
-    if is_sidecars(observed):
+    if is_sidecars(observed, standing):
         raise SidecarAtWorkError(
             f"A sidecar shapes {observed.link.name} in this network namespace. Change its policy file instead and send "
             "it SIGHUP, or stop it first."

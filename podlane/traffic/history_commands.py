@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from podlane.console import MISUSED, OK, failing_clearly, say
-from podlane.traffic.report import coloured, print_json, print_plan, report
+from podlane.traffic.report import DIFFERENT, coloured, print_json, print_plan, report
 
 if TYPE_CHECKING:
     from podlane.traffic.book import Book
     from tc_core.history import ChangeRecord, History
     from tc_core.history.events import State
-
-_DIFFERENT: Final = 1
-"""The exit code of `history diff` for states that differ, as diff(1) has it."""
 
 
 class _ListByDefault(click.Group):
@@ -67,7 +64,7 @@ def list_changes(book: Book, interface: str | None, limit: int, as_json: bool) -
         if as_json:
             print_json([record_document(record) for record in records])
         elif not records:
-            say(f"Nothing was recorded{f' for {interface}' if interface else ''} in {book.path} yet.")
+            say(f"Nothing was recorded{f' for {interface}' if interface else ''} in {book.path} yet.{book.elsewhere}")
         else:
             for line in table_lines(records, this_namespace()):
                 click.echo(line)
@@ -110,7 +107,7 @@ def diff(book: Book, number: int, other: int | None) -> None:
         lines = difference(one, two, f"after change {number}", name)
         for line in lines:
             click.echo(coloured(line))
-        sys.exit(_DIFFERENT if lines else OK)
+        sys.exit(DIFFERENT if lines else OK)
 
 
 def _in_force(log: History, number: int) -> tuple[State | None, str]:
@@ -151,10 +148,10 @@ def restore(book: Book, number: int, replace: bool, dry_run: bool, as_json: bool
             state, record = log.state_after(number), log.change(number)
         interface = record.started.interface
         _note_other_place(record)
-        with traffic.open_kernel(to_change=True) as kernel, book.writing() as log:
+        with traffic.open_kernel(to_change=True) as kernel, book.writing(interface) as (log, standing):
             source = f"the policy of change {number}"
             features = traffic.probe_features()
-            intent = to_state(kernel, interface, state, source, features, log, take_over=replace)
+            intent = to_state(kernel, interface, state, source, features, standing, take_over=replace)
             if dry_run:
                 print_plan(intent, as_json)
                 return

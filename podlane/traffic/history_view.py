@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
@@ -12,12 +11,10 @@ import click
 
 from podlane.traffic.records import text_of
 from podlane.traffic.report import shortened
-from podlane.traffic.words import table
+from podlane.traffic.words import prose, table
 from tc_core.history import ChangeRecord, Outcome
 from tc_core.history.events import State
 
-_WIDTH: Final = 100
-"""Columns of prose."""
 _COLOURS: Final = {
     Outcome.DONE: "green",
     Outcome.FAILED: "red",
@@ -51,7 +48,7 @@ def table_lines(records: Iterable[ChangeRecord], here: str) -> Iterator[str]:
     if notes:
         yield ""
     for note in notes:
-        yield from textwrap.wrap(note, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        yield from prose(note)
 
 
 def remedy(record: ChangeRecord) -> Iterator[str]:
@@ -100,7 +97,7 @@ def change_lines(record: ChangeRecord, here: str) -> Iterator[str]:
     for name, value in facts:
         yield f"  {name:<8} {value}"
     for note in remedy(record):
-        yield from textwrap.wrap(note, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        yield from prose(note, "  ")
     yield ""
     yield _bold("Commands" if started.commands else "Commands: none; it was so already")
     for number, command in enumerate(started.commands):

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from tc_core.errors import PolicyError, Problem
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import load_policy, parse_policy
-from tc_core.policy_scope import beyond_packets
-from tc_core.profiles import profile_named
-from tc_core.units import Rate
+
+if TYPE_CHECKING:
+    from tc_core.policy import TrafficPolicy
+    from tc_core.units import Rate
 
 STANDARD_INPUT: Final = "-"
 
 
-def read_policy(file: str | None, profile: str | None, total: Rate | None) -> TrafficPolicy:
-    """The policy in ``file`` (``-`` is standard input), or a profile for a total.
+@dataclass(frozen=True, slots=True)
+class PolicySource:
+    """A policy file (``-`` is standard input), or a profile: one of the two. ``total`` replaces that of the policy."""
 
-    Raises :class:`PolicyError`, also for a policy that asks for more than packets can tell.
-    """
-    if profile is not None:
-        source, policy = f"profile {profile}", profile_named(profile).policy(total)
-    elif file == STANDARD_INPUT:
-        source = "standard input"
-        policy = parse_policy(_standard_input(source), source=source, total=total)
-    else:
-        source = file or ""
-        policy = load_policy(source, total=total)
-    if problems := beyond_packets(policy):
-        raise PolicyError(problems, source)
-    return policy
+    file: str | None
+    profile: str | None
+    total: Rate | None
+
+    def __str__(self) -> str:
+        if self.profile is not None:
+            return f"profile {self.profile}"
+        return "standard input" if self.file == STANDARD_INPUT else str(self.file)
+
+    def read(self) -> TrafficPolicy:
+        """The policy. Raises :class:`PolicyError`, also for one that asks for more than packets can tell."""
+        from tc_core.policy_file import load_policy, parse_policy
+        from tc_core.policy_scope import beyond_packets
+        from tc_core.profiles import profile_named
+
+        source = str(self)
+        if self.profile is not None:
+            policy = profile_named(self.profile).policy(self.total)
+        elif self.file == STANDARD_INPUT:
+            policy = parse_policy(_standard_input(source), source=source, total=self.total)
+        else:
+            policy = load_policy(source, total=self.total)
+        if problems := beyond_packets(policy):
+            raise PolicyError(problems, source)
+        return policy
 
 
 def _standard_input(source: str) -> str:

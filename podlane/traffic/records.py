@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tc_core.capability import ALL_FEATURES
-from tc_core.errors import MissingFeatureError, PolicyError
+from tc_core.errors import PolicyError
 from tc_core.handles import Handle
 from tc_core.history import Standing
 from tc_core.history.events import State
@@ -25,11 +25,6 @@ from tc_core.trees import Tree
 def policy_of(state: State, source: str) -> TrafficPolicy:
     """The policy of a state. Raises :class:`PolicyError`, naming ``source``, if this version cannot use it."""
     return policy_from_document(state["policy"], source=source)
-
-
-def ids_of(state: State) -> ClassIds:
-    """The class ids of a state."""
-    return ClassIds({str(name): int(number) for name, number in state["ids"].items()})
 
 
 def text_of(state: State | None) -> str:
@@ -77,8 +72,8 @@ def knowledge(standing: Standing | None, interface: str) -> Knowledge:
     try:
         policy = policy_of(standing.state, f"change {number}")
         # Which queue a kernel has does not matter for names and matches.
-        lanes = lanes_of(policy, interface, ALL_FEATURES, ids_of(standing.state))
-    except (PolicyError, MissingFeatureError):
+        lanes = lanes_of(policy, interface, ALL_FEATURES, ClassIds(standing.state["ids"]))
+    except PolicyError:
         return Knowledge(standing)
     return Knowledge(standing, Recorded(number, policy, lanes))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 
 _COLOURS: Final = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 """By the first character of a line: what comes, what goes, what is altered, where."""
+
+DIFFERENT: Final = 1
+"""The exit code for states that differ, as diff(1) has it."""
 
 _BYTECODE: Final = re.compile(r"bytecode '([0-9]+),[^']{80,}'")
 """A program of classic BPF: the number of its instructions, then these (tc-bpf(8))."""
@@ -45,7 +47,7 @@ def print_plan(intent: Intent, as_json: bool) -> None:
     if as_json:
         print_json(_plan_document(intent))
         return
-    _print_steps(intent.steps)
+    _print_steps(intent, len(intent.steps))
     count = len(intent.steps)
     say(f"{intent.interface}: {_count(count)} would be made." if count else f"{intent.interface}: nothing to change.")
 
@@ -59,7 +61,7 @@ def report(intent: Intent, outcome: Outcome, as_json: bool, state: str, *, nothi
     if as_json:
         print_json(_result_document(intent, outcome))
     else:
-        _print_steps(intent.steps[:made])
+        _print_steps(intent, made)
     recorded = "" if outcome.number is None else f" (change {outcome.number} of the history)"
     if outcome.error is not None:
         say(f"{shortened(str(outcome.error))}{recorded}", error=True)
@@ -72,11 +74,23 @@ def report(intent: Intent, outcome: Outcome, as_json: bool, state: str, *, nothi
         say(f"{outcome.dropped_packets} packets that waited in classes which had to go were dropped.")
 
 
-def _print_steps(steps: Sequence[Step]) -> None:
-    from podlane.traffic.changes import command_of, sign_of
+def _print_steps(intent: Intent, count: int) -> None:
+    """The first steps of an intent."""
+    for step, command in list(zip(intent.steps, intent.commands, strict=True))[:count]:
+        click.echo(coloured(f"{sign_of(step)} {shortened(command)}"))
 
-    for step in steps:
-        click.echo(coloured(f"{sign_of(step)} {shortened(command_of(step))}"))
+
+def sign_of(step: Step) -> str:
+    """``+`` for what a step adds, ``-`` for what it takes away, ``~`` for what it alters."""
+    from tc_core import kernel
+
+    match step[1]:
+        case kernel.AddQdisc() | kernel.AddClass() | kernel.AddFilter() | kernel.AddLink():
+            return "+"
+        case kernel.DeleteQdisc() | kernel.DeleteClass() | kernel.DeleteFilter() | kernel.DeleteLink():
+            return "-"
+        case _:
+            return "~"
 
 
 def _count(number: int) -> str:
@@ -84,12 +98,11 @@ def _count(number: int) -> str:
 
 
 def _plan_document(intent: Intent) -> dict[str, Any]:
-    from podlane.traffic.changes import command_of, sign_of
-
+    steps = zip(intent.steps, intent.commands, strict=True)
     return {
         "interface": intent.interface,
         "action": intent.action,
-        "commands": [{"device": step[0], "sign": sign_of(step), "command": command_of(step)} for step in intent.steps],
+        "commands": [{"device": step[0], "sign": sign_of(step), "command": command} for step, command in steps],
     }
 
 

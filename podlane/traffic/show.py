@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from podlane.traffic.tree import Arrivals, Owner, Reading, Side, side_of
 from podlane.traffic.words import (
     OWNERS,
     arrivals_document,
+    chosen_by_marks,
     filter_lines,
     filter_words,
+    prose,
     side_document,
     tree_lines,
 )
@@ -31,8 +32,6 @@ from tc_core.stats import rates
 
 RATE_SECONDS: Final = 1.0
 """Between the two readings that a rate is the mean of: long against a burst, short for somebody who waits."""
-_WIDTH: Final = 100
-"""Columns of prose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,12 @@ class Shown:
     """The recorded policy, if what is sent goes by it."""
     received_policy: TrafficPolicy | None
     """The recorded policy, if what arrives goes by it."""
+
+    @property
+    def lacks_policy(self) -> bool:
+        """Whether packets decide here by a policy that the history does not have."""
+        is_ours = self.sends.owner is Owner.PODLANE
+        return is_ours and self.recorded is None and not chosen_by_marks(self.sends.filters)
 
 
 def look(
@@ -118,7 +123,7 @@ def _origin(observed: Observed, sends: Side, known: Knowledge, is_fit: bool) -> 
     if sends.owner is Owner.KERNEL:
         lost = f"; what change {known.recorded.change} left is gone: apply it again" if known.recorded else ""
         return (f"{whose} ({sends.root.kind})" if sends.root else whose) + lost
-    if guard.is_sidecars(observed):
+    if guard.is_sidecars(observed, known.standing):
         return f"{whose}, made by the sidecar that runs here"
     if known.recorded is None:
         return f"{whose}; the history here does not say from which policy"
@@ -181,7 +186,7 @@ def _heading(text: str) -> str:
 
 
 def _note(text: str) -> Iterator[str]:
-    for line in textwrap.wrap(text, _WIDTH, initial_indent="  ! ", subsequent_indent="    ", break_on_hyphens=False):
+    for line in prose(text, "  ! ", "    "):
         yield click.style(line, fg="yellow")
 
 

@@ -72,7 +72,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One direction of an interface: ``device`` is what has the tree, for what arrives an ifb."""
+    """One direction of an interface: ``device`` is what has the tree, for what arrives an ifb.
+
+    ``default`` is the class, or the band of prio, of what no filter takes.
+    """
 
     device: str
     owner: Owner
@@ -112,9 +115,20 @@ def side_of(reading: Reading, names: Mapping[Handle, str] | None = None) -> Side
         owner_of(observed),
         _Builder(reading, names).qdisc(root) if root else None,
         observed.filters,
-        Handle(root.handle.major, root.default_minor) if isinstance(root, HtbQdisc) and root.default_minor else None,
+        _default(observed),
         MappingProxyType(dict(names)),
     )
+
+
+def _default(observed: Observed) -> Handle | None:
+    """The class, or the band, of what no filter takes; None where that depends, or there is none."""
+    for qdisc in observed.qdiscs:
+        match qdisc:
+            case HtbQdisc(parent=parent, default_minor=minor) if parent == ROOT and minor:
+                return Handle(qdisc.handle.major, minor)
+            case Prio(handle=handle, priomap=priomap) if handle.major and len(set(priomap)) == 1:
+                return Handle(handle.major, priomap[0] + 1)
+    return None
 
 
 class _Builder:

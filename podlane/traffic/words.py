@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ from tc_core.units import ByteCount
 from tc_core.words import traffic_words
 
 _COLUMNS: Final = ("", "guaranteed", "at most", "prio", "sent", "packets", "dropped", "waiting", "now", "queue")
+_WIDTH: Final = 100
+"""Columns of prose."""
 _LEFT: Final = frozenset({0, 9})
 """Columns of text; numbers are on the right."""
 
@@ -86,7 +89,8 @@ def queue_words(qdisc: Qdisc) -> str:
         case Bfifo():
             return f"fifo of {qdisc.limit.human}"
         case FqCodel():
-            return f"fq_codel, target {tc_time(qdisc.target)}" if qdisc.target.nanoseconds % 10**6 == 0 else "fq_codel"
+            # The kernel counts in units of 1,024 ns, so that 5 ms come back as a little less.
+            return f"fq_codel, target {qdisc.target.nanoseconds / 10**6:.3g}ms"
         case Sfq():
             return f"sfq of {qdisc.limit} packets"
         case Cake():
@@ -124,10 +128,10 @@ def filter_lines(side: Side, policy: TrafficPolicy | None, *, arriving: bool = F
                 yield from rule_lines(policy, arriving=arriving)
             continue
         yield filter_words(existing, side.names, ours=ours)
-    root = side.root
-    if root is not None and root.kind == "htb" and side.owner is not Owner.KERNEL:
-        where = _named(side.default, side.names) if side.default else "at full speed, past all classes"
-        yield f"everything else → {where}"
+    if side.default is not None:
+        yield f"everything else → {_named(side.default, side.names)}"
+    elif side.root is not None and side.root.kind == "htb":
+        yield "everything else → at full speed, past all classes"
 
 
 def rule_lines(policy: TrafficPolicy, *, arriving: bool) -> Iterator[str]:
@@ -169,7 +173,7 @@ def _named(handle: Handle, names: Mapping[Handle, str]) -> str:
 
 
 def chosen_by_marks(filters: Iterable[Filter]) -> bool:
-    """Whether these are the filters of a sidecar's tree: they go by the mark, or there is nothing to choose."""
+    """Whether these are the filters of a sidecar's tree, which go by the mark; also when there are none."""
     return not any(_reads_packets(existing) for existing in filters)
 
 
@@ -238,3 +242,8 @@ def table(rows: Sequence[Sequence[str]], left: frozenset[int]) -> Iterator[str]:
         )
         line = "  ".join(cells).rstrip()
         yield click.style(line, bold=True) if number == 0 < len(widths) - 1 else line
+
+
+def prose(text: str, first: str = "", rest: str = "  ") -> list[str]:
+    """Lines of a sentence, of at most 100 columns, each behind its indent."""
+    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -161,10 +161,6 @@ class History(ABC):
         it since."""
         return standing(self.changes(interface=interface, namespace=namespace))
 
-    def latest(self, interface: str, namespace: str) -> ChangeRecord | None:
-        """The change of an interface that was done last; :meth:`standing` says whether that is still in force."""
-        return self.standing(interface, namespace).latest
-
     def events(self, *, after: int = 0, limit: int | None = None) -> list[Event]:
         """The bare log: events in order, those above number ``after``, at most ``limit``.
 

@@ -415,17 +415,36 @@ def test_another_policy_is_written_down_even_if_the_kernel_has_the_same_already(
     assert [record.started.commands == () for record in history.changes()] == [True, False]
 
 
+def test_a_history_that_fills_up_in_the_middle_says_that_the_change_was_made(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = MemoryHistory()
+    made = simple(kernel, history, "a")
+
+    def full(*_: object, **__: object) -> None:
+        raise HistoryError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "finish", full)
+        with pytest.raises(HistoryError, match=r"disk is full\. All changes were made\. .*change 1 as interrupted"):
+            made.apply()
+    assert made.plan() == []
+    assert made.apply().number is not None  # settles it
+    assert history.changes()[0].result is Outcome.DONE
+
+
 def test_a_refusal_is_written_down_and_the_next_apply_settles_it(kernel: FakeKernel) -> None:
     history = MemoryHistory()
     made = simple(kernel, history, "a")
     kernel.fail_at(2)
-    with pytest.raises(ApplyError):
+    with pytest.raises(ApplyError) as refusal:
         made.apply()
     [failed] = history.changes()
+    assert failed.number == refusal.value.number
     assert failed.finished is not None
     assert (failed.result, failed.finished.made) == (Outcome.FAILED, 2)
     assert "was refused" in failed.finished.error
-    made.apply()
+    assert made.apply().number == history.changes()[0].number
     assert history.changes()[0].result is Outcome.DONE
     assert history.standing("eth0", failed.started.namespace).certain
 

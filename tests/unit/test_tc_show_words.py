@@ -54,7 +54,8 @@ MS = 10**6
     [
         (Bfifo(H, P, ByteCount(34816)), "fifo of 34.0 KiB"),
         (FqCodel(H, P, 100, Duration(5 * MS), Duration(100 * MS), ByteCount(1)), "fq_codel, target 5ms"),
-        (FqCodel(H, P, 100, Duration(4_999_168), Duration(100 * MS), ByteCount(1)), "fq_codel"),
+        (FqCodel(H, P, 100, Duration(4_999_168), Duration(100 * MS), ByteCount(1)), "fq_codel, target 5ms"),
+        (FqCodel(H, P, 100, Duration(4_542_464), Duration(40 * MS), ByteCount(1)), "fq_codel, target 4.54ms"),
         (Sfq(H, P, 127, ByteCount(1514), Duration(0)), "sfq of 127 packets"),
         (Cake(H, P), "cake"),
         (Cake(H, P, Rate(10**7)), "cake at 10 Mbit/s"),
@@ -63,7 +64,7 @@ MS = 10**6
         (Netem(H, P), "netem: as it is"),
         (OtherQdisc(H, P, "hhf"), "hhf"),
     ],
-    ids=["fifo", "fq_codel", "fq_codel as read back", "sfq", "cake", "shaping cake", "delay", "chances", "idle netem", "other"],
+    ids=["fifo", "fq_codel", "fq_codel as read back", "fq_codel of a slow class", "sfq", "cake", "shaping cake", "delay", "chances", "idle netem", "other"],
 )  # fmt: skip
 def test_queues_in_words(qdisc: Qdisc, words: str) -> None:
     assert queue_words(qdisc) == words
@@ -150,9 +151,7 @@ def shown(text: str) -> tuple[Node, list[str]]:
     kernel = FakeKernel("eth0")
     lanes = lanes_of(parse_policy(text), "eth0", ALL_FEATURES)
     apply(kernel, "eth0", lanes)
-    looked = look(kernel, "eth0", knowledge(Standing(None), "eth0"))
-    side = replace(looked.sends, names=lanes.tree.names)
-    assert side.owner is Owner.PODLANE
+    assert look(kernel, "eth0", knowledge(Standing(None), "eth0")).sends.owner is Owner.PODLANE
     named = side_of(Reading(kernel.observe("eth0"), {}), lanes.tree.names)
     assert named.root is not None
     return named.root, list(tree_lines(named))
@@ -184,6 +183,28 @@ def test_strict_priority_shows_its_bands() -> None:
     assert bands[0].ceiling == Rate(5_000_000)
     assert bands[0].children[0].kind == "tbf"
     assert any("calls band 1 70d2:1" in line for line in drawing)
+
+
+PRIORITIES = """{total: 20Mbit, shaper: prio, classes: [
+{name: web, priority: 3, match: {port: 443}}, {name: calls, priority: 0, match: {port: 5060}}]}"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [(PRIORITIES, "everything else → default (70d2:3)"), ("{total: 20Mbit, classes: []}", "everything else → default (1:1ff)")],
+    ids=["prio", "htb"],
+)  # fmt: skip
+def test_where_the_rest_goes(policy: str, words: str) -> None:
+    kernel = FakeKernel("eth0")
+    lanes = lanes_of(parse_policy(policy), "eth0", ALL_FEATURES)
+    apply(kernel, "eth0", lanes)
+    side = side_of(Reading(kernel.observe("eth0"), {}), lanes.tree.names)
+    assert list(filter_lines(side, parse_policy(policy)))[-1] == words
+
+
+def test_without_a_default_class_the_rest_is_not_shaped() -> None:
+    side = side_of(Reading(Observed(Link("eth0"), (HtbQdisc(Handle(5), 0),)), {}))
+    assert list(filter_lines(side, None)) == ["everything else → at full speed, past all classes"]
 
 
 def test_a_rehearsal_shows_what_it_does() -> None:

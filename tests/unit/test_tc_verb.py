@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +324,45 @@ def test_a_damaged_history_does_not_keep_anybody_from_looking(podlane: Terminal)
     assert podlane("history").exit_code == 1
 
 
+def test_a_damaged_event_does_not_keep_anybody_from_looking_either(podlane: Terminal) -> None:
+    podlane.applied()
+    podlane.applied(ONLY_BACKUP)
+    with closing(sqlite3.connect(podlane.history)) as database, database:
+        database.execute("DROP TRIGGER no_update")
+        database.execute("UPDATE events SET checksum = 'spoilt' WHERE number = 1")
+    assert "Event 1 of the history" in podlane("history", "show", "1").stderr
+    assert "Change 3: apply on eth0" in podlane("history", "show", "3").stdout
+    shown = podlane("show", "eth0")
+    assert shown.exit_code == 0
+    assert "Names and policies are not known without it." in shown.stderr
+    made = len(podlane.kernel.applied)
+    planned = podlane("diff", "eth0", "--file", podlane.policy)
+    assert planned.exit_code == 1
+    refused = podlane("apply", "eth0", "--file", podlane.policy)
+    assert refused.exit_code == 1
+    assert "Nothing has been changed. (podlane tc --no-history does without.)" in refused.stderr
+    assert len(podlane.kernel.applied) == made
+
+
+@pytest.mark.parametrize("arguments", [["history"], ["clear", "eth0"]], ids=lambda words: words[0])
+def test_a_folder_is_no_history(podlane: Terminal, arguments: list[str]) -> None:
+    podlane.history = podlane.directory
+    done = podlane(*arguments)
+    assert done.exit_code == 1
+    assert f"{podlane.directory} is not a regular file. Name another one" in done.stderr
+
+
+def test_who_is_not_root_is_told_of_roots_history(podlane: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    podlane.applied()
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(podlane.directory / "state"))
+    for arguments in (["show", "eth0"], ["history"]):
+        done = CliRunner().invoke(main, ["tc", *arguments])
+        assert done.exit_code == 0
+        assert "Root has a history of its own: try sudo." in done.stderr
+        assert "Root has a history" not in podlane(*arguments).stderr
+
+
 def test_without_a_history_nothing_is_written_and_nothing_known(podlane: Terminal) -> None:
     done = podlane("--no-history", "apply", "eth0", "--file", podlane.policy)
     assert done.exit_code == 0
@@ -373,11 +414,12 @@ def test_a_sidecar_is_seen_by_its_lock() -> None:
 
 
 @pytest.mark.parametrize("verb", [["clear", "eth0"], ["apply", "eth0", "--file", "-"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("classes", [{"api": "1Mbit"}, {}], ids=["classes", "total alone"])
 def test_what_a_sidecar_shapes_is_its_business(
-    podlane: Terminal, verb: list[str], monkeypatch: pytest.MonkeyPatch
+    podlane: Terminal, verb: list[str], classes: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "sidecar_runs_here", lambda: True)
-    reconcile.apply(podlane.kernel, "eth0", tree_of(policy(api="1Mbit"), FW_FQ_CODEL))
+    reconcile.apply(podlane.kernel, "eth0", tree_of(policy(**classes), FW_FQ_CODEL))
     before = list(podlane.kernel.applied)
     done = podlane(*verb, input=POLICY)
     assert done.exit_code == 1
@@ -386,9 +428,11 @@ def test_what_a_sidecar_shapes_is_its_business(
     assert "made by the sidecar that runs here" in podlane("show", "eth0").stdout
 
 
-def test_what_a_sidecar_does_not_shape_is_ours(podlane: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", [POLICY, "total: 5Mbit"], ids=["classes", "total alone"])
+def test_what_a_sidecar_does_not_shape_is_ours(podlane: Terminal, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "sidecar_runs_here", lambda: True)
-    podlane.applied()
+    podlane.applied(text)
+    assert "as change 1 left it" in podlane("show", "eth0").stdout
     assert podlane("clear", "eth0").exit_code == 0
 
 
@@ -506,7 +550,9 @@ def test_history_before_anything_happened(podlane: Terminal) -> None:
     assert done.exit_code == 0
     assert "Nothing was recorded" in done.stderr
     assert json.loads(podlane("history", "--json").stdout) == []
-    assert podlane("history", "show", "1").exit_code == 1
+    shown = podlane("history", "show", "1")
+    assert shown.exit_code == 1
+    assert f"There is no change 1 in the history {podlane.history}. None was recorded yet." in shown.stderr
     assert not podlane.history.exists()
 
 
@@ -522,10 +568,9 @@ def test_history_show_has_who_when_what_before_and_after(podlane: Terminal) -> N
     record = json.loads(podlane("history", "show", "3", "--json").stdout)
     assert record["made"] == len(record["commands"])
     assert record["who"]["pid"] > 0
-    assert (
-        "It" in podlane("history", "show", "9").stderr
-        or "There is no change 9" in podlane("history", "show", "9").stderr
-    )
+    missing = podlane("history", "show", "9")
+    assert missing.exit_code == 1
+    assert f"There is no change 9 in the history {podlane.history}. The newest is 3" in missing.stderr
 
 
 def test_history_diff_compares_states(podlane: Terminal) -> None:
