@@ -15,8 +15,10 @@ from typing import Final
 import structlog
 import trio
 
+from sidecar.connection import ConnectionView
 from sidecar.errors import ConfigError
-from sidecar.proxy import ConnectionView, Proxy, Routing
+from sidecar.proxy import Proxy
+from sidecar.routing.cached import Routing
 from sidecar.transport.accept import RETRY_S, Acceptor
 from sidecar.transport.edge import BACKLOG, Edge, TransparentEdge
 from sidecar.transport.loop import EventLoop
@@ -207,7 +209,7 @@ class ProxyServer:
         for acceptor in self._acceptors:
             if acceptor.paused:
                 acceptor.resume()
-        if not self._proxy.live:
+        if not self._proxy.live and not self._emptied.is_set():
             self._emptied.set()
 
     def _close_listeners(self) -> None:

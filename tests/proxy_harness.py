@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import trio
 
-from sidecar.proxy import Routing
+from sidecar.routing.cached import Routing
 from sidecar.routing.flow import Destination
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ConnectionSummary, ProxyServer, ServerSettings
 from sidecar.transport.edge import Edge, Original, connect
-from sidecar.transport.sockets import deliver_at_once, stream_socket
+from sidecar.transport.sockets import deliver_at_once, speak_first, stream_socket
 from tc_core.marks import ClassIds
 from tc_core.policy_file import parse_policy
 from tc_core.units import Duration
@@ -62,11 +62,13 @@ class LoopbackEdge:
             return None
         return Original(self.destination, self.target)
 
-    def dial(self, original: Original, mark: int, client: SocketType) -> SocketType:
+    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         self.marks.append(mark)
         upstream = stream_socket(client.family)
         try:
             deliver_at_once(upstream)
+            if speaks:
+                speak_first(upstream)
             connect(upstream, original.address)
         except BaseException:
             upstream.close()

@@ -1,8 +1,10 @@
 """From the first bytes of a connection to what it is: TLS, HTTP/1, HTTP/2 or none of them, and the names it gives.
 
-How it works: :class:`sidecar.protocols.opening.Opening` finds out which protocol begins, then that protocol's reader
-takes over until it has the name. The detector keeps the account: how many bytes were looked at, how many are needed
-next, and when there have been enough.
+How it works: nearly always the client's first segment holds a whole ClientHello or HTTP/1 head and nothing of it is
+missing. :func:`detect_at_once` reads that in one go, without keeping anything. Everything else goes the long way:
+:class:`sidecar.protocols.opening.Opening` finds out which protocol begins, then that protocol's reader takes over until
+it has the name. The detector keeps the account: how many bytes were looked at, how many are needed next, and when there
+have been enough. Both ways give the same answers.
 
 Invariants: no byte is altered or kept for anybody (the caller has them); the answer depends on the bytes alone, not on
 how they were cut into pieces; once there is an answer, no further bytes could change it; the total work is linear in
@@ -11,24 +13,22 @@ the bytes, even when they drip in one at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
-from sidecar.protocols.client_hello import ClientHello, ClientHelloReader
-from sidecar.protocols.http1 import Http1Reader, Http1Request
+from sidecar.protocols.client_hello import ClientHello, ClientHelloReader, whole_client_hello
+from sidecar.protocols.http1 import Http1Reader, Http1Request, read_head
 from sidecar.protocols.http2 import Http2Reader, Http2Request
-from sidecar.protocols.opening import Opening
+from sidecar.protocols.opening import CAN_BEGIN_A_LINE, TLS_BEGINNING, Opening
 from sidecar.protocols.outcome import NeedMore, Protocol, Reason, Rejected
 
-__all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason"]
+__all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once"]
 
 MAX_BYTES: Final = (64 << 10) + 1024
 """Bytes looked at, at most: a ClientHello of 64 KiB, and 1 KiB for its handshake header and the headers of up to 204
 records."""
 
 
-@dataclass(frozen=True, slots=True)
-class Detection:
+class Detection(NamedTuple):
     """What is known of a connection.
 
     ``protocol`` is given whenever the bytes showed it, also when ``reason`` says that the rest could not be read; names
@@ -45,6 +45,30 @@ class Detection:
     """What the ClientHello offers, in its order, decoded as latin-1."""
     ech: bool = False
     """The ClientHello has an encrypted_client_hello extension, so ``sni`` may be only the outer name."""
+
+
+_NOT_THIS: Final = Detection(Protocol.OPAQUE, Reason.NOT_THIS)
+_TLS, _HTTP1, _FOUND = Protocol.TLS, Protocol.HTTP1, Reason.FOUND
+
+
+def detect_at_once(data: bytes) -> Detection | None:
+    """What a connection is that begins with ``data`` (at most ``MAX_BYTES`` of it), if the usual case shows it.
+
+    None: that takes a :class:`Detector`, and perhaps more bytes.
+    """
+    if data[:2] == TLS_BEGINNING:
+        hello = whole_client_hello(data)
+        if hello is None:
+            return None
+        if isinstance(hello, Rejected):
+            return Detection(_TLS, hello.reason)
+        return Detection(_TLS, _FOUND, hello.sni, None, hello.alpn, hello.ech)
+    request = read_head(data)
+    if request is None:
+        return _NOT_THIS if data and data[0] not in CAN_BEGIN_A_LINE and data[0] != TLS_BEGINNING[0] else None
+    if isinstance(request, Rejected):
+        return Detection(_HTTP1, request.reason)
+    return Detection(_HTTP1, _FOUND, None, request.host)
 
 
 class Detector:
@@ -73,6 +97,11 @@ class Detector:
         """
         return self._needed
 
+    @property
+    def seen(self) -> int:
+        """How many bytes it has been fed and looked at."""
+        return self._seen
+
     def feed(self, data: bytes | bytearray | memoryview) -> Detection | None:
         """Take the bytes that are new; None as long as more are needed.
 
@@ -80,6 +109,11 @@ class Detector:
         """
         self._check_undecided()
         fresh = bytes(memoryview(data)[: self._max_bytes - self._seen])
+        if not self._seen:
+            at_once = detect_at_once(fresh)
+            if at_once is not None:
+                self._decided = True
+                return at_once
         self._seen += len(fresh)
         outcome = self._reader.feed(fresh)
         if isinstance(outcome, Protocol):
@@ -111,8 +145,15 @@ class Detector:
         """The opening has shown the protocol: give what there is so far to its reader."""
         assert isinstance(self._reader, Opening)
         opening, self._protocol = self._reader, protocol
-        skipped = opening.line_start if protocol is Protocol.HTTP1 else 0
-        reader = _READERS[protocol](self._max_bytes)
+        reader: ClientHelloReader | Http1Reader | Http2Reader
+        skipped = 0
+        if protocol is Protocol.TLS:
+            reader = ClientHelloReader(self._max_bytes)
+        elif protocol is Protocol.HTTP2:
+            reader = Http2Reader(self._max_bytes)
+        else:
+            reader = Http1Reader()
+            skipped = opening.line_start
         self._reader = reader
         return reader.feed(bytes(opening.seen[skipped:]))
 
@@ -123,10 +164,3 @@ class Detector:
     def _check_undecided(self) -> None:
         if self._decided:
             raise ValueError("This detector has given its answer. Make a new one for the next connection.")
-
-
-_READERS: Final[dict[Protocol, type[ClientHelloReader | Http1Reader | Http2Reader]]] = {
-    Protocol.TLS: ClientHelloReader,
-    Protocol.HTTP1: Http1Reader,
-    Protocol.HTTP2: Http2Reader,
-}

@@ -35,11 +35,14 @@ MAX_METHOD: Final = 32
 MAX_REQUEST_LINE: Final = 16 * 1024
 """Longest request line, in bytes. RFC 9112 3 asks for 8000 at least, common servers take 8 to 16 KiB."""
 
-_TLS_HANDSHAKE: Final = 0x16
-_TLS_MAJOR: Final = 0x03
+TLS_BEGINNING: Final = b"\x16\x03"
+"""The first two bytes of a TLS handshake record: its type, and its major version."""
+_TLS_HANDSHAKE, _TLS_MAJOR = TLS_BEGINNING
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*")
-# A target is free of whitespace and controls. Bytes above 7f are not allowed either, but that is for h11 to say: the
-# line is HTTP all the same.
+CAN_BEGIN_A_LINE: Final = frozenset(byte for byte in range(256) if _TOKEN.fullmatch(bytes([byte])) or byte in b"\r\n")
+"""First bytes that do not rule out HTTP."""
+# A target is free of whitespace and controls. Bytes above 7f are not allowed either, but that is for the reader of the
+# head to say: the line is HTTP all the same.
 _TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
 _VERSION: Final = (b"H", b"T", b"T", b"P", b"/", b"1", b".", b"0123456789", b"\r\n")
 """What may stand at each place behind the target, up to CR or LF."""
@@ -146,7 +149,7 @@ class Opening:
                 return _NO_REQUEST
             self._scanned += 1
         if self.seen[self._scanned - 1] == 0x0A:
-            # RFC 9112 2.2: a lone LF may end a line. h11 takes it, and so do servers.
+            # RFC 9112 2.2: a lone LF may end a line, and servers take it.
             self._scanned -= 1
         self._phase = _Phase.LINE_FEED
         return None

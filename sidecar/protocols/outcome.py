@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from tc_core.names import normalise_host
@@ -41,6 +42,8 @@ class Reason(enum.StrEnum):
     """Deciding would have taken more bytes than are looked at."""
     MALFORMED = "malformed"
     """The protocol is clear, but what it says is not valid."""
+    MISSED = "missed"
+    """The first bytes went by unseen: the classifier was not there, or its queue was full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,12 @@ def host_name(field: bytes) -> str | None:
 
     Raw UTF-8, which RFC 3986 does not allow but clients send, counts as an international name.
     """
-    if len(field) > _MAX_NAME_BYTES:
-        return None
+    return None if len(field) > _MAX_NAME_BYTES else _host_name(field)
+
+
+@lru_cache(maxsize=1024)
+def _host_name(field: bytes) -> str | None:
+    """Cached, what is no name too: an application says the same few names again and again."""
     try:
         return normalise_host(field.decode("utf-8"))
     except UnicodeDecodeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -31,6 +31,14 @@ class Destination:
     address: Address
     port: int
     protocol: TransportProtocol = TransportProtocol.TCP
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.address, self.port, self.protocol)))
+
+    def __hash__(self) -> int:
+        """Worked out once: hashing an ip_address takes as long as accepting a connection."""
+        return self._hash
 
     @classmethod
     def parse(cls, address: str, port: int, protocol: TransportProtocol = TransportProtocol.TCP) -> Destination:

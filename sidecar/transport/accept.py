@@ -17,8 +17,9 @@ from sidecar.transport.loop import EventLoop
 from sidecar.transport.observer import Refusal
 from sidecar.transport.sockets import SocketAddress
 
-ACCEPT_BATCH: Final = 64
-"""Connections accepted per event, so that a burst of new ones does not hold up those that are there."""
+ACCEPT_BATCH: Final = 16
+"""Connections accepted per event, so that a burst of new ones does not hold up those that are there: each is usually
+read, routed and dialled at once, so this is a millisecond."""
 RETRY_S: Final = 0.1
 """Wait after accept(2) failed for want of descriptors or memory, unless a connection closes before."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -29,10 +29,12 @@ from sidecar.transport.sockets import (
     IPV6_TRANSPARENT,
     TCP_SAVE_SYN,
     SocketAddress,
+    bound_received,
     deliver_at_once,
     saved_dscp,
     set_dscp,
     set_mark,
+    speak_first,
     stream_socket,
 )
 from tc_core.marks import OWN
@@ -43,6 +45,11 @@ LISTENER_ADDRESSES: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"
 """Loopback only: nobody outside the Pod can reach a listener."""
 BACKLOG: Final = 65_535
 """Connections waiting to be accepted; the kernel lowers it to net.core.somaxconn."""
+RECEIVED_LIMIT: Final = 1 << 19
+"""Bytes of a client that wait to be read (the kernel counts up to twice as many). Left to itself it lets them grow with
+the rate to 32 MiB and more, and keeps that when the way to the server turns slow: half a minute's data at 10 Mbit/s.
+Between two sockets on one machine such a window is no brake; 256 KiB would cost 10 % more per byte. The side of the
+network is left to the kernel: there the window must fit the distance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,11 @@ class Edge(Protocol):
     def original(self, accepted: SocketType) -> Original | None:
         """Where an accepted connection was going; None when it was meant for the listener."""
 
-    def dial(self, original: Original, mark: int, client: SocketType) -> SocketType:
+    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         """A non-blocking socket that is connecting, sending under ``mark`` and the DSCP of ``client``'s SYN.
 
-        Raises OSError when that is impossible at once.
+        ``speaks``: there are bytes that will be sent the moment it is connected. Raises OSError when connecting is
+        impossible at once.
         """
 
 
@@ -110,7 +118,7 @@ class TransparentEdge:
             return None
         return _original(address)
 
-    def dial(self, original: Original, mark: int, client: SocketType) -> SocketType:
+    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         """Mark, then connect(2) to exactly where the client meant to go."""
         upstream = stream_socket(client.family)
         try:
@@ -119,6 +127,8 @@ class TransparentEdge:
             dscp = saved_dscp(client)
             if dscp:
                 set_dscp(upstream, dscp)
+            if speaks:
+                speak_first(upstream)
             connect(upstream, original.address)
         except BaseException:
             upstream.close()
@@ -156,6 +166,7 @@ def _transparent_listener(family: int, port: int) -> SocketType:
         set_mark(listener, OWN.value)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
         deliver_at_once(listener)
+        bound_received(listener, RECEIVED_LIMIT)
         listener.bind((address, port))
         listener.listen(BACKLOG)
     except OSError as error:

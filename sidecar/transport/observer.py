@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sidecar.protocols.detect import Detection
 from sidecar.protocols.detect import Protocol as WireProtocol
@@ -42,8 +41,7 @@ class Refusal(enum.StrEnum):
     """accept(2) had no descriptor or memory; the kernel keeps the connection, it is tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionSummary:
+class ConnectionSummary(NamedTuple):
     """A finished connection that had a class. Bytes are those handed on, ``seconds`` are from accept to close."""
 
     client: SocketAddress

@@ -26,9 +26,9 @@ MAX_IDLE: Final = 32
 
 
 class Pipe:
-    """A non-blocking pipe: its two descriptors and its capacity in bytes."""
+    """A non-blocking pipe: its two descriptors, its capacity in bytes, and the borrower's account of what is inside."""
 
-    __slots__ = ("read_end", "size", "write_end")
+    __slots__ = ("inside", "moved", "read_end", "size", "write_end")
 
     def __init__(self, size: int = PIPE_SIZE) -> None:
         """Raises OSError when there is no descriptor left. The size may come out smaller than asked for."""
@@ -37,6 +37,8 @@ class Pipe:
             self.size = fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, size)
         except OSError:
             self.size = fcntl.fcntl(self.write_end, fcntl.F_GETPIPE_SZ)
+        self.inside = 0  # bytes in it
+        self.moved = 0  # bytes since it was lent, or since its source was last empty
 
     def close(self) -> None:
         """Close both ends; what is inside is lost."""
@@ -79,12 +81,13 @@ class PipePool:
         self.alive += 1
         return pipe
 
-    def give_back(self, pipe: Pipe, left_inside: int) -> None:
-        """Return a pipe. With bytes ``left_inside`` it is destroyed, and they with it."""
-        if left_inside or len(self._idle) >= self._max_idle:
+    def give_back(self, pipe: Pipe) -> None:
+        """Return a pipe. With bytes inside it is destroyed, and they with it."""
+        if pipe.inside or len(self._idle) >= self._max_idle:
             self.alive -= 1
             pipe.close()
         else:
+            pipe.moved = 0
             self._idle.append(pipe)
 
     def close(self) -> None:

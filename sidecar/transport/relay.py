@@ -21,12 +21,12 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from socket import SocketType
+from socket import MSG_MORE, SocketType
 from typing import Final, Protocol
 
-from sidecar.transport.loop import EXHAUST_EVENTS, FAILURE, READ_EVENTS, WRITE_EVENTS, EventLoop
+from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS, EventLoop
 from sidecar.transport.pipes import PIPE_SIZE, Pipe, PipePool
-from sidecar.transport.sockets import pending_error
+from sidecar.transport.sockets import bound_unsent, pending_error
 
 BUFFER_SIZE: Final = 1 << 16
 """Bytes per read: larger reads fall out of the L2 cache, smaller ones cost more calls."""
@@ -34,6 +34,9 @@ BUDGET: Final = 16
 """Reads per turn: 1 MiB of copying, about 0.2 ms, before others get theirs."""
 BULK_AFTER: Final = 2
 """Full reads in a row after which a transfer counts as bulk."""
+UNSENT_LIMIT: Final = PIPE_SIZE
+"""Bytes that the sink's kernel takes in bulk ahead of what it can send. Its own limit (``net.ipv4.tcp_wmem``) is
+several times that; what a fast reader has made of it would be hoarded when the reader turns slow."""
 _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -52,6 +55,10 @@ class Turn(enum.IntEnum):
     """The source reset the connection; all that had come before is written or lost."""
     SINK_RESET = enum.auto()
     """The sink reset the connection, not having finished before."""
+
+
+# As plain globals: looking a member up in an enum class costs more than comparing it.
+_BLOCKED, _BUDGET_SPENT, _FINISHED = Turn.BLOCKED, Turn.BUDGET_SPENT, Turn.FINISHED
 
 
 class Owner(Protocol):
@@ -81,13 +88,13 @@ class Direction:
     """Bytes from ``source`` to ``sink``; the loop's handler of the source's descriptor."""
 
     __slots__ = (
-        "bulk",
+        "bounded",
         "count",
         "eof",
         "exhaust",
+        "fin",
         "full_reads",
         "held",
-        "inside",
         "open",
         "opposite",
         "owner",
@@ -96,8 +103,8 @@ class Direction:
         "readable",
         "shop",
         "sink",
+        "sink_watched",
         "source",
-        "spliced",
         "writable",
     )
 
@@ -109,17 +116,17 @@ class Direction:
         self.source = source
         self.sink = sink
         self.readable = False  # the kernel may have bytes (or the end) for us
+        self.fin = False  # the source's FIN has come: what there is to read now is all there will ever be
         self.exhaust = False  # read until EAGAIN: a short read proves nothing
         self.writable = True  # the sink has not said EAGAIN since its last edge
+        self.sink_watched = False  # the loop reports when the sink can be written to again
         self.open = True  # neither finished nor broken nor closed
         self.eof = False  # the source's FIN was read
         self.queued = False  # waiting for a turn
         self.held: memoryview | None = None  # read, and refused by the sink
-        self.bulk = False
-        self.full_reads = 0
+        self.bounded = False  # the sink takes UNSENT_LIMIT ahead at most
+        self.full_reads = 0  # in a row; from BULK_AFTER on the transfer is bulk
         self.pipe: Pipe | None = None
-        self.inside = 0  # bytes in the pipe
-        self.spliced = 0  # bytes since the source was last empty
         self.count = 0  # bytes that the sink took
 
     def on_events(self, events: int) -> None:
@@ -132,14 +139,24 @@ class Direction:
             self.owner.news_after_end(self, events)
         elif events & READ_EVENTS:
             self.readable = True
-            if events & EXHAUST_EVENTS:
-                self.exhaust = True
+            if events & END_EVENTS:
+                self.end_noticed(events)
             if self.writable and not self.queued:
                 self.run()
         if events & WRITE_EVENTS and not opposite.writable:
             opposite.writable = True
             if opposite.open and not opposite.queued:
                 opposite.run()
+
+    def end_noticed(self, events: int) -> None:
+        """Take down what the events say about short reads.
+
+        recv(2) stops at an urgent mark, even if bytes and a FIN are behind it. Once there was one, only EAGAIN counts.
+        """
+        if events & ENDED:
+            self.fin = True
+        if events & URGENT:
+            self.exhaust = True
 
     def on_turn(self) -> None:
         """Go on after the budget was spent."""
@@ -170,10 +187,15 @@ class Direction:
 
     def run(self) -> None:
         """Pump, and see to what comes of it."""
-        turn = self.pump()
-        if turn is Turn.BLOCKED:
+        # Nearly always one short read is all there is: that way without the loop of pump().
+        turn = self._copy() if self.readable and self.held is None and self.full_reads < BULK_AFTER else None
+        if turn is _BLOCKED:
             return
-        if turn is Turn.BUDGET_SPENT:
+        if turn is None:
+            turn = self.pump()
+        if turn is _BLOCKED:
+            return
+        if turn is _BUDGET_SPENT:
             self.queued = True
             self.shop.loop.again(self)
         else:
@@ -185,16 +207,16 @@ class Direction:
             if self.held is not None:
                 turn = self._flush(self.held)
             elif not self.readable:
-                turn = Turn.BLOCKED
-            elif self.bulk:
+                turn = _BLOCKED
+            elif self.full_reads >= BULK_AFTER:
                 turn = self._splice()
             else:
                 turn = self._copy()
             if turn is not None:
-                if self.pipe is not None and self.inside == 0:
+                if self.pipe is not None and not self.pipe.inside:
                     self._return_pipe()
                 return turn
-        return Turn.BUDGET_SPENT
+        return _BUDGET_SPENT
 
     def drain(self) -> None:
         """Move what the source has left, as far as the sink takes it without waiting: the source was reset."""
@@ -218,15 +240,13 @@ class Direction:
         try:
             sent = self.sink.send(held)
         except BlockingIOError:
-            self.writable = False
-            return Turn.BLOCKED
+            return self._sink_full()
         except OSError as error:
             return self.sink_failure(error)
         self.count += sent
         if sent < len(held):
             self.held = held[sent:]
-            self.writable = False
-            return Turn.BLOCKED
+            return self._sink_full()
         self.held = None
         return None
 
@@ -236,14 +256,18 @@ class Direction:
             size = self.source.recv_into(shop.buffer)
         except BlockingIOError:
             self.readable = False
-            return Turn.BLOCKED
+            return _BLOCKED
         except OSError:
             return Turn.SOURCE_RESET
         if size == 0:
             self.eof = True
-            return Turn.FINISHED
+            return _FINISHED
+        short = size < BUFFER_SIZE and not self.exhaust
+        # A short read behind a FIN was the last one. Then the sink's kernel waits for the FIN that follows at once, and
+        # sends both in one packet; and the read that would say 0 is saved.
+        last = short and self.fin
         try:
-            sent = self.sink.send(shop.view[:size])
+            sent = self.sink.send(shop.view[:size], MSG_MORE if last else 0)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -251,19 +275,18 @@ class Direction:
         self.count += sent
         if sent < size:
             self.held = memoryview(bytes(shop.view[sent:size]))
-            self.writable = False
-            return Turn.BLOCKED
+            return self._sink_full()
+        if last:
+            self.eof = True
+            return _FINISHED
         if size == BUFFER_SIZE:
             self.full_reads += 1
-            if self.full_reads >= BULK_AFTER:
-                self.bulk = True
-                self.spliced = 0
             return None
         self.full_reads = 0
-        if not self.exhaust:
+        if short:
             # A short read emptied the socket; whatever comes now raises a new edge. Saves a call that would say EAGAIN.
             self.readable = False
-            return Turn.BLOCKED
+            return _BLOCKED
         return None
 
     def _splice(self) -> Turn | None:
@@ -274,44 +297,52 @@ class Direction:
                 self._end_bulk()
                 return None
             self.pipe = pipe
-        if self.inside == 0:
+            if not self.bounded:
+                self.bounded = True
+                bound_unsent(self.sink, UNSENT_LIMIT)
+        if pipe.inside == 0:
             try:
                 size = os.splice(self.source.fileno(), pipe.write_end, PIPE_SIZE, flags=_SPLICE)
             except BlockingIOError:
                 # The pipe is empty, so it is the socket that has nothing.
                 self.readable = False
-                if self.spliced < BUFFER_SIZE:
+                if pipe.moved < BUFFER_SIZE:
                     self._end_bulk()
-                self.spliced = 0
-                return Turn.BLOCKED
+                pipe.moved = 0
+                return _BLOCKED
             except OSError:
                 return Turn.SOURCE_RESET
             if size == 0:
                 self.eof = True
-                return Turn.FINISHED
-            self.inside = size
-            self.spliced += size
+                return _FINISHED
+            pipe.inside = size
+            pipe.moved += size
         try:
-            sent = os.splice(pipe.read_end, self.sink.fileno(), self.inside, flags=_SPLICE)
+            sent = os.splice(pipe.read_end, self.sink.fileno(), pipe.inside, flags=_SPLICE)
         except BlockingIOError:
-            self.writable = False
-            return Turn.BLOCKED
+            return self._sink_full()
         except OSError as error:
             return self.sink_failure(error)
-        self.inside -= sent
+        pipe.inside -= sent
         self.count += sent
         return None
 
+    def _sink_full(self) -> Turn:
+        """Wait for the sink; from its first time on, the loop reports it."""
+        self.writable = False
+        if not self.sink_watched:
+            self.sink_watched = True
+            self.shop.loop.rewatch(self.sink.fileno(), EDGES)
+        return _BLOCKED
+
     def _end_bulk(self) -> None:
         """Little comes per wake-up: copying is cheaper. One full read will do to begin again."""
-        self.bulk = False
         self.full_reads = BULK_AFTER - 1
 
     def _return_pipe(self) -> None:
         if self.pipe is not None:
-            self.shop.pipes.give_back(self.pipe, self.inside)
+            self.shop.pipes.give_back(self.pipe)
             self.pipe = None
-            self.inside = 0
 
     def sink_failure(self, error: OSError) -> Turn:
         """What the failure of a send says of the sink.

@@ -17,9 +17,11 @@ from typing import Final
 IPV6_TRANSPARENT: Final = 75  # linux/in6.h
 TCP_SAVE_SYN: Final = 27  # linux/tcp.h: keep the headers of the SYN for the accepted socket
 TCP_SAVED_SYN: Final = 28  # linux/tcp.h: read them (once; reading frees them)
+SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 _SYN_HEADERS: Final = 128  # bytes: an IPv6 and a TCP header with all options
 _DSCP: Final = 0xFC  # RFC 2474: the upper six bits; the lower two are ECN and belong to each connection's own kernel
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_UNSIGNED: Final = struct.Struct("=I").pack
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -40,6 +42,32 @@ def deliver_at_once(sock: SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
+def bound_received(listener: SocketType, size: int) -> None:
+    """Let the kernel keep at most about ``size`` bytes that were received and not read, per accepted socket.
+
+    Accepted sockets inherit it (socket(7), SO_RCVBUF; the kernel doubles it for its bookkeeping). By force, since the
+    limit for ordinary users (net.core.rmem_max) is often lower; without CAP_NET_ADMIN that limit has to do.
+    """
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except PermissionError:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def bound_unsent(sock: SocketType, size: int) -> None:
+    """Take no more bytes while ``size`` of them wait unsent (tcp(7), TCP_NOTSENT_LOWAT). What is in flight is extra."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
+
+
+def speak_first(sock: SocketType) -> None:
+    """Before connect(2), when bytes are there to be sent at once: let them carry the last ACK of the handshake.
+
+    The kernel holds that ACK back for the data (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process()) and acknowledges
+    quickly again afterwards. HAProxy calls the same "tcp-smart-connect"; it saves a packet per connection.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+
 def saved_dscp(sock: SocketType) -> int:
     """The DSCP of the client's SYN in its place in the TOS or traffic class byte; 0 when unknown.
 
@@ -58,7 +86,7 @@ def saved_dscp(sock: SocketType) -> int:
 
 def set_mark(sock: SocketType, mark: int) -> None:
     """Send under this mark (socket(7), SO_MARK). As bytes: class ids above 127 do not fit in a signed int."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _UNSIGNED(mark))
 
 
 def set_dscp(sock: SocketType, dscp: int) -> None:

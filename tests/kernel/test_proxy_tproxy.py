@@ -61,6 +61,18 @@ def install_capture(pod: Host, versions: tuple[int, ...] = (4, 6)) -> None:
         pod.run([restore, "--noflush"], stdin=_RULES.format(ip=loopback))
 
 
+def count_packets(pod: Host, *criteria: str) -> Callable[[], int]:
+    """Count what the proxy sends that fulfils the criteria; gives a function that says how many packets those are."""
+    rule = ["-p", "tcp", "-m", "mark", "--mark", "0x2000/0x2000", *criteria, "-m", "comment", "--comment", "counted"]
+    pod.run(["iptables", "-t", "mangle", "-A", "POSTROUTING", *rule])
+
+    def packets() -> int:
+        [line] = [x for x in pod.run(["iptables-save", "-c", "-t", "mangle"]).stdout.splitlines() if "counted" in x]
+        return int(line[1:].partition(":")[0])
+
+    return packets
+
+
 def stop_capture(pod: Host) -> None:
     """New connections go direct; those captured stay so."""
     for program in ("iptables", "ip6tables"):
@@ -325,3 +337,28 @@ def test_ten_thousand_short_connections_leave_nothing_behind(pod: Pod) -> None:
         assert proxy.server.active == 0
         assert {s.outcome for s in proxy.recorder.summaries} == {Outcome.COMPLETE}
         assert syns(pod.pod, NAMED_MARK) >= count
+
+
+def test_the_first_bytes_go_with_the_last_packet_of_the_handshake(pod: Pod) -> None:
+    """To a server that says nothing go two packets and no third: SYN, then ACK with the request."""
+    with pod.proxy(), listen(pod.server) as listener:
+        sent = count_packets(pod.pod, "-o", "eth0")
+        client = pod.client(listener.getsockname()[1])
+        client.sendall(REQUEST)
+        server = with_patience(listener.accept()[0])
+        assert read_exactly(server, len(REQUEST)) == REQUEST
+        assert sent() == 2
+
+
+def test_an_answer_and_the_fin_behind_it_go_in_one_packet(pod: Pod) -> None:
+    with pod.proxy(), listen(pod.server) as listener:
+        with_payload = ("-o", "lo", "--tcp-flags", "FIN", "FIN", "-m", "length", "--length", "1052:65535")
+        sent = count_packets(pod.pod, *with_payload)
+        client = pod.client(listener.getsockname()[1])
+        client.sendall(REQUEST)
+        server = with_patience(listener.accept()[0])
+        assert read_exactly(server, len(REQUEST)) == REQUEST
+        server.send(b"a" * 1000, socket.MSG_MORE)  # so that the proxy gets them together
+        server.close()
+        assert read_to_end(client) == b"a" * 1000
+        assert sent() == 1

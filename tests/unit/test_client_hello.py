@@ -37,7 +37,7 @@ def python_hello(
     server_name: str | None, *, offers: tuple[str, ...] = (), newest: ssl.TLSVersion | None = None
 ) -> bytes:
     """The first flight of Python's ssl module, that is, of OpenSSL."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     if offers:
         context.set_alpn_protocols(list(offers))

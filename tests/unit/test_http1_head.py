@@ -28,7 +28,7 @@ MALFORMED = malformed(Protocol.HTTP1)
         pytest.param(b"GET / HTTP/1.1\r\nHost: b\xfccher.example\r\n\r\n", None, id="raw latin-1"),
         pytest.param(b"GET / HTTP/1.1\r\nHost:\r\n\r\n", None, id="empty Host"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", None, id="Host that is no name"),
-        pytest.param(b"GET / HTTP/1.1\r\nHost: " + b"n" * 2000 + b"\r\n\r\n", None, id="Host too long for a name"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: " + b"n" * 600 + b"\r\n\r\n", None, id="Host too long for a name"),
         pytest.param(
             b"GET / HTTP/1.1\r\nHost: a" + "\u00ad".encode() * 600 + b".example\r\n\r\n",
             None,
@@ -94,13 +94,16 @@ def test_host_of_the_request(head: bytes, host: str | None) -> None:
         pytest.param(b"GET /\xff HTTP/1.1\r\nHost: a.example\r\n\r\n", id="raw byte in the target"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a.example\r\nA: \0\r\n\r\n", id="NUL in a header"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a.example\r\nContent-Length: x\r\n\r\n", id="length that is none"),
-        pytest.param(
-            b"GET / HTTP/1.1\r\nHost: a.example\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", id="absurd length"
-        ),
     ],
 )
 def test_heads_that_a_server_would_refuse_are_malformed(head: bytes) -> None:
     assert detect_every_way(head) == MALFORMED
+
+
+def test_an_absurd_length_is_malformed() -> None:
+    """More digits than Python makes an int of: at most 4,300."""
+    head = b"GET / HTTP/1.1\r\nHost: a.example\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
+    assert detect(head) == run(singly(head)).detection == run(singly(head), heed_needed=True).detection == MALFORMED
 
 
 @pytest.mark.parametrize(

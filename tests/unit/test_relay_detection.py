@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 
 import pytest
-from proxy_harness import bench, read_exactly, read_to_end
+from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_to_end, with_patience
 from waiting import until
 
 from sidecar.protocols.detect import Protocol, Reason
-from sidecar.server import Outcome
+from sidecar.server import Outcome, ServerSettings
+from sidecar.transport.states import State
 
 REQUEST = b"POST /upload HTTP/1.1\r\nHost: named.example\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -137,3 +138,30 @@ def test_large_hello_in_small_pieces_arrives_whole() -> None:
             client.sendall(hello[start : start + 700])
         client.shutdown(socket.SHUT_WR)
         assert read_to_end(b.accept()) == hello
+
+
+def test_first_bytes_wait_for_a_server_that_does_not_answer_at_once() -> None:
+    """As over a real network, where connect(2) returns long before the server has answered.
+
+    Here a full backlog makes the server's kernel drop the SYN; it is sent again a second later.
+    """
+    with (
+        with_patience(socket.create_server(("127.0.0.1", 0), backlog=0)) as listener,
+        RunningProxy(LoopbackEdge(listener.getsockname()), ServerSettings(port=0, ipv6=False)) as proxy,
+    ):
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        client = proxy.client()
+        client.sendall(REQUEST)
+        until("it is dialling", lambda: [v.state for v in proxy.call(proxy.server.snapshot)] == [State.DIALLING])
+        sources = {filler.getsockname() for filler in fillers}
+        while (accepted := listener.accept())[1] in sources:
+            accepted[0].close()
+        server = with_patience(accepted[0])
+        assert read_exactly(server, len(REQUEST)) == REQUEST
+        server.sendall(b"answer")
+        assert read_exactly(client, 6) == b"answer"
+        for filler in fillers:
+            filler.close()

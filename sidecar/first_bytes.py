@@ -1,0 +1,84 @@
+"""What a client says first: read until it is known what the connection is, kept until the server has got it.
+
+The bytes are read, not peeked at: how much can be peeked depends on the receive buffer (``net.ipv4.tcp_rmem``, a
+namespace's own), and a 64 KiB ClientHello in a Pod with a small one would never be seen whole. Most clients have sent
+theirs before they are accepted: then the first read decides, and no :class:`Detector` is made.
+"""
+
+from __future__ import annotations
+
+from socket import SocketType
+from typing import Final
+
+from sidecar.protocols.detect import Detection, Detector, Reason, detect_at_once
+from sidecar.transport.loop import END_EVENTS, ENDED, READ_EVENTS, URGENT
+from sidecar.transport.relay import BUFFER_SIZE, Workshop
+
+FIRST_BYTES_LIMIT: Final = 1 << 17
+"""Bytes kept while detecting, at the very most. The detector's own limit is lower; this one does not trust it."""
+
+
+class FirstBytes:
+    """The client's bytes before there is a :class:`~sidecar.transport.relay.Direction`, and what is known of its end.
+
+    ``readable``, ``fin`` and ``exhaust`` are as there, and handed on to it.
+    """
+
+    __slots__ = ("_detector", "data", "exhaust", "fin", "readable")
+
+    def __init__(self) -> None:
+        self.data: bytes | bytearray = b""
+        self.readable = True  # nobody has asked yet
+        self.fin = False
+        self.exhaust = False
+        self._detector: Detector | None = None
+
+    def note(self, events: int) -> None:
+        """Take down what the loop reports of the client."""
+        if events & READ_EVENTS:
+            self.readable = True
+            if events & END_EVENTS:
+                self.fin = self.fin or bool(events & ENDED)
+                self.exhaust = self.exhaust or bool(events & URGENT)
+
+    def read(self, client: SocketType, shop: Workshop) -> Detection | None:
+        """Read what is there, until it decides; None: more must come. Raises OSError when the client has reset it."""
+        while self.readable:
+            try:
+                size = client.recv_into(shop.buffer)
+            except BlockingIOError:
+                self.readable = False
+                return None
+            if size == 0:
+                # The FIN is relayed later: a socket that has had one goes on reading 0.
+                return self.finish(Reason.EOF)
+            if size < BUFFER_SIZE and not (self.fin or self.exhaust):
+                self.readable = False
+            detection = self._add(bytes(shop.view[:size]))
+            if detection is not None:
+                return detection
+        return None
+
+    def finish(self, reason: Reason) -> Detection:
+        """No more bytes will come, or be waited for: what is known so far."""
+        return (self._detector or Detector()).finish(reason)
+
+    def _add(self, fresh: bytes) -> Detection | None:
+        """Show the detector what is new, once it is enough for it to get on."""
+        detector = self._detector
+        if detector is None:
+            self.data = fresh
+            detection = detect_at_once(fresh)
+            if detection is not None:
+                return detection
+            self._detector = detector = Detector()
+            self.data = bytearray(fresh)
+            return detector.feed(fresh)
+        self.data += fresh
+        have = len(self.data)
+        if have < detector.needed and have < FIRST_BYTES_LIMIT:
+            return None
+        detection = detector.feed(self.data[detector.seen :])
+        if detection is None and have >= FIRST_BYTES_LIMIT:
+            return detector.finish(Reason.LIMIT)
+        return detection

@@ -1,0 +1,68 @@
+"""The routing that is in force, with what every connection asks of it made quick.
+
+The walk of the table (:mod:`sidecar.routing.table`) takes some microseconds per match, and a policy may have hundreds.
+But an application talks to few places under few names, so what was found is remembered: a connection costs one look-up
+in a dictionary, however long the policy is. What is remembered is bounded and belongs to one policy: a new policy
+brings a new :class:`Routing`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.protocols.detect import Detection
+from sidecar.routing.flow import Address, Content, Destination, parse_address
+from sidecar.routing.table import RoutingTable
+from tc_core.marks import OWN, ClassIds, class_mark
+from tc_core.policy import DEFAULT_CLASS
+
+_REMEMBERED: Final = 4096
+"""Answers of each kind. When there are more (somebody makes up names), all are forgotten and found anew."""
+
+_Where = tuple[Destination, Address | None]
+_What = tuple[Destination, Address | None, str | None, str | None, tuple[str, ...]]
+
+
+class Routing:
+    """The routing table and the class ids that are in force."""
+
+    __slots__ = ("_classes", "_marks", "_reads_source", "_undecided", "ids", "table")
+
+    def __init__(self, table: RoutingTable, ids: ClassIds) -> None:
+        self.table = table
+        self.ids = ids
+        self._marks = {name: (OWN | class_mark(class_id)).value for name, class_id in ids.items()}
+        self._reads_source = table.reads_source
+        self._undecided: dict[_Where, bool] = {}
+        self._classes: dict[_What, str] = {}
+
+    def undecided(self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]) -> bool:
+        """Whether the first bytes could still decide."""
+        where = (destination, parse_address(client[0]) if self._reads_source else None)
+        known = self._undecided.get(where)
+        if known is None:
+            if len(self._undecided) >= _REMEMBERED:
+                self._undecided.clear()
+            known = self._undecided[where] = self.table.undecided(destination, source=where[1])
+        return known
+
+    def class_of(
+        self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int], detection: Detection
+    ) -> str:
+        """The name of the class. ``client`` matters only when a match asks where a connection comes from.
+
+        TPROXY leaves the client's address as the application's socket had it.
+        """
+        source = parse_address(client[0]) if self._reads_source else None
+        what = (destination, source, detection.sni, detection.host, detection.alpn)
+        known = self._classes.get(what)
+        if known is None:
+            if len(self._classes) >= _REMEMBERED:
+                self._classes.clear()
+            content = Content(detection.sni, detection.host, detection.alpn)
+            known = self._classes[what] = self.table.route(destination, content, source=source).class_name
+        return known
+
+    def mark_of(self, class_name: str) -> int:
+        """The whole socket mark of our own packets of a class."""
+        return self._marks.get(class_name, self._marks[DEFAULT_CLASS])
