@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict
+from typing import Final
 
 import click
 
 from podlane.console import FAILED, OK, failing_clearly
+from podlane.findings import Finding, Status, findings
+from podlane.options import iptables_option
 
-if TYPE_CHECKING:
-    from tc_core.capability import Features
-
-
-class Status(StrEnum):
-    """What a finding means."""
-
-    OK = "ok"
-    NOTE = "note"
-    """Works, but not as well as it could."""
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. ``group`` is its heading, ``remedy`` what to do unless all is well."""
-
-    group: str
-    name: str
-    status: Status
-    detail: str = ""
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Capability:
-    name: str
-    bit: int
-    purpose: str
-    required: bool = True
-
-
-_CAPABILITIES: Final = (
-    _Capability("CAP_NET_ADMIN", 12, "classes, rules, marks and the transparent listener"),
-    _Capability("CAP_SYS_ADMIN", 21, "network namespaces, which `podlane run` and `podlane demo` make"),
-    _Capability("CAP_BPF", 39, "the mark classifier as eBPF; without it, classic BPF does the same", required=False),
-)
-"""Bits of linux/capability.h."""
-
-_CONNECTIONS: Final = 10_000
-"""The sidecar's default for --max-connections."""
 _FOR_RUNNING: Final = frozenset({"CAP_SYS_ADMIN", "ip", "nsenter", "address translation"})
 """What `podlane run` and `podlane demo` need and `podlane sidecar` does not."""
 _COLOURS: Final = {Status.OK: "green", Status.NOTE: "yellow", Status.MISSING: "red"}
@@ -65,20 +22,24 @@ _COLOURS: Final = {Status.OK: "green", Status.NOTE: "yellow", Status.MISSING: "r
     epilog="""\b
 Examples:
   sudo podlane check
+  sudo podlane check --iptables python
   sudo podlane check --json | jq '.[] | select(.status == "missing")'
 
 Exit code: 0 when everything that is required is there, 1 otherwise. A note is something that works, but
 not as well as it could.
 """
 )
+@iptables_option("Whether rules can be installed this way.  [default: auto, what is there]")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(as_json: bool) -> None:
+def check(iptables: str | None, as_json: bool) -> None:
     """Say what this kernel and these privileges allow.
 
     Features are found out by trying them in a scratch network namespace; nothing stays behind.
     """
     with failing_clearly():
-        found = list(findings())
+        from sidecar.netfilter.backend import Way
+
+        found = list(findings(Way(iptables or Way.AUTO)))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
@@ -109,197 +70,3 @@ def report(found: Iterable[Finding]) -> Iterator[str]:
         yield click.style(f"Missing: {', '.join(missing)}.", fg="red", bold=True)
     else:
         yield click.style("Everything Podlane needs is here.", fg="green")
-
-
-def findings() -> Iterator[Finding]:
-    """Look at everything, in the order of the report."""
-    yield from capabilities(Path("/proc/self/status").read_text())
-    yield from _commands()
-    yield from _shaping()
-    yield from _capture()
-    yield from _limits()
-    yield from _network()
-
-
-def capabilities(status: str) -> Iterator[Finding]:
-    """What the process may do, from the text of /proc/self/status (capabilities(7))."""
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    effective = int(line.split()[1], 16)
-    for capability in _CAPABILITIES:
-        held = bool(effective >> capability.bit & 1)
-        absent = Status.MISSING if capability.required else Status.NOTE
-        yield Finding(
-            "Privileges",
-            capability.name,
-            Status.OK if held else absent,
-            f"for {capability.purpose}",
-            f"Use sudo; in a container add {capability.name.removeprefix('CAP_')} to securityContext.capabilities "
-            "(docker: --cap-add).",
-        )
-
-
-def _commands() -> Iterator[Finding]:
-    from podlane.lab.tools import PACKAGES, find_tool
-    from sidecar.netfilter.choose import has_python_iptables
-
-    for name, purpose in (
-        ("iptables-restore", "to install the capture rules"),
-        ("ip6tables-restore", "the same for IPv6"),
-        ("ip", "for `podlane run` and `podlane demo`"),
-        ("nsenter", "for `podlane demo`"),
-    ):
-        path = find_tool(name)
-        remedy = f"apt-get install {PACKAGES.get(name, 'iptables')}"
-        if path:
-            yield Finding("Commands", name, Status.OK, str(path))
-        elif name.endswith("-restore") and has_python_iptables():
-            yield Finding("Commands", name, Status.NOTE, "python-iptables is used instead", remedy)
-        else:
-            yield Finding("Commands", name, Status.MISSING, purpose, remedy)
-
-
-def _shaping() -> Iterator[Finding]:
-    from sidecar.netfilter.backend import has_net_admin
-    from tc_core import features
-
-    remedy = "Run as root, or add the capability."
-    if not has_net_admin():
-        yield Finding("Shaping", "HTB", Status.MISSING, "nothing can be tried without CAP_NET_ADMIN", remedy)
-        return
-    yield from shaping(features.probe())
-
-
-def shaping(features: Features) -> Iterator[Finding]:
-    """What the kernel can do for shaping; only HTB, some way to read marks and some queue are indispensable."""
-    from tc_core.errors import MissingFeatureError
-
-    try:
-        classifier = f"{features.classifier} is used"
-    except MissingFeatureError as error:
-        yield Finding("Shaping", "mark classifier", Status.MISSING, error.feature, error.remedy)
-        classifier = ""
-    queues = features.fq_codel.available or features.bfifo.available
-    substitutes = {
-        features.fw.name: classifier,
-        features.ebpf.name: classifier,
-        features.classic_bpf.name: classifier,
-        features.fq_codel.name: "FIFOs sized in time are used, with more delay in a full class" if queues else "",
-        features.bfifo.name: "fq_codel is used" if queues else "",
-        features.gso_max_size.name: "large packets delay others in a full class",
-    }
-    for feature in features:
-        substitute = substitutes.get(feature.name, "")
-        if feature.available:
-            yield Finding("Shaping", feature.name, Status.OK, feature.reason or "works")
-        elif substitute:
-            yield Finding("Shaping", feature.name, Status.NOTE, f"{feature.reason}; {substitute}", feature.remedy)
-        else:
-            yield Finding("Shaping", feature.name, Status.MISSING, feature.reason, feature.remedy)
-
-
-def _capture() -> Iterator[Finding]:
-    from sidecar.netfilter import features
-
-    for part in features.probe():
-        # Without IPv6 there is nothing to capture by IPv6.
-        absent = Status.NOTE if part.name.startswith("IPv6") else Status.MISSING
-        yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
-    yield from python_iptables()
-
-
-def python_iptables() -> Iterator[Finding]:
-    """Whether the second way to install rules works; it is needed only where the programs of the first are missing."""
-    from sidecar.netfilter.backend import has_net_admin
-    from sidecar.netfilter.choose import python_backend, why_not
-    from tc_core.errors import MissingFeatureError
-
-    if not has_net_admin():
-        return
-    name = "python-iptables"
-    try:
-        backend = python_backend()
-    except MissingFeatureError as error:
-        found = error.feature.removeprefix(f"{name} is ").rstrip(".")
-        detail = f"{found}; needed only where there is no iptables-restore"
-        yield Finding("Capture", name, Status.NOTE, detail, error.remedy)
-        return
-    reason = why_not(backend)
-    if reason is None:
-        yield Finding("Capture", name, Status.OK, f"{backend.description}: works, legacy tables only")
-    else:
-        remedy = "Use `--iptables restore`, or install what is missing."
-        yield Finding("Capture", name, Status.NOTE, f"{backend.description}: {reason}", remedy)
-
-
-def _limits() -> Iterator[Finding]:
-    from sidecar.server import DESCRIPTORS_PER_CONNECTION, RESERVED_DESCRIPTORS
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _CONNECTIONS * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS
-    enough = hard == resource.RLIM_INFINITY or hard >= needed
-    yield Finding(
-        "Limits",
-        "open files",
-        Status.OK if enough else Status.NOTE,
-        ("not limited" if hard == resource.RLIM_INFINITY else f"at most {hard}")
-        + ("" if enough else f"; {_CONNECTIONS} connections need {needed}"),
-        f"Raise the hard limit (ulimit -Hn {needed}, LimitNOFILE=), or lower --max-connections.",
-    )
-    pages = _read("/proc/sys/fs/pipe-user-pages-soft")
-    unbounded = os.geteuid() == 0 or pages == "0"
-    yield Finding(
-        "Limits",
-        "pipe buffers",
-        Status.OK if unbounded else Status.NOTE,
-        "not limited" if unbounded else f"{pages} pages for this user, then small pipes",
-        "Bulk transfers copy more often with small pipes: sysctl fs.pipe-user-pages-soft=0, or run as root.",
-    )
-
-
-def _network() -> Iterator[Finding]:
-    from podlane.runner.resolver import choose_resolver
-
-    yield _nat()
-    forwarding = _read("/proc/sys/net/ipv4/ip_forward")
-    yield Finding(
-        "Network",
-        "IPv4 forwarding",
-        Status.OK,
-        "on" if forwarding == "1" else "off; `podlane run` turns it on while it runs",
-    )
-    resolver = choose_resolver()
-    yield Finding(
-        "Network",
-        "name resolution",
-        Status.NOTE if resolver.warning else Status.OK,
-        resolver.warning
-        or (f"{resolver.replacement} is shown to COMMAND" if resolver.replacement else "works in `podlane run` too"),
-    )
-
-
-def _nat() -> Finding:
-    """Try the host's rules of a run in a scratch namespace."""
-    from podlane.errors import PodlaneError, ToolMissingError
-    from podlane.runner.addresses import Networks
-    from podlane.runner.nat import Firewall, HostRules
-    from tc_core.scratch import in_scratch_namespace
-
-    rules = HostRules("podlane-check", Networks.number(0).ipv4, "eth0")
-    remedy = "`podlane run` needs it: modprobe -a xt_MASQUERADE xt_conntrack xt_comment iptable_nat iptable_filter"
-    try:
-        in_scratch_namespace(lambda: Firewall(4).add(rules))
-    except PermissionError:
-        detail = "could not be tried: making a scratch namespace takes CAP_SYS_ADMIN"
-        return Finding("Network", "address translation", Status.MISSING, detail, "Use sudo.")
-    except ToolMissingError as error:
-        return Finding("Network", "address translation", Status.MISSING, str(error))
-    except (PodlaneError, OSError) as error:
-        return Finding("Network", "address translation", Status.MISSING, str(error), remedy)
-    return Finding("Network", "address translation", Status.OK, "works")
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None

@@ -23,5 +23,13 @@ class RulesetError(SidecarError):
     """The capture rules cannot be installed, verified or removed."""
 
 
+class QueueError(SidecarError):
+    """The queue by which the kernel shows packets cannot be used."""
+
+
+class ConntrackError(SidecarError):
+    """The kernel's table of connections cannot be read or changed."""
+
+
 class InstanceRunningError(SidecarError):
     """Another Podlane already works in this network namespace."""

@@ -63,6 +63,18 @@ REMEDIES: Final = {
     REDIRECT: "Load them on the node (modprobe -a act_mirred cls_bpf), or use a kernel with CONFIG_NET_ACT_MIRRED.",
 }
 
+USES: Final = {
+    TBF: "`shaper: tbf` and `shaper: prio`",
+    SFQ: "`queue: sfq`",
+    CAKE: "`shaper: cake` and `queue: cake`",
+    PRIO: "`shaper: prio`",
+    NETEM: "`rehearsal`",
+    CLSACT: "`ingress`",
+    IFB: "`ingress`",
+    REDIRECT: "`ingress`",
+}
+"""What a policy has to ask for to need it; features that are not here serve every policy."""
+
 
 def present(name: str, reason: str = "") -> Feature:
     """A feature that is there."""
@@ -78,7 +90,7 @@ def absent(name: str, reason: str, errno: int | None = None) -> Feature:
 class Features:
     """Everything that was tried, in the order in which a report should show it. Iterates over its features.
 
-    Those from ``tbf`` on are for trees that name them (`podlane tc`): a policy's classes need none of them.
+    Those from ``tbf`` on are for policies that ask for them (:data:`USES`).
     """
 
     htb: Feature

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
 from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, Way, has_net_admin, legacy_tables
 from sidecar.netfilter.restore import INSTALL_REMEDY, RestoreBackend, installed_programs
-from sidecar.netfilter.rules import Family
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.netfilter.rules import Family, FamilyRules
+from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from tc_core.errors import MissingFeatureError
 from tc_core.marks import ClassIds
 from tc_core.policy import Match, PortRange, TrafficClass, TrafficPolicy
@@ -31,8 +31,7 @@ def detect_backend(way: Way = Way.AUTO) -> Backend:
     not use it, and :class:`RulesetError` when rules of ours are where this way does not reach.
     """
     programs = installed_programs()
-    may_be_python = way is Way.PYTHON or (way is Way.AUTO and has_python_iptables())
-    if not programs and not may_be_python:
+    if not programs and not may_be_python(way):
         remedy = INSTALL_REMEDY if way is Way.RESTORE else f"{INSTALL_REMEDY} {_PYTHON_REMEDY}"
         raise MissingFeatureError("The iptables programs are not installed.", remedy)
     if not has_net_admin():
@@ -73,13 +72,18 @@ def _working(backends: list[Backend]) -> Backend:
         reason = why_not(backend)
         if reason is None:
             return backend
-        reasons.append(f"{backend}: {reason}")
+        reasons.append(reason)
     raise MissingFeatureError("iptables does not work here.", " ".join(reasons))
 
 
 def has_python_iptables() -> bool:
     """Whether python-iptables is installed; whether it works is another matter."""
     return importlib.util.find_spec("iptc") is not None
+
+
+def may_be_python(way: Way) -> bool:
+    """Whether python-iptables is to be used when there are no programs."""
+    return way is Way.PYTHON or (way is Way.AUTO and has_python_iptables())
 
 
 def python_backend() -> Backend:
@@ -122,7 +126,7 @@ def why_not(backend: Backend) -> str | None:
 
     Found by trying in a scratch namespace, or, where none may be made, by a rehearsal in place.
     """
-    rules = _sample().of(Family.V4)
+    rules = sample()
     try:
         try:
             in_scratch_namespace(lambda: backend.apply(rules, backend.installed(Family.V4)))
@@ -133,11 +137,11 @@ def why_not(backend: Backend) -> str | None:
     return None
 
 
-def _sample() -> Ruleset:
-    """A ruleset that has every match and target we ever use."""
+def sample() -> FamilyRules:
+    """IPv4 rules with every match and target we ever use."""
     matches = (Match(port=(PortRange(80, 80), PortRange(8000, 8100)), protocol=()), Match(sni=("example.com",)))
     policy = TrafficPolicy(
         total=Rate(1_000_000),
         classes=(TrafficClass(name="sample", rate=Rate(8_000), priority=0, match=matches),),
     )
-    return build_ruleset(policy, ClassIds.assign(["sample"]), CaptureSettings())
+    return build_ruleset(policy, ClassIds.assign(["sample"]), CaptureSettings()).of(Family.V4)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pyroute2 import IPRoute
 
-from sidecar.errors import SidecarError
+from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
-from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
-from sidecar.netfilter.choose import detect_backend, has_python_iptables
+from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
+from sidecar.netfilter.choose import detect_backend, may_be_python, python_backend, sample
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.parse import Installed
 from sidecar.netfilter.restore import installed_programs
@@ -83,26 +83,49 @@ _PARTS: Final = (
 )
 
 
-def probe() -> list[Check]:
-    """Try everything capture needs. Never raises: what does not work is a check that is not available."""
+def probe(way: Way = Way.AUTO) -> list[Check]:
+    """Try everything capture needs, with rules installed by ``way``.
+
+    Never raises: what does not work is a check that is not available.
+    """
     found = installed_programs()
-    if (found or has_python_iptables()) and not has_net_admin():
+    if (found or may_be_python(way)) and not has_net_admin():
         return [Check("iptables", False, "nothing can be tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)]
     backend: Backend | None
     try:
-        backend = detect_backend()
+        backend = detect_backend(way)
     except MissingFeatureError as error:
         checks = [Check("iptables", False, error.feature, error.remedy)]
         # Which part it is that does not work still shows.
-        backend = next(iter(found.values()), None)
+        backend = None if way is Way.PYTHON else next(iter(found.values()), None)
+    except RulesetError as error:
+        checks = [Check("iptables", False, str(error), "Or use `--iptables auto`, which goes where they are.")]
+        backend = None
     else:
         others = ", ".join(str(b) for b in found.values() if b != backend)
-        checks = [Check("iptables", True, f"{backend} is used{f'; {others} is there too' if others else ''}")]
+        checks = [Check("iptables", True, f"{backend} is used{f'; also here: {others}' if others else ''}")]
     if backend is not None:
         checks += [_check_part(backend, part) for part in _PARTS]
         checks.append(_check_ip6tables(backend))
     checks += [_check_routing(family) for family in Family if family is Family.V4 or ipv6_missing() is None]
     return checks
+
+
+def python_iptables() -> Check:
+    """Whether python-iptables works, be it used or not."""
+    name = "python-iptables"
+    try:
+        backend = python_backend()
+    except MissingFeatureError as error:
+        found = error.feature.removeprefix(f"{name} is ").rstrip(".")
+        return Check(name, False, f"{found}; needed only where there is no iptables-restore", error.remedy)
+    if not has_net_admin():
+        return Check(name, False, f"{backend.description}: not tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)
+    remedy = "Use `--iptables restore`, or install what is missing."
+    # In place it is only looked at: a rehearsal would leave a legacy table behind.
+    tried = _try(name, lambda: backend.apply(sample(), Installed()), lambda: backend.installed(Family.V4), remedy)
+    # Its release is known once it was used.
+    return replace(tried, reason=f"{backend.description}, for legacy tables only: {tried.reason}")
 
 
 def _check_part(backend: Backend, part: _Part) -> Check:

@@ -111,7 +111,8 @@ def _import() -> _Library:
     except ImportError:
         raise MissingFeatureError("python-iptables is not installed.", INSTALL_REMEDY) from None
     except Exception as error:  # without its library it fails in many ways, most of them accidental
-        raise MissingFeatureError(f"python-iptables cannot load libxtables ({error}).", LIBRARY_REMEDY) from error
+        reason = "" if isinstance(error, TypeError | AttributeError) else f" ({error})"
+        raise MissingFeatureError(f"python-iptables cannot load libxtables{reason}.", LIBRARY_REMEDY) from error
     return _Library(
         iptc,
         {Family.V4: iptc.Table, Family.V6: iptc.Table6},

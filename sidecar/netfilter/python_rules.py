@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.errors import RulesetError
+from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.entries import PROTOCOL_NUMBERS
 from sidecar.netfilter.rules import (
     MULTIPORT_SLOTS,
@@ -16,8 +17,11 @@ from sidecar.netfilter.rules import (
     FamilyRules,
     Goto,
     Jump,
+    Queue,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
@@ -56,6 +60,8 @@ def _problem(rule: Rule, family: Family) -> str | None:
         return f"more than {MULTIPORT_SLOTS} ports, where a range counts as two"
     if rule.syn and rule.protocol is not TransportProtocol.TCP:
         return "SYN needs the protocol tcp"
+    if rule.carries_data and rule.protocol is not TransportProtocol.TCP:
+        return "telling data needs the protocol tcp"
     if any(network is not None and network.version != family for network in (rule.source, rule.destination)):
         return "a network is of the other family"
     if any(not 1 <= len(name.encode()) <= _NAME_LENGTH for name in names):
@@ -92,6 +98,8 @@ def entry_of(rule: Rule, family: Family, made: Any) -> Any:
         _match(made, "connmark", "mark", str(rule.connmark))
     if rule.direction is not None:
         _match(made, "conntrack", "ctdir", str(rule.direction))
+    if rule.carries_data:
+        _match(made, "bpf", "bytecode", bytecode(family))
     _write_action(made, rule)
     return made.rule
 
@@ -103,8 +111,6 @@ def _match(made: Any, name: str, option: str, value: str) -> None:
 
 
 def _write_head(made: Any, rule: Rule, family: Family) -> None:
-    if rule.source is not None:
-        made.src = str(rule.source)
     if rule.source is not None:
         made.src = str(rule.source)
     if rule.destination is not None:
@@ -143,6 +149,15 @@ def _write_action(made: Any, rule: Rule) -> None:
         case SetConnmark(mark):
             target = made.create_target("CONNMARK")
             target.set_parameter("set-xmark", str(mark))
+        case SaveMark(mask) | RestoreMark(mask):
+            target = made.create_target("CONNMARK")
+            target.set_parameter("save-mark" if isinstance(rule.action, SaveMark) else "restore-mark")
+            target.set_parameter("nfmask", hex(mask))
+            target.set_parameter("ctmask", hex(mask))
+        case Queue(number):
+            target = made.create_target("NFQUEUE")
+            target.set_parameter("queue-num", str(number))
+            target.set_parameter("queue-bypass")
         case Tproxy(address, port, mark):
             target = made.create_target("TPROXY")
             target.set_parameter("on-port", str(port))

@@ -5,9 +5,9 @@ library's own habits fit programs that serve one address family and then end, no
 
 * **Options after the first are not found since 1.8.11.** ``struct xt_option_entry`` (include/xtables.h) grew a field at
   its end, ``base``: 56 bytes instead of 48. An array of options is walked with the wrong stride, and "no such parameter
-  on-ip" is the result. The library's file name (libxtables.so.12.7.0) is the same in 1.8.9 and 1.8.11, so the layout is
-  found by looking: TPROXY has three options; 48 bytes behind the first one's name there is either the second one's
-  name, a pointer that is not null, or ``base`` of the first, which is 0, with padding.
+  on-ip" is the result. The library's file name (libxtables.so.12.7.0) is the same in 1.8.9 and 1.8.11, and the library
+  does not tell its release, so the layout is found by looking: TPROXY has three options, whose names are pointers into
+  one file. 48 bytes behind the first one's name there is either the second one's, or ``base`` of the first, which is 0.
 * **TPROXY is found for one family only.** libxtables registers a target for the family that is current while the
   target's file is loaded (xtables_register_target() of libxtables/xtables.c: "ignore not interested target"; matches
   are registered for both). Its options, parser and structure are the same for both families
@@ -30,6 +30,8 @@ _STRIDE_BEFORE: Final = 48
 """sizeof(struct xt_option_entry) up to 1.8.10, on 64-bit machines."""
 _STRIDE_SINCE: Final = 56
 """The same from 1.8.11 on."""
+_ONE_FILE: Final = 1 << 20
+"""Bytes, more than an extension's file has: two names in it are less apart."""
 _PROBED: Final = "TPROXY"
 
 
@@ -38,7 +40,7 @@ def adapt(xtables: Any, family: int) -> int:
 
     ``family`` is one whose tables have been opened by now: looking up an extension for a family that the kernel lacks
     ends the process (xtables_compatible_revision() calls exit). To be called once, with nothing else using the module.
-    Raises :class:`RulesetError` when the kernel or the library has no TPROXY.
+    Raises :class:`RulesetError` when the kernel or the library has no TPROXY, or is of an unknown release.
     """
     if ctypes.sizeof(ctypes.c_void_p) != 8:
         raise RulesetError("python-iptables is supported on 64-bit machines only. Use the iptables programs.")
@@ -60,9 +62,15 @@ def address_of(pointer: Any) -> int:
 
 
 def stride_of(options: int) -> int:
-    """The size of one option of the library, from the address of an array of at least two."""
-    behind = ctypes.c_uint64.from_address(options + _STRIDE_BEFORE).value
-    return _STRIDE_BEFORE if behind else _STRIDE_SINCE
+    """The size of one option of the library, from the address of an array of at least three.
+
+    Raises :class:`RulesetError` when it is neither of those known: reading by a wrong one could end the process.
+    """
+    for stride in (_STRIDE_BEFORE, _STRIDE_SINCE):
+        names = [ctypes.c_uint64.from_address(options + stride * number).value for number in range(3)]
+        if all(0 < abs(name - names[0]) < _ONE_FILE for name in names[1:]):
+            return stride
+    raise RulesetError("python-iptables does not know this release of libxtables. Use the iptables programs.")
 
 
 def is_since_1_8_11(stride: int) -> bool:

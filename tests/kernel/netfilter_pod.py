@@ -17,6 +17,7 @@ from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from tc_core.marks import ClassIds, Mark
 from tc_core.policy import TrafficPolicy
 
+NO_PYTHON_IPTABLES = "python-iptables is not installed, or iptables-legacy is not: make test installs both"
 PROXY_PORT = CaptureSettings().outbound_port
 _IPV6_TRANSPARENT = 75
 """linux/in6.h; the socket module has no name for it."""

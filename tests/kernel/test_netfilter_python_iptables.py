@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from netfilter_pod import Pod, installed_backends, legacy_release, ruleset
+from netfilter_pod import NO_PYTHON_IPTABLES, Pod, installed_backends, legacy_release, ruleset
+from runs import RunHost
 from sidecars import refused_sidecar, start_sidecar
 from webserver import start_nginx
 
-from podlane.check import Status, python_iptables
 from podlane.lab import Lab, PodNodeServer
 from sidecar.errors import RulesetError
 from sidecar.netfilter.backend import Backend, BackendKind, Way
 from sidecar.netfilter.choose import detect_backend, why_not
-from sidecar.netfilter.features import probe
+from sidecar.netfilter.features import probe, python_iptables
 from sidecar.netfilter.restore import RestoreBackend, installed_programs
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.text import difference
@@ -34,15 +34,16 @@ RULES = ruleset(
 OTHERS = ruleset({"port": [1, 2, "3-9"], "protocol": "udp"}, {"cidr": ["192.0.2.1/32", "2001:db8::/33"]})
 
 BACKENDS = installed_backends()
-WORKING = [BACKENDS[kind] for kind in BACKENDS if kind is BackendKind.PYTHON]
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(autouse=True, params=WORKING, ids=str)
-def backend(request: pytest.FixtureRequest) -> Backend:
+@pytest.fixture(autouse=True)
+def backend() -> Backend:
     """python-iptables, where it is installed and the kernel has legacy tables."""
-    found: Backend = request.param
+    if BackendKind.PYTHON not in BACKENDS:
+        pytest.skip(NO_PYTHON_IPTABLES)
+    found = BACKENDS[BackendKind.PYTHON]
     if reason := why_not(found):
         pytest.skip(reason)
     return found
@@ -64,6 +65,22 @@ def test_the_kernel_has_the_same_rules_as_by_the_programs(backend: Backend, lab:
         with pod.host.namespace.entered():
             for family in Family:
                 assert difference(RULES.of(family), backend.installed(family)) == []
+
+
+@pytest.mark.parametrize("first", ["python", "programs"])
+def test_what_one_way_has_installed_the_other_adopts_changes_and_removes(
+    backend: Backend, lab: Lab, first: str
+) -> None:
+    host = lab.host("pod")
+    python, programs = Pod(host, backend), Pod(host, BACKENDS[BackendKind.LEGACY])
+    one, other = (python, programs) if first == "python" else (programs, python)
+    one.install(RULES)
+    report = other.install(RULES)
+    assert (report.changed, report.adopted) == (False, True)
+    assert other.install(OTHERS).changed
+    assert not one.install(OTHERS).changed
+    assert other.remove()
+    assert not one.present()
 
 
 FIRST_USE = """
@@ -185,9 +202,41 @@ def test_what_a_killed_sidecar_left_in_other_tables_is_refused_and_removed(
 
 
 def test_podlane_check_says_what_it_is_and_what_it_reaches(backend: Backend) -> None:
-    (found,) = python_iptables()
-    assert (found.name, found.status) == ("python-iptables", Status.OK)
-    assert found.detail == f"{backend.description}: works, legacy tables only"
+    found = python_iptables()
+    assert (found.name, found.available) == ("python-iptables", True)
+    assert found.reason == f"{backend.description}, for legacy tables only: works"
+
+
+def test_podlane_check_tries_the_way_that_it_is_asked_for(backend: Backend, lab: Lab) -> None:
+    left = Pod(lab.host("pod"), BACKENDS[BackendKind.NFT])
+    with left.host.namespace.entered():
+        checks = probe(Way.PYTHON)
+        assert checks[0].reason.startswith(f"{backend} is used; also here: iptables-nft")
+        assert [check for check in checks if not check.available] == []
+        left.installer.install(RULES)
+        (refused, *_) = probe(Way.PYTHON)
+        assert not refused.available
+        assert "in the tables of iptables-nft" in refused.reason
+        assert refused.remedy
+
+
+CHECK = """
+from sidecar.netfilter.backend import legacy_tables
+from sidecar.netfilter.features import probe, python_iptables
+from sidecar.netfilter.rules import Family
+print([check.available for check in probe()] == [True] * len(probe()))
+print(python_iptables().reason.rpartition(": looks right, but was not tried")[1:])
+print([legacy_tables(family) for family in Family])
+"""
+
+
+def test_podlane_check_leaves_no_table_where_it_may_not_make_a_namespace(lab: Lab) -> None:
+    limits = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    done = lab.host("pod").run(["setpriv", *limits, sys.executable, "-c", CHECK])
+    available, tried, tables = done.stdout.splitlines()
+    assert available == "True"
+    assert ": looks right, but was not tried" in tried
+    assert tables == "[(), ()]"
 
 
 DETECT = """
@@ -204,7 +253,9 @@ except (MissingFeatureError, SidecarError) as error:
 def test_without_its_library_the_error_names_the_packages(lab: Lab) -> None:
     environment = {**os.environ, "PYTHON_IPTABLES_XTABLES_VERSION": "99"}
     done = lab.host("pod").run([sys.executable, "-c", DETECT], env=environment)
-    assert re.fullmatch(r"python-iptables cannot load libxtables .*libxtables12, libip4tc2, libip6tc2.*\n", done.stdout)
+    assert re.fullmatch(
+        r"python-iptables cannot load libxtables\. .*libxtables12, libip4tc2, libip6tc2.*\n", done.stdout
+    )
 
 
 def test_without_raw_sockets_the_error_names_the_capability(lab: Lab) -> None:
@@ -235,3 +286,13 @@ def test_a_sidecar_captures_by_it_and_leaves_nothing(backend: Backend, topology:
     assert "backend=python-iptables" in re.sub(r"\x1b\[\d*m", "", sidecar.log.read_text())
     assert sidecar.stop() == 0
     assert not Pod(topology.pod, backend).present()
+
+
+def test_a_run_installs_by_it(runs: RunHost) -> None:
+    before = runs.remains()
+    options = ["--iptables", "python", "--user", "root", "--log-level", "info"]
+    done = runs.run(["iptables-legacy-save", "-t", "mangle"], options)
+    assert done.returncode == 0, done.stderr
+    assert "-A PODLANE-PRE -i lo -p tcp" in done.stdout
+    assert "python-iptables" in done.stderr
+    assert runs.remains() == before

@@ -7,8 +7,10 @@ from dataclasses import replace
 import click
 import pytest
 
-from podlane.check import Finding, Status, capabilities, findings, report, shaping
-from tc_core.capability import ALL_FEATURES, Features, absent
+from podlane.check import report
+from podlane.findings import Finding, Status, capabilities, findings, shaping
+from sidecar.netfilter.backend import Way
+from tc_core.capability import ALL_FEATURES, USES, Features, absent
 
 
 def _status(effective: int) -> str:
@@ -69,9 +71,12 @@ def test_a_container_that_can_run_the_sidecar_alone_is_told_so() -> None:
 def test_without_cap_net_admin_nothing_is_called_missing_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.netfilter.backend.has_net_admin", lambda: False)
     monkeypatch.setattr("sidecar.netfilter.features.has_net_admin", lambda: False)
-    found = [f for f in findings() if f.group in ("Shaping", "Capture")]
-    assert [f.detail for f in found] == ["nothing can be tried without CAP_NET_ADMIN"] * 2
-    assert not any("modprobe" in f.remedy for f in found)
+    monkeypatch.setattr("sidecar.stepaside.features.has_net_admin", lambda: False)
+    found = {f.name: f for f in findings(Way.AUTO) if f.group in ("Shaping", "Capture")}
+    assert found.keys() == {"HTB", "iptables", "step-aside", "python-iptables"}
+    assert found["HTB"].detail == found["iptables"].detail == "nothing can be tried without CAP_NET_ADMIN"
+    assert found["python-iptables"].status is found["step-aside"].status is Status.NOTE
+    assert not any("modprobe" in f.remedy for f in found.values())
 
 
 def _without(*names: str) -> Features:
@@ -99,3 +104,15 @@ def test_a_missing_part_is_a_note_where_another_takes_its_place(
     assert len([f for f in found if f.status is Status.MISSING]) == missing
     assert [f.name for f in found if f.status is Status.NOTE] == [getattr(features, name).name for name in noted]
     assert all(f.remedy for f in found if f.status is not Status.OK)
+
+
+def test_what_only_some_policies_ask_for_is_never_missing() -> None:
+    wanted = {feature.name: absent(feature.name, "unknown qdisc") for feature in ALL_FEATURES if feature.name in USES}
+    assert len(wanted) == len(USES)
+    fields = {f: getattr(ALL_FEATURES, f) for f in ALL_FEATURES.__slots__}
+    features = Features(**{f: wanted.get(feature.name, feature) for f, feature in fields.items()})
+    found = {f.name: f for f in shaping(features)}
+    assert {name for name, f in found.items() if f.status is not Status.OK} == set(USES)
+    for name, use in USES.items():
+        assert found[name].status is Status.NOTE
+        assert found[name].detail == f"unknown qdisc; used only by {use} in a policy"

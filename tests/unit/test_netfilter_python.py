@@ -8,16 +8,20 @@ import sys
 from itertools import takewhile
 from typing import Any
 
+import click
 import pytest
 
-from podlane.check import Status, findings
-from podlane.check import python_iptables as python_iptables_check
+from podlane.check import check
+from podlane.findings import Status, findings
+from podlane.run import run
+from podlane.sidecar import sidecar
 from sidecar.config import load_settings
 from sidecar.errors import ConfigError, RulesetError
 from sidecar.netfilter import python_iptables
 from sidecar.netfilter.backend import Way
 from sidecar.netfilter.choose import detect_backend, has_python_iptables
-from sidecar.netfilter.python_rules import check
+from sidecar.netfilter.features import python_iptables as python_iptables_check
+from sidecar.netfilter.python_rules import check as check_rules
 from sidecar.netfilter.rules import Chain, Family, FamilyRules, Hook, Jump, Return, Rule, Tproxy
 from sidecar.netfilter.xtables_compat import address_of, is_since_1_8_11, stride_of, walk
 from tc_core.errors import MissingFeatureError
@@ -50,10 +54,20 @@ class Since(ctypes.Structure):
     _fields_ = [*_FIELDS, ("base", ctypes.c_uint)]
 
 
+NAMES = ctypes.create_string_buffer(b"on-port\0on-ip\0tproxy-mark")
+"""As in the file of an extension: one behind the other."""
+
+
+def options_of(layout: Any) -> Any:
+    """The options of TPROXY in one of the layouts, up to the one without a name."""
+    at = ctypes.addressof(NAMES)
+    return (layout * 4)(*(layout(at + offset, id=number) for number, offset in enumerate((0, 8, 14))), layout())
+
+
 @pytest.mark.parametrize(("layout", "size"), [(Before, 48), (Since, 56)], ids=["before 1.8.11", "since 1.8.11"])
 def test_all_options_are_found_whatever_the_library(layout: Any, size: int) -> None:
     assert ctypes.sizeof(layout) == size
-    options = (layout * 4)(layout(b"on-port", id=0), layout(b"on-ip", id=1), layout(b"tproxy-mark", id=2), layout())
+    options = options_of(layout)
     stride = stride_of(address_of(options))
     assert stride == size
     assert is_since_1_8_11(stride) is (layout is Since)
@@ -64,6 +78,17 @@ def test_all_options_are_found_whatever_the_library(layout: Any, size: int) -> N
         (b"on-ip", 1),
         (b"tproxy-mark", 2),
     ]
+
+
+class Later(ctypes.Structure):
+    """What a later release may come to."""
+
+    _fields_ = [*_FIELDS, ("base", ctypes.c_uint), ("more", ctypes.c_void_p)]
+
+
+def test_a_library_of_an_unknown_form_is_refused_before_anything_is_read_by_a_wrong_one() -> None:
+    with pytest.raises(RulesetError, match=r"does not know this release of libxtables\. Use the iptables programs"):
+        stride_of(address_of(options_of(Later)))
 
 
 LOCAL = ipaddress.ip_address("127.0.0.1")
@@ -93,7 +118,7 @@ def test_a_rule_that_the_library_would_refuse_never_gets_there(rule: Rule, why: 
         FamilyRules(Family.V4, hooks=(Hook("OUTPUT", rule),)),
     ):
         with pytest.raises(RulesetError, match=f"This IPv4 rule cannot be: .*{why}"):
-            check(rules)
+            check_rules(rules)
 
 
 def test_a_rule_that_can_be_is_let_through() -> None:
@@ -103,7 +128,7 @@ def test_a_rule_that_can_be_is_let_through() -> None:
         Rule(Return(), protocol=UDP, ports=(PortRange(1, 65535),)),
         Rule(Tproxy(LOCAL, 65535, DIVERT), protocol=TCP),
     )
-    check(FamilyRules(Family.V4, (Chain("PODLANE-OUT", rules),)))
+    check_rules(FamilyRules(Family.V4, (Chain("PODLANE-OUT", rules),)))
 
 
 # --- the setting -----------------------------------------------------------------------------------------------------
@@ -147,23 +172,39 @@ def test_without_either_the_remedy_is_for_what_was_asked(way: Way, both: bool, m
     assert ("python-iptables" in str(error.value)) is both
 
 
-@pytest.mark.parametrize(("here", "status"), [(True, Status.NOTE), (False, Status.MISSING)], ids=["installed", "not"])
+@pytest.mark.parametrize(
+    ("way", "here", "status"),
+    [
+        (Way.AUTO, True, Status.NOTE),
+        (Way.AUTO, False, Status.MISSING),
+        (Way.PYTHON, False, Status.NOTE),
+        (Way.RESTORE, True, Status.MISSING),
+    ],
+    ids=str,
+)
 def test_podlane_check_accepts_python_iptables_in_the_place_of_the_programs(
-    here: bool, status: Status, monkeypatch: pytest.MonkeyPatch
+    way: Way, here: bool, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("podlane.lab.tools.find_tool", lambda _name: None)
     monkeypatch.setattr("sidecar.netfilter.choose.has_python_iptables", lambda: here)
-    found = {f.name: f for f in takewhile(lambda f: f.group in ("Privileges", "Commands"), findings())}
+    found = {f.name: f for f in takewhile(lambda f: f.group in ("Privileges", "Commands"), findings(way))}
     for name in ("iptables-restore", "ip6tables-restore"):
         assert found[name].status is status
-        assert ("python-iptables is used instead" in found[name].detail) is here
+        assert ("python-iptables is to do without" in found[name].detail) is (status is Status.NOTE)
     assert found["nsenter"].status is Status.MISSING
 
 
 @pytest.mark.usefixtures("_no_python_iptables")
-def test_podlane_check_says_that_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.netfilter.backend.has_net_admin", lambda: True)
-    (found,) = python_iptables_check()
-    assert (found.status, found.name) == (Status.NOTE, "python-iptables")
-    assert found.detail == "not installed; needed only where there is no iptables-restore"
+def test_podlane_check_says_that_it_is_not_installed() -> None:
+    found = python_iptables_check()
+    assert (found.available, found.name) == (False, "python-iptables")
+    assert found.reason == "not installed; needed only where there is no iptables-restore"
     assert "pip install" in found.remedy
+
+
+@pytest.mark.parametrize("verb", [sidecar, run, check], ids=lambda verb: verb.name)
+def test_every_verb_that_installs_or_checks_rules_takes_every_way(verb: click.Command) -> None:
+    (option,) = (p for p in verb.params if p.name == "iptables")
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == [str(way) for way in Way]
+    assert option.envvar == "PODLANE_IPTABLES"
