@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from podlane.console import failing_clearly
+from podlane.options import datapath_option
 from tc_core.errors import UnitError
 from tc_core.units import Rate
 
@@ -47,6 +48,7 @@ Examples:
   podlane explain --policy policy.yaml
   podlane explain --policy policy.yaml --total 50Mbit --interface ens3
   podlane explain --policy policy.yaml --only tc
+  podlane explain --policy policy.yaml --only rules --datapath step-aside
   podlane explain --policy policy.yaml --json
 
 Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons are on standard error).
@@ -62,9 +64,12 @@ Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons a
     metavar="NAME",
     help="Interface to name in the commands.",
 )
+@datapath_option("The datapath whose rules are shown.  [default: relay]")
 @click.option("--only", type=click.Choice(_SECTIONS), help="One section alone; rules and tc are shell input then.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
-def explain(policy: Path, total: Rate | None, interface: str, only: str | None, as_json: bool) -> None:
+def explain(
+    policy: Path, total: Rate | None, interface: str, datapath: str | None, only: str | None, as_json: bool
+) -> None:
     """Say what a policy means, and show the mangle rules and tc commands it equals.
 
     Touches nothing and needs no privileges: it works on any machine, for any interface.
@@ -72,10 +77,14 @@ def explain(policy: Path, total: Rate | None, interface: str, only: str | None, 
     with failing_clearly():
         from podlane.explanation import explain_policy
         from podlane.explanation_commands import commands_for
+        from sidecar.datapath import Datapath
+        from sidecar.netfilter.ruleset import CaptureSettings
         from tc_core.policy_file import load_policy
 
         loaded = load_policy(policy, total=total)
-        explanation, commands = explain_policy(loaded, interface), commands_for(loaded, interface)
+        way = Datapath(datapath or Datapath.RELAY)
+        explanation = explain_policy(loaded, interface, datapath=way)
+        commands = commands_for(loaded, interface, CaptureSettings(interface=interface, datapath=way))
         if as_json:
             click.echo(json.dumps(_document(interface, explanation, commands), indent=2, ensure_ascii=False))
             return
@@ -114,9 +123,10 @@ def class_lines(source: str, explanation: Explanation) -> Iterator[str]:
     for each in explanation.classes:
         yield ""
         yield from _class(each, explanation.rest)
-    if explanation.captured:
-        yield ""
-        yield from _prose(explanation.captured)
+    for paragraph in (explanation.captured, explanation.datapath):
+        if paragraph:
+            yield ""
+            yield from _prose(paragraph)
     yield ""
     for note in explanation.notes:
         yield from _prose(note, first="- ", rest="  ")
@@ -210,6 +220,7 @@ def _document(interface: str, explanation: Explanation, commands: Commands) -> d
         ],
         "sharing": explanation.sharing,
         "captured": explanation.captured,
+        "datapath": explanation.datapath,
         "notes": list(explanation.notes),
         "iptables_restore": {str(family).lower(): text for family, text in commands.restore.items()},
         "rules": list(commands.rules),

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from podlane.datapaths import recommend
+from sidecar.datapath import Datapath
 from sidecar.routing.table import SILENT_PORTS, RoutingTable
 from tc_core import words
 from tc_core.errors import Problem
@@ -62,7 +64,8 @@ class Explanation:
     """A whole policy in words.
 
     ``for_sidecar`` and ``for_packets``: whether the sidecar can use it, and ``podlane tc``, which sees packets alone.
-    ``use`` says so, with the reasons, unless both can. ``unreserved`` is None where nothing is guaranteed.
+    ``use`` says so, with the reasons, unless both can. ``unreserved`` is None where nothing is guaranteed. ``datapath``
+    recommends one where names decide.
     """
 
     headline: str
@@ -72,6 +75,7 @@ class Explanation:
     rest: str
     sharing: str
     captured: str
+    datapath: str
     notes: tuple[str, ...]
     for_sidecar: bool
     for_packets: bool
@@ -79,9 +83,13 @@ class Explanation:
 
 
 def explain_policy(
-    policy: TrafficPolicy, interface: str | None = None, silent_ports: tuple[int, ...] = SILENT_PORTS
+    policy: TrafficPolicy,
+    interface: str | None = None,
+    silent_ports: tuple[int, ...] = SILENT_PORTS,
+    datapath: Datapath = Datapath.RELAY,
 ) -> Explanation:
     """Put a checked policy into words. ``silent_ports``: content matches apply there only when they name the port."""
+    recommended = recommend(policy)
     classes = policy.resolved()
     turns = sorted({c.priority for c in classes})
     guaranteed = sum(c.rate.bits_per_second for c in classes)
@@ -95,7 +103,8 @@ def explain_policy(
         free if policy.shaper is Shaper.HTB else None,
         words.rest_words(policy),
         words.sharing(policy),
-        _captured(policy, silent_ports) if not not_sidecar else "",
+        _captured(policy, silent_ports, datapath) if not not_sidecar else "",
+        recommended[1] if recommended is not None and not not_sidecar else "",
         tuple(_notes(policy, silent_ports, for_sidecar=not not_sidecar)),
         for_sidecar=not not_sidecar,
         for_packets=not not_packets,
@@ -138,7 +147,7 @@ def _class_words(c: ResolvedClass, policy: TrafficPolicy, received: TrafficPolic
     )
 
 
-def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> str:
+def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Datapath) -> str:
     content = [m for _, m in policy.rules() if m.needs_content]
     if not content:
         return (
@@ -156,6 +165,12 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> str:
     inside = f" in {either(networks)}" if networks else ""
     sources = sorted({str(n) for m in content for n in m.source}) if all(m.source for m in content) else []
     inside += f" from {either(sources)}" if sources else ""
+    if datapath is Datapath.STEP_ASIDE:
+        return (
+            f"Shown to the classifier: the first packets with data of {where}{inside}, unless a match of port, network "
+            "and protocol before it takes them. They are not held back, and once they have told the class the kernel "
+            "keeps it; no connection goes through user space."
+        )
     return (
         f"Captured by the proxy: {where}{inside}, unless a match of port, network and protocol before it takes them. "
         "The proxy peeks at the first bytes, chooses the class, connects to the original destination and relays. "

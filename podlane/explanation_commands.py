@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.datapath import Datapath
+from sidecar.netfilter import aside
 from sidecar.netfilter import ruleset as rules
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -28,7 +30,10 @@ _CHAINS: Final = {
     rules.OUT: "Everything sent: the proxy's own packets, other interfaces and replies are left as they are.",
     rules.CLASSES: "The policy's matches in order. -g: decided here. -j: the first bytes must be read.",
     rules.ANY_PORT: "Names do not decide where the server speaks first, unless the match names the port.",
-    rules.CAPTURE: "New connections for the proxy: mark the connection, so that its later packets follow.",
+    rules.CAPTURE: "New connections that content may decide: mark the connection, so that its later packets follow.",
+    aside.FOLLOW: "What the classifier has decided: the connection's mark becomes the packet's.",
+    aside.SHOW: "First packets, for the classifier; without one they go on in the class of their port.",
+    aside.SAVE: "What the classifier wrote into a packet's mark becomes the connection's.",
     rules.PRE: "The mark leads back in through lo, and from there to the proxy's listener.",
 }
 _STOCK: Final = (
@@ -81,7 +86,11 @@ def _rules_lines(
     if not restore:
         yield "# None: everything goes to the default class, and that needs no mark."
         return
-    yield "# Marks: the top byte is the class, 0x1000 means on its way to the proxy, 0x2000 sent by the proxy."
+    if settings.datapath is Datapath.STEP_ASIDE:
+        yield "# Marks: the top byte is the class, 0x1000 means that content may decide it, 0x2000/0x3000 decided."
+        yield f"# The classifier reads NFQUEUE {settings.outbound_port}; without it ports and networks decide."
+    else:
+        yield "# Marks: the top byte is the class, 0x1000 means on its way to the proxy, 0x2000 sent by the proxy."
     if any(family.route for family in families):
         yield f"# Captured connections need the proxy on port {settings.outbound_port}; without it they get no answer."
     for family in families:

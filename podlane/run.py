@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from podlane.console import NOT_EXECUTABLE, NOT_FOUND, RUN_FAILED, failing_clearly, stop
+from podlane.options import datapath_option, iptables_option
 from tc_core.errors import UnitError
 from tc_core.units import Rate
 
@@ -65,6 +66,8 @@ not found.
 @click.option("--user", metavar="NAME", help="Run COMMAND as this user.  [default: whoever called sudo, else root]")
 @click.option("--name", callback=_name, metavar="NAME", help="Name the namespace podlane-NAME.  [default: podlane-PID]")
 @click.option("--ipv6", is_flag=True, help="Let IPv6 out as well; makes the host forward IPv6 for that time.")
+@datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
+@iptables_option("Install COMMAND's rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
 @click.option("--summary/--no-summary", default=True, help="Print what each class sent, at the end.  [default: yes]")
 @click.option(
     "--log-level",
@@ -80,6 +83,8 @@ def run(
     user: str | None,
     name: str,
     ipv6: bool,
+    datapath: str | None,
+    iptables: str | None,
     summary: bool,
     log_level: str,
     command: tuple[str, ...],
@@ -110,6 +115,10 @@ def run(
         options = [f"--policy={Path(policy_file).absolute()}", f"--log-level={log_level}"]
         if total is not None:
             options.append(f"--total={total}")
+        if datapath is not None:
+            options.append(f"--datapath={datapath}")
+        if iptables is not None:
+            options.append(f"--iptables={iptables}")
         if "PODLANE_MAX_CONNECTIONS" not in os.environ:
             options.append(f"--max-connections={_connections_that_fit()}")
         sys.exit(supervise(RunPlan(command, name, options, identity, ipv6, summary), dict(os.environ)))

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from podlane.options import datapath_option, iptables_option
+
 
 @click.command(
     epilog="""\b
@@ -25,13 +27,15 @@ SIGHUP reads the policy file again, SIGTERM drains, removes everything and exits
 )
 @click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
 @click.option("--total", metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
-@click.option("--interface", metavar="NAME", help="Interface to shape.  [default: the default route's]")
-@click.option("--replace", is_flag=True, default=None, help="Replace a root qdisc that somebody else installed.")
 @click.option(
-    "--iptables",
-    type=click.Choice(["auto", "restore", "python"]),
-    help="Install the rules by iptables-restore or by python-iptables.  [default: auto, what is there]",
+    "--interface",
+    metavar="NAME",
+    envvar="PODLANE_INTERFACE",  # for --cleanup, which reads no other settings
+    help="Interface to shape.  [default: the default route's]",
 )
+@click.option("--replace", is_flag=True, default=None, help="Replace a root qdisc that somebody else installed.")
+@iptables_option("Install the rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
+@datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
 @click.option("--detection-timeout", metavar="TIME", help="How long to wait for a connection's first bytes.")
@@ -60,10 +64,9 @@ def sidecar(cleanup: bool, ready_fd: int | None, summary_fd: int | None, **optio
 
         from sidecar import log, service
         from sidecar.config import load_settings
-        from sidecar.netfilter.backend import Way
 
         if cleanup:
-            service.cleanup(options["interface"], Way(options["iptables"] or Way.AUTO))
+            service.cleanup(options["interface"])
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)

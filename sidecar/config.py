@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
 from sidecar.netfilter.backend import Way
 from sidecar.routing.table import SILENT_PORTS
@@ -78,7 +79,12 @@ class SidecarSettings(BaseSettings):
     iptables: Way = Field(
         Way.AUTO, description="how rules are installed: by iptables-restore, by python-iptables, or what is there"
     )
-    outbound_port: PortSetting = Field(OUTBOUND_PORT, description="where captured connections arrive")
+    datapath: Datapath = Field(
+        Datapath.RELAY, description="how a connection's first bytes are seen: relay it, or look and step aside"
+    )
+    outbound_port: PortSetting = Field(
+        OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"
+    )
     silent_ports: PortsSetting = Field(
         SILENT_PORTS, description="ports where the server speaks first: captured only by matches that name them"
     )

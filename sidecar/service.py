@@ -25,19 +25,24 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from sidecar.admin import Handler, Reply, serve_admin
 from sidecar.config import SidecarSettings
-from sidecar.errors import SidecarError
+from sidecar.datapath import Datapath
+from sidecar.errors import ConntrackError, SidecarError
 from sidecar.instance import only_instance
 from sidecar.metrics import Metrics
+from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.choose import holders
-from sidecar.netfilter.install import Installer, Way, detect_backend
+from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
+from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.policies import load_sidecar_policy
+from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
-from sidecar.server import ProxyServer, Routing, ServerSettings
+from sidecar.server import ProxyServer, ServerSettings
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.status import classes_document
+from sidecar.stepaside.server import StepAside, forget_marks
 from tc_core import features, reconcile
 from tc_core.errors import TcError
 from tc_core.marks import ClassIds
@@ -65,7 +70,7 @@ class Sidecar:
         self.ready = False
         self.admin_port: int | None = None
         self._installer = installer
-        self._server: ProxyServer | None = None
+        self._server: ProxyServer | StepAside | None = None
         self._following = False  # rules are there that only connections of an earlier policy may need
         self._reservation = PortReservation()
         self._in_thread = trio.CapacityLimiter(1)
@@ -136,7 +141,11 @@ class Sidecar:
     # --- up and down ---------------------------------------------------------------------------------------------
 
     async def _bring_up(self, nursery: trio.Nursery) -> None:
-        self._reservation = reserve(p for p in (self.settings.outbound_port, self.settings.admin_port) if p)
+        relay = self.settings.datapath is Datapath.RELAY
+        if relay:
+            await self._blocking(self._clear_the_other_datapath)
+        listening = (self.settings.outbound_port if relay else 0, self.settings.admin_port)
+        self._reservation = reserve(p for p in listening if p)
         if self._reservation.warning:
             log.warning(self._reservation.warning)
         if self.settings.admin_port:
@@ -149,6 +158,7 @@ class Sidecar:
             interface=self.shaping.interface,
             total=str(self.policy.total),
             classes=len(self.policy.classes),
+            datapath=str(self.settings.datapath),
             capture=self._server is not None,
             admin=self.admin_port,
         )
@@ -167,10 +177,11 @@ class Sidecar:
         if self._server is not None:
             self._server.routing = routing
         elif table.needs_capture:
-            server = ProxyServer(self._server_settings(), routing, self.metrics)
+            server = self._make_server(routing)
             await nursery.start(server.run)
             self._server = server
         await self._blocking(partial(self._install, policy, keep_captured=self._following))
+        await self._reroute()
         self.policy = policy
         self.metrics.keep(ids)
         await self._blocking(self._sample)
@@ -180,6 +191,18 @@ class Sidecar:
         settings = self._capture_settings()
         ids = self.shaping.ids
         self._installer.install(build_ruleset(policy, ids, settings, capture=capture, keep_captured=keep_captured))
+
+    async def _reroute(self) -> None:
+        """Have connections follow the policy that need no proxy to live."""
+        if not isinstance(self._server, StepAside):
+            return
+        try:
+            changed = await self._server.reroute()
+        except ConntrackError as error:
+            log.warning("live connections stay in the classes they have", error=str(error))
+        else:
+            if changed:
+                log.info("live connections changed their class", count=changed)
 
     async def _settle(self) -> None:
         """Take away what only connections of an earlier policy needed, once there are none: rules, the listener."""
@@ -210,6 +233,8 @@ class Sidecar:
         with ExitStack() as steps:
             steps.callback(release, self._reservation)
             steps.callback(self.shaping.remove)
+            if self.settings.datapath is Datapath.STEP_ASIDE:
+                steps.callback(_forget_marks)
             steps.callback(self._installer.remove)
             if self.shaping.snapshots:
                 # The interface may be gone, and its counters with it: then the last ones have to do.
@@ -264,6 +289,18 @@ class Sidecar:
     def _sample(self) -> None:
         self.shaping.sample(time.monotonic())
 
+    def _clear_the_other_datapath(self) -> None:
+        """What a killed predecessor marked by stepping aside would look like captured connections to the relay."""
+        if SHOW in self._installer.installed(Family.V4).chains:
+            self._installer.remove()
+            _forget_marks()
+
+    def _make_server(self, routing: Routing) -> ProxyServer | StepAside:
+        s = self.settings
+        if s.datapath is Datapath.STEP_ASIDE:
+            return StepAside(s.outbound_port, routing, self.metrics, detection_timeout=s.detection_timeout)
+        return ProxyServer(self._server_settings(), routing, self.metrics)
+
     def _server_settings(self) -> ServerSettings:
         s = self.settings
         return ServerSettings(
@@ -277,6 +314,7 @@ class Sidecar:
 
     def _capture_settings(self) -> CaptureSettings:
         return CaptureSettings(
+            datapath=self.settings.datapath,
             outbound_port=self.settings.outbound_port,
             silent_ports=self.settings.silent_ports,
             interface=self.shaping.interface,
@@ -322,7 +360,7 @@ async def serve(
         except (TcError, SidecarError):
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:
-                _remove_remains(settings.interface, settings.iptables)
+                _remove_remains(settings.interface)
             except (TcError, SidecarError) as error:
                 log.warning("what an earlier sidecar may have left here could not be removed", error=str(error))
             raise
@@ -348,22 +386,31 @@ def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def cleanup(interface: str | None, way: Way = Way.AUTO) -> None:
-    """Remove what an earlier sidecar left in this network namespace. Nothing there is no error.
+def cleanup(interface: str | None) -> None:
+    """Remove what an earlier sidecar left in this network namespace, in whatever way. Nothing there is no error.
 
-    ``interface`` is the shaped one, the default route's when None; ``way`` is how the rules were installed. Raises the
-    errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
+    ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
+    :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
     """
     with only_instance():
-        _remove_remains(interface, way)
+        _remove_remains(interface)
 
 
-def _remove_remains(interface: str | None, way: Way) -> None:
-    """Rules, then classes; the rules' failure does not keep the classes from being removed."""
+def _remove_remains(interface: str | None) -> None:
+    """Rules, then marks and classes; the rules' failure does not keep those from being removed."""
     with ExitStack() as steps:
         steps.callback(_remove_classes, interface)
-        for backend in holders() or [detect_backend(way)]:
+        steps.callback(_forget_marks)
+        for backend in holders() or [detect_backend()]:
             steps.callback(Installer(backend).remove)
+
+
+def _forget_marks() -> None:
+    """Of connections that were stepped aside from. Without our rules nobody reads them, so failing does no harm."""
+    try:
+        forget_marks()
+    except ConntrackError as error:
+        log.warning("marks of connections stay", error=str(error))
 
 
 def _remove_classes(interface: str | None) -> None:

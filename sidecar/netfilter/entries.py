@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.netfilter.data_filter import PROGRAMS, Instruction
 from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
@@ -24,8 +25,11 @@ from sidecar.netfilter.rules import (
     Family,
     Goto,
     Jump,
+    Queue,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
@@ -73,6 +77,15 @@ _XT_MARK_SET: Final = struct.Struct("=II")
 """xt_mark.h, xt_mark_tginfo2."""
 _XT_CONNMARK_SET: Final = {1: struct.Struct("=IIIB"), 2: struct.Struct("=IIIxxB")}
 """xt_connmark.h by revision: value, mask, mask of the packet's mark (for saving), mode; 2 has a shift in between."""
+_SET, _SAVE, _RESTORE = 0, 1, 2
+"""enum of xt_connmark.h: what CONNMARK does."""
+_XT_NFQUEUE: Final = struct.Struct("=HHH")
+"""xt_NFQUEUE.h, xt_NFQ_info_v3: the queue's number, how many queues, flags."""
+_BYPASS: Final = 0x01
+_XT_BPF: Final = {0: struct.Struct("=HH"), 1: struct.Struct("=HHi")}
+"""xt_bpf.h by revision: 0 has the number of instructions; 1 a mode (0: bytecode) in front, and a descriptor behind it.
+Then come the instructions."""
+_SOCK_FILTER: Final = struct.Struct("=HBBI")
 _XT_TPROXY: Final = struct.Struct("=II16s2s")
 """xt_TPROXY.h, xt_tproxy_target_info_v1: mask, value, address, port; the last two in network byte order."""
 
@@ -102,7 +115,7 @@ def decode(entry: bytes, family: Family, target: str) -> Rule | str:
     """
     try:
         return _rule(entry, family, target)
-    except (_OtherwiseError, ValueError, struct.error):
+    except (ValueError, struct.error):
         modules = [f"-m {match.name}" for match in _matches(entry, family)]
         goto = _head(entry, family)[-2] & _GOTO[family]
         # The last words keep it from being taken for a rule that has no other criteria.
@@ -131,7 +144,7 @@ def _rule(entry: bytes, family: Family, target: str) -> Rule:
     if flags & ~(_GOTO[family] | (_HAS_PROTOCOL if family is Family.V6 else 0)):
         raise _OtherwiseError("another flag")
     for match in _matches(entry, family):
-        for name, value in _criteria(match):
+        for name, value in _criteria(match, family):
             if name in found:
                 raise _OtherwiseError(f"{name} twice")
             found[name] = value
@@ -182,7 +195,7 @@ def _text(name: bytes) -> str:
     return name.split(b"\0", 1)[0].decode()
 
 
-def _criteria(match: _Extension) -> Iterator[tuple[str, object]]:
+def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]:
     match (match.name, match.revision):
         case "tcp", 0:
             *ports, option, looked_at, flags, inverted = _XT_TCP.unpack_from(match.data)
@@ -208,8 +221,24 @@ def _criteria(match: _Extension) -> Iterator[tuple[str, object]]:
             if looked_at != _CT_DIRECTION:
                 raise _OtherwiseError("other criteria")
             yield "direction", Direction.REPLY if inverted & _CT_DIRECTION else Direction.ORIGINAL
+        case "bpf", 0 | 1:
+            if tuple(_program(match)) != PROGRAMS[family]:
+                raise _OtherwiseError("another program")
+            yield "carries_data", True
         case _:
             raise _OtherwiseError(match.name)
+
+
+def _program(match: _Extension) -> Iterator[Instruction]:
+    head = _XT_BPF[match.revision]
+    if match.revision == 0:
+        count, _ = head.unpack_from(match.data)
+    else:
+        mode, count, _ = head.unpack_from(match.data)
+        if mode:
+            raise _OtherwiseError("a program from elsewhere")
+    for number in range(count):
+        yield _SOCK_FILTER.unpack_from(match.data, head.size + number * _SOCK_FILTER.size)
 
 
 def _single_port(ports: list[int]) -> Iterator[tuple[str, object]]:
@@ -226,7 +255,10 @@ def _port_ranges(data: bytes) -> Iterator[PortRange]:
         raise _OtherwiseError("other ports")
     ports = iter(zip(rest[:count], rest[15 : 15 + count], strict=True))
     for port, begins_range in ports:
-        yield PortRange(port, next(ports)[0] if begins_range else port)
+        last, _ = next(ports, (None, 0)) if begins_range else (port, 0)
+        if last is None:
+            raise _OtherwiseError("a range without end")
+        yield PortRange(port, last)
 
 
 def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
@@ -244,10 +276,17 @@ def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
             value, mask = _XT_MARK_SET.unpack_from(data)
             return SetMark(Mark(value, mask))
         case "CONNMARK", 1 | 2:
-            value, mask, _, mode = _XT_CONNMARK_SET[revision].unpack_from(data)
-            if mode:
-                raise _OtherwiseError("saving or restoring")
-            return SetConnmark(Mark(value, mask))
+            value, mask, packet_mask, mode = _XT_CONNMARK_SET[revision].unpack_from(data)
+            if mode == _SET:
+                return SetConnmark(Mark(value, mask))
+            if mode not in (_SAVE, _RESTORE) or mask != packet_mask:
+                raise _OtherwiseError("other ways of saving or restoring")
+            return SaveMark(mask) if mode == _SAVE else RestoreMark(mask)
+        case "NFQUEUE", 3:
+            number, count, flags = _XT_NFQUEUE.unpack_from(data)
+            if count != 1 or flags != _BYPASS:
+                raise _OtherwiseError("several queues, or no bypass")
+            return Queue(number)
         case "TPROXY", 1:
             mask, value, address, port = _XT_TPROXY.unpack_from(data)
             packed = address[:4] if family is Family.V4 else address

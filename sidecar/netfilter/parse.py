@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
@@ -21,8 +22,11 @@ from sidecar.netfilter.rules import (
     Family,
     Goto,
     Jump,
+    Queue,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
@@ -43,7 +47,9 @@ _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
 }
 """ICMP of IPv6 is printed by its name in /etc/protocols, or without that file by the second one. ICMP of IPv4 in a rule
 for IPv6 is none of ours."""
-_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack")
+_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "bpf")
+_WITHOUT_VALUE: Final = ("--save-mark", "--restore-mark", "--queue-bypass")
+"""Options of targets that stand alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ class _Reader:
     """Reads the words of one rule from left to right."""
 
     def __init__(self, words: str, family: Family) -> None:
-        self._protocols = _PROTOCOLS[family]
+        self._family = family
         self._tokens = iter(shlex.split(words))
         self._module = ""
 
@@ -153,7 +159,7 @@ class _Reader:
             case "!", _ if take() == "-o":
                 return "not_out_interface", take()
             case "-p", _:
-                return "protocol", self._protocols[take()]
+                return "protocol", _PROTOCOLS[self._family][take()]
             case "--syn", "tcp":
                 return "syn", True
             case "--tcp-flags", "tcp":
@@ -168,6 +174,10 @@ class _Reader:
                 return "connmark", _mark(take())
             case "--ctdir", "conntrack":
                 return "direction", Direction(take())
+            case "--bytecode", "bpf":
+                if take() != bytecode(self._family):
+                    raise _UnknownWordsError(token)
+                return "carries_data", True
             case "-g", _:
                 return "action", Goto(take())
             case "-j", _:
@@ -175,7 +185,7 @@ class _Reader:
         raise _UnknownWordsError(token)
 
     def _action(self, target: str) -> Action:
-        options = dict(zip(self._tokens, self._tokens, strict=True))
+        options = {token: "" if token in _WITHOUT_VALUE else next(self._tokens) for token in self._tokens}
         match target, sorted(options):
             case "RETURN", []:
                 return Return()
@@ -183,6 +193,13 @@ class _Reader:
                 return SetMark(_mark(options["--set-xmark"]))
             case "CONNMARK", ["--set-xmark"]:
                 return SetConnmark(_mark(options["--set-xmark"]))
+            case "CONNMARK", ["--ctmask", "--nfmask", ("--restore-mark" | "--save-mark") as way] if (
+                options["--ctmask"] == options["--nfmask"]
+            ):
+                mask = int(options["--ctmask"], 16)
+                return SaveMark(mask) if way == "--save-mark" else RestoreMark(mask)
+            case "NFQUEUE", ["--queue-bypass", "--queue-num"]:
+                return Queue(int(options["--queue-num"]))
             case "TPROXY", ["--on-ip", "--on-port", "--tproxy-mark"]:
                 address = ipaddress.ip_address(options["--on-ip"])
                 return Tproxy(address, int(options["--on-port"]), _mark(options["--tproxy-mark"]))

@@ -75,6 +75,27 @@ class SetConnmark:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveMark:
+    """Copy the bits of ``mask`` from the packet's mark to the connection's."""
+
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreMark:
+    """Copy the bits of ``mask`` from the connection's mark to the packet's."""
+
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Show the packet to whoever has the NFQUEUE of that number; if nobody has, it goes on (``--queue-bypass``)."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tproxy:
     """Hand the packet to a local transparent socket (only in mangle PREROUTING)."""
 
@@ -83,12 +104,15 @@ class Tproxy:
     mark: Mark
 
 
-Action = Return | Jump | Goto | SetMark | SetConnmark | Tproxy
+Action = Return | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Queue | Tproxy
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Criteria that must all hold, and what then happens. ICMP is that of the family which the rule is for."""
+    """Criteria that must all hold, and what then happens. ICMP is that of the family which the rule is for.
+
+    ``carries_data`` is about TCP packets: see :mod:`sidecar.netfilter.data_filter`.
+    """
 
     action: Action
     protocol: TransportProtocol | None = None
@@ -102,6 +126,7 @@ class Rule:
     mark: Mark | None = None
     connmark: Mark | None = None
     direction: Direction | None = None
+    carries_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ The chains, in the order a packet of this namespace meets them::
     (the DIVERT mark leads by the policy route to lo, and so to)
     PREROUTING -> PODLANE-PRE   TPROXY to the listener
 
+That is the relay datapath. :mod:`sidecar.netfilter.aside` has what the step-aside datapath has instead of TPROXY.
+
 CAPTURE is jumped to and comes back, so that emptying it is all it takes to drain: the walk then goes on to the class of
 the port, and the follower rules still serve what was captured before. With CAPTURE in place the walk of a captured SYN
 goes on too and may add class bits. That is harmless: the SYN only travels over lo, and the proxy chooses the class of
@@ -38,6 +40,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
+from sidecar.datapath import Datapath
+from sidecar.netfilter.aside import aside_chains, follow_rule, save_hook, show_rule, undecided_rule
 from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Address,
@@ -71,19 +75,20 @@ LISTENER_ADDRESS: Final[dict[Family, Address]] = {
     Family.V6: ipaddress.IPv6Address("::1"),
 }
 _LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/10")
-"""Not captured: such an address means nothing without its interface, which the way over lo loses (RFC 4007)."""
+"""Not relayed: such an address means nothing without its interface, which the way over lo loses (RFC 4007)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
     """What the policy does not say about the rules.
 
-    ``outbound_port`` is the listener's. Content matches apply on ``silent_ports`` only when they name the port, and
-    never on ``exclude_ports`` and to ``exclude_networks``. With an ``interface`` the rules touch only what leaves by
-    it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` are ours alone (not 100,
-    133, 253-255, which others use).
+    ``outbound_port`` is the listener's, or the number of the queue. Content matches apply on ``silent_ports`` only when
+    they name the port, and never on ``exclude_ports`` and to ``exclude_networks``. With an ``interface`` the rules
+    touch only what leaves by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference``
+    are ours alone (not 100, 133, 253-255, which others use).
     """
 
+    datapath: Datapath = Datapath.RELAY
     outbound_port: int = 15101
     silent_ports: tuple[int, ...] = SILENT_PORTS
     exclude_ports: tuple[int, ...] = ()
@@ -165,6 +170,8 @@ def _family_rules(
     hooks = [Hook("OUTPUT", Rule(Jump(OUT)))]
     if not follow:
         return FamilyRules(family, tuple(chains), tuple(hooks))
+    if settings.datapath is Datapath.STEP_ASIDE:
+        return FamilyRules(family, (*chains, *aside_chains(settings.outbound_port)), (*hooks, save_hook()))
     chains.append(Chain(PRE, (_tproxy_rule(family, settings),)))
     hooks.append(Hook("PREROUTING", Rule(Jump(PRE))))
     route = PolicyRoute(DIVERT, settings.route_table, settings.rule_preference)
@@ -184,18 +191,28 @@ def _out_rules(settings: CaptureSettings, *, follow: bool) -> Iterator[Rule]:
         # Every SYN starts clean: conntrack may still know what was decided for an earlier try, or for an earlier
         # connection of the same addresses and ports.
         yield Rule(SetConnmark(UNDECIDED), protocol=tcp, syn=True)
+    aside = settings.datapath is Datapath.STEP_ASIDE
+    if follow and aside:
+        yield follow_rule()
+    elif follow:
         yield Rule(SetMark(DIVERT), protocol=tcp, connmark=DIVERT)
         yield Rule(Return(), protocol=tcp, mark=DIVERT)
     yield Rule(Jump(CLASSES))
+    if follow and aside:
+        yield show_rule()
 
 
 def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
     """What CAPTURE does; returning from it before the end means "not captured"."""
     for network in _networks_of(family, settings.exclude_networks):
         yield Rule(Return(), destination=network)
-    if family is Family.V6:
+    relayed = settings.datapath is Datapath.RELAY
+    if relayed and family is Family.V6:
         yield Rule(Return(), destination=_LINK_LOCAL)
     yield from _return_on_ports(settings.exclude_ports)
+    if not relayed:
+        yield undecided_rule()
+        return
     yield Rule(SetConnmark(DIVERT))
     # Only when that worked: an untracked connection could not be followed, and would break after its SYN.
     yield Rule(SetMark(DIVERT), connmark=DIVERT)

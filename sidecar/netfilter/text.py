@@ -13,8 +13,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
+from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.parse import Installed, parse_rule
-from sidecar.netfilter.rules import Action, Family, FamilyRules, Goto, Jump, Return, Rule, SetConnmark, SetMark, Tproxy
+from sidecar.netfilter.rules import (
+    Action,
+    Family,
+    FamilyRules,
+    Goto,
+    Jump,
+    Queue,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetConnmark,
+    SetMark,
+    Tproxy,
+)
 from tc_core.policy import PortRange, TransportProtocol
 
 
@@ -52,6 +67,8 @@ def _words(rule: Rule, family: Family) -> Iterator[str]:
         yield f"-m connmark --mark {rule.connmark}"
     if rule.direction is not None:
         yield f"-m conntrack --ctdir {rule.direction}"
+    if rule.carries_data:
+        yield f'-m bpf --bytecode "{bytecode(family)}"'
     yield _render_action(rule.action)
 
 
@@ -67,6 +84,12 @@ def _render_action(action: Action) -> str:
             return f"-j MARK --set-xmark {mark}"
         case SetConnmark(mark):
             return f"-j CONNMARK --set-xmark {mark}"
+        case SaveMark(mask):
+            return f"-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"
+        case RestoreMark(mask):
+            return f"-j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {mask:#x}"
+        case Queue(number):
+            return f"-j NFQUEUE --queue-num {number} --queue-bypass"
         case Tproxy(address, port, mark):
             return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"
 

@@ -21,6 +21,7 @@ import pytest
 from netfilter_pod import Pod, installed_backends, ruleset
 
 from podlane.lab import Lab
+from sidecar.datapath import Datapath
 from sidecar.errors import RulesetError
 from sidecar.netfilter.backend import BackendKind
 from sidecar.netfilter.choose import detect_backend, why_not
@@ -40,6 +41,8 @@ RULES = ruleset(
     CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": [22, 873], "cidr": ["10.0.0.0/8", "fd00::/8"]}
 )
 KERNEL_ONLY = ruleset({"port": 22}, {"protocol": "udp"})
+STEP_ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, interface="eth0")
+ASIDE = ruleset(CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": 22}, settings=STEP_ASIDE)
 
 
 BACKENDS = installed_backends()
@@ -100,6 +103,9 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
                 exclude_ports=tuple(range(1, 40)), interface="eth0", route_table=7777, rule_preference=5
             ),
         ),
+        ASIDE,
+        ruleset(CONTENT, {"port": 22}, settings=STEP_ASIDE, capture=False),
+        ruleset({"port": 22}, settings=STEP_ASIDE),
     ],
     ids=[
         "example",
@@ -111,6 +117,9 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         "all classes",
         "sources",
         "settings",
+        "step-aside",
+        "step-aside draining",
+        "step-aside, kernel only",
     ],
 )
 def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Ruleset) -> None:
@@ -126,6 +135,19 @@ def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Rulese
         else:
             assert f"{route.preference}:\tfrom all fwmark 0x1000/0x3000 lookup {route.table}\n" in ip_rules
             assert pod.host.ip(version, "route", "show", "table", str(route.table)).startswith("local default dev lo")
+
+
+@pytest.mark.parametrize(("first", "second"), [(RULES, ASIDE), (ASIDE, RULES)], ids=["to step-aside", "to relay"])
+def test_one_datapath_replaces_the_other(pod: Pod, first: Ruleset, second: Ruleset) -> None:
+    pod.install(first)
+    pod.restart()
+    report = pod.install(second)
+    assert (report.changed, report.adopted) == (True, True)
+    with pod.host.namespace.entered():
+        for family in Family:
+            assert difference(second.of(family), pod.installer.installed(family)) == []
+    for version in ("-4", "-6"):
+        assert ("fwmark 0x1000/0x3000" in pod.host.ip(version, "rule")) == (second is RULES)
 
 
 def test_the_second_time_nothing_is_written(pod: Pod) -> None:

@@ -12,6 +12,7 @@ from podlane.explanation import (
     Explanation,
     explain_policy,
 )
+from sidecar.datapath import Datapath
 from tc_core.policy_file import parse_policy
 from tc_core.units import Rate
 
@@ -208,3 +209,29 @@ def test_queue_rehearsal_and_ingress_are_details_of_a_class() -> None:
     queue, received = explanation.classes[0].details
     assert queue.startswith("Fair queuing")
     assert received.startswith("Of what arrives, it is guaranteed 1 Mbit/s (20 % of the total there)")
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]", "step-aside (--datapath"),
+        (
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]\ndefault: {ceil: 2Mbit}",
+            "relay. Stepping aside, connections begin in the class of their port, and the default class is held to 2 Mbit/s",
+        ),
+        ("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {port: 80}}]", ""),
+        ("total: 10Mbit\nshaper: prio\nclasses: [{name: a, match: {sni: a.example}}]", ""),
+    ],
+    ids=["names decide", "a short default class", "nothing is captured", "not for the sidecar"],
+)
+def test_a_datapath_is_recommended_with_the_reason(policy: str, words: str) -> None:
+    said = explain(policy).datapath
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_what_stepping_aside_does_is_said() -> None:
+    policy = parse_policy("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]")
+    said = explain_policy(policy, datapath=Datapath.STEP_ASIDE).captured
+    assert said.startswith("Shown to the classifier: the first packets with data of TCP connections to any port except")
+    assert "no connection goes through user space" in said

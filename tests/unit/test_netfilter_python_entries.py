@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from sidecar.netfilter.data_filter import PROGRAMS
 from sidecar.netfilter.entries import ENTRY_SIZE, decode
 from sidecar.netfilter.parse import parse_rule
 from sidecar.netfilter.rules import (
@@ -14,8 +15,11 @@ from sidecar.netfilter.rules import (
     Family,
     Goto,
     Jump,
+    Queue,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
@@ -91,9 +95,15 @@ def mark(name: str, value: int, mask: int, inverted: int = 0, revision: int = 1)
     return extension(name, revision, struct.pack("=IIB", value, mask, inverted))
 
 
-def connmark_target(mode: int, revision: int = 2) -> bytes:
+def connmark_target(mode: int, revision: int = 2, packet_mask: int = 0xFFFFFFFF) -> bytes:
     shift = b"\0\0" if revision == 2 else b""
-    return extension("CONNMARK", revision, struct.pack("=III", 0, 0x3000, 0xFFFFFFFF) + shift + bytes([mode]))
+    return extension("CONNMARK", revision, struct.pack("=III", 0, 0x3000, packet_mask) + shift + bytes([mode]))
+
+
+def bpf(program: tuple[tuple[int, int, int, int], ...], revision: int = 1, mode: int = 0) -> bytes:
+    head = struct.pack("=HHi", mode, len(program), 0) if revision else struct.pack("=HH", len(program), 0)
+    instructions = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    return extension("bpf", revision, head + instructions.ljust(512, b"\0") + bytes(8))
 
 
 LO = (b"lo", b"\xff\xff\xff")
@@ -162,6 +172,32 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
     ),
     "CONNMARK of old kernels": (entry(V4, target=connmark_target(0, 1)), V4, "CONNMARK", Rule(SetConnmark(UNDECIDED))),
     "CONNMARK": (entry(V4, target=connmark_target(0, 2)), V4, "CONNMARK", Rule(SetConnmark(UNDECIDED))),
+    "CONNMARK that saves": (entry(V4, target=connmark_target(1, 2, 0x3000)), V4, "CONNMARK", Rule(SaveMark(0x3000))),
+    "CONNMARK that restores": (
+        entry(V6, target=connmark_target(2, 2, 0x3000)),
+        V6,
+        "CONNMARK",
+        Rule(RestoreMark(0x3000)),
+    ),
+    "NFQUEUE": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 1))), V4, "NFQUEUE", Rule(Queue(7))),
+    "IPv4 data": (
+        entry(V4, bpf(PROGRAMS[V4]), protocol=6),
+        V4,
+        "RETURN",
+        Rule(Return(), protocol=TCP, carries_data=True),
+    ),
+    "IPv6 data": (
+        entry(V6, bpf(PROGRAMS[V6]), protocol=6, flags=1),
+        V6,
+        "RETURN",
+        Rule(Return(), protocol=TCP, carries_data=True),
+    ),
+    "data, by an old kernel": (
+        entry(V4, bpf(PROGRAMS[V4], revision=0), protocol=6),
+        V4,
+        "RETURN",
+        Rule(Return(), protocol=TCP, carries_data=True),
+    ),
     "IPv4 TPROXY": (
         entry(V4, target=extension("TPROXY", 1, struct.pack("=II16s2s", 0x3000, 0x1000, b"\x7f\0\0\1", b"\x3a\xfd"))),
         V4,
@@ -207,6 +243,7 @@ OTHERS: dict[str, tuple[bytes, Family, str]] = {
     "not SYN": (entry(V4, tcp((0, 65535), (0, 65535), 0, 0x17, 0x02, 4), protocol=6), V4, "RETURN"),
     "TCP option": (entry(V4, tcp((0, 65535), (0, 65535), 8, 0, 0, 0), protocol=6), V4, "RETURN"),
     "either port": (entry(V4, multiport(1, 2, kind=2), protocol=6), V4, "RETURN"),
+    "a range without end": (entry(V4, multiport(*range(1, 16), ranges=(14,)), protocol=6), V4, "RETURN"),
     "not those ports": (entry(V4, multiport(1, 2, inverted=1), protocol=6), V4, "RETURN"),
     "ports twice": (entry(V4, tcp(dports=(80, 80)), multiport(1, 2), protocol=6), V4, "RETURN"),
     "not that mark": (entry(V4, mark("mark", 1, 1, inverted=1)), V4, "RETURN"),
@@ -216,6 +253,11 @@ OTHERS: dict[str, tuple[bytes, Family, str]] = {
     "state and direction": (entry(V4, conntrack(0x1001, 0)), V4, "RETURN"),
     "comment": (entry(V4, extension("comment", 0, b"hello".ljust(256, b"\0"))), V4, "RETURN"),
     "restore-mark": (entry(V4, target=connmark_target(2)), V4, "CONNMARK"),
+    "save-mark": (entry(V4, target=connmark_target(1)), V4, "CONNMARK"),
+    "a queue without bypass": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 0))), V4, "NFQUEUE"),
+    "several queues": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 2, 1))), V4, "NFQUEUE"),
+    "the program of the other family": (entry(V4, bpf(PROGRAMS[V6]), protocol=6), V4, "RETURN"),
+    "a pinned program": (entry(V4, bpf(PROGRAMS[V4], mode=1), protocol=6), V4, "RETURN"),
     "LOG": (entry(V4, target=extension("LOG", 0, bytes(32))), V4, "LOG"),
     "cut off": (entry(V4, extension("mark", 1, b"")), V4, "RETURN"),
 }

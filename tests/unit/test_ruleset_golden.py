@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from sidecar.datapath import Datapath
 from sidecar.netfilter.parse import parse
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
@@ -35,6 +37,7 @@ def ruleset(traffic: TrafficPolicy, settings: CaptureSettings | None = None, **o
     return build_ruleset(traffic, ids, settings or CaptureSettings(), **options)
 
 
+ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, interface="eth0", exclude_ports=(15012,))
 CASES = {
     "example": ruleset(policy(api=EXAMPLE, backup=BACKUP)),
     "example-draining": ruleset(policy(api=EXAMPLE, backup=BACKUP), capture=False),
@@ -74,6 +77,9 @@ CASES = {
         policy(ops=[{"application": ["ssh", "dns", "rsync"]}], web=[{"application": "https", "sni": "a.example"}])
     ),
     "everywhere": ruleset(policy(all=[{"cidr": ["0.0.0.0/0"], "port": 22}], rest=[{"protocol": "udp"}])),
+    "step-aside": ruleset(policy(api=EXAMPLE, backup=BACKUP), ASIDE),
+    "step-aside-draining": ruleset(policy(api=EXAMPLE, backup=BACKUP), ASIDE, capture=False),
+    "step-aside-no-content": ruleset(policy(backup=BACKUP), ASIDE),
     "settings": ruleset(
         policy(api=EXAMPLE),
         CaptureSettings(
@@ -121,7 +127,7 @@ def test_every_golden_file_has_its_case() -> None:
 @pytest.mark.parametrize("family", Family, ids=str)
 def test_what_is_written_reads_back_as_the_same_data(name: str, family: Family) -> None:
     rules = CASES[name].of(family)
-    as_saved = render(rules).replace("-I OUTPUT 1 ", "-A OUTPUT ").replace("-I PREROUTING 1 ", "-A PREROUTING ")
+    as_saved = re.sub(r"(?m)^-I (\w+) 1 ", r"-A \1 ", render(rules))
     installed = parse(as_saved, family)
     assert {chain.name: chain.rules for chain in rules.chains} == installed.chains
     assert difference(rules, installed) == []

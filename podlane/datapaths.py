@@ -1,0 +1,31 @@
+"""Which datapath suits a policy, in one sentence with the reason. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.datapath import Datapath
+from tc_core.policy import DEFAULT_CLASS, TrafficPolicy
+
+_STEP_ASIDE: Final = (
+    "Recommended datapath: step-aside (--datapath step-aside). Nothing here needs a relay, so it is enough to look at "
+    "each connection's first packets, which costs a fraction; those travel in the class of their port."
+)
+_RELAY: Final = (
+    "Recommended datapath: relay. Stepping aside, connections begin in the class of their port, and the default class "
+    "is held to {ceil}; with the relay even their first packet is in the right class."
+)
+
+
+def recommend(policy: TrafficPolicy) -> tuple[Datapath, str] | None:
+    """The datapath to take and a sentence that says why; None where no content decides, and both are the same.
+
+    Stepping aside lets a connection begin in the class of its port, which is the default class for most. That is no
+    place to begin when the default class is held short: then every new connection would wait there.
+    """
+    if not any(match.needs_content for _, match in policy.rules()):
+        return None
+    rest = next(c for c in policy.resolved() if c.name == DEFAULT_CLASS)
+    if 2 * rest.ceil.bits_per_second < policy.total.bits_per_second:
+        return Datapath.RELAY, _RELAY.format(ceil=rest.ceil.human)
+    return Datapath.STEP_ASIDE, _STEP_ASIDE

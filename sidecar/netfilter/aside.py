@@ -1,0 +1,76 @@
+"""The rules of the step-aside datapath, beside those of :mod:`sidecar.netfilter.ruleset`.
+
+    OUTPUT -> PODLANE-OUT       exemptions; packets of decided connections -> FOLLOW; then the walk; then -> SHOW
+              PODLANE-FOLLOW    the connection's mark, class bits and "decided", becomes the packet's
+              PODLANE-CLASSES   as for the relay; it gives undecided packets the class of their port, too
+                -j PODLANE-CAPTURE  SYNs whose class only content can tell: the connection's mark says so
+              PODLANE-SHOW      packets with data of such connections: to the classifier
+    POSTROUTING -> PODLANE-SAVE a decision that the classifier wrote into a packet's mark becomes the connection's
+
+* An accepting verdict ends the packet's walk through OUTPUT's mangle chain, so the decision is saved behind it, in
+  POSTROUTING. (A mark for the connection in the verdict itself, NFQA_CT, is ignored by some kernels.)
+* SHOW tells the classifier which packet is the first of its connection. See :mod:`sidecar.stepaside.marks`.
+* ``--queue-bypass``: without a classifier packets go on as they are, in the class of their port.
+* Packets of connections that conntrack does not track have no connection's mark: they go by port.
+* A packet without data tells nothing and is not shown; its way through user space would only cost time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sidecar.netfilter.rules import (
+    CHAIN_PREFIX,
+    Chain,
+    Goto,
+    Hook,
+    Jump,
+    Queue,
+    RestoreMark,
+    Rule,
+    SaveMark,
+    SetConnmark,
+    SetMark,
+)
+from sidecar.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN, UNDECIDED_ASIDE
+from tc_core.policy import TransportProtocol
+
+FOLLOW: Final = f"{CHAIN_PREFIX}FOLLOW"
+SHOW: Final = f"{CHAIN_PREFIX}SHOW"
+SAVE: Final = f"{CHAIN_PREFIX}SAVE"
+_TCP: Final = TransportProtocol.TCP
+
+
+def follow_rule() -> Rule:
+    """In front of the walk: what was decided holds."""
+    return Rule(Goto(FOLLOW), protocol=_TCP, connmark=DECIDED)
+
+
+def show_rule() -> Rule:
+    """Behind the walk: what content may still decide, is shown."""
+    return Rule(Goto(SHOW), protocol=_TCP, connmark=OPEN, carries_data=True)
+
+
+def undecided_rule() -> Rule:
+    """What CAPTURE does to a SYN."""
+    return Rule(SetConnmark(UNDECIDED_ASIDE))
+
+
+def aside_chains(queue: int) -> Iterator[Chain]:
+    """The chains of this datapath alone; ``queue`` is the classifier's."""
+    yield Chain(FOLLOW, (Rule(RestoreMark(OURS)),))
+    yield Chain(
+        SHOW,
+        (
+            Rule(SetMark(FIRST), connmark=UNDECIDED_ASIDE),
+            Rule(SetConnmark(SHOWN)),
+            Rule(Queue(queue)),
+        ),
+    )
+    yield Chain(SAVE, (Rule(SaveMark(OURS), protocol=_TCP, mark=DECIDED, connmark=OPEN),))
+
+
+def save_hook() -> Hook:
+    """Where decisions are saved."""
+    return Hook("POSTROUTING", Rule(Jump(SAVE)))

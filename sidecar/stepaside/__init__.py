@@ -1,0 +1,1 @@
+"""The second datapath: connections are shown to a classifier by NFQUEUE, marked, and never proxied."""

@@ -1,0 +1,250 @@
+"""From packets to classes: the pure middle of the step-aside datapath.
+
+The kernel shows the first packets of a connection that carry data, one after the other, and lets each go as soon as
+:meth:`Classifier.judge` has said what mark it is to have. Once that is a decided one the kernel shows no more of the
+connection. In between a connection is here in one of two tables:
+
+* **opening**: its first bytes do not suffice yet. Left by an answer, by the end of the client's bytes, when the
+  detection timeout has gone by (noticed at the next packet: nobody waits for it), or when there is no room.
+* **decided**: what its content was. Needed for packets that were queued before the decision and come after it, and
+  to choose again when the policy changes. The oldest are forgotten when the table is full, which costs just that.
+
+Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``judge``
+gives an answer and does not raise.
+
+One thread calls ``judge``; :attr:`~Classifier.routing` and :meth:`~Classifier.choose_again` are for others as well.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Container
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
+
+from sidecar.protocols.detect import Detection, Detector, Reason
+from sidecar.protocols.detect import Protocol as WireProtocol
+from sidecar.protocols.packets import TCP, read_ip
+from sidecar.protocols.streams import FirstBytes
+from sidecar.routing.cached import Routing
+from sidecar.routing.flow import Destination
+from sidecar.stepaside.marks import FIRST, OURS
+from tc_core.marks import STATE_MASK
+from tc_core.policy import DEFAULT_CLASS
+
+MAX_OPENINGS: Final = 4096
+"""Connections whose first bytes are awaited at once."""
+MAX_HELD: Final = 16 << 20
+"""Bytes held for them in all."""
+MAX_DECIDED: Final = 16384
+"""Connections whose content is remembered; up to 200 bytes each (measured)."""
+
+_FIN, _SYN = 0x01, 0x02
+_TCP_HEADER: Final = 20
+_SEQUENCES: Final = 1 << 32
+_ALIKE: Final = 512
+"""Longest first packet that is looked up instead of read again: clients without keep-alive repeat their requests."""
+_TLS_HANDSHAKE: Final = 0x16
+_UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
+_CHOICES: Final = 4096
+
+
+class Witness(Protocol):
+    """Who wants to know what was decided."""
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        """Detection ended, ``seconds`` after the first bytes."""
+
+    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:
+        """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow``."""
+
+
+class _Opening(NamedTuple):
+    stream: FirstBytes
+    since: float
+
+
+class Classifier:
+    """Judges packets by the routing in force. Give it a new one by setting :attr:`routing`."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        witness: Witness,
+        *,
+        detection_timeout: float,
+        max_openings: int = MAX_OPENINGS,
+        max_held: int = MAX_HELD,
+        max_decided: int = MAX_DECIDED,
+    ) -> None:
+        """``detection_timeout`` in seconds, from a connection's first bytes."""
+        self._choices = _Choices(routing)
+        self._witness = witness
+        self._timeout = detection_timeout
+        self._max_openings = max_openings
+        self._max_held = max_held
+        self._max_decided = max_decided
+        self._openings: dict[bytes, _Opening] = {}
+        self._decided: dict[bytes, Detection] = {}
+        self.held = 0
+        """Bytes held for connections whose first bytes do not suffice yet."""
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in force."""
+        return self._choices.routing
+
+    @routing.setter
+    def routing(self, routing: Routing) -> None:
+        self._choices = _Choices(routing)
+
+    @property
+    def undecided(self) -> int:
+        """Connections whose first bytes do not suffice yet."""
+        return len(self._openings)
+
+    @property
+    def remembered(self) -> int:
+        """Decided connections whose content is still known."""
+        return len(self._decided)
+
+    def judge(self, packet: bytes, mark: int, now: float) -> int:
+        """The mark that a packet is to go on with. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
+
+        With the state "decided" the kernel saves it for the connection; without, the next packet is shown too.
+        """
+        first = mark & STATE_MASK == FIRST.value
+        undecided = mark & ~STATE_MASK
+        ip = read_ip(packet, 0)
+        if ip is None or ip.protocol != TCP or ip.fragment is not None:
+            return undecided
+        at = ip.start
+        if min(ip.end, len(packet)) < at + _TCP_HEADER:
+            return undecided
+        flow = ip.addresses + packet[at : at + 4]
+        text = packet[at + (packet[at + 12] >> 4) * 4 : ip.end]
+        flags = packet[at + 13]
+        sequence = int.from_bytes(packet[at + 4 : at + 8], "big")
+        if flags & _SYN:
+            sequence = (sequence + 1) % _SEQUENCES
+        if first:
+            self._forget(flow)
+            detection = _detect_alike(text) if 0 < len(text) <= _ALIKE and text[0] != _TLS_HANDSHAKE else None
+            if detection is not None:
+                return self._decide(flow, detection, 0.0, mark)
+            opening = self._open(flow, sequence, now)
+        else:
+            known = self._decided.get(flow)
+            if known is not None:
+                return mark & ~OURS | self._choices.of(flow, known).mark
+            waiting = self._openings.get(flow)
+            if waiting is None:
+                return self._decide(flow, _UNSEEN, 0.0, mark)
+            opening = waiting
+        return self._read(flow, opening, sequence, text, flags, mark, now)
+
+    def choose_again(self, flow: bytes, mark: int, known_marks: Container[int]) -> int:
+        """The mark that a decided connection is to have now; ``mark`` is the one it has.
+
+        By its content, if that is still known. Else it stays in its class, if that is still one of ``known_marks``, and
+        goes to the default class if not.
+        """
+        known = self._decided.get(flow)
+        if known is not None:
+            return mark & ~OURS | self._choices.of(flow, known).mark
+        return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
+
+    # one opening ---------------------------------------------------------------------------------------------------
+
+    def _open(self, flow: bytes, sequence: int, now: float) -> _Opening:
+        while len(self._openings) >= self._max_openings or self.held > self._max_held:
+            self._give_up(next(iter(self._openings)), now)
+        opening = self._openings[flow] = _Opening(FirstBytes(sequence), now)
+        return opening
+
+    def _read(
+        self, flow: bytes, opening: _Opening, sequence: int, text: bytes, flags: int, mark: int, now: float
+    ) -> int:
+        stream = opening.stream
+        before = stream.held
+        detection = stream.add(sequence, text) if text else None
+        self.held += stream.held - before
+        if detection is None:
+            if flags & _FIN and not stream.has_gap:
+                detection = stream.finish(Reason.EOF)
+            elif now - opening.since > self._timeout:
+                detection = stream.finish(Reason.TIMEOUT)
+        if detection is None:
+            return mark & ~STATE_MASK
+        self._forget(flow)
+        return self._decide(flow, detection, now - opening.since, mark)
+
+    def _give_up(self, flow: bytes, now: float) -> None:
+        """No room: its next packet gets what is known of it now."""
+        opening = self._openings[flow]
+        expired = now - opening.since > self._timeout
+        detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
+        self._forget(flow)
+        self._decide(flow, detection, now - opening.since, 0)
+
+    def _forget(self, flow: bytes) -> None:
+        self._decided.pop(flow, None)
+        opening = self._openings.pop(flow, None)
+        if opening is not None:
+            self.held -= opening.stream.held
+
+    def _decide(self, flow: bytes, detection: Detection, seconds: float, mark: int) -> int:
+        choice = self._choices.of(flow, detection)
+        if len(self._decided) >= self._max_decided:
+            del self._decided[next(iter(self._decided))]
+        self._decided[flow] = detection
+        self._witness.detected(detection, seconds)
+        self._witness.stepped_aside(flow, choice.class_name, detection)
+        return mark & ~OURS | choice.mark
+
+
+class _Choice(NamedTuple):
+    class_name: str
+    mark: int
+
+
+class _Choices:
+    """What one routing chooses, remembered: destinations and names repeat. A policy's change makes a new one."""
+
+    __slots__ = ("_known", "routing")
+
+    def __init__(self, routing: Routing) -> None:
+        self.routing = routing
+        self._known: dict[tuple[bytes, Detection], _Choice] = {}
+
+    def of(self, flow: bytes, detection: Detection) -> _Choice:
+        """The class of a connection with this content."""
+        # Without the client's port: it is not asked for, and differs each time.
+        key = (flow[:-4] + flow[-2:], detection)
+        choice = self._known.get(key)
+        if choice is None:
+            if len(self._known) >= _CHOICES:
+                self._known.clear()
+            source, destination = ends(flow)
+            class_name = self.routing.class_of(destination, source, detection)
+            choice = self._known[key] = _Choice(class_name, self.routing.mark_of(class_name))
+        return choice
+
+
+@lru_cache(1024)
+def _detect_alike(text: bytes) -> Detection | None:
+    """What a first packet says by itself. The answer depends on its bytes alone, so it is kept for the next like it."""
+    return Detector().feed(text)
+
+
+def ends(flow: bytes) -> tuple[tuple[str, int], Destination]:
+    """The client's address and port, and the destination, of addresses and ports in network byte order."""
+    size = (len(flow) - 4) // 2
+    source, destination = (str(ipaddress.ip_address(flow[at : at + size])) for at in (0, size))
+    source_port, port = (int.from_bytes(flow[at : at + 2], "big") for at in (-4, len(flow) - 2))
+    return (source, source_port), Destination.parse(destination, port)
+
+
+def known_marks(routing: Routing) -> frozenset[int]:
+    """The decided marks of all classes there are."""
+    return frozenset(routing.mark_of(name) for name in routing.ids)

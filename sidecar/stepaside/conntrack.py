@@ -1,0 +1,102 @@
+"""The edge to ctnetlink: finding tracked connections by their mark, and changing it. Blocks; call it in a thread.
+
+Works in the network namespace of the calling thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sidecar.errors import ConntrackError, PrivilegeError
+from sidecar.stepaside.conntrack_messages import AF_INET, AF_INET6, ENTRY, Entry, dump, read_entry, update
+from sidecar.stepaside.nfnetlink import DUMP_INTERRUPTED, NLMSG_DONE, NLMSG_ERROR, error_of, read_messages
+from tc_core.marks import Mark
+
+_NETLINK_NETFILTER: Final = 12
+_CHUNK: Final = 1 << 17
+_PATIENCE: Final = 10.0
+"""Seconds for one answer; a dump comes in many."""
+_TRIES: Final = 3
+"""Dumps of a table that changes meanwhile may lack entries: try again, but not for ever."""
+_FAMILIES: Final = (AF_INET, AF_INET6)
+
+
+def entries(mark: Mark) -> list[Entry]:
+    """The TCP connections with this mark under its mask. Raises :class:`ConntrackError`, :class:`PrivilegeError`."""
+    found: dict[bytes, Entry] = {}
+    with _socket("reading them") as sock:
+        for family in _FAMILIES:
+            for _ in range(_TRIES):
+                batch, complete = _dump(sock, family, mark)
+                found.update((entry.flow, entry) for entry in batch)
+                if complete:
+                    break
+    return list(found.values())
+
+
+def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
+    """Write marks under their masks; how many connections were still there.
+
+    Raises :class:`ConntrackError`, :class:`PrivilegeError`.
+    """
+    changed = 0
+    with _socket("changing them") as sock:
+        for sequence, (entry, mark) in enumerate(changes, 1):
+            sock.send(update(entry, mark, sequence=sequence))
+            number = _answer(sock)
+            if number not in (0, errno.ENOENT):  # ENOENT: it has ended meanwhile
+                raise OSError(number, os.strerror(number))
+            changed += not number
+    return changed
+
+
+def rewrite(mark: Mark, choose: Callable[[Entry], Mark | None]) -> int:
+    """Give connections with ``mark`` the one that ``choose`` says, None for as it is; how many were changed."""
+    return change((entry, new) for entry in entries(mark) if (new := choose(entry)) is not None)
+
+
+def _dump(sock: socket.socket, family: int, mark: Mark) -> tuple[list[Entry], bool]:
+    """Entries of one family, and whether that was all."""
+    sock.send(dump(family, mark, sequence=1))
+    found: list[Entry] = []
+    complete = True
+    buffer = bytearray(_CHUNK)
+    while True:
+        size = sock.recv_into(buffer)
+        for message in read_messages(buffer, size):
+            complete = complete and not message.flags & DUMP_INTERRUPTED
+            if message.kind == NLMSG_DONE:
+                return found, complete
+            if message.kind == NLMSG_ERROR:
+                number = error_of(buffer, message)
+                raise OSError(number, os.strerror(number))
+            if message.kind == ENTRY:
+                entry = read_entry(buffer, message.start, message.end)
+                # Kernels before 3.16 do not filter.
+                if entry is not None and entry.mark & mark.mask == mark.value:
+                    found.append(entry)
+
+
+def _answer(sock: socket.socket) -> int:
+    buffer = bytearray(_CHUNK)
+    size = sock.recv_into(buffer)
+    return next(error_of(buffer, m) for m in read_messages(buffer, size) if m.kind == NLMSG_ERROR)
+
+
+@contextmanager
+def _socket(doing: str) -> Iterator[socket.socket]:
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.bind((0, 0))
+            yield sock
+    except OSError as error:
+        said = f"The marks of tracked connections: {doing} failed: {error.strerror or error}."
+        if error.errno == errno.EPERM:
+            raise PrivilegeError(f"{said} It takes CAP_NET_ADMIN: run as root or add the capability.") from None
+        raise ConntrackError(f"{said} Load the module on the node: modprobe nf_conntrack_netlink.") from None

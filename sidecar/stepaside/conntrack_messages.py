@@ -1,0 +1,95 @@
+"""The messages of ctnetlink: which TCP connections have a mark, and giving them another one.
+
+linux/netfilter/nfnetlink_conntrack.h. Both the dump and the update work under a mask, in the kernel: other bits of a
+connection's mark stay with their owners, also when they change at the same moment.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from sidecar.stepaside.nfnetlink import ACK, DUMP, REQUEST, attribute, message, nested, read_attributes
+from tc_core.marks import Mark
+
+AF_INET: Final = 2
+AF_INET6: Final = 10
+"""linux/socket.h; by number, for this module does no I/O."""
+_SUBSYSTEM: Final = 1 << 8
+ENTRY: Final = _SUBSYSTEM | 0
+"""IPCTNL_MSG_CT_NEW: an entry in a dump, or the request to change one (without NLM_F_CREATE)."""
+_GET: Final = _SUBSYSTEM | 1
+
+_TUPLE_ORIG: Final = 1
+_MARK: Final = 8
+_MARK_MASK: Final = 21
+_TUPLE_IP: Final = 1
+_TUPLE_PROTO: Final = 2
+_V4: Final = (1, 2)
+_V6: Final = (3, 4)
+"""CTA_IP_V*_SRC and CTA_IP_V*_DST."""
+_PROTO_NUM: Final = 1
+_SRC_PORT: Final = 2
+_DST_PORT: Final = 3
+_TCP: Final = 6
+_BIG: Final = struct.Struct(">I")
+
+
+class Entry(NamedTuple):
+    """A tracked TCP connection: ``flow`` is addresses, then ports, both source first and in network byte order."""
+
+    flow: bytes
+    mark: int
+
+
+def dump(family: int, mark: Mark, *, sequence: int) -> bytes:
+    """The request for all entries of a family whose mark is ``mark`` under its mask."""
+    wanted = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
+    return message(_GET, wanted, family=family, flags=REQUEST | DUMP, sequence=sequence)
+
+
+def update(entry: Entry, mark: Mark, *, sequence: int) -> bytes:
+    """The request to write ``mark``, under its mask, into an entry that exists. ENOENT: it has ended."""
+    size = (len(entry.flow) - 4) // 2
+    source, destination = entry.flow[:size], entry.flow[size : 2 * size]
+    kinds = _V4 if size == 4 else _V6
+    identity = nested(
+        _TUPLE_ORIG,
+        nested(_TUPLE_IP, attribute(kinds[0], source), attribute(kinds[1], destination)),
+        nested(
+            _TUPLE_PROTO,
+            attribute(_PROTO_NUM, bytes([_TCP])),
+            attribute(_SRC_PORT, entry.flow[-4:-2]),
+            attribute(_DST_PORT, entry.flow[-2:]),
+        ),
+    )
+    changed = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
+    family = AF_INET if size == 4 else AF_INET6
+    return message(ENTRY, identity + changed, family=family, flags=REQUEST | ACK, sequence=sequence)
+
+
+def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
+    """The entry in a message's attributes; None for what is no TCP connection."""
+    flow: bytes | None = None
+    mark = 0
+    for kind, at, stop in read_attributes(data, start, end):
+        if kind == _TUPLE_ORIG:
+            flow = _flow(data, at, stop)
+        elif kind == _MARK:
+            (mark,) = _BIG.unpack_from(data, at)
+    return None if flow is None else Entry(flow, mark)
+
+
+def _flow(data: bytes | bytearray, start: int, end: int) -> bytes | None:
+    addresses: dict[int, bytes] = {}
+    ports: dict[int, bytes] = {}
+    for kind, at, stop in read_attributes(data, start, end):
+        if kind in (_TUPLE_IP, _TUPLE_PROTO):
+            found = addresses if kind == _TUPLE_IP else ports
+            found.update((inner, bytes(data[a:b])) for inner, a, b in read_attributes(data, at, stop))
+    if ports.get(_PROTO_NUM) != bytes([_TCP]):
+        return None
+    parts = [addresses.get(kind, b"") for kind in (_V4 if _V4[0] in addresses else _V6)]
+    parts += [ports.get(_SRC_PORT, b""), ports.get(_DST_PORT, b"")]
+    flow = b"".join(parts)
+    return flow if len(flow) in (12, 36) else None

@@ -1,0 +1,149 @@
+"""The step-aside datapath as a service: packets from the queue to the classifier, verdicts back, until told to stop.
+
+It has the life of :class:`sidecar.server.ProxyServer`, with one difference: no connection depends on it. When it goes,
+by drain or by a crash, what was decided stays decided in the kernel, and what was not goes by port; nothing is cut.
+
+Packets are judged in a thread of their own, which waits in recv(2) itself. To wake a trio task for each new connection
+would cost more than all the rest (measured: see docs/datapaths.md), and the packet waits for it. The thread and trio's
+share the classifier, whose calls for either are made for that, and the witness.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from time import monotonic
+from typing import Final
+
+import structlog
+import trio
+
+from sidecar.protocols.detect import Detection
+from sidecar.routing.cached import Routing
+from sidecar.stepaside import conntrack
+from sidecar.stepaside.classifier import Classifier, Witness, ends, known_marks
+from sidecar.stepaside.conntrack_messages import Entry
+from sidecar.stepaside.marks import DECIDED, OPEN, OURS
+from sidecar.stepaside.queue import Queue
+from tc_core.marks import STATE_MASK, Mark
+from tc_core.units import Duration
+
+log = structlog.get_logger(__name__)
+
+_SWITCH_S: Final = 0.0005
+"""How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
+
+
+class StepAside:
+    """Judges the packets of one queue until cancelled or drained."""
+
+    def __init__(self, queue: int, routing: Routing, witness: Witness, *, detection_timeout: Duration) -> None:
+        """``queue`` is the number that the rules name."""
+        self._number = queue
+        told = _Log(witness) if log.is_enabled_for(logging.DEBUG) else witness
+        self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
+        self._life = trio.CancelScope()
+        self._stopping = False
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in force. Setting it changes what is decided from then on; see :meth:`reroute` for the rest."""
+        return self._classifier.routing
+
+    @routing.setter
+    def routing(self, routing: Routing) -> None:
+        self._classifier.routing = routing
+
+    @property
+    def active(self) -> int:
+        """Connections that need this service, which none does: 0."""
+        return 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled. Started when the queue is ours.
+
+        Raises :class:`~sidecar.errors.QueueError`, :class:`~sidecar.errors.PrivilegeError`.
+        """
+        queue = Queue(self._number)
+        patience = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                # Shielded by nature: a thread is not cancelled, it is told to stop.
+                nursery.start_soon(
+                    partial(trio.to_thread.run_sync, self._judge, queue, limiter=trio.CapacityLimiter(1))
+                )
+                try:
+                    with self._life:
+                        await trio.sleep_forever()
+                finally:
+                    self._stopping = True
+                    queue.wake()
+        finally:
+            sys.setswitchinterval(patience)
+            queue.close()
+
+    async def drain(self, grace: Duration) -> int:  # noqa: ARG002  # the life of a proxy; here nothing has to end
+        """Stop. Connections go on by themselves, so there is nothing to wait for and nothing to cut: gives 0."""
+        self._life.cancel()
+        return 0
+
+    async def reroute(self) -> int:
+        """Choose anew for connections that are alive and decided; gives how many changed their class.
+
+        By their content if it is still known, else they keep their class while it exists, and go to the default class
+        when not. Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+        """
+        marks = known_marks(self.routing)
+        found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        changes: list[tuple[Entry, Mark]] = []
+        for entry in found:
+            mark = self._classifier.choose_again(entry.flow, entry.mark, marks)
+            if mark != entry.mark:
+                changes.append((entry, Mark(mark & OURS, OURS)))
+        return await trio.to_thread.run_sync(partial(conntrack.change, changes)) if changes else 0
+
+    def _judge(self, queue: Queue) -> None:
+        classifier = self._classifier
+        while not self._stopping:
+            for packet in queue.receive():
+                try:
+                    mark = classifier.judge(packet.data, packet.mark, monotonic())
+                except Exception:  # one connection's fault must not end all others; it goes by port
+                    log.exception("a mistake in judging a packet")
+                    mark = packet.mark & ~STATE_MASK
+                queue.accept(packet, mark)
+
+
+class _Log:
+    """Writes a line for each connection, and tells the other witness."""
+
+    def __init__(self, witness: Witness) -> None:
+        self.detected = witness.detected
+        self._witness = witness
+
+    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:
+        """The class is chosen."""
+        self._witness.stepped_aside(flow, class_name, detection)
+        client, destination = ends(flow)
+        log.debug(
+            "stepped aside",
+            client=client,
+            destination=str(destination),
+            class_name=class_name,
+            protocol=detection.protocol.value,
+            reason=detection.reason.value,
+            sni=detection.sni,
+            host=detection.host,
+        )
+
+
+def forget_marks() -> int:
+    """Clear our bits in the marks of all tracked connections; how many had some.
+
+    Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+    """
+    clean = Mark(0, OURS)
+    return sum(conntrack.rewrite(mark, lambda _: clean) for mark in (DECIDED, OPEN))

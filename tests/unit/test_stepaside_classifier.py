@@ -1,0 +1,273 @@
+"""From packets to marks: whatever the order, the cuts and the losses, the class is that of the stream's content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from first_bytes import cut, hello, records, sni
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tcp_packets import ACK, FIN, PSH, SYN, flow_of, tcp_packet
+
+from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.routing.cached import Routing
+from sidecar.routing.table import RoutingTable
+from sidecar.stepaside.classifier import Classifier, known_marks
+from sidecar.stepaside.marks import DECIDED, FIRST, OURS
+from tc_core.marks import STATE_MASK, ClassIds, class_mark
+from tc_core.policy import TrafficPolicy
+
+HELLO = records(hello(sni(b"api.example.com")), [40, 1, 200])
+REQUEST = b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n"
+OTHERS = 0x000A0C80
+"""Bits of the mark that belong to others."""
+TIMEOUT = 1.0
+
+
+def routing(*classes: tuple[str, dict[str, object]], ids: ClassIds | None = None) -> Routing:
+    policy = TrafficPolicy.model_validate(
+        {"total": "1Gbit", "classes": [{"name": n, "rate": "8kbit", "match": [m]} for n, m in classes]}
+    )
+    return Routing(RoutingTable.of(policy), ids or ClassIds.assign(n for n, _ in classes))
+
+
+API, WEB, PORT, DEFAULT = 1, 2, 3, 255
+NAMES = ClassIds.assign(["api", "web", "port"])
+ROUTING = routing(("api", {"sni": "api.example.com"}), ("web", {"host": "web.example.com"}), ("port", {"port": 9000}))
+
+
+def decided(class_id: int, others: int = 0) -> int:
+    return class_mark(class_id).value | DECIDED.value | others
+
+
+@dataclass
+class Notes:
+    """Remembers what was reported."""
+
+    detections: list[Detection] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        self.detections.append(detection)
+        self.seconds.append(seconds)
+
+    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:
+        assert detection is self.detections[-1]
+        assert len(flow) in (12, 36)
+        self.classes.append(class_name)
+
+
+class Wire:
+    """A classifier, and the kernel's part: which packet is a connection's first, and the mark of its port's class."""
+
+    def __init__(self, **limits: int) -> None:
+        self.notes = Notes()
+        self.classifier = Classifier(ROUTING, self.notes, detection_timeout=TIMEOUT, **limits)
+        self.begun: set[bytes] = set()
+        self.now = 100.0
+
+    def begin(self, packet: bytes) -> None:
+        """A SYN of this connection passed."""
+        self.begun.discard(flow_of(packet))
+
+    def send(self, packet: bytes, port_class: int = 0) -> int:
+        """The mark that it goes on with."""
+        flow = flow_of(packet)
+        state = 0 if flow in self.begun else FIRST.value
+        self.begun.add(flow)
+        return self.classifier.judge(packet, port_class << 24 | state | OTHERS, self.now)
+
+
+@pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize(
+    ("text", "class_id"), [(HELLO, API), (REQUEST, WEB), (b"\0junk", DEFAULT)], ids=["TLS", "HTTP", "opaque"]
+)
+def test_a_first_packet_that_tells_decides(text: bytes, class_id: int, v6: bool) -> None:
+    wire = Wire()
+    assert wire.send(tcp_packet(text, v6=v6, options=bytes(12))) == decided(class_id, OTHERS)
+    assert wire.classifier.undecided == 0
+
+
+def test_an_undecided_packet_keeps_the_class_of_its_port() -> None:
+    wire = Wire()
+    assert wire.send(tcp_packet(HELLO[:20]), port_class=7) == 7 << 24 | OTHERS
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020), port_class=7) == decided(API, OTHERS)
+
+
+def test_content_that_no_match_knows_goes_by_port() -> None:
+    assert Wire().send(tcp_packet(b"SSH-2.0-x\r\n", port=9000)) == decided(PORT, OTHERS)
+
+
+def test_packets_queued_before_the_decision_get_its_mark() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(REQUEST))
+    assert wire.send(tcp_packet(b"body", seq=1000 + len(REQUEST))) == decided(WEB, OTHERS)
+    assert wire.send(tcp_packet(REQUEST)) == decided(WEB, OTHERS), "a retransmission"
+    assert wire.notes.classes == ["web"]
+
+
+def test_a_new_connection_of_the_same_ports_is_decided_afresh() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(REQUEST))
+    again = tcp_packet(HELLO, seq=1000)
+    wire.begin(again)
+    assert wire.send(again) == decided(API, OTHERS)
+    begun = tcp_packet(HELLO[:9])
+    wire.begin(begun)
+    wire.send(begun)
+    wire.begin(begun)
+    assert wire.send(tcp_packet(REQUEST)) == decided(WEB, OTHERS), "what an unfinished one had shown is forgotten"
+    assert wire.classifier.held == 0
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_any_order_any_cuts_any_repetition(data: st.DataObject) -> None:
+    """Where the first byte's number is known (here by an empty first packet), segments may come in any order."""
+    stream = HELLO + b"more of it" * 3
+    edges = sorted(data.draw(st.lists(st.integers(1, len(stream) - 1), max_size=8)))
+    base = data.draw(st.sampled_from([1000, 2**32 - 5, 2**32 - 150]))
+    pieces = list(zip([0, *edges], cut(stream, *edges), strict=True))
+    again = data.draw(st.lists(st.sampled_from(pieces), max_size=4))
+    order = data.draw(st.permutations([*pieces, *again]))
+    wire = Wire()
+    assert wire.send(tcp_packet(b"", seq=base)) == OTHERS
+    marks = [wire.send(tcp_packet(piece, seq=base + offset), port_class=9) for offset, piece in order]
+    undecided = marks.index(decided(API, OTHERS))
+    assert marks == [9 << 24 | OTHERS] * undecided + [decided(API, OTHERS)] * (len(marks) - undecided)
+    assert wire.notes.classes == ["api"]
+    assert wire.classifier.held == wire.classifier.undecided == 0
+
+
+@given(st.binary(max_size=200), st.integers(0, 2**32 - 1))
+def test_nothing_at_all_makes_it_raise_or_touch_others_bits(packet: bytes, mark: int) -> None:
+    assert Wire().classifier.judge(packet, mark, 0.0) & ~OURS == mark & ~OURS
+
+
+@given(st.integers(0, 80), st.binary(min_size=1, max_size=3))
+def test_a_damaged_packet_does_neither(at: int, damage: bytes) -> None:
+    packet = bytearray(tcp_packet(REQUEST))
+    packet[at : at + len(damage)] = damage
+    mark = Wire().classifier.judge(bytes(packet), FIRST.value | OTHERS, 0.0)
+    assert mark & ~OURS == OTHERS
+    assert mark & STATE_MASK in (0, DECIDED.value)
+
+
+def test_a_connection_whose_beginning_went_by_unseen_is_decided_at_once() -> None:
+    wire = Wire()
+    middle = tcp_packet(b"in the middle of something", port=9000)
+    wire.begun.add(flow_of(middle))
+    assert wire.send(middle) == decided(PORT, OTHERS)
+    assert wire.notes.detections == [Detection(Protocol.OPAQUE, Reason.MISSED)]
+
+
+def test_data_in_the_syn_counts() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(HELLO[:10], seq=999, flags=SYN))
+    assert wire.send(tcp_packet(HELLO[10:], seq=1010)) == decided(API, OTHERS)
+
+
+def test_the_end_of_the_clients_bytes_ends_detection() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(HELLO[:20]))
+    assert wire.send(tcp_packet(HELLO[20:30], seq=1020, flags=FIN | ACK | PSH)) == decided(DEFAULT, OTHERS)
+    assert wire.notes.detections == [Detection(Protocol.TLS, Reason.EOF)]
+
+
+def test_a_fin_behind_a_gap_does_not() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(HELLO[:20]))
+    assert wire.send(tcp_packet(HELLO[50:], seq=1050, flags=FIN | ACK | PSH)) == OTHERS
+    assert wire.send(tcp_packet(HELLO[20:50], seq=1020)) == decided(API, OTHERS)
+
+
+def test_the_detection_timeout_is_noticed_at_the_next_packet() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(HELLO[:20]))
+    wire.now += TIMEOUT / 2
+    assert wire.send(tcp_packet(HELLO[20:30], seq=1020)) == OTHERS
+    wire.now += TIMEOUT
+    assert wire.send(tcp_packet(HELLO[30:40], seq=1030)) == decided(DEFAULT, OTHERS)
+    assert wire.notes.detections == [Detection(Protocol.TLS, Reason.TIMEOUT)]
+    assert wire.notes.seconds == [TIMEOUT * 1.5]
+
+
+def test_openings_are_bounded_in_number() -> None:
+    wire = Wire(max_openings=10)
+    for port in range(100):
+        wire.send(tcp_packet(HELLO[:20], client_port=port))
+    assert wire.classifier.undecided == 10
+    assert {d.reason for d in wire.notes.detections} == {Reason.LIMIT}
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=0)) == decided(DEFAULT, OTHERS), "it was given up"
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=99)) == decided(API, OTHERS)
+
+
+def test_openings_are_bounded_in_bytes() -> None:
+    wire = Wire(max_held=5000)
+    for port in range(100):
+        wire.send(tcp_packet(REQUEST[:-2] + b"x: " + bytes(1000).replace(b"\0", b"y"), client_port=port))
+        assert wire.classifier.held <= 5000 + 1100
+    assert 0 < wire.classifier.undecided < 8
+
+
+def test_a_stream_that_never_ends_deciding_is_given_up() -> None:
+    wire = Wire()
+    first = REQUEST[:-2]
+    wire.send(tcp_packet(first))
+    sent, line = len(first), b"x: " + b"y" * 1400 + b"\r\n"
+    for _ in range(100):
+        mark = wire.send(tcp_packet(line, seq=1000 + sent))
+        sent += len(line)
+        if mark & STATE_MASK:
+            break
+    assert mark == decided(DEFAULT, OTHERS)
+    assert sent < 80_000
+
+
+def test_remembered_connections_are_bounded() -> None:
+    wire = Wire(max_decided=10)
+    for port in range(100):
+        wire.send(tcp_packet(REQUEST, client_port=port))
+    assert wire.classifier.remembered == 10
+
+
+# --- a change of policy ---------------------------------------------------------------------------------------------
+
+EVOLVED = NAMES.evolve(["api", "new"])
+CHANGED = routing(("new", {"host": "web.example.com"}), ("api", {"sni": "other.example.com"}), ids=EVOLVED)
+
+
+def test_a_late_packet_gets_the_class_of_the_policy_in_force() -> None:
+    wire = Wire()
+    wire.send(tcp_packet(REQUEST))
+    wire.classifier.routing = CHANGED
+    assert wire.send(tcp_packet(b"body", seq=1000 + len(REQUEST))) == decided(EVOLVED["new"], OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after"),
+    [(REQUEST, WEB, EVOLVED["new"]), (HELLO, API, DEFAULT), (b"\0", DEFAULT, DEFAULT)],
+    ids=["its class was renamed", "its name left its class", "the default class"],
+)
+def test_known_content_is_routed_again(text: bytes, before: int, after: int) -> None:
+    wire = Wire()
+    packet = tcp_packet(text)
+    assert wire.send(packet) == decided(before, OTHERS)
+    wire.classifier.routing = CHANGED
+    marks = known_marks(CHANGED)
+    assert wire.classifier.choose_again(flow_of(packet), decided(before, OTHERS), marks) == decided(after, OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(API, API), (WEB, DEFAULT), (DEFAULT, DEFAULT)],
+    ids=["a class that stays", "a class that is gone", "the default class"],
+)
+def test_forgotten_content_stays_where_it_is_while_that_exists(before: int, after: int) -> None:
+    wire = Wire()
+    wire.classifier.routing = CHANGED
+    marks = known_marks(CHANGED)
+    flow = flow_of(tcp_packet(b""))
+    assert wire.classifier.choose_again(flow, decided(before, OTHERS), marks) == decided(after, OTHERS)
