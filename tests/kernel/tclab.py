@@ -16,9 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
+from tc_core.handles import ROOT
+from tc_core.kernel import DeleteLink, DeleteQdisc, SetLink
 from tc_core.netlink import NetlinkKernel
+from tc_core.qdiscs import INGRESS
 
 _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
@@ -28,9 +32,9 @@ CLIENT, SERVER = "10.87.0.1", "10.87.0.2"
 DEVICE = "eth0"
 
 
-def run(*command: str) -> str:
-    """Run a command; its output. Raises AssertionError with everything it said if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*command: str, text: str | None = None) -> str:
+    """Run a command, with a text to read; its output. Raises AssertionError with everything it said if it fails."""
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -80,19 +84,13 @@ class Pair:
 
     def on_client(self, *command: str) -> str:
         """Run a command in the client's namespace."""
-        return run("ip", "netns", "exec", self.client, *command)
+        return inside(self.client, lambda: run(*command))
 
     def describe(self) -> str:
         """What traffic control has on the client's interface: for reports of failures."""
-        return "\n".join(
-            self.on_client(*command.split())
-            for command in (
-                f"tc -s -d qdisc show dev {DEVICE}",
-                f"tc -s -d class show dev {DEVICE}",
-                f"tc filter show dev {DEVICE}",
-                f"ip -d link show dev {DEVICE}",
-            )
-        )
+        tc = f"qdisc show dev {DEVICE}\nclass show dev {DEVICE}\nfilter show dev {DEVICE}\n"
+        shown = inside(self.client, lambda: run("tc", "-s", "-d", "-batch", "-", text=tc))
+        return shown + self.on_client("ip", "-d", "link", "show", DEVICE)
 
     # --- traffic -------------------------------------------------------------------------------------------------
 
@@ -197,28 +195,58 @@ class Stream:
 
 @contextmanager
 def veth_pair() -> Iterator[Pair]:
-    """A :class:`Pair`, gone at the end of the block. Its traffic control is printed then, for the failure's report."""
+    """A :class:`Pair`, gone at the end of the block. Its traffic control is printed then, for the failure's report.
+
+    Made with few processes: starting one takes a second in an emulated machine.
+    """
     number = next(_numbers)
-    client, server = (f"tctest-{os.getpid()}-{number}-{role}" for role in ("c", "s"))
+    client, server = names = [f"tctest-{os.getpid()}-{number}-{role}" for role in ("c", "s")]
     with ExitStack() as stack:
-        for name in (client, server):
-            run("ip", "netns", "add", name)
-            stack.callback(run, "ip", "netns", "del", name)
-        for name in (client, server):
-            # Only what a test sends shall pass: no neighbour discovery, no multicast reports.
-            for setting in ("all", "default"):
-                run("ip", "netns", "exec", name, "sysctl", "-qw", f"net.ipv6.conf.{setting}.disable_ipv6=1")
-        run("ip", "-n", client, "link", "add", DEVICE, "type", "veth", "peer", "name", DEVICE, "netns", server)
+        stack.callback(_ip, *(f"netns del {name}" for name in names), anyway=True)
+        _ip(*(f"netns add {name}" for name in names))
+        for name in names:
+            inside(name, _without_ipv6)
+        _ip(f"link add {DEVICE} type veth peer name {DEVICE} netns {server}", namespace=client)
         for name, address, mac, peer, peer_mac in (
             (client, CLIENT, "02:00:00:00:00:01", SERVER, "02:00:00:00:00:02"),
             (server, SERVER, "02:00:00:00:00:02", CLIENT, "02:00:00:00:00:01"),
         ):
-            run("ip", "-n", name, "link", "set", DEVICE, "address", mac, "up")
-            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", DEVICE)
-            run("ip", "-n", name, "neigh", "replace", peer, "lladdr", peer_mac, "dev", DEVICE)
+            _ip(
+                f"link set {DEVICE} address {mac} up",
+                f"address add {address}/24 dev {DEVICE}",
+                f"neigh replace {peer} lladdr {peer_mac} dev {DEVICE}",
+                namespace=name,
+            )
         kernel = inside(client, NetlinkKernel)
         stack.callback(kernel.close)
         pair = Pair(client, server, kernel)
         stack.callback(lambda: print(pair.describe()))
         stack.enter_context(pair._closing)
         yield pair
+
+
+def _ip(*commands: str, namespace: str | None = None, anyway: bool = False) -> None:
+    """Several commands of ip(8) by one process; with ``anyway`` the later ones although an earlier one has failed."""
+    where = ["-n", namespace] if namespace else []
+    run("ip", *where, *(["-force"] if anyway else []), "-batch", "-", text="\n".join(commands) + "\n")
+
+
+def _without_ipv6() -> None:
+    """Only what a test sends shall pass: no neighbour discovery, no multicast reports."""
+    for setting in ("all", "default"):
+        Path(f"/proc/sys/net/ipv6/conf/{setting}/disable_ipv6").write_text("1")
+
+
+@contextmanager
+def left_as_found(kernel: NetlinkKernel) -> Iterator[None]:
+    """Take away every qdisc, and every interface, that the block adds: so that tests can share one :class:`Pair`."""
+    untouched, interfaces = kernel.observe(DEVICE), kernel.interfaces()
+    yield
+    for qdisc in kernel.observe(DEVICE).qdiscs:
+        if qdisc.parent in (ROOT, INGRESS) and qdisc.handle.major:
+            kernel.apply(DEVICE, DeleteQdisc(qdisc))
+    for name in kernel.interfaces().keys() - interfaces.keys():
+        kernel.apply(name, DeleteLink())
+    link = untouched.link
+    kernel.apply(DEVICE, SetLink(gso_max_size=link.gso_max_size, tx_queue_len=link.tx_queue_len, up=True))
+    assert kernel.observe(DEVICE) == untouched

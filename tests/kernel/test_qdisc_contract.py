@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from tclab import CLIENT, DEVICE, Pair, inside, veth_pair
+from tclab import CLIENT, DEVICE, Pair, inside, left_as_found, veth_pair
 
 from tc_core import features
 from tc_core.bpf import mark_filter
@@ -137,7 +137,7 @@ KINDS: dict[str, dict[str, OneQdisc]] = {
     },
     "netem": {
         "nothing": Netem(ONE, ROOT),
-        "delay": Netem(ONE, ROOT, delay=Duration(100 * MS), jitter=Duration(10 * MS)),
+        "usual": Netem(ONE, ROOT, delay=Duration(100 * MS), jitter=Duration(10 * MS)),
         "everything": Netem(
             ONE,
             ROOT,
@@ -177,29 +177,26 @@ def at(observed: Observed, wanted: OneQdisc) -> object:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Kernel]:
+def shared() -> Iterator[Pair]:
     """The real kernel, in one namespace for all tests: making one for each would take longer than they do."""
     with veth_pair() as made:
-        yield made.kernel
+        yield made
 
 
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+def pair(shared: Pair) -> Iterator[Pair]:
+    """An interface without any qdisc, before the test and after it."""
+    with left_as_found(shared.kernel):
+        yield shared
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest) -> Kernel:
     """An interface ``eth0`` beside ``lo``, untouched, in the kernel that the test's parameter names."""
     if request.param == FAKE:
-        yield FakeKernel(DEVICE, "lo")
-        return
-    real: Kernel = request.getfixturevalue("shared")
-    untouched, interfaces = real.observe(DEVICE), real.interfaces()
-    yield real
-    found = real.observe(DEVICE)
-    for qdisc in found.qdiscs:
-        if qdisc.parent in (ROOT, INGRESS) and qdisc.handle.major:
-            real.apply(DEVICE, DeleteQdisc(qdisc))
-    for name in real.interfaces().keys() - interfaces.keys():
-        real.apply(name, DeleteLink())
-    real.apply(DEVICE, SetLink(up=True))
-    assert real.observe(DEVICE) == untouched
+        return FakeKernel(DEVICE, "lo")
+    real: Pair = request.getfixturevalue("pair")
+    return real.kernel
 
 
 def kernels(*needs: str) -> list[object]:
@@ -260,27 +257,24 @@ def test_a_qdisc_from_beginning_to_end(kernel: Kernel, place: str, first: OneQdi
     assert kernel.observe(DEVICE) == before
 
 
-SHELL = [
-    pytest.param(place, [in_place(q, place) for q in sets.values()], id=f"{kind} at {place}")
-    for kind, sets in KINDS.items()
-    if getattr(HERE, kind).available
-    for place in PLACES
-]
+SHELL = [pytest.param([*sets.values()], id=kind) for kind, sets in KINDS.items() if getattr(HERE, kind).available]
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("place", "values"), SHELL)
-def test_the_shell_does_the_same(place: str, values: list[OneQdisc]) -> None:
+@pytest.mark.parametrize("values", SHELL)
+def test_the_shell_does_the_same(pair: Pair, values: list[OneQdisc]) -> None:
     """Each value made by the command that it prints, then altered into the next by the command for that."""
-    with veth_pair() as pair:
-        on(pair.kernel, DEVICE, *PLACES[place])
-        for wanted, following in zip(values, [*values[1:], None], strict=True):
-            pair.on_client("sh", "-c", AddQdisc(wanted).command(DEVICE))
-            assert wanted.agrees_with(there := at(pair.kernel.observe(DEVICE), wanted)), there
-            if following is not None and wanted.can_become(following):
-                pair.on_client("sh", "-c", ChangeQdisc(following).command(DEVICE))
-                assert following.agrees_with(there := at(pair.kernel.observe(DEVICE), following)), there
-            pair.on_client("sh", "-c", DeleteQdisc(wanted).command(DEVICE))
+
+    def by_the_shell(change: Change, wanted: OneQdisc) -> None:
+        pair.on_client("sh", "-c", change.command(DEVICE))
+        found = pair.kernel.observe(DEVICE).root
+        assert wanted.agrees_with(found), found
+
+    for wanted, following in zip(values, [*values[1:], None], strict=True):
+        by_the_shell(AddQdisc(wanted), wanted)
+        if following is not None and wanted.can_become(following):
+            by_the_shell(ChangeQdisc(following), following)
+        pair.on_client("sh", "-c", DeleteQdisc(wanted).command(DEVICE))
 
 
 # --- refusals, one by one --------------------------------------------------------------------------------------------
@@ -374,105 +368,21 @@ def test_a_link_of_an_unknown_kind(kernel: Kernel) -> None:
 Look = Callable[[Observed], object]
 WIDER = replace(BUCKET, rate=Rate(2 * 10**8), limit=ByteCount(77_777))
 EFFECTS: list[tuple[str, str, list[Change], Change, Look, object]] = [
-    (
-        "a bucket tells a fifo below it",
-        "tbf",
-        [AddQdisc(BUCKET), AddQdisc(FIFO)],
-        ChangeQdisc(WIDER),
-        lambda o: o.leaf_of(FIFO.parent),
-        replace(FIFO, limit=WIDER.limit),
-    ),
-    (
-        "a bucket keeps what is below it",
-        "tbf",
-        [AddQdisc(BUCKET), AddQdisc(replace(BUCKET, handle=Handle(2), parent=Handle(1, 1)))],
-        ChangeQdisc(WIDER),
-        lambda o: o.leaf_of(Handle(1, 1)).limit,
-        BUCKET.limit,
-    ),
-    (
-        "what is below a queue goes with it",
-        "tbf",
-        [AddQdisc(BUCKET), AddQdisc(FIFO)],
-        DeleteQdisc(BUCKET),
-        lambda o: o.qdiscs,
-        (OtherQdisc(Handle(0), ROOT, "noqueue"),),
-    ),
-    (
-        "fewer bands",
-        "prio",
-        [AddQdisc(BANDS), AddQdisc(FIFO), AddQdisc(replace(FIFO, handle=Handle(0x21), parent=Handle(1, 3)))],
-        ChangeQdisc(Prio(ONE, ROOT, 2, (0, 1) * 8)),
-        lambda o: (o.leaf_of(Handle(1, 1)), o.leaf_of(Handle(1, 3))),
-        (FIFO, None),
-    ),
-    (
-        "filters of bands",
-        "prio",
-        [AddQdisc(BANDS)],
-        AddFilter(PROGRAM),
-        lambda o: o.filters,
-        (PROGRAM,),
-    ),
-    (
-        "clsact stays when the root goes",
-        "clsact",
-        [AddQdisc(Clsact()), AddQdisc(BUCKET)],
-        DeleteQdisc(BUCKET),
-        lambda o: o.ingress_qdisc,
-        Clsact(),
-    ),
-    (
-        "clsact goes with its filters",
-        "redirect",
-        [AddQdisc(Clsact()), AddFilter(TO_SELF)],
-        DeleteQdisc(Clsact()),
-        lambda o: (o.ingress_qdisc, o.ingress),
-        (None, ()),
-    ),
-    (
-        "a redirection",
-        "redirect",
-        [AddQdisc(Clsact())],
-        AddFilter(TO_SELF),
-        lambda o: (o.ingress, o.egress, o.filters),
-        ((TO_SELF,), (), ()),
-    ),
-    (
-        "a redirection elsewhere",
-        "redirect",
-        [AddQdisc(Clsact()), AddFilter(TO_SELF)],
-        ReplaceFilter(replace(TO_SELF, device="lo")),
-        lambda o: o.ingress,
-        (replace(TO_SELF, device="lo"),),
-    ),
-    (
-        "a redirection gone",
-        "redirect",
-        [AddQdisc(Clsact()), AddFilter(TO_SELF)],
-        DeleteFilter(TO_SELF),
-        lambda o: o.ingress,
-        (),
-    ),
-    (
-        "another filter at the hook",
-        "clsact",
-        [AddQdisc(Clsact())],
-        AddFilter(replace(PROGRAM, parent=INGRESS_HOOK)),
-        lambda o: o.ingress,
-        (OtherFilter(INGRESS_HOOK, "bpf", PROGRAM.prio, 3),),
-    ),
-    (
-        "a filter for what leaves",
-        "clsact",
-        [AddQdisc(Clsact())],
-        AddFilter(replace(PROGRAM, parent=EGRESS_HOOK)),
-        lambda o: (o.ingress, o.egress),
-        ((), (OtherFilter(EGRESS_HOOK, "bpf", PROGRAM.prio, 3),)),
-    ),
+    ("a bucket tells a fifo below it", "tbf", [AddQdisc(BUCKET), AddQdisc(FIFO)], ChangeQdisc(WIDER), lambda o: o.leaf_of(FIFO.parent), replace(FIFO, limit=WIDER.limit)),
+    ("a bucket keeps what is below it", "tbf", [AddQdisc(BUCKET), AddQdisc(replace(BUCKET, handle=Handle(2), parent=Handle(1, 1)))], ChangeQdisc(WIDER), lambda o: o.leaf_of(Handle(1, 1)).limit, BUCKET.limit),
+    ("what is below a queue goes with it", "tbf", [AddQdisc(BUCKET), AddQdisc(FIFO)], DeleteQdisc(BUCKET), lambda o: o.qdiscs, (OtherQdisc(Handle(0), ROOT, "noqueue"),)),
+    ("fewer bands", "prio", [AddQdisc(BANDS), AddQdisc(FIFO), AddQdisc(replace(FIFO, handle=Handle(0x21), parent=Handle(1, 3)))], ChangeQdisc(Prio(ONE, ROOT, 2, (0, 1) * 8)), lambda o: (o.leaf_of(Handle(1, 1)), o.leaf_of(Handle(1, 3))), (FIFO, None)),
+    ("filters of bands", "prio", [AddQdisc(BANDS)], AddFilter(PROGRAM), lambda o: o.filters, (PROGRAM,)),
+    ("clsact stays when the root goes", "clsact", [AddQdisc(Clsact()), AddQdisc(BUCKET)], DeleteQdisc(BUCKET), lambda o: o.ingress_qdisc, Clsact()),
+    ("clsact goes with its filters", "redirect", [AddQdisc(Clsact()), AddFilter(TO_SELF)], DeleteQdisc(Clsact()), lambda o: (o.ingress_qdisc, o.ingress), (None, ())),
+    ("a redirection", "redirect", [AddQdisc(Clsact())], AddFilter(TO_SELF), lambda o: (o.ingress, o.egress, o.filters), ((TO_SELF,), (), ())),
+    ("a redirection elsewhere", "redirect", [AddQdisc(Clsact()), AddFilter(TO_SELF)], ReplaceFilter(replace(TO_SELF, device="lo")), lambda o: o.ingress, (replace(TO_SELF, device="lo"),)),
+    ("a redirection gone", "redirect", [AddQdisc(Clsact()), AddFilter(TO_SELF)], DeleteFilter(TO_SELF), lambda o: o.ingress, ()),
+    ("another filter at the hook", "clsact", [AddQdisc(Clsact())], AddFilter(replace(PROGRAM, parent=INGRESS_HOOK)), lambda o: o.ingress, (OtherFilter(INGRESS_HOOK, "bpf", PROGRAM.prio, 3),)),
+    ("a filter for what leaves", "clsact", [AddQdisc(Clsact())], AddFilter(replace(PROGRAM, parent=EGRESS_HOOK)), lambda o: (o.ingress, o.egress), ((), (OtherFilter(EGRESS_HOOK, "bpf", PROGRAM.prio, 3),))),
     ("a link down", "htb", [], SetLink(up=False), lambda o: o.link.is_up, False),
     ("a link up again", "htb", [SetLink(up=False)], SetLink(up=True), lambda o: o.link.is_up, True),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -525,12 +435,6 @@ def test_a_redirection_to_an_ifb_that_goes_away(kernel: Kernel) -> None:
     kernel.apply(IFB, AddLink("ifb"))
     kernel.apply(DEVICE, ReplaceFilter(TO_IFB))
     assert kernel.observe(DEVICE).ingress == (TO_IFB,)
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with veth_pair() as made:
-        yield made
 
 
 def send_to_client(pair: Pair, count: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from tclab import DEVICE, veth_pair
+from tclab import DEVICE, Pair, left_as_found, veth_pair
 from trees import VARIANTS, policy, tree_of
 
 from tc_core import features, reconcile
@@ -35,7 +35,6 @@ from tc_core.marks import ClassIds, Mark, class_mark
 from tc_core.model import (
     Bfifo,
     BpfFlavour,
-    FqCodel,
     FwFilter,
     HtbClass,
     HtbQdisc,
@@ -43,7 +42,7 @@ from tc_core.model import (
     Observed,
     OtherQdisc,
 )
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.units import ByteCount, Rate
 
 OLD = policy("100Mbit", a="20Mbit 80Mbit 1", b="10Mbit 20Mbit 4", c="5Mbit 5Mbit 7")
 NEW = policy("80Mbit", b="20Mbit 30Mbit 2", d="30Mbit 40Mbit 1")
@@ -70,14 +69,22 @@ ON_BOTH = [
 ]
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Pair]:
+    with veth_pair() as made:
+        yield made
+
+
 @pytest.fixture
-def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+def real(shared: Pair) -> Iterator[Kernel]:
+    with left_as_found(shared.kernel):
+        yield shared.kernel
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest) -> Kernel:
     """An interface ``eth0`` beside ``lo``, untouched, in the kernel that the test's parameter names."""
-    if request.param == FAKE:
-        yield FakeKernel(DEVICE, "lo")
-    else:
-        with veth_pair() as pair:
-            yield pair.kernel
+    return FakeKernel(DEVICE, "lo") if request.param == FAKE else request.getfixturevalue("real")
 
 
 both = pytest.mark.parametrize("kernel", [FAKE, REAL], indirect=True)
@@ -283,9 +290,7 @@ def test_refusals(kernel: Kernel, before: list[Change], change: Change, code: in
 
 
 NEEDS_FW = [FAKE, *([REAL] if HERE.fw.available else [])]
-NEEDS_FQ_CODEL = [FAKE, *([REAL] if HERE.fq_codel.available else [])]
 FW = FwFilter(Handle(1), class_mark(1), Handle(1, 0x101))
-CODEL = FqCodel(Handle(0x101), Handle(1, 0x101), 100, Duration(5_000_000), Duration(100_000_000), ByteCount(2**20))
 
 
 @pytest.mark.parametrize("kernel", NEEDS_FW, indirect=True)
@@ -301,25 +306,6 @@ def test_refusals_with_fw_filters(kernel: Kernel, change: Change, code: int) -> 
     with pytest.raises(KernelError) as caught:
         kernel.apply(DEVICE, change)
     assert caught.value.errno == code, str(caught.value)
-
-
-@pytest.mark.parametrize("kernel", NEEDS_FQ_CODEL, indirect=True)
-def test_another_kind_of_queue_cannot_be_changed_into(kernel: Kernel) -> None:
-    for each in BASE:
-        kernel.apply(DEVICE, each)
-    with pytest.raises(KernelError) as caught:
-        kernel.apply(DEVICE, ChangeQdisc(CODEL))
-    assert caught.value.errno == errno.EINVAL
-
-
-@pytest.mark.parametrize("kernel", NEEDS_FQ_CODEL, indirect=True)
-def test_fq_codel_changes_in_place(kernel: Kernel) -> None:
-    for each in (*BASE[:3], AddQdisc(CODEL)):
-        kernel.apply(DEVICE, each)
-    wanted = replace(CODEL, target=Duration(18_168_000), memory_limit=ByteCount(2**21), limit=50)
-    kernel.apply(DEVICE, ChangeQdisc(wanted))
-    there = kernel.observe(DEVICE).leaf_of(LEAF.handle)
-    assert wanted.agrees_with(there), there
 
 
 # --- effects, one by one ---------------------------------------------------------------------------------------------

@@ -159,27 +159,28 @@ def test_any_thread_may_ask_and_the_namespace_stays(pair: Pair) -> None:
     assert found == [True] * 40
 
 
-def test_every_mark_reaches_its_class_and_no_other(pair: Pair) -> None:
+MARK_READERS = {str(variant.classifier): variant for variant in WHAT_RUNS_HERE.values()}
+"""One variant for each way in which this kernel can read marks."""
+
+
+@pytest.mark.parametrize("variant", MARK_READERS.values(), ids=MARK_READERS)
+def test_every_mark_reaches_its_class_and_no_other(pair: Pair, variant: Features) -> None:
     """One packet under each of 256 class ids, with foreign bits beside; counted class by class."""
-    chosen = [name for name in WHAT_RUNS_HERE if "fifo" in name or "fw" in name]
     ids = ClassIds.assign([f"c{i}" for i in range(40)]).evolve(
         ["c0", "c3", "c31", "c32", "c39", *(f"d{i}" for i in range(214))]
     )
     written = policy("1Gbit", **{name: "1Mbit" for name in ids if name != "default"})
-    sender = inside(pair.client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    with sender:
-        for name in chosen:
-            reconcile.remove(pair.kernel, DEVICE)
-            reconcile.apply(pair.kernel, DEVICE, tree_of(written, WHAT_RUNS_HERE[name], ids))
-            for class_id in range(256):
-                set_mark(sender, class_id << 24 | 0x2080)
-                sender.sendto(b"x", (SERVER, 9))
-            counted = {h.minor: s.packets for h, s in pair.kernel.counters(DEVICE).items()}
-            assert counted.pop(1) == 256
-            default = counted.pop(0x1FF)
-            assert counted == {0x100 | i: 1 for i in ids.values() if i != 255}, name
-            assert default == 256 - len(counted), name
-            assert default > 1, name
+    reconcile.apply(pair.kernel, DEVICE, tree_of(written, variant, ids))
+    with inside(pair.client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        for class_id in range(256):
+            set_mark(sender, class_id << 24 | 0x2080)
+            sender.sendto(b"x", (SERVER, 9))
+    counted = {h.minor: s.packets for h, s in pair.kernel.counters(DEVICE).items()}
+    assert counted.pop(1) == 256
+    default = counted.pop(0x1FF)
+    assert counted == {0x100 | i: 1 for i in ids.values() if i != 255}
+    assert default == 256 - len(counted)
+    assert default > 1
 
 
 def test_without_privileges_the_error_says_which(pair: Pair) -> None:

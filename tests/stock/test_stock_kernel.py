@@ -1,7 +1,7 @@
 """Debian's own kernel, under emulation: the kernel tests that tests/stock/*.txt select, run there by tools/stock-kernel.
 
 One file of pytest arguments is one emulated machine. What they select is what can differ between kernels: ``fw``
-filters and fq_codel (the machine that runs the tests may have neither), the kernel's answers that the model relies on,
+filters and the queues that the machine that runs the tests may lack, the kernel's answers that the model relies on,
 rules and TPROXY. Not selected: 100 Mbit/s and more, which an emulated processor cannot send, and what depends on
 Python alone. Results and consoles stay in out/stock-kernel.
 """
@@ -36,11 +36,29 @@ PROOFS = {
         "test_the_shell_makes_the_same_changes[fw and fq_codel]",
         "test_podlane_check_finds_everything",
     },
+    "queues": {
+        *(
+            f"test_a_qdisc_from_beginning_to_end[real, {kind} at {place}: usual]"
+            for kind in ("tbf", "prio", "fq_codel", "bfifo", "sfq", "cake", "netem")
+            for place in ("root", "leaf")
+        ),
+        *(
+            f"test_the_second_time_nothing_changes_and_clearing_leaves_no_trace[{policy}, real]"
+            for policy in ("htb", "tbf", "prio", "cake", "rehearsal", "fair", "queues", "ingress")
+        ),
+        "test_what_arrives_passes_the_queues_of_an_ifb",
+        "test_strict_priority_lets_the_first_go_first_and_holds_it_to_its_ceil",
+        "test_a_rehearsed_delay_is_felt[htb]",
+        "test_classes_of_htb_and_bands_of_prio_alike[prio]",
+        "test_odd_packets_get_the_class_that_the_rules_mean",
+        "test_what_an_ifb_receives_is_found_from_the_other_side",
+        "test_what_the_docs_show_is_what_happens[Strict priority: `prio`]",
+    },
     "capture": {
         "test_a_named_request_goes_by_tproxy_into_its_fw_class",
-        "test_connections_are_told_apart_on_one_address[ipv4]",
         "test_what_content_may_decide_arrives_with_its_original_destination[IPv4-nft]",
         "test_what_content_may_decide_arrives_with_its_original_destination[IPv6-legacy]",
+        "test_a_live_connection_follows_the_policy[IPv4]",
     },
 }
 """Without these a run proves nothing, even if all that it selected has passed."""

@@ -161,11 +161,11 @@ def test_more_classes_than_the_mark_holds() -> None:
 
 def test_thousands_of_names_are_checked_quickly() -> None:
     """Comparing each match with each took a minute; a loose guard against that coming back."""
-    matches = [{"sni": f"h{i}.example.com"} for i in range(5000)]
+    matches = [{"sni": f"h{i}.example.com"} for i in range(3000)]
     document = {"total": "1Gbit", "classes": [{"name": "a", "rate": "1Mbit", "match": matches}]}
     began = time.process_time()
-    assert len(policy_from_document(document).classes[0].match) == 5000
-    assert time.process_time() - began < 5
+    assert len(policy_from_document(document).classes[0].match) == 3000
+    assert time.process_time() - began < 3
     matches.append({"sni": ["h17.example.com"], "port": 443})
     with pytest.raises(PolicyError, match=r"is taken by classes\[0\].match\[17\]"):
         policy_from_document(document)

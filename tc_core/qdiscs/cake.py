@@ -1,0 +1,100 @@
+"""CAKE: a shaper, fairness and short queues in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from tc_core.qdiscs.notation import attachment, tc_rate
+from tc_core.qdiscs.placed import Placed
+from tc_core.units import ByteCount, Duration, Rate
+
+INTERNET_RTT: Final = Duration(100_000_000)
+"""What CAKE is tuned for unless told otherwise: 100 ms, fit for most of the Internet (tc-cake(8))."""
+BY_ITSELF: Final = ByteCount(0)
+"""A size that the kernel is to choose."""
+
+
+class Diffserv(StrEnum):
+    """How many priorities CAKE tells apart by a packet's DSCP, in the words of tc-cake(8)."""
+
+    DIFFSERV3 = "diffserv3"
+    DIFFSERV4 = "diffserv4"
+    DIFFSERV8 = "diffserv8"
+    BESTEFFORT = "besteffort"
+    PRECEDENCE = "precedence"
+
+
+class Isolation(StrEnum):
+    """Between whom CAKE shares fairly, in the words of tc-cake(8)."""
+
+    FLOWBLIND = "flowblind"
+    SRCHOST = "srchost"
+    DSTHOST = "dsthost"
+    HOSTS = "hosts"
+    FLOWS = "flows"
+    DUAL_SRCHOST = "dual-srchost"
+    DUAL_DSTHOST = "dual-dsthost"
+    TRIPLE_ISOLATE = "triple-isolate"
+
+
+@dataclass(frozen=True, slots=True)
+class Cake(Placed):
+    """CAKE (tc-cake(8)): shaping, fairness between hosts and flows, and short queues in one qdisc.
+
+    ``bandwidth`` None is unlimited. ``rtt`` (whole microseconds) is what its queues are sized for, their target delay a
+    twentieth of it. ``nat`` looks behind address translation for the hosts; ``wash`` clears the DSCP afterwards;
+    ``ack_filter`` thins out TCP acknowledgements (an aggressive filter is read back as one); ``ingress`` counts what
+    it drops, too, as having crossed the link. ``overhead`` and ``mpu`` are bytes per packet that the link adds and
+    the least it carries; None takes sizes as they are. ``memory_limit`` 0 leaves the choice to CAKE. In a change, tc(8)
+    sends neither ``mpu`` nor this when they are 0, so that they stay as they were; our own message does send them.
+    """
+
+    bandwidth: Rate | None = None
+    diffserv: Diffserv = Diffserv.DIFFSERV3
+    isolation: Isolation = Isolation.TRIPLE_ISOLATE
+    rtt: Duration = INTERNET_RTT
+    nat: bool = False
+    wash: bool = False
+    ack_filter: bool = False
+    ingress: bool = False
+    split_gso: bool = True
+    overhead: int | None = None
+    mpu: int = 0
+    memory_limit: ByteCount = BY_ITSELF
+    kind: str = field(default="cake", init=False)
+
+    def agrees_with(self, other: object) -> bool:
+        """Whether ``other``, read from the kernel, is this qdisc."""
+        return isinstance(other, Cake) and self._on_the_wire == other._on_the_wire
+
+    @property
+    def bytes_per_second(self) -> int:
+        """The bandwidth as the kernel is told it: 0 is unlimited."""
+        return self.bandwidth.bytes_per_second if self.bandwidth else 0
+
+    @property
+    def _on_the_wire(self) -> tuple[object, ...]:
+        """Everything as the kernel keeps it: whole bytes per second, whole microseconds."""
+        switches = (self.nat, self.wash, self.ack_filter, self.ingress, self.split_gso)
+        sizes = (self.overhead, self.mpu, self.memory_limit)
+        modes = (self.bytes_per_second, self.diffserv, self.isolation, self.rtt.microseconds)
+        return (self.place, *modes, *switches, *sizes)
+
+    def __str__(self) -> str:
+        words = [
+            f"bandwidth {tc_rate(self.bandwidth)}" if self.bandwidth else "unlimited",
+            self.diffserv,
+            self.isolation,
+            "nat" if self.nat else "nonat",
+            "wash" if self.wash else "nowash",
+            "ack-filter" if self.ack_filter else "no-ack-filter",
+            "ingress" if self.ingress else "egress",
+            "split-gso" if self.split_gso else "no-split-gso",
+            f"rtt {self.rtt.microseconds}us",
+            "raw" if self.overhead is None else f"overhead {self.overhead}",
+            *([f"mpu {self.mpu}"] if self.mpu else []),
+            *([f"memlimit {self.memory_limit.count}b"] if self.memory_limit.count else []),
+        ]
+        return f"{attachment(self.parent, self.handle)} cake {' '.join(words)}"
