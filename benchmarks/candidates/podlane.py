@@ -1,0 +1,100 @@
+"""Podlane itself, as users run it: ``podlane sidecar`` with a policy, metrics on, in both datapaths."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version as installed_version
+from typing import ClassVar, Final
+
+from benchmarks.candidates.base import Ability, Candidate, Running, stop
+from benchmarks.errors import CandidateError
+from benchmarks.policies import BenchPolicy
+from benchmarks.stage import Stage
+
+_SIDECAR: Final = (sys.executable, "-m", "podlane", "sidecar")
+
+
+@cache
+def _options() -> str:
+    """What ``podlane sidecar --help`` says."""
+    return subprocess.run([*_SIDECAR, "--help"], capture_output=True, text=True, check=False).stdout
+
+
+class PodlaneRelay(Candidate):
+    """The default datapath: every captured connection is relayed."""
+
+    name = "podlane-relay"
+    title = "Podlane relay"
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def missing(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return installed_version("podlane")
+
+    @contextmanager
+    def running(self, stage: Stage, policy: BenchPolicy) -> Iterator[Running]:
+        path = stage.folder / f"{self.name}.yaml"
+        path.write_text(policy.text())
+        (stage.folder / f"{self.name}.log").unlink(missing_ok=True)
+        ready, theirs = os.pipe()
+        with stage.log(self.name) as stream:
+            process = stage.pod.popen(
+                [
+                    *(*stage.pinned(stage.placement.proxy), *_SIDECAR, "--policy", str(path)),
+                    *("--ready-fd", str(theirs), "--grace", "0s", *self.options),
+                ],
+                stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, pass_fds=[theirs], process_group=0,
+            )  # fmt: skip
+        os.close(theirs)
+        try:
+            with os.fdopen(ready) as pipe:
+                if not pipe.readline():
+                    raise CandidateError(f"{self.name} did not come up. It said: {stage.last_words(self.name)}")
+            yield Running(process.pid)
+            if process.poll() is not None:
+                words = stage.last_words(self.name)
+                raise CandidateError(f"{self.name} ended with {process.returncode}. It said: {words}")
+        finally:
+            stop(process)
+            if process.returncode:
+                # It did not tidy up: the next candidate must not run under its rules.
+                stage.pod.run([*_SIDECAR, "--cleanup"], check=False)
+
+
+class PodlaneStepAside(PodlaneRelay):
+    """The first packets are classified, the connection is never proxied."""
+
+    name = "podlane-step-aside"
+    title = "Podlane step aside"
+    options: ClassVar = ("--datapath", "step-aside")
+
+    def missing(self) -> str | None:
+        return None if "--datapath" in _options() else "This version of podlane has no --datapath step-aside"
+
+
+class PodlaneLibrary(Candidate):
+    """The parts that can be measured by themselves: reconciling and detection."""
+
+    name = "podlane-library"
+    title = "Podlane, its parts"
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        return frozenset({Ability.LIBRARY})
+
+    def missing(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return installed_version("podlane")
+
+    @contextmanager
+    def running(self, stage: Stage, policy: BenchPolicy) -> Iterator[Running]:  # noqa: ARG002
+        yield Running(None)

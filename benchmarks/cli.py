@@ -1,0 +1,153 @@
+"""The command line of the benchmark."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+import structlog
+
+from benchmarks import machine, report
+from benchmarks.analysis import Analysis
+from benchmarks.candidates import CANDIDATES, Candidate
+from benchmarks.errors import BenchmarkError
+from benchmarks.goals import collapses
+from benchmarks.metrics import METRICS, Metric
+from benchmarks.plan import choose_candidates, choose_metrics
+from benchmarks.progress import Progress
+from benchmarks.results import Results, load
+from benchmarks.runner import Runner
+from benchmarks.stage import Placement
+from podlane.console import console, failing_clearly
+
+_FOLDER: Final = Path(__file__).parent / "results"
+_ROUNDS, _SECONDS = 3, 3
+_QUICK_ROUNDS, _QUICK_SECONDS = 2, 2
+_QUICK_CANDIDATES: Final = ("direct-htb", "haproxy", "envoy-tcp", "podlane-relay", "podlane-step-aside")
+_QUICK_METRICS: Final = ("bulk-up-1", "conn", "keepalive-50")
+
+
+def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Under 3 minutes; fails only on a collapse.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), help=f"How often all are measured in turn.  [default: {_ROUNDS}]"
+)
+@click.option("--seconds", type=click.IntRange(1, 60), help=f"Length of a measurement.  [default: {_SECONDS}]")
+@click.option("--candidates", metavar="A,B", callback=_names, help="Only these.")
+@click.option("--metrics", metavar="X,Y", callback=_names, help="Only these; names of metrics or of groups.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where results are written.  [default: benchmarks/results, with --quick its folder quick]",
+)
+@click.option("--list", "listing", is_flag=True, help="Show the candidates and the metrics, and exit.")
+@click.option("--draw", is_flag=True, help="Measure nothing: write the tables and plots of the last run again.")
+@click.option("--publish", is_flag=True, help="Measure nothing: put the last run's tables into docs/benchmarks.md.")
+def main(
+    quick: bool,
+    rounds: int | None,
+    seconds: int | None,
+    candidates: tuple[str, ...],
+    metrics: tuple[str, ...],
+    output: Path | None,
+    listing: bool,
+    draw: bool,
+    publish: bool,
+) -> None:
+    """Measure Podlane beside its peers in network namespaces on this machine (as root)."""
+    output = output or (_FOLDER / "quick" if quick else _FOLDER)
+    with failing_clearly():
+        if listing:
+            _list()
+        elif draw or publish:
+            results = load(output / report.JSON)
+            _name(report.publish(results, output) if publish else report.write(results, output))
+        else:
+            settings = Settings(
+                choose_candidates(CANDIDATES, candidates or (_QUICK_CANDIDATES if quick else ())),
+                choose_metrics(METRICS, metrics or (_QUICK_METRICS if quick else ())),
+                rounds or (_QUICK_ROUNDS if quick else _ROUNDS),
+                seconds or (_QUICK_SECONDS if quick else _SECONDS),
+            )
+            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGTERM, _interrupt)
+            results = _measure(settings, output, quick=quick)
+            if quick and (found := collapses(Analysis(results))):
+                raise BenchmarkError("A collapse:\n" + "\n".join(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is to be measured; ``seconds`` is the length of one measurement."""
+
+    candidates: Sequence[Candidate]
+    metrics: Sequence[Metric]
+    rounds: int
+    seconds: int
+
+
+def _measure(settings: Settings, output: Path, *, quick: bool) -> Results:
+    """Run, and write what there is: also after an interruption, marked as such."""
+    placement = _placement()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchmarkError(f"{output} cannot be made: {error.strerror}. Name another folder by --output.") from None
+    facts = {"rounds": settings.rounds, "seconds": settings.seconds, "quick": quick, "proxy_cpu": placement.proxy}
+    results = Results(machine.describe(), facts)
+    try:
+        with Progress(console(error=True)) as progress:
+            runner = Runner(placement, results, progress, output / report.JSON, seconds=settings.seconds)
+            runner.compare(settings.candidates, settings.metrics, settings.rounds)
+            results.complete = True
+    finally:
+        if results.samples:
+            _name(report.write(results, output))
+    return results
+
+
+def _name(files: Sequence[Path]) -> None:
+    for path in files:
+        click.echo(path)
+
+
+def _placement() -> Placement:
+    if os.geteuid():
+        raise BenchmarkError("Network namespaces take root. Run it by `make bench`, or with sudo.")
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise BenchmarkError("This needs two CPUs: one for the proxy, one for client and server.")
+    return Placement(cpus[0], cpus[1])
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """The first asks for the end; a second one must not keep it from being tidy."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _list() -> None:
+    click.echo("Candidates:")
+    for candidate in CANDIDATES.values():
+        missing = candidate.missing()
+        click.echo(f"  {candidate.name:<20} {f'not available: {missing}' if missing else candidate.version()}")
+    click.echo("Metrics (group: names):")
+    groups: dict[str, list[str]] = {}
+    for metric in METRICS.values():
+        groups.setdefault(metric.group, []).append(metric.name)
+    for group, names in groups.items():
+        click.echo(f"  {group}: {', '.join(names)}")

@@ -1,0 +1,40 @@
+"""Bulk transfer by iperf3: what arrives per second, and what a GiB costs."""
+
+from __future__ import annotations
+
+from benchmarks import tools
+from benchmarks.candidates.base import Ability
+from benchmarks.errors import MeasurementError
+from benchmarks.metrics.base import BUSY_PER_GIB, CPU_PER_GIB, GIB, Bench, Better, Figure, Metric, Outcome
+
+
+def _measure(bench: Bench, *, streams: int, down: bool) -> Outcome:
+    argv = tools.iperf3(bench.stage.address, streams=streams, seconds=bench.seconds, down=down)
+    meter = bench.meter()
+    said = bench.stage.run_client(argv, seconds=bench.seconds)
+    cost = meter.stop()
+    bulk = tools.read_iperf3(said)
+    if not bulk.received:
+        raise MeasurementError("iperf3: nothing arrived")
+    gib = bulk.received / GIB
+    return Outcome({"gbit_s": bulk.gbit_s, "cpu_per_gib": cost.cpu / gib, "busy_per_gib": cost.busy / gib})
+
+
+def _metric(streams: int, *, down: bool) -> Metric:
+    way = "down" if down else "up"
+    title = f"bulk {way}, {streams} stream{'s' if streams > 1 else ''}"
+    return Metric(
+        f"bulk-{way}-{streams}",
+        "bulk",
+        title,
+        lambda bench: _measure(bench, streams=streams, down=down),
+        {
+            "gbit_s": Figure(title, "Gbit/s", Better.MORE),
+            "cpu_per_gib": CPU_PER_GIB,
+            "busy_per_gib": BUSY_PER_GIB,
+        },
+        needs=frozenset({Ability.TCP}),
+    )
+
+
+METRICS = tuple(_metric(streams, down=down) for down in (False, True) for streams in (1, 8))

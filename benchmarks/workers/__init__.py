@@ -1,0 +1,1 @@
+"""Small programs that run inside the namespaces: ``python -m benchmarks.workers.NAME``."""
