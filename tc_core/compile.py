@@ -24,7 +24,7 @@ from tc_core.handles import Handle
 from tc_core.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
 from tc_core.model import BpfFlavour, ClassFilter, FwFilter, HtbClass, HtbQdisc, TrafficTree
 from tc_core.policy import ResolvedClass, TrafficPolicy
-from tc_core.queues import PACKET, SMALL_GSO, queue_for, wants_small_gso
+from tc_core.queues import GSO_PACKET, PACKET, SMALL_GSO, queue_for, wants_small_gso
 from tc_core.units import ByteCount, Rate
 
 ROOT_HANDLE: Final = Handle(1)
@@ -32,9 +32,6 @@ INNER_HANDLE: Final = Handle(1, 1)
 LEAF_BASE: Final = 0x100
 """Added to a class id to make its minor number and its queue's major: clear of 1:1, and of others' 10: and 20:."""
 DEFAULT_MINOR: Final = LEAF_BASE | DEFAULT_CLASS_ID
-
-GSO_PACKET: Final = 65536
-"""Bytes of the largest segment that TCP hands down at once, unless the link says less."""
 
 _BURST_FLOOR: Final = 2 * PACKET
 """Bytes. Less would make HTB wait for its timer between any two packets."""
@@ -78,7 +75,8 @@ def htb_tree(policy: TrafficPolicy, features: Features, ids: ClassIds, filters: 
     resolved = policy.resolved()
     total = whole_bytes(policy.total)
     leaves = tuple(queue_for(c, queue_handle(ids[c.name]), leaf_handle(ids[c.name]), features) for c in resolved)
-    small = features.gso_max_size.available and any(map(wants_small_gso, leaves))
+    waits = (wants_small_gso(leaf, c.ceil) for leaf, c in zip(leaves, resolved, strict=True))
+    small = features.gso_max_size.available and any(waits)
     return TrafficTree(
         root=HtbQdisc(ROOT_HANDLE, DEFAULT_MINOR),
         inner=HtbClass(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import CLASSIC_FIFO, EBPF_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
 
-from tc_core.capability import CLASSIC_BPF, EBPF, FW, HTB, Features, absent
+from tc_core.capability import CLASSIC_BPF, EBPF, FW, GSO_MAX_SIZE, HTB, Features, absent
 from tc_core.compile import burst, compile_policy, leaf_handle, quantum
 from tc_core.errors import MissingFeatureError
 from tc_core.handles import Handle
@@ -126,6 +126,25 @@ def test_fifo_is_sized_in_time(ceil: str, limit: int) -> None:
     tree = tree_of(policy("1Gbit", only=f"1Mbit {ceil}"), EBPF_FIFO)
     assert tree.leaves[0] == Bfifo(Handle(0x101), Handle(1, 0x101), ByteCount(limit))
     assert tree.gso_max_size == 16384
+
+
+@pytest.mark.parametrize(
+    ("ceil", "features", "size"),
+    [
+        pytest.param("1Gbit", EBPF_FIFO, 16384, id="half a millisecond for a large segment"),
+        pytest.param("1.1Gbit", EBPF_FIFO, None, id="less"),
+        pytest.param("1Gbit", FW_FQ_CODEL, None, id="fair to flows"),
+        pytest.param(
+            "1Gbit", replace(EBPF_FIFO, gso_max_size=absent(GSO_MAX_SIZE, "old")), None, id="the kernel cannot"
+        ),
+    ],
+)
+def test_segments_are_small_only_where_others_would_wait_for_large_ones(
+    ceil: str, features: Features, size: int | None
+) -> None:
+    """One class with a low ceil is enough: the limit is the interface's."""
+    tree = tree_of(policy("10Gbit", only=f"1Mbit {ceil}"), features)
+    assert tree.gso_max_size == size
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(HEADS | damaged(), st.lists(st.integers(0, 300), max_size=3))
 @example(b"GET / HTTP/1.1\r\nHost:\r\n a.example\r\n\r\n", [])
 @example(b"GET / HTTP/1.0\r\n\r\n", [])
@@ -112,7 +112,7 @@ def test_the_verdict_is_that_of_h11(data: bytes, positions: list[int]) -> None:
     assert by_us(data, *sorted(min(p, len(data)) for p in positions)) == expected
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(HEADS | damaged())
 def test_what_is_detected_at_once_is_what_the_long_way_finds(data: bytes) -> None:
     """The quick way may say nothing, but never something else."""

@@ -387,7 +387,7 @@ _SKBS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(_RULES, st.lists(_SKBS, min_size=1, max_size=8), st.data(), st.booleans())
 def test_a_program_means_what_its_rules_mean(
     rules: list[PacketRule], skbs: list[Skb], data: st.DataObject, mirrored: bool
@@ -402,7 +402,7 @@ def test_a_program_means_what_its_rules_mean(
         assert found == verdict(rules, skb, mirrored=mirrored)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(_RULES, st.binary(max_size=120), st.sampled_from([0x0800, IPV6, ARP]))
 def test_garbage_gets_the_class_that_the_rules_say(rules: list[PacketRule], data: bytes, protocol: int) -> None:
     skb = Skb(data, protocol)

@@ -132,7 +132,7 @@ def test_the_bytes_held_for_hellos_are_bounded() -> None:
     assert 0 < len([flow for flow in found if flow.detection]) < 30
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(odd_datagrams(), st.sampled_from([up, down]), st.sampled_from([443, 444, 445])), max_size=20))
 def test_whatever_comes_every_datagram_is_counted_and_memory_is_bounded(
     sent: list[tuple[bytes, Callable[..., Packet], int]],

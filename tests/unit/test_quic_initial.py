@@ -140,7 +140,7 @@ def test_bytes_that_came_in_order_are_not_changed_by_later_ones() -> None:
     assert feed(datagrams) == (FOUND, 3)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     name=st.from_regex(r"[a-z0-9]{1,20}\.example\.com", fullmatch=True),
     offers=st.lists(st.sampled_from([b"h3", b"hq-interop", b"doq"]), unique=True),
@@ -376,7 +376,7 @@ def test_the_memory_of_keys_is_what_held_says() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(odd_datagrams(), max_size=12))
 def test_whatever_comes_nothing_raises_and_memory_is_bounded(sent: list[bytes]) -> None:
     reader = QuicInitialReader()

@@ -185,7 +185,7 @@ def first_packet(flow: Flow) -> Packet:
     return Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP, source=source)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(policies, silences, st.lists(flows, min_size=1, max_size=12), st.booleans())
 def test_the_kernel_decides_what_the_table_decides(
     policy: TrafficPolicy, silent: tuple[int, ...], drawn: list[Flow], running: bool
@@ -205,7 +205,7 @@ def test_the_kernel_decides_what_the_table_decides(
         assert class_id_of(packet.mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(policies, st.lists(flows, min_size=1, max_size=8))
 def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: TrafficPolicy, drawn: list[Flow]) -> None:
     rules = build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
