@@ -35,6 +35,8 @@ classes:
 """
 BODY = 300_000
 """Bytes of an upload that makes its class stand out among handshakes and acknowledgements."""
+HTTP2 = "HTTP/2"
+PUT = str(Path(__file__).parent / "clients" / "http2_put.py")
 SEGMENTS = str(Path(__file__).parent / "clients" / "segments.py")
 
 
@@ -56,8 +58,13 @@ def in_url(address: str) -> str:
 
 
 def upload(pod: Host, body: Path, url: str, address: str, *options: str) -> None:
-    """PUT a file with curl; fails when the server did not take it."""
-    host, port = url.split("/")[2].rsplit(":", 1)
+    """PUT a file with curl, or by HTTP/2 with a client of ours; fails when the server did not take it."""
+    scheme, _, authority, _ = url.split("/")
+    host, port = authority.rsplit(":", 1)
+    if options == (HTTP2,):
+        tls = ["tls"] if scheme == "https:" else []
+        pod.run([sys.executable, PUT, address, port, host, str(body), *tls])
+        return
     pod.run(["curl", "-sS", "-k", "-f", "--max-time", "20", "-H", "Expect:", "-T", str(body),
              "--resolve", f"{host}:{port}:{in_url(address)}", *options, url])  # fmt: skip
 
@@ -69,8 +76,8 @@ def sent_bytes(sidecar: RunningSidecar) -> dict[str, int]:
 CLIENTS = {
     "TLS": ("https://x.api.example.com:443/f", ["--http1.1"], "sni"),
     "HTTP/1": ("http://web.example.com:80/f", ["--http1.1"], "host"),
-    "HTTP/2, prior knowledge": ("http://web.example.com:8080/f", ["--http2-prior-knowledge"], "host"),
-    "ALPN": ("https://other.example.com:443/f", ["--http2"], "h2only"),
+    "HTTP/2, prior knowledge": ("http://web.example.com:8080/f", [HTTP2], "host"),
+    "ALPN": ("https://other.example.com:443/f", [HTTP2], "h2only"),
     "no name that is known": ("https://other.example.com:443/f", ["--http1.1", "--no-alpn"], "default"),
 }
 
