@@ -17,8 +17,8 @@ from typing import ClassVar, Final, NamedTuple
 
 from sidecar.protocols.client_hello import ClientHello, ClientHelloReader, whole_client_hello
 from sidecar.protocols.http1 import Http1Reader, Http1Request, read_head
-from sidecar.protocols.http2 import Http2Reader, Http2Request
-from sidecar.protocols.opening import CAN_BEGIN_A_LINE, TLS_BEGINNING, Opening
+from sidecar.protocols.http2 import Http2Reader, Http2Request, whole_request
+from sidecar.protocols.opening import CAN_BEGIN_A_LINE, HTTP2_PREFACE, TLS_BEGINNING, Opening
 from sidecar.protocols.outcome import NeedMore, Protocol, Reason, Rejected
 
 __all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once"]
@@ -48,7 +48,7 @@ class Detection(NamedTuple):
 
 
 _NOT_THIS: Final = Detection(Protocol.OPAQUE, Reason.NOT_THIS)
-_TLS, _HTTP1, _FOUND = Protocol.TLS, Protocol.HTTP1, Reason.FOUND
+_TLS, _HTTP1, _HTTP2, _FOUND = Protocol.TLS, Protocol.HTTP1, Protocol.HTTP2, Reason.FOUND
 
 
 def detect_at_once(data: bytes) -> Detection | None:
@@ -63,6 +63,9 @@ def detect_at_once(data: bytes) -> Detection | None:
         if isinstance(hello, Rejected):
             return Detection(_TLS, hello.reason)
         return Detection(_TLS, _FOUND, hello.sni, None, hello.alpn, hello.ech)
+    if data.startswith(HTTP2_PREFACE):
+        first = whole_request(data)
+        return None if first is None else Detection(_HTTP2, _FOUND, None, first.host)
     request = read_head(data)
     if request is None:
         return _NOT_THIS if data and data[0] not in CAN_BEGIN_A_LINE and data[0] != TLS_BEGINNING[0] else None
