@@ -22,7 +22,7 @@ from collections.abc import Container
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
-from sidecar.protocols.detect import Detection, Detector, Reason
+from sidecar.protocols.detect import Detection, Reason, detect_at_once
 from sidecar.protocols.detect import Protocol as WireProtocol
 from sidecar.protocols.packets import TCP, read_ip
 from sidecar.protocols.streams import FirstBytes
@@ -44,7 +44,7 @@ _TCP_HEADER: Final = 20
 _SEQUENCES: Final = 1 << 32
 _ALIKE: Final = 512
 """Longest first packet that is looked up instead of read again: clients without keep-alive repeat their requests."""
-_TLS_HANDSHAKE: Final = 0x16
+_TLS_HANDSHAKE: Final = b"\x16"
 _UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
 _CHOICES: Final = 4096
 
@@ -129,7 +129,9 @@ class Classifier:
             sequence = (sequence + 1) % _SEQUENCES
         if first:
             self._forget(flow)
-            detection = _detect_alike(text) if 0 < len(text) <= _ALIKE and text[0] != _TLS_HANDSHAKE else None
+            # Hellos differ each time.
+            alike = len(text) <= _ALIKE and text[:1] != _TLS_HANDSHAKE
+            detection = _detect_alike(text) if alike else detect_at_once(text)
             if detection is not None:
                 return self._decide(flow, detection, 0.0, mark)
             opening = self._open(flow, sequence, now)
@@ -234,7 +236,7 @@ class _Choices:
 @lru_cache(1024)
 def _detect_alike(text: bytes) -> Detection | None:
     """What a first packet says by itself. The answer depends on its bytes alone, so it is kept for the next like it."""
-    return Detector().feed(text)
+    return detect_at_once(text)
 
 
 def ends(flow: bytes) -> tuple[tuple[str, int], Destination]:
