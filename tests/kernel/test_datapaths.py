@@ -18,9 +18,8 @@ import pytest
 from lab import serving
 from sidecars import RunningSidecar, start_sidecar, state_of
 from waiting import until
-from webserver import WebServer, start_nginx
+from webserver import HTTP2, WebServer, start_nginx, upload
 
-from podlane.lab.lab import Host
 from podlane.lab.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
@@ -35,8 +34,6 @@ classes:
 """
 BODY = 300_000
 """Bytes of an upload that makes its class stand out among handshakes and acknowledgements."""
-HTTP2 = "HTTP/2"
-PUT = str(Path(__file__).parent / "clients" / "http2_put.py")
 SEGMENTS = str(Path(__file__).parent / "clients" / "segments.py")
 
 
@@ -51,22 +48,6 @@ def start(topology: PodNodeServer, folder: Path, datapath: str, *options: str, p
 
 def address_of(topology: PodNodeServer, family: str) -> str:
     return topology.server_ipv4 if family == "IPv4" else topology.server_ipv6
-
-
-def in_url(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-def upload(pod: Host, body: Path, url: str, address: str, *options: str) -> None:
-    """PUT a file with curl, or by HTTP/2 with a client of ours; fails when the server did not take it."""
-    scheme, _, authority, _ = url.split("/")
-    host, port = authority.rsplit(":", 1)
-    if options == (HTTP2,):
-        tls = ["tls"] if scheme == "https:" else []
-        pod.run([sys.executable, PUT, address, port, host, str(body), *tls])
-        return
-    pod.run(["curl", "-sS", "-k", "-f", "--max-time", "20", "-H", "Expect:", "-T", str(body),
-             "--resolve", f"{host}:{port}:{in_url(address)}", *options, url])  # fmt: skip
 
 
 def sent_bytes(sidecar: RunningSidecar) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sidecars import refused_sidecar, start_sidecar, state_of
 from waiting import until, until_listening
-from webserver import WebServer, start_nginx
+from webserver import HTTP2, WebServer, start_nginx, upload
 
 from podlane.lab.lab import Host
 from podlane.lab.topology import PodNodeServer
@@ -176,18 +176,15 @@ def test_bodies_arrive_as_they_were_sent(topology: PodNodeServer, web: WebServer
         body = source.randbytes(size)
         up, down = tmp_path / "up", tmp_path / "down"
         up.write_bytes(body)
-        for url, options, resolve in (
-            ("https://api.example.com/f", ["--http2"], f"api.example.com:443:{topology.server_ipv4}"),
-            ("http://web.example.com/f", ["-H", "Expect:"], f"web.example.com:80:{topology.server_ipv4}"),
-            (
-                "http://web.example.com:8080/f",
-                ["--http2-prior-knowledge"],
-                f"web.example.com:8080:{topology.server_ipv4}",
-            ),
+        for url, put_options, get_options in (
+            ("https://api.example.com:443/f", [HTTP2], ["--http2"]),
+            ("http://web.example.com:80/f", [], []),
+            ("http://web.example.com:8080/f", [HTTP2], ["--http2-prior-knowledge"]),
         ):
-            curl(pod, url, "-f", "-T", str(up), *options, resolve=resolve)
+            upload(pod, up, url, topology.server_ipv4, *put_options)
             assert hashlib.sha256((web.root / "f").read_bytes()).digest() == hashlib.sha256(body).digest()
-            curl(pod, url, "-f", "-o", str(down), *options, resolve=resolve)
+            resolve = f"{url.split('/')[2]}:{topology.server_ipv4}"
+            curl(pod, url, "-f", "-o", str(down), *get_options, resolve=resolve)
             assert hashlib.sha256(down.read_bytes()).digest() == hashlib.sha256(body).digest()
             down.unlink()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from waiting import until_listening
 from podlane.lab.lab import Host
 
 HTTP, HTTPS, H2C = 80, 443, 8080
+HTTP2 = "HTTP/2"
+"""In place of curl's options: by a client of ours (clients/http2_put.py says why)."""
+_PUT = str(Path(__file__).parent / "clients" / "http2_put.py")
 
 _CONFIG = """
 daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
@@ -59,3 +63,20 @@ def start_nginx(host: Host, folder: Path) -> WebServer:
     for port in (HTTP, HTTPS, H2C):
         until_listening(host, port)
     return WebServer(host, root, certificate)
+
+
+def in_url(address: str) -> str:
+    """As it stands in a URL."""
+    return f"[{address}]" if ":" in address else address
+
+
+def upload(pod: Host, body: Path, url: str, address: str, *options: str) -> None:
+    """PUT a file with curl, or by HTTP/2 with a client of ours; fails when the server did not take it."""
+    scheme, _, authority, _ = url.split("/")
+    host, port = authority.rsplit(":", 1)
+    if options == (HTTP2,):
+        tls = ["tls"] if scheme == "https:" else []
+        pod.run([sys.executable, _PUT, address, port, host, str(body), *tls])
+        return
+    pod.run(["curl", "-sS", "-k", "-f", "--max-time", "20", "-H", "Expect:", "-T", str(body),
+             "--resolve", f"{host}:{port}:{in_url(address)}", *options, url])  # fmt: skip

@@ -26,7 +26,7 @@ http = H2Connection(H2Configuration(header_encoding="utf-8"))
 http.initiate_connection()
 scheme = "https" if how == ["tls"] else "http"
 headers = [(":method", "PUT"), (":scheme", scheme), (":authority", f"{name}:{port}"), (":path", "/f")]
-http.send_headers(1, [*headers, ("content-length", str(len(body)))])
+http.send_headers(1, [*headers, ("content-length", str(len(body)))], end_stream=not body)
 status = None
 while True:
     while body and (room := min(http.local_flow_control_window(1), http.max_outbound_frame_size, len(body))):
