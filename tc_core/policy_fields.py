@@ -51,7 +51,8 @@ def _parse_server_name(value: object) -> str:
     raise ValueError(f"{value!r} is an address, and TLS clients send none as a server name. Use cidr.")
 
 
-def _parse_network(value: object) -> Network:
+def parse_network(value: object) -> Network:
+    """An address or network such as ``10.0.0.0/8``; raises ValueError with a remedy."""
     try:
         return ipaddress.ip_network(value if isinstance(value, str | Network) else str(value))
     except ValueError:
@@ -65,6 +66,11 @@ def _parse_network(value: object) -> Network:
         f"{value!r} has address bits behind its prefix. "
         f"Write {widened} for the network, or {address} for the one address."
     )
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Read ``10.0.0.0/8,fd00::1``; an empty text is an empty list. Raises ValueError with a remedy."""
+    return tuple(parse_network(part.strip()) for part in text.split(",")) if text.strip() else ()
 
 
 def _parse_alpn(value: object) -> str:
@@ -150,7 +156,7 @@ PortField = Annotated[
 PatternField = Annotated[str, PlainValidator(_parse_pattern), WithJsonSchema({"type": "string", "minLength": 1})]
 NetworkField = Annotated[
     Network,
-    PlainValidator(_parse_network),
+    PlainValidator(parse_network),
     _AS_TEXT,
     _schema(r"^\s*[0-9a-fA-F.:]+(/[0-9.]+)?\s*$", "10.0.0.0/8", "fd00::/8"),
 ]

@@ -48,5 +48,10 @@ class PortRange:
     def __contains__(self, port: object) -> bool:
         return isinstance(port, int) and self.first <= port <= self.last
 
+    @classmethod
+    def parse_list(cls, text: str) -> tuple[Self, ...]:
+        """Read ``25,9000-9100``; an empty text is an empty list. Raises ValueError with a remedy."""
+        return tuple(cls.parse(part.strip()) for part in text.split(",")) if text.strip() else ()
+
     def __str__(self) -> str:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from contextlib import suppress
@@ -108,6 +109,12 @@ ONE = "total: 50Mbit\nclasses: [{{name: a, rate: 1Mbit, match: [{match}]}}]"
         pytest.param("total: [", "line 1", id="broken-yaml"),
         pytest.param("total: 2020-13-45", "Not valid YAML or JSON: month must be in 1..12", id="no-date"),
         pytest.param(f"total: {'9' * 5000}", "Not valid YAML or JSON", id="endless-number"),
+        pytest.param("[" * 5000, "nested too deeply", id="endless-lists"),
+        pytest.param("&a [*a]", "nested too deeply", id="a-list-in-itself"),
+        pytest.param("a: &a [1,2,3,4,5,6,7,8,9]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghij")),
+                     "By its aliases the text stands for too much. Write it without.", id="aliases-of-aliases"),
+        pytest.param(f"# {'long' * 5000}\ntotal: [", "line 3, column 1: Not valid YAML or JSON", id="broken-long-yaml"),
+        pytest.param(f"# {'long' * 5000}\ntotal: 1Mbit\ntotal: 2Mbit", "'total' is written twice", id="key-twice-in-long-yaml"),
         pytest.param("- a", "this is a list", id="not-a-mapping"),
         pytest.param("", "this is empty", id="empty"),
         pytest.param("total: 100", "100Mbit", id="no-unit"),
@@ -145,6 +152,16 @@ def test_a_wrong_policy_is_told_what_to_do(text: str, words: str) -> None:
     with pytest.raises(PolicyError) as error:
         parse_policy(text)
     assert words in str(error.value)
+
+
+def test_aliases_save_writing() -> None:
+    text = """
+total: 10Mbit
+classes:
+  - {name: a, rate: 1Mbit, match: {sni: &names [a.example, b.example]}}
+  - {name: b, rate: 1Mbit, match: {host: *names}}
+"""
+    assert parse_policy(text).classes[1].match[0].host == ("a.example", "b.example")
 
 
 def test_every_problem_is_named_at_once() -> None:

@@ -1,0 +1,1 @@
+"""What Podlane's annotations on a Pod mean: read the same way by the injector and by the sidecar. Pure."""
