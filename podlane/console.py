@@ -61,11 +61,12 @@ def failing_clearly(status: int = FAILED) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(signalled(signal.SIGINT))
     except Exception as error:
-        # sidecar is imported by some verbs only; when one of its errors is here, it has been imported.
-        errors = sys.modules.get("sidecar.errors")
-        if errors is None or not isinstance(error, errors.SidecarError):
-            raise
-        stop(str(error), MISUSED if isinstance(error, errors.ConfigError) else status)
+        # The daemons are imported by some verbs only; when one of their errors is here, they have been imported.
+        for package, base in (("sidecar", "SidecarError"), ("injector", "InjectorError")):
+            errors = sys.modules.get(f"{package}.errors")
+            if errors is not None and isinstance(error, getattr(errors, base)):
+                stop(str(error), MISUSED if isinstance(error, errors.ConfigError) else status)
+        raise
 
 
 def console(*, error: bool = False) -> Console:

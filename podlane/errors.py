@@ -40,5 +40,9 @@ class CaptureError(PodlaneError):
     """A capture file cannot be read, or is none."""
 
 
+class ManifestFileError(PodlaneError):
+    """A manifest, or a policy for one, cannot be read or written."""
+
+
 class ResultError(PodlaneError):
     """A verb finished, and what it found counts as failure; everything has been said already."""

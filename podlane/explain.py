@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from podlane.console import failing_clearly
-from podlane.options import datapath_option
+from podlane.options import datapath_option, exclusion_options
 from tc_core.errors import UnitError
 from tc_core.units import Rate
 
 if TYPE_CHECKING:
     from podlane.explanation import ClassWords, Explanation
     from podlane.explanation_commands import Commands
+    from tc_core.policy import Network, PortRange
 
 _WIDTH: Final = 100
 """Columns of prose. Commands are never broken: a line that wraps cannot be pasted."""
@@ -65,10 +66,18 @@ Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons a
     help="Interface to name in the commands.",
 )
 @datapath_option("The datapath whose rules are shown.  [default: relay]")
+@exclusion_options("Show rules that leave alone")
 @click.option("--only", type=click.Choice(_SECTIONS), help="One section alone; rules and tc are shell input then.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 def explain(
-    policy: Path, total: Rate | None, interface: str, datapath: str | None, only: str | None, as_json: bool
+    policy: Path,
+    total: Rate | None,
+    interface: str,
+    datapath: str | None,
+    exclude_outbound_ports: tuple[PortRange, ...] | None,
+    exclude_outbound_cidrs: tuple[Network, ...] | None,
+    only: str | None,
+    as_json: bool,
 ) -> None:
     """Say what a policy means, and show the mangle rules and tc commands it equals.
 
@@ -82,9 +91,14 @@ def explain(
         from tc_core.policy_file import load_policy
 
         loaded = load_policy(policy, total=total)
-        way = Datapath(datapath or Datapath.RELAY)
-        explanation = explain_policy(loaded, interface, datapath=way)
-        commands = commands_for(loaded, interface, CaptureSettings(interface=interface, datapath=way))
+        settings = CaptureSettings(
+            datapath=Datapath(datapath or Datapath.RELAY),
+            exclude_outbound_ports=exclude_outbound_ports or (),
+            exclude_outbound_cidrs=exclude_outbound_cidrs or (),
+            interface=interface,
+        )
+        explanation = explain_policy(loaded, settings)
+        commands = commands_for(loaded, interface, settings)
         if as_json:
             click.echo(json.dumps(_document(interface, explanation, commands), indent=2, ensure_ascii=False))
             return

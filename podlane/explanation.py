@@ -13,7 +13,8 @@ from typing import Final
 
 from podlane.datapaths import recommend
 from sidecar.datapath import Datapath
-from sidecar.routing.table import SILENT_PORTS, RoutingTable
+from sidecar.netfilter.ruleset import CaptureSettings
+from sidecar.routing.table import RoutingTable
 from tc_core import words
 from tc_core.errors import Problem
 from tc_core.policy import DEFAULT_CLASS, ResolvedClass, Shaper, TrafficPolicy
@@ -82,13 +83,9 @@ class Explanation:
     use: tuple[str, ...]
 
 
-def explain_policy(
-    policy: TrafficPolicy,
-    interface: str | None = None,
-    silent_ports: tuple[int, ...] = SILENT_PORTS,
-    datapath: Datapath = Datapath.RELAY,
-) -> Explanation:
-    """Put a checked policy into words. ``silent_ports``: content matches apply there only when they name the port."""
+def explain_policy(policy: TrafficPolicy, settings: CaptureSettings | None = None) -> Explanation:
+    """Put a checked policy into words, as it works with these settings (the defaults)."""
+    settings = settings or CaptureSettings()
     recommended = recommend(policy)
     classes = policy.resolved()
     turns = sorted({c.priority for c in classes})
@@ -97,15 +94,15 @@ def explain_policy(
     received = policy.received()
     not_sidecar, not_packets = beyond_sidecar(policy), beyond_packets(policy)
     return Explanation(
-        words.headline(policy, interface),
+        words.headline(policy, settings.interface),
         policy.total,
         tuple(_class_words(c, policy, received, turns.index(c.priority) + 1) for c in classes),
         free if policy.shaper is Shaper.HTB else None,
         words.rest_words(policy),
         words.sharing(policy),
-        _captured(policy, silent_ports, datapath) if not not_sidecar else "",
+        _captured(policy, settings.silent_ports, settings.datapath) if not not_sidecar else "",
         recommended[1] if recommended is not None and not not_sidecar else "",
-        tuple(_notes(policy, silent_ports, for_sidecar=not not_sidecar)),
+        tuple(_notes(policy, settings, for_sidecar=not not_sidecar)),
         for_sidecar=not not_sidecar,
         for_packets=not not_packets,
         use=tuple(_use(not_sidecar, not_packets)),
@@ -178,7 +175,7 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Da
     )
 
 
-def _notes(policy: TrafficPolicy, silent_ports: tuple[int, ...], *, for_sidecar: bool) -> Iterable[str]:
+def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: bool) -> Iterable[str]:
     yield from words.bandwidth_notes(policy)
     for index, match in ((i, m) for i, c in enumerate(policy.classes) for m in c.match):
         if match.host and (match.sni or match.alpn):
@@ -188,10 +185,21 @@ def _notes(policy: TrafficPolicy, silent_ports: tuple[int, ...], *, for_sidecar:
             )
     if not for_sidecar:
         return
-    table = RoutingTable.of(policy, silent_ports)
+    yield from _exclusion_notes(settings)
+    table = RoutingTable.of(policy, settings.silent_ports)
     if table.needs_capture:
-        yield from _content_notes(policy, silent_ports)
+        yield from _content_notes(policy, settings.silent_ports)
     yield "Loopback traffic is not touched. Answers to connections from outside go to the default class."
+
+
+def _exclusion_notes(settings: CaptureSettings) -> Iterable[str]:
+    places = []
+    if settings.exclude_outbound_ports:
+        places.append(f"port {either(str(p) for p in settings.exclude_outbound_ports)} (TCP and UDP)")
+    if settings.exclude_outbound_cidrs:
+        places.append(f"an address in {either(str(n) for n in settings.exclude_outbound_cidrs)}")
+    for place in places:
+        yield f"What goes to {place} is left alone: it is in the default class, whatever the matches say."
 
 
 def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iterable[str]:

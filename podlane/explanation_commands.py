@@ -27,7 +27,7 @@ from tc_core.render import lanes_commands, tc_commands
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
 _IP: Final = {Family.V4: "ip", Family.V6: "ip -6"}
 _CHAINS: Final = {
-    rules.OUT: "Everything sent: the proxy's own packets, other interfaces and replies are left as they are.",
+    rules.OUT: "Everything sent: the proxy's own, other interfaces, replies and what is excluded are left as they are.",
     rules.CLASSES: "The policy's matches in order. -g: decided here. -j: the first bytes must be read.",
     rules.ANY_PORT: "Names do not decide where the server speaks first, unless the match names the port.",
     rules.CAPTURE: "New connections that content may decide: mark the connection, so that its later packets follow.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from podlane.console import NOT_EXECUTABLE, NOT_FOUND, RUN_FAILED, failing_clearly, stop
-from podlane.options import datapath_option, iptables_option
+from podlane.options import datapath_option, iptables_option, workers_option
 from tc_core.errors import UnitError
 from tc_core.units import Rate
 
@@ -68,6 +68,7 @@ not found.
 @click.option("--ipv6", is_flag=True, help="Let IPv6 out as well; makes the host forward IPv6 for that time.")
 @datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
 @iptables_option("Install COMMAND's rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
+@workers_option()
 @click.option("--summary/--no-summary", default=True, help="Print what each class sent, at the end.  [default: yes]")
 @click.option(
     "--log-level",
@@ -85,6 +86,7 @@ def run(
     ipv6: bool,
     datapath: str | None,
     iptables: str | None,
+    workers: str | None,
     summary: bool,
     log_level: str,
     command: tuple[str, ...],
@@ -119,6 +121,8 @@ def run(
             options.append(f"--datapath={datapath}")
         if iptables is not None:
             options.append(f"--iptables={iptables}")
+        if workers is not None:
+            options.append(f"--workers={workers}")
         if "PODLANE_MAX_CONNECTIONS" not in os.environ:
             options.append(f"--max-connections={_connections_that_fit()}")
         sys.exit(supervise(RunPlan(command, name, options, identity, ipv6, summary), dict(os.environ)))

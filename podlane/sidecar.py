@@ -6,26 +6,31 @@ import gc
 import json
 import os
 import signal
+import sys
 from functools import partial
 from typing import Any
 
 import click
 
-from podlane.options import datapath_option, iptables_option
+from podlane.options import datapath_option, exclusion_options, iptables_option, workers_option
 
 
 @click.command(
     epilog="""\b
 Examples:
   podlane sidecar --policy policy.yaml
+  podlane sidecar --annotations /etc/podlane/pod/annotations
   podlane sidecar --policy policy.yaml --interface eth0 --log-format json --admin-address 0.0.0.0
   podlane sidecar --cleanup
 
 Every option can be given as an environment variable, as in PODLANE_LOG_LEVEL=debug.
-SIGHUP reads the policy file again, SIGTERM drains, removes everything and exits with status 0.
+What annotations say wins over both.
+SIGHUP reads the policy again, SIGTERM drains, removes everything and exits with status 0.
 """
 )
 @click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
+@click.option("--annotations", metavar="FILE", help="A Pod's annotations (downward API file), instead of --policy.")
+@click.option("--shared-policy", metavar="FILE", help="The policy that the Pod's annotations name.")
 @click.option("--total", metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
 @click.option(
     "--interface",
@@ -38,19 +43,24 @@ SIGHUP reads the policy file again, SIGTERM drains, removes everything and exits
 @datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
+@exclusion_options("Leave alone")
 @click.option("--detection-timeout", metavar="TIME", help="How long to wait for a connection's first bytes.")
 @click.option("--connect-timeout", metavar="TIME", help="How long an upstream may take to accept.")
 @click.option("--idle-timeout", metavar="TIME", help="How long a connection may carry nothing.")
 @click.option("--max-connections", metavar="N", type=int, help="Connections relayed at once.")
+@workers_option()
 @click.option("--grace", metavar="TIME", help="How long connections may go on after SIGTERM.")
 @click.option("--admin-address", metavar="ADDRESS", help="Where the admin server listens.  [default: 127.0.0.1]")
 @click.option("--admin-port", metavar="PORT", type=int, help="Its port; 0 for none.  [default: 15109]")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
+@click.option(
+    "--prepare", is_flag=True, help="Put all in force and exit, leaving it there for the next sidecar to take over."
+)
 @click.option("--cleanup", is_flag=True, help="Remove what an earlier sidecar left here, and exit.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write 'ready' to this file descriptor once all is in force.")
 @click.option("--summary-fd", type=int, hidden=True, help="Write the last /classes document to this descriptor.")
-def sidecar(cleanup: bool, ready_fd: int | None, summary_fd: int | None, **options: Any) -> None:
+def sidecar(prepare: bool, cleanup: bool, ready_fd: int | None, summary_fd: int | None, **options: Any) -> None:
     """Hold this network namespace's traffic to a policy until stopped.
 
     This is what runs in a Pod's sidecar container. It needs CAP_NET_ADMIN; `podlane check` says what else.
@@ -60,8 +70,6 @@ def sidecar(cleanup: bool, ready_fd: int | None, summary_fd: int | None, **optio
     if not cleanup:
         _begin()
     with failing_clearly():
-        import trio
-
         from sidecar import log, service
         from sidecar.config import load_settings
 
@@ -70,14 +78,12 @@ def sidecar(cleanup: bool, ready_fd: int | None, summary_fd: int | None, **optio
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)
-        serve = partial(
-            service.serve,
-            settings,
-            on_ready=partial(_write, ready_fd, "ready\n"),
-            on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
-        )
         try:
-            trio.run(serve)
+            service.run(
+                settings,
+                on_ready=_leave if prepare else partial(_write, ready_fd, "ready\n"),
+                on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
+            )
         finally:
             # All is removed, and the exit code decided: a late signal must not change it while Python shuts down.
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,6 +99,16 @@ def _begin() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
+
+
+def _leave() -> None:
+    """End at once, as SIGKILL would: what is in force stays, and captured connections wait for whoever adopts it.
+
+    An init container does this where the sidecar is a container of its own: the application starts under its limits.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def _write(descriptor: int | None, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +47,7 @@ class Reply:
         return cls(200, JSON, json.dumps(document, indent=2).encode() + b"\n")
 
 
-Handler = Callable[[], Reply]
+Handler = Callable[[], Reply | Awaitable[Reply]]
 
 
 async def serve_admin(
@@ -96,7 +96,7 @@ async def _serve_one(handlers: dict[str, Handler], stream: trio.SocketStream) ->
                 if request is None:
                     return
                 head_only = request.method == b"HEAD"
-                reply = _answer(handlers, request)
+                reply = await _answer(handlers, request)
             except h11.RemoteProtocolError as error:
                 reply = Reply.text(error.error_status_hint, f"Not a request that can be answered: {error}")
             await stream.send_all(_encode(connection, reply, head_only=head_only))
@@ -117,7 +117,7 @@ async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -
         connection.receive_data(await stream.receive_some(_MAX_HEADER))
 
 
-def _answer(handlers: dict[str, Handler], request: h11.Request) -> Reply:
+async def _answer(handlers: dict[str, Handler], request: h11.Request) -> Reply:
     path = request.target.decode("ascii", "replace").partition("?")[0]
     handler = handlers.get(path)
     if handler is None:
@@ -125,7 +125,8 @@ def _answer(handlers: dict[str, Handler], request: h11.Request) -> Reply:
     if request.method not in (b"GET", b"HEAD"):
         return Reply.text(405, "Nothing can be changed here: use GET.")
     try:
-        return handler()
+        reply = handler()
+        return reply if isinstance(reply, Reply) else await reply
     except Exception as error:
         log.error("the admin server cannot answer", path=path, exc_info=error)
         return Reply.text(500, "This answer failed; the log says why.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -13,11 +13,17 @@ from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
 from sidecar.netfilter.backend import Way
 from sidecar.routing.table import SILENT_PORTS
+from tc_core.policy_fields import Network, parse_networks
+from tc_core.ports import PortRange
 from tc_core.units import Duration, Rate
 
 OUTBOUND_PORT = 15101
 """Where captured connections arrive; clear of the ports of Istio, Linkerd and Consul (15000-15090, 4140-4191)."""
 ADMIN_PORT = 15109
+
+
+MOST_WORKERS: Final = 64
+"""Far more than one network interface can use."""
 
 
 class LogFormat(StrEnum):
@@ -59,12 +65,31 @@ def _some_time(value: object) -> Duration:
     return duration
 
 
+def _worker_count(value: object) -> int | Literal["auto"]:
+    """Read ``4`` or ``auto``."""
+    text = str(value).strip()
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(
+            f"{value!r} is not a number of workers. Write one from 1 to {MOST_WORKERS}, or auto for one per CPU."
+        )
+    return int(text)
+
+
 DurationSetting = Annotated[Duration, NoDecode, PlainValidator(Duration.parse), PlainSerializer(str)]
 WaitSetting = Annotated[Duration, NoDecode, PlainValidator(_some_time), PlainSerializer(str)]
 RateSetting = Annotated[Rate, NoDecode, PlainValidator(Rate.parse), PlainSerializer(str)]
 OptionalRateSetting = Annotated[Rate | None, NoDecode, PlainValidator(lambda v: None if v is None else Rate.parse(v))]
 PortsSetting = Annotated[tuple[int, ...], NoDecode, PlainValidator(_port_list)]
+PortRangesSetting = Annotated[
+    tuple[PortRange, ...], NoDecode, PlainValidator(lambda v: v if isinstance(v, tuple) else PortRange.parse_list(v))
+]
+NetworksSetting = Annotated[
+    tuple[Network, ...], NoDecode, PlainValidator(lambda v: v if isinstance(v, tuple) else parse_networks(v))
+]
 PortSetting = Annotated[int, Field(ge=1, le=65535)]
+WorkersSetting = Annotated[int | Literal["auto"], NoDecode, PlainValidator(_worker_count)]
 
 
 class SidecarSettings(BaseSettings):
@@ -72,7 +97,11 @@ class SidecarSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PODLANE_", extra="forbid", frozen=True)
 
-    policy: Path = Field(description="policy file (YAML or JSON)")
+    policy: Path | None = Field(None, description="policy file (YAML or JSON); this or annotations")
+    annotations: Path | None = Field(
+        None, description="file of the Pod's annotations (of a downward API volume), which have policy and settings"
+    )
+    shared_policy: Path | None = Field(None, description="file of the policy that the Pod's annotations name")
     total: OptionalRateSetting = Field(None, description="replaces the policy's total")
     interface: str | None = Field(None, description="interface to shape; the default route's when left out")
     replace: bool = Field(False, description="replace a root qdisc that somebody else installed")
@@ -88,6 +117,12 @@ class SidecarSettings(BaseSettings):
     silent_ports: PortsSetting = Field(
         SILENT_PORTS, description="ports where the server speaks first: captured only by matches that name them"
     )
+    exclude_outbound_ports: PortRangesSetting = Field(
+        (), description="ports left alone (TCP and UDP): not captured, in the default class"
+    )
+    exclude_outbound_cidrs: NetworksSetting = Field(
+        (), description="networks left alone: not captured, in the default class"
+    )
     detection_timeout: DurationSetting = Field(
         Duration.from_seconds(1), description="how long a connection may keep silent before the port decides its class"
     )
@@ -99,6 +134,9 @@ class SidecarSettings(BaseSettings):
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
         10_000, description="connections relayed at once; more wait in the kernel's backlog"
+    )
+    workers: WorkersSetting = Field(
+        1, description="processes that relay, each on a core of its own; auto: as many as CPUs may be used, at most 8"
     )
     grace: DurationSetting = Field(
         Duration.from_seconds(25),
@@ -112,7 +150,49 @@ class SidecarSettings(BaseSettings):
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.admin_port == self.outbound_port:
-            raise ValueError(f"Both are {self.admin_port}, but each needs a port of its own. Change one.")
+            raise ValueError(
+                "--outbound-port and --admin-port: "
+                f"Both are {self.admin_port}, but each needs a port of its own. Change one."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_work(self) -> Self:
+        if self.workers == "auto" or self.workers == 1:
+            return self
+        if self.datapath is Datapath.STEP_ASIDE:
+            raise ValueError(
+                f"--workers: Stepping aside, connections are not relayed, and one process classifies them all; "
+                f"{self.workers} workers would have nothing to do. Leave --workers out, or use --datapath relay."
+            )
+        if self.workers > self.max_connections:
+            raise ValueError(
+                f"--workers and --max-connections: {self.workers} workers share {self.max_connections} connections, "
+                "but each needs at least one. Change either."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.policy is None and self.annotations is None:
+            raise ValueError(
+                "--policy (or PODLANE_POLICY) is missing. "
+                "Name the policy file, or the file of a Pod's annotations by --annotations."
+            )
+        if self.policy is not None and self.annotations is not None:
+            raise ValueError(
+                f"--policy and --annotations: There are two policies, {self.policy} and that of the annotations in "
+                f"{self.annotations}. Give one (PODLANE_POLICY and PODLANE_ANNOTATIONS count, too)."
+            )
+        if self.shared_policy is not None and self.annotations is None:
+            raise ValueError(
+                "--shared-policy: It belongs to a Pod's annotations. Give --annotations, or --policy alone."
+            )
+        if self.total is not None and self.annotations is not None:
+            raise ValueError(
+                "--total and --annotations: The annotation podlane.io/egress-bandwidth is the total. "
+                "Remove --total (and PODLANE_TOTAL)."
+            )
         return self
 
 
@@ -128,10 +208,8 @@ def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
 
 def _explain(error: Any, given: dict[str, Any]) -> str:
     if not error["loc"]:
-        return f"--outbound-port and --admin-port: {error['ctx']['error']}"
+        return str(error["ctx"]["error"])  # of several settings together, which it names
     key = str(error["loc"][0])
     where = f"--{key.replace('_', '-')}" if key in given else f"PODLANE_{key.upper()}"
-    if error["type"] == "missing":
-        return f"--{key.replace('_', '-')} (or {where}) is missing. Name the policy file."
     reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
     return f"{where}: {reason}"

@@ -33,3 +33,20 @@ class ConntrackError(SidecarError):
 
 class InstanceRunningError(SidecarError):
     """Another Podlane already works in this network namespace."""
+
+
+class WorkersError(SidecarError):
+    """Worker processes cannot be had, or not be kept alive."""
+
+
+def single(
+    group: BaseExceptionGroup[BaseException], kinds: type[Exception] | tuple[type[Exception], ...]
+) -> BaseException | None:
+    """The first error of a group, however deep, when all that are in it are of these kinds; else None."""
+    ours, others = group.split(kinds)
+    if ours is None or others is not None:
+        return None
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

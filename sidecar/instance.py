@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -15,19 +16,34 @@ from typing import Final
 from sidecar.errors import InstanceRunningError
 
 _NAME: Final = "\0podlane/sidecar"
+_PATIENCE_S: Final = 1.0
+"""The workers of a killed sidecar hold the lock until they have ended, too, some milliseconds later."""
+_PAUSE_S: Final = 0.02
 
 
 @contextmanager
-def only_instance() -> Iterator[None]:
-    """Hold the namespace's lock. Raises :class:`InstanceRunningError` when another instance holds it."""
+def only_instance() -> Iterator[socket.socket]:
+    """Hold the namespace's lock; gives it, for others to hold it as well.
+
+    Raises :class:`InstanceRunningError` when another instance holds it and does not end within a second.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
-        try:
-            lock.bind(_NAME)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise InstanceRunningError(
-                "Another podlane sidecar already works in this network namespace. Stop it first, or change its policy "
-                "file and send it SIGHUP."
-            ) from None
-        yield
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _taken(lock):
+            if time.monotonic() > deadline:
+                raise InstanceRunningError(
+                    "Another podlane sidecar already works in this network namespace. Stop it first, or change its "
+                    "policy file and send it SIGHUP."
+                )
+            time.sleep(_PAUSE_S)
+        yield lock
+
+
+def _taken(lock: socket.socket) -> bool:
+    try:
+        lock.bind(_NAME)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True

@@ -3,6 +3,7 @@
 Up: classes first, then the listener, then the capture that leads to it, so that no connection ever meets a rule without
 a listener or a mark without a class. Down: the capture of new connections goes first, running ones finish within the
 grace period, and then everything that was installed is removed, also when any step fails, and whatever signals come.
+With several workers (:mod:`sidecar.workers`) listener and connections are theirs, and all else stays here.
 
 A reload goes the way up again, from what is there. It fails as a whole: then the old policy is put in force once more
 with the class ids it had. Connections that the old policy captured outlive a new one that captures nothing: the
@@ -11,7 +12,6 @@ listener and the rules they need stay until the last of them has ended.
 
 from __future__ import annotations
 
-import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,9 +26,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sidecar.admin import Handler, Reply, serve_admin
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConntrackError, SidecarError
+from sidecar.errors import ConntrackError, SidecarError, single
 from sidecar.instance import only_instance
-from sidecar.metrics import Metrics
+from sidecar.log import configure as configure_log
+from sidecar.metrics import Crew, Metrics
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.choose import holders
 from sidecar.netfilter.install import Installer, detect_backend
@@ -36,13 +37,17 @@ from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.policies import load_sidecar_policy
+from sidecar.policies import Wanted, load_wanted, reload_wanted, signature
 from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
-from sidecar.server import ProxyServer, ServerSettings
+from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.status import classes_document
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.workers.count import worker_count
+from sidecar.workers.forkserver import fork_server
+from sidecar.workers.pool import WorkerPool
+from sidecar.workers.worker import work
 from tc_core import features, reconcile
 from tc_core.errors import TcError
 from tc_core.marks import ClassIds
@@ -50,6 +55,8 @@ from tc_core.netlink import NetlinkKernel
 from tc_core.policy import TrafficPolicy
 
 _T = TypeVar("_T")
+_MakePool = Callable[..., WorkerPool]
+"""A :class:`WorkerPool` of which the first arguments are given."""
 _SAMPLE_INTERVAL: Final = 1.0
 """Seconds between two readings of the class counters; rates are means over it."""
 _NOT_USED: Final = "the new policy is not used; the old one stays in force"
@@ -61,16 +68,25 @@ class Sidecar:
     """One running sidecar. :func:`serve` makes and runs it."""
 
     def __init__(
-        self, settings: SidecarSettings, policy: TrafficPolicy, shaping: Shaping, installer: Installer
+        self,
+        given: SidecarSettings,
+        wanted: Wanted,
+        shaping: Shaping,
+        installer: Installer,
+        make_pool: _MakePool | None = None,
     ) -> None:
-        self.settings = settings
-        self.policy = policy
+        """``make_pool``: who relays instead of this process."""
+        self.settings = wanted.settings
+        self.policy = wanted.policy
         self.shaping = shaping
-        self.metrics = Metrics(lambda: self.shaping.snapshots)
+        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew)
         self.ready = False
         self.admin_port: int | None = None
+        self._given = given  # before annotations, if there are any, had their say
+        self._wanted = wanted
         self._installer = installer
-        self._server: ProxyServer | StepAside | None = None
+        self._make_pool = make_pool
+        self._server: ProxyServer | WorkerPool | StepAside | None = None
         self._following = False  # rules are there that only connections of an earlier policy may need
         self._reservation = PortReservation()
         self._in_thread = trio.CapacityLimiter(1)
@@ -107,9 +123,11 @@ class Sidecar:
                 await self._bring_up(nursery)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._reload_when_asked, nursery)
+                if self.settings.annotations is not None:
+                    nursery.start_soon(self._watch_annotations)
                 self.ready = True
                 on_ready()
-                _tune_garbage_collector()
+                tune_garbage_collector()
                 await self._stop.wait()
                 self.ready = False
                 async with self._changing:
@@ -174,7 +192,9 @@ class Sidecar:
         routing = Routing(table, ids)
         # Connections that an earlier policy captured need its rules for as long as they live.
         self._following = self._server is not None
-        if self._server is not None:
+        if isinstance(self._server, WorkerPool):
+            await self._server.follow(routing, self.metrics.in_use(ids))
+        elif self._server is not None:
             self._server.routing = routing
         elif table.needs_capture:
             server = self._make_server(routing)
@@ -183,7 +203,7 @@ class Sidecar:
         await self._blocking(partial(self._install, policy, keep_captured=self._following))
         await self._reroute()
         self.policy = policy
-        self.metrics.keep(ids)
+        self.metrics.keep(self.metrics.in_use(ids))
         await self._blocking(self._sample)
         return len(report.done)
 
@@ -250,23 +270,36 @@ class Sidecar:
             self._reload_asked = trio.Event()
             await self._reload(nursery)
 
+    async def _watch_annotations(self) -> None:
+        """Reload when the files change: in a Pod nobody sends a signal after the kubelet has written them anew."""
+        seen = self._wanted.files
+        while True:
+            await trio.sleep(_SAMPLE_INTERVAL)
+            if (now := signature(self._given)) != seen:
+                seen = now
+                self._reload_asked.set()
+
     async def _reload(self, nursery: trio.Nursery) -> None:
-        """Re-read the policy file; what cannot be used, or not be put in force, leaves the old policy as it is."""
-        load = partial(load_sidecar_policy, self.settings.policy, total=self.settings.total)
+        """Re-read the policy; what cannot be used, or not be put in force, leaves the old policy as it is."""
+        load = partial(reload_wanted, self._given, self._wanted)
         try:
             # In a thread of its own, left behind when the end comes: a policy may be huge, and a file a FIFO.
-            policy = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+            wanted = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
         except Exception as error:  # noqa: BLE001 (whatever stands in a file that is being edited must not end the proxy)
             log.error(_NOT_USED, error=str(error))
             return
         async with self._changing:
-            old, ids = self.policy, self.shaping.ids
+            old, ids, settings = self.policy, self.shaping.ids, self.settings
+            self.settings = wanted.settings
             try:
-                changes = await self._apply(policy, self.shaping.ids_for(policy), nursery)
+                changes = await self._apply(wanted.policy, self.shaping.ids_for(wanted.policy), nursery)
             except (TcError, SidecarError) as error:
+                self.settings = settings
                 await self._go_back(old, ids, nursery)
                 log.error(_NOT_USED, error=str(error))
             else:
+                self._wanted = wanted
+                _warn(wanted)
                 log.info("policy in force", changes=changes)
 
     async def _go_back(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> None:
@@ -281,6 +314,8 @@ class Sidecar:
             await trio.sleep(_SAMPLE_INTERVAL)
             try:
                 async with self._changing:
+                    if isinstance(self._server, WorkerPool):
+                        await self._server.look_after()
                     await self._blocking(self._sample)
                     await self._settle()
             except (TcError, SidecarError) as error:
@@ -295,10 +330,14 @@ class Sidecar:
             self._installer.remove()
             _forget_marks()
 
-    def _make_server(self, routing: Routing) -> ProxyServer | StepAside:
+    def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:
         s = self.settings
         if s.datapath is Datapath.STEP_ASIDE:
             return StepAside(s.outbound_port, routing, self.metrics, detection_timeout=s.detection_timeout)
+        if self._make_pool is not None:
+            return self._make_pool(
+                self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
+            )
         return ProxyServer(self._server_settings(), routing, self.metrics)
 
     def _server_settings(self) -> ServerSettings:
@@ -317,6 +356,8 @@ class Sidecar:
             datapath=self.settings.datapath,
             outbound_port=self.settings.outbound_port,
             silent_ports=self.settings.silent_ports,
+            exclude_outbound_ports=self.settings.exclude_outbound_ports,
+            exclude_outbound_cidrs=self.settings.exclude_outbound_cidrs,
             interface=self.shaping.interface,
         )
 
@@ -324,39 +365,83 @@ class Sidecar:
 
     def _admin_handlers(self) -> dict[str, Handler]:
         return {
-            "/metrics": lambda: Reply(200, CONTENT_TYPE_LATEST, self.metrics.render()),
-            "/healthz": lambda: Reply.text(200, "ok"),
+            "/metrics": self._metrics_reply,
+            "/healthz": self._health,
             "/readyz": lambda: Reply.text(200, "ready") if self.ready else Reply.text(503, "not ready"),
-            "/classes": lambda: Reply.json(self.classes_document()),
+            "/classes": self._classes_reply,
         }
+
+    async def _metrics_reply(self) -> Reply:
+        await self._ask_workers()
+        return Reply(200, CONTENT_TYPE_LATEST, self.metrics.render())
+
+    async def _classes_reply(self) -> Reply:
+        await self._ask_workers()
+        return Reply.json(self.classes_document())
+
+    async def _health(self) -> Reply:
+        missing = await self._ask_workers()
+        if not missing:
+            return Reply.text(200, "ok")
+        return Reply.text(503, f"no answer from worker {', '.join(map(str, missing))}")
+
+    async def _ask_workers(self) -> list[int]:
+        """Have the workers say what they have counted; gives the numbers of those that do not."""
+        return await self._server.ask() if isinstance(self._server, WorkerPool) else []
+
+    def _crew(self) -> Crew:
+        return self._server.crew if isinstance(self._server, WorkerPool) else Crew()
 
     def classes_document(self) -> dict[str, object]:
         """Limits, counters and connections of every class, as plain data."""
         return classes_document(
-            self.shaping.interface, self.policy.total, self.shaping.snapshots, self.metrics.connections
+            self.shaping.interface, self.policy.total, self.shaping.snapshots, self.metrics.sum().connections
         )
 
 
-async def serve(
+def run(
     settings: SidecarSettings,
     *,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT).
+    """Run a sidecar until it is told to stop, as :func:`serve` does, with its workers if it is to have some.
+
+    Has the process for itself: one thread so far, and no trio yet.
+    """
+    workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
+    with ExitStack() as stack:
+        make_pool = None
+        if workers > 1:
+            make_pool = partial(WorkerPool, stack.enter_context(fork_server(work)), workers)
+        trio.run(partial(serve, settings, make_pool=make_pool, on_ready=on_ready, on_summary=on_summary))
+
+
+async def serve(
+    settings: SidecarSettings,
+    *,
+    make_pool: _MakePool | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
+) -> None:
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``: see :func:`run`.
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
     a predecessor that was killed had left, is removed first.
     """
-    with only_instance(), ExitStack() as stack:
+    with only_instance() as lock, ExitStack() as stack:
         try:
-            policy = load_sidecar_policy(settings.policy, total=settings.total)
+            wanted = load_wanted(settings)
+            if wanted.settings.log_level is not settings.log_level:
+                configure_log(settings.log_format, wanted.settings.log_level)
+            _warn(wanted)
             signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             kernel = stack.enter_context(NetlinkKernel())
             interface = shaped_interface(kernel, settings.interface)
             shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace)
-            running = Sidecar(settings, policy, shaping, Installer(detect_backend(settings.iptables)))
+            installer = Installer(detect_backend(settings.iptables))
+            running = Sidecar(settings, wanted, shaping, installer, partial(make_pool, lock) if make_pool else None)
         except (TcError, SidecarError):
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:
@@ -367,23 +452,13 @@ async def serve(
         try:
             await running.run(signals, on_ready, on_summary)
         except BaseExceptionGroup as group:
-            ours, others = group.split((TcError, SidecarError))
-            if ours is None or others is not None:
-                raise
-            raise _first(ours) from None
+            raise single(group, (TcError, SidecarError)) or group from None
 
 
-def _tune_garbage_collector() -> None:
-    """What exists now stays for good, so it need not be looked through again; connections leave no cycles behind."""
-    gc.enable()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _warn(wanted: Wanted) -> None:
+    """Say what annotations ask for and do not get."""
+    for warning in wanted.warnings:
+        log.warning(warning)
 
 
 def cleanup(interface: str | None) -> None:

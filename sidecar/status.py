@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sidecar.metrics import ClassConnections
 from sidecar.shaping import ClassSnapshot
+from sidecar.tallies import ClassConnections
 from tc_core.units import Rate
 
 

@@ -18,7 +18,8 @@ from typing import Final, NoReturn
 
 from podlane.errors import SpawnError
 from podlane.lab.namespace import Namespace
-from podlane.lab.syscalls import CLONE_NEWNET, bind, die_with_parent, private_mounts, setns
+from podlane.lab.syscalls import CLONE_NEWNET, bind, private_mounts, setns
+from sidecar.lifetime import die_with_parent
 
 _PYTHON_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that Python ignores for itself and that a program must find as it expects them."""

@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 has no function for: setns, unshare, mount, prctl and signalfd, by ctypes.
+"""System calls that Python 3.11 has no function for: setns, unshare, mount and signalfd, by ctypes.
 
 ``os.setns`` and ``os.unshare`` came with Python 3.12; the others have never been there. Each function raises OSError
 with the kernel's errno and needs no state, so it is safe between fork and exec.
@@ -23,7 +23,6 @@ MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_SLAVE: Final = 0x80000
 
-_PR_SET_PDEATHSIG: Final = 1
 _SFD_CLOEXEC: Final = 0o2000000
 _SIGSET_BYTES: Final = 128
 """glibc's sigset_t; the kernel looks at the first 64 bits."""
@@ -66,16 +65,6 @@ def private_mounts() -> None:
 def bind(source: Path, target: Path) -> None:
     """Show the file ``source`` in the place of ``target``; a symbolic link ``target`` is followed."""
     mount(str(source), str(target), None, MS_BIND)
-
-
-def die_with_parent(parent: int, number: signal.Signals) -> None:
-    """Have the kernel send ``number`` to this process when its parent ends; at once if it has ended already.
-
-    A change of user id clears the setting (prctl(2), PR_SET_PDEATHSIG), so call this after it.
-    """
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0), "prctl")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), number)
 
 
 @dataclass(frozen=True, slots=True)

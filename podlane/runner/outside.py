@@ -91,17 +91,17 @@ def close_namespace(record: RunRecord) -> None:
 def end_processes(namespace: Namespace, *, but: int | None = None) -> list[Left]:
     """End what a run started and is still inside, politely, then by force; gives what was there.
 
-    ``but`` is the pid of one to spare. Only processes with the run's mark in their environment: a shell that somebody
-    opened there to look around stays.
+    ``but`` is the session of those to spare, by the pid of its leader: the proxy with its workers. Only processes with
+    the run's mark in their environment: a shell that somebody opened there to look around stays.
     """
     mark = f"{RUN_VARIABLE}={namespace.name}".encode()
     ended: list[Left] = []
     waiting: set[int] = set()
     with ExitStack() as open_descriptors:
         for pid in namespace.pids():
-            if pid == but:
-                continue
             try:
+                if os.getsid(pid) == but:
+                    continue
                 descriptor = os.pidfd_open(pid)
                 open_descriptors.callback(os.close, descriptor)
                 if mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):

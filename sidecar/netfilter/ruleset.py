@@ -14,7 +14,7 @@ How it works, and why so (every rule here was settled by experiment):
 
 The chains, in the order a packet of this namespace meets them::
 
-    OUTPUT -> PODLANE-OUT       exemptions; followers of captured connections; then the walk
+    OUTPUT -> PODLANE-OUT       exemptions; followers of captured connections; what is excluded; then the walk
               PODLANE-CLASSES   the policy's matches in order: the first that holds decides
                 -g PODLANE-C<id>    no content needed: write the class mark, the walk is over (TCP, UDP, ICMP ...)
                 -j PODLANE-ANY-PORT content match that names no port: not on silent ports, else
@@ -28,6 +28,9 @@ CAPTURE is jumped to and comes back, so that emptying it is all it takes to drai
 the port, and the follower rules still serve what was captured before. With CAPTURE in place the walk of a captured SYN
 goes on too and may add class bits. That is harmless: the SYN only travels over lo, and the proxy chooses the class of
 the upstream socket afresh; cutting it short would cost every other packet a rule.
+
+What is excluded stays outside the walk, so it is neither captured nor given a class. The followers come before, so that
+excluding something cuts no connection which is captured already.
 
 The same walk is written down for the proxy in :mod:`sidecar.routing.table`; a test compares the two.
 """
@@ -83,16 +86,17 @@ class CaptureSettings:
     """What the policy does not say about the rules.
 
     ``outbound_port`` is the listener's, or the number of the queue. Content matches apply on ``silent_ports`` only when
-    they name the port, and never on ``exclude_ports`` and to ``exclude_networks``. With an ``interface`` the rules
-    touch only what leaves by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference``
-    are ours alone (not 100, 133, 253-255, which others use).
+    they name the port. What goes to ``exclude_outbound_ports`` (TCP and UDP) or ``exclude_outbound_cidrs`` is in the
+    default class, whatever the policy says. With an ``interface`` the rules touch only what leaves by it; without,
+    everything that does not stay on lo. ``route_table`` and ``rule_preference`` are ours alone (not 100, 133, 253-255,
+    which others use).
     """
 
     datapath: Datapath = Datapath.RELAY
     outbound_port: int = 15101
     silent_ports: tuple[int, ...] = SILENT_PORTS
-    exclude_ports: tuple[int, ...] = ()
-    exclude_networks: tuple[Network, ...] = ()
+    exclude_outbound_ports: tuple[PortRange, ...] = ()
+    exclude_outbound_cidrs: tuple[Network, ...] = ()
     route_table: int = 15101
     rule_preference: int = 15101
     interface: str | None = None
@@ -160,9 +164,10 @@ def _family_rules(
     if not walk and not follow:
         return FamilyRules(family)
 
-    chains = [Chain(OUT, tuple(_out_rules(settings, follow=follow))), Chain(CLASSES, tuple(walk))]
+    chains = [Chain(OUT, tuple(_out_rules(family, settings, follow=follow))), Chain(CLASSES, tuple(walk))]
     if ANY_PORT in called:
-        chains.append(Chain(ANY_PORT, (*_return_on_ports(settings.silent_ports), Rule(Jump(CAPTURE)))))
+        silent = (PortRange(port, port) for port in settings.silent_ports)
+        chains.append(Chain(ANY_PORT, (*_return_on_ports(silent, TransportProtocol.TCP), Rule(Jump(CAPTURE)))))
     if content:
         chains.append(Chain(CAPTURE, tuple(_divert_rules(family, settings)) if capture else ()))
     used = sorted({ids[name] for name, _ in policy.rules()})
@@ -178,7 +183,7 @@ def _family_rules(
     return FamilyRules(family, tuple(chains), tuple(hooks), route)
 
 
-def _out_rules(settings: CaptureSettings, *, follow: bool) -> Iterator[Rule]:
+def _out_rules(family: Family, settings: CaptureSettings, *, follow: bool) -> Iterator[Rule]:
     tcp = TransportProtocol.TCP
     yield Rule(Return(), mark=OWN)
     if settings.interface is None:
@@ -197,6 +202,9 @@ def _out_rules(settings: CaptureSettings, *, follow: bool) -> Iterator[Rule]:
     elif follow:
         yield Rule(SetMark(DIVERT), protocol=tcp, connmark=DIVERT)
         yield Rule(Return(), protocol=tcp, mark=DIVERT)
+    for network in _networks_of(family, settings.exclude_outbound_cidrs):
+        yield Rule(Return(), destination=network)
+    yield from _return_on_ports(settings.exclude_outbound_ports, tcp, TransportProtocol.UDP)
     yield Rule(Jump(CLASSES))
     if follow and aside:
         yield show_rule()
@@ -204,15 +212,11 @@ def _out_rules(settings: CaptureSettings, *, follow: bool) -> Iterator[Rule]:
 
 def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
     """What CAPTURE does; returning from it before the end means "not captured"."""
-    for network in _networks_of(family, settings.exclude_networks):
-        yield Rule(Return(), destination=network)
-    relayed = settings.datapath is Datapath.RELAY
-    if relayed and family is Family.V6:
-        yield Rule(Return(), destination=_LINK_LOCAL)
-    yield from _return_on_ports(settings.exclude_ports)
-    if not relayed:
+    if settings.datapath is Datapath.STEP_ASIDE:
         yield undecided_rule()
         return
+    if family is Family.V6:
+        yield Rule(Return(), destination=_LINK_LOCAL)
     yield Rule(SetConnmark(DIVERT))
     # Only when that worked: an untracked connection could not be followed, and would break after its SYN.
     yield Rule(SetMark(DIVERT), connmark=DIVERT)
@@ -228,10 +232,10 @@ def _tproxy_rule(family: Family, settings: CaptureSettings) -> Rule:
     )
 
 
-def _return_on_ports(ports: Sequence[int]) -> Iterator[Rule]:
-    if ports:
-        for group in port_groups(PortRange(port, port) for port in ports):
-            yield Rule(Return(), protocol=TransportProtocol.TCP, ports=group)
+def _return_on_ports(ports: Iterable[PortRange], *protocols: TransportProtocol) -> Iterator[Rule]:
+    for group in port_groups(ports):
+        if group:
+            yield from (Rule(Return(), protocol=protocol, ports=group) for protocol in protocols)
 
 
 def _capture_rules(family: Family, match: Match, settings: CaptureSettings) -> Iterator[Rule]:

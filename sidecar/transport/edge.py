@@ -18,6 +18,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from socket import SocketType
 from typing import Final, Protocol
 
@@ -92,22 +93,7 @@ class TransparentEdge:
 
         Raises PortInUseError, PrivilegeError, ConfigError (it has none of them).
         """
-        listeners: list[SocketType] = []
-        missing: list[NoFamilyError] = []
-        try:
-            for family in families:
-                try:
-                    listeners.append(_transparent_listener(family, port))
-                except NoFamilyError as error:
-                    missing.append(error)
-            if missing and not listeners:
-                raise missing[0]
-        except BaseException:
-            for listener in listeners:
-                listener.close()
-            raise
-        for reason in missing:
-            log.info("an address family is not served", reason=str(reason))
+        listeners = transparent_listeners(port, families)
         self._own = {listener.getsockname()[:2] for listener in listeners}
         return listeners
 
@@ -136,6 +122,62 @@ class TransparentEdge:
         return upstream
 
 
+class InheritedEdge(TransparentEdge):
+    """The edge of a process that was given its listeners, open already."""
+
+    def __init__(self, listeners: Sequence[SocketType]) -> None:
+        super().__init__()
+        self._inherited = list(listeners)
+
+    def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:  # noqa: ARG002
+        """Those that there are."""
+        self._own = {listener.getsockname()[:2] for listener in self._inherited}
+        return self._inherited
+
+
+def transparent_listeners(port: int, families: Sequence[int], *, shared: bool = False) -> list[SocketType]:
+    """Listen on loopback, in those of the families that this namespace has.
+
+    ``shared``: others of this user may listen there as well, if they say so too, and the kernel chooses one for each
+    connection. Raises PortInUseError, PrivilegeError, ConfigError (the namespace has none of the families).
+    """
+    listeners: list[SocketType] = []
+    missing: list[NoFamilyError] = []
+    try:
+        for family in families:
+            try:
+                listeners.append(_transparent_listener(family, port, shared=shared))
+            except NoFamilyError as error:
+                missing.append(error)
+        if missing and not listeners:
+            raise missing[0]
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    for reason in missing:
+        log.info("an address family is not served", reason=str(reason))
+    return listeners
+
+
+def shared_listeners(port: int, families: Sequence[int], count: int) -> list[list[SocketType]]:
+    """``count`` times the same listeners, among which the kernel spreads connections (socket(7), SO_REUSEPORT).
+
+    Raises as :func:`transparent_listeners`.
+    """
+    opened: list[list[SocketType]] = []
+    try:
+        for _ in range(count):
+            # What the first ones have found missing need not be said again.
+            had = [listener.family for listener in opened[0]] if opened else families
+            opened.append(transparent_listeners(port, had, shared=True))
+    except BaseException:
+        for listener in chain.from_iterable(opened):
+            listener.close()
+        raise
+    return opened
+
+
 @lru_cache(maxsize=4096)
 def _original(address: SocketAddress) -> Original:
     """Cached: an application has few destinations, and parsing an address takes as long as accepting a connection."""
@@ -149,7 +191,7 @@ def connect(sock: SocketType, address: SocketAddress) -> None:
         raise OSError(number, f"connect to {address[0]} port {address[1]}")
 
 
-def _transparent_listener(family: int, port: int) -> SocketType:
+def _transparent_listener(family: int, port: int, *, shared: bool) -> SocketType:
     """A listener for one family, with everything set that accepted sockets shall inherit."""
     address = LISTENER_ADDRESSES[socket.AddressFamily(family)]
     try:
@@ -158,6 +200,8 @@ def _transparent_listener(family: int, port: int) -> SocketType:
         raise NoFamilyError(f"This kernel has no {_name(family)} ({error.strerror}).") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)

@@ -57,13 +57,22 @@ class RunningSidecar:
 
 def start_sidecar(pod: Host, policy: str, folder: Path, *options: str) -> RunningSidecar:
     """Start it and wait until it is ready; fails with its log when it ends instead."""
-    path, log = folder / "policy.yaml", folder / "sidecar.log"
+    path = folder / "policy.yaml"
     path.write_text(policy)
+    return _start(pod, path, folder, "--policy", str(path), "--log-level", "debug", *options)
+
+
+def start_annotated(pod: Host, annotations: Path, folder: Path, *options: str) -> RunningSidecar:
+    """The same for one whose policy is in a Pod's annotations."""
+    return _start(pod, annotations, folder, "--annotations", str(annotations), *options)
+
+
+def _start(pod: Host, path: Path, folder: Path, *options: str) -> RunningSidecar:
+    log = folder / "sidecar.log"
     ready, theirs = os.pipe()
     with log.open("wb") as stream:
         process = pod.popen(
-            [sys.executable, "-m", "podlane", "sidecar", "--policy", str(path), "--ready-fd", str(theirs),
-             "--log-level", "debug", *options],
+            [sys.executable, "-m", "podlane", "sidecar", "--ready-fd", str(theirs), *options],
             stdout=stream, stderr=stream, pass_fds=[theirs],
         )  # fmt: skip
     os.close(theirs)

@@ -20,6 +20,7 @@ from sidecar.netfilter.choose import why_not
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
 from tc_core.marks import DIVERT, OWN, class_mark
+from tc_core.policy import PortRange
 
 pytestmark = pytest.mark.root
 
@@ -176,11 +177,32 @@ def test_the_proxys_own_sockets_pass_by_and_keep_their_class(world: World) -> No
 
 
 def test_what_is_excluded_is_not_captured(world: World) -> None:
-    network = ipaddress.ip_network(world.address)
-    world.pod.install(ruleset(CONTENT, settings=CaptureSettings(exclude_ports=(OTHER,))))
+    world.pod.install(ruleset(CONTENT, settings=CaptureSettings(exclude_outbound_ports=(PortRange(OTHER, OTHER + 9),))))
     assert not world.captured(OTHER)
     assert world.captured(WEB)
-    world.pod.install(ruleset(CONTENT, settings=CaptureSettings(exclude_networks=(network,))))
+    network = ipaddress.ip_network(world.address)
+    world.pod.install(ruleset(CONTENT, settings=CaptureSettings(exclude_outbound_cidrs=(network,))))
+    assert not world.captured(WEB)
+
+
+def test_what_is_excluded_is_in_no_class(world: World) -> None:
+    for port in (WEB, SSH):
+        world.pod.count_mark(world.family, f"class-{port}", class_mark(1), f"-p tcp --dport {port}")
+    settings = CaptureSettings(exclude_outbound_ports=(PortRange(SSH, SSH),))
+    world.pod.install(ruleset({"port": [WEB, SSH]}, settings=settings))
+    assert not world.captured(WEB)
+    assert not world.captured(SSH)
+    assert world.pod.counted(world.family, f"class-{WEB}") >= 3  # a handshake and some data
+    assert world.pod.counted(world.family, f"class-{SSH}") == 0
+
+
+def test_excluding_something_cuts_no_running_connection(world: World) -> None:
+    world.pod.install(RULES)
+    before = world.open(WEB)
+    assert before.captured
+    network = ipaddress.ip_network(world.address)
+    world.pod.install(ruleset(CONTENT, settings=CaptureSettings(exclude_outbound_cidrs=(network,))))
+    assert talks(before.client, before.peer)
     assert not world.captured(WEB)
 
 

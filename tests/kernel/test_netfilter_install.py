@@ -32,7 +32,7 @@ from sidecar.netfilter.rules import Chain, Family, Rule, Tproxy
 from sidecar.netfilter.ruleset import EMPTY_RULESET, CaptureSettings, Ruleset
 from sidecar.netfilter.text import difference
 from tc_core.marks import DIVERT, MAX_CLASSES
-from tc_core.policy import TransportProtocol
+from tc_core.policy import PortRange, TransportProtocol
 
 pytestmark = pytest.mark.root
 
@@ -100,7 +100,11 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         ruleset(
             CONTENT,
             settings=CaptureSettings(
-                exclude_ports=tuple(range(1, 40)), interface="eth0", route_table=7777, rule_preference=5
+                exclude_outbound_ports=tuple(PortRange(port, port) for port in range(1, 80, 2)),
+                exclude_outbound_cidrs=tuple(map(ipaddress.ip_network, ("10.96.0.0/12", "192.0.2.1/32", "fd00::/8"))),
+                interface="eth0",
+                route_table=7777,
+                rule_preference=5,
             ),
         ),
         ASIDE,

@@ -83,6 +83,21 @@ def test_every_chain_is_introduced_by_a_comment(policy: Path) -> None:
     assert "# Class backup" in lines
 
 
+@pytest.mark.parametrize("datapath", ["relay", "step-aside"])
+def test_what_is_excluded_is_in_the_rules_and_in_words(policy: Path, datapath: str) -> None:
+    said = run(
+        "--policy", policy, "--datapath", datapath, "--exclude-outbound-ports", "25,9000-9100",
+        "--exclude-outbound-cidrs", "10.96.0.0/12,fd00::/8",
+    ).output  # fmt: skip
+    words = " ".join(said.split())
+    assert "What goes to port 25 or 9000-9100 (TCP and UDP) is left alone: it is in the default class" in words
+    assert "What goes to an address in 10.96.0.0/12 or fd00::/8 is left alone: it is in the default class" in words
+    lines = said.splitlines()
+    for rule in ("-d 10.96.0.0/12", "-d fd00::/8", "-p tcp -m multiport --dports 25,9000:9100"):
+        excluded = lines.index(f"-A PODLANE-OUT {rule} -j RETURN")
+        assert "-A PODLANE-OUT -j PODLANE-CLASSES" in lines[excluded : excluded + 5]
+
+
 def test_a_policy_that_needs_no_marks_has_no_rules(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text("total: 10Mbit")
@@ -186,9 +201,11 @@ def test_a_policy_that_cannot_be_used_exits_with_2_and_says_why(tmp_path: Path) 
         (["--interface", "an-interface-too-long"], "is not an interface's name"),
         (["--interface", "eth0;reboot"], "is not an interface's name"),
         (["--total", "50"], "has no unit"),
+        (["--exclude-outbound-ports", "80;81"], "'80;81' is not a port"),
+        (["--exclude-outbound-cidrs", "10.0.0.1/8"], "Write 10.0.0.0/8"),
         (["--only", "nothing"], "nothing"),
     ],
-    ids=["long interface", "strange interface", "total without unit", "unknown section"],
+    ids=["long interface", "strange interface", "total without unit", "port", "network", "unknown section"],
 )
 def test_wrong_options_exit_with_2(policy: Path, arguments: list[str], words: str) -> None:
     result = run("--policy", policy, *arguments)

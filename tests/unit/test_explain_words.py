@@ -13,6 +13,7 @@ from podlane.explanation import (
     explain_policy,
 )
 from sidecar.datapath import Datapath
+from sidecar.netfilter.ruleset import CaptureSettings
 from tc_core.policy_file import parse_policy
 from tc_core.units import Rate
 
@@ -232,6 +233,6 @@ def test_a_datapath_is_recommended_with_the_reason(policy: str, words: str) -> N
 
 def test_what_stepping_aside_does_is_said() -> None:
     policy = parse_policy("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]")
-    said = explain_policy(policy, datapath=Datapath.STEP_ASIDE).captured
+    said = explain_policy(policy, CaptureSettings(datapath=Datapath.STEP_ASIDE)).captured
     assert said.startswith("Shown to the classifier: the first packets with data of TCP connections to any port except")
     assert "no connection goes through user space" in said

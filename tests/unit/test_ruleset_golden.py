@@ -15,7 +15,7 @@ from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from sidecar.netfilter.text import difference, render
 from tc_core.marks import ClassIds
-from tc_core.policy import TrafficPolicy
+from tc_core.policy import PortRange, TrafficPolicy
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ruleset"
 
@@ -37,7 +37,9 @@ def ruleset(traffic: TrafficPolicy, settings: CaptureSettings | None = None, **o
     return build_ruleset(traffic, ids, settings or CaptureSettings(), **options)
 
 
-ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, interface="eth0", exclude_ports=(15012,))
+ASIDE = CaptureSettings(
+    datapath=Datapath.STEP_ASIDE, interface="eth0", exclude_outbound_ports=(PortRange(15012, 15012),)
+)
 CASES = {
     "example": ruleset(policy(api=EXAMPLE, backup=BACKUP)),
     "example-draining": ruleset(policy(api=EXAMPLE, backup=BACKUP), capture=False),
@@ -85,8 +87,8 @@ CASES = {
         CaptureSettings(
             outbound_port=25101,
             silent_ports=(),
-            exclude_ports=(15012, 15443),
-            exclude_networks=(ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fd00:ec2::/32")),
+            exclude_outbound_ports=(PortRange(15012, 15012), PortRange(15443, 15450)),
+            exclude_outbound_cidrs=(ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fd00:ec2::/32")),
             route_table=25101,
             rule_preference=99,
             interface="eth0",

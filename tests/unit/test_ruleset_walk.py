@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.datapath import Datapath
 from sidecar.netfilter.rules import (
     Direction,
     Family,
@@ -32,7 +33,7 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.routing.flow import Address, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import DIVERT, OWN, ClassIds, Mark, class_id_of, class_mark
-from tc_core.policy import DEFAULT_CLASS, TrafficPolicy, TransportProtocol
+from tc_core.policy import DEFAULT_CLASS, PortRange, TrafficPolicy, TransportProtocol
 
 TCP, UDP, ICMP = TransportProtocol
 
@@ -165,6 +166,14 @@ policies = st.lists(st.lists(match_documents, min_size=1, max_size=3), max_size=
     )
 )
 silences = st.sampled_from([(), (25, 53, 3306), tuple(range(1, 60, 2))])
+exclusions = st.builds(
+    lambda ports, networks: CaptureSettings(
+        exclude_outbound_ports=tuple(PortRange.parse(p) for p in ports),
+        exclude_outbound_cidrs=tuple(ipaddress.ip_network(n) for n in networks),
+    ),
+    port_criteria,
+    st.lists(st.sampled_from(NETWORKS), max_size=2, unique=True),
+)
 
 
 def _flows(address: str, port: int, protocol: TransportProtocol) -> st.SearchStrategy[Flow]:
@@ -185,20 +194,34 @@ def first_packet(flow: Flow) -> Packet:
     return Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP, source=source)
 
 
+def excluded(target: Destination, capture: CaptureSettings) -> bool:
+    """What the two settings mean, without any rule."""
+    by_port = target.protocol.has_ports and any(target.port in ports for ports in capture.exclude_outbound_ports)
+    return by_port or any(target.address in network for network in capture.exclude_outbound_cidrs)
+
+
 @settings(max_examples=120)
-@given(policies, silences, st.lists(flows, min_size=1, max_size=12), st.booleans())
+@given(
+    policies,
+    silences,
+    st.one_of(st.just(CaptureSettings()), exclusions),
+    st.lists(flows, min_size=1, max_size=12),
+    st.booleans(),
+)
 def test_the_kernel_decides_what_the_table_decides(
-    policy: TrafficPolicy, silent: tuple[int, ...], drawn: list[Flow], running: bool
+    policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, drawn: list[Flow], running: bool
 ) -> None:
     ids = ClassIds.assign(c.name for c in policy.classes)
-    rules = build_ruleset(policy, ids, CaptureSettings(silent_ports=silent), capture=running)
+    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
     table = RoutingTable.of(policy, silent)
     for source, target in drawn:
         packet = output(rules.of(Family(target.address.version)), first_packet((source, target)))
-        undecided = table.undecided(target, source=source)
-        assert captured(packet) == (undecided and running)
+        left_alone = excluded(target, capture)
+        assert captured(packet) == (table.undecided(target, source=source) and running and not left_alone)
         assert has(packet.connmark, DIVERT) == captured(packet)
-        if captured(packet):
+        if left_alone:
+            assert packet.mark == 0
+        if captured(packet) or left_alone:
             continue
         # By content nobody can tell here, so the table goes by what the kernel sees too.
         name = table.route(target, source=source).class_name
@@ -276,12 +299,42 @@ def test_a_reused_tuple_starts_clean() -> None:
     assert (draining.mark, draining.connmark) == (SSH, 0x80)
 
 
-def test_excluded_ports_and_networks_are_not_captured_but_have_their_class() -> None:
-    rules = example(exclude_ports=(25, 443), exclude_networks=(ipaddress.ip_network("10.0.0.0/8"),))
-    assert output(rules, Packet(HERE, port=443)).mark == SSH
-    assert output(rules, Packet(HERE, port=25)).mark == 0
-    assert output(rules, Packet(TEN, port=9999)).mark == SSH
-    assert captured(output(rules, Packet(HERE, port=9999)))
+EXCLUDED = {
+    "a port that content may decide": Packet(HERE, port=25),
+    "a port that has a class": Packet(HERE, port=443),
+    "a port inside a range": Packet(HERE, port=9050),
+    "UDP to such a port": Packet(HERE, UDP, 443, syn=False),
+    "a network": Packet(TEN, port=9999),
+    "ICMP into a network": Packet(TEN, None, 0, syn=False),
+    "a reused tuple that was captured": Packet(TEN, port=9999, connmark=DIVERTED),
+    "an untracked connection": Packet(TEN, port=22, connmark=None, direction=None),
+}
+
+
+def excluding(datapath: Datapath = Datapath.RELAY) -> FamilyRules:
+    ports = tuple(PortRange.parse(p) for p in (25, 443, "9000-9100"))
+    return example(
+        exclude_outbound_ports=ports, exclude_outbound_cidrs=(ipaddress.ip_network("10.0.0.0/8"),), datapath=datapath
+    )
+
+
+@pytest.mark.parametrize("datapath", Datapath, ids=str)
+@pytest.mark.parametrize("case", EXCLUDED)
+def test_what_is_excluded_is_neither_captured_nor_in_a_class(case: str, datapath: Datapath) -> None:
+    packet = EXCLUDED[case]
+    done = output(excluding(datapath), replace(packet))
+    assert (done.mark, done.queue) == (0, None)
+    assert not done.connmark
+    assert output(example(datapath=datapath), replace(packet)) != done
+
+
+def test_what_is_not_excluded_is_as_ever() -> None:
+    assert captured(output(excluding(), Packet(HERE, port=9999)))
+    assert output(excluding(), Packet(HERE, port=22, syn=False)).mark == SSH
+
+
+def test_excluding_something_cuts_no_connection_that_is_captured() -> None:
+    assert captured(output(excluding(), Packet(TEN, port=9999, syn=False, connmark=DIVERTED)))
 
 
 def test_with_an_interface_only_what_leaves_by_it_is_touched() -> None:

@@ -1,0 +1,272 @@
+"""All workers together, seen from the main process: a :class:`~sidecar.server.ProxyServer` that is several.
+
+A *place* is a listener and whoever accepts from it now. A worker that dies is replaced in its place, with the policy
+in force; meanwhile what comes to its listener waits there. See :mod:`sidecar.workers` for the whole.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from socket import SocketType
+from typing import Final
+
+import structlog
+import trio
+
+from sidecar.config import LogFormat, LogLevel
+from sidecar.errors import WorkersError, single
+from sidecar.metrics import Crew
+from sidecar.routing.cached import Routing
+from sidecar.server import ServerSettings
+from sidecar.tallies import Tallies
+from sidecar.transport.edge import shared_listeners
+from sidecar.workers.count import shares
+from sidecar.workers.forkserver import ForkServer, HasDescriptor
+from sidecar.workers.member import Member
+from sidecar.workers.messages import Ask, Begin, Drain, Follow
+from tc_core.units import Duration
+
+log = structlog.get_logger(__name__)
+
+_ANSWER_S: Final = 1.0
+"""A worker answers between two rounds of its loop, 5 ms at most; who needs longer is not well."""
+_FOLLOW_S: Final = 5.0
+"""... but a new policy may wait so long for the last worker, which is replaced then."""
+_STUCK_S: Final = 10.0
+"""A worker that has said nothing for so long is replaced: new connections wait in its backlog in vain."""
+_DRAIN_MARGIN_S: Final = 5.0
+"""Beyond the grace period, for cutting what is left."""
+_MOST_DEATHS: Final = 5
+_DEATHS_WINDOW_S: Final = 60.0
+"""So many deaths in one place within a minute: it is no accident, and replacing on and on helps nobody. It also bounds
+the log lines."""
+_PAUSE_S: Final = 0.5
+"""Before a worker is replaced that ended as soon as it had begun."""
+
+Listen = Callable[[int, Sequence[int], int], list[list[SocketType]]]
+
+
+@dataclass(eq=False)
+class _Place:
+    number: int
+    listeners: list[SocketType]
+    settings: ServerSettings
+    worker: Member | None = None
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_DEATHS))
+
+
+class WorkerPool:
+    """Workers on one port."""
+
+    def __init__(
+        self,
+        forks: ForkServer,
+        count: int,
+        lock: HasDescriptor,
+        settings: ServerSettings,
+        routing: Routing,
+        gone: Tallies,
+        *,
+        log_format: LogFormat = LogFormat.CONSOLE,
+        log_level: LogLevel = LogLevel.INFO,
+        listen: Listen = shared_listeners,
+    ) -> None:
+        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended."""
+        self.routing = routing
+        """What workers follow from their start on; :meth:`follow` is for those that are there."""
+        self._forks = forks
+        self._count = count
+        self._lock = lock
+        self._settings = settings
+        self._gone = gone
+        self._begin = partial(Begin, log_format=log_format, log_level=log_level)
+        self._listen = listen
+        self._places: list[_Place] = []
+        self._keep: frozenset[str] = frozenset(routing.ids)
+        self._serial = 0
+        self._grace: Duration | None = None
+        self._ended = trio.Event()
+        self._cut = 0
+
+    @property
+    def active(self) -> int:
+        """Connections alive, as the workers last said."""
+        return sum(worker.active for worker in self._workers)
+
+    @property
+    def crew(self) -> Crew:
+        """Who is there, and what they have counted, as they last said."""
+        workers = self._workers
+        return Crew(len(workers), tuple(worker.tallies for worker in workers))
+
+    async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when all listen.
+
+        Raises PortInUseError, PrivilegeError, ConfigError, before anything is accepted; WorkersError when workers
+        cannot be had or die again and again.
+        """
+        settings = self._settings
+        groups = self._listen(settings.port, settings.families, self._count)
+        for number, (listeners, share) in enumerate(
+            zip(groups, shares(settings.max_connections, self._count), strict=True), 1
+        ):
+            self._places.append(_Place(number, listeners, replace(settings, max_connections=share)))
+        addresses = [listener.getsockname()[:2] for listener in groups[0]]
+        try:
+            async with trio.open_nursery() as nursery:
+                for place in self._places:
+                    await nursery.start(self._occupy, place)
+                log.info("workers are there", count=self._count, pids=[worker.pid for worker in self._workers])
+                task_status.started(addresses)
+        except BaseExceptionGroup as group:
+            raise single(group, WorkersError) or group from None
+        finally:
+            self._close_listeners()
+            self._ended.set()
+
+    async def follow(self, routing: Routing, keep: frozenset[str]) -> None:
+        """Put a policy in force in every worker. The tallies of classes outside ``keep`` are forgotten.
+
+        A worker that does not take it is killed, and the one in its place begins with it: when this returns, no worker
+        chooses by an older policy.
+        """
+        self.routing = routing
+        self._keep = keep
+        for worker in await self._tell(lambda serial: Follow(serial, routing.table, routing.ids, keep), _FOLLOW_S):
+            log.error("a worker does not take the new policy", pid=worker.pid)
+            await worker.kill()
+
+    async def ask(self) -> list[int]:
+        """Have every worker say where it stands; gives the numbers of those that are missing or do not answer."""
+        await self._tell(Ask, _ANSWER_S)
+        return [place.number for place in self._places if place.worker is None or place.worker.silent]
+
+    async def look_after(self) -> None:
+        """Ask, and kill those that have not answered for long, so that they are replaced."""
+        for worker in await self._tell(Ask, _ANSWER_S):
+            if trio.current_time() - worker.heard_at > _STUCK_S:
+                log.error("a worker does not answer", pid=worker.pid, seconds=round(_STUCK_S))
+                await worker.kill()
+
+    async def drain(self, grace: Duration) -> int:
+        """Stop accepting, wait until every connection has ended, cut what is left after ``grace``, and end ``run``.
+
+        Returns how many connections were cut. (Those of a worker that dies meanwhile are not counted.)
+        """
+        self._grace = grace
+        # First: when a worker closes its own, its listener must be closed. (A descriptor that is still open elsewhere
+        # also would stay in the worker's epoll.)
+        self._close_listeners()
+        for worker in self._workers:
+            worker.post(Drain(grace))
+        with trio.move_on_after(grace.seconds + _DRAIN_MARGIN_S):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            for worker in self._workers:
+                log.error("a worker does not end", pid=worker.pid)
+                await worker.kill()
+            await self._ended.wait()
+        return self._cut
+
+    def _draining(self) -> bool:
+        return self._grace is not None
+
+    @property
+    def _workers(self) -> list[Member]:
+        return [place.worker for place in self._places if place.worker is not None]
+
+    async def _tell(self, message: Callable[[int], Ask | Follow], patience: float) -> list[Member]:
+        """Send a message to all; gives those that have not answered it within ``patience`` seconds."""
+        self._serial += 1
+        serial = self._serial
+        workers = self._workers
+        for worker in workers:
+            worker.post(message(serial))
+        with trio.move_on_after(patience):
+            for worker in workers:
+                await worker.answer(serial)
+        return [worker for worker in workers if worker.silent and not worker.gone.is_set()]
+
+    async def _occupy(self, place: _Place, *, task_status: trio.TaskStatus[None]) -> None:
+        """See to it that a worker is in a place, until the pool drains."""
+        waited_for = True
+        while not self._draining():
+            began = trio.current_time()
+            how = "could not be started"
+            try:
+                worker = await self._start(place)
+            except OSError as error:
+                how += f": {error.strerror}"
+                pid = active = None
+            else:
+                try:
+                    async with worker.life():
+                        if waited_for and await worker.answer(1):
+                            task_status.started()
+                            waited_for = False
+                        await worker.gone.wait()
+                finally:
+                    self._retire(place, worker)
+                pid, active = worker.pid, worker.active
+                status = await self._forks.bury(worker.pid)
+                if worker.farewell is not None and self._draining():
+                    break
+                how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit code {status}"
+            if not self._draining():
+                self._note_death(place, how, pid, active)
+                if trio.current_time() - began < _PAUSE_S:
+                    await trio.sleep(_PAUSE_S)
+
+    async def _start(self, place: _Place) -> Member:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                forked = await self._forks.start([theirs, self._lock, *place.listeners])
+        except BaseException:
+            ours.close()
+            raise
+        worker = place.worker = Member(forked, ours)
+        worker.post(self._begin(place.number, place.settings))
+        self._serial += 1
+        worker.post(Follow(self._serial, self.routing.table, self.routing.ids, self._keep))
+        if self._grace is not None:
+            worker.post(Drain(self._grace))
+        return worker
+
+    def _retire(self, place: _Place, worker: Member) -> None:
+        """What it has counted stays counted. Without a turn for others in between, so that no sum ever goes back."""
+        place.worker = None
+        self._gone.add(worker.tallies.at_rest())
+        if worker.farewell is not None:
+            self._cut += worker.farewell.cut
+
+    def _note_death(self, place: _Place, how: str, pid: int | None, active: int | None) -> None:
+        now = trio.current_time()
+        place.deaths.append(now)
+        again = len(place.deaths) == _MOST_DEATHS and now - place.deaths[0] < _DEATHS_WINDOW_S
+        self._gone.workers_replaced += not again
+        log.error("a worker " + how, worker=place.number, pid=pid, connections_lost=active, replaced=not again)
+        if again:
+            raise WorkersError(
+                f"Workers die again and again: {_MOST_DEATHS} within a minute in one place, and the last one {how}. "
+                "The log says more if it was a mistake of Podlane; SIGKILL may mean that the memory limit is too low. "
+                "--workers 1 does without workers."
+            )
+
+    def _close_listeners(self) -> None:
+        for place in self._places:
+            for listener in place.listeners:
+                listener.close()
+            place.listeners.clear()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time one

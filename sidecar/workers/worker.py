@@ -1,0 +1,101 @@
+"""A worker process: a proxy on listeners that it was given, and the main process's messages."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from socket import SocketType
+
+import structlog
+import trio
+
+from sidecar.log import configure as configure_log
+from sidecar.routing.cached import Routing
+from sidecar.server import ProxyServer, tune_garbage_collector
+from sidecar.tallies import Tallies
+from sidecar.transport.edge import Edge, InheritedEdge
+from sidecar.workers.channel import GONE, Channel
+from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToMain, ToWorker
+from tc_core.units import Duration
+
+log = structlog.get_logger(__name__)
+
+MakeEdge = Callable[[Sequence[SocketType]], Edge]
+
+
+def work(descriptors: list[int], make_edge: MakeEdge = InheritedEdge) -> None:
+    """Be a worker until told to end. ``descriptors``: of the messages, the lock, which is only held, the listeners."""
+    messages, _, *inherited = descriptors
+    listeners = [SocketType(fileno=each) for each in inherited]
+    for listener in listeners:
+        listener.setblocking(False)
+    try:
+        trio.run(_work, socket.socket(fileno=messages), listeners, make_edge)
+    except BaseException:
+        log.exception("this worker cannot go on")
+        raise
+
+
+async def _work(messages: socket.socket, listeners: list[SocketType], make_edge: MakeEdge) -> None:
+    channel: Channel[ToMain, ToWorker] = Channel(messages)
+    begin, follow = await channel.receive(), await channel.receive()
+    if not isinstance(begin, Begin) or not isinstance(follow, Follow):
+        return  # the main process has gone
+    _begin_log(begin)
+    worker = Worker(channel, begin, follow, make_edge(listeners))
+    farewell = Farewell(await worker.run(follow.serial), worker.tallies)
+    with suppress(*GONE):
+        await channel.send(farewell)
+
+
+class Worker:
+    """One proxy, and what the main process wants of it."""
+
+    def __init__(self, channel: Channel[ToMain, ToWorker], begin: Begin, follow: Follow, edge: Edge) -> None:
+        self.tallies = Tallies()
+        self._channel = channel
+        self._server = ProxyServer(begin.settings, Routing(follow.table, follow.ids), self.tallies, edge=edge)
+        self._cut = 0
+
+    async def run(self, serial: int) -> int:
+        """Serve until drained, or until the main process has gone; how many connections a drain cut.
+
+        ``serial`` is answered once the listeners are heard.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._server.run)
+            tune_garbage_collector()
+            await self._report(serial)
+            while (message := await self._channel.receive()) is not None:
+                match message:
+                    case Follow():
+                        self._server.routing = Routing(message.table, message.ids)
+                        self.tallies.keep(message.keep)
+                        await self._report(message.serial)
+                    case Ask():
+                        await self._report(message.serial)
+                    case Drain():
+                        nursery.start_soon(self._drain, message.grace, nursery.cancel_scope)
+            nursery.cancel_scope.cancel()
+        return self._cut
+
+    async def _drain(self, grace: Duration, life: trio.CancelScope) -> None:
+        self._cut = await self._server.drain(grace)
+        life.cancel()
+
+    async def _report(self, serial: int) -> None:
+        # Shielded: the farewell must not follow half a report. With nobody to tell, the next message is the end.
+        with trio.CancelScope(shield=True), suppress(*GONE):
+            await self._channel.send(Report(serial, self._server.active, self.tallies))
+
+
+def _begin_log(begin: Begin) -> None:
+    """Log as the main process does, with the worker's number in each line."""
+
+    def sign(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["worker"] = begin.number
+        return event
+
+    configure_log(begin.log_format, begin.log_level)
+    structlog.configure(processors=[sign, *structlog.get_config()["processors"]])

@@ -1,0 +1,187 @@
+"""What the sidecar takes from a Pod's annotations, at its start and while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from downward import Volume, format_map
+
+from sidecar.config import LogLevel, SidecarSettings, load_settings
+from sidecar.datapath import Datapath
+from sidecar.errors import ConfigError
+from sidecar.policies import Wanted, load_wanted, reload_wanted, signature
+from tc_core.ports import PortRange
+from tc_core.units import Duration, Rate
+
+API = "[{name: api, rate: 1Mbit, match: {port: 80}}]"
+SHARED = "total: 50Mbit\nclasses: [{name: web, rate: 5Mbit, match: {port: 443}}]\n"
+
+
+def annotations(**said: str) -> str:
+    return format_map({f"podlane.io/{key.replace('_', '-')}": value for key, value in said.items()})
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path / "pod", "annotations", annotations(egress_bandwidth="10M"))
+
+
+@pytest.fixture
+def given(volume: Volume, tmp_path: Path) -> Callable[..., SidecarSettings]:
+    def make(*, shared: str | None = None, **options: object) -> SidecarSettings:
+        if shared is not None:
+            options["shared_policy"] = Volume(tmp_path / "policy", "policy.yaml", shared).file
+        return load_settings({"annotations": volume.file, **options})
+
+    return make
+
+
+Given = Callable[..., SidecarSettings]
+
+
+def test_what_annotations_do_not_say_is_as_it_was_given(given: Given) -> None:
+    settings = given(detection_timeout="2s", exclude_outbound_ports=(PortRange(25, 25),), log_level="error")
+    wanted = load_wanted(settings)
+    assert wanted.settings == settings
+    assert wanted.policy.total == Rate.parse("10Mbit")
+
+
+def test_what_annotations_say_wins(given: Given, volume: Volume) -> None:
+    settings = given(detection_timeout="2s", exclude_outbound_ports=(PortRange(25, 25),), log_level="error")
+    said = {"detection_timeout": "3s", "datapath": "step-aside", "log_level": "debug"}
+    volume.write(annotations(egress_bandwidth="10M", exclude_outbound_ports="80,90-99", exclude_outbound_cidrs="::/0", **said))  # fmt: skip
+    got = load_wanted(settings).settings
+    assert (got.detection_timeout, got.datapath, got.log_level) == (
+        Duration.parse("3s"),
+        Datapath.STEP_ASIDE,
+        LogLevel.DEBUG,
+    )
+    assert got.exclude_outbound_ports == (PortRange(80, 80), PortRange(90, 99))
+    assert got.exclude_outbound_cidrs == (ip_network("::/0"),)
+
+
+def test_an_empty_list_takes_the_place_of_a_default(given: Given, volume: Volume) -> None:
+    settings = given(exclude_outbound_ports=(PortRange(25, 25),))
+    volume.write(annotations(egress_bandwidth="10M", exclude_outbound_ports=""))
+    assert load_wanted(settings).settings.exclude_outbound_ports == ()
+
+
+def test_a_shared_policy_is_read_from_its_file(given: Given, volume: Volume) -> None:
+    volume.write(annotations(policy="lanes", classes=API))
+    wanted = load_wanted(given(shared=SHARED))
+    assert [c.name for c in wanted.policy.classes] == ["api", "web"]
+    assert wanted.shared_name == "lanes"
+
+
+def test_a_shared_policy_that_nobody_names_is_not_used(given: Given) -> None:
+    wanted = load_wanted(given(shared=SHARED))
+    assert (wanted.policy.total, wanted.policy.classes) == (Rate.parse("10Mbit"), ())
+
+
+def test_warnings_are_kept(given: Given, volume: Volume) -> None:
+    volume.write(format_map({"podlane.io/egress-bandwidth": "1M", "kubernetes.io/ingress-bandwidth": "1M"}))
+    assert len(load_wanted(given()).warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shared", "words"),
+    [
+        (annotations(egress_bandwidth="10Mbit"), None, "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity."),
+        (annotations(policy="lanes"), None, "podlane.io/policy: ConfigMap lanes is not mounted in this Pod."),
+        (annotations(policy="lanes"), "total: 5", "podlane.io/policy: ConfigMap lanes, policy.yaml: total: 5 has no unit."),
+        ("{}", None, 'Line 1 is not key="value".'),
+    ],
+    ids=["wrong value", "not mounted", "wrong shared policy", "another file"],
+)  # fmt: skip
+def test_an_error_names_the_annotation_and_the_remedy(
+    given: Given, volume: Volume, text: str, shared: str | None, words: str
+) -> None:
+    settings = given(shared=shared)
+    volume.write(text)
+    with pytest.raises(ConfigError) as error:
+        load_wanted(settings)
+    assert words in str(error.value)
+
+
+def test_files_that_cannot_be_read_are_named(given: Given, volume: Volume, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no file /nowhere/annotations"):
+        load_wanted(given(annotations="/nowhere/annotations"))
+    with pytest.raises(ConfigError, match=r"pod: It cannot be read: Is a directory\."):
+        load_wanted(given(annotations=volume.folder))
+    (tmp_path / "latin").write_bytes(b'a="\xe9"')
+    with pytest.raises(ConfigError, match=r"Not UTF-8 text \(byte 3\)"):
+        load_wanted(given(annotations=tmp_path / "latin"))
+    volume.write(annotations(policy="lanes"))
+    with pytest.raises(ConfigError, match=r"no ConfigMap lanes with the key policy\.yaml"):
+        load_wanted(given(shared_policy=tmp_path / "nothing"))
+
+
+# --- while it runs ---------------------------------------------------------------------------------------------------
+
+
+def changed(given: SidecarSettings, volume: Volume, running: Wanted | None = None, **said: str) -> Wanted:
+    running = running or load_wanted(given)
+    volume.write(annotations(**said))
+    return reload_wanted(given, running)
+
+
+def test_policy_and_exclusions_follow_the_annotations(given: Given, volume: Volume) -> None:
+    wanted = changed(given(), volume, egress_bandwidth="20M", exclude_outbound_ports="80")
+    assert wanted.policy.total == Rate.parse("20Mbit")
+    assert wanted.settings.exclude_outbound_ports == (PortRange(80, 80),)
+    assert wanted.warnings == ()
+
+
+def test_what_a_running_sidecar_cannot_change_stays_and_is_named(given: Given, volume: Volume) -> None:
+    settings = given()
+    later = {"detection_timeout": "3s", "datapath": "step-aside", "log_level": "debug", "cpu_limit": "1"}
+    wanted = changed(settings, volume, egress_bandwidth="20M", exclude_outbound_ports="80", **later)
+    assert wanted.settings == settings.model_copy(update={"exclude_outbound_ports": (PortRange(80, 80),)})
+    assert wanted.warnings == (
+        "Not in force before the Pod is made anew: podlane.io/detection-timeout (3s), podlane.io/datapath (step-aside), podlane.io/log-level (debug), podlane.io/cpu-limit (1).",
+    )
+    again = changed(settings, volume, wanted, egress_bandwidth="30M", **later)
+    assert again.warnings == wanted.warnings
+    back = changed(settings, volume, again, egress_bandwidth="30M")
+    assert back.warnings == ()
+
+
+def test_another_shared_policy_is_refused(given: Given, volume: Volume) -> None:
+    settings = given(shared=SHARED)
+    with pytest.raises(ConfigError, match="It names ConfigMap lanes now, but this Pod has none mounted"):
+        changed(settings, volume, policy="lanes")
+    running = load_wanted(settings)
+    with pytest.raises(ConfigError, match="It names ConfigMap others now, but this Pod has ConfigMap lanes mounted"):
+        changed(settings, volume, running, policy="others")
+    without = changed(settings, volume, running, egress_bandwidth="1M")
+    assert without.policy.classes == ()
+    assert changed(settings, volume, without, policy="lanes").policy == running.policy
+
+
+def test_a_policy_file_is_reloaded_as_ever(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("total: 5Mbit")
+    settings = load_settings({"policy": file, "total": "7Mbit"})
+    running = load_wanted(settings)
+    file.write_text(f"{{total: 5Mbit, classes: {API}}}")
+    wanted = reload_wanted(settings, running)
+    assert (wanted.policy.total, len(wanted.policy.classes)) == (Rate.parse("7Mbit"), 1)
+    assert (wanted.settings, wanted.warnings) == (settings, ())
+
+
+def test_the_signature_changes_with_any_of_the_files(given: Given, volume: Volume, tmp_path: Path) -> None:
+    settings = given(shared=SHARED)
+    assert load_wanted(settings).files == signature(settings)
+    seen = {signature(settings)}
+    volume.write(annotations(egress_bandwidth="10M"))
+    seen.add(signature(settings))
+    os.replace(volume.folder / "..data", volume.folder / "..gone")
+    seen.add(signature(settings))
+    (tmp_path / "policy/..version_1/policy.yaml").write_text(f"# changed\n{SHARED}")
+    seen.add(signature(settings))
+    assert len(seen) == 4
+    assert signature(settings) == signature(settings)

@@ -1,0 +1,187 @@
+"""Workers: how many, their shares, their messages, their sums, and a pool of them on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proxy_harness import routing
+
+from sidecar.datapath import Datapath
+from sidecar.metrics import Crew, Metrics
+from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.routing.flow import Destination
+from sidecar.server import ServerSettings
+from sidecar.tallies import Tallies
+from sidecar.transport.observer import ConnectionSummary, Outcome, Refusal
+from sidecar.workers.count import cgroup_cpus, shares, worker_count
+from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, Unframer, frame
+from tc_core.units import Duration
+
+TESTS = Path(__file__).parents[1]
+TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
+
+
+@pytest.mark.parametrize(
+    ("total", "parts", "each"),
+    [(10_000, 4, [2500] * 4), (10, 3, [4, 3, 3]), (3, 3, [1, 1, 1]), (7, 1, [7])],
+    ids=str,
+)
+def test_shares_add_up(total: int, parts: int, each: list[int]) -> None:
+    assert shares(total, parts) == each
+
+
+@pytest.mark.parametrize(
+    ("limits", "cpus"),
+    [
+        ({"a/b": "200000 100000"}, 2),
+        ({"a/b": "150000 100000"}, 2),
+        ({"a/b": "20000 100000"}, 1),
+        ({"a/b": "max 100000", "a": "300000 100000"}, 3),
+        ({"a/b": "400000 100000", "a": "100000 100000"}, 1),
+        ({"a/b": "max 100000"}, 1 << 20),
+        ({}, 1 << 20),
+    ],
+    ids=["two", "begun", "less than one", "the parent's", "the least", "no limit", "no file"],
+)
+def test_cpus_of_a_cgroup(tmp_path: Path, limits: dict[str, str], cpus: int) -> None:
+    own, cgroups = tmp_path / "own", tmp_path / "cgroups"
+    (cgroups / "a/b").mkdir(parents=True)
+    own.write_text("12:cpu:/x\n0::/a/b\n")
+    for folder, text in limits.items():
+        (cgroups / folder / "cpu.max").write_text(text + "\n")
+    assert cgroup_cpus(own, cgroups) == cpus
+
+
+def test_what_is_chosen_by_itself() -> None:
+    assert worker_count(3, 10_000, Datapath.RELAY) == 3
+    assert worker_count("auto", 10_000, Datapath.STEP_ASIDE) == 1
+    assert worker_count("auto", 1, Datapath.RELAY) == 1
+    assert 1 <= worker_count("auto", 10_000, Datapath.RELAY) <= len(os.sched_getaffinity(0))
+
+
+def counted() -> Tallies:
+    """A connection of each fate."""
+    tallies = Tallies()
+    for name in ("web", "web", "api"):
+        tallies.detected(TLS, 0.0002)
+        tallies.routed(name, Protocol.TLS)
+    destination = Destination.parse("192.0.2.1", 443)
+    client = ("192.0.2.2", 40000)
+    tallies.closed(ConnectionSummary(client, destination, "web", TLS, 10, 2000, 1.0, Outcome.COMPLETE))
+    tallies.refused(Refusal.NOT_DIVERTED)
+    return tallies
+
+
+def messages() -> list[Any]:
+    r = routing()
+    return [
+        Begin(2, ServerSettings(port=15101, max_connections=5)),
+        Follow(1, r.table, r.ids, frozenset({"named", "default"})),
+        Ask(2),
+        Drain(Duration.from_seconds(25)),
+        Report(2, 7, counted()),
+        Farewell(3, counted()),
+    ]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal; ids are a mapping, which has an equality of its own."""
+    if isinstance(one, Follow) and isinstance(other, Follow):
+        return (one.serial, one.table, dict(one.ids), one.keep) == (
+            other.serial,
+            other.table,
+            dict(other.ids),
+            other.keep,
+        )
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20], ids=["byte by byte", "in pieces", "all at once"])
+def test_messages_arrive_as_they_were_sent(step: int) -> None:
+    sent = messages()
+    data = b"".join(map(frame, sent))
+    unframer = Unframer()
+    got = [message for at in range(0, len(data), step) for message in unframer.feed(data[at : at + step])]
+    assert len(got) == len(sent)
+    assert all(map(same, sent, got))
+
+
+def test_a_frame_that_is_cut_short_is_no_message() -> None:
+    data = frame(Ask(1))
+    for end in range(len(data)):
+        assert list(Unframer().feed(data[:end])) == []
+
+
+def test_tallies_add_up() -> None:
+    total = Tallies()
+    for _ in range(2):
+        total.add(counted())
+    web = total.connections["web"]
+    assert (web.active, web.total, web.bytes_up, web.bytes_down) == (2, 4, 20, 4000)
+    assert total.connections["api"].by_protocol == {Protocol.TLS: 2}
+    assert total.detections == {(Protocol.TLS, Reason.FOUND): 6}
+    assert sum(total.detection_times) == 6
+    assert total.detection_seconds == pytest.approx(0.0012)
+    assert total.refusals == {Refusal.NOT_DIVERTED: 2}
+
+
+def test_whoever_is_gone_has_no_connections_and_has_had_them() -> None:
+    web = counted().at_rest().connections["web"]
+    assert (web.active, web.total, web.bytes_up) == (0, 2, 10)
+
+
+def test_metrics_are_the_sum_of_all_processes() -> None:
+    crew = Crew(2, (counted(), counted()))
+    metrics = Metrics(lambda: (), lambda: crew)
+    metrics.add(counted().at_rest())  # of one that is gone
+    metrics.workers_replaced += 1
+    text = metrics.render().decode()
+    for sample in (
+        'podlane_connections_active{class="web",protocol="tls"} 2.0',
+        'podlane_connections_total{class="web",protocol="tls"} 6.0',
+        'podlane_relayed_bytes_total{class="web",direction="up"} 30.0',
+        'podlane_detection_seconds_bucket{le="+Inf"} 9.0',
+        "podlane_workers 2.0",
+        "podlane_workers_replaced_total 1.0",
+    ):
+        assert f"\n{sample}\n" in text
+    assert metrics.in_use(["default"]) == {"default", "web", "api"}
+    assert metrics.connections["web"].total == 2, "asking must not count anything twice"
+
+
+def pool(*arguments: str) -> dict[str, Any]:
+    """Run the program that has a pool on loopback; see :mod:`worker_pool`."""
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "worker_pool.py"), *arguments],
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_a_pool_on_loopback() -> None:
+    seen = pool()
+    assert min(seen.pop("each")) > 0
+    assert seen == {
+        "missing": [],
+        "active": 40,
+        "detections": 40,
+        "renamed": 10,
+        "kept": 40,
+        "after a death": 50,
+        "alive after it": True,
+        "replaced": 1,
+        "by the next": 11,
+        "cut": True,
+        "at rest": [40, 11],
+        "all at rest": 0,
+        "present": 0,
+        "fork server": True,
+    }
