@@ -26,10 +26,14 @@ class Verb:
 VERBS: Final = (
     Verb("run", "Run a command in a namespace of its own, held to a policy."),
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
+    Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
     Verb("tc", "Show, change and undo traffic control of an interface, without a proxy."),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot."),
     Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
     Verb("classify", "Say what a policy would do to the traffic in a capture file."),
+    Verb("inject", "Put the sidecar into the Pods of a manifest."),
+    Verb("uninject", "Take it out again."),
+    Verb("ready", "Say whether this network namespace's sidecar is ready."),
     Verb("check", "Say what this kernel and these privileges allow."),
     Verb("version", "Print the version."),
 )

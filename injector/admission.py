@@ -1,0 +1,185 @@
+"""AdmissionReviews of ``admission.k8s.io/v1``: what the two webhooks answer. Pure, and total: any JSON has an answer.
+
+https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/ has the format. The API server
+shows a refusal's message after its own words, so it must stand alone; it cuts warnings at 256 characters.
+
+``mutate`` refuses what it cannot honour instead of leaving it to ``validate``: whoever runs only one of the two
+webhooks must not get Pods without their limits. ``validate`` refuses the same, and Pods that came out without what was
+to be put in: the mutating webhook was not reached, or somebody took it out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+from injector import pods
+from injector.containers import CAPABILITY, NAME, PREPARE
+from injector.defaults import InjectionDefaults
+from injector.errors import InjectionError, SharedPolicyError
+from injector.patch import patch
+from injector.plan import Skip, plan
+from pod_policy.annotations import INJECT_LABEL, KUBERNETES_EGRESS, PREFIX
+from pod_policy.effective import AnnotationsError
+
+__all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
+
+SharedPolicies = Callable[[str, str], str | None]
+"""By namespace and ConfigMap's name: the text of its key ``policy.yaml``, None when there is none of either. Raises
+:class:`SharedPolicyError` when it cannot be read now."""
+
+_API_VERSION: Final = "admission.k8s.io/v1"
+_LONGEST_WARNING: Final = 256
+"""Characters after which the API server cuts (k8s.io/apiserver, admission warnings)."""
+_REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid"}
+"""metav1.StatusReason of the codes that are used."""
+_WITHOUT_LIMITS: Final = f'To do without limits, set the Pod\'s label {INJECT_LABEL} to "false".'
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What of a review matters here. ``pod`` is None where there is nothing to decide."""
+
+    namespace: str
+    operation: str
+    pod: Mapping[str, Any] | None
+    before: Mapping[str, Any]
+
+
+class _MalformedError(Exception):
+    """Not a review of ours; whoever sent it is at fault."""
+
+
+def mutate(review: Any, defaults: InjectionDefaults, shared: SharedPolicies) -> dict[str, Any]:
+    """The mutating webhook's answer: a patch, nothing to do, or a refusal. Never raises, whatever JSON it is given."""
+    return _answer(review, partial(_mutate, defaults=defaults, shared=shared))
+
+
+def validate(review: Any, defaults: InjectionDefaults, shared: SharedPolicies) -> dict[str, Any]:
+    """The validating webhook's answer: allowed, or a refusal that says what to do. Never raises, likewise."""
+    return _answer(review, partial(_validate, defaults=defaults, shared=shared))
+
+
+def _mutate(
+    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
+) -> dict[str, Any]:
+    if request.operation != "CREATE":
+        return _allowed()
+    planned = plan(pod, defaults, partial(shared, request.namespace))
+    if isinstance(planned, Skip):
+        return _allowed(_told(planned))
+    response = _allowed(planned.warnings)
+    if found := patch(pod, planned):
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(found, separators=(",", ":")).encode()).decode()
+    return response
+
+
+def _validate(
+    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
+) -> dict[str, Any]:
+    created = request.operation == "CREATE"
+    if not created and _limits(pod) == _limits(request.before):
+        return _allowed()  # a Pod that could be created must stay changeable: its finalizers, say
+    planned = plan(pod, defaults, partial(shared, request.namespace))
+    if isinstance(planned, Skip):
+        return _allowed(_told(planned))
+    missing = [
+        f"{'volume' if key == pods.VOLUMES else 'container'} {pods.name_of(item)}"
+        for key in (pods.INIT_CONTAINERS, pods.CONTAINERS, pods.VOLUMES)
+        for item in planned.items[key]
+        if pods.name_of(item) not in pods.names(pod, key)
+    ]
+    if not created:
+        late = f"It runs without {', '.join(missing)}, so these annotations count only in a Pod that is created anew."
+        return _allowed((*planned.warnings, late) if missing else planned.warnings)
+    if missing:
+        raise InjectionError(
+            f"The Pod has limits, but came out of admission without {', '.join(missing)}: Podlane's mutating webhook "
+            f"was not reached, or another one took them out. Try again; if it stays so, ask your cluster's "
+            f"administrator. {_WITHOUT_LIMITS}"
+        )
+    _refuse_powerless(pod)
+    return _allowed(planned.warnings)
+
+
+def _limits(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotations that say something about limits."""
+    return {k: v for k, v in pods.annotations_of(pod).items() if k.startswith(PREFIX) or k == KUBERNETES_EGRESS}
+
+
+def _told(skip: Skip) -> tuple[str, ...]:
+    return (f"This Pod is not held to limits. {skip.reason}",) if skip.unexpected else ()
+
+
+def _refuse_powerless(pod: Mapping[str, Any]) -> None:
+    """Raise :class:`InjectionError` when something took away what our containers need."""
+    for container in pods.all_containers(pod):
+        if pods.name_of(container) not in (NAME, PREPARE):
+            continue
+        capabilities = pods.mapping(pods.mapping(container.get("securityContext")).get("capabilities"))
+        if not any(name in pods.listed(capabilities.get("add")) for name in (CAPABILITY, f"CAP_{CAPABILITY}", "ALL")):
+            raise InjectionError(
+                f"Something took the capability {CAPABILITY} from container {pods.name_of(container)}, without which "
+                f"no limit can be put in force. Have it allowed in this namespace. {_WITHOUT_LIMITS}"
+            )
+
+
+# --- reviews ---------------------------------------------------------------------------------------------------
+
+
+def _answer(review: Any, decide: Callable[[_Request, Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        request = _read(review)
+        response = _allowed() if request.pod is None else decide(request, request.pod)
+    except _MalformedError as error:
+        response = _refused(HTTPStatus.BAD_REQUEST, str(error))
+    except (AnnotationsError, InjectionError) as error:
+        response = _refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+    uid = pods.mapping(pods.mapping(review).get("request")).get("uid")
+    response["uid"] = uid if isinstance(uid, str) else ""
+    return {"apiVersion": _API_VERSION, "kind": "AdmissionReview", "response": response}
+
+
+def _read(review: Any) -> _Request:
+    document = pods.mapping(review)
+    if document.get("kind") != "AdmissionReview" or document.get("apiVersion") != _API_VERSION:
+        raise _MalformedError(f"This is not an AdmissionReview of {_API_VERSION}. Send what an API server sends.")
+    request = pods.mapping(document.get("request"))
+    if not isinstance(request.get("uid"), str) or not request["uid"]:
+        raise _MalformedError("The review has no request with a uid. Send what an API server sends.")
+    kind = pods.mapping(request.get("kind"))
+    operation, namespace = request.get("operation"), request.get("namespace")
+    about_pods = (kind.get("group") or "", kind.get("kind")) == ("", "Pod") and not request.get("subResource")
+    if not about_pods or operation not in ("CREATE", "UPDATE"):
+        return _Request("", "", None, {})
+    pod = request.get("object")
+    if not isinstance(pod, Mapping) or not isinstance(pod.get("spec"), Mapping):
+        raise _MalformedError("The review's object is not a Pod. Send what an API server sends.")
+    return _Request(
+        namespace=namespace if isinstance(namespace, str) else "",
+        operation=str(operation),
+        pod=pod,
+        before=pods.mapping(request.get("oldObject")),
+    )
+
+
+def _allowed(warnings: Iterable[str] = ()) -> dict[str, Any]:
+    response: dict[str, Any] = {"allowed": True}
+    if texts := [_short(f"podlane: {warning}") for warning in warnings]:
+        response["warnings"] = texts
+    return response
+
+
+def _refused(code: HTTPStatus, message: str) -> dict[str, Any]:
+    return {"allowed": False, "status": {"code": int(code), "reason": _REASONS[code], "message": message}}
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_WARNING else f"{line[: _LONGEST_WARNING - 3]}..."

@@ -1,0 +1,175 @@
+"""The few requests that the injector sends to the API server, as typed calls with errors that say what to do.
+
+https://kubernetes.io/docs/reference/using-api/api-concepts/ has the rules: paths, resourceVersion, patch types.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from injector.api_access import ApiAccess
+from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
+from injector.http_client import HttpAnswer, HttpClient, HttpError
+
+_PATIENCE: Final = 5.0
+"""Seconds for a request and its answer; an admission that waits for it has 10 by default."""
+_VERBS: Final = {"GET": "get", "PUT": "update", "POST": "create", "PATCH": "patch"}
+"""HTTP method -> RBAC verb (https://kubernetes.io/docs/reference/access-authn-authz/authorization/)."""
+STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
+
+Observer = Callable[[str, str, int], None]
+"""Told of each failure: verb, kind of object, status code (0: no answer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One object's place: ``group`` is the path in front of it, ``plural`` what RBAC calls it."""
+
+    group: str
+    plural: str
+    name: str
+    namespace: str | None = None
+
+    @property
+    def path(self) -> str:
+        return f"{self.collection}/{self.name}"
+
+    @property
+    def collection(self) -> str:
+        inside = f"/namespaces/{self.namespace}" if self.namespace else ""
+        return f"{self.group}{inside}/{self.plural}"
+
+    def __str__(self) -> str:
+        return f"{self.plural} {self.name}" + (f" in namespace {self.namespace}" if self.namespace else "")
+
+
+def secret(namespace: str, name: str) -> Resource:
+    return Resource("/api/v1", "secrets", name, namespace)
+
+
+def config_map(namespace: str, name: str) -> Resource:
+    return Resource("/api/v1", "configmaps", name, namespace)
+
+
+def webhook_configuration(kind: str, name: str) -> Resource:
+    """``kind`` is mutating or validating."""
+    return Resource("/apis/admissionregistration.k8s.io/v1", f"{kind}webhookconfigurations", name)
+
+
+class ApiServer:
+    """Asks one API server. All methods raise :class:`ApiError` or one of its kinds."""
+
+    def __init__(self, access: ApiAccess, observe: Observer = lambda _verb, _kind, _status: None) -> None:
+        self.access = access
+        self._observe = observe
+        self._client = HttpClient(access.host, access.port, access.tls, access.server_name)
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept."""
+        await self._client.aclose()
+
+    async def version(self) -> tuple[int, int]:
+        """The API server's major and minor version. ``/version`` needs no right of its own."""
+        document = await self._ask("GET", "/version", None)
+        try:
+            # Some distributions write "29+".
+            return int(document["major"]), int(str(document["minor"]).rstrip("+"))
+        except (KeyError, ValueError):
+            raise ApiError(
+                f"The API server at {self._place} says no version that is understood ({document.get('gitVersion')!r}). "
+                "Say with --native always or never which form the sidecar shall have."
+            ) from None
+
+    async def get(self, resource: Resource) -> dict[str, Any]:
+        return await self._ask("GET", resource.path, resource)
+
+    async def create(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises :class:`ConflictError` when there is one already."""
+        return await self._ask("POST", resource.collection, resource, document)
+
+    async def update(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace; ``document`` has the resourceVersion that was read. Raises :class:`ConflictError` if it is older."""
+        return await self._ask("PUT", resource.path, resource, document)
+
+    async def patch(self, resource: Resource, change: Mapping[str, Any]) -> dict[str, Any]:
+        """A strategic merge patch; with a resourceVersion in it, it raises :class:`ConflictError` as
+        :meth:`update` does.
+        """
+        return await self._ask("PATCH", resource.path, resource, change, STRATEGIC_MERGE)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.access.host}:{self.access.port}"
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        resource: Resource | None,
+        document: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        kind = resource.plural if resource else "version"
+        headers = {"user-agent": "podlane-injector"}
+        body = b""
+        if document is not None:
+            headers["content-type"] = content_type
+            body = json.dumps(document).encode()
+        try:
+            if self.access.token:
+                headers["authorization"] = f"Bearer {self.access.token()}"
+            with trio.fail_after(_PATIENCE):
+                answer = await self._client.request(method, self.access.base_path + path, headers, body)
+        except ApiAccessError as error:
+            self._observe(_VERBS[method], kind, 0)
+            raise ApiError(str(error)) from None
+        except (HttpError, trio.TooSlowError) as error:
+            self._observe(_VERBS[method], kind, 0)
+            reason = str(error) if isinstance(error, HttpError) else f"no answer within {_PATIENCE:g} s"
+            raise ApiError(f"The API server at {self._place} cannot be asked: {reason}.") from None
+        if answer.status >= 300 or answer.status < 200:
+            self._observe(_VERBS[method], kind, answer.status)
+            raise self._failure(answer, method, resource)
+        return _document(answer, self._place)
+
+    def _failure(self, answer: HttpAnswer, method: str, resource: Resource | None) -> ApiError:
+        said = _said(answer)
+        what = str(resource) if resource else "/version"
+        if answer.status == 401:
+            return ApiError(
+                f"The API server at {self._place} does not know who we are ({said}). "
+                f"Check the token or client certificate of {self.access.source}.", 401
+            )  # fmt: skip
+        if answer.status == 403:
+            return ApiError(
+                f"The injector may not {_VERBS[method]} {what} ({said}). "
+                f"Give its service account the verb {_VERBS[method]!r} on {resource.plural if resource else 'it'}.", 403
+            )  # fmt: skip
+        if answer.status == 404:
+            return NotFoundError(f"There are no {what}.", 404)
+        if answer.status == 409:
+            return ConflictError(f"{what} changed meanwhile ({said}).", 409)
+        return ApiError(f"The API server answered {answer.status} to {_VERBS[method]} {what}: {said}", answer.status)
+
+
+def _document(answer: HttpAnswer, place: str) -> dict[str, Any]:
+    try:
+        document = json.loads(answer.body)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise ApiError(f"What answers at {place} is no API server: its answer is not a JSON object.", answer.status)
+    return document
+
+
+def _said(answer: HttpAnswer) -> str:
+    """The message of a Status object, else the start of what came."""
+    try:
+        return str(json.loads(answer.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.body[:200].decode(errors="replace").strip() or "without a reason"

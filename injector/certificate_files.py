@@ -1,0 +1,82 @@
+"""A certificate and key in files, as cert-manager or an administrator's Secret is mounted, followed while they change.
+
+The kubelet replaces a mounted Secret by swapping a symbolic link (``..data``), so what is watched is which file is
+behind each path. Looking costs two stat(2) a second. A pair that cannot be used leaves the old one in place: half of a
+change may be there already.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from injector.errors import CertificateError
+from injector.tls import ServerTls
+
+_LOOK_EVERY: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+_Version = tuple[tuple[int, int, int, int], ...]
+
+
+class CertificateFiles:
+    """Loads the pair into ``tls`` when it has changed. ``on_load`` is told each time whether it could be used."""
+
+    def __init__(
+        self, certificate: Path, key: Path, tls: ServerTls, on_load: Callable[[bool], None] = lambda _ok: None
+    ) -> None:
+        self._paths = certificate, key
+        self._tls = tls
+        self._on_load = on_load
+        self._seen: _Version | None = None
+
+    def look(self) -> bool:
+        """Load what has changed since the last look. Says whether a new certificate is served.
+
+        Raises :class:`CertificateError` once for each version of the files that cannot be used.
+        """
+        try:
+            version = tuple(_version(path) for path in self._paths)
+            if version == self._seen:
+                return False
+            self._seen = version
+            chain, key = (path.read_bytes() for path in self._paths)
+        except OSError as error:
+            seen, self._seen = self._seen, ()
+            if seen == ():
+                return False
+            self._on_load(False)
+            raise CertificateError(
+                f"{error.filename} cannot be read: {error.strerror}. Name the files with --certificate and --key, "
+                "or have the injector make its own with --secret."
+            ) from None
+        try:
+            changed = self._tls.use(chain, key)
+        except CertificateError as error:
+            self._on_load(False)
+            raise CertificateError(f"{self._paths[0]}, {self._paths[1]}: {error}") from None
+        self._on_load(True)
+        return changed
+
+    async def follow(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await trio.sleep(_LOOK_EVERY)
+            try:
+                changed = self.look()
+            except CertificateError as error:
+                log.error("the certificate is not exchanged; the old one stays", error=str(error))
+            else:
+                if changed and self._tls.served:
+                    log.info("a new certificate is served", expires=self._tls.served.expires.isoformat())
+
+
+def _version(path: Path) -> tuple[int, int, int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

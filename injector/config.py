@@ -1,0 +1,198 @@
+"""The injector's settings: from the command line, else from ``PODLANE_INJECTOR_*`` variables, else the default."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from injector.defaults import InjectionDefaults
+from injector.errors import ConfigError, DefaultsError
+from injector.tls import TlsVersion
+from tc_core.units import Duration
+
+ENVIRONMENT: Final = "PODLANE_INJECTOR_"
+_DEFAULTS: Final = InjectionDefaults()
+_NAME: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+class Native(StrEnum):
+    """Whether Pods get a native sidecar (an init container that stays) or a classic container."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    """Read ``a,b`` or a list; an empty text is an empty list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError(f"{value!r} is not a list. Write names with commas.")
+    return tuple(text for part in parts if (text := str(part).strip()))
+
+
+def _some_time(value: object) -> Duration:
+    duration = Duration.parse(value)
+    if not duration.nanoseconds:
+        raise ValueError("Zero leaves no time. Write how long, as in 10s.")
+    return duration
+
+
+DurationSetting = Annotated[Duration, NoDecode, PlainValidator(Duration.parse), PlainSerializer(str)]
+TimeSetting = Annotated[Duration, NoDecode, PlainValidator(_some_time), PlainSerializer(str)]
+NamesSetting = Annotated[tuple[str, ...], NoDecode, PlainValidator(_listed)]
+PortSetting = Annotated[int, Field(ge=0, le=65535)]
+
+
+class InjectorSettings(BaseSettings):
+    """Everything that can be set; ``PODLANE_INJECTOR_`` and a field's name in capitals is its environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
+
+    address: str = Field("", description="address to listen on; all when left out")
+    port: PortSetting = Field(8443, description="port of the webhooks (HTTPS)")
+    metrics_port: PortSetting = Field(8080, description="port of metrics and health (plain HTTP)")
+    tls_version: TlsVersion = Field(TlsVersion.TLS_1_3, description="oldest version of TLS that is spoken")
+    certificate: Path | None = Field(None, description="certificate chain to serve (PEM file)")
+    key: Path | None = Field(None, description="its private key (PEM file)")
+    secret: str = Field("", description="instead of files: the Secret for certificates of the injector's own making")
+    service: str = Field("podlane-injector", description="the Service that its certificate is for")
+    names: NamesSetting = Field((), description="further names and addresses that its certificate is for")
+    mutating_webhook: str = Field("", description="MutatingWebhookConfiguration that has to trust the certificate")
+    validating_webhook: str = Field("", description="ValidatingWebhookConfiguration that has to trust it")
+    ca_lifetime: TimeSetting = Field(
+        Duration.from_seconds(365 * 86400), description="how long an authority of its own making is valid"
+    )
+    certificate_lifetime: TimeSetting = Field(
+        Duration.from_seconds(30 * 86400), description="how long a serving certificate of its own making is valid"
+    )
+    ca_overlap: TimeSetting = Field(
+        Duration.from_seconds(600), description="how long a new authority is trusted before it signs"
+    )
+    kubeconfig: Path | None = Field(None, description="how to reach the API server from outside the cluster")
+    context: str | None = Field(None, description="context of the kubeconfig")
+    namespace: str = Field("", description="namespace of the Secret and the Service; the Pod's or the context's")
+    deadline: TimeSetting = Field(
+        Duration.from_seconds(9), description="longest time for an answer; less when the API server says so"
+    )
+    shared_policy_ttl: DurationSetting = Field(
+        Duration.from_seconds(10),
+        description="how long a ConfigMap with a shared policy is used before it is read again",
+    )
+    linger: DurationSetting = Field(
+        Duration.from_seconds(5), description="how long requests are still taken after SIGTERM, while Endpoints change"
+    )
+    grace: DurationSetting = Field(Duration.from_seconds(15), description="how long running requests may then go on")
+    native: Native = Field(
+        Native.AUTO, description="native sidecars: always, never, or when the API server is 1.29 or later"
+    )
+    image: str = Field("", description="image of the sidecar; this version's when left out")
+    image_pull_policy: str | None = Field(None, description="imagePullPolicy of the sidecar")
+    image_pull_secrets: NamesSetting = Field((), description="imagePullSecrets that Pods get")
+    cpu_request: str | None = Field(_DEFAULTS.cpu_request, description="CPU request of the sidecar")
+    cpu_limit: str | None = Field(_DEFAULTS.cpu_limit, description="CPU limit of the sidecar")
+    memory_request: str | None = Field(_DEFAULTS.memory_request, description="memory request of the sidecar")
+    memory_limit: str | None = Field(_DEFAULTS.memory_limit, description="memory limit of the sidecar")
+    sidecar_environment: NamesSetting = Field((), description="further settings of the sidecar, as PODLANE_GRACE=20s")
+    log_format: Literal["console", "json"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("names")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not _NAME.fullmatch(name) and not _is_address(name):
+                raise ValueError(f"{name!r} is no name that a certificate can have. Write a host name or an address.")
+        return names
+
+    @field_validator("cpu_request", "cpu_limit", "memory_request", "memory_limit", "image_pull_policy")
+    @classmethod
+    def _empty_is_none(cls, value: str | None) -> str | None:
+        return value or None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        files = self.certificate is not None or self.key is not None
+        if files and self.secret:
+            raise ValueError(
+                "Certificates come from files or from a Secret, not both. Leave out --secret, or the files."
+            )
+        if files and (self.certificate is None or self.key is None):
+            raise ValueError("A certificate needs its key. Give both --certificate and --key.")
+        if not files and not self.secret:
+            raise ValueError(
+                "There is no certificate to serve. Name its files with --certificate and --key, or with --secret a "
+                "Secret in which the injector keeps certificates of its own."
+            )
+        if self.port and self.port == self.metrics_port:
+            raise ValueError(f"--port and --metrics-port: both are {self.port}. Change one.")
+        if self.certificate_lifetime.seconds + self.ca_overlap.seconds > self.ca_lifetime.seconds / 3:
+            # An authority is replaced when a third of its life is left.
+            raise ValueError(
+                f"--ca-lifetime: {self.ca_lifetime} is too short. Write at least three times what "
+                "--certificate-lifetime and --ca-overlap are together."
+            )
+        try:
+            self.defaults(native=True)
+        except DefaultsError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def defaults(self, *, native: bool) -> InjectionDefaults:
+        """What the injected containers get; ``native`` as it was decided."""
+        return InjectionDefaults(
+            image=self.image,
+            image_pull_policy=self.image_pull_policy,
+            image_pull_secrets=self.image_pull_secrets,
+            native=native,
+            cpu_request=self.cpu_request,
+            cpu_limit=self.cpu_limit,
+            memory_request=self.memory_request,
+            memory_limit=self.memory_limit,
+            environment=tuple(_variable(text) for text in self.sidecar_environment),
+        )
+
+    def certificate_names(self, namespace: str) -> tuple[str, ...]:
+        """The names by which API servers know the Service, and those that were given."""
+        inside = f"{self.service}.{namespace}"
+        of_service = (f"{inside}.svc", f"{inside}.svc.cluster.local", inside, self.service) if self.service else ()
+        return tuple(dict.fromkeys((*of_service, *self.names)))
+
+
+def load_settings(overrides: dict[str, Any]) -> InjectorSettings:
+    """Settings with what the command line gave; raises :class:`ConfigError` naming the setting and the remedy."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return InjectorSettings(**given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, given) for e in error.errors(include_url=False))) from None
+
+
+def _explain(error: Any, given: dict[str, Any]) -> str:
+    reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
+    if not error["loc"]:
+        return str(reason)
+    key = str(error["loc"][0])
+    where = f"--{key.replace('_', '-')}" if key in given else f"{ENVIRONMENT}{key.upper()}"
+    return f"{where}: {reason}"
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise DefaultsError(f"{text!r} has no value. Write NAME=VALUE, as in PODLANE_GRACE=20s.")
+    return name, value
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,174 @@
+"""The containers and volumes that are put into a Pod, as plain data of core/v1. Pure.
+
+Native form (Kubernetes 1.29 and later): one init container with ``restartPolicy: Always``. The kubelet starts what
+follows when the startup probe has succeeded, and stops it after the application. A sidecar that cannot get ready keeps
+the application from starting.
+
+Classic form: an init container that comes last and a container that comes first.
+
+* ``podlane-prepare`` puts everything in force and leaves it there: classes, marks, and the rules that capture. From
+  then on a captured connection waits for a listener, so the application never talks unshaped, and an application whose
+  limits cannot be put in force never starts. Nothing that talks may come between the two: it would wait for ever.
+* ``podlane`` adopts what it finds and listens. Its postStart hook ends when it is ready, and the kubelet starts the
+  next container only then, so the application does not meet connections that wait, either.
+* The hook alone would not do: when it fails the kubelet goes on with the next container (kuberuntime, SyncPod).
+* Both are stopped at once, so a preStop hook keeps the sidecar for the application's last new connections; those that
+  run are drained after it.
+* A Pod that ends by itself, whose policy needs no proxy, gets ``podlane-prepare`` only: what the kernel decides stays
+  in force without any process, and a container would keep a Job's Pod alive for ever.
+
+Why root, when the image is not: capabilities that are added reach a process of another user only by file capabilities,
+which ``allowPrivilegeEscalation: false`` (no_new_privs) turns off, or as ambient ones, which Kubernetes cannot give.
+Root here has NET_ADMIN and nothing else: it may not even read files of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from injector.defaults import InjectionDefaults
+from pod_policy.effective import Resources
+
+NAME: Final = "podlane"
+PREPARE: Final = "podlane-prepare"
+_POD_VOLUME: Final = "podlane-pod"
+_POLICY_VOLUME: Final = "podlane-policy"
+_RUN_VOLUME: Final = "podlane-run"
+RESERVED_VOLUMES: Final = (_POD_VOLUME, _POLICY_VOLUME, _RUN_VOLUME)
+CAPABILITY: Final = "NET_ADMIN"
+"""The one that is needed, as Kubernetes writes it."""
+
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_POD_FOLDER: Final = "/etc/podlane/pod"
+_POLICY_FOLDER: Final = "/etc/podlane/policy"
+_READY: Final = ["podlane", "ready"]
+_STARTUP_SECONDS: Final = 120
+"""How long the first start may take, with modules to load on a busy node, before the kubelet starts it anew."""
+_PROBE_TIMEOUT: Final = 5
+"""Seconds; the probe starts an interpreter, 0.1 s of CPU that a small limit stretches."""
+_MARGIN: Final = 5
+"""Seconds between the end of the drain and the kubelet's SIGKILL, for removing what was installed."""
+_LINGER: Final = 5
+"""Seconds for which a classic sidecar ignores its end: time for the application to say its last, and for endpoints to
+forget the Pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """How a Pod's terminationGracePeriodSeconds is spent: seconds of ``linger`` (preStop), then of ``drain``."""
+
+    linger: int
+    drain: int
+
+    @classmethod
+    def of(cls, period: int, *, native: bool) -> Grace:
+        """Share out ``period``; where it is short, half of it is for the drain."""
+        linger = 0 if native else min(_LINGER, period // 6)
+        left = period - linger
+        return cls(linger, max(left - _MARGIN, left // 2))
+
+
+def sidecar(defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None) -> dict[str, Any]:
+    """The container that runs for as long as the application does; ``shared`` is the ConfigMap's name."""
+    container = _container(NAME, [], defaults, resources, grace, shared)
+    if defaults.native:
+        container["restartPolicy"] = "Always"
+        container["startupProbe"] = {
+            "exec": {"command": _READY},
+            "periodSeconds": 1,
+            "timeoutSeconds": _PROBE_TIMEOUT,
+            "failureThreshold": _STARTUP_SECONDS,
+        }
+    else:
+        container["lifecycle"] = {"postStart": {"exec": {"command": [*_READY, "--wait", f"{_STARTUP_SECONDS}s"]}}}
+        if grace.linger:
+            container["lifecycle"]["preStop"] = {"exec": {"command": ["sleep", str(grace.linger)]}}
+    if defaults.settings["PODLANE_ADMIN_ADDRESS"] not in _LOOPBACK:
+        container["ports"] = [{"name": "podlane-admin", "containerPort": defaults.admin_port, "protocol": "TCP"}]
+    return container
+
+
+def prepare(defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None) -> dict[str, Any]:
+    """The init container of the classic form."""
+    return _container(PREPARE, ["--prepare"], defaults, resources, grace, shared)
+
+
+def volumes(shared: str | None) -> list[dict[str, Any]]:
+    """What the containers mount."""
+    fields = [{"path": "annotations", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations"}}]
+    result: list[dict[str, Any]] = [{"name": _POD_VOLUME, "downwardAPI": {"items": fields}}]
+    if shared is not None:
+        result.append({"name": _POLICY_VOLUME, "configMap": {"name": shared}})
+    # In memory, so that the cluster autoscaler does not take it for data that keeps the Pod on its node.
+    result.append({"name": _RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+    return result
+
+
+def _container(
+    name: str,
+    arguments: Sequence[str],
+    defaults: InjectionDefaults,
+    resources: Resources,
+    grace: Grace,
+    shared: str | None,
+) -> dict[str, Any]:
+    command = ["podlane", "sidecar", *arguments, "--annotations", f"{_POD_FOLDER}/annotations"]
+    mounts: list[dict[str, Any]] = [{"name": _POD_VOLUME, "mountPath": _POD_FOLDER, "readOnly": True}]
+    if shared is not None:
+        command += ["--shared-policy", f"{_POLICY_FOLDER}/policy.yaml"]
+        mounts.append({"name": _POLICY_VOLUME, "mountPath": _POLICY_FOLDER, "readOnly": True})
+    mounts.append({"name": _RUN_VOLUME, "mountPath": "/run"})  # legacy iptables locks /run/xtables.lock
+    container: dict[str, Any] = {"name": name, "image": defaults.image}
+    if defaults.image_pull_policy is not None:
+        container["imagePullPolicy"] = defaults.image_pull_policy
+    container["command"] = command
+    container["env"] = _environment(defaults, grace)
+    if found := _resources(defaults, resources):
+        container["resources"] = found
+    container["volumeMounts"] = mounts
+    container["securityContext"] = _security()
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # the reason, in `kubectl describe pod`
+    return container
+
+
+def _environment(defaults: InjectionDefaults, grace: Grace) -> list[dict[str, str]]:
+    """All written out: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL, as Services do."""
+    settings = {"PODLANE_GRACE": f"{grace.drain}s", **defaults.settings}
+    return [{"name": name, "value": settings[name]} for name in sorted(settings)]
+
+
+def _resources(defaults: InjectionDefaults, own: Resources) -> dict[str, dict[str, str]]:
+    """What the Pod's annotations ask for, else the defaults, which never contradict them."""
+    result: dict[str, dict[str, str]] = {}
+    for resource in ("cpu", "memory"):
+        request, limit = getattr(own, f"{resource}_request"), getattr(own, f"{resource}_limit")
+        usual_request = defaults.quantity(f"{resource}_request")
+        usual_limit = defaults.quantity(f"{resource}_limit")
+        if request is None:
+            request = usual_request if limit is None or usual_request is None else min(usual_request, limit, key=_value)
+        if limit is None:
+            limit = usual_limit if request is None or usual_limit is None else max(usual_limit, request, key=_value)
+        for part, quantity in (("requests", request), ("limits", limit)):
+            if quantity is not None:
+                result.setdefault(part, {})[resource] = quantity.text
+    return dict(sorted(result.items(), reverse=True))
+
+
+def _value(quantity: Any) -> Any:
+    return quantity.value
+
+
+def _security() -> dict[str, Any]:
+    """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"add": [CAPABILITY], "drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsGroup": 0,
+        "runAsNonRoot": False,
+        "runAsUser": 0,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }

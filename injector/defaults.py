@@ -1,0 +1,93 @@
+"""What the injector's administrator decides about the containers that Pods get; annotations win where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from injector.errors import DefaultsError
+from pod_policy.errors import QuantityError
+from pod_policy.quantities import Quantity
+
+ADMIN_PORT: Final = 15109
+"""The sidecar's own default (sidecar.config.ADMIN_PORT, which this package may not import; a test compares them)."""
+OUTBOUND_PORT: Final = 15101
+"""Likewise: where captured connections arrive."""
+PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
+"""Values of imagePullPolicy (https://kubernetes.io/docs/concepts/containers/images/)."""
+_USUAL: Final = {
+    "PODLANE_ADMIN_ADDRESS": "127.0.0.1",
+    "PODLANE_ADMIN_PORT": str(ADMIN_PORT),
+    "PODLANE_LOG_FORMAT": "json",
+}
+"""What the sidecar is told unless the administrator's environment says otherwise."""
+_GIVEN: Final = ("PODLANE_POLICY", "PODLANE_ANNOTATIONS", "PODLANE_SHARED_POLICY")
+"""Settings that say where the policy comes from, which injection decides."""
+
+
+@cache
+def product_version() -> str:
+    """Podlane's version, as installed; ``0`` where it runs from its source only."""
+    try:
+        return version("podlane")
+    except PackageNotFoundError:
+        return "0"
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionDefaults:
+    """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
+
+    ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``native`` chooses the form: an
+    init container with restartPolicy Always (Kubernetes 1.29 and later), else a classic container with an init
+    container before it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a name counts.
+    """
+
+    image: str = ""
+    image_pull_policy: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    native: bool = True
+    cpu_request: str | None = "20m"
+    cpu_limit: str | None = None
+    memory_request: str | None = "64Mi"
+    memory_limit: str | None = "256Mi"
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image:
+            object.__setattr__(self, "image", f"podlane:{product_version()}")
+        if self.image_pull_policy not in (None, *PULL_POLICIES):
+            raise DefaultsError(
+                f"{self.image_pull_policy!r} is not an imagePullPolicy. Write {', '.join(PULL_POLICIES)}."
+            )
+        for name in ("cpu_request", "cpu_limit", "memory_request", "memory_limit"):
+            try:
+                self.quantity(name)
+            except QuantityError as error:
+                raise DefaultsError(f"{name.replace('_', '-')}: {error}") from None
+        for name, _ in self.environment:
+            if not name.startswith("PODLANE_") or name in _GIVEN:
+                raise DefaultsError(f"{name} cannot be set. Name a setting of the sidecar, as PODLANE_MAX_CONNECTIONS.")
+        port = self.settings["PODLANE_ADMIN_PORT"]
+        if not port.isdecimal() or not 1 <= int(port) <= 65535 or int(port) == OUTBOUND_PORT:
+            raise DefaultsError(
+                f"PODLANE_ADMIN_PORT cannot be {port}: readiness is asked for there, and {OUTBOUND_PORT} is where "
+                f"captured connections arrive. Choose another from 1 to 65535, as {ADMIN_PORT}."
+            )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The sidecar's environment, but for what depends on the Pod."""
+        return {**_USUAL, **dict(self.environment)}
+
+    @property
+    def admin_port(self) -> int:
+        """Where the sidecar's admin server listens."""
+        return int(self.settings["PODLANE_ADMIN_PORT"])
+
+    def quantity(self, name: str) -> Quantity | None:
+        """One of the four resources, read."""
+        text = getattr(self, name)
+        return None if text is None else Quantity.parse(text)

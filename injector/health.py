@@ -1,0 +1,69 @@
+"""Whether Pods can be answered for, and what is missing; ``/healthz``, ``/readyz`` and ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from injector.exchange import Answer, Handler, Request
+from injector.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+
+class Readiness:
+    """What is still missing, by part; ready when nothing is. Each part reports by :meth:`report`."""
+
+    def __init__(self, metrics: Metrics, *parts: str) -> None:
+        self._metrics = metrics
+        self._missing = {part: f"the {part} is not there yet" for part in parts}
+
+    @property
+    def ready(self) -> bool:
+        return not self._missing
+
+    def report(self, part: str, trouble: str | None) -> None:
+        """``trouble`` keeps the injector from being ready; None: this part is in order."""
+        was = self.ready
+        if trouble is None:
+            self._missing.pop(part, None)
+        else:
+            self._missing[part] = trouble
+        self._metrics.ready.set(self.ready)
+        if self.ready != was:
+            log.info("ready") if self.ready else log.info("not ready", because=trouble)
+
+    def arrived(self, part: str, trouble: str | None) -> None:
+        """As :meth:`report`, but what has once been in order stays so: it can still be used."""
+        if trouble is None or part in self._missing:
+            self.report(part, trouble)
+
+    def has(self, part: str) -> bool:
+        """Whether this part is in order."""
+        return part not in self._missing
+
+    def explain(self) -> str:
+        return "; ".join(f"{part}: {trouble}" for part, trouble in self._missing.items())
+
+
+def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
+    """For probes. An answer proves that the event loop turns, which is all that ``/healthz`` says."""
+
+    async def healthz(_request: Request) -> Answer:
+        return Answer.text(200, "ok")
+
+    async def readyz(_request: Request) -> Answer:
+        return Answer.text(200, "ok") if readiness.ready else Answer.text(503, f"not ready: {readiness.explain()}")
+
+    return {"/healthz": healthz, "/readyz": readyz}
+
+
+def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
+    """For Prometheus."""
+
+    async def render(_request: Request) -> Answer:
+        return Answer(200, metrics.render(), CONTENT_TYPE_LATEST)
+
+    return {"/metrics": render}

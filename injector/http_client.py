@@ -1,0 +1,142 @@
+"""A small HTTP/1.1 client on trio and h11, with connections kept alive: what talking to one API server needs.
+
+Not httpx: h11 and trio are here anyway, httpx has had no release for long, and its pool and codecs would be a quarter
+of the injector's memory.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+import trio
+
+_CHUNK: Final = 64 * 1024
+_MAX_ANSWER: Final = 8 * 2**20
+"""Bytes of an answer's body; the largest object that an API server stores is 1.5 MiB, in JSON and base64 some more."""
+_MAX_IDLE: Final = 4
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """An answer's status code and body."""
+
+    status: int
+    body: bytes
+
+
+class HttpError(Exception):
+    """There was no answer, or none that is HTTP; the text says what happened."""
+
+
+class HttpClient:
+    """Requests to one host. ``tls`` gives the context for each new connection, None for plain HTTP."""
+
+    def __init__(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None, server_name: str) -> None:
+        self._host, self._port = host, port
+        self._tls = tls
+        self._server_name = server_name
+        self._idle: list[tuple[h11.Connection, Stream]] = []
+
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> HttpAnswer:
+        """Ask once, on a kept connection where there is one. Raises :class:`HttpError`; has no time limit of its own.
+
+        A kept connection may have been closed meanwhile. When it ends before its answer the request is sent once more
+        on a new one, which is safe for everything here: writes carry a resourceVersion.
+        """
+        while self._idle:
+            connection, stream = self._idle.pop()
+            with suppress(OSError, HttpError, trio.BrokenResourceError, trio.ClosedResourceError):
+                return await self._exchange(connection, stream, method, target, headers or {}, body)
+        try:
+            stream = await self._connect()
+            return await self._exchange(h11.Connection(h11.CLIENT), stream, method, target, headers or {}, body)
+        except trio.BrokenResourceError as error:
+            raise HttpError(_why(error)) from None
+        except OSError as error:
+            raise HttpError(error.strerror or str(error)) from None
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            await trio.aclose_forcefully(self._idle.pop()[1])
+
+    async def _connect(self) -> Stream:
+        stream = await trio.open_tcp_stream(self._host, self._port)
+        if self._tls is None:
+            return stream
+        secure = trio.SSLStream(stream, self._tls(), server_hostname=self._server_name, https_compatible=True)
+        try:
+            await secure.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return secure
+
+    async def _exchange(
+        self,
+        connection: h11.Connection,
+        stream: Stream,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> HttpAnswer:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        fields = {"host": f"{host}:{self._port}", "accept": "application/json", **headers}
+        if body:
+            fields["content-length"] = str(len(body))
+        try:
+            request = h11.Request(method=method, target=target, headers=list(fields.items()))
+            data = connection.send(request) or b""
+            data += connection.send(h11.Data(data=body)) or b""
+            data += connection.send(h11.EndOfMessage()) or b""
+            await stream.send_all(data)
+            answer = await self._read(connection, stream)
+        except h11.ProtocolError as error:
+            await trio.aclose_forcefully(stream)
+            raise HttpError(f"not HTTP: {error}") from None
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        if connection.our_state is h11.DONE and connection.their_state is h11.DONE and len(self._idle) < _MAX_IDLE:
+            connection.start_next_cycle()
+            self._idle.append((connection, stream))
+        else:
+            await trio.aclose_forcefully(stream)
+        return answer
+
+    async def _read(self, connection: h11.Connection, stream: Stream) -> HttpAnswer:
+        status, parts, size = 0, [], 0
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(bytes(await stream.receive_some(_CHUNK)))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                parts.append(bytes(event.data))
+                size += len(event.data)
+                if size > _MAX_ANSWER:
+                    raise HttpError(f"the answer is longer than {_MAX_ANSWER} bytes")
+            elif isinstance(event, h11.EndOfMessage):
+                return HttpAnswer(status, b"".join(parts))
+            elif isinstance(event, h11.ConnectionClosed):
+                raise HttpError("the connection was closed without an answer")
+
+
+def _why(error: trio.BrokenResourceError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed: {cause.reason or cause}"
+    return "the connection broke"

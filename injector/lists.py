@@ -1,0 +1,187 @@
+"""The lists of a Pod's spec before and after: what of them is the injector's, and what changes. Pure.
+
+A list is never replaced, and what is not ours neither moves nor changes: items are taken out and put in one by one.
+Both forms of an injection, the JSON patch and the edited manifest, are made of these changes.
+
+When the Pod carries the very status that would be written, what other webhooks have changed in our containers since
+then (Istio rewrites probes, the API server mounts a token) stays; only missing items and wrong positions are put right.
+With another status (annotations, defaults or Podlane's version have changed) ours are made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from injector.pods import (
+    CONTAINERS,
+    INIT_CONTAINERS,
+    PULL_SECRETS,
+    RESERVED,
+    VOLUMES,
+    annotations_of,
+    metadata_of,
+    name_of,
+    spec_of,
+)
+from injector.positions import position
+from injector.status import Status
+from pod_policy.annotations import STATUS
+
+LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)
+"""The lists of a spec that an injection changes."""
+
+Items = Mapping[str, tuple[Mapping[str, Any], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListChange:
+    """How one list changes: first items are ``removed`` (indices before), then ``added`` (index after, and item).
+
+    ``create``: there was no list; ``drop``: there is none after it.
+    """
+
+    key: str
+    removed: tuple[int, ...]
+    added: tuple[tuple[int, Mapping[str, Any]], ...]
+    create: bool = False
+    drop: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added or self.create or self.drop)
+
+
+@dataclass(frozen=True, slots=True)
+class PodChange:
+    """All that changes in a Pod. ``status``: the annotation's text, None to remove it, and ``annotations`` with it when
+    ``last`` (nothing else is in there). ``status_changes``: whether it does at all."""
+
+    lists: tuple[ListChange, ...] = ()
+    status: str | None = None
+    status_changes: bool = False
+    last: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.lists or self.status_changes)
+
+
+def injection(pod: Mapping[str, Any], items: Items, status: Status) -> PodChange:
+    """What changes when ``items`` are put into a Pod, whether or not it had been injected before."""
+    text = status.text()
+    same = annotations_of(pod).get(STATUS) == text
+    bare, carried = spec_of(without_ours(pod)), Status.of(pod)
+    found = (
+        _change(key, _list(pod, key), _after(key, _list(pod, key), bare.get(key), items[key], same, carried), carried)
+        for key in LISTS
+    )
+    return PodChange(tuple(change for change in found if change), text, status_changes=not same)
+
+
+def removal(pod: Mapping[str, Any]) -> PodChange:
+    """What changes when all that was injected is taken out again; nothing in a Pod without a status."""
+    carried = Status.of(pod)
+    if carried is None:
+        return PodChange()
+    bare = without_ours(pod)
+    found = (_change(key, _list(pod, key), spec_of(bare).get(key), carried) for key in LISTS)
+    last = "annotations" not in metadata_of(bare)
+    return PodChange(tuple(change for change in found if change), None, status_changes=True, last=last)
+
+
+def without_ours(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Pod as it was before it was injected. Without a status nothing in it is ours."""
+    status = Status.of(pod)
+    if status is None:
+        return pod
+    bare = dict(spec_of(pod))
+    for key in LISTS:
+        items = bare.get(key)
+        if not isinstance(items, list):
+            continue
+        bare[key] = [item for item in items if not _is_ours(key, item, status)]
+        if not bare[key] and key in status.created:
+            del bare[key]
+    about = dict(metadata_of(pod))
+    about["annotations"] = {name: value for name, value in annotations_of(pod).items() if name != STATUS}
+    if not about["annotations"]:
+        del about["annotations"]
+    return {**pod, "metadata": about, "spec": bare}
+
+
+def _is_ours(key: str, item: object, status: Status | None) -> bool:
+    if status is None:
+        return False
+    return name_of(item) in (status.injected.imagePullSecrets if key == PULL_SECRETS else RESERVED[key])
+
+
+def _list(pod: Mapping[str, Any], key: str) -> list[Any] | None:
+    items = spec_of(pod).get(key)
+    return items if isinstance(items, list) else None
+
+
+def _after(
+    key: str,
+    current: list[Any] | None,
+    others: list[Any] | None,
+    items: Sequence[Mapping[str, Any]],
+    same: bool,
+    carried: Status | None,
+) -> list[Any] | None:
+    """The list as it is to be."""
+    mine = {name_of(item): item for item in current or () if same and _is_ours(key, item, carried)}
+    wanted = {name_of(item): mine.get(name_of(item), item) for item in items}
+    if not wanted:
+        return others if isinstance(others, list) else None
+    result = list(others) if isinstance(others, list) else []
+    if key in (INIT_CONTAINERS, CONTAINERS):
+        for name, item in wanted.items():
+            result.insert(position(key, name, result), item)
+        return result
+    if same:
+        # The order of volumes and secrets means nothing: what is there stays where it is.
+        result = [item for item in current or () if not _is_ours(key, item, carried) or name_of(item) in wanted]
+        present = {name_of(item) for item in result}
+        return [*result, *(item for name, item in wanted.items() if name not in present)]
+    return [*result, *wanted.values()]
+
+
+def _change(key: str, before: list[Any] | None, after: list[Any] | None, carried: Status | None) -> ListChange:
+    """From one list to the other; what is not ours is in both, in the same order."""
+    if after is None:
+        return ListChange(key, (), (), drop=before is not None)
+    if before is None:
+        return ListChange(key, (), tuple(enumerate(after)), create=True)
+    removed: list[int] = []
+    added: list[tuple[int, Mapping[str, Any]]] = []
+    i = 0
+    for j, item in enumerate(after):
+        while i < len(before) and before[i] != item and _is_ours(key, before[i], carried):
+            removed.append(i)
+            i += 1
+        if i < len(before) and before[i] == item:
+            i += 1
+        else:
+            added.append((j, item))
+    removed += range(i, len(before))
+    return ListChange(key, tuple(removed), tuple(added))
+
+
+def changed(pod: Mapping[str, Any], change: PodChange) -> dict[str, Any]:
+    """The Pod after a change."""
+    spec, about = dict(spec_of(pod)), dict(metadata_of(pod))
+    for each in change.lists:
+        if each.drop:
+            del spec[each.key]
+            continue
+        items = [item for i, item in enumerate(_list(pod, each.key) or ()) if i not in each.removed]
+        for i, item in each.added:
+            items.insert(i, item)
+        spec[each.key] = items
+    if change.status_changes:
+        about["annotations"] = {name: value for name, value in annotations_of(pod).items() if name != STATUS}
+        if change.status is not None:
+            about["annotations"][STATUS] = change.status
+        if change.last:
+            del about["annotations"]
+    return {**pod, "metadata": about, "spec": spec}

@@ -1,0 +1,239 @@
+"""Injection into manifests: YAML or JSON text in, the same text out with what an admission would have added. Pure.
+
+Only lines of ours are added and removed; comments, order, quotes and anchors of all else are the user's. Whether that
+has succeeded is not left to hope: the new text is read again, and must be the old data with exactly the planned change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from injector.defaults import InjectionDefaults
+from injector.errors import InjectionError, ManifestError, SharedPolicyError
+from injector.lists import PodChange, changed, injection, removal
+from injector.plan import Skip, plan
+from injector.pods import labels_of, mapping
+from injector.workloads import Path, Thing, Workload, things, workload
+from injector.yaml_edit import Edit, Editor, apply
+from injector.yaml_tree import Document, ListNode, MappingNode, Node, read
+from pod_policy.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
+from pod_policy.effective import AnnotationsError
+
+_BOM: Final = "\ufeff"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened to one workload: ``place`` is its document and name, ``action`` what was done, then details."""
+
+    place: str
+    action: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The new text, which is the old one where nothing was to be done, and what was done in it."""
+
+    text: str
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    change: PodChange
+    action: str
+    warnings: tuple[str, ...] = ()
+
+
+_Decide = Callable[[Workload], _Decision]
+
+
+def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = None) -> Result:
+    """Inject into every Pod and template of a manifest. ``policy`` stands for ConfigMaps that are not in it.
+
+    Namespaces in the manifest decide by their label; where there is none, all Pods are meant that do not say otherwise.
+    Raises :class:`ManifestError` with everything that cannot be honoured, line by line, or read, or edited.
+    """
+    surroundings = _Surroundings(policy)
+
+    def decide(found: Workload) -> _Decision:
+        if surroundings.unwanted(found):
+            return _Decision(PodChange(), f"left alone. The label {INJECT_LABEL} of its namespace is not enabled.")
+        planned = plan(found.pod, defaults, lambda name: surroundings.shared(found.namespace, name))
+        if isinstance(planned, Skip):
+            return _Decision(PodChange(), f"left alone. {planned.reason}")
+        change = injection(found.pod, planned.items, planned.status)
+        return _Decision(change, "injected." if change else "has been injected already.", planned.warnings)
+
+    return _edit(text, decide, surroundings)
+
+
+def uninject_text(text: str) -> Result:
+    """Take out of a manifest all that was injected. Raises :class:`ManifestError` when it cannot be read or edited."""
+
+    def decide(found: Workload) -> _Decision:
+        change = removal(found.pod)
+        return _Decision(change, "uninjected." if change else "left alone. It has not been injected.")
+
+    return _edit(text, decide, _Surroundings(None))
+
+
+@dataclass(slots=True)
+class _Surroundings:
+    """What else is in the manifest and decides: labels of namespaces, and shared policies."""
+
+    policy: str | None
+    labels: dict[str, Any] = field(default_factory=dict)
+    policies: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def learn(self, thing: Thing) -> None:
+        if (thing.group, thing.kind) == ("", "Namespace") and INJECT_LABEL in labels_of(thing.data):
+            self.labels[thing.name] = labels_of(thing.data)[INJECT_LABEL]
+        elif (thing.group, thing.kind) == ("", "ConfigMap"):
+            data = mapping(thing.data.get("data"))
+            self.policies[thing.namespace, thing.name] = data.get(SHARED_POLICY_KEY)
+
+    def unwanted(self, found: Workload) -> bool:
+        label = self.labels.get(found.namespace, "enabled")
+        return label != "enabled" and labels_of(found.pod).get(INJECT_LABEL) != "true"
+
+    def shared(self, namespace: str, name: str) -> str | None:
+        if (namespace, name) in self.policies:
+            text = self.policies[namespace, name]
+            return text if isinstance(text, str) else None
+        if self.policy is not None:
+            return self.policy
+        raise SharedPolicyError("it is not in the manifest. Give its policy by --policy-file.")
+
+
+def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> Result:
+    body = text.removeprefix(_BOM)
+    # With a line break at its end, text can be treated as lines; it goes again in the end.
+    added = "" if body.endswith("\n") else "\n"
+    body += added
+    documents = read(body)
+    for document in documents:
+        for thing in things(document.data):
+            surroundings.learn(thing)
+    editor, edits = Editor(body), list[Edit]()
+    outcomes, problems, expected = list[Outcome](), list[str](), dict[int, Any]()
+    for number, document in enumerate(documents, start=1):
+        for found in filter(None, map(workload, things(document.data))):
+            place = f"document {number} (line {document.line}), {found.name}"
+            try:
+                decision = decide(found)
+                edits += _edits(editor, document, found, decision.change)
+            except AnnotationsError as error:
+                problems += (f"{place}: {problem}" for problem in error.problems)
+            except (InjectionError, ManifestError) as error:
+                problems.append(f"{place}: {error}")
+            else:
+                outcomes.append(Outcome(place, decision.action, decision.warnings))
+                if decision.change:
+                    data = expected.get(number, document.data)
+                    expected[number] = _replaced(data, found.path, changed(found.pod, decision.change))
+    if problems:
+        raise ManifestError("\n".join(problems))
+    if not edits:
+        return Result(text, tuple(outcomes))
+    new = apply(body, edits)
+    _verify(new, documents, expected)
+    return Result(text[: len(text) - len(body) + len(added)] + new.removesuffix(added), tuple(outcomes))
+
+
+def _edits(editor: Editor, document: Document, found: Workload, change: PodChange) -> Iterator[Edit]:
+    if not change:
+        return
+    steps = _Steps(document)
+    if change.status_changes:
+        about, _ = steps.mapping((*found.path, "metadata"))
+        if change.last:
+            yield editor.remove_key("annotations", about)
+        else:
+            annotations, key = steps.mapping((*found.path, "metadata", "annotations"))
+            if annotations.get(STATUS) is not None:
+                yield editor.remove_key(STATUS, annotations)
+            if change.status is not None:
+                yield editor.add_text(STATUS, change.status, annotations, key)
+    spec, spec_key = steps.mapping((*found.path, "spec"))
+    # Keys that are added all go to the same place, where the first comes first.
+    for each in change.lists:
+        if each.create or each.drop:
+            if spec.get(each.key) is not None:
+                yield editor.remove_key(each.key, spec)
+            if each.create:
+                yield editor.add_list(each.key, [item for _, item in each.added], spec, spec_key)
+        else:
+            nodes, key = steps.list((*found.path, "spec", each.key))
+            yield from editor.change_list(nodes, each.removed, each.added, key)
+
+
+class _Steps:
+    """Ways through one document's tree, of which nothing may be shared with another place in it."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def mapping(self, path: Path) -> tuple[MappingNode, Node]:
+        """The mapping at a path, and the key that holds it."""
+        node, key = self._walk(path)
+        if not isinstance(node, MappingNode):
+            raise _shared(path)
+        return node, key
+
+    def list(self, path: Path) -> tuple[ListNode, Node]:
+        """The list at a path, likewise."""
+        node, key = self._walk(path)
+        if not isinstance(node, ListNode):
+            raise _shared(path)
+        return node, key
+
+    def _walk(self, path: Path) -> tuple[Node, Node]:
+        node = key = self._document.root
+        for i, step in enumerate(path):
+            if isinstance(node, MappingNode) and isinstance(step, str):
+                found = next((pair for pair in reversed(node.pairs) if pair[0].value == step), None)
+                if found is None:
+                    raise _shared(path[: i + 1])
+                key, node = found
+            elif isinstance(node, ListNode) and isinstance(step, int):
+                node = node.items[step]
+            if node.alias or node.anchor in self._document.aliases:
+                raise _shared(path[: i + 1])
+        return node, key
+
+
+def _shared(path: Path) -> ManifestError:
+    """What is written once and used in several places cannot be changed in one of them."""
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+    return ManifestError(
+        f"{where} is shared with other places by an anchor (&, *) or a merge (<<), so a change here would be one "
+        "there. Write it out in full."
+    )
+
+
+def _replaced(data: Any, path: Path, pod: Mapping[str, Any]) -> Any:
+    """The data with ``pod`` at ``path``; what is not on the way is the same objects."""
+    if not path:
+        return pod
+    step, rest = path[0], path[1:]
+    if isinstance(step, int):
+        return [_replaced(item, rest, pod) if i == step else item for i, item in enumerate(data)]
+    return {**data, step: _replaced(data[step], rest, pod)}
+
+
+def _verify(text: str, documents: Sequence[Document], expected: Mapping[int, Any]) -> None:
+    """Raise :class:`ManifestError` unless the text holds what it should."""
+    try:
+        found = [document.data for document in read(text)]
+        right = len(found) == len(documents) and all(found[number - 1] == data for number, data in expected.items())
+    except (ManifestError, RecursionError):
+        right = False
+    if not right:
+        raise ManifestError(
+            "The layout of this manifest is beyond what can be edited in place. "
+            "Write it as `kubectl create --dry-run=client -o yaml -f FILE` does, and try that."
+        )

@@ -1,0 +1,50 @@
+"""Changes of a Pod as a JSON patch (RFC 6902), for the API server. Pure.
+
+Operations are ``add`` and ``remove`` of single items, and ``add`` of a whole list only where there was none, so that
+the patch holds no copy of what it leaves alone. Injecting once more is no operation at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from injector.lists import ListChange, PodChange, injection
+from injector.plan import InjectionPlan
+from pod_policy.annotations import STATUS
+
+_ANNOTATIONS: Final = "/metadata/annotations"
+_STATUS: Final = f"{_ANNOTATIONS}/{STATUS.replace('~', '~0').replace('/', '~1')}"
+"""JSON Pointer (RFC 6901 3)."""
+
+
+def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
+    """The operations that carry out a plan."""
+    return list(operations(injection(pod, plan.items, plan.status), pod))
+
+
+def operations(change: PodChange, pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The operations that make a change, in the order in which they must be applied."""
+    for each in change.lists:
+        yield from _list_operations(each)
+    if not change.status_changes:
+        return
+    if change.status is None:
+        yield {"op": "remove", "path": _ANNOTATIONS if change.last else _STATUS}
+    else:
+        if not isinstance(pod.get("metadata"), Mapping):
+            yield {"op": "add", "path": "/metadata", "value": {}}
+        if not isinstance((pod.get("metadata") or {}).get("annotations"), Mapping):
+            yield {"op": "add", "path": _ANNOTATIONS, "value": {}}
+        yield {"op": "add", "path": _STATUS, "value": change.status}
+
+
+def _list_operations(change: ListChange) -> Iterator[dict[str, Any]]:
+    path = f"/spec/{change.key}"
+    if change.drop:
+        yield {"op": "remove", "path": path}
+    elif change.create:
+        yield {"op": "add", "path": path, "value": [item for _, item in change.added]}
+    else:
+        yield from ({"op": "remove", "path": f"{path}/{i}"} for i in reversed(change.removed))
+        yield from ({"op": "add", "path": f"{path}/{i}", "value": item} for i, item in change.added)

@@ -1,0 +1,198 @@
+"""From a Pod to what is to be put into it, or to the reason why nothing is. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from injector import containers, pods
+from injector.defaults import OUTBOUND_PORT, InjectionDefaults, product_version
+from injector.errors import InjectionError, SharedPolicyError
+from injector.lists import Items, without_ours
+from injector.status import Injected, Status
+from pod_policy.annotations import INJECT_LABEL, KUBERNETES_EGRESS, PREFIX, STATUS
+from pod_policy.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
+
+SharedPolicy = Callable[[str], str | None]
+"""The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""
+
+_ANY_POLICY: Final = "total: 10Tbit"
+"""Stands for a shared policy that cannot be read now, so that the Pod's own annotations are checked all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionPlan:
+    """What a Pod gets: items for the lists of its spec, and the status. ``warnings`` are for whoever creates it."""
+
+    items: Items
+    status: Status
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The Pod is left as it is. ``unexpected``: whoever labelled the namespace should hear of it."""
+
+    reason: str
+    unexpected: bool = True
+
+
+def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicy) -> InjectionPlan | Skip:
+    """Decide about a Pod that was selected for injection, whether or not it has been injected before.
+
+    Raises :class:`AnnotationsError` for annotations that cannot be honoured, and :class:`InjectionError` for a Pod in
+    which they cannot be.
+    """
+    asked = _asks(pod)
+    if (skip := _skip(pod)) is not None:
+        return skip
+    if not asked:
+        return Skip(f"It has no limits: no annotation {PREFIX}... says any. docs/annotations.md has them.")
+    bare = without_ours(pod)
+    _refuse_conflicts(bare)
+    annotations = _texts(pod)
+    policy, known, warnings = _policy(annotations, shared)
+    name = shared_policy_name(annotations)
+    _refuse_mesh(bare, policy, known, defaults)
+    items = _items(bare, defaults, policy, name, kernel_only=known and not _captures(policy))
+    return InjectionPlan(
+        items=items,
+        status=_status(pod, bare, items, policy.digest if known else None),
+        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, policy, items)),
+    )
+
+
+def _asks(pod: Mapping[str, Any]) -> bool:
+    """Whether anything in the Pod speaks of limits; in a namespace that is labelled, Pods need not have any."""
+    names = pods.annotations_of(pod)
+    return (
+        pods.labels_of(pod).get(INJECT_LABEL) == "true"
+        or KUBERNETES_EGRESS in names
+        or any(name.startswith(PREFIX) and name != STATUS for name in names if isinstance(name, str))
+    )
+
+
+def _skip(pod: Mapping[str, Any]) -> Skip | None:
+    label = pods.labels_of(pod).get(INJECT_LABEL)
+    if label == "false":
+        return Skip(f'Its label {INJECT_LABEL} is "false".', unexpected=False)
+    if INJECT_LABEL in pods.labels_of(pod) and label != "true":
+        raise AnnotationsError(
+            [Problem(INJECT_LABEL, f'{label!r} is not a value of this label. Write "true" or "false", in quotes.')]
+        )
+    if pods.is_mirror(pod):
+        return Skip("It mirrors a static Pod, which only its node's kubelet can change.")
+    if pods.spec_of(pod).get("hostNetwork") is True:
+        return Skip("It uses its node's network, and limits there would hold the whole node.")
+    if pods.is_windows(pod):
+        return Skip("It runs on Windows, and Podlane needs Linux.")
+    return None
+
+
+def _refuse_conflicts(bare: Mapping[str, Any]) -> None:
+    """Names that are the injector's, and that it did not give."""
+    taken = [
+        f"{what} {name}"
+        for key, what in ((pods.INIT_CONTAINERS, "container"), (pods.CONTAINERS, "container"), (pods.VOLUMES, "volume"))
+        for name in pods.names(bare, key)
+        if name in (*pods.RESERVED[key], *pods.RESERVED[pods.INIT_CONTAINERS] * (key == pods.CONTAINERS))
+    ]
+    if taken:
+        raise InjectionError(
+            f"The Pod has a {' and a '.join(taken)} of its own, but no annotation {STATUS}: it was not the injector "
+            f'that put it there. Rename or remove it, or set the Pod\'s label {INJECT_LABEL} to "false".'
+        )
+
+
+def _texts(pod: Mapping[str, Any]) -> dict[str, str]:
+    """The Pod's annotations. A manifest may have a number where the API takes only texts."""
+    found = {k: v for k, v in pods.annotations_of(pod).items() if isinstance(k, str)}
+    problems = [
+        Problem(name, f"{value!r} is not a text. Put it in quotes.")
+        for name, value in found.items()
+        if not isinstance(value, str) and (name.startswith(PREFIX) or name == KUBERNETES_EGRESS)
+    ]
+    if problems:
+        raise AnnotationsError(problems)
+    return {k: v for k, v in found.items() if isinstance(v, str)}
+
+
+def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPolicy, bool, list[str]]:
+    """What is in force, whether that is all of it, and what to warn of."""
+    name = shared_policy_name(annotations)
+    if name is None:
+        return effective(annotations), True, []
+    try:
+        text = shared(name)
+    except SharedPolicyError as error:
+        warning = f"ConfigMap {name} was not checked: {error}"
+        return effective(annotations, shared=_ANY_POLICY), False, [warning]
+    return effective(annotations, shared=text), True, []
+
+
+def _captures(policy: PodPolicy) -> bool:
+    """Whether a process must run for this policy: some match looks into connections."""
+    return any(match.needs_content for _, match in policy.policy.rules())
+
+
+def _refuse_mesh(pod: Mapping[str, Any], policy: PodPolicy, known: bool, defaults: InjectionDefaults) -> None:
+    """The relay does not know Istio's rules yet: it would take connections before Envoy, around its mTLS."""
+    datapath = policy.datapath or dict(defaults.environment).get("PODLANE_DATAPATH", "relay")
+    if pods.has_istio(pod) and datapath == "relay" and (_captures(policy) or not known):
+        raise InjectionError(
+            "The Pod has Istio's sidecar, and matches by sni, host or alpn would take connections away from it. "
+            "Match by port and cidr only, or take the Pod out of the mesh with the label sidecar.istio.io/inject: "
+            '"false".'
+        )
+
+
+def _items(
+    pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, *, kernel_only: bool
+) -> Items:
+    grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
+    parts = (defaults, policy.resources, grace, shared)
+    wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
+    return {
+        pods.INIT_CONTAINERS: (containers.sidecar(*parts) if defaults.native else containers.prepare(*parts),),
+        pods.CONTAINERS: () if defaults.native or (kernel_only and pods.ends(pod)) else (containers.sidecar(*parts),),
+        pods.VOLUMES: tuple(containers.volumes(shared)),
+        pods.PULL_SECRETS: tuple({"name": name} for name in defaults.image_pull_secrets if name in wanted),
+    }
+
+
+def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None) -> Status:
+    carried = Status.of(pod)
+    # A list that was created then and has items of others by now was created all the same.
+    lacking = [key for key in items if not isinstance(pods.spec_of(bare).get(key), list)]
+    created = {*lacking, *(carried.created if carried else ())}
+    return Status(
+        version=product_version(),
+        policy=policy,
+        spec=hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16],
+        injected=Injected(**{key: tuple(pods.name_of(item) for item in group) for key, group in items.items()}),
+        created=tuple(key for key, group in items.items() if group and key in created),
+    )
+
+
+def _warnings(
+    pod: Mapping[str, Any],
+    defaults: InjectionDefaults,
+    policy: PodPolicy,
+    items: Items,
+) -> Iterator[str]:
+    if pods.ends(pod) and items[pods.CONTAINERS]:
+        yield (
+            "This Pod is meant to end, but without native sidecars (Kubernetes 1.29) Podlane's container keeps it "
+            "alive. Match by port and cidr only, which needs no container, or set activeDeadlineSeconds."
+        )
+    if pods.has_istio(pod) and _captures(policy):
+        yield "Stepping aside in a Pod with Istio has not been tried; names are seen as Envoy sends them."
+    if (mesh := pods.other_mesh(pod)) is not None:
+        yield f"Podlane has not been tried in a Pod with {mesh}, which redirects connections, too."
+    for container in pods.all_containers(pod):
+        for port in (pods.mapping(p).get("containerPort") for p in pods.listed(container.get("ports"))):
+            if port in (OUTBOUND_PORT, defaults.admin_port):
+                yield f"Container {pods.name_of(container)} uses port {port}, on which Podlane listens in the Pod."

@@ -1,0 +1,107 @@
+"""Looking at a Pod that is plain JSON data, of which nothing is sure: what is not as it should be is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from injector.containers import NAME, PREPARE, RESERVED_VOLUMES
+
+INIT_CONTAINERS: Final = "initContainers"
+CONTAINERS: Final = "containers"
+VOLUMES: Final = "volumes"
+PULL_SECRETS: Final = "imagePullSecrets"
+RESERVED: Final[Mapping[str, tuple[str, ...]]] = {
+    INIT_CONTAINERS: (NAME, PREPARE),
+    CONTAINERS: (NAME,),
+    VOLUMES: RESERVED_VOLUMES,
+}
+"""Names in the lists of a Pod's spec that are the injector's alone."""
+ISTIO_INIT: Final = ("istio-init", "istio-validation")
+ISTIO_PROXY: Final = "istio-proxy"
+OTHER_MESHES: Final = {"linkerd-proxy": "Linkerd", "consul-dataplane": "Consul", "kuma-sidecar": "Kuma"}
+"""Proxies of other meshes, by the container's name."""
+_MIRROR: Final = "kubernetes.io/config.mirror"
+"""On the API server's copy of a Pod that a kubelet reads from a file (k8s.io/api/core/v1, MirrorPodAnnotationKey)."""
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def listed(value: object) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def name_of(item: object) -> str:
+    """The item's name; an empty text when it has none."""
+    name = mapping(item).get("name")
+    return name if isinstance(name, str) else ""
+
+
+def spec_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Pod's spec."""
+    return mapping(pod.get("spec"))
+
+
+def metadata_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Pod's metadata."""
+    return mapping(pod.get("metadata"))
+
+
+def annotations_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Pod's annotations; in manifests, values need not be texts."""
+    return mapping(metadata_of(pod).get("annotations"))
+
+
+def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Pod's labels, likewise."""
+    return mapping(metadata_of(pod).get("labels"))
+
+
+def all_containers(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Init containers and containers, without ephemeral ones."""
+    for key in (INIT_CONTAINERS, CONTAINERS):
+        yield from (mapping(item) for item in listed(spec_of(pod).get(key)))
+
+
+def names(pod: Mapping[str, Any], key: str) -> list[str]:
+    """The names in one list of the spec, in order."""
+    return [name_of(item) for item in listed(spec_of(pod).get(key))]
+
+
+def is_windows(pod: Mapping[str, Any]) -> bool:
+    """Whether the Pod asks for a Windows node."""
+    by_selector = mapping(spec_of(pod).get("nodeSelector")).get("kubernetes.io/os")
+    return "windows" in (mapping(spec_of(pod).get("os")).get("name"), by_selector)
+
+
+def is_mirror(pod: Mapping[str, Any]) -> bool:
+    """Whether this only mirrors what a kubelet runs from a file: changing it changes nothing."""
+    return _MIRROR in annotations_of(pod)
+
+
+def ends(pod: Mapping[str, Any]) -> bool:
+    """Whether the Pod is meant to end by itself, as a Job's is (whose restartPolicy is never Always)."""
+    owners = listed(metadata_of(pod).get("ownerReferences"))
+    return spec_of(pod).get("restartPolicy") in ("Never", "OnFailure") or any(
+        mapping(owner).get("kind") == "Job" for owner in owners
+    )
+
+
+def has_istio(pod: Mapping[str, Any]) -> bool:
+    """Whether Istio's sidecar is in the Pod, in whichever form."""
+    return any(name_of(c) in (ISTIO_PROXY, *ISTIO_INIT) for c in all_containers(pod))
+
+
+def other_mesh(pod: Mapping[str, Any]) -> str | None:
+    """The name of another mesh whose proxy is in the Pod."""
+    return next((OTHER_MESHES[n] for c in all_containers(pod) if (n := name_of(c)) in OTHER_MESHES), None)
+
+
+def termination_grace(pod: Mapping[str, Any]) -> int:
+    """terminationGracePeriodSeconds; 30 where it is not written (k8s.io/api/core/v1, PodSpec)."""
+    value = spec_of(pod).get("terminationGracePeriodSeconds")
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 30

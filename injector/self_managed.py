@@ -1,0 +1,233 @@
+"""Certificates of our own making, in a Secret that all replicas share; :mod:`injector.certificates` decides what to do.
+
+There is no leader. Whoever sees first that something has to be done writes the Secret with the resourceVersion that it
+has read; who comes second is told of a conflict, reads again and finds it done. The webhook configurations are read
+*before* the Secret and written with their resourceVersion: then what is written comes from a Secret that is at least as
+new as any that another replica wrote from, and an old bundle never replaces a newer one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+import trio
+
+from injector.api import ApiServer, Resource, secret, webhook_configuration
+from injector.certificates import Certificates, Lifetimes, Step, next_step, split_bundle, take_step
+from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
+from injector.metrics import Metrics
+from injector.tls import ServerTls
+
+_LONGEST_PAUSE: Final = 60.0
+_LOOKS_PER_OVERLAP: Final = 5
+"""Every replica looks this often while a new authority is not used yet: it has it well before it is."""
+_FIRST_RETRY: Final = 1.0
+_LONGEST_RETRY: Final = 30.0
+_ATTEMPTS: Final = 5
+"""Conflicts in a row after which the trouble is reported; each means that another replica got something done."""
+_CERT_MANAGER: Final = "cert-manager.io/certificate-name"
+"""The annotation by which cert-manager's Secrets are known."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The Secret, whom it is for, and the webhook configurations that have to trust it (empty: none)."""
+
+    namespace: str
+    secret: str
+    names: tuple[str, ...]
+    mutating: str = ""
+    validating: str = ""
+
+    @property
+    def configurations(self) -> tuple[Resource, ...]:
+        named = (("mutating", self.mutating), ("validating", self.validating))
+        return tuple(webhook_configuration(kind, name) for kind, name in named if name)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class SelfManaged:
+    """Keeps Secret, served certificate and ``caBundle`` right, for one replica of perhaps several."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        place: Place,
+        lifetimes: Lifetimes,
+        tls: ServerTls,
+        metrics: Metrics,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._api = api
+        self._place = place
+        self._lifetimes = lifetimes
+        self._tls = tls
+        self._metrics = metrics
+        self._now = now
+        self._trusted: tuple[frozenset[bytes], datetime] | None = None
+
+    async def keep(self, on_state: Callable[[str | None], None]) -> None:
+        """Look again and again, for ever. ``on_state`` is told what is wrong, or None when all is in order."""
+        retry = _FIRST_RETRY
+        while True:
+            try:
+                await self.look()
+            except (ApiError, CertificateError) as error:
+                on_state(str(error))
+                log.error("the certificates cannot be kept", error=str(error), again_in=retry)
+                await trio.sleep(retry)
+                retry = min(retry * 2, _LONGEST_RETRY)
+            else:
+                on_state(None)
+                retry = _FIRST_RETRY
+                await trio.sleep(min(_LONGEST_PAUSE, self._lifetimes.overlap.total_seconds() / _LOOKS_PER_OVERLAP))
+
+    async def look(self) -> None:
+        """Do what has to be done now. Raises :class:`ApiError` or :class:`CertificateError`."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                await self._look()
+            except ConflictError:
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                return
+
+    async def _look(self) -> None:
+        configurations, missing = await self._read_configurations()
+        stored, held, damaged = await self._read_secret()
+        while True:
+            step, reason = next_step(
+                held, self._now(), self._place.names, self._lifetimes, self._trusted_since(held, configurations)
+            )
+            if step is Step.KEEP:
+                break
+            held = take_step(step, held, self._now(), self._place.names, self._lifetimes, damaged)
+            stored = await self._store(held, stored)
+            log.info("certificates changed", step=str(step), because=reason, secret=self._place.secret)
+        assert held is not None, "what is missing has been made"
+        try:
+            await self._publish(held, configurations)
+        finally:
+            self._serve(held)
+        if missing:
+            raise NotFoundError(
+                f"There are no {' and no '.join(map(str, missing))}: nobody asks this injector. "
+                "Create them, or name others with --mutating-webhook and --validating-webhook.", 404
+            )  # fmt: skip
+
+    async def _read_configurations(self) -> tuple[dict[Resource, dict[str, Any]], list[Resource]]:
+        found, missing = {}, []
+        for resource in self._place.configurations:
+            try:
+                found[resource] = await self._api.get(resource)
+            except NotFoundError:
+                missing.append(resource)
+        return found, missing
+
+    async def _read_secret(self) -> tuple[dict[str, Any] | None, Certificates | None, dict[str, bytes]]:
+        """The Secret as it is stored, what it holds, and its data where they are damaged."""
+        try:
+            stored = await self._api.get(secret(self._place.namespace, self._place.secret))
+        except NotFoundError:
+            return None, None, {}
+        if _CERT_MANAGER in (stored.get("metadata", {}).get("annotations") or {}):
+            raise CertificateError(
+                f"Secret {self._place.secret} is cert-manager's. Name another with --secret, or mount it and name its "
+                "files with --certificate and --key."
+            )
+        data = _decoded(stored)
+        if not data:
+            return stored, None, {}
+        try:
+            return stored, Certificates.from_data(data), {}
+        except CertificateError as error:
+            log.warning("the Secret is damaged", secret=self._place.secret, error=str(error))
+            return stored, None, data
+
+    async def _store(self, held: Certificates, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+        data = {key: base64.b64encode(value).decode() for key, value in held.to_data().items()}
+        resource = secret(self._place.namespace, self._place.secret)
+        if stored is None:
+            metadata = {"name": resource.name, "namespace": resource.namespace}
+            document = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
+            return await self._api.create(resource, document)
+        return await self._api.update(resource, {**stored, "data": data})
+
+    def _serve(self, held: Certificates) -> None:
+        changed = self._tls.use(held.serving.certificate, held.serving.key)
+        self._metrics.expires("authority", held.authority.expires)
+        self._metrics.expires("serving", held.serving.expires)
+        if changed:
+            self._metrics.certificate_loads.labels("loaded").inc()
+            log.info("a new certificate is served", expires=held.serving.expires.isoformat())
+
+    def _trusted_since(
+        self, held: Certificates | None, configurations: Mapping[Resource, Mapping[str, Any]]
+    ) -> datetime | None:
+        """Since when this replica has seen the whole bundle in all webhook configurations, None if it is not there."""
+        if held is None:
+            return None
+        bundle = split_bundle(held.bundle)
+        if not all(bundle <= trusted for c in configurations.values() for trusted in _trusted_by(c)):
+            self._trusted = None
+        elif self._trusted is None or self._trusted[0] != bundle:
+            self._trusted = bundle, self._now()
+        return self._trusted[1] if self._trusted else None
+
+    async def _publish(self, held: Certificates, configurations: Mapping[Resource, Mapping[str, Any]]) -> None:
+        wanted = split_bundle(held.bundle)
+        for resource, configuration in configurations.items():
+            behind = [
+                webhook["name"]
+                for webhook, trusted in zip(_webhooks(configuration), _trusted_by(configuration), strict=True)
+                if trusted != wanted
+            ]
+            if not behind:
+                continue
+            bundle = base64.b64encode(held.bundle).decode()
+            await self._api.patch(
+                resource,
+                {
+                    "metadata": {"resourceVersion": configuration["metadata"]["resourceVersion"]},
+                    # Merged by name (k8s.io/api, patchMergeKey of webhooks); the rest of each stays as it is.
+                    "webhooks": [{"name": name, "clientConfig": {"caBundle": bundle}} for name in behind],
+                },
+            )
+            log.info("the webhook configuration trusts the certificates", configuration=str(resource))
+        if self._trusted is None or self._trusted[0] != wanted:
+            self._trusted = wanted, self._now()
+
+
+def _webhooks(configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return configuration.get("webhooks") or []
+
+
+def _trusted_by(configuration: Mapping[str, Any]) -> Iterable[frozenset[bytes]]:
+    """For each webhook, the certificates in its ``caBundle``."""
+    for webhook in _webhooks(configuration):
+        try:
+            yield split_bundle(base64.b64decode(webhook["clientConfig"].get("caBundle") or ""))
+        except binascii.Error:
+            yield frozenset()
+
+
+def _decoded(stored: Mapping[str, Any]) -> dict[str, bytes]:
+    decoded = {}
+    for key, value in (stored.get("data") or {}).items():
+        try:
+            decoded[key] = base64.b64decode(value)
+        except binascii.Error:
+            decoded[key] = b""
+    return decoded

@@ -1,0 +1,235 @@
+"""The injector as a whole: health first, then certificates, then the webhooks; a graceful end on SIGTERM.
+
+After SIGTERM it is not ready, so that it leaves the Service's endpoints, but takes requests for a while: API servers
+learn of that later. Then clients are told to go elsewhere, and what runs is finished.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from injector.admission import mutate, validate
+from injector.api import ApiServer
+from injector.api_access import ApiAccess, find_access
+from injector.certificate_files import CertificateFiles
+from injector.certificates import Lifetimes
+from injector.config import InjectorSettings, Native
+from injector.connections import Server, open_listeners
+from injector.errors import ApiError, ConfigError, InjectorError
+from injector.exchange import Application
+from injector.health import Readiness, health_handlers, metrics_handler
+from injector.metrics import Metrics
+from injector.self_managed import Place, SelfManaged
+from injector.shared_policies import SharedPolicies
+from injector.tls import ServerTls
+from injector.webhook import Webhook
+from tc_core.units import Duration
+
+_NATIVE_SINCE: Final = (1, 29)
+"""Kubernetes from which on native sidecars are there without a feature gate (KEP-753)."""
+_VERSION_RETRY: Final = 2.0
+_VERSION_AGAIN: Final = 600.0
+"""Seconds after which the API server's version is asked for again: clusters are upgraded."""
+_SWITCH_INTERVAL: Final = 0.001
+"""Seconds for which a thread keeps Python's interpreter while another wants it: five times less than usual, since the
+event loop must not wait long for a thread that reads a huge policy."""
+
+CERTIFICATE: Final = "certificate"
+VERSION: Final = "API server's version"
+END: Final = "end"
+
+log = structlog.get_logger(__name__)
+
+
+class Injector:
+    """One running injector. :func:`serve` makes and runs it."""
+
+    def __init__(self, settings: InjectorSettings, access: ApiAccess | None) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        asks_version = settings.native is Native.AUTO
+        self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if asks_version else []))
+        self._tls = ServerTls(settings.tls_version)
+        self._api = ApiServer(access, self._metrics.api_failed) if access else None
+        self._defaults = settings.defaults(native=settings.native is not Native.NEVER)
+        self._loaded = trio.Event()
+        self._stop = trio.Event()
+        self._hurry = trio.Event()
+
+    async def run(self, signals: AsyncIterator[int], on_ready: Callable[[int, int], None]) -> None:
+        """Serve until SIGTERM or SIGINT. ``on_ready`` is told the ports, once requests are taken."""
+        settings = self._settings
+        application = {**health_handlers(self._readiness), **metrics_handler(self._metrics)}
+        side_server = Server(Application(application))
+        side = await open_listeners(settings.address, settings.metrics_port, "metrics-port")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_signals, signals)
+            nursery.start_soon(side_server.run, side)
+            with trio.CancelScope() as life:
+                nursery.start_soon(self._cancel_when_stopped, life)
+                await self._live(side[0].socket.getsockname()[1], on_ready)
+            if self._api:
+                with trio.CancelScope(shield=True):
+                    await self._api.aclose()
+            log.info("ended")
+            nursery.cancel_scope.cancel()
+
+    async def _live(self, metrics_port: int, on_ready: Callable[[int, int], None]) -> None:
+        settings = self._settings
+        async with trio.open_nursery() as keepers:
+            self._start_certificates(keepers)
+            if settings.native is Native.AUTO:
+                keepers.start_soon(self._follow_version)
+            await self._loaded.wait()
+            listeners = await open_listeners(settings.address, settings.port, "port")
+            port = listeners[0].socket.getsockname()[1]
+            server = Server(self._application(), lambda: self._tls.context)
+            with trio.CancelScope(shield=True):  # from here on the end is a graceful one
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(server.run, listeners)
+                    log.info("listening", port=port, metrics_port=metrics_port, api=self._api is not None)
+                    on_ready(port, metrics_port)
+                    _tune()
+                    await self._stop.wait()
+                    await self._end(server)
+            keepers.cancel_scope.cancel()
+
+    def _application(self) -> Application:
+        settings = self._settings
+        shared = SharedPolicies(self._api, settings.shared_policy_ttl.seconds)
+        make = partial(
+            Webhook,
+            defaults=lambda: self._defaults,
+            shared=shared,
+            metrics=self._metrics,
+            longest=settings.deadline.seconds,
+        )
+        return Application({
+            "/mutate": make("mutate", mutate).handle,
+            "/validate": make("validate", validate).handle,
+            **health_handlers(self._readiness),
+        })  # fmt: skip
+
+    def _start_certificates(self, nursery: trio.Nursery) -> None:
+        settings = self._settings
+        if settings.certificate and settings.key:
+            files = CertificateFiles(settings.certificate, settings.key, self._tls, self._file_loaded)
+            files.look()
+            self._certificate_state(None)
+            nursery.start_soon(files.follow)
+            return
+        assert self._api is not None, "serve() has checked it"
+        namespace = settings.namespace or self._api.access.namespace
+        place = Place(
+            namespace,
+            settings.secret,
+            settings.certificate_names(namespace),
+            settings.mutating_webhook,
+            settings.validating_webhook,
+        )
+        lifetimes = Lifetimes(*map(_delta, (settings.ca_lifetime, settings.certificate_lifetime, settings.ca_overlap)))
+        kept = SelfManaged(self._api, place, lifetimes, self._tls, self._metrics)
+        nursery.start_soon(kept.keep, self._certificate_state)
+
+    def _file_loaded(self, usable: bool) -> None:
+        self._metrics.certificate_loads.labels("loaded" if usable else "failed").inc()
+        if self._tls.served:
+            self._metrics.expires("serving", self._tls.served.expires)
+
+    def _certificate_state(self, trouble: str | None) -> None:
+        self._readiness.arrived(CERTIFICATE, trouble)
+        if self._tls.served:
+            self._loaded.set()
+
+    async def _follow_version(self) -> None:
+        assert self._api is not None, "serve() has checked it"
+        while True:
+            try:
+                version = await self._api.version()
+            except ApiError as error:
+                self._readiness.arrived(VERSION, str(error))
+                log.warning("the API server's version is not known", error=str(error))
+                await trio.sleep(_VERSION_RETRY)
+                continue
+            native = version >= _NATIVE_SINCE
+            if not self._readiness.has(VERSION) or native != self._defaults.native:
+                log.info("form of the sidecar", native=native, kubernetes=".".join(map(str, version)))
+            self._defaults = self._settings.defaults(native=native)
+            self._readiness.arrived(VERSION, None)
+            await trio.sleep(_VERSION_AGAIN)
+
+    async def _follow_signals(self, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            if self._stop.is_set():
+                self._hurry.set()
+            else:
+                self._readiness.report(END, "it is ending")
+                self._stop.set()
+
+    async def _cancel_when_stopped(self, life: trio.CancelScope) -> None:
+        await self._stop.wait()
+        life.cancel()
+
+    async def _end(self, server: Server) -> None:
+        linger, grace = self._settings.linger, self._settings.grace
+        log.info("ending", linger=str(linger), grace=str(grace), connections=server.connections)
+        with trio.move_on_after(linger.seconds):
+            await self._hurry.wait()
+        cut = await server.drain(grace.seconds)
+        if cut:
+            log.warning("connections cut at the end of the grace period", count=cut)
+
+
+async def serve(
+    settings: InjectorSettings, on_ready: Callable[[int, int], None] = lambda _port, _metrics: None
+) -> None:
+    """Run an injector until SIGTERM or SIGINT. Raises an :class:`injector.errors.InjectorError`."""
+    access = find_access(settings.kubeconfig, settings.context, os.environ)
+    if access is None:
+        _needs_no_api(settings)
+        log.warning("there is no API server to ask: shared policies are not checked when Pods are created")
+    injector = Injector(settings, access)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        try:
+            await injector.run(signals, on_ready)
+        except ExceptionGroup as group:
+            ours = group.subgroup(InjectorError)
+            if ours is None:
+                raise
+            raise _first(ours) from None
+
+
+def _needs_no_api(settings: InjectorSettings) -> None:
+    remedy = "Start the injector in the cluster, name a file with --kubeconfig, or"
+    if settings.secret:
+        raise ConfigError(f"--secret: there is no API server to keep it. {remedy} give --certificate and --key.")
+    if settings.native is Native.AUTO:
+        raise ConfigError(
+            f"--native auto: there is no API server to ask for its version. {remedy} say always or never."
+        )
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _delta(duration: Duration) -> timedelta:
+    return timedelta(seconds=duration.seconds)
+
+
+def _tune() -> None:
+    """What exists now stays for good, so it need not be looked through again."""
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,64 @@
+"""The annotation ``podlane.io/status``: what was put into a Pod, and from what. Pure.
+
+It says whether an injection still fits (the same status would be written again), and what `uninject` takes out. It is
+not trusted: containers and volumes are only ever removed by the names that are the injector's alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from injector.pods import annotations_of, listed, mapping
+from pod_policy.annotations import STATUS
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """The names of what was put in, list by list of the Pod's spec."""
+
+    initContainers: tuple[str, ...] = ()  # noqa: N815 (as the API spells them)
+    containers: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    imagePullSecrets: tuple[str, ...] = ()  # noqa: N815
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """``version`` is Podlane's, ``policy`` the hash of the effective policy (None: a shared one could not be read),
+    ``spec`` the hash of what was put in, ``created`` the lists that the Pod did not have before."""
+
+    version: str
+    policy: str | None
+    spec: str
+    injected: Injected
+    created: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The annotation's value."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def of(cls, pod: Mapping[str, Any]) -> Self | None:
+        """The status that a Pod carries, or None. One that cannot be read is one with nothing in it."""
+        text = annotations_of(pod).get(STATUS)
+        if text is None:
+            return None
+        try:
+            document = mapping(json.loads(text))
+        except (TypeError, ValueError, RecursionError):
+            document = {}
+        injected = mapping(document.get("injected"))
+        return cls(
+            version=str(document.get("version", "")),
+            policy=document.get("policy") if isinstance(document.get("policy"), str) else None,
+            spec=str(document.get("spec", "")),
+            injected=Injected(**{key: _texts(injected.get(key)) for key in Injected.__dataclass_fields__}),
+            created=_texts(document.get("created")),
+        )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in listed(value) if isinstance(item, str))

@@ -1,0 +1,111 @@
+"""The server's side of TLS: a context made of one certificate and its key, exchanged as a whole when those change.
+
+Each connection takes the context that is there when it comes; those that are open keep theirs. Keys come as bytes and
+pass through memory only: OpenSSL reads files, so it is given an anonymous one (memfd_create(2)), which works on a
+read-only root file system too and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from injector.certificates import names_of
+from injector.errors import CertificateError
+
+ALPN: Final = ("h2", "http/1.1")
+_CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2, what has forward secrecy and authenticates (RFC 9325 section 4.2); HTTP/2 forbids the rest (RFC 9113)."""
+
+
+class TlsVersion(StrEnum):
+    """The oldest version of TLS that is spoken."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The certificate that is served: until when, for whom, and its SHA-256 in hexadecimal."""
+
+    expires: datetime
+    names: tuple[str, ...]
+    fingerprint: str
+
+
+class ServerTls:
+    """Holds the context for new connections. :meth:`use` exchanges it, or raises and leaves the old one."""
+
+    def __init__(self, oldest: TlsVersion = TlsVersion.TLS_1_3) -> None:
+        self._oldest = oldest
+        self._context: ssl.SSLContext | None = None
+        self.served: Served | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For the next connection; :meth:`use` must have been called."""
+        assert self._context is not None, "connections are accepted once there is a certificate"
+        return self._context
+
+    def use(self, chain: bytes, key: bytes) -> bool:
+        """Serve this chain (PEM, the server's own certificate first). Says whether that is something new.
+
+        Raises :class:`CertificateError` when the two cannot be used together.
+        """
+        try:
+            leaf = x509.load_pem_x509_certificate(chain)
+        except ValueError as error:
+            raise CertificateError(f"The certificate cannot be read: {error}.") from None
+        served = Served(leaf.not_valid_after_utc, names_of(leaf), leaf.fingerprint(hashes.SHA256()).hex())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = (
+            ssl.TLSVersion.TLSv1_3 if self._oldest is TlsVersion.TLS_1_3 else ssl.TLSVersion.TLSv1_2
+        )
+        context.set_ciphers(_CIPHERS_1_2)
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(list(ALPN))
+        load_chain(context, chain, key)
+        changed = served != self.served
+        self._context, self.served = context, served
+        return changed
+
+
+def load_chain(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
+    """``load_cert_chain`` for PEM in memory. Raises :class:`CertificateError`."""
+    with _memory_file("certificate", chain) as certificate_path, _memory_file("key", key) as key_path:
+        try:
+            context.load_cert_chain(certificate_path, key_path, password=_no_password)
+        except (ssl.SSLError, ValueError) as error:
+            raise CertificateError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or str(error)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "The certificate and the key do not belong together. Give the key that the certificate was made for."
+    return f"The certificate or its key cannot be used ({reason}). Give both in PEM form, the key without a password."
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask for it on the terminal, and wait.
+    raise ValueError("the key is encrypted")
+
+
+@contextmanager
+def _memory_file(name: str, data: bytes) -> Iterator[str]:
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,224 @@
+"""The two webhooks: a review comes in by POST, is answered within its time, or not at all.
+
+What mutates and validates is synchronous and pure (:mod:`injector.admission`). It runs in a worker thread: mostly it
+takes a millisecond, but a policy of many thousand lines takes seconds, and meanwhile others have to be answered, and
+the one who waits to be told that it takes too long. "Not at all" is an HTTP error, so that the ``failurePolicy`` of the
+webhook configuration decides about the Pod.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NoReturn
+from urllib.parse import parse_qs
+
+import structlog
+import trio
+
+from injector.admission import SharedPolicies as Lookup
+from injector.defaults import InjectionDefaults
+from injector.errors import SharedPolicyError
+from injector.exchange import JSON, Answer, RefusedError, Request
+from injector.metrics import Metrics
+from injector.shared_policies import SharedPolicies
+from pod_policy.effective import shared_policy_name
+
+MAX_BODY: Final = 3 * 2**20
+"""Bytes of a review: the API server's own limit for what it takes (``MaxRequestBodyBytes`` in its options)."""
+_MARGIN: Final = 0.1
+_LEAST_MARGIN: Final = 0.2
+"""We give up this part of the API server's time limit before it does, at least so many seconds: the answer that says
+why has a way to go, and the limit is rounded up to seconds (k8s.io/apiserver, webhook/mutating/dispatcher.go)."""
+_MAX_THREADS: Final = 8
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""A DNS label (RFC 1123): it becomes part of a path."""
+
+_GO_DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)")
+_GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+Judge = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a response says: the result for the metrics, and the size of the patch in bytes."""
+
+    result: str
+    patch_bytes: int = 0
+
+
+class Webhook:
+    """One of the two; ``judge`` is :func:`injector.admission.mutate` or ``validate``."""
+
+    def __init__(
+        self,
+        name: str,
+        judge: Judge,
+        defaults: Callable[[], InjectionDefaults],
+        shared: SharedPolicies,
+        metrics: Metrics,
+        longest: float,
+    ) -> None:
+        self._name = name
+        self._judge = judge
+        self._defaults = defaults
+        self._shared = shared
+        self._metrics = metrics
+        self._longest = longest
+        self._threads = trio.CapacityLimiter(_MAX_THREADS)
+
+    async def handle(self, request: Request) -> Answer:
+        """Answer a review. Raises :class:`RefusedError` for what is none."""
+        began = trio.current_time()
+        outcome = Outcome("error")
+        try:
+            seconds = time_limit(request.query, self._longest)
+            with trio.move_on_after(seconds):
+                answer, outcome = await self._answer(request, began)
+                return answer
+            outcome = Outcome("timeout")
+            log.error("a review took too long", webhook=self._name, seconds=round(seconds, 3))
+            return Answer.failure(504, f"The injector could not answer within {seconds:.1f} s.")
+        except RefusedError as refusal:
+            outcome = Outcome("busy" if refusal.answer.status == 503 else "bad_request")
+            log.warning("what came is no review", webhook=self._name, code=refusal.answer.status, reason=str(refusal))
+            raise
+        finally:
+            self._metrics.admissions.labels(self._name, outcome.result).inc()
+            self._metrics.seconds.labels(self._name).observe(trio.current_time() - began)
+            if outcome.patch_bytes:
+                self._metrics.patch_bytes.observe(outcome.patch_bytes)
+
+    async def _answer(self, request: Request, began: float) -> tuple[Answer, Outcome]:
+        _check_head(request)
+        body = await request.body(MAX_BODY)
+        threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
+        review = parse_review(body)  # in C and one piece: a thread would hold up the others just the same
+        shared = await self._look_up(review)
+        reply, outcome = await threads(self._judged, review, shared)
+        self._log(review, outcome, trio.current_time() - began)
+        return reply, outcome
+
+    def _judged(self, review: dict[str, Any], shared: Lookup) -> tuple[Answer, Outcome]:
+        reply = self._judge(review, self._defaults(), shared)
+        return Answer.json(reply), outcome_of(reply)
+
+    async def _look_up(self, review: Mapping[str, Any]) -> Lookup:
+        """What answers for the one ConfigMap that this Pod names; read beforehand, since judging is synchronous."""
+        wanted = shared_policy_of(review)
+        text: str | None = None
+        error: SharedPolicyError | None = None
+        if wanted is not None:
+            try:
+                text = await self._shared.read(*wanted)
+            except SharedPolicyError as failure:
+                error = failure
+
+        def answer(namespace: str, name: str) -> str | None:
+            if (namespace, name) != wanted:
+                raise SharedPolicyError(f"ConfigMap {name} in namespace {namespace} was not read.")
+            if error is not None:
+                raise error
+            return text
+
+        return answer
+
+    def _log(self, review: Mapping[str, Any], outcome: Outcome, seconds: float) -> None:
+        request = review.get("request")
+        fields = request if isinstance(request, Mapping) else {}
+        write = log.debug if outcome.result == "allowed" else log.info
+        write(
+            outcome.result,
+            webhook=self._name,
+            namespace=fields.get("namespace"),
+            pod=_metadata(review).get("name") or _metadata(review).get("generateName"),
+            uid=fields.get("uid"),
+            patch_bytes=outcome.patch_bytes,
+            milliseconds=round(seconds * 1000, 2),
+        )
+
+
+def time_limit(query: str, longest: float) -> float:
+    """Seconds to answer in, from the ``timeout`` that the API server sends along, as in ``10s``; else ``longest``."""
+    given = parse_qs(query).get("timeout", [""])[0]
+    units = _GO_DURATION.findall(given)
+    if not units or "".join(units) != given:
+        return longest
+    seconds = 0.0
+    for unit in units:
+        suffix = unit.lstrip("0123456789.")
+        seconds += float(unit.removesuffix(suffix)) * _GO_SECONDS[suffix]
+    return min(longest, max(seconds - max(seconds * _MARGIN, _LEAST_MARGIN), seconds / 2))
+
+
+def parse_review(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises :class:`RefusedError` when it is none."""
+    try:
+        review = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        if b"\\u" in body:
+            # Half a surrogate pair is no text; it would fail wherever somebody makes bytes of it.
+            json.dumps(review, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise RefusedError(400, "The body is not valid UTF-8 text.") from None
+    except RecursionError:
+        raise RefusedError(400, "The body is nested too deeply.") from None
+    except ValueError as error:
+        raise RefusedError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(review, dict):
+        raise RefusedError(400, f"The body is a JSON {type(review).__name__}, where an AdmissionReview is an object.")
+    return review
+
+
+def shared_policy_of(review: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Namespace and name of the ConfigMap that the Pod's annotations name, if any."""
+    request = review.get("request")
+    namespace = request.get("namespace") if isinstance(request, Mapping) else None
+    annotations = _metadata(review).get("annotations")
+    if not isinstance(annotations, Mapping) or not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        return None
+    texts = {key: value for key, value in annotations.items() if isinstance(value, str)}
+    name = shared_policy_name(texts)
+    return (namespace, name) if name else None
+
+
+def outcome_of(reply: Mapping[str, Any]) -> Outcome:
+    """What a response says, in a word."""
+    response = reply.get("response")
+    if not isinstance(response, Mapping):
+        return Outcome("error")
+    if not response.get("allowed"):
+        return Outcome("refused")
+    patch = response.get("patch")
+    if not patch:
+        return Outcome("allowed")
+    try:
+        return Outcome("patched", len(base64.b64decode(patch)))
+    except binascii.Error:
+        return Outcome("error")
+
+
+def _metadata(review: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Any = review
+    for key in ("request", "object", "metadata"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _check_head(request: Request) -> None:
+    if request.method != "POST":
+        raise RefusedError(405, "Reviews come by POST.", ("allow", "POST"))
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != JSON:
+        raise RefusedError(415, f"Reviews are {JSON}, not {content_type[:100] or 'something without a content type'}.")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,69 @@
+"""``podlane inject``: what the webhook does to Pods, done to manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from podlane.console import MISUSED, failing_clearly, stop
+from podlane.manifest_files import file_options, finish, read_manifest, read_text
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  podlane inject -f deployment.yaml | kubectl apply -f -
+  kubectl get deployment web -o yaml | podlane inject -f - --image registry.example.com/podlane:1.2
+  podlane inject -f deployment.yaml --policy-file shared-lanes.yaml --in-place
+
+Exit codes: 0 done, 1 a file cannot be read or written, 2 the manifest cannot be injected (every reason is on standard
+error, and nothing is written).
+"""
+)
+@file_options
+@click.option("--image", metavar="IMAGE", help="The sidecar's image.  [default: podlane:VERSION]")
+@click.option("--image-pull-policy", metavar="POLICY", help="Its imagePullPolicy.")
+@click.option("--image-pull-secret", metavar="NAME", multiple=True, help="A Secret to add to imagePullSecrets.")
+@click.option(
+    "--native/--classic",
+    default=True,
+    help="A native sidecar (Kubernetes 1.29 and later), or a container and an init container.  [default: native]",
+)
+@click.option(
+    "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."
+)
+def inject(
+    source: str,
+    in_place: bool,
+    quiet: bool,
+    image: str | None,
+    image_pull_policy: str | None,
+    image_pull_secret: tuple[str, ...],
+    native: bool,
+    policy_file: Path | None,
+) -> None:
+    """Put Podlane's sidecar into the Pods of a manifest, with the limits that their annotations declare.
+
+    Understands Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs,
+    PodTemplates, and Lists and streams of them. All other text stays as it is, comments included. Pods whose label
+    podlane.io/inject is "false", or whose namespace in the manifest has that label with another value than enabled,
+    are left alone.
+    """
+    with failing_clearly():
+        from injector.defaults import InjectionDefaults
+        from injector.errors import DefaultsError
+        from injector.manifests import inject_text
+
+        try:
+            defaults = InjectionDefaults(
+                image=image or "",
+                image_pull_policy=image_pull_policy,
+                image_pull_secrets=image_pull_secret,
+                native=native,
+            )
+        except DefaultsError as error:
+            stop(str(error), MISUSED)
+        text = read_manifest(source, in_place=in_place)
+        policy = None if policy_file is None else read_text(policy_file)
+        finish(source, text, lambda: inject_text(text, defaults, policy), in_place=in_place, quiet=quiet)

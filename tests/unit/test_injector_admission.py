@@ -1,0 +1,341 @@
+"""AdmissionReviews in and out, as an API server sends and takes them; and whatever else anybody might send."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from injected_pods import CLASSIC, LIMITS, NAMES, NATIVE, SHARED, applied, container, injected, names, pod
+
+from injector.admission import SharedPolicies, mutate, validate
+from injector.defaults import InjectionDefaults
+from injector.errors import SharedPolicyError
+
+UID = "705ab4f5-6393-11e8-b7cc-42010a800002"
+
+
+def no_policies(namespace: str, name: str) -> str | None:
+    raise AssertionError(f"nobody named {namespace}/{name}")
+
+
+def review(
+    given: Any, operation: str = "CREATE", before: Any = None, namespace: str = "shop", **request: Any
+) -> dict[str, Any]:
+    """As https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/ shows."""
+    return {
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": UID,
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
+            "name": "",
+            "namespace": namespace,
+            "operation": operation,
+            "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller"},
+            "object": given,
+            "oldObject": before,
+            "dryRun": False,
+            "options": {"apiVersion": "meta.k8s.io/v1", "kind": "CreateOptions"},
+            **request,
+        },
+    }
+
+
+def answer(
+    webhook: Callable[..., dict[str, Any]],
+    document: Any,
+    defaults: InjectionDefaults = NATIVE,
+    shared: SharedPolicies = no_policies,
+) -> dict[str, Any]:
+    """The response, which is checked to be one that an API server takes."""
+    asked = copy.deepcopy(document)
+    result = webhook(document, defaults, shared)
+    assert document == asked
+    assert json.loads(json.dumps(result)) == result
+    assert set(result) == {"apiVersion", "kind", "response"}
+    assert (result["apiVersion"], result["kind"]) == ("admission.k8s.io/v1", "AdmissionReview")
+    response = result["response"]
+    assert isinstance(response, dict)
+    assert set(response) <= {"uid", "allowed", "patchType", "patch", "warnings", "status"}
+    assert isinstance(response["uid"], str)
+    assert ("patch" in response) == ("patchType" in response)
+    if response["allowed"] is True:
+        assert "status" not in response
+    else:
+        assert response["allowed"] is False
+        assert set(response["status"]) == {"code", "reason", "message"}
+        assert response["status"]["code"] in (400, 422)
+        assert response["status"]["message"]
+        assert not {"patch", "warnings"} & set(response)
+    for warning in response.get("warnings", ()):
+        assert len(warning) <= 256
+        assert "\n" not in warning
+    return response
+
+
+def patched(given: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
+    assert response["patchType"] == "JSONPatch"
+    return applied(given, json.loads(base64.b64decode(response["patch"], validate=True)))
+
+
+@pytest.mark.parametrize("defaults", [NATIVE, CLASSIC], ids=["native", "classic"])
+def test_a_pod_is_mutated_and_then_valid(defaults: InjectionDefaults) -> None:
+    given = pod("app", "log")
+    response = answer(mutate, review(given), defaults)
+    assert response["uid"] == UID
+    after = patched(given, response)
+    assert after == injected(given, defaults)
+    assert answer(validate, review(after), defaults) == {"uid": UID, "allowed": True}
+    assert answer(mutate, review(after), defaults) == {"uid": UID, "allowed": True}, "the second call changes nothing"
+
+
+def test_a_dry_run_is_answered_like_any_other() -> None:
+    assert answer(mutate, review(pod(), dryRun=True)) == answer(mutate, review(pod()))
+
+
+@pytest.mark.parametrize("webhook", [mutate, validate])
+def test_refusals_say_what_is_wrong_and_what_to_do(webhook: Callable[..., dict[str, Any]]) -> None:
+    wrong = pod(annotations={"podlane.io/egress-bandwidth": "10X", "podlane.io/loglevel": "info"})
+    response = answer(webhook, review(wrong))
+    assert (response["uid"], response["allowed"]) == (UID, False)
+    assert (response["status"]["code"], response["status"]["reason"]) == (422, "Invalid")
+    message = response["status"]["message"]
+    assert "podlane.io/egress-bandwidth: '10X' is not a Kubernetes quantity. Write one such as 10M" in message
+    assert "podlane.io/loglevel: There is no such annotation. Did you mean podlane.io/log-level?" in message
+
+
+@pytest.mark.parametrize("webhook", [mutate, validate])
+def test_a_skip_is_a_warning_only_where_it_surprises(webhook: Callable[..., dict[str, Any]]) -> None:
+    hosted = answer(webhook, review(pod(hostNetwork=True)))
+    assert hosted["warnings"] == [
+        "podlane: This Pod is not held to limits. It uses its node's network, and limits there would hold the whole node."
+    ]
+    assert "patch" not in hosted
+    assert answer(webhook, review(pod(labels={"podlane.io/inject": "false"}))) == {"uid": UID, "allowed": True}
+
+
+def test_long_warnings_are_cut_where_the_api_server_would() -> None:
+    def unreachable(namespace: str, name: str) -> str | None:
+        raise SharedPolicyError(f"{namespace}/{name} cannot be read:\n" + "x" * 500)
+
+    (warning,) = answer(mutate, review(pod(annotations=SHARED)), shared=unreachable)["warnings"]
+    assert warning.startswith("podlane: ConfigMap lanes was not checked: shop/lanes cannot be read: xxx")
+    assert warning.endswith("...")
+
+
+def test_both_webhooks_warn_of_a_job_that_will_not_end() -> None:
+    job = pod(annotations=NAMES, restartPolicy="Never")
+    mutated = answer(mutate, review(job), CLASSIC)
+    assert "keeps it alive" in mutated["warnings"][0]
+    assert answer(validate, review(patched(job, mutated)), CLASSIC)["warnings"] == mutated["warnings"]
+
+
+def _without(key: str, name: str) -> Callable[[dict[str, Any]], None]:
+    def take(given: dict[str, Any]) -> None:
+        given["spec"][key] = [item for item in given["spec"][key] if item["name"] != name]
+
+    return take
+
+
+def _powerless(given: dict[str, Any]) -> None:
+    container(given)["securityContext"]["capabilities"] = {"drop": ["ALL"]}
+
+
+def _without_status(given: dict[str, Any]) -> None:
+    del given["metadata"]["annotations"]["podlane.io/status"]
+
+
+LOST: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "container": (_without("initContainers", "podlane"), "came out of admission without container podlane"),
+    "volume": (_without("volumes", "podlane-pod"), "without volume podlane-pod"),
+    "capability": (_powerless, "took the capability NET_ADMIN from container podlane"),
+    "status": (_without_status, "no annotation podlane.io/status"),
+}
+
+
+@pytest.mark.parametrize(("lose", "words"), LOST.values(), ids=LOST)
+def test_validation_refuses_what_came_out_unable_to_hold_limits(
+    lose: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    broken = injected(pod())
+    lose(broken)
+    response = answer(validate, review(broken))
+    assert response["allowed"] is False
+    assert words in response["status"]["message"]
+    assert 'podlane.io/inject to "false"' in response["status"]["message"]
+
+
+def test_validation_refuses_a_pod_that_mutation_never_saw() -> None:
+    message = answer(validate, review(pod()))["status"]["message"]
+    assert "container podlane, volume podlane-pod, volume podlane-run" in message
+    assert "mutating webhook was not reached" in message
+
+
+# --- updates -----------------------------------------------------------------------------------------------------------
+
+
+def _changed(given: dict[str, Any], **annotations: str) -> dict[str, Any]:
+    after = copy.deepcopy(given)
+    after["metadata"]["annotations"].update({f"podlane.io/{k.replace('_', '-')}": v for k, v in annotations.items()})
+    return after
+
+
+def test_updates_of_annotations_are_checked() -> None:
+    before = injected(pod())
+    assert answer(validate, review(_changed(before, egress_bandwidth="20M"), "UPDATE", before))["allowed"]
+    assert not answer(validate, review(_changed(before, egress_bandwidth="20X"), "UPDATE", before))["allowed"]
+
+
+def test_updates_of_anything_else_are_never_refused() -> None:
+    broken = pod(annotations={"podlane.io/egress-bandwidth": "10X"})
+    finalized = copy.deepcopy(broken)
+    finalized["metadata"]["finalizers"] = []
+    assert answer(validate, review(finalized, "UPDATE", broken)) == {"uid": UID, "allowed": True}
+
+
+def test_updates_that_come_to_nothing_are_warned_of() -> None:
+    late = answer(validate, review(pod(), "UPDATE", pod(annotations={})))
+    assert "count only in a Pod that is created anew" in late["warnings"][0]
+    before = injected(pod())
+    shared = answer(
+        validate, review(_changed(before, policy="lanes"), "UPDATE", before), shared=lambda *_: "total: 10Mbit"
+    )
+    assert "runs without volume podlane-policy" in shared["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"operation": "UPDATE", "before": pod(annotations={})},
+        {"operation": "DELETE", "given": None},
+        {"operation": "CONNECT"},
+        {"subResource": "ephemeralcontainers"},
+        {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}},
+        {"kind": {"group": "", "version": "v1", "kind": "Service"}},
+    ],
+    ids=["update", "delete", "connect", "subresource", "another group", "another kind"],
+)
+def test_mutation_has_nothing_to_do_with_anything_but_new_pods(request_: dict[str, Any]) -> None:
+    assert answer(mutate, review(**{"given": pod(), **request_})) == {"uid": UID, "allowed": True}
+
+
+# --- shared policies ---------------------------------------------------------------------------------------------------
+
+
+def test_shared_policies_are_asked_for_in_the_namespace_of_the_request() -> None:
+    asked = []
+
+    def shared(namespace: str, name: str) -> str | None:
+        asked.append((namespace, name))
+        return "total: 10Mbit"
+
+    given = pod(annotations=SHARED)
+    assert "podlane-policy" in names(patched(given, answer(mutate, review(given), shared=shared)), "volumes")
+    assert asked == [("shop", "lanes")]
+
+
+# --- anything else -----------------------------------------------------------------------------------------------------
+
+MALFORMED: dict[str, Any] = {
+    "null": None,
+    "list": [],
+    "text": "AdmissionReview",
+    "empty": {},
+    "no request": {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"},
+    "old version": {**review(pod()), "apiVersion": "admission.k8s.io/v1beta1"},
+    "no uid": review(pod(), uid=None),
+    "empty uid": review(pod(), uid=""),
+    "no object": review(None),
+    "no spec": review({"metadata": {}}),
+    "spec that is none": review({"spec": []}),
+}
+
+
+@pytest.mark.parametrize("webhook", [mutate, validate])
+@pytest.mark.parametrize("document", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_reviews_are_refused(webhook: Callable[..., dict[str, Any]], document: Any) -> None:
+    response = answer(webhook, document)
+    assert (response["allowed"], response["status"]["reason"]) == (False, "BadRequest")
+    assert "Send what an API server sends" in response["status"]["message"]
+
+
+_SCALAR = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+_WORDS = st.sampled_from(
+    ["metadata", "spec", "name", "annotations", "containers", "podlane", "podlane-pod", "podlane.io/status", "uid",
+     "podlane.io/egress-bandwidth", "podlane.io/policy", "podlane.io/inject", "request", "object", "restartPolicy"]
+)  # fmt: skip
+_JSON = st.recursive(
+    _SCALAR,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS | st.text(max_size=4), inner, max_size=4),
+)
+
+
+def any_policy(namespace: str, name: str) -> str | None:
+    return {"a": None, "b": "total: 1"}.get(name[:1], "total: 10Mbit" if namespace else None)
+
+
+@given(document=_JSON)
+@settings(max_examples=100)
+def test_any_json_has_an_answer(document: Any) -> None:
+    for webhook in (mutate, validate):
+        answer(webhook, document, shared=any_policy)
+        answer(webhook, review(document), shared=any_policy)
+        answer(webhook, review({"metadata": document, "spec": document}), shared=any_policy)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in _places(item, (*path, key)))]
+
+
+_OTHER = (None, True, 0, -1, 2**70, 1.5, "", "x", "podlane", [], [None], [[]], {}, {"name": "podlane"}, [{"name": 1}])
+
+
+def test_500_mutilated_reviews_have_an_answer() -> None:
+    chance = random.Random(20261125)
+    full = pod("app", "istio-proxy", init=("istio-init",), annotations={**NAMES, **SHARED}, restartPolicy="Never")
+    whole = [review(g) for g in (pod(), full, injected(pod()), injected(pod(volumes=[]), CLASSIC))]
+    verdicts = set()
+    for _ in range(500):
+        document = copy.deepcopy(chance.choice(whole))
+        for _ in range(chance.randint(1, 3)):
+            *way, last = chance.choice(_places(document)[1:])
+            spot: Any = document
+            for key in way:
+                spot = spot[key]
+            if chance.random() < 0.3:
+                del spot[last]
+            else:
+                spot[last] = copy.deepcopy(chance.choice(_OTHER))
+        for webhook in (mutate, validate):
+            response = answer(webhook, document, chance.choice([NATIVE, CLASSIC]), any_policy)
+            verdicts.add((webhook.__name__, response["allowed"], "patch" in response))
+            if "patch" in response:
+                patched(document["request"]["object"], response)
+    assert len(verdicts) == 5, verdicts
+
+
+def test_limits_of_a_pod_in_the_order_of_the_api() -> None:
+    """A Pod whose annotations are all there are, so that the table of annotations and the injector agree."""
+    everything = {
+        **LIMITS,
+        "podlane.io/exclude-outbound-ports": "25,9000-9100",
+        "podlane.io/exclude-outbound-cidrs": "10.96.0.0/12",
+        "podlane.io/on-failure": "closed",
+        "podlane.io/detection-timeout": "500ms",
+        "podlane.io/datapath": "step-aside",
+        "podlane.io/log-level": "debug",
+        "podlane.io/cpu-request": "50m",
+        "podlane.io/memory-limit": "128Mi",
+    }
+    given = pod(annotations=everything)
+    assert answer(validate, review(patched(given, answer(mutate, review(given))))) == {"uid": UID, "allowed": True}

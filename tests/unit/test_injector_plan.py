@@ -1,0 +1,313 @@
+"""Plans: which Pods are injected, which are left alone and why, which are refused, and what the containers are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from injected_pods import (
+    CLASSIC,
+    LANES,
+    LANES_BY_NAME,
+    LIMITS,
+    NAMES,
+    NATIVE,
+    PORTS,
+    SHARED,
+    container,
+    environment,
+    injected,
+    names,
+    no_shared,
+    planned,
+    pod,
+    status,
+)
+
+from injector import defaults as injector_defaults
+from injector.containers import Grace
+from injector.defaults import InjectionDefaults
+from injector.errors import DefaultsError, InjectionError, SharedPolicyError
+from injector.plan import InjectionPlan, Skip, plan
+from pod_policy.effective import AnnotationsError
+from sidecar.config import ADMIN_PORT, OUTBOUND_PORT
+
+SKIPPED = {
+    "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),
+    "label, with what would be refused": (
+        pod(annotations={"podlane.io/typo": ""}, labels={"podlane.io/inject": "false"}), False, '"false"',
+    ),
+    "mirror": (pod(annotations={**LIMITS, "kubernetes.io/config.mirror": "hash"}), True, "static Pod"),
+    "host network": (pod(hostNetwork=True), True, "whole node"),
+    "host network, asked for": (pod(hostNetwork=True, labels={"podlane.io/inject": "true"}), True, "whole node"),
+    "windows": (pod(os={"name": "windows"}), True, "Windows"),
+    "windows nodes": (pod(nodeSelector={"kubernetes.io/os": "windows"}), True, "Windows"),
+    "no limits": (pod(annotations={"team": "a"}), True, "no limits"),
+    "no annotations": ({"spec": {"containers": []}}, True, "no limits"),
+    "only a status": (pod(annotations={"podlane.io/status": "{}"}), True, "no limits"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "unexpected", "word"), SKIPPED.values(), ids=SKIPPED)
+def test_pods_that_are_left_alone(given: dict[str, Any], unexpected: bool, word: str) -> None:
+    skip = plan(given, NATIVE, no_shared)
+    assert isinstance(skip, Skip)
+    assert skip.unexpected is unexpected
+    assert word in skip.reason
+
+
+REFUSED = {
+    "wrong": (pod(annotations={"podlane.io/egress-bandwidth": "10X"}), "podlane.io/egress-bandwidth: '10X' is not"),
+    "misspelt": (pod(annotations={"podlane.io/egres-bandwidth": "10M"}), "Did you mean podlane.io/egress-bandwidth?"),
+    "asked for without limits": (
+        pod(annotations={}, labels={"podlane.io/inject": "true"}), "no limit is set. Add this annotation",
+    ),
+    "label that is neither": (pod(labels={"podlane.io/inject": "yes"}), 'podlane.io/inject: \'yes\' is not a value of this label. Write "true" or "false"'),
+    "label that is no text": (pod(labels={"podlane.io/inject": True}), "in quotes"),  # type: ignore[dict-item]
+    "annotation that is no text": (pod(annotations={"podlane.io/egress-bandwidth": 10}), "10 is not a text. Put it in quotes."),  # type: ignore[dict-item]
+    "a container of that name": (pod("app", "podlane"), "a container podlane of its own"),
+    "an init container of that name": (pod(init=("podlane-prepare",)), "a container podlane-prepare of its own"),
+    "a volume of that name": (pod(volumes=[{"name": "podlane-run"}]), "a volume podlane-run of its own"),
+    "names in the mesh": (pod("app", "istio-proxy", annotations=NAMES), "Match by port and cidr only"),
+    "names in the mesh, native": (pod(init=("istio-init", "istio-proxy"), annotations=NAMES), "Istio"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "words"), REFUSED.values(), ids=REFUSED)
+def test_pods_that_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises((AnnotationsError, InjectionError)) as caught:
+        plan(given, NATIVE, no_shared)
+    assert words in str(caught.value)
+
+
+def test_the_mesh_is_no_hindrance_to_what_the_kernel_decides_and_to_stepping_aside() -> None:
+    meshed = ("app", "istio-proxy")
+    assert not planned(pod(*meshed, annotations=PORTS)).warnings
+    aside = planned(pod(*meshed, annotations={**NAMES, "podlane.io/datapath": "step-aside"}))
+    assert "has not been tried" in aside.warnings[0]
+
+
+def test_a_bandwidth_of_kubernetes_is_a_limit() -> None:
+    assert names(injected(pod(annotations={"kubernetes.io/egress-bandwidth": "10M"})), "initContainers") == ["podlane"]
+
+
+# --- the native sidecar ------------------------------------------------------------------------------------------------
+
+
+def test_the_native_sidecar() -> None:
+    after = injected(pod(securityContext={"runAsNonRoot": True, "runAsUser": 1000}))
+    mine = container(after)
+    assert mine == {
+        "name": "podlane",
+        "image": "podlane:test",
+        "command": ["podlane", "sidecar", "--annotations", "/etc/podlane/pod/annotations"],
+        "env": [
+            {"name": "PODLANE_ADMIN_ADDRESS", "value": "127.0.0.1"},
+            {"name": "PODLANE_ADMIN_PORT", "value": "15109"},
+            {"name": "PODLANE_GRACE", "value": "25s"},
+            {"name": "PODLANE_LOG_FORMAT", "value": "json"},
+        ],
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "volumeMounts": [
+            {"name": "podlane-pod", "mountPath": "/etc/podlane/pod", "readOnly": True},
+            {"name": "podlane-run", "mountPath": "/run"},
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "runAsGroup": 0,
+            "runAsNonRoot": False,
+            "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "restartPolicy": "Always",
+        "startupProbe": {
+            "exec": {"command": ["podlane", "ready"]},
+            "periodSeconds": 1,
+            "timeoutSeconds": 5,
+            "failureThreshold": 120,
+        },
+    }
+    assert after["spec"]["volumes"] == [
+        {
+            "name": "podlane-pod",
+            "downwardAPI": {
+                "items": [
+                    {"path": "annotations", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations"}}
+                ]
+            },
+        },
+        {"name": "podlane-run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+    ]
+
+
+def test_the_classic_form() -> None:
+    after = injected(pod(), CLASSIC)
+    prepare, mine = container(after, "podlane-prepare"), container(after)
+    assert prepare["command"] == ["podlane", "sidecar", "--prepare", "--annotations", "/etc/podlane/pod/annotations"]
+    assert not {"restartPolicy", "startupProbe", "lifecycle"} & set(prepare)
+    assert not {"restartPolicy", "startupProbe"} & set(mine)
+    assert mine["lifecycle"] == {
+        "postStart": {"exec": {"command": ["podlane", "ready", "--wait", "120s"]}},
+        "preStop": {"exec": {"command": ["sleep", "5"]}},
+    }
+    same = ("image", "env", "resources", "volumeMounts", "securityContext")
+    assert {key: prepare[key] for key in same} == {key: mine[key] for key in same}
+
+
+@pytest.mark.parametrize(
+    ("period", "native", "linger", "drain"),
+    [
+        (30, True, 0, 25), (30, False, 5, 20), (60, True, 0, 55), (600, False, 5, 590),
+        (10, True, 0, 5), (8, True, 0, 4), (6, False, 1, 2), (3, True, 0, 1), (1, False, 0, 0), (0, True, 0, 0),
+    ],
+)  # fmt: skip
+def test_the_grace_period_is_shared_out(period: int, native: bool, linger: int, drain: int) -> None:
+    assert Grace.of(period, native=native) == Grace(linger, drain)
+    defaults = NATIVE if native else CLASSIC
+    after = injected(pod(terminationGracePeriodSeconds=period), defaults)
+    assert environment(after)["PODLANE_GRACE"] == f"{drain}s"
+    stop = container(after).get("lifecycle", {}).get("preStop")
+    assert stop == ({"exec": {"command": ["sleep", str(linger)]}} if linger else None)
+
+
+@pytest.mark.parametrize(
+    ("own", "requests", "limits"),
+    [
+        ({}, {"cpu": "20m", "memory": "64Mi"}, {"memory": "256Mi"}),
+        ({"cpu-request": "100m"}, {"cpu": "100m", "memory": "64Mi"}, {"memory": "256Mi"}),
+        ({"cpu-limit": "10m"}, {"cpu": "10m", "memory": "64Mi"}, {"cpu": "10m", "memory": "256Mi"}),
+        ({"memory-limit": "32Mi"}, {"cpu": "20m", "memory": "32Mi"}, {"memory": "32Mi"}),
+        ({"memory-request": "1Gi"}, {"cpu": "20m", "memory": "1Gi"}, {"memory": "1Gi"}),
+        ({"memory-request": "32Mi", "memory-limit": "1Gi"}, {"cpu": "20m", "memory": "32Mi"}, {"memory": "1Gi"}),
+    ],
+    ids=["defaults", "request", "limit below the usual request", "memory too", "request above the usual limit", "both"],
+)
+def test_resources_never_contradict_each_other(
+    own: dict[str, str], requests: dict[str, str], limits: dict[str, str]
+) -> None:
+    annotations = {**LIMITS, **{f"podlane.io/{name}": value for name, value in own.items()}}
+    assert container(injected(pod(annotations=annotations)))["resources"] == {"requests": requests, "limits": limits}
+
+
+def test_without_resources_there_are_none() -> None:
+    bare = InjectionDefaults(cpu_request=None, memory_request=None, memory_limit=None)
+    assert "resources" not in container(injected(pod(), bare))
+
+
+def test_settings_of_the_administrator_reach_the_sidecar() -> None:
+    defaults = InjectionDefaults(
+        image="registry.example.com/podlane@sha256:1",
+        image_pull_policy="Always",
+        environment=(("PODLANE_ADMIN_ADDRESS", "0.0.0.0"), ("PODLANE_ADMIN_PORT", "9901"), ("PODLANE_GRACE", "7s")),
+    )
+    after = injected(pod(), defaults)
+    assert container(after)["image"] == "registry.example.com/podlane@sha256:1"
+    assert container(after)["imagePullPolicy"] == "Always"
+    assert environment(after) == {
+        "PODLANE_ADMIN_ADDRESS": "0.0.0.0",
+        "PODLANE_ADMIN_PORT": "9901",
+        "PODLANE_GRACE": "7s",
+        "PODLANE_LOG_FORMAT": "json",
+    }
+    assert container(after)["ports"] == [{"name": "podlane-admin", "containerPort": 9901, "protocol": "TCP"}]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_pull_policy": "Sometimes"},
+        {"cpu_limit": "much"},
+        {"environment": (("PATH", "/"),)},
+        {"environment": (("PODLANE_POLICY", "/p"),)},
+        {"environment": (("PODLANE_ADMIN_PORT", "0"),)},
+        {"environment": (("PODLANE_ADMIN_PORT", str(OUTBOUND_PORT)),)},
+        {"environment": (("PODLANE_ADMIN_PORT", "tcp://10.0.0.1:80"),)},
+    ],
+    ids=lambda wrong: "-".join(map(str, *wrong.values())) if wrong.get("environment") else next(iter(wrong)),
+)
+def test_wrong_defaults_are_refused_with_a_remedy(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DefaultsError, match=r"(Write|Name|Choose)"):
+        InjectionDefaults(**wrong)
+
+
+def test_numbers_that_two_packages_must_know_agree() -> None:
+    assert (injector_defaults.ADMIN_PORT, injector_defaults.OUTBOUND_PORT) == (ADMIN_PORT, OUTBOUND_PORT)
+
+
+# --- policies that Pods share ------------------------------------------------------------------------------------------
+
+
+def test_a_shared_policy_is_mounted_and_part_of_the_status() -> None:
+    given = pod(annotations=SHARED)
+    first = plan(given, NATIVE, {"lanes": LANES}.get)
+    other = plan(given, NATIVE, {"lanes": LANES_BY_NAME}.get)
+    assert isinstance(first, InjectionPlan)
+    assert isinstance(other, InjectionPlan)
+    (mine,) = first.items["initContainers"]
+    assert mine["command"][-2:] == ["--shared-policy", "/etc/podlane/policy/policy.yaml"]
+    assert {"name": "podlane-policy", "mountPath": "/etc/podlane/policy", "readOnly": True} in mine["volumeMounts"]
+    assert {"name": "podlane-policy", "configMap": {"name": "lanes"}} in first.items["volumes"]
+    assert first.status.policy != other.status.policy
+
+
+def test_a_shared_policy_that_is_not_there_is_refused() -> None:
+    with pytest.raises(AnnotationsError, match="no ConfigMap lanes"):
+        plan(pod(annotations=SHARED), NATIVE, lambda _: None)
+
+
+def test_a_shared_policy_that_cannot_be_read_now_is_a_warning_and_the_rest_is_checked() -> None:
+    def unreachable(_: str) -> str | None:
+        raise SharedPolicyError("the API server does not answer.")
+
+    result = plan(pod(annotations=SHARED), NATIVE, unreachable)
+    assert isinstance(result, InjectionPlan)
+    assert result.warnings == ("ConfigMap lanes was not checked: the API server does not answer.",)
+    assert result.status.policy is None
+    with pytest.raises(AnnotationsError, match="on-failure"):
+        plan(pod(annotations={**SHARED, "podlane.io/on-failure": "maybe"}), NATIVE, unreachable)
+    with pytest.raises(InjectionError, match="Istio"):
+        plan(pod("app", "istio-proxy", annotations=SHARED), NATIVE, unreachable)
+
+
+# --- Pods that end by themselves ---------------------------------------------------------------------------------------
+
+JOBS: dict[str, dict[str, Any]] = {
+    "restartPolicy Never": {"restartPolicy": "Never"},
+    "restartPolicy OnFailure": {"restartPolicy": "OnFailure"},
+}
+
+
+@pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS)
+def test_a_native_sidecar_lets_jobs_end(spec: dict[str, Any]) -> None:
+    assert not planned(pod(annotations=NAMES, **spec)).warnings
+    assert names(injected(pod(annotations=NAMES, **spec)), "containers") == ["app"]
+
+
+@pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS)
+def test_classic_jobs_that_need_no_proxy_get_no_container(spec: dict[str, Any]) -> None:
+    after = injected(pod(annotations=PORTS, **spec), CLASSIC)
+    assert names(after, "containers") == ["app"]
+    assert names(after, "initContainers") == ["podlane-prepare"]
+    assert status(after)["injected"]["containers"] == []
+    assert names(injected(pod(annotations=PORTS), CLASSIC), "containers") == ["podlane", "app"]
+
+
+def test_classic_jobs_that_need_the_proxy_are_warned_of() -> None:
+    job = pod(annotations=NAMES)
+    job["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "backup"}]
+    (warning,) = planned(job, CLASSIC).warnings
+    assert "keeps it alive" in warning
+    assert names(injected(job, CLASSIC), "containers") == ["podlane", "app"]
+
+
+def test_what_else_is_warned_of() -> None:
+    taken = pod("app", "linkerd-proxy")
+    taken["spec"]["containers"][0]["ports"] = [{"containerPort": 80}, {"containerPort": OUTBOUND_PORT}]
+    assert planned(taken).warnings == (
+        "Podlane has not been tried in a Pod with Linkerd, which redirects connections, too.",
+        "Container app uses port 15101, on which Podlane listens in the Pod.",
+    )

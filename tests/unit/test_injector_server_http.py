@@ -1,0 +1,386 @@
+"""The injector's HTTP server and webhooks, spoken to over real TLS by HTTP/1.1 and HTTP/2 clients."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+
+from benchmarks.http2_client import Http2Error
+from injector.admission import mutate, validate
+from injector.connections import open_listeners
+from injector.defaults import InjectionDefaults
+from injector.errors import ApiError, ListenError
+from injector.exchange import Answer, Request
+from injector.metrics import Metrics
+from injector.shared_policies import SharedPolicies
+from injector.webhook import MAX_BODY, Webhook, time_limit
+from tests.injector_server import (
+    HOST,
+    body_of,
+    document_of,
+    eventually,
+    http1,
+    http2,
+    patch_of,
+    raw,
+    review,
+    serving,
+    trusting,
+)
+
+JSON = {"content-type": "application/json"}
+LIMITED = {"podlane.io/egress-bandwidth": "10M"}
+BODY = body_of(review(LIMITED))
+
+
+class NoApi:
+    """An API server that has one ConfigMap, and fails for another."""
+
+    async def get(self, resource: Any) -> dict[str, Any]:
+        if resource.name == "broken":
+            raise ApiError("It is on fire.")
+        return {
+            "data": {
+                "policy.yaml": f"total: 20Mbit\nclasses: [{{name: {resource.namespace}, rate: 1Mbit, match: {{port: 80}}}}]"
+            }
+        }
+
+
+@asynccontextmanager
+async def webhooks(
+    judge: Callable[..., dict[str, Any]] = mutate, longest: float = 9.0
+) -> AsyncIterator[tuple[int, Metrics]]:
+    metrics = Metrics()
+    shared = SharedPolicies(NoApi(), 10.0)  # type: ignore[arg-type]
+    made = {
+        f"/{name}": Webhook(name, function, InjectionDefaults, shared, metrics, longest).handle
+        for name, function in (("mutate", judge), ("validate", validate))
+    }
+    async with serving(made) as (_, port):
+        yield port, metrics
+
+
+def counted(metrics: Metrics, result: str, webhook: str = "mutate") -> float:
+    line = f'podlane_injector_admissions_total{{result="{result}",webhook="{webhook}"}} '
+    return next(
+        (float(row.removeprefix(line)) for row in metrics.render().decode().splitlines() if row.startswith(line)), 0.0
+    )
+
+
+@pytest.mark.trio
+async def test_a_pod_gets_its_patch_over_both_protocols() -> None:
+    async with webhooks() as (port, metrics), http2(port) as client:
+        second = await client.request("POST", "/mutate?timeout=10s", JSON, BODY)
+        first = await http1(port).request(
+            "POST", "/mutate?timeout=10s", {"content-type": "application/json; charset=utf-8"}, BODY
+        )
+        assert (first.status, second.status) == (200, 200)
+        assert document_of(first) == document_of(second)
+        assert document_of(first)["response"]["uid"] == review()["request"]["uid"]
+        assert any(change["path"] == "/spec/initContainers" for change in patch_of(first))
+        assert second.headers["content-type"] == "application/json"
+        assert counted(metrics, "patched") == 2
+        bucket = (
+            f"podlane_injector_patch_bytes_sum {2.0 * len(base64.b64decode(document_of(first)['response']['patch']))}"
+        )
+        assert bucket in metrics.render().decode()
+
+
+@pytest.mark.trio
+async def test_wrong_annotations_are_refused_with_the_remedy() -> None:
+    async with webhooks() as (port, metrics), http2(port) as client:
+        for path in ("/mutate", "/validate"):
+            answer = await client.request("POST", path, JSON, body_of(review({"podlane.io/egress-bandwith": "10M"})))
+            response = document_of(answer)["response"]
+            assert (answer.status, response["allowed"]) == (200, False)
+            assert "egress-bandwidth" in response["status"]["message"]
+        assert counted(metrics, "refused") == counted(metrics, "refused", "validate") == 1
+
+
+@pytest.mark.trio
+async def test_the_shared_policy_of_the_pods_namespace_is_read() -> None:
+    async with webhooks() as (port, _), http2(port) as client:
+        answer = await client.request("POST", "/mutate", JSON, body_of(review({"podlane.io/policy": "common"})))
+        assert any("podlane-policy" in json.dumps(change) for change in patch_of(answer))
+        answer = await client.request("POST", "/mutate", JSON, body_of(review({"podlane.io/policy": "broken"})))
+        assert "It is on fire." in document_of(answer)["response"]["warnings"][0]
+        elsewhere = review(
+            {"podlane.io/policy": "common"}, namespace="../../../secrets"
+        )  # not to become part of a path
+        answer = await client.request("POST", "/mutate", JSON, body_of(elsewhere))
+        assert "was not checked" in document_of(answer)["response"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status", "says"),
+    [
+        pytest.param("GET", "/mutate", {}, b"", 405, "POST", id="method"),
+        pytest.param("POST", "/mutate", {}, BODY, 415, "application/json", id="no content type"),
+        pytest.param("POST", "/mutate", {"content-type": "text/yaml"}, BODY, 415, "text/yaml", id="content type"),
+        pytest.param("POST", "/mutate", JSON, b"", 400, "not JSON", id="empty"),
+        pytest.param("POST", "/mutate", JSON, BODY[:-1], 400, "not JSON", id="half"),
+        pytest.param("POST", "/mutate", JSON, b"[1]", 400, "JSON list", id="no object"),
+        pytest.param("POST", "/mutate", JSON, b"\xff{}", 400, "UTF-8", id="no text"),
+        pytest.param("POST", "/mutate", JSON, b'{"a": "\\ud800"}', 400, "UTF-8", id="half a surrogate pair"),
+        pytest.param("POST", "/mutate", JSON, b'{"a": NaN}', 400, "NaN", id="no number"),
+        pytest.param("POST", "/mutate", JSON, b'{"a": ' + b"9" * 5000 + b"}", 400, "not JSON", id="huge number"),
+        pytest.param("POST", "/mutate", JSON, b"[" * 200_000, 400, "deep", id="deep"),
+        pytest.param("POST", "/mutate", JSON, b" " * (MAX_BODY + 1), 413, str(MAX_BODY), id="too long"),
+        pytest.param("POST", "/mutate", {**JSON, "content-length": "99999999"}, None, 413, str(MAX_BODY), id="declared"),
+        pytest.param("POST", "/mutat", JSON, BODY, 404, "/mutate, /validate", id="path"),
+    ],
+)  # fmt: skip
+@pytest.mark.trio
+async def test_what_is_no_review_is_told_so(
+    method: str, path: str, headers: dict[str, str], body: bytes | None, status: int, says: str
+) -> None:
+    async with webhooks() as (port, metrics), http2(port) as client:
+        answers: list[Any] = []
+        if body is None:
+            with trio.fail_after(1):
+                answers.append(await client.answer(await client.begin(method, path, headers)))  # the rest never comes
+        else:
+            answers += [await client.request(method, path, headers, body)]
+            answers += [await http1(port).request(method, path, headers, body)]
+            assert len(answers) == 2
+        for answer in answers:
+            assert answer.status == status
+            document = document_of(answer)
+            assert (document["kind"], document["code"]) == ("Status", status)
+            assert says in document["message"]
+        if path == "/mutate":
+            assert counted(metrics, "bad_request") >= len(answers)
+        assert (
+            await client.request("POST", "/mutate", JSON, BODY)
+        ).status == 200  # the connection is as good as before
+
+
+@pytest.mark.trio
+async def test_a_review_of_the_greatest_size_is_taken() -> None:
+    async with webhooks() as (port, _), http2(port) as client:
+        padded = BODY + b" " * (MAX_BODY - len(BODY))
+        assert (await client.request("POST", "/mutate", JSON, padded)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [
+        ("timeout=10s", 9.0),
+        ("timeout=30s", 20.0),
+        ("timeout=1s", 0.8),
+        ("timeout=100ms", 0.05),
+        ("timeout=1m", 20.0),
+        ("timeout=1m0.5s", 20.0),
+        ("timeout=0s", 0.0),
+        ("dryRun=All&timeout=5s", 4.5),
+        ("", 20.0),
+        ("timeout=", 20.0),
+        ("timeout=soon", 20.0),
+        ("timeout=10", 20.0),
+        ("timeout=10s!", 20.0),
+    ],
+)
+def test_the_api_servers_time_limit_is_kept_with_a_margin(query: str, seconds: float) -> None:
+    assert time_limit(query, 20.0) == pytest.approx(seconds)
+
+
+class Slow:
+    """Mutates when it is let; says when it has begun."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, document: Mapping[str, Any], *_rest: object) -> dict[str, Any]:
+        if "slow" in document:
+            self.began.set()
+            self.go.wait(10)
+        return {"response": {"allowed": True}}
+
+
+@pytest.mark.trio
+async def test_what_takes_too_long_is_an_error_and_delays_nobody() -> None:
+    slow = Slow()
+    try:
+        async with webhooks(slow) as (port, metrics), http2(port) as client:
+            late: list[Any] = []
+
+            async def ask() -> None:
+                late.append(await client.request("POST", "/mutate?timeout=500ms", JSON, b'{"slow": 1}'))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await trio.to_thread.run_sync(slow.began.wait, 5)
+                assert (await client.request("POST", "/mutate", JSON, b"{}")).status == 200
+                assert not late
+            assert late[0].status == 504
+            assert "0.3 s" in document_of(late[0])["message"]
+            assert counted(metrics, "timeout") == 1
+    finally:
+        slow.go.set()
+
+
+@pytest.mark.trio
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async with webhooks() as (port, metrics), http2(port) as client:
+        stream = await client.begin("POST", "/mutate?timeout=200ms", JSON)
+        await client.send(stream, BODY[:100], ends=False)
+        assert (await client.answer(stream)).status == 504
+        # What comes after the answer is thrown away, and harms nobody else on the connection.
+        other = await client.begin("POST", "/mutate", JSON)
+        client._answers[stream] = type(client._answers[other])()
+        await client.send(stream, BODY[100:], ends=True)
+        await client.send(other, BODY, ends=True)
+        assert (await client.answer(other)).status == 200
+        assert counted(metrics, "timeout") == 1
+
+
+@pytest.mark.trio
+async def test_an_error_of_our_own_is_an_answer_and_no_end() -> None:
+    def broken(*_: object) -> dict[str, Any]:
+        raise RuntimeError("a bug")
+
+    async with webhooks(broken) as (port, metrics), http2(port) as client:
+        answer = await client.request("POST", "/mutate", JSON, BODY)
+        assert answer.status == 500
+        assert "a bug" not in document_of(answer)["message"]
+        assert counted(metrics, "error") == 1
+        assert (await client.request("POST", "/validate", JSON, BODY)).status == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"GET /\xc3\xbc HTTP/1.1\r\nhost: x\r\n\r\n", id="path that is not ASCII"),
+        pytest.param(b"\x16\x03\x01nonsense\r\n\r\n", id="nonsense"),
+        pytest.param(b"GET / HTTP/1.1\r\nx: " + b"a" * 40_000, id="endless head"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(100), id="HTTP/2 unasked"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", id="upgrade to h2c"),
+        pytest.param(
+            b"GET /mutate HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            id="WebSocket",
+        ),
+    ],
+)
+@pytest.mark.trio
+async def test_a_connection_of_nonsense_ends_alone(data: bytes) -> None:
+    async with webhooks() as (port, _), http2(port) as client:
+        with trio.move_on_after(0.2):
+            await raw(port, data)
+        assert (await client.request("POST", "/mutate", JSON, BODY)).status == 200
+
+
+@pytest.mark.trio
+async def test_clients_without_tls_or_with_an_old_one_end_alone() -> None:
+    async with webhooks() as (port, _), http2(port) as client:
+        stream = await trio.open_tcp_stream(HOST, port)
+        async with stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            with trio.move_on_after(5):
+                with suppress(trio.BrokenResourceError):
+                    assert b"HTTP" not in await stream.receive_some(100)
+        old = trusting()
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        secure = trio.SSLStream(await trio.open_tcp_stream(HOST, port), old, server_hostname=HOST)
+        with pytest.raises(trio.BrokenResourceError):
+            await secure.do_handshake()
+        await trio.aclose_forcefully(secure)
+        assert (await client.request("POST", "/mutate", JSON, BODY)).status == 200
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """A handler that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        self.go = trio.Event()
+
+    async def __call__(self, _request: Request) -> Answer:
+        self.asked.set()
+        await self.go.wait()
+        return Answer.text(200, "done")
+
+
+@pytest.mark.trio
+async def test_at_the_end_what_runs_is_finished_and_http2_clients_are_sent_away() -> None:
+    gate = Gate()
+    async with serving({"/slow": gate}) as (server, port), http2(port) as client, trio.open_nursery() as nursery:
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            answers.append(await client.request("GET", "/slow"))
+
+        nursery.start_soon(ask)
+        await gate.asked.wait()
+        ended: list[int] = []
+
+        async def end() -> None:
+            ended.append(await server.drain(5))
+
+        nursery.start_soon(end)
+        await client.goaway.wait()
+        late = await client.begin("GET", "/slow", ends=True)  # sent before the client knew
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream(HOST, port)
+        gate.go.set()
+        assert (await client.answer(late)).status == 200
+        await client.closed.wait()
+        assert [answer.body for answer in answers] == [b"done\n"]
+        await eventually(lambda: ended == [0])
+
+
+@pytest.mark.trio
+async def test_at_the_end_idle_connections_are_closed_at_once() -> None:
+    async with serving({"/": Gate()}) as (server, port):
+        client = http1(port)
+        assert (await client.request("GET", "/nothing")).status == 404
+        assert server.connections == 1
+        with trio.fail_after(0.5):
+            assert await server.drain(5) == 0
+
+
+@pytest.mark.trio
+async def test_after_the_grace_period_what_still_runs_is_cut() -> None:
+    gate = Gate()
+    async with serving({"/slow": gate}) as (server, port), http2(port) as client, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(Http2Error, match="closed"):
+                await client.request("GET", "/slow")
+
+        nursery.start_soon(ask)
+        await gate.asked.wait()
+        assert await server.drain(0.05) == 1
+
+
+@pytest.mark.trio
+async def test_a_connection_that_the_client_closes_is_forgotten() -> None:
+    async with serving({"/": Gate()}) as (server, port):
+        async with http2(port) as client:
+            await client.request("GET", "/nothing")
+            assert server.connections == 1
+        await eventually(lambda: server.connections == 0)
+
+
+@pytest.mark.trio
+async def test_a_taken_port_is_named_with_the_remedy() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        with pytest.raises(ListenError, match="--metrics-port"):
+            await open_listeners(HOST, taken.getsockname()[1], "metrics-port")
+    with pytest.raises(ListenError, match="--address"):
+        await open_listeners("192.0.2.77", 8443, "port")

@@ -1,0 +1,122 @@
+"""``podlane inject``, ``uninject`` and ``ready`` as their users meet them."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from manifest_samples import CRON_JOB, DEPLOYMENT
+
+from podlane.main import main
+
+
+def podlane(*arguments: str | Path, stdin: str = "", environment: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin, env=environment or {})
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.yaml"
+    path.write_text(DEPLOYMENT)
+    return path
+
+
+def test_from_standard_input_there_and_back() -> None:
+    there = podlane("inject", "-f", "-", "--image", "registry.example.com/podlane:1", stdin=DEPLOYMENT)
+    assert there.exit_code == 0, there.output
+    assert "image: registry.example.com/podlane:1" in there.stdout
+    assert there.stderr == "podlane: standard input: document 1 (line 2), Deployment/web: injected.\n"
+    back = podlane("uninject", "-f", "-", "--quiet", stdin=there.stdout)
+    assert (back.exit_code, back.stdout, back.stderr) == (0, DEPLOYMENT, "")
+
+
+def test_in_place_keeps_mode_and_link(manifest: Path, tmp_path: Path) -> None:
+    manifest.chmod(0o640)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(manifest)
+    assert podlane("inject", "-f", link, "--in-place", "--classic").stdout == ""
+    assert link.is_symlink()
+    assert manifest.stat().st_mode & 0o777 == 0o640
+    assert "podlane-prepare" in manifest.read_text()
+    assert podlane("uninject", "-f", link, "--in-place").exit_code == 0
+    assert manifest.read_text() == DEPLOYMENT
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.yaml", "shop.yaml"]
+
+
+def test_refusals_name_everything_and_write_nothing(manifest: Path) -> None:
+    wrong = f"{DEPLOYMENT.replace('50M', '50X')}---\n{CRON_JOB.replace('5M', '-5M')}"
+    manifest.write_text(wrong)
+    done = podlane("inject", "-f", manifest, "--in-place")
+    assert (done.exit_code, done.stdout, manifest.read_text()) == (2, "", wrong)
+    assert f"{manifest}: document 1 (line 2), Deployment/web: podlane.io/egress-bandwidth: '50X' is not" in done.stderr
+    assert "CronJob/backup: podlane.io/egress-bandwidth: '-5M' is less than nothing" in done.stderr
+
+
+MISUSES = {
+    "no file": (["inject", "-f", "there-is-none.yaml"], 1, "there-is-none.yaml cannot be read"),
+    "in place of nothing": (["inject", "-f", "-", "--in-place"], 2, "Leave out --in-place"),
+    "no such policy": (["inject", "-f", "-", "--policy-file", "none.yaml"], 1, "none.yaml cannot be read"),
+    "pull policy": (["inject", "-f", "-", "--image-pull-policy", "Maybe"], 2, "Write Always, IfNotPresent, Never"),
+    "not YAML": (["uninject", "-f", "-"], 2, "standard input: line 2, column 1: Not valid YAML"),
+    "time": (["ready", "--wait", "soon"], 2, "soon"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), MISUSES.values(), ids=MISUSES)
+def test_misuse_is_told_with_a_remedy(arguments: list[str], status: int, words: str) -> None:
+    done = podlane(*arguments, stdin="a: [\n")
+    assert done.exit_code == status, done.output
+    assert words in done.stderr
+
+
+def test_a_file_that_is_not_text(manifest: Path) -> None:
+    manifest.write_bytes(b"a: \xff\n")
+    done = podlane("inject", "-f", manifest)
+    assert done.exit_code == 1
+    assert "is not UTF-8 text (byte 3)" in done.stderr
+
+
+@pytest.fixture
+def admin_port() -> Iterator[int]:
+    """An admin server that gets ready with the second question."""
+    answers = iter([503])
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = next(answers, 200) if self.path == "/readyz" else 404
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"not ready\n" if status == 503 else b"ready\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def test_ready_asks_once_or_waits(admin_port: int) -> None:
+    environment = {"PODLANE_ADMIN_ADDRESS": "0.0.0.0", "PODLANE_ADMIN_PORT": str(admin_port)}
+    once = podlane("ready", environment=environment)
+    assert once.exit_code == 1
+    assert f"The sidecar at 127.0.0.1:{admin_port} says: not ready." in once.stderr
+    assert podlane("ready", "--wait", "20s", environment=environment).exit_code == 0
+
+
+def test_ready_waits_through_not_ready(admin_port: int) -> None:
+    environment = {"PODLANE_ADMIN_PORT": str(admin_port)}
+    assert podlane("ready", "--wait", "20s", environment=environment).exit_code == 0
+
+
+def test_ready_says_when_nobody_listens() -> None:
+    done = podlane("ready", environment={"PODLANE_ADMIN_PORT": "1"})
+    assert done.exit_code == 1
+    assert "No sidecar is to be reached at 127.0.0.1:1: Connection refused" in done.stderr
