@@ -1,0 +1,149 @@
+{{- define "podlane.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Room for "-injector" and what helpers append: names of Services have at most 63 characters. */}}
+{{- define "podlane.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "podlane.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "podlane.injector" -}}
+{{- include "podlane.fullname" . }}-injector
+{{- end -}}
+
+{{/* Cluster-wide, so with the namespace: two releases must not share one. */}}
+{{- define "podlane.clusterName" -}}
+{{- printf "%s-%s" (include "podlane.injector" .) .Release.Namespace | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "podlane.webhookName" -}}
+{{- .Values.webhook.namePrefix }}{{ include "podlane.injector" . }}
+{{- end -}}
+
+{{- define "podlane.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "podlane.injector" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed where serviceAccount.create is false: name the account that exists." .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "podlane.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "podlane.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "podlane.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: injector
+{{- end -}}
+
+{{- define "podlane.labels" -}}
+{{ include "podlane.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: podlane
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* self-managed, cert-manager or secret: what certificates.source means here. */}}
+{{- define "podlane.certificates" -}}
+{{- if ne .Values.certificates.source "auto" -}}
+{{- .Values.certificates.source -}}
+{{- else if .Capabilities.APIVersions.Has "cert-manager.io/v1/Certificate" -}}
+cert-manager
+{{- else -}}
+self-managed
+{{- end -}}
+{{- end -}}
+
+{{- define "podlane.secretName" -}}
+{{- if eq (include "podlane.certificates" .) "secret" -}}
+{{- required "certificates.secretName is needed where certificates.source is secret: name the Secret (kubernetes.io/tls) with the certificate." .Values.certificates.secretName -}}
+{{- else -}}
+{{- include "podlane.injector" . }}-certificates
+{{- end -}}
+{{- end -}}
+
+{{/* What both webhook configurations have in common, the `webhooks` list left out. */}}
+{{- define "podlane.webhookMetadata" -}}
+name: {{ include "podlane.webhookName" . }}
+labels:
+  {{- include "podlane.labels" . | nindent 2 }}
+{{- if eq (include "podlane.certificates" .) "cert-manager" }}
+annotations:
+  cert-manager.io/inject-ca-from: {{ printf "%s/%s" .Release.Namespace (include "podlane.secretName" .) }}
+{{- end }}
+{{- if .Values.webhook.ownedByNamespace }}
+{{- with lookup "v1" "Namespace" "" .Release.Namespace }}
+ownerReferences:
+  - apiVersion: v1
+    kind: Namespace
+    name: {{ .metadata.name }}
+    uid: {{ .metadata.uid }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The two webhooks of a configuration. Dict: root, path, verb (inject or validate), mutating (adds what only mutating ones have).
+Whatever labels say, no Pod is meant by both: the first is for namespaces that opted in, the second for all others.
+*/}}
+{{- define "podlane.webhooks" -}}
+{{- $root := .root -}}
+{{- $excluded := append $root.Values.webhook.excludedNamespaces $root.Release.Namespace | uniq -}}
+{{- $call := . -}}
+{{- range $who := list "namespace" "pod" }}
+- name: {{ $who }}.{{ $call.verb }}.podlane.io
+  admissionReviewVersions: [v1]
+  clientConfig:
+    service:
+      name: {{ include "podlane.injector" $root }}
+      namespace: {{ $root.Release.Namespace }}
+      path: {{ $call.path }}
+      port: 443
+    {{- if eq (include "podlane.certificates" $root) "secret" }}
+    caBundle: {{ required "certificates.caBundle is needed where certificates.source is secret: the authority (PEM) by which API servers check the certificate." $root.Values.certificates.caBundle | b64enc }}
+    {{- end }}
+  rules:
+    - apiGroups: [""]
+      apiVersions: [v1]
+      operations: [CREATE]
+      resources: [pods]
+      scope: Namespaced
+  matchPolicy: Equivalent
+  sideEffects: None
+  {{- if $call.mutating }}
+  reinvocationPolicy: IfNeeded
+  {{- end }}
+  failurePolicy: {{ $root.Values.webhook.failurePolicy }}
+  timeoutSeconds: {{ $root.Values.webhook.timeoutSeconds }}
+  namespaceSelector:
+    matchExpressions:
+      - key: podlane.io/inject
+        operator: {{ eq $who "namespace" | ternary "In" "NotIn" }}
+        values: [enabled]
+      - key: kubernetes.io/metadata.name
+        operator: NotIn
+        values:
+          {{- toYaml $excluded | nindent 10 }}
+  objectSelector:
+    matchExpressions:
+      - key: podlane.io/inject
+        operator: {{ eq $who "namespace" | ternary "NotIn" "In" }}
+        values: [{{ eq $who "namespace" | ternary "false" "true" | quote }}]
+{{- end }}
+{{- end -}}

@@ -1,0 +1,434 @@
+"""The chart: what Helm makes of it is accepted by Kubernetes, means what the values say, and asks for no more than it needs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from rendering import CHART, NAMESPACE, ROOT, HelmError, Values, helm, of_kind, render, the
+from schemas import KUBERNETES, problems
+from value_sets import AUTHORITY, VALUE_SETS
+
+from injector.config import InjectorSettings, load_settings
+from injector.metrics import Metrics as InjectorMetrics
+from podlane.main import VERBS
+from sidecar.metrics import Metrics as SidecarMetrics
+
+SETS = pytest.mark.parametrize("case", VALUE_SETS.values(), ids=VALUE_SETS.keys())
+
+
+def injector_container(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def settings_of(manifests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> InjectorSettings:
+    """The injector's settings as it reads them from the Deployment's variables. Raises ConfigError."""
+    for variable in injector_container(manifests)["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    return load_settings({})
+
+
+def webhook_configurations(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [the(manifests, kind) for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")]
+
+
+# --- what Kubernetes says ----------------------------------------------------------------------------------------------
+
+
+@SETS
+def test_passes_helm_lint(case: Values) -> None:
+    text = yaml.safe_dump(dict(case.values))
+    said = helm("lint", "--strict", str(CHART), "--values", "-", "--kube-version", case.kubernetes, stdin=text)
+    assert "1 chart(s) linted, 0 chart(s) failed" in said
+
+
+@pytest.mark.usefixtures("_schemas")
+@pytest.mark.parametrize("version", KUBERNETES)
+@SETS
+def test_kubernetes_accepts_every_manifest(case: Values, version: str) -> None:
+    found = [problem for manifest in render(case) for problem in problems(manifest, version)]
+    assert found == []
+
+
+@pytest.mark.usefixtures("_schemas")
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param({"replicaz": 2}, "'replicaz' was unexpected", id="unknown field"),
+        pytest.param({"replicas": "2"}, "'2' is not of type 'integer'", id="wrong type"),
+        pytest.param({"selector": None}, "None is not of type 'object'", id="null"),
+    ],
+)
+def test_the_schemas_would_find_mistakes(change: dict[str, Any], complaint: str) -> None:
+    deployment = the(render(VALUE_SETS["defaults"]), "Deployment")
+    deployment["spec"] |= change
+    assert any(complaint in problem for problem in problems(deployment, KUBERNETES[0]))
+
+
+@SETS
+def test_the_same_values_give_the_same_manifests(case: Values) -> None:
+    assert render(case) == render(case)
+
+
+@SETS
+def test_names_are_unique_and_short_enough(case: Values) -> None:
+    manifests = render(case)
+    names = [(m["apiVersion"], m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 63 for *_, name in names)
+
+
+# --- who is asked ------------------------------------------------------------------------------------------------------
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """LabelSelector of meta/v1 with the operators that are used: NotIn is also true where the key is missing."""
+    tests = {
+        "In": lambda key, values: labels.get(key) in values,
+        "NotIn": lambda key, values: labels.get(key) not in values,
+    }
+    assert selector.keys() == {"matchExpressions"}
+    return all(tests[e["operator"]](e["key"], e["values"]) for e in selector["matchExpressions"])
+
+
+@pytest.mark.parametrize(
+    ("namespace", "on_namespace", "on_pod", "asked"),
+    [
+        pytest.param("shop", "enabled", None, True, id="namespace opted in"),
+        pytest.param("shop", "enabled", "true", True, id="both opted in: asked once"),
+        pytest.param("shop", "enabled", "false", False, id="the Pod opted out"),
+        pytest.param("shop", None, None, False, id="nobody said anything"),
+        pytest.param("shop", None, "true", True, id="the Pod opted in"),
+        pytest.param("shop", None, "false", False, id="the Pod opted out of nothing"),
+        pytest.param("shop", "disabled", None, False, id="another value of the namespace's label"),
+        pytest.param("shop", "disabled", "true", True, id="the Pod wins over its namespace"),
+        pytest.param("kube-system", "enabled", "true", False, id="kube-system, whatever labels say"),
+        pytest.param("kube-node-lease", "enabled", None, False, id="kube-node-lease"),
+        pytest.param("kube-public", None, "true", False, id="kube-public"),
+        pytest.param("local-path-storage", "enabled", None, False, id="local-path-storage"),
+        pytest.param(NAMESPACE, "enabled", "true", False, id="the injector's own namespace"),
+    ],
+)
+def test_labels_decide_who_is_asked(namespace: str, on_namespace: str | None, on_pod: str | None, asked: bool) -> None:
+    labels = {"kubernetes.io/metadata.name": namespace}
+    if on_namespace:
+        labels["podlane.io/inject"] = on_namespace
+    pod_labels = {"podlane.io/inject": on_pod} if on_pod else {}
+    for configuration in webhook_configurations(render(VALUE_SETS["defaults"])):
+        calls = [
+            webhook["name"]
+            for webhook in configuration["webhooks"]
+            if selects(webhook["namespaceSelector"], labels) and selects(webhook["objectSelector"], pod_labels)
+        ]
+        assert len(calls) == asked, configuration["kind"]
+
+
+def test_the_release_s_namespace_is_excluded_even_if_no_other_is() -> None:
+    for configuration in webhook_configurations(render(VALUE_SETS["as little as possible"])):
+        for webhook in configuration["webhooks"]:
+            assert webhook["namespaceSelector"]["matchExpressions"][1]["values"] == [NAMESPACE]
+
+
+@SETS
+def test_webhooks_are_as_a_cluster_wants_them(case: Values) -> None:
+    manifests = render(case)
+    mutating, validating = webhook_configurations(manifests)
+    service = the(manifests, "Service")
+    for configuration, path in ((mutating, "/mutate"), (validating, "/validate")):
+        for webhook in configuration["webhooks"]:
+            assert webhook["sideEffects"] == "None"
+            assert webhook["admissionReviewVersions"] == ["v1"]
+            assert webhook["matchPolicy"] == "Equivalent"
+            assert webhook["failurePolicy"] == case.values.get("webhook", {}).get("failurePolicy", "Fail")
+            assert webhook["timeoutSeconds"] == case.values.get("webhook", {}).get("timeoutSeconds", 5)
+            assert webhook["rules"] == [
+                {
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "operations": ["CREATE"],
+                    "resources": ["pods"],
+                    "scope": "Namespaced",
+                }
+            ]
+            called = webhook["clientConfig"]["service"]
+            assert called == {"name": service["metadata"]["name"], "namespace": NAMESPACE, "path": path, "port": 443}
+            assert webhook.get("reinvocationPolicy") == ("IfNeeded" if configuration is mutating else None)
+    assert service["spec"]["ports"][0]["port"] == 443
+
+
+def test_is_called_before_istio() -> None:
+    """API servers call mutating webhooks in the order of their configurations' names."""
+    mutating, _ = webhook_configurations(render(VALUE_SETS["defaults"]))
+    assert mutating["metadata"]["name"] < "istio-revision-tag-default"
+    assert mutating["metadata"]["name"] < "istio-sidecar-injector"
+
+
+def test_ca_bundle_is_named_only_where_it_is_known() -> None:
+    """An upgrade leaves alone what no manifest names: the injector and cert-manager write it into the cluster."""
+    for name, case in VALUE_SETS.items():
+        bundles = {
+            w["clientConfig"].get("caBundle") for c in webhook_configurations(render(case)) for w in c["webhooks"]
+        }
+        assert (bundles == {None}) == (name != "a Secret of your own"), name
+    own = webhook_configurations(render(VALUE_SETS["a Secret of your own"]))[0]["webhooks"][0]["clientConfig"]
+    assert base64.b64decode(own["caBundle"]).decode() == AUTHORITY
+
+
+def test_plain_manifests_have_no_hook_that_empties_the_webhooks() -> None:
+    """What `helm template` writes may be piped into kubectl, which would apply hooks like anything else."""
+    hooks = [m for m in render(VALUE_SETS["defaults"]) if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    assert {m["kind"] for m in hooks} == {"Pod"}
+    assert {m["metadata"]["annotations"]["helm.sh/hook"] for m in hooks} == {"test"}
+
+
+# --- what it may do ----------------------------------------------------------------------------------------------------
+
+
+def rights(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
+    """(namespace or *, resource, name or *, verb) of every rule."""
+    for role in (*of_kind(manifests, "ClusterRole"), *of_kind(manifests, "Role")):
+        for rule in role["rules"]:
+            for resource in rule["resources"]:
+                for name in rule.get("resourceNames", ["*"]):
+                    for verb in rule["verbs"]:
+                        yield role["metadata"].get("namespace", "*"), resource, name, verb
+
+
+OWN_CERTIFICATES = {
+    ("*", "mutatingwebhookconfigurations", "00-podlane-injector", "get"),
+    ("*", "mutatingwebhookconfigurations", "00-podlane-injector", "patch"),
+    ("*", "validatingwebhookconfigurations", "00-podlane-injector", "get"),
+    ("*", "validatingwebhookconfigurations", "00-podlane-injector", "patch"),
+    (NAMESPACE, "secrets", "podlane-injector-certificates", "get"),
+    (NAMESPACE, "secrets", "podlane-injector-certificates", "update"),
+}
+ANY_POLICY = {("*", "configmaps", "*", "get")}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("defaults", OWN_CERTIFICATES | ANY_POLICY, id="defaults"),
+        pytest.param("cert-manager is there", ANY_POLICY, id="cert-manager"),
+        pytest.param("a Secret of your own", ANY_POLICY, id="a Secret of your own"),
+        pytest.param("as little as possible", OWN_CERTIFICATES, id="no shared policies"),
+        pytest.param(
+            "policies in two namespaces",
+            OWN_CERTIFICATES
+            | {(ns, "configmaps", n, "get") for ns in ("shop", "search") for n in ("lanes", "batch-lanes")},
+            id="policies in two namespaces",
+        ),
+    ],
+)
+def test_the_injector_s_rights_are_these_and_no_others(name: str, expected: set[tuple[str, str, str, str]]) -> None:
+    manifests = render(VALUE_SETS[name])
+    assert set(rights(manifests)) == expected
+    account = the(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    bindings = [*of_kind(manifests, "ClusterRoleBinding"), *of_kind(manifests, "RoleBinding")]
+    for binding in bindings:
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
+    roles = {(m["kind"], m["metadata"]["name"]) for m in manifests if m["kind"] in ("ClusterRole", "Role")}
+    assert {(b["roleRef"]["kind"], b["roleRef"]["name"]) for b in bindings} == roles
+
+
+@SETS
+def test_every_pod_of_ours_meets_the_restricted_standard(case: Values) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/; and no Pod writes to its root file system."""
+    manifests = render(case)
+    specs = [the(manifests, "Deployment")["spec"]["template"]["spec"], *(m["spec"] for m in of_kind(manifests, "Pod"))]
+    for spec in specs:
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["runAsUser"] == 65532
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert all({"secret", "downwardAPI"} & volume.keys() for volume in spec.get("volumes", []))
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert "requests" in container["resources"]
+
+
+def test_the_image_s_user_is_the_chart_s() -> None:
+    assert re.search(r"^USER 65532:65532$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+# --- what the injector makes of it -------------------------------------------------------------------------------------
+
+
+@SETS
+def test_the_injector_takes_the_settings(case: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(case)
+    container = injector_container(manifests)
+    settings = settings_of(manifests, monkeypatch)
+    assert container["args"][0] in {verb.name for verb in VERBS}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (settings.port, settings.metrics_port) == (ports["https"], ports["metrics"])
+    assert settings.image == container["image"]
+    host = f"{the(manifests, 'Service')['metadata']['name']}.{NAMESPACE}.svc"
+    assert host in settings.certificate_names(NAMESPACE)
+    if settings.secret:
+        assert settings.secret == the(manifests, "Secret")["metadata"]["name"]
+        names = [c["metadata"]["name"] for c in webhook_configurations(manifests)]
+        assert [settings.mutating_webhook, settings.validating_webhook] == names
+    else:
+        (volume,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+        (mount,) = container["volumeMounts"]
+        assert str(settings.certificate) == f"{mount['mountPath']}/tls.crt"
+        assert str(settings.key) == f"{mount['mountPath']}/tls.key"
+        for certificate in of_kind(manifests, "Certificate"):
+            if certificate["spec"]["secretName"] == volume["secret"]["secretName"]:
+                assert host in certificate["spec"]["dnsNames"]
+    needed = settings.linger.seconds + settings.grace.seconds
+    assert needed <= the(manifests, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_values_reach_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(render(VALUE_SETS["everything at once"]), monkeypatch)
+    defaults = settings.defaults(native=False)
+    assert settings.native == "never"
+    assert defaults.image == "registry.example.com:5000/net/podlane:1.2.3"
+    assert defaults.image_pull_policy == "Always"
+    assert defaults.image_pull_secrets == ("registry", "other")
+    assert (defaults.cpu_request, defaults.cpu_limit) == ("0.1", "2")
+    assert (defaults.memory_request, defaults.memory_limit) == (None, "1Gi")
+    assert dict(defaults.environment) == {"PODLANE_MAX_CONNECTIONS": "2000", "PODLANE_ADMIN_ADDRESS": "0.0.0.0"}
+    assert settings.linger.seconds == 8
+
+
+def test_defaults_are_the_injector_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One truth: what the chart says where nobody says anything is what the program does then."""
+    settings = settings_of(render(VALUE_SETS["defaults"]), monkeypatch)
+    own = InjectorSettings.model_fields
+    for name in ("port", "metrics_port", "native", "cpu_request", "cpu_limit", "memory_request", "memory_limit"):
+        assert getattr(settings, name) == own[name].default, name
+    assert settings.tls_version == own["tls_version"].default
+    assert (settings.log_format, settings.log_level) == (own["log_format"].default, own["log_level"].default)
+
+
+def test_service_variables_cannot_be_taken_for_settings() -> None:
+    """The Service podlane-injector would set PODLANE_INJECTOR_PORT to an URL in Pods of its namespace."""
+    manifests = render(VALUE_SETS["defaults"])
+    for spec in (
+        the(manifests, "Deployment")["spec"]["template"]["spec"],
+        *(m["spec"] for m in of_kind(manifests, "Pod")),
+    ):
+        assert spec["enableServiceLinks"] is False
+
+
+def test_versions_are_one() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
+    assert injector_container(render(VALUE_SETS["defaults"]))["image"] == f"podlane:{project['version']}"
+    assert chart["kubeVersion"] == f">={'.'.join(KUBERNETES[-1].removeprefix('v').split('.')[:2])}.0-0"
+
+
+# --- values ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_value_is_in_the_schema_with_a_description() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(value: object, schema: Mapping[str, Any], path: str) -> None:
+        if not isinstance(value, dict) or "properties" not in schema or path.endswith("/resources"):
+            return
+        assert schema["additionalProperties"] is False, path
+        assert value.keys() == schema["properties"].keys() - {"global"}, path
+        for key, inner in value.items():
+            assert schema["properties"][key]["description"].endswith("."), f"{path}/{key}"
+            compare(inner, schema["properties"][key], f"{path}/{key}")
+
+    compare(values, schema, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        pytest.param({"injektor": {}}, "injektor", id="unknown value"),
+        pytest.param({"injector": {"replicas": 0}}, "/injector/replicas", id="no replica"),
+        pytest.param({"injector": {"port": 443}}, "/injector/port", id="a port that takes a privilege"),
+        pytest.param({"webhook": {"failurePolicy": "fail"}}, "/webhook/failurePolicy", id="failurePolicy"),
+        pytest.param({"webhook": {"timeoutSeconds": 31}}, "/webhook/timeoutSeconds", id="longer than API servers wait"),
+        pytest.param({"sidecar": {"native": True}}, "/sidecar/native", id="native"),
+        pytest.param(
+            {"sidecar": {"environment": {"HOME": "/"}}}, "'HOME' does not match", id="no setting of the sidecar"
+        ),
+        pytest.param(
+            {"sidecar": {"environment": {"PODLANE_SILENT_PORTS": "25,53"}}}, "/sidecar/environment", id="a comma"
+        ),
+        pytest.param({"sidecar": {"resources": {"limits": {"memory": "lots"}}}}, "limits/memory", id="no quantity"),
+        pytest.param({"certificates": {"source": "secret"}}, "/certificates", id="a Secret without a name"),
+        pytest.param(
+            {"certificates": {"issuerRef": {"kind": "Issuer"}}}, "/certificates/issuerRef", id="a nameless issuer"
+        ),
+        pytest.param({"serviceAccount": {"create": False}}, "/serviceAccount", id="an account without a name"),
+        pytest.param({"image": {"tag": "a b"}}, "/image/tag", id="no tag"),
+        pytest.param({"tests": {"namespace": ""}}, "/tests/namespace", id="no namespace"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(values: dict[str, Any], place: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(place)):
+        render(Values(values))
+
+
+def test_a_test_in_an_excluded_namespace_is_refused() -> None:
+    with pytest.raises(HelmError, match=r"tests\.namespace is kube-system, where nothing is injected"):
+        render(Values({"tests": {"namespace": "kube-system"}}))
+
+
+def test_too_old_a_kubernetes_is_refused() -> None:
+    with pytest.raises(HelmError, match="kubeVersion"):
+        render(Values({}, kubernetes="v1.26.0"))
+
+
+# --- monitoring and notes ----------------------------------------------------------------------------------------------
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    manifest = the(render(VALUE_SETS["everything at once"]), "ConfigMap")
+    dashboard = json.loads(manifest["data"]["podlane.json"])
+    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])]
+    expressions += [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
+    asked = {name for e in expressions for name in re.findall(r"\b(?:podlane|process)_[a-z_]+", e)}
+    assert len(asked) > 10
+    text = InjectorMetrics().render().decode() + SidecarMetrics(lambda: ()).render().decode()
+    families = {family.name: family.type for family in text_string_to_metric_families(text)}
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    there = {name + suffix for name, kind in families.items() for suffix in suffixes[kind]}
+    assert asked - there == set()
+
+
+def test_monitoring_selects_the_service() -> None:
+    manifests = render(VALUE_SETS["everything at once"])
+    service = the(manifests, "Service")
+    monitor = the(manifests, "ServiceMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_selectors_meet_the_injector_s_pods_only() -> None:
+    manifests = render(VALUE_SETS["everything at once"])
+    deployment = the(manifests, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"].items()
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        the(manifests, "Service")["spec"]["selector"],
+        the(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        the(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels
+        for test_pod in of_kind(manifests, "Pod"):
+            assert not selector.items() <= test_pod["metadata"]["labels"].items()

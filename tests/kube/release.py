@@ -1,0 +1,191 @@
+"""The chart, installed by helm into the real API server, and its injectors, run here as its Deployment says.
+
+There are no nodes to run the Deployment's Pods. So each injector is a process of this machine with the environment of the
+Deployment's container and the rights of its ServiceAccount. What a node's kube-proxy does with the Service is done by
+:class:`ServiceAddress`, to which an ExternalName leads: the API server asks the Service by its name, and verifies the
+certificate for that name, as in a cluster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import urlopen
+
+from cluster import Cluster
+from daemons import Daemon, end_all, launch
+from kubectl import Kubectl, RefusedError
+from service_address import ServiceAddress
+from waiting import until
+
+CHART: Final = Path(__file__).parents[2] / "charts" / "podlane"
+_SERVICE_PORT: Final = 443
+"""The chart's."""
+_KINDS: Final = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
+PROBE: Final = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "probe", "labels": {"podlane.io/inject": "true"}, "annotations": {"podlane.io/egress-bandwidth": "1M"}},
+    "spec": {"containers": [{"name": "app", "image": "registry.example.com/app:1"}]},
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Injector:
+    """A running ``podlane injector``."""
+
+    daemon: Daemon
+    port: int
+    metrics_port: int
+
+    def answer(self, path: str) -> str:
+        """What the health and metrics server says."""
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def ready(self) -> bool:
+        try:
+            return bool(self.answer("/readyz"))
+        except OSError:
+            assert self.daemon.running(), self.daemon.output
+            return False
+
+
+@dataclass(eq=False)
+class Release:
+    """An installed chart. ``daemons`` is where its injectors are added, to be shown when a test fails and ended with it."""
+
+    cluster: Cluster
+    namespace: str
+    address: ServiceAddress
+    daemons: list[Daemon]
+    name: str = "podlane"
+    _launched: list[Daemon] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def kubectl(self) -> Kubectl:
+        return self.cluster.kubectl.within(self.namespace)
+
+    @property
+    def service(self) -> str:
+        return f"{self.name}-injector"
+
+    @property
+    def configuration(self) -> str:
+        """The name of both webhook configurations."""
+        return self.environment()["PODLANE_INJECTOR_MUTATING_WEBHOOK"]
+
+    def install(self, values: Mapping[str, Any]) -> str:
+        """Install or upgrade it; gives what helm printed. The Service then leads to :attr:`address`."""
+        path = self.cluster.folder / f"{self.namespace}-values.yaml"
+        path.write_text(json.dumps(values))
+        if self.kubectl("get", "service", self.service, "--ignore-not-found", "-o", "name"):
+            self._lead("ClusterIP", _SERVICE_PORT)  # helm must find it as helm left it
+        # Without being told to forget them, helm takes empty values for "those of the last time".
+        said = self.helm(
+            "upgrade", "--install", self.name, str(CHART), "--create-namespace", "--reset-values", f"--values={path}"
+        )
+        self._lead("ExternalName", self.address.port)
+        return said
+
+    def _lead(self, kind: str, port: int) -> None:
+        """Make the Service one of this type and port, and have the webhooks ask at that port."""
+        external = {"op": "add", "path": "/spec/externalName", "value": "127.0.0.1" if kind == "ExternalName" else ""}
+        self._patch("service", self.service, [
+            {"op": "replace", "path": "/spec/type", "value": kind}, external,
+            {"op": "replace", "path": "/spec/ports/0/port", "value": port},
+        ])  # fmt: skip
+        for configuration in _KINDS:
+            self.ask_at(configuration, port)
+
+    def ask_at(self, kind: str, port: int) -> None:
+        """Change the port of the Service at which the webhooks of a configuration ask."""
+        webhooks = self.kubectl.get(kind, self.configuration)["webhooks"]
+        place = "/webhooks/{}/clientConfig/service/port"
+        self._patch(kind, self.configuration, [
+            {"op": "replace", "path": place.format(n), "value": port} for n in range(len(webhooks))
+        ])  # fmt: skip
+
+    def _patch(self, kind: str, name: str, operations: Sequence[Mapping[str, Any]]) -> None:
+        self.kubectl("patch", kind, name, "--type=json", "-p", json.dumps(operations))
+
+    def helm(self, *arguments: str) -> str:
+        """Run helm as the cluster's administrator; raises :class:`RefusedError`."""
+        home = self.cluster.folder / "helm"
+        done = subprocess.run(
+            [self.cluster.tools.helm, f"--kubeconfig={self.cluster.kubectl.kubeconfig}", f"--namespace={self.namespace}", *arguments],
+            env={**os.environ, "HELM_CACHE_HOME": str(home), "HELM_CONFIG_HOME": str(home), "HELM_DATA_HOME": str(home)},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RefusedError(done.stderr)
+        return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        """What the Deployment gives its container."""
+        deployment = self.kubectl.get("deployment", f"{self.name}-injector")
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        assert container["args"] == ["injector"]
+        return {variable["name"]: variable.get("value", "") for variable in container["env"]}
+
+    def start(self, *options: str) -> Injector:
+        """Start an injector and wait until it takes requests; it is no endpoint yet."""
+        ready, theirs = os.pipe()
+        daemon = self.launch(f"--ready-fd={theirs}", *options, pass_fds=[theirs])
+        os.close(theirs)
+        with os.fdopen(ready) as pipe:
+            line = pipe.readline()
+        assert line, f"the injector ended with {daemon.process.wait(10)}:\n{daemon.output}"
+        port, metrics_port = map(int, line.split())
+        return Injector(daemon, port, metrics_port)
+
+    def launch(self, *options: str, **popen: Any) -> Daemon:
+        """Start an injector with what the Deployment gives it; ``popen`` are options of subprocess.Popen."""
+        account = self.kubectl.get("deployment", f"{self.name}-injector")["spec"]["template"]["spec"][
+            "serviceAccountName"
+        ]
+        kubeconfig = self.cluster.service_account_kubeconfig(self.namespace, account)
+        argv = [
+            sys.executable, "-m", "podlane", "injector", "--address=127.0.0.1", "--port=0", "--metrics-port=0",
+            f"--kubeconfig={kubeconfig}", "--linger=0s", *options,
+        ]  # fmt: skip
+        daemon = launch(f"injector-{next(self._numbers)}", argv, self.cluster.folder, self.environment(), **popen)
+        self.daemons.append(daemon)
+        self._launched.append(daemon)
+        return daemon
+
+    def serve(self, injectors: Sequence[Injector]) -> None:
+        """Make these the Service's endpoints, and wait until the API server gets its Pods injected by them."""
+        for injector in injectors:
+            until("the injector to be ready", injector.ready)
+        self.address.endpoints = tuple(i.port for i in injectors)
+        # It learns of a changed caBundle by a watch of its own.
+        until("the API server to trust the injector", self._injects)
+
+    def _injects(self) -> bool:
+        try:
+            made = self.cluster.kubectl.create(PROBE, "--dry-run=server")
+        except RefusedError as refused:
+            if "x509" in str(refused) or "failed calling webhook" in str(refused):
+                return False
+            raise
+        return "podlane.io/status" in made["metadata"]["annotations"]
+
+    def stop(self) -> None:
+        """End all injectors, none being an endpoint any more."""
+        self.address.endpoints = ()
+        end_all(self._launched)
+        self._launched.clear()
+
+    def remove(self) -> None:
+        """Uninstall the chart, then end the injectors."""
+        self.helm("uninstall", self.name)
+        self.stop()
