@@ -12,7 +12,7 @@ BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel unit bench lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image image unit bench lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -47,6 +47,21 @@ test: build $(IPTABLES_STAMP) $(BENCH_STAMP) system-packages lint  ## everything
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
 	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
+
+test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds helm by Go where there is none
+	@tools/system-packages go=golang-go
+	@tools/kube-tools helm >/dev/null
+	@$(BIN)/python -m pytest tests/chart $(PYTEST_ARGS)
+
+test-kube: build system-packages  ## injection by a real API server, which is built once (nine minutes) and kept in ~/.cache
+	@tools/system-packages go=golang-go etcd-server
+	@tools/as-root env $$(tools/kube-tools --env) $(BIN)/python -m pytest tests/kube $(PYTEST_ARGS)
+
+test-image: build  ## the container image, built and run by a container engine of its own
+	@tools/as-root $(BIN)/python -m pytest tests/image $(PYTEST_ARGS)
+
+image:  ## the container image "podlane", by a container engine of its own
+	@tools/as-root tools/container-engine docker build --network host --tag podlane .
 
 unit: build  ## the fast pure tests
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
