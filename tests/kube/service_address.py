@@ -56,9 +56,13 @@ class ServiceAddress:
         except OSError:
             _reset(writer)
             return
-        async with asyncio.TaskGroup() as both:
-            both.create_task(_copy(reader, back))
-            both.create_task(_copy(there, writer))
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_copy(reader, back))
+                both.create_task(_copy(there, writer))
+        finally:
+            back.close()
+            writer.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
