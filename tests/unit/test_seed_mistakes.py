@@ -2,7 +2,7 @@
 
 Policies are written as users of the library write them, and go all the way to what the kernel is told; the programs
 that find a packet's class run in a BPF machine. Two more are elsewhere: every policy that is shown anywhere is accepted by the
-loader (``test_policy_documents.py``), and 10 Mbit/s are 10 Mbit/s within 5 % (``tests/kernel/test_controller.py``).
+loader (``test_policy_documents.py``), and 10 Mbit/s are 10 Mbit/s within 5 % (``tests/kernel/test_controller_kernel.py``).
 """
 
 from __future__ import annotations
