@@ -86,6 +86,14 @@ class Server:
             for listener in listeners:
                 await listener.aclose()
 
+    def leave(self) -> None:
+        """Go on serving, but have HTTP/1 clients open their next connection elsewhere, if they are led there.
+
+        API servers ask Services by HTTP/1.1 (k8s.io/apiserver, pkg/util/webhook/client.go), and Go's client does not
+        repeat a POST that it sent while its connection was being closed.
+        """
+        self._application.leaving = True
+
     async def drain(self, grace: float) -> int:
         """Accept no more, answer what has come, close. Gives how many connections were cut after ``grace`` seconds."""
         self._accepting.cancel()

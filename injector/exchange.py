@@ -141,6 +141,8 @@ class Application:
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
         self._budget = BodyBudget()
+        self.leaving = False
+        """Whether each answer by HTTP/1 is to end its connection: nothing else tells such a client to go elsewhere."""
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send, *_threads: object) -> None:
         """``_threads`` are Hypercorn's ways to call synchronous applications."""
@@ -155,6 +157,8 @@ class Application:
         finally:
             request.done()
         fields = [("content-type", answer.content_type), ("content-length", str(len(answer.body))), *answer.headers]
+        if self.leaving and http1:
+            fields.append(("connection", "close"))
         await send({
             "type": "http.response.start",
             "status": answer.status,

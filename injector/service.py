@@ -183,6 +183,7 @@ class Injector:
     async def _end(self, server: Server) -> None:
         linger, grace = self._settings.linger, self._settings.grace
         log.info("ending", linger=str(linger), grace=str(grace), connections=server.connections)
+        server.leave()
         with trio.move_on_after(linger.seconds):
             await self._hurry.wait()
         cut = await server.drain(grace.seconds)

@@ -343,6 +343,18 @@ async def test_at_the_end_what_runs_is_finished_and_http2_clients_are_sent_away(
 
 
 @pytest.mark.trio
+async def test_who_leaves_answers_and_sends_http1_clients_away() -> None:
+    async with serving({"/": Gate()}) as (server, port):
+        stays = b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\nGET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        assert (await raw(port, stays)).count(b"HTTP/1.1 404") == 2
+        server.leave()
+        said = await raw(port, b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 404 " in said
+        assert b"\r\nconnection: close\r\n" in said.lower()
+        await eventually(lambda: server.connections == 0)
+
+
+@pytest.mark.trio
 async def test_at_the_end_idle_connections_are_closed_at_once() -> None:
     async with serving({"/": Gate()}) as (server, port):
         client = http1(port)
