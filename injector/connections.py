@@ -102,15 +102,16 @@ class Server:
         await self._http1.terminated.set()
         with trio.move_on_after(grace):
             with trio.move_on_after(_GOODBYE_SECONDS):
-                await self._until_empty()
+                await self.until_empty()
             await self._http2.terminated.set()
-            await self._until_empty()
+            await self.until_empty()
         cut = len(self._connections)
         for connection in self._connections:
             connection.scope.cancel()
         return cut
 
-    async def _until_empty(self) -> None:
+    async def until_empty(self) -> None:
+        """Wait until no connection is open."""
         while self._connections:
             self._ended = trio.Event()
             await self._ended.wait()

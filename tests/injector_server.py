@@ -83,13 +83,6 @@ async def raw(port: int, data: bytes) -> bytes:
         return b"".join([bytes(chunk) async for chunk in stream])
 
 
-async def eventually(ask: Callable[[], bool]) -> None:
-    """Wait until the answer is yes, for what cannot notify."""
-    with trio.fail_after(5):
-        while not ask():
-            await trio.sleep(0.002)
-
-
 def review(annotations: Mapping[str, str] | None = None, **changes: Any) -> dict[str, Any]:
     """An AdmissionReview of a small Pod that is to be injected."""
     pod = {

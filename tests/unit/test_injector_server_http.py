@@ -27,7 +27,6 @@ from tests.injector_server import (
     HOST,
     body_of,
     document_of,
-    eventually,
     http1,
     http2,
     patch_of,
@@ -338,8 +337,8 @@ async def test_at_the_end_what_runs_is_finished_and_http2_clients_are_sent_away(
         gate.go.set()
         assert (await client.answer(late)).status == 200
         await client.closed.wait()
-        assert [answer.body for answer in answers] == [b"done\n"]
-        await eventually(lambda: ended == [0])
+    assert [answer.body for answer in answers] == [b"done\n"]
+    assert ended == [0]
 
 
 @pytest.mark.trio
@@ -351,7 +350,8 @@ async def test_who_leaves_answers_and_sends_http1_clients_away() -> None:
         said = await raw(port, b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b" 404 " in said
         assert b"\r\nconnection: close\r\n" in said.lower()
-        await eventually(lambda: server.connections == 0)
+        with trio.fail_after(5):
+            await server.until_empty()
 
 
 @pytest.mark.trio
@@ -384,7 +384,8 @@ async def test_a_connection_that_the_client_closes_is_forgotten() -> None:
         async with http2(port) as client:
             await client.request("GET", "/nothing")
             assert server.connections == 1
-        await eventually(lambda: server.connections == 0)
+        with trio.fail_after(5):
+            await server.until_empty()
 
 
 @pytest.mark.trio

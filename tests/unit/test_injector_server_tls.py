@@ -83,17 +83,19 @@ async def test_swapped_files_are_served_to_new_connections(tmp_path: Path) -> No
 @pytest.mark.trio
 async def test_files_are_followed(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:  # noqa: ARG001
     tls = ServerTls()
-    files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tls)
+    tell, loads = trio.open_memory_channel[bool](1)
+    files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tls, tell.send_nowait)
     mount(tmp_path, "..1", *issue("one.svc"))
     files.look()
+    assert await loads.receive()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(files.follow)
         mount(tmp_path, "..2", issue("two.svc")[0], b"")
-        await trio.sleep(3)
+        assert not await loads.receive()
         assert tls.served is not None
         assert "one.svc" in tls.served.names
         mount(tmp_path, "..3", *issue("three.svc"))
-        await trio.sleep(3)
+        assert await loads.receive()
         assert "three.svc" in tls.served.names
         nursery.cancel_scope.cancel()
 

@@ -7,71 +7,26 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
-from histories import ADA
-from histories import done as settled
+from click.testing import CliRunner
+from tc_terminal import ONLY_BACKUP, POLICY, Terminal, terminal
 from trees import FW_FQ_CODEL, policy, tree_of
 
-from podlane import traffic
 from podlane.main import main
 from podlane.tc import tc
 from podlane.traffic import guard
 from podlane.traffic.records import Knowledge
 from podlane.traffic.show import lines, look
 from tc_core import reconcile
-from tc_core.capability import ALL_FEATURES
 from tc_core.fake import FakeKernel
 from tc_core.handles import ROOT, Handle
-from tc_core.history import SqliteHistory, this_namespace
 from tc_core.model import HtbQdisc, Link, Observed, OtherQdisc
 from tc_core.stats import ClassStats
 from tc_core.units import Rate
 
-POLICY = """
-total: 100Mbit
-classes:
-  - {name: db, rate: 20Mbit, ceil: 50Mbit, priority: 1, match: [{port: 5432, protocol: tcp}]}
-  - {name: backup, rate: 1Mbit, ceil: 10Mbit, priority: 7, match: [{cidr: [10.0.0.0/8], port: 873}]}
-"""
-ONLY_BACKUP = """
-total: 100Mbit
-classes:
-  - {name: backup, rate: 1Mbit, ceil: 10Mbit, priority: 7, match: [{cidr: [10.0.0.0/8], port: 873}]}
-"""
 FOREIGN = Observed(Link("eth0"), (HtbQdisc(Handle(5), 0x10),))
-
-
-class Terminal:
-    """Calls ``podlane tc`` with a kernel, a history and a directory of its own."""
-
-    def __init__(self, kernel: FakeKernel, directory: Path) -> None:
-        self.kernel = kernel
-        self.directory = directory
-        self.history = directory / "history.db"
-        self.policy = self.write("policy.yaml", POLICY)
-
-    def write(self, name: str, text: str) -> str:
-        path = self.directory / name
-        path.write_text(text)
-        return str(path)
-
-    def __call__(self, *arguments: str, input: str | bytes | None = None, color: bool = False) -> Result:
-        command = ["tc", "--history", str(self.history), *arguments]
-        return CliRunner().invoke(main, command, input=input, color=color)
-
-    def applied(self, text: str = POLICY) -> Result:
-        done = self("apply", "eth0", "--file", self.write("applied.yaml", text))
-        assert done.exit_code == 0, done.output
-        return done
-
-    def changes(self) -> list[dict[str, Any]]:
-        found = json.loads(self("history", "--json").stdout)
-        assert isinstance(found, list)
-        return found
 
 
 @pytest.fixture
@@ -81,10 +36,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def podlane(kernel: FakeKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.setattr(traffic, "open_kernel", lambda **_: kernel)
-    monkeypatch.setattr(traffic, "probe_features", lambda: ALL_FEATURES)
-    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: False)
-    return Terminal(kernel, tmp_path)
+    return terminal(kernel, tmp_path, monkeypatch)
 
 
 # --- apply, diff, clear ----------------------------------------------------------------------------------------------
@@ -528,148 +480,6 @@ def test_rates_are_the_difference_of_two_readings(podlane: Terminal) -> None:
         "1:102": "1Mbit"
     }
     assert any(line.endswith("1 Mbit/s  fq_codel, target 5ms") for line in lines(shown))
-
-
-# --- history ---------------------------------------------------------------------------------------------------------
-
-
-def test_history_lists_newest_first(podlane: Terminal) -> None:
-    podlane.applied()
-    podlane("clear", "eth0")
-    listed = podlane("history").stdout.splitlines()
-    assert listed[0].split() == ["number", "when", "who", "interface", "action", "result", "changes"]
-    assert [line.split()[0] for line in listed[1:]] == ["3", "1"]
-    assert "eth0       clear   done" in listed[1]
-    assert podlane("history", "eth0", "--limit", "1").stdout.splitlines() == listed[:2]
-    assert podlane("history", "list", "eth0").stdout.splitlines() == listed
-    assert "Nothing was recorded for lo" in podlane("history", "lo").stderr
-
-
-def test_history_before_anything_happened(podlane: Terminal) -> None:
-    done = podlane("history")
-    assert done.exit_code == 0
-    assert "Nothing was recorded" in done.stderr
-    assert json.loads(podlane("history", "--json").stdout) == []
-    shown = podlane("history", "show", "1")
-    assert shown.exit_code == 1
-    assert f"There is no change 1 in the history {podlane.history}. None was recorded yet." in shown.stderr
-    assert not podlane.history.exists()
-
-
-def test_history_show_has_who_when_what_before_and_after(podlane: Terminal) -> None:
-    podlane.applied()
-    podlane.applied(ONLY_BACKUP)
-    said = podlane("history", "show", "3").stdout
-    assert "Change 3: apply on eth0" in said
-    assert "  ✓ tc class del dev eth0 classid 1:101" in said
-    before, after = said.partition("\nBefore")[2].split("\nAfter")
-    assert "name: db" in before
-    assert "name: db" not in after
-    record = json.loads(podlane("history", "show", "3", "--json").stdout)
-    assert record["made"] == len(record["commands"])
-    assert record["who"]["pid"] > 0
-    missing = podlane("history", "show", "9")
-    assert missing.exit_code == 1
-    assert f"There is no change 9 in the history {podlane.history}. The newest is 3" in missing.stderr
-
-
-def test_history_diff_compares_states(podlane: Terminal) -> None:
-    podlane.applied()
-    podlane.applied(ONLY_BACKUP)
-    between = podlane("history", "diff", "1", "3")
-    assert between.exit_code == 1
-    assert between.stdout.startswith("--- after change 1\n+++ after change 3\n")
-    assert "-- name: db" in between.stdout.splitlines()
-    now = podlane("history", "diff", "1")
-    assert now.stdout == between.stdout.replace("after change 3", "eth0 now")
-    same = podlane("history", "diff", "3")
-    assert (same.exit_code, same.stdout) == (0, "")
-    assert podlane("history", "diff", "1", "99").exit_code == 2
-
-
-def test_history_restore_brings_an_earlier_state_back(podlane: Terminal) -> None:
-    podlane.applied()
-    first = podlane.kernel.observe("eth0")
-    podlane.applied(ONLY_BACKUP)
-    rehearsed = podlane("history", "restore", "1", "--dry-run")
-    assert rehearsed.exit_code == 0
-    assert len(podlane.changes()) == 2
-    done = podlane("history", "restore", "1")
-    assert done.exit_code == 0
-    assert done.stdout == rehearsed.stdout
-    assert "eth0 is as change 1 left it" in done.stderr
-    assert podlane("diff", "eth0", "--file", podlane.policy).exit_code == 0
-    assert {c.handle for c in first.classes} == {c.handle for c in podlane.kernel.observe("eth0").classes}
-    newest = podlane.changes()[0]
-    assert (newest["action"], newest["result"]) == ("restore", "done")
-    assert newest["after"]["policy"] == podlane.changes()[2]["after"]["policy"]
-
-
-def test_history_restore_of_a_cleared_interface_clears(podlane: Terminal) -> None:
-    podlane.applied()
-    podlane("clear", "eth0")
-    podlane.applied()
-    done = podlane("history", "restore", "3")
-    assert done.exit_code == 0
-    assert podlane.kernel.observe("eth0").classes == ()
-    assert podlane.changes()[0]["action"] == "restore"
-
-
-def test_what_a_failed_change_left_cannot_be_restored(podlane: Terminal) -> None:
-    podlane.kernel.fail_at(2)
-    podlane("apply", "eth0", "--file", podlane.policy)
-    done = podlane("history", "restore", "1")
-    assert done.exit_code == 1
-    assert "Change 1 is failed" in done.stderr
-
-
-def test_another_namespaces_state_is_restored_with_a_word_about_it(podlane: Terminal) -> None:
-    podlane.applied()
-    after = podlane.changes()[0]["after"]
-    with SqliteHistory(podlane.history) as log:
-        number = settled(log, namespace="boot/net:[1]/1", before=None, after=after, commands=()).number
-    podlane("clear", "eth0")
-    listed = podlane("history").stdout
-    assert "eth0 *" in listed
-    assert "*: in another network namespace" in listed
-    done = podlane("history", "restore", str(number))
-    assert done.exit_code == 0
-    assert "was made in another network namespace" in done.stderr
-    assert podlane("diff", "eth0", "--file", podlane.policy).exit_code == 0
-
-
-@pytest.fixture
-def interrupted(podlane: Terminal) -> Terminal:
-    """After a change that was done, one whose process is gone."""
-    podlane.applied(ONLY_BACKUP)
-    record = podlane.changes()[0]
-    with SqliteHistory(podlane.history) as log:
-        log.start(
-            interface="eth0", namespace=this_namespace(), action="apply", who=ADA,
-            before=record["after"], after={"policy": {"total": "1Mbit"}, "ids": {"default": 255}}, commands=["tc qdisc ..."],
-        )  # fmt: skip
-    return podlane
-
-
-def test_an_interrupted_change_is_shown_as_such_with_the_remedy(interrupted: Terminal) -> None:
-    listed = interrupted("history").stdout
-    assert listed.splitlines()[1].split()[-4:] == ["interrupted", "?", "of", "1"]
-    assert "Change 3 was interrupted" in listed
-    assert "podlane tc apply eth0" in listed
-    assert "  ? tc qdisc ..." in interrupted("history", "show", "3").stdout
-    shown = interrupted("show", "eth0").stdout
-    assert "as change 1 left it" in shown  # which is what the kernel says
-    assert "! Change 3 (apply) is interrupted: what it left is not certain." in shown
-    assert "Change 3 is interrupted" in interrupted("history", "diff", "1").stderr
-
-
-def test_applying_again_settles_it(interrupted: Terminal) -> None:
-    path = interrupted.write("again.yaml", ONLY_BACKUP)
-    done = interrupted("apply", "eth0", "--file", path)
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert "nothing to change, now written down (change 4 of the history)" in done.stderr
-    assert "not certain" not in interrupted("show", "eth0").stdout
-    assert "nothing to change.\n" in interrupted("apply", "eth0", "--file", path).stderr
 
 
 # --- schema, profiles, help ------------------------------------------------------------------------------------------
