@@ -59,6 +59,8 @@ class HttpClient:
         try:
             stream = await self._connect()
             return await self._exchange(h11.Connection(h11.CLIENT), stream, method, target, headers or {}, body)
+        except h11.ProtocolError as error:
+            raise HttpError(f"not HTTP: {error}") from None
         except trio.BrokenResourceError as error:
             raise HttpError(_why(error)) from None
         except OSError as error:
@@ -101,10 +103,7 @@ class HttpClient:
             data += connection.send(h11.EndOfMessage()) or b""
             await stream.send_all(data)
             answer = await self._read(connection, stream)
-        except h11.ProtocolError as error:
-            await trio.aclose_forcefully(stream)
-            raise HttpError(f"not HTTP: {error}") from None
-        except BaseException:
+        except BaseException:  # cancelled, too: a connection in the middle of an exchange is of no use
             await trio.aclose_forcefully(stream)
             raise
         if connection.our_state is h11.DONE and connection.their_state is h11.DONE and len(self._idle) < _MAX_IDLE:
