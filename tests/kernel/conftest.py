@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from lab import describe
 from runs import RunHost
+from tclab import Pair, left_as_found, veth_pair
 
 from podlane.lab import Lab, PodNodeServer, pod_node_server
 from podlane.lab.tools import find_tool
@@ -66,3 +67,17 @@ def runs(lab: Lab, tmp_path: Path) -> Iterator[RunHost]:
     made = RunHost.make(lab, tmp_path)
     yield made
     made.clear()
+
+
+@pytest.fixture(scope="module")
+def shared_pair() -> Iterator[Pair]:
+    """One for all tests of a module: making one for each would take longer than they do."""
+    with veth_pair() as made:
+        yield made
+
+
+@pytest.fixture
+def pair(shared_pair: Pair) -> Iterator[Pair]:
+    """A pair whose client has an untouched interface, before the test and after it. For tests without traffic."""
+    with left_as_found(shared_pair.kernel):
+        yield shared_pair

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import get_args
 
 import pytest
-from tclab import DEVICE, Pair, left_as_found, veth_pair
+from tclab import DEVICE, Pair, veth_pair
 from trafficlab import ATTEMPTS, SETTLE, at_once, payload, settles_at
 
 from tc_core import features, lanes
@@ -54,19 +54,6 @@ ON_BOTH = [
     *(pytest.param(FAKE, text, id=f"{name}, fake") for name, text in POLICIES.items()),
     *(pytest.param("real", text, id=f"{name}, real", marks=pytest.mark.root) for name, text in RUN_HERE.items()),
 ]
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Pair]:
-    with veth_pair() as made:
-        yield made
-
-
-@pytest.fixture
-def pair(shared: Pair) -> Iterator[Pair]:
-    """An untouched interface in the real kernel, for tests without traffic."""
-    with left_as_found(shared.kernel):
-        yield shared
 
 
 @pytest.fixture

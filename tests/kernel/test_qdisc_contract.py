@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from tclab import CLIENT, DEVICE, Pair, inside, left_as_found, veth_pair
+from tclab import CLIENT, DEVICE, Pair, inside, veth_pair
 
 from tc_core import features
 from tc_core.bpf import mark_filter
@@ -174,20 +174,6 @@ def on(kernel: Kernel, device: str, *changes: Change) -> None:
 def at(observed: Observed, wanted: OneQdisc) -> object:
     """What is where a qdisc should be."""
     return observed.root if wanted.parent == ROOT else observed.leaf_of(wanted.parent)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Pair]:
-    """The real kernel, in one namespace for all tests: making one for each would take longer than they do."""
-    with veth_pair() as made:
-        yield made
-
-
-@pytest.fixture
-def pair(shared: Pair) -> Iterator[Pair]:
-    """An interface without any qdisc, before the test and after it."""
-    with left_as_found(shared.kernel):
-        yield shared
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tclab import DEVICE, Pair, left_as_found, veth_pair
+from tclab import DEVICE, Pair
 from trees import VARIANTS, policy, tree_of
 
 from tc_core import features, reconcile
@@ -69,16 +69,9 @@ ON_BOTH = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Pair]:
-    with veth_pair() as made:
-        yield made
-
-
 @pytest.fixture
-def real(shared: Pair) -> Iterator[Kernel]:
-    with left_as_found(shared.kernel):
-        yield shared.kernel
+def real(pair: Pair) -> Kernel:
+    return pair.kernel
 
 
 @pytest.fixture
