@@ -43,6 +43,7 @@ CAPABILITY: Final = "NET_ADMIN"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _POD_FOLDER: Final = "/etc/podlane/pod"
 _POLICY_FOLDER: Final = "/etc/podlane/policy"
+_TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _READY: Final = ["podlane", "ready"]
 _STARTUP_SECONDS: Final = 120
 """How long the first start may take, with modules to load on a busy node, before the kubelet starts it anew."""
@@ -120,6 +121,9 @@ def _container(
         command += ["--shared-policy", f"{_POLICY_FOLDER}/policy.yaml"]
         mounts.append({"name": _POLICY_VOLUME, "mountPath": _POLICY_FOLDER, "readOnly": True})
     mounts.append({"name": _RUN_VOLUME, "mountPath": "/run"})  # legacy iptables locks /run/xtables.lock
+    # Nothing, where the API server would mount the application's token: it leaves out containers that mount something
+    # there already (plugin/pkg/admission/serviceaccount).
+    mounts.append({"name": _RUN_VOLUME, "mountPath": _TOKEN_FOLDER, "subPath": "no-token", "readOnly": True})
     container: dict[str, Any] = {"name": name, "image": defaults.image}
     if defaults.image_pull_policy is not None:
         container["imagePullPolicy"] = defaults.image_pull_policy

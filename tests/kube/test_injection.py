@@ -52,6 +52,12 @@ SIDECAR = {
     "volumeMounts": [
         {"name": "podlane-pod", "mountPath": "/etc/podlane/pod", "readOnly": True},
         {"name": "podlane-run", "mountPath": "/run"},
+        {
+            "name": "podlane-run",
+            "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+            "subPath": "no-token",
+            "readOnly": True,
+        },
     ],
 }
 VOLUMES = [
@@ -90,6 +96,10 @@ def test_a_pod_gets_exactly_the_sidecar(cluster: Cluster) -> None:
     }
     stored = cluster.namespace(INJECTED).create(pod(**own))
     plain = cluster.namespace().create(pod(**own))
+
+    sidecar, migrate = (json.dumps(container) for container in stored["spec"]["initContainers"])
+    assert "kube-api-access" in migrate
+    assert "kube-api-access" not in sidecar, "the application's token is not for it"
 
     spec, untouched = without_tokens(stored), without_tokens(plain)
     assert names(spec["initContainers"]) == ["podlane", "migrate"]

@@ -111,6 +111,12 @@ def test_the_native_sidecar() -> None:
         "volumeMounts": [
             {"name": "podlane-pod", "mountPath": "/etc/podlane/pod", "readOnly": True},
             {"name": "podlane-run", "mountPath": "/run"},
+            {
+                "name": "podlane-run",
+                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+                "subPath": "no-token",
+                "readOnly": True,
+            },
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,
