@@ -14,12 +14,12 @@ from typing import Any
 import trio
 import trustme
 
-from benchmarks.http2_client import Http2Client, http2_client
 from injector.api_access import ApiAccess
 from injector.connections import Server, open_listeners
 from injector.exchange import Answer, Application, Handler, Request
 from injector.http_client import HttpAnswer, HttpClient
 from injector.tls import ServerTls
+from tests.http2_client import Http2Client, http2_client
 
 HOST = "127.0.0.1"
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import trio
 
-from benchmarks.http2_client import Http2Error
 from injector.admission import mutate, validate
 from injector.connections import open_listeners
 from injector.defaults import InjectionDefaults
@@ -23,6 +22,7 @@ from injector.exchange import Answer, Request
 from injector.metrics import Metrics
 from injector.shared_policies import SharedPolicies
 from injector.webhook import MAX_BODY, Webhook, time_limit
+from tests.http2_client import Http2Error
 from tests.injector_server import (
     HOST,
     body_of,
