@@ -509,6 +509,8 @@ def test_no_descriptor_is_left_open(topology: PodNodeServer, tmp_path: Path) -> 
         return [len(os.listdir(f"/proc/{sidecar.process.pid}/fd")), *sorted(counts)]
 
     assert ask(topology).returncode == 0
+    # A connection that is about to close has two of them.
+    until("the connection to end", lambda: metric(sidecar, "podlane_connections_active") == 0)
     before = opened()
     for client in [open_connection(topology) for _ in range(60)]:
         client.close()
