@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from tc_core.bpf import classic_bytes, fingerprint
+from tc_core.bpf import NAME_PREFIX, classic_bytes, fingerprint
 from tc_core.handles import ROOT, Handle
 from tc_core.layouts import EGRESS_REDIRECT
 from tc_core.marks import Mark
@@ -114,10 +114,11 @@ def hook_filter_of(message: Any, interfaces: Mapping[int, str]) -> Filter | None
     parent, handle = Handle.from_int(message["parent"]), int(message["handle"])
     prio, protocol = message["info"] >> 16, socket.ntohs(message["info"] & 0xFFFF)
     kind = str(message.get_attr("TCA_KIND"))
-    if protocol == ETH_P_ALL and kind == "bpf" and options.get_attr("TCA_BPF_OPS") == _MATCH_ALL:
+    if protocol == ETH_P_ALL and kind == "bpf":
         device = _redirected_to(options.get_attr("TCA_BPF_ACT"))
-        if device is not None:
-            return RedirectFilter(parent, interfaces.get(device, ""), handle, prio)
+        name = str(options.get_attr("TCA_BPF_NAME") or "")
+        if device is not None and (options.get_attr("TCA_BPF_OPS") == _MATCH_ALL or name.startswith(NAME_PREFIX)):
+            return RedirectFilter(parent, interfaces.get(device, ""), handle, prio, program=name)
     return OtherFilter(parent, kind, prio, protocol)
 
 

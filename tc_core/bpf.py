@@ -51,8 +51,9 @@ _BPF_PROG_TYPE_SCHED_CLS: Final = 3
 _SYSCALL_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
 """Number of bpf(2) by machine (the kernel's syscall tables); the C library has no wrapper for it."""
 _LICENSE: Final = b"Apache-2.0\0"
-_LOG_SIZE: Final = 64 * 1024
-"""Bytes for the verifier's words; its say on 30 instructions is far shorter."""
+_LOG_SIZE: Final = 256 * 1024
+"""Bytes for the verifier's words: too few for all of them would be an error (ENOSPC) where there is none. It says less
+than 200 bytes on an instruction."""
 
 
 def _class_bits(class_ids: Iterable[int]) -> tuple[int, ...]:
@@ -139,9 +140,13 @@ def ebpf_bytes(class_ids: frozenset[int], base: int) -> bytes:
     )
 
 
+NAME_PREFIX: Final = "podlane-"
+"""How the names of our programs begin."""
+
+
 def fingerprint(instructions: bytes) -> str:
     """The name of a program: ``podlane-`` and 12 hexadecimal digits of its SHA-256."""
-    return f"podlane-{hashlib.sha256(instructions).hexdigest()[:12]}"
+    return f"{NAME_PREFIX}{hashlib.sha256(instructions).hexdigest()[:12]}"
 
 
 def mark_filter(parent: Handle, flavour: BpfFlavour, class_ids: Iterable[int]) -> BpfFilter:
@@ -161,8 +166,11 @@ def load(class_ids: frozenset[int], parent: Handle) -> int:
     return load_program(ebpf_bytes(class_ids, parent.major << 16 | 0x100))
 
 
-def load_program(instructions: bytes) -> int:
-    """BPF_PROG_LOAD of a traffic control classifier (bpf(2)); returns its file descriptor or raises KernelError."""
+def load_program(instructions: bytes, name: bytes = b"podlane_mark") -> int:
+    """BPF_PROG_LOAD of a traffic control classifier (bpf(2)); returns its file descriptor or raises KernelError.
+
+    ``name`` is for bpftool(8), at most 15 bytes.
+    """
     number = _SYSCALL_BPF.get(platform.machine())
     if number is None:
         raise KernelError(
@@ -184,7 +192,7 @@ def load_program(instructions: bytes) -> int:
         ctypes.addressof(log),
         0,
         0,
-        b"podlane_mark",
+        name,
     )
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     descriptor = libc.syscall(number, _BPF_PROG_LOAD, buffer, ctypes.c_uint(len(attributes)))
@@ -192,7 +200,7 @@ def load_program(instructions: bytes) -> int:
         code_number = ctypes.get_errno()
         words = log.value.decode(errors="replace").strip()[-400:]
         detail = os.strerror(code_number) + (f" ({words})" if words else "")
-        remedy = "It needs CAP_BPF; classic BPF does without." if code_number == errno.EPERM else ""
+        remedy = "It needs CAP_BPF (Linux 5.8 and later)." if code_number == errno.EPERM else ""
         raise KernelError("bpf(BPF_PROG_LOAD)", code_number, detail, remedy)
     os.set_inheritable(descriptor, False)
     return int(descriptor)

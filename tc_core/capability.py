@@ -44,6 +44,7 @@ NETEM: Final = "network emulation (sch_netem)"
 CLSACT: Final = "filters for what arrives (clsact, sch_ingress)"
 IFB: Final = "intermediate devices (ifb)"
 REDIRECT: Final = "redirection (act_mirred)"
+SOCKETS: Final = "look-up of sockets for what arrives (eBPF, bpf_sk_lookup_tcp)"
 
 REMEDIES: Final = {
     HTB: "Load it on the node (modprobe sch_htb), or use a kernel with CONFIG_NET_SCH_HTB.",
@@ -61,6 +62,8 @@ REMEDIES: Final = {
     CLSACT: "Load it on the node (modprobe sch_ingress), or use a kernel with CONFIG_NET_SCH_INGRESS.",
     IFB: "Load it on the node (modprobe ifb), or use a kernel with CONFIG_IFB.",
     REDIRECT: "Load them on the node (modprobe -a act_mirred cls_bpf), or use a kernel with CONFIG_NET_ACT_MIRRED.",
+    SOCKETS: "Give the process CAP_BPF beside CAP_NET_ADMIN (in a Pod: add BPF to the capabilities of the sidecar's "
+    "container), and use Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF.",
 }
 
 USES: Final = {
@@ -72,6 +75,7 @@ USES: Final = {
     CLSACT: "`ingress`",
     IFB: "`ingress`",
     REDIRECT: "`ingress`",
+    SOCKETS: "`ingress` of classes that names tell apart",
 }
 """What a policy has to ask for to need it; features that are not here serve every policy."""
 
@@ -108,6 +112,7 @@ class Features:
     clsact: Feature
     ifb: Feature
     redirect: Feature
+    sockets: Feature
 
     def __iter__(self) -> Iterator[Feature]:
         for each in fields(self):
@@ -155,5 +160,6 @@ ALL_FEATURES: Final = Features(
     clsact=present(CLSACT),
     ifb=present(IFB),
     redirect=present(REDIRECT),
+    sockets=present(SOCKETS),
 )
 """A stock kernel, as distributions ship it: it has everything. For explaining policies away from one."""

@@ -69,14 +69,26 @@ def compile_policy(policy: TrafficPolicy, features: Features, ids: ClassIds) -> 
     return htb_tree(policy, features, ids, filters)
 
 
-def htb_tree(policy: TrafficPolicy, features: Features, ids: ClassIds, filters: tuple[ClassFilter, ...]) -> TrafficTree:
-    """The tree for a checked policy, with these filters to select its classes."""
+def htb_tree(
+    policy: TrafficPolicy,
+    features: Features,
+    ids: ClassIds,
+    filters: tuple[ClassFilter, ...],
+    *,
+    arriving: bool = False,
+) -> TrafficTree:
+    """The tree for a checked policy, with these filters to select its classes.
+
+    ``arriving`` is for an ifb: others have made the packets, so that queues must have room for large ones.
+    """
     features.require_shaping()
     resolved = policy.resolved()
     total = whole_bytes(policy.total)
-    leaves = tuple(queue_for(c, queue_handle(ids[c.name]), leaf_handle(ids[c.name]), features) for c in resolved)
+    leaves = tuple(
+        queue_for(c, queue_handle(ids[c.name]), leaf_handle(ids[c.name]), features, arriving=arriving) for c in resolved
+    )
     waits = (wants_small_gso(leaf, c.ceil) for leaf, c in zip(leaves, resolved, strict=True))
-    small = features.gso_max_size.available and any(waits)
+    small = not arriving and features.gso_max_size.available and any(waits)
     return TrafficTree(
         root=HtbQdisc(ROOT_HANDLE, DEFAULT_MINOR),
         inner=HtbClass(

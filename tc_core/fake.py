@@ -269,7 +269,7 @@ def _put_filter(state: Observed, wanted: OurFilter, *, exclusive: bool) -> Obser
 def _read_back(wanted: OurFilter) -> Filter:
     """What the kernel tells of a filter."""
     if isinstance(wanted, RedirectFilter):
-        return wanted
+        return replace(wanted, class_ids=None)
     if wanted.parent in (INGRESS_HOOK, EGRESS_HOOK):
         return OtherFilter(wanted.parent, wanted.kind, wanted.prio, ETH_P_ALL)
     if isinstance(wanted, BpfFilter):

@@ -37,6 +37,7 @@ from tc_core.model import INGRESS_HOOK, BpfFlavour, FwFilter, HtbClass, Redirect
 from tc_core.netlink import NetlinkKernel
 from tc_core.qdiscs import NO_TIME, Bfifo, Cake, Clsact, FqCodel, HtbQdisc, Netem, Prio, RootQdisc, Sfq, Tbf
 from tc_core.scratch import in_scratch_namespace
+from tc_core.socket_program import socket_redirect
 from tc_core.units import ByteCount, Duration, Rate
 
 __all__ = ["ALL_FEATURES", "Classifier", "Feature", "Features", "probe"]
@@ -108,9 +109,13 @@ def _try_everything(kernel: NetlinkKernel, interface: str) -> Features:
     )
     clsact = attempt(capability.CLSACT, AddQdisc(Clsact()))
     redirect = attempt(capability.REDIRECT, AddFilter(RedirectFilter(INGRESS_HOOK, interface)))
+    # In the place of the redirection, as when a policy changes.
+    sockets = attempt(capability.SOCKETS, ReplaceFilter(socket_redirect(interface, frozenset({_FIFO_CLASS}))))
     if not clsact.available:
-        redirect = absent(capability.REDIRECT, "could not be tried without clsact")
-    found = [htb, *shaping, *roots, clsact, _try_ifb(kernel), redirect]
+        redirect, sockets = (
+            absent(name, "could not be tried without clsact") for name in (capability.REDIRECT, capability.SOCKETS)
+        )
+    found = [htb, *shaping, *roots, clsact, _try_ifb(kernel), redirect, sockets]
     return Features(*found)
 
 

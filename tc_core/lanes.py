@@ -20,7 +20,7 @@ from typing import Final
 from tc_core import reconcile
 from tc_core.capability import Features
 from tc_core.diff import diff, removal
-from tc_core.errors import ForeignLinkError, KernelError, PolicyError
+from tc_core.errors import ForeignLinkError, InterfaceNotFoundError, KernelError, PolicyError
 from tc_core.kernel import (
     AddFilter,
     AddLink,
@@ -147,9 +147,17 @@ def clear_plan(kernel: Kernel, interface: str) -> list[Step]:
 def clear(kernel: Kernel, interface: str) -> LanesReport:
     """Take away all that is ours on the interface, and its ifb. What others made is left alone.
 
-    Raises :class:`InterfaceNotFoundError`, and :class:`ApplyError` when the kernel refuses.
+    Raises :class:`InterfaceNotFoundError`, when its ifb is gone as well, and :class:`ApplyError` when the kernel
+    refuses.
     """
-    return carry_out(kernel, interface, clear_plan(kernel, interface))
+    try:
+        steps = clear_plan(kernel, interface)
+    except InterfaceNotFoundError:
+        arriving = _arriving(kernel, interface)
+        if arriving is not None and is_our_ifb(arriving.link.alias):
+            kernel.apply(arriving.link.name, DeleteLink())
+        raise
+    return carry_out(kernel, interface, steps)
 
 
 def carry_out(
@@ -199,11 +207,15 @@ def _with_ingress(
         )
     elif not arriving.link.is_up:
         yield device, SetLink(up=True)
+    current = _redirect(leaving)
+    if current is not None and current.device == device and current != redirect:
+        # Its program first: a class that goes gets nothing more, and of one that is not there yet HTB takes no notice.
+        yield interface, ReplaceFilter(redirect)
+        current = redirect
     for change in diff(wanted.tree, arriving, replace=replace):
         yield device, change
     if leaving.ingress_qdisc is None:
         yield interface, AddQdisc(Clsact())
-    current = _redirect(leaving)
     if current is None:
         yield interface, AddFilter(redirect)
     elif current != redirect:

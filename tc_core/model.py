@@ -188,7 +188,9 @@ class BpfFilter:
 class RedirectFilter:
     """Whatever arrives leaves again by ``device``, as if sent there (tc-mirred(8)): to an ifb, that is, to be shaped.
 
-    ``device`` is empty when what was read back names a device that is gone; such packets are lost.
+    ``device`` is empty when what was read back names a device that is gone; such packets are lost. ``program`` is the
+    fingerprint of the eBPF program that finds the class by the packet's socket on the way
+    (:mod:`tc_core.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read back.
     """
 
     parent: Handle
@@ -196,6 +198,8 @@ class RedirectFilter:
     handle: int = 1
     prio: int = REDIRECT_PRIO
     kind: str = field(default="bpf", init=False)
+    program: str = ""
+    class_ids: frozenset[int] | None = field(default=None, compare=False)
 
     @property
     def key(self) -> tuple[str, int, int]:

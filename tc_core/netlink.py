@@ -43,6 +43,7 @@ from tc_core.model import (
     Observed,
     RedirectFilter,
 )
+from tc_core.socket_program import load_for_sockets
 from tc_core.stats import with_leaf_drops
 
 _SOL_NETLINK: Final = 270
@@ -72,6 +73,8 @@ class NetlinkKernel:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._lock = threading.Lock()
         self._sequence = 0
+        self._seen: dict[str, int] = {}
+        """Indices of interfaces as they were last observed. To ask for one takes as long as to change a class."""
         self._marshal = MarshalRtnl()
         self._marshal.msg_map.update(LAYOUTS)
 
@@ -90,6 +93,7 @@ class NetlinkKernel:
     def observe(self, interface: str) -> Observed:
         """What is there now. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
         index, link_message = self._find(interface)
+        self._seen[interface] = index
         link = answers.link_of(link_message)
         qdiscs = tuple(answers.qdisc_of(m) for m in self._dump_tc(rtnl.RTM_GETQDISC, index))
         observed = Observed(link, qdiscs)
@@ -123,23 +127,43 @@ class NetlinkKernel:
         if isinstance(change, AddLink):
             self._add_link(interface, change)
             return
-        index, _ = self._find(interface)
+        index = self._seen.get(interface)
+        if index is not None:
+            try:
+                self._make(operation, index, change)
+            except KernelError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                del self._seen[interface]  # it is gone, or another one of this name has come
+            else:
+                return
+        self._make(operation, self._find(interface)[0], change)
+
+    def _make(self, operation: str, index: int, change: Change) -> None:
         match change:
             case AddFilter(BpfFilter(flavour=BpfFlavour.EBPF) as wanted) | ReplaceFilter(
                 BpfFilter(flavour=BpfFlavour.EBPF) as wanted
             ):
-                program = load(wanted.class_ids or frozenset(), wanted.parent)
-                try:
-                    self._ask(operation, requests.request(index, change, program=program))
-                finally:
-                    os.close(program)  # the filter holds the program from here on
-            case AddFilter(RedirectFilter(device=name)) | ReplaceFilter(RedirectFilter(device=name)):
-                device = next((i for i, existing in self._names().items() if existing == name), None)
+                loaded = load(wanted.class_ids or frozenset(), wanted.parent)
+                self._ask_with_program(operation, index, change, loaded)
+            case AddFilter(RedirectFilter() as redirect) | ReplaceFilter(RedirectFilter() as redirect):
+                device = next((i for i, name in self._names().items() if name == redirect.device), None)
                 if device is None:
-                    raise refused(operation, errno.ENODEV, f"There is no interface {name!r}")
-                self._ask(operation, requests.request(index, change, device=device))
+                    raise refused(operation, errno.ENODEV, f"There is no interface {redirect.device!r}")
+                program = load_for_sockets(redirect.class_ids or frozenset()) if redirect.program else None
+                self._ask_with_program(operation, index, change, program, device)
             case _:
                 self._ask(operation, requests.request(index, change))
+
+    def _ask_with_program(
+        self, operation: str, index: int, change: Change, program: int | None, device: int | None = None
+    ) -> None:
+        """Make a change whose filter holds the loaded ``program`` from then on."""
+        try:
+            self._ask(operation, requests.request(index, change, program=program, device=device))
+        finally:
+            if program is not None:
+                os.close(program)
 
     def _add_link(self, interface: str, change: AddLink) -> None:
         """Make the link, and set it up; when that fails it goes again."""

@@ -9,13 +9,15 @@ HTB looks as it does for the sidecar (:mod:`tc_core.compile`), with other filter
                                                                           └─ 102:  its queue
 
 What arrives can be shaped only after it has gone somewhere: a filter at the ingress hook sends it through an ifb, which
-has an HTB tree of its own. There the policy's destination is the packet's source.
+has an HTB tree of its own. There the policy's destination is the packet's source, except for matches that speak of what
+others open. Classes that names tell apart are found on the way there, by the socket (:mod:`tc_core.socket_program`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -26,8 +28,10 @@ from tc_core.marks import DEFAULT_CLASS_ID, ClassIds
 from tc_core.model import INGRESS_HOOK, Cake, OurQdisc, Prio, RedirectFilter, Tbf, TrafficTree
 from tc_core.packet_program import filters
 from tc_core.packet_rules import PacketRule
-from tc_core.policy import DEFAULT_CLASS, Match, ResolvedClass, Shaper, TrafficPolicy, TransportProtocol
+from tc_core.policy import DEFAULT_CLASS, Bound, Match, ResolvedClass, Shaper, TrafficPolicy, TransportProtocol
+from tc_core.policy_scope import needs_sockets
 from tc_core.queues import fifo_limit, queue_for, require
+from tc_core.socket_program import socket_redirect
 from tc_core.trees import PLAIN_ROOT, IngressTree, PlainTree, Tree
 from tc_core.units import Rate
 
@@ -69,8 +73,14 @@ def compile_packets(policy: TrafficPolicy, features: Features, ids: ClassIds) ->
             return PlainTree((cake,), names=MappingProxyType({PLAIN_ROOT: DEFAULT_CLASS}))
 
 
-def compile_ingress(policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds) -> IngressTree | None:
+def compile_ingress(
+    policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds, *, left_alone: Iterable[Match] = ()
+) -> IngressTree | None:
     """What shapes that which arrives at ``interface``; None when the policy does not.
+
+    Packets of sockets that the proxy has marked are in the class of the mark, if the policy needs that
+    (:func:`tc_core.policy_scope.needs_sockets`); all others in that of the first match without names that holds. What
+    is ``left_alone`` is in the default class.
 
     Raises :class:`MissingFeatureError` when the kernel lacks something that this needs.
     """
@@ -80,11 +90,18 @@ def compile_ingress(policy: TrafficPolicy, interface: str, features: Features, i
     for feature in (features.ifb, features.clsact, features.redirect):
         require(feature)
     # A class that does not limit what it receives still comes first where it is written first.
-    targets = {name: leaf_handle(DEFAULT_CLASS_ID) for name in ids}
-    targets |= {c.name: leaf_handle(ids[c.name]) for c in received.classes}
-    tree = _htb(received, features, ids, packet_rules(policy, targets), mirrored=True)
+    rest = leaf_handle(DEFAULT_CLASS_ID)
+    limited = {c.name: leaf_handle(ids[c.name]) for c in received.classes}
+    matches = [(rest, match) for match in left_alone]
+    matches += ((limited.get(name, rest), match) for name, match in policy.rules() if not match.needs_content)
+    rules = [rule for target, match in matches for rule in _arriving(match, target)] if limited else []
+    tree = _htb(received, features, ids, rules, mirrored=True)
     device = ifb_name(interface)
-    return IngressTree(device, f"{_ALIAS} {interface}", tree, RedirectFilter(INGRESS_HOOK, device))
+    redirect = RedirectFilter(INGRESS_HOOK, device)
+    if needs_sockets(policy):
+        require(features.sockets)
+        redirect = socket_redirect(device, frozenset(ids[c.name] for c in received.classes))
+    return IngressTree(device, f"{_ALIAS} {interface}", tree, redirect)
 
 
 def ifb_name(interface: str) -> str:
@@ -105,6 +122,19 @@ def packet_rules(policy: TrafficPolicy, targets: Mapping[str, Handle]) -> list[P
     return [rule for name, match in policy.rules() for rule in _rules(match, targets[name])]
 
 
+def _arriving(match: Match, target: Handle) -> Iterator[PacketRule]:
+    """The rules of a match for packets seen from the other side, as programs for what arrives see them."""
+    rules = tuple(_rules(match, target))
+    if match.direction.covers(Bound.OUTBOUND):
+        yield from rules
+    if match.direction.covers(Bound.INBOUND):
+        # Source and destination are those that the packet has, so that here they change sides.
+        for rule in rules:
+            yield replace(
+                rule, source=rule.destination, destination=rule.source, ports=rule.source_ports, source_ports=rule.ports
+            )
+
+
 def _rules(match: Match, target: Handle) -> Iterator[PacketRule]:
     protocols = match.protocol or tuple(p for p in TransportProtocol if match.port and p.has_ports)
     numbers = tuple(number for protocol in protocols for number in _PROTOCOLS[protocol])
@@ -119,7 +149,7 @@ def _htb(
     rules = tuple(rules)
     if rules:
         require(features.classic_bpf)
-    return htb_tree(policy, features, ids, filters(rules, ROOT_HANDLE, mirrored=mirrored))
+    return htb_tree(policy, features, ids, filters(rules, ROOT_HANDLE, mirrored=mirrored), arriving=mirrored)
 
 
 def _tbf(policy: TrafficPolicy, features: Features) -> PlainTree:

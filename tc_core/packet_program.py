@@ -78,8 +78,8 @@ _PORTS: Final = 4
 """Bytes of source and destination port."""
 
 # What is kept in scratch memory. Addresses have a word for IPv4, up to four for IPv6.
-_END, _PROTOCOL, _PORT, _NEXT_HEADER, _WORD, _SOURCE, _DESTINATION = 0, 1, 2, 3, 4, 8, 12
-"""``_END`` is the number of bytes from the network header on; ``_PORT`` is 0 for a packet without ports."""
+_END, _PROTOCOL, _PORT, _NEXT_HEADER, _WORD, _SOURCE_PORT, _SOURCE, _DESTINATION = 0, 1, 2, 3, 4, 5, 8, 12
+"""``_END`` is the number of bytes from the network header on; the ports are 0 for a packet without any."""
 
 _WORD_MAX: Final = 0xFFFFFFFF
 
@@ -154,7 +154,8 @@ class _Compiled:
     @classmethod
     def of(cls, rule: PacketRule) -> _Compiled:
         v4, v6 = for_version(rule, 4), for_version(rule, 6)
-        return cls(rule, v4, v6, 1 + sum(len(r.source) + len(r.destination) + len(r.ports) for r in (v4, v6) if r))
+        lists = (s for r in (v4, v6) if r for s in (r.source, r.destination, r.ports, r.source_ports))
+        return cls(rule, v4, v6, 1 + sum(map(len, lists)))
 
     @property
     def is_reachable(self) -> bool:
@@ -220,7 +221,16 @@ class _Section:
         self._mirrored = mirrored
         self._source_words = max((s.depth for r in rules for s in r.source), default=0)
         self._destination_words = max((s.depth for r in rules for s in r.destination), default=0)
-        self._ported = frozenset[int]().union(*(r.protocols for r in rules if r.ports))
+        self._ported = frozenset[int]().union(*(r.protocols for r in rules if r.is_ported))
+        near, far = (0, 2) if mirrored else (2, 0)
+        self._ports = [
+            (slot, offset)
+            for slot, offset, wanted in (
+                (_SOURCE_PORT, far, any(r.source_ports for r in rules)),
+                (_PORT, near, any(r.ports for r in rules)),
+            )
+            if wanted
+        ]
         self._needs_protocol = any(r.protocols for r in rules)
 
     def ipv4(self) -> None:
@@ -274,10 +284,11 @@ class _Section:
                 code.op(asm.AND, rule.mark.mask)
             code.jump(asm.IF_EQUAL, rule.mark.value, no=otherwise)
         # A port other than 0 says already that the protocol is one of those with ports.
-        protocols = frozenset[int]() if rule.ports and rule.protocols == self._ported else rule.protocols
+        protocols = frozenset[int]() if rule.is_ported and rule.protocols == self._ported else rule.protocols
         for slot, spans, limit in (
             (_PROTOCOL, merged((p, p) for p in protocols), NO_PROTOCOL),
             (_PORT, rule.ports, 0xFFFF),
+            (_SOURCE_PORT, rule.source_ports, 0xFFFF),
             (_DESTINATION, rule.destination, _WORD_MAX),
             (_SOURCE, rule.source, _WORD_MAX),
         ):
@@ -347,20 +358,26 @@ class _Section:
         self._within(_PROTOCOL, merged((p, p) for p in protocols), 0, NO_PROTOCOL, yes, no)
 
     def _port_at_x(self, none: Label, known: Label) -> None:
-        """M[_PORT] from the transport header at X, or 0 at ``none``; goes on behind itself."""
+        """The ports that rules ask for, from the transport header at X, or 0 at ``none``; goes on behind itself."""
         code = self._code
+        *first, (last_slot, last_offset) = self._ports
         code.op(asm.LD_MEMORY, _END)
         code.op(asm.SUBTRACT, _PORTS)
         code.jump(asm.IF_AT_LEAST_X, 0, no=none)
-        code.op(asm.LD_HALF_AT_X, asm.NETWORK_HEADER + (0 if self._mirrored else 2))
+        for slot, offset in first:
+            code.op(asm.LD_HALF_AT_X, asm.NETWORK_HEADER + offset)
+            code.op(asm.STORE, slot)
+        code.op(asm.LD_HALF_AT_X, asm.NETWORK_HEADER + last_offset)
         code.goto(known)
         code.place(none)
         code.op(asm.LD_IMMEDIATE, 0)
+        for slot, _ in first:
+            code.op(asm.STORE, slot)
         code.place(known)
-        code.op(asm.STORE, _PORT)
+        code.op(asm.STORE, last_slot)
 
     def _walk(self) -> None:
-        """M[_PROTOCOL] and M[_PORT] of an IPv6 packet. At each step A is the next header's number and X its offset."""
+        """M[_PROTOCOL] and the ports of an IPv6 packet. At each step A is the next header's number and X its offset."""
         code = self._code
         arrived, later, unknown, none, known = Label(), Label(), Label(), Label(), Label()
         code.op(asm.LDX_IMMEDIATE, _IPV6_HEADER)

@@ -52,8 +52,8 @@ NO_PROTOCOL: Final = 0x100
 class PacketRule:
     """Packets that meet all criteria belong to class ``target``. Raises ValueError for what no packet can have.
 
-    ``protocols`` are IP protocol numbers, ``ports`` destination ports, ``mark`` is compared with skb->mark under its
-    mask. ICMP of both families is given as 1 and 58.
+    ``protocols`` are IP protocol numbers, ``ports`` destination ports and ``source_ports`` the others, ``mark`` is
+    compared with skb->mark under its mask. ICMP of both families is given as 1 and 58.
     """
 
     target: Handle
@@ -62,6 +62,7 @@ class PacketRule:
     protocols: tuple[int, ...] = ()
     ports: tuple[PortRange, ...] = ()
     mark: Mark | None = None
+    source_ports: tuple[PortRange, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.target.major and self.target.minor) or self.target == ROOT:
@@ -69,7 +70,7 @@ class PacketRule:
         for protocol in self.protocols:
             if not 0 <= protocol <= 0xFF:
                 raise ValueError(f"{protocol} is not an IP protocol. Write a number from 0 to 255.")
-        for ports in self.ports:
+        for ports in (*self.ports, *self.source_ports):
             if not 1 <= ports.first <= ports.last <= 0xFFFF:
                 raise ValueError(
                     f"{ports} is not a range of ports. Write numbers from 1 to 65535, the lower one first."
@@ -78,7 +79,7 @@ class PacketRule:
     @property
     def is_about_ip(self) -> bool:
         """Whether it needs an IP header."""
-        return bool(self.source or self.destination or self.protocols or self.ports)
+        return bool(self.source or self.destination or self.protocols or self.ports or self.source_ports)
 
     @property
     def takes_everything(self) -> bool:
@@ -145,6 +146,12 @@ class FamilyRule:
     destination: Spans
     protocols: frozenset[int]
     ports: Spans
+    source_ports: Spans
+
+    @property
+    def is_ported(self) -> bool:
+        """Whether it asks for a port."""
+        return bool(self.ports or self.source_ports)
 
 
 def for_version(rule: PacketRule, version: int) -> FamilyRule | None:
@@ -153,17 +160,18 @@ def for_version(rule: PacketRule, version: int) -> FamilyRule | None:
     if (rule.source and not source) or (rule.destination and not destination):
         return None
     protocols = frozenset(rule.protocols)
-    if rule.ports:
+    if rule.ports or rule.source_ports:
         protocols = (protocols or PORTS_MEAN) & PORTED
         if not protocols:
             return None
-    ports = merged((p.first, p.last) for p in rule.ports)
-    return FamilyRule(rule.target, rule.mark, source, destination, protocols, ports)
+    ports, source_ports = (merged((p.first, p.last) for p in ranges) for ranges in (rule.ports, rule.source_ports))
+    return FamilyRule(rule.target, rule.mark, source, destination, protocols, ports, source_ports)
 
 
 def halves(rule: PacketRule) -> tuple[PacketRule, PacketRule]:
     """Two rules that together match exactly what the rule does: its longest list of alternatives is cut in two."""
-    longest = max(("source", "destination", "protocols", "ports"), key=lambda name: len(getattr(rule, name)))
+    lists = ("source", "destination", "protocols", "ports", "source_ports")
+    longest = max(lists, key=lambda name: len(getattr(rule, name)))
     values = getattr(rule, longest)
     middle = len(values) // 2
     return replace(rule, **{longest: values[:middle]}), replace(rule, **{longest: values[middle:]})

@@ -43,6 +43,7 @@ from tc_core.units import ByteCount, Rate
 __all__ = [
     "DEFAULT_CLASS",
     "MIN_RATE",
+    "Bound",
     "ClassIngress",
     "DefaultClass",
     "Ingress",
@@ -51,6 +52,7 @@ __all__ = [
     "PortRange",
     "Queue",
     "Rehearsal",
+    "Requests",
     "ResolvedClass",
     "Shaper",
     "TrafficClass",
@@ -91,6 +93,30 @@ class Queue(StrEnum):
     FIFO = "fifo"
 
 
+class Bound(StrEnum):
+    """Which way a connection was opened: by this side (outbound), towards it (inbound), or no matter which (both)."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+    BOTH = "both"
+
+    def covers(self, other: Bound) -> bool:
+        """Whether everything of ``other`` is meant, too."""
+        return self in (other, Bound.BOTH)
+
+
+class Requests(StrEnum):
+    """Which requests of an HTTP connection decide its class.
+
+    The first one, for as long as it lives; or each for itself, where nobody can say where a request begins in the
+    strictest class that one could have (follow), or not at all (follow-strictly).
+    """
+
+    FIRST = "first"
+    FOLLOW = "follow"
+    FOLLOW_STRICTLY = "follow-strictly"
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,6 +135,9 @@ class Match(_Document):
     source: Annotated[tuple[NetworkField, ...], ONE_OR_MORE] = Field((), description="source networks")
     protocol: Annotated[tuple[TransportProtocol, ...], ONE_OR_MORE] = Field((), description="tcp, udp, icmp")
     mark: Annotated[tuple[MarkField, ...], ONE_OR_MORE] = Field((), description="packet marks set by other programs")
+    direction: Bound = Field(
+        Bound.OUTBOUND, description="who opened the connection: this side, the other (its answers are meant), or either"
+    )
 
     @property
     def needs_content(self) -> bool:
@@ -140,10 +169,14 @@ class Match(_Document):
             yield self.model_copy(update={"application": (), "port": tuple(numbers), "protocol": protocols})
 
     def __str__(self) -> str:
-        parts = []
+        parts: list[str] = []
         for key in type(self).model_fields:
             values = getattr(self, key)
-            if values:
+            if key == "direction":
+                # Alone, "both" is no criterion.
+                if values is Bound.INBOUND or (values is Bound.BOTH and parts):
+                    parts.append(f"direction {values}")
+            elif values:
                 parts.append(f"{key} {', '.join(str(v) for v in values)}")
         return " and ".join(parts) or "everything"
 
@@ -234,6 +267,9 @@ class TrafficPolicy(_Document):
     default: DefaultClass = Field(default_factory=DefaultClass, description="the class of everything else")
     rehearsal: Rehearsal | None = Field(None, description="a worse network for every class that has none of its own")
     ingress: Ingress | None = Field(None, description="limits for what arrives")
+    requests: Requests = Field(
+        Requests.FIRST, description="which requests of an HTTP connection decide its class: the first, or each"
+    )
 
     @property
     def default_rate(self) -> Rate:
@@ -260,10 +296,15 @@ class TrafficPolicy(_Document):
         default = ResolvedClass(DEFAULT_CLASS, rate, ceil, rest.priority, rest.burst, (), rest.queue, rehearsal)
         return (*named, default)
 
-    def rules(self) -> Iterator[tuple[str, Match]]:
-        """(class name, match) in order of precedence: the first that holds decides. Services are ports here."""
+    def rules(self, direction: Bound = Bound.BOTH) -> Iterator[tuple[str, Match]]:
+        """(class name, match) in order of precedence: the first that holds decides. Services are ports here.
+
+        With ``direction``, only the matches that speak of connections opened that way.
+        """
         for traffic_class in self.classes:
             for match in traffic_class.match:
+                if direction is not Bound.BOTH and not match.direction.covers(direction):
+                    continue
                 for expanded in match.expanded():
                     yield traffic_class.name, expanded
 

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from tc_core.errors import PolicyError, Problem
 from tc_core.policy import (
+    Bound,
     ClassIngress,
     DefaultClass,
     Ingress,
     Match,
     Queue,
     Rehearsal,
+    Requests,
     Shaper,
     TrafficClass,
     TrafficPolicy,
@@ -32,6 +34,9 @@ _SHORT_TEXT: Final = 2**14
 """Characters that PyYAML's own parser reads in some 50 ms."""
 _MANY_VALUES: Final = 10_000
 """Values that a short text may stand for by aliases. Without aliases there are fewer values than characters."""
+_LONGEST_NUMBER: Final = 100
+"""Characters of a whole number. Python refuses to write numbers of thousands of digits, which YAML can also have as
+0xff..., and it takes quadratic time to read 1:59:59..."""
 
 _EXPECTED = {
     "total": "Add the bandwidth of the interface, as in total: 100Mbit.",
@@ -44,6 +49,8 @@ _CHOICES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "protocol": ("protocol", tuple(TransportProtocol)),
     "shaper": ("shaper", tuple(Shaper)),
     "queue": ("queue", tuple(Queue)),
+    "direction": ("direction", tuple(Bound)),
+    "requests": ("way of treating requests", tuple(Requests)),
 }
 """What a key with fixed values holds, and which there are."""
 
@@ -154,11 +161,23 @@ def dump_policy(policy: TrafficPolicy) -> str:
 
 
 class _UniqueKeys(yaml.constructor.SafeConstructor):
-    """Refuses a key written twice, of which YAML silently keeps the last."""
+    """Refuses a key written twice, of which YAML silently keeps the last, and numbers without end."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        is_whole = node.tag == "tag:yaml.org,2002:int"
+        if is_whole and isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_NUMBER:
+            what = f"a number of {len(node.value)} characters is too long"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError):
+            # PyYAML's answers to values that are not of their tag: !!bool x, !!timestamp x, !!int ""
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"this is no {kind}", node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # not so for !!map [x]
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(

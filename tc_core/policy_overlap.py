@@ -50,6 +50,7 @@ def covers(outer: Match, inner: Match) -> bool:
         and _networks_cover(outer.cidr, inner.cidr)
         and _networks_cover(outer.source, inner.source)
         and _marks_cover(outer.mark, inner.mark)
+        and outer.direction.covers(inner.direction)
     )
 
 

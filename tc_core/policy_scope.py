@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tc_core.errors import Problem
-from tc_core.policy import Match, Shaper, TrafficPolicy
+from tc_core.policy import Bound, Match, Requests, Shaper, TrafficPolicy
 
 
 def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
     """What traffic control alone cannot do: ``podlane tc`` and the library see packets, not what they say."""
-    return [
+    problems = [
         Problem(
             path,
             f"{_written(match, 'sni', 'host', 'alpn')} can be seen only by a proxy that reads the first bytes.",
@@ -19,6 +19,20 @@ def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
         for path, match in _matches(policy)
         if match.needs_content
     ]
+    problems += (
+        Problem(
+            f"{path}.direction",
+            "A packet does not tell who opened its connection.",
+            "Use podlane run or podlane sidecar, or remove it and match by what is in the packet.",
+        )
+        for path, match in _matches(policy)
+        if match.direction is not Bound.OUTBOUND
+    )
+    if policy.requests is not Requests.FIRST:
+        problems.append(
+            Problem("requests", "Requests can be seen only by a proxy.", "Remove it, or use podlane run or sidecar.")
+        )
+    return problems
 
 
 def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
@@ -32,10 +46,7 @@ def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
                 "Write shaper: htb, or use podlane tc.",
             )
         )
-    if policy.ingress is not None:
-        problems.append(
-            Problem("ingress", "The sidecar does not limit what arrives yet.", "Remove it, or use podlane tc.")
-        )
+    problems += _unseen_in_what_arrives(policy)
     problems += (
         Problem(
             f"{path}.mark",
@@ -46,6 +57,58 @@ def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
         if match.mark
     )
     return problems
+
+
+def needs_sockets(policy: TrafficPolicy) -> bool:
+    """Whether the class of what arrives depends on names, so that only the socket of a connection can tell it.
+
+    Not where every match of the classes that limit what they receive comes before all that ask for a name.
+    """
+    limited = {c.name for c in policy.classes if c.ingress} if policy.ingress else set()
+    names_decide = False
+    for name, match in policy.rules():
+        names_decide = names_decide or match.needs_content
+        if names_decide and name in limited:
+            return True
+    return False
+
+
+def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
+    """What cannot be done when the proxy steps aside: it marks no sockets, and sees no more than first packets."""
+    problems = []
+    if needs_sockets(policy):
+        problems.append(
+            Problem(
+                "ingress",
+                "Names tell these classes apart, and what arrives is found by the sockets of the proxy, which are not "
+                "there with datapath: step-aside.",
+                "Use datapath: relay; or give an ingress only to classes matched by port, cidr, source or protocol, "
+                "and put them before those with names.",
+            )
+        )
+    if policy.requests is not Requests.FIRST:
+        problems.append(
+            Problem(
+                "requests",
+                "With datapath: step-aside a connection's first packets are all that is seen, so its requests cannot "
+                "be followed.",
+                "Use datapath: relay, or remove it.",
+            )
+        )
+    return problems
+
+
+def _unseen_in_what_arrives(policy: TrafficPolicy) -> Iterator[Problem]:
+    """Matches that would take packets of the wrong connections, where that can matter to a limit."""
+    if not policy.ingress or not any(c.ingress for c in policy.classes):
+        return
+    for path, match in _matches(policy):
+        if match.direction is Bound.INBOUND and not (match.needs_content or match.port or match.application):
+            yield Problem(
+                f"{path}.direction",
+                "A packet that arrives does not tell who opened its connection; by the port it can be told.",
+                "Add the port here that clients connect to, or remove ingress from the classes.",
+            )
 
 
 def _matches(policy: TrafficPolicy) -> Iterator[tuple[str, Match]]:

@@ -20,6 +20,7 @@ from tc_core.model import (
     Netem,
     Observed,
     Prio,
+    RedirectFilter,
     Tbf,
 )
 from tc_core.trees import Tree
@@ -75,6 +76,8 @@ def _comment(tree: Tree, change: Change) -> str:
         case AddFilter(BpfFilter(rules=rules)) if rules:
             targets = dict.fromkeys(str(tree.names.get(rule.target, rule.target)) for rule in rules)
             return f"what packets themselves tell selects the class, in this order: {', '.join(targets)}"
+        case AddFilter(RedirectFilter(program=program)) if program:
+            return "podlane loads a program here that also finds the class by the socket; a command can only redirect"
         case AddFilter(FwFilter() as fw):
             return f"mark {fw.mark}: {tree.names.get(fw.target, fw.target)}"
         case AddFilter(BpfFilter() as bpf):

@@ -99,7 +99,9 @@ def _filter_attributes(wanted: OurFilter, program: int | None, device: int | Non
     if isinstance(wanted, FwFilter):
         return _options("fw", [["TCA_FW_CLASSID", int(wanted.target)], ["TCA_FW_MASK", wanted.mark.mask]])
     if isinstance(wanted, RedirectFilter):
-        return _options("bpf", [["TCA_BPF_ACT", _redirect(device or 0)], *_classic(MATCH_ALL)])
+        loaded = [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.program]]
+        code = loaded if program is not None else _classic(MATCH_ALL)
+        return _options("bpf", [["TCA_BPF_ACT", _redirect(device or 0)], *code])
     if program is not None:
         return _options("bpf", [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.fingerprint]])
     instructions = wanted.instructions or classic_program(

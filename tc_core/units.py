@@ -32,7 +32,8 @@ _QUANTITY = {
     "Gi": 2**30,
     "Ti": 2**40,
 }
-_NUMBER = r"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+# No more digits than any unit needs: Python refuses to write numbers of thousands of digits, and Decimal to hold some.
+_NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})"
 _RATE = re.compile(rf"{_NUMBER}\s*(?P<prefix>[kmgt]i?)?bits?(?:/s|ps)?", re.IGNORECASE)
 _RATE_QUANTITY = re.compile(rf"{_NUMBER}(?P<prefix>[kMGT]|[KMGT]i)")
 _BYTES_PER_SECOND = re.compile(rf"{_NUMBER}\s*(?P<prefix>[kmgt]i?)?(?:bps|bytes?(?:/s)?|b/s|b)", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """What a policy means, in plain words: how the total is shared, how packets wait, which traffic belongs to a class.
 
 Pure: a policy goes in, words come out. The words are those of ``docs/policy.md``. They are true for whoever puts the
-policy in force; what concerns the proxy alone is said in :mod:`podlane.explanation`. :func:`describe` is the whole of
+policy in force; what concerns the proxy alone is said in :mod:`sidecar.explanation`. :func:`describe` is the whole of
 it as text, for use without the sidecar.
 """
 
@@ -15,6 +15,7 @@ from typing import Final
 from tc_core.marks import Mark
 from tc_core.policy import (
     DEFAULT_CLASS,
+    Bound,
     Match,
     Queue,
     Rehearsal,
@@ -263,6 +264,10 @@ def traffic_words(match: Match) -> str:
         text += f" from {either(str(n) for n in match.source)}"
     if match.mark:
         text += f" with the packet mark {either(_mark(m) for m in match.mark)}"
+    if match.direction is Bound.INBOUND:
+        return f"answers to {text}, opened by clients"
+    if match.direction is Bound.BOTH:
+        return f"{text}, opened by either side"
     return text
 
 

@@ -73,7 +73,7 @@ def holds(rule: PacketRule, skb: Skb, *, mirrored: bool = False) -> bool:
     """Whether all criteria of a rule hold for a packet."""
     if rule.mark is not None and skb.mark & rule.mark.mask != rule.mark.value:
         return False
-    if not (rule.source or rule.destination or rule.protocols or rule.ports):
+    if not (rule.source or rule.destination or rule.protocols or rule.ports or rule.source_ports):
         return True
     seen = see(skb)
     if seen is None:
@@ -85,12 +85,15 @@ def holds(rule: PacketRule, skb: Skb, *, mirrored: bool = False) -> bool:
         return False
     if rule.protocols and seen.protocol not in rule.protocols:
         return False
-    if not rule.ports:
+    if not rule.ports and not rule.source_ports:
         return True
     if seen.ports is None or seen.protocol not in (rule.protocols or (6, 17)):
         return False
-    port = seen.ports[0 if mirrored else 1]
-    return any(r.first <= port <= r.last for r in rule.ports)
+    far, near = seen.ports[::-1] if mirrored else seen.ports
+    return all(
+        not ranges or any(r.first <= port <= r.last for r in ranges)
+        for port, ranges in ((near, rule.ports), (far, rule.source_ports))
+    )
 
 
 def verdict(rules: Iterable[PacketRule], skb: Skb, *, mirrored: bool = False) -> int:

@@ -18,10 +18,13 @@ from trafficlab import ATTEMPTS, SETTLE, at_once, payload, settles_at
 
 from tc_core import features, lanes
 from tc_core.capability import Features
+from tc_core.compile import compile_policy
 from tc_core.errors import MissingFeatureError
 from tc_core.fake import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
+from tc_core.marks import ClassIds
+from tc_core.packet_lanes import compile_ingress
 from tc_core.policy_file import parse_policy
 from tc_core.qdiscs import OurQdisc
 from tc_core.reconcile import ApplyError
@@ -117,6 +120,30 @@ def test_every_policy_can_follow_every_other(kernel: Kernel) -> None:
                 assert lanes.plan(kernel, DEVICE, each) == []
         lanes.apply(kernel, DEVICE, one)
         assert lanes.plan(kernel, DEVICE, one) == []
+
+
+NAMES = """
+total: 5Mbit
+ingress: {total: 9Mbit}
+classes:
+  - {name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}
+  - {name: b, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 7, direction: both}}
+"""
+
+
+@pytest.mark.parametrize("kernel", [FAKE, pytest.param("real", marks=pytest.mark.root)], indirect=True)
+def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kernel) -> None:
+    """Marks tell the classes of what is sent, sockets and packets those of what arrives."""
+    untouched = kernel.observe(DEVICE), set(kernel.interfaces())
+    policy = parse_policy(NAMES)
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    all_there = features.ALL_FEATURES if isinstance(kernel, FakeKernel) else HERE
+    ingress = compile_ingress(policy, DEVICE, all_there, ids)
+    wanted = lanes.Lanes(compile_policy(policy, all_there, ids), ingress, ids)
+    assert lanes.apply(kernel, DEVICE, wanted).done
+    assert lanes.plan(kernel, DEVICE, wanted) == []
+    lanes.clear(kernel, DEVICE)
+    assert (kernel.observe(DEVICE), set(kernel.interfaces())) == untouched
 
 
 # --- by the shell ----------------------------------------------------------------------------------------------------

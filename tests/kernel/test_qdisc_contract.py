@@ -60,6 +60,7 @@ from tc_core.qdiscs import (
     Sfq,
     Tbf,
 )
+from tc_core.socket_program import socket_redirect
 from tc_core.units import ByteCount, Duration, Rate
 
 HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
@@ -275,6 +276,7 @@ TREE = [AddQdisc(HTB), AddClass(INNER), AddClass(BELOW)]
 IFB = "ifb7"
 TO_IFB = RedirectFilter(INGRESS_HOOK, IFB)
 TO_SELF = RedirectFilter(INGRESS_HOOK, DEVICE)
+BY_SOCKET = socket_redirect(DEVICE, frozenset({1, 7}))
 PROGRAM = mark_filter(ONE, BpfFlavour.CLASSIC, {1})
 
 # What the kernel has to have, what is done first, what is refused, with which number.
@@ -363,6 +365,9 @@ EFFECTS: list[tuple[str, str, list[Change], Change, Look, object]] = [
     ("clsact goes with its filters", "redirect", [AddQdisc(Clsact()), AddFilter(TO_SELF)], DeleteQdisc(Clsact()), lambda o: (o.ingress_qdisc, o.ingress), (None, ())),
     ("a redirection", "redirect", [AddQdisc(Clsact())], AddFilter(TO_SELF), lambda o: (o.ingress, o.egress, o.filters), ((TO_SELF,), (), ())),
     ("a redirection elsewhere", "redirect", [AddQdisc(Clsact()), AddFilter(TO_SELF)], ReplaceFilter(replace(TO_SELF, device="lo")), lambda o: o.ingress, (replace(TO_SELF, device="lo"),)),
+    ("a redirection by sockets", "sockets", [AddQdisc(Clsact()), AddFilter(TO_SELF)], ReplaceFilter(BY_SOCKET), lambda o: o.ingress, (BY_SOCKET,)),
+    ("other classes by sockets", "sockets", [AddQdisc(Clsact()), AddFilter(BY_SOCKET)], ReplaceFilter(socket_redirect(DEVICE, frozenset(range(1, 255)))), lambda o: o.ingress, (socket_redirect(DEVICE, frozenset(range(1, 255))),)),
+    ("no sockets any more", "sockets", [AddQdisc(Clsact()), AddFilter(BY_SOCKET)], ReplaceFilter(TO_SELF), lambda o: o.ingress, (TO_SELF,)),
     ("a redirection gone", "redirect", [AddQdisc(Clsact()), AddFilter(TO_SELF)], DeleteFilter(TO_SELF), lambda o: o.ingress, ()),
     ("another filter at the hook", "clsact", [AddQdisc(Clsact())], AddFilter(replace(PROGRAM, parent=INGRESS_HOOK)), lambda o: o.ingress, (OtherFilter(INGRESS_HOOK, "bpf", PROGRAM.prio, 3),)),
     ("a filter for what leaves", "clsact", [AddQdisc(Clsact())], AddFilter(replace(PROGRAM, parent=EGRESS_HOOK)), lambda o: (o.ingress, o.egress), ((), (OtherFilter(EGRESS_HOOK, "bpf", PROGRAM.prio, 3),))),

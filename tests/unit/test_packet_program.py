@@ -37,7 +37,8 @@ def rule(target: Handle = A, **criteria: Sequence[int | str] | Mark) -> PacketRu
     for name in ("source", "destination"):
         values[name] = tuple(net(str(text)) for text in criteria.get(name, ()))  # type: ignore[union-attr]
     values["protocols"] = tuple(criteria.get("protocols", ()))  # type: ignore[arg-type]
-    values["ports"] = tuple(PortRange.parse(p) for p in criteria.get("ports", ()))  # type: ignore[union-attr]
+    for name in ("ports", "source_ports"):
+        values[name] = tuple(PortRange.parse(p) for p in criteria.get(name, ()))  # type: ignore[union-attr]
     return PacketRule(target, **values)  # type: ignore[arg-type]
 
 
@@ -361,6 +362,7 @@ _RULES = st.lists(
         destination=_NETWORKS,
         protocols=st.lists(_PROTOCOLS, max_size=3).map(tuple),
         ports=_RANGES,
+        source_ports=_RANGES,
         mark=st.none() | _MARKS,
     ),
     max_size=5,

@@ -86,7 +86,13 @@ def test_the_reference_says_where_each_key_belongs() -> None:
     assert keys(DefaultClass) == keys(TrafficClass) - {"name", "match"}, "as the row of default says"
 
 
-VALUES: Mapping[str, Any] = {"mark": "0x1", "sni": "a.example", "host": "a.example", "alpn": "h2"}
+VALUES: Mapping[str, Any] = {
+    "mark": "0x1",
+    "sni": "a.example",
+    "host": "a.example",
+    "alpn": "h2",
+    "direction": "inbound",
+}
 
 
 def test_the_reference_says_which_keys_only_one_way_of_use_has() -> None:
@@ -97,9 +103,10 @@ def test_the_reference_says_which_keys_only_one_way_of_use_has() -> None:
         policy = policy_from_document(document)
         ways = {"tc": not beyond_packets(policy), "proxy": not beyond_sidecar(policy)}
         assert only[key] == ("" if all(ways.values()) else next(way for way, can in ways.items() if can)), key
-    assert beyond_sidecar(policy_from_document({"total": "1Mbit", "ingress": {"total": "1Mbit"}}))
     assert beyond_sidecar(policy_from_document({"total": "1Mbit", "shaper": "tbf"}))
-    assert (only["ingress"], only["shaper"]) == ("tc", "other than `htb`: tc")
+    assert beyond_packets(policy_from_document({"total": "1Mbit", "requests": "follow"}))
+    assert only["requests"] == "proxy"
+    assert (only["ingress"], only["shaper"]) == ("", "other than `htb`: tc")
 
 
 def test_the_library_has_a_call_for_every_key_that_packets_can_tell() -> None:
@@ -107,8 +114,8 @@ def test_the_library_has_a_call_for_every_key_that_packets_can_tell() -> None:
     start = guide.index("| call | on | key |")
     table = guide[start : guide.index("\n\n", start)].splitlines()[2:]
     told = {key for row in table for key in re.findall(r"`(\w+)`", row.split("|")[3])}
-    names_in_first_bytes = {"sni", "host", "alpn"}
-    assert told | {"default"} == keys(TrafficPolicy, TrafficClass, Match) - names_in_first_bytes
+    only_a_proxy_sees = {"sni", "host", "alpn", "direction", "requests"}
+    assert told | {"default"} == keys(TrafficPolicy, TrafficClass, Match) - only_a_proxy_sees
     for builder in (TrafficController, ClassBuilder, DefaultBuilder):
         parameters = set(inspect.signature(builder.rehearsal).parameters) - {"self"}
         assert parameters == keys(Rehearsal), builder.__name__

@@ -11,7 +11,7 @@ from tc_core.marks import Mark
 from tc_core.policy import Match, PortRange, Queue, Shaper, TrafficPolicy, TransportProtocol
 from tc_core.policy_file import dump_policy, parse_policy
 from tc_core.policy_overlap import covers
-from tc_core.policy_scope import beyond_packets, beyond_sidecar
+from tc_core.policy_scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_sockets
 from tc_core.ports import TransportProtocol as Protocol
 from tc_core.services import service_named, services
 from tc_core.units import Duration, Percentage, Rate
@@ -187,11 +187,38 @@ def problems(policy: TrafficPolicy) -> tuple[list[str], list[str]]:
         pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: [{port: 1}, {sni: a.b}, {host: a.b}]}]}",
                      ["classes[0].match[1]", "classes[0].match[2]"], [], id="names"),
         pytest.param("{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: {mark: 1}}]}", [], ["classes[0].match[0].mark"], id="marks"),
-        pytest.param("{total: 9Mbit, shaper: tbf, ingress: {total: 1Mbit}}", [], ["shaper", "ingress"], id="tc-only"),
+        pytest.param("{total: 9Mbit, shaper: tbf, ingress: {total: 1Mbit}}", [], ["shaper"], id="tc-only"),
+        pytest.param("{total: 9Mbit, ingress: {total: 1Mbit}, classes: [{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {direction: inbound}}]}",
+                     ["classes[0].match[0].direction"], ["classes[0].match[0].direction"], id="opened by clients, with no port"),
+        pytest.param("{total: 9Mbit, ingress: {total: 1Mbit}, classes: [{name: a, rate: 1Mbit, match: {direction: inbound}}]}",
+                     ["classes[0].match[0].direction"], [], id="where it does not matter"),
+        pytest.param("{total: 9Mbit, ingress: {total: 1Mbit}, classes: [{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: [{port: 80, direction: inbound}, {sni: a.b}]}]}",
+                     ["classes[0].match[1]", "classes[0].match[0].direction"], [], id="both ways by port, and a name"),
     ],
 )  # fmt: skip
 def test_who_can_honour_what(text: str, packets: list[str], sidecar: list[str]) -> None:
     assert problems(parse_policy(text)) == (packets, sidecar)
+
+
+LIMITED = "{total: 9Mbit, ingress: {total: 5Mbit}, classes: [%s]}"
+BY_NAME, BY_PORT = "{name: n, rate: 1Mbit, %s match: {sni: a.b}}", "{name: p, rate: 1Mbit, %s match: {port: 80}}"
+RECEIVES = "ingress: {rate: 1Mbit},"
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        pytest.param(LIMITED % (BY_NAME % RECEIVES), True, id="a class with a name"),
+        pytest.param(LIMITED % (BY_NAME % "" + "," + BY_PORT % RECEIVES), True, id="a name may take from the class"),
+        pytest.param(LIMITED % (BY_PORT % RECEIVES + "," + BY_NAME % ""), False, id="names come later"),
+        pytest.param(LIMITED % (BY_PORT % "" + "," + BY_NAME % ""), False, id="the total alone"),
+        pytest.param(f"{{total: 9Mbit, classes: [{BY_NAME % ''}]}}", False, id="nothing of what arrives"),
+    ],
+)
+def test_when_only_the_socket_tells_the_class_of_what_arrives(text: str, needed: bool) -> None:
+    policy = parse_policy(text)
+    assert needs_sockets(policy) is needed
+    assert bool(beyond_step_aside(policy)) is needed
 
 
 @pytest.mark.parametrize("text", ["1%", "0.05%", "100%", "0%", "12.3456%"])

@@ -87,7 +87,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert Duration.parse(text).seconds == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["5", 5, "1 day", None])
+@pytest.mark.parametrize("text", ["5", 5, "1 day", None, pytest.param("1" * 200_000 + "s", id="endless")])
 def test_durations_need_their_unit(text: object) -> None:
     with pytest.raises(UnitError, match="500ms"):
         Duration.parse(text)
