@@ -5,10 +5,15 @@
               PODLANE-CLASSES   as for the relay; it gives undecided packets the class of their port, too
                 -j PODLANE-CAPTURE  SYNs whose class only content can tell: the connection's mark says so
               PODLANE-SHOW      packets with data of such connections: to the classifier
+    PREROUTING -> PODLANE-PRE -> PODLANE-IN      the same for what clients open: see :mod:`sidecar.netfilter.inbound`
     POSTROUTING -> PODLANE-SAVE a decision that the classifier wrote into a packet's mark becomes the connection's
+    INPUT -> PODLANE-SAVE       the same behind PREROUTING
 
-* An accepting verdict ends the packet's walk through OUTPUT's mangle chain, so the decision is saved behind it, in
-  POSTROUTING. (A mark for the connection in the verdict itself, NFQA_CT, is ignored by some kernels.)
+* An accepting verdict ends the packet's walk through the mangle chain that showed it, so the decision is saved at the
+  next one: what leaves, in POSTROUTING; what comes in, in INPUT. (A mark for the connection in the verdict itself,
+  NFQA_CT, is ignored by some kernels.)
+* Of connections that clients open the client's packets are shown, and the answers follow. What is decided is saved
+  before the program gets the packet, so there is no answer to it yet.
 * SHOW tells the classifier which packet is the first of its connection. See :mod:`sidecar.stepaside.marks`.
 * ``--queue-bypass``: without a classifier packets go on as they are, in the class of their port.
 * Packets of connections that conntrack does not track have no connection's mark: they go by port.
@@ -23,6 +28,7 @@ from typing import Final
 from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Chain,
+    Direction,
     Goto,
     Hook,
     Jump,
@@ -42,13 +48,13 @@ SAVE: Final = f"{CHAIN_PREFIX}SAVE"
 _TCP: Final = TransportProtocol.TCP
 
 
-def follow_rule() -> Rule:
-    """In front of the walk: what was decided holds."""
-    return Rule(Goto(FOLLOW), protocol=_TCP, connmark=DECIDED)
+def follow_rule(direction: Direction | None = None) -> Rule:
+    """In front of the walk: what was decided holds. Answers have a walk of their own."""
+    return Rule(Goto(FOLLOW), protocol=_TCP, connmark=DECIDED, direction=direction)
 
 
 def show_rule() -> Rule:
-    """Behind the walk: what content may still decide, is shown."""
+    """What content may still decide, is shown; what we send, behind the walk."""
     return Rule(Goto(SHOW), protocol=_TCP, connmark=OPEN, carries_data=True)
 
 
@@ -71,6 +77,9 @@ def aside_chains(queue: int) -> Iterator[Chain]:
     yield Chain(SAVE, (Rule(SaveMark(OURS), protocol=_TCP, mark=DECIDED, connmark=OPEN),))
 
 
-def save_hook() -> Hook:
-    """Where decisions are saved."""
-    return Hook("POSTROUTING", Rule(Jump(SAVE)))
+def save_hooks(*, outbound: bool, inbound: bool) -> Iterator[Hook]:
+    """Where decisions are saved, for connections opened either way."""
+    if outbound:
+        yield Hook("POSTROUTING", Rule(Jump(SAVE)))
+    if inbound:
+        yield Hook("INPUT", Rule(Jump(SAVE)))

@@ -67,12 +67,18 @@ _SYN: Final = (0x17, 0x02)
 """FIN, SYN, RST, ACK looked at, SYN set."""
 _XT_MULTIPORT: Final = struct.Struct("=BB15H15BB")
 """xt_multiport.h, xt_multiport_v1: what ports, how many, the ports, which of them begin a range, inversion."""
-_DESTINATION_PORTS: Final = 1
+_SOURCE_PORTS, _DESTINATION_PORTS = 0, 1
 _XT_MARK: Final = struct.Struct("=IIB")
 """xt_mark.h, xt_mark_mtinfo1, and xt_connmark.h, xt_connmark_mtinfo1: value, mask, inversion."""
 _XT_CONNTRACK_FLAGS: Final = 146
 """xt_conntrack.h, xt_conntrack_mtinfo3: where match_flags and invert_flags are."""
 _CT_DIRECTION: Final = 1 << 12
+_XT_ADDRTYPE: Final = struct.Struct("=HHI")
+"""xt_addrtype.h, xt_addrtype_info_v1: kinds of source, kinds of destination, flags."""
+_LOCAL: Final = 1 << 2
+"""XT_ADDRTYPE_LOCAL"""
+_NO_WILDCARD: Final = 1 << 1
+"""xt_socket.h, XT_SOCKET_NOWILDCARD: sockets that listen on every address count, too."""
 _XT_MARK_SET: Final = struct.Struct("=II")
 """xt_mark.h, xt_mark_tginfo2."""
 _XT_CONNMARK_SET: Final = {1: struct.Struct("=IIIB"), 2: struct.Struct("=IIIxxB")}
@@ -210,7 +216,7 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
                 raise _OtherwiseError("inverted")
             yield from _single_port(ports)
         case "multiport", 1:
-            yield "ports", tuple(_port_ranges(match.data))
+            yield _port_ranges(match.data)
         case ("mark" | "connmark") as name, 1:
             value, mask, inverted = _XT_MARK.unpack_from(match.data)
             if inverted:
@@ -221,6 +227,14 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
             if looked_at != _CT_DIRECTION:
                 raise _OtherwiseError("other criteria")
             yield "direction", Direction.REPLY if inverted & _CT_DIRECTION else Direction.ORIGINAL
+        case "addrtype", 1:
+            if _XT_ADDRTYPE.unpack_from(match.data) != (0, _LOCAL, 0):
+                raise _OtherwiseError("other kinds of addresses")
+            yield "to_here", True
+        case "socket", 1 | 2 | 3:
+            if match.data[0] != _NO_WILDCARD:
+                raise _OtherwiseError("other sockets")
+            yield "has_socket", True
         case "bpf", 0 | 1:
             if tuple(_program(match)) != PROGRAMS[family]:
                 raise _OtherwiseError("another program")
@@ -242,17 +256,19 @@ def _program(match: _Extension) -> Iterator[Instruction]:
 
 
 def _single_port(ports: list[int]) -> Iterator[tuple[str, object]]:
-    source, destination = tuple(ports[:2]), tuple(ports[2:])
-    if source != _ANY_PORT:
-        raise _OtherwiseError("source ports")
-    if destination != _ANY_PORT:
-        yield "ports", (PortRange(*destination),)
+    for key, (first, last) in (("source_ports", ports[:2]), ("ports", ports[2:])):
+        if (first, last) != _ANY_PORT:
+            yield key, (PortRange(first, last),)
 
 
-def _port_ranges(data: bytes) -> Iterator[PortRange]:
+def _port_ranges(data: bytes) -> tuple[str, tuple[PortRange, ...]]:
     kind, count, *rest, inverted = _XT_MULTIPORT.unpack_from(data)
-    if kind != _DESTINATION_PORTS or inverted:
+    if kind not in (_SOURCE_PORTS, _DESTINATION_PORTS) or inverted:
         raise _OtherwiseError("other ports")
+    return "ports" if kind == _DESTINATION_PORTS else "source_ports", tuple(_ranges(count, rest))
+
+
+def _ranges(count: int, rest: list[int]) -> Iterator[PortRange]:
     ports = iter(zip(rest[:count], rest[15 : 15 + count], strict=True))
     for port, begins_range in ports:
         last, _ = next(ports, (None, 0)) if begins_range else (port, 0)

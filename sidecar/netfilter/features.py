@@ -43,6 +43,10 @@ from tc_core.scratch import in_scratch_namespace
 _UNTRIED: Final = "looks right, but was not tried: making a scratch namespace takes CAP_SYS_ADMIN"
 
 
+INBOUND_PART: Final = "addrtype, socket match"
+"""What only inbound matches by name need."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing capture needs. ``reason`` is what was found; ``remedy`` is empty when it is available."""
@@ -81,6 +85,9 @@ _PARTS: Final = (
         "xt_TPROXY",
     ),
 )
+_INBOUND: Final = _Part(
+    INBOUND_PART, Rule(SetConnmark(DIVERT), protocol=_TCP, to_here=True, has_socket=True), "xt_addrtype xt_socket"
+)
 
 
 def probe(way: Way = Way.AUTO) -> list[Check]:
@@ -106,6 +113,7 @@ def probe(way: Way = Way.AUTO) -> list[Check]:
         checks = [Check("iptables", True, f"{backend} is used{f'; also here: {others}' if others else ''}")]
     if backend is not None:
         checks += [_check_part(backend, part) for part in _PARTS]
+        checks.append(_check_part(backend, _INBOUND))
         checks.append(_check_ip6tables(backend))
     checks += [_check_routing(family) for family in Family if family is Family.V4 or ipv6_missing() is None]
     return checks
@@ -130,7 +138,7 @@ def python_iptables() -> Check:
 
 def _check_part(backend: Backend, part: _Part) -> Check:
     rules = _try_out(Family.V4, part.rule)
-    remedy = f"Load {part.module} on the node: modprobe {part.module}."
+    remedy = f"Load {part.module} on the node: modprobe -a {part.module}."
     return _try(part.name, lambda: backend.apply(rules, Installed()), lambda: backend.rehearse(rules), remedy)
 
 
@@ -152,7 +160,7 @@ def _check_routing(family: Family) -> Check:
     def lay() -> None:
         with IPRoute() as ipr:
             ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
-        routes.ensure(family, route)
+        routes.lay(family, [route])
 
     remedy = "Use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES."
     return _try(f"{family} policy routing", lay, lambda: routes.observe(family, route.table), remedy)

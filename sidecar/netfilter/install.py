@@ -105,6 +105,10 @@ class Installer:
             for family in self._families([], even_disabled=True)
         )
 
+    def has_chain(self, name: str) -> bool:
+        """Whether a family has this chain of ours; a policy may be about one of them alone."""
+        return any(name in self.installed(family).chains for family in self._families([], even_disabled=True))
+
     def installed(self, family: Family) -> Installed:
         """What one family's mangle table has of ours."""
         return self.backend.installed(family)
@@ -113,17 +117,13 @@ class Installer:
 
     def _install_family(self, rules: FamilyRules, installed: Installed) -> bool:
         family = rules.family
-        changed = False
-        if rules.route is not None:
-            self._tables.add(rules.route.table)
-            changed = routes.ensure(family, rules.route)
+        self._tables |= {route.table for route in rules.routes}
+        changed = routes.lay(family, rules.routes)
         if difference(rules, installed):
             self.backend.apply(rules, installed)
             changed = True
             self._verify(rules)
-        if rules.route is None:
-            changed = self._remove_routes(family) or changed
-        return changed
+        return routes.clear(family, rules.routes, self._tables) or changed
 
     def _remove_family(self, family: Family) -> bool:
         installed = self.installed(family)
@@ -131,11 +131,7 @@ class Installer:
         if installed:
             self.backend.apply(nothing, installed)
             self._verify(nothing)
-        return self._remove_routes(family) or bool(installed)
-
-    def _remove_routes(self, family: Family) -> bool:
-        removed = [routes.remove(family, table) for table in sorted(self._tables)]
-        return any(removed)
+        return routes.clear(family, (), self._tables) or bool(installed)
 
     def _verify(self, rules: FamilyRules) -> None:
         lines = difference(rules, self.installed(rules.family))

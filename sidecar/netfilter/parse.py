@@ -47,7 +47,7 @@ _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
 }
 """ICMP of IPv6 is printed by its name in /etc/protocols, or without that file by the second one. ICMP of IPv4 in a rule
 for IPv6 is none of ours."""
-_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "bpf")
+_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf")
 _WITHOUT_VALUE: Final = ("--save-mark", "--restore-mark", "--queue-bypass")
 """Options of targets that stand alone."""
 
@@ -128,6 +128,7 @@ class _Reader:
         self._family = family
         self._tokens = iter(shlex.split(words))
         self._module = ""
+        self._socket = False
 
     def rule(self) -> Rule:
         found: dict[str, object] = {}
@@ -136,6 +137,7 @@ class _Reader:
                 self._module = next(self._tokens)
                 if self._module not in _MODULES:
                     raise _UnknownWordsError(self._module)
+                self._socket = self._socket or self._module == "socket"
                 continue
             key, value = self._criterion(token)
             if key in found:
@@ -143,6 +145,8 @@ class _Reader:
             found[key] = value
         if "action" not in found:
             raise _UnknownWordsError("no action")
+        if self._socket and "has_socket" not in found:
+            raise _UnknownWordsError("connected sockets alone")
         return Rule(**found)  # type: ignore[arg-type]  # every key comes from _criterion, with its field's type
 
     def _criterion(self, token: str) -> tuple[str, object]:
@@ -167,13 +171,21 @@ class _Reader:
                     raise _UnknownWordsError(token)
                 return "syn", True
             case ("--dport", "tcp" | "udp") | ("--dports", "multiport"):
-                return "ports", tuple(PortRange.parse(port.replace(":", "-")) for port in take().split(","))
+                return "ports", _ports(take())
+            case ("--sport", "tcp" | "udp") | ("--sports", "multiport"):
+                return "source_ports", _ports(take())
             case "--mark", "mark":
                 return "mark", _mark(take())
             case "--mark", "connmark":
                 return "connmark", _mark(take())
             case "--ctdir", "conntrack":
                 return "direction", Direction(take())
+            case "--dst-type", "addrtype":
+                if take() != "LOCAL":
+                    raise _UnknownWordsError(token)
+                return "to_here", True
+            case "--nowildcard", "socket":
+                return "has_socket", True
             case "--bytecode", "bpf":
                 if take() != bytecode(self._family):
                     raise _UnknownWordsError(token)
@@ -206,6 +218,10 @@ class _Reader:
             case _, [] if target.startswith(CHAIN_PREFIX):
                 return Jump(target)
         raise _UnknownWordsError(target)
+
+
+def _ports(text: str) -> tuple[PortRange, ...]:
+    return tuple(PortRange.parse(port.replace(":", "-")) for port in text.split(","))
 
 
 def _mark(text: str) -> Mark:

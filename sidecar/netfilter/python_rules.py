@@ -52,11 +52,12 @@ def check(rules: FamilyRules) -> None:
 
 def _problem(rule: Rule, family: Family) -> str | None:
     has_ports = rule.protocol in (TransportProtocol.TCP, TransportProtocol.UDP)
-    slots = sum(1 if ports.first == ports.last else 2 for ports in rule.ports)
+    slots = max(sum(1 if p.first == p.last else 2 for p in ports) for ports in (rule.source_ports, rule.ports))
+    several = max(len(rule.source_ports), len(rule.ports)) > 1
     names = [n for n in (rule.in_interface, rule.out_interface, rule.not_out_interface) if n is not None]
-    if rule.ports and not has_ports:
+    if (rule.ports or rule.source_ports) and not has_ports:
         return "ports need the protocol tcp or udp"
-    if slots > MULTIPORT_SLOTS and len(rule.ports) > 1:
+    if slots > MULTIPORT_SLOTS and several:
         return f"more than {MULTIPORT_SLOTS} ports, where a range counts as two"
     if rule.syn and rule.protocol is not TransportProtocol.TCP:
         return "SYN needs the protocol tcp"
@@ -82,31 +83,37 @@ def entry_of(rule: Rule, family: Family, made: Any) -> Any:
     Raises what python-iptables raises when the kernel or the library lacks a match or target.
     """
     _write_head(made, rule, family)
-    single = len(rule.ports) == 1
-    if single or rule.syn:
+    ways = (("s", rule.source_ports), ("d", rule.ports))
+    singles = [(f"{way}port", port_words(ports[0])) for way, ports in ways if len(ports) == 1]
+    if singles or rule.syn:
         match = made.create_match(str(rule.protocol))
-        if single:
-            match.set_parameter("dport", port_words(rule.ports[0]))
+        for option, value in singles:
+            match.set_parameter(option, value)
         if rule.syn:
             match.set_parameter("syn")
         match._final_check()
-    if len(rule.ports) > 1:
-        _match(made, "multiport", "dports", ",".join(port_words(ports) for ports in rule.ports))
+    for way, ports in ways:
+        if len(ports) > 1:
+            _match(made, "multiport", f"{way}ports", ",".join(port_words(each) for each in ports))
     if rule.mark is not None:
         _match(made, "mark", "mark", str(rule.mark))
     if rule.connmark is not None:
         _match(made, "connmark", "mark", str(rule.connmark))
     if rule.direction is not None:
         _match(made, "conntrack", "ctdir", str(rule.direction))
+    if rule.to_here:
+        _match(made, "addrtype", "dst-type", "LOCAL")
+    if rule.has_socket:
+        _match(made, "socket", "nowildcard")
     if rule.carries_data:
         _match(made, "bpf", "bytecode", bytecode(family))
     _write_action(made, rule)
     return made.rule
 
 
-def _match(made: Any, name: str, option: str, value: str) -> None:
+def _match(made: Any, name: str, option: str, *value: str) -> None:
     match = made.create_match(name)
-    match.set_parameter(option, value)
+    match.set_parameter(option, *value)
     match._final_check()
 
 

@@ -1,11 +1,13 @@
-"""The policy route: packets marked DIVERT are looked up in a table where every address is this machine's own.
+"""The policy routes: which packets are looked up in a table where every address is this machine's own.
 
     ip rule add pref 15101 fwmark 0x1000/0x3000 lookup 15101
+    ip rule add pref 15102 from 127.0.0.0/8 iif lo lookup 15101      (IPv6: from ::1)
     ip route add local default dev lo table 15101
 
-That turns a captured packet, on its way out, round to lo and into PREROUTING, the only place where TPROXY works. Our
-rule is recognised by its mark, which is nobody else's, whatever its preference and table: so a run with other settings
-finds what an earlier one left.
+The first turns a captured packet, on its way out, round to lo and into PREROUTING, the only place where TPROXY works.
+The second is for inbound connections: a program here answers the proxy, which speaks to it from the client's address,
+and that answer must stay here. Our rules are recognised by our mark, which is nobody else's, whatever their preference
+and table, and by our table: so a run with other settings finds what an earlier one left.
 
 Everything is done by rtnetlink (pyroute2) in the network namespace of the calling thread.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,7 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
-from sidecar.netfilter.rules import Family, PolicyRoute
+from sidecar.netfilter.rules import LOOPBACK, Family, PolicyRoute
 from tc_core.marks import DIVERT
 
 _AF: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
@@ -41,58 +43,52 @@ _REMEDIES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class InstalledRoute:
-    """What is there of ours: (preference, table) of each rule, and the tables that have the local route."""
+class InstalledRoutes:
+    """What is there of ours: the rules, and the tables that have the local route."""
 
-    rules: tuple[tuple[int, int], ...]
+    rules: tuple[PolicyRoute, ...]
     tables: tuple[int, ...]
 
     def __bool__(self) -> bool:
         return bool(self.rules or self.tables)
 
-    def serves(self, route: PolicyRoute) -> bool:
-        """Whether this is exactly ``route``."""
-        return self.rules == ((route.preference, route.table),) and self.tables == (route.table,)
 
-
-def observe(family: Family, table: int) -> InstalledRoute:
+def observe(family: Family, table: int) -> InstalledRoutes:
     """What one family has of ours; ``table`` is looked at even when no rule leads there. Raises RulesetError."""
     with _netlink(f"Reading the {family} routing rules") as ipr:
-        return _observe(ipr, family, table)
+        return _observe(ipr, family, {table})
 
 
-def ensure(family: Family, route: PolicyRoute) -> bool:
-    """Make ``route`` the one policy route of ours; whether anything had to be changed.
+def lay(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
+    """Add those of the routes that are missing; whether there were any. What else is there stays.
 
     Raises :class:`PrivilegeError` or :class:`RulesetError` with the remedy.
     """
+    if not wanted:
+        return False
     with _netlink(f"The {family} route of captured connections cannot be set up") as ipr:
-        found = _observe(ipr, family, route.table)
-        if found.serves(route):
-            return False
-        # The new way is laid before an old one is taken up: captured connections never miss theirs.
-        if route.table not in found.tables:
-            _change_route(ipr, "add", family, route.table)
-        if (route.preference, route.table) not in found.rules:
-            _change_rule(ipr, "add", family, route.preference, route.table)
-        for preference, table in found.rules:
-            if (preference, table) != (route.preference, route.table):
-                _change_rule(ipr, "del", family, preference, table)
-        for table in found.tables:
-            if table != route.table:
-                _change_route(ipr, "del", family, table)
-        return True
+        tables = {route.table for route in wanted}
+        found = _observe(ipr, family, tables)
+        missing = [route for route in wanted if route not in found.rules]
+        without = tables.difference(found.tables)
+        for table in sorted(without):
+            _change_route(ipr, "add", family, table)
+        for route in missing:
+            _change_rule(ipr, "add", family, route)
+        return bool(missing or without)
 
 
-def remove(family: Family, table: int) -> bool:
-    """Take away every policy route of ours, and the local route of ``table``; whether there was one."""
+def clear(family: Family, wanted: Sequence[PolicyRoute], tables: Set[int]) -> bool:
+    """Take away what is ours and not wanted, in ``tables`` too when no rule leads there; whether there was any."""
     with _netlink(f"The {family} route of captured connections cannot be removed") as ipr:
-        found = _observe(ipr, family, table)
-        for preference, looked_up in found.rules:
-            _change_rule(ipr, "del", family, preference, looked_up)
-        for present in found.tables:
-            _change_route(ipr, "del", family, present)
-        return bool(found)
+        found = _observe(ipr, family, tables)
+        rules = [route for route in found.rules if route not in wanted]
+        local = set(found.tables).difference(route.table for route in wanted)
+        for route in rules:
+            _change_rule(ipr, "del", family, route)
+        for table in sorted(local):
+            _change_route(ipr, "del", family, table)
+        return bool(rules or local)
 
 
 @contextmanager
@@ -112,19 +108,24 @@ def _explain(doing: str, number: int, said: str) -> SidecarError:
     return RulesetError(f"{doing}: {said}. {_REMEDIES.get(number, 'See ip rule and ip route show table all.')}")
 
 
-def _observe(ipr: Any, family: Family, table: int) -> InstalledRoute:
-    rules = tuple(_rules(ipr, family))
-    tables = {table, *(looked_up for _, looked_up in rules)}
+def _observe(ipr: Any, family: Family, tables: Set[int]) -> InstalledRoutes:
+    rules = tuple(_rules(ipr, family, tables))
+    looked_at = {*tables, *(route.table for route in rules)}
     lo = ipr.link_lookup(ifname="lo")[0]
-    return InstalledRoute(rules, tuple(sorted(t for t in tables if _has_route(ipr, family, t, lo))))
+    return InstalledRoutes(rules, tuple(sorted(t for t in looked_at if _has_route(ipr, family, t, lo))))
 
 
-def _rules(ipr: Any, family: Family) -> Iterator[tuple[int, int]]:
+def _rules(ipr: Any, family: Family, tables: Set[int]) -> Iterator[PolicyRoute]:
     for rule in ipr.get_rules(family=_AF[family]):
-        ours = (rule.get("fwmark"), rule.get("fwmask")) == (DIVERT.value, DIVERT.mask)
-        narrowed = rule["src_len"] or rule["dst_len"] or rule.get("iifname") or rule.get("oifname")
-        if ours and not narrowed and rule["action"] == _FR_ACT_TO_TBL:
-            yield rule.get("priority", 0), rule.get("table", 0)
+        if rule["action"] != _FR_ACT_TO_TBL or rule["dst_len"] or rule.get("oifname"):
+            continue
+        mark = (rule.get("fwmark", 0), rule.get("fwmask", 0))
+        table, preference = rule.get("table", 0), rule.get("priority", 0)
+        source = f"{rule.get('src')}/{rule['src_len']}" if rule["src_len"] else None
+        if mark == (DIVERT.value, DIVERT.mask) and source is None and not rule.get("iifname"):
+            yield PolicyRoute(DIVERT, table, preference)
+        elif not mark[0] and source == LOOPBACK[family] and rule.get("iifname") == "lo" and table in tables:
+            yield PolicyRoute(None, table, preference)
 
 
 def _has_route(ipr: Any, family: Family, table: int, lo: int) -> bool:
@@ -134,15 +135,14 @@ def _has_route(ipr: Any, family: Family, table: int, lo: int) -> bool:
     )
 
 
-def _change_rule(ipr: Any, command: str, family: Family, preference: int, table: int) -> None:
-    ipr.rule(
-        command,
-        family=_AF[family],
-        priority=preference,
-        fwmark=DIVERT.value,
-        fwmask=DIVERT.mask,
-        table=table,
-    )
+def _change_rule(ipr: Any, command: str, family: Family, route: PolicyRoute) -> None:
+    if route.mark is not None:
+        which: dict[str, object] = {"fwmark": route.mark.value, "fwmask": route.mark.mask}
+    else:
+        network, _, length = LOOPBACK[family].partition("/")
+        # "iif lo" means packets that are made here (ip-rule(8)).
+        which = {"src": network, "src_len": int(length), "iifname": "lo"}
+    ipr.rule(command, family=_AF[family], priority=route.preference, table=route.table, **which)
 
 
 def _change_route(ipr: Any, command: str, family: Family, table: int) -> None:

@@ -34,6 +34,12 @@ class Family(IntEnum):
         return f"IPv{self.value}"
 
 
+LOOPBACK: Final = {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
+"""The addresses of lo, as iproute2 and rtnetlink have them."""
+LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/10")
+"""Not relayed: such an address means nothing without its interface, which the way over lo loses (RFC 4007)."""
+
+
 class Direction(StrEnum):
     """Which way of a tracked connection a packet goes, as ``--ctdir`` says it (iptables-extensions(8), conntrack)."""
 
@@ -111,7 +117,9 @@ Action = Return | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark |
 class Rule:
     """Criteria that must all hold, and what then happens. ICMP is that of the family which the rule is for.
 
-    ``carries_data`` is about TCP packets: see :mod:`sidecar.netfilter.data_filter`.
+    ``ports`` are destination ports. ``to_here``: the destination address is this machine's. ``has_socket``: a socket
+    here would take the packet, be it a listening one. ``carries_data`` is about TCP packets: see
+    :mod:`sidecar.netfilter.data_filter`.
     """
 
     action: Action
@@ -123,9 +131,12 @@ class Rule:
     not_out_interface: str | None = None
     syn: bool = False
     ports: tuple[PortRange, ...] = ()
+    source_ports: tuple[PortRange, ...] = ()
     mark: Mark | None = None
     connmark: Mark | None = None
     direction: Direction | None = None
+    to_here: bool = False
+    has_socket: bool = False
     carries_data: bool = False
 
 
@@ -147,9 +158,12 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRoute:
-    """Packets with ``mark`` are looked up in ``table``, where everything is local to this machine (ip-rule(8))."""
+    """What is looked up in ``table``, where everything is local to this machine (ip-rule(8)).
 
-    mark: Mark
+    Packets with ``mark``; or else what programs here send from their loopback address.
+    """
+
+    mark: Mark | None
     table: int
     preference: int
 
@@ -161,7 +175,7 @@ class FamilyRules:
     family: Family
     chains: tuple[Chain, ...] = ()
     hooks: tuple[Hook, ...] = ()
-    route: PolicyRoute | None = None
+    routes: tuple[PolicyRoute, ...] = ()
 
 
 def merge_ports(ports: Iterable[PortRange]) -> tuple[PortRange, ...]:

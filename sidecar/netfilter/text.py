@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.parse import Installed, parse_rule
 from sidecar.netfilter.rules import (
+    LOOPBACK,
     Action,
     Family,
     FamilyRules,
     Goto,
     Jump,
+    PolicyRoute,
     Queue,
     RestoreMark,
     Return,
@@ -52,21 +54,29 @@ def _words(rule: Rule, family: Family) -> Iterator[str]:
     if rule.protocol is not None:
         is_icmpv6 = rule.protocol is TransportProtocol.ICMP and family is Family.V6
         yield f"-p {'ipv6-icmp' if is_icmpv6 else rule.protocol}"
-    single = len(rule.ports) == 1
-    if single or rule.syn:
+    singles = [
+        f"--{way}port {port_words(ports[0])}"
+        for way, ports in (("s", rule.source_ports), ("d", rule.ports))
+        if len(ports) == 1
+    ]
+    if singles or rule.syn:
         yield f"-m {rule.protocol}"
-    if single:
-        yield f"--dport {port_words(rule.ports[0])}"
+    yield from singles
     if rule.syn:
         yield "--tcp-flags FIN,SYN,RST,ACK SYN"
-    if len(rule.ports) > 1:
-        yield f"-m multiport --dports {','.join(port_words(p) for p in rule.ports)}"
+    for way, ports in (("s", rule.source_ports), ("d", rule.ports)):
+        if len(ports) > 1:
+            yield f"-m multiport --{way}ports {','.join(port_words(p) for p in ports)}"
     if rule.mark is not None:
         yield f"-m mark --mark {rule.mark}"
     if rule.connmark is not None:
         yield f"-m connmark --mark {rule.connmark}"
     if rule.direction is not None:
         yield f"-m conntrack --ctdir {rule.direction}"
+    if rule.to_here:
+        yield "-m addrtype --dst-type LOCAL"
+    if rule.has_socket:
+        yield "-m socket --nowildcard"
     if rule.carries_data:
         yield f'-m bpf --bytecode "{bytecode(family)}"'
     yield _render_action(rule.action)
@@ -92,6 +102,12 @@ def _render_action(action: Action) -> str:
             return f"-j NFQUEUE --queue-num {number} --queue-bypass"
         case Tproxy(address, port, mark):
             return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"
+
+
+def render_route(route: PolicyRoute, family: Family) -> str:
+    """What selects the packets of a policy route, in the words of ``ip rule add``."""
+    which = f"from {LOOPBACK[family]} iif lo" if route.mark is None else f"fwmark {route.mark}"
+    return f"pref {route.preference} {which} lookup {route.table}"
 
 
 def port_words(ports: PortRange) -> str:

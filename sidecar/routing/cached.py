@@ -14,7 +14,7 @@ from sidecar.protocols.detect import Detection
 from sidecar.routing.flow import Address, Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import OWN, ClassIds, class_mark
-from tc_core.policy import DEFAULT_CLASS
+from tc_core.policy import DEFAULT_CLASS, Requests
 
 _REMEMBERED: Final = 4096
 """Answers of each kind. When there are more (somebody makes up names), all are forgotten and found anew."""
@@ -26,7 +26,7 @@ _What = tuple[Destination, Address | None, str | None, str | None, tuple[str, ..
 class Routing:
     """The routing table and the class ids that are in force."""
 
-    __slots__ = ("_classes", "_marks", "_reads_source", "_undecided", "ids", "table")
+    __slots__ = ("_classes", "_marks", "_may_differ", "_reads_source", "_undecided", "ids", "table")
 
     def __init__(self, table: RoutingTable, ids: ClassIds) -> None:
         self.table = table
@@ -35,6 +35,7 @@ class Routing:
         self._reads_source = table.reads_source
         self._undecided: dict[_Where, bool] = {}
         self._classes: dict[_What, str] = {}
+        self._may_differ: dict[_Where, bool] = {}
 
     def undecided(self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]) -> bool:
         """Whether the first bytes could still decide."""
@@ -62,6 +63,24 @@ class Routing:
             content = Content(detection.sni, detection.host, detection.alpn)
             known = self._classes[what] = self.table.route(destination, content, source=source).class_name
         return known
+
+    def requests_may_differ(
+        self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]
+    ) -> bool:
+        """Whether each request of an HTTP/1 connection is to be looked at."""
+        if self.table.requests is Requests.FIRST:
+            return False
+        where = (destination, parse_address(client[0]) if self._reads_source else None)
+        known = self._may_differ.get(where)
+        if known is None:
+            if len(self._may_differ) >= _REMEMBERED:
+                self._may_differ.clear()
+            known = self._may_differ[where] = self.table.requests_may_differ(destination, source=where[1])
+        return known
+
+    def strictest(self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]) -> str:
+        """The class of a connection of which nobody can say where its requests begin."""
+        return self.table.strictest(destination, source=parse_address(client[0]) if self._reads_source else None)
 
     def mark_of(self, class_name: str) -> int:
         """The whole socket mark of our own packets of a class."""

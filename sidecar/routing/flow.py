@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from tc_core.policy import TransportProtocol
+from tc_core.policy import Bound, TransportProtocol
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -26,24 +26,34 @@ def parse_address(text: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The original destination: where the application meant to go. The port is 0 where the protocol has none."""
+    """The original destination: where whoever opened the connection meant to go.
+
+    The port is 0 where the protocol has none. Inbound, the destination is here.
+    """
 
     address: Address
     port: int
     protocol: TransportProtocol = TransportProtocol.TCP
+    bound: Bound = Bound.OUTBOUND
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.address, self.port, self.protocol)))
+        object.__setattr__(self, "_hash", hash((self.address, self.port, self.protocol, self.bound)))
 
     def __hash__(self) -> int:
         """Worked out once: hashing an ip_address takes as long as accepting a connection."""
         return self._hash
 
     @classmethod
-    def parse(cls, address: str, port: int, protocol: TransportProtocol = TransportProtocol.TCP) -> Destination:
+    def parse(
+        cls,
+        address: str,
+        port: int,
+        protocol: TransportProtocol = TransportProtocol.TCP,
+        bound: Bound = Bound.OUTBOUND,
+    ) -> Destination:
         """From a socket address, as :func:`parse_address` reads it."""
-        return cls(parse_address(address), port, protocol)
+        return cls(parse_address(address), port, protocol, bound)
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.address.version == 6 else str(self.address)

@@ -35,10 +35,12 @@ class Matcher:
         )
 
     def accepts_packets(self, destination: Destination, source: Address | None) -> bool:
-        """Whether the criteria that the kernel can see hold: protocol, port, networks.
+        """Whether the criteria that the kernel can see hold: direction, protocol, port, networks.
 
         A ``source`` of None is not known, and in no network.
         """
+        if not self.match.direction.covers(destination.bound):
+            return False
         if not self.match.accepts_protocol(destination.protocol):
             return False
         if self.ports and not any(destination.port in ports for ports in self.ports):

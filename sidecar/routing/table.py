@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination
 from sidecar.routing.matchers import Matcher
-from tc_core.policy import DEFAULT_CLASS, Match, TrafficPolicy
+from tc_core.policy import DEFAULT_CLASS, Bound, Match, Requests, TrafficPolicy
 
 SILENT_PORTS: tuple[int, ...] = (21, 25, 53, 110, 143, 587, 3306, 4444, 5432, 6379, 9300, 11211)
 """Ports left alone by content matches that do not name them: server-first protocols, and DNS (53), whose resolver must
@@ -34,16 +34,24 @@ class RoutingTable:
 
     entries: tuple[tuple[str, Matcher], ...]
     silent_ports: frozenset[int]
+    requests: Requests = Requests.FIRST
+    strictness: tuple[str, ...] = ()
+    """The classes, the one with the lowest ceil (then guarantee) first."""
 
     @classmethod
     def of(cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS) -> RoutingTable:
         entries = tuple((name, Matcher.of(match)) for name, match in policy.rules())
-        return cls(entries, frozenset(silent_ports))
+        by_limits = sorted(policy.resolved(), key=lambda c: (c.ceil, c.rate))
+        return cls(entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits))
 
     @property
     def needs_capture(self) -> bool:
         """Whether any match needs content: without one nothing has to be captured."""
         return any(matcher.match.needs_content for _, matcher in self.entries)
+
+    def captures(self, bound: Bound) -> bool:
+        """Whether connections opened that way have to be."""
+        return any(m.match.needs_content and m.match.direction.covers(bound) for _, m in self.entries)
 
     @property
     def reads_source(self) -> bool:
@@ -70,6 +78,28 @@ class RoutingTable:
             if matcher.accepts_packets(destination, source) and not self._silenced(matcher, destination.port):
                 return matcher.match.needs_content
         return False
+
+    def requests_may_differ(self, destination: Destination, *, source: Address | None = None) -> bool:
+        """Whether the policy wants each request looked at, and two of one connection could get different classes."""
+        return self.requests is not Requests.FIRST and len(self._classes_of_requests(destination, source)) > 1
+
+    def strictest(self, destination: Destination, *, source: Address | None = None) -> str:
+        """Of the classes that a request could get there, the one with the lowest ceil."""
+        possible = self._classes_of_requests(destination, source)
+        return next(name for name in self.strictness if name in possible)
+
+    def _classes_of_requests(self, destination: Destination, source: Address | None) -> set[str]:
+        """The classes of plain requests: those that matches by host lead to, and that of all others."""
+        possible = {
+            name
+            for name, matcher in self.entries
+            if matcher.host is not None
+            and matcher.sni is None
+            and matcher.alpn is None
+            and matcher.accepts_packets(destination, source)
+            and not self._silenced(matcher, destination.port)
+        }
+        return possible | {self.route(destination, source=source).class_name}
 
     def _silenced(self, matcher: Matcher, port: int) -> bool:
         return matcher.match.needs_content and not matcher.match.port and port in self.silent_ports

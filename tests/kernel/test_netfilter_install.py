@@ -38,11 +38,16 @@ pytestmark = pytest.mark.root
 
 CONTENT = {"sni": ["api.example.com"]}
 RULES = ruleset(
-    CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": [22, 873], "cidr": ["10.0.0.0/8", "fd00::/8"]}
-)
+    CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": [22, 873], "cidr": ["10.0.0.0/8", "fd00::/8"]},
+    {"sni": ["shop.example.com"], "direction": "inbound"}, {"port": [22, 2222], "direction": "inbound"},
+)  # fmt: skip
 KERNEL_ONLY = ruleset({"port": 22}, {"protocol": "udp"})
 STEP_ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, interface="eth0")
-ASIDE = ruleset(CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": 22}, settings=STEP_ASIDE)
+INWARDS = {"sni": ["shop.example.com"], "direction": "inbound"}
+ASIDE = ruleset(
+    CONTENT, {"host": "h.example", "port": [80, "8000-8100"]}, {"port": 22}, INWARDS, {"port": 22, "direction": "inbound"},
+    settings=STEP_ASIDE,
+)  # fmt: skip
 
 
 BACKENDS = installed_backends()
@@ -71,6 +76,8 @@ def add_foreign_rules(pod: Pod) -> None:
     for version in ("-4", "-6"):
         pod.host.ip(version, "rule", "add", "pref", "15101", "fwmark", "1337", "lookup", "133")
         pod.host.ip(version, "rule", "add", "pref", "40", "fwmark", "0x1000/0x3000", "iif", "lo", "lookup", "134")
+        loopback = "127.0.0.0/8" if version == "-4" else "::1"
+        pod.host.ip(version, "rule", "add", "pref", "41", "from", loopback, "iif", "lo", "lookup", "134")
         pod.host.ip(version, "route", "add", "local", "default", "dev", "lo", "table", "133")
         pod.host.ip(version, "route", "add", "unreachable", "default", "table", "15101", "metric", "4000")
 
@@ -107,9 +114,34 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
                 rule_preference=5,
             ),
         ),
+        ruleset({"host": "a.example", "direction": "both"}, capture=False),
+        ruleset({"port": 22}, keep_inbound=True),
+        ruleset(
+            {
+                "host": "a.example",
+                "port": [80, "8000-8100"],
+                "source": ["10.0.0.0/8", "fd00::/8"],
+                "direction": "inbound",
+            },
+            {"port": [22, "5000-6000"], "direction": "inbound"},
+            {"protocol": "icmp", "direction": "inbound"},
+            settings=CaptureSettings(
+                inbound_port=7106,
+                silent_ports=(),
+                exclude_inbound_ports=tuple(PortRange(port, port) for port in range(1, 80, 2)),
+                exclude_inbound_cidrs=tuple(map(ipaddress.ip_network, ("10.96.0.0/12", "fd00::/8"))),
+                interface="eth0",
+                route_table=7777,
+                rule_preference=5,
+            ),
+        ),
         ASIDE,
         ruleset(CONTENT, {"port": 22}, settings=STEP_ASIDE, capture=False),
         ruleset({"port": 22}, settings=STEP_ASIDE),
+        ruleset(CONTENT, settings=STEP_ASIDE),
+        ruleset(INWARDS, settings=CaptureSettings(datapath=Datapath.STEP_ASIDE, silent_ports=())),
+        ruleset(CONTENT, INWARDS, settings=STEP_ASIDE, capture=False),
+        ruleset({"port": 22}, settings=STEP_ASIDE, keep_inbound=True),
     ],
     ids=[
         "example",
@@ -121,9 +153,16 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         "all classes",
         "sources",
         "settings",
+        "inbound draining",
+        "inbound kept",
+        "inbound settings",
         "step-aside",
         "step-aside draining",
         "step-aside, kernel only",
+        "step-aside, outbound alone",
+        "step-aside, inbound alone",
+        "step-aside, both draining",
+        "step-aside, inbound kept",
     ],
 )
 def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Ruleset) -> None:
@@ -131,14 +170,17 @@ def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Rulese
     with pod.host.namespace.entered():
         for family in Family:
             assert difference(rules.of(family), pod.installer.installed(family)) == []
-    route = rules.of(Family.V4).route
-    for version in ("-4", "-6"):
-        ip_rules = pod.host.ip(version, "rule")
-        if route is None:
-            assert "fwmark" not in ip_rules
-        else:
-            assert f"{route.preference}:\tfrom all fwmark 0x1000/0x3000 lookup {route.table}\n" in ip_rules
-            assert pod.host.ip(version, "route", "show", "table", str(route.table)).startswith("local default dev lo")
+    routes = rules.of(Family.V4).routes
+    for version, loopback in (("-4", "127.0.0.0/8"), ("-6", "::1")):
+        wanted = {
+            f"{r.preference}:\tfrom {f'{loopback} iif lo' if r.mark is None else f'all fwmark {r.mark}'} lookup {r.table}"
+            for r in routes
+        }
+        assert {
+            line for line in pod.host.ip(version, "rule").splitlines() if "fwmark" in line or "iif" in line
+        } == wanted
+        for table in {route.table for route in routes}:
+            assert pod.host.ip(version, "route", "show", "table", str(table)).startswith("local default dev lo")
 
 
 @pytest.mark.parametrize(("first", "second"), [(RULES, ASIDE), (ASIDE, RULES)], ids=["to step-aside", "to relay"])
@@ -309,7 +351,7 @@ def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
         "from sidecar.netfilter.parse import Installed\n"
         "from sidecar.netfilter.restore import installed_programs\n"
         "from sidecar.netfilter.rules import Chain, Family, FamilyRules, PolicyRoute\n"
-        "from sidecar.netfilter.routes import ensure\n"
+        "from sidecar.netfilter.routes import lay\n"
         "from tc_core.marks import DIVERT\n"
         f"kind = BackendKind('{pod.backend.kind}')\n"
         "backend = python_backend() if kind is BackendKind.PYTHON else installed_programs()[kind]\n"
@@ -317,7 +359,7 @@ def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
         "for act in (\n"
         "    lambda: detect_backend(way),\n"
         "    lambda: backend.apply(FamilyRules(Family.V4, (Chain('PODLANE-OUT', ()),)), Installed()),\n"
-        "    lambda: ensure(Family.V4, PolicyRoute(DIVERT, 15101, 15101)),\n"
+        "    lambda: lay(Family.V4, [PolicyRoute(DIVERT, 15101, 15101)]),\n"
         "):\n"
         "    try:\n"
         "        act()\n"

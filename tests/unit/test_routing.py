@@ -7,7 +7,7 @@ import pytest
 from sidecar.routing.flow import Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.names import NameSet
-from tc_core.policy import TransportProtocol
+from tc_core.policy import Bound, TransportProtocol
 from tc_core.policy_file import parse_policy
 
 POLICY = parse_policy(
@@ -136,3 +136,93 @@ def test_protocols_and_services_are_told_apart() -> None:
     assert SOURCES.route(Destination.parse("192.0.2.1", 0, TransportProtocol.ICMP)).class_name == "ping"
     assert SOURCES.route(Destination.parse("192.0.2.1", 22)).class_name == "ops"
     assert SOURCES.route(Destination.parse("192.0.2.1", 22, TransportProtocol.UDP)).class_name == "default"
+
+
+BOTH_WAYS = RoutingTable.of(
+    parse_policy(
+        """
+total: 100Mbit
+classes:
+  - {name: shop, rate: 1Mbit, match: {host: shop.example.com, direction: inbound}}
+  - {name: sync, rate: 1Mbit, match: {port: 873, direction: both}}
+  - {name: out, rate: 1Mbit, match: {port: [80, 873]}}
+"""
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("bound", "port", "host", "expected"),
+    [
+        (Bound.INBOUND, 80, "shop.example.com", "shop"),
+        (Bound.OUTBOUND, 80, "shop.example.com", "out"),
+        (Bound.INBOUND, 80, None, "default"),
+        (Bound.INBOUND, 873, None, "sync"),
+        (Bound.OUTBOUND, 873, None, "sync"),
+        (Bound.OUTBOUND, 22, None, "default"),
+    ],
+    ids=str,
+)
+def test_who_opened_the_connection_is_a_criterion(bound: Bound, port: int, host: str | None, expected: str) -> None:
+    destination = Destination.parse("192.0.2.1", port, bound=bound)
+    assert BOTH_WAYS.route(destination, Content(host=host)).class_name == expected
+
+
+def test_what_is_captured_depends_on_who_opened_it() -> None:
+    assert BOTH_WAYS.captures(Bound.INBOUND)
+    assert not BOTH_WAYS.captures(Bound.OUTBOUND)
+    assert BOTH_WAYS.undecided(Destination.parse("192.0.2.1", 80, bound=Bound.INBOUND))
+    assert not BOTH_WAYS.undecided(Destination.parse("192.0.2.1", 80))
+    assert TABLE.captures(Bound.OUTBOUND)
+    assert not TABLE.captures(Bound.INBOUND)
+
+
+def test_a_destination_here_is_another_than_the_same_elsewhere() -> None:
+    here = Destination.parse("192.0.2.1", 80, bound=Bound.INBOUND)
+    assert here != Destination.parse("192.0.2.1", 80)
+    assert hash(here) != hash(Destination.parse("192.0.2.1", 80))
+
+
+REQUESTS = """
+total: 100Mbit
+requests: follow
+classes:
+  - {name: tls, rate: 1Mbit, ceil: 1Mbit, match: {sni: a.example}}
+  - {name: both, rate: 1Mbit, ceil: 2Mbit, match: {host: b.example, sni: b.example}}
+  - {name: mail, rate: 1Mbit, ceil: 3Mbit, match: {port: 25}}
+  - {name: jobs, rate: 1Mbit, ceil: 4Mbit, match: {host: jobs.example, source: 10.0.1.0/24}}
+  - {name: api, rate: 3Mbit, ceil: 9Mbit, match: {host: api.example, port: [80, 25]}}
+  - {name: web, rate: 2Mbit, ceil: 9Mbit, match: [{host: web.example}, {host: www.example, direction: inbound}]}
+default: {ceil: 50Mbit}
+"""
+
+
+@pytest.mark.parametrize(
+    ("destination", "source", "strictest"),
+    [
+        (Destination.parse("192.0.2.1", 80), "10.0.1.7", "jobs"),
+        (Destination.parse("192.0.2.1", 80), "10.0.2.7", "web"),
+        (Destination.parse("192.0.2.1", 8080), "10.0.2.7", "web"),
+        (Destination.parse("192.0.2.1", 80, bound=Bound.INBOUND), "10.0.2.7", "web"),
+        (Destination.parse("192.0.2.1", 25), "10.0.2.7", "mail"),
+        (Destination.parse("192.0.2.1", 3306), "10.0.2.7", None),
+    ],
+    ids=[
+        "every criterion",
+        "another source",
+        "another port",
+        "opened by a client",
+        "a port with a class",
+        "a silent port",
+    ],
+)
+def test_requests_are_followed_where_they_could_differ(
+    destination: Destination, source: str, strictest: str | None
+) -> None:
+    """Of the classes of plain requests: not those that TLS would need."""
+    table = RoutingTable.of(parse_policy(REQUESTS))
+    client = parse_address(source)
+    assert table.requests_may_differ(destination, source=client) is (strictest is not None)
+    assert table.strictest(destination, source=client) == (strictest or "default")
+    first = RoutingTable.of(parse_policy(REQUESTS.replace("requests: follow", "requests: first")))
+    assert not first.requests_may_differ(destination, source=client)

@@ -41,14 +41,14 @@ def test_a_policy_without_matches_wants_nothing() -> None:
 def test_without_content_there_is_no_capture_and_no_route(family: Family) -> None:
     rules = build(PORT).of(family)
     assert set(chains(rules)) == {OUT, CLASSES, "PODLANE-C1"}
-    assert rules.route is None
+    assert rules.routes == ()
     assert [hook.builtin for hook in rules.hooks] == ["OUTPUT"]
 
 
 def test_a_family_that_no_match_can_meet_gets_nothing() -> None:
     rules = build({"sni": ["a.example"], "cidr": ["2001:db8::/32"]})
     assert rules.of(Family.V4) == FamilyRules(Family.V4)
-    assert rules.of(Family.V6).route is not None
+    assert rules.of(Family.V6).routes
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
@@ -56,14 +56,14 @@ def test_draining_differs_only_in_an_empty_capture_chain(family: Family) -> None
     running, draining = build(SNI, PORT).of(family), build(SNI, PORT, capture=False).of(family)
     assert chains(running)[CAPTURE]
     assert chains(draining) == {**chains(running), CAPTURE: ()}
-    assert (draining.hooks, draining.route) == (running.hooks, running.route)
+    assert (draining.hooks, draining.routes) == (running.hooks, running.routes)
 
 
 def test_keep_captured_goes_on_serving_what_an_earlier_policy_captured() -> None:
     before, after = build(SNI, PORT).of(Family.V4), build(PORT, keep_captured=True).of(Family.V4)
     assert chains(after)[OUT] == chains(before)[OUT]
     assert chains(after)[PRE] == chains(before)[PRE]
-    assert after.route == before.route
+    assert after.routes == before.routes
     assert CAPTURE not in chains(after)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tcp_packets import ACK, PSH, tcp_packet
 from test_ruleset_walk import (
+    ARRIVALS,
     EXAMPLE,
     HERE,
     IDS,
@@ -18,13 +20,19 @@ from test_ruleset_walk import (
     UDP,
     Flow,
     Packet,
+    answer,
+    arrival,
+    excluded_inbound,
+    exclusions,
     first_packet,
     flows,
     has,
+    opened,
     output,
     policies,
+    serving,
     silences,
-    walk,
+    through,
 )
 
 from sidecar.datapath import Datapath
@@ -34,7 +42,7 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.routing.table import RoutingTable
 from sidecar.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
 from tc_core.marks import DIVERT, ClassIds, class_id_of
-from tc_core.policy import DEFAULT_CLASS, TrafficPolicy, TransportProtocol
+from tc_core.policy import DEFAULT_CLASS, Bound, TrafficPolicy, TransportProtocol
 
 QUEUE = 77
 ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE)
@@ -46,8 +54,12 @@ def example(**options: bool) -> FamilyRules:
 
 def posted(rules: FamilyRules, packet: Packet) -> Packet:
     """The packet after mangle POSTROUTING."""
-    walk(rules, "PODLANE-SAVE", packet)
-    return packet
+    return through(rules, "POSTROUTING", packet)
+
+
+def received(rules: FamilyRules, packet: Packet) -> Packet:
+    """The packet after mangle INPUT."""
+    return through(rules, "INPUT", packet)
 
 
 @settings(max_examples=150)
@@ -62,7 +74,7 @@ def test_what_is_shown_is_what_the_table_calls_undecided(
         family = rules.of(Family(target.address.version))
         syn = output(family, first_packet((source, target)))
         assert syn.queue is None
-        assert family.route is None
+        assert family.routes == ()
         data = output(family, replace(syn, syn=False, carries_data=True, mark=0))
         undecided = running and target.protocol is TransportProtocol.TCP and table.undecided(target, source=source)
         assert (data.queue == QUEUE) == undecided
@@ -127,6 +139,108 @@ def test_a_reused_tuple_starts_clean() -> None:
 )
 def test_not_shown(packet: Packet) -> None:
     assert output(example(), packet).queue is None
+
+
+# --- connections that clients open ------------------------------------------------------------------------------------
+
+
+def aside(**options: bool) -> FamilyRules:
+    return serving(datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE, **options)
+
+
+@settings(max_examples=100)
+@given(
+    policies,
+    silences,
+    st.one_of(st.just(ASIDE), exclusions.map(lambda capture: replace(capture, datapath=Datapath.STEP_ASIDE))),
+    st.lists(flows, min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_of_what_clients_open_is_shown_what_the_table_calls_undecided(
+    policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, drawn: list[Flow], running: bool
+) -> None:
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
+    table = RoutingTable.of(policy, silent)
+    for source, target in drawn:
+        inbound = replace(target, bound=Bound.INBOUND)
+        family = rules.of(Family(target.address.version))
+        syn = arrival(family, first_packet((source, target)))
+        assert (syn.queue, syn.tproxy, family.routes) == (None, None, ())
+        data = arrival(family, replace(syn, syn=False, carries_data=True))
+        left_alone = excluded_inbound(source, target, capture)
+        undecided = (
+            running
+            and not left_alone
+            and target.protocol is TransportProtocol.TCP
+            and table.undecided(inbound, source=source)
+        )
+        assert (data.queue == capture.outbound_port) == undecided
+        if not undecided:
+            name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
+            for packet in (syn, data):
+                back = output(family, answer(packet))
+                assert class_id_of(back.mark) == (0 if name == DEFAULT_CLASS else ids[name])
+                assert back.queue is None
+
+
+@pytest.mark.parametrize("case", ARRIVALS)
+def test_what_comes_in_is_shown_once_it_says_something(case: str) -> None:
+    packet, taken = ARRIVALS[case]
+    rules = aside()
+    bare = arrival(rules, replace(packet))
+    assert (bare.mark, bare.queue, bare.tproxy) == (0, None, None)
+    data = arrival(rules, replace(bare, syn=False, carries_data=True))
+    assert (data.queue == QUEUE) == taken
+    if taken:
+        assert has(data.mark, FIRST)
+
+
+def test_data_in_a_clients_syn_is_shown() -> None:
+    syn = arrival(aside(), opened(carries_data=True))
+    assert (syn.queue, has(syn.mark, FIRST), syn.connmark is not None and has(syn.connmark, SHOWN)) == (
+        QUEUE,
+        True,
+        True,
+    )
+
+
+def test_answers_go_by_port_until_it_is_decided_and_follow_then() -> None:
+    rules = aside()
+    others, of_port = 0x80, 2 << 24
+    syn = received(rules, arrival(rules, opened(22, connmark=others)))
+    assert output(rules, answer(syn)).mark == of_port
+    shown = arrival(rules, replace(syn, syn=False, carries_data=True))
+    undecided = received(rules, replace(shown, mark=0))
+    assert output(rules, answer(undecided)).mark == of_port
+    decided = received(rules, replace(undecided, mark=DECIDED.value | 5 << 24 | 0x700))
+    assert decided.connmark == DECIDED.value | 5 << 24 | others
+    back = output(rules, replace(answer(decided), mark=0x4))
+    assert back.mark == DECIDED.value | 5 << 24 | 0x4
+    assert posted(rules, back).connmark == decided.connmark
+    more = arrival(rules, replace(decided, mark=0, queue=None))
+    assert (more.mark, more.queue) == (0, None), "it is not shown again"
+
+
+def test_while_draining_what_is_decided_goes_on_and_nothing_new_is_shown() -> None:
+    rules = aside(capture=False)
+    kept = opened(syn=False, carries_data=True, connmark=DECIDED.value | 5 << 24)
+    assert output(rules, answer(kept)).mark == DECIDED.value | 5 << 24
+    assert arrival(rules, kept).queue is None
+    assert arrival(rules, replace(arrival(rules, opened()), syn=False, carries_data=True)).queue is None
+    again = arrival(rules, opened(connmark=DECIDED.value | 5 << 24))
+    assert output(rules, answer(again)).mark == 0, "a tuple that clients use again starts clean"
+
+
+def test_rules_for_one_way_are_not_there_for_the_other() -> None:
+    assert {hook.builtin for hook in aside().hooks} == {"OUTPUT", "PREROUTING", "INPUT"}
+    assert {hook.builtin for hook in example().hooks} == {"OUTPUT", "POSTROUTING"}
+
+
+def test_clients_with_link_local_addresses_are_shown_too() -> None:
+    rules = serving(Family.V6, datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE)
+    packet = Packet(ipaddress.ip_address("fe80::1"), port=8080, source=ipaddress.ip_address("fe80::7"))
+    assert arrival(rules, replace(arrival(rules, packet), syn=False, carries_data=True)).queue == QUEUE
 
 
 # --- which packets carry data ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from sidecar.datapath import Datapath
 from sidecar.netfilter.parse import parse
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from sidecar.netfilter.text import difference, render
+from sidecar.netfilter.text import difference, render, render_route
 from tc_core.marks import ClassIds
 from tc_core.policy import PortRange, TrafficPolicy
 
@@ -37,6 +37,15 @@ def ruleset(traffic: TrafficPolicy, settings: CaptureSettings | None = None, **o
     return build_ruleset(traffic, ids, settings or CaptureSettings(), **options)
 
 
+INBOUND = policy(
+    api=[
+        {"sni": "api.example.com", "direction": "inbound"},
+        {"host": "api.example.com", "port": 80, "direction": "both"},
+    ],
+    ssh=[{"port": 22, "direction": "inbound"}, {"protocol": "udp", "port": ["500-600", 4500], "direction": "inbound"}],
+    office=[{"source": ["192.0.2.0/24", "2001:db8::/32"], "direction": "inbound"}],
+    backup=BACKUP,
+)
 ASIDE = CaptureSettings(
     datapath=Datapath.STEP_ASIDE, interface="eth0", exclude_outbound_ports=(PortRange(15012, 15012),)
 )
@@ -82,6 +91,29 @@ CASES = {
     "step-aside": ruleset(policy(api=EXAMPLE, backup=BACKUP), ASIDE),
     "step-aside-draining": ruleset(policy(api=EXAMPLE, backup=BACKUP), ASIDE, capture=False),
     "step-aside-no-content": ruleset(policy(backup=BACKUP), ASIDE),
+    "inbound": ruleset(INBOUND, CaptureSettings(interface="eth0")),
+    "inbound-draining": ruleset(INBOUND, capture=False),
+    "inbound-kept": ruleset(policy(backup=BACKUP), keep_inbound=True),
+    "inbound-settings": ruleset(
+        policy(web=[{"host": "a.example", "direction": "inbound"}], ssh=[{"port": 22, "direction": "both"}]),
+        CaptureSettings(
+            inbound_port=25106,
+            silent_ports=(),
+            exclude_inbound_ports=(PortRange(15020, 15021), PortRange(15109, 15109)),
+            exclude_inbound_cidrs=(ipaddress.ip_network("192.0.2.1"), ipaddress.ip_network("fd00:ec2::/32")),
+        ),
+    ),
+    "step-aside-inbound": ruleset(INBOUND, ASIDE),
+    "step-aside-inbound-alone": ruleset(
+        policy(web=[{"host": "a.example", "direction": "inbound"}], ssh=[{"port": 22, "direction": "inbound"}]),
+        CaptureSettings(
+            datapath=Datapath.STEP_ASIDE,
+            exclude_inbound_ports=(PortRange(15109, 15109),),
+            exclude_inbound_cidrs=(ipaddress.ip_network("192.0.2.1"),),
+        ),
+    ),
+    "step-aside-inbound-draining": ruleset(INBOUND, ASIDE, capture=False),
+    "step-aside-inbound-kept": ruleset(policy(backup=BACKUP), ASIDE, keep_inbound=True),
     "settings": ruleset(
         policy(api=EXAMPLE),
         CaptureSettings(
@@ -105,9 +137,7 @@ def as_text(rules: Ruleset) -> str:
             parts.append("# nothing")
             continue
         parts.append(render(family).rstrip())
-        if family.route is not None:
-            route = family.route
-            parts.append(f"# ip rule add pref {route.preference} fwmark {route.mark} lookup {route.table}")
+        parts += [f"# ip rule add {render_route(route, family.family)}" for route in family.routes]
     return "\n".join(parts) + "\n"
 
 

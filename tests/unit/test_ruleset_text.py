@@ -97,7 +97,12 @@ def test_equivalent_words_are_the_same_rule(words: str, rule: Rule) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "-p tcp -m tcp --sport 22 -j RETURN",
+        "-p tcp -m tcp ! --sport 22 -j RETURN",
+        "-p tcp -m multiport --ports 22,23 -j RETURN",
+        "-m addrtype --dst-type BROADCAST -j RETURN",
+        "-m addrtype --src-type LOCAL -j RETURN",
+        "-m socket -j RETURN",
+        "-m socket --transparent --nowildcard -j RETURN",
         "-p tcp -m tcp ! --dport 22 -j RETURN",
         "-p tcp -m tcp --tcp-flags SYN SYN -j RETURN",
         "! -d 10.0.0.0/8 -j RETURN",

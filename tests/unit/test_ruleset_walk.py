@@ -33,7 +33,7 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.routing.flow import Address, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import DIVERT, OWN, ClassIds, Mark, class_id_of, class_mark
-from tc_core.policy import DEFAULT_CLASS, PortRange, TrafficPolicy, TransportProtocol
+from tc_core.policy import DEFAULT_CLASS, Bound, PortRange, TrafficPolicy, TransportProtocol
 
 TCP, UDP, ICMP = TransportProtocol
 
@@ -51,6 +51,10 @@ class Packet:
     direction: Direction | None = Direction.ORIGINAL
     out_interface: str = "eth0"
     source: Address | None = None
+    source_port: int = 40000
+    in_interface: str = "eth0"
+    to_here: bool = True
+    has_socket: bool = True
     carries_data: bool = False
     tproxy: Tproxy | None = field(default=None, compare=False)
     queue: int | None = None
@@ -69,10 +73,14 @@ def meets(rule: Rule, packet: Packet) -> bool:
         (rule.protocol is None or rule.protocol is packet.protocol)
         and (rule.source is None or packet.source in rule.source)
         and (rule.destination is None or packet.address in rule.destination)
+        and (rule.in_interface is None or rule.in_interface == packet.in_interface)
         and (rule.out_interface is None or rule.out_interface == packet.out_interface)
         and (rule.not_out_interface is None or rule.not_out_interface != packet.out_interface)
         and (not rule.syn or packet.syn)
         and (not rule.ports or any(packet.port in ports for ports in rule.ports))
+        and (not rule.source_ports or any(packet.source_port in ports for ports in rule.source_ports))
+        and (not rule.to_here or packet.to_here)
+        and (not rule.has_socket or packet.has_socket)
         and (rule.mark is None or has(packet.mark, rule.mark))
         and (rule.connmark is None or has(packet.connmark, rule.connmark))
         and (rule.direction is None or packet.direction is rule.direction)
@@ -112,12 +120,31 @@ def walk(rules: FamilyRules, chain: str, packet: Packet) -> None:
                 return
 
 
-def output(rules: FamilyRules, packet: Packet) -> Packet:
-    """The packet after mangle OUTPUT."""
+def through(rules: FamilyRules, builtin: str, packet: Packet) -> Packet:
+    """The packet after a mangle chain of the kernel's."""
     for hook in rules.hooks:
-        if hook.builtin == "OUTPUT" and isinstance(hook.rule.action, Jump):
+        if hook.builtin == builtin and isinstance(hook.rule.action, Jump) and meets(hook.rule, packet):
             walk(rules, hook.rule.action.chain, packet)
     return packet
+
+
+def output(rules: FamilyRules, packet: Packet) -> Packet:
+    """The packet after mangle OUTPUT."""
+    return through(rules, "OUTPUT", packet)
+
+
+def arrival(rules: FamilyRules, packet: Packet) -> Packet:
+    """The packet after mangle PREROUTING."""
+    return through(rules, "PREROUTING", packet)
+
+
+def answer(packet: Packet) -> Packet:
+    """A packet of the program that got this one."""
+    assert packet.source is not None
+    return replace(
+        packet, address=packet.source, port=packet.source_port, source=packet.address, source_port=packet.port,
+        syn=False, direction=Direction.REPLY, mark=0, tproxy=None,
+    )  # fmt: skip
 
 
 def captured(packet: Packet) -> bool:
@@ -147,18 +174,20 @@ port_criteria = st.lists(
     unique=True,
 )
 match_documents = st.builds(
-    lambda content, port, cidr, source, protocol: {
+    lambda content, port, cidr, source, protocol, direction: {
         **content,
         "port": port,
         "cidr": cidr,
         "source": source,
         "protocol": protocol,
+        "direction": direction,
     },
     st.sampled_from([{}, {}, {"sni": ["a.example"]}, {"host": ["b.example"]}, {"alpn": ["h2"]}]),
     port_criteria,
     st.lists(st.sampled_from(NETWORKS), max_size=2, unique=True),
     st.one_of(st.just([]), st.lists(st.sampled_from(SOURCES), max_size=2, unique=True)),
     st.sampled_from([[], [], ["tcp"], ["udp"], ["tcp", "udp"], ["icmp"], ["tcp", "icmp"]]),
+    st.sampled_from(["outbound", "outbound", "inbound", "both"]),
 )
 policies = st.lists(st.lists(match_documents, min_size=1, max_size=3), max_size=6).map(
     lambda classes: TrafficPolicy.model_validate(
@@ -170,6 +199,8 @@ exclusions = st.builds(
     lambda ports, networks: CaptureSettings(
         exclude_outbound_ports=tuple(PortRange.parse(p) for p in ports),
         exclude_outbound_cidrs=tuple(ipaddress.ip_network(n) for n in networks),
+        exclude_inbound_ports=tuple(PortRange.parse(p) for p in ports),
+        exclude_inbound_cidrs=tuple(ipaddress.ip_network(n) for n in SOURCES if networks and not n.startswith("0")),
     ),
     port_criteria,
     st.lists(st.sampled_from(NETWORKS), max_size=2, unique=True),
@@ -200,7 +231,13 @@ def excluded(target: Destination, capture: CaptureSettings) -> bool:
     return by_port or any(target.address in network for network in capture.exclude_outbound_cidrs)
 
 
-@settings(max_examples=120)
+def excluded_inbound(source: Address, target: Destination, capture: CaptureSettings) -> bool:
+    """The same of the two for what clients open."""
+    by_port = target.protocol.has_ports and any(target.port in ports for ports in capture.exclude_inbound_ports)
+    return by_port or any(source in network for network in capture.exclude_inbound_cidrs)
+
+
+@settings(max_examples=70)
 @given(
     policies,
     silences,
@@ -228,7 +265,7 @@ def test_the_kernel_decides_what_the_table_decides(
         assert class_id_of(packet.mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(policies, st.lists(flows, min_size=1, max_size=8))
 def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: TrafficPolicy, drawn: list[Flow]) -> None:
     rules = build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
@@ -239,6 +276,35 @@ def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: Traffi
         assert captured(later) == captured(first)
         if not captured(first):
             assert later.mark == first.mark
+
+
+@settings(max_examples=70)
+@given(
+    policies,
+    silences,
+    st.one_of(st.just(CaptureSettings()), exclusions),
+    st.lists(flows, min_size=1, max_size=12),
+    st.booleans(),
+)
+def test_of_what_clients_open_the_kernel_decides_what_the_table_decides(
+    policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, drawn: list[Flow], running: bool
+) -> None:
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
+    table = RoutingTable.of(policy, silent)
+    for source, target in drawn:
+        inbound = replace(target, bound=Bound.INBOUND)
+        family = rules.of(Family(target.address.version))
+        packet = arrival(family, first_packet((source, target)))
+        left_alone = excluded_inbound(source, target, capture)
+        taken = table.undecided(inbound, source=source) and running and not left_alone
+        assert (packet.tproxy is not None) == taken == has(packet.connmark, DIVERT)
+        later = arrival(family, replace(packet, syn=False, tproxy=None))
+        assert (later.tproxy is not None) == taken
+        if taken:
+            continue  # the proxy answers, under a mark of its own
+        name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
+        assert class_id_of(output(family, answer(packet)).mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
 # --- single rules ---------------------------------------------------------------------------------------------------
@@ -360,6 +426,82 @@ def test_link_local_addresses_are_not_captured() -> None:
     ids=["captured", "a reply with an inherited mark", "not marked", "the proxy's own"],
 )
 def test_prerouting_hands_over(direction: Direction, mark: int, handed_over: bool) -> None:
-    packet = Packet(HERE, mark=mark, direction=direction)
+    packet = Packet(HERE, mark=mark, direction=direction, in_interface="lo")
     walk(example(), "PODLANE-PRE", packet)
     assert (packet.tproxy is not None) == handed_over
+
+
+# --- connections that clients open ------------------------------------------------------------------------------------
+
+WEB = TrafficPolicy.model_validate(
+    {
+        "total": "1Gbit",
+        "classes": [
+            {"name": "api", "rate": "8kbit", "match": [{"host": "api.example.com", "direction": "inbound"}]},
+            {"name": "ssh", "rate": "8kbit", "match": [{"port": 22, "direction": "inbound"}]},
+            {"name": "out", "rate": "8kbit", "match": [{"port": 443}]},
+        ],
+    }
+)
+CLIENT = ipaddress.ip_address("198.51.100.7")
+
+
+def serving(family: Family = Family.V4, *, capture: bool = True, **settings_: object) -> FamilyRules:
+    ids = ClassIds.assign(c.name for c in WEB.classes)
+    return build_ruleset(WEB, ids, CaptureSettings(**settings_), capture=capture).of(family)  # type: ignore[arg-type]
+
+
+def opened(port: int = 8080, **about: object) -> Packet:
+    return Packet(HERE, port=port, source=CLIENT, **about)  # type: ignore[arg-type]
+
+
+ARRIVALS = {
+    "a SYN that content may decide": (opened(), True),
+    "a SYN whose port decides only after a name could": (opened(443), True),
+    "a closed port": (opened(has_socket=False), False),
+    "what is only forwarded": (opened(to_here=False), False),
+    "what comes over lo": (opened(in_interface="lo"), False),
+    "a silent port": (opened(3306), False),
+    "UDP": (opened(protocol=UDP, syn=False), False),
+    "an answer to what we opened": (opened(syn=False, direction=Direction.REPLY, connmark=DIVERTED), False),
+    "an old connection from before": (opened(syn=False), False),
+    "a captured connection": (opened(syn=False, connmark=DIVERTED), True),
+    "a captured connection whose program has gone": (opened(syn=False, connmark=DIVERTED, has_socket=False), True),
+    "an untracked SYN": (opened(connmark=None, direction=None), False),
+}
+
+
+@pytest.mark.parametrize("case", ARRIVALS)
+def test_what_comes_in_is_captured(case: str) -> None:
+    packet, taken = ARRIVALS[case]
+    done = arrival(serving(), replace(packet))
+    assert (done.tproxy is not None) == taken
+    assert done.mark == 0, "the packet itself stays as it is"
+
+
+def test_clients_with_link_local_addresses_are_not_captured() -> None:
+    rules = serving(Family.V6)
+    for client, taken in (("fe80::7", False), ("2001:db8::7", True)):
+        packet = Packet(ipaddress.ip_address("2001:db8::1"), port=8080, source=ipaddress.ip_address(client))
+        assert (arrival(rules, packet).tproxy is not None) == taken
+
+
+def test_a_tuple_that_clients_use_again_starts_clean() -> None:
+    stale = arrival(serving(), opened(has_socket=False, connmark=DIVERTED | 0x80))
+    assert (stale.tproxy, stale.connmark) == (None, 0x80)
+
+
+def test_with_an_interface_only_what_comes_in_by_it_is_captured() -> None:
+    rules = serving(interface="eth0")
+    assert arrival(rules, opened()).tproxy
+    assert not arrival(rules, opened(in_interface="eth1")).tproxy
+
+
+def test_what_the_proxy_answers_keeps_its_class() -> None:
+    mark = OWN.value | 0x7000000
+    assert output(serving(), replace(answer(opened(22)), mark=mark)).mark == mark
+
+
+def test_what_we_open_is_not_asked_what_is_meant_for_answers() -> None:
+    assert output(serving(), Packet(HERE, port=22)).mark == 0
+    assert class_id_of(output(serving(), Packet(HERE, port=443)).mark) == 3

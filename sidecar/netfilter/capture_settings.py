@@ -1,0 +1,46 @@
+"""What a policy does not say about the rules that put it in force."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.datapath import Datapath
+from sidecar.netfilter.rules import Address, Family
+from sidecar.routing.table import SILENT_PORTS
+from tc_core.policy import Match, Network, PortRange
+
+LISTENER_ADDRESS: Final[dict[Family, Address]] = {
+    Family.V4: ipaddress.IPv4Address("127.0.0.1"),
+    Family.V6: ipaddress.IPv6Address("::1"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSettings:
+    """Ports, exclusions, the interface, and numbers of our own.
+
+    ``outbound_port`` is the listener's, or the number of the queue; ``inbound_port`` the other listener's. Content
+    matches apply on ``silent_ports`` only when they name the port. What goes to ``exclude_outbound_ports`` (TCP and
+    UDP) or ``exclude_outbound_cidrs`` is in the default class, whatever the policy says; so are answers from
+    ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules touch only what leaves
+    or comes in by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` (and the
+    one after it) are ours alone (not 100, 133, 253-255, which others use).
+    """
+
+    datapath: Datapath = Datapath.RELAY
+    outbound_port: int = 15101
+    inbound_port: int = 15106
+    silent_ports: tuple[int, ...] = SILENT_PORTS
+    exclude_outbound_ports: tuple[PortRange, ...] = ()
+    exclude_outbound_cidrs: tuple[Network, ...] = ()
+    exclude_inbound_ports: tuple[PortRange, ...] = ()
+    exclude_inbound_cidrs: tuple[Network, ...] = ()
+    route_table: int = 15101
+    rule_preference: int = 15101
+    interface: str | None = None
+
+    def any_port(self, match: Match) -> bool:
+        """Whether a content match applies on all ports but the silent ones."""
+        return bool(self.silent_ports) and not match.port

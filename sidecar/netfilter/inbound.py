@@ -1,0 +1,166 @@
+"""The rules of connections that clients open towards us, beside those of :mod:`sidecar.netfilter.ruleset`.
+
+What such a connection gets shaped is our answers::
+
+    OUTPUT -> PODLANE-OUT
+                -g PODLANE-REPLIES   answers: the policy's inbound matches in order, seen from behind (our port is the
+                                     source port, the client the destination); what needs content is not asked here
+                                     (stepping aside, answers of decided connections -> PODLANE-FOLLOW before that)
+    PREROUTING -> PODLANE-PRE -> PODLANE-IN      what comes in by the interface
+                -g PODLANE-IN-SYN    exclusions; then the walk
+                   -> PODLANE-IN-CLASSES   the same matches in order: decided by the kernel -> RETURN, by content
+                        -j PODLANE-IN-ANY-PORT, PODLANE-IN-CAPTURE   say so in the connection's mark
+                TPROXY of captured connections to the inbound listener; stepping aside, -> PODLANE-SHOW
+
+* **Captured is only what would reach a program.** `addrtype` leaves alone what is merely forwarded, and `socket` what
+  nobody listens for: a closed port refuses, as it did, instead of being accepted by the proxy; and a program that
+  listens on loopback alone stays out of reach.
+* The relay: what the proxy answers has OWN and the class set on its socket, so it never comes to REPLIES.
+* The proxy speaks to the program from the client's own address over lo (:mod:`sidecar.transport.inbound`), and a
+  second policy route keeps the program's answers on lo.
+* As for outbound: decided once, on the SYN; followed by the connection's mark; emptying CAPTURE is all it takes to
+  drain.
+* Stepping aside (:mod:`sidecar.netfilter.aside`) the connection stays between client and program as it is: no route, no
+  listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.datapath import Datapath
+from sidecar.netfilter.aside import show_rule
+from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
+from sidecar.netfilter.match_rules import (
+    capture_rules,
+    chains_called,
+    kernel_rules,
+    networks_of,
+    quiet_rules,
+    reply_rules,
+    return_on_ports,
+    without_repeats,
+)
+from sidecar.netfilter.rules import (
+    CHAIN_PREFIX,
+    LINK_LOCAL,
+    Chain,
+    Direction,
+    Family,
+    Goto,
+    Jump,
+    PolicyRoute,
+    Return,
+    Rule,
+    SetConnmark,
+    Tproxy,
+    port_groups,
+)
+from sidecar.stepaside.marks import UNDECIDED_ASIDE
+from tc_core.marks import DIVERT, UNDECIDED, ClassIds, Mark
+from tc_core.policy import Bound, TrafficPolicy, TransportProtocol
+
+IN: Final = f"{CHAIN_PREFIX}IN"
+IN_SYN: Final = f"{CHAIN_PREFIX}IN-SYN"
+IN_CLASSES: Final = f"{CHAIN_PREFIX}IN-CLASSES"
+IN_ANY_PORT: Final = f"{CHAIN_PREFIX}IN-ANY-PORT"
+IN_CAPTURE: Final = f"{CHAIN_PREFIX}IN-CAPTURE"
+REPLIES: Final = f"{CHAIN_PREFIX}REPLIES"
+
+_TCP: Final = TransportProtocol.TCP
+_UNTOUCHED: Final = Mark(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class InboundRules:
+    """What one family gets for inbound connections that content may decide."""
+
+    entry: Rule
+    """To be called from PREROUTING."""
+    chains: tuple[Chain, ...]
+    routes: tuple[PolicyRoute, ...]
+
+
+# --- answers, in OUTPUT ----------------------------------------------------------------------------------------------
+
+
+def reply_rule(*, classified: bool) -> Rule:
+    """Among the first of OUT: answers do not go on to the matches of what we open."""
+    return Rule(Goto(REPLIES) if classified else Return(), direction=Direction.REPLY)
+
+
+def reply_walk(family: Family, policy: TrafficPolicy, ids: ClassIds) -> list[Rule]:
+    """The inbound matches that need no content, asked of answers."""
+    return [
+        rule
+        for name, match in policy.rules(Bound.INBOUND)
+        if not match.needs_content
+        for rule in reply_rules(family, match, ids[name])
+    ]
+
+
+def reply_exclusions(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
+    """Answers that stay in the default class."""
+    for network in networks_of(family, settings.exclude_inbound_cidrs):
+        yield Rule(Return(), destination=network)
+    for group in port_groups(settings.exclude_inbound_ports):
+        if group:
+            for protocol in (TransportProtocol.TCP, TransportProtocol.UDP):
+                yield Rule(Return(), protocol=protocol, source_ports=group)
+
+
+# --- capture, in PREROUTING ------------------------------------------------------------------------------------------
+
+
+def inbound_rules(
+    family: Family, policy: TrafficPolicy, settings: CaptureSettings, *, capture: bool, keep: bool
+) -> InboundRules | None:
+    """What leads to the inbound listener, or to the classifier; None when nothing needs it.
+
+    Without ``capture`` new connections go directly; ``keep`` is for those of an earlier policy.
+    """
+    aside = settings.datapath is Datapath.STEP_ASIDE
+    walk = _walk(family, policy, settings)
+    called = chains_called(walk)
+    if not called and not keep:
+        return None
+    chains = list(_chains(family, settings, walk))
+    if IN_ANY_PORT in called:
+        chains.append(Chain(IN_ANY_PORT, (*quiet_rules(settings), Rule(Jump(IN_CAPTURE)))))
+    if called:
+        captured = SetConnmark(UNDECIDED_ASIDE if aside else DIVERT)
+        mark = Rule(captured, protocol=_TCP, to_here=True, has_socket=True)
+        chains.append(Chain(IN_CAPTURE, (mark,) if capture else ()))
+    entry = Rule(Goto(IN), in_interface=settings.interface)
+    route = PolicyRoute(None, settings.route_table, settings.rule_preference + 1)
+    return InboundRules(entry, tuple(chains), () if aside else (route,))
+
+
+def _walk(family: Family, policy: TrafficPolicy, settings: CaptureSettings) -> list[Rule]:
+    """Which SYNs that come in are captured: the first match that can decide without content ends the walk."""
+    walk: list[Rule] = []
+    for _, match in policy.rules(Bound.INBOUND):
+        if match.needs_content:
+            walk += capture_rules(family, match, IN_ANY_PORT if settings.any_port(match) else IN_CAPTURE)
+        else:
+            decided = kernel_rules(family, match, Return())
+            walk += (rule for rule in decided if rule.protocol in (None, _TCP))
+    return without_repeats(walk)
+
+
+def _chains(family: Family, settings: CaptureSettings, walk: list[Rule]) -> Iterator[Chain]:
+    aside = settings.datapath is Datapath.STEP_ASIDE
+    to_proxy = Tproxy(LISTENER_ADDRESS[family], settings.inbound_port, _UNTOUCHED)
+    captured = show_rule() if aside else Rule(to_proxy, protocol=_TCP, connmark=DIVERT)
+    local = [Rule(Return(), in_interface="lo")] if settings.interface is None else []
+    not_opened_there = Rule(Return(), direction=Direction.REPLY)
+    yield Chain(IN, (*local, not_opened_there, Rule(Goto(IN_SYN), protocol=_TCP, syn=True), captured))
+    scoped = [Rule(Return(), source=LINK_LOCAL)] if family is Family.V6 and not aside else []
+    excluded = [
+        *(Rule(Return(), source=network) for network in networks_of(family, settings.exclude_inbound_cidrs)),
+        *return_on_ports(settings.exclude_inbound_ports, _TCP),
+    ]
+    yield Chain(IN_SYN, (Rule(SetConnmark(UNDECIDED)), *scoped, *excluded, Rule(Jump(IN_CLASSES)), captured))
+    yield Chain(IN_CLASSES, tuple(walk))
