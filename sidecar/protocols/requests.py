@@ -1,0 +1,41 @@
+"""What is told of a connection whose requests are followed: the words that the cutters of HTTP/1 and HTTP/2 share."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, Protocol
+
+
+class Beyond(enum.Enum):
+    """Why no further request will be told of."""
+
+    AMBIGUOUS = "ambiguous"
+    """Where requests begin is not beyond doubt."""
+    SWITCHED = "switched"
+    """The connection has gone on in another protocol."""
+
+
+AMBIGUOUS, SWITCHED = Beyond.AMBIGUOUS, Beyond.SWITCHED
+
+
+class Request(NamedTuple):
+    """A request, by its ``host`` in comparable form; None when it names none."""
+
+    host: str | None
+
+
+class Piece(NamedTuple):
+    """Bytes of the stream, and what they begin with: a request, something beyond following, or (None) nothing new."""
+
+    data: bytes
+    begins: Request | Beyond | None = None
+
+
+class Cutter(Protocol):
+    """Cuts a client's stream where requests begin. It gives every byte back as it came, in order."""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The pieces that can be given back now."""
+
+    def finish(self) -> bytes:
+        """The stream has ended: what was held back."""

@@ -1,0 +1,310 @@
+"""Connections whose requests are followed: each goes out in its own class, byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from proxy_harness import Bench, bench, read_exactly, read_to_end
+
+from sidecar.transport.observer import Outcome
+from tc_core.marks import OWN, class_mark
+
+CLASSES = """
+total: 1Gbit
+requests: follow
+classes:
+  - {name: a, rate: 1Mbit, ceil: 10Mbit, match: {host: a.example}}
+  - {name: b, rate: 1Mbit, ceil: 20Mbit, match: [{host: b.example}, {sni: b.example}]}
+"""
+STRICT = CLASSES.replace("requests: follow", "requests: follow-strictly")
+FIRST = CLASSES.replace("requests: follow\n", "")
+A = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n"
+B = b"GET /b HTTP/1.1\r\nHost: b.example\r\n\r\n"
+OTHER = b"GET /o HTTP/1.1\r\nHost: other.example\r\n\r\n"
+DOUBTFUL = b"POST / HTTP/1.1\r\nHost: b.example\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc"
+
+
+def moves(made: Bench) -> list[tuple[str, str]]:
+    return [(old, new) for old, new, *_ in made.recorder.moves]
+
+
+def marks(made: Bench) -> list[int]:
+    """The class ids that sockets were marked with after they had been dialled."""
+    return [(mark & ~OWN.value) >> 24 for _, mark in made.proxy.edge.remarks]  # type: ignore[attr-defined]
+
+
+def test_each_request_goes_out_in_its_class() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        assert (made.recorder.routes, moves(made)) == (["a"], [])
+        for request, new in ((B, "b"), (B, "b"), (OTHER, "default"), (A, "a")):
+            server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert read_exactly(client, 27)
+            client.sendall(request)
+            # The mark was there before the first byte was.
+            assert read_exactly(server, 1) == b"G"
+            assert made.recorder.moves[-1][1] == new
+            assert read_exactly(server, len(request) - 1) == request[1:]
+        assert moves(made) == [("a", "b"), ("b", "default"), ("default", "a")]
+        assert marks(made) == [2, 255, 1]
+        client.close()
+        server.close()
+        assert made.recorder.closed_one().detection.host == "a.example"
+
+
+def test_bytes_are_counted_in_the_class_in_which_they_went() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        client.sendall(B + B)
+        assert read_exactly(server, 2 * len(B)) == B + B
+        client.sendall(A)
+        assert read_exactly(server, len(A)) == A
+        client.close()
+        server.close()
+        summary = made.recorder.closed_one()
+        assert [up for _, _, up, _ in made.recorder.moves] == [len(A), 2 * len(B)]
+        assert summary.bytes_up - summary.told_up == len(A)
+
+
+def test_pipelined_requests_go_out_in_order_each_in_its_class() -> None:
+    with bench(CLASSES) as made:
+        client = made.proxy.client()
+        client.sendall(A + B + OTHER + B)
+        server = made.accept()
+        assert read_exactly(server, len(A + B + OTHER + B)) == A + B + OTHER + B
+        assert moves(made) == [("a", "b"), ("b", "default"), ("default", "b")]
+
+
+def test_the_first_one_decides_unless_the_policy_says_otherwise() -> None:
+    with bench(FIRST) as made:
+        client, server = made.pair(A)
+        client.sendall(B)
+        assert read_exactly(server, len(B)) == B
+        assert moves(made) == []
+
+
+def test_where_one_class_is_all_there_is_nothing_is_followed() -> None:
+    """An ambiguous request is then nobody's business."""
+    with bench("total: 1Gbit\nrequests: follow-strictly\nclasses: [{name: a, rate: 1Mbit, match: {port: 8080}}, {name: b, rate: 1Mbit, match: {host: b.example}}]") as made:  # fmt: skip
+        _client, server = made.pair(DOUBTFUL)
+        assert made.recorder.routes == ["a"]
+        assert made.recorder.doubts == []
+        server.close()
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_stream_in_small_pieces_arrives_as_it_was(size: int) -> None:
+    body = random.Random(size).randbytes(3000)
+    chunked = b"POST /p HTTP/1.1\r\nHost: b.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked += (
+        b"".join(b"%x\r\n%b\r\n" % (len(body[i : i + 700]), body[i : i + 700]) for i in range(0, 3000, 700))
+        + b"0\r\n\r\n"
+    )
+    stream = A + b"POST /q HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3000\r\n\r\n" + body + chunked + OTHER
+    with bench(CLASSES) as made:
+        client = made.proxy.client()
+        for at in range(0, len(stream), size):
+            client.sendall(stream[at : at + size])
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_end(made.accept()) == stream
+        assert moves(made) == [("a", "b"), ("b", "default")]
+
+
+def test_a_large_body_to_a_slow_reader_arrives_whole_and_is_not_hoarded() -> None:
+    body = random.Random(3).randbytes(30_000_000)
+    stream = b"PUT /x HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n" % len(body) + body + B
+    with bench(CLASSES) as made:
+        client = made.proxy.client()
+        client.setblocking(False)
+        sent = client.send(stream)
+        server = made.accept()
+        stuck = sent
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until nobody on the way takes any more
+                stuck += client.send(stream[stuck:])
+        assert stuck < len(stream) / 2
+        client.settimeout(20)
+        sending = threading.Thread(target=client.sendall, args=(memoryview(stream)[stuck:],))
+        sending.start()
+        assert read_exactly(server, len(stream)) == stream
+        sending.join()
+        assert moves(made) == [("a", "b")]
+
+
+# --- doubt -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_can_be_read_in_two_ways_goes_on_in_the_strictest_class() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(B)
+        client.sendall(DOUBTFUL + OTHER)
+        assert read_exactly(server, len(DOUBTFUL + OTHER)) == DOUBTFUL + OTHER
+        client.sendall(B)
+        assert read_exactly(server, len(B)) == B
+        assert moves(made) == [("b", "a")]
+        assert len(made.recorder.doubts) == 1
+        server.sendall(b"answer")
+        assert read_exactly(client, 6) == b"answer"
+
+
+def test_or_is_refused_if_the_policy_says_so() -> None:
+    with bench(STRICT) as made:
+        client, server = made.pair(B)
+        client.sendall(A + DOUBTFUL)
+        assert made.recorder.closed_one().outcome is Outcome.AMBIGUOUS
+        got = b""
+        with contextlib.suppress(ConnectionResetError):
+            got = read_exactly(server, 10_000)
+        assert DOUBTFUL[:1] not in got
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert made.proxy.server.active == 0
+
+
+def test_a_first_request_that_is_ambiguous_is_in_the_strictest_class_at_once() -> None:
+    hello = B.replace(b"\r\n", b"\n")
+    with bench(CLASSES) as made:
+        made.pair(hello)
+        assert made.recorder.routes == ["b"], "by its name"
+        assert moves(made) == [("b", "a")], "but before its first byte was sent"
+
+
+def test_a_reload_leaves_a_doubtful_connection_in_the_strictest_class() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(DOUBTFUL)
+        made.proxy.follow(CLASSES.replace("ceil: 10Mbit", "ceil: 30Mbit"))
+        assert moves(made) == [("b", "a"), ("a", "b")]
+        client.close()
+        server.close()
+
+
+def test_a_reload_goes_by_the_last_request() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        client.sendall(B)
+        assert read_exactly(server, len(B)) == B
+        made.proxy.follow(CLASSES.replace("host: b.example", "host: x.example"))
+        assert moves(made) == [("a", "b"), ("b", "default")]
+        assert marks(made)[-1] == class_mark(255).value >> 24
+
+
+# --- HTTP/2 ------------------------------------------------------------------------------------------------------------
+
+
+class Http2:
+    """An HTTP/2 client's stream, request by request."""
+
+    def __init__(self) -> None:
+        self._connection = H2Connection(H2Configuration(client_side=True))
+        self._connection.initiate_connection()
+
+    def get(self, host: str) -> bytes:
+        number = self._connection.get_next_available_stream_id()
+        fields = [(":method", "GET"), (":scheme", "http"), (":authority", host), (":path", "/")]
+        self._connection.send_headers(number, fields, end_stream=True)
+        return bytes(self._connection.data_to_send())
+
+
+def test_an_http2_connection_belongs_to_the_strictest_of_its_requests() -> None:
+    """Its streams share one socket: were it to go back, what is still on its way for the strict one would go along."""
+    stream = Http2()
+    with bench(CLASSES) as made:
+        client, server = made.pair(stream.get("other.example"))
+        for host in ("b.example", "other.example", "a.example", "b.example"):
+            request = stream.get(host)
+            client.sendall(request)
+            assert read_exactly(server, len(request)) == request
+        assert made.recorder.routes == ["default"]
+        assert moves(made) == [("default", "b"), ("b", "a")]
+        server.sendall(b"frames")
+        assert read_exactly(client, 6) == b"frames"
+
+
+def test_what_http2_cannot_be_is_in_the_strictest_class_too() -> None:
+    stream = Http2()
+    nonsense = b"\0\0\x05\x01\x04\0\0\0\x03" + b"\xff" * 5
+    with bench(CLASSES) as made:
+        client, server = made.pair(stream.get("other.example"))
+        client.sendall(nonsense + b"more")
+        assert read_exactly(server, len(nonsense) + 4) == nonsense + b"more"
+        assert moves(made) == [("default", "a")]
+        assert len(made.recorder.doubts) == 1
+    with bench(STRICT) as made:
+        client, _ = made.pair(Http2().get("b.example"))
+        client.sendall(nonsense)
+        assert made.recorder.closed_one().outcome is Outcome.AMBIGUOUS
+
+
+# --- other protocols, and ends ---------------------------------------------------------------------------------------
+
+
+def test_an_upgraded_connection_stays_where_it_is() -> None:
+    upgrade = b"GET /chat HTTP/1.1\r\nHost: b.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    with bench(STRICT) as made:
+        client, server = made.pair(A)
+        client.sendall(upgrade)
+        assert read_exactly(server, len(upgrade)) == upgrade
+        server.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        assert read_exactly(client, 36)
+        for frame in (b"\x81\x85abcdhello", A, b"\x00" * 100_000):
+            client.sendall(frame)
+            assert read_exactly(server, len(frame)) == frame
+        assert (moves(made), made.recorder.doubts) == ([("a", "b")], [])
+
+
+def test_continue_and_early_answers_pass() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: b.example\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        client.sendall(head)
+        assert read_exactly(server, len(head)) == head
+        server.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert read_exactly(client, 25)
+        client.sendall(b"he")
+        server.sendall(b"HTTP/1.1 413 Too Large\r\n\r\n")
+        assert read_exactly(client, 26)
+        client.sendall(b"llo" + A)
+        assert read_exactly(server, 5 + len(A)) == b"hello" + A
+        assert moves(made) == [("a", "b"), ("b", "a")]
+
+
+def test_half_a_head_goes_on_when_no_more_can_come() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        client.sendall(B[:20])
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_end(server) == B[:20]
+        server.sendall(b"never mind")
+        server.close()
+        assert read_to_end(client) == b"never mind"
+        assert made.recorder.closed_one().outcome is Outcome.COMPLETE
+
+
+def test_the_server_may_end_first() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        server.sendall(b"bye")
+        server.shutdown(socket.SHUT_WR)
+        assert read_to_end(client) == b"bye"
+        client.sendall(B)
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_end(server) == B
+        assert made.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert moves(made) == [("a", "b")]
+
+
+def test_a_reset_in_the_middle_of_a_head_is_a_reset() -> None:
+    with bench(CLASSES) as made:
+        client, server = made.pair(A)
+        client.sendall(B[:20])
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        server.close()
+        assert made.recorder.closed_one().outcome is Outcome.SERVER_RESET
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
