@@ -1,4 +1,4 @@
-"""The admin server: ``/metrics``, ``/healthz``, ``/readyz`` and ``/classes`` over HTTP/1.1, read only.
+"""The admin server: ``/metrics``, ``/healthz``, ``/classes`` and others over HTTP/1.1, read only.
 
 It runs in the proxy's own event loop, so that an answer proves that the loop turns: a health check answered by another
 thread would stay green while the proxy hangs. Each connection serves one request; scrapers and kubelets ask rarely.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import parse_qsl
 
 import h11
 import structlog
@@ -47,7 +48,13 @@ class Reply:
         return cls(200, JSON, json.dumps(document, indent=2).encode() + b"\n")
 
 
-Handler = Callable[[], Reply | Awaitable[Reply]]
+Query = Mapping[str, str]
+"""What follows the question mark of a path; the last one of a name counts."""
+Handler = Callable[[Query], Reply | Awaitable[Reply]]
+
+
+class QueryError(Exception):
+    """The query cannot be answered; the text says why and what can be asked. It becomes the answer."""
 
 
 async def serve_admin(
@@ -118,15 +125,17 @@ async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -
 
 
 async def _answer(handlers: dict[str, Handler], request: h11.Request) -> Reply:
-    path = request.target.decode("ascii", "replace").partition("?")[0]
+    path, _, query = request.target.decode("ascii", "replace").partition("?")
     handler = handlers.get(path)
     if handler is None:
         return Reply.text(404, f"There is no {path} here. Ask for {', '.join(sorted(handlers))}.")
     if request.method not in (b"GET", b"HEAD"):
         return Reply.text(405, "Nothing can be changed here: use GET.")
     try:
-        reply = handler()
+        reply = handler(dict(parse_qsl(query, keep_blank_values=True)))
         return reply if isinstance(reply, Reply) else await reply
+    except QueryError as error:
+        return Reply.text(400, str(error))
     except Exception as error:
         log.error("the admin server cannot answer", path=path, exc_info=error)
         return Reply.text(500, "This answer failed; the log says why.")

@@ -1,26 +1,92 @@
-"""The ``/classes`` document: limits, counters and connections of every class, as plain data."""
+"""What the admin server tells about classes, policy and connections, as plain data. Pure; every key names its unit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
-from sidecar.shaping import ClassSnapshot
+from sidecar.admin import Query, QueryError
+from sidecar.datapath import Datapath
+from sidecar.explanation import ClassWords, explain_policy
+from sidecar.live_connections import DEFAULT_SHOWN, MOST_SHOWN, LiveConnection, Order, Shown
+from sidecar.netfilter.ruleset import CaptureSettings
+from sidecar.shaping import ClassSnapshot, Received
 from sidecar.tallies import ClassConnections
+from tc_core.compile import leaf_handle
+from tc_core.handles import Handle
+from tc_core.marks import ClassIds, class_mark
+from tc_core.model import HtbClass
+from tc_core.policy import DEFAULT_CLASS, Match, ResolvedClass, TrafficPolicy
 from tc_core.units import Rate
+
+POLICY_SOURCES: Final = ("policy", "annotations", "shared_policy")
+"""The settings that name what the policy is read from."""
+BY_KERNEL_RULE: Final = "kernel rule"
+BY_DEFAULT: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What ``/classes`` says of the sidecar itself.
+
+    ``read_at``: when the counters were read, in seconds of a clock that only goes forward; ``uptime`` is in seconds.
+    """
+
+    datapath: Datapath
+    uptime: float
+    workers: int
+    read_at: float | None
+
+
+# --- /classes --------------------------------------------------------------------------------------------------------
 
 
 def classes_document(
-    interface: str, total: Rate, snapshots: Iterable[ClassSnapshot], connections: Mapping[str, ClassConnections]
+    interface: str,
+    total: Rate,
+    snapshots: Iterable[ClassSnapshot],
+    connections: Mapping[str, ClassConnections],
+    process: Process,
+    received: Received | None = None,
 ) -> dict[str, object]:
-    """All classes in policy order, the default class last; every key names its unit."""
+    """Limits, counters and connections of all classes in policy order, the default class last.
+
+    ``received`` is null unless the policy limits what arrives.
+    """
     return {
         "interface": interface,
         "total_bits_per_second": total.bits_per_second,
+        "datapath": process.datapath.value,
+        "workers": process.workers,
+        "uptime_seconds": round(process.uptime, 3),
+        "read_at_seconds": process.read_at,
         "classes": [_class(s, connections.get(s.name, ClassConnections())) for s in snapshots],
+        "received": received and _received(received),
+    }
+
+
+def _received(received: Received) -> dict[str, object]:
+    """The classes that limit what they receive, and the default class for the rest."""
+    return {
+        "device": received.device,
+        "total_bits_per_second": received.total.bits_per_second,
+        "classes": [_counted(s) for s in received.classes],
     }
 
 
 def _class(s: ClassSnapshot, connections: ClassConnections) -> dict[str, object]:
+    return {
+        **_counted(s),
+        "connections": {
+            "active": connections.active,
+            "total": connections.total,
+            "by_protocol": dict(connections.by_protocol),
+        },
+    }
+
+
+def _counted(s: ClassSnapshot) -> dict[str, object]:
     return {
         "name": s.name,
         "id": s.class_id,
@@ -32,13 +98,129 @@ def _class(s: ClassSnapshot, connections: ClassConnections) -> dict[str, object]
         "packets": s.stats.packets,
         "drops": s.stats.drops,
         "overlimits": s.stats.overlimits,
+        "lended": s.stats.lended,
+        "borrowed": s.stats.borrowed,
         "backlog_bytes": s.stats.backlog_bytes,
         "backlog_packets": s.stats.backlog_packets,
         "current_rate_bits_per_second": s.current_rate.bits_per_second,
         "peak_rate_bits_per_second": s.peak_rate.bits_per_second,
-        "connections": {
-            "active": connections.active,
-            "total": connections.total,
-            "by_protocol": dict(connections.by_protocol),
-        },
     }
+
+
+# --- /policy ---------------------------------------------------------------------------------------------------------
+
+
+def policy_document(
+    interface: str,
+    source: Mapping[str, str],
+    policy: TrafficPolicy,
+    ids: ClassIds,
+    kernel: Mapping[Handle, HtbClass],
+    settings: CaptureSettings,
+) -> dict[str, object]:
+    """The policy in force, and for each class how it is found, its limits as asked and in the kernel, and why.
+
+    Limits have the units of the policy grammar. ``source`` names the files that the policy was read from; ``kernel``
+    are the classes that the interface has now, and a class that it has not is null in ``in_force``.
+    """
+    explanation = explain_policy(policy, settings)
+    words = {each.name: each for each in explanation.classes}
+    return {
+        "interface": interface,
+        "datapath": settings.datapath.value,
+        "source": dict(source),
+        "summary": explanation.headline,
+        "policy": policy.to_document(),
+        "classes": [
+            _effective(each, words[each.name], ids[each.name], kernel, settings.datapath, explanation.rest)
+            for each in policy.resolved()
+        ],
+        "sharing": explanation.sharing,
+        "captured": explanation.captured,
+        "recommended_datapath": explanation.datapath,
+        "notes": list(explanation.notes),
+    }
+
+
+def _effective(
+    resolved: ResolvedClass,
+    words: ClassWords,
+    class_id: int,
+    kernel: Mapping[Handle, HtbClass],
+    datapath: Datapath,
+    rest: str,
+) -> dict[str, object]:
+    handle = leaf_handle(class_id)
+    there = kernel.get(handle)
+    matches = [
+        {
+            "match": match.model_dump(mode="json", exclude_defaults=True),
+            "traffic": traffic.traffic,
+            "found_by": _found_by(match, datapath),
+        }
+        for match, traffic in zip(resolved.match, words.matches, strict=True)
+    ]
+    is_default = resolved.name == DEFAULT_CLASS
+    return {
+        "name": resolved.name,
+        "id": class_id,
+        "handle": str(handle),
+        "mark": str(class_mark(class_id)),
+        "found_by": [BY_DEFAULT] if is_default else list(dict.fromkeys(_found_by(m, datapath) for m in resolved.match)),
+        "matches": matches,
+        "asked": _limits(resolved.rate, resolved.ceil, resolved.priority),
+        "in_force": None if there is None else _limits(there.rate, there.ceil, there.prio),
+        "reason": f"{resolved.name} {words.sentence}",
+        "notes": [*words.details, *([rest] if is_default else [])],
+    }
+
+
+def _found_by(match: Match, datapath: Datapath) -> str:
+    return datapath.value if match.needs_content else BY_KERNEL_RULE
+
+
+def _limits(rate: Rate, ceil: Rate, priority: int) -> dict[str, object]:
+    return {"rate": str(rate), "ceil": str(ceil), "priority": priority}
+
+
+# --- /connections ----------------------------------------------------------------------------------------------------
+
+
+def connections_asked(query: Query) -> tuple[int, Order]:
+    """How many connections are asked for, and which first. Raises :class:`~sidecar.admin.QueryError`."""
+    if unknown := query.keys() - {"limit", "order"}:
+        raise QueryError(f"There is no {min(unknown)} to ask for. Ask with limit=NUMBER, and order=newest or largest.")
+    limit, order = query.get("limit", str(DEFAULT_SHOWN)), query.get("order", Order.NEWEST)
+    if not limit.isdecimal() or len(limit) > 9 or not 1 <= int(limit) <= MOST_SHOWN:
+        raise QueryError(f"limit={limit} is not a number of connections. Write one from 1 to {MOST_SHOWN}.")
+    if order not in list(Order):
+        raise QueryError(f"order={order} is not known. Write order=newest or order=largest.")
+    return int(limit), Order(order)
+
+
+def connections_document(shown: Shown, order: Order) -> dict[str, object]:
+    """Some of the connections that are alive, by ``order``; what the datapath cannot tell of one is null."""
+    return {
+        "active": shown.active,
+        "order": order.value,
+        "connections": [_connection(each) for each in shown.connections],
+    }
+
+
+def _connection(each: LiveConnection) -> dict[str, object]:
+    return {
+        "class": each.class_name,
+        "client": _end(each.client),
+        "destination": _end(each.destination),
+        "direction": each.direction,
+        "name": each.name,
+        "protocol": each.protocol,
+        "state": each.state,
+        "age_seconds": None if each.age is None else round(each.age, 3),
+        "bytes_up": each.bytes_up,
+        "bytes_down": each.bytes_down,
+    }
+
+
+def _end(address: tuple[str, int]) -> dict[str, object]:
+    return {"address": address[0], "port": address[1]}

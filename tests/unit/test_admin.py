@@ -11,13 +11,21 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from sidecar.admin import Reply, serve_admin
+from sidecar.admin import Handler, Query, QueryError, Reply, serve_admin
 from sidecar.errors import PortInUseError
 
-HANDLERS = {
-    "/healthz": lambda: Reply.text(200, "ok"),
-    "/classes": lambda: Reply.json({"classes": []}),
-    "/broken": lambda: Reply.json({object(): 1}),
+
+def picky(query: Query) -> Reply:
+    if query.keys() != {"limit"}:
+        raise QueryError("Ask with limit=NUMBER.")
+    return Reply.json(dict(query))
+
+
+HANDLERS: dict[str, Handler] = {
+    "/healthz": lambda _: Reply.text(200, "ok"),
+    "/classes": lambda _: Reply.json({"classes": []}),
+    "/broken": lambda _: Reply.json({object(): 1}),
+    "/picky": picky,
 }
 
 
@@ -53,6 +61,15 @@ async def test_it_answers_what_is_asked() -> None:
         assert await ask(port, "/healthz") == (200, b"ok\n")
         status, body = await ask(port, "/classes?pretty=1")
         assert (status, json.loads(body)) == (200, {"classes": []})
+
+
+@pytest.mark.trio
+async def test_a_query_is_handed_on_and_a_wrong_one_is_told() -> None:
+    async with admin() as port:
+        status, body = await ask(port, "/picky?limit=1&limit=2")
+        assert (status, json.loads(body)) == (200, {"limit": "2"})
+        for query in ("", "?limt=2", "?limit=2&x="):
+            assert await ask(port, "/picky" + query) == (400, b"Ask with limit=NUMBER.\n")
 
 
 @pytest.mark.trio

@@ -1,7 +1,7 @@
 """What a policy means to whoever uses it, in plain words: its classes, who finds them, and what to know besides.
 
 Pure: a policy goes in, words come out. What is said of bandwidth and packets is :mod:`tc_core.words`; here is added who
-can use the policy, and what the proxy does for it. How all that is laid out on a terminal is :mod:`podlane.explain`'s
+can use the policy, and what the proxy does for it. How all that is laid out on a terminal is ``podlane explain``'s
 business.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from podlane.datapaths import recommend
 from sidecar.datapath import Datapath
 from sidecar.netfilter.ruleset import CaptureSettings
+from sidecar.recommendation import recommend
 from sidecar.routing.table import RoutingTable
 from tc_core import words
 from tc_core.errors import Problem
-from tc_core.policy import DEFAULT_CLASS, ResolvedClass, Shaper, TrafficPolicy
-from tc_core.policy_scope import beyond_packets, beyond_sidecar
+from tc_core.policy import DEFAULT_CLASS, Bound, Match, Requests, ResolvedClass, Shaper, TrafficPolicy
+from tc_core.policy_scope import beyond_packets, beyond_sidecar, needs_sockets
 from tc_core.units import Rate
 from tc_core.words import either, every
 
@@ -81,6 +81,21 @@ class Explanation:
     for_sidecar: bool
     for_packets: bool
     use: tuple[str, ...]
+
+
+_REQUESTS: Final = {
+    Requests.FIRST: "The class is chosen once for a connection and stays.",
+    Requests.FOLLOW: (
+        "Each request of an HTTP/1 connection chooses its class anew; an HTTP/2 connection is in the strictest class "
+        "of its requests. Where nobody can say for sure where a request "
+        "begins, the connection goes on in the strictest class that its requests could have."
+    ),
+    Requests.FOLLOW_STRICTLY: (
+        "Each request of an HTTP/1 connection chooses its class anew; an HTTP/2 connection is in the strictest class "
+        "of its requests. Where nobody can say for sure where a request "
+        "begins, the connection is reset."
+    ),
+}
 
 
 def explain_policy(policy: TrafficPolicy, settings: CaptureSettings | None = None) -> Explanation:
@@ -151,6 +166,27 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Da
             "Nothing is captured: port, network and protocol decide everything, in the kernel. "
             "No listener is opened and no connection goes through user space."
         )
+    outbound, inbound = ([m for m in content if m.direction.covers(bound)] for bound in (Bound.OUTBOUND, Bound.INBOUND))
+    places = [_place(outbound, silent_ports)] if outbound else []
+    if inbound:
+        places.append(f"{_place(inbound, silent_ports)} that clients open")
+    where = "; and ".join(places)
+    if datapath is Datapath.STEP_ASIDE:
+        return (
+            f"Shown to the classifier: the first packets with data of {where}, unless a match of port, network "
+            "and protocol before it takes them. They are not held back, and once they have told the class the kernel "
+            "keeps it; no connection goes through user space."
+        )
+    return (
+        f"Captured by the proxy: {where}, unless a match of port, network and protocol before it takes them. "
+        "The proxy peeks at the first bytes, chooses the class, connects to the original destination and relays. "
+        "Nothing is altered."
+        + (" Programs here see their clients' addresses, and are spoken to on loopback." if inbound else "")
+    )
+
+
+def _place(content: list[Match], silent_ports: tuple[int, ...]) -> str:
+    """The TCP connections that these matches by content may speak of."""
     if all(m.port for m in content):
         ports = sorted({p for m in content for p in m.port})
         where = f"TCP connections to port {either(str(p) for p in ports)}"
@@ -162,17 +198,7 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Da
     inside = f" in {either(networks)}" if networks else ""
     sources = sorted({str(n) for m in content for n in m.source}) if all(m.source for m in content) else []
     inside += f" from {either(sources)}" if sources else ""
-    if datapath is Datapath.STEP_ASIDE:
-        return (
-            f"Shown to the classifier: the first packets with data of {where}{inside}, unless a match of port, network "
-            "and protocol before it takes them. They are not held back, and once they have told the class the kernel "
-            "keeps it; no connection goes through user space."
-        )
-    return (
-        f"Captured by the proxy: {where}{inside}, unless a match of port, network and protocol before it takes them. "
-        "The proxy peeks at the first bytes, chooses the class, connects to the original destination and relays. "
-        "Nothing is altered."
-    )
+    return f"{where}{inside}"
 
 
 def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: bool) -> Iterable[str]:
@@ -189,7 +215,14 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
     table = RoutingTable.of(policy, settings.silent_ports)
     if table.needs_capture:
         yield from _content_notes(policy, settings.silent_ports)
-    yield "Loopback traffic is not touched. Answers to connections from outside go to the default class."
+    if needs_sockets(policy):
+        yield (
+            "What arrives shows no names: its class is that of the proxy's socket, which a program at the ingress hook "
+            "looks up. That takes CAP_BPF beside CAP_NET_ADMIN, and datapath: relay."
+        )
+    inbound = any(True for _ in policy.rules(Bound.INBOUND))
+    unless = ", unless an inbound match takes them" if inbound else ""
+    yield f"Loopback traffic is not touched. Answers to connections from outside go to the default class{unless}."
 
 
 def _exclusion_notes(settings: CaptureSettings) -> Iterable[str]:
@@ -200,6 +233,13 @@ def _exclusion_notes(settings: CaptureSettings) -> Iterable[str]:
         places.append(f"an address in {either(str(n) for n in settings.exclude_outbound_cidrs)}")
     for place in places:
         yield f"What goes to {place} is left alone: it is in the default class, whatever the matches say."
+    clients = []
+    if settings.exclude_inbound_ports:
+        clients.append(f"open to port {either(str(p) for p in settings.exclude_inbound_ports)}")
+    if settings.exclude_inbound_cidrs:
+        clients.append(f"in {either(str(n) for n in settings.exclude_inbound_cidrs)} open")
+    for what in clients:
+        yield f"What clients {what} is left alone: answers are in the default class, whatever the matches say."
 
 
 def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iterable[str]:
@@ -216,5 +256,5 @@ def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iter
     yield "UDP shows no names to the proxy. It goes to the class of its port and address, and so does HTTP/3 (QUIC)."
     yield (
         "A connection that shows nothing within the detection timeout goes to the class of its port and address. "
-        "The class is chosen once for a connection and stays."
+        + _REQUESTS[policy.requests]
     )
