@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import click
 import structlog
+from click.core import ParameterSource
 
 from benchmarks import machine, report
+from benchmarks.admission.cli import admission
 from benchmarks.analysis import Analysis
 from benchmarks.candidates import CANDIDATES, Candidate
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement, tell
 from benchmarks.errors import BenchmarkError
 from benchmarks.goals import collapses
 from benchmarks.metrics import METRICS, Metric
@@ -27,25 +28,20 @@ from benchmarks.runner import Runner
 from benchmarks.stage import Placement
 from podlane.console import console, failing_clearly
 
-_FOLDER: Final = Path(__file__).parent / "results"
 _ROUNDS, _SECONDS = 3, 3
 _QUICK_ROUNDS, _QUICK_SECONDS = 2, 2
 _QUICK_CANDIDATES: Final = ("direct-htb", "haproxy", "envoy-tcp", "podlane-relay", "podlane-step-aside")
 _QUICK_METRICS: Final = ("bulk-up-1", "conn", "keepalive-50")
 
 
-def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
-
-
-@click.command()
+@click.group(invoke_without_command=True, subcommand_metavar="[admission ...]")
 @click.option("--quick", is_flag=True, help="Under 3 minutes; fails only on a collapse.")
 @click.option(
     "--rounds", type=click.IntRange(1, 100), help=f"How often all are measured in turn.  [default: {_ROUNDS}]"
 )
 @click.option("--seconds", type=click.IntRange(1, 60), help=f"Length of a measurement.  [default: {_SECONDS}]")
-@click.option("--candidates", metavar="A,B", callback=_names, help="Only these.")
-@click.option("--metrics", metavar="X,Y", callback=_names, help="Only these; names of metrics or of groups.")
+@click.option("--candidates", metavar="A,B", callback=names, help="Only these.")
+@click.option("--metrics", metavar="X,Y", callback=names, help="Only these; names of metrics or of groups.")
 @click.option(
     "--output",
     metavar="DIR",
@@ -55,7 +51,9 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--list", "listing", is_flag=True, help="Show the candidates and the metrics, and exit.")
 @click.option("--draw", is_flag=True, help="Measure nothing: write the tables and plots of the last run again.")
 @click.option("--publish", is_flag=True, help="Measure nothing: put the last run's tables into docs/benchmarks.md.")
+@click.pass_context
 def main(
+    context: click.Context,
     quick: bool,
     rounds: int | None,
     seconds: int | None,
@@ -66,14 +64,20 @@ def main(
     draw: bool,
     publish: bool,
 ) -> None:
-    """Measure Podlane beside its peers in network namespaces on this machine (as root)."""
-    output = output or (_FOLDER / "quick" if quick else _FOLDER)
+    """Measure Podlane beside its peers in network namespaces on this machine (as root).
+
+    `admission` measures the injector instead; it has options of its own.
+    """
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    output = output or (FOLDER / "quick" if quick else FOLDER)
     with failing_clearly():
         if listing:
             _list()
         elif draw or publish:
             results = load(output / report.JSON)
-            _name(report.publish(results, output) if publish else report.write(results, output))
+            tell(report.publish(results, output) if publish else report.write(results, output))
         else:
             settings = Settings(
                 choose_candidates(CANDIDATES, candidates or (_QUICK_CANDIDATES if quick else ())),
@@ -82,8 +86,7 @@ def main(
                 seconds or (_QUICK_SECONDS if quick else _SECONDS),
             )
             structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-            signal.signal(signal.SIGINT, _interrupt)
-            signal.signal(signal.SIGTERM, _interrupt)
+            end_tidily()
             results = _measure(settings, output, quick=quick)
             if quick and (found := collapses(Analysis(results))):
                 raise BenchmarkError("A collapse:\n" + "\n".join(found))
@@ -101,43 +104,36 @@ class Settings:
 
 def _measure(settings: Settings, output: Path, *, quick: bool) -> Results:
     """Run, and write what there is: also after an interruption, marked as such."""
-    placement = _placement()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchmarkError(f"{output} cannot be made: {error.strerror}. Name another folder by --output.") from None
-    facts = {"rounds": settings.rounds, "seconds": settings.seconds, "quick": quick, "proxy_cpu": placement.proxy}
+    cpus = _placement()
+    make_folder(output)
+    facts = {"rounds": settings.rounds, "seconds": settings.seconds, "quick": quick, "proxy_cpu": cpus.proxy}
     results = Results(machine.describe(), facts)
     try:
         with Progress(console(error=True)) as progress:
-            runner = Runner(placement, results, progress, output / report.JSON, seconds=settings.seconds)
+            runner = Runner(cpus, results, progress, output / report.JSON, seconds=settings.seconds)
             runner.compare(settings.candidates, settings.metrics, settings.rounds)
             results.complete = True
     finally:
         if results.samples:
-            _name(report.write(results, output))
+            tell(report.write(results, output))
     return results
-
-
-def _name(files: Sequence[Path]) -> None:
-    for path in files:
-        click.echo(path)
 
 
 def _placement() -> Placement:
     if os.geteuid():
         raise BenchmarkError("Network namespaces take root. Run it by `make bench`, or with sudo.")
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        raise BenchmarkError("This needs two CPUs: one for the proxy, one for client and server.")
-    return Placement(cpus[0], cpus[1])
+    return placement()
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """The first asks for the end; a second one must not keep it from being tidy."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _refuse_options(context: click.Context) -> None:
+    """What was written before the name of a command would be lost."""
+    given = [
+        parameter.opts[-1]
+        for parameter in main.params
+        if context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(f"Write {', '.join(given)} behind {context.invoked_subcommand}, if it has such options.")
 
 
 def _list() -> None:
@@ -149,5 +145,8 @@ def _list() -> None:
     groups: dict[str, list[str]] = {}
     for metric in METRICS.values():
         groups.setdefault(metric.group, []).append(metric.name)
-    for group, names in groups.items():
-        click.echo(f"  {group}: {', '.join(names)}")
+    for group, members in groups.items():
+        click.echo(f"  {group}: {', '.join(members)}")
+
+
+main.add_command(admission)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from benchmarks.metrics.base import Metric
+from benchmarks.metrics.base import Figure
 from benchmarks.results import Sample
+
+
+class Measured(Protocol):
+    """What a measurement is called, and its figures by their keys."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def figures(self) -> Mapping[str, Figure]: ...
 
 
 class Progress:
@@ -49,13 +59,13 @@ class Progress:
         """A line that stays."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def done(self, number: int, candidate: str, metric: Metric, sample: Sample) -> None:
+    def done(self, number: int, candidate: str, metric: Measured, sample: Sample) -> None:
         """A measurement has come to its end."""
         self._bar.advance(self._task)
         self.say(f"{number}  {candidate:<18} {metric.name:<22} {summary(metric, sample)}")
 
 
-def summary(metric: Metric, sample: Sample) -> str:
+def summary(metric: Measured, sample: Sample) -> str:
     """A measurement in one line."""
     if sample.failure:
         return f"FAILED: {sample.failure}"

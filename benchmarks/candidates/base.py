@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, Final
 
 from benchmarks.capture import PORT
@@ -117,8 +118,9 @@ def stop(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> None:
             continue
 
 
+@cache
 def said_version(*argv: str) -> str:
-    """The first line that a program prints about its version, on either stream."""
+    """The first line that a program prints about its version, on either stream. It is asked once."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     except OSError as error:

@@ -31,6 +31,8 @@ class PodlaneRelay(Candidate):
     name = "podlane-relay"
     title = "Podlane relay"
     options: ClassVar[tuple[str, ...]] = ()
+    policy_keys: ClassVar[str] = ""
+    """Lines that are added to the policy."""
 
     def missing(self) -> str | None:
         return None
@@ -41,7 +43,7 @@ class PodlaneRelay(Candidate):
     @contextmanager
     def running(self, stage: Stage, policy: BenchPolicy) -> Iterator[Running]:
         path = stage.folder / f"{self.name}.yaml"
-        path.write_text(policy.text())
+        path.write_text(policy.text() + self.policy_keys)
         (stage.folder / f"{self.name}.log").unlink(missing_ok=True)
         ready, theirs = os.pipe()
         with stage.log(self.name) as stream:
@@ -66,6 +68,18 @@ class PodlaneRelay(Candidate):
             if process.returncode:
                 # It did not tidy up: the next candidate must not run under its rules.
                 stage.pod.run([*_SIDECAR, "--cleanup"], check=False)
+
+
+class PodlaneFollow(PodlaneRelay):
+    """The relay, with every request of an HTTP/1 connection looked at: what that costs against it being off."""
+
+    name = "podlane-follow"
+    title = "Podlane relay, every request"
+    policy_keys: ClassVar = "requests: follow\n"
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        return frozenset({Ability.HTTP1, Ability.PROXY})
 
 
 class PodlaneStepAside(PodlaneRelay):

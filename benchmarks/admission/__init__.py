@@ -1,0 +1,1 @@
+"""How fast ``podlane injector`` answers reviews, and what it costs: ``python -m benchmarks admission``."""

@@ -1,0 +1,56 @@
+"""What the benchmark's commands share: lists of names, where results go, two CPUs, a tidy end after a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import click
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.stage import Placement
+
+FOLDER: Final = Path(__file__).parent / "results"
+
+
+def names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Read ``a,b``; a callback of click's."""
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+def make_folder(output: Path) -> None:
+    """Make the folder of results. Raises :class:`BenchmarkError`."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchmarkError(f"{output} cannot be made: {error.strerror}. Name another folder by --output.") from None
+
+
+def placement() -> Placement:
+    """Two of the CPUs that this process may use. Raises :class:`BenchmarkError` where there is one."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise BenchmarkError("This needs two CPUs: one for what is measured, one for everybody else.")
+    return Placement(cpus[0], cpus[1])
+
+
+def end_tidily() -> None:
+    """Let SIGINT and SIGTERM end the run as Ctrl-C does: with what there is written, and everything ended."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """The first asks for the end; a second one must not keep it from being tidy."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def tell(files: list[Path]) -> None:
+    """Say which files were written."""
+    for path in files:
+        click.echo(path)
