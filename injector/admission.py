@@ -12,19 +12,34 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from injector import pods
-from injector.containers import CAPABILITY, NAME, PREPARE
+from injector.containers import CAPABILITY, NAME, PREPARE, SOCKET_CAPABILITY
 from injector.defaults import InjectionDefaults
 from injector.errors import InjectionError, SharedPolicyError
+from injector.lists import Items
 from injector.patch import patch
 from injector.plan import Skip, plan
-from pod_policy.annotations import INJECT_LABEL, KUBERNETES_EGRESS, PREFIX
+from pod_policy.annotations import (
+    CPU_LIMIT,
+    CPU_REQUEST,
+    DATAPATH,
+    DETECTION_TIMEOUT,
+    EGRESS,
+    INJECT_LABEL,
+    KUBERNETES_EGRESS,
+    KUBERNETES_INGRESS,
+    LOG_LEVEL,
+    MEMORY_LIMIT,
+    MEMORY_REQUEST,
+    POLICY,
+    PREFIX,
+)
 from pod_policy.effective import AnnotationsError
 
 __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
@@ -38,6 +53,10 @@ _LONGEST_WARNING: Final = 256
 """Characters after which the API server cuts (k8s.io/apiserver, admission warnings)."""
 _REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid"}
 """metav1.StatusReason of the codes that are used."""
+_FIXED: Final = (
+    POLICY, DETECTION_TIMEOUT, DATAPATH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+)  # fmt: skip
+"""Annotations that a sidecar which runs does not follow."""
 _WITHOUT_LIMITS: Final = f'To do without limits, set the Pod\'s label {INJECT_LABEL} to "false".'
 
 
@@ -83,24 +102,14 @@ def _mutate(
 def _validate(
     request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
 ) -> dict[str, Any]:
-    created = request.operation == "CREATE"
-    if not created and _limits(pod) == _limits(request.before):
-        return _allowed()  # a Pod that could be created must stay changeable: its finalizers, say
+    if request.operation != "CREATE":
+        return _validate_change(request, pod, defaults, shared)
     planned = plan(pod, defaults, partial(shared, request.namespace))
     if isinstance(planned, Skip):
         return _allowed(_told(planned))
-    missing = [
-        f"{'volume' if key == pods.VOLUMES else 'container'} {pods.name_of(item)}"
-        for key in (pods.INIT_CONTAINERS, pods.CONTAINERS, pods.VOLUMES)
-        for item in planned.items[key]
-        if pods.name_of(item) not in pods.names(pod, key)
-    ]
-    if not created:
-        late = f"It runs without {', '.join(missing)}, so these annotations count only in a Pod that is created anew."
-        return _allowed((*planned.warnings, late) if missing else planned.warnings)
-    if missing:
+    if missing := ", ".join(_lacking(pod, planned.items)):
         raise InjectionError(
-            f"The Pod has limits, but came out of admission without {', '.join(missing)}: Podlane's mutating webhook "
+            f"The Pod has limits, but came out of admission without {missing}: Podlane's mutating webhook "
             f"was not reached, or another one took them out. Try again; if it stays so, ask your cluster's "
             f"administrator. {_WITHOUT_LIMITS}"
         )
@@ -108,9 +117,64 @@ def _validate(
     return _allowed(planned.warnings)
 
 
+def _validate_change(
+    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
+) -> dict[str, Any]:
+    """For a Pod that is there already: what its sidecar would refuse in its log is refused here, where it is read."""
+    before, after = _limits(request.before), _limits(pod)
+    if before == after:
+        return _allowed()  # a Pod that could be created must stay changeable: its finalizers, say
+    planned = plan(pod, defaults, partial(shared, request.namespace))
+    if isinstance(planned, Skip):
+        if planned.unexpected and any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
+            raise InjectionError(
+                "A sidecar holds this Pod to limits, and no annotation would say which any more. Leave "
+                f"{EGRESS} there and set it higher, or create the Pod anew without it."
+            )
+        return _allowed(_told(planned))
+    warnings = list(planned.warnings)
+    if missing := ", ".join(_lacking(pod, planned.items)):
+        warnings.append(f"It runs without {missing}, so these annotations count only in a Pod that is created anew.")
+    elif late := ", ".join(name for name in _FIXED if before.get(name) != after.get(name)):
+        warnings.append(f"Not in force before the Pod is created anew: {late}.")
+    return _allowed(warnings)
+
+
+def _lacking(pod: Mapping[str, Any], items: Items) -> Iterator[str]:
+    """What of the plan a Pod does not have: containers, volumes, and volumes and capabilities in our containers.
+
+    The capability that every plan has is :func:`_refuse_powerless`'s: without it nothing works at all.
+    """
+    volumes = set(pods.names(pod, pods.VOLUMES))
+    for key in (pods.INIT_CONTAINERS, pods.CONTAINERS, pods.VOLUMES):
+        what = "volume" if key == pods.VOLUMES else "container"
+        there = {pods.name_of(item): item for item in pods.listed(pods.spec_of(pod).get(key))}
+        for item in items[key]:
+            name = pods.name_of(item)
+            if name not in there:
+                yield f"{what} {name}"
+            elif gone := (_mounted(item) - _mounted(there[name])) & volumes:
+                yield from (f"volume {volume} in container {name}" for volume in sorted(gone))
+            elif unable := _added(item) - _added(there[name]) - {CAPABILITY}:
+                yield from (f"capability {capability} in container {name}" for capability in sorted(unable))
+
+
+def _mounted(container: Any) -> set[str]:
+    return {pods.name_of(mount) for mount in pods.listed(pods.mapping(container).get("volumeMounts"))}
+
+
+def _added(container: Any) -> set[str]:
+    """The capabilities that are added to a container and can matter here."""
+    capabilities = pods.mapping(pods.mapping(pods.mapping(container).get("securityContext")).get("capabilities"))
+    written = pods.listed(capabilities.get("add"))
+    ours = (CAPABILITY, SOCKET_CAPABILITY)
+    return {name for name in ours if any(form in written for form in (name, f"CAP_{name}", "ALL"))}
+
+
 def _limits(pod: Mapping[str, Any]) -> dict[str, Any]:
     """The annotations that say something about limits."""
-    return {k: v for k, v in pods.annotations_of(pod).items() if k.startswith(PREFIX) or k == KUBERNETES_EGRESS}
+    others = (KUBERNETES_EGRESS, KUBERNETES_INGRESS)
+    return {k: v for k, v in pods.annotations_of(pod).items() if k.startswith(PREFIX) or k in others}
 
 
 def _told(skip: Skip) -> tuple[str, ...]:
@@ -122,8 +186,7 @@ def _refuse_powerless(pod: Mapping[str, Any]) -> None:
     for container in pods.all_containers(pod):
         if pods.name_of(container) not in (NAME, PREPARE):
             continue
-        capabilities = pods.mapping(pods.mapping(container.get("securityContext")).get("capabilities"))
-        if not any(name in pods.listed(capabilities.get("add")) for name in (CAPABILITY, f"CAP_{CAPABILITY}", "ALL")):
+        if CAPABILITY not in _added(container):
             raise InjectionError(
                 f"Something took the capability {CAPABILITY} from container {pods.name_of(container)}, without which "
                 f"no limit can be put in force. Have it allowed in this namespace. {_WITHOUT_LIMITS}"
@@ -139,6 +202,8 @@ def _answer(review: Any, decide: Callable[[_Request, Mapping[str, Any]], dict[st
         response = _allowed() if request.pod is None else decide(request, request.pod)
     except _MalformedError as error:
         response = _refused(HTTPStatus.BAD_REQUEST, str(error))
+    except RecursionError:
+        response = _refused(HTTPStatus.BAD_REQUEST, "The object is nested too deeply. Send what an API server sends.")
     except (AnnotationsError, InjectionError) as error:
         response = _refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
     uid = pods.mapping(pods.mapping(review).get("request")).get("uid")

@@ -18,9 +18,12 @@ from injector.http_client import HttpAnswer, HttpClient, HttpError
 
 _PATIENCE: Final = 5.0
 """Seconds for a request and its answer; an admission that waits for it has 10 by default."""
-_VERBS: Final = {"GET": "get", "PUT": "update", "POST": "create", "PATCH": "patch"}
+_VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch"}
 """HTTP method -> RBAC verb (https://kubernetes.io/docs/reference/access-authn-authz/authorization/)."""
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+_MANAGER: Final = "podlane-injector"
+"""Our name among those who manage fields of an object."""
 
 Observer = Callable[[str, str, int], None]
 """Told of each failure: verb, kind of object, status code (0: no answer)."""
@@ -88,9 +91,14 @@ class ApiServer:
     async def get(self, resource: Resource) -> dict[str, Any]:
         return await self._ask("GET", resource.path, resource)
 
-    async def create(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises :class:`ConflictError` when there is one already."""
-        return await self._ask("POST", resource.collection, resource, document)
+    async def apply(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Make it as ``document`` has it, or give it what that has, by server-side apply.
+
+        Unlike a POST, this has the name in its path: the right to create can be limited to it
+        (k8s.io/apiserver, endpoints/handlers/patch.go, createAuthorizerAttributes).
+        """
+        path = f"{resource.path}?fieldManager={_MANAGER}"
+        return await self._ask("PATCH", path, resource, document, APPLY)
 
     async def update(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
         """Replace; ``document`` has the resourceVersion that was read. Raises :class:`ConflictError` if it is older."""
@@ -115,6 +123,7 @@ class ApiServer:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         kind = resource.plural if resource else "version"
+        verb = "apply" if content_type == APPLY else _VERBS[method]
         headers = {"user-agent": "podlane-injector"}
         body = b""
         if document is not None:
@@ -126,18 +135,18 @@ class ApiServer:
             with trio.fail_after(_PATIENCE):
                 answer = await self._client.request(method, self.access.base_path + path, headers, body)
         except ApiAccessError as error:
-            self._observe(_VERBS[method], kind, 0)
+            self._observe(verb, kind, 0)
             raise ApiError(str(error)) from None
         except (HttpError, trio.TooSlowError) as error:
-            self._observe(_VERBS[method], kind, 0)
+            self._observe(verb, kind, 0)
             reason = str(error) if isinstance(error, HttpError) else f"no answer within {_PATIENCE:g} s"
             raise ApiError(f"The API server at {self._place} cannot be asked: {reason}.") from None
         if answer.status >= 300 or answer.status < 200:
-            self._observe(_VERBS[method], kind, answer.status)
-            raise self._failure(answer, method, resource)
+            self._observe(verb, kind, answer.status)
+            raise self._failure(answer, verb, resource)
         return _document(answer, self._place)
 
-    def _failure(self, answer: HttpAnswer, method: str, resource: Resource | None) -> ApiError:
+    def _failure(self, answer: HttpAnswer, verb: str, resource: Resource | None) -> ApiError:
         said = _said(answer)
         what = str(resource) if resource else "/version"
         if answer.status == 401:
@@ -146,15 +155,16 @@ class ApiServer:
                 f"Check the token or client certificate of {self.access.source}.", 401
             )  # fmt: skip
         if answer.status == 403:
+            needed = "verbs 'patch' and 'create'" if verb == "apply" else f"verb {verb!r}"
             return ApiError(
-                f"The injector may not {_VERBS[method]} {what} ({said}). "
-                f"Give its service account the verb {_VERBS[method]!r} on {resource.plural if resource else 'it'}.", 403
+                f"The injector may not {verb} {what} ({said}). "
+                f"Give its service account the {needed} on {resource.plural if resource else 'it'}.", 403
             )  # fmt: skip
         if answer.status == 404:
             return NotFoundError(f"There are no {what}.", 404)
         if answer.status == 409:
             return ConflictError(f"{what} changed meanwhile ({said}).", 409)
-        return ApiError(f"The API server answered {answer.status} to {_VERBS[method]} {what}: {said}", answer.status)
+        return ApiError(f"The API server answered {answer.status} to {verb} {what}: {said}", answer.status)
 
 
 def _document(answer: HttpAnswer, place: str) -> dict[str, Any]:

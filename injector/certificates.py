@@ -6,7 +6,7 @@ served that an API server does not trust yet:
 
     state of the Secret            what happens next
     -----------------------------  ------------------------------------------------------------------------------
-    nothing, damaged, expired      CREATE: an authority and a serving certificate
+    nothing, damaged, expired      CREATE: an authority and a serving certificate; who was trusted stays trusted
     the authority is ageing        PREPARE: the next authority; it is trusted from now on, but signs nothing
     the next one is trusted by     PROMOTE: it signs a new serving certificate; the old authority's key is
     all for the overlap            forgotten, the old authority stays trusted
@@ -39,7 +39,9 @@ from injector.errors import CertificateError
 
 _BACKDATED: Final = timedelta(hours=1)
 """How much earlier than its making a certificate becomes valid: clocks of nodes differ, and some are wrong for long."""
-_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
+AUTHORITIES: Final = ("ca.crt", "upcoming-ca.crt", "previous-ca.crt")
+"""Keys of the Secret whose certificates are trusted."""
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +206,14 @@ def take_step(
     now: datetime,
     names: Iterable[str],
     lifetimes: Lifetimes,
-    damaged: Mapping[str, bytes] | None = None,
+    others: bytes = b"",
 ) -> Certificates:
-    """The certificates after ``step``. Authorities in ``damaged`` data stay trusted: other replicas may use them."""
+    """The certificates after ``step``. CREATE leaves authorities in ``others`` trusted (PEM, perhaps damaged): somebody
+    may still serve what they signed.
+    """
     if step is Step.CREATE or held is None:
         authority = _new_authority(now, lifetimes)
-        old = b"".join(_still_valid(damaged or (held.to_data() if held else {}), now))
+        old = b"".join(_still_valid((held.bundle if held else b"") + others, now))
         until = now + lifetimes.serving if old else None
         return Certificates(authority, _new_serving(authority, now, names, lifetimes), None, old, until)
     if step is Step.PREPARE:
@@ -242,16 +246,15 @@ def split_bundle(bundle: bytes) -> frozenset[bytes]:
     return frozenset(found.strip() for found in _CERTIFICATE.findall(bundle))
 
 
-def _still_valid(data: Mapping[str, bytes], now: datetime) -> Iterable[bytes]:
-    """The authorities in a Secret's data, however damaged, that may still be checked against."""
-    for key in ("ca.crt", "upcoming-ca.crt", "previous-ca.crt"):
-        for found in _CERTIFICATE.findall(data.get(key, b"")):
-            try:
-                certificate = x509.load_pem_x509_certificate(found)
-            except ValueError:
-                continue
-            if now < certificate.not_valid_after_utc:
-                yield found.strip() + b"\n"
+def _still_valid(bundle: bytes, now: datetime) -> Iterable[bytes]:
+    """The certificates of a bundle, however damaged, that may still be checked against; each once."""
+    for found in dict.fromkeys(found.strip() for found in _CERTIFICATE.findall(bundle)):
+        try:
+            certificate = x509.load_pem_x509_certificate(found)
+        except ValueError:
+            continue
+        if now < certificate.not_valid_after_utc:
+            yield found + b"\n"
 
 
 def _new_authority(now: datetime, lifetimes: Lifetimes) -> Pair:

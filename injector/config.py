@@ -14,10 +14,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from injector.defaults import InjectionDefaults
 from injector.errors import ConfigError, DefaultsError
 from injector.tls import TlsVersion
+from pod_policy.service_links import service_link
 from tc_core.units import Duration
 
 ENVIRONMENT: Final = "PODLANE_INJECTOR_"
 _DEFAULTS: Final = InjectionDefaults()
+_BEFORE_A_NAME: Final = re.compile(r",(?=\s*\w+=)")
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
@@ -37,6 +39,22 @@ def _listed(value: object) -> tuple[str, ...]:
     return tuple(text for part in parts if (text := str(part).strip()))
 
 
+def _variables(value: object) -> tuple[tuple[str, str], ...]:
+    """Read ``A=1,B=2,3``, or pairs. A comma ends a value only before the next name: lists of ports have commas, too."""
+    if isinstance(value, str):
+        return tuple(_variable(part) for part in _BEFORE_A_NAME.split(value.strip(", ")) if part.strip())
+    if not isinstance(value, tuple):
+        raise ValueError(f"{value!r} is not a text. Write NAME=VALUE with commas.")
+    return value
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} has no value. Write NAME=VALUE, as in PODLANE_GRACE=20s.")
+    return name.strip(), value.strip()
+
+
 def _some_time(value: object) -> Duration:
     duration = Duration.parse(value)
     if not duration.nanoseconds:
@@ -47,6 +65,7 @@ def _some_time(value: object) -> Duration:
 DurationSetting = Annotated[Duration, NoDecode, PlainValidator(Duration.parse), PlainSerializer(str)]
 TimeSetting = Annotated[Duration, NoDecode, PlainValidator(_some_time), PlainSerializer(str)]
 NamesSetting = Annotated[tuple[str, ...], NoDecode, PlainValidator(_listed)]
+VariablesSetting = Annotated[tuple[tuple[str, str], ...], NoDecode, PlainValidator(_variables)]
 PortSetting = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -99,7 +118,9 @@ class InjectorSettings(BaseSettings):
     cpu_limit: str | None = Field(_DEFAULTS.cpu_limit, description="CPU limit of the sidecar")
     memory_request: str | None = Field(_DEFAULTS.memory_request, description="memory request of the sidecar")
     memory_limit: str | None = Field(_DEFAULTS.memory_limit, description="memory limit of the sidecar")
-    sidecar_environment: NamesSetting = Field((), description="further settings of the sidecar, as PODLANE_GRACE=20s")
+    sidecar_environment: VariablesSetting = Field(
+        (), description="further settings of the sidecar, as PODLANE_GRACE=20s,PODLANE_SILENT_PORTS=25,3306"
+    )
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -155,7 +176,7 @@ class InjectorSettings(BaseSettings):
             cpu_limit=self.cpu_limit,
             memory_request=self.memory_request,
             memory_limit=self.memory_limit,
-            environment=tuple(_variable(text) for text in self.sidecar_environment),
+            environment=self.sidecar_environment,
         )
 
     def certificate_names(self, namespace: str) -> tuple[str, ...]:
@@ -180,14 +201,7 @@ def _explain(error: Any, given: dict[str, Any]) -> str:
         return str(reason)
     key = str(error["loc"][0])
     where = f"--{key.replace('_', '-')}" if key in given else f"{ENVIRONMENT}{key.upper()}"
-    return f"{where}: {reason}"
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise DefaultsError(f"{text!r} has no value. Write NAME=VALUE, as in PODLANE_GRACE=20s.")
-    return name, value
+    return f"{where}: {service_link(where, error['input']) or reason}"
 
 
 def _is_address(text: str) -> bool:

@@ -19,7 +19,7 @@ Classic form: an init container that comes last and a container that comes first
 
 Why root, when the image is not: capabilities that are added reach a process of another user only by file capabilities,
 which ``allowPrivilegeEscalation: false`` (no_new_privs) turns off, or as ambient ones, which Kubernetes cannot give.
-Root here has NET_ADMIN and nothing else: it may not even read files of others.
+Root here has NET_ADMIN and nothing else (BPF for some policies): it may not even read files of others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from injector.defaults import InjectionDefaults
+from pod_policy.annotations import SHARED_POLICY_KEY, shared_policy_file
 from pod_policy.effective import Resources
 
 NAME: Final = "podlane"
@@ -39,6 +40,8 @@ _RUN_VOLUME: Final = "podlane-run"
 RESERVED_VOLUMES: Final = (_POD_VOLUME, _POLICY_VOLUME, _RUN_VOLUME)
 CAPABILITY: Final = "NET_ADMIN"
 """The one that is needed, as Kubernetes writes it."""
+SOCKET_CAPABILITY: Final = "BPF"
+"""Where a policy limits what arrives in classes that names tell apart, beside it (:mod:`tc_core.socket_program`)."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _POD_FOLDER: Final = "/etc/podlane/pod"
@@ -71,9 +74,14 @@ class Grace:
         return cls(linger, max(left - _MARGIN, left // 2))
 
 
-def sidecar(defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None) -> dict[str, Any]:
-    """The container that runs for as long as the application does; ``shared`` is the ConfigMap's name."""
-    container = _container(NAME, [], defaults, resources, grace, shared)
+def sidecar(
+    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, sockets: bool = False
+) -> dict[str, Any]:
+    """The container that runs for as long as the application does; ``shared`` is the ConfigMap's name.
+
+    ``sockets``: whether the policy has it find the class of what arrives by sockets.
+    """
+    container = _container(NAME, [], defaults, resources, grace, shared, sockets)
     if defaults.native:
         container["restartPolicy"] = "Always"
         container["startupProbe"] = {
@@ -91,9 +99,11 @@ def sidecar(defaults: InjectionDefaults, resources: Resources, grace: Grace, sha
     return container
 
 
-def prepare(defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None) -> dict[str, Any]:
+def prepare(
+    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, sockets: bool = False
+) -> dict[str, Any]:
     """The init container of the classic form."""
-    return _container(PREPARE, ["--prepare"], defaults, resources, grace, shared)
+    return _container(PREPARE, ["--prepare"], defaults, resources, grace, shared, sockets)
 
 
 def volumes(shared: str | None) -> list[dict[str, Any]]:
@@ -101,7 +111,8 @@ def volumes(shared: str | None) -> list[dict[str, Any]]:
     fields = [{"path": "annotations", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations"}}]
     result: list[dict[str, Any]] = [{"name": _POD_VOLUME, "downwardAPI": {"items": fields}}]
     if shared is not None:
-        result.append({"name": _POLICY_VOLUME, "configMap": {"name": shared}})
+        items = [{"key": SHARED_POLICY_KEY, "path": shared_policy_file(shared)}]
+        result.append({"name": _POLICY_VOLUME, "configMap": {"name": shared, "items": items}})
     # In memory, so that the cluster autoscaler does not take it for data that keeps the Pod on its node.
     result.append({"name": _RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
     return result
@@ -114,11 +125,12 @@ def _container(
     resources: Resources,
     grace: Grace,
     shared: str | None,
+    sockets: bool,
 ) -> dict[str, Any]:
     command = ["podlane", "sidecar", *arguments, "--annotations", f"{_POD_FOLDER}/annotations"]
     mounts: list[dict[str, Any]] = [{"name": _POD_VOLUME, "mountPath": _POD_FOLDER, "readOnly": True}]
     if shared is not None:
-        command += ["--shared-policy", f"{_POLICY_FOLDER}/policy.yaml"]
+        command += ["--shared-policy", _POLICY_FOLDER]
         mounts.append({"name": _POLICY_VOLUME, "mountPath": _POLICY_FOLDER, "readOnly": True})
     mounts.append({"name": _RUN_VOLUME, "mountPath": "/run"})  # legacy iptables locks /run/xtables.lock
     # Nothing, where the API server would mount the application's token: it leaves out containers that mount something
@@ -132,7 +144,7 @@ def _container(
     if found := _resources(defaults, resources):
         container["resources"] = found
     container["volumeMounts"] = mounts
-    container["securityContext"] = _security()
+    container["securityContext"] = _security([CAPABILITY, SOCKET_CAPABILITY] if sockets else [CAPABILITY])
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # the reason, in `kubectl describe pod`
     return container
 
@@ -164,11 +176,11 @@ def _value(quantity: Any) -> Any:
     return quantity.value
 
 
-def _security() -> dict[str, Any]:
+def _security(capabilities: list[str]) -> dict[str, Any]:
     """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one."""
     return {
         "allowPrivilegeEscalation": False,
-        "capabilities": {"add": [CAPABILITY], "drop": ["ALL"]},
+        "capabilities": {"add": capabilities, "drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
         "runAsGroup": 0,

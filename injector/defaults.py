@@ -15,13 +15,18 @@ ADMIN_PORT: Final = 15109
 """The sidecar's own default (sidecar.config.ADMIN_PORT, which this package may not import; a test compares them)."""
 OUTBOUND_PORT: Final = 15101
 """Likewise: where captured connections arrive."""
+INBOUND_PORT: Final = 15106
+"""Likewise: where captured connections of clients arrive."""
+_PORTS: Final = {
+    "PODLANE_ADMIN_PORT": str(ADMIN_PORT),
+    "PODLANE_INBOUND_PORT": str(INBOUND_PORT),
+    "PODLANE_OUTBOUND_PORT": str(OUTBOUND_PORT),
+}
+"""Always told, since the kubelet puts the address of a Service podlane-admin in PODLANE_ADMIN_PORT, and so on
+(:mod:`pod_policy.service_links`)."""
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 """Values of imagePullPolicy (https://kubernetes.io/docs/concepts/containers/images/)."""
-_USUAL: Final = {
-    "PODLANE_ADMIN_ADDRESS": "127.0.0.1",
-    "PODLANE_ADMIN_PORT": str(ADMIN_PORT),
-    "PODLANE_LOG_FORMAT": "json",
-}
+_USUAL: Final = {"PODLANE_ADMIN_ADDRESS": "127.0.0.1", "PODLANE_LOG_FORMAT": "json", **_PORTS}
 """What the sidecar is told unless the administrator's environment says otherwise."""
 _GIVEN: Final = ("PODLANE_POLICY", "PODLANE_ANNOTATIONS", "PODLANE_SHARED_POLICY")
 """Settings that say where the policy comes from, which injection decides."""
@@ -70,12 +75,12 @@ class InjectionDefaults:
         for name, _ in self.environment:
             if not name.startswith("PODLANE_") or name in _GIVEN:
                 raise DefaultsError(f"{name} cannot be set. Name a setting of the sidecar, as PODLANE_MAX_CONNECTIONS.")
-        port = self.settings["PODLANE_ADMIN_PORT"]
-        if not port.isdecimal() or not 1 <= int(port) <= 65535 or int(port) == OUTBOUND_PORT:
-            raise DefaultsError(
-                f"PODLANE_ADMIN_PORT cannot be {port}: readiness is asked for there, and {OUTBOUND_PORT} is where "
-                f"captured connections arrive. Choose another from 1 to 65535, as {ADMIN_PORT}."
-            )
+        for name, usual in _PORTS.items():
+            port = self.settings[name]
+            if not port.isdecimal() or not 1 <= int(port) <= 65535:
+                raise DefaultsError(f"{name} cannot be {port}. Choose a port from 1 to 65535, as {usual}.")
+        if len(set(self.ports)) < len(_PORTS):
+            raise DefaultsError(f"{', '.join(_PORTS)}: Two are the same port, but each needs its own. Choose others.")
 
     @property
     def settings(self) -> dict[str, str]:
@@ -86,6 +91,11 @@ class InjectionDefaults:
     def admin_port(self) -> int:
         """Where the sidecar's admin server listens."""
         return int(self.settings["PODLANE_ADMIN_PORT"])
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All on which the sidecar listens."""
+        return tuple(int(self.settings[name]) for name in _PORTS)
 
     def quantity(self, name: str) -> Quantity | None:
         """One of the four resources, read."""

@@ -7,7 +7,8 @@ API server passes their message on to whoever created the Pod.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -19,9 +20,12 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
 MAX_BODIES: Final = 64 * 2**20
 """Bytes of all bodies held at once; what comes on top is answered 503, before memory runs out."""
+MAX_DECODED: Final = 4 * 2**20
+"""Bytes of the bodies that are decoded at once; others wait. As Python's objects a body can take 30 times its size, and
+the chart allows the injector 256 MiB."""
 _DISCARDED: Final = 16 * 2**20
 """Bytes of too long a body that are still read: few HTTP/1 clients look for an answer before they have sent all."""
-_DISCARD_SECONDS: Final = 1.0
+_DISCARD_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +77,23 @@ Send = Callable[[Mapping[str, Any] | None], Awaitable[None]]
 
 @dataclass(slots=True)
 class BodyBudget:
-    """Bytes of the bodies that are held now."""
+    """Bytes of the bodies that are held now, and of those of them that are decoded."""
 
     held: int = 0
+    _decoded: int = 0
+    _waiting: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    @asynccontextmanager
+    async def decoding(self, size: int) -> AsyncIterator[None]:
+        """Decode and use a body inside the block. Waits for room beside the others; alone there is always enough."""
+        while self._decoded and self._decoded + size > MAX_DECODED:
+            await self._waiting.park()
+        self._decoded += size
+        try:
+            yield
+        finally:
+            self._decoded -= size
+            self._waiting.unpark_all()
 
 
 @dataclass(slots=True)
@@ -110,6 +128,10 @@ class Request:
         if self._sends_all_first:
             await self._discard()
         raise RefusedError(413, f"The body is longer than {limit} bytes.")
+
+    def decoding(self) -> AbstractAsyncContextManager[None]:
+        """To be held while the body is more than bytes (:meth:`BodyBudget.decoding`)."""
+        return self._budget.decoding(self._counted)
 
     def done(self) -> None:
         """The body is no longer held."""

@@ -54,7 +54,7 @@ class HttpClient:
         """
         while self._idle:
             connection, stream = self._idle.pop()
-            with suppress(OSError, HttpError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with suppress(OSError, HttpError, h11.ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
                 return await self._exchange(connection, stream, method, target, headers or {}, body)
         try:
             stream = await self._connect()

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from injector import containers, pods
-from injector.defaults import OUTBOUND_PORT, InjectionDefaults, product_version
+from injector.defaults import InjectionDefaults, product_version
 from injector.errors import InjectionError, SharedPolicyError
 from injector.lists import Items, without_ours
 from injector.status import Injected, Status
-from pod_policy.annotations import INJECT_LABEL, KUBERNETES_EGRESS, PREFIX, STATUS
+from pod_policy.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
 from pod_policy.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
+from pod_policy.values import STEP_ASIDE
+from tc_core.policy_scope import beyond_step_aside, needs_sockets
 
 SharedPolicy = Callable[[str], str | None]
 """The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""
@@ -57,6 +59,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     policy, known, warnings = _policy(annotations, shared)
     name = shared_policy_name(annotations)
     _refuse_mesh(bare, policy, known, defaults)
+    _refuse_beyond_the_default_datapath(policy, defaults)
     items = _items(bare, defaults, policy, name, kernel_only=known and not _captures(policy))
     return InjectionPlan(
         items=items,
@@ -113,7 +116,7 @@ def _texts(pod: Mapping[str, Any]) -> dict[str, str]:
     problems = [
         Problem(name, f"{value!r} is not a text. Put it in quotes.")
         for name, value in found.items()
-        if not isinstance(value, str) and (name.startswith(PREFIX) or name == KUBERNETES_EGRESS)
+        if not isinstance(value, str) and (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS))
     ]
     if problems:
         raise AnnotationsError(problems)
@@ -140,8 +143,7 @@ def _captures(policy: PodPolicy) -> bool:
 
 def _refuse_mesh(pod: Mapping[str, Any], policy: PodPolicy, known: bool, defaults: InjectionDefaults) -> None:
     """The relay does not know Istio's rules yet: it would take connections before Envoy, around its mTLS."""
-    datapath = policy.datapath or dict(defaults.environment).get("PODLANE_DATAPATH", "relay")
-    if pods.has_istio(pod) and datapath == "relay" and (_captures(policy) or not known):
+    if pods.has_istio(pod) and _datapath(policy, defaults) == "relay" and (_captures(policy) or not known):
         raise InjectionError(
             "The Pod has Istio's sidecar, and matches by sni, host or alpn would take connections away from it. "
             "Match by port and cidr only, or take the Pod out of the mesh with the label sidecar.istio.io/inject: "
@@ -149,11 +151,23 @@ def _refuse_mesh(pod: Mapping[str, Any], policy: PodPolicy, known: bool, default
         )
 
 
+def _datapath(policy: PodPolicy, defaults: InjectionDefaults) -> str:
+    return policy.datapath or dict(defaults.environment).get("PODLANE_DATAPATH", "relay")
+
+
+def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDefaults) -> None:
+    """What the datapath cannot do that is the injector's default: of the Pod's own, its annotations have told."""
+    if policy.datapath is None and _datapath(policy, defaults) == STEP_ASIDE:
+        problems = [Problem(DATAPATH, str(each)) for each in beyond_step_aside(policy.policy)]
+        if problems:
+            raise AnnotationsError(problems)
+
+
 def _items(
     pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, *, kernel_only: bool
 ) -> Items:
     grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
-    parts = (defaults, policy.resources, grace, shared)
+    parts = (defaults, policy.resources, grace, shared, needs_sockets(policy.policy))
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
         pods.INIT_CONTAINERS: (containers.sidecar(*parts) if defaults.native else containers.prepare(*parts),),
@@ -194,5 +208,5 @@ def _warnings(
         yield f"Podlane has not been tried in a Pod with {mesh}, which redirects connections, too."
     for container in pods.all_containers(pod):
         for port in (pods.mapping(p).get("containerPort") for p in pods.listed(container.get("ports"))):
-            if port in (OUTBOUND_PORT, defaults.admin_port):
+            if port in defaults.ports:
                 yield f"Container {pods.name_of(container)} uses port {port}, on which Podlane listens in the Pod."

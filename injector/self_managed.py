@@ -4,6 +4,10 @@ There is no leader. Whoever sees first that something has to be done writes the 
 has read; who comes second is told of a conflict, reads again and finds it done. The webhook configurations are read
 *before* the Secret and written with their resourceVersion: then what is written comes from a Secret that is at least as
 new as any that another replica wrote from, and an old bundle never replaces a newer one.
+
+A Secret that was deleted, emptied or damaged is written again from memory, so that nobody serves what is not trusted.
+Who has nothing in memory makes new certificates, and leaves trusted whom the webhook configurations trust: another
+replica may serve what they signed.
 """
 
 from __future__ import annotations
@@ -13,18 +17,20 @@ import binascii
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final
 
 import structlog
 import trio
 
 from injector.api import ApiServer, Resource, secret, webhook_configuration
-from injector.certificates import Certificates, Lifetimes, Step, next_step, split_bundle, take_step
+from injector.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
 from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
 from injector.metrics import Metrics
 from injector.tls import ServerTls
 
-_LONGEST_PAUSE: Final = 60.0
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between two looks (three small GETs): what somebody damages is whole again before many Pods are refused."""
 _LOOKS_PER_OVERLAP: Final = 5
 """Every replica looks this often while a new authority is not used yet: it has it well before it is."""
 _FIRST_RETRY: Final = 1.0
@@ -76,6 +82,7 @@ class SelfManaged:
         self._metrics = metrics
         self._now = now
         self._trusted: tuple[frozenset[bytes], datetime] | None = None
+        self._held: Certificates | None = None
 
     async def keep(self, on_state: Callable[[str | None], None]) -> None:
         """Look again and again, for ever. ``on_state`` is told what is wrong, or None when all is in order."""
@@ -107,25 +114,32 @@ class SelfManaged:
     async def _look(self) -> None:
         configurations, missing = await self._read_configurations()
         stored, held, damaged = await self._read_secret()
+        if stored is None:
+            if missing and not configurations:
+                raise _nobody_asks(missing)  # uninstalled: a Secret that was made now would stay for ever
+            stored = await self._make_secret()
+        if held is None and self._held is not None:
+            held = self._held
+            stored = await self._store(held, stored)
+            log.warning("certificates restored", secret=self._place.secret)
         while True:
             step, reason = next_step(
                 held, self._now(), self._place.names, self._lifetimes, self._trusted_since(held, configurations)
             )
             if step is Step.KEEP:
                 break
-            held = take_step(step, held, self._now(), self._place.names, self._lifetimes, damaged)
+            others = damaged + b"".join(_bundles(configurations.values()))
+            held = take_step(step, held, self._now(), self._place.names, self._lifetimes, others)
             stored = await self._store(held, stored)
             log.info("certificates changed", step=str(step), because=reason, secret=self._place.secret)
         assert held is not None, "what is missing has been made"
+        self._held = held
         try:
             await self._publish(held, configurations)
         finally:
             self._serve(held)
         if missing:
-            raise NotFoundError(
-                f"There are no {' and no '.join(map(str, missing))}: nobody asks this injector. "
-                "Create them, or name others with --mutating-webhook and --validating-webhook.", 404
-            )  # fmt: skip
+            raise _nobody_asks(missing)
 
     async def _read_configurations(self) -> tuple[dict[Resource, dict[str, Any]], list[Resource]]:
         found, missing = {}, []
@@ -136,12 +150,12 @@ class SelfManaged:
                 missing.append(resource)
         return found, missing
 
-    async def _read_secret(self) -> tuple[dict[str, Any] | None, Certificates | None, dict[str, bytes]]:
-        """The Secret as it is stored, what it holds, and its data where they are damaged."""
+    async def _read_secret(self) -> tuple[dict[str, Any] | None, Certificates | None, bytes]:
+        """The Secret as it is stored, what it holds, and all there is in it where that is damaged."""
         try:
-            stored = await self._api.get(secret(self._place.namespace, self._place.secret))
+            stored = await self._api.get(self._secret)
         except NotFoundError:
-            return None, None, {}
+            return None, None, b""
         if _CERT_MANAGER in (stored.get("metadata", {}).get("annotations") or {}):
             raise CertificateError(
                 f"Secret {self._place.secret} is cert-manager's. Name another with --secret, or mount it and name its "
@@ -149,21 +163,26 @@ class SelfManaged:
             )
         data = _decoded(stored)
         if not data:
-            return stored, None, {}
+            return stored, None, b""
         try:
-            return stored, Certificates.from_data(data), {}
+            return stored, Certificates.from_data(data), b""
         except CertificateError as error:
             log.warning("the Secret is damaged", secret=self._place.secret, error=str(error))
-            return stored, None, data
+            return stored, None, b"\n".join(data[key] for key in AUTHORITIES if key in data)
 
-    async def _store(self, held: Certificates, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    @property
+    def _secret(self) -> Resource:
+        return secret(self._place.namespace, self._place.secret)
+
+    async def _make_secret(self) -> dict[str, Any]:
+        """Make it, empty: who then fills it is decided by its resourceVersion."""
+        metadata = {"name": self._place.secret, "namespace": self._place.namespace}
+        document = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata}
+        return await self._api.apply(self._secret, document)
+
+    async def _store(self, held: Certificates, stored: Mapping[str, Any]) -> dict[str, Any]:
         data = {key: base64.b64encode(value).decode() for key, value in held.to_data().items()}
-        resource = secret(self._place.namespace, self._place.secret)
-        if stored is None:
-            metadata = {"name": resource.name, "namespace": resource.namespace}
-            document = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
-            return await self._api.create(resource, document)
-        return await self._api.update(resource, {**stored, "data": data})
+        return await self._api.update(self._secret, {**stored, "data": data})
 
     def _serve(self, held: Certificates) -> None:
         changed = self._tls.use(held.serving.certificate, held.serving.key)
@@ -216,11 +235,23 @@ def _webhooks(configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _trusted_by(configuration: Mapping[str, Any]) -> Iterable[frozenset[bytes]]:
     """For each webhook, the certificates in its ``caBundle``."""
-    for webhook in _webhooks(configuration):
+    return map(split_bundle, _bundles([configuration]))
+
+
+def _bundles(configurations: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
+    """The ``caBundle`` of each webhook; empty where it is none."""
+    for webhook in chain.from_iterable(map(_webhooks, configurations)):
         try:
-            yield split_bundle(base64.b64decode(webhook["clientConfig"].get("caBundle") or ""))
+            yield base64.b64decode(webhook["clientConfig"].get("caBundle") or "")
         except binascii.Error:
-            yield frozenset()
+            yield b""
+
+
+def _nobody_asks(missing: Iterable[Resource]) -> NotFoundError:
+    return NotFoundError(
+        f"There are no {' and no '.join(map(str, missing))}: nobody asks this injector. "
+        "Create them, or name others with --mutating-webhook and --validating-webhook.", 404
+    )  # fmt: skip
 
 
 def _decoded(stored: Mapping[str, Any]) -> dict[str, bytes]:

@@ -1,9 +1,9 @@
 """The two webhooks: a review comes in by POST, is answered within its time, or not at all.
 
-What mutates and validates is synchronous and pure (:mod:`injector.admission`). It runs in a worker thread: mostly it
-takes a millisecond, but a policy of many thousand lines takes seconds, and meanwhile others have to be answered, and
-the one who waits to be told that it takes too long. "Not at all" is an HTTP error, so that the ``failurePolicy`` of the
-webhook configuration decides about the Pod.
+What mutates and validates is synchronous and pure (:mod:`injector.admission`). Mostly it takes a millisecond, but a
+policy of many thousand lines takes seconds, and meanwhile others have to be answered, and the one who waits to be told
+that it takes too long: what may be long runs in a worker thread. "Not at all" is an HTTP error, so that the
+``failurePolicy`` of the webhook configuration decides about the Pod.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,12 @@ _LEAST_MARGIN: Final = 0.2
 """We give up this part of the API server's time limit before it does, at least so many seconds: the answer that says
 why has a way to go, and the limit is rounded up to seconds (k8s.io/apiserver, webhook/mutating/dispatcher.go)."""
 _MAX_THREADS: Final = 8
+_SHORT_BODY: Final = 32 * 1024
+_SHORT_TEXT: Final = 4 * 1024
+"""Bytes of a review, and characters of its Pod's annotations, up to which judging takes some milliseconds at most, and
+mostly less than half of one, to which a thread would add as much."""
+_LONGEST_NAME: Final = 253
+"""Characters of an object's name (a DNS subdomain, RFC 1123)."""
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """A DNS label (RFC 1123): it becomes part of a path."""
 
@@ -101,9 +108,13 @@ class Webhook:
         _check_head(request)
         body = await request.body(MAX_BODY)
         threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
-        review = parse_review(body)  # in C and one piece: a thread would hold up the others just the same
-        shared = await self._look_up(review)
-        reply, outcome = await threads(self._judged, review, shared)
+        async with request.decoding():
+            review = parse_review(body)  # in C and one piece: a thread would hold up the others just the same
+            shared = await self._look_up(review)
+            if len(body) <= _SHORT_BODY and has_short_texts(review):
+                reply, outcome = self._judged(review, shared)
+            else:
+                reply, outcome = await threads(self._judged, review, shared)
         self._log(review, outcome, trio.current_time() - began)
         return reply, outcome
 
@@ -138,9 +149,9 @@ class Webhook:
         write(
             outcome.result,
             webhook=self._name,
-            namespace=fields.get("namespace"),
-            pod=_metadata(review).get("name") or _metadata(review).get("generateName"),
-            uid=fields.get("uid"),
+            namespace=_brief(fields.get("namespace")),
+            pod=_brief(_metadata(review).get("name") or _metadata(review).get("generateName")),
+            uid=_brief(fields.get("uid")),
             patch_bytes=outcome.patch_bytes,
             milliseconds=round(seconds * 1000, 2),
         )
@@ -156,13 +167,15 @@ def time_limit(query: str, longest: float) -> float:
     for unit in units:
         suffix = unit.lstrip("0123456789.")
         seconds += float(unit.removesuffix(suffix)) * _GO_SECONDS[suffix]
+    if not seconds:
+        return longest  # no limit, as for Go's clients
     return min(longest, max(seconds - max(seconds * _MARGIN, _LEAST_MARGIN), seconds / 2))
 
 
 def parse_review(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises :class:`RefusedError` when it is none."""
     try:
-        review = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
+        review = json.loads(body.decode("utf-8-sig"), parse_float=_finite, parse_constant=_no_constant)
         if b"\\u" in body:
             # Half a surrogate pair is no text; it would fail wherever somebody makes bytes of it.
             json.dumps(review, ensure_ascii=False).encode()
@@ -189,6 +202,14 @@ def shared_policy_of(review: Mapping[str, Any]) -> tuple[str, str] | None:
     return (namespace, name) if name else None
 
 
+def has_short_texts(review: Mapping[str, Any]) -> bool:
+    """Whether there is little to read for a policy: no shared one, and not much in annotations."""
+    annotations = _metadata(review).get("annotations")
+    texts = annotations.values() if isinstance(annotations, Mapping) else ()
+    size = sum(len(text) for text in texts if isinstance(text, str))
+    return size <= _SHORT_TEXT and shared_policy_of(review) is None
+
+
 def outcome_of(reply: Mapping[str, Any]) -> Outcome:
     """What a response says, in a word."""
     response = reply.get("response")
@@ -212,12 +233,24 @@ def _metadata(review: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def _brief(name: object) -> str | None:
+    """For a line of the log: what a Pod is to be called is not checked yet, and may be of any type and length."""
+    return name[:_LONGEST_NAME] if isinstance(name, str) else None
+
+
 def _check_head(request: Request) -> None:
     if request.method != "POST":
         raise RefusedError(405, "Reviews come by POST.", ("allow", "POST"))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != JSON:
         raise RefusedError(415, f"Reviews are {JSON}, not {content_type[:100] or 'something without a content type'}.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -22,6 +22,8 @@ DEFAULT_CLASS: Final = f"{PREFIX}default-class"
 POLICY: Final = f"{PREFIX}policy"
 EXCLUDE_PORTS: Final = f"{PREFIX}exclude-outbound-ports"
 EXCLUDE_CIDRS: Final = f"{PREFIX}exclude-outbound-cidrs"
+EXCLUDE_INBOUND_PORTS: Final = f"{PREFIX}exclude-inbound-ports"
+EXCLUDE_INBOUND_CIDRS: Final = f"{PREFIX}exclude-inbound-cidrs"
 ON_FAILURE: Final = f"{PREFIX}on-failure"
 DETECTION_TIMEOUT: Final = f"{PREFIX}detection-timeout"
 DATAPATH: Final = f"{PREFIX}datapath"
@@ -37,6 +39,15 @@ KUBERNETES_INGRESS: Final = "kubernetes.io/ingress-bandwidth"
 
 SHARED_POLICY_KEY: Final = "policy.yaml"
 """The key of a ConfigMap under which a shared policy is found."""
+
+
+def shared_policy_file(name: str) -> str:
+    """Where the policy of the ConfigMap ``name`` is in the sidecar's folder of shared policies.
+
+    The path tells which ConfigMap a file is of: the annotation of a Pod that runs may name another by now, but its
+    volume stays as it was made. A folder and not a longer file name, since a ConfigMap's name may have 253 characters.
+    """
+    return f"{name}/{SHARED_POLICY_KEY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +72,9 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
     Annotation(
         INGRESS,
         "bit/s, a Kubernetes quantity",
-        "no limit",
+        KUBERNETES_INGRESS + ", else the shared policy's ingress, else no limit",
         "100M",
-        "What the Pod may receive in all. Refused by this version, which does not limit what arrives yet.",
+        "What the Pod may receive in all: ingress.total of a policy. Classes may have an ingress of their own.",
     ),
     Annotation(
         CLASSES,
@@ -99,6 +110,20 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "the sidecar's (none)",
         "10.96.0.0/12,fd00::/8",
         "Traffic to these networks is left alone: not captured, in the default class.",
+    ),
+    Annotation(
+        EXCLUDE_INBOUND_PORTS,
+        "ports and ranges, with commas",
+        "the sidecar's (none)",
+        "9090",
+        "What clients open to these ports of the Pod is left alone: not captured, answers in the default class.",
+    ),
+    Annotation(
+        EXCLUDE_INBOUND_CIDRS,
+        "networks, with commas",
+        "the sidecar's (none)",
+        "192.0.2.0/24",
+        "What clients in these networks open is left alone: not captured, answers in the default class.",
     ),
     Annotation(
         ON_FAILURE,

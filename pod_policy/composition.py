@@ -16,7 +16,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from pod_policy.annotations import CLASSES, DEFAULT_CLASS, EGRESS, KUBERNETES_EGRESS, POLICY, SHARED_POLICY_KEY
+from pod_policy.annotations import (
+    CLASSES,
+    DEFAULT_CLASS,
+    EGRESS,
+    INGRESS,
+    KUBERNETES_EGRESS,
+    POLICY,
+    SHARED_POLICY_KEY,
+)
 from pod_policy.errors import Problem
 from pod_policy.quantities import bandwidth_text
 from tc_core.errors import PolicyError
@@ -29,6 +37,8 @@ from tc_core.units import Rate
 
 _CLASS_PATH: Final = re.compile(r"classes\[(\d+)\]")
 _RAISE_TOTAL: Final = re.compile(r"raise total to ([0-9.]+[A-Za-z]+)")
+_RAISE_RECEIVED: Final = re.compile(r"raise ingress\.total to ([0-9.]+[A-Za-z]+)")
+_ADD_RECEIVED: Final = "Add it at the top, as in ingress: {total: 100Mbit}."
 _ROOM: Final = Rate.parse("10Tbit")
 """Stands for a total that cannot be read, so that what else is wrong can be told at once."""
 MOST_MATCHES: Final = 500
@@ -39,7 +49,8 @@ MOST_MATCHES: Final = 500
 class Parts:
     """What there is to compose. None: not written, or not readable, which somebody else has told.
 
-    ``total_from`` is the annotation that gave ``total``, ``shared_name`` the ConfigMap of ``shared``.
+    ``total_from`` is the annotation that gave ``total``, ``received_from`` that which gave ``received``, the total of
+    what arrives; ``shared_name`` is the ConfigMap of ``shared``.
     """
 
     total: Rate | None = None
@@ -48,6 +59,8 @@ class Parts:
     default: Mapping[str, Any] | None = None
     shared: Mapping[str, Any] | None = None
     shared_name: str = ""
+    received: Rate | None = None
+    received_from: str = INGRESS
 
 
 @dataclass(slots=True)
@@ -75,6 +88,8 @@ def compose(parts: Parts) -> Composition:
     document: dict[str, Any] = {**(parts.shared or {})}
     if parts.total is not None or "total" not in document:
         document["total"] = parts.total or _ROOM
+    if parts.received is not None:
+        document["ingress"] = {"total": parts.received}
     document["classes"] = [*own, *shared]
     if parts.default is not None:
         document["default"] = parts.default
@@ -155,6 +170,8 @@ def _told(problem: PolicyProblem, parts: Parts, places: list[int]) -> Problem:
         annotation = CLASSES if int(match[1]) < own else POLICY
     elif head == "total":
         annotation = parts.total_from if parts.total is not None or parts.shared is None else POLICY
+    elif head == "ingress" and (parts.received is not None or parts.shared is None):
+        annotation = parts.received_from
     elif head == "default" and (parts.default is not None or parts.shared is None):
         annotation = DEFAULT_CLASS
     elif head == "classes" and own:
@@ -169,10 +186,15 @@ def _told(problem: PolicyProblem, parts: Parts, places: list[int]) -> Problem:
     text = _CLASS_PATH.sub(shared_place, str(problem)) if annotation == POLICY else str(problem)
     if parts.total is not None:
         text = _RAISE_TOTAL.sub(lambda m: f"raise {EGRESS} to {bandwidth_text(Rate.parse(m[1]))}", text)
+    if parts.received is not None or annotation != POLICY:
+        text = _RAISE_RECEIVED.sub(lambda m: f"raise {INGRESS} to {bandwidth_text(Rate.parse(m[1]))}", text)
+        text = text.replace(_ADD_RECEIVED, f"Add {INGRESS}, as in 100M.")
     if annotation == POLICY:
         text = _in_config_map(parts, text)
     elif annotation in (EGRESS, KUBERNETES_EGRESS):
         text = text.removeprefix("total: ")
+    elif annotation == parts.received_from:
+        text = text.removeprefix("ingress.total: ").removeprefix("ingress: ")
     elif annotation == DEFAULT_CLASS:
         text = re.sub(r"^default[.:] ?", "", text)
     return Problem(annotation, text)

@@ -20,6 +20,7 @@ from pod_policy.quantities import bandwidth, bandwidth_text
 from pod_policy.values import (
     DATAPATHS,
     LOG_LEVELS,
+    STEP_ASIDE,
     Resources,
     one_of,
     parse_cpu,
@@ -30,7 +31,8 @@ from tc_core.errors import PolicyError
 from tc_core.policy import Network, PortRange, TrafficPolicy
 from tc_core.policy_fields import parse_networks
 from tc_core.policy_file import parse_document
-from tc_core.units import Duration
+from tc_core.policy_scope import beyond_step_aside
+from tc_core.units import Duration, Rate
 
 __all__ = ["AnnotationsError", "PodPolicy", "Problem", "Resources", "effective", "shared_policy_name"]
 
@@ -39,7 +41,6 @@ _CONFIG_MAP: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[
 """A DNS subdomain (RFC 1123), which names of ConfigMaps are."""
 MOST_EXCLUDED: Final = 100
 """Every packet that is sent passes a rule for each."""
-_RECEIVED: Final = "what arrives is not limited yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class PodPolicy:
     policy: TrafficPolicy
     exclude_outbound_ports: tuple[PortRange, ...] = ()
     exclude_outbound_cidrs: tuple[Network, ...] = ()
+    exclude_inbound_ports: tuple[PortRange, ...] = ()
+    exclude_inbound_cidrs: tuple[Network, ...] = ()
     detection_timeout: Duration | None = None
     log_level: str | None = None
     datapath: str | None = None
@@ -71,6 +74,8 @@ class PodPolicy:
             "policy": self.document,
             "exclude_outbound_ports": [str(p) for p in self.exclude_outbound_ports],
             "exclude_outbound_cidrs": [str(n) for n in self.exclude_outbound_cidrs],
+            "exclude_inbound_ports": [str(p) for p in self.exclude_inbound_ports],
+            "exclude_inbound_cidrs": [str(n) for n in self.exclude_inbound_cidrs],
             "detection_timeout": self.detection_timeout and str(self.detection_timeout),
             "log_level": self.log_level,
             "datapath": self.datapath,
@@ -97,22 +102,40 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
-    reader.read(known.INGRESS, _refuse_ingress)
     on_failure = reader.read(known.ON_FAILURE, parse_on_failure) or "closed"
     parts = _parts(reader, shared)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
     reader.problems += composed.problems
-    ports = reader.read(known.EXCLUDE_PORTS, _at_most(PortRange.parse_list)) or ()
-    networks = reader.read(known.EXCLUDE_CIDRS, _at_most(parse_networks)) or ()
+    ports, inbound_ports = (
+        reader.read(name, _at_most(PortRange.parse_list)) or ()
+        for name in (known.EXCLUDE_PORTS, known.EXCLUDE_INBOUND_PORTS)
+    )
+    networks, inbound_networks = (
+        reader.read(name, _at_most(parse_networks)) or () for name in (known.EXCLUDE_CIDRS, known.EXCLUDE_INBOUND_CIDRS)
+    )
     timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
     level = reader.read(known.LOG_LEVEL, one_of(LOG_LEVELS))
     datapath = reader.read(known.DATAPATH, one_of(DATAPATHS))
+    if datapath == STEP_ASIDE and composed.policy is not None:
+        reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
     resources = _resources(reader)
     if reader.problems or composed.policy is None:
         raise AnnotationsError(reader.problems)
     warnings = (*_warnings(annotations, parts), *composed.warnings)
-    return PodPolicy(composed.policy, ports, networks, timeout, level, datapath, resources, on_failure, warnings)
+    return PodPolicy(
+        policy=composed.policy,
+        exclude_outbound_ports=ports,
+        exclude_outbound_cidrs=networks,
+        exclude_inbound_ports=inbound_ports,
+        exclude_inbound_cidrs=inbound_networks,
+        detection_timeout=timeout,
+        log_level=level,
+        datapath=datapath,
+        resources=resources,
+        on_failure=on_failure,
+        warnings=warnings,
+    )
 
 
 def _at_most(parse: Callable[[str], tuple[_T, ...]]) -> Callable[[str], tuple[_T, ...]]:
@@ -162,13 +185,9 @@ def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem(name, f"There is no such annotation. {remedy}")
 
 
-def _refuse_ingress(text: str) -> None:
-    bandwidth(text.strip())
-    raise ValueError(f"This limit cannot be kept: {_RECEIVED}. Remove the annotation.")
-
-
 def _parts(reader: _Reader, shared: str | None) -> Parts:
     source = known.EGRESS if known.EGRESS in reader.annotations else known.KUBERNETES_EGRESS
+    received = known.INGRESS if known.INGRESS in reader.annotations else known.KUBERNETES_INGRESS
     name = reader.read(known.POLICY, _config_map_name)
     document = None
     if name is not None:
@@ -180,6 +199,8 @@ def _parts(reader: _Reader, shared: str | None) -> Parts:
         reader.read(known.DEFAULT_CLASS, _default_class),
         document,
         name or "",
+        reader.read(received, lambda text: bandwidth(text.strip())),
+        received,
     )
 
 
@@ -232,6 +253,11 @@ def _limits_missing(annotations: Mapping[str, str], parts: Parts) -> Iterator[Pr
             )
     elif known.CLASSES in annotations or known.DEFAULT_CLASS in annotations:
         yield Problem(known.EGRESS, "The classes have nothing to share. Add what the Pod may send in all, as in 100M.")
+    elif known.INGRESS in annotations or known.KUBERNETES_INGRESS in annotations:
+        yield Problem(
+            known.EGRESS,
+            "What the Pod may receive is limited, what it may send is not. Add this annotation, as in 100M.",
+        )
     else:
         yield Problem(
             known.EGRESS,
@@ -260,18 +286,24 @@ def _resources(reader: _Reader) -> Resources:
 
 
 def _warnings(annotations: Mapping[str, str], parts: Parts) -> Iterator[str]:
-    if known.KUBERNETES_INGRESS in annotations:
-        yield f"{known.KUBERNETES_INGRESS} is left to the network plugin: here, {_RECEIVED}."
-    other = annotations.get(known.KUBERNETES_EGRESS)
-    if other is None or parts.total is None or parts.total_from != known.EGRESS:
+    if parts.total_from == known.EGRESS:
+        yield from _overruled(annotations, known.KUBERNETES_EGRESS, known.EGRESS, parts.total)
+    if parts.received_from == known.INGRESS:
+        yield from _overruled(annotations, known.KUBERNETES_INGRESS, known.INGRESS, parts.received)
+
+
+def _overruled(annotations: Mapping[str, str], theirs: str, ours: str, rate: Rate | None) -> Iterator[str]:
+    """What an annotation of the bandwidth plugins says beside ours, where the difference matters."""
+    other = annotations.get(theirs)
+    if other is None or rate is None:
         return
     try:
-        theirs = bandwidth(other.strip())
+        least = bandwidth(other.strip())
     except ValueError:
-        yield f"{known.KUBERNETES_EGRESS} cannot be read ({other!r}); {known.EGRESS} is what counts here."
+        yield f"{theirs} cannot be read ({other!r}); {ours} is what counts here."
         return
-    if theirs < parts.total:
+    if least < rate:
         yield (
-            f"{known.EGRESS} is what counts here, but a network plugin may hold the Pod to "
-            f"{known.KUBERNETES_EGRESS}, which is less ({bandwidth_text(theirs)})."
+            f"{ours} is what counts here, but a network plugin may hold the Pod to "
+            f"{theirs}, which is less ({bandwidth_text(least)})."
         )

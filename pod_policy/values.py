@@ -14,7 +14,8 @@ from pod_policy.errors import QuantityError
 from pod_policy.quantities import Quantity
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-DATAPATHS: Final = ("relay", "step-aside")
+STEP_ASIDE: Final = "step-aside"
+DATAPATHS: Final = ("relay", STEP_ASIDE)
 
 _MOST_CPUS: Final = 1024
 """More than any node has: 500M, say, where 500m was meant."""

@@ -1,4 +1,4 @@
-"""What the kubelet does for a downward API volume of annotations: the text, and how the file is exchanged."""
+"""What the kubelet does for volumes of annotations and of ConfigMaps: the text, and how a file is exchanged."""
 
 from __future__ import annotations
 
@@ -33,22 +33,44 @@ def format_map(annotations: Mapping[str, str]) -> str:
     return "\n".join(f"{key}={go_quote(annotations[key])}" for key in sorted(annotations))
 
 
-class Volume:
-    """A folder whose files change all at once, as k8s.io/kubernetes does it (pkg/volume/util/atomic_writer.go)."""
+class AtomicFolder:
+    """A folder whose files change all at once, as k8s.io/kubernetes does it (pkg/volume/util/atomic_writer.go).
 
-    def __init__(self, folder: Path, name: str, text: str) -> None:
-        self.folder, self.file = folder, folder / name
+    Files are named by their path in it, with the text for each.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
+        self.folder = folder
         self._versions = 0
         folder.mkdir()
-        self.write(text)
-        self.file.symlink_to(f"..data/{name}")
+        self.write_all(files)
 
-    def write(self, text: str) -> None:
-        """Put a new text in the file's place."""
+    def write_all(self, files: Mapping[str, str]) -> None:
+        """Put new files in the place of all that there are."""
         self._versions += 1
         version = self.folder / f"..version_{self._versions}"
         version.mkdir()
-        (version / self.file.name).write_text(text)
+        for path, text in files.items():
+            (version / path).parent.mkdir(parents=True, exist_ok=True)
+            (version / path).write_text(text)
         link = self.folder / "..data_tmp"
         link.symlink_to(version.name)
         os.replace(link, self.folder / "..data")
+        wanted = {Path(path).parts[0] for path in files}
+        shown = {path.name for path in self.folder.iterdir() if not path.name.startswith("..")}
+        for name in wanted - shown:
+            (self.folder / name).symlink_to(f"..data/{name}")
+        for name in shown - wanted:
+            (self.folder / name).unlink()
+
+
+class Volume(AtomicFolder):
+    """One with a single file."""
+
+    def __init__(self, folder: Path, path: str, text: str) -> None:
+        self.file, self._path = folder / path, path
+        super().__init__(folder, {path: text})
+
+    def write(self, text: str) -> None:
+        """Put a new text in the file's place."""
+        self.write_all({self._path: text})

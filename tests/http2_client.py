@@ -44,7 +44,7 @@ class Http2Client:
         self._authority = authority
         self._connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._answers: dict[int, Http2Answer] = {}
-        self._window = trio.Event()
+        self._window = trio.lowlevel.ParkingLot()
         self._sending = trio.Lock()
         self._half_frame = b""
         self.goaway = trio.Event()
@@ -82,14 +82,17 @@ class Http2Client:
         position = 0
         with suppress(h2.exceptions.StreamClosedError):
             while position < len(body):
+                if answer.done.is_set():
+                    # Nobody reads the rest; a stream that stays open counts (RFC 9113 sections 5.1.2 and 8.1).
+                    self._connection.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
+                    await self._flush()
                 if answer.done.is_set() or self.closed.is_set():
                     return
                 room = min(
                     self._connection.local_flow_control_window(stream_id), self._connection.max_outbound_frame_size
                 )
-                if not room:
-                    self._window = trio.Event()
-                    await self._window.wait()
+                if room <= 0:
+                    await self._window.park()
                     continue
                 self._connection.send_data(stream_id, body[position : position + room])
                 position += room
@@ -120,7 +123,7 @@ class Http2Client:
         except h2.exceptions.ProtocolError as error:
             reason = f"the connection broke the protocol: {error}"
         self.closed.set()
-        self._window.set()
+        self._window.unpark_all()
         for answer in self._answers.values():
             answer.error = answer.error or reason
             answer.done.set()
@@ -143,7 +146,7 @@ class Http2Client:
 
     def _handle(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.WindowUpdated | h2.events.RemoteSettingsChanged):
-            self._window.set()
+            self._window.unpark_all()
         answer = self._answers.get(getattr(event, "stream_id", None) or 0)
         if answer is None:
             return
@@ -155,11 +158,11 @@ class Http2Client:
             self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.StreamEnded):
             answer.done.set()
-            self._window.set()
+            self._window.unpark_all()
         elif isinstance(event, h2.events.StreamReset):
             answer.error = f"the stream was reset ({event.error_code})"
             answer.done.set()
-            self._window.set()
+            self._window.unpark_all()
 
     async def _flush(self) -> None:
         async with self._sending:

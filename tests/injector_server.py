@@ -157,20 +157,13 @@ class MemoryApi:
         self.before(request.method, request.path)
         if request.path == "/version":
             return Answer.json(self.version)
-        kind = (
-            re.sub(r".*/(\w+)/[^/]+$", r"\1", request.path)
-            if request.method != "POST"
-            else request.path.rpartition("/")[2]
-        )
+        kind = re.sub(r".*/(\w+)/[^/]+$", r"\1", request.path)
         if f"{request.method} {kind}" in self.forbidden:
             return Answer.failure(403, f'User "robot" cannot do this to resource "{kind}"')
-        if request.method == "POST":
-            document = json.loads(body)
-            path = f"{request.path}/{document['metadata']['name']}"
-            if path in self.objects:
-                return Answer.failure(409, "already exists")
-            return Answer.json(self.put(path, document))
         stored = self.objects.get(request.path)
+        if request.headers.get("content-type") == "application/apply-patch+yaml":
+            assert request.query == "fieldManager=podlane-injector"
+            return Answer.json(self.put(request.path, {**(stored or {}), **json.loads(body)}))
         if stored is None:
             return Answer.failure(404, "not found")
         if request.method == "GET":

@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 from rendering import CHART, NAMESPACE, ROOT, HelmError, Values, helm, of_kind, render, the
 from schemas import KUBERNETES, problems
 from value_sets import AUTHORITY, VALUE_SETS
 
 from injector.config import InjectorSettings, load_settings
-from injector.metrics import Metrics as InjectorMetrics
+from injector.defaults import InjectionDefaults
+from pod_policy.annotations import KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX
 from podlane.main import VERBS
-from sidecar.metrics import Metrics as SidecarMetrics
 
 SETS = pytest.mark.parametrize("case", VALUE_SETS.values(), ids=VALUE_SETS.keys())
 
@@ -39,6 +38,11 @@ def settings_of(manifests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 
 def webhook_configurations(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [the(manifests, kind) for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")]
+
+
+def webhooks_for(configuration: dict[str, Any], operation: str) -> list[dict[str, Any]]:
+    """Those that are called when Pods are created, or changed."""
+    return [w for w in configuration["webhooks"] if w["rules"][0]["operations"] == [operation]]
 
 
 # --- what Kubernetes says ----------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ def test_labels_decide_who_is_asked(namespace: str, on_namespace: str | None, on
     for configuration in webhook_configurations(render(VALUE_SETS["defaults"])):
         calls = [
             webhook["name"]
-            for webhook in configuration["webhooks"]
+            for webhook in webhooks_for(configuration, "CREATE")
             if selects(webhook["namespaceSelector"], labels) and selects(webhook["objectSelector"], pod_labels)
         ]
         assert len(calls) == asked, configuration["kind"]
@@ -135,7 +139,8 @@ def test_labels_decide_who_is_asked(namespace: str, on_namespace: str | None, on
 def test_the_release_s_namespace_is_excluded_even_if_no_other_is() -> None:
     for configuration in webhook_configurations(render(VALUE_SETS["as little as possible"])):
         for webhook in configuration["webhooks"]:
-            assert webhook["namespaceSelector"]["matchExpressions"][1]["values"] == [NAMESPACE]
+            *_, excluded = webhook["namespaceSelector"]["matchExpressions"]
+            assert excluded["values"] == [NAMESPACE]
 
 
 @SETS
@@ -148,21 +153,36 @@ def test_webhooks_are_as_a_cluster_wants_them(case: Values) -> None:
             assert webhook["sideEffects"] == "None"
             assert webhook["admissionReviewVersions"] == ["v1"]
             assert webhook["matchPolicy"] == "Equivalent"
-            assert webhook["failurePolicy"] == case.values.get("webhook", {}).get("failurePolicy", "Fail")
+            (rule,) = webhook["rules"]
+            assert rule == {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": rule["operations"],
+                "resources": ["pods"],
+                "scope": "Namespaced",
+            }
             assert webhook["timeoutSeconds"] == case.values.get("webhook", {}).get("timeoutSeconds", 5)
-            assert webhook["rules"] == [
-                {
-                    "apiGroups": [""],
-                    "apiVersions": ["v1"],
-                    "operations": ["CREATE"],
-                    "resources": ["pods"],
-                    "scope": "Namespaced",
-                }
-            ]
             called = webhook["clientConfig"]["service"]
             assert called == {"name": service["metadata"]["name"], "namespace": NAMESPACE, "path": path, "port": 443}
             assert webhook.get("reinvocationPolicy") == ("IfNeeded" if configuration is mutating else None)
+        creating = webhooks_for(configuration, "CREATE")
+        policy = case.values.get("webhook", {}).get("failurePolicy", "Fail")
+        assert [webhook["failurePolicy"] for webhook in creating] == [policy, policy]
     assert service["spec"]["ports"][0]["port"] == 443
+
+
+@SETS
+def test_changes_of_pods_are_looked_at_and_never_wait_for_an_injector(case: Values) -> None:
+    mutating, validating = webhook_configurations(render(case))
+    assert webhooks_for(mutating, "UPDATE") == []
+    changing = webhooks_for(validating, "UPDATE")
+    # matchConditions are there from 1.28 on; without them each change of any Pod would come.
+    assert len(changing) == (not case.kubernetes.startswith("v1.27."))
+    for webhook in changing:
+        assert webhook["failurePolicy"] == "Ignore"
+        assert "objectSelector" not in webhook, "what has a sidecar has it, whatever its labels say by now"
+        read = set(re.findall(r'"(\S+\.io/[\w-]*)"', webhook["matchConditions"][1]["expression"]))
+        assert read == {PREFIX, KUBERNETES_EGRESS, KUBERNETES_INGRESS}
 
 
 def test_is_called_before_istio() -> None:
@@ -210,6 +230,8 @@ OWN_CERTIFICATES = {
     ("*", "validatingwebhookconfigurations", "00-podlane-injector", "patch"),
     (NAMESPACE, "secrets", "podlane-injector-certificates", "get"),
     (NAMESPACE, "secrets", "podlane-injector-certificates", "update"),
+    (NAMESPACE, "secrets", "podlane-injector-certificates", "patch"),
+    (NAMESPACE, "secrets", "podlane-injector-certificates", "create"),
 }
 ANY_POLICY = {("*", "configmaps", "*", "get")}
 
@@ -302,7 +324,12 @@ def test_values_reach_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert defaults.image_pull_secrets == ("registry", "other")
     assert (defaults.cpu_request, defaults.cpu_limit) == ("0.1", "2")
     assert (defaults.memory_request, defaults.memory_limit) == (None, "1Gi")
-    assert dict(defaults.environment) == {"PODLANE_MAX_CONNECTIONS": "2000", "PODLANE_ADMIN_ADDRESS": "0.0.0.0"}
+    assert dict(defaults.environment) == {
+        "PODLANE_ADMIN_ADDRESS": "0.0.0.0",
+        "PODLANE_ADMIN_PORT": "9901",
+        "PODLANE_MAX_CONNECTIONS": "2000",
+        "PODLANE_SILENT_PORTS": "25,3306",
+    }
     assert settings.linger.seconds == 8
 
 
@@ -312,6 +339,7 @@ def test_defaults_are_the_injector_s_own(monkeypatch: pytest.MonkeyPatch) -> Non
     own = InjectorSettings.model_fields
     for name in ("port", "metrics_port", "native", "cpu_request", "cpu_limit", "memory_request", "memory_limit"):
         assert getattr(settings, name) == own[name].default, name
+    assert settings.defaults(native=True).settings == InjectionDefaults().settings
     assert settings.tls_version == own["tls_version"].default
     assert (settings.log_format, settings.log_level) == (own["log_format"].default, own["log_level"].default)
 
@@ -366,8 +394,9 @@ def test_every_value_is_in_the_schema_with_a_description() -> None:
             {"sidecar": {"environment": {"HOME": "/"}}}, "'HOME' does not match", id="no setting of the sidecar"
         ),
         pytest.param(
-            {"sidecar": {"environment": {"PODLANE_SILENT_PORTS": "25,53"}}}, "/sidecar/environment", id="a comma"
+            {"sidecar": {"adminPort": 0}}, "/sidecar/adminPort", id="no admin port, where readiness is asked for"
         ),
+        pytest.param({"sidecar": {"adminAddress": "a,b"}}, "/sidecar/adminAddress", id="no address"),
         pytest.param({"sidecar": {"resources": {"limits": {"memory": "lots"}}}}, "limits/memory", id="no quantity"),
         pytest.param({"certificates": {"source": "secret"}}, "/certificates", id="a Secret without a name"),
         pytest.param(
@@ -396,18 +425,10 @@ def test_too_old_a_kubernetes_is_refused() -> None:
 # --- monitoring and notes ----------------------------------------------------------------------------------------------
 
 
-def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+def test_the_dashboard_is_rendered_as_it_is() -> None:
+    """tests/unit/test_dashboard.py has what it must be."""
     manifest = the(render(VALUE_SETS["everything at once"]), "ConfigMap")
-    dashboard = json.loads(manifest["data"]["podlane.json"])
-    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])]
-    expressions += [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    asked = {name for e in expressions for name in re.findall(r"\b(?:podlane|process)_[a-z_]+", e)}
-    assert len(asked) > 10
-    text = InjectorMetrics().render().decode() + SidecarMetrics(lambda: ()).render().decode()
-    families = {family.name: family.type for family in text_string_to_metric_families(text)}
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    there = {name + suffix for name, kind in families.items() for suffix in suffixes[kind]}
-    assert asked - there == set()
+    assert manifest["data"]["podlane.json"] == (CHART / "dashboards/podlane.json").read_text()
 
 
 def test_monitoring_selects_the_service() -> None:

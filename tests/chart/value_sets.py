@@ -42,7 +42,9 @@ VALUE_SETS = {
                 "native": "never",
                 "imagePullSecrets": ["registry", "other"],
                 "resources": {"requests": {"cpu": 0.1, "memory": None}, "limits": {"cpu": 2, "memory": "1Gi"}},
-                "environment": {"PODLANE_MAX_CONNECTIONS": "2000", "PODLANE_ADMIN_ADDRESS": "0.0.0.0"},
+                "adminAddress": "0.0.0.0",
+                "adminPort": 9901,
+                "environment": {"PODLANE_MAX_CONNECTIONS": "2000", "PODLANE_SILENT_PORTS": "25,3306"},
             },
             "webhook": {"timeoutSeconds": 2, "namePrefix": ""},
             "injector": {

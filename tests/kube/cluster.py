@@ -103,7 +103,8 @@ class Cluster:
             "--bind-address=127.0.0.1", f"--secure-port={port}", "--advertise-address=192.0.2.1",
             f"--tls-cert-file={pki.server.certificate}", f"--tls-private-key-file={pki.server.key}", f"--client-ca-file={pki.bundle}",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki.tokens.certificate}",
-            f"--service-account-signing-key-file={pki.tokens.key}", "--service-cluster-ip-range=10.96.0.0/16",
+            # Services get addresses of the loopback interface: a test's server can have one without any set-up.
+            f"--service-account-signing-key-file={pki.tokens.key}", "--service-cluster-ip-range=127.96.0.0/16",
             "--authorization-mode=Node,RBAC", "--allow-privileged=true",
         ]  # fmt: skip
         self.daemons.append(start_notifying("kube-apiserver", argv, self.folder, patience=_START_PATIENCE))

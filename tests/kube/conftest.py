@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "kernel"))  # lab.py and others: Pods that run here
+
 from cluster import Cluster, Tools, ToolsMissingError
 from daemons import Daemon
+from pod_world import World
 from release import Release
+from runtime import RuntimeMissingError
 from service_address import ServiceAddress
 
 _DAEMONS = pytest.StashKey[list[Daemon]]()
 _SEEN = pytest.StashKey[dict[Daemon, int]]()
+_WORLD = pytest.StashKey[World]()
 _TAIL = 4000
 """Characters of a server's output that go into the report of a failed test."""
 
@@ -31,6 +39,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for daemon in item.config.stash.get(_DAEMONS, []):
             said = daemon.output[item.stash[_SEEN].get(daemon, 0) :]
             report.sections.append((f"log of {daemon.name}", said[-_TAIL:]))
+        if report.when == "call" and (world := item.stash.get(_WORLD, None)) is not None:
+            report.sections.extend(world.describe())
     return report
 
 
@@ -54,9 +64,48 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def release(cluster: Cluster) -> Iterator[Release]:
     """The chart with its default values, and two injectors that serve it."""
+    if os.geteuid():
+        pytest.skip("run as root: the injectors' Service has a port below 1024")
     with ServiceAddress() as address:
         made = Release(cluster, "podlane-system", address, cluster.daemons)
         made.install({})
-        made.serve([made.start(), made.start()])
+        made.serve(made.start_together(2))
         yield made
         made.remove()
+
+
+@pytest.fixture
+def alone(release: Release) -> Iterator[Release]:
+    """The chart without injectors, for a test that brings its own."""
+    with release.alone():
+        yield release
+
+
+@pytest.fixture(scope="module")
+def vacant(release: Release) -> Iterator[Release]:
+    """The same for all tests of a module: whoever starts injectors ends them."""
+    with release.alone():
+        yield release
+
+
+@pytest.fixture(scope="module", params=["native", "classic"])
+def form(request: pytest.FixtureRequest, release: Release) -> Iterator[str]:
+    """Both forms of the sidecar, as the chart's value has the injectors make them."""
+    if request.param == "native":
+        yield "native"
+        return
+    with release.alone():
+        release.install({"sidecar": {"native": "never"}})
+        release.serve([release.start()])
+        yield "classic"
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[World]:
+    """Where Pods run; described in the report if the test fails."""
+    try:
+        with World.made(cluster, tmp_path) as made:
+            request.node.stash[_WORLD] = made
+            yield made
+    except RuntimeMissingError as error:
+        pytest.skip(str(error))

@@ -53,3 +53,7 @@ class Kubectl:
     def get(self, kind: str, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))
         return found
+
+    def list(self, kind: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(self("get", kind, "-o", "json"))["items"]
+        return items

@@ -2,8 +2,8 @@
 
 There are no nodes to run the Deployment's Pods. So each injector is a process of this machine with the environment of the
 Deployment's container and the rights of its ServiceAccount. What a node's kube-proxy does with the Service is done by
-:class:`ServiceAddress`, to which an ExternalName leads: the API server asks the Service by its name, and verifies the
-certificate for that name, as in a cluster.
+:class:`ServiceAddress` at the Service's own address and port: what the chart made is not changed, and the API server asks
+and verifies as in a cluster.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.request import urlopen
 
 from cluster import Cluster
@@ -28,7 +29,10 @@ from waiting import until
 CHART: Final = Path(__file__).parents[2] / "charts" / "podlane"
 _SERVICE_PORT: Final = 443
 """The chart's."""
-_KINDS: Final = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
+LINGERING: Final = "--linger=1s"
+"""An option of injectors that are to end as in a cluster: connections that API servers keep are used for a while."""
+ATTENTIVE: Final = "--ca-overlap=2500ms"
+"""An option of injectors that look at their certificates every 0.5 s, ten times as often as they usually do."""
 PROBE: Final = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -68,6 +72,7 @@ class Release:
     daemons: list[Daemon]
     name: str = "podlane"
     _launched: list[Daemon] = field(default_factory=list)
+    _elsewhere: set[str] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -83,28 +88,23 @@ class Release:
         """The name of both webhook configurations."""
         return self.environment()["PODLANE_INJECTOR_MUTATING_WEBHOOK"]
 
-    def install(self, values: Mapping[str, Any]) -> str:
-        """Install or upgrade it; gives what helm printed. The Service then leads to :attr:`address`."""
+    def install(self, values: Mapping[str, Any], *options: str) -> str:
+        """Install or upgrade it; gives what helm printed. :attr:`address` is then where the Service is."""
         path = self.cluster.folder / f"{self.namespace}-values.yaml"
         path.write_text(json.dumps(values))
-        if self.kubectl("get", "service", self.service, "--ignore-not-found", "-o", "name"):
-            self._lead("ClusterIP", _SERVICE_PORT)  # helm must find it as helm left it
+        for kind in tuple(self._elsewhere):
+            self.ask_at(kind, _SERVICE_PORT)  # helm must find it as helm left it
         # Without being told to forget them, helm takes empty values for "those of the last time".
         said = self.helm(
-            "upgrade", "--install", self.name, str(CHART), "--create-namespace", "--reset-values", f"--values={path}"
-        )
-        self._lead("ExternalName", self.address.port)
+            "upgrade", "--install", self.name, str(CHART), "--create-namespace", "--reset-values", f"--values={path}",
+            *options,
+        )  # fmt: skip
+        self.follow_service()
         return said
 
-    def _lead(self, kind: str, port: int) -> None:
-        """Make the Service one of this type and port, and have the webhooks ask at that port."""
-        external = {"op": "add", "path": "/spec/externalName", "value": "127.0.0.1" if kind == "ExternalName" else ""}
-        self._patch("service", self.service, [
-            {"op": "replace", "path": "/spec/type", "value": kind}, external,
-            {"op": "replace", "path": "/spec/ports/0/port", "value": port},
-        ])  # fmt: skip
-        for configuration in _KINDS:
-            self.ask_at(configuration, port)
+    def follow_service(self) -> None:
+        """Be where the Service is, which a chart that is installed anew has at another address."""
+        self.address.listen(self.kubectl.get("service", self.service)["spec"]["clusterIP"], _SERVICE_PORT)
 
     def ask_at(self, kind: str, port: int) -> None:
         """Change the port of the Service at which the webhooks of a configuration ask."""
@@ -113,6 +113,7 @@ class Release:
         self._patch(kind, self.configuration, [
             {"op": "replace", "path": place.format(n), "value": port} for n in range(len(webhooks))
         ])  # fmt: skip
+        (self._elsewhere.discard if port == _SERVICE_PORT else self._elsewhere.add)(kind)
 
     def _patch(self, kind: str, name: str, operations: Sequence[Mapping[str, Any]]) -> None:
         self.kubectl("patch", kind, name, "--type=json", "-p", json.dumps(operations))
@@ -138,21 +139,25 @@ class Release:
 
     def start(self, *options: str) -> Injector:
         """Start an injector and wait until it takes requests; it is no endpoint yet."""
-        ready, theirs = os.pipe()
-        daemon = self.launch(f"--ready-fd={theirs}", *options, pass_fds=[theirs])
-        os.close(theirs)
-        with os.fdopen(ready) as pipe:
-            line = pipe.readline()
-        assert line, f"the injector ended with {daemon.process.wait(10)}:\n{daemon.output}"
-        port, metrics_port = map(int, line.split())
-        return Injector(daemon, port, metrics_port)
+        (injector,) = self.start_together(1, *options)
+        return injector
+
+    def start_together(self, number: int, *options: str) -> list[Injector]:
+        """Start so many injectors at the same moment, and wait until they take requests."""
+        pipes = [os.pipe() for _ in range(number)]
+        daemons = [self.launch(f"--ready-fd={theirs}", *options, pass_fds=[theirs]) for _, theirs in pipes]
+        injectors = []
+        for (ready, theirs), daemon in zip(pipes, daemons, strict=True):
+            os.close(theirs)
+            with os.fdopen(ready) as pipe:
+                line = pipe.readline()
+            assert line, f"the injector ended with {daemon.process.wait(10)}:\n{daemon.output}"
+            injectors.append(Injector(daemon, *map(int, line.split())))
+        return injectors
 
     def launch(self, *options: str, **popen: Any) -> Daemon:
         """Start an injector with what the Deployment gives it; ``popen`` are options of subprocess.Popen."""
-        account = self.kubectl.get("deployment", f"{self.name}-injector")["spec"]["template"]["spec"][
-            "serviceAccountName"
-        ]
-        kubeconfig = self.cluster.service_account_kubeconfig(self.namespace, account)
+        kubeconfig = self.kubeconfig()
         argv = [
             sys.executable, "-m", "podlane", "injector", "--address=127.0.0.1", "--port=0", "--metrics-port=0",
             f"--kubeconfig={kubeconfig}", "--linger=0s", *options,
@@ -161,6 +166,23 @@ class Release:
         self.daemons.append(daemon)
         self._launched.append(daemon)
         return daemon
+
+    def kubeconfig(self) -> Path:
+        """A kubeconfig file with the rights of the chart's ServiceAccount."""
+        deployment = self.kubectl.get("deployment", f"{self.name}-injector")
+        account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+        return self.cluster.service_account_kubeconfig(self.namespace, account)
+
+    def roll(self) -> None:
+        """What the Deployment does when its template has changed: injectors with what it says now, then the old ones end.
+
+        For the old ones to end without a loss they have to be started as :data:`LINGERING`.
+        """
+        old = [daemon for daemon in self._launched if daemon.running()]
+        self.serve(self.start_together(2, LINGERING))
+        for daemon in old:
+            daemon.process.terminate()  # all of them, so that they linger together
+        end_all(old)
 
     def serve(self, injectors: Sequence[Injector]) -> None:
         """Make these the Service's endpoints, and wait until the API server gets its Pods injected by them."""
@@ -184,6 +206,17 @@ class Release:
         self.address.endpoints = ()
         end_all(self._launched)
         self._launched.clear()
+
+    @contextmanager
+    def alone(self) -> Iterator[Self]:
+        """The chart without injectors, to do anything to; afterwards all is as it was before."""
+        self.stop()
+        try:
+            yield self
+        finally:
+            self.stop()
+            self.install({})
+            self.serve(self.start_together(2))
 
     def remove(self) -> None:
         """Uninstall the chart, then end the injectors."""

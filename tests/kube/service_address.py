@@ -12,18 +12,21 @@ from typing import Final, Self
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER by which close(2) resets a connection."""
 _CHUNK: Final = 65536
+_PATIENCE: Final = 10.0
+"""Seconds to open a listening socket."""
 
 
 class ServiceAddress:
-    """A port of 127.0.0.1 whose connections go to the ``endpoints`` in turn; without any they are reset."""
+    """An address whose connections go to the ``endpoints`` in turn; without any they are reset."""
 
     def __init__(self) -> None:
         self.endpoints: tuple[int, ...] = ()
         """Ports of 127.0.0.1. A change is about new connections only."""
         self.connections: list[int] = []
         """Which endpoint each connection so far has gone to."""
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
+        self._open: set[asyncio.StreamWriter] = set()
+        self._place: tuple[str, int] | None = None
+        self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -35,13 +38,33 @@ class ServiceAddress:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
+    def listen(self, host: str, port: int) -> None:
+        """Be at this address of this machine, and at no other any more. Raises OSError."""
+        if self._place != (host, port):
+            asyncio.run_coroutine_threadsafe(self._move(host, port), self._loop).result(_PATIENCE)
+            self._place = host, port
+
+    def cut(self) -> None:
+        """Reset all connections that there are."""
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        for writer in tuple(self._open):
+            _reset(writer)
+
+    async def _move(self, host: str, port: int) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._place = self._server = None
+        self._server = await asyncio.start_server(self._serve, host, port)
+
     def _run(self) -> None:
-        self._loop.run_until_complete(asyncio.start_server(self._serve, sock=self._socket))
         self._loop.run_forever()
+        if self._server is not None:
+            self._server.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
-        self._socket.close()
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,11 +79,13 @@ class ServiceAddress:
         except OSError:
             _reset(writer)
             return
+        self._open |= {writer, back}
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(_copy(reader, back))
                 both.create_task(_copy(there, writer))
         finally:
+            self._open -= {writer, back}
             back.close()
             writer.close()
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
 import threading
 from collections import Counter
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 from cluster import Cluster
 from manifests import pod
+from rest import Rest
 from waiting import until
 
 _PATIENCE: Final = 30.0
@@ -27,11 +26,10 @@ class PodCreator:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.outcomes: Counter[str] = Counter()
         """How many came out ``injected`` or ``bare``, or else the reason why they did not."""
+        self.history: list[str] = []
+        """The same one by one, in order."""
         self._path = f"/api/v1/namespaces/{namespace}/pods?dryRun=All"
-        self._place = urlsplit(cluster.url)
-        client = cluster.pki.client("creator", "system:masters")
-        self._tls = ssl.create_default_context(cafile=str(cluster.pki.bundle))
-        self._tls.load_cert_chain(client.certificate, client.key)
+        self._rest = Rest(cluster)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -49,18 +47,15 @@ class PodCreator:
         until("more Pods", lambda: self.outcomes.total() >= before + number, patience=_PATIENCE)
 
     def _run(self) -> None:
-        connection = http.client.HTTPSConnection(
-            str(self._place.hostname), self._place.port, context=self._tls, timeout=_PATIENCE
-        )
         document = pod()
         document["metadata"]["generateName"] = "steady-"
         del document["metadata"]["name"]
         body = json.dumps(document)
         while not self._stop.is_set():
-            connection.request("POST", self._path, body, {"content-type": "application/json"})
-            answer = connection.getresponse()
-            self.outcomes[_outcome(answer.status, json.loads(answer.read()))] += 1
-        connection.close()
+            outcome = _outcome(*self._rest.ask("POST", self._path, body))
+            self.history.append(outcome)
+            self.outcomes[outcome] += 1
+        self._rest.close()
 
 
 def _outcome(status: int, document: dict[str, Any]) -> str:

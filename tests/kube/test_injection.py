@@ -26,7 +26,9 @@ SIDECAR = {
         {"name": "PODLANE_ADMIN_ADDRESS", "value": "127.0.0.1"},
         {"name": "PODLANE_ADMIN_PORT", "value": "15109"},
         {"name": "PODLANE_GRACE", "value": "25s"},
+        {"name": "PODLANE_INBOUND_PORT", "value": "15106"},
         {"name": "PODLANE_LOG_FORMAT", "value": "json"},
+        {"name": "PODLANE_OUTBOUND_PORT", "value": "15101"},
     ],
     "resources": {"limits": {"memory": "256Mi"}, "requests": {"cpu": "20m", "memory": "64Mi"}},
     "restartPolicy": "Always",
@@ -156,7 +158,7 @@ def test_namespaces_that_must_work_without_are_left_alone(cluster: Cluster, rele
             id="misspelt",
         ),
         pytest.param({"podlane.io/egress-bandwidth": "fast"}, "podlane.io/egress-bandwidth: ", id="no quantity"),
-        pytest.param(LIMITED | {"podlane.io/ingress-bandwidth": "10M"}, "podlane.io/ingress-bandwidth: ", id="what is not there yet"),
+        pytest.param(LIMITED | {"podlane.io/ingress-bandwidth": "10"}, "podlane.io/ingress-bandwidth: ", id="too little"),
         pytest.param(
             LIMITED | {"podlane.io/classes": "[{name: a, rate: 8Mbit, match: {port: 1}}, {name: b, rate: 8Mbit, match: {port: 2}}]"},
             "Cannot guarantee 16",
@@ -184,9 +186,11 @@ def test_pods_share_a_policy(cluster: Cluster) -> None:
     )
     stored = kubectl.create(pod({"podlane.io/policy": "lanes"}))
     sidecar = stored["spec"]["initContainers"][0]
-    assert sidecar["command"][-2:] == ["--shared-policy", "/etc/podlane/policy/policy.yaml"]
+    assert sidecar["command"][-2:] == ["--shared-policy", "/etc/podlane/policy"]
     assert {"name": "podlane-policy", "mountPath": "/etc/podlane/policy", "readOnly": True} in sidecar["volumeMounts"]
-    assert [v["configMap"]["name"] for v in stored["spec"]["volumes"] if v["name"] == "podlane-policy"] == ["lanes"]
+    (volume,) = (v["configMap"] for v in stored["spec"]["volumes"] if v["name"] == "podlane-policy")
+    assert volume["name"] == "lanes"
+    assert volume["items"] == [{"key": "policy.yaml", "path": "lanes/policy.yaml"}]
 
     kubectl.create(
         {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,16 +14,6 @@ from steady import PodCreator
 from waiting import until
 
 IGNORE = {"webhook": {"failurePolicy": "Ignore"}}
-
-
-@pytest.fixture
-def alone(release: Release) -> Iterator[Release]:
-    """The chart without injectors; afterwards all is as it was before."""
-    release.stop()
-    yield release
-    release.stop()
-    release.install({})
-    release.serve([release.start(), release.start()])
 
 
 def test_when_nobody_answers_only_those_who_opted_in_are_refused(cluster: Cluster, alone: Release) -> None:

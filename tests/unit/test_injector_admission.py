@@ -7,6 +7,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from injected_pods import CLASSIC, LIMITS, NAMES, NATIVE, SHARED, applied, container, injected, names, pod
 
+from injector import admission
 from injector.admission import SharedPolicies, mutate, validate
 from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
+from sidecar.config import SidecarSettings
+from sidecar.policies import load_wanted
 
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"
 
@@ -150,6 +154,11 @@ def _powerless(given: dict[str, Any]) -> None:
     container(given)["securityContext"]["capabilities"] = {"drop": ["ALL"]}
 
 
+def _unmounted(given: dict[str, Any]) -> None:
+    mounts = container(given)["volumeMounts"]
+    container(given)["volumeMounts"] = [mount for mount in mounts if mount["name"] != "podlane-pod"]
+
+
 def _without_status(given: dict[str, Any]) -> None:
     del given["metadata"]["annotations"]["podlane.io/status"]
 
@@ -157,6 +166,7 @@ def _without_status(given: dict[str, Any]) -> None:
 LOST: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "container": (_without("initContainers", "podlane"), "came out of admission without container podlane"),
     "volume": (_without("volumes", "podlane-pod"), "without volume podlane-pod"),
+    "mount": (_unmounted, "without volume podlane-pod in container podlane"),
     "capability": (_powerless, "took the capability NET_ADMIN from container podlane"),
     "status": (_without_status, "no annotation podlane.io/status"),
 }
@@ -210,6 +220,58 @@ def test_updates_that_come_to_nothing_are_warned_of() -> None:
         validate, review(_changed(before, policy="lanes"), "UPDATE", before), shared=lambda *_: "total: 10Mbit"
     )
     assert "runs without volume podlane-policy" in shared["warnings"][0]
+    by_name = answer(validate, review(_changed(before, **RECEIVES), "UPDATE", before))
+    assert "runs without capability BPF in container podlane" in by_name["warnings"][0]
+
+
+RECEIVES = {
+    "ingress_bandwidth": "10M",
+    "classes": "[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}]",
+}
+
+
+@pytest.mark.parametrize("form", [["CAP_NET_ADMIN", "CAP_BPF"], ["ALL"], ["NET_ADMIN"]], ids=["CAP_", "ALL", "lost"])
+def test_the_capability_for_what_arrives_must_have_come_through(form: list[str]) -> None:
+    given = injected(_changed(pod(), **RECEIVES))
+    container(given)["securityContext"]["capabilities"]["add"] = form
+    response = answer(validate, review(given))
+    assert response["allowed"] is (form != ["NET_ADMIN"])
+    assert response["allowed"] or "without capability BPF in container podlane" in response["status"]["message"]
+
+
+def test_the_last_limit_of_a_pod_that_has_a_sidecar_cannot_be_taken_away() -> None:
+    """The sidecar would keep the old one, as nothing says what to do instead."""
+    before = injected(pod())
+    after = copy.deepcopy(before)
+    del after["metadata"]["annotations"]["podlane.io/egress-bandwidth"]
+    response = answer(validate, review(after, "UPDATE", before))
+    assert response["allowed"] is False
+    assert "no annotation would say which" in response["status"]["message"]
+    without_sidecar = answer(validate, review(pod(annotations={}), "UPDATE", pod()))
+    assert without_sidecar["allowed"] is True
+    assert "not held to limits" in without_sidecar["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "late"),
+    [
+        pytest.param({"datapath": "step-aside", "memory_limit": "1Gi"}, "podlane.io/datapath, podlane.io/memory-limit", id="late"),
+        pytest.param({"egress_bandwidth": "20M", "exclude_outbound_ports": "25"}, "", id="at once"),
+    ],
+)  # fmt: skip
+def test_updates_that_wait_for_a_new_pod_are_warned_of(change: dict[str, str], late: str) -> None:
+    before = injected(pod())
+    response = answer(validate, review(_changed(before, **change), "UPDATE", before))
+    assert response["allowed"] is True
+    warnings = [f"podlane: Not in force before the Pod is created anew: {late}."] if late else []
+    assert response.get("warnings", []) == warnings
+
+
+def test_what_waits_for_a_new_pod_is_what_the_sidecar_does_not_follow(tmp_path: Path) -> None:
+    annotations = tmp_path / "annotations"
+    annotations.write_text('podlane.io/egress-bandwidth="10M"\n')
+    wanted = load_wanted(SidecarSettings(annotations=annotations))
+    assert set(admission._FIXED) == {*wanted.fixed, "podlane.io/policy"}
 
 
 @pytest.mark.parametrize(

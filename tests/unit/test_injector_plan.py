@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
 from injector.plan import InjectionPlan, Skip, plan
 from pod_policy.effective import AnnotationsError
-from sidecar.config import ADMIN_PORT, OUTBOUND_PORT
+from pod_policy.service_links import service_behind
+from sidecar.config import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
 
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),
@@ -105,7 +107,9 @@ def test_the_native_sidecar() -> None:
             {"name": "PODLANE_ADMIN_ADDRESS", "value": "127.0.0.1"},
             {"name": "PODLANE_ADMIN_PORT", "value": "15109"},
             {"name": "PODLANE_GRACE", "value": "25s"},
+            {"name": "PODLANE_INBOUND_PORT", "value": "15106"},
             {"name": "PODLANE_LOG_FORMAT", "value": "json"},
+            {"name": "PODLANE_OUTBOUND_PORT", "value": "15101"},
         ],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "volumeMounts": [
@@ -164,6 +168,31 @@ def test_the_classic_form() -> None:
     assert {key: prepare[key] for key in same} == {key: mine[key] for key in same}
 
 
+@pytest.mark.parametrize("defaults", [NATIVE, CLASSIC], ids=["native", "classic"])
+@pytest.mark.parametrize(
+    ("match", "capabilities"),
+    [("sni: a.example.com", ["NET_ADMIN", "BPF"]), ("port: 443", ["NET_ADMIN"])],
+    ids=["by name", "by port"],
+)
+def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_arrives(
+    defaults: InjectionDefaults, match: str, capabilities: list[str]
+) -> None:
+    lanes = f"[{{name: a, rate: 1Mbit, ingress: {{rate: 1Mbit}}, match: {{{match}}}}}]"
+    annotations = {**LIMITS, "podlane.io/ingress-bandwidth": "10M", "podlane.io/classes": lanes}
+    after = injected(pod(annotations=annotations), defaults)
+    assert container(after)["securityContext"]["capabilities"] == {"add": capabilities, "drop": ["ALL"]}
+
+
+def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:
+    aside = replace(NATIVE, environment=(("PODLANE_DATAPATH", "step-aside"),))
+    lanes = "[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}]"
+    annotations = {**LIMITS, "podlane.io/ingress-bandwidth": "10M", "podlane.io/classes": lanes}
+    with pytest.raises(AnnotationsError, match=r"podlane\.io/datapath: ingress: .* Use datapath: relay"):
+        plan(pod(annotations=annotations), aside, no_shared)
+    assert planned(pod(annotations={**annotations, "podlane.io/datapath": "relay"}), aside)
+    assert planned(pod(annotations={**LIMITS, "podlane.io/ingress-bandwidth": "10M"}), aside)
+
+
 @pytest.mark.parametrize(
     ("period", "native", "linger", "drain"),
     [
@@ -217,7 +246,9 @@ def test_settings_of_the_administrator_reach_the_sidecar() -> None:
         "PODLANE_ADMIN_ADDRESS": "0.0.0.0",
         "PODLANE_ADMIN_PORT": "9901",
         "PODLANE_GRACE": "7s",
+        "PODLANE_INBOUND_PORT": "15106",
         "PODLANE_LOG_FORMAT": "json",
+        "PODLANE_OUTBOUND_PORT": "15101",
     }
     assert container(after)["ports"] == [{"name": "podlane-admin", "containerPort": 9901, "protocol": "TCP"}]
 
@@ -232,6 +263,8 @@ def test_settings_of_the_administrator_reach_the_sidecar() -> None:
         {"environment": (("PODLANE_ADMIN_PORT", "0"),)},
         {"environment": (("PODLANE_ADMIN_PORT", str(OUTBOUND_PORT)),)},
         {"environment": (("PODLANE_ADMIN_PORT", "tcp://10.0.0.1:80"),)},
+        {"environment": (("PODLANE_OUTBOUND_PORT", "65536"),)},
+        {"environment": (("PODLANE_OUTBOUND_PORT", str(ADMIN_PORT)),)},
     ],
     ids=lambda wrong: "-".join(map(str, *wrong.values())) if wrong.get("environment") else next(iter(wrong)),
 )
@@ -240,8 +273,20 @@ def test_wrong_defaults_are_refused_with_a_remedy(wrong: dict[str, Any]) -> None
         InjectionDefaults(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("defaults", "name"), [(NATIVE, "podlane"), (CLASSIC, "podlane"), (CLASSIC, "podlane-prepare")]
+)
+def test_no_service_of_the_namespace_can_take_the_place_of_a_setting(defaults: InjectionDefaults, name: str) -> None:
+    """A Pod's own env wins over what the kubelet adds for Services, so each setting that it could add must be there."""
+    settings = {f"PODLANE_{field.upper()}" for field in SidecarSettings.model_fields}
+    in_danger = {setting for setting in settings if service_behind(setting)}
+    assert "PODLANE_ADMIN_PORT" in in_danger
+    assert in_danger <= environment(injected(pod(), defaults), name).keys()
+
+
 def test_numbers_that_two_packages_must_know_agree() -> None:
-    assert (injector_defaults.ADMIN_PORT, injector_defaults.OUTBOUND_PORT) == (ADMIN_PORT, OUTBOUND_PORT)
+    ours = (injector_defaults.ADMIN_PORT, injector_defaults.OUTBOUND_PORT, injector_defaults.INBOUND_PORT)
+    assert ours == (ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT)
 
 
 # --- policies that Pods share ------------------------------------------------------------------------------------------
@@ -254,9 +299,10 @@ def test_a_shared_policy_is_mounted_and_part_of_the_status() -> None:
     assert isinstance(first, InjectionPlan)
     assert isinstance(other, InjectionPlan)
     (mine,) = first.items["initContainers"]
-    assert mine["command"][-2:] == ["--shared-policy", "/etc/podlane/policy/policy.yaml"]
+    assert mine["command"][-2:] == ["--shared-policy", "/etc/podlane/policy"]
     assert {"name": "podlane-policy", "mountPath": "/etc/podlane/policy", "readOnly": True} in mine["volumeMounts"]
-    assert {"name": "podlane-policy", "configMap": {"name": "lanes"}} in first.items["volumes"]
+    items = [{"key": "policy.yaml", "path": "lanes/policy.yaml"}]
+    assert {"name": "podlane-policy", "configMap": {"name": "lanes", "items": items}} in first.items["volumes"]
     assert first.status.policy != other.status.policy
 
 

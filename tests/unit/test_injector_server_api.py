@@ -20,6 +20,7 @@ from injector.api import ApiServer, config_map, secret, webhook_configuration
 from injector.api_access import ApiAccess, find_access, from_kubeconfig, from_pod
 from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
 from injector.exchange import Answer, Request
+from injector.http_client import HttpClient
 from injector.shared_policies import SharedPolicies, SharedPolicyError
 from tests.injector_server import HOST, MemoryApi, api_server, authority, serving
 
@@ -39,36 +40,36 @@ async def api() -> AsyncIterator[tuple[MemoryApi, ApiServer, list[tuple[str, str
 @pytest.mark.trio
 async def test_objects_are_read_and_written_on_one_connection() -> None:
     async with api() as (memory, server, failures):
-        made = await server.create(secret("podlane", "tls"), {"metadata": {"name": "tls"}, "data": {}})
+        made = await server.apply(secret("podlane", "tls"), {"metadata": {"name": "tls"}, "type": "Opaque"})
         again = await server.update(secret("podlane", "tls"), {**made, "data": {"a": "b"}})
         assert (await server.get(secret("podlane", "tls"))) == again
         with pytest.raises(ConflictError):
             await server.update(secret("podlane", "tls"), made)
-        with pytest.raises(ConflictError):
-            await server.create(secret("podlane", "tls"), {"metadata": {"name": "tls"}})
+        applied = await server.apply(secret("podlane", "tls"), {"metadata": {"name": "tls"}, "type": "Opaque"})
+        assert applied["data"] == {"a": "b"}, "what it does not name stays"
         with pytest.raises(NotFoundError, match="configmaps common in namespace shop"):
             await server.get(config_map("shop", "common"))
         assert await server.version() == (1, 31)
-        assert failures == [("update", "secrets", 409), ("create", "secrets", 409), ("get", "configmaps", 404)]
+        assert failures == [("update", "secrets", 409), ("get", "configmaps", 404)]
         assert {headers["authorization"] for _, _, headers in memory.requests} == {"Bearer token-1"}
         assert len(server._client._idle) == 1
 
 
 @pytest.mark.parametrize(
-    ("verb", "method", "call"),
+    ("verb", "needed", "method", "call"),
     [
-        ("get", "GET", lambda s: s.get(secret("podlane", "tls"))),
-        ("update", "PUT", lambda s: s.update(secret("podlane", "tls"), {})),
-        ("create", "POST", lambda s: s.create(secret("podlane", "tls"), {})),
+        ("get", "'get'", "GET", lambda s: s.get(secret("podlane", "tls"))),
+        ("update", "'update'", "PUT", lambda s: s.update(secret("podlane", "tls"), {})),
+        ("apply", "'patch' and 'create'", "PATCH", lambda s: s.apply(secret("podlane", "tls"), {})),
     ],
-    ids=["get", "update", "create"],
+    ids=["get", "update", "apply"],
 )
 @pytest.mark.trio
-async def test_a_missing_right_is_named(verb: str, method: str, call: Any) -> None:
+async def test_a_missing_right_is_named(verb: str, needed: str, method: str, call: Any) -> None:
     async with api() as (memory, server, _):
         memory.forbidden.add(f"{method} secrets")
         with pytest.raises(
-            ApiError, match=rf"may not {verb} secrets tls in namespace podlane \(.*robot.*'{verb}' on secrets"
+            ApiError, match=rf"may not {verb} secrets tls in namespace podlane \(.*robot.*{needed} on secrets"
         ):
             await call(server)
 
@@ -92,6 +93,26 @@ async def test_a_connection_that_was_closed_meanwhile_is_made_anew() -> None:
         assert await server.version() == (1, 31)
         assert len(memory.requests) == 2
         assert not failures
+
+
+@pytest.mark.trio
+async def test_a_kept_connection_that_ends_before_its_answer_is_made_anew() -> None:
+    heard: list[bytes] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            heard.append(bytes(await stream.receive_some(1000)))
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            heard.append(bytes(await stream.receive_some(1000)))  # and no answer
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host=HOST)
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        client = HttpClient(HOST, listeners[0].socket.getsockname()[1], None, HOST)
+        answers = [await client.request("GET", path) for path in ("/1", "/2")]
+        nursery.cancel_scope.cancel()
+    assert [answer.body for answer in answers] == [b"ok", b"ok"]
+    assert [data.split()[1] for data in heard] == [b"/1", b"/2", b"/2"]
 
 
 @pytest.mark.trio

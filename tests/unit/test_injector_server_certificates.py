@@ -136,8 +136,9 @@ def test_damage_is_found(change: dict[str, bytes], says: str) -> None:
 
 
 def test_what_other_replicas_may_still_serve_stays_trusted_when_the_secret_is_damaged() -> None:
-    damaged = {**FRESH.to_data(), "tls.key": b"rubbish", "previous-ca.crt": b"rubbish"}
-    made = take_step(Step.CREATE, None, START, NAMES, LIFE, damaged)
+    rubbish = b"rubbish\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\n"
+    made = take_step(Step.CREATE, None, START, NAMES, LIFE, rubbish + FRESH.bundle + rubbish + FRESH.bundle)
+    assert split_bundle(made.previous) == split_bundle(FRESH.bundle)
     assert trusts(made.bundle, FRESH.serving.certificate, START)
     assert trusts(made.bundle, made.serving.certificate, START)
     assert made.previous_until == START + LIFE.serving

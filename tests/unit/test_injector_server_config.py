@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from injector.config import ENVIRONMENT, InjectorSettings, load_settings
 from injector.defaults import InjectionDefaults
 from injector.errors import ConfigError
 from injector.metrics import Metrics
 from podlane.injector import injector
-from podlane.main import main
 from tests.unit.test_docs import table_keys
 
 DOCUMENT = Path(__file__).parents[2] / "docs/injector.md"
@@ -49,7 +47,8 @@ def test_environment_variables_are_settings_and_the_command_line_wins(monkeypatc
     monkeypatch.setenv(f"{ENVIRONMENT}PORT", "1234")
     monkeypatch.setenv(f"{ENVIRONMENT}MEMORY_LIMIT", "")
     monkeypatch.setenv(f"{ENVIRONMENT}IMAGE_PULL_SECRETS", "one, two")
-    monkeypatch.setenv(f"{ENVIRONMENT}SIDECAR_ENVIRONMENT", "PODLANE_MAX_CONNECTIONS=500,PODLANE_SILENT_PORTS=")
+    variables = "PODLANE_MAX_CONNECTIONS=500,PODLANE_SILENT_PORTS=25,3306, PODLANE_EXCLUDE_OUTBOUND_PORTS="
+    monkeypatch.setenv(f"{ENVIRONMENT}SIDECAR_ENVIRONMENT", variables)
     settings = load_settings({"port": 4321, "image": "registry.example/podlane:1", "address": None})
     assert (settings.secret, settings.port) == ("tls", 4321)
     assert settings.defaults(native=False) == InjectionDefaults(
@@ -57,7 +56,11 @@ def test_environment_variables_are_settings_and_the_command_line_wins(monkeypatc
         image_pull_secrets=("one", "two"),
         native=False,
         memory_limit=None,
-        environment=(("PODLANE_MAX_CONNECTIONS", "500"), ("PODLANE_SILENT_PORTS", "")),
+        environment=(
+            ("PODLANE_MAX_CONNECTIONS", "500"),
+            ("PODLANE_SILENT_PORTS", "25,3306"),
+            ("PODLANE_EXCLUDE_OUTBOUND_PORTS", ""),
+        ),
     )
 
 
@@ -94,6 +97,7 @@ def test_the_certificate_is_for_all_names_of_the_service() -> None:
         pytest.param({**FILES, "image_pull_policy": "Sometimes"}, "'Sometimes'.*Always", id="no policy"),
         pytest.param({**FILES, "sidecar_environment": "PODLANE_GRACE"}, "NAME=VALUE", id="no value"),
         pytest.param({**FILES, "sidecar_environment": "PATH=/"}, "PATH cannot be set", id="no setting"),
+        pytest.param({**FILES, "sidecar_environment": "25,PODLANE_GRACE=1s"}, "'25' has no value", id="no name"),
     ],
 )
 def test_settings_that_cannot_be_used_name_the_remedy(given: dict[str, Any], says: str) -> None:
@@ -107,24 +111,11 @@ def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) 
         load_settings(FILES)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--secret", "tls"], "--secret: there is no API server.*--certificate"),
-        (["--certificate", "a", "--key", "b"], "--native auto.*always or never"),
-        (["--kubeconfig", "nowhere", "--secret", "tls"], "nowhere cannot be read: No such file"),
-        (
-            ["--certificate", "nowhere", "--key", "b", "--native", "never", "--metrics-port", "0"],
-            "nowhere cannot be read",
-        ),
-    ],
-    ids=["no API server for the Secret", "no API server for the version", "no kubeconfig", "no certificate"],
-)
-def test_a_start_that_cannot_be_says_why(
-    options: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    done = CliRunner().invoke(main, ["injector", *options, "--address", "127.0.0.1"])
-    assert done.exit_code in (1, 2)
-    assert re.search(says, done.output), done.output
+def test_a_services_address_in_a_setting_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODLANE_INJECTOR_PORT", "tcp://10.96.7.3:443")
+    with pytest.raises(ConfigError) as error:
+        load_settings(FILES)
+    assert str(error.value) == (
+        "PODLANE_INJECTOR_PORT: 'tcp://10.96.7.3:443' is the address of the Service podlane-injector, which Kubernetes "
+        "puts in this variable. Set enableServiceLinks: false in the Pod's spec, or this variable to what it should be."
+    )

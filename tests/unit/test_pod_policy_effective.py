@@ -59,6 +59,8 @@ def test_every_annotation_is_read() -> None:
         default_class="{rate: 1Mbit, priority: 6}",
         exclude_outbound_ports="25, 9000-9100",
         exclude_outbound_cidrs="10.96.0.0/12,fd00::1",
+        exclude_inbound_ports="9090",
+        exclude_inbound_cidrs="192.0.2.0/24",
         on_failure="closed",
         detection_timeout="500ms",
         datapath="step-aside",
@@ -71,6 +73,8 @@ def test_every_annotation_is_read() -> None:
     assert said.policy == parse_policy(f"{{total: 100Mbit, classes: {API}, default: {{rate: 1Mbit, priority: 6}}}}")
     assert said.exclude_outbound_ports == (PortRange(25, 25), PortRange(9000, 9100))
     assert said.exclude_outbound_cidrs == (ip_network("10.96.0.0/12"), ip_network("fd00::1"))
+    assert said.exclude_inbound_ports == (PortRange(9090, 9090),)
+    assert said.exclude_inbound_cidrs == (ip_network("192.0.2.0/24"),)
     assert (said.on_failure, said.datapath, said.log_level) == ("closed", "step-aside", "debug")
     assert said.detection_timeout == Duration.parse("500ms")
     resources = said.resources
@@ -79,9 +83,10 @@ def test_every_annotation_is_read() -> None:
     assert said.warnings == ()
 
 
-def test_the_examples_of_the_reference_can_be_used_but_for_what_is_not_there_yet() -> None:
-    examples = {a.name: a.example for a in ANNOTATIONS if a.name != f"{PREFIX}ingress-bandwidth"}
-    assert effective(examples, shared=SHARED).policy.total == Rate.parse("100Mbit")
+def test_the_examples_of_the_reference_can_be_used() -> None:
+    said = effective({a.name: a.example for a in ANNOTATIONS}, shared=SHARED).policy
+    assert said.total == Rate.parse("100Mbit")
+    assert said.ingress is not None
 
 
 @pytest.mark.parametrize("text", [API, '[{"name": "api", "rate": "20Mbit", "match": {"sni": "*.example.com"}}]',
@@ -125,11 +130,24 @@ def test_ours_wins_and_a_difference_that_matters_is_told(theirs: str, words: str
     assert [w[: len(words)] for w in said.warnings] == [words] if words else not said.warnings
 
 
-def test_what_arrives_is_left_to_the_network_plugin_with_a_warning() -> None:
-    said = effective({INGRESS: "10M", **named(egress_bandwidth="10M")})
-    assert said.warnings == (
-        "kubernetes.io/ingress-bandwidth is left to the network plugin: here, what arrives is not limited yet.",
+def test_the_same_of_what_arrives() -> None:
+    ours = pod(egress_bandwidth="10M", ingress_bandwidth="20M")
+    assert ours.policy == parse_policy("{total: 10Mbit, ingress: {total: 20Mbit}}")
+    assert effective({INGRESS: "20M", EGRESS: "10M"}) == ours
+    said = effective({INGRESS: "5M", **named(egress_bandwidth="10M", ingress_bandwidth="20M")})
+    assert said.policy == ours.policy
+    (warning,) = said.warnings
+    assert warning == (
+        "podlane.io/ingress-bandwidth is what counts here, but a network plugin may hold the Pod to "
+        "kubernetes.io/ingress-bandwidth, which is less (5M)."
     )
+
+
+def test_the_pods_own_total_of_what_arrives_wins_over_the_shared_one() -> None:
+    shared = "{total: 50Mbit, ingress: {total: 30Mbit}}"
+    assert pod(policy="lanes", shared=shared).policy == parse_policy(shared)
+    said = pod(policy="lanes", shared=shared, ingress_bandwidth="20M").policy
+    assert said == parse_policy(shared.replace("30Mbit", "20Mbit"))
 
 
 # --- a shared policy -------------------------------------------------------------------------------------------------
@@ -233,8 +251,32 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
         "kubernetes.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity. Write 10M for 10 Mbit/s.",
     ),
     "ingress": (
-        named(egress_bandwidth="10M", ingress_bandwidth="10M"),
-        "podlane.io/ingress-bandwidth: This limit cannot be kept: what arrives is not limited yet. Remove the annotation.",
+        named(egress_bandwidth="10M", ingress_bandwidth="10Mbit"),
+        "podlane.io/ingress-bandwidth: '10Mbit' is not a Kubernetes quantity. Write 10M for 10 Mbit/s.",
+    ),
+    "ingress alone": (
+        named(ingress_bandwidth="10M"),
+        "podlane.io/egress-bandwidth: What the Pod may receive is limited, what it may send is not. Add this annotation, as in 100M.",
+    ),
+    "ingress of a class, and no total": (
+        named(egress_bandwidth="10M", classes="[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 1}}]"),
+        "podlane.io/classes: classes[0].ingress: Class a limits what it receives, but the bandwidth of what arrives is not given. Add podlane.io/ingress-bandwidth, as in 100M.",
+    ),
+    "ingress of a class beyond the total": (
+        named(egress_bandwidth="10M", ingress_bandwidth="1M",
+              classes="[{name: a, rate: 1Mbit, ingress: {rate: 2Mbit}, match: {port: 1}}]"),
+        "podlane.io/classes: classes[0].ingress.rate: Cannot guarantee 2 Mbit/s inside 1 Mbit/s. Lower the rate of class a or raise podlane.io/ingress-bandwidth to 2M.",
+    ),
+    "ingress of classes together": (
+        named(egress_bandwidth="10M", ingress_bandwidth="2M",
+              classes="[{name: a, rate: 1Mbit, ingress: {rate: 2Mbit}, match: {port: 1}}, "
+                      "{name: b, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 2}}]"),
+        "podlane.io/ingress-bandwidth: Cannot guarantee 3 Mbit/s inside 2 Mbit/s. Lower the rates of the classes or raise podlane.io/ingress-bandwidth to 3M.",
+    ),
+    "ingress by name, stepping aside": (
+        named(egress_bandwidth="10M", ingress_bandwidth="2M", datapath="step-aside",
+              classes="[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}]"),
+        "podlane.io/datapath: ingress: Names tell these classes apart, and what arrives is found by the sockets of the proxy, which are not there with datapath: step-aside. Use datapath: relay; or give an ingress only to classes matched by port, cidr, source or protocol, and put them before those with names.",
     ),
     "on-failure: open": (
         named(egress_bandwidth="10M", on_failure="open"),
@@ -452,7 +494,7 @@ def test_errors_stay_short_whatever_was_written() -> None:
 
 def test_the_digest_is_that_of_the_meaning() -> None:
     assert pod(egress_bandwidth="1000k").digest == pod(egress_bandwidth="1M").digest
-    assert effective({INGRESS: "1M", EGRESS: "1M"}).digest == pod(egress_bandwidth="1M").digest
+    assert effective({INGRESS: "1M", EGRESS: "1M"}).digest != pod(egress_bandwidth="1M").digest
     assert len(pod(egress_bandwidth="1M").digest) == 64
 
 
@@ -460,7 +502,8 @@ def test_whatever_is_in_force_changes_the_digest() -> None:
     base = {"egress_bandwidth": "100M"}
     changes = {
         "egress_bandwidth": "99M", "classes": API, "default_class": "{ceil: 1Mbit}", "exclude_outbound_ports": "25",
-        "exclude_outbound_cidrs": "10.0.0.0/8", "detection_timeout": "2s", "datapath": "relay", "log_level": "info",
+        "exclude_outbound_cidrs": "10.0.0.0/8", "exclude_inbound_ports": "25", "exclude_inbound_cidrs": "10.0.0.0/8",
+        "detection_timeout": "2s", "datapath": "relay", "log_level": "info",
         "cpu_request": "1m", "cpu_limit": "1", "memory_request": "64Mi", "memory_limit": "64Mi",
     }  # fmt: skip
     digests = [pod(**{**base, key: value}).digest for key, value in changes.items()]

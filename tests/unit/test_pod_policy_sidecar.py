@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 from downward import Volume, format_map
 
+from pod_policy.annotations import shared_policy_file
 from sidecar.config import LogLevel, SidecarSettings, load_settings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
-from sidecar.policies import Wanted, load_wanted, reload_wanted, signature
+from sidecar.policies import Wanted, attempt, contents, load_wanted, reload_wanted, sources
 from tc_core.ports import PortRange
 from tc_core.units import Duration, Rate
 
 API = "[{name: api, rate: 1Mbit, match: {port: 80}}]"
 SHARED = "total: 50Mbit\nclasses: [{name: web, rate: 5Mbit, match: {port: 443}}]\n"
+INJECTED = {"status": "{}"}
+"""In the annotations of a Pod that the injector has made."""
 
 
 def annotations(**said: str) -> str:
@@ -34,7 +37,7 @@ def volume(tmp_path: Path) -> Volume:
 def given(volume: Volume, tmp_path: Path) -> Callable[..., SidecarSettings]:
     def make(*, shared: str | None = None, **options: object) -> SidecarSettings:
         if shared is not None:
-            options["shared_policy"] = Volume(tmp_path / "policy", "policy.yaml", shared).file
+            options["shared_policy"] = Volume(tmp_path / "policy", shared_policy_file("lanes"), shared).folder
         return load_settings({"annotations": volume.file, **options})
 
     return make
@@ -53,7 +56,7 @@ def test_what_annotations_do_not_say_is_as_it_was_given(given: Given) -> None:
 def test_what_annotations_say_wins(given: Given, volume: Volume) -> None:
     settings = given(detection_timeout="2s", exclude_outbound_ports=(PortRange(25, 25),), log_level="error")
     said = {"detection_timeout": "3s", "datapath": "step-aside", "log_level": "debug"}
-    volume.write(annotations(egress_bandwidth="10M", exclude_outbound_ports="80,90-99", exclude_outbound_cidrs="::/0", **said))  # fmt: skip
+    volume.write(annotations(egress_bandwidth="10M", exclude_outbound_ports="80,90-99", exclude_outbound_cidrs="::/0", exclude_inbound_ports="7", exclude_inbound_cidrs="fd00::/8", **said))  # fmt: skip
     got = load_wanted(settings).settings
     assert (got.detection_timeout, got.datapath, got.log_level) == (
         Duration.parse("3s"),
@@ -62,6 +65,8 @@ def test_what_annotations_say_wins(given: Given, volume: Volume) -> None:
     )
     assert got.exclude_outbound_ports == (PortRange(80, 80), PortRange(90, 99))
     assert got.exclude_outbound_cidrs == (ip_network("::/0"),)
+    assert got.exclude_inbound_ports == (PortRange(7, 7),)
+    assert got.exclude_inbound_cidrs == (ip_network("fd00::/8"),)
 
 
 def test_an_empty_list_takes_the_place_of_a_default(given: Given, volume: Volume) -> None:
@@ -74,7 +79,7 @@ def test_a_shared_policy_is_read_from_its_file(given: Given, volume: Volume) -> 
     volume.write(annotations(policy="lanes", classes=API))
     wanted = load_wanted(given(shared=SHARED))
     assert [c.name for c in wanted.policy.classes] == ["api", "web"]
-    assert wanted.shared_name == "lanes"
+    assert wanted.warnings == ()
 
 
 def test_a_shared_policy_that_nobody_names_is_not_used(given: Given) -> None:
@@ -83,7 +88,7 @@ def test_a_shared_policy_that_nobody_names_is_not_used(given: Given) -> None:
 
 
 def test_warnings_are_kept(given: Given, volume: Volume) -> None:
-    volume.write(format_map({"podlane.io/egress-bandwidth": "1M", "kubernetes.io/ingress-bandwidth": "1M"}))
+    volume.write(format_map({"podlane.io/egress-bandwidth": "2M", "kubernetes.io/egress-bandwidth": "1M"}))
     assert len(load_wanted(given()).warnings) == 1
 
 
@@ -91,7 +96,7 @@ def test_warnings_are_kept(given: Given, volume: Volume) -> None:
     ("text", "shared", "words"),
     [
         (annotations(egress_bandwidth="10Mbit"), None, "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity."),
-        (annotations(policy="lanes"), None, "podlane.io/policy: ConfigMap lanes is not mounted in this Pod."),
+        (annotations(policy="lanes"), None, "podlane.io/policy: It names ConfigMap lanes, but --shared-policy is missing."),
         (annotations(policy="lanes"), "total: 5", "podlane.io/policy: ConfigMap lanes, policy.yaml: total: 5 has no unit."),
         ("{}", None, 'Line 1 is not key="value".'),
     ],
@@ -116,7 +121,7 @@ def test_files_that_cannot_be_read_are_named(given: Given, volume: Volume, tmp_p
     with pytest.raises(ConfigError, match=r"Not UTF-8 text \(byte 3\)"):
         load_wanted(given(annotations=tmp_path / "latin"))
     volume.write(annotations(policy="lanes"))
-    with pytest.raises(ConfigError, match=r"no ConfigMap lanes with the key policy\.yaml"):
+    with pytest.raises(ConfigError, match=r"/nothing has no lanes/policy\.yaml\. Name by --shared-policy the folder"):
         load_wanted(given(shared_policy=tmp_path / "nothing"))
 
 
@@ -150,16 +155,54 @@ def test_what_a_running_sidecar_cannot_change_stays_and_is_named(given: Given, v
     assert back.warnings == ()
 
 
-def test_another_shared_policy_is_refused(given: Given, volume: Volume) -> None:
+def test_another_shared_policy_waits_for_a_new_pod(given: Given, volume: Volume) -> None:
+    """At a new start, too: the volume has the ConfigMap that the annotation named when the Pod was made."""
     settings = given(shared=SHARED)
-    with pytest.raises(ConfigError, match="It names ConfigMap lanes now, but this Pod has none mounted"):
-        changed(settings, volume, policy="lanes")
+    volume.write(annotations(policy="lanes", classes=API, **INJECTED))
     running = load_wanted(settings)
-    with pytest.raises(ConfigError, match="It names ConfigMap others now, but this Pod has ConfigMap lanes mounted"):
-        changed(settings, volume, running, policy="others")
-    without = changed(settings, volume, running, egress_bandwidth="1M")
-    assert without.policy.classes == ()
-    assert changed(settings, volume, without, policy="lanes").policy == running.policy
+    renamed = changed(settings, volume, running, policy="others", classes=API, **INJECTED)
+    assert renamed.policy == running.policy
+    assert renamed.warnings == (
+        "podlane.io/policy: It names ConfigMap others now, but this Pod was made with lanes, which stays in force. Make the Pod anew.",
+    )
+    restarted = load_wanted(settings)
+    assert (restarted.policy, restarted.warnings) == (renamed.policy, renamed.warnings)
+    back = changed(settings, volume, restarted, policy="lanes", classes=API, **INJECTED)
+    assert (back.policy, back.warnings) == (running.policy, ())
+
+
+def test_a_shared_policy_that_is_named_later_waits_for_a_new_pod(given: Given, volume: Volume) -> None:
+    settings = given()
+    volume.write(annotations(egress_bandwidth="10M", **INJECTED))
+    running = load_wanted(settings)
+    named = changed(settings, volume, running, egress_bandwidth="10M", policy="lanes", **INJECTED)
+    assert named.policy == running.policy
+    assert named.warnings == (
+        "podlane.io/policy: It names ConfigMap lanes now, but this Pod was made without one, and the other annotations alone stay in force. Make the Pod anew.",
+    )
+    assert load_wanted(settings).warnings == named.warnings
+    with pytest.raises(ConfigError, match=r"(?s)no limit is set.*It names ConfigMap lanes now"):
+        changed(settings, volume, named, policy="lanes", **INJECTED)
+
+
+def test_a_shared_policy_need_not_stay(given: Given, volume: Volume) -> None:
+    settings = given(shared=SHARED)
+    volume.write(annotations(policy="lanes", **INJECTED))
+    running = load_wanted(settings)
+    without = changed(settings, volume, running, egress_bandwidth="1M", **INJECTED)
+    assert (without.policy.classes, without.warnings) == ((), ())
+    assert changed(settings, volume, without, policy="lanes", **INJECTED).policy == running.policy
+
+
+def test_outside_of_injected_pods_another_shared_policy_is_refused(given: Given, volume: Volume) -> None:
+    settings = given(shared=SHARED)
+    with pytest.raises(ConfigError, match=r"It names ConfigMap others, but .*/policy has no others/policy\.yaml\."):
+        changed(settings, volume, policy="others")
+    file = given(shared_policy=settings.shared_policy / "lanes/policy.yaml")
+    with pytest.raises(
+        ConfigError, match=r"/policy\.yaml has no others/policy\.yaml\. Name by --shared-policy the folder"
+    ):
+        load_wanted(file)
 
 
 def test_a_policy_file_is_reloaded_as_ever(tmp_path: Path) -> None:
@@ -173,15 +216,82 @@ def test_a_policy_file_is_reloaded_as_ever(tmp_path: Path) -> None:
     assert (wanted.settings, wanted.warnings) == (settings, ())
 
 
-def test_the_signature_changes_with_any_of_the_files(given: Given, volume: Volume, tmp_path: Path) -> None:
+def test_the_contents_change_with_any_of_the_files(given: Given, volume: Volume, tmp_path: Path) -> None:
     settings = given(shared=SHARED)
-    assert load_wanted(settings).files == signature(settings)
-    seen = {signature(settings)}
-    volume.write(annotations(egress_bandwidth="10M"))
-    seen.add(signature(settings))
+    assert [path.name for path in sources(settings)] == ["annotations", "policy.yaml"]
+    seen = {contents(settings)}
+    volume.write(annotations(egress_bandwidth="20M"))
+    seen.add(contents(settings))
     os.replace(volume.folder / "..data", volume.folder / "..gone")
-    seen.add(signature(settings))
-    (tmp_path / "policy/..version_1/policy.yaml").write_text(f"# changed\n{SHARED}")
-    seen.add(signature(settings))
+    seen.add(contents(settings))
+    (tmp_path / "policy/..version_1/lanes/policy.yaml").write_text(f"# changed\n{SHARED}")
+    seen.add(contents(settings))
     assert len(seen) == 4
-    assert signature(settings) == signature(settings)
+    assert contents(settings) in seen
+
+
+# --- attempts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "policy.yaml"
+    made.write_text("total: 5Mbit")
+    return made
+
+
+def test_what_was_tried_is_not_tried_again(file: Path) -> None:
+    settings = load_settings({"policy": file})
+    running = load_wanted(settings)
+    assert attempt(settings, running, contents(settings)) is None
+    again = attempt(settings, running, None)
+    assert again is not None
+    assert again.wanted == running, "who is asked by a signal reads it all the same"
+    file.write_text("total: 6Mbit")
+    other = attempt(settings, running, again.contents)
+    assert other is not None
+    assert other.wanted is not None
+    assert other.wanted.policy.total == Rate.parse("6Mbit")
+    assert other.wanted.digest != running.digest
+
+
+def test_the_same_meaning_has_the_same_digest(file: Path) -> None:
+    settings = load_settings({"policy": file})
+    first = load_wanted(settings)
+    file.write_text('{"total": "5000kbit"}')
+    assert load_wanted(settings).digest == first.digest
+
+
+def test_a_policy_that_is_half_written_gets_the_time_to_be_whole(file: Path) -> None:
+    settings = load_settings({"policy": file})
+    running = load_wanted(settings)
+    file.write_text("total: 7Mb")
+    found = attempt(settings, running, None, pause=lambda _: file.write_text("total: 7Mbit") and None)
+    assert found is not None
+    assert found.wanted is not None
+    assert found.wanted.policy.total == Rate.parse("7Mbit")
+    assert found.contents == contents(settings)
+
+
+@pytest.mark.parametrize("text", ["total: 5", "\0", None], ids=["wrong", "no YAML", "gone"])
+def test_a_policy_that_stays_wrong_is_a_problem_and_no_exception(file: Path, text: str | None) -> None:
+    settings = load_settings({"policy": file})
+    running = load_wanted(settings)
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    waited: list[float] = []
+    found = attempt(settings, running, None, pause=waited.append)
+    assert found is not None
+    assert found.wanted is None
+    assert str(file) in found.problem
+    assert len(waited) == 1
+    assert attempt(settings, running, found.contents) is None
+
+
+def test_a_pipe_is_not_read_to_see_whether_it_has_changed(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    settings = load_settings({"policy": fifo})
+    assert contents(settings) == contents(settings)

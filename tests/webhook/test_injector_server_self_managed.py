@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -152,29 +153,32 @@ async def test_who_comes_second_takes_what_the_first_one_made() -> None:
 
 @pytest.mark.trio
 async def test_an_old_bundle_never_replaces_a_newer_one() -> None:
+    """After the first replica has read, and before it publishes, the second one prepares an authority and publishes."""
     async with cluster() as (memory, clock, one, two):
         await one.look()
-        clock[0] += timedelta(days=250)
-        reads: list[str] = []
+        for path in [p for p in memory.objects if "webhookconfigurations" in p]:
+            for webhook in memory.objects[path]["webhooks"]:
+                webhook["clientConfig"]["caBundle"] = ""  # somebody applied the manifest again
+        later = MemoryApi()  # where the second one does so
+        later.objects = copy.deepcopy(memory.objects)
+        async with api_server(later) as access:
+            in_time = clock[0] + timedelta(days=250)
+            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: in_time).look()
+        assert held(later).bundle != held(memory).bundle
+        read: list[str] = []
 
         def second_in_between(method: str, path: str) -> None:
-            """As soon as the first replica has read the Secret, the second prepares the next authority, and publishes."""
-            if method == "GET" and path == SECRET:
-                reads.append(path)
-            elif reads and "webhookconfigurations" in path and method == "PATCH":
+            if (method, path) == ("GET", SECRET):
+                read.append(path)
+            elif read and "webhookconfigurations" in path:
                 memory.before = lambda *_: None
-                newer = held(memory)
-                for config in [p for p in memory.objects if "webhookconfigurations" in p]:
-                    document = memory.objects[config]
-                    for webhook in document["webhooks"]:
-                        webhook["clientConfig"]["caBundle"] = base64.b64encode(newer.bundle + b"# newer\n").decode()
-                    memory.put(config, document)
+                for changed, document in later.objects.items():
+                    memory.put(changed, document)
 
         memory.before = second_in_between
         await one.look()
-        await two.look()
-        assert held(memory).upcoming is not None
-        assert {split_bundle(b) for b in bundles(memory)} == {split_bundle(held(memory).bundle)}
+        assert bundles(memory) == {held(later).bundle}
+        assert held(memory) == held(later)
 
 
 @pytest.mark.trio
@@ -251,17 +255,56 @@ async def test_a_configuration_that_is_missing_is_named_and_the_rest_is_done() -
         await one.look()
 
 
+@pytest.mark.parametrize("how", ["deleted", "emptied", "garbled"])
 @pytest.mark.trio
-async def test_a_damaged_secret_is_made_anew_and_old_certificates_stay_trusted() -> None:
+async def test_what_was_stored_is_written_again_from_memory(how: str) -> None:
     async with cluster() as (memory, _, one, two):
         await one.look()
         await two.look()
-        memory.objects[SECRET]["data"]["tls.key"] = "not base64!"
+        (bundle,) = bundles(memory)
+        before, was = held(memory), one.fingerprint
+        if how == "deleted":
+            del memory.objects[SECRET]
+        elif how == "emptied":
+            memory.objects[SECRET]["data"] = {}
+        else:
+            memory.objects[SECRET]["data"]["tls.key"] = "not base64!"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.look)
+            nursery.start_soon(two.look)
+        assert held(memory) == before
+        assert bundles(memory) == {bundle}
+        assert one.fingerprint == two.fingerprint == was
+
+
+@pytest.mark.parametrize("how", ["emptied", "garbled"])
+@pytest.mark.trio
+async def test_who_remembers_nothing_makes_anew_and_old_certificates_stay_trusted(how: str) -> None:
+    async with cluster() as (memory, clock, one, two):
         await one.look()
+        memory.objects[SECRET]["data"] |= {"tls.key": "not base64!"}
+        if how == "emptied":
+            memory.objects[SECRET]["data"] = {}
+        await two.look()  # it has just been started
         (bundle,) = bundles(memory)
         assert one.fingerprint != two.fingerprint
         assert await accepts(bundle, one)
         assert await accepts(bundle, two)
+        await one.look()
+        assert one.fingerprint == two.fingerprint
+        clock[0] += LIFE.serving
+        await two.look()
+        assert {split_bundle(b) for b in bundles(memory)} == {split_bundle(held(memory).authority.certificate)}
+
+
+@pytest.mark.trio
+async def test_after_an_uninstall_no_secret_is_made() -> None:
+    async with cluster() as (memory, _, one, _two):
+        await one.look()
+        memory.objects.clear()
+        with pytest.raises(NotFoundError, match="nobody asks this injector"):
+            await one.look()
+        assert not memory.objects
 
 
 @pytest.mark.trio
@@ -303,3 +346,22 @@ async def test_trouble_is_told_and_tried_again(autojump_clock: trio.testing.Mock
         await kept.keep(states.append)
     assert states == ["mutatingwebhookconfigurations podlane cannot be read"] * 8  # after 1, 2, 4, 8, 16, 30, 30 s
     assert api.asked == 8
+
+
+@pytest.mark.parametrize(("overlap", "looks"), [(timedelta(minutes=10), 12), (timedelta(seconds=5), 60)])
+@pytest.mark.trio
+async def test_damage_is_seen_within_seconds(
+    overlap: timedelta,
+    looks: int,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+) -> None:
+    seen: list[float] = []
+
+    class Looking(SelfManaged):
+        async def look(self) -> None:
+            seen.append(trio.current_time())
+
+    lifetimes = Lifetimes(LIFE.authority, LIFE.serving, overlap)
+    with trio.move_on_after(59.5):
+        await Looking(None, PLACE, lifetimes, ServerTls(), Metrics()).keep(lambda _: None)  # type: ignore[arg-type]
+    assert len(seen) == looks

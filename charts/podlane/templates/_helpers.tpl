@@ -59,14 +59,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* self-managed, cert-manager or secret: what certificates.source means here. */}}
+{{/*
+self-managed, cert-manager or secret: what certificates.source means here. An injector that has made its own (whose Secret has the
+authority's key, as cert-manager's has not) stays with them, should cert-manager come to the cluster later.
+*/}}
 {{- define "podlane.certificates" -}}
 {{- if ne .Values.certificates.source "auto" -}}
 {{- .Values.certificates.source -}}
-{{- else if .Capabilities.APIVersions.Has "cert-manager.io/v1/Certificate" -}}
-cert-manager
-{{- else -}}
+{{- else if not (.Capabilities.APIVersions.Has "cert-manager.io/v1/Certificate") -}}
 self-managed
+{{- else if dig "data" "ca.key" "" (lookup "v1" "Secret" .Release.Namespace (printf "%s-certificates" (include "podlane.injector" .))) -}}
+self-managed
+{{- else -}}
+cert-manager
 {{- end -}}
 {{- end -}}
 
@@ -78,15 +83,8 @@ self-managed
 {{- end -}}
 {{- end -}}
 
-{{/* What both webhook configurations have in common, the `webhooks` list left out. */}}
-{{- define "podlane.webhookMetadata" -}}
-name: {{ include "podlane.webhookName" . }}
-labels:
-  {{- include "podlane.labels" . | nindent 2 }}
-{{- if eq (include "podlane.certificates" .) "cert-manager" }}
-annotations:
-  cert-manager.io/inject-ca-from: {{ printf "%s/%s" .Release.Namespace (include "podlane.secretName" .) }}
-{{- end }}
+{{/* For metadata of what is cluster-wide: it goes with the namespace. */}}
+{{- define "podlane.ownedByNamespace" -}}
 {{- if .Values.webhook.ownedByNamespace }}
 {{- with lookup "v1" "Namespace" "" .Release.Namespace }}
 ownerReferences:
@@ -98,39 +96,60 @@ ownerReferences:
 {{- end }}
 {{- end -}}
 
+{{/* What both webhook configurations have in common, the `webhooks` list left out. */}}
+{{- define "podlane.webhookMetadata" -}}
+name: {{ include "podlane.webhookName" . }}
+labels:
+  {{- include "podlane.labels" . | nindent 2 }}
+{{- if eq (include "podlane.certificates" .) "cert-manager" }}
+annotations:
+  cert-manager.io/inject-ca-from: {{ printf "%s/%s" .Release.Namespace (include "podlane.secretName" .) }}
+{{- end }}
+{{- include "podlane.ownedByNamespace" . }}
+{{- end -}}
+
+{{/* Namespaces that are never injected, as a list. */}}
+{{- define "podlane.excluded" -}}
+{{- append .Values.webhook.excludedNamespaces .Release.Namespace | uniq | toYaml -}}
+{{- end -}}
+
+{{/* Where a webhook is asked, and about what. Dict: root, path, operation. */}}
+{{- define "podlane.webhookCall" -}}
+admissionReviewVersions: [v1]
+clientConfig:
+  service:
+    name: {{ include "podlane.injector" .root }}
+    namespace: {{ .root.Release.Namespace }}
+    path: {{ .path }}
+    port: 443
+  {{- if eq (include "podlane.certificates" .root) "secret" }}
+  caBundle: {{ required "certificates.caBundle is needed where certificates.source is secret: the authority (PEM) by which API servers check the certificate." .root.Values.certificates.caBundle | b64enc }}
+  {{- end }}
+rules:
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [{{ .operation }}]
+    resources: [pods]
+    scope: Namespaced
+matchPolicy: Equivalent
+sideEffects: None
+timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
+{{- end -}}
+
 {{/*
 The two webhooks of a configuration. Dict: root, path, verb (inject or validate), mutating (adds what only mutating ones have).
 Whatever labels say, no Pod is meant by both: the first is for namespaces that opted in, the second for all others.
 */}}
 {{- define "podlane.webhooks" -}}
 {{- $root := .root -}}
-{{- $excluded := append $root.Values.webhook.excludedNamespaces $root.Release.Namespace | uniq -}}
 {{- $call := . -}}
 {{- range $who := list "namespace" "pod" }}
 - name: {{ $who }}.{{ $call.verb }}.podlane.io
-  admissionReviewVersions: [v1]
-  clientConfig:
-    service:
-      name: {{ include "podlane.injector" $root }}
-      namespace: {{ $root.Release.Namespace }}
-      path: {{ $call.path }}
-      port: 443
-    {{- if eq (include "podlane.certificates" $root) "secret" }}
-    caBundle: {{ required "certificates.caBundle is needed where certificates.source is secret: the authority (PEM) by which API servers check the certificate." $root.Values.certificates.caBundle | b64enc }}
-    {{- end }}
-  rules:
-    - apiGroups: [""]
-      apiVersions: [v1]
-      operations: [CREATE]
-      resources: [pods]
-      scope: Namespaced
-  matchPolicy: Equivalent
-  sideEffects: None
+  {{- include "podlane.webhookCall" (dict "root" $root "path" $call.path "operation" "CREATE") | nindent 2 }}
   {{- if $call.mutating }}
   reinvocationPolicy: IfNeeded
   {{- end }}
   failurePolicy: {{ $root.Values.webhook.failurePolicy }}
-  timeoutSeconds: {{ $root.Values.webhook.timeoutSeconds }}
   namespaceSelector:
     matchExpressions:
       - key: podlane.io/inject
@@ -139,11 +158,43 @@ Whatever labels say, no Pod is meant by both: the first is for namespaces that o
       - key: kubernetes.io/metadata.name
         operator: NotIn
         values:
-          {{- toYaml $excluded | nindent 10 }}
+          {{- include "podlane.excluded" $root | nindent 10 }}
   objectSelector:
     matchExpressions:
       - key: podlane.io/inject
         operator: {{ eq $who "namespace" | ternary "NotIn" "In" }}
         values: [{{ eq $who "namespace" | ternary "false" "true" | quote }}]
+{{- end }}
+{{- end -}}
+
+{{/*
+The webhook for annotations of Pods that have a sidecar already, whatever labels say by now. The API server itself looks (matchConditions)
+whether those that Podlane reads have changed: for all else that happens to Pods nobody is asked. And no Pod has to wait for an injector
+(Ignore), since its sidecar refuses wrong annotations itself, but in its log. Before Kubernetes 1.28 there are no such conditions,
+and so there is no such webhook.
+*/}}
+{{- define "podlane.updateWebhook" -}}
+{{- if semverCompare ">=1.28-0" .Capabilities.KubeVersion.Version }}
+- name: update.validate.podlane.io
+  {{- include "podlane.webhookCall" (dict "root" . "path" "/validate" "operation" "UPDATE") | nindent 2 }}
+  failurePolicy: Ignore
+  namespaceSelector:
+    matchExpressions:
+      - key: kubernetes.io/metadata.name
+        operator: NotIn
+        values:
+          {{- include "podlane.excluded" . | nindent 10 }}
+  matchConditions:
+    - name: has-a-sidecar
+      expression: has(oldObject.metadata.annotations) && "podlane.io/status" in oldObject.metadata.annotations
+    - name: limits-change
+      expression: >-
+        !has(object.metadata.annotations)
+        || oldObject.metadata.annotations.exists(name,
+        (name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
+        && !(name in object.metadata.annotations && object.metadata.annotations[name] == oldObject.metadata.annotations[name]))
+        || object.metadata.annotations.exists(name,
+        (name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
+        && !(name in oldObject.metadata.annotations))
 {{- end }}
 {{- end -}}
