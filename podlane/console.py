@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ RUN_FAILED: Final = 125
 """`podlane run` itself failed; env(1) and its like use the same three numbers."""
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
+_POLITE: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end."""
 
 
 def signalled(number: int) -> int:
@@ -67,6 +70,37 @@ def failing_clearly(status: int = FAILED) -> Iterator[None]:
             if errors is not None and isinstance(error, getattr(errors, base)):
                 stop(str(error), MISUSED if isinstance(error, errors.ConfigError) else status)
         raise
+
+
+def end_at_once_on_sigterm() -> None:
+    """For a daemon until it follows signals itself: importing takes most of its start, and nothing is in force yet.
+
+    Without a handler PID 1 of a container would never see SIGTERM (pid_namespaces(7)).
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(OK))
+
+
+def ignore_late_signals() -> None:
+    """For a daemon that has ended: its exit code is decided, and must not change while Python shuts down."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_by_exception() -> None:
+    """Make every polite way to end this process an exception, so that everything is cleared up on the way out.
+
+    Handlers, unlike ignored signals, do not pass on to children: those must be able to die of SIGINT even where the
+    shell started this process with SIGINT ignored.
+    """
+
+    def end(number: int, _: object) -> None:
+        # Only once: the next one would stop the clearing up.
+        for each in _POLITE:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(signalled(number))
+
+    for number in _POLITE:
+        signal.signal(number, end)
 
 
 def console(*, error: bool = False) -> Console:

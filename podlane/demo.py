@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from podlane.console import console, failing_clearly, say, signalled, stop
+from podlane.console import console, end_by_exception, failing_clearly, say, stop
 from podlane.demonstration.scenario import DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS
 from podlane.errors import DemoError, NotPermittedError, ResultError
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from podlane.demonstration.view import View
 
 _FORMATS: Final = (".svg", ".png")
-_POLITE: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that ask a process to end."""
 
 
 @click.command(
@@ -63,7 +59,7 @@ def demo(output: Path, seconds: float, plain: bool) -> None:
     with failing_clearly():
         _check_output(output)
         _check_machine()
-        _end_by_exception()
+        end_by_exception()
         _run(output, seconds, plain=plain)
 
 
@@ -90,7 +86,7 @@ def _run(output: Path, seconds: float, *, plain: bool) -> None:
         protocols = stage.protocols()
         uploads = stage.finish()
         stage.stop_sidecar()
-    _end_by_exception()
+    end_by_exception()
     verdict = judge(recording)
     print_report(out, recording, verdict, uploads, protocols)
     _draw(recording, output)
@@ -124,23 +120,6 @@ def _check_machine() -> None:
 
 def _can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
-
-
-def _end_by_exception() -> None:
-    """Make every polite way to end the demo an exception, so that everything is cleared up on the way out.
-
-    Handlers, unlike ignored signals, do not pass on to children: dd must be able to die of SIGINT even where the shell
-    started this process with SIGINT ignored.
-    """
-
-    def end(number: int, _: Any) -> None:
-        # Only once: the next one would stop the clearing up.
-        for each in _POLITE:
-            signal.signal(each, signal.SIG_IGN)
-        sys.exit(signalled(number))
-
-    for number in _POLITE:
-        signal.signal(number, end)
 
 
 def _draw(recording: Recording, output: Path) -> None:

@@ -17,8 +17,8 @@ from tc_core.errors import UnitError
 from tc_core.units import Rate
 
 if TYPE_CHECKING:
-    from podlane.explanation import ClassWords, Explanation
     from podlane.explanation_commands import Commands
+    from sidecar.explanation import ClassWords, Explanation
     from tc_core.policy import Network, PortRange
 
 _WIDTH: Final = 100
@@ -76,6 +76,8 @@ def explain(
     datapath: str | None,
     exclude_outbound_ports: tuple[PortRange, ...] | None,
     exclude_outbound_cidrs: tuple[Network, ...] | None,
+    exclude_inbound_ports: tuple[PortRange, ...] | None,
+    exclude_inbound_cidrs: tuple[Network, ...] | None,
     only: str | None,
     as_json: bool,
 ) -> None:
@@ -84,9 +86,9 @@ def explain(
     Touches nothing and needs no privileges: it works on any machine, for any interface.
     """
     with failing_clearly():
-        from podlane.explanation import explain_policy
         from podlane.explanation_commands import commands_for
         from sidecar.datapath import Datapath
+        from sidecar.explanation import explain_policy
         from sidecar.netfilter.ruleset import CaptureSettings
         from tc_core.policy_file import load_policy
 
@@ -95,6 +97,8 @@ def explain(
             datapath=Datapath(datapath or Datapath.RELAY),
             exclude_outbound_ports=exclude_outbound_ports or (),
             exclude_outbound_cidrs=exclude_outbound_cidrs or (),
+            exclude_inbound_ports=exclude_inbound_ports or (),
+            exclude_inbound_cidrs=exclude_inbound_cidrs or (),
             interface=interface,
         )
         explanation = explain_policy(loaded, settings)
@@ -177,7 +181,7 @@ def _table(explanation: Explanation) -> Iterator[str]:
 
 
 def _class(each: ClassWords, rest: str) -> Iterator[str]:
-    from podlane.explanation import BY_PROXY
+    from sidecar.explanation import BY_PROXY
 
     yield from _prose(f"{each.name} {each.sentence}", bold=each.name)
     for detail in each.details:

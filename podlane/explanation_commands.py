@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
-from sidecar.netfilter import aside
+from sidecar.netfilter import aside, inbound
 from sidecar.netfilter import ruleset as rules
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.netfilter.text import render
+from sidecar.netfilter.text import render, render_route
 from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy
-from tc_core.lanes import lanes_of
+from tc_core.lanes import Lanes, lanes_of
 from tc_core.marks import ClassIds
+from tc_core.packet_lanes import compile_ingress
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_scope import beyond_packets, beyond_sidecar
-from tc_core.render import lanes_commands, tc_commands
+from tc_core.render import lanes_commands
 
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
 _IP: Final = {Family.V4: "ip", Family.V6: "ip -6"}
@@ -31,11 +32,23 @@ _CHAINS: Final = {
     rules.CLASSES: "The policy's matches in order. -g: decided here. -j: the first bytes must be read.",
     rules.ANY_PORT: "Names do not decide where the server speaks first, unless the match names the port.",
     rules.CAPTURE: "New connections that content may decide: mark the connection, so that its later packets follow.",
+    inbound.REPLIES: "Answers to connections that others opened: the inbound matches in order, seen from behind.",
+    inbound.IN: "What clients send: captured connections go to the proxy's inbound listener.",
+    inbound.IN_SYN: "New connections of clients: what is excluded is left as it is.",
+    inbound.IN_CLASSES: "The inbound matches in order. RETURN: no content needed. -j: the first bytes must be read.",
+    inbound.IN_ANY_PORT: "Names do not decide where the server speaks first, unless the match names the port.",
+    inbound.IN_CAPTURE: "If the connection is for a program here that listens: mark it, so that its packets follow.",
     aside.FOLLOW: "What the classifier has decided: the connection's mark becomes the packet's.",
     aside.SHOW: "First packets, for the classifier; without one they go on in the class of their port.",
     aside.SAVE: "What the classifier wrote into a packet's mark becomes the connection's.",
-    rules.PRE: "The mark leads back in through lo, and from there to the proxy's listener.",
+    rules.PRE: "What comes in: over lo, where the mark led it, to the proxy's listener; from clients, to IN.",
 }
+_ASIDE_CHAINS: Final = {
+    **_CHAINS,
+    inbound.IN: "What clients send: first packets of connections that content may decide go to the classifier.",
+    rules.PRE: "What comes in.",
+}
+"""The same names for what is done in another way."""
 _STOCK: Final = (
     "For a stock kernel: fw filters and fq_codel queues. Without fw, podlane has a small BPF program read the mark;",
     "without fq_codel, a FIFO sized in time and a smaller gso_max_size keep queues short (see podlane check).",
@@ -60,9 +73,10 @@ def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSetting
     ruleset = build_ruleset(policy, ids, settings)
     restore = {family: render(ruleset.of(family)) for family in Family if ruleset.of(family).chains}
     tree = compile_policy(policy, ALL_FEATURES, ids)
+    lanes = Lanes(tree, compile_ingress(policy, interface, ALL_FEATURES, ids), ids)
     return Commands(
         rules=tuple(_rules_lines([ruleset.of(family) for family in Family], restore, ids, settings)),
-        tc=(*(f"# {line}" for line in _STOCK), *tc_commands(tree, interface)),
+        tc=(*(f"# {line}" for line in _STOCK), *lanes_commands(lanes, interface)),
         restore=restore,
     )
 
@@ -91,8 +105,10 @@ def _rules_lines(
         yield f"# The classifier reads NFQUEUE {settings.outbound_port}; without it ports and networks decide."
     else:
         yield "# Marks: the top byte is the class, 0x1000 means on its way to the proxy, 0x2000 sent by the proxy."
-    if any(family.route for family in families):
-        yield f"# Captured connections need the proxy on port {settings.outbound_port}; without it they get no answer."
+    ports = sorted({port for family in families for port in _listeners(family, settings)})
+    if ports:
+        where = f"port {ports[0]}" if len(ports) == 1 else f"ports {ports[0]} and {ports[1]}"
+        yield f"# Captured connections need the proxy on {where}; without it they get no answer."
     for family in families:
         if family.family not in restore:
             yield f"# {family.family}: none."
@@ -100,27 +116,38 @@ def _rules_lines(
         yield ""
         yield f"# {family.family}"
         yield f"{_RESTORE[family.family]} --noflush <<'RULES'"
-        yield from _commented(restore[family.family], ids)
+        yield from _commented(restore[family.family], ids, settings.datapath)
         yield "RULES"
-        if (route := family.route) is not None:
-            ip = _IP[family.family]
-            yield "# Captured packets are routed to lo: TPROXY works only on what comes in."
-            yield f"{ip} rule add pref {route.preference} fwmark {route.mark} lookup {route.table}"
-            yield f"{ip} route add local default dev lo table {route.table}"
+        ip = _IP[family.family]
+        for route in family.routes:
+            yield (
+                "# Programs here answer the proxy, which speaks to them from the client's address: that stays on lo."
+                if route.mark is None
+                else "# Captured packets are routed to lo: TPROXY works only on what comes in."
+            )
+            yield f"{ip} rule add {render_route(route, family.family)}"
+        for table in sorted({route.table for route in family.routes}):
+            yield f"{ip} route add local default dev lo table {table}"
 
 
-def _commented(text: str, ids: ClassIds) -> Iterator[str]:
+def _listeners(family: FamilyRules, settings: CaptureSettings) -> Iterator[int]:
+    for route in family.routes:
+        yield settings.outbound_port if route.mark is not None else settings.inbound_port
+
+
+def _commented(text: str, ids: ClassIds, datapath: Datapath) -> Iterator[str]:
     """The rules with a comment ahead of each chain; iptables-restore skips such lines."""
     chain = None
     for line in text.splitlines():
         words = line.split()
         if words[0] == "-A" and words[1] != chain:
             chain = words[1]
-            yield f"# {_chain_words(chain, ids)}"
+            yield f"# {_chain_words(chain, ids, datapath)}"
         yield line
 
 
-def _chain_words(chain: str, ids: ClassIds) -> str:
-    if chain in _CHAINS:
-        return _CHAINS[chain]
+def _chain_words(chain: str, ids: ClassIds, datapath: Datapath) -> str:
+    known = _ASIDE_CHAINS if datapath is Datapath.STEP_ASIDE else _CHAINS
+    if chain in known:
+        return known[chain]
     return f"Class {ids.name_of(int(chain.removeprefix(f'{CHAIN_PREFIX}C')))}"

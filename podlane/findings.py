@@ -150,8 +150,9 @@ def _capture(way: Way) -> Iterator[Finding]:
     from sidecar.stepaside import features as aside
 
     for part in features.probe(way):
-        # Without IPv6 there is nothing to capture by IPv6.
-        absent = Status.NOTE if part.name.startswith("IPv6") else Status.MISSING
+        # Without IPv6 there is nothing to capture by IPv6; and not every policy has names for what comes in.
+        optional = part.name.startswith("IPv6") or part.name == features.INBOUND_PART
+        absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
     beside = aside.probe(way)
     # The other datapath does without.

@@ -49,7 +49,7 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
 @click.option("--cpu-limit", metavar="QUANTITY", help="CPU limit of the sidecar; empty for none.")
 @click.option("--memory-request", metavar="QUANTITY", help="Memory request of the sidecar; empty for none.")
 @click.option("--memory-limit", metavar="QUANTITY", help="Memory limit of the sidecar; empty for none.")
-@click.option("--sidecar-environment", metavar="NAME=VALUE,...", help="Further settings of the sidecar.")
+@click.option("--sidecar-environment", metavar="NAME=VALUE,...", help="Further settings of the sidecar, PODLANE_...")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write both ports to this descriptor once requests are taken.")
@@ -58,8 +58,9 @@ def injector(ready_fd: int | None, **options: Any) -> None:
 
     This is what runs in the injector's Deployment; it needs no capability.
     """
-    from podlane.console import failing_clearly
+    from podlane.console import end_at_once_on_sigterm, failing_clearly, ignore_late_signals
 
+    end_at_once_on_sigterm()
     with failing_clearly():
         import trio
 
@@ -70,7 +71,10 @@ def injector(ready_fd: int | None, **options: Any) -> None:
 
         settings = load_settings(options)
         log.configure(LogFormat(settings.log_format), LogLevel(settings.log_level))
-        trio.run(partial(service.serve, settings, on_ready=partial(_tell, ready_fd)))
+        try:
+            trio.run(partial(service.serve, settings, on_ready=partial(_tell, ready_fd)))
+        finally:
+            ignore_late_signals()
 
 
 def _tell(descriptor: int | None, port: int, metrics_port: int) -> None:

@@ -28,6 +28,7 @@ VERBS: Final = (
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
     Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
     Verb("tc", "Show, change and undo traffic control of an interface, without a proxy."),
+    Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface."),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot."),
     Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
     Verb("classify", "Say what a policy would do to the traffic in a capture file."),

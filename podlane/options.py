@@ -20,20 +20,24 @@ def datapath_option(purpose: str) -> Callable[[Any], Any]:
 
 
 def exclusion_options(purpose: str) -> Callable[[Any], Any]:
-    """``--exclude-outbound-ports`` and ``--exclude-outbound-cidrs``: ports and networks; None where nothing is said."""
-    ports = click.option(
-        "--exclude-outbound-ports",
-        metavar="PORTS",
-        callback=_excluded,
-        help=f"{purpose} what goes to these ports, as in 25,9000-9100.",
-    )
-    networks = click.option(
-        "--exclude-outbound-cidrs",
-        metavar="NETWORKS",
-        callback=_excluded,
-        help=f"{purpose} what goes to these networks, as in 10.0.0.0/8,fd00::/8.",
-    )
-    return lambda command: ports(networks(command))
+    """``--exclude-{outbound,inbound}-{ports,cidrs}``: ports and networks; None where nothing is said."""
+
+    def add(command: Any) -> Any:
+        for name, metavar, what in reversed(_EXCLUSIONS):
+            command = click.option(f"--exclude-{name}", metavar=metavar, callback=_excluded, help=f"{purpose} {what}")(
+                command
+            )
+        return command
+
+    return add
+
+
+_EXCLUSIONS: Final = (
+    ("outbound-ports", "PORTS", "what goes to these ports, as in 25,9000-9100."),
+    ("outbound-cidrs", "NETWORKS", "what goes to these networks, as in 10.0.0.0/8,fd00::/8."),
+    ("inbound-ports", "PORTS", "what clients open to these ports."),
+    ("inbound-cidrs", "NETWORKS", "what clients in these networks open."),
+)
 
 
 def _excluded(_ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[object, ...] | None:
@@ -43,7 +47,7 @@ def _excluded(_ctx: click.Context, param: click.Parameter, value: str | None) ->
     if value is None:
         return None
     try:
-        return PortRange.parse_list(value) if param.name == "exclude_outbound_ports" else parse_networks(value)
+        return PortRange.parse_list(value) if str(param.name).endswith("ports") else parse_networks(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

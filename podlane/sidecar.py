@@ -25,12 +25,19 @@ Examples:
 
 Every option can be given as an environment variable, as in PODLANE_LOG_LEVEL=debug.
 What annotations say wins over both.
-SIGHUP reads the policy again, SIGTERM drains, removes everything and exits with status 0.
+A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes everything and exits with status 0.
 """
 )
 @click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
 @click.option("--annotations", metavar="FILE", help="A Pod's annotations (downward API file), instead of --policy.")
-@click.option("--shared-policy", metavar="FILE", help="The policy that the Pod's annotations name.")
+@click.option(
+    "--shared-policy", metavar="FOLDER", help="Has the policy that the Pod's annotations name: NAME/policy.yaml."
+)
+@click.option(
+    "--watch/--no-watch",
+    default=None,
+    help="Put a change of these files in force at once, or only at SIGHUP.  [default: watch]",
+)
 @click.option("--total", metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
 @click.option(
     "--interface",
@@ -42,6 +49,7 @@ SIGHUP reads the policy again, SIGTERM drains, removes everything and exits with
 @iptables_option("Install the rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
 @datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
+@click.option("--inbound-port", metavar="PORT", type=int, help="Where those of clients arrive.  [default: 15106]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
 @exclusion_options("Leave alone")
 @click.option("--detection-timeout", metavar="TIME", help="How long to wait for a connection's first bytes.")
@@ -52,6 +60,8 @@ SIGHUP reads the policy again, SIGTERM drains, removes everything and exits with
 @click.option("--grace", metavar="TIME", help="How long connections may go on after SIGTERM.")
 @click.option("--admin-address", metavar="ADDRESS", help="Where the admin server listens.  [default: 127.0.0.1]")
 @click.option("--admin-port", metavar="PORT", type=int, help="Its port; 0 for none.  [default: 15109]")
+@click.option("--access-log", type=click.Choice(["off", "connections"]), help="A line of JSON per ended connection.")
+@click.option("--access-log-file", metavar="FILE", help="Where it goes.  [default: standard output]")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
 @click.option(
@@ -65,7 +75,7 @@ def sidecar(prepare: bool, cleanup: bool, ready_fd: int | None, summary_fd: int 
 
     This is what runs in a Pod's sidecar container. It needs CAP_NET_ADMIN; `podlane check` says what else.
     """
-    from podlane.console import failing_clearly
+    from podlane.console import failing_clearly, ignore_late_signals
 
     if not cleanup:
         _begin()
@@ -85,18 +95,17 @@ def sidecar(prepare: bool, cleanup: bool, ready_fd: int | None, summary_fd: int 
                 on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
             )
         finally:
-            # All is removed, and the exit code decided: a late signal must not change it while Python shuts down.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+            ignore_late_signals()
 
 
 def _begin() -> None:
     """Until :mod:`sidecar.service` follows signals and tunes the garbage collector; importing takes most of a start.
 
-    Nothing is in force yet, so SIGTERM simply ends the process; without a handler PID 1 of a container would never see
-    it (pid_namespaces(7)). SIGHUP would end it, but the policy that it speaks of is still to be read.
+    SIGHUP would end the process, but the policy that it speaks of is still to be read.
     """
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    from podlane.console import end_at_once_on_sigterm
+
+    end_at_once_on_sigterm()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
 

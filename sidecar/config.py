@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -19,6 +20,8 @@ from tc_core.units import Duration, Rate
 
 OUTBOUND_PORT = 15101
 """Where captured connections arrive; clear of the ports of Istio, Linkerd and Consul (15000-15090, 4140-4191)."""
+INBOUND_PORT = 15106
+"""Where those arrive that others opened."""
 ADMIN_PORT = 15109
 
 
@@ -40,6 +43,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class AccessLogMode(StrEnum):
+    """What the access log has."""
+
+    OFF = "off"
+    CONNECTIONS = "connections"
 
 
 def _port_list(value: object) -> tuple[int, ...]:
@@ -101,7 +111,10 @@ class SidecarSettings(BaseSettings):
     annotations: Path | None = Field(
         None, description="file of the Pod's annotations (of a downward API volume), which have policy and settings"
     )
-    shared_policy: Path | None = Field(None, description="file of the policy that the Pod's annotations name")
+    shared_policy: Path | None = Field(
+        None, description="folder with the policy that the Pod's annotations name, in NAME/policy.yaml"
+    )
+    watch: bool = Field(True, description="put a change of these files in force at once; else only at SIGHUP")
     total: OptionalRateSetting = Field(None, description="replaces the policy's total")
     interface: str | None = Field(None, description="interface to shape; the default route's when left out")
     replace: bool = Field(False, description="replace a root qdisc that somebody else installed")
@@ -114,6 +127,7 @@ class SidecarSettings(BaseSettings):
     outbound_port: PortSetting = Field(
         OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"
     )
+    inbound_port: PortSetting = Field(INBOUND_PORT, description="where captured connections of clients arrive")
     silent_ports: PortsSetting = Field(
         SILENT_PORTS, description="ports where the server speaks first: captured only by matches that name them"
     )
@@ -122,6 +136,12 @@ class SidecarSettings(BaseSettings):
     )
     exclude_outbound_cidrs: NetworksSetting = Field(
         (), description="networks left alone: not captured, in the default class"
+    )
+    exclude_inbound_ports: PortRangesSetting = Field(
+        (), description="ports of this Pod left alone: clients' connections not captured, answers in the default class"
+    )
+    exclude_inbound_cidrs: NetworksSetting = Field(
+        (), description="clients' networks left alone: not captured, answers in the default class"
     )
     detection_timeout: DurationSetting = Field(
         Duration.from_seconds(1), description="how long a connection may keep silent before the port decides its class"
@@ -144,16 +164,23 @@ class SidecarSettings(BaseSettings):
     )
     admin_address: str = Field("127.0.0.1", description="address of the admin server")
     admin_port: Annotated[int, Field(ge=0, le=65535)] = Field(ADMIN_PORT, description="its port; 0: no admin server")
+    access_log: AccessLogMode = Field(
+        AccessLogMode.OFF, description="off, or connections: a line of JSON for each connection that has ended"
+    )
+    access_log_file: Path | None = Field(None, description="file it is appended to; standard output when left out")
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        if self.admin_port == self.outbound_port:
-            raise ValueError(
-                "--outbound-port and --admin-port: "
-                f"Both are {self.admin_port}, but each needs a port of its own. Change one."
-            )
+        ports = {
+            "--outbound-port": self.outbound_port,
+            "--inbound-port": self.inbound_port,
+            "--admin-port": self.admin_port,
+        }
+        for (one, port), (other, same) in combinations(ports.items(), 2):
+            if port == same:
+                raise ValueError(f"{one} and {other}: Both are {port}, but each needs a port of its own. Change one.")
         return self
 
     @model_validator(mode="after")
@@ -169,6 +196,14 @@ class SidecarSettings(BaseSettings):
             raise ValueError(
                 f"--workers and --max-connections: {self.workers} workers share {self.max_connections} connections, "
                 "but each needs at least one. Change either."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _access_log_is_on(self) -> Self:
+        if self.access_log_file is not None and self.access_log is AccessLogMode.OFF:
+            raise ValueError(
+                "--access-log-file: There is no access log to write. Add --access-log connections, or leave it out."
             )
         return self
 
@@ -211,5 +246,10 @@ def _explain(error: Any, given: dict[str, Any]) -> str:
         return str(error["ctx"]["error"])  # of several settings together, which it names
     key = str(error["loc"][0])
     where = f"--{key.replace('_', '-')}" if key in given else f"PODLANE_{key.upper()}"
+    # Only here: whose settings can be read starts faster without.
+    from pod_policy.service_links import service_link
+
+    if link := service_link(where, error["input"]):
+        return f"{where}: {link}"
     reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
     return f"{where}: {reason}"

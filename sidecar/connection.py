@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SocketType
 from typing import TYPE_CHECKING, Final
@@ -28,13 +29,18 @@ import structlog
 from sidecar.dialling import NEVER_RELAYED
 from sidecar.first_bytes import FirstBytes
 from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.protocols.http1_requests import RequestCutter
+from sidecar.protocols.http2_requests import Http2Cutter
+from sidecar.protocols.requests import SWITCHED, Beyond, Cutter, Request
 from sidecar.routing.flow import Destination
-from sidecar.transport.edge import Original
+from sidecar.transport.edge import Edge, Original
+from sidecar.transport.following import FollowingDirection
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
 from sidecar.transport.observer import ConnectionSummary, Outcome
 from sidecar.transport.relay import Direction, Turn
 from sidecar.transport.sockets import SocketAddress, pending_error, reset_on_close, unacknowledged
 from sidecar.transport.states import Event, State, next_state
+from tc_core.policy import Bound, Requests
 
 if TYPE_CHECKING:
     from sidecar.proxy import Proxy
@@ -51,6 +57,9 @@ _DETECTING, _DIALLING, _LINGERING, _CLOSED = State.DETECTING, State.DIALLING, St
 _DECIDED, _CONNECTED = Event.DECIDED, Event.CONNECTED
 _UP_FINISHED, _DOWN_FINISHED = Event.UP_FINISHED, Event.DOWN_FINISHED
 _FINISHED, _COMPLETE = Turn.FINISHED, Outcome.COMPLETE
+_NONE_TOLD: Final = (0, 0)
+_CUTTERS: Final[dict[Protocol, Callable[[], Cutter]]] = {Protocol.HTTP1: RequestCutter, Protocol.HTTP2: Http2Cutter}
+_TURNED_AWAY: Final = NEVER_RELAYED | {Outcome.AMBIGUOUS}
 _NOTHING: Final = FirstBytes()
 """In place of first bytes that have been handed on."""
 
@@ -77,7 +86,9 @@ class Connection:
         "client",
         "client_address",
         "detection",
+        "doubtful",
         "down",
+        "edge",
         "first",
         "opened_at",
         "original",
@@ -86,12 +97,16 @@ class Connection:
         "quiet_sweeps",
         "state",
         "swept_bytes",
+        "told",
         "up",
         "upstream",
     )
 
-    def __init__(self, proxy: Proxy, client: SocketType, address: SocketAddress, original: Original) -> None:
+    def __init__(
+        self, proxy: Proxy, edge: Edge, client: SocketType, address: SocketAddress, original: Original
+    ) -> None:
         self.proxy = proxy
+        self.edge = edge
         self.client = client
         self.client_address = address
         self.original = original
@@ -106,6 +121,8 @@ class Connection:
         self.swept_bytes = 0
         self.quiet_sweeps = 0
         self.outcome = _COMPLETE
+        self.doubtful = False  # nobody can say where its requests begin
+        self.told = _NONE_TOLD  # bytes up and down that were counted for classes it had before
 
     # DETECTING -----------------------------------------------------------------------------------------------------
 
@@ -168,12 +185,12 @@ class Connection:
         class_name = self.class_name = routing.class_of(original.destination, self.client_address, self.detection)
         proxy.observer.routed(class_name, self.detection.protocol)
         try:
-            upstream = proxy.edge.dial(original, routing.mark_of(class_name), self.client, speaks=bool(first_bytes))
+            upstream = self.edge.dial(original, routing.mark_of(class_name), self.client, speaks=bool(first_bytes))
         except OSError as error:
             self._dial_failed(error.errno or 0)
             return
         self.upstream = upstream
-        if first_bytes:
+        if first_bytes and not self._follows():
             try:
                 sent = upstream.send(first_bytes)
             except BlockingIOError:
@@ -224,13 +241,20 @@ class Connection:
         loop = proxy.loop
         client = self.client
         self.state = next_state(self.state, _CONNECTED)
-        up = self.up = Direction(proxy.shop, self, client, upstream)
-        down = self.down = Direction(proxy.shop, self, upstream, client)
-        up.opposite, down.opposite = down, up
+        direction = proxy.shop.direction
         first = self.first
+        if self._follows():
+            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, _CUTTERS[self.detection.protocol]())
+        else:
+            up = direction(proxy.shop, self, client, upstream)
+        self.up = up
+        down = self.down = direction(proxy.shop, self, upstream, client)
+        up.opposite, down.opposite = down, up
         up.readable, up.fin, up.exhaust = first.readable, first.fin, first.exhaust
         up.count = sent
-        if sent < len(first.data):
+        if isinstance(up, FollowingDirection):
+            up.take(bytes(first.data))
+        elif sent < len(first.data):
             up.held = memoryview(first.data)[sent:]
         self.first = _NOTHING
         loop.rehandle(client.fileno(), up)
@@ -263,6 +287,70 @@ class Connection:
             self._close(reset=self.outcome is not _COMPLETE)
         elif self.state is _LINGERING:
             self._linger()
+
+    def _follows(self) -> bool:
+        """Whether each of its requests is looked at."""
+        return self.detection.protocol in _CUTTERS and self.proxy.routing.requests_may_differ(
+            self.original.destination, self.client_address
+        )
+
+    def begins(self, what: Request | Beyond) -> bool:
+        """The client's next byte begins a request, or what cannot be followed; False: it is not to be sent."""
+        proxy = self.proxy
+        if what is SWITCHED:
+            return True  # it stays in the class of the request that asked for it
+        before = self.detection
+        if isinstance(what, Request):
+            self.detection = before._replace(reason=Reason.FOUND, host=what.host)
+        else:
+            proxy.observer.doubted()
+            if proxy.routing.table.requests is Requests.FOLLOW_STRICTLY:
+                self.end(Event.CUT, Outcome.AMBIGUOUS)
+                return False
+            self.doubtful = True
+        name = self._class_now()
+        if name == self.class_name:
+            return True
+        if before.protocol is Protocol.HTTP2 and not self.doubtful and not self._is_stricter(name):
+            # Its streams share the socket: the connection belongs to the strictest of the requests that it has carried.
+            self.detection = before
+            return True
+        self.reroute()
+        return True
+
+    def _is_stricter(self, name: str) -> bool:
+        strictness = self.proxy.routing.table.strictness
+        # A class that is gone (a reload has not come here yet) holds nothing.
+        return self.class_name not in strictness or strictness.index(name) < strictness.index(self.class_name)
+
+    def _class_now(self) -> str:
+        routing, destination = self.proxy.routing, self.original.destination
+        if self.doubtful:
+            return routing.strictest(destination, self.client_address)
+        return routing.class_of(destination, self.client_address, self.detection)
+
+    def reroute(self) -> bool:
+        """Choose the class anew, by the routing in force now, for what is sent from now on; whether it is another.
+
+        By what is known: first bytes that were not looked at then cannot decide now. Raises OSError when the mark
+        cannot be set; then all is as before.
+        """
+        old = self.class_name
+        if old is None or self.state is _CLOSED:
+            return False
+        proxy = self.proxy
+        routing = proxy.routing
+        name = self._class_now()
+        if self.upstream is not None:
+            # Also when the name is the same: its mark may not be.
+            self.edge.remark(self.upstream, routing.mark_of(name), self.client)
+        if name == old:
+            return False
+        up, down = now = self.bytes_up, self.bytes_down
+        told_up, told_down = self.told
+        proxy.observer.moved(old, name, self.detection.protocol, up - told_up, down - told_down)
+        self.class_name, self.told = name, now
+        return True
 
     def _linger(self) -> None:
         """Reset the side that is left, at once or when it has acknowledged our FIN, which is an event for writers."""
@@ -325,9 +413,11 @@ class Connection:
         proxy = self.proxy
         proxy.live.discard(self)
         bytes_up = bytes_down = 0
+        waited = 0.0
         up, down = self.up, self.down
         if up is not None and down is not None:
             bytes_up, bytes_down = up.count, down.count
+            waited = (up if self.original.destination.bound is Bound.OUTBOUND else down).waited()
             up.release()
             down.release()
             self.up = self.down = None
@@ -341,7 +431,7 @@ class Connection:
             bury(self.upstream)
         proxy.on_closed()
         class_name, outcome = self.class_name, self.outcome
-        if outcome is not _COMPLETE and (class_name is None or outcome in NEVER_RELAYED):
+        if outcome is not _COMPLETE and (class_name is None or outcome in _TURNED_AWAY):
             proxy.observer.refused(outcome)
         if class_name is not None:
             summary = ConnectionSummary(
@@ -353,6 +443,8 @@ class Connection:
                 bytes_down,
                 proxy.now() - self.opened_at,
                 outcome,
+                *self.told,
+                waited,
             )
             proxy.observer.closed(summary)
             if proxy.logs_connections:

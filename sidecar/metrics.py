@@ -7,14 +7,14 @@ of each class are read by :mod:`sidecar.shaping`. All of it is put together when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sidecar.shaping import ClassSnapshot
+from sidecar.shaping import ClassSnapshot, Received
 from sidecar.tallies import DETECTION_BUCKETS, Tallies
 
 
@@ -29,11 +29,15 @@ class Crew:
 class Metrics(Tallies):
     """The tallies of this process, and the way to those of all. See :meth:`sum` and :meth:`render`."""
 
-    def __init__(self, classes: Callable[[], Iterable[ClassSnapshot]], crew: Callable[[], Crew] = Crew) -> None:
+    def __init__(
+        self, classes: Callable[[], Iterable[ClassSnapshot]], crew: Callable[[], Crew] = Crew, *more: Collector
+    ) -> None:
+        """``more``: who has metrics of its own."""
         super().__init__()
         self._crew = crew
         self._registry = CollectorRegistry()
-        self._registry.register(_Collector(classes, crew, self))
+        for collector in (_Collector(classes, crew, self), *more):
+            self._registry.register(collector)
 
     def sum(self) -> Tallies:
         """What all processes together have counted: this one, its workers, and those that are gone."""
@@ -44,10 +48,6 @@ class Metrics(Tallies):
         for tallies in (self, *others):
             total.add(tallies)
         return total
-
-    def in_use(self, names: Iterable[str]) -> frozenset[str]:
-        """``names``, and those of other classes that connections still have, in whatever process."""
-        return frozenset(names) | {name for name, counts in self.sum().connections.items() if counts.active}
 
     def render(self) -> bytes:
         """All metrics in Prometheus text format."""
@@ -66,7 +66,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         counted = self._metrics.sum()
-        yield from self._of_the_kernel()
+        yield from class_families("podlane_class", "sent", list(self._classes()))
         yield from self._of_the_proxy(counted)
         yield from self._of_detection(counted)
         yield from self._of_workers(counted)
@@ -92,12 +92,20 @@ class _Collector(Collector):
             reached += number
             buckets.append((bound, reached))
         seconds.add_metric([], buckets, counted.detection_seconds)
+        lost = CounterMetricFamily(
+            "podlane_access_log_lost", "Lines of the access log that could not be kept or written."
+        )  # fmt: skip
+        lost.add_metric([], counted.lines_lost)
         refused = CounterMetricFamily(
             "podlane_connections_refused", "Connections that were not relayed.", labels=["reason"]
         )  # fmt: skip
         for name, number in list(counted.refusals.items()):
             refused.add_metric([name], number)
-        yield from (detections, seconds, refused)
+        doubted = CounterMetricFamily(
+            "podlane_requests_ambiguous", "Connections whose requests could not be followed any more."
+        )  # fmt: skip
+        doubted.add_metric([], counted.doubts)
+        yield from (detections, seconds, refused, doubted, lost)
 
     def _of_the_proxy(self, counted: Tallies) -> Iterator[Metric]:
         active = GaugeMetricFamily(
@@ -117,28 +125,41 @@ class _Collector(Collector):
             relayed.add_metric([name, "down"], counts.bytes_down)
         yield from (active, total, relayed)
 
-    def _of_the_kernel(self) -> Iterator[Metric]:
-        snapshots = list(self._classes())
-        counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
-            ("bytes", "Bytes sent, link headers included.", lambda s: s.stats.bytes),
-            ("packets", "Packets sent.", lambda s: s.stats.packets),
-            ("drops", "Packets dropped.", lambda s: s.stats.drops),
-            ("overlimits", "Times the class had to wait for tokens.", lambda s: s.stats.overlimits),
-        )
-        gauges: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
-            ("backlog_bytes", "Bytes waiting.", lambda s: s.stats.backlog_bytes),
-            ("backlog_packets", "Packets waiting.", lambda s: s.stats.backlog_packets),
-            ("rate_bits_per_second", "Rate now.", lambda s: s.current_rate.bits_per_second),
-            ("guaranteed_bits_per_second", "Guaranteed rate.", lambda s: s.rate.bits_per_second),
-            ("ceil_bits_per_second", "Most it may borrow up to.", lambda s: s.ceil.bits_per_second),
-        )
-        for name, text, value in counters:
-            counter = CounterMetricFamily(f"podlane_class_{name}", text, labels=["class"])
-            for snapshot in snapshots:
-                counter.add_metric([snapshot.name], value(snapshot))
-            yield counter
-        for name, text, value in gauges:
-            gauge = GaugeMetricFamily(f"podlane_class_{name}", text, labels=["class"])
-            for snapshot in snapshots:
-                gauge.add_metric([snapshot.name], value(snapshot))
-            yield gauge
+
+def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[Metric]:
+    """What the kernel counted of each class, whose packets were ``verb`` (sent, received)."""
+    counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
+        ("bytes", f"Bytes {verb}, link headers included.", lambda s: s.stats.bytes),
+        ("packets", f"Packets {verb}.", lambda s: s.stats.packets),
+        ("drops", "Packets dropped.", lambda s: s.stats.drops),
+        ("overlimits", "Times the class had to wait for tokens.", lambda s: s.stats.overlimits),
+    )
+    gauges: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
+        ("backlog_bytes", "Bytes waiting.", lambda s: s.stats.backlog_bytes),
+        ("backlog_packets", "Packets waiting.", lambda s: s.stats.backlog_packets),
+        ("rate_bits_per_second", "Rate now.", lambda s: s.current_rate.bits_per_second),
+        ("guaranteed_bits_per_second", "Guaranteed rate.", lambda s: s.rate.bits_per_second),
+        ("ceil_bits_per_second", "Most it may borrow up to.", lambda s: s.ceil.bits_per_second),
+    )
+    for name, text, value in counters:
+        counter = CounterMetricFamily(f"{prefix}_{name}", text, labels=["class"])
+        for snapshot in snapshots:
+            counter.add_metric([snapshot.name], value(snapshot))
+        yield counter
+    for name, text, value in gauges:
+        gauge = GaugeMetricFamily(f"{prefix}_{name}", text, labels=["class"])
+        for snapshot in snapshots:
+            gauge.add_metric([snapshot.name], value(snapshot))
+        yield gauge
+
+
+class ReceivedMetrics(Collector):
+    """The same of what arrives, for the classes that limit it."""
+
+    def __init__(self, received: Callable[[], Received | None]) -> None:
+        self._received = received
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, which are empty where nothing is limited."""
+        received = self._received()
+        return class_families("podlane_received", "received", received.classes if received else ())

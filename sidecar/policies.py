@@ -6,8 +6,11 @@ injector writes) give the defaults, and the annotations win.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import hashlib
+import json
+import stat
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -15,30 +18,36 @@ from typing import Any, Final
 from sidecar.config import LogLevel, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
-from tc_core.errors import PolicyError
+from tc_core.errors import PolicyError, Problem
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import load_policy
-from tc_core.policy_scope import beyond_sidecar
+from tc_core.policy_scope import beyond_sidecar, beyond_step_aside
 from tc_core.units import Rate
 
+_EXCLUSIONS: Final = (
+    "exclude_outbound_ports", "exclude_outbound_cidrs", "exclude_inbound_ports", "exclude_inbound_cidrs"
+)  # fmt: skip
+"""Settings, and annotations of the same names."""
 _FIXED: Final = ("detection_timeout", "datapath", "log_level")
 """Settings that annotations have, and that a sidecar takes from them only when it starts."""
+_READINGS: Final = 3
+"""Files that change each time they are read are taken as they are; the next change tells."""
+_HALF_WRITTEN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be in force. ``warnings`` are whole sentences.
 
-    ``shared_name`` is the ConfigMap of a shared policy; ``fixed`` is what only a new start changes, by annotation;
-    ``files`` is the :func:`signature` of the files as they were then.
+    ``fixed`` is what only a new start changes, by annotation; ``digest`` the SHA-256 of what is wanted, in hexadecimal,
+    which for annotations is the one that the injector writes in ``podlane.io/status``.
     """
 
     settings: SidecarSettings
     policy: TrafficPolicy
     warnings: tuple[str, ...] = ()
-    shared_name: str | None = None
     fixed: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[object, ...] = ()
+    digest: str = ""
 
 
 def load_sidecar_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
@@ -59,86 +68,157 @@ def load_wanted(given: SidecarSettings) -> Wanted:
     """
     if given.annotations is None:
         assert given.policy is not None  # SidecarSettings sees to it that there is one of the two
-        return Wanted(given, load_sidecar_policy(given.policy, total=given.total))
+        policy = load_sidecar_policy(given.policy, total=given.total)
+        if problems := _beyond(policy, given.datapath):
+            raise PolicyError(problems, str(given.policy))
+        meaning = json.dumps(policy.to_document(), sort_keys=True)
+        return Wanted(given, policy, digest=hashlib.sha256(meaning.encode()).hexdigest())
     return _of_annotations(given, given.annotations)
 
 
-def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
-    """The same for a sidecar that runs: settings which it takes only when it starts stay, and a warning names them.
+def _beyond(policy: TrafficPolicy, datapath: Datapath) -> list[Problem]:
+    """What the datapath cannot do."""
+    return beyond_step_aside(policy) if datapath is Datapath.STEP_ASIDE else []
 
-    Raises :class:`ConfigError` also for another shared policy: its ConfigMap is not mounted in a Pod that runs.
-    """
+
+def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
+    """The same for a sidecar that runs: settings which it takes only when it starts stay, and a warning names them."""
     wanted = load_wanted(given)
-    if wanted.shared_name not in (None, running.shared_name):
-        mounted = f"has ConfigMap {running.shared_name} mounted" if running.shared_name else "has none mounted"
-        raise ConfigError(
-            f"podlane.io/policy: It names ConfigMap {wanted.shared_name} now, but this Pod {mounted}. "
-            "Make the Pod anew, or write the old name."
-        )
     later = [f"{name} ({value})" for name, value in wanted.fixed.items() if value != running.fixed[name]]
     warnings = wanted.warnings
     if later:
         warnings += (f"Not in force before the Pod is made anew: {', '.join(later)}.",)
     settings = wanted.settings.model_copy(update={name: getattr(running.settings, name) for name in _FIXED})
-    return Wanted(settings, wanted.policy, warnings, running.shared_name, running.fixed, wanted.files)
+    return Wanted(settings, wanted.policy, warnings, running.fixed, wanted.digest)
 
 
-def signature(given: SidecarSettings) -> tuple[object, ...]:
-    """Something that differs once the files of annotations have changed; a file that is not there counts as one.
+def sources(given: SidecarSettings) -> tuple[Path, ...]:
+    """The files that what is wanted comes from, as they are there now."""
+    paths = (given.policy, given.annotations, *_shared_policies(given.shared_policy).values())
+    return tuple(path for path in paths if path is not None)
 
-    The kubelet changes such files by exchanging the symbolic link to their folder.
+
+def contents(given: SidecarSettings) -> bytes:
+    """A digest of what stands in all of these files. One that is not there, or is a pipe, stands for itself."""
+    digest = hashlib.sha256()
+    for path in sources(given):
+        try:
+            # A pipe can be read once, and whoever opens a FIFO waits for its writer.
+            text = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else b""
+        except OSError as error:
+            text = str(error.errno).encode()
+        digest.update(f"{path}\0{len(text)}\0".encode())
+        digest.update(text)
+    return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of reading files with these :func:`contents`: something usable, or why there is nothing."""
+
+    contents: bytes
+    wanted: Wanted | None
+    problem: str = ""
+
+
+def attempt(
+    given: SidecarSettings, running: Wanted, tried: bytes | None, *, pause: Callable[[float], None] = time.sleep
+) -> Attempt | None:
+    """Read what is wanted while a sidecar runs; None: it is what was ``tried`` last.
+
+    What changed in the middle is read once more; what is wrong may be half of what is still being written, so it gets
+    the time to change (``pause`` waits some seconds). Raises nothing: whatever stands in a file that is being edited
+    must not end the proxy.
     """
-    return tuple(_identity(path) for path in (given.annotations, given.shared_policy) if path is not None)
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    for _ in range(_READINGS):
+        before = contents(given)
+        if before == tried:
+            return None
+        wanted, problem = None, ""
+        try:
+            wanted = reload_wanted(given, running)
+        except Exception as error:  # noqa: BLE001 (see above)
+            problem = str(error)
+            pause(_HALF_WRITTEN_S)
+        if contents(given) == before:
+            break
+    return Attempt(before, wanted, problem)
 
 
 def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     # Only here: whoever has a policy file starts faster without.
-    from pod_policy.annotations import EXCLUDE_CIDRS, EXCLUDE_PORTS, PREFIX
+    from pod_policy.annotations import PREFIX
     from pod_policy.downward import read_annotations
-    from pod_policy.effective import effective, shared_policy_name
+    from pod_policy.effective import effective
     from pod_policy.errors import PodPolicyError
 
-    files = signature(given)  # first: what changes from here on is told by the next
     text = _read(path)
     if text is None:
         raise ConfigError(f"--annotations: There is no file {path}. Name one that a downward API volume makes.")
+    warnings: tuple[str, ...] = ()
     try:
-        annotations = read_annotations(text)
-        name = shared_policy_name(annotations)
-        shared = None if name is None else _shared_text(name, given.shared_policy)
+        annotations, shared, warnings = _with_shared_policy(read_annotations(text), given.shared_policy)
         pod = effective(annotations, shared=shared)
     except PodPolicyError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError("\n".join((f"{path}: {error}", *warnings))) from None
     said: dict[str, Any] = {
         "detection_timeout": pod.detection_timeout,
         "datapath": pod.datapath and Datapath(pod.datapath),
         "log_level": pod.log_level and LogLevel(pod.log_level),
-        # An empty list is one, too: it takes the place of a default that is not.
-        "exclude_outbound_ports": pod.exclude_outbound_ports if EXCLUDE_PORTS in annotations else None,
-        "exclude_outbound_cidrs": pod.exclude_outbound_cidrs if EXCLUDE_CIDRS in annotations else None,
     }
+    # An empty list is one, too: it takes the place of a default that is not.
+    said |= {name: getattr(pod, name) for name in _EXCLUSIONS if f"{PREFIX}{name.replace('_', '-')}" in annotations}
     settings = given.model_copy(update={key: value for key, value in said.items() if value is not None})
+    if problems := _beyond(pod.policy, settings.datapath):
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     fixed = {key: str(getattr(settings, key)) for key in _FIXED}
     fixed |= {each.name: str(getattr(pod.resources, each.name) or "the default") for each in fields(pod.resources)}
     named = {f"{PREFIX}{key.replace('_', '-')}": value for key, value in fixed.items()}
-    return Wanted(settings, pod.policy, pod.warnings, name, named, files)
+    return Wanted(settings, pod.policy, (*warnings, *pod.warnings), named, pod.digest)
 
 
-def _shared_text(name: str, path: Path | None) -> str | None:
-    if path is None:
+def _with_shared_policy(
+    annotations: dict[str, str], folder: Path | None
+) -> tuple[dict[str, str], str | None, tuple[str, ...]]:
+    """The annotations as they count, the text of the shared policy, and a warning if it is not the one they name.
+
+    A Pod keeps the volume that it was made with. The injector mounted what the annotation named then, so another name
+    was written later: the sidecar stays with the old one, at a new start as while it runs, instead of leaving the Pod
+    without limits. Whoever starts a sidecar by hand is told of a wrong name by a :class:`ConfigError`.
+    """
+    from pod_policy.annotations import POLICY, STATUS, shared_policy_file
+    from pod_policy.effective import shared_policy_name
+
+    name = shared_policy_name(annotations)
+    if name is None:
+        return annotations, None, ()
+    there = _shared_policies(folder)
+    if name in there:
+        return annotations, _read(there[name]), ()
+    if STATUS not in annotations or len(there) > 1:
+        lacking = "--shared-policy is missing" if folder is None else f"{folder} has no {shared_policy_file(name)}"
         raise ConfigError(
-            f"podlane.io/policy: ConfigMap {name} is not mounted in this Pod. "
-            "Make the Pod anew; where you start the sidecar yourself, give the policy by --shared-policy."
+            f"{POLICY}: It names ConfigMap {name}, but {lacking}. "
+            f"Name by --shared-policy the folder in which its policy is {shared_policy_file(name)}."
         )
-    return _read(path)
+    others = {key: value for key, value in annotations.items() if key != POLICY}
+    if not there:
+        return others, None, (_another(name, "without one, and the other annotations alone stay in force"),)
+    (old,) = there
+    return others | {POLICY: old}, _read(there[old]), (_another(name, f"with {old}, which stays in force"),)
+
+
+def _another(name: str, made: str) -> str:
+    return f"podlane.io/policy: It names ConfigMap {name} now, but this Pod was made {made}. Make the Pod anew."
+
+
+def _shared_policies(folder: Path | None) -> dict[str, Path]:
+    """The files of shared policies by the names of their ConfigMaps."""
+    if folder is None:
+        return {}
+    from pod_policy.annotations import shared_policy_file
+
+    return {path.parent.name: path for path in sorted(folder.glob(shared_policy_file("*")))}
 
 
 def _read(path: Path) -> str | None:

@@ -36,22 +36,24 @@ class Proxy:
         *,
         loop: EventLoop,
         timers: Timers,
-        edge: Edge,
         routing: Routing,
         observer: Observer,
         detection_timeout: float,
         connect_timeout: float,
         idle_timeout: float,
         on_closed: Callable[[], None],
+        times_waits: bool = False,
     ) -> None:
-        """Timeouts in seconds. ``on_closed`` is called after each connection that ended."""
+        """Timeouts in seconds. ``on_closed`` is called after each connection that ended.
+
+        ``times_waits``: whether the observer wants to know how long bytes waited.
+        """
         self.loop = loop
         self.now = timers.now
-        self.edge = edge
         self.routing = routing
         self.observer = observer
         self.on_closed = on_closed
-        self.shop = Workshop(loop)
+        self.shop = Workshop(loop, times_waits=times_waits)
         self.live: set[Connection] = set()
         self.detecting = timers.queue(detection_timeout, Connection.detection_timed_out)
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)
@@ -60,16 +62,16 @@ class Proxy:
         self._sweeps = timers.queue(idle_timeout / IDLE_SWEEPS, Proxy._sweep)
         self._sweeping = False
 
-    def adopt(self, client: SocketType, address: SocketAddress) -> None:
-        """Take over an accepted connection."""
-        original = self.edge.original(client)
+    def adopt(self, edge: Edge, client: SocketType, address: SocketAddress) -> None:
+        """Take over a connection that was accepted at this edge."""
+        original = edge.original(client)
         if original is None:
             reset_on_close(client)
             client.close()
             self.observer.refused(Refusal.NOT_DIVERTED)
             log.debug("refused a connection to the listener itself", client=address)
             return
-        connection = Connection(self, client, address, original)
+        connection = Connection(self, edge, client, address, original)
         self.live.add(connection)
         if not self._sweeping:
             self._sweeping = True

@@ -11,17 +11,21 @@ import resource
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
 
+from sidecar.access_log import AccessLog, AccessLogSettings, Logged
 from sidecar.connection import ConnectionView
 from sidecar.errors import ConfigError
+from sidecar.live_connections import LiveConnection, Order, Shown, first
 from sidecar.proxy import Proxy
 from sidecar.routing.cached import Routing
 from sidecar.transport.accept import RETRY_S, Acceptor
 from sidecar.transport.edge import BACKLOG, Edge, TransparentEdge
+from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.observer import ConnectionSummary, NullObserver, Observer, Outcome, Refusal
 from sidecar.transport.pipes import MAX_PIPES
@@ -47,19 +51,23 @@ log = structlog.get_logger(__name__)
 RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
 """Descriptors that are not for connections: splice pipes; and listeners, admin server, netlink, logs, imports."""
 DESCRIPTORS_PER_CONNECTION: Final = 2
+REROUTED_AT_ONCE: Final = 256
+"""Connections that follow a new policy before bytes move on: about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How the server behaves."""
+    """How the server behaves. ``inbound_port`` is where clients' connections arrive; None: they do not."""
 
     port: int
+    inbound_port: int | None = None
     ipv4: bool = True
     ipv6: bool = True
     max_connections: int = 10_000
     detection_timeout: Duration = field(default=Duration(1 * 10**9))
     connect_timeout: Duration = field(default=Duration(10 * 10**9))
     idle_timeout: Duration = field(default=Duration(3600 * 10**9))
+    access_log: AccessLogSettings | None = None
 
     @property
     def families(self) -> Sequence[int]:
@@ -101,12 +109,19 @@ class ProxyServer:
         observer: Observer | None = None,
         *,
         edge: Edge | None = None,
+        inbound: Edge | None = None,
     ) -> None:
-        """``edge`` is how listening and dialling are done; TPROXY when not given."""
+        """``edge`` and ``inbound`` are how listening and dialling are done; TPROXY when not given."""
         self.settings = settings
         self.max_connections = settings.max_connections
-        self._edge = edge if edge is not None else TransparentEdge()
+        self._doors: list[tuple[Edge, int]] = [(edge if edge is not None else TransparentEdge(), settings.port)]
+        if settings.inbound_port is not None:
+            self._doors.append((inbound if inbound is not None else InboundEdge(), settings.inbound_port))
         self._observer = observer if observer is not None else NullObserver()
+        self._access_log: AccessLog | None = None
+        if settings.access_log is not None:
+            self._access_log = AccessLog(settings.access_log, self._observer.lost_lines)
+            self._observer = Logged(self._observer, self._access_log)
         self._timers = Timers()
         self._loop = EventLoop(self._timers)
         self._retries = self._timers.queue(RETRY_S, Acceptor.resume)
@@ -116,23 +131,19 @@ class ProxyServer:
         self._proxy = Proxy(
             loop=self._loop,
             timers=self._timers,
-            edge=self._edge,
             routing=routing,
             observer=self._observer,
             detection_timeout=settings.detection_timeout.seconds,
             connect_timeout=settings.connect_timeout.seconds,
             idle_timeout=settings.idle_timeout.seconds,
             on_closed=self._connection_closed,
+            times_waits=self._access_log is not None,
         )
 
     @property
     def routing(self) -> Routing:
-        """The routing in force. Setting it changes the class of connections whose class is chosen from then on."""
+        """The routing in force; :meth:`follow` brings another."""
         return self._proxy.routing
-
-    @routing.setter
-    def routing(self, routing: Routing) -> None:
-        self._proxy.routing = routing
 
     @property
     def active(self) -> int:
@@ -153,6 +164,12 @@ class ProxyServer:
         """The connections alive."""
         return [connection.view() for connection in self._proxy.live]
 
+    def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive, and ``limit`` of them."""
+        live = self._proxy.live
+        chosen = first(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
+        return Shown(len(live), [_told(each.view()) for each in chosen])
+
     async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when listening.
 
@@ -167,10 +184,10 @@ class ProxyServer:
                 remedy="Raise the hard limit (ulimit -Hn).",
             )
         try:
-            for listener in self._edge.listen(self.settings.port, self.settings.families):
-                self._acceptors.append(
-                    Acceptor(self._loop, listener, self._proxy.adopt, self._has_room, self._exhausted)
-                )
+            for edge, port in self._doors:
+                adopt = partial(self._proxy.adopt, edge)
+                for listener in edge.listen(port, self.settings.families):
+                    self._acceptors.append(Acceptor(self._loop, listener, adopt, self._has_room, self._exhausted))
             task_status.started([acceptor.listener.getsockname()[:2] for acceptor in self._acceptors])
             with self._life:
                 await self._loop.run()
@@ -179,6 +196,30 @@ class ProxyServer:
             self.cut()
             self._proxy.shop.pipes.close()
             self._loop.close()
+            if self._access_log is not None:
+                self._access_log.close()
+
+    async def follow(self, routing: Routing) -> None:
+        """Put a routing in force: for connections that get their class from now on, and for those that have one.
+
+        None is cut. What such a connection sends from now on is in the class that the new routing gives it.
+        """
+        proxy = self._proxy
+        proxy.routing = routing
+        live = list(proxy.live)
+        moved = 0
+        failure: OSError | None = None
+        for at in range(0, len(live), REROUTED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            for connection in live[at : at + REROUTED_AT_ONCE]:
+                try:
+                    moved += connection.reroute()
+                except OSError as error:
+                    failure = error
+        if moved:
+            log.info("live connections changed their class", count=moved)
+        if failure is not None:
+            log.warning("live connections stay in the classes they had", error=failure.strerror)
 
     def stop_accepting(self) -> None:
         """Take what waits in the backlogs, as far as there is room, and close the listeners."""
@@ -227,3 +268,19 @@ class ProxyServer:
             self._retries.discard(acceptor)
             acceptor.close()
         self._acceptors.clear()
+
+
+def _told(view: ConnectionView) -> LiveConnection:
+    undetected = view.class_name is None
+    return LiveConnection(
+        view.class_name,
+        view.client[:2],
+        (str(view.destination.address), view.destination.port),
+        view.destination.bound.value,
+        view.detection.sni or view.detection.host,
+        None if undetected else view.detection.protocol.value,
+        view.state.name.lower().replace("_", "-"),
+        view.seconds,
+        view.bytes_up,
+        view.bytes_down,
+    )

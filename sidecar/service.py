@@ -12,6 +12,7 @@ listener and the rules they need stay until the last of them has ended.
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,38 +22,41 @@ from typing import Final, TypeVar
 
 import structlog
 import trio
-from prometheus_client import CONTENT_TYPE_LATEST
 
-from sidecar.admin import Handler, Reply, serve_admin
-from sidecar.config import SidecarSettings
+from sidecar.access_log import AccessLogSettings
+from sidecar.admin import serve_admin
+from sidecar.answers import Answers
+from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConntrackError, SidecarError, single
 from sidecar.instance import only_instance
+from sidecar.left_alone import left_alone
+from sidecar.listening import Listeners
 from sidecar.log import configure as configure_log
-from sidecar.metrics import Crew, Metrics
+from sidecar.metrics import Metrics, ReceivedMetrics
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.choose import holders
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
-from sidecar.netfilter.rules import Family
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.policies import Wanted, load_wanted, reload_wanted, signature
+from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.policies import Wanted, attempt, contents, load_wanted, sources
+from sidecar.policy_state import PolicyState, Result
 from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
 from sidecar.shaping import Shaping, shaped_interface
-from sidecar.status import classes_document
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.watch import follow
 from sidecar.workers.count import worker_count
 from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.worker import work
-from tc_core import features, reconcile
+from tc_core import features, lanes
 from tc_core.errors import TcError
 from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
-from tc_core.policy import TrafficPolicy
+from tc_core.policy import Bound, PortRange, TrafficPolicy
 
 _T = TypeVar("_T")
 _MakePool = Callable[..., WorkerPool]
@@ -64,7 +68,7 @@ _NOT_USED: Final = "the new policy is not used; the old one stays in force"
 log = structlog.get_logger()
 
 
-class Sidecar:
+class Sidecar(Answers):
     """One running sidecar. :func:`serve` makes and runs it."""
 
     def __init__(
@@ -74,12 +78,15 @@ class Sidecar:
         shaping: Shaping,
         installer: Installer,
         make_pool: _MakePool | None = None,
+        tried: bytes = b"",
     ) -> None:
-        """``make_pool``: who relays instead of this process."""
+        """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted."""
         self.settings = wanted.settings
         self.policy = wanted.policy
         self.shaping = shaping
-        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew)
+        self.policy_state = PolicyState()
+        received = ReceivedMetrics(lambda: self.shaping.received)
+        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew, self.policy_state, received)
         self.ready = False
         self.admin_port: int | None = None
         self._given = given  # before annotations, if there are any, had their say
@@ -88,13 +95,20 @@ class Sidecar:
         self._make_pool = make_pool
         self._server: ProxyServer | WorkerPool | StepAside | None = None
         self._following = False  # rules are there that only connections of an earlier policy may need
+        self._following_inbound = False  # also those for what clients opened
+        self._listeners = Listeners()
+        self._apart: frozenset[int] = frozenset()
         self._reservation = PortReservation()
         self._in_thread = trio.CapacityLimiter(1)
         self._changing = trio.Lock()  # whoever changes what is in force holds it: reload, settling, the end
         self._reload_asked = trio.Event()
+        self._ruleset: Ruleset | None = None  # what was written last, if that went well
+        self._signalled = False  # SIGHUP: read it even if nothing has changed
+        self._tried = tried
         self._stop = trio.Event()
         self._life = trio.CancelScope()
         self._patience = trio.CancelScope()
+        self._began = time.monotonic()
 
     async def run(
         self,
@@ -123,8 +137,8 @@ class Sidecar:
                 await self._bring_up(nursery)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._reload_when_asked, nursery)
-                if self.settings.annotations is not None:
-                    nursery.start_soon(self._watch_annotations)
+                if self.settings.watch:
+                    nursery.start_soon(follow, partial(sources, self._given), lambda: self._reload_asked.set())
                 self.ready = True
                 on_ready()
                 tune_garbage_collector()
@@ -148,6 +162,7 @@ class Sidecar:
     async def _follow_signals(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
+                self._signalled = True
                 self._reload_asked.set()
             elif self._stop.is_set():
                 self._patience.cancel()
@@ -162,8 +177,8 @@ class Sidecar:
         relay = self.settings.datapath is Datapath.RELAY
         if relay:
             await self._blocking(self._clear_the_other_datapath)
-        listening = (self.settings.outbound_port if relay else 0, self.settings.admin_port)
-        self._reservation = reserve(p for p in listening if p)
+        relays = (self.settings.outbound_port, self.settings.inbound_port) if relay else ()
+        self._reservation = reserve(p for p in (*relays, self.settings.admin_port) if p)
         if self._reservation.warning:
             log.warning(self._reservation.warning)
         if self.settings.admin_port:
@@ -171,6 +186,7 @@ class Sidecar:
                 serve_admin, self.settings.admin_address, self.settings.admin_port, self._admin_handlers()
             )
         await self._apply(self.policy, self.shaping.ids_for(self.policy), nursery)
+        self.policy_state.begin(self._wanted.digest)
         log.info(
             "ready",
             interface=self.shaping.interface,
@@ -184,40 +200,59 @@ class Sidecar:
     async def _apply(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> int:
         """Put a policy in force: classes, then the table, then the listener, then the rules that lead there.
 
+        Last the classes that go, when nobody sends there any more: whatever moves has a lane at any time.
+
         Gives the number of changes to the classes. A failure in the middle leaves what was done; applying another
         policy, or the same one again, goes on from there.
         """
-        report = await self._blocking(partial(self.shaping.apply, policy, ids))
+        report = await self._blocking(partial(self.shaping.begin, policy, ids, left_alone(policy, self.settings)))
         table = RoutingTable.of(policy, self.settings.silent_ports)
         routing = Routing(table, ids)
         # Connections that an earlier policy captured need its rules for as long as they live.
         self._following = self._server is not None
-        if isinstance(self._server, WorkerPool):
-            await self._server.follow(routing, self.metrics.in_use(ids))
-        elif self._server is not None:
-            self._server.routing = routing
+        self._following_inbound = self._server is not None and (
+            self._following_inbound or self._server.routing.table.captures(Bound.INBOUND)
+        )
+        if self._server is not None:
+            await self._server.follow(routing)
         elif table.needs_capture:
             server = self._make_server(routing)
             await nursery.start(server.run)
             self._server = server
-        await self._blocking(partial(self._install, policy, keep_captured=self._following))
-        await self._reroute()
+        await self._blocking(partial(self._install, policy))
+        if isinstance(self._server, StepAside):
+            await self._reroute(self._server)
+        gone = await self._blocking(self.shaping.finish)
+        if gone.dropped_packets:
+            log.warning("packets that waited in classes which are gone were dropped", count=gone.dropped_packets)
         self.policy = policy
-        self.metrics.keep(self.metrics.in_use(ids))
+        self.metrics.keep(ids)
         await self._blocking(self._sample)
-        return len(report.done)
+        return len(report.done) + len(gone.done)
 
-    def _install(self, policy: TrafficPolicy, *, capture: bool = True, keep_captured: bool = False) -> None:
-        settings = self._capture_settings()
-        ids = self.shaping.ids
-        self._installer.install(build_ruleset(policy, ids, settings, capture=capture, keep_captured=keep_captured))
+    def _install(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None:
+        """``settled``: without what only connections of an earlier policy needed."""
+        relay = self.settings.datapath is Datapath.RELAY
+        if relay and any(match.needs_content for _, match in policy.rules(Bound.INBOUND)):
+            self._apart = self._listeners.apart()
+        ruleset = build_ruleset(
+            policy,
+            self.shaping.ids,
+            self._capture_settings(),
+            capture=capture,
+            keep_captured=not settled and (self._following or not capture),
+            keep_inbound=not settled and self._following_inbound,
+        )
+        if ruleset == self._ruleset:
+            return  # written before; that it is there still is for SIGHUP to look at, since looking takes 30 ms
+        self._ruleset = None
+        self._installer.install(ruleset)
+        self._ruleset = ruleset
 
-    async def _reroute(self) -> None:
-        """Have connections follow the policy that need no proxy to live."""
-        if not isinstance(self._server, StepAside):
-            return
+    async def _reroute(self, server: StepAside) -> None:
+        """Have connections follow the policy that need no proxy to live, now that its rules are in place."""
         try:
-            changed = await self._server.reroute()
+            changed = await server.reroute()
         except ConntrackError as error:
             log.warning("live connections stay in the classes they have", error=str(error))
         else:
@@ -235,14 +270,14 @@ class Sidecar:
             if not server.routing.table.needs_capture:
                 await server.drain(self.settings.grace)
                 self._server = None
-        await self._blocking(partial(self._install, self.policy))
-        self._following = False
+        await self._blocking(partial(self._install, self.policy, settled=True))
+        self._following = self._following_inbound = False
 
     async def _wind_down(self) -> None:
         log.info("draining", grace=str(self.settings.grace))
         if self._server is None:
             return
-        await self._blocking(partial(self._install, self.policy, capture=False, keep_captured=True))
+        await self._blocking(partial(self._install, self.policy, capture=False))
         with self._patience:
             cut = await self._server.drain(self.settings.grace)
             if cut:
@@ -269,38 +304,42 @@ class Sidecar:
             await self._reload_asked.wait()
             self._reload_asked = trio.Event()
             await self._reload(nursery)
-
-    async def _watch_annotations(self) -> None:
-        """Reload when the files change: in a Pod nobody sends a signal after the kubelet has written them anew."""
-        seen = self._wanted.files
-        while True:
-            await trio.sleep(_SAMPLE_INTERVAL)
-            if (now := signature(self._given)) != seen:
-                seen = now
-                self._reload_asked.set()
+            # What was read leaves cycles behind, which would stay for as long as the thresholds that connections want.
+            gc.collect(0)
 
     async def _reload(self, nursery: trio.Nursery) -> None:
-        """Re-read the policy; what cannot be used, or not be put in force, leaves the old policy as it is."""
-        load = partial(reload_wanted, self._given, self._wanted)
-        try:
-            # In a thread of its own, left behind when the end comes: a policy may be huge, and a file a FIFO.
-            wanted = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
-        except Exception as error:  # noqa: BLE001 (whatever stands in a file that is being edited must not end the proxy)
-            log.error(_NOT_USED, error=str(error))
+        """Read the policy again; what cannot be used, or not be put in force, leaves the old policy as it is."""
+        signalled, self._signalled = self._signalled, False
+        read = partial(attempt, self._given, self._wanted, None if signalled else self._tried)
+        # In a thread of its own, left behind when the end comes: a policy may be huge, and a file a FIFO.
+        found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        if found is None:
             return
+        self._tried = found.contents
+        if found.wanted is None:
+            self._refuse(found.problem, Result.REFUSED)
+            return
+        wanted = found.wanted
         async with self._changing:
             old, ids, settings = self.policy, self.shaping.ids, self.settings
             self.settings = wanted.settings
+            if signalled:
+                self._ruleset = None
             try:
                 changes = await self._apply(wanted.policy, self.shaping.ids_for(wanted.policy), nursery)
             except (TcError, SidecarError) as error:
                 self.settings = settings
                 await self._go_back(old, ids, nursery)
-                log.error(_NOT_USED, error=str(error))
+                self._refuse(str(error), Result.FAILED)
             else:
                 self._wanted = wanted
+                self.policy_state.applied(wanted.digest)
                 _warn(wanted)
-                log.info("policy in force", changes=changes)
+                log.info("policy in force", changes=changes, hash=wanted.digest)
+
+    def _refuse(self, problem: str, result: Result) -> None:
+        self.policy_state.refused(problem, result)
+        log.error(_NOT_USED, error=problem)
 
     async def _go_back(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> None:
         """Put a policy in force again, under the ids that live connections know it by."""
@@ -317,23 +356,43 @@ class Sidecar:
                     if isinstance(self._server, WorkerPool):
                         await self._server.look_after()
                     await self._blocking(self._sample)
+                    await self._follow_listeners()
+                    if self.shaping.unfinished:
+                        await self._blocking(self.shaping.finish)
                     await self._settle()
             except (TcError, SidecarError) as error:
                 log.warning("counters cannot be read, or rules not be tidied up", error=str(error))
+
+    async def _follow_listeners(self) -> None:
+        """Leave alone the ports whose program is another one on loopback than elsewhere; see sidecar.listening."""
+        server = self._server
+        if server is None or isinstance(server, StepAside) or not server.routing.table.captures(Bound.INBOUND):
+            return  # stepping aside, connections stay with the program that they are for
+        now = self._listeners.apart()
+        if now == self._apart:
+            return
+        await self._blocking(partial(self._install, self.policy))
+        log.info("left alone: ports where a program listens on some addresses only", ports=sorted(self._apart))
 
     def _sample(self) -> None:
         self.shaping.sample(time.monotonic())
 
     def _clear_the_other_datapath(self) -> None:
         """What a killed predecessor marked by stepping aside would look like captured connections to the relay."""
-        if SHOW in self._installer.installed(Family.V4).chains:
+        if self._installer.has_chain(SHOW):
             self._installer.remove()
             _forget_marks()
 
     def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:
         s = self.settings
         if s.datapath is Datapath.STEP_ASIDE:
-            return StepAside(s.outbound_port, routing, self.metrics, detection_timeout=s.detection_timeout)
+            return StepAside(
+                s.outbound_port,
+                routing,
+                self.metrics,
+                detection_timeout=s.detection_timeout,
+                access_log=_access_log(s),
+            )
         if self._make_pool is not None:
             return self._make_pool(
                 self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
@@ -344,58 +403,27 @@ class Sidecar:
         s = self.settings
         return ServerSettings(
             port=s.outbound_port,
+            inbound_port=s.inbound_port,
             ipv6=ipv6_missing() is None,
             max_connections=s.max_connections,
             detection_timeout=s.detection_timeout,
             connect_timeout=s.connect_timeout,
             idle_timeout=s.idle_timeout,
+            access_log=_access_log(s),
         )
 
     def _capture_settings(self) -> CaptureSettings:
+        apart = self._apart | ({self.settings.admin_port} if self.settings.admin_port else set())
         return CaptureSettings(
             datapath=self.settings.datapath,
             outbound_port=self.settings.outbound_port,
             silent_ports=self.settings.silent_ports,
             exclude_outbound_ports=self.settings.exclude_outbound_ports,
             exclude_outbound_cidrs=self.settings.exclude_outbound_cidrs,
+            inbound_port=self.settings.inbound_port,
+            exclude_inbound_ports=self.settings.exclude_inbound_ports + tuple(PortRange(p, p) for p in sorted(apart)),
+            exclude_inbound_cidrs=self.settings.exclude_inbound_cidrs,
             interface=self.shaping.interface,
-        )
-
-    # --- what the admin server answers ---------------------------------------------------------------------------
-
-    def _admin_handlers(self) -> dict[str, Handler]:
-        return {
-            "/metrics": self._metrics_reply,
-            "/healthz": self._health,
-            "/readyz": lambda: Reply.text(200, "ready") if self.ready else Reply.text(503, "not ready"),
-            "/classes": self._classes_reply,
-        }
-
-    async def _metrics_reply(self) -> Reply:
-        await self._ask_workers()
-        return Reply(200, CONTENT_TYPE_LATEST, self.metrics.render())
-
-    async def _classes_reply(self) -> Reply:
-        await self._ask_workers()
-        return Reply.json(self.classes_document())
-
-    async def _health(self) -> Reply:
-        missing = await self._ask_workers()
-        if not missing:
-            return Reply.text(200, "ok")
-        return Reply.text(503, f"no answer from worker {', '.join(map(str, missing))}")
-
-    async def _ask_workers(self) -> list[int]:
-        """Have the workers say what they have counted; gives the numbers of those that do not."""
-        return await self._server.ask() if isinstance(self._server, WorkerPool) else []
-
-    def _crew(self) -> Crew:
-        return self._server.crew if isinstance(self._server, WorkerPool) else Crew()
-
-    def classes_document(self) -> dict[str, object]:
-        """Limits, counters and connections of every class, as plain data."""
-        return classes_document(
-            self.shaping.interface, self.policy.total, self.shaping.snapshots, self.metrics.sum().connections
         )
 
 
@@ -432,16 +460,20 @@ async def serve(
     """
     with only_instance() as lock, ExitStack() as stack:
         try:
+            tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
             _warn(wanted)
+            if (access_log := _access_log(settings)) is not None:
+                access_log.check()
             signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             kernel = stack.enter_context(NetlinkKernel())
             interface = shaped_interface(kernel, settings.interface)
             shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace)
             installer = Installer(detect_backend(settings.iptables))
-            running = Sidecar(settings, wanted, shaping, installer, partial(make_pool, lock) if make_pool else None)
+            pool = partial(make_pool, lock) if make_pool else None
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried)
         except (TcError, SidecarError):
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:
@@ -453,6 +485,10 @@ async def serve(
             await running.run(signals, on_ready, on_summary)
         except BaseExceptionGroup as group:
             raise single(group, (TcError, SidecarError)) or group from None
+
+
+def _access_log(settings: SidecarSettings) -> AccessLogSettings | None:
+    return None if settings.access_log is AccessLogMode.OFF else AccessLogSettings(settings.access_log_file)
 
 
 def _warn(wanted: Wanted) -> None:
@@ -492,4 +528,4 @@ def _remove_classes(interface: str | None) -> None:
     with NetlinkKernel() as kernel:
         named = interface or kernel.default_route_interface()
         if named is not None:
-            reconcile.remove(kernel, named)
+            lanes.clear(kernel, named)

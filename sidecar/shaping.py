@@ -1,24 +1,28 @@
-"""The sidecar's traffic control: one interface held to a policy, and its counters read at a steady pace.
+"""The sidecar's traffic control: one interface held to a policy, both ways, and its counters read at a steady pace.
 
 Everything here blocks (netlink), so the service calls it in a worker thread, one call at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar.errors import ConfigError
-from tc_core import reconcile
+from sidecar.transition import transition
+from tc_core import lanes, reconcile
 from tc_core.capability import Features
 from tc_core.compile import compile_policy, leaf_handle
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
+from tc_core.lanes import Lanes, LanesReport
 from tc_core.marks import ClassIds
-from tc_core.policy import ResolvedClass, TrafficPolicy
+from tc_core.model import HtbClass
+from tc_core.packet_lanes import compile_ingress
+from tc_core.policy import Match, ResolvedClass, TrafficPolicy
 from tc_core.stats import ClassStats, rates
 from tc_core.units import Rate
 
@@ -41,50 +45,32 @@ class ClassSnapshot:
     peak_rate: Rate
 
 
-class Shaping:
-    """Keeps an interface's HTB tree equal to a policy."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What arrives and its limits: ``device`` is the ifb that it passes, whose classes have the ids of those sent."""
 
-    def __init__(self, kernel: Kernel, interface: str, features: Features, *, replace: bool) -> None:
-        self.interface = interface
-        self.ids = ClassIds.assign([])
-        self.snapshots: tuple[ClassSnapshot, ...] = ()
-        self._kernel = kernel
-        self._features = features
-        self._replace = replace
+    device: str
+    total: Rate
+    classes: tuple[ClassSnapshot, ...]
+
+
+class _Sampler:
+    """The classes of one HTB tree, with their rates worked out from readings of their counters."""
+
+    def __init__(self) -> None:
         self._classes: tuple[ResolvedClass, ...] = ()
         self._counters: Mapping[Handle, ClassStats] = {}
         self._sampled_at: float | None = None
         self._rates: Mapping[Handle, Rate] = {}
         self._peaks: dict[str, Rate] = {}
 
-    def ids_for(self, policy: TrafficPolicy) -> ClassIds:
-        """The class ids that ``policy`` gets: those in force for classes that stay, new ones for new classes."""
-        return self.ids.evolve(c.name for c in policy.classes)
+    def follow(self, classes: tuple[ResolvedClass, ...]) -> None:
+        """From now on these."""
+        self._classes = classes
+        self._peaks = {c.name: self._peaks.get(c.name, Rate(0)) for c in classes}
 
-    def apply(self, policy: TrafficPolicy, ids: ClassIds) -> reconcile.Report:
-        """Bring the interface to a policy; sends only what differs.
-
-        Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the policy before.
-        """
-        tree = compile_policy(policy, self._features, ids)
-        report = reconcile.apply(self._kernel, self.interface, tree, replace=self._replace)
-        self.ids = ids
-        self._classes = policy.resolved()
-        self._peaks = {c.name: self._peaks.get(c.name, Rate(0)) for c in self._classes}
-        return report
-
-    def remove(self) -> None:
-        """Take our tree away; another's is never touched. An interface that is gone has taken it along."""
-        with suppress(InterfaceNotFoundError):
-            reconcile.remove(self._kernel, self.interface)
-
-    def sample(self, now: float) -> None:
-        """Read the counters. ``now`` is a monotonic time in seconds.
-
-        Rates are means since the last sample that was at least ``RATE_WINDOW`` ago; samples in between (after a reload,
-        at the end) show newer counters and the same rates.
-        """
-        counters = self._kernel.counters(self.interface)
+    def sample(self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float) -> tuple[ClassSnapshot, ...]:
+        """What these counters, read at ``now``, say of the classes that are there."""
         if self._sampled_at is None:
             self._counters, self._sampled_at = counters, now
         elif now - self._sampled_at >= RATE_WINDOW:
@@ -92,18 +78,108 @@ class Shaping:
             self._counters, self._sampled_at = counters, now
         snapshots = []
         for c in self._classes:
-            handle = leaf_handle(self.ids[c.name])
+            handle = leaf_handle(ids[c.name])
             stats = counters.get(handle)
             if stats is None:
                 continue
             rate = self._rates.get(handle, Rate(0))
             self._peaks[c.name] = max(rate, self._peaks[c.name])
             snapshots.append(
-                ClassSnapshot(
-                    c.name, self.ids[c.name], handle, c.rate, c.ceil, c.priority, stats, rate, self._peaks[c.name]
-                )
+                ClassSnapshot(c.name, ids[c.name], handle, c.rate, c.ceil, c.priority, stats, rate, self._peaks[c.name])
             )
-        self.snapshots = tuple(snapshots)
+        return tuple(snapshots)
+
+
+class Shaping:
+    """Keeps an interface's HTB tree equal to a policy, and that of the ifb for what arrives."""
+
+    def __init__(self, kernel: Kernel, interface: str, features: Features, *, replace: bool) -> None:
+        self.interface = interface
+        self.ids = ClassIds.assign([])
+        self.snapshots: tuple[ClassSnapshot, ...] = ()
+        self.received: Received | None = None
+        """Of what arrives, if the policy limits it."""
+        self.read_at: float | None = None
+        """When the counters of the snapshots were read, on the clock of :meth:`sample`."""
+        self._kernel = kernel
+        self._features = features
+        self._replace = replace
+        self._policy: TrafficPolicy | None = None
+        self._lanes: Lanes | None = None  # what is there in the end
+        self._rest = True  # whether the second step has anything to do
+        self.unfinished = False
+        """Whether more is there than that: :meth:`finish` has not been called, or has failed."""
+        self._sending = _Sampler()
+        self._receiving: tuple[str, Rate, _Sampler] | None = None
+
+    def ids_for(self, policy: TrafficPolicy) -> ClassIds:
+        """The class ids that ``policy`` gets: those in force for classes that stay, new ones for new classes."""
+        return self.ids.evolve(c.name for c in policy.classes)
+
+    def begin(self, policy: TrafficPolicy, ids: ClassIds, left_alone: Sequence[Match] = ()) -> reconcile.Report:
+        """Bring the interface to a policy, except that classes of the one before that go are still there.
+
+        What arrives is not touched yet. What is ``left_alone`` is the default class's then.
+
+        Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the policy
+        before.
+        """
+        wanted = compile_policy(policy, self._features, ids)  # first: whether it can be had does not depend on the old
+        ingress = compile_ingress(policy, self.interface, self._features, ids, left_alone=left_alone)
+        first = wanted
+        if self._policy is not None:
+            both, both_ids = transition(self._policy, self.ids, policy, ids)
+            first = wanted if both is policy else compile_policy(both, self._features, both_ids)
+        report = reconcile.apply(self._kernel, self.interface, first, replace=self._replace)
+        self._lanes = Lanes(wanted, ingress, ids)
+        self._rest = self.unfinished or first != wanted or self._policy is None or ingress is not None
+        self.unfinished = True
+        self.ids, self._policy = ids, policy
+        self._sending.follow(policy.resolved())
+        return report
+
+    def finish(self) -> LanesReport:
+        """Take away the classes that go, once nobody sends there any more, and do all for what arrives.
+
+        Connections have the class of the new policy by now, which is how their packets are found. Raises the errors of
+        :mod:`tc_core`.
+        """
+        if self._lanes is None or self._policy is None:
+            return LanesReport(self.interface)
+        if not self._rest and self._receiving is None:
+            self.unfinished = False
+            return LanesReport(self.interface)
+        report = lanes.apply(self._kernel, self.interface, self._lanes, replace=self._replace)
+        received = self._policy.received()
+        if received is None or self._lanes.ingress is None:
+            self._receiving = self.received = None
+        else:
+            sampler = self._receiving[2] if self._receiving else _Sampler()
+            sampler.follow(received.resolved())
+            self._receiving = self._lanes.ingress.device, received.total, sampler
+        self.unfinished = False
+        return report
+
+    def remove(self) -> None:
+        """Take our trees away; another's is never touched. An interface that is gone has taken its own along."""
+        with suppress(InterfaceNotFoundError):
+            lanes.clear(self._kernel, self.interface)
+
+    def sample(self, now: float) -> None:
+        """Read the counters. ``now`` is a monotonic time in seconds.
+
+        Rates are means since the last sample that was at least ``RATE_WINDOW`` ago; samples in between (after a reload,
+        at the end) show newer counters and the same rates.
+        """
+        self.snapshots = self._sending.sample(self._kernel.counters(self.interface), self.ids, now)
+        if self._receiving is not None:
+            device, total, sampler = self._receiving
+            self.received = Received(device, total, sampler.sample(self._kernel.counters(device), self.ids, now))
+        self.read_at = now
+
+    def classes_in_force(self) -> dict[Handle, HtbClass]:
+        """The classes that the interface has now. Raises the errors of :mod:`tc_core`."""
+        return {each.handle: each for each in self._kernel.observe(self.interface).classes}
 
 
 def shaped_interface(kernel: Kernel, named: str | None) -> str:

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.transport.observer import ConnectionSummary
+from tc_core.policy import Bound
 
 # From a hello in the first packet (tens of microseconds) to the default detection timeout of a second, and beyond.
 DETECTION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5)
@@ -21,7 +22,7 @@ DETECTION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 
 @dataclass(slots=True)
 class ClassConnections:
-    """Connections that got one class, by protocol, and the payload of those that have ended."""
+    """Connections that got one class, by protocol, and the payload of those that have ended or moved to another."""
 
     active_by_protocol: Tally[str] = field(default_factory=Tally)
     by_protocol: Tally[str] = field(default_factory=Tally)
@@ -60,6 +61,10 @@ class Tallies:
     """How many took up to each bucket's bound and more than the one before; the last: even longer."""
     detection_seconds: float = 0.0
     refusals: Tally[str] = field(default_factory=Tally)
+    doubts: int = 0
+    """Connections of which nobody could say any more where a request begins."""
+    lines_lost: int = 0
+    """Lines of the access log that could not be kept or written."""
     workers_replaced: int = 0
     """Worker processes that ended unasked, and others came in their place."""
 
@@ -80,9 +85,28 @@ class Tallies:
         counts.by_protocol[protocol] += 1
         counts.active_by_protocol[protocol] += 1
 
-    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:  # noqa: ARG002  # for others
+    def moved(self, old: str, new: str, protocol: Protocol, bytes_up: int, bytes_down: int) -> None:
+        """A connection is in another class from now on. It is not counted as a new one there."""
+        left, counts = self.connections[old], self._of_class(new)
+        left.active_by_protocol[protocol] -= 1
+        left.bytes_up += bytes_up
+        left.bytes_down += bytes_down
+        counts.active_by_protocol[protocol] += 1
+        counts.by_protocol[protocol] += 0  # there is such a protocol in this class now
+
+    def stepped_aside(
+        self,
+        flow: bytes,  # noqa: ARG002  # for others
+        bound: Bound,  # noqa: ARG002
+        class_name: str,
+        detection: Detection,
+    ) -> None:
         """A connection got its class and goes on by itself; its end will not be seen."""
         self._of_class(class_name).by_protocol[detection.protocol.value] += 1
+
+    def doubted(self) -> None:
+        """Of a connection whose requests are followed nobody can say any more where the next one begins."""
+        self.doubts += 1
 
     def refused(self, reason: str) -> None:
         """A connection was turned away, or its upstream could not be reached."""
@@ -92,8 +116,12 @@ class Tallies:
         """A routed connection ended."""
         counts = self.connections[summary.class_name]
         counts.active_by_protocol[summary.detection.protocol] -= 1
-        counts.bytes_up += summary.bytes_up
-        counts.bytes_down += summary.bytes_down
+        counts.bytes_up += summary.bytes_up - summary.told_up
+        counts.bytes_down += summary.bytes_down - summary.told_down
+
+    def lost_lines(self, count: int) -> None:
+        """Lines of the access log could not be kept or written."""
+        self.lines_lost += count
 
     def add(self, other: Tallies) -> None:
         """Count what another has counted as well."""
@@ -103,6 +131,8 @@ class Tallies:
         self.detection_times = [a + b for a, b in zip(self.detection_times, other.detection_times, strict=True)]
         self.detection_seconds += other.detection_seconds
         self.refusals.update(other.refusals)
+        self.doubts += other.doubts
+        self.lines_lost += other.lines_lost
         self.workers_replaced += other.workers_replaced
 
     def at_rest(self) -> Self:

@@ -36,10 +36,10 @@ DESTINATION = Destination.parse("203.0.113.7", 8080)
 """Where clients "meant to go": dialling it goes to the test's own server."""
 
 
-def routing(policy: str = POLICY) -> Routing:
-    """The routing of a policy."""
+def routing(policy: str = POLICY, ids: ClassIds | None = None) -> Routing:
+    """The routing of a policy, with fresh class ids unless some are given."""
     parsed = parse_policy(policy)
-    return Routing(RoutingTable.of(parsed), ClassIds.assign(c.name for c in parsed.resolved()))
+    return Routing(RoutingTable.of(parsed), ids or ClassIds.assign(c.name for c in parsed.resolved()))
 
 
 class LoopbackEdge:
@@ -49,6 +49,7 @@ class LoopbackEdge:
         self.target = target
         self.destination = destination
         self.marks: list[int] = []
+        self.remarks: list[tuple[object, int]] = []
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
         listener = stream_socket(families[0])
@@ -75,6 +76,9 @@ class LoopbackEdge:
             raise
         return upstream
 
+    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+        self.remarks.append((upstream.getsockname(), mark))
+
 
 @dataclass
 class Recorder:
@@ -83,7 +87,10 @@ class Recorder:
     detections: list[Any] = field(default_factory=list)
     routes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    moves: list[tuple[str, str, int, int]] = field(default_factory=list)
     summaries: list[ConnectionSummary] = field(default_factory=list)
+    losses: list[int] = field(default_factory=list)
+    doubts: list[None] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def detected(self, detection: Any, _seconds: float) -> None:
@@ -97,6 +104,15 @@ class Recorder:
 
     def closed(self, summary: ConnectionSummary) -> None:
         self._note(self.summaries, summary)
+
+    def moved(self, old: str, new: str, _protocol: Any, bytes_up: int, bytes_down: int) -> None:
+        self._note(self.moves, (old, new, bytes_up, bytes_down))
+
+    def doubted(self) -> None:
+        self._note(self.doubts, None)
+
+    def lost_lines(self, count: int) -> None:
+        self._note(self.losses, count)
 
     def _note(self, where: list[Any], what: Any) -> None:
         with self.changed:
@@ -126,7 +142,7 @@ class RunningProxy:
     ) -> None:
         """``inside`` is entered by the proxy's thread: a network namespace."""
         self.recorder = Recorder()
-        self._edge = edge
+        self.edge = edge
         self._settings = settings
         self._policy = policy
         self._inside = inside if inside is not None else nullcontext()
@@ -146,7 +162,7 @@ class RunningProxy:
             self._started.set()
 
     async def _run(self) -> None:
-        self.server = ProxyServer(self._settings, routing(self._policy), self.recorder, edge=self._edge)
+        self.server = ProxyServer(self._settings, routing(self._policy), self.recorder, edge=self.edge)
         self._token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
@@ -177,6 +193,10 @@ class RunningProxy:
     def drain(self, grace: float) -> int:
         """Drain from outside; returns how many connections were cut."""
         return trio.from_thread.run(self.server.drain, Duration.from_seconds(grace), trio_token=self._token)
+
+    def follow(self, policy: str, ids: ClassIds | None = None) -> None:
+        """Put another policy in force, as a reload does."""
+        trio.from_thread.run(self.server.follow, routing(policy, ids), trio_token=self._token)
 
     def client(self) -> socket.socket:
         """A client that is connected to the proxy."""

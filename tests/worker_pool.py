@@ -19,6 +19,7 @@ import trio
 from proxy_harness import POLICY, LoopbackEdge, read_exactly, routing, with_patience
 
 from sidecar.errors import WorkersError
+from sidecar.live_connections import Order
 from sidecar.log import LogFormat, LogLevel
 from sidecar.server import ServerSettings
 from sidecar.tallies import Tallies
@@ -96,13 +97,22 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
             seen["missing"] = await pool.ask()
             seen["active"] = pool.active
             seen["each"] = [tallies.connections["named"].total for tallies in pool.crew.tallies]
+            newest = await pool.connections(15, Order.NEWEST)
+            every = await pool.connections(1000, Order.LARGEST)
+            seen["told"] = [newest.active, len(newest.connections), len(every.connections)]
+            seen["told of whom"] = {each.client for each in every.connections} == {
+                client.getsockname() for client, _ in pairs
+            }
             seen["detections"] = sum(total().detections.values())
             other = routing(POLICY.replace("name: named", "name: renamed"))
-            await pool.follow(other, frozenset(other.ids) | {"named"})
+            await pool.follow(other)
+            moved = total().connections["renamed"]
+            seen["moved"] = [moved.active, moved.total]
             more = await connections(10)
             await pool.ask()
-            seen["renamed"] = total().connections["renamed"].active
-            seen["kept"] = total().connections["named"].active
+            renamed = total().connections["renamed"]
+            seen["renamed"] = [renamed.active, renamed.total]
+            seen["kept"] = "named" in total().connections
 
             victim = pool._places[0].worker
             assert victim is not None
@@ -110,7 +120,7 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
             await victim.gone.wait()
             while (await pool.ask()) or pool.crew.present < 2:
                 await trio.lowlevel.checkpoint()
-            seen["after a death"] = total().connections["named"].total + total().connections["renamed"].total
+            seen["after a death"] = total().connections["renamed"].total
             seen["alive after it"] = pool.active < CONNECTIONS + len(more)
             seen["replaced"] = gone.workers_replaced
             [(client, far)] = await connections(1)
@@ -118,8 +128,8 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
             seen["by the next"] = total().connections["renamed"].total
             expected = pool.active
             seen["cut"] = await pool.drain(Duration(0)) == expected
-            seen["at rest"] = [gone.connections["named"].total, gone.connections["renamed"].total]
-            seen["all at rest"] = gone.connections["named"].active + gone.connections["renamed"].active
+            seen["at rest"] = gone.connections["renamed"].total
+            seen["all at rest"] = gone.connections["renamed"].active
             seen["present"] = pool.crew.present
             for one, two in (*pairs, *more, (client, far)):
                 one.close()

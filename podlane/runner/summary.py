@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from tc_core.units import ByteCount, Rate
 
-_HEADINGS: Final = ("class", "guaranteed", "ceiling", "sent", "average", "peak", "packets", "drops", "connections")
+_MEASURED: Final = ("average", "peak", "packets", "drops")
+_SENT: Final = ("class", "guaranteed", "ceiling", "sent", *_MEASURED, "connections")
+_RECEIVED: Final = ("class", "guaranteed", "ceiling", "received", *_MEASURED)
 _SHOW_ALL: Final = 12
 """Classes up to which idle ones are worth a line."""
 _LEFT: Final = frozenset({"class", "connections"})
@@ -16,13 +18,20 @@ _LEFT: Final = frozenset({"class", "connections"})
 def summary_lines(document: Mapping[str, Any], seconds: float) -> list[str]:
     """A line of headings, then one per class. ``seconds``: how long COMMAND ran, for the averages.
 
-    Of many classes only those that sent something are listed, and the others counted in a last line.
+    The same follows for what was received, if the policy limits that. Of many classes only those that sent or received
+    something are listed, and the others counted in a last line.
     """
-    classes = document["classes"]
+    lines = _table(_SENT, document["classes"], seconds)
+    if received := document.get("received"):
+        lines += _table(_RECEIVED, received["classes"], seconds)
+    return lines
+
+
+def _table(headings: tuple[str, ...], classes: Sequence[Mapping[str, Any]], seconds: float) -> list[str]:
     shown = [entry for entry in classes if entry["packets"] or len(classes) <= _SHOW_ALL]
-    lines = _aligned([_HEADINGS, *(_row(entry, seconds) for entry in shown)])
+    lines = _aligned([headings, *(_row(entry, seconds) for entry in shown)])
     if silent := len(classes) - len(shown):
-        lines.append(f"{silent} more sent nothing")
+        lines.append(f"{silent} more {headings[3]} nothing")
     return lines
 
 
@@ -38,7 +47,7 @@ def _row(entry: Mapping[str, Any], seconds: float) -> tuple[str, ...]:
         _short(Rate(max(entry["peak_rate_bits_per_second"], average.bits_per_second))),
         str(entry["packets"]),
         str(entry["drops"]),
-        _connections(entry["connections"]),
+        *([_connections(entry["connections"])] if "connections" in entry else []),
     )
 
 
@@ -62,7 +71,7 @@ def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
     for row in table:
         cells = [
             cell.ljust(width) if heading in _LEFT else cell.rjust(width)
-            for heading, cell, width in zip(_HEADINGS, row, widths, strict=True)
+            for heading, cell, width in zip(table[0], row, widths, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
     return lines

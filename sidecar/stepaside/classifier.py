@@ -6,8 +6,9 @@ connection. In between a connection is here in one of two tables:
 
 * **opening**: its first bytes do not suffice yet. Left by an answer, by the end of the client's bytes, when the
   detection timeout has gone by (noticed at the next packet: nobody waits for it), or when there is no room.
-* **decided**: what its content was. Needed for packets that were queued before the decision and come after it, and
-  to choose again when the policy changes. The oldest are forgotten when the table is full, which costs just that.
+* **decided**: what its content was, and who opened it. Needed for packets that were queued before the decision and
+  come after it, and to choose again when the policy changes. The oldest are forgotten when the table is full, which
+  costs just that.
 
 Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``judge``
 gives an answer and does not raise.
@@ -30,14 +31,14 @@ from sidecar.routing.cached import Routing
 from sidecar.routing.flow import Destination
 from sidecar.stepaside.marks import FIRST, OURS
 from tc_core.marks import STATE_MASK
-from tc_core.policy import DEFAULT_CLASS
+from tc_core.policy import DEFAULT_CLASS, Bound
 
 MAX_OPENINGS: Final = 4096
 """Connections whose first bytes are awaited at once."""
 MAX_HELD: Final = 16 << 20
 """Bytes held for them in all."""
 MAX_DECIDED: Final = 16384
-"""Connections whose content is remembered; up to 200 bytes each (measured)."""
+"""Connections whose content is remembered; up to 280 bytes each (measured)."""
 
 _FIN, _SYN = 0x01, 0x02
 _TCP_HEADER: Final = 20
@@ -55,13 +56,24 @@ class Witness(Protocol):
     def detected(self, detection: Detection, seconds: float) -> None:
         """Detection ended, ``seconds`` after the first bytes."""
 
-    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:
-        """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow``."""
+    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
+        """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow`` and ``bound``."""
+
+    def lost_lines(self, count: int) -> None:
+        """So many lines of the access log could not be kept or written. Comes from any thread."""
 
 
 class _Opening(NamedTuple):
     stream: FirstBytes
     since: float
+    bound: Bound
+
+
+class _Known(NamedTuple):
+    """What the class of a connection depends on, beside its addresses and ports."""
+
+    detection: Detection
+    bound: Bound
 
 
 class Classifier:
@@ -85,7 +97,7 @@ class Classifier:
         self._max_held = max_held
         self._max_decided = max_decided
         self._openings: dict[bytes, _Opening] = {}
-        self._decided: dict[bytes, Detection] = {}
+        self._decided: dict[bytes, _Known] = {}
         self.held = 0
         """Bytes held for connections whose first bytes do not suffice yet."""
 
@@ -108,10 +120,15 @@ class Classifier:
         """Decided connections whose content is still known."""
         return len(self._decided)
 
-    def judge(self, packet: bytes, mark: int, now: float) -> int:
+    def known(self, flow: bytes) -> tuple[Detection, Bound] | None:
+        """What the content of a decided connection was, and who opened it, if that is still remembered."""
+        return self._decided.get(flow)
+
+    def judge(self, packet: bytes, mark: int, now: float, bound: Bound = Bound.OUTBOUND) -> int:
         """The mark that a packet is to go on with. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
 
-        With the state "decided" the kernel saves it for the connection; without, the next packet is shown too.
+        ``bound`` tells who opened the connection, which is who sent the packet. With the state "decided" the kernel
+        saves the mark for the connection; without, the next packet is shown too.
         """
         first = mark & STATE_MASK == FIRST.value
         undecided = mark & ~STATE_MASK
@@ -133,15 +150,15 @@ class Classifier:
             alike = len(text) <= _ALIKE and text[:1] != _TLS_HANDSHAKE
             detection = _detect_alike(text) if alike else detect_at_once(text)
             if detection is not None:
-                return self._decide(flow, detection, 0.0, mark)
-            opening = self._open(flow, sequence, now)
+                return self._decide(flow, _Known(detection, bound), 0.0, mark)
+            opening = self._open(flow, sequence, now, bound)
         else:
             known = self._decided.get(flow)
             if known is not None:
                 return mark & ~OURS | self._choices.of(flow, known).mark
             waiting = self._openings.get(flow)
             if waiting is None:
-                return self._decide(flow, _UNSEEN, 0.0, mark)
+                return self._decide(flow, _Known(_UNSEEN, bound), 0.0, mark)
             opening = waiting
         return self._read(flow, opening, sequence, text, flags, mark, now)
 
@@ -158,10 +175,10 @@ class Classifier:
 
     # one opening ---------------------------------------------------------------------------------------------------
 
-    def _open(self, flow: bytes, sequence: int, now: float) -> _Opening:
+    def _open(self, flow: bytes, sequence: int, now: float, bound: Bound) -> _Opening:
         while len(self._openings) >= self._max_openings or self.held > self._max_held:
             self._give_up(next(iter(self._openings)), now)
-        opening = self._openings[flow] = _Opening(FirstBytes(sequence), now)
+        opening = self._openings[flow] = _Opening(FirstBytes(sequence), now, bound)
         return opening
 
     def _read(
@@ -179,7 +196,7 @@ class Classifier:
         if detection is None:
             return mark & ~STATE_MASK
         self._forget(flow)
-        return self._decide(flow, detection, now - opening.since, mark)
+        return self._decide(flow, _Known(detection, opening.bound), now - opening.since, mark)
 
     def _give_up(self, flow: bytes, now: float) -> None:
         """No room: its next packet gets what is known of it now."""
@@ -187,7 +204,7 @@ class Classifier:
         expired = now - opening.since > self._timeout
         detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
         self._forget(flow)
-        self._decide(flow, detection, now - opening.since, 0)
+        self._decide(flow, _Known(detection, opening.bound), now - opening.since, 0)
 
     def _forget(self, flow: bytes) -> None:
         self._decided.pop(flow, None)
@@ -195,13 +212,13 @@ class Classifier:
         if opening is not None:
             self.held -= opening.stream.held
 
-    def _decide(self, flow: bytes, detection: Detection, seconds: float, mark: int) -> int:
-        choice = self._choices.of(flow, detection)
+    def _decide(self, flow: bytes, known: _Known, seconds: float, mark: int) -> int:
+        choice = self._choices.of(flow, known)
         if len(self._decided) >= self._max_decided:
             del self._decided[next(iter(self._decided))]
-        self._decided[flow] = detection
-        self._witness.detected(detection, seconds)
-        self._witness.stepped_aside(flow, choice.class_name, detection)
+        self._decided[flow] = known
+        self._witness.detected(known.detection, seconds)
+        self._witness.stepped_aside(flow, known.bound, choice.class_name, known.detection)
         return mark & ~OURS | choice.mark
 
 
@@ -217,18 +234,18 @@ class _Choices:
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
-        self._known: dict[tuple[bytes, Detection], _Choice] = {}
+        self._known: dict[tuple[bytes, _Known], _Choice] = {}
 
-    def of(self, flow: bytes, detection: Detection) -> _Choice:
-        """The class of a connection with this content."""
+    def of(self, flow: bytes, known: _Known) -> _Choice:
+        """The class of a connection."""
         # Without the client's port: it is not asked for, and differs each time.
-        key = (flow[:-4] + flow[-2:], detection)
+        key = (flow[:-4] + flow[-2:], known)
         choice = self._known.get(key)
         if choice is None:
             if len(self._known) >= _CHOICES:
                 self._known.clear()
-            source, destination = ends(flow)
-            class_name = self.routing.class_of(destination, source, detection)
+            source, destination = ends(flow, known.bound)
+            class_name = self.routing.class_of(destination, source, known.detection)
             choice = self._known[key] = _Choice(class_name, self.routing.mark_of(class_name))
         return choice
 
@@ -239,12 +256,18 @@ def _detect_alike(text: bytes) -> Detection | None:
     return detect_at_once(text)
 
 
-def ends(flow: bytes) -> tuple[tuple[str, int], Destination]:
-    """The client's address and port, and the destination, of addresses and ports in network byte order."""
+def addresses(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
+    """The client's address and port, and the server's, of what a flow has in network byte order."""
     size = (len(flow) - 4) // 2
     source, destination = (str(ipaddress.ip_address(flow[at : at + size])) for at in (0, size))
     source_port, port = (int.from_bytes(flow[at : at + 2], "big") for at in (-4, len(flow) - 2))
-    return (source, source_port), Destination.parse(destination, port)
+    return (source, source_port), (destination, port)
+
+
+def ends(flow: bytes, bound: Bound) -> tuple[tuple[str, int], Destination]:
+    """The client's address and port, and the destination."""
+    client, (address, port) = addresses(flow)
+    return client, Destination.parse(address, port, bound=bound)
 
 
 def known_marks(routing: Routing) -> frozenset[int]:

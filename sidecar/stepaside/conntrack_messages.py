@@ -21,7 +21,11 @@ ENTRY: Final = _SUBSYSTEM | 0
 _GET: Final = _SUBSYSTEM | 1
 
 _TUPLE_ORIG: Final = 1
+_PROTOCOL: Final = 4
 _MARK: Final = 8
+_COUNTERS_ORIG: Final = 9
+_COUNTERS_REPLY: Final = 10
+_TIMESTAMP: Final = 20
 _MARK_MASK: Final = 21
 _TUPLE_IP: Final = 1
 _TUPLE_PROTO: Final = 2
@@ -32,14 +36,29 @@ _PROTO_NUM: Final = 1
 _SRC_PORT: Final = 2
 _DST_PORT: Final = 3
 _TCP: Final = 6
+_PROTOCOL_TCP: Final = 1
+"""CTA_PROTOINFO_TCP, in which CTA_PROTOINFO_TCP_STATE has the same number."""
+_COUNTED_BYTES: Final = 2
+_BEGAN: Final = 1
 _BIG: Final = struct.Struct(">I")
+_HUGE: Final = struct.Struct(">Q")
+_ENDED: Final = frozenset({7, 8})
+"""TCP_CONNTRACK_TIME_WAIT and TCP_CONNTRACK_CLOSE (linux/netfilter/nf_conntrack_tcp.h): remembered only."""
 
 
 class Entry(NamedTuple):
-    """A tracked TCP connection: ``flow`` is addresses, then ports, both source first and in network byte order."""
+    """A tracked TCP connection: ``flow`` is addresses, then ports, both source first and in network byte order.
+
+    ``bytes_up`` and ``bytes_down`` count IP packets, and are None unless net.netfilter.nf_conntrack_acct was on when it
+    began. ``began`` is in nanoseconds since 1970, and None unless net.netfilter.nf_conntrack_timestamp was.
+    """
 
     flow: bytes
     mark: int
+    ended: bool = False
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    began: int | None = None
 
 
 def dump(family: int, mark: Mark, *, sequence: int) -> bytes:
@@ -72,12 +91,40 @@ def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
     """The entry in a message's attributes; None for what is no TCP connection."""
     flow: bytes | None = None
     mark = 0
+    ended = False
+    numbers: dict[int, int | None] = {}
     for kind, at, stop in read_attributes(data, start, end):
         if kind == _TUPLE_ORIG:
             flow = _flow(data, at, stop)
         elif kind == _MARK:
             (mark,) = _BIG.unpack_from(data, at)
-    return None if flow is None else Entry(flow, mark)
+        elif kind == _PROTOCOL:
+            ended = _has_ended(data, at, stop)
+        elif kind in (_COUNTERS_ORIG, _COUNTERS_REPLY):
+            numbers[kind] = _number(data, at, stop, _COUNTED_BYTES)
+        elif kind == _TIMESTAMP:
+            numbers[kind] = _number(data, at, stop, _BEGAN)
+    if flow is None:
+        return None
+    up, down, began = (numbers.get(kind) for kind in (_COUNTERS_ORIG, _COUNTERS_REPLY, _TIMESTAMP))
+    return Entry(flow, mark, ended, up, down, began)
+
+
+def _has_ended(data: bytes | bytearray, start: int, end: int) -> bool:
+    return any(
+        kind == inner == _PROTOCOL_TCP and data[a] in _ENDED
+        for kind, at, stop in read_attributes(data, start, end)
+        for inner, a, b in read_attributes(data, at, stop)
+        if b > a
+    )
+
+
+def _number(data: bytes | bytearray, start: int, end: int, wanted: int) -> int | None:
+    """The 64-bit number of the kind ``wanted`` in a nested attribute."""
+    for kind, at, stop in read_attributes(data, start, end):
+        if kind == wanted and stop - at == _HUGE.size:
+            return int(_HUGE.unpack_from(data, at)[0])
+    return None
 
 
 def _flow(data: bytes | bytearray, start: int, end: int) -> bytes | None:

@@ -30,6 +30,10 @@ _UNBIND: Final = 2
 _COPY_PACKET: Final = 2
 _FAIL_OPEN: Final = 1 << 0
 _GSO: Final = 1 << 2
+_PRE_ROUTING: Final = 0
+"""NF_INET_PRE_ROUTING of linux/netfilter.h."""
+_HEADER: Final = 4 + 7
+"""Bytes of the attribute with struct nfqnl_msg_packet_hdr, which is packed: id, protocol of the link layer, hook."""
 _ACCEPT: Final = 1
 """NF_ACCEPT of linux/netfilter.h."""
 MAX_COPY: Final = 0xFFFF - 4
@@ -44,11 +48,15 @@ _BIG: Final = struct.Struct(">I")
 
 
 class QueuedPacket(NamedTuple):
-    """A packet that waits for its verdict. ``ticket`` names it in the verdict; ``data`` begins with the IP header."""
+    """A packet that waits for its verdict. ``ticket`` names it in the verdict; ``data`` begins with the IP header.
+
+    ``arrived``: it came in from outside, else it is one of our own on its way out.
+    """
 
     ticket: bytes
     mark: int
     data: bytes
+    arrived: bool = False
 
 
 def bind(queue: int, *, max_packets: int, sequence: int) -> tuple[bytes, ...]:
@@ -104,6 +112,7 @@ def _read_packet(data: bytearray, start: int, end: int) -> QueuedPacket | None:
     """The packet in a message's attributes; None when there is none."""
     ticket = payload = b""
     mark = 0
+    arrived = False
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         stop = start + length
@@ -111,12 +120,13 @@ def _read_packet(data: bytearray, start: int, end: int) -> QueuedPacket | None:
             break
         if kind == _PAYLOAD:
             payload = bytes(data[start + 4 : stop])
-        elif kind == _PACKET_HDR:
+        elif kind == _PACKET_HDR and length == _HEADER:
             ticket = bytes(data[start + 4 : start + 8])
+            arrived = data[stop - 1] == _PRE_ROUTING
         elif kind == _MARK and length == 8:
             (mark,) = _BIG.unpack_from(data, start + 4)
         start = stop + 3 & ~3
-    return QueuedPacket(ticket, mark, payload) if len(ticket) == 4 else None
+    return QueuedPacket(ticket, mark, payload, arrived) if ticket else None
 
 
 class Verdicts:

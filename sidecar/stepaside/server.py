@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from functools import partial
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Final
 
 import structlog
 import trio
 
+from sidecar.access_log import AccessLog, AccessLogSettings, LoggedWitness
+from sidecar.live_connections import LiveConnection, Order, Shown, first_shown
 from sidecar.protocols.detect import Detection
 from sidecar.routing.cached import Routing
 from sidecar.stepaside import conntrack
-from sidecar.stepaside.classifier import Classifier, Witness, ends, known_marks
+from sidecar.stepaside.classifier import Classifier, Witness, addresses, ends, known_marks
 from sidecar.stepaside.conntrack_messages import Entry
 from sidecar.stepaside.marks import DECIDED, OPEN, OURS
 from sidecar.stepaside.queue import Queue
-from tc_core.marks import STATE_MASK, Mark
+from tc_core.marks import STATE_MASK, Mark, class_id_of
+from tc_core.policy import Bound
 from tc_core.units import Duration
 
 log = structlog.get_logger(__name__)
@@ -38,22 +42,30 @@ _SWITCH_S: Final = 0.0005
 class StepAside:
     """Judges the packets of one queue until cancelled or drained."""
 
-    def __init__(self, queue: int, routing: Routing, witness: Witness, *, detection_timeout: Duration) -> None:
-        """``queue`` is the number that the rules name."""
+    def __init__(
+        self,
+        queue: int,
+        routing: Routing,
+        witness: Witness,
+        *,
+        detection_timeout: Duration,
+        access_log: AccessLogSettings | None = None,
+    ) -> None:
+        """``queue`` is the number that the rules name. Raises ConfigError when the access log cannot be written."""
         self._number = queue
-        told = _Log(witness) if log.is_enabled_for(logging.DEBUG) else witness
+        told: Witness = _Log(witness) if log.is_enabled_for(logging.DEBUG) else witness
+        self._access_log = None if access_log is None else AccessLog(access_log, witness.lost_lines)
+        if self._access_log is not None:
+            told = LoggedWitness(told, self._access_log)
         self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
         self._life = trio.CancelScope()
         self._stopping = False
+        self._judging = threading.Lock()
 
     @property
     def routing(self) -> Routing:
-        """The routing in force. Setting it changes what is decided from then on; see :meth:`reroute` for the rest."""
+        """The routing in force; :meth:`follow` brings another."""
         return self._classifier.routing
-
-    @routing.setter
-    def routing(self, routing: Routing) -> None:
-        self._classifier.routing = routing
 
     @property
     def active(self) -> int:
@@ -84,11 +96,18 @@ class StepAside:
         finally:
             sys.setswitchinterval(patience)
             queue.close()
+            if self._access_log is not None:
+                self._access_log.close()
 
     async def drain(self, grace: Duration) -> int:  # noqa: ARG002  # the life of a proxy; here nothing has to end
         """Stop. Connections go on by themselves, so there is nothing to wait for and nothing to cut: gives 0."""
         self._life.cancel()
         return 0
+
+    async def follow(self, routing: Routing) -> None:
+        """Put a routing in force for what is decided from now on; :meth:`reroute` is for the rest."""
+        with self._judging:  # what was judged by the old one is in conntrack's table when this returns
+            self._classifier.routing = routing
 
     async def reroute(self) -> int:
         """Choose anew for connections that are alive and decided; gives how many changed their class.
@@ -105,16 +124,44 @@ class StepAside:
                 changes.append((entry, Mark(mark & OURS, OURS)))
         return await trio.to_thread.run_sync(partial(conntrack.change, changes)) if changes else 0
 
+    async def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive that were decided, by conntrack's table, and ``limit`` of them.
+
+        Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+        """
+        found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        now = time_ns()
+        alive = [self._told(entry, now) for entry in found if not entry.ended]
+        return Shown(len(alive), first_shown(alive, limit, order))
+
+    def _told(self, entry: Entry, now: int) -> LiveConnection:
+        client, destination = addresses(entry.flow)
+        detection, bound = self._classifier.known(entry.flow) or (None, None)
+        return LiveConnection(
+            self.routing.ids.name_of(class_id_of(entry.mark)),
+            client,
+            destination,
+            bound and bound.value,
+            detection and (detection.sni or detection.host),
+            detection and detection.protocol.value,
+            "stepped-aside",
+            None if entry.began is None else (now - entry.began) / 1e9,
+            entry.bytes_up,
+            entry.bytes_down,
+        )
+
     def _judge(self, queue: Queue) -> None:
         classifier = self._classifier
         while not self._stopping:
             for packet in queue.receive():
-                try:
-                    mark = classifier.judge(packet.data, packet.mark, monotonic())
-                except Exception:  # one connection's fault must not end all others; it goes by port
-                    log.exception("a mistake in judging a packet")
-                    mark = packet.mark & ~STATE_MASK
-                queue.accept(packet, mark)
+                bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
+                with self._judging:
+                    try:
+                        mark = classifier.judge(packet.data, packet.mark, monotonic(), bound)
+                    except Exception:  # one connection's fault must not end all others; it goes by port
+                        log.exception("a mistake in judging a packet")
+                        mark = packet.mark & ~STATE_MASK
+                    queue.accept(packet, mark)
 
 
 class _Log:
@@ -122,16 +169,18 @@ class _Log:
 
     def __init__(self, witness: Witness) -> None:
         self.detected = witness.detected
+        self.lost_lines = witness.lost_lines
         self._witness = witness
 
-    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:
+    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
         """The class is chosen."""
-        self._witness.stepped_aside(flow, class_name, detection)
-        client, destination = ends(flow)
+        self._witness.stepped_aside(flow, bound, class_name, detection)
+        client, destination = ends(flow, bound)
         log.debug(
             "stepped aside",
             client=client,
             destination=str(destination),
+            bound=bound.value,
             class_name=class_name,
             protocol=detection.protocol.value,
             reason=detection.reason.value,

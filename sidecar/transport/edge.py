@@ -81,11 +81,16 @@ class Edge(Protocol):
         impossible at once.
         """
 
+    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:
+        """Have what a connection sends into the network go under another mark from now on. Raises OSError."""
+
 
 class TransparentEdge:
-    """TPROXY listeners and marked dials."""
+    """TPROXY listeners and marked dials, for connections that are opened here."""
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: Sequence[SocketType] = ()) -> None:
+        """``inherited``: listeners that are open already, for a process that was given them."""
+        self._inherited = list(inherited)
         self._own: set[tuple[str, int]] = set()
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
@@ -93,15 +98,21 @@ class TransparentEdge:
 
         Raises PortInUseError, PrivilegeError, ConfigError (it has none of them).
         """
-        listeners = transparent_listeners(port, families)
+        listeners = self._inherited or self._open(port, families)
         self._own = {listener.getsockname()[:2] for listener in listeners}
         return listeners
+
+    def _open(self, port: int, families: Sequence[int]) -> list[SocketType]:
+        return transparent_listeners(port, families)
 
     def original(self, accepted: SocketType) -> Original | None:
         """getsockname(2), which TPROXY leaves at the original destination."""
         address = accepted.getsockname()
         if address[:2] in self._own:
             return None
+        return self._meant(address)
+
+    def _meant(self, address: SocketAddress) -> Original:
         return _original(address)
 
     def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
@@ -121,32 +132,26 @@ class TransparentEdge:
             raise
         return upstream
 
-
-class InheritedEdge(TransparentEdge):
-    """The edge of a process that was given its listeners, open already."""
-
-    def __init__(self, listeners: Sequence[SocketType]) -> None:
-        super().__init__()
-        self._inherited = list(listeners)
-
-    def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:  # noqa: ARG002
-        """Those that there are."""
-        self._own = {listener.getsockname()[:2] for listener in self._inherited}
-        return self._inherited
+    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+        """The kernel copies a socket's mark to each packet, retransmissions too (__ip_queue_xmit, net/ipv4)."""
+        set_mark(upstream, mark)
 
 
-def transparent_listeners(port: int, families: Sequence[int], *, shared: bool = False) -> list[SocketType]:
+def transparent_listeners(
+    port: int, families: Sequence[int], *, shared: bool = False, near: bool = True
+) -> list[SocketType]:
     """Listen on loopback, in those of the families that this namespace has.
 
     ``shared``: others of this user may listen there as well, if they say so too, and the kernel chooses one for each
-    connection. Raises PortInUseError, PrivilegeError, ConfigError (the namespace has none of the families).
+    connection. ``near``: the clients are on this machine, so little needs to be on the way from them. Raises
+    PortInUseError, PrivilegeError, ConfigError (the namespace has none of the families).
     """
     listeners: list[SocketType] = []
     missing: list[NoFamilyError] = []
     try:
         for family in families:
             try:
-                listeners.append(_transparent_listener(family, port, shared=shared))
+                listeners.append(_transparent_listener(family, port, shared=shared, near=near))
             except NoFamilyError as error:
                 missing.append(error)
         if missing and not listeners:
@@ -160,7 +165,7 @@ def transparent_listeners(port: int, families: Sequence[int], *, shared: bool = 
     return listeners
 
 
-def shared_listeners(port: int, families: Sequence[int], count: int) -> list[list[SocketType]]:
+def shared_listeners(port: int, families: Sequence[int], count: int, *, near: bool = True) -> list[list[SocketType]]:
     """``count`` times the same listeners, among which the kernel spreads connections (socket(7), SO_REUSEPORT).
 
     Raises as :func:`transparent_listeners`.
@@ -170,7 +175,7 @@ def shared_listeners(port: int, families: Sequence[int], count: int) -> list[lis
         for _ in range(count):
             # What the first ones have found missing need not be said again.
             had = [listener.family for listener in opened[0]] if opened else families
-            opened.append(transparent_listeners(port, had, shared=True))
+            opened.append(transparent_listeners(port, had, shared=True, near=near))
     except BaseException:
         for listener in chain.from_iterable(opened):
             listener.close()
@@ -191,7 +196,7 @@ def connect(sock: SocketType, address: SocketAddress) -> None:
         raise OSError(number, f"connect to {address[0]} port {address[1]}")
 
 
-def _transparent_listener(family: int, port: int, *, shared: bool) -> SocketType:
+def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -> SocketType:
     """A listener for one family, with everything set that accepted sockets shall inherit."""
     address = LISTENER_ADDRESSES[socket.AddressFamily(family)]
     try:
@@ -210,7 +215,8 @@ def _transparent_listener(family: int, port: int, *, shared: bool) -> SocketType
         set_mark(listener, OWN.value)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
         deliver_at_once(listener)
-        bound_received(listener, RECEIVED_LIMIT)
+        if near:
+            bound_received(listener, RECEIVED_LIMIT)
         listener.bind((address, port))
         listener.listen(BACKLOG)
     except OSError as error:

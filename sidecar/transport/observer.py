@@ -26,6 +26,8 @@ class Outcome(enum.StrEnum):
     """This machine could not dial: no ephemeral port, no descriptor, no memory, forbidden."""
     IDLE = "idle"
     """No byte for the idle timeout."""
+    AMBIGUOUS = "ambiguous"
+    """Nobody could say where its requests begin, and the policy wants each of them followed."""
     CUT = "cut"
     """Still open when the grace period of a drain ended."""
     FAULT = "fault"
@@ -52,10 +54,15 @@ class ConnectionSummary(NamedTuple):
     bytes_down: int
     seconds: float
     outcome: Outcome
+    told_up: int = 0
+    told_down: int = 0
+    """Of its bytes, those that :meth:`Observer.moved` told of already."""
+    waited: float = 0.0
+    """Seconds in which bytes waited because the socket that is shaped took no more; 0 when nobody wants to know."""
 
 
 class Observer(Protocol):
-    """Who wants to know. Every ``routed`` is followed by exactly one ``closed``."""
+    """Who wants to know. Every ``routed`` is followed by exactly one ``closed``, perhaps with ``moved`` in between."""
 
     def detected(self, detection: Detection, seconds: float) -> None:
         """Detection ended, ``seconds`` after accepting. Not called when there was nothing to detect."""
@@ -63,11 +70,20 @@ class Observer(Protocol):
     def routed(self, class_name: str, protocol: WireProtocol) -> None:
         """The class is chosen, the server is about to be dialled."""
 
+    def moved(self, old: str, new: str, protocol: WireProtocol, bytes_up: int, bytes_down: int) -> None:
+        """A connection has another class from now on; what it carried in the old one, since it came there."""
+
+    def doubted(self) -> None:
+        """Of a connection whose requests are followed nobody can say any more where the next one begins."""
+
     def refused(self, reason: str) -> None:
         """A connection came to nothing: a :class:`Refusal`, or the :class:`Outcome` of one that was never relayed."""
 
     def closed(self, summary: ConnectionSummary) -> None:
         """A routed connection ended."""
+
+    def lost_lines(self, count: int) -> None:
+        """So many lines of the access log could not be kept or written. Comes from any thread."""
 
 
 class NullObserver:
@@ -79,8 +95,17 @@ class NullObserver:
     def routed(self, class_name: str, protocol: WireProtocol) -> None:
         """Nothing."""
 
+    def moved(self, old: str, new: str, protocol: WireProtocol, bytes_up: int, bytes_down: int) -> None:
+        """Nothing."""
+
+    def doubted(self) -> None:
+        """Nothing."""
+
     def refused(self, reason: str) -> None:
         """Nothing."""
 
     def closed(self, summary: ConnectionSummary) -> None:
+        """Nothing."""
+
+    def lost_lines(self, count: int) -> None:
         """Nothing."""

@@ -22,6 +22,7 @@ import enum
 import errno
 import os
 from socket import MSG_MORE, SocketType
+from time import perf_counter
 from typing import Final, Protocol
 
 from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS, EventLoop
@@ -77,8 +78,10 @@ class Owner(Protocol):
 class Workshop:
     """What all directions of a loop share: the loop itself, the copy buffer, the pipes."""
 
-    def __init__(self, loop: EventLoop, pipes: PipePool | None = None) -> None:
+    def __init__(self, loop: EventLoop, pipes: PipePool | None = None, *, times_waits: bool = False) -> None:
+        """``times_waits``: whether somebody wants :meth:`Direction.waited`, which costs a little."""
         self.loop = loop
+        self.direction = TimedDirection if times_waits else Direction
         self.buffer = bytearray(BUFFER_SIZE)
         self.view = memoryview(self.buffer)
         self.pipes = pipes if pipes is not None else PipePool()
@@ -218,6 +221,10 @@ class Direction:
                 return turn
         return _BUDGET_SPENT
 
+    def waited(self) -> float:
+        """Seconds in which there were bytes and the sink took none; 0 where nobody wants to know."""
+        return 0.0
+
     def drain(self) -> None:
         """Move what the source has left, as far as the sink takes it without waiting: the source was reset."""
         self.readable = self.exhaust = True
@@ -353,3 +360,32 @@ class Direction:
         if error.errno == errno.EPIPE or self.opposite.eof:
             return Turn.BROKEN
         return Turn.SINK_RESET
+
+
+class TimedDirection(Direction):
+    """A direction that measures how long its sink was full: from a send that took less than there was to the event that
+    says that it takes more. What the kernel has taken and not sent is no part of it."""
+
+    __slots__ = ("full_seconds", "full_since")
+
+    def __init__(self, shop: Workshop, owner: Owner, source: SocketType, sink: SocketType) -> None:
+        super().__init__(shop, owner, source, sink)
+        self.full_seconds = 0.0
+        self.full_since = 0.0
+
+    def on_events(self, events: int) -> None:
+        """The sink of the opposite direction is the source of this one."""
+        opposite = self.opposite
+        if events & WRITE_EVENTS and not opposite.writable and isinstance(opposite, TimedDirection):
+            opposite.full_seconds += perf_counter() - opposite.full_since
+            opposite.full_since = 0.0
+        super().on_events(events)
+
+    def waited(self) -> float:
+        """Seconds, up to now."""
+        return self.full_seconds + (perf_counter() - self.full_since if self.full_since else 0.0)
+
+    def _sink_full(self) -> Turn:
+        if not self.full_since:
+            self.full_since = perf_counter()
+        return super()._sink_full()

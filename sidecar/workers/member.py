@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from sidecar.live_connections import LiveConnection
 from sidecar.tallies import Tallies
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.forkserver import Forked
@@ -28,6 +29,8 @@ class Member:
         self.pid = forked.pid
         self.active = 0
         self.tallies = Tallies()
+        self.connections: tuple[LiveConnection, ...] = ()
+        """Those it was last asked for."""
         self.farewell: Farewell | None = None
         self.heard_at = trio.current_time()
         self.gone = trio.Event()
@@ -101,6 +104,8 @@ class Member:
             self.heard_at = trio.current_time()
             if isinstance(message, Report):
                 self.tallies, self.active, self._answered = message.tallies, message.active, message.serial
+                if message.connections is not None:  # somebody else may have asked for the tallies alone since
+                    self.connections = message.connections
             else:
                 self.tallies, self.active, self.farewell = message.tallies, 0, message
             self._tell()

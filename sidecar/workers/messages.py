@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.config import LogFormat, LogLevel
+from sidecar.live_connections import LiveConnection, Order
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ServerSettings
 from sidecar.tallies import Tallies
@@ -45,19 +46,20 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """The policy in force from now on. Tallies of classes other than those of ``keep`` may be forgotten."""
+    """The policy in force from now on, for connections that are there, too. Tallies of other classes are forgotten."""
 
     serial: int
     table: RoutingTable
     ids: ClassIds
-    keep: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Say where you stand."""
+    """Say where you stand, and tell of so many connections, by ``order``."""
 
     serial: int
+    connections: int = 0
+    order: Order = Order.NEWEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,12 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An answer: how many connections are alive, and all that was counted since the start."""
+    """An answer: how many connections are alive, what was counted since the start, and connections if asked for."""
 
     serial: int
     active: int
     tallies: Tallies
+    connections: tuple[LiveConnection, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import trio
 
 from sidecar.config import LogFormat, LogLevel
 from sidecar.errors import WorkersError, single
+from sidecar.live_connections import Order, Shown, first_shown
 from sidecar.metrics import Crew
 from sidecar.routing.cached import Routing
 from sidecar.server import ServerSettings
@@ -87,7 +88,6 @@ class WorkerPool:
         self._begin = partial(Begin, log_format=log_format, log_level=log_level)
         self._listen = listen
         self._places: list[_Place] = []
-        self._keep: frozenset[str] = frozenset(routing.ids)
         self._serial = 0
         self._grace: Duration | None = None
         self._ended = trio.Event()
@@ -112,6 +112,9 @@ class WorkerPool:
         """
         settings = self._settings
         groups = self._listen(settings.port, settings.families, self._count)
+        if settings.inbound_port is not None:
+            inbound = shared_listeners(settings.inbound_port, settings.families, self._count, near=False)
+            groups = [[*each, *more] for each, more in zip(groups, inbound, strict=True)]
         for number, (listeners, share) in enumerate(
             zip(groups, shares(settings.max_connections, self._count), strict=True), 1
         ):
@@ -129,15 +132,14 @@ class WorkerPool:
             self._close_listeners()
             self._ended.set()
 
-    async def follow(self, routing: Routing, keep: frozenset[str]) -> None:
-        """Put a policy in force in every worker. The tallies of classes outside ``keep`` are forgotten.
+    async def follow(self, routing: Routing) -> None:
+        """Put a policy in force in every worker, as :meth:`sidecar.server.ProxyServer.follow` does.
 
         A worker that does not take it is killed, and the one in its place begins with it: when this returns, no worker
         chooses by an older policy.
         """
         self.routing = routing
-        self._keep = keep
-        for worker in await self._tell(lambda serial: Follow(serial, routing.table, routing.ids, keep), _FOLLOW_S):
+        for worker in await self._tell(lambda serial: Follow(serial, routing.table, routing.ids), _FOLLOW_S):
             log.error("a worker does not take the new policy", pid=worker.pid)
             await worker.kill()
 
@@ -145,6 +147,12 @@ class WorkerPool:
         """Have every worker say where it stands; gives the numbers of those that are missing or do not answer."""
         await self._tell(Ask, _ANSWER_S)
         return [place.number for place in self._places if place.worker is None or place.worker.silent]
+
+    async def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive, and ``limit`` of them; without those of a worker that does not answer."""
+        silent = await self._tell(lambda serial: Ask(serial, limit, order), _ANSWER_S)
+        told = [each for worker in self._workers if worker not in silent for each in worker.connections]
+        return Shown(self.active, first_shown(told, limit, order))
 
     async def look_after(self) -> None:
         """Ask, and kill those that have not answered for long, so that they are replaced."""
@@ -233,7 +241,7 @@ class WorkerPool:
         worker = place.worker = Member(forked, ours)
         worker.post(self._begin(place.number, place.settings))
         self._serial += 1
-        worker.post(Follow(self._serial, self.routing.table, self.routing.ids, self._keep))
+        worker.post(Follow(self._serial, self.routing.table, self.routing.ids))
         if self._grace is not None:
             worker.post(Drain(self._grace))
         return worker

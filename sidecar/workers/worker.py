@@ -10,11 +10,13 @@ from socket import SocketType
 import structlog
 import trio
 
+from sidecar.live_connections import Order
 from sidecar.log import configure as configure_log
 from sidecar.routing.cached import Routing
 from sidecar.server import ProxyServer, tune_garbage_collector
 from sidecar.tallies import Tallies
-from sidecar.transport.edge import Edge, InheritedEdge
+from sidecar.transport.edge import Edge, TransparentEdge
+from sidecar.transport.inbound import InboundEdge
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToMain, ToWorker
 from tc_core.units import Duration
@@ -24,7 +26,7 @@ log = structlog.get_logger(__name__)
 MakeEdge = Callable[[Sequence[SocketType]], Edge]
 
 
-def work(descriptors: list[int], make_edge: MakeEdge = InheritedEdge) -> None:
+def work(descriptors: list[int], make_edge: MakeEdge = TransparentEdge) -> None:
     """Be a worker until told to end. ``descriptors``: of the messages, the lock, which is only held, the listeners."""
     messages, _, *inherited = descriptors
     listeners = [SocketType(fileno=each) for each in inherited]
@@ -43,7 +45,9 @@ async def _work(messages: socket.socket, listeners: list[SocketType], make_edge:
     if not isinstance(begin, Begin) or not isinstance(follow, Follow):
         return  # the main process has gone
     _begin_log(begin)
-    worker = Worker(channel, begin, follow, make_edge(listeners))
+    inbound = [each for each in listeners if each.getsockname()[1] == begin.settings.inbound_port]
+    outbound = [each for each in listeners if each not in inbound]
+    worker = Worker(channel, begin, follow, make_edge(outbound), InboundEdge(inbound))
     farewell = Farewell(await worker.run(follow.serial), worker.tallies)
     with suppress(*GONE):
         await channel.send(farewell)
@@ -52,10 +56,14 @@ async def _work(messages: socket.socket, listeners: list[SocketType], make_edge:
 class Worker:
     """One proxy, and what the main process wants of it."""
 
-    def __init__(self, channel: Channel[ToMain, ToWorker], begin: Begin, follow: Follow, edge: Edge) -> None:
+    def __init__(
+        self, channel: Channel[ToMain, ToWorker], begin: Begin, follow: Follow, edge: Edge, inbound: Edge
+    ) -> None:
         self.tallies = Tallies()
         self._channel = channel
-        self._server = ProxyServer(begin.settings, Routing(follow.table, follow.ids), self.tallies, edge=edge)
+        self._server = ProxyServer(
+            begin.settings, Routing(follow.table, follow.ids), self.tallies, edge=edge, inbound=inbound
+        )
         self._cut = 0
 
     async def run(self, serial: int) -> int:
@@ -70,11 +78,11 @@ class Worker:
             while (message := await self._channel.receive()) is not None:
                 match message:
                     case Follow():
-                        self._server.routing = Routing(message.table, message.ids)
-                        self.tallies.keep(message.keep)
+                        await self._server.follow(Routing(message.table, message.ids))
+                        self.tallies.keep(message.ids)
                         await self._report(message.serial)
                     case Ask():
-                        await self._report(message.serial)
+                        await self._report(message.serial, message.connections, message.order)
                     case Drain():
                         nursery.start_soon(self._drain, message.grace, nursery.cancel_scope)
             nursery.cancel_scope.cancel()
@@ -84,10 +92,11 @@ class Worker:
         self._cut = await self._server.drain(grace)
         life.cancel()
 
-    async def _report(self, serial: int) -> None:
+    async def _report(self, serial: int, connections: int = 0, order: Order = Order.NEWEST) -> None:
         # Shielded: the farewell must not follow half a report. With nobody to tell, the next message is the end.
+        shown = tuple(self._server.connections(connections, order).connections) if connections else None
         with trio.CancelScope(shield=True), suppress(*GONE):
-            await self._channel.send(Report(serial, self._server.active, self.tallies))
+            await self._channel.send(Report(serial, self._server.active, self.tallies, shown))
 
 
 def _begin_log(begin: Begin) -> None:

@@ -40,14 +40,28 @@ class RunningSidecar:
         return dict(self.classes()[name]["connections"]["by_protocol"])
 
     def reload(self, text: str) -> None:
-        """Change the policy and wait until it is in force or refused."""
+        """Change the policy, send SIGHUP, and wait until it is in force or refused."""
         seen = self.log.stat().st_size
         self.policy.write_text(text)
         self.process.send_signal(signal.SIGHUP)
-        until(
-            "an answer to SIGHUP",
-            lambda: any(word in self.log.read_text()[seen:] for word in ("policy in force", "not used")),
-        )
+        self._answered(seen)
+
+    def change(self, text: str) -> str:
+        """Change the policy by renaming a file and wait until it is in force or refused; what was logged meanwhile."""
+        seen = self.log.stat().st_size
+        fresh = self.policy.with_name("fresh.yaml")
+        fresh.write_text(text)
+        fresh.replace(self.policy)
+        return self._answered(seen)
+
+    def _answered(self, seen: int) -> str:
+        def answer() -> str:
+            with self.log.open("rb") as stream:
+                stream.seek(seen)
+                said = stream.read().decode()
+            return said if any(word in said for word in ("policy in force", "not used")) else ""
+
+        return until("an answer to the change", answer)
 
     def stop(self, number: int = signal.SIGTERM, *, patience: float = 30.0) -> int:
         """Signal it and wait for its end; gives its exit code."""
@@ -55,11 +69,16 @@ class RunningSidecar:
         return self.process.wait(patience)
 
 
-def start_sidecar(pod: Host, policy: str, folder: Path, *options: str) -> RunningSidecar:
-    """Start it and wait until it is ready; fails with its log when it ends instead."""
+def start_sidecar(pod: Host, policy: str, folder: Path, *options: str, watch: bool = False) -> RunningSidecar:
+    """Start it and wait until it is ready; fails with its log when it ends instead.
+
+    With ``watch`` it follows its file, for :meth:`~RunningSidecar.change`; without, :meth:`~RunningSidecar.reload` has
+    one answer only.
+    """
     path = folder / "policy.yaml"
     path.write_text(policy)
-    return _start(pod, path, folder, "--policy", str(path), "--log-level", "debug", *options)
+    watching = "--watch" if watch else "--no-watch"
+    return _start(pod, path, folder, "--policy", str(path), "--log-level", "debug", watching, *options)
 
 
 def start_annotated(pod: Host, annotations: Path, folder: Path, *options: str) -> RunningSidecar:
@@ -100,6 +119,10 @@ def state_of(pod: Host) -> str:
         # Whoever uses a table first makes its built-in chains, and they stay (iptables-nft): so use it here.
         pod.run([tool, "-t", "mangle", "-N", "used"])
         pod.run([tool, "-t", "mangle", "-X", "used"])
-    lines = "\n".join(pod.run(command).stdout for command in commands).splitlines()
+    lines = []
+    for command in commands:
+        shown = pod.run(command).stdout.splitlines()
+        # The kernel lists classes by a table that grows with them and does not shrink.
+        lines += sorted(shown) if command[0] == "tc" else shown
     # Link-local addresses come by themselves, a second after the interface.
     return "\n".join(line for line in lines if not line.startswith("#") and "fe80:" not in line)

@@ -154,21 +154,41 @@ def test_what_changes_only_with_a_new_start_is_named(web: PodNodeServer, volume:
 
 def test_a_shared_policy_is_followed_too(web: PodNodeServer, volume: Volume, tmp_path: Path) -> None:
     volume.write(annotations(policy="lanes", classes=API))
-    shared = Volume(tmp_path / "policy", "policy.yaml", SHARED)
-    sidecar = start_annotated(web.pod, volume.file, tmp_path, "--shared-policy", str(shared.file))
+    shared = Volume(tmp_path / "policy", "lanes/policy.yaml", SHARED)
+    sidecar = start_annotated(web.pod, volume.file, tmp_path, "--shared-policy", str(shared.folder))
     assert limits(sidecar) == {"api": 10_000_000, "web": 5_000_000, "default": 500_000}
     shared.write(SHARED.replace("5Mbit", "6Mbit"))
     until("the new shared policy to be in force", lambda: limits(sidecar)["web"] == 6_000_000)
     said = said_after(sidecar, "not used", {"policy": "others"}, volume)
-    assert "podlane.io/policy: It names ConfigMap others now, but this Pod has ConfigMap lanes mounted." in said
+    assert "podlane.io/policy: It names ConfigMap others, but " in said
     assert limits(sidecar)["web"] == 6_000_000
+
+
+def test_another_shared_policy_changes_nothing_before_the_pod_is_made_anew(
+    web: PodNodeServer, volume: Volume, tmp_path: Path
+) -> None:
+    """In a Pod that the injector made, while the sidecar runs and when its container is started again."""
+    shared = Volume(tmp_path / "policy", "lanes/policy.yaml", SHARED)
+    volume.write(annotations(policy="lanes", classes=API, status="{}"))
+    sidecar = start_annotated(web.pod, volume.file, tmp_path, "--shared-policy", str(shared.folder))
+    before = limits(sidecar)
+    assert sidecar.get("/healthz") == "ok\n"
+    renamed = {"policy": "others", "classes": API, "status": "{}"}
+    waits = "podlane.io/policy: It names ConfigMap others now, but this Pod was made with lanes, which stays in force."
+    assert waits in said_after(sidecar, "policy in force", renamed, volume)
+    assert limits(sidecar) == before
+    assert sidecar.stop() == 0
+    again = start_annotated(web.pod, volume.file, tmp_path, "--shared-policy", str(shared.folder))
+    assert limits(again) == before
+    assert waits in again.log.read_text()
+    assert again.get("/healthz") == f"ok\n{waits} Make the Pod anew.\n"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         (annotations(egress_bandwidth="10Mbit"), "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity. Write 10M for 10 Mbit/s."),
-        (annotations(policy="lanes"), "podlane.io/policy: ConfigMap lanes is not mounted in this Pod."),
+        (annotations(policy="lanes"), "podlane.io/policy: It names ConfigMap lanes, but --shared-policy is missing."),
         ("egress-bandwidth: 10M", 'Line 1 is not key="value".'),
     ],
     ids=["an annotation", "a shared policy that is not mounted", "another file"],

@@ -224,7 +224,7 @@ def test_a_reload_whose_rules_are_refused_keeps_the_old_policy(
 
 @pytest.mark.parametrize(
     "text",
-    ["total: 2020-13-45\nclasses: []", "total: " + 5000 * "9", "\0", "", "total: 1Gbit\ningress: {total: 1Mbit}"],
+    ["total: 2020-13-45\nclasses: []", "total: " + 5000 * "9", "\0", "", "total: 1Gbit\nshaper: tbf"],
     ids=["no date", "huge number", "zero byte", "empty", "beyond the sidecar"],
 )
 def test_no_file_whatever_ends_a_running_sidecar(topology: PodNodeServer, tmp_path: Path, text: str) -> None:

@@ -446,7 +446,8 @@ def test_a_reload_can_end_and_begin_the_capture(topology: PodNodeServer, web: We
     sidecar.reload(POLICY)
     assert len(workers(sidecar)) == WORKERS
     assert ask(topology).returncode == 0
-    assert sidecar.connections("host") == {"http1": 4 + 1}
+    # The uploads had left this class when the other policy came.
+    assert sidecar.connections("host") == {"http1": 1}
     assert sidecar.stop() == 0
 
 

@@ -20,7 +20,8 @@ _CONFIG = """
 daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
 events {{ worker_connections 1024; }}
 http {{
-  access_log off; client_max_body_size 0; client_body_temp_path {folder}/body; sendfile on;
+  log_format received '$host $server_port $request_length $request_time $status'; access_log {folder}/access.log received;
+  client_max_body_size 0; client_body_temp_path {folder}/body; sendfile on;
   client_header_buffer_size 1k; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
@@ -36,11 +37,15 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class WebServer:
-    """nginx running on ``host``; files below ``root`` are served, PUT writes there."""
+    """nginx running on ``host``; files below ``root`` are served, PUT writes there.
+
+    ``log`` has a line for each request when it has been answered: host, port, bytes received, seconds they took, status.
+    """
 
     host: Host
     root: Path
     certificate: Path
+    log: Path
 
 
 def start_nginx(host: Host, folder: Path) -> WebServer:
@@ -62,7 +67,7 @@ def start_nginx(host: Host, folder: Path) -> WebServer:
     host.popen(["nginx", "-p", str(folder), "-c", str(config), "-g", "user root;"], stdout=log, stderr=log)
     for port in (HTTP, HTTPS, H2C):
         until_listening(host, port)
-    return WebServer(host, root, certificate)
+    return WebServer(host, root, certificate, folder / "access.log")
 
 
 def in_url(address: str) -> str:

@@ -1,13 +1,12 @@
-"""``podlane classify`` as its users meet it: lines, JSON, summary, notes, errors, exit codes. Nothing here needs root."""
+"""``podlane classify`` as its users meet it: lines, JSON, summary, notes, errors, exit codes. Nothing here needs root.
+
+What only a process of its own has (pipes, terminals, signals) is in tests/kernel/test_classify_process.py.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,7 +100,8 @@ def test_lines_for_people_have_names_ends_amounts_and_the_reason(cli: CliRunner,
 
 
 def test_the_summary_has_a_bar_for_each_class(cli: CliRunner, policy: str, file: str) -> None:
-    done = cli.invoke(classify, ["--policy", policy, "--summary", "--detection-timeout", "2s", file])
+    arguments = ["--policy", policy, "--summary", "--detection-timeout", "2s", file]
+    done = cli.invoke(classify, arguments, env={"COLUMNS": "120"})
     head, web, default = done.stdout.splitlines()
     assert head.split() == ["class", "flows", "sent", "received", "share", "█", "sent", "░", "received"]
     assert web.split()[:8] == ["web", "1", str(UP), "B", str(DOWN), "B", "96.6", "%"]
@@ -206,47 +206,3 @@ def test_standard_input_is_a_capture_too(cli: CliRunner, policy: str, file: str)
     done = cli.invoke(classify, ["--policy", policy, "--json", "-"], input=Path(file).read_bytes())
     assert done.exit_code == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
-
-
-def test_a_reader_that_leaves_early_is_no_error(policy: str, tmp_path: Path) -> None:
-    ip, udp = bytes(IP(dst="10.0.0.3", proto=17, len=28)), bytes(UDP(dport=53))
-    path = capture(tmp_path / "many.pcap", [ip + port.to_bytes(2) + udp[2:] for port in range(1, 2000)])
-    command = f"{sys.executable} -m podlane classify --policy {policy} --json {path} | head -n 1"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert len(done.stdout.splitlines()) == 1
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.skipif(not hasattr(pty, "openpty"), reason="there are no pseudo-terminals here")
-def test_a_terminal_gets_a_progress_bar_and_nobody_else(cli: CliRunner, policy: str, file: str) -> None:
-    arguments = ["--policy", policy, "--summary", file]
-    command = [sys.executable, "-m", "podlane", "classify", *arguments]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    plain = cli.invoke(classify, arguments, env=environment)
-    assert "reading" not in plain.stderr
-    reader, writer = pty.openpty()
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, text=True, env=environment, check=False)
-        shown = os.read(reader, 65536).decode()
-    finally:
-        os.close(reader)
-        os.close(writer)
-    assert done.returncode == 0
-    assert "reading" in shown
-    assert "packets/s" in shown
-    assert done.stdout == plain.stdout
-
-
-def test_ctrl_c_ends_reading_and_shows_what_there_was(policy: str, file: str) -> None:
-    """As in ``tcpdump -w - | podlane classify``: the pipe stays open, the signal comes."""
-    command = [sys.executable, "-m", "podlane", "classify", "--policy", policy, "--json", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        # More than the pipe holds: when this returns, the program is reading packets.
-        process.stdin.write(Path(file).read_bytes() + Path(file).read_bytes()[24:] * 400)
-        process.stdin.flush()
-        process.send_signal(2)
-        output, errors = process.communicate()
-    assert process.returncode == 130
-    assert json.loads(output.splitlines()[0])["sni"] == "a.example.com"
-    assert b"Traceback" not in errors

@@ -144,6 +144,16 @@ def test_the_summary_has_one_aligned_line_per_class() -> None:
     ]
 
 
+def test_what_was_received_follows_if_it_is_limited() -> None:
+    web = {key: value for key, value in _class("web", 2_500_000, 5_000_000).items() if key != "connections"}
+    document = {"classes": [_class("api", 1_250_000, 2_500_000)], "received": {"classes": [web]}}
+    assert summary_lines(document, 5.0)[2:] == [
+        "class  guaranteed    ceiling  received     average        peak  packets  drops",
+        "web      1 Mbit/s  10 Mbit/s   2.4 MiB  4.0 Mbit/s  5.0 Mbit/s     2500      2",
+    ]
+    assert len(summary_lines({**document, "received": None}, 5.0)) == 2
+
+
 def test_of_many_classes_only_those_that_sent_are_listed() -> None:
     document = {"classes": [_class(f"c{n}", 5000 if n == 7 else 0) for n in range(30)]}
     lines = summary_lines(document, 1.0)

@@ -106,12 +106,12 @@ def test_what_the_sidecar_cannot_do_is_refused_before_anything_is_touched(
     cli: CliRunner, tmp_path: Path, verb: list[str]
 ) -> None:
     path = tmp_path / "prio.yaml"
-    path.write_text("total: 10Mbit\nshaper: prio\ningress: {total: 5Mbit}")
+    path.write_text("total: 10Mbit\nshaper: prio\nclasses: [{name: a, match: {mark: 1}}]")
     done = cli.invoke(main, [*verb, "--policy", str(path), "no-such-file-or-command"])
     assert done.exit_code == 2, done.output
     assert "prio.yaml: 2 problems" in done.output
     assert "Write shaper: htb, or use podlane tc." in done.output
-    assert "Remove it, or use podlane tc." in done.output
+    assert "application or name, or use podlane tc." in done.output
 
 
 def test_run_without_root_says_to_use_sudo_and_why(

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from podlane.main import main
 from podlane.sidecar import sidecar
 from sidecar.config import SidecarSettings
-from sidecar.metrics import Metrics
+from sidecar.metrics import Crew, Metrics, ReceivedMetrics
+from sidecar.policy_state import PolicyState
 from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
 from tc_core.policy_file import load_policy, parse_policy
 
@@ -54,7 +55,7 @@ def test_the_policy_reference_names_every_key_and_no_other() -> None:
 
 def test_every_metric_in_the_docs_exists() -> None:
     text = (ROOT / "docs/operations.md").read_text()
-    rendered = Metrics(lambda: ()).render().decode()
+    rendered = Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None)).render().decode()
     documented = set(re.findall(r"`(podlane_\w+)`", text))
     exported = {re.sub(r"_(total|bucket|created)$", "", name) for name in re.findall(r"# TYPE (\w+)", rendered)}
     assert {re.sub(r"_total$", "", name) for name in documented} <= exported

@@ -71,16 +71,38 @@ def test_the_interface_is_the_named_one(policy: Path) -> None:
     assert all(" dev ens3 " in f"{line} " for line in commands)
 
 
-def test_every_chain_is_introduced_by_a_comment(policy: Path) -> None:
-    lines = run("--policy", policy, "--only", "rules").output.splitlines()
-    firsts = [
+def introductions(lines: list[str]) -> list[tuple[str, str]]:
+    """The line before each chain's first rule, with that rule."""
+    return [
         (before, line)
         for before, line in itertools.pairwise(lines)
         if line.startswith("-A") and not before.startswith(" ".join(line.split()[:2]) + " ")
     ]
+
+
+def test_every_chain_is_introduced_by_a_comment(policy: Path) -> None:
+    lines = run("--policy", policy, "--only", "rules").output.splitlines()
+    firsts = introductions(lines)
     assert len(firsts) >= 6
     assert all(before.startswith("#") for before, _ in firsts)
     assert "# Class backup" in lines
+
+
+@pytest.mark.parametrize(("datapath", "where"), [("relay", "listener"), ("step-aside", "classifier")])
+def test_the_chains_of_both_directions_are_introduced_as_what_they_are(
+    tmp_path: Path, datapath: str, where: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, direction: both}},"
+        " {name: ssh, rate: 1Mbit, match: {port: 22, direction: inbound}}]"
+    )
+    lines = run("--policy", path, "--only", "rules", "--datapath", datapath).output.splitlines()
+    said = {line.split()[1]: before for before, line in introductions(lines)}
+    assert all(before.startswith("#") for before in said.values()), said
+    assert {"PODLANE-PRE", "PODLANE-IN", "PODLANE-IN-SYN", "PODLANE-IN-CLASSES", "PODLANE-REPLIES"} <= said.keys()
+    assert where in said["PODLANE-IN"]
+    assert any("listener" in before for before in said.values()) == (datapath == "relay")
 
 
 @pytest.mark.parametrize("datapath", ["relay", "step-aside"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from podlane.explanation import (
+from sidecar.datapath import Datapath
+from sidecar.explanation import (
     BY_BOTH,
     BY_KERNEL,
     BY_PROXY,
@@ -12,7 +13,6 @@ from podlane.explanation import (
     Explanation,
     explain_policy,
 )
-from sidecar.datapath import Datapath
 from sidecar.netfilter.ruleset import CaptureSettings
 from tc_core.policy_file import parse_policy
 from tc_core.units import Rate

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from sidecar.metrics import Metrics
+from sidecar.metrics import Crew, Metrics, ReceivedMetrics
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.routing.flow import Destination
+from sidecar.shaping import ClassSnapshot, Received
 from sidecar.transport.observer import ConnectionSummary, Outcome
+from tc_core.handles import Handle
+from tc_core.stats import ClassStats
+from tc_core.units import Rate
 
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
 
@@ -31,6 +35,22 @@ def test_connections_are_counted_from_their_class_to_their_end() -> None:
         'podlane_connections_total{class="web",protocol="tls"} 2.0',
         'podlane_relayed_bytes_total{class="web",direction="up"} 10.0',
         'podlane_relayed_bytes_total{class="web",direction="down"} 2000.0',
+    }
+
+
+def test_what_arrives_has_metrics_of_its_own() -> None:
+    stats = ClassStats(bytes=7, packets=2, drops=1)
+    web = ClassSnapshot("web", 1, Handle(1, 0x101), Rate(8000), Rate(9000), 4, stats, Rate(3), Rate(5))
+    received: list[Received | None] = [None]
+    metrics = Metrics(lambda: [web], Crew, ReceivedMetrics(lambda: received[0]))
+    assert not any(sample.startswith("podlane_received") for sample in samples(metrics))
+    received[0] = Received("ifb-eth0", Rate(9000), (web,))
+    assert samples(metrics) >= {
+        'podlane_class_bytes_total{class="web"} 7.0',
+        'podlane_received_bytes_total{class="web"} 7.0',
+        'podlane_received_drops_total{class="web"} 1.0',
+        'podlane_received_rate_bits_per_second{class="web"} 3.0',
+        'podlane_received_ceil_bits_per_second{class="web"} 9000.0',
     }
 
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+
 import pytest
 
+from sidecar.config import SidecarSettings
+from sidecar.left_alone import left_alone
 from sidecar.shaping import Shaping
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import leaf_handle
+from tc_core.capability import ALL_FEATURES, absent
+from tc_core.compile import INNER_HANDLE, leaf_handle
+from tc_core.errors import MissingFeatureError
 from tc_core.fake import FakeKernel
+from tc_core.handles import Handle
+from tc_core.kernel import AddClass, AddLink, AddQdisc, DeleteClass, DeleteLink, ReplaceFilter
+from tc_core.marks import ClassIds
+from tc_core.model import INGRESS_HOOK, BpfFilter, FwFilter, RedirectFilter
+from tc_core.packet_lanes import compile_ingress
+from tc_core.packet_rules import PacketRule
+from tc_core.policy import Match, PortRange, TrafficPolicy
 from tc_core.policy_file import parse_policy
 from tc_core.reconcile import ApplyError
+from tc_core.socket_program import socket_redirect
 from tc_core.stats import ClassStats
 from tc_core.units import Rate
 
@@ -19,8 +34,14 @@ TWO = parse_policy("total: 100Mbit\nclasses: [{name: two, rate: 1Mbit, match: {p
 
 def shaped(kernel: FakeKernel) -> Shaping:
     shaping = Shaping(kernel, "eth0", ALL_FEATURES, replace=False)
-    shaping.apply(ONE, shaping.ids_for(ONE))
+    apply(shaping, ONE)
     return shaping
+
+
+def apply(shaping: Shaping, policy: TrafficPolicy, ids: ClassIds | None = None) -> int:
+    """Both steps; the number of changes."""
+    begun = shaping.begin(policy, ids or shaping.ids_for(policy))
+    return len(begun.done) + len(shaping.finish().done)
 
 
 def sample(kernel: FakeKernel, shaping: Shaping, *, at: float, sent: int) -> tuple[Rate, Rate]:
@@ -47,9 +68,9 @@ def test_a_change_that_is_taken_back_gives_the_old_ids_back() -> None:
     kernel = FakeKernel("eth0")
     shaping = shaped(kernel)
     before, state = shaping.ids, kernel.observe("eth0")
-    shaping.apply(TWO, shaping.ids_for(TWO))
+    apply(shaping, TWO)
     assert shaping.ids["two"] != before["one"]
-    shaping.apply(ONE, before)
+    apply(shaping, ONE, before)
     assert shaping.ids is before
     assert kernel.observe("eth0") == state
 
@@ -60,7 +81,209 @@ def test_a_change_that_fails_does_not_count() -> None:
     before = shaping.ids
     kernel.fail_at(1)
     with pytest.raises(ApplyError):
-        shaping.apply(TWO, shaping.ids_for(TWO))
+        apply(shaping, TWO)
     assert shaping.ids is before
-    shaping.apply(ONE, before)
-    assert shaping.apply(ONE, before).done == ()
+    apply(shaping, ONE, before)
+    assert apply(shaping, ONE, before) == 0
+
+
+def limits(kernel: FakeKernel) -> dict[Handle, tuple[Rate, Rate]]:
+    return {c.handle: (c.rate, c.ceil) for c in kernel.observe("eth0").classes}
+
+
+def test_a_class_that_goes_has_a_lane_until_nobody_sends_there() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = shaped(kernel)
+    one = leaf_handle(shaping.ids["one"])
+    before = limits(kernel)
+    shaping.begin(TWO, shaping.ids_for(TWO))
+    two = leaf_handle(shaping.ids["two"])
+    assert limits(kernel) == before | {two: before[one]}
+    assert {f.target for f in kernel.observe("eth0").filters if isinstance(f, FwFilter)} == {one, two}
+    shaping.finish()
+    assert set(limits(kernel)) == set(before) - {one} | {two}
+    assert shaping.finish().done == ()
+
+
+def test_guarantees_of_what_goes_and_what_comes_fit_in_the_total() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = Shaping(kernel, "eth0", ALL_FEATURES, replace=False)
+    policy = "total: 100Mbit\ndefault: {rate: 10Mbit}\nclasses: [%s]"
+    lane = "{name: %s, rate: %s, ceil: 90Mbit, match: {port: %s}}"
+    apply(shaping, parse_policy(policy % ", ".join(lane % ("abc"[n], "30Mbit", n + 1) for n in range(3))))
+    a, b = (leaf_handle(shaping.ids[name]) for name in "ab")
+    other = parse_policy(policy % ", ".join((lane % ("c", "40Mbit", 3), lane % ("d", "20Mbit", 1))))
+    shaping.begin(other, shaping.ids_for(other))
+    found = limits(kernel)
+    assert found[a] == found[b] == (Rate.parse("15Mbit"), Rate.parse("90Mbit"))
+    leaves = {handle: rate.bits_per_second for handle, (rate, _) in found.items() if handle != INNER_HANDLE}
+    assert sum(leaves.values()) == 100_000_000
+
+
+def test_an_id_that_is_used_again_is_the_new_class_at_once() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = shaped(kernel)
+    ids = ClassIds({"two": shaping.ids["one"], "default": 255})
+    shaping.begin(TWO, ids)
+    assert shaping.finish().done == ()
+    assert leaf_handle(ids["two"]) in limits(kernel)
+
+
+# --- what arrives ----------------------------------------------------------------------------------------------------
+
+NAMED = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+classes:
+  - {name: web, rate: 1Mbit, ingress: {rate: 5Mbit, ceil: 20Mbit}, match: {sni: "*.example.com"}}
+  - {name: api, rate: 1Mbit, match: {port: 443}}
+  - {name: db, rate: 1Mbit, ingress: {rate: 2Mbit}, match: [{port: 5432, cidr: 10.0.0.0/8}, {port: 8080, direction: inbound}]}
+"""
+WEB_ALONE = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+classes: [{name: web, rate: 1Mbit, ingress: {rate: 9Mbit}, match: {sni: "*.example.com"}}]
+"""
+
+
+def received(kernel: FakeKernel, text: str = NAMED, *left_alone: Match) -> Shaping:
+    shaping = Shaping(kernel, "eth0", ALL_FEATURES, replace=False)
+    policy = parse_policy(text)
+    shaping.begin(policy, shaping.ids_for(policy), left_alone)
+    shaping.finish()
+    return shaping
+
+
+def redirection(kernel: FakeKernel) -> RedirectFilter:
+    (found,) = kernel.observe("eth0").ingress
+    assert isinstance(found, RedirectFilter)
+    return found
+
+
+def test_what_arrives_has_the_classes_that_limit_it_under_the_same_ids() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = received(kernel)
+    web, db = (leaf_handle(shaping.ids[name]) for name in ("web", "db"))
+    default = leaf_handle(0xFF)
+    found = {c.handle: (str(c.rate), str(c.ceil)) for c in kernel.observe("ifb-eth0").classes if not c.is_inner}
+    assert found == {web: ("5Mbit", "20Mbit"), db: ("2Mbit", "50Mbit"), default: ("500kbit", "50Mbit")}
+    assert redirection(kernel) == socket_redirect("ifb-eth0", frozenset({shaping.ids["web"], shaping.ids["db"]}))
+
+
+def rules_of(text: str, *left_alone: Match) -> list[PacketRule]:
+    policy = parse_policy(text)
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    made = compile_ingress(policy, "eth0", ALL_FEATURES, ids, left_alone=left_alone)
+    assert made is not None
+    return [rule for f in made.tree.filters if isinstance(f, BpfFilter) for rule in f.rules]
+
+
+def test_packets_without_a_socket_of_ours_go_by_what_is_in_them() -> None:
+    """In the order of the policy, names left out; those of inbound matches are not seen from the other side."""
+    api, db, inbound = rules_of(NAMED)
+    default, three = leaf_handle(0xFF), leaf_handle(3)
+    assert (api.target, api.ports, api.source_ports) == (default, (PortRange(443, 443),), ())
+    assert (db.target, db.ports, db.destination) == (three, (PortRange(5432, 5432),), (ip_network("10.0.0.0/8"),))
+    assert (inbound.target, inbound.ports, inbound.source_ports) == (three, (), (PortRange(8080, 8080),))
+
+
+def test_what_is_left_alone_comes_first_and_is_the_default_class() -> None:
+    settings = SidecarSettings(
+        policy=Path("policy.yaml"),
+        exclude_outbound_ports=(PortRange(25, 25),),
+        exclude_outbound_cidrs=(ip_network("10.96.0.0/12"),),
+        exclude_inbound_ports=(PortRange(22, 22),),
+        exclude_inbound_cidrs=(ip_network("10.1.0.0/16"),),
+    )
+    alone = left_alone(parse_policy(NAMED), settings)
+    rules = rules_of(NAMED, *alone)[: -len(rules_of(NAMED))]
+    assert {rule.target for rule in rules} == {leaf_handle(0xFF)}
+    # Seen from the other side, as all rules for what arrives are.
+    assert [(r.destination, r.ports, r.source_ports) for r in rules] == [
+        ((), (PortRange(25, 25),), ()),
+        ((ip_network("10.96.0.0/12"),), (), ()),
+        ((), (), (PortRange(22, 22),)),
+        ((ip_network("10.1.0.0/16"),), (), (PortRange(8080, 8080),)),
+    ]
+    assert left_alone(parse_policy(NAMED), SidecarSettings(policy=Path("policy.yaml"))) == ()
+
+
+def test_a_policy_without_limits_for_classes_needs_neither_program_nor_rules() -> None:
+    assert rules_of("{total: 9Mbit, ingress: {total: 5Mbit}, classes: [{name: a, rate: 1Mbit, match: [{port: 1}, {sni: a.b}]}]}") == []  # fmt: skip
+    kernel = FakeKernel("eth0")
+    received(kernel, NAMED.replace('sni: "*.example.com"', "port: 80"))
+    assert redirection(kernel) == RedirectFilter(INGRESS_HOOK, "ifb-eth0")
+
+
+def test_a_change_is_made_in_place_and_what_goes_gets_nothing_more_before_it_goes() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = received(kernel)
+    web, db = (leaf_handle(shaping.ids[name]) for name in ("web", "db"))
+    kernel.applied.clear()
+    apply(shaping, parse_policy(WEB_ALONE))
+    made = [c for c in kernel.applied if not isinstance(c, AddClass | AddQdisc)]
+    replaced = next(
+        i for i, c in enumerate(made) if isinstance(c, ReplaceFilter) and isinstance(c.filter, RedirectFilter)
+    )
+    gone = [i for i, c in enumerate(made) if isinstance(c, DeleteClass) and c.traffic_class.handle == db]
+    assert replaced < gone[-1], "the class of what arrives is the last to go"
+    assert {c.handle: c.rate for c in kernel.observe("ifb-eth0").classes}[web] == Rate.parse("9Mbit")
+    assert redirection(kernel) == socket_redirect("ifb-eth0", frozenset({shaping.ids["web"]}))
+    assert apply(shaping, parse_policy(WEB_ALONE)) == 0
+
+
+def test_limits_of_what_arrives_come_and_go_with_the_policy() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = shaped(kernel)
+    before = kernel.interfaces()
+    apply(shaping, parse_policy(NAMED))
+    shaping.sample(0.0)
+    assert shaping.received is not None
+    apply(shaping, ONE)
+    shaping.sample(1.0)
+    assert shaping.received is None
+    assert (kernel.interfaces(), kernel.observe("eth0").ingress_qdisc) == (before, None)
+
+
+def test_both_ways_are_sampled() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = received(kernel)
+    for at, count in ((0.0, 0), (1.0, 125_000)):
+        kernel.count(leaf_handle(shaping.ids["web"]), ClassStats(bytes=count))
+        shaping.sample(at)
+    arrived = shaping.received
+    assert arrived is not None
+    assert (arrived.device, arrived.total) == ("ifb-eth0", Rate.parse("50Mbit"))
+    assert [(c.name, str(c.ceil)) for c in arrived.classes] == [
+        ("web", "20Mbit"),
+        ("db", "50Mbit"),
+        ("default", "50Mbit"),
+    ]
+    assert arrived.classes[0].current_rate == shaping.snapshots[0].current_rate == Rate(1_000_000)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["removed", "the interface is gone"])
+def test_nothing_is_left(gone: bool) -> None:
+    kernel = FakeKernel("lo")
+    kernel.apply("eth0", AddLink("dummy"))
+    before = kernel.interfaces(), kernel.observe("eth0")
+    shaping = received(kernel)
+    if gone:
+        kernel.apply("eth0", DeleteLink())
+    shaping.remove()
+    if gone:
+        assert set(kernel.interfaces()) == {"lo"}
+    else:
+        assert (kernel.interfaces(), kernel.observe("eth0")) == before
+
+
+@pytest.mark.parametrize("feature", ["ifb", "clsact", "redirect", "sockets"])
+def test_what_the_kernel_lacks_is_said_before_anything_is_changed(feature: str) -> None:
+    kernel = FakeKernel("eth0")
+    missing = absent(getattr(ALL_FEATURES, feature).name, "not here")
+    shaping = Shaping(kernel, "eth0", replace(ALL_FEATURES, **{feature: missing}), replace=False)
+    policy = parse_policy(NAMED)
+    with pytest.raises(MissingFeatureError, match="This policy needs") as caught:
+        shaping.begin(policy, shaping.ids_for(policy))
+    assert ("CAP_BPF" if feature == "sockets" else "modprobe") in caught.value.remedy
+    assert kernel.applied == []

@@ -8,7 +8,7 @@ import pytest
 from first_bytes import cut, hello, records, sni
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tcp_packets import ACK, FIN, PSH, SYN, flow_of, tcp_packet
+from tcp_packets import ACK, CLIENT, FIN, PSH, SYN, flow_of, tcp_packet
 
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.routing.cached import Routing
@@ -16,7 +16,7 @@ from sidecar.routing.table import RoutingTable
 from sidecar.stepaside.classifier import Classifier, known_marks
 from sidecar.stepaside.marks import DECIDED, FIRST, OURS
 from tc_core.marks import STATE_MASK, ClassIds, class_mark
-from tc_core.policy import TrafficPolicy
+from tc_core.policy import Bound, TrafficPolicy
 
 HELLO = records(hello(sni(b"api.example.com")), [40, 1, 200])
 REQUEST = b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n"
@@ -48,14 +48,16 @@ class Notes:
     detections: list[Detection] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    bounds: list[Bound] = field(default_factory=list)
 
     def detected(self, detection: Detection, seconds: float) -> None:
         self.detections.append(detection)
         self.seconds.append(seconds)
 
-    def stepped_aside(self, flow: bytes, class_name: str, detection: Detection) -> None:
+    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
         assert detection is self.detections[-1]
         assert len(flow) in (12, 36)
+        self.bounds.append(bound)
         self.classes.append(class_name)
 
 
@@ -72,12 +74,12 @@ class Wire:
         """A SYN of this connection passed."""
         self.begun.discard(flow_of(packet))
 
-    def send(self, packet: bytes, port_class: int = 0) -> int:
+    def send(self, packet: bytes, port_class: int = 0, bound: Bound = Bound.OUTBOUND) -> int:
         """The mark that it goes on with."""
         flow = flow_of(packet)
         state = 0 if flow in self.begun else FIRST.value
         self.begun.add(flow)
-        return self.classifier.judge(packet, port_class << 24 | state | OTHERS, self.now)
+        return self.classifier.judge(packet, port_class << 24 | state | OTHERS, self.now, bound)
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
@@ -233,6 +235,58 @@ def test_remembered_connections_are_bounded() -> None:
     assert wire.classifier.remembered == 10
 
 
+# --- connections that clients open -----------------------------------------------------------------------------------
+
+BOTH_WAYS = routing(
+    ("out", {"host": "web.example.com"}),
+    ("in", {"host": "web.example.com", "direction": "inbound"}),
+)
+OUT, IN = 1, 2
+
+
+def serving(**limits: int) -> Wire:
+    wire = Wire(**limits)
+    wire.classifier.routing = BOTH_WAYS
+    return wire
+
+
+@pytest.mark.parametrize(("bound", "class_id"), [(Bound.OUTBOUND, OUT), (Bound.INBOUND, IN)], ids=str)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_who_opened_a_connection_is_a_criterion(bound: Bound, class_id: int, pieces: int) -> None:
+    wire = serving()
+    size = -(-len(REQUEST) // pieces)
+    for at in range(0, len(REQUEST), size):
+        mark = wire.send(tcp_packet(REQUEST[at : at + size], seq=1000 + at), bound=bound)
+    assert mark == decided(class_id, OTHERS)
+    assert wire.notes.bounds == [bound]
+
+
+def test_what_clients_open_has_its_own_classes_whatever_ends_detection() -> None:
+    wire = serving(max_openings=1)
+    wire.classifier.routing = routing(
+        ("out", {"port": 9000}), ("in", {"port": 9000, "source": f"{CLIENT}/32", "direction": "inbound"})
+    )
+    unseen = tcp_packet(b"?", port=9000, client_port=1)
+    wire.begun.add(flow_of(unseen))
+    assert wire.send(unseen, bound=Bound.INBOUND) == decided(IN, OTHERS), "missed"
+    wire.send(tcp_packet(HELLO[:20], port=9000, client_port=2), bound=Bound.INBOUND)
+    wire.send(tcp_packet(HELLO[:20], port=9000, client_port=3), bound=Bound.INBOUND)
+    given_up = tcp_packet(HELLO[20:30], seq=1020, port=9000, client_port=2)
+    assert wire.send(given_up, bound=Bound.INBOUND) == decided(IN, OTHERS)
+    wire.now += TIMEOUT * 2
+    late = tcp_packet(HELLO[20:30], seq=1020, port=9000, client_port=3)
+    assert wire.send(late, bound=Bound.INBOUND) == decided(IN, OTHERS)
+    assert [d.reason for d in wire.notes.detections] == [Reason.MISSED, Reason.LIMIT, Reason.TIMEOUT]
+    assert set(wire.notes.bounds) == {Bound.INBOUND}
+
+
+def test_destinations_of_both_ways_are_not_mixed_up() -> None:
+    """One address and port, as a Pod has them that calls itself by its Service and is called by others."""
+    wire = serving()
+    for client_port, (bound, class_id) in enumerate([(Bound.OUTBOUND, OUT), (Bound.INBOUND, IN)] * 2):
+        assert wire.send(tcp_packet(REQUEST, client_port=client_port), bound=bound) == decided(class_id, OTHERS)
+
+
 # --- a change of policy ---------------------------------------------------------------------------------------------
 
 EVOLVED = NAMES.evolve(["api", "new"])
@@ -258,6 +312,17 @@ def test_known_content_is_routed_again(text: bytes, before: int, after: int) -> 
     wire.classifier.routing = CHANGED
     marks = known_marks(CHANGED)
     assert wire.classifier.choose_again(flow_of(packet), decided(before, OTHERS), marks) == decided(after, OTHERS)
+
+
+def test_known_content_is_routed_again_as_what_it_is() -> None:
+    wire = serving()
+    packet = tcp_packet(REQUEST)
+    assert wire.send(packet, bound=Bound.INBOUND) == decided(IN, OTHERS)
+    turned = routing(("in", {"host": "web.example.com"}), ("out", {"host": "web.example.com", "direction": "inbound"}))
+    wire.classifier.routing = turned
+    marks = known_marks(turned)
+    assert wire.classifier.choose_again(flow_of(packet), decided(1, OTHERS), marks) == decided(2, OTHERS)
+    assert wire.send(tcp_packet(b"body", seq=1000 + len(REQUEST)), bound=Bound.INBOUND) == decided(2, OTHERS)
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,33 @@ from sidecar.stepaside import nfnetlink as nf
 from sidecar.stepaside import queue_messages as nfq
 from tc_core.marks import Mark
 
+PRE_ROUTING, LOCAL_OUT = 0, 3
+"""linux/netfilter.h"""
 
-def packet_message(payload: bytes, mark: int | None, ticket: int = 5, queue: int = 3) -> bytes:
+
+def packet_message(payload: bytes, mark: int | None, ticket: int = 5, queue: int = 3, hook: int = LOCAL_OUT) -> bytes:
     """What the kernel sends: the packet's head, interface, perhaps the mark, a timestamp, the payload."""
-    attributes = nf.attribute(1, struct.pack(">IHB", ticket, 0x0800, 3)) + nf.attribute(5, struct.pack(">I", 2))
+    attributes = nf.attribute(1, struct.pack(">IHB", ticket, 0x0800, hook)) + nf.attribute(5, struct.pack(">I", 2))
     if mark is not None:
         attributes += nf.attribute(3, struct.pack(">I", mark))
     attributes += nf.attribute(4, bytes(16)) + nf.attribute(10, payload)
     return nf.message(nfq.PACKET, attributes, family=2, resource=queue)
 
 
-@given(st.lists(st.tuples(st.binary(max_size=70), st.none() | st.integers(0, 2**32 - 1)), max_size=4))
-def test_packets_are_read_as_they_were_sent(sent: list[tuple[bytes, int | None]]) -> None:
-    data = b"".join(packet_message(payload, mark, number) for number, (payload, mark) in enumerate(sent))
+packets = st.tuples(
+    st.binary(max_size=70), st.none() | st.integers(0, 2**32 - 1), st.sampled_from([PRE_ROUTING, LOCAL_OUT])
+)
+
+
+@given(st.lists(packets, max_size=4))
+def test_packets_are_read_as_they_were_sent(sent: list[tuple[bytes, int | None, int]]) -> None:
+    data = b"".join(
+        packet_message(payload, mark, number, hook=hook) for number, (payload, mark, hook) in enumerate(sent)
+    )
     other = nf.message(nf.NLMSG_ERROR, bytes(20))
     assert nfq.read_packets(bytearray(other + data + other), len(data) + 2 * len(other)) == [
-        nfq.QueuedPacket(number.to_bytes(4, "big"), mark or 0, payload) for number, (payload, mark) in enumerate(sent)
+        nfq.QueuedPacket(number.to_bytes(4, "big"), mark or 0, payload, hook == PRE_ROUTING)
+        for number, (payload, mark, hook) in enumerate(sent)
     ]
 
 
@@ -97,6 +108,25 @@ def test_a_tracked_connection_is_read_and_named_alike_in_its_change(
     assert ct.read_entry(request, sent.start, sent.end) == ct.Entry(flow, 0x01002000)
     masks = [request[a:b] for kind, a, b in nf.read_attributes(request, sent.start, sent.end) if kind == 21]
     assert masks == [bytes.fromhex("ff003000")]
+
+
+def counted(counters: int, value: int) -> bytes:
+    return nf.nested(counters, nf.attribute(1, bytes(8)), nf.attribute(2, value.to_bytes(8, "big")))
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 9))
+def test_what_a_connection_has_carried_is_read_where_it_is_counted(up: int, down: int, began: int, state: int) -> None:
+    bare = entry_message(bytes(4), bytes(4), (1, 2), 3)
+    more = (
+        counted(9, up)
+        + counted(10, down)
+        + nf.nested(20, nf.attribute(1, began.to_bytes(8, "big")))
+        + nf.nested(4, nf.nested(1, nf.attribute(1, bytes([state])), nf.attribute(2, b"\0")))
+    )
+    data = nf.message(ct.ENTRY, bare[nf.HEAD :] + more, family=2)
+    (message,) = nf.read_messages(data, len(data))
+    entry = ct.read_entry(data, message.start, message.end)
+    assert entry == ct.Entry(bytes(8) + b"\0\1\0\2", 3, state in (7, 8), up, down, began)
 
 
 def test_what_is_not_tcp_is_no_entry() -> None:

@@ -1,11 +1,8 @@
-"""Workers: how many, their shares, their messages, their sums, and a pool of them on loopback."""
+"""Workers: how many, their shares, their messages, their sums. A pool of them is in tests/kernel/test_workers_pool.py."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ from sidecar.workers.count import cgroup_cpus, shares, worker_count
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, Unframer, frame
 from tc_core.units import Duration
 
-TESTS = Path(__file__).parents[1]
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
 
 
@@ -82,7 +78,7 @@ def messages() -> list[Any]:
     r = routing()
     return [
         Begin(2, ServerSettings(port=15101, max_connections=5)),
-        Follow(1, r.table, r.ids, frozenset({"named", "default"})),
+        Follow(1, r.table, r.ids),
         Ask(2),
         Drain(Duration.from_seconds(25)),
         Report(2, 7, counted()),
@@ -93,12 +89,7 @@ def messages() -> list[Any]:
 def same(one: Any, other: Any) -> bool:
     """Equal; ids are a mapping, which has an equality of its own."""
     if isinstance(one, Follow) and isinstance(other, Follow):
-        return (one.serial, one.table, dict(one.ids), one.keep) == (
-            other.serial,
-            other.table,
-            dict(other.ids),
-            other.keep,
-        )
+        return (one.serial, one.table, dict(one.ids)) == (other.serial, other.table, dict(other.ids))
     return bool(one == other)
 
 
@@ -151,37 +142,4 @@ def test_metrics_are_the_sum_of_all_processes() -> None:
         "podlane_workers_replaced_total 1.0",
     ):
         assert f"\n{sample}\n" in text
-    assert metrics.in_use(["default"]) == {"default", "web", "api"}
     assert metrics.connections["web"].total == 2, "asking must not count anything twice"
-
-
-def pool(*arguments: str) -> dict[str, Any]:
-    """Run the program that has a pool on loopback; see :mod:`worker_pool`."""
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "worker_pool.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)}, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
-
-
-def test_a_pool_on_loopback() -> None:
-    seen = pool()
-    assert min(seen.pop("each")) > 0
-    assert seen == {
-        "missing": [],
-        "active": 40,
-        "detections": 40,
-        "renamed": 10,
-        "kept": 40,
-        "after a death": 50,
-        "alive after it": True,
-        "replaced": 1,
-        "by the next": 11,
-        "cut": True,
-        "at rest": [40, 11],
-        "all at rest": 0,
-        "present": 0,
-        "fork server": True,
-    }
