@@ -12,7 +12,7 @@ BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image image unit bench lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image unit bench lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -43,7 +43,7 @@ demo: build system-packages  ## servers and clients in namespaces, a live table,
 test: build $(IPTABLES_STAMP) $(BENCH_STAMP) system-packages lint  ## everything, real-kernel tests included
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
-	@tools/as-root $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
 	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
@@ -53,8 +53,11 @@ test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds hel
 	@tools/kube-tools helm >/dev/null
 	@$(BIN)/python -m pytest tests/chart $(PYTEST_ARGS)
 
-test-kube: build system-packages  ## injection by a real API server, which is built once (nine minutes) and kept in ~/.cache
-	@tools/system-packages go=golang-go etcd-server
+kube-tools:  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
+	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common
+	@tools/kube-tools >/dev/null
+
+test-kube: build system-packages kube-tools  ## injection by a real API server
 	@tools/as-root env $$(tools/kube-tools --env) $(BIN)/python -m pytest tests/kube $(PYTEST_ARGS)
 
 test-image: build  ## the container image, built and run by a container engine of its own
