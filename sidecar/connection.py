@@ -263,6 +263,8 @@ class Connection:
 
     def ended(self, direction: Direction, turn: Turn) -> None:
         """A direction came to its end, or a socket failed (see :class:`~sidecar.transport.relay.Turn`)."""
+        if self.state is _CLOSED:
+            return  # the last bytes of a reset client had a request that is refused
         is_up = direction is self.up
         if turn is _FINISHED:
             direction.shut()

@@ -167,6 +167,22 @@ def test_or_is_refused_if_the_policy_says_so() -> None:
         assert made.proxy.server.active == 0
 
 
+def test_a_refusal_in_the_last_bytes_of_a_reset_client_is_one_end_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with bench(STRICT) as made:
+        client, _server = made.pair(B)
+
+        def say_it_and_go() -> None:  # in the proxy's thread, so that it sees both at once
+            client.sendall(DOUBTFUL)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.close()
+
+        made.proxy.call(say_it_and_go)
+        assert made.recorder.closed_one().outcome is Outcome.AMBIGUOUS
+        assert made.proxy.server.active == 0
+        assert len(made.recorder.summaries) == 1
+    assert "given up" not in capfd.readouterr().out
+
+
 def test_a_first_request_that_is_ambiguous_is_in_the_strictest_class_at_once() -> None:
     hello = B.replace(b"\r\n", b"\n")
     with bench(CLASSES) as made:
