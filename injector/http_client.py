@@ -78,7 +78,7 @@ class HttpClient:
         secure = trio.SSLStream(stream, self._tls(), server_hostname=self._server_name, https_compatible=True)
         try:
             await secure.do_handshake()
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody else knows of this connection
             await trio.aclose_forcefully(stream)
             raise
         return secure

@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 
 from sidecar.errors import SidecarError
+from sidecar.routing.flow import Address
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
@@ -43,8 +44,6 @@ _FRESH_S: Final = 0.05
 """A program that opens a port twice is not caught out for longer."""
 
 log = structlog.get_logger(__name__)
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ListenersError(SidecarError):

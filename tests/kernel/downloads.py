@@ -7,58 +7,19 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lab import connect, serving
+from meter import Meter
 
 from podlane.lab.lab import Host
 from podlane.lab.topology import PodNodeServer
 
-SETTLE, MEASURE = 1.5, 5.0
-"""Seconds: slow start and the first burst pass; then the mean over five is compared."""
-PAYLOAD_SHARE = 1448 / 1514
-"""Of each 1,514 bytes that HTB counts (Ethernet 14, IPv4 20, TCP 20, timestamps 12) 1,448 are payload."""
 DATAGRAM = 1400
 UDP_SHARE = DATAGRAM / (DATAGRAM + 42)
 """Of what HTB counts: Ethernet 14, IPv4 20, UDP 8."""
 _BLOCK = bytes(1 << 16)
 _UDP_SEGMENT, _UDP_GRO = 103, 104
-
-
-class Meter:
-    """Bytes that arrive, in a window of some seconds that begins ``SETTLE`` seconds after the first."""
-
-    def __init__(self, seconds: float = MEASURE) -> None:
-        self._seconds = seconds
-        self._began: float | None = None
-        self._within = 0
-        self.settled = threading.Event()
-        self.done = threading.Event()
-        self._came = threading.Event()
-
-    def count(self, size: int) -> None:
-        """So much has come."""
-        now = time.monotonic()
-        self._began = self._began or now
-        elapsed = now - self._began
-        self._came.set()
-        if elapsed >= SETTLE:
-            self.settled.set()
-        if SETTLE <= elapsed < SETTLE + self._seconds:
-            self._within += size
-        elif elapsed >= SETTLE + self._seconds:
-            self.done.set()
-
-    def wait_for_more(self) -> None:
-        """Something comes from now on, or the test fails."""
-        self._came.clear()
-        assert self._came.wait(10), "nothing arrives any more"
-
-    @property
-    def megabits(self) -> float:
-        """Mbit/s in the window."""
-        assert self.done.wait(30), "less arrives than would fill the window"
-        return self._within * 8 / self._seconds / 1e6
 
 
 def endless(connection: socket.socket) -> None:
@@ -88,8 +49,9 @@ def reading(connection: socket.socket, meter: Meter) -> Iterator[None]:
     try:
         yield
     finally:
-        # A TLS socket's own shutdown would wait for its reader.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        # A TLS socket's own shutdown would wait for its reader. The other side may have ended it already.
+        with suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
         thread.join()
 
 

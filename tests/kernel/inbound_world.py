@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from downloads import reading
 from lab import connect
+from meter import MEASURE, Meter
 from sidecars import RunningSidecar, start_sidecar
 from waiting import until
 
@@ -123,35 +124,10 @@ def sent_in(pod: Host, class_id: int) -> int:
 
 
 @contextmanager
-def downloading(world: World, host: str, port: int) -> Iterator[Callable[[], int]]:
-    """A download that never ends; gives how much has come."""
-    got = [0]
-    with world.connect(port) as client:
-        client.sendall(GET.replace(b"api.example.com", host.encode()))
-
-        def read() -> None:
-            try:
-                while data := client.recv(BLOCK):
-                    got[0] += len(data)
-            except OSError:
-                pass
-
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        try:
-            yield lambda: got[0]
-        finally:
-            client.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
-
-
-def pouring(connection: socket.socket) -> None:
-    """A program that sends for ever."""
-    with connection:
-        connection.recv(1000)
-        block = bytes(BLOCK)
-        try:
-            while True:
-                connection.sendall(block)
-        except OSError:
-            pass
+def downloading(world: World, host: str, port: int, seconds: float = MEASURE) -> Iterator[Meter]:
+    """A download that never ends, and what counts it."""
+    meter = Meter(seconds)
+    client = world.connect(port)
+    client.sendall(GET.replace(b"api.example.com", host.encode()))
+    with reading(client, meter):
+        yield meter

@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 from downloads import (
-    MEASURE,
-    PAYLOAD_SHARE,
     UDP_SHARE,
-    Meter,
     Resent,
     datagrams,
     endless,
@@ -27,6 +24,7 @@ from downloads import (
 )
 from inbound_world import refused
 from lab import connect, serving
+from meter import ATTEMPTS, MEASURE, PAYLOAD_SHARE, Meter
 from runs import RunHost
 from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
 from waiting import until
@@ -37,7 +35,6 @@ from podlane.lab.topology import PodNodeServer
 pytestmark = pytest.mark.root
 
 RATES = (10, 100, 500)
-ATTEMPTS = 3
 """As in test_sidecar_rates: what comes too slowly is measured again, what comes too fast fails at once."""
 MOST_RESENT = 0.01
 BIG = 8 << 30

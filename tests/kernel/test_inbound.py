@@ -15,11 +15,11 @@ import signal
 import socket
 import struct
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from downloads import endless
 from inbound_world import (
     BLOCK,
     DATAPATHS,
@@ -33,12 +33,12 @@ from inbound_world import (
     answering,
     downloading,
     ended,
-    pouring,
     refused,
     said_to,
     sent_in,
 )
 from lab import connect, listen, serving
+from meter import ATTEMPTS, PAYLOAD_SHARE
 from sidecars import state_of
 from waiting import until
 from webserver import start_nginx
@@ -290,12 +290,6 @@ def test_thousands_of_short_connections_all_work(ipv4: World) -> None:
 # --- life ------------------------------------------------------------------------------------------------------------
 
 
-PAYLOAD_SHARE = 1448 / 1514
-
-
-SETTLE, MEASURE, ATTEMPTS = 1.0, 3.0, 3
-
-
 @pytest.mark.measure
 @pytest.mark.parametrize(
     ("datapath", "options"),
@@ -308,17 +302,11 @@ def test_answers_are_held_to_their_class(
     ipv4 = World(topology, tmp_path, "ipv4", datapath)
     ipv4.sidecar(LIMITED, *options)
     best = {"a": 0.0, "b": 0.0}
-    with serving(ipv4.pod, pouring, 80), ExitStack() as stack:
-        counts = {name: stack.enter_context(downloading(ipv4, f"{name}.example.com", 80)) for name in best}
+    with serving(ipv4.pod, endless, 80):
         for _ in range(ATTEMPTS):
-            time.sleep(SETTLE)  # slow start and the first burst pass
-            before, began = {name: count() for name, count in counts.items()}, time.monotonic()
-            time.sleep(MEASURE)
-            took = time.monotonic() - began
-            measured = {
-                name: (counts[name]() - before[name]) * 8 / took / 1e6 / (ceil * PAYLOAD_SHARE)
-                for name, ceil in (("a", 4), ("b", 40))
-            }
+            with ExitStack() as stack:
+                meters = {n: stack.enter_context(downloading(ipv4, f"{n}.example.com", 80, seconds=3.0)) for n in best}
+                measured = {n: meters[n].megabits / (ceil * PAYLOAD_SHARE) for n, ceil in (("a", 4), ("b", 40))}
             print({name: f"{share:.3f} of what headers leave" for name, share in measured.items()})
             assert max(measured.values()) <= 1.05
             best = {name: max(best[name], share) for name, share in measured.items()}
@@ -329,13 +317,13 @@ def test_answers_are_held_to_their_class(
 
 def test_a_live_connection_follows_a_new_policy(ipv4: World) -> None:
     sidecar = ipv4.sidecar(LIMITED)
-    with serving(ipv4.pod, pouring, 80), downloading(ipv4, "a.example.com", 80) as got:
-        until("bytes", lambda: got() > 100_000)
+    with serving(ipv4.pod, endless, 80), downloading(ipv4, "a.example.com", 80) as meter:
+        until("bytes", lambda: meter.total > 100_000)
         sidecar.reload(LIMITED.replace("host: a.", "host: z.").replace("host: b.", "host: a."))
         before = sent_in(ipv4.pod, 2)
         until("answers in the other class", lambda: sent_in(ipv4.pod, 2) > before + 20)
-        seen = got()
-        until("more bytes on the same connection", lambda: got() > seen + 100_000)
+        seen = meter.total
+        until("more bytes on the same connection", lambda: meter.total > seen + 100_000)
     until("the end", lambda: sidecar.classes()["b"]["connections"]["active"] == 0)
 
 

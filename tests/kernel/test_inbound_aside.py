@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from downloads import endless
 from inbound_world import (
     BLOCK,
     FAMILIES,
@@ -20,7 +21,6 @@ from inbound_world import (
     answering,
     downloading,
     ended,
-    pouring,
     said_to,
     sent_in,
 )
@@ -153,7 +153,7 @@ def test_a_killed_classifier_is_missed_by_nobody(topology: PodNodeServer, ipv4: 
     """What was decided stays decided, new connections go in the class of their port, and a restart goes on."""
     before = state_of(ipv4.pod)
     first = ipv4.sidecar(NAMES_AND_PORT)
-    with serving(ipv4.pod, pouring, 8080), serving(ipv4.pod, answering, 80):
+    with serving(ipv4.pod, endless, 8080), serving(ipv4.pod, answering, 80):
         with downloading(ipv4, "api.example.com", 8080):
             until("answers in their class", answers_in(ipv4, API))
             assert first.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -292,14 +292,14 @@ def test_without_memory_of_its_content_a_connection_stays_in_its_class(topology:
 
 def test_a_lost_conntrack_entry_costs_the_class_and_nothing_else(ipv4: World) -> None:
     ipv4.sidecar(NAMES_AND_PORT)
-    with serving(ipv4.pod, pouring, 80), downloading(ipv4, "api.example.com", 80) as got:
+    with serving(ipv4.pod, endless, 80), downloading(ipv4, "api.example.com", 80) as meter:
         until("answers in their class", answers_in(ipv4, API))
         by_port, by_nothing = answers_in(ipv4, PORT), answers_in(ipv4, DEFAULT)
         with ipv4.pod.namespace.entered():
             flush_conntrack()
         until("answers in another class", lambda: by_port() or by_nothing())
-        seen = got()
-        until("more bytes", lambda: got() > seen + 1_000_000)
+        seen = meter.total
+        until("more bytes", lambda: meter.total > seen + 1_000_000)
 
 
 def test_untracked_connections_are_left_alone(ipv4: World) -> None:

@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from lab import connect, serving
+from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
 from sidecars import start_sidecar
 
 from podlane.lab.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
 
-SETTLE, MEASURE = 1.0, 5.0
-"""Seconds: slow start and the first burst pass; then the mean over five is compared."""
-ATTEMPTS = 3
-"""A machine that is busy with other work starves senders, which no shaper can mend. So what is sent too slowly is measured
-again; what is sent too fast fails at once."""
-PAYLOAD_SHARE = 1448 / 1514
-"""Of each 1,514 bytes that HTB counts (Ethernet 14, IPv4 20, TCP 20, timestamps 12) 1,448 are payload."""
 
+def receiving(meter: Meter) -> Callable[[socket.socket], None]:
+    """A sink that counts."""
 
-class Meter:
-    """Bytes that arrive at a sink, and their rate in a window after the first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._began: float | None = None
-        self._within = 0
-        self.done = threading.Event()
-
-    def serve(self, connection: socket.socket) -> None:
+    def serve(connection: socket.socket) -> None:
         while data := connection.recv(1 << 18):
-            now = time.monotonic()
-            with self._lock:
-                self._began = self._began or now
-                elapsed = now - self._began
-                if SETTLE <= elapsed < SETTLE + MEASURE:
-                    self._within += len(data)
-                elif elapsed >= SETTLE + MEASURE:
-                    self.done.set()
+            meter.count(len(data))
 
-    @property
-    def goodput(self) -> float:
-        """Mbit/s of payload."""
-        assert self.done.wait(30)
-        return self._within * 8 / MEASURE / 1e6
+    return serve
 
 
 @contextmanager
@@ -72,7 +47,7 @@ def uploading(topology: PodNodeServer, meter: Meter, host: str, connections: int
                 except OSError:
                     return
 
-    with serving(topology.server, meter.serve) as port, ExitStack() as stack:
+    with serving(topology.server, receiving(meter)) as port, ExitStack() as stack:
         threads = []
         for _ in range(connections):
             connection = connect(topology.pod, topology.server_ipv4, port)
@@ -96,7 +71,7 @@ def test_each_class_is_held_to_its_ceil(topology: PodNodeServer, tmp_path: Path)
         with ExitStack() as stack:
             for c, meter in meters.items():
                 stack.enter_context(uploading(topology, meter, f"c{c}.example.com"))
-            measured = {c: meter.goodput / (c * PAYLOAD_SHARE) for c, meter in meters.items()}
+            measured = {c: meter.megabits / (c * PAYLOAD_SHARE) for c, meter in meters.items()}
         print({f"{c} Mbit/s": f"{share:.3f} of what headers leave" for c, share in measured.items()})
         assert max(measured.values()) <= 1.05
         best.update(measured)
@@ -116,8 +91,8 @@ classes:
     for _ in range(ATTEMPTS):
         greedy, kept = Meter(), Meter()
         with uploading(topology, greedy, "greedy.example.com", 4), uploading(topology, kept, "kept.example.com"):
-            share = kept.goodput / (30 * PAYLOAD_SHARE)
-            together = (kept.goodput + greedy.goodput) / (50 * PAYLOAD_SHARE)
+            share = kept.megabits / (30 * PAYLOAD_SHARE)
+            together = (kept.megabits + greedy.megabits) / (50 * PAYLOAD_SHARE)
         print(f"guarantee kept: {share:.3f}, link used: {together:.3f}")
         assert together <= 1.05
         if share >= 0.95 and together >= 0.95:

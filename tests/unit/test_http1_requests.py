@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-
 import h11
 import pytest
+from cutting import begins, pieces_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.protocols.http1_requests import MAX_HEAD, RequestCutter
-from sidecar.protocols.requests import AMBIGUOUS, SWITCHED, Beyond, Piece, Request
+from sidecar.protocols.requests import AMBIGUOUS, SWITCHED, Beyond, Piece
 
 A = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n"
 B = b"GET /b HTTP/1.1\r\nHost: b.example\r\n\r\n"
 POST = b"POST /p HTTP/1.1\r\nHost: p.example\r\n%b\r\n%b"
 
 
-def begins(pieces: list[Piece]) -> list[tuple[int, str | Beyond | None]]:
-    """The place of each beginning in the stream, and what begins there."""
-    found: list[tuple[int, str | Beyond | None]] = []
-    at = 0
-    for piece in pieces:
-        if piece.begins is not None:
-            found.append((at, piece.begins.host if isinstance(piece.begins, Request) else piece.begins))
-        at += len(piece.data)
-    return found
-
-
 def cut(stream: bytes, *places: int) -> list[Piece]:
-    """The pieces of a stream that comes cut at these places; nothing may be lost or altered."""
-    cutter = RequestCutter()
-    edges = [0, *sorted(places), len(stream)]
-    pieces = [piece for a, b in itertools.pairwise(edges) for piece in cutter.feed(stream[a:b])]
-    held = cutter.finish()
-    assert b"".join(piece.data for piece in pieces) + held == stream
-    assert all(piece.data for piece in pieces)
-    return pieces
+    return pieces_of(RequestCutter, stream, places)
 
 
 # --- whole requests ----------------------------------------------------------------------------------------------------

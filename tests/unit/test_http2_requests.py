@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import pytest
+from cutting import begins, pieces_of
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.protocols.http2_requests import MAX_BLOCK, Http2Cutter
 from sidecar.protocols.opening import HTTP2_PREFACE
-from sidecar.protocols.requests import AMBIGUOUS, Beyond, Piece, Request
+from sidecar.protocols.requests import AMBIGUOUS, Beyond, Piece
 
 HEADERS, DATA, CONTINUATION, PING = 0x1, 0x0, 0x9, 0x6
 END_HEADERS, END_STREAM, PADDED, PRIORITY = 0x4, 0x1, 0x8, 0x20
@@ -48,24 +48,8 @@ class Client:
         self.stream += self._connection.data_to_send()
 
 
-def begins(pieces: list[Piece]) -> list[tuple[int, str | Beyond | None]]:
-    """The place of each beginning in the stream, and what begins there."""
-    found: list[tuple[int, str | Beyond | None]] = []
-    at = 0
-    for piece in pieces:
-        if piece.begins is not None:
-            found.append((at, piece.begins.host if isinstance(piece.begins, Request) else piece.begins))
-        at += len(piece.data)
-    return found
-
-
 def cut(stream: bytes, *places: int) -> list[Piece]:
-    """The pieces of a stream that comes cut at these places; nothing may be lost or altered."""
-    cutter = Http2Cutter()
-    edges = [0, *sorted(places), len(stream)]
-    pieces = [piece for a, b in itertools.pairwise(edges) for piece in cutter.feed(stream[a:b])]
-    assert b"".join(piece.data for piece in pieces) + cutter.finish() == stream
-    return pieces
+    return pieces_of(Http2Cutter, stream, places)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

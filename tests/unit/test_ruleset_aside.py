@@ -33,6 +33,7 @@ from test_ruleset_walk import (
     serving,
     silences,
     through,
+    written_twice,
 )
 
 from sidecar.datapath import Datapath
@@ -159,9 +160,7 @@ def aside(**options: bool) -> FamilyRules:
 def test_of_what_clients_open_is_shown_what_the_table_calls_undecided(
     policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, drawn: list[Flow], running: bool
 ) -> None:
-    ids = ClassIds.assign(c.name for c in policy.classes)
-    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
-    table = RoutingTable.of(policy, silent)
+    rules, table, ids = written_twice(policy, silent, capture, running=running)
     for source, target in drawn:
         inbound = replace(target, bound=Bound.INBOUND)
         family = rules.of(Family(target.address.version))

@@ -29,7 +29,7 @@ from sidecar.netfilter.rules import (
     SetMark,
     Tproxy,
 )
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
+from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from sidecar.routing.flow import Address, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import DIVERT, OWN, ClassIds, Mark, class_id_of, class_mark
@@ -237,20 +237,30 @@ def excluded_inbound(source: Address, target: Destination, capture: CaptureSetti
     return by_port or any(source in network for network in capture.exclude_inbound_cidrs)
 
 
-@settings(max_examples=70)
-@given(
+over_all_there_can_be = given(
     policies,
     silences,
     st.one_of(st.just(CaptureSettings()), exclusions),
     st.lists(flows, min_size=1, max_size=12),
     st.booleans(),
 )
+
+
+def written_twice(
+    policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, *, running: bool
+) -> tuple[Ruleset, RoutingTable, ClassIds]:
+    """A policy as the kernel's rules and as the proxy's table."""
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
+    return rules, RoutingTable.of(policy, silent), ids
+
+
+@settings(max_examples=70)
+@over_all_there_can_be
 def test_the_kernel_decides_what_the_table_decides(
     policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, drawn: list[Flow], running: bool
 ) -> None:
-    ids = ClassIds.assign(c.name for c in policy.classes)
-    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
-    table = RoutingTable.of(policy, silent)
+    rules, table, ids = written_twice(policy, silent, capture, running=running)
     for source, target in drawn:
         packet = output(rules.of(Family(target.address.version)), first_packet((source, target)))
         left_alone = excluded(target, capture)
@@ -279,19 +289,11 @@ def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: Traffi
 
 
 @settings(max_examples=70)
-@given(
-    policies,
-    silences,
-    st.one_of(st.just(CaptureSettings()), exclusions),
-    st.lists(flows, min_size=1, max_size=12),
-    st.booleans(),
-)
+@over_all_there_can_be
 def test_of_what_clients_open_the_kernel_decides_what_the_table_decides(
     policy: TrafficPolicy, silent: tuple[int, ...], capture: CaptureSettings, drawn: list[Flow], running: bool
 ) -> None:
-    ids = ClassIds.assign(c.name for c in policy.classes)
-    rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
-    table = RoutingTable.of(policy, silent)
+    rules, table, ids = written_twice(policy, silent, capture, running=running)
     for source, target in drawn:
         inbound = replace(target, bound=Bound.INBOUND)
         family = rules.of(Family(target.address.version))

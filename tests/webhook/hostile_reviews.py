@@ -15,6 +15,7 @@ from benchmarks.admission.run import patched
 from injector.admission import mutate
 from injector.defaults import InjectionDefaults
 from injector.webhook import MAX_BODY
+from tests.documents import places
 from tests.injector_server import review
 
 EGRESS, CLASSES, DEFAULT = "podlane.io/egress-bandwidth", "podlane.io/classes", "podlane.io/default-class"
@@ -98,9 +99,9 @@ def _valid(chance: random.Random) -> dict[str, Any]:
 def _document(chance: random.Random) -> Any:
     """A valid review with something of it replaced, renamed or gone."""
     document = _valid(chance)
-    places = [place for place in _places(document) if place]
+    ways = [way for way in places(document) if way]
     for _ in range(chance.randint(1, 4)):
-        *way, last = chance.choice(places)
+        *way, last = chance.choice(ways)
         spot: Any = document
         try:
             for key in way:
@@ -114,13 +115,6 @@ def _document(chance: random.Random) -> Any:
         except (LookupError, TypeError):
             continue  # an earlier change took the place away
     return document
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inner:
-        yield from _places(item, (*path, key))
 
 
 def _changed(chance: random.Random) -> bytes:
