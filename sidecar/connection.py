@@ -29,7 +29,7 @@ import structlog
 from sidecar.dialling import NEVER_RELAYED
 from sidecar.first_bytes import FirstBytes
 from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.protocols.http1_requests import RequestCutter
+from sidecar.protocols.http1_requests import Http1Cutter
 from sidecar.protocols.http2_requests import Http2Cutter
 from sidecar.protocols.requests import SWITCHED, Beyond, Cutter, Request
 from sidecar.routing.flow import Destination
@@ -58,7 +58,7 @@ _DECIDED, _CONNECTED = Event.DECIDED, Event.CONNECTED
 _UP_FINISHED, _DOWN_FINISHED = Event.UP_FINISHED, Event.DOWN_FINISHED
 _FINISHED, _COMPLETE = Turn.FINISHED, Outcome.COMPLETE
 _NONE_TOLD: Final = (0, 0)
-_CUTTERS: Final[dict[Protocol, Callable[[], Cutter]]] = {Protocol.HTTP1: RequestCutter, Protocol.HTTP2: Http2Cutter}
+_CUTTERS: Final[dict[Protocol, Callable[[], Cutter]]] = {Protocol.HTTP1: Http1Cutter, Protocol.HTTP2: Http2Cutter}
 _TURNED_AWAY: Final = NEVER_RELAYED | {Outcome.AMBIGUOUS}
 _NOTHING: Final = FirstBytes()
 """In place of first bytes that have been handed on."""

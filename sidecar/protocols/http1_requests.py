@@ -1,7 +1,7 @@
 """Where each request of an HTTP/1 connection begins, and for which host: the client's stream, cut but not altered.
 
 How it works: a request is a head and a body whose length the head gives (RFC 9112 6.3): nothing, ``Content-Length``
-bytes, or chunks (RFC 9112 7.1). :class:`RequestCutter` counts its way through and gives every byte back, in pieces; a
+bytes, or chunks (RFC 9112 7.1). :class:`Http1Cutter` counts its way through and gives every byte back, in pieces; a
 piece that begins a request says so. A head is given back when it is whole, since only then its host is known.
 
 **Beyond doubt or not at all.** If two programs can read a stream in two ways, one of them can be led to believe in a
@@ -70,7 +70,7 @@ def _may_be_a_head(beginning: bytes | bytearray) -> bool:
     return found is not None and found[2] in (b"", b" ")
 
 
-class RequestCutter:
+class Http1Cutter:
     """Cuts one connection's stream, from its first byte on. Feed it in whatever pieces the bytes come."""
 
     __slots__ = ("_after_connect", "_left", "_line", "_may_switch", "_part", "_searched", "_trailers")

@@ -8,7 +8,7 @@ from cutting import begins, pieces_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.protocols.http1_requests import MAX_HEAD, RequestCutter
+from sidecar.protocols.http1_requests import MAX_HEAD, Http1Cutter
 from sidecar.protocols.requests import AMBIGUOUS, SWITCHED, Beyond, Piece
 
 A = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n"
@@ -17,7 +17,7 @@ POST = b"POST /p HTTP/1.1\r\nHost: p.example\r\n%b\r\n%b"
 
 
 def cut(stream: bytes, *places: int) -> list[Piece]:
-    return pieces_of(RequestCutter, stream, places)
+    return pieces_of(Http1Cutter, stream, places)
 
 
 # --- whole requests ----------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_whatever_comes_nothing_is_lost_and_pieces_change_nothing(parts: list[by
 
 
 def test_an_unfinished_head_is_held_back_and_given_back_at_the_end() -> None:
-    cutter = RequestCutter()
+    cutter = Http1Cutter()
     assert begins(cutter.feed(A + B[:20])) == [(0, "a.example")]
     assert cutter.finish() == B[:20]
     assert cutter.finish() == b""
