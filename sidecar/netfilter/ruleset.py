@@ -77,7 +77,7 @@ from sidecar.netfilter.rules import (
 from tc_core.marks import DIVERT, OWN, UNDECIDED, ClassIds, class_mark
 from tc_core.policy import Bound, TrafficPolicy, TransportProtocol
 
-__all__ = ["EMPTY_RULESET", "LISTENER_ADDRESS", "CaptureSettings", "Ruleset", "build_ruleset"]
+__all__ = ["EMPTY_RULESET", "CaptureSettings", "Ruleset", "build_ruleset"]
 
 OUT: Final = f"{CHAIN_PREFIX}OUT"
 CLASSES: Final = f"{CHAIN_PREFIX}CLASSES"
