@@ -234,7 +234,8 @@ if HERE.prio.available:
               - {name: bulk, priority: 5, match: {port: 5002}}
               - {name: first, priority: 0, ceil: 8Mbit, match: {port: 5001}}
         """)  # fmt: skip
-        first, bulk, _starved = (busy_pair.stream(port) for port in (5001, 5002, 5003))
+        # The last to be served is connected first: later, the others would keep its handshake waiting for ever.
+        _starved, bulk, first = (busy_pair.stream(port) for port in (5003, 5002, 5001))
         for _ in range(ATTEMPTS):
             before = busy_pair.kernel.qdisc_counters(DEVICE)
             got, bulk_got = at_once(*(lambda s=s: s.goodput(3.0, after=SETTLE) for s in (first, bulk)))
