@@ -16,7 +16,7 @@ from injector.status import Injected, Status
 from pod_policy.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
 from pod_policy.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
 from pod_policy.values import STEP_ASIDE
-from tc_core.policy_scope import beyond_step_aside, needs_sockets
+from tc_core.policy_scope import beyond_step_aside, needs_names
 
 SharedPolicy = Callable[[str], str | None]
 """The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""
@@ -167,7 +167,7 @@ def _items(
     pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, *, kernel_only: bool
 ) -> Items:
     grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
-    parts = (defaults, policy.resources, grace, shared, needs_sockets(policy.policy))
+    parts = (defaults, policy.resources, grace, shared, needs_names(policy.policy))
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
         pods.INIT_CONTAINERS: (containers.sidecar(*parts) if defaults.native else containers.prepare(*parts),),

@@ -37,6 +37,7 @@ from sidecar.transport.edge import Edge, Original
 from sidecar.transport.following import FollowingDirection
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
 from sidecar.transport.observer import ConnectionSummary, Outcome
+from sidecar.transport.paced import PacedDirection, PacedFollowingDirection
 from sidecar.transport.relay import Direction, Turn
 from sidecar.transport.sockets import SocketAddress, pending_error, reset_on_close, unacknowledged
 from sidecar.transport.states import Event, State, next_state
@@ -241,14 +242,21 @@ class Connection:
         loop = proxy.loop
         client = self.client
         self.state = next_state(self.state, _CONNECTED)
-        direction = proxy.shop.direction
+        shop = proxy.shop
+        up_kind = down_kind = shop.direction
+        follower = FollowingDirection
+        if shop.pacer is not None:
+            if self.original.destination.bound is Bound.OUTBOUND:
+                down_kind = PacedDirection
+            else:
+                up_kind, follower = PacedDirection, PacedFollowingDirection
         first = self.first
         if self._follows():
-            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, _CUTTERS[self.detection.protocol]())
+            up: Direction = follower(shop, self, client, upstream, _CUTTERS[self.detection.protocol]())
         else:
-            up = direction(proxy.shop, self, client, upstream)
+            up = up_kind(shop, self, client, upstream)
         self.up = up
-        down = self.down = direction(proxy.shop, self, upstream, client)
+        down = self.down = down_kind(shop, self, upstream, client)
         up.opposite, down.opposite = down, up
         up.readable, up.fin, up.exhaust = first.readable, first.fin, first.exhaust
         up.count = sent

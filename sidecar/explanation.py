@@ -18,7 +18,7 @@ from sidecar.routing.table import RoutingTable
 from tc_core import words
 from tc_core.errors import Problem
 from tc_core.policy import DEFAULT_CLASS, Bound, Match, Requests, ResolvedClass, Shaper, TrafficPolicy
-from tc_core.policy_scope import beyond_packets, beyond_sidecar, needs_sockets
+from tc_core.policy_scope import beyond_packets, beyond_sidecar, needs_names
 from tc_core.units import Rate
 from tc_core.words import either, every
 
@@ -215,7 +215,7 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
     table = RoutingTable.of(policy, settings.silent_ports)
     if table.needs_capture:
         yield from _content_notes(policy, settings.silent_ports)
-    if needs_sockets(policy):
+    if needs_names(policy):
         yield (
             "What arrives shows no names: its class is that of the proxy's socket, which a program at the ingress hook "
             "looks up. That takes CAP_BPF beside CAP_NET_ADMIN, and datapath: relay."

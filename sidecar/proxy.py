@@ -18,6 +18,7 @@ from sidecar.routing.cached import Routing
 from sidecar.transport.edge import Edge
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.observer import Observer, Refusal
+from sidecar.transport.pacing import Pacer
 from sidecar.transport.relay import Workshop
 from sidecar.transport.sockets import SocketAddress, reset_on_close
 from sidecar.transport.timers import Timers
@@ -43,8 +44,9 @@ class Proxy:
         idle_timeout: float,
         on_closed: Callable[[], None],
         times_waits: bool = False,
+        pacer: Pacer | None = None,
     ) -> None:
-        """Timeouts in seconds. ``on_closed`` is called after each connection that ended.
+        """Timeouts in seconds. ``on_closed`` is called after each connection that ended. ``pacer``: see Workshop.
 
         ``times_waits``: whether the observer wants to know how long bytes waited.
         """
@@ -53,7 +55,7 @@ class Proxy:
         self.routing = routing
         self.observer = observer
         self.on_closed = on_closed
-        self.shop = Workshop(loop, times_waits=times_waits)
+        self.shop = Workshop(loop, times_waits=times_waits, pacer=pacer)
         self.live: set[Connection] = set()
         self.detecting = timers.queue(detection_timeout, Connection.detection_timed_out)
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)

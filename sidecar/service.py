@@ -47,6 +47,7 @@ from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.transport.ledger import Ledger
 from sidecar.watch import follow
 from sidecar.workers.count import worker_count
 from sidecar.workers.forkserver import fork_server
@@ -205,9 +206,12 @@ class Sidecar(Answers):
         Gives the number of changes to the classes. A failure in the middle leaves what was done; applying another
         policy, or the same one again, goes on from there.
         """
-        report = await self._blocking(partial(self.shaping.begin, policy, ids, left_alone(policy, self.settings)))
-        table = RoutingTable.of(policy, self.settings.silent_ports)
-        routing = Routing(table, ids)
+        silent = self.settings.silent_ports
+        report = await self._blocking(
+            partial(self.shaping.begin, policy, ids, left_alone(policy, self.settings), silent)
+        )
+        table = RoutingTable.of(policy, silent)
+        routing = Routing(table, ids, self.shaping.paced(policy, ids))
         # Connections that an earlier policy captured need its rules for as long as they live.
         self._following = self._server is not None
         self._following_inbound = self._server is not None and (
@@ -397,7 +401,7 @@ class Sidecar(Answers):
             return self._make_pool(
                 self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
             )
-        return ProxyServer(self._server_settings(), routing, self.metrics)
+        return ProxyServer(self._server_settings(), routing, self.metrics, ledger=self.shaping.ledger.row(0))
 
     def _server_settings(self) -> ServerSettings:
         s = self.settings
@@ -410,6 +414,7 @@ class Sidecar(Answers):
             connect_timeout=s.connect_timeout,
             idle_timeout=s.idle_timeout,
             access_log=_access_log(s),
+            paces=self.shaping.may_pace,
         )
 
     def _capture_settings(self) -> CaptureSettings:
@@ -438,21 +443,23 @@ def run(
     Has the process for itself: one thread so far, and no trio yet.
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
+    ledger = Ledger(workers)
     with ExitStack() as stack:
         make_pool = None
         if workers > 1:
-            make_pool = partial(WorkerPool, stack.enter_context(fork_server(work)), workers)
-        trio.run(partial(serve, settings, make_pool=make_pool, on_ready=on_ready, on_summary=on_summary))
+            make_pool = partial(WorkerPool, stack.enter_context(fork_server(partial(work, ledger=ledger))), workers)
+        trio.run(partial(serve, settings, make_pool=make_pool, ledger=ledger, on_ready=on_ready, on_summary=on_summary))
 
 
 async def serve(
     settings: SidecarSettings,
     *,
     make_pool: _MakePool | None = None,
+    ledger: Ledger | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``: see :func:`run`.
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``, ``ledger``: see :func:`run`.
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
@@ -470,7 +477,7 @@ async def serve(
             signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             kernel = stack.enter_context(NetlinkKernel())
             interface = shaped_interface(kernel, settings.interface)
-            shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace)
+            shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace, ledger=ledger)
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
             running = Sidecar(settings, wanted, shaping, installer, pool, tried)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.errors import ConfigError
+from sidecar.receive_limits import ReceiveLimits
 from sidecar.transition import transition
+from sidecar.transport.ledger import Ledger
 from tc_core import lanes, reconcile
 from tc_core.capability import Features
-from tc_core.compile import compile_policy, leaf_handle
+from tc_core.compile import LEAF_BASE, compile_policy, leaf_handle
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
@@ -24,6 +26,7 @@ from tc_core.model import HtbClass
 from tc_core.packet_lanes import compile_ingress
 from tc_core.policy import Match, ResolvedClass, TrafficPolicy
 from tc_core.stats import ClassStats, rates
+from tc_core.tellers import Teller, teller_of
 from tc_core.units import Rate
 
 RATE_WINDOW: Final = 0.5
@@ -47,11 +50,16 @@ class ClassSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What arrives and its limits: ``device`` is the ifb that it passes, whose classes have the ids of those sent."""
+    """What arrives and its limits: ``device`` is the ifb that it passes, whose classes have the ids of those sent.
+
+    ``teller`` says who tells the classes where names decide, None where ports and networks do. With
+    :attr:`Teller.PACING` the counters of a class are those of its packets on the ifb and of what the relay has read.
+    """
 
     device: str
     total: Rate
     classes: tuple[ClassSnapshot, ...]
+    teller: Teller | None = None
 
 
 class _Sampler:
@@ -93,8 +101,14 @@ class _Sampler:
 class Shaping:
     """Keeps an interface's HTB tree equal to a policy, and that of the ifb for what arrives."""
 
-    def __init__(self, kernel: Kernel, interface: str, features: Features, *, replace: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, interface: str, features: Features, *, replace: bool, ledger: Ledger | None = None
+    ) -> None:
+        """``ledger`` counts what the relay receives where it has to pace."""
         self.interface = interface
+        self.ledger = ledger or Ledger()
+        self.teller: Teller | None = None
+        """Of the policy that was begun last."""
         self.ids = ClassIds.assign([])
         self.snapshots: tuple[ClassSnapshot, ...] = ()
         self.received: Received | None = None
@@ -110,22 +124,47 @@ class Shaping:
         self.unfinished = False
         """Whether more is there than that: :meth:`finish` has not been called, or has failed."""
         self._sending = _Sampler()
-        self._receiving: tuple[str, Rate, _Sampler] | None = None
+        self._receiving: tuple[str, Rate, Teller | None, _Sampler] | None = None
 
     def ids_for(self, policy: TrafficPolicy) -> ClassIds:
         """The class ids that ``policy`` gets: those in force for classes that stay, new ones for new classes."""
         return self.ids.evolve(c.name for c in policy.classes)
 
-    def begin(self, policy: TrafficPolicy, ids: ClassIds, left_alone: Sequence[Match] = ()) -> reconcile.Report:
+    @property
+    def may_pace(self) -> bool:
+        """Whether a policy may come that has the relay hold what it receives."""
+        return not self._features.sockets.available
+
+    def paced(self, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
+        """The limits that the relay has to keep for a policy that was begun; None: the kernel keeps all."""
+        return ReceiveLimits.of(policy, ids) if self.teller is Teller.PACING else None
+
+    def begin(
+        self,
+        policy: TrafficPolicy,
+        ids: ClassIds,
+        left_alone: Sequence[Match] = (),
+        silent_ports: Sequence[int] = (),
+    ) -> reconcile.Report:
         """Bring the interface to a policy, except that classes of the one before that go are still there.
 
-        What arrives is not touched yet. What is ``left_alone`` is the default class's then.
+        What arrives is not touched yet. What is ``left_alone`` is the default class's then. ``silent_ports`` are those
+        that matches by name do not capture unless they say so.
 
         Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the policy
         before.
         """
         wanted = compile_policy(policy, self._features, ids)  # first: whether it can be had does not depend on the old
-        ingress = compile_ingress(policy, self.interface, self._features, ids, left_alone=left_alone)
+        teller = teller_of(policy, self._features)
+        ingress = compile_ingress(
+            policy,
+            self.interface,
+            self._features,
+            ids,
+            left_alone=left_alone,
+            teller=teller or Teller.SOCKETS,
+            silent_ports=silent_ports,
+        )
         first = wanted
         if self._policy is not None:
             both, both_ids = transition(self._policy, self.ids, policy, ids)
@@ -134,7 +173,7 @@ class Shaping:
         self._lanes = Lanes(wanted, ingress, ids)
         self._rest = self.unfinished or first != wanted or self._policy is None or ingress is not None
         self.unfinished = True
-        self.ids, self._policy = ids, policy
+        self.ids, self._policy, self.teller = ids, policy, teller
         self._sending.follow(policy.resolved())
         return report
 
@@ -154,9 +193,9 @@ class Shaping:
         if received is None or self._lanes.ingress is None:
             self._receiving = self.received = None
         else:
-            sampler = self._receiving[2] if self._receiving else _Sampler()
+            sampler = self._receiving[-1] if self._receiving else _Sampler()
             sampler.follow(received.resolved())
-            self._receiving = self._lanes.ingress.device, received.total, sampler
+            self._receiving = self._lanes.ingress.device, received.total, self.teller, sampler
         self.unfinished = False
         return report
 
@@ -173,9 +212,18 @@ class Shaping:
         """
         self.snapshots = self._sending.sample(self._kernel.counters(self.interface), self.ids, now)
         if self._receiving is not None:
-            device, total, sampler = self._receiving
-            self.received = Received(device, total, sampler.sample(self._kernel.counters(device), self.ids, now))
+            device, total, teller, sampler = self._receiving
+            counters = self._kernel.counters(device)
+            if teller is Teller.PACING:
+                counters = {handle: self._with_relayed(handle, stats) for handle, stats in counters.items()}
+            self.received = Received(device, total, sampler.sample(counters, self.ids, now), teller)
         self.read_at = now
+
+    def _with_relayed(self, handle: Handle, stats: ClassStats) -> ClassStats:
+        """The counters of a leaf on the ifb, which sees what is relayed in another one, and what the relay has read."""
+        if not handle.minor & LEAF_BASE:
+            return stats
+        return replace(stats, bytes=stats.bytes + self.ledger.total(handle.minor & ~LEAF_BASE))
 
     def classes_in_force(self) -> dict[Handle, HtbClass]:
         """The classes that the interface has now. Raises the errors of :mod:`tc_core`."""

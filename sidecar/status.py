@@ -70,6 +70,7 @@ def _received(received: Received) -> dict[str, object]:
     """The classes that limit what they receive, and the default class for the rest."""
     return {
         "device": received.device,
+        "names_told_by": received.teller,
         "total_bits_per_second": received.total.bits_per_second,
         "classes": [_counted(s) for s in received.classes],
     }

@@ -29,9 +29,11 @@ from tc_core.model import INGRESS_HOOK, Cake, OurQdisc, Prio, RedirectFilter, Tb
 from tc_core.packet_program import filters
 from tc_core.packet_rules import PacketRule
 from tc_core.policy import DEFAULT_CLASS, Bound, Match, ResolvedClass, Shaper, TrafficPolicy, TransportProtocol
-from tc_core.policy_scope import needs_sockets
+from tc_core.policy_scope import needs_names
 from tc_core.queues import fifo_limit, queue_for, require
+from tc_core.relayed import relayed_rules, with_id, with_relayed
 from tc_core.socket_program import socket_redirect
+from tc_core.tellers import Teller
 from tc_core.trees import PLAIN_ROOT, IngressTree, PlainTree, Tree
 from tc_core.units import Rate
 
@@ -74,31 +76,46 @@ def compile_packets(policy: TrafficPolicy, features: Features, ids: ClassIds) ->
 
 
 def compile_ingress(
-    policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds, *, left_alone: Iterable[Match] = ()
+    policy: TrafficPolicy,
+    interface: str,
+    features: Features,
+    ids: ClassIds,
+    *,
+    left_alone: Iterable[Match] = (),
+    teller: Teller = Teller.SOCKETS,
+    silent_ports: Iterable[int] = (),
 ) -> IngressTree | None:
     """What shapes that which arrives at ``interface``; None when the policy does not.
 
-    Packets of sockets that the proxy has marked are in the class of the mark, if the policy needs that
-    (:func:`tc_core.policy_scope.needs_sockets`); all others in that of the first match without names that holds. What
-    is ``left_alone`` is in the default class.
+    Where names decide (:func:`tc_core.policy_scope.needs_names`), ``teller`` tells the class of a packet; all others
+    are in that of the first match without names that holds. What is ``left_alone`` is in the default class.
+    ``silent_ports`` are those that matches by name do not capture unless they say so.
 
-    Raises :class:`MissingFeatureError` when the kernel lacks something that this needs.
+    Raises :class:`MissingFeatureError` when the kernel lacks something that this needs, :class:`TcError` when there is
+    no class id left for what is relayed.
     """
     received = policy.received()
     if received is None:
         return None
+    paced = teller is Teller.PACING and needs_names(policy)
+    if paced:
+        received, ids = with_relayed(policy, received), with_id(ids)
     for feature in (features.ifb, features.clsact, features.redirect):
         require(feature)
     # A class that does not limit what it receives still comes first where it is written first.
     rest = leaf_handle(DEFAULT_CLASS_ID)
     limited = {c.name: leaf_handle(ids[c.name]) for c in received.classes}
     matches = [(rest, match) for match in left_alone]
-    matches += ((limited.get(name, rest), match) for name, match in policy.rules() if not match.needs_content)
+    if paced:
+        known = relayed_rules(policy, silent_ports)
+    else:
+        known = ((name, match) for name, match in policy.rules() if not match.needs_content)
+    matches += ((limited.get(name, rest), match) for name, match in known)
     rules = [rule for target, match in matches for rule in _arriving(match, target)] if limited else []
     tree = _htb(received, features, ids, rules, mirrored=True)
     device = ifb_name(interface)
     redirect = RedirectFilter(INGRESS_HOOK, device)
-    if needs_sockets(policy):
+    if needs_names(policy) and not paced:
         require(features.sockets)
         redirect = socket_redirect(device, frozenset(ids[c.name] for c in received.classes))
     return IngressTree(device, f"{_ALIAS} {interface}", tree, redirect)

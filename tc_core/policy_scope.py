@@ -59,7 +59,7 @@ def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
     return problems
 
 
-def needs_sockets(policy: TrafficPolicy) -> bool:
+def needs_names(policy: TrafficPolicy) -> bool:
     """Whether the class of what arrives depends on names, so that only the socket of a connection can tell it.
 
     Not where every match of the classes that limit what they receive comes before all that ask for a name.
@@ -76,7 +76,7 @@ def needs_sockets(policy: TrafficPolicy) -> bool:
 def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
     """What cannot be done when the proxy steps aside: it marks no sockets, and sees no more than first packets."""
     problems = []
-    if needs_sockets(policy):
+    if needs_names(policy):
         problems.append(
             Problem(
                 "ingress",

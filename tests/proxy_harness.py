@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import trio
 
+from sidecar.receive_limits import ReceiveLimits
 from sidecar.routing.cached import Routing
 from sidecar.routing.flow import Destination
 from sidecar.routing.table import RoutingTable
@@ -37,9 +38,10 @@ DESTINATION = Destination.parse("203.0.113.7", 8080)
 
 
 def routing(policy: str = POLICY, ids: ClassIds | None = None) -> Routing:
-    """The routing of a policy, with fresh class ids unless some are given."""
+    """The routing of a policy, with fresh class ids unless some are given. The relay keeps limits for what arrives."""
     parsed = parse_policy(policy)
-    return Routing(RoutingTable.of(parsed), ids or ClassIds.assign(c.name for c in parsed.resolved()))
+    ids = ids or ClassIds.assign(c.name for c in parsed.resolved())
+    return Routing(RoutingTable.of(parsed), ids, ReceiveLimits.of(parsed, ids))
 
 
 class LoopbackEdge:
@@ -233,7 +235,7 @@ class Bench:
 
 
 @contextmanager
-def bench(policy: str = POLICY, **settings: Any) -> Iterator[Bench]:
+def bench(policy: str = POLICY, *, destination: Destination = DESTINATION, **settings: Any) -> Iterator[Bench]:
     """A proxy in front of a listening socket that the test accepts from. Durations as for ServerSettings, in seconds."""
     chosen = replace(
         ServerSettings(port=0, ipv6=False),
@@ -241,7 +243,7 @@ def bench(policy: str = POLICY, **settings: Any) -> Iterator[Bench]:
     )
     with (
         with_patience(socket.create_server(("127.0.0.1", 0), backlog=1024)) as listener,
-        RunningProxy(LoopbackEdge(listener.getsockname()), chosen, policy) as proxy,
+        RunningProxy(LoopbackEdge(listener.getsockname(), destination), chosen, policy) as proxy,
     ):
         yield Bench(proxy, listener)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.protocols.detect import Detection
+from sidecar.receive_limits import ReceiveLimits
 from sidecar.routing.flow import Address, Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import OWN, ClassIds, class_mark
@@ -26,11 +27,13 @@ _What = tuple[Destination, Address | None, str | None, str | None, tuple[str, ..
 class Routing:
     """The routing table and the class ids that are in force."""
 
-    __slots__ = ("_classes", "_marks", "_may_differ", "_reads_source", "_undecided", "ids", "table")
+    __slots__ = ("_classes", "_marks", "_may_differ", "_reads_source", "_undecided", "ids", "limits", "table")
 
-    def __init__(self, table: RoutingTable, ids: ClassIds) -> None:
+    def __init__(self, table: RoutingTable, ids: ClassIds, limits: ReceiveLimits | None = None) -> None:
+        """``limits`` are those that the relay keeps for what it receives; None: it keeps none."""
         self.table = table
         self.ids = ids
+        self.limits = limits
         self._marks = {name: (OWN | class_mark(class_id)).value for name, class_id in ids.items()}
         self._reads_source = table.reads_source
         self._undecided: dict[_Where, bool] = {}

@@ -48,10 +48,10 @@ class FollowingDirection(TimedDirection):
         super().shut()
         self._waiting.clear()
 
-    def _copy(self) -> Turn | None:
+    def _copy(self, limit: int = BUFFER_SIZE) -> Turn | None:
         shop = self.shop
         try:
-            size = self.source.recv_into(shop.buffer)
+            size = self.last_read = self.source.recv_into(shop.buffer, limit)
         except BlockingIOError:
             self.readable = False
             return _BLOCKED
@@ -60,7 +60,7 @@ class FollowingDirection(TimedDirection):
         if size:
             self._waiting.extend(self._cutter.feed(bytes(shop.view[:size])))
             # A short read emptied the socket; but behind a FIN no event would tell of the end.
-            if size < BUFFER_SIZE and not self.exhaust and not self.fin:
+            if size < limit and not self.exhaust and not self.fin:
                 self.readable = False
         elif rest := self._cutter.finish():
             self._waiting.append(Piece(rest))

@@ -18,6 +18,7 @@ Rules that the rest of the data path relies on:
 
 from __future__ import annotations
 
+import os
 import select
 from collections import deque
 from socket import SocketType
@@ -77,6 +78,7 @@ class EventLoop:
         self._ready: deque[Handler] = deque()
         self._graveyard: list[SocketType] = []
         self._in_round = False
+        self._poke: int | None = None  # an eventfd
         self.wakeups = 0
         self.events = 0
 
@@ -106,8 +108,10 @@ class EventLoop:
             socket.close()
 
     def again(self, handler: Handler) -> None:
-        """Call ``handler.on_turn()`` in the next round. Only from within a handler of this loop."""
+        """Call ``handler.on_turn()`` in the next round."""
         self._ready.append(handler)
+        if not self._in_round:
+            self._wake()
 
     async def run(self) -> None:
         """Serve for ever. Cancel to stop; then :meth:`close`."""
@@ -156,3 +160,13 @@ class EventLoop:
     def close(self) -> None:
         """Close the epoll. Sockets are closed by their owners."""
         self._epoll.close()
+        if self._poke is not None:
+            os.close(self._poke)
+
+    def _wake(self) -> None:
+        """Whoever is called by a deadline has done work between two rounds: then the loop sleeps, and nothing else ends
+        its sleep. Edge-triggered: each write is an event, and nobody needs to read."""
+        if self._poke is None:
+            self._poke = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._epoll.register(self._poke, select.EPOLLIN | select.EPOLLET)
+        os.eventfd_write(self._poke, 1)

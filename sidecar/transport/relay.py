@@ -23,11 +23,14 @@ import errno
 import os
 from socket import MSG_MORE, SocketType
 from time import perf_counter
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS, EventLoop
 from sidecar.transport.pipes import PIPE_SIZE, Pipe, PipePool
 from sidecar.transport.sockets import bound_unsent, pending_error
+
+if TYPE_CHECKING:
+    from sidecar.transport.pacing import Pacer
 
 BUFFER_SIZE: Final = 1 << 16
 """Bytes per read: larger reads fall out of the L2 cache, smaller ones cost more calls."""
@@ -65,6 +68,8 @@ _BLOCKED, _BUDGET_SPENT, _FINISHED = Turn.BLOCKED, Turn.BUDGET_SPENT, Turn.FINIS
 class Owner(Protocol):
     """The connection that a direction belongs to."""
 
+    class_name: str | None
+
     def ended(self, direction: Direction, turn: Turn) -> None:
         """A pump ended with FINISHED, BROKEN, SOURCE_RESET or SINK_RESET."""
 
@@ -76,11 +81,22 @@ class Owner(Protocol):
 
 
 class Workshop:
-    """What all directions of a loop share: the loop itself, the copy buffer, the pipes."""
+    """What all directions of a loop share: the loop itself, the copy buffer, the pipes, limits for what arrives."""
 
-    def __init__(self, loop: EventLoop, pipes: PipePool | None = None, *, times_waits: bool = False) -> None:
-        """``times_waits``: whether somebody wants :meth:`Direction.waited`, which costs a little."""
+    def __init__(
+        self,
+        loop: EventLoop,
+        pipes: PipePool | None = None,
+        *,
+        times_waits: bool = False,
+        pacer: Pacer | None = None,
+    ) -> None:
+        """``times_waits``: whether somebody wants :meth:`Direction.waited`, which costs a little.
+
+        ``pacer`` is for directions that are held (:mod:`sidecar.transport.paced`); None: there are none.
+        """
         self.loop = loop
+        self.pacer = pacer
         self.direction = TimedDirection if times_waits else Direction
         self.buffer = bytearray(BUFFER_SIZE)
         self.view = memoryview(self.buffer)
@@ -98,6 +114,7 @@ class Direction:
         "fin",
         "full_reads",
         "held",
+        "last_read",
         "open",
         "opposite",
         "owner",
@@ -131,6 +148,7 @@ class Direction:
         self.full_reads = 0  # in a row; from BULK_AFTER on the transfer is bulk
         self.pipe: Pipe | None = None
         self.count = 0  # bytes that the sink took
+        self.last_read = 0  # bytes that the last read brought
 
     def on_events(self, events: int) -> None:
         """Events of the source's descriptor: it can be read, or the opposite direction can write to it."""
@@ -257,10 +275,10 @@ class Direction:
         self.held = None
         return None
 
-    def _copy(self) -> Turn | None:
+    def _copy(self, limit: int = BUFFER_SIZE) -> Turn | None:
         shop = self.shop
         try:
-            size = self.source.recv_into(shop.buffer)
+            size = self.last_read = self.source.recv_into(shop.buffer, limit)
         except BlockingIOError:
             self.readable = False
             return _BLOCKED
@@ -269,7 +287,7 @@ class Direction:
         if size == 0:
             self.eof = True
             return _FINISHED
-        short = size < BUFFER_SIZE and not self.exhaust
+        short = size < limit and not self.exhaust
         # A short read behind a FIN was the last one. Then the sink's kernel waits for the FIN that follows at once, and
         # sends both in one packet; and the read that would say 0 is saved.
         last = short and self.fin
@@ -286,7 +304,7 @@ class Direction:
         if last:
             self.eof = True
             return _FINISHED
-        if size == BUFFER_SIZE:
+        if size == limit:
             self.full_reads += 1
             return None
         self.full_reads = 0
@@ -296,7 +314,7 @@ class Direction:
             return _BLOCKED
         return None
 
-    def _splice(self) -> Turn | None:
+    def _splice(self, limit: int = PIPE_SIZE) -> Turn | None:
         pipe = self.pipe
         if pipe is None:
             pipe = self.shop.pipes.borrow()
@@ -309,7 +327,7 @@ class Direction:
                 bound_unsent(self.sink, UNSENT_LIMIT)
         if pipe.inside == 0:
             try:
-                size = os.splice(self.source.fileno(), pipe.write_end, PIPE_SIZE, flags=_SPLICE)
+                size = self.last_read = os.splice(self.source.fileno(), pipe.write_end, limit, flags=_SPLICE)
             except BlockingIOError:
                 # The pipe is empty, so it is the socket that has nothing.
                 self.readable = False

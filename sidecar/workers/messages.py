@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from sidecar.config import LogFormat, LogLevel
 from sidecar.live_connections import LiveConnection, Order
+from sidecar.receive_limits import ReceiveLimits
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ServerSettings
 from sidecar.tallies import Tallies
@@ -51,6 +52,7 @@ class Follow:
     serial: int
     table: RoutingTable
     ids: ClassIds
+    limits: ReceiveLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,8 @@ class WorkerPool:
         chooses by an older policy.
         """
         self.routing = routing
-        for worker in await self._tell(lambda serial: Follow(serial, routing.table, routing.ids), _FOLLOW_S):
+        what = routing.table, routing.ids, routing.limits
+        for worker in await self._tell(lambda serial: Follow(serial, *what), _FOLLOW_S):
             log.error("a worker does not take the new policy", pid=worker.pid)
             await worker.kill()
 
@@ -241,7 +242,8 @@ class WorkerPool:
         worker = place.worker = Member(forked, ours)
         worker.post(self._begin(place.number, place.settings))
         self._serial += 1
-        worker.post(Follow(self._serial, self.routing.table, self.routing.ids))
+        routing = self.routing
+        worker.post(Follow(self._serial, routing.table, routing.ids, routing.limits))
         if self._grace is not None:
             worker.post(Drain(self._grace))
         return worker

@@ -17,6 +17,7 @@ from sidecar.server import ProxyServer, tune_garbage_collector
 from sidecar.tallies import Tallies
 from sidecar.transport.edge import Edge, TransparentEdge
 from sidecar.transport.inbound import InboundEdge
+from sidecar.transport.ledger import Ledger, LedgerRow
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToMain, ToWorker
 from tc_core.units import Duration
@@ -26,20 +27,25 @@ log = structlog.get_logger(__name__)
 MakeEdge = Callable[[Sequence[SocketType]], Edge]
 
 
-def work(descriptors: list[int], make_edge: MakeEdge = TransparentEdge) -> None:
-    """Be a worker until told to end. ``descriptors``: of the messages, the lock, which is only held, the listeners."""
+def work(descriptors: list[int], make_edge: MakeEdge = TransparentEdge, ledger: Ledger | None = None) -> None:
+    """Be a worker until told to end. ``descriptors``: of the messages, the lock, which is only held, the listeners.
+
+    ``ledger`` has a row for each worker.
+    """
     messages, _, *inherited = descriptors
     listeners = [SocketType(fileno=each) for each in inherited]
     for listener in listeners:
         listener.setblocking(False)
     try:
-        trio.run(_work, socket.socket(fileno=messages), listeners, make_edge)
+        trio.run(_work, socket.socket(fileno=messages), listeners, make_edge, ledger)
     except BaseException:
         log.exception("this worker cannot go on")
         raise
 
 
-async def _work(messages: socket.socket, listeners: list[SocketType], make_edge: MakeEdge) -> None:
+async def _work(
+    messages: socket.socket, listeners: list[SocketType], make_edge: MakeEdge, ledger: Ledger | None
+) -> None:
     channel: Channel[ToMain, ToWorker] = Channel(messages)
     begin, follow = await channel.receive(), await channel.receive()
     if not isinstance(begin, Begin) or not isinstance(follow, Follow):
@@ -47,7 +53,8 @@ async def _work(messages: socket.socket, listeners: list[SocketType], make_edge:
     _begin_log(begin)
     inbound = [each for each in listeners if each.getsockname()[1] == begin.settings.inbound_port]
     outbound = [each for each in listeners if each not in inbound]
-    worker = Worker(channel, begin, follow, make_edge(outbound), InboundEdge(inbound))
+    row = ledger.row(begin.number - 1) if ledger is not None else None
+    worker = Worker(channel, begin, follow, make_edge(outbound), InboundEdge(inbound), row)
     farewell = Farewell(await worker.run(follow.serial), worker.tallies)
     with suppress(*GONE):
         await channel.send(farewell)
@@ -57,13 +64,18 @@ class Worker:
     """One proxy, and what the main process wants of it."""
 
     def __init__(
-        self, channel: Channel[ToMain, ToWorker], begin: Begin, follow: Follow, edge: Edge, inbound: Edge
+        self,
+        channel: Channel[ToMain, ToWorker],
+        begin: Begin,
+        follow: Follow,
+        edge: Edge,
+        inbound: Edge,
+        ledger: LedgerRow | None,
     ) -> None:
         self.tallies = Tallies()
         self._channel = channel
-        self._server = ProxyServer(
-            begin.settings, Routing(follow.table, follow.ids), self.tallies, edge=edge, inbound=inbound
-        )
+        routing = Routing(follow.table, follow.ids, follow.limits)
+        self._server = ProxyServer(begin.settings, routing, self.tallies, edge=edge, inbound=inbound, ledger=ledger)
         self._cut = 0
 
     async def run(self, serial: int) -> int:
@@ -78,7 +90,7 @@ class Worker:
             while (message := await self._channel.receive()) is not None:
                 match message:
                     case Follow():
-                        await self._server.follow(Routing(message.table, message.ids))
+                        await self._server.follow(Routing(message.table, message.ids, message.limits))
                         self.tallies.keep(message.ids)
                         await self._report(message.serial)
                     case Ask():

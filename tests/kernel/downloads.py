@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from lab import connect, serving
 from meter import Meter
+from sidecars import RunningSidecar
+from waiting import until
 
 from podlane.lab.lab import Host
 from podlane.lab.topology import PodNodeServer
@@ -115,6 +119,60 @@ def serving_endlessly(topology: PodNodeServer) -> Iterator[int]:
     """A server of endless answers; gives its port."""
     with serving(topology.server, endless) as port:
         yield port
+
+
+def received(sidecar: RunningSidecar) -> dict[str, dict[str, Any]]:
+    """What ``/classes`` says of what arrives, by class."""
+    return {c["name"]: c for c in json.loads(sidecar.get("/classes"))["received"]["classes"]}
+
+
+def counted(sidecar: RunningSidecar, name: str, beyond: int) -> None:
+    """Wait until a class has received so many bytes."""
+    until(f"{beyond} bytes in {name}", lambda: received(sidecar)[name]["bytes"] > beyond)
+
+
+SIZE = 3_000_000
+
+
+def answering(connection: socket.socket) -> None:
+    """A server that answers ``SIZE`` bytes."""
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(bytes(SIZE))
+
+
+def download(topology: PodNodeServer, port: int, host: str, *, address: str = "") -> None:
+    """Receive all that the server answers."""
+    with connect(topology.pod, address or topology.server_ipv4, port) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        left = SIZE
+        while left > 0:
+            size = len(connection.recv(1 << 18))
+            assert size, "the answer was cut short"
+            left -= size
+
+
+@contextmanager
+def uploading(topology: PodNodeServer, port: int) -> Iterator[None]:
+    """A client outside sends a request that never ends."""
+    connection = connect(topology.server, str(topology.pod_link.a.ipv4), port)
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: up.example.com\r\nContent-Length: 1000000000000\r\n\r\n")
+
+    def send() -> None:
+        try:
+            while True:
+                connection.sendall(bytes(1 << 16))
+        except OSError:
+            return
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        connection.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        connection.close()
 
 
 def segments(host: Host) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,14 @@ class RunningSidecar:
         return self.process.wait(patience)
 
 
-def start_sidecar(pod: Host, policy: str, folder: Path, *options: str, watch: bool = False) -> RunningSidecar:
-    """Start it and wait until it is ready; fails with its log when it ends instead.
+NO_CAP_BPF = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all")
+"""In front of a command: with NET_ADMIN alone, as in a container without BPF."""
+
+
+def start_sidecar(
+    pod: Host, policy: str, folder: Path, *options: str, watch: bool = False, wrapped: Sequence[str] = ()
+) -> RunningSidecar:
+    """Start it, ``wrapped`` in another command, and wait until it is ready; fails with its log when it ends instead.
 
     With ``watch`` it follows its file, for :meth:`~RunningSidecar.change`; without, :meth:`~RunningSidecar.reload` has
     one answer only.
@@ -78,7 +85,8 @@ def start_sidecar(pod: Host, policy: str, folder: Path, *options: str, watch: bo
     path = folder / "policy.yaml"
     path.write_text(policy)
     watching = "--watch" if watch else "--no-watch"
-    return _start(pod, path, folder, "--policy", str(path), "--log-level", "debug", watching, *options)
+    arguments = ("--policy", str(path), "--log-level", "debug", watching, *options)
+    return _start(pod, path, folder, *arguments, wrapped=wrapped)
 
 
 def start_annotated(pod: Host, annotations: Path, folder: Path, *options: str) -> RunningSidecar:
@@ -86,12 +94,12 @@ def start_annotated(pod: Host, annotations: Path, folder: Path, *options: str) -
     return _start(pod, annotations, folder, "--annotations", str(annotations), *options)
 
 
-def _start(pod: Host, path: Path, folder: Path, *options: str) -> RunningSidecar:
+def _start(pod: Host, path: Path, folder: Path, *options: str, wrapped: Sequence[str] = ()) -> RunningSidecar:
     log = folder / "sidecar.log"
     ready, theirs = os.pipe()
     with log.open("wb") as stream:
         process = pod.popen(
-            [sys.executable, "-m", "podlane", "sidecar", "--ready-fd", str(theirs), *options],
+            [*wrapped, sys.executable, "-m", "podlane", "sidecar", "--ready-fd", str(theirs), *options],
             stdout=stream, stderr=stream, pass_fds=[theirs],
         )  # fmt: skip
     os.close(theirs)

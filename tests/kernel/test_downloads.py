@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from downloads import (
+    SIZE,
     UDP_SHARE,
     Resent,
+    answering,
+    counted,
     datagrams,
+    download,
     endless,
     http,
     https,
+    received,
     serving_endlessly,
+    uploading,
 )
 from inbound_world import refused
 from lab import connect, serving
 from meter import ATTEMPTS, MEASURE, PAYLOAD_SHARE, Meter
 from runs import RunHost
-from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
+from sidecars import refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import HTTPS, start_nginx
 
@@ -73,11 +75,6 @@ def held(download: Download, topology: PodNodeServer, share: float, *, tcp: bool
         if min(best.values()) >= 0.95:
             return
     pytest.fail(f"not within 5 % of the ceil in {ATTEMPTS} attempts: {best}")
-
-
-def received(sidecar: RunningSidecar) -> dict[str, dict[str, Any]]:
-    """What ``/classes`` says of what arrives, by class."""
-    return {c["name"]: c for c in json.loads(sidecar.get("/classes"))["received"]["classes"]}
 
 
 # --- measured --------------------------------------------------------------------------------------------------------
@@ -188,29 +185,6 @@ classes:
     pytest.fail(f"not within 5 % of the ceil: {measured}")
 
 
-@contextmanager
-def uploading(topology: PodNodeServer, port: int) -> Iterator[None]:
-    """A client outside sends a request that never ends."""
-    connection = connect(topology.server, str(topology.pod_link.a.ipv4), port)
-    connection.sendall(b"POST / HTTP/1.1\r\nHost: up.example.com\r\nContent-Length: 1000000000000\r\n\r\n")
-
-    def send() -> None:
-        try:
-            while True:
-                connection.sendall(bytes(1 << 16))
-        except OSError:
-            return
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        connection.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        connection.close()
-
-
 # --- what is there, and what is left ---------------------------------------------------------------------------------
 
 TWO = """
@@ -221,32 +195,6 @@ classes:
   - {name: other, rate: 1Mbit, match: {port: 7001}}
   - {name: ported, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 7000-7009}}
 """
-
-
-def counted(sidecar: RunningSidecar, name: str, beyond: int) -> None:
-    """Wait until a class has received so many bytes."""
-    until(f"{beyond} bytes in {name}", lambda: received(sidecar)[name]["bytes"] > beyond)
-
-
-SIZE = 3_000_000
-
-
-def answering(connection: socket.socket) -> None:
-    """A server that answers ``SIZE`` bytes."""
-    with connection:
-        connection.recv(1 << 16)
-        connection.sendall(bytes(SIZE))
-
-
-def download(topology: PodNodeServer, port: int, host: str, *, address: str = "") -> None:
-    """Receive all that the server answers."""
-    with connect(topology.pod, address or topology.server_ipv4, port) as connection:
-        connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        left = SIZE
-        while left > 0:
-            size = len(connection.recv(1 << 18))
-            assert size, "the answer was cut short"
-            left -= size
 
 
 def test_every_kind_of_connection_is_in_its_class(topology: PodNodeServer, tmp_path: Path) -> None:
@@ -325,34 +273,6 @@ def test_cleanup_takes_away_what_a_killed_one_left(topology: PodNodeServer, tmp_
     assert interfaces(topology) != before
     assert refused_sidecar(topology.pod, "--cleanup")[0] == 0
     assert interfaces(topology) == before
-
-
-def test_what_the_privileges_do_not_allow_is_refused_with_the_remedy(topology: PodNodeServer, tmp_path: Path) -> None:
-    """In a container with NET_ADMIN alone: the total and classes by port work, those by name are refused."""
-    path = tmp_path / "policy.yaml"
-    without = ["setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"]
-    before = state_of(topology.pod), interfaces(topology)
-    path.write_text(TWO % ("1Gbit", "20Mbit"))
-    done = topology.pod.run([*without, *podlane("--policy", str(path))], check=False)
-    assert done.returncode
-    assert "look-up of sockets" in done.stderr
-    assert "add BPF to the capabilities of the sidecar's container" in done.stderr
-    assert (state_of(topology.pod), interfaces(topology)) == before
-    path.write_text("total: 1Gbit\ningress: {total: 20Mbit}\nclasses: [{name: p, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 80}}]")  # fmt: skip
-    ready, theirs = os.pipe()
-    process = topology.pod.popen(
-        [*without, *podlane("--policy", str(path), "--ready-fd", str(theirs))], pass_fds=[theirs]
-    )
-    os.close(theirs)
-    with os.fdopen(ready) as pipe:
-        assert pipe.readline()
-    assert "ifb-eth0" in interfaces(topology)
-    process.terminate()
-    assert process.wait(30) == 0
-
-
-def podlane(*options: str) -> list[str]:
-    return [sys.executable, "-m", "podlane", "sidecar", *options]
 
 
 def test_stepping_aside_by_name_is_refused_and_by_port_works(topology: PodNodeServer, tmp_path: Path) -> None:

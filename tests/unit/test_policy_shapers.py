@@ -11,7 +11,7 @@ from tc_core.marks import Mark
 from tc_core.policy import Match, PortRange, Queue, Shaper, TrafficPolicy, TransportProtocol
 from tc_core.policy_file import dump_policy, parse_policy
 from tc_core.policy_overlap import covers
-from tc_core.policy_scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_sockets
+from tc_core.policy_scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_names
 from tc_core.ports import TransportProtocol as Protocol
 from tc_core.services import service_named, services
 from tc_core.units import Duration, Percentage, Rate
@@ -217,7 +217,7 @@ RECEIVES = "ingress: {rate: 1Mbit},"
 )
 def test_when_only_the_socket_tells_the_class_of_what_arrives(text: str, needed: bool) -> None:
     policy = parse_policy(text)
-    assert needs_sockets(policy) is needed
+    assert needs_names(policy) is needed
     assert bool(beyond_step_aside(policy)) is needed
 
 

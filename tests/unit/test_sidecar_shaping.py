@@ -11,9 +11,10 @@ import pytest
 from sidecar.config import SidecarSettings
 from sidecar.left_alone import left_alone
 from sidecar.shaping import Shaping
+from sidecar.transport.ledger import Ledger
 from tc_core.capability import ALL_FEATURES, absent
 from tc_core.compile import INNER_HANDLE, leaf_handle
-from tc_core.errors import MissingFeatureError
+from tc_core.errors import MissingFeatureError, TcError
 from tc_core.fake import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import AddClass, AddLink, AddQdisc, DeleteClass, DeleteLink, ReplaceFilter
@@ -26,6 +27,7 @@ from tc_core.policy_file import parse_policy
 from tc_core.reconcile import ApplyError
 from tc_core.socket_program import socket_redirect
 from tc_core.stats import ClassStats
+from tc_core.tellers import Teller
 from tc_core.units import Rate
 
 ONE = parse_policy("total: 100Mbit\nclasses: [{name: one, rate: 1Mbit, match: {port: 80}}]")
@@ -170,10 +172,12 @@ def test_what_arrives_has_the_classes_that_limit_it_under_the_same_ids() -> None
     assert redirection(kernel) == socket_redirect("ifb-eth0", frozenset({shaping.ids["web"], shaping.ids["db"]}))
 
 
-def rules_of(text: str, *left_alone: Match) -> list[PacketRule]:
+def rules_of(
+    text: str, *left_alone: Match, teller: Teller = Teller.SOCKETS, silent: tuple[int, ...] = ()
+) -> list[PacketRule]:
     policy = parse_policy(text)
     ids = ClassIds.assign(c.name for c in policy.classes)
-    made = compile_ingress(policy, "eth0", ALL_FEATURES, ids, left_alone=left_alone)
+    made = compile_ingress(policy, "eth0", ALL_FEATURES, ids, left_alone=left_alone, teller=teller, silent_ports=silent)
     assert made is not None
     return [rule for f in made.tree.filters if isinstance(f, BpfFilter) for rule in f.rules]
 
@@ -277,7 +281,80 @@ def test_nothing_is_left(gone: bool) -> None:
         assert (kernel.interfaces(), kernel.observe("eth0")) == before
 
 
-@pytest.mark.parametrize("feature", ["ifb", "clsact", "redirect", "sockets"])
+NO_SOCKETS = replace(ALL_FEATURES, sockets=absent(ALL_FEATURES.sockets.name, "no CAP_BPF"))
+PACED = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+default: {ingress: {rate: 1Mbit, ceil: 5Mbit}}
+classes:
+  - {name: before, rate: 1Mbit, ingress: {rate: 3Mbit, ceil: 9Mbit}, match: {port: 22}}
+  - {name: web, rate: 1Mbit, priority: 2, ingress: {rate: 5Mbit, ceil: 20Mbit}, match: [{sni: "*.example.com"}, {host: a.example, port: 25}]}
+  - {name: behind, rate: 1Mbit, ingress: {rate: 7Mbit, ceil: 7Mbit}, match: [{port: 5432}, {port: 8443, direction: inbound}]}
+  - {name: served, rate: 1Mbit, match: [{host: b.example, port: 8080, direction: inbound}, {host: c.example, direction: inbound}]}
+"""
+
+
+def test_where_the_relay_paces_what_is_relayed_has_one_lane_with_the_guarantees_of_names() -> None:
+    kernel = FakeKernel("eth0")
+    shaping = Shaping(kernel, "eth0", NO_SOCKETS, replace=False)
+    policy = parse_policy(PACED)
+    silent = (25, 5432, 65535)
+    shaping.begin(policy, shaping.ids_for(policy), silent_ports=silent)
+    shaping.finish()
+    assert shaping.teller is Teller.PACING
+    assert redirection(kernel) == RedirectFilter(INGRESS_HOOK, "ifb-eth0")
+    relayed = leaf_handle(0xFE)
+    before, web, behind = (leaf_handle(shaping.ids[name]) for name in ("before", "web", "behind"))
+    default = leaf_handle(0xFF)
+    leaves = {c.handle: c for c in kernel.observe("ifb-eth0").classes if not c.is_inner}
+    assert {handle: (str(c.rate), str(c.ceil)) for handle, c in leaves.items()} == {
+        before: ("3Mbit", "9Mbit"),
+        web: ("8kbit", "20Mbit"),
+        behind: ("8kbit", "7Mbit"),
+        relayed: ("11.984Mbit", "50Mbit"),
+        default: ("1Mbit", "5Mbit"),
+    }
+    rules = rules_of(PACED, teller=Teller.PACING, silent=silent)
+    assert [(r.target, r.protocols, r.ports, r.source_ports) for r in rules] == [
+        # What clients open is told by the port here, so that it comes first.
+        (behind, (6, 17), (), (PortRange(8443, 8443),)),
+        (relayed, (6,), (), (PortRange(8080, 8080),)),
+        (before, (6, 17), (PortRange(22, 22),), ()),
+        (relayed, (6,), (PortRange(1, 24), PortRange(26, 5431), PortRange(5433, 65534)), ()),
+        (relayed, (6,), (PortRange(25, 25),), ()),
+        (behind, (6, 17), (PortRange(5432, 5432),), ()),
+    ]
+    limits = shaping.paced(policy, shaping.ids)
+    assert limits is not None
+    assert [each.name for each in limits.lanes] == ["before", "web", "behind", "default"]
+
+
+def test_what_the_relay_has_read_counts_for_its_class() -> None:
+    kernel, ledger = FakeKernel("eth0"), Ledger()
+    shaping = Shaping(kernel, "eth0", NO_SOCKETS, replace=False, ledger=ledger)
+    policy = parse_policy(PACED)
+    apply(shaping, policy)
+    kernel.count(leaf_handle(shaping.ids["web"]), ClassStats(bytes=1000))
+    shaping.sample(0.0)
+    ledger.row(0).add(shaping.ids["web"], 125_000)
+    ledger.row(0).add(0xFF, 250_000)
+    shaping.sample(1.0)
+    assert shaping.received is not None
+    seen = {c.name: (c.stats.bytes, c.current_rate) for c in shaping.received.classes}
+    assert seen["web"] == (126_000, Rate(1_000_000))
+    assert seen["default"] == (250_000, Rate(2_000_000))
+    assert seen["before"] == (0, Rate(0))
+
+
+def test_no_class_id_may_be_left_for_what_is_relayed() -> None:
+    lanes = ",".join(f"{{name: c{n}, rate: 8kbit, match: {{port: {n}}}}}" for n in range(1, 254))
+    full = parse_policy(f"{{total: 1Gbit, ingress: {{total: 1Gbit}}, classes: [{{name: n, rate: 8kbit, ingress: {{rate: 8kbit}}, match: {{host: a.b}}}}, {lanes}]}}")  # fmt: skip
+    shaping = Shaping(FakeKernel("eth0"), "eth0", NO_SOCKETS, replace=False)
+    with pytest.raises(TcError, match="Merge two of them, or give the process CAP_BPF"):
+        shaping.begin(full, shaping.ids_for(full))
+
+
+@pytest.mark.parametrize("feature", ["ifb", "clsact", "redirect"])
 def test_what_the_kernel_lacks_is_said_before_anything_is_changed(feature: str) -> None:
     kernel = FakeKernel("eth0")
     missing = absent(getattr(ALL_FEATURES, feature).name, "not here")
@@ -285,5 +362,5 @@ def test_what_the_kernel_lacks_is_said_before_anything_is_changed(feature: str) 
     policy = parse_policy(NAMED)
     with pytest.raises(MissingFeatureError, match="This policy needs") as caught:
         shaping.begin(policy, shaping.ids_for(policy))
-    assert ("CAP_BPF" if feature == "sockets" else "modprobe") in caught.value.remedy
+    assert "modprobe" in caught.value.remedy
     assert kernel.applied == []

@@ -1,0 +1,113 @@
+"""Holding what arrives to limits by reading no faster: for connections that are relayed, where the kernel cannot do it.
+
+Whoever sends to us is slowed by TCP itself: what is not read fills the window, and a sender with a full window waits.
+So nothing is lost, and nothing is sent twice. A direction that may not read now waits with its class
+(:mod:`sidecar.transport.buckets`), and goes on in its turn; while somebody waits, a deadline every 4 ms looks who may.
+When nobody does, pacing sleeps.
+
+The window is left to the kernel. It grows with what is read, so that it stays small for what is read slowly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from sidecar.receive_limits import ReceiveLimits
+from sidecar.transport.buckets import TURN_S, Buckets, Lane
+from sidecar.transport.ledger import LedgerRow
+from sidecar.transport.timers import Timers
+
+
+class Paced(Protocol):
+    """Who is held."""
+
+    def on_turn(self) -> None:
+        """Go on reading, up to the allowance."""
+
+    def crashed(self, error: Exception) -> None:
+        """``on_turn`` raised: clean up. Must not raise."""
+
+
+class Pacer:
+    """The limits in force, for all connections of a loop."""
+
+    def __init__(self, timers: Timers, ledger: LedgerRow) -> None:
+        self._now = timers.now
+        self._turns = timers.queue(TURN_S, Pacer._look)
+        self._ledger = ledger
+        self._buckets: Buckets[Paced] | None = None
+        self._released: deque[Paced] = deque()  # waited for limits that are not in force any more
+        self._looks = False  # somebody waits, so that there is a deadline
+        self._chosen: Paced | None = None  # whose turn it is
+        self._granted = 0  # bytes for it
+        self._lifted = False
+
+    def follow(self, limits: ReceiveLimits | None) -> None:
+        """Other limits from now on; None: no more."""
+        before = self._buckets
+        if before is not None:
+            self._released.extend(before.everybody())
+        self._buckets = None if limits is None else Buckets(limits, self._ledger, self._now(), before)
+        now = self._buckets.class_ids if self._buckets is not None else frozenset()
+        for class_id in (before.class_ids if before is not None else frozenset()) - now:
+            self._ledger.clear(class_id)
+
+    def lane(self, name: str | None) -> Lane[Paced] | None:
+        """The class that holds connections of this one; None: nothing does."""
+        return None if self._buckets is None or self._lifted else self._buckets.lane(name)
+
+    def allowance(self, lane: Lane[Paced], who: Paced) -> int:
+        """Bytes that ``who`` may receive now; 0: it has to wait."""
+        if self._chosen is who:
+            self._chosen = None
+            return self._granted
+        assert self._buckets is not None  # who else would have made the lane
+        return self._buckets.allowance(lane, self._now(), contended=self._looks)
+
+    def received(self, lane: Lane[Paced], size: int) -> None:
+        """Charge bytes of payload."""
+        assert self._buckets is not None
+        self._buckets.charge(lane, size)
+
+    def wait(self, lane: Lane[Paced], who: Paced) -> None:
+        """Call ``who.on_turn`` when it may go on. Who is closed meanwhile is called all the same, once."""
+        assert self._buckets is not None
+        self._buckets.wait(lane, who)
+        if not self._looks:
+            self._looks = True
+            self._turns.add(self)
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Within the block nothing is held: what a sender that is gone has left is not worth keeping it waiting."""
+        self._lifted = True
+        try:
+            yield
+        finally:
+            self._lifted = False
+
+    def crashed(self, error: Exception) -> None:
+        """Pacing itself failed: a mistake of this program, to be seen."""
+        raise error
+
+    def _look(self) -> None:
+        """Give turns to those who may go on. They may wait again at once."""
+        for _ in range(len(self._released)):
+            self._resume(self._released.popleft(), 0)
+        if self._buckets is not None:
+            for who, size in self._buckets.turns(self._now()):
+                self._resume(who, size)
+        self._looks = self._buckets is not None and self._buckets.waits
+        if self._looks:
+            self._turns.add(self)
+
+    def _resume(self, who: Paced, size: int) -> None:
+        self._chosen, self._granted = (who, size) if size else (None, 0)
+        try:
+            who.on_turn()
+        except Exception as error:  # noqa: BLE001 (one connection's fault must not end all others)
+            who.crashed(error)
+        self._chosen = None

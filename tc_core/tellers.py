@@ -1,0 +1,25 @@
+"""Who tells the class of what arrives, where names decide it: the packets themselves do not."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tc_core.capability import Features
+from tc_core.policy import TrafficPolicy
+from tc_core.policy_scope import needs_names
+
+
+class Teller(StrEnum):
+    """The ways, best first."""
+
+    SOCKETS = "sockets"
+    """The socket that waits for a packet, which the relay has marked (:mod:`tc_core.socket_program`)."""
+    PACING = "pacing"
+    """Nobody: the relay holds its connections itself, by reading no faster, and the kernel all the rest."""
+
+
+def teller_of(policy: TrafficPolicy, features: Features) -> Teller | None:
+    """The best way that there is for a policy; None where ports and networks tell, or nothing is limited."""
+    if not needs_names(policy):
+        return None
+    return Teller.SOCKETS if features.sockets.available else Teller.PACING
