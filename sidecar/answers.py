@@ -21,6 +21,7 @@ from sidecar.server import ProxyServer
 from sidecar.shaping import Shaping
 from sidecar.status import (
     POLICY_SOURCES,
+    Arriving,
     Process,
     classes_document,
     connections_asked,
@@ -84,7 +85,10 @@ class Answers(Protocol):
         policy, ids, settings = self.policy, self.shaping.ids, self._capture_settings()
         source = {name: str(path) for name in POLICY_SOURCES if (path := getattr(self.settings, name)) is not None}
         kernel = await self._blocking(self.shaping.classes_in_force)
-        return Reply.json(policy_document(self.shaping.interface, source, policy, ids, kernel, settings))
+        arriving = Arriving(
+            await self._blocking(self.shaping.received_in_force), self.shaping.teller, self.shaping.paced(policy, ids)
+        )
+        return Reply.json(policy_document(self.shaping.interface, source, policy, ids, kernel, settings, arriving))
 
     async def _connections_reply(self, query: Query) -> Reply:
         limit, order = connections_asked(query)

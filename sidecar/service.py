@@ -58,6 +58,7 @@ from tc_core.errors import TcError
 from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
 from tc_core.policy import Bound, PortRange, TrafficPolicy
+from tc_core.tellers import TELLERS, Teller
 
 _T = TypeVar("_T")
 _MakePool = Callable[..., WorkerPool]
@@ -103,6 +104,7 @@ class Sidecar(Answers):
         self._in_thread = trio.CapacityLimiter(1)
         self._changing = trio.Lock()  # whoever changes what is in force holds it: reload, settling, the end
         self._reload_asked = trio.Event()
+        self._told_by: Teller | None = None
         self._ruleset: Ruleset | None = None  # what was written last, if that went well
         self._signalled = False  # SIGHUP: read it even if nothing has changed
         self._tried = tried
@@ -227,6 +229,9 @@ class Sidecar(Answers):
         if isinstance(self._server, StepAside):
             await self._reroute(self._server)
         gone = await self._blocking(self.shaping.finish)
+        if self.shaping.teller is not None and self.shaping.teller is not self._told_by:
+            log.info("the class of what arrives is found " + TELLERS[self.shaping.teller])
+        self._told_by = self.shaping.teller
         if gone.dropped_packets:
             log.warning("packets that waited in classes which are gone were dropped", count=gone.dropped_packets)
         self.policy = policy

@@ -229,6 +229,12 @@ class Shaping:
         """The classes that the interface has now. Raises the errors of :mod:`tc_core`."""
         return {each.handle: each for each in self._kernel.observe(self.interface).classes}
 
+    def received_in_force(self) -> dict[Handle, HtbClass]:
+        """The same of the ifb for what arrives; none if there is none."""
+        if self._receiving is None:
+            return {}
+        return {each.handle: each for each in self._kernel.observe(self._receiving[0]).classes}
+
 
 def shaped_interface(kernel: Kernel, named: str | None) -> str:
     """The interface to shape: the named one, else that of the default route. Raises :class:`ConfigError`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.admin import Query, QueryError
@@ -11,6 +11,7 @@ from sidecar.datapath import Datapath
 from sidecar.explanation import ClassWords, explain_policy
 from sidecar.live_connections import DEFAULT_SHOWN, MOST_SHOWN, LiveConnection, Order, Shown
 from sidecar.netfilter.ruleset import CaptureSettings
+from sidecar.receive_limits import ReceiveLimits
 from sidecar.shaping import ClassSnapshot, Received
 from sidecar.tallies import ClassConnections
 from tc_core.compile import leaf_handle
@@ -18,6 +19,7 @@ from tc_core.handles import Handle
 from tc_core.marks import ClassIds, class_mark
 from tc_core.model import HtbClass
 from tc_core.policy import DEFAULT_CLASS, Match, ResolvedClass, TrafficPolicy
+from tc_core.tellers import TELLERS, Teller
 from tc_core.units import Rate
 
 POLICY_SOURCES: Final = ("policy", "annotations", "shared_policy")
@@ -37,6 +39,18 @@ class Process:
     uptime: float
     workers: int
     read_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """What ``/policy`` says of what arrives, beside the policy: the classes that the ifb has now, and who holds what.
+
+    ``limits`` are those that the relay keeps; None: it keeps none.
+    """
+
+    kernel: Mapping[Handle, HtbClass] = field(default_factory=dict)
+    teller: Teller | None = None
+    limits: ReceiveLimits | None = None
 
 
 # --- /classes --------------------------------------------------------------------------------------------------------
@@ -118,14 +132,19 @@ def policy_document(
     ids: ClassIds,
     kernel: Mapping[Handle, HtbClass],
     settings: CaptureSettings,
+    arriving: Arriving | None = None,
 ) -> dict[str, object]:
     """The policy in force, and for each class how it is found, its limits as asked and in the kernel, and why.
 
     Limits have the units of the policy grammar. ``source`` names the files that the policy was read from; ``kernel``
-    are the classes that the interface has now, and a class that it has not is null in ``in_force``.
+    are the classes that the interface has now, and a class that it has not is null in ``in_force``. ``received`` is
+    null where nothing limits what arrives.
     """
     explanation = explain_policy(policy, settings)
     words = {each.name: each for each in explanation.classes}
+    arriving = arriving or Arriving()
+    limits = received.resolved() if (received := policy.received()) is not None else ()
+    arrives = {each.name: _arriving(each, ids[each.name], arriving) for each in limits}
     return {
         "interface": interface,
         "datapath": settings.datapath.value,
@@ -133,9 +152,13 @@ def policy_document(
         "summary": explanation.headline,
         "policy": policy.to_document(),
         "classes": [
-            _effective(each, words[each.name], ids[each.name], kernel, settings.datapath, explanation.rest)
+            {
+                **_effective(each, words[each.name], ids[each.name], kernel, settings.datapath, explanation.rest),
+                "received": arrives.get(each.name),
+            }
             for each in policy.resolved()
         ],
+        "received": received and _received_in_all(received, arriving),
         "sharing": explanation.sharing,
         "captured": explanation.captured,
         "recommended_datapath": explanation.datapath,
@@ -173,6 +196,28 @@ def _effective(
         "in_force": None if there is None else _limits(there.rate, there.ceil, there.prio),
         "reason": f"{resolved.name} {words.sentence}",
         "notes": [*words.details, *([rest] if is_default else [])],
+    }
+
+
+def _received_in_all(received: TrafficPolicy, arriving: Arriving) -> dict[str, object]:
+    teller = arriving.teller
+    return {
+        "total": str(received.total),
+        "names_told_by": teller,
+        "names_told": None if teller is None else TELLERS[teller],
+    }
+
+
+def _arriving(resolved: ResolvedClass, class_id: int, arriving: Arriving) -> dict[str, object]:
+    """Limits of a class for what it receives: as asked, those of its packets in the kernel, those of the relay."""
+    there = arriving.kernel.get(leaf_handle(class_id))
+    lanes = arriving.limits.lanes if arriving.limits is not None else ()
+    rate = Rate.from_bytes_per_second
+    lane = next((each for each in lanes if each.class_id == class_id), None)
+    return {
+        "asked": _limits(resolved.rate, resolved.ceil, resolved.priority),
+        "in_force": None if there is None else _limits(there.rate, there.ceil, there.prio),
+        "in_relay": None if lane is None else _limits(rate(lane.rate), rate(lane.ceil), lane.priority),
     }
 
 

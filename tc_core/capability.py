@@ -75,7 +75,7 @@ USES: Final = {
     CLSACT: "`ingress`",
     IFB: "`ingress`",
     REDIRECT: "`ingress`",
-    SOCKETS: "`ingress` of classes that names tell apart",
+    SOCKETS: "`ingress` of classes that names tell apart (without it the relay paces its reads)",
 }
 """What a policy has to ask for to need it; features that are not here serve every policy."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 from tc_core.capability import Features
 from tc_core.policy import TrafficPolicy
@@ -16,6 +19,18 @@ class Teller(StrEnum):
     """The socket that waits for a packet, which the relay has marked (:mod:`tc_core.socket_program`)."""
     PACING = "pacing"
     """Nobody: the relay holds its connections itself, by reading no faster, and the kernel all the rest."""
+
+
+TELLERS: Final[Mapping[Teller, str]] = MappingProxyType(
+    {
+        Teller.SOCKETS: "by the socket that waits for it, which the relay has marked and a program looks up",
+        Teller.PACING: (
+            "not by its packets: the relay holds the connections that it relays itself, by reading no faster, and the "
+            "kernel holds them together to the total"
+        ),
+    }
+)
+"""How each of them finds the class of what arrives, in words."""
 
 
 def teller_of(policy: TrafficPolicy, features: Features) -> Teller | None:

@@ -114,6 +114,10 @@ def test_every_kind_of_connection_counts_for_its_class_and_nothing_is_left(
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--workers", "2", wrapped=NO_CAP_BPF)
     with ExitStack() as servers:
         port, ported, silent = (servers.enter_context(serving(topology.server, answering, p)) for p in (0, 7000, 5432))
+        document = json.loads(sidecar.get("/policy"))
+        assert document["received"]["names_told_by"] == "pacing"
+        assert document["classes"][0]["received"]["in_relay"]["ceil"] == "100Mbit"
+        assert "the relay holds the connections that it relays itself" in sidecar.log.read_text()
         for to, host, name in (
             (port, "a.example.com", "named"),
             (port, "b.example.com", "default"),

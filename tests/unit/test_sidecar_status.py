@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,20 @@ from sidecar.admin import QueryError
 from sidecar.datapath import Datapath
 from sidecar.live_connections import LiveConnection, Order, first_shown
 from sidecar.netfilter.ruleset import CaptureSettings
-from sidecar.status import connections_asked, policy_document
-from tc_core.capability import ALL_FEATURES
+from sidecar.shaping import Shaping
+from sidecar.status import Arriving, connections_asked, policy_document
+from tc_core.capability import ALL_FEATURES, absent
 from tc_core.compile import compile_policy
 from tc_core.fake import FakeKernel
 from tc_core.marks import ClassIds
 from tc_core.policy_file import parse_policy, policy_from_document
 from tc_core.reconcile import apply
+from tc_core.tellers import Teller
+
+FEATURES = {
+    Teller.SOCKETS: ALL_FEATURES,
+    Teller.PACING: replace(ALL_FEATURES, sockets=absent(ALL_FEATURES.sockets.name, "not here")),
+}
 
 POLICY = """
 total: 100Mbit
@@ -76,6 +84,40 @@ def test_a_class_has_its_mark_its_limits_and_its_reason() -> None:
     assert default["asked"] == {"rate": "1Mbit", "ceil": "100Mbit", "priority": 7}
     assert default["notes"] == ["Everything that no class takes."]
     assert any("its ceil of 200 Mbit/s is above the total" in note for note in document()["notes"])
+
+
+ARRIVES = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+classes:
+  - {name: api, rate: 20Mbit, priority: 1, ingress: {rate: 10Mbit, ceil: 40Mbit}, match: {sni: api.example.com}}
+  - {name: calls, rate: 1Mbit, match: {port: 5060}}
+"""
+
+
+@pytest.mark.parametrize("teller", list(Teller))
+def test_what_arrives_has_its_limits_and_who_keeps_them(teller: Teller) -> None:
+    policy = parse_policy(ARRIVES)
+    shaping = Shaping(FakeKernel("eth0"), "eth0", FEATURES[teller], replace=False)
+    shaping.begin(policy, shaping.ids_for(policy))
+    shaping.finish()
+    arriving = Arriving(shaping.received_in_force(), shaping.teller, shaping.paced(policy, shaping.ids))
+    settings = CaptureSettings(interface="eth0")
+    made = policy_document("eth0", {}, policy, shaping.ids, shaping.classes_in_force(), settings, arriving)
+    told = json.loads(json.dumps(made))
+    assert (told["received"]["total"], told["received"]["names_told_by"]) == ("50Mbit", teller.value)
+    api, calls, default = (each["received"] for each in told["classes"])
+    asked = {"rate": "10Mbit", "ceil": "40Mbit", "priority": 1}
+    assert calls is None
+    assert api["asked"] == asked
+    assert default["asked"] == {"rate": "500kbit", "ceil": "50Mbit", "priority": 7}
+    if teller is Teller.PACING:
+        assert (api["in_force"], api["in_relay"]) == ({**asked, "rate": "8kbit"}, asked)
+        assert default["in_relay"] == default["in_force"] == default["asked"]
+    else:
+        assert (api["in_force"], api["in_relay"]) == (asked, None)
+    assert document()["received"] is None
+    assert document()["classes"][0]["received"] is None
 
 
 def test_a_class_that_the_kernel_has_not_is_not_in_force() -> None:
