@@ -218,8 +218,9 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
     if needs_names(policy):
         yield (
             "What arrives shows no names: its class is that of the proxy's socket, which a program at the ingress hook "
-            "looks up. That takes CAP_BPF beside CAP_NET_ADMIN, and datapath: relay. Without CAP_BPF the relay holds "
-            "its connections itself, by reading no faster, and the kernel all the rest."
+            "looks up (with CAP_BPF), else that of its connection's mark (act_connmark; the only way with datapath: "
+            "step-aside). Where neither is to be had, the relay holds its connections itself, by reading no faster, "
+            "and the kernel all the rest."
         )
     inbound = any(True for _ in policy.rules(Bound.INBOUND))
     unless = ", unless an inbound match takes them" if inbound else ""

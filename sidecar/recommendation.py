@@ -6,13 +6,17 @@ from typing import Final
 
 from sidecar.datapath import Datapath
 from tc_core.policy import DEFAULT_CLASS, TrafficPolicy
-from tc_core.policy_scope import beyond_step_aside
+from tc_core.policy_scope import beyond_step_aside, needs_names
 
 _STEP_ASIDE: Final = (
     "Recommended datapath: step-aside (--datapath step-aside). Nothing here needs a relay, so it is enough to look at "
     "each connection's first packets, which costs a fraction; those travel in the class of their port."
 )
 _RELAY_ALONE: Final = "Recommended datapath: relay. Stepping aside cannot do all that this policy asks for."
+_RELAY_RECEIVES: Final = (
+    "Recommended datapath: relay. It keeps the limits for what arrives on every kernel; stepping aside needs one that "
+    "can copy marks of connections (act_connmark)."
+)
 _RELAY: Final = (
     "Recommended datapath: relay. Stepping aside, connections begin in the class of their port, and the default class "
     "is held to {ceil}; with the relay even their first packet is in the right class."
@@ -27,6 +31,8 @@ def recommend(policy: TrafficPolicy) -> tuple[Datapath, str] | None:
     """
     if not any(match.needs_content for _, match in policy.rules()):
         return None
+    if needs_names(policy):
+        return Datapath.RELAY, _RELAY_RECEIVES
     if beyond_step_aside(policy):
         return Datapath.RELAY, _RELAY_ALONE
     rest = next(c for c in policy.resolved() if c.name == DEFAULT_CLASS)

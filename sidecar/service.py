@@ -434,6 +434,7 @@ class Sidecar(Answers):
             exclude_inbound_ports=self.settings.exclude_inbound_ports + tuple(PortRange(p, p) for p in sorted(apart)),
             exclude_inbound_cidrs=self.settings.exclude_inbound_cidrs,
             interface=self.shaping.interface,
+            connmark=self.shaping.teller is Teller.CONNMARK,
         )
 
 
@@ -482,7 +483,14 @@ async def serve(
             signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             kernel = stack.enter_context(NetlinkKernel())
             interface = shaped_interface(kernel, settings.interface)
-            shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace, ledger=ledger)
+            shaping = Shaping(
+                kernel,
+                interface,
+                features.probe(),
+                replace=settings.replace,
+                relays=wanted.settings.datapath is Datapath.RELAY,
+                ledger=ledger,
+            )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
             running = Sidecar(settings, wanted, shaping, installer, pool, tried)

@@ -102,9 +102,17 @@ class Shaping:
     """Keeps an interface's HTB tree equal to a policy, and that of the ifb for what arrives."""
 
     def __init__(
-        self, kernel: Kernel, interface: str, features: Features, *, replace: bool, ledger: Ledger | None = None
+        self,
+        kernel: Kernel,
+        interface: str,
+        features: Features,
+        *,
+        replace: bool,
+        relays: bool = True,
+        ledger: Ledger | None = None,
     ) -> None:
-        """``ledger`` counts what the relay receives where it has to pace."""
+        """``relays``: whether connections are. ``ledger`` counts what the relay receives where it has to pace."""
+        self._relays = relays
         self.interface = interface
         self.ledger = ledger or Ledger()
         self.teller: Teller | None = None
@@ -133,7 +141,7 @@ class Shaping:
     @property
     def may_pace(self) -> bool:
         """Whether a policy may come that has the relay hold what it receives."""
-        return not self._features.sockets.available
+        return not (self._features.sockets.available or self._features.connmark.available)
 
     def paced(self, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
         """The limits that the relay has to keep for a policy that was begun; None: the kernel keeps all."""
@@ -155,7 +163,7 @@ class Shaping:
         before.
         """
         wanted = compile_policy(policy, self._features, ids)  # first: whether it can be had does not depend on the old
-        teller = teller_of(policy, self._features)
+        teller = teller_of(policy, self._features, relays=self._relays)
         ingress = compile_ingress(
             policy,
             self.interface,

@@ -115,22 +115,24 @@ def hook_filter_of(message: Any, interfaces: Mapping[int, str]) -> Filter | None
     prio, protocol = message["info"] >> 16, socket.ntohs(message["info"] & 0xFFFF)
     kind = str(message.get_attr("TCA_KIND"))
     if protocol == ETH_P_ALL and kind == "bpf":
-        device = _redirected_to(options.get_attr("TCA_BPF_ACT"))
+        connmark, device = _redirected_to(options.get_attr("TCA_BPF_ACT"))
         name = str(options.get_attr("TCA_BPF_NAME") or "")
         if device is not None and (options.get_attr("TCA_BPF_OPS") == _MATCH_ALL or name.startswith(NAME_PREFIX)):
-            return RedirectFilter(parent, interfaces.get(device, ""), handle, prio, program=name)
+            return RedirectFilter(parent, interfaces.get(device, ""), handle, prio, program=name, connmark=connmark)
     return OtherFilter(parent, kind, prio, protocol)
 
 
-def _redirected_to(actions: Any) -> int | None:
-    """The index of the interface to which a filter's only action redirects; None when it has another, or more."""
-    if actions is None or len(actions["attrs"]) != 1:
-        return None
-    action = actions.get_attr("TCA_ACT_PRIO_1")
-    if action is None or action.get_attr("TCA_ACT_KIND") != "mirred":
-        return None
-    parms = action.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_MIRRED_PARMS")
-    return int(parms["ifindex"]) if parms["eaction"] == EGRESS_REDIRECT else None
+def _redirected_to(actions: Any) -> tuple[bool, int | None]:
+    """Whether the connection's mark comes first, and the index of the interface to which a filter then redirects.
+
+    The index is None when it does something else, or more.
+    """
+    found = [] if actions is None else [action for _, action in actions["attrs"]]
+    kinds = [action.get_attr("TCA_ACT_KIND") for action in found]
+    if kinds not in (["mirred"], ["connmark", "mirred"]):
+        return False, None
+    parms = found[-1].get_attr("TCA_ACT_OPTIONS").get_attr("TCA_MIRRED_PARMS")
+    return len(kinds) == 2, int(parms["ifindex"]) if parms["eaction"] == EGRESS_REDIRECT else None
 
 
 def class_stats_of(message: Any) -> ClassStats:

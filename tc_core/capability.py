@@ -44,6 +44,7 @@ NETEM: Final = "network emulation (sch_netem)"
 CLSACT: Final = "filters for what arrives (clsact, sch_ingress)"
 IFB: Final = "intermediate devices (ifb)"
 REDIRECT: Final = "redirection (act_mirred)"
+CONNMARK: Final = "marks of connections for what arrives (act_connmark)"
 SOCKETS: Final = "look-up of sockets for what arrives (eBPF, bpf_sk_lookup_tcp)"
 
 REMEDIES: Final = {
@@ -62,6 +63,8 @@ REMEDIES: Final = {
     CLSACT: "Load it on the node (modprobe sch_ingress), or use a kernel with CONFIG_NET_SCH_INGRESS.",
     IFB: "Load it on the node (modprobe ifb), or use a kernel with CONFIG_IFB.",
     REDIRECT: "Load them on the node (modprobe -a act_mirred cls_bpf), or use a kernel with CONFIG_NET_ACT_MIRRED.",
+    CONNMARK: "Load it on the node (modprobe act_connmark), or use a kernel with CONFIG_NET_ACT_CONNMARK, or "
+    "datapath: relay, which can do without.",
     SOCKETS: "Give the process CAP_BPF beside CAP_NET_ADMIN (in a Pod: add BPF to the capabilities of the sidecar's "
     "container), and use Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF.",
 }
@@ -75,7 +78,8 @@ USES: Final = {
     CLSACT: "`ingress`",
     IFB: "`ingress`",
     REDIRECT: "`ingress`",
-    SOCKETS: "`ingress` of classes that names tell apart (without it the relay paces its reads)",
+    CONNMARK: "`ingress` of classes that names tell apart, stepping aside or without CAP_BPF",
+    SOCKETS: "`ingress` of classes that names tell apart, relayed",
 }
 """What a policy has to ask for to need it; features that are not here serve every policy."""
 
@@ -112,6 +116,7 @@ class Features:
     clsact: Feature
     ifb: Feature
     redirect: Feature
+    connmark: Feature
     sockets: Feature
 
     def __iter__(self) -> Iterator[Feature]:
@@ -160,6 +165,7 @@ ALL_FEATURES: Final = Features(
     clsact=present(CLSACT),
     ifb=present(IFB),
     redirect=present(REDIRECT),
+    connmark=present(CONNMARK),
     sockets=present(SOCKETS),
 )
 """A stock kernel, as distributions ship it: it has everything. For explaining policies away from one."""

@@ -110,12 +110,14 @@ def _try_everything(kernel: NetlinkKernel, interface: str) -> Features:
     clsact = attempt(capability.CLSACT, AddQdisc(Clsact()))
     redirect = attempt(capability.REDIRECT, AddFilter(RedirectFilter(INGRESS_HOOK, interface)))
     # In the place of the redirection, as when a policy changes.
+    connmark = attempt(capability.CONNMARK, ReplaceFilter(RedirectFilter(INGRESS_HOOK, interface, connmark=True)))
     sockets = attempt(capability.SOCKETS, ReplaceFilter(socket_redirect(interface, frozenset({_FIFO_CLASS}))))
     if not clsact.available:
-        redirect, sockets = (
-            absent(name, "could not be tried without clsact") for name in (capability.REDIRECT, capability.SOCKETS)
+        redirect, connmark, sockets = (
+            absent(name, "could not be tried without clsact")
+            for name in (capability.REDIRECT, capability.CONNMARK, capability.SOCKETS)
         )
-    found = [htb, *shaping, *roots, clsact, _try_ifb(kernel), redirect, sockets]
+    found = [htb, *shaping, *roots, clsact, _try_ifb(kernel), redirect, connmark, sockets]
     return Features(*found)
 
 

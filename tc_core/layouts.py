@@ -50,10 +50,32 @@ class _MirredOptions(nla):
         )
 
 
-class _Actions(nla):
-    """The actions of a filter, in order, from 1 on (linux/pkt_cls.h). Ours have one."""
+class _ConnmarkOptions(nla):
+    """linux/tc_act/tc_connmark.h"""
 
-    nla_map = (("TCA_ACT_PRIO_0", "none"), ("TCA_ACT_PRIO_1", "action"))
+    nla_map = (("TCA_CONNMARK_UNSPEC", "none"), ("TCA_CONNMARK_PARMS", "parms"), ("TCA_CONNMARK_TM", "cdata"))
+
+    class parms(nla):  # noqa: N801
+        """struct tc_connmark, which ends on a whole word."""
+
+        fields = (
+            ("index", "I"),
+            ("capab", "I"),
+            ("action", "i"),
+            ("refcnt", "i"),
+            ("bindcnt", "i"),
+            ("zone", "H"),
+            ("_padding", "H"),
+        )
+
+
+_ACTION_OPTIONS: Final[dict[str, type[Any]]] = {"mirred": _MirredOptions, "connmark": _ConnmarkOptions}
+
+
+class _Actions(nla):
+    """The actions of a filter, in order, from 1 on (linux/pkt_cls.h). Ours have one or two."""
+
+    nla_map = (("TCA_ACT_PRIO_0", "none"), ("TCA_ACT_PRIO_1", "action"), ("TCA_ACT_PRIO_2", "action"))
 
     class action(nla):  # noqa: N801
         """One action: its kind, and options that depend on the kind."""
@@ -67,7 +89,7 @@ class _Actions(nla):
         @staticmethod
         def get_options(self: Any, *_arguments: Any, **_named: Any) -> Any:
             """The layout of TCA_ACT_OPTIONS, by the kind that comes before it."""
-            return _MirredOptions if self.get_attr("TCA_ACT_KIND") == "mirred" else nla.cdata
+            return _ACTION_OPTIONS.get(self.get_attr("TCA_ACT_KIND"), nla.cdata)
 
 
 class _BpfOptions(nla):

@@ -191,6 +191,7 @@ class RedirectFilter:
     ``device`` is empty when what was read back names a device that is gone; such packets are lost. ``program`` is the
     fingerprint of the eBPF program that finds the class by the packet's socket on the way
     (:mod:`tc_core.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read back.
+    ``connmark``: before, the packet gets the mark of its connection (tc-connmark(8)), the whole word.
     """
 
     parent: Handle
@@ -200,6 +201,7 @@ class RedirectFilter:
     kind: str = field(default="bpf", init=False)
     program: str = ""
     class_ids: frozenset[int] | None = field(default=None, compare=False)
+    connmark: bool = False
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -207,9 +209,10 @@ class RedirectFilter:
         return ("bpf", self.prio, self.handle)
 
     def __str__(self) -> str:
+        before = "action connmark pipe " if self.connmark else ""
         return (
             f"parent {self.parent} protocol all prio {self.prio} handle {self.handle:#x} "
-            f"bpf bytecode '{MATCH_ALL_TEXT}' action mirred egress redirect dev {self.device}"
+            f"bpf bytecode '{MATCH_ALL_TEXT}' {before}action mirred egress redirect dev {self.device}"
         )
 
 

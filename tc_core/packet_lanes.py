@@ -24,7 +24,7 @@ from typing import Final
 from tc_core.capability import Features
 from tc_core.compile import LEAF_BASE, ROOT_HANDLE, burst, htb_tree, leaf_handle, queue_handle, whole_bytes
 from tc_core.handles import ROOT, Handle
-from tc_core.marks import DEFAULT_CLASS_ID, ClassIds
+from tc_core.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
 from tc_core.model import INGRESS_HOOK, Cake, OurQdisc, Prio, RedirectFilter, Tbf, TrafficTree
 from tc_core.packet_program import filters
 from tc_core.packet_rules import PacketRule
@@ -105,7 +105,13 @@ def compile_ingress(
     # A class that does not limit what it receives still comes first where it is written first.
     rest = leaf_handle(DEFAULT_CLASS_ID)
     limited = {c.name: leaf_handle(ids[c.name]) for c in received.classes}
-    matches = [(rest, match) for match in left_alone]
+    redirect = RedirectFilter(INGRESS_HOOK, ifb_name(interface))
+    matches: list[tuple[Handle, Match]] = []
+    if needs_names(policy) and teller is Teller.CONNMARK:
+        require(features.connmark)
+        redirect = replace(redirect, connmark=True)
+        matches += ((limited.get(name, rest), Match(mark=(class_mark(ids[name]),))) for name in ids)
+    matches += ((rest, match) for match in left_alone)
     if paced:
         known = relayed_rules(policy, silent_ports)
     else:
@@ -113,12 +119,10 @@ def compile_ingress(
     matches += ((limited.get(name, rest), match) for name, match in known)
     rules = [rule for target, match in matches for rule in _arriving(match, target)] if limited else []
     tree = _htb(received, features, ids, rules, mirrored=True)
-    device = ifb_name(interface)
-    redirect = RedirectFilter(INGRESS_HOOK, device)
-    if needs_names(policy) and not paced:
+    if needs_names(policy) and teller is Teller.SOCKETS:
         require(features.sockets)
-        redirect = socket_redirect(device, frozenset(ids[c.name] for c in received.classes))
-    return IngressTree(device, f"{_ALIAS} {interface}", tree, redirect)
+        redirect = socket_redirect(redirect.device, frozenset(ids[c.name] for c in received.classes))
+    return IngressTree(redirect.device, f"{_ALIAS} {interface}", tree, redirect)
 
 
 def ifb_name(interface: str) -> str:

@@ -60,7 +60,7 @@ def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
 
 
 def needs_names(policy: TrafficPolicy) -> bool:
-    """Whether the class of what arrives depends on names, so that only the socket of a connection can tell it.
+    """Whether the class of what arrives depends on names, so that its packets cannot tell it (:mod:`tc_core.tellers`).
 
     Not where every match of the classes that limit what they receive comes before all that ask for a name.
     """
@@ -74,18 +74,8 @@ def needs_names(policy: TrafficPolicy) -> bool:
 
 
 def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
-    """What cannot be done when the proxy steps aside: it marks no sockets, and sees no more than first packets."""
+    """What cannot be done when the proxy steps aside, which sees no more than first packets."""
     problems = []
-    if needs_names(policy):
-        problems.append(
-            Problem(
-                "ingress",
-                "Names tell these classes apart, and what arrives is found by the sockets of the proxy, which are not "
-                "there with datapath: step-aside.",
-                "Use datapath: relay; or give an ingress only to classes matched by port, cidr, source or protocol, "
-                "and put them before those with names.",
-            )
-        )
     if policy.requests is not Requests.FIRST:
         problems.append(
             Problem(

@@ -43,6 +43,8 @@ from tc_core.qdisc_options import options_of
 
 _STOLEN: Final = 4
 """TC_ACT_STOLEN of linux/pkt_cls.h: the packet is nobody else's any more, as a redirected one is not."""
+_PIPE: Final = 3
+"""TC_ACT_PIPE: on to the next action."""
 _IFF_UP: Final = 1
 
 _CREATE: Final = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
@@ -101,7 +103,7 @@ def _filter_attributes(wanted: OurFilter, program: int | None, device: int | Non
     if isinstance(wanted, RedirectFilter):
         loaded = [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.program]]
         code = loaded if program is not None else _classic(MATCH_ALL)
-        return _options("bpf", [["TCA_BPF_ACT", _redirect(device or 0)], *code])
+        return _options("bpf", [["TCA_BPF_ACT", _redirect(device or 0, connmark=wanted.connmark)], *code])
     if program is not None:
         return _options("bpf", [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.fingerprint]])
     instructions = wanted.instructions or classic_program(
@@ -114,11 +116,16 @@ def _classic(instructions: Sequence[BpfInstruction]) -> list[Any]:
     return [["TCA_BPF_OPS_LEN", len(instructions)], ["TCA_BPF_OPS", classic_bytes(instructions)]]
 
 
-def _redirect(device: int) -> dict[str, Any]:
-    """The one action ``mirred egress redirect`` to the interface with this index."""
-    parms = {"action": _STOLEN, "eaction": EGRESS_REDIRECT, "ifindex": device}
-    options = {"attrs": [["TCA_MIRRED_PARMS", parms]]}
-    return {"attrs": [["TCA_ACT_PRIO_1", {"attrs": [["TCA_ACT_KIND", "mirred"], ["TCA_ACT_OPTIONS", options]]}]]}
+def _redirect(device: int, *, connmark: bool) -> dict[str, Any]:
+    """The action ``mirred egress redirect`` to the interface with this index; ``connmark`` before it if asked for."""
+    actions = [_action("connmark", "TCA_CONNMARK_PARMS", {"action": _PIPE})] if connmark else []
+    redirect = {"action": _STOLEN, "eaction": EGRESS_REDIRECT, "ifindex": device}
+    actions.append(_action("mirred", "TCA_MIRRED_PARMS", redirect))
+    return {"attrs": [[f"TCA_ACT_PRIO_{place}", action] for place, action in enumerate(actions, 1)]}
+
+
+def _action(kind: str, name: str, parms: Mapping[str, int]) -> dict[str, Any]:
+    return {"attrs": [["TCA_ACT_KIND", kind], ["TCA_ACT_OPTIONS", {"attrs": [[name, parms]]}]]}
 
 
 def request(index: int, change: Change, *, program: int | None = None, device: int | None = None) -> Any:

@@ -17,6 +17,8 @@ class Teller(StrEnum):
 
     SOCKETS = "sockets"
     """The socket that waits for a packet, which the relay has marked (:mod:`tc_core.socket_program`)."""
+    CONNMARK = "connmark"
+    """The mark of its connection, which the relay or the classifier has chosen and rules have saved."""
     PACING = "pacing"
     """Nobody: the relay holds its connections itself, by reading no faster, and the kernel all the rest."""
 
@@ -24,6 +26,7 @@ class Teller(StrEnum):
 TELLERS: Final[Mapping[Teller, str]] = MappingProxyType(
     {
         Teller.SOCKETS: "by the socket that waits for it, which the relay has marked and a program looks up",
+        Teller.CONNMARK: "by the mark of its connection",
         Teller.PACING: (
             "not by its packets: the relay holds the connections that it relays itself, by reading no faster, and the "
             "kernel holds them together to the total"
@@ -33,8 +36,16 @@ TELLERS: Final[Mapping[Teller, str]] = MappingProxyType(
 """How each of them finds the class of what arrives, in words."""
 
 
-def teller_of(policy: TrafficPolicy, features: Features) -> Teller | None:
-    """The best way that there is for a policy; None where ports and networks tell, or nothing is limited."""
+def teller_of(policy: TrafficPolicy, features: Features, *, relays: bool = True) -> Teller | None:
+    """The best way that there is for a policy; None where ports and networks tell, or nothing is limited.
+
+    ``relays``: whether a relay has the connections. Without one (stepping aside) there are neither its sockets nor its
+    reads: then it is the connection's mark, also where :func:`tc_core.packet_lanes.compile_ingress` will refuse that.
+    """
     if not needs_names(policy):
         return None
-    return Teller.SOCKETS if features.sockets.available else Teller.PACING
+    if not relays:
+        return Teller.CONNMARK
+    if features.sockets.available:
+        return Teller.SOCKETS
+    return Teller.CONNMARK if features.connmark.available else Teller.PACING

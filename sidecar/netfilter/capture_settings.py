@@ -27,6 +27,7 @@ class CaptureSettings:
     ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules touch only what leaves
     or comes in by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` (and the
     one after it) are ours alone (not 100, 133, 253-255, which others use).
+    ``connmark``: what arrives is told by the connection's mark, which gives it to each packet at the ingress hook.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -40,6 +41,7 @@ class CaptureSettings:
     route_table: int = 15101
     rule_preference: int = 15101
     interface: str | None = None
+    connmark: bool = False
 
     def any_port(self, match: Match) -> bool:
         """Whether a content match applies on all ports but the silent ones."""

@@ -70,11 +70,12 @@ from sidecar.netfilter.rules import (
     PolicyRoute,
     Return,
     Rule,
+    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
 )
-from tc_core.marks import DIVERT, OWN, UNDECIDED, ClassIds, class_mark
+from tc_core.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, UNDECIDED, ClassIds, Mark, class_mark
 from tc_core.policy import Bound, TrafficPolicy, TransportProtocol
 
 __all__ = ["EMPTY_RULESET", "CaptureSettings", "Ruleset", "build_ruleset"]
@@ -183,6 +184,9 @@ def _family_rules(
         arriving.append(inbound.entry)
         chains += inbound.chains
         routes += inbound.routes
+    if arriving and settings.connmark:
+        # At the ingress hook the packet got the mark of its connection, whose state bits mean something else here.
+        arriving.insert(0, Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface=settings.interface))
     if arriving:
         chains.append(Chain(PRE, tuple(arriving)))
         hooks.append(Hook("PREROUTING", Rule(Jump(PRE))))
@@ -193,6 +197,9 @@ def _out_rules(
     family: Family, settings: CaptureSettings, *, follow: bool, follow_answers: bool, replies: bool
 ) -> Iterator[Rule]:
     tcp = TransportProtocol.TCP
+    if settings.connmark and settings.datapath is Datapath.RELAY:
+        # What the proxy has chosen, for what arrives. The other bits are those of captured connections.
+        yield Rule(SaveMark(CLASS_MASK), protocol=tcp, mark=OWN)
     yield Rule(Return(), mark=OWN)
     if settings.interface is None:
         yield Rule(Return(), out_interface="lo")

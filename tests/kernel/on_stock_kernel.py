@@ -7,16 +7,20 @@ measured where the processor is not the limit, at 10 Mbit/s in sum.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from queue import Queue
 
 import pytest
 from click.testing import CliRunner
+from downloads import SIZE, answering, counted, download, received
 from lab import connect, serving
-from sidecars import start_sidecar
+from sidecars import NO_CAP_BPF, start_sidecar, state_of
 from tclab import DEVICE, SERVER, Pair, inside, set_mark, veth_pair
 from test_tc_shaping import install
 from trafficlab import at_once, payload
@@ -156,6 +160,70 @@ def test_a_named_request_goes_by_tproxy_into_its_fw_class(topology: PodNodeServe
     assert sidecar.connections("default") == {}
     assert sidecar.stop() == 0
     assert "htb" not in pod.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+
+
+DOWNLOADS = """
+total: 20Mbit
+ingress: {total: 20Mbit}
+classes:
+  - {name: named, rate: 1Mbit, ingress: {rate: 1Mbit, ceil: 8Mbit}, match: {host: a.example.com, direction: both}}
+  - {name: other, rate: 1Mbit, match: {host: b.example.com}}
+  - {name: ported, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 7000-7009}}
+"""
+QUIET = 100_000
+"""Bytes of handshakes and acknowledgements, and of what arrives before the name is known."""
+
+
+@pytest.mark.parametrize("datapath", ["relay", "step-aside"])
+def test_downloads_are_told_by_the_marks_of_their_connections(
+    topology: PodNodeServer, tmp_path: Path, datapath: str
+) -> None:
+    """Without CAP_BPF, and where no socket is marked: the choice for a name is in conntrack, and goes to each packet."""
+    pod = topology.pod
+    before = state_of(pod)
+    sidecar = start_sidecar(pod, DOWNLOADS, tmp_path, "--datapath", datapath, wrapped=NO_CAP_BPF)
+    assert json.loads(sidecar.get("/policy"))["received"]["names_told_by"] == "connmark"
+    shown = pod.run(["tc", "filter", "show", "dev", "eth0", "ingress"]).stdout
+    assert shown.index("connmark") < shown.index("mirred")
+    with ExitStack() as servers:
+        port, ported = (servers.enter_context(serving(topology.server, answering, p)) for p in (0, 7000))
+        for to, host, name in (
+            (port, "a.example.com", "named"),
+            (port, "b.example.com", "default"),
+            (ported, "c.example.com", "ported"),
+            # Names come first, also where the packets alone would be in another class.
+            (ported, "a.example.com", "named"),
+            (ported, "b.example.com", "default"),
+        ):
+            seen = received(sidecar)
+            began = time.monotonic()
+            download(topology, to, host)
+            took = time.monotonic() - began
+            counted(sidecar, name, seen[name]["bytes"] + SIZE - QUIET)
+            now = received(sidecar)
+            grown = {each: now[each]["bytes"] - seen[each]["bytes"] for each in seen}
+            print(datapath, host, to, f"{took:.1f} s", grown)
+            assert all(size < QUIET for each, size in grown.items() if each != name)
+            assert name != "named" or took > 0.9 * SIZE * 8 / 8e6
+        download(topology, port, "a.example.com", address=topology.server_ipv6)
+    program: Queue[int] = Queue()
+
+    def take(connection: socket.socket) -> None:
+        got = 0
+        while data := connection.recv(1 << 16):
+            got += len(data)
+        program.put(got)
+
+    # What a client sends is in the class of its name, too.
+    with serving(pod, take) as port, connect(topology.server, str(topology.pod_link.a.ipv4), port) as client:
+        seen = received(sidecar)
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
+        client.shutdown(socket.SHUT_WR)
+        assert program.get(timeout=60) > 1_000_000
+        # The classifier, and the relay's first answer, come a little later than the first packets.
+        until("the sample to show it", lambda: received(sidecar)["named"]["bytes"] > seen["named"]["bytes"] + 500_000)
+    assert sidecar.stop() == 0
+    assert state_of(pod) == before
 
 
 def test_podlane_check_finds_everything() -> None:

@@ -33,6 +33,7 @@ from waiting import until
 from webserver import HTTPS, start_nginx
 
 from podlane.lab.topology import PodNodeServer
+from tc_core import features
 
 pytestmark = pytest.mark.root
 
@@ -275,12 +276,21 @@ def test_cleanup_takes_away_what_a_killed_one_left(topology: PodNodeServer, tmp_
     assert interfaces(topology) == before
 
 
-def test_stepping_aside_by_name_is_refused_and_by_port_works(topology: PodNodeServer, tmp_path: Path) -> None:
+def test_stepping_aside_by_port_works_and_by_name_with_marks_of_connections(
+    topology: PodNodeServer, tmp_path: Path
+) -> None:
+    """Where the kernel has them; what they do then is for a stock kernel to show."""
     path = tmp_path / "policy.yaml"
     path.write_text(TWO % ("1Gbit", "20Mbit"))
-    code, said = refused_sidecar(topology.pod, "--policy", str(path), "--datapath", "step-aside")
-    assert code
-    assert "not there with datapath: step-aside. Use datapath: relay" in " ".join(said.split())
+    before = state_of(topology.pod), interfaces(topology)
+    if features.probe().connmark.available:
+        assert start_sidecar(topology.pod, path.read_text(), tmp_path, "--datapath", "step-aside").stop() == 0
+    else:
+        code, said = refused_sidecar(topology.pod, "--policy", str(path), "--datapath", "step-aside")
+        assert code
+        assert "This policy needs marks of connections" in " ".join(said.split())
+        assert "datapath: relay" in said
+    assert (state_of(topology.pod), interfaces(topology)) == before
     ports_first = "total: 1Gbit\ningress: {total: 1Gbit}\nclasses: [{name: ported, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 7000}}, {name: a, rate: 1Mbit, match: {host: a.example.com}}]"  # fmt: skip
     sidecar = start_sidecar(topology.pod, ports_first, tmp_path, "--datapath", "step-aside")
     with serving(topology.server, answering, 7000) as port:

@@ -28,6 +28,7 @@ from tc_core.packet_lanes import compile_ingress
 from tc_core.policy_file import parse_policy
 from tc_core.qdiscs import OurQdisc
 from tc_core.reconcile import ApplyError
+from tc_core.tellers import Teller
 
 HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 POLICIES = {
@@ -131,14 +132,25 @@ classes:
 """
 
 
-@pytest.mark.parametrize("kernel", [FAKE, pytest.param("real", marks=pytest.mark.root)], indirect=True)
-def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kernel) -> None:
-    """Marks tell the classes of what is sent, sockets and packets those of what arrives."""
+def _can_tell(teller: Teller) -> bool:
+    """Whether the running kernel has it."""
+    return {Teller.SOCKETS: HERE.sockets.available, Teller.CONNMARK: HERE.connmark.available}.get(teller, True)
+
+
+TOLD_ON_BOTH = [
+    *(pytest.param(FAKE, teller, id=f"{teller}, fake") for teller in Teller),
+    *(pytest.param("real", t, id=f"{t}, real", marks=pytest.mark.root) for t in Teller if _can_tell(t)),
+]
+
+
+@pytest.mark.parametrize(("kernel", "teller"), TOLD_ON_BOTH, indirect=["kernel"])
+def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kernel, teller: Teller) -> None:
+    """Marks tell the classes of what is sent; the teller and packets those of what arrives."""
     untouched = kernel.observe(DEVICE), set(kernel.interfaces())
     policy = parse_policy(NAMES)
     ids = ClassIds.assign(c.name for c in policy.classes)
     all_there = features.ALL_FEATURES if isinstance(kernel, FakeKernel) else HERE
-    ingress = compile_ingress(policy, DEVICE, all_there, ids)
+    ingress = compile_ingress(policy, DEVICE, all_there, ids, teller=teller)
     wanted = lanes.Lanes(compile_policy(policy, all_there, ids), ingress, ids)
     assert lanes.apply(kernel, DEVICE, wanted).done
     assert lanes.plan(kernel, DEVICE, wanted) == []

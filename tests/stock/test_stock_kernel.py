@@ -47,6 +47,7 @@ PROOFS = {
             for policy in ("htb", "tbf", "prio", "cake", "rehearsal", "fair", "queues", "ingress")
         ),
         "test_what_arrives_passes_the_queues_of_an_ifb",
+        "test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace[connmark, real]",
         "test_strict_priority_lets_the_first_go_first_and_holds_it_to_its_ceil",
         "test_a_rehearsed_delay_is_felt[htb]",
         "test_classes_of_htb_and_bands_of_prio_alike[prio]",
@@ -60,6 +61,8 @@ PROOFS = {
         "test_what_content_may_decide_arrives_with_its_original_destination[IPv6-legacy]",
         "test_a_live_connection_follows_the_policy[IPv4]",
         "test_every_kind_of_connection_is_in_its_class",
+        "test_downloads_are_told_by_the_marks_of_their_connections[relay]",
+        "test_downloads_are_told_by_the_marks_of_their_connections[step-aside]",
     },
 }
 """Without these a run proves nothing, even if all that it selected has passed."""

@@ -185,12 +185,18 @@ def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_a
 
 def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:
     aside = replace(NATIVE, environment=(("PODLANE_DATAPATH", "step-aside"),))
+    annotations = {**LIMITS, "podlane.io/policy": "lanes"}
+
+    def shared(_name: str) -> str:
+        return "{total: 10Mbit, requests: follow, classes: [{name: a, rate: 1Mbit, match: {host: a.example.com}}]}"
+
+    with pytest.raises(AnnotationsError, match=r"podlane\.io/datapath: requests: .* Use datapath: relay"):
+        plan(pod(annotations=annotations), aside, shared)
+    plan(pod(annotations={**annotations, "podlane.io/datapath": "relay"}), aside, shared)
+    # What arrives is told by the mark of its connection, if the node's kernel can.
     lanes = "[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}]"
-    annotations = {**LIMITS, "podlane.io/ingress-bandwidth": "10M", "podlane.io/classes": lanes}
-    with pytest.raises(AnnotationsError, match=r"podlane\.io/datapath: ingress: .* Use datapath: relay"):
-        plan(pod(annotations=annotations), aside, no_shared)
-    assert planned(pod(annotations={**annotations, "podlane.io/datapath": "relay"}), aside)
-    assert planned(pod(annotations={**LIMITS, "podlane.io/ingress-bandwidth": "10M"}), aside)
+    limited = {**LIMITS, "podlane.io/ingress-bandwidth": "10M", "podlane.io/classes": lanes}
+    assert planned(pod(annotations=limited), aside)
 
 
 @pytest.mark.parametrize(

@@ -273,11 +273,6 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
                       "{name: b, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 2}}]"),
         "podlane.io/ingress-bandwidth: Cannot guarantee 3 Mbit/s inside 2 Mbit/s. Lower the rates of the classes or raise podlane.io/ingress-bandwidth to 3M.",
     ),
-    "ingress by name, stepping aside": (
-        named(egress_bandwidth="10M", ingress_bandwidth="2M", datapath="step-aside",
-              classes="[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}]"),
-        "podlane.io/datapath: ingress: Names tell these classes apart, and what arrives is found by the sockets of the proxy, which are not there with datapath: step-aside. Use datapath: relay; or give an ingress only to classes matched by port, cidr, source or protocol, and put them before those with names.",
-    ),
     "on-failure: open": (
         named(egress_bandwidth="10M", on_failure="open"),
         "podlane.io/on-failure: open is not there yet: without the proxy, connections that it would capture wait until it is back. Write closed, or remove the annotation.",

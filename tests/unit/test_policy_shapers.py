@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 
+from tc_core.capability import ALL_FEATURES, absent
 from tc_core.errors import PolicyError
 from tc_core.marks import Mark
 from tc_core.policy import Match, PortRange, Queue, Shaper, TrafficPolicy, TransportProtocol
@@ -14,6 +16,7 @@ from tc_core.policy_overlap import covers
 from tc_core.policy_scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_names
 from tc_core.ports import TransportProtocol as Protocol
 from tc_core.services import service_named, services
+from tc_core.tellers import Teller, teller_of
 from tc_core.units import Duration, Percentage, Rate
 
 ALL_KEYS = """
@@ -215,10 +218,27 @@ RECEIVES = "ingress: {rate: 1Mbit},"
         pytest.param(f"{{total: 9Mbit, classes: [{BY_NAME % ''}]}}", False, id="nothing of what arrives"),
     ],
 )
-def test_when_only_the_socket_tells_the_class_of_what_arrives(text: str, needed: bool) -> None:
+def test_when_packets_do_not_tell_the_class_of_what_arrives(text: str, needed: bool) -> None:
     policy = parse_policy(text)
     assert needs_names(policy) is needed
-    assert bool(beyond_step_aside(policy)) is needed
+    assert not beyond_step_aside(policy)
+    assert (teller_of(policy, ALL_FEATURES) is not None) is needed
+
+
+@pytest.mark.parametrize(
+    ("missing", "relays", "teller"),
+    [
+        ((), True, Teller.SOCKETS),
+        (("sockets",), True, Teller.CONNMARK),
+        (("connmark",), True, Teller.SOCKETS),
+        (("sockets", "connmark"), True, Teller.PACING),
+        ((), False, Teller.CONNMARK),
+        (("sockets", "connmark"), False, Teller.CONNMARK),
+    ],
+)
+def test_who_tells_it_then(missing: tuple[str, ...], relays: bool, teller: Teller) -> None:
+    there = replace(ALL_FEATURES, **{name: absent(name, "not here") for name in missing})
+    assert teller_of(parse_policy(LIMITED % (BY_NAME % RECEIVES)), there, relays=relays) is teller
 
 
 @pytest.mark.parametrize("text", ["1%", "0.05%", "100%", "0%", "12.3456%"])

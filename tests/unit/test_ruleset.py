@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.netfilter.rules import MULTIPORT_SLOTS, Family, FamilyRules, Rule, SetMark, port_groups
+from sidecar.datapath import Datapath
+from sidecar.netfilter.rules import MULTIPORT_SLOTS, Family, FamilyRules, Rule, SaveMark, SetMark, port_groups
 from sidecar.netfilter.ruleset import CAPTURE, CLASSES, OUT, PRE, CaptureSettings, Ruleset, build_ruleset
-from tc_core.marks import MAX_CLASSES, ClassIds
-from tc_core.policy import PortRange, TrafficPolicy
+from tc_core.marks import CLASS_MASK, MAX_CLASSES, OWN, STATE_MASK, ClassIds, Mark
+from tc_core.policy import PortRange, TrafficPolicy, TransportProtocol
 
 SNI = {"sni": ["a.example"]}
 PORT = {"port": [22]}
@@ -118,3 +119,20 @@ def test_port_groups_hold_the_same_ports_and_fit_in_a_rule(ports: list[PortRange
     assert set(held) == {p for item in ports for p in range(item.first, item.last + 1)}
     for group in groups:
         assert sum(1 if item.first == item.last else 2 for item in group) <= MULTIPORT_SLOTS
+
+
+@pytest.mark.parametrize("datapath", Datapath)
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_where_the_mark_of_the_connection_tells_what_arrives_it_is_saved_and_taken_off_again(
+    family: Family, datapath: Datapath
+) -> None:
+    """The relay's choice is saved; of the other datapath it is already. No rule sees what the ingress hook has made."""
+    inbound = {"sni": ["b.example"], "port": [443], "direction": "inbound"}
+    plain = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0")).of(family)
+    told = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0", connmark=True)).of(family)
+    saved = (Rule(SaveMark(CLASS_MASK), protocol=TransportProtocol.TCP, mark=OWN),)
+    assert chains(told)[OUT] == (saved if datapath is Datapath.RELAY else ()) + chains(plain)[OUT]
+    taken_off = Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface="eth0")
+    assert chains(told)[PRE] == (taken_off, *chains(plain)[PRE])
+    others = chains(told).keys() - {OUT, PRE}
+    assert {name: chains(told)[name] for name in others} == {name: chains(plain)[name] for name in others}

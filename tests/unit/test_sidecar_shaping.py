@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from trees import TOLD_BY
 
 from sidecar.config import SidecarSettings
 from sidecar.left_alone import left_alone
@@ -18,7 +19,7 @@ from tc_core.errors import MissingFeatureError, TcError
 from tc_core.fake import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import AddClass, AddLink, AddQdisc, DeleteClass, DeleteLink, ReplaceFilter
-from tc_core.marks import ClassIds
+from tc_core.marks import ClassIds, class_mark
 from tc_core.model import INGRESS_HOOK, BpfFilter, FwFilter, RedirectFilter
 from tc_core.packet_lanes import compile_ingress
 from tc_core.packet_rules import PacketRule
@@ -281,7 +282,6 @@ def test_nothing_is_left(gone: bool) -> None:
         assert (kernel.interfaces(), kernel.observe("eth0")) == before
 
 
-NO_SOCKETS = replace(ALL_FEATURES, sockets=absent(ALL_FEATURES.sockets.name, "no CAP_BPF"))
 PACED = """
 total: 100Mbit
 ingress: {total: 50Mbit}
@@ -296,7 +296,7 @@ classes:
 
 def test_where_the_relay_paces_what_is_relayed_has_one_lane_with_the_guarantees_of_names() -> None:
     kernel = FakeKernel("eth0")
-    shaping = Shaping(kernel, "eth0", NO_SOCKETS, replace=False)
+    shaping = Shaping(kernel, "eth0", TOLD_BY[Teller.PACING], replace=False)
     policy = parse_policy(PACED)
     silent = (25, 5432, 65535)
     shaping.begin(policy, shaping.ids_for(policy), silent_ports=silent)
@@ -331,7 +331,7 @@ def test_where_the_relay_paces_what_is_relayed_has_one_lane_with_the_guarantees_
 
 def test_what_the_relay_has_read_counts_for_its_class() -> None:
     kernel, ledger = FakeKernel("eth0"), Ledger()
-    shaping = Shaping(kernel, "eth0", NO_SOCKETS, replace=False, ledger=ledger)
+    shaping = Shaping(kernel, "eth0", TOLD_BY[Teller.PACING], replace=False, ledger=ledger)
     policy = parse_policy(PACED)
     apply(shaping, policy)
     kernel.count(leaf_handle(shaping.ids["web"]), ClassStats(bytes=1000))
@@ -346,10 +346,53 @@ def test_what_the_relay_has_read_counts_for_its_class() -> None:
     assert seen["before"] == (0, Rate(0))
 
 
+MARKED = """
+total: 100Mbit
+ingress: {total: 50Mbit}
+classes:
+  - {name: web, rate: 1Mbit, ingress: {rate: 5Mbit}, match: {sni: "*.example.com"}}
+  - {name: free, rate: 1Mbit, match: {host: free.example}}
+  - {name: db, rate: 1Mbit, ingress: {rate: 2Mbit}, match: {port: 5432}}
+"""
+
+
+@pytest.mark.parametrize("relays", [True, False], ids=["relay", "step-aside"])
+def test_where_the_mark_of_the_connection_tells_it_comes_before_packets(relays: bool) -> None:
+    kernel = FakeKernel("eth0")
+    there = TOLD_BY[Teller.CONNMARK] if relays else ALL_FEATURES
+    shaping = Shaping(kernel, "eth0", there, replace=False, relays=relays)
+    policy = parse_policy(MARKED)
+    assert apply(shaping, policy)
+    assert shaping.teller is Teller.CONNMARK
+    assert shaping.paced(policy, shaping.ids) is None
+    assert redirection(kernel) == RedirectFilter(INGRESS_HOOK, "ifb-eth0", connmark=True)
+    web, free, db, default = (leaf_handle(i) for i in (1, 2, 3, 0xFF))
+    assert [(r.target, r.mark, r.ports) for r in rules_of(MARKED, teller=Teller.CONNMARK)] == [
+        (web, class_mark(1), ()),
+        (default, class_mark(2), ()),  # not limited, so in the default class, whatever its port says
+        (db, class_mark(3), ()),
+        (default, class_mark(0xFF), ()),
+        (db, None, (PortRange(5432, 5432),)),
+    ]
+    assert free not in {c.handle for c in kernel.observe("ifb-eth0").classes}
+    assert apply(shaping, policy) == 0
+
+
+def test_stepping_aside_without_marks_of_connections_is_refused_with_the_remedy() -> None:
+    kernel = FakeKernel("eth0")
+    without = replace(ALL_FEATURES, connmark=absent(ALL_FEATURES.connmark.name, "not here"))
+    shaping = Shaping(kernel, "eth0", without, replace=False, relays=False)
+    policy = parse_policy(MARKED)
+    with pytest.raises(MissingFeatureError, match="This policy needs marks of connections") as caught:
+        shaping.begin(policy, shaping.ids_for(policy))
+    assert "datapath: relay" in caught.value.remedy
+    assert kernel.applied == []
+
+
 def test_no_class_id_may_be_left_for_what_is_relayed() -> None:
     lanes = ",".join(f"{{name: c{n}, rate: 8kbit, match: {{port: {n}}}}}" for n in range(1, 254))
     full = parse_policy(f"{{total: 1Gbit, ingress: {{total: 1Gbit}}, classes: [{{name: n, rate: 8kbit, ingress: {{rate: 8kbit}}, match: {{host: a.b}}}}, {lanes}]}}")  # fmt: skip
-    shaping = Shaping(FakeKernel("eth0"), "eth0", NO_SOCKETS, replace=False)
+    shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[Teller.PACING], replace=False)
     with pytest.raises(TcError, match="Merge two of them, or give the process CAP_BPF"):
         shaping.begin(full, shaping.ids_for(full))
 

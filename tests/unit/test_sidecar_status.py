@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from trees import TOLD_BY
 
 from sidecar.admin import QueryError
 from sidecar.datapath import Datapath
@@ -14,18 +14,13 @@ from sidecar.live_connections import LiveConnection, Order, first_shown
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.shaping import Shaping
 from sidecar.status import Arriving, connections_asked, policy_document
-from tc_core.capability import ALL_FEATURES, absent
+from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy
 from tc_core.fake import FakeKernel
 from tc_core.marks import ClassIds
 from tc_core.policy_file import parse_policy, policy_from_document
 from tc_core.reconcile import apply
 from tc_core.tellers import Teller
-
-FEATURES = {
-    Teller.SOCKETS: ALL_FEATURES,
-    Teller.PACING: replace(ALL_FEATURES, sockets=absent(ALL_FEATURES.sockets.name, "not here")),
-}
 
 POLICY = """
 total: 100Mbit
@@ -98,7 +93,7 @@ classes:
 @pytest.mark.parametrize("teller", list(Teller))
 def test_what_arrives_has_its_limits_and_who_keeps_them(teller: Teller) -> None:
     policy = parse_policy(ARRIVES)
-    shaping = Shaping(FakeKernel("eth0"), "eth0", FEATURES[teller], replace=False)
+    shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[teller], replace=False)
     shaping.begin(policy, shaping.ids_for(policy))
     shaping.finish()
     arriving = Arriving(shaping.received_in_force(), shaping.teller, shaping.paced(policy, shaping.ids))

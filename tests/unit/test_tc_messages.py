@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,6 +258,18 @@ def test_a_redirection() -> None:
     assert message["info"] == TO_IFB.prio << 16 | 0x0300
 
 
+def test_a_redirection_with_the_mark_of_the_connection() -> None:
+    marked = replace(TO_IFB, connmark=True)
+    message = echoed(AddFilter(marked), device=12)
+    assert answers.hook_filter_of(message, {12: "ifb0"}) == marked != TO_IFB
+    actions = message.get_attr("TCA_OPTIONS").get_attr("TCA_BPF_ACT")
+    parms = actions.get_attr("TCA_ACT_PRIO_1").get_attr("TCA_ACT_OPTIONS").get_attr("TCA_CONNMARK_PARMS")
+    assert (parms["action"], parms["zone"]) == (3, 0)
+    # In the other order the mark would come too late.
+    actions["attrs"] = actions["attrs"][::-1]
+    assert isinstance(answers.hook_filter_of(message, {12: "ifb0"}), OtherFilter)
+
+
 @pytest.mark.parametrize(("name", "value"), [
     pytest.param("TCA_ACT_KIND", "gact", id="another action"),
     pytest.param("TCA_BPF_OPS", bytes(8), id="another program"),
@@ -306,6 +319,7 @@ def test_a_link_is_read() -> None:
     pytest.param(ChangeQdisc(Netem(Handle(1), ROOT, 9)), "tc qdisc change dev x root handle 1: netem limit 9 delay 0s loss 0% duplicate 0% corrupt 0% reorder 0% rate 0bit", id="no emulation"),
     pytest.param(DeleteQdisc(Clsact()), "tc qdisc del dev x clsact", id="no clsact"),
     pytest.param(AddFilter(TO_IFB), "tc filter add dev x parent ffff:fff2 protocol all prio 49153 handle 0x1 bpf bytecode '1,6 0 0 4294967295' action mirred egress redirect dev ifb0", id="a redirection"),
+    pytest.param(AddFilter(replace(TO_IFB, connmark=True)), "tc filter add dev x parent ffff:fff2 protocol all prio 49153 handle 0x1 bpf bytecode '1,6 0 0 4294967295' action connmark pipe action mirred egress redirect dev ifb0", id="a redirection with a mark"),
 ])  # fmt: skip
 def test_commands(change: Change, text: str) -> None:
     assert change.command("x") == text
