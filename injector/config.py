@@ -118,6 +118,9 @@ class InjectorSettings(BaseSettings):
     cpu_limit: str | None = Field(_DEFAULTS.cpu_limit, description="CPU limit of the sidecar")
     memory_request: str | None = Field(_DEFAULTS.memory_request, description="memory request of the sidecar")
     memory_limit: str | None = Field(_DEFAULTS.memory_limit, description="memory limit of the sidecar")
+    bpf: bool = Field(
+        True, description="give sidecars CAP_BPF whose policy limits what arrives in classes that names tell apart"
+    )
     sidecar_environment: VariablesSetting = Field(
         (), description="further settings of the sidecar, as PODLANE_GRACE=20s,PODLANE_SILENT_PORTS=25,3306"
     )
@@ -176,6 +179,7 @@ class InjectorSettings(BaseSettings):
             cpu_limit=self.cpu_limit,
             memory_request=self.memory_request,
             memory_limit=self.memory_limit,
+            bpf=self.bpf,
             environment=self.sidecar_environment,
         )
 

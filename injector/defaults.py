@@ -47,7 +47,8 @@ class InjectionDefaults:
 
     ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``native`` chooses the form: an
     init container with restartPolicy Always (Kubernetes 1.29 and later), else a classic container with an init
-    container before it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a name counts.
+    container before it. ``bpf``: sidecars get CAP_BPF if their policy has a use for it. ``environment`` has further
+    ``PODLANE_*`` variables for the sidecar; the last of a name counts.
     """
 
     image: str = ""
@@ -58,6 +59,7 @@ class InjectionDefaults:
     cpu_limit: str | None = None
     memory_request: str | None = "64Mi"
     memory_limit: str | None = "256Mi"
+    bpf: bool = True
     environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:

@@ -167,7 +167,8 @@ def _items(
     pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, *, kernel_only: bool
 ) -> Items:
     grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
-    parts = (defaults, policy.resources, grace, shared, needs_names(policy.policy))
+    sockets = defaults.bpf and _datapath(policy, defaults) == "relay" and needs_names(policy.policy)
+    parts = (defaults, policy.resources, grace, shared, sockets)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
         pods.INIT_CONTAINERS: (containers.sidecar(*parts) if defaults.native else containers.prepare(*parts),),

@@ -30,6 +30,7 @@ error, and nothing is written).
     default=True,
     help="A native sidecar (Kubernetes 1.29 and later), or a container and an init container.  [default: native]",
 )
+@click.option("--bpf/--no-bpf", default=True, help="Give it CAP_BPF where that is of use.  [default: bpf]")
 @click.option(
     "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."
 )
@@ -41,6 +42,7 @@ def inject(
     image_pull_policy: str | None,
     image_pull_secret: tuple[str, ...],
     native: bool,
+    bpf: bool,
     policy_file: Path | None,
 ) -> None:
     """Put Podlane's sidecar into the Pods of a manifest, with the limits that their annotations declare.
@@ -61,6 +63,7 @@ def inject(
                 image_pull_policy=image_pull_policy,
                 image_pull_secrets=image_pull_secret,
                 native=native,
+                bpf=bpf,
             )
         except DefaultsError as error:
             stop(str(error), MISUSED)

@@ -44,6 +44,7 @@ VALUE_SETS = {
                 "resources": {"requests": {"cpu": 0.1, "memory": None}, "limits": {"cpu": 2, "memory": "1Gi"}},
                 "adminAddress": "0.0.0.0",
                 "adminPort": 9901,
+                "bpf": False,
                 "environment": {"PODLANE_MAX_CONNECTIONS": "2000", "PODLANE_SILENT_PORTS": "25,3306"},
             },
             "webhook": {"timeoutSeconds": 2, "namePrefix": ""},

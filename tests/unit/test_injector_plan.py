@@ -181,6 +181,13 @@ def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_a
     annotations = {**LIMITS, "podlane.io/ingress-bandwidth": "10M", "podlane.io/classes": lanes}
     after = injected(pod(annotations=annotations), defaults)
     assert container(after)["securityContext"]["capabilities"] == {"add": capabilities, "drop": ["ALL"]}
+    # Not where nobody would load one.
+    aside = {**annotations, "podlane.io/datapath": "step-aside"}
+    for without in (
+        injected(pod(annotations=annotations), replace(defaults, bpf=False)),
+        injected(pod(annotations=aside), defaults),
+    ):
+        assert container(without)["securityContext"]["capabilities"] == {"add": ["NET_ADMIN"], "drop": ["ALL"]}
 
 
 def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:

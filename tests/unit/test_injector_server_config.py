@@ -29,7 +29,7 @@ def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None
         shown = row.split("|")[2].strip()
         value = field.default
         if value not in (None, "", ()):
-            assert shown == f"`{value}`", name
+            assert shown == f"`{str(value).lower() if value is True else value}`", name
         else:
             assert not shown.startswith("`"), name
 
