@@ -251,6 +251,21 @@ def test_a_reload_changes_limits_in_place_and_takes_them_away(topology: PodNodeS
             counted(sidecar, "named", 100_000)
 
 
+def test_downloads_of_all_workers_share_a_class(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Eight connections, of which one worker would hardly get all (once in 128 runs): together they keep the ceil."""
+    sidecar = start_sidecar(topology.pod, TWO % ("1Gbit", "40Mbit"), tmp_path, "--workers", "2")
+    assert json.loads(sidecar.get("/policy"))["received"]["names_told_by"] == "sockets"
+    meter = Meter(2.0)
+    with serving_endlessly(topology) as port, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(http(topology, "a.example.com", meter, port))
+        assert meter.megabits <= 1.05 * 40 * PAYLOAD_SHARE
+    assert sidecar.connections("named") == {"http1": 8}
+    seen = received(sidecar)
+    assert seen["named"]["bytes"] > 40 * 125_000
+    assert seen["default"]["bytes"] < 200_000
+
+
 def interfaces(topology: PodNodeServer) -> str:
     return topology.pod.run(["ip", "-br", "link"]).stdout + topology.pod.run(["tc", "qdisc"]).stdout
 
