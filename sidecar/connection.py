@@ -37,7 +37,7 @@ from sidecar.transport.edge import Edge, Original
 from sidecar.transport.following import FollowingDirection
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
 from sidecar.transport.observer import ConnectionSummary, Outcome
-from sidecar.transport.paced import PacedDirection, PacedFollowingDirection
+from sidecar.transport.paced import hold
 from sidecar.transport.relay import Direction, Turn
 from sidecar.transport.sockets import SocketAddress, pending_error, reset_on_close, unacknowledged
 from sidecar.transport.states import Event, State, next_state
@@ -242,22 +242,17 @@ class Connection:
         loop = proxy.loop
         client = self.client
         self.state = next_state(self.state, _CONNECTED)
-        shop = proxy.shop
-        up_kind = down_kind = shop.direction
-        follower = FollowingDirection
-        if shop.pacer is not None:
-            if self.original.destination.bound is Bound.OUTBOUND:
-                down_kind = PacedDirection
-            else:
-                up_kind, follower = PacedDirection, PacedFollowingDirection
+        direction = proxy.shop.direction
         first = self.first
         if self._follows():
-            up: Direction = follower(shop, self, client, upstream, _CUTTERS[self.detection.protocol]())
+            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, _CUTTERS[self.detection.protocol]())
         else:
-            up = up_kind(shop, self, client, upstream)
+            up = direction(proxy.shop, self, client, upstream)
         self.up = up
-        down = self.down = down_kind(shop, self, upstream, client)
+        down = self.down = direction(proxy.shop, self, upstream, client)
         up.opposite, down.opposite = down, up
+        if proxy.shop.pacer.holds:
+            self.be_held()
         up.readable, up.fin, up.exhaust = first.readable, first.fin, first.exhaust
         up.count = sent
         if isinstance(up, FollowingDirection):
@@ -361,6 +356,12 @@ class Connection:
         proxy.observer.moved(old, name, self.detection.protocol, up - told_up, down - told_down)
         self.class_name, self.told = name, now
         return True
+
+    def be_held(self) -> None:
+        """Keep to the limits for what is received from the network, as long as there are any."""
+        receiving = self.down if self.original.destination.bound is Bound.OUTBOUND else self.up
+        if receiving is not None:
+            hold(receiving, held=self.proxy.shop.pacer.holds)
 
     def _linger(self) -> None:
         """Reset the side that is left, at once or when it has acknowledged our FIN, which is an event for writers."""

@@ -43,8 +43,8 @@ class Proxy:
         connect_timeout: float,
         idle_timeout: float,
         on_closed: Callable[[], None],
+        pacer: Pacer,
         times_waits: bool = False,
-        pacer: Pacer | None = None,
     ) -> None:
         """Timeouts in seconds. ``on_closed`` is called after each connection that ended. ``pacer``: see Workshop.
 
@@ -55,7 +55,7 @@ class Proxy:
         self.routing = routing
         self.observer = observer
         self.on_closed = on_closed
-        self.shop = Workshop(loop, times_waits=times_waits, pacer=pacer)
+        self.shop = Workshop(loop, pacer, times_waits=times_waits)
         self.live: set[Connection] = set()
         self.detecting = timers.queue(detection_timeout, Connection.detection_timed_out)
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)

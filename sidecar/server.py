@@ -59,11 +59,7 @@ REROUTED_AT_ONCE: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How the server behaves. ``inbound_port`` is where clients' connections arrive; None: they do not.
-
-    ``paces``: a routing may have limits for what is received, so that connections are made to be held to them. That
-    takes some tenths of a microsecond per read.
-    """
+    """How the server behaves. ``inbound_port`` is where clients' connections arrive; None: they do not."""
 
     port: int
     inbound_port: int | None = None
@@ -74,7 +70,6 @@ class ServerSettings:
     connect_timeout: Duration = field(default=Duration(10 * 10**9))
     idle_timeout: Duration = field(default=Duration(3600 * 10**9))
     access_log: AccessLogSettings | None = None
-    paces: bool = False
 
     @property
     def families(self) -> Sequence[int]:
@@ -139,8 +134,8 @@ class ProxyServer:
         self._acceptors: list[Acceptor] = []
         self._emptied = trio.Event()
         self._life = trio.CancelScope()
-        self._pacer = Pacer(self._timers, ledger or Ledger().row(0)) if settings.paces else None
-        self._set_limits(routing)
+        self._pacer = Pacer(self._timers, ledger or Ledger().row(0))
+        self._pacer.follow(routing.limits)
         self._proxy = Proxy(
             loop=self._loop,
             timers=self._timers,
@@ -220,13 +215,14 @@ class ProxyServer:
         """
         proxy = self._proxy
         proxy.routing = routing
-        self._set_limits(routing)
+        self._pacer.follow(routing.limits)
         live = list(proxy.live)
         moved = 0
         failure: OSError | None = None
         for at in range(0, len(live), REROUTED_AT_ONCE):
             await trio.lowlevel.checkpoint()
             for connection in live[at : at + REROUTED_AT_ONCE]:
+                connection.be_held()
                 try:
                     moved += connection.reroute()
                 except OSError as error:
@@ -235,10 +231,6 @@ class ProxyServer:
             log.info("live connections changed their class", count=moved)
         if failure is not None:
             log.warning("live connections stay in the classes they had", error=failure.strerror)
-
-    def _set_limits(self, routing: Routing) -> None:
-        if self._pacer is not None:
-            self._pacer.follow(routing.limits)
 
     def stop_accepting(self) -> None:
         """Take what waits in the backlogs, as far as there is room, and close the listeners."""

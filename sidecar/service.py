@@ -419,7 +419,6 @@ class Sidecar(Answers):
             connect_timeout=s.connect_timeout,
             idle_timeout=s.idle_timeout,
             access_log=_access_log(s),
-            paces=self.shaping.may_pace,
         )
 
     def _capture_settings(self) -> CaptureSettings:

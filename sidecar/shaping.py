@@ -138,11 +138,6 @@ class Shaping:
         """The class ids that ``policy`` gets: those in force for classes that stay, new ones for new classes."""
         return self.ids.evolve(c.name for c in policy.classes)
 
-    @property
-    def may_pace(self) -> bool:
-        """Whether a policy may come that has the relay hold what it receives."""
-        return not (self._features.sockets.available or self._features.connmark.available)
-
     def paced(self, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
         """The limits that the relay has to keep for a policy that was begun; None: the kernel keeps all."""
         return ReceiveLimits.of(policy, ids) if self.teller is Teller.PACING else None

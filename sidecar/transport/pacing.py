@@ -80,6 +80,11 @@ class Pacer:
             self._looks = True
             self._turns.add(self)
 
+    @property
+    def holds(self) -> bool:
+        """Whether there are limits."""
+        return self._buckets is not None
+
     @contextmanager
     def lifted(self) -> Iterator[None]:
         """Within the block nothing is held: what a sender that is gone has left is not worth keeping it waiting."""

@@ -86,14 +86,14 @@ class Workshop:
     def __init__(
         self,
         loop: EventLoop,
+        pacer: Pacer,
         pipes: PipePool | None = None,
         *,
         times_waits: bool = False,
-        pacer: Pacer | None = None,
     ) -> None:
-        """``times_waits``: whether somebody wants :meth:`Direction.waited`, which costs a little.
+        """``pacer`` has the limits of directions that are held (:mod:`sidecar.transport.paced`).
 
-        ``pacer`` is for directions that are held (:mod:`sidecar.transport.paced`); None: there are none.
+        ``times_waits``: whether somebody wants :meth:`Direction.waited`, which costs a little.
         """
         self.loop = loop
         self.pacer = pacer

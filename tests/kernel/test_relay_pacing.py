@@ -54,9 +54,7 @@ def test_every_byte_comes_and_no_faster(ceil: str, megabits: int, direction: str
     """What clients upload is received from the network, too, and may be looked at on the way."""
     data = random.Random(ceil).randbytes(megabits * 125_000 * 2 // 5)
     down = direction == "download"
-    with bench(
-        limited(ceil, more=f"requests: {requests}"), destination=DESTINATION if down else INBOUND, paces=True
-    ) as b:
+    with bench(limited(ceil, more=f"requests: {requests}"), destination=DESTINATION if down else INBOUND) as b:
         hello = (
             HELLO % b"a" if down else b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n" % len(data)
         )
@@ -74,14 +72,14 @@ def test_every_byte_comes_and_no_faster(ceil: str, megabits: int, direction: str
 
 def test_what_is_not_received_from_the_network_is_not_held() -> None:
     data = bytes(3_000_000)
-    with bench(limited("100kbit"), paces=True) as b:
+    with bench(limited("100kbit")) as b:
         client, server = b.pair(HELLO % b"a")
         with sending(client, data):
             assert len(read_to_end(server)) == len(data)
 
 
 def test_a_class_that_is_held_does_not_hold_another() -> None:
-    with bench(limited("100kbit"), paces=True) as b:
+    with bench(limited("100kbit")) as b:
         slow_client, slow_server = b.pair(HELLO % b"a")
         fast_client, fast_server = b.pair(HELLO % b"b")
         slow_server.sendall(bytes(200_000))
@@ -93,7 +91,7 @@ def test_a_class_that_is_held_does_not_hold_another() -> None:
 
 
 def test_connections_of_one_class_take_turns() -> None:
-    with bench(limited("40Mbit"), paces=True) as b:
+    with bench(limited("40Mbit")) as b:
         pairs = [b.pair(HELLO % b"a") for _ in range(4)]
         for _, server in pairs:
             threading.Thread(target=_send_on, args=(server,), daemon=True).start()
@@ -126,7 +124,7 @@ def _send_on(sock: socket.socket) -> None:
 
 def test_what_a_server_sent_before_it_reset_is_delivered_at_once() -> None:
     data = random.Random(5).randbytes(60_000)
-    with bench(limited("100kbit"), paces=True) as b:
+    with bench(limited("100kbit")) as b:
         client, server = b.pair(HELLO % b"a")
         server.sendall(data)
         first = read_exactly(client, 1000)
@@ -145,7 +143,7 @@ def test_what_a_server_sent_before_it_reset_is_delivered_at_once() -> None:
 
 
 def test_limits_come_and_go_under_a_live_connection() -> None:
-    with bench(FREE, paces=True) as b:
+    with bench(FREE) as b:
         client, server = b.pair(HELLO % b"a")
         threading.Thread(target=_send_on, args=(server,), daemon=True).start()
         assert read_exactly(client, 20_000_000)
@@ -174,7 +172,7 @@ def test_limits_come_and_go_under_a_live_connection() -> None:
 
 
 def test_who_waits_may_be_closed() -> None:
-    with bench(limited("100kbit"), paces=True, idle_timeout=60) as b:
+    with bench(limited("100kbit"), idle_timeout=60) as b:
         client, server = b.pair(HELLO % b"a")
         server.sendall(bytes(100_000))
         assert client.recv(1)
