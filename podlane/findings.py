@@ -119,6 +119,7 @@ def shaping(features: Features) -> Iterator[Finding]:
     """What the kernel can do for shaping; only HTB, some way to read marks and some queue are indispensable."""
     from tc_core.capability import USES
     from tc_core.errors import MissingFeatureError
+    from tc_core.tellers import TELLERS, best_teller
 
     try:
         classifier = f"{features.classifier} is used"
@@ -143,6 +144,9 @@ def shaping(features: Features) -> Iterator[Finding]:
             yield Finding("Shaping", feature.name, Status.NOTE, f"{feature.reason}; {substitute}", feature.remedy)
         else:
             yield Finding("Shaping", feature.name, Status.MISSING, feature.reason, feature.remedy)
+    if features.clsact.available and features.ifb.available and features.redirect.available:
+        relayed = TELLERS[best_teller(features)]
+        yield Finding("Shaping", "classes by name of what arrives", Status.OK, f"found, with the relay, {relayed}")
 
 
 def _capture(way: Way) -> Iterator[Finding]:

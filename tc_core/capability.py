@@ -78,8 +78,8 @@ USES: Final = {
     CLSACT: "`ingress`",
     IFB: "`ingress`",
     REDIRECT: "`ingress`",
-    CONNMARK: "`ingress` of classes that names tell apart, stepping aside or without CAP_BPF",
-    SOCKETS: "`ingress` of classes that names tell apart, relayed",
+    CONNMARK: "`ingress` of classes that names tell apart and sockets do not",
+    SOCKETS: "`ingress` of relayed classes that names tell apart",
 }
 """What a policy has to ask for to need it; features that are not here serve every policy."""
 

@@ -42,8 +42,11 @@ def teller_of(policy: TrafficPolicy, features: Features, *, relays: bool = True)
     ``relays``: whether a relay has the connections. Without one (stepping aside) there are neither its sockets nor its
     reads: then it is the connection's mark, also where :func:`tc_core.packet_lanes.compile_ingress` will refuse that.
     """
-    if not needs_names(policy):
-        return None
+    return best_teller(features, relays=relays) if needs_names(policy) else None
+
+
+def best_teller(features: Features, *, relays: bool = True) -> Teller:
+    """The best way for policies that need one; see :func:`teller_of`."""
     if not relays:
         return Teller.CONNMARK
     if features.sockets.available:

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import click
 import pytest
+from trees import TOLD_BY
 
 from podlane.check import report
 from podlane.findings import Finding, Status, capabilities, findings, shaping
 from sidecar.netfilter.backend import Way
 from tc_core.capability import ALL_FEATURES, USES, Features, absent
+from tc_core.tellers import TELLERS, Teller
 
 
 def _status(effective: int) -> str:
@@ -104,6 +106,14 @@ def test_a_missing_part_is_a_note_where_another_takes_its_place(
     assert len([f for f in found if f.status is Status.MISSING]) == missing
     assert [f.name for f in found if f.status is Status.NOTE] == [getattr(features, name).name for name in noted]
     assert all(f.remedy for f in found if f.status is not Status.OK)
+
+
+@pytest.mark.parametrize("teller", Teller)
+def test_it_says_who_tells_the_class_of_what_arrives(teller: Teller) -> None:
+    *_, last = shaping(TOLD_BY[teller])
+    assert (last.status, last.detail) == (Status.OK, f"found, with the relay, {TELLERS[teller]}")
+    without = replace(TOLD_BY[teller], ifb=absent(ALL_FEATURES.ifb.name, "not here"))
+    assert last.name not in {each.name for each in shaping(without)}
 
 
 def test_what_only_some_policies_ask_for_is_never_missing() -> None:
