@@ -133,6 +133,7 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
                 interface="eth0",
                 route_table=7777,
                 rule_preference=5,
+                connmark=True,
             ),
         ),
         ASIDE,
