@@ -12,6 +12,9 @@ connection (:mod:`sidecar.netfilter.quic`). So there are three tables' worth to 
   Initial, or with the same right to a guess. The flows that were needed longest ago are forgotten first.
 * What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port.
 
+A flow gets into conntrack's table when its first packet leaves, and that waits for us. So all that is sent meanwhile
+comes as a flow's first as well, and a mark that one of these is given is lost.
+
 Nothing is held back, and nothing raises, whatever a datagram holds.
 """
 
@@ -72,7 +75,7 @@ class QuicFlows:
         self.held = 0
         """Bytes held for connections whose hello is not whole yet."""
         self.moved: list[tuple[bytes, int]] = []
-        """Decided flows that got another mark, for the caller to write down and clear: the kernel saves the first."""
+        """Flows and marks for the caller to write down and clear: the kernel does not save these by itself."""
 
     @property
     def undecided(self) -> int:
@@ -91,9 +94,11 @@ class QuicFlows:
 
     def judge(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
         """The mark that a packet is to go on with. ``flow``: addresses and ports as it has them; ``now`` in seconds."""
-        if mark & STATE_MASK == FIRST.value:  # what was awaited belongs to a flow that the kernel has forgotten
-            self._drop(flow)
         opening = self._openings.get(flow)
+        expired = opening is not None and now - opening.since > self._timeout
+        if expired and mark & STATE_MASK:  # of a flow that the kernel has forgotten, or that is decided: it stays so
+            self._drop(flow)
+            opening = None
         if opening is None:
             return self._begin(flow, datagram, mark, now, bound, choices)
         if is_short(datagram):
@@ -102,12 +107,15 @@ class QuicFlows:
             before = opening.reader.held
             detection = detection_of(opening.reader.feed(datagram))
             self.held += opening.reader.held - before
-            if detection is None and now - opening.since > self._timeout:
+            if detection is None and expired:
                 detection = Detection(Protocol.QUIC, Reason.TIMEOUT)
         if detection is None:
             return _undecided(mark)
         self._drop(flow)
-        return self._decide(flow, opening, detection, now, mark, choices)
+        decided = self._decide(flow, opening, detection, now, mark, choices)
+        if mark & STATE_MASK != DECIDED.value:
+            self.moved.append((flow, decided))  # what is saved for this packet may be lost: see above
+        return decided
 
     def _begin(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
         """A datagram of a flow from which nothing is awaited."""

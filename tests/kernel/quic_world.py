@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meter import MEASURE, SETTLE
 from sidecars import RunningSidecar, start_sidecar
 from waiting import until
 
@@ -15,7 +20,8 @@ from podlane.lab.topology import PodNodeServer
 
 CLIENTS = Path(__file__).parent / "clients"
 QUIC, RETRY = 443, 8443
-FAMILIES = ("IPv4", "IPv6")
+INITIAL = b"\xc0\0\0\0\x01\x08" + bytes(1194)
+"""What the kernel takes for the beginning of a connection: an Initial's header, in a datagram that is large enough."""
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -104,3 +110,23 @@ def grew(sidecar: RunningSidecar, before: dict[str, int], name: str, size: int) 
     until(f"{size} bytes in {name}", lambda: sent(sidecar)[name] - before[name] > size)
     now = sent(sidecar)
     return {each: now[each] - before.get(each, 0) for each in now}
+
+
+def rates_of(sidecar: RunningSidecar, names: Iterable[str]) -> dict[str, float]:
+    """Mbit/s of classes that send all the time, as the kernel counts them, over some seconds; the beginning passes first."""
+    began = time.monotonic()
+    until("the beginning to pass", lambda: time.monotonic() - began > SETTLE)
+    before, began = sent(sidecar), time.monotonic()
+    until("some seconds of sending", lambda: time.monotonic() - began > MEASURE)
+    now, ended = sent(sidecar), time.monotonic()
+    return {name: (now[name] - before[name]) * 8 / (ended - began) / 1e6 for name in names}
+
+
+@contextmanager
+def datagrams(world: QuicWorld) -> Iterator[socket.socket]:
+    """A UDP socket of the Pod's, connected to the server's QUIC port."""
+    with world.pod.namespace.entered():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.connect((world.addresses["IPv4"], QUIC))
+    with sock:
+        yield sock

@@ -54,8 +54,19 @@ class Kernel:
         self.notes = Notes()
         self.classifier = Classifier(in_force, self.notes, detection_timeout=TIMEOUT)
         self.connmarks: dict[bytes, int] = {}
+        self.written: dict[bytes, int] = {}
         self.shown = 0
         self.now = 100.0
+
+    def burst(self, datagrams: list[bytes]) -> list[int]:
+        """Sent before the first has left: each has a new entry, and those of all but the first are thrown away."""
+        classes = [self.send(datagrams[0])]
+        for datagram in datagrams[1:]:
+            kept = dict(self.connmarks)
+            self.connmarks.clear()
+            classes.append(self.send(datagram))
+            self.connmarks = kept | self.written
+        return classes
 
     def send(
         self, datagram: bytes, *, client_port: int = 40000, v6: bool = False, bound: Bound = Bound.OUTBOUND
@@ -76,8 +87,8 @@ class Kernel:
         self.shown += 1
         mark = self.classifier.judge(packet, state | OTHERS, self.now, bound)
         assert mark & ~OURS == OTHERS
-        for moved, to in self.classifier.quic.moved:
-            self.connmarks[moved] = to & OURS
+        self.written = {moved: to & OURS for moved, to in self.classifier.quic.moved}
+        self.connmarks |= self.written
         self.classifier.quic.moved.clear()
         if self.connmarks[flow] & STATE_MASK == SHOWN.value and mark & STATE_MASK == DECIDED.value:
             self.connmarks[flow] = mark & OURS
@@ -98,6 +109,31 @@ def test_a_name_in_the_second_datagram_decides_and_the_rest_is_not_shown(version
     assert [kernel.send(SHORT, v6=v6) for _ in range(5)] == [VIDEO] * 5
     assert kernel.shown == 2
     assert kernel.notes.detections == [Detection(Protocol.QUIC, Reason.FOUND, sni="video.example", alpn=("h3",))]
+
+
+def test_datagrams_that_are_sent_before_the_first_has_left() -> None:
+    kernel = Kernel()
+    assert kernel.burst(opening(b"video.example", cuts=(500, 900))) == [PORT, PORT, VIDEO]
+    assert [kernel.send(SHORT) for _ in range(3)] == [VIDEO] * 3
+    assert kernel.shown == 3
+    assert kernel.notes.classes == ["video"]
+
+
+def test_a_hello_that_never_ended_is_not_mixed_with_a_later_one() -> None:
+    kernel = Kernel()
+    kernel.send(opening(b"video.example")[0])
+    kernel.forget()
+    kernel.now += 31
+    assert [kernel.send(datagram) for datagram in opening(b"api.example", to=b"another one")] == [PORT, API]
+
+
+def test_a_second_hello_that_never_ended_leaves_the_flow_in_its_class() -> None:
+    kernel = Kernel()
+    kernel.send(WHOLE)
+    kernel.send(opening(b"api.example", to=b"second one")[0])
+    kernel.now += TIMEOUT + 1
+    assert [kernel.send(SHORT), kernel.send(opening(b"api.example", to=b"third one")[0])] == [VIDEO, VIDEO]
+    assert kernel.send(initial(crypto(0, hello(sni(b"api.example"))), to=b"a fourth one")) == API
 
 
 def test_the_order_of_the_datagrams_does_not_matter() -> None:
@@ -268,9 +304,6 @@ def test_nothing_raises_and_nothing_is_held_for_what_is_decided(sent: list[tuple
         assert kernel.send(datagram, client_port=port) in (VIDEO, API, PORT, DEFAULT)
         assert flows.undecided <= 2
         assert flows.held == sum(opening.reader.held for opening in flows._openings.values())
-    for port in (1, 2, 3):
-        kernel.send(SHORT, client_port=port)
-    assert (flows.undecided, flows.held) == (0, 0)
 
 
 @settings(max_examples=25)
