@@ -29,7 +29,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "quic.pem", folder / "quic-key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=podlane test"],
+         "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=podlane test", "-addext", "subjectAltName=DNS:*.example.com"],
         check=True, capture_output=True,
     )  # fmt: skip
     return certificate, key
