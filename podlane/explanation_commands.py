@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
-from sidecar.netfilter import aside, inbound
+from sidecar.netfilter import aside, inbound, quic
 from sidecar.netfilter import ruleset as rules
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -41,6 +41,10 @@ _CHAINS: Final = {
     aside.FOLLOW: "What the classifier has decided: the connection's mark becomes the packet's.",
     aside.SHOW: "First packets, for the classifier; without one they go on in the class of their port.",
     aside.SAVE: "What the classifier wrote into a packet's mark becomes the connection's.",
+    quic.QUIC: "UDP that a name could decide: its flow is to be shown to the classifier, or is refused (quic: block).",
+    quic.AGAIN: "Another QUIC connection begins on a flow that had one: for the classifier, in the class it has.",
+    quic.IN_UDP: "UDP flows of clients of which nothing is known: what is excluded is left as it is.",
+    quic.IN_QUIC: "If the flow is for a program here: show it to the classifier.",
     rules.PRE: "What comes in: over lo, where the mark led it, to the proxy's listener; from clients, to IN.",
 }
 _ASIDE_CHAINS: Final = {
@@ -105,6 +109,8 @@ def _rules_lines(
         yield f"# The classifier reads NFQUEUE {settings.outbound_port}; without it ports and networks decide."
     else:
         yield "# Marks: the top byte is the class, 0x1000 means on its way to the proxy, 0x2000 sent by the proxy."
+        if any(chain.name == aside.SHOW for family in families for chain in family.chains):
+            yield f"# QUIC: the classifier reads NFQUEUE {settings.outbound_port}; 0x1000 undecided, 0x2000 decided."
     ports = sorted({port for family in families for port in _listeners(family, settings)})
     if ports:
         where = f"port {ports[0]}" if len(ports) == 1 else f"ports {ports[0]} and {ports[1]}"

@@ -19,7 +19,7 @@ from tc_core.policy import Bound
 
 ECS_VERSION: Final = "8.17.0"
 _DIRECTIONS: Final = {Bound.OUTBOUND: "egress", Bound.INBOUND: "ingress"}
-_PROTOCOLS: Final = {Protocol.TLS: "tls", Protocol.HTTP1: "http", Protocol.HTTP2: "http"}
+_PROTOCOLS: Final = {Protocol.TLS: "tls", Protocol.HTTP1: "http", Protocol.HTTP2: "http", Protocol.QUIC: "quic"}
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _HOLES: Final = ("time", "start", "duration", "port", "up", "down", "both", "throttled")
 """What differs from line to line. The rest repeats, and is encoded once: 3 us a line instead of 15."""
@@ -81,7 +81,7 @@ def _document(
         "source": dict(here),
         "destination": there,
         "network": {
-            "transport": "tcp",
+            "transport": destination.protocol.value,
             "type": f"ipv{destination.address.version}",
             "direction": _DIRECTIONS[destination.bound],
         },

@@ -24,10 +24,8 @@ import structlog
 
 from sidecar.access_lines import connection_line, decision_line
 from sidecar.errors import ConfigError
-from sidecar.protocols.detect import Detection
-from sidecar.stepaside.classifier import Witness, ends
+from sidecar.stepaside.decisions import Known, Witness, ends
 from sidecar.transport.observer import ConnectionSummary, Observer
-from tc_core.policy import Bound
 
 MOST_WAITING: Final = 50_000
 """Lines in the queue, about 40 MB: what a stalled reader of the log costs at most."""
@@ -206,7 +204,7 @@ class LoggedWitness:
         self._write = lines.write
         self._clock = clock
 
-    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
+    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
         """The class is chosen."""
-        self._witness.stepped_aside(flow, bound, class_name, detection)
-        self._write(decision_line(*ends(flow, bound), class_name, detection, self._clock()))
+        self._witness.stepped_aside(flow, known, class_name)
+        self._write(decision_line(*ends(flow, known), class_name, known.detection, self._clock()))

@@ -17,6 +17,7 @@ from sidecar.metrics import Crew, Metrics
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.policies import Wanted
 from sidecar.policy_state import PolicyState
+from sidecar.quic import QuicReader
 from sidecar.server import ProxyServer
 from sidecar.shaping import Shaping
 from sidecar.status import (
@@ -49,6 +50,7 @@ class Answers(Protocol):
     ready: bool
     _wanted: Wanted
     _server: ProxyServer | WorkerPool | StepAside | None
+    _quic: QuicReader
     _in_thread: trio.CapacityLimiter
     _began: float
 
@@ -97,13 +99,15 @@ class Answers(Protocol):
             shown = self._server.connections(limit, order)
         elif self._server is not None:
             shown = await self._server.connections(limit, order)
+        shown = await self._quic.beside(shown, limit, order)
         return Reply.json(connections_document(shown, order))
 
     async def _health(self) -> Reply:
         missing = await self._ask_workers()
         if not missing:
             problem = self.policy_state.problem
-            return Reply.text(200, "\n".join(("ok", *([problem] if problem else ()), *self._wanted.warnings)))
+            said = (problem, self._quic.problem, *self._wanted.warnings)
+            return Reply.text(200, "\n".join(("ok", *filter(None, said))))
         return Reply.text(503, f"no answer from worker {', '.join(map(str, missing))}")
 
     async def _ask_workers(self) -> list[int]:

@@ -17,7 +17,17 @@ from sidecar.recommendation import recommend
 from sidecar.routing.table import RoutingTable
 from tc_core import words
 from tc_core.errors import Problem
-from tc_core.policy import DEFAULT_CLASS, Bound, Match, Requests, ResolvedClass, Shaper, TrafficPolicy
+from tc_core.policy import (
+    DEFAULT_CLASS,
+    Bound,
+    Match,
+    Quic,
+    Requests,
+    ResolvedClass,
+    Shaper,
+    TrafficPolicy,
+    TransportProtocol,
+)
 from tc_core.policy_scope import beyond_packets, beyond_sidecar, needs_names
 from tc_core.units import Rate
 from tc_core.words import either, every
@@ -160,7 +170,9 @@ def _class_words(c: ResolvedClass, policy: TrafficPolicy, received: TrafficPolic
 
 
 def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Datapath) -> str:
-    content = [m for _, m in policy.rules() if m.needs_content]
+    content = [m for _, m in policy.rules() if m.needs_content and m.accepts_protocol(TransportProtocol.TCP)]
+    if not content and any(m.needs_content for _, m in policy.rules()):
+        return "No TCP connection is captured, and no listener is opened: names decide in QUIC alone."
     if not content:
         return (
             "Nothing is captured: port, network and protocol decide everything, in the kernel. "
@@ -215,6 +227,7 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
     table = RoutingTable.of(policy, settings.silent_ports)
     if table.needs_capture:
         yield from _content_notes(policy, settings.silent_ports)
+    yield from _quic_notes(policy)
     if needs_names(policy):
         yield (
             "What arrives shows no names: its class is that of the proxy's socket, which a program at the ingress hook "
@@ -244,6 +257,26 @@ def _exclusion_notes(settings: CaptureSettings) -> Iterable[str]:
         yield f"What clients {what} is left alone: answers are in the default class, whatever the matches say."
 
 
+def _quic_notes(policy: TrafficPolicy) -> Iterable[str]:
+    content = [m for _, m in policy.rules() if m.needs_content]
+    found = sorted({p for m in content for p in m.quic_ports})
+    ports = either(str(p) for p in found) if found else ""
+    rest = "All other UDP goes to the class of its port and address."
+    if content and not ports:
+        yield "UDP shows none of these names. It goes to the class of its port and address, and so does HTTP/3 (QUIC)."
+    elif ports and policy.quic is Quic.BLOCK:
+        yield (
+            f"QUIC (HTTP/3) that this side opens to UDP port {ports}, where a name could decide, is refused, so that "
+            f"clients fall back to TCP. {rest}"
+        )
+    elif ports:
+        yield (
+            f"QUIC (HTTP/3) on UDP port {ports} is read, with either datapath: the kernel shows the packets with which "
+            "a connection begins to a classifier; they are not held back, and nothing else of it meets user space. "
+            f"{rest}"
+        )
+
+
 def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iterable[str]:
     content = [m for _, m in policy.rules() if m.needs_content]
     if any(not m.port for m in content):
@@ -255,7 +288,6 @@ def _content_notes(policy: TrafficPolicy, silent_ports: tuple[int, ...]) -> Iter
             )
         if _DNS_PORT in silent_ports:
             yield "DNS (port 53) is left alone: it goes to the class of its port and address, past the proxy."
-    yield "UDP shows no names to the proxy. It goes to the class of its port and address, and so does HTTP/3 (QUIC)."
     yield (
         "A connection that shows nothing within the detection timeout goes to the class of its port and address. "
         + _REQUESTS[policy.requests]

@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -28,13 +29,13 @@ from sidecar.admin import serve_admin
 from sidecar.answers import Answers
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConntrackError, SidecarError, single
+from sidecar.errors import ConntrackError, RulesetError, SidecarError, single
 from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
 from sidecar.log import configure as configure_log
 from sidecar.metrics import Metrics, ReceivedMetrics
-from sidecar.netfilter.aside import SHOW
+from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.choose import holders
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
@@ -42,6 +43,7 @@ from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from sidecar.policies import Wanted, attempt, contents, load_wanted, sources
 from sidecar.policy_state import PolicyState, Result
+from sidecar.quic import QuicReader, forget_quic_marks
 from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
@@ -57,7 +59,7 @@ from tc_core import features, lanes
 from tc_core.errors import TcError
 from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
-from tc_core.policy import Bound, PortRange, TrafficPolicy
+from tc_core.policy import Bound, PortRange, TrafficPolicy, TransportProtocol
 from tc_core.tellers import TELLERS, Teller
 
 _T = TypeVar("_T")
@@ -100,6 +102,7 @@ class Sidecar(Answers):
         self._following_inbound = False  # also those for what clients opened
         self._listeners = Listeners()
         self._apart: frozenset[int] = frozenset()
+        self._quic = QuicReader(self._make_classifier)
         self._reservation = PortReservation()
         self._in_thread = trio.CapacityLimiter(1)
         self._changing = trio.Lock()  # whoever changes what is in force holds it: reload, settling, the end
@@ -208,6 +211,7 @@ class Sidecar(Answers):
         Gives the number of changes to the classes. A failure in the middle leaves what was done; applying another
         policy, or the same one again, goes on from there.
         """
+        relay = self.settings.datapath is Datapath.RELAY
         silent = self.settings.silent_ports
         report = await self._blocking(
             partial(self.shaping.begin, policy, ids, left_alone(policy, self.settings), silent)
@@ -221,13 +225,14 @@ class Sidecar(Answers):
         )
         if self._server is not None:
             await self._server.follow(routing)
-        elif table.needs_capture:
+        elif table.needs_capture or (table.reads_quic and not relay):
             server = self._make_server(routing)
             await nursery.start(server.run)
             self._server = server
+        if relay:
+            await self._quic.follow(routing, nursery)
         await self._blocking(partial(self._install, policy))
-        if isinstance(self._server, StepAside):
-            await self._reroute(self._server)
+        await self._reroute()
         gone = await self._blocking(self.shaping.finish)
         if self.shaping.teller is not None and self.shaping.teller is not self._told_by:
             log.info("the class of what arrives is found " + TELLERS[self.shaping.teller])
@@ -244,24 +249,35 @@ class Sidecar(Answers):
         relay = self.settings.datapath is Datapath.RELAY
         if relay and any(match.needs_content for _, match in policy.rules(Bound.INBOUND)):
             self._apart = self._listeners.apart()
-        ruleset = build_ruleset(
+        build = partial(
+            build_ruleset,
             policy,
             self.shaping.ids,
-            self._capture_settings(),
             capture=capture,
             keep_captured=not settled and (self._following or not capture),
             keep_inbound=not settled and self._following_inbound,
         )
+        ruleset = build(self._capture_settings())
         if ruleset == self._ruleset:
             return  # written before; that it is there still is for SIGHUP to look at, since looking takes 30 ms
         self._ruleset = None
-        self._installer.install(ruleset)
+        try:
+            self._installer.install(ruleset)
+        except RulesetError as error:
+            # Where this worked before there was QUIC, it goes on to work.
+            without = build(replace(self._capture_settings(), quic=False))
+            if not relay or without == ruleset:
+                raise
+            ruleset = without
+            self._installer.install(ruleset)
+            self._quic.give_up(str(error))
         self._ruleset = ruleset
 
-    async def _reroute(self, server: StepAside) -> None:
+    async def _reroute(self) -> None:
         """Have connections follow the policy that need no proxy to live, now that its rules are in place."""
         try:
-            changed = await server.reroute()
+            server = self._server
+            changed = await (server.reroute() if isinstance(server, StepAside) else self._quic.settle())
         except ConntrackError as error:
             log.warning("live connections stay in the classes they have", error=str(error))
         else:
@@ -284,9 +300,11 @@ class Sidecar(Answers):
 
     async def _wind_down(self) -> None:
         log.info("draining", grace=str(self.settings.grace))
+        if self._server is not None or self._quic.running:
+            await self._blocking(partial(self._install, self.policy, capture=False))
+        await self._quic.stop()
         if self._server is None:
             return
-        await self._blocking(partial(self._install, self.policy, capture=False))
         with self._patience:
             cut = await self._server.drain(self.settings.grace)
             if cut:
@@ -299,6 +317,8 @@ class Sidecar(Answers):
             steps.callback(self.shaping.remove)
             if self.settings.datapath is Datapath.STEP_ASIDE:
                 steps.callback(_forget_marks)
+            elif self._quic.used:
+                steps.callback(forget_quic_marks)
             steps.callback(self._installer.remove)
             if self.shaping.snapshots:
                 # The interface may be gone, and its counters with it: then the last ones have to do.
@@ -388,25 +408,29 @@ class Sidecar(Answers):
 
     def _clear_the_other_datapath(self) -> None:
         """What a killed predecessor marked by stepping aside would look like captured connections to the relay."""
-        if self._installer.has_chain(SHOW):
+        if any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,))):
             self._installer.remove()
             _forget_marks()
 
     def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:
         s = self.settings
         if s.datapath is Datapath.STEP_ASIDE:
-            return StepAside(
-                s.outbound_port,
-                routing,
-                self.metrics,
-                detection_timeout=s.detection_timeout,
-                access_log=_access_log(s),
-            )
+            return self._make_classifier(routing)
         if self._make_pool is not None:
             return self._make_pool(
                 self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
             )
         return ProxyServer(self._server_settings(), routing, self.metrics, ledger=self.shaping.ledger.row(0))
+
+    def _make_classifier(self, routing: Routing) -> StepAside:
+        s = self.settings
+        return StepAside(
+            s.outbound_port,
+            routing,
+            self.metrics,
+            detection_timeout=s.detection_timeout,
+            access_log=_access_log(s),
+        )
 
     def _server_settings(self) -> ServerSettings:
         s = self.settings
@@ -434,6 +458,7 @@ class Sidecar(Answers):
             exclude_inbound_cidrs=self.settings.exclude_inbound_cidrs,
             interface=self.shaping.interface,
             connmark=self.shaping.teller is Teller.CONNMARK,
+            quic=self._quic.available,
         )
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from sidecar.protocols.detect import Detection, Protocol, Reason
+from sidecar.stepaside.decisions import Known
 from sidecar.transport.observer import ConnectionSummary
-from tc_core.policy import Bound
 
 # From a hello in the first packet (tens of microseconds) to the default detection timeout of a second, and beyond.
 DETECTION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5)
@@ -97,12 +97,11 @@ class Tallies:
     def stepped_aside(
         self,
         flow: bytes,  # noqa: ARG002  # for others
-        bound: Bound,  # noqa: ARG002
+        known: Known,
         class_name: str,
-        detection: Detection,
     ) -> None:
         """A connection got its class and goes on by itself; its end will not be seen."""
-        self._of_class(class_name).by_protocol[detection.protocol.value] += 1
+        self._of_class(class_name).by_protocol[known.detection.protocol.value] += 1
 
     def doubted(self) -> None:
         """Of a connection whose requests are followed nobody can say any more where the next one begins."""

@@ -51,6 +51,7 @@ __all__ = [
     "Network",
     "PortRange",
     "Queue",
+    "Quic",
     "Rehearsal",
     "Requests",
     "ResolvedClass",
@@ -63,6 +64,9 @@ __all__ = [
 DEFAULT_CLASS: Final = "default"
 MIN_RATE: Final = Rate(8_000)
 """A full-sized packet takes 1.5 s at this rate; TCP cannot keep a connection alive with less."""
+
+QUIC_PORTS: Final = (PortRange(443, 443),)
+"""Where names in QUIC are looked for by matches that name no port: HTTP/3's (RFC 9114 3.1.2)."""
 
 _CLASS_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -117,6 +121,16 @@ class Requests(StrEnum):
     FOLLOW_STRICTLY = "follow-strictly"
 
 
+class Quic(StrEnum):
+    """What becomes of QUIC where a name could decide.
+
+    Its first packets are read like those of TLS, or refused, so that clients fall back to TCP.
+    """
+
+    CLASSIFY = "classify"
+    BLOCK = "block"
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -144,15 +158,32 @@ class Match(_Document):
         """Whether only the first bytes of the connection can tell (SNI, Host, ALPN)."""
         return bool(self.sni or self.host or self.alpn)
 
+    @property
+    def quic_ports(self) -> tuple[PortRange, ...]:
+        """The UDP ports on which the first packets of QUIC can show what this match asks for; none: nowhere.
+
+        Server name and ALPN, but no HTTP host: requests are encrypted. Without a port of its own, on HTTP/3's.
+        """
+        if self.host or not (self.sni or self.alpn):
+            return ()
+        if self.protocol and TransportProtocol.UDP not in self.protocol:
+            return ()
+        return self.port or QUIC_PORTS
+
     def accepts_protocol(self, protocol: TransportProtocol) -> bool:
-        """Whether traffic of this transport protocol can match. Content criteria are about TCP."""
-        if self.needs_content and protocol is not TransportProtocol.TCP:
+        """Whether traffic of this transport protocol can match. Content is read in TCP, and in UDP that is QUIC."""
+        readable = protocol is TransportProtocol.TCP or (protocol is TransportProtocol.UDP and self.quic_ports)
+        if self.needs_content and not readable:
             return False
         if (self.port or self.application) and not protocol.has_ports:
             return False
         if self.application and not any(protocol in service_named(name).protocols for name in self.application):
             return False
         return not self.protocol or protocol in self.protocol
+
+    def ports_of(self, protocol: TransportProtocol) -> tuple[PortRange, ...]:
+        """The destination ports of what it takes of a protocol that it accepts; none: any."""
+        return self.quic_ports if self.needs_content and protocol is TransportProtocol.UDP else self.port
 
     def expanded(self) -> Iterator[Match]:
         """The same as matches without ``application``: one for each set of protocols that its services use."""
@@ -269,6 +300,9 @@ class TrafficPolicy(_Document):
     ingress: Ingress | None = Field(None, description="limits for what arrives")
     requests: Requests = Field(
         Requests.FIRST, description="which requests of an HTTP connection decide its class: the first, or each"
+    )
+    quic: Quic = Field(
+        Quic.CLASSIFY, description="QUIC where a name could decide: read it, or refuse it so that clients take TCP"
     )
 
     @property

@@ -13,6 +13,7 @@ from tc_core.policy import (
     MIN_RATE,
     Match,
     Queue,
+    Quic,
     Rehearsal,
     Shaper,
     TrafficPolicy,
@@ -251,6 +252,10 @@ def _matches(policy: TrafficPolicy) -> Iterable[Problem]:
             if contradiction := _contradiction(path, match):
                 yield contradiction
                 continue
+            if policy.quic is Quic.BLOCK and match.needs_content and not match.accepts_protocol(TransportProtocol.TCP):
+                yield Problem(path, "quic: block refuses QUIC, and a name in UDP is in nothing else.",
+                              "Remove protocol, or write quic: classify.")  # fmt: skip
+                continue
             expanded = list(match.expanded())
             hiders = [earlier.hiding(part) for part in expanded]
             if hiders and hiders[0] is not None and None not in hiders:
@@ -277,7 +282,8 @@ def _contradiction(path: str, match: Match) -> Problem | None:
         return None
     written = ", ".join(match.protocol)
     if match.needs_content:
-        return Problem(path, f"sni, host and alpn are read from TCP connections, so they cannot match {written}.",
+        seen = "host is read from TCP connections" if match.host else "sni and alpn are read from TCP and QUIC"
+        return Problem(path, f"{seen}, so {'it' if match.host else 'they'} cannot match {written}.",
                        "Remove protocol, or match that traffic by port and cidr.")  # fmt: skip
     if match.application:
         services = ", ".join(match.application)

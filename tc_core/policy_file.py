@@ -18,6 +18,7 @@ from tc_core.policy import (
     Ingress,
     Match,
     Queue,
+    Quic,
     Rehearsal,
     Requests,
     Shaper,
@@ -51,6 +52,7 @@ _CHOICES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "queue": ("queue", tuple(Queue)),
     "direction": ("direction", tuple(Bound)),
     "requests": ("way of treating requests", tuple(Requests)),
+    "quic": ("way of treating QUIC", tuple(Quic)),
 }
 """What a key with fixed values holds, and which there are."""
 

@@ -63,7 +63,7 @@ def _names_cover(outer: Sequence[str], inner: Sequence[str]) -> bool:
 
 def _protocols_cover(outer: Match, inner: Match) -> bool:
     if not outer.protocol:
-        # Ports exist in tcp and udp only, which a port criterion already implies; content implies tcp.
+        # Ports exist in tcp and udp only, which a port criterion already implies, and so does content.
         return True
     possible = [p for p in TransportProtocol if inner.accepts_protocol(p)]
     has_ports = bool(inner.protocol or inner.port or inner.needs_content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tc_core.errors import Problem
-from tc_core.policy import Bound, Match, Requests, Shaper, TrafficPolicy
+from tc_core.policy import Bound, Match, Quic, Requests, Shaper, TrafficPolicy
 
 
 def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
@@ -31,6 +31,10 @@ def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
     if policy.requests is not Requests.FIRST:
         problems.append(
             Problem("requests", "Requests can be seen only by a proxy.", "Remove it, or use podlane run or sidecar.")
+        )
+    if policy.quic is not Quic.CLASSIFY:
+        problems.append(
+            Problem("quic", "Traffic control alone refuses nothing.", "Remove it, or use podlane run or sidecar.")
         )
     return problems
 

@@ -246,13 +246,14 @@ def _share(share: Percentage) -> str:
 def traffic_words(match: Match) -> str:
     """The traffic that a match takes: ``TLS connections to api.example.com on port 443``."""
     subjects = []
+    carrier = "QUIC" if match.protocol == (TransportProtocol.UDP,) else "TLS"
     if match.sni:
-        subjects.append(f"TLS connections to {_patterns(match.sni)}")
+        subjects.append(f"{carrier} connections to {_patterns(match.sni)}")
     if match.host:
         subjects.append(f"HTTP requests to {_patterns(match.host)} (Host or :authority)")
     if match.alpn:
         offer = f"offering {either(match.alpn)} by ALPN"
-        subjects = [f"{s} {offer}" for s in subjects] or [f"TLS connections {offer}"]
+        subjects = [f"{s} {offer}" for s in subjects] or [f"{carrier} connections {offer}"]
     text = " that are also ".join(subjects) or _packets(match)
     if subjects and match.application:
         text += f" on port {either(f'{service_named(name).port} ({name})' for name in match.application)}"

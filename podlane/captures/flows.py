@@ -23,10 +23,10 @@ from typing import Final
 from podlane.captures.flow import Flow, Half, Seen
 from podlane.captures.fragments import Reassembler
 from podlane.captures.links import NOT_IP, ip_start, known
-from podlane.captures.quic import is_quic, read_datagram
+from podlane.captures.quic import is_quic
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.protocols.packets import TCP, UDP, Payload, read_ip
-from sidecar.protocols.quic_initial import QuicInitialReader
+from sidecar.protocols.quic_initial import QuicInitialReader, detection_of
 from sidecar.protocols.streams import FirstBytes
 
 MAX_FLOWS: Final = 100_000
@@ -194,7 +194,7 @@ class FlowTable:
             flow.quic = True
             half.initials = QuicInitialReader()
         before = half.initials.held
-        detection = read_datagram(half.initials, datagram)
+        detection = detection_of(half.initials.feed(datagram))
         self._held += half.initials.held - before
         if flow.client is None and half.initials.opened:
             flow.client = half

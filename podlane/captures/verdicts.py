@@ -29,6 +29,7 @@ UNKNOWN: Final = "unknown"
 _WORDS_KEPT: Final = 4096
 """Sentences and addresses remembered: flows of one kind share theirs."""
 
+_ECH: Final = "the true name may be encrypted (ECH)"
 _DETECTED: Final = {Protocol.OPAQUE: UNKNOWN}
 
 
@@ -110,10 +111,8 @@ class Judge:
         destination = Destination.parse(_address(server), dport, transport)
         seen = flow.detection
         names = NO_CONTENT if seen is None else Content(seen.sni, seen.host, seen.alpn)
-        # The names in QUIC are shown to whoever reads the verdict; the proxy does not see them.
-        content = NO_CONTENT if transport is TransportProtocol.UDP else names
         source = parse_address(_address(client)) if self._reads_source else None
-        route = self._table.route(destination, content, source=source)
+        route = self._table.route(destination, names, source=source)
         in_time = route if flow.delay <= self._timeout else self._table.route(destination, source=source)
         late, route = in_time.class_name != route.class_name, in_time
         up, down = flow.up, flow.down
@@ -129,7 +128,7 @@ class Judge:
             alpn=names.alpn,
             ech=seen is not None and seen.ech,
             class_name=route.class_name,
-            why=self._why(flow, _Ends(source, destination), content, route, late=late),
+            why=self._why(flow, _Ends(source, destination), names, route, late=late),
             bytes_up=up.bytes,
             packets_up=up.packets,
             bytes_down=down.bytes,
@@ -147,6 +146,8 @@ class Judge:
             parts.append(f"the first bytes took {flow.delay:.1f} s and the proxy waits {self._timeout:g} s for them")
         elif self._silenced(ends, content, route):
             parts.append(f"names do not decide on port {destination.port}, where the server speaks first")
+        if self._table.refuses_quic(destination, source=ends.source) and flow.quic:
+            parts.append("its first packets would be refused (quic: block), so that the client takes TCP")
         parts += _remarks(flow, flow.detection)
         return "; ".join(parts)
 
@@ -174,7 +175,7 @@ def _detected(flow: Flow) -> str:
 def _remarks(flow: Flow, seen: Detection | None) -> list[str]:
     """What to know about a verdict: everything that kept it from resting on the client's first bytes."""
     if flow.protocol == UDP:
-        return ["QUIC shows no names to the proxy"] if flow.quic else []
+        return _quic_remarks(seen) if flow.quic else []
     remarks = []
     if not flow.whole:
         remarks.append("the capture starts in mid-connection")
@@ -190,8 +191,17 @@ def _remarks(flow: Flow, seen: Detection | None) -> list[str]:
     elif seen.reason is Reason.FOUND and seen.sni is None and seen.host is None:
         remarks.append("it names no server")
     if seen is not None and seen.ech:
-        remarks.append("the true name may be encrypted (ECH)")
+        remarks.append(_ECH)
     return remarks
+
+
+def _quic_remarks(seen: Detection | None) -> list[str]:
+    if seen is None:
+        return ["its first packets are not in the capture, or not whole"]
+    if seen.reason is not Reason.FOUND:
+        return ["what its first packets say is not valid, or too much"]
+    remarks = [] if seen.sni is not None else ["it names no server"]
+    return [*remarks, _ECH] if seen.ech else remarks
 
 
 @lru_cache(_WORDS_KEPT)
@@ -204,7 +214,7 @@ def _traffic(content: Content, port: int, protocol: TransportProtocol) -> str:
         names["host"] = (content.host,)
     elif content.alpn:
         names["alpn"] = content.alpn
-    if not names:
+    if not names or protocol is TransportProtocol.UDP:
         names["protocol"] = (protocol,)
     return traffic_words(Match.model_construct(**names, port=(PortRange(port, port),)))
 
@@ -222,7 +232,7 @@ def _deciding(match: Match, ends: _Ends, content: Content) -> Match:
         )
     services = [(name, service_named(name)) for name in match.application]
     kept["application"] = tuple(name for name, s in services if s.port == port and protocol in s.protocols)
-    if match.protocol or match.application:
+    if match.protocol or match.application or protocol is TransportProtocol.UDP:
         kept["protocol"] = (protocol,)
     return match.model_copy(update=kept)
 

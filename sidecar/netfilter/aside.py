@@ -22,7 +22,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sidecar.netfilter.rules import (
@@ -63,8 +63,8 @@ def undecided_rule() -> Rule:
     return Rule(SetConnmark(UNDECIDED_ASIDE))
 
 
-def aside_chains(queue: int) -> Iterator[Chain]:
-    """The chains of this datapath alone; ``queue`` is the classifier's."""
+def aside_chains(queue: int, protocols: Iterable[TransportProtocol] = (_TCP,)) -> Iterator[Chain]:
+    """The chains of this datapath alone; ``queue`` is the classifier's, ``protocols`` are what it is shown."""
     yield Chain(FOLLOW, (Rule(RestoreMark(OURS)),))
     yield Chain(
         SHOW,
@@ -74,7 +74,12 @@ def aside_chains(queue: int) -> Iterator[Chain]:
             Rule(Queue(queue)),
         ),
     )
-    yield Chain(SAVE, (Rule(SaveMark(OURS), protocol=_TCP, mark=DECIDED, connmark=OPEN),))
+    yield Chain(SAVE, save_rules(protocols))
+
+
+def save_rules(protocols: Iterable[TransportProtocol]) -> tuple[Rule, ...]:
+    """What SAVE does; relayed connections have no such rule."""
+    return tuple(Rule(SaveMark(OURS), protocol=each, mark=DECIDED, connmark=OPEN) for each in protocols)
 
 
 def save_hooks(*, outbound: bool, inbound: bool) -> Iterator[Hook]:

@@ -26,8 +26,9 @@ class CaptureSettings:
     UDP) or ``exclude_outbound_cidrs`` is in the default class, whatever the policy says; so are answers from
     ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules touch only what leaves
     or comes in by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` (and the
-    one after it) are ours alone (not 100, 133, 253-255, which others use).
-    ``connmark``: what arrives is told by the connection's mark, which gives it to each packet at the ingress hook.
+    one after it) are ours alone (not 100, 133, 253-255, which others use). Without ``quic`` no packet of QUIC is shown
+    to anybody, whatever the policy says: this kernel has no queue for it. ``connmark``: what arrives is told by the
+    connection's mark, which gives it to each packet at the ingress hook.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -42,6 +43,7 @@ class CaptureSettings:
     rule_preference: int = 15101
     interface: str | None = None
     connmark: bool = False
+    quic: bool = True
 
     def any_port(self, match: Match) -> bool:
         """Whether a content match applies on all ports but the silent ones."""

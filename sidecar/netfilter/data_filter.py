@@ -45,7 +45,6 @@ PROGRAMS: Final[dict[Family, tuple[Instruction, ...]]] = {
 }
 
 
-def bytecode(family: Family) -> str:
-    """The program as ``--bytecode`` takes and prints it."""
-    program = PROGRAMS[family]
+def bytecode(program: tuple[Instruction, ...]) -> str:
+    """A program as ``--bytecode`` takes and prints it."""
     return ",".join([str(len(program)), *(" ".join(map(str, instruction)) for instruction in program)])

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.netfilter.data_filter import PROGRAMS, Instruction
+from sidecar.netfilter import data_filter, quic_filter
+from sidecar.netfilter.data_filter import Instruction
 from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
     Direction,
+    Drop,
     Family,
     Goto,
     Jump,
@@ -236,9 +238,13 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
                 raise _OtherwiseError("other sockets")
             yield "has_socket", True
         case "bpf", 0 | 1:
-            if tuple(_program(match)) != PROGRAMS[family]:
+            program = tuple(_program(match))
+            if program == data_filter.PROGRAMS[family]:
+                yield "carries_data", True
+            elif program == quic_filter.PROGRAMS[family]:
+                yield "quic_initial", True
+            else:
                 raise _OtherwiseError("another program")
-            yield "carries_data", True
         case _:
             raise _OtherwiseError(match.name)
 
@@ -286,6 +292,8 @@ def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
     match (_text(name), revision):
         case "", 0 if target == "RETURN":
             return Return()
+        case "", 0 if target == "DROP":
+            return Drop()
         case "", 0 if target.startswith(CHAIN_PREFIX):
             return Goto(target) if goto else Jump(target)
         case "MARK", 2:

@@ -11,6 +11,7 @@ What such a connection gets shaped is our answers::
                    -> PODLANE-IN-CLASSES   the same matches in order: decided by the kernel -> RETURN, by content
                         -j PODLANE-IN-ANY-PORT, PODLANE-IN-CAPTURE   say so in the connection's mark
                 TPROXY of captured connections to the inbound listener; stepping aside, -> PODLANE-SHOW
+                QUIC: see :mod:`sidecar.netfilter.quic`
 
 * **Captured is only what would reach a program.** `addrtype` leaves alone what is merely forwarded, and `socket` what
   nobody listens for: a closed port refuses, as it did, instead of being accepted by the proxy; and a program that
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
+from sidecar.netfilter import quic
 from sidecar.netfilter.aside import show_rule
 from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from sidecar.netfilter.match_rules import (
@@ -60,7 +62,7 @@ from sidecar.netfilter.rules import (
 )
 from sidecar.stepaside.marks import UNDECIDED_ASIDE
 from tc_core.marks import DIVERT, UNDECIDED, ClassIds, Mark
-from tc_core.policy import Bound, TrafficPolicy, TransportProtocol
+from tc_core.policy import Bound, Quic, TrafficPolicy, TransportProtocol
 
 IN: Final = f"{CHAIN_PREFIX}IN"
 IN_SYN: Final = f"{CHAIN_PREFIX}IN-SYN"
@@ -81,6 +83,9 @@ class InboundRules:
     """To be called from PREROUTING."""
     chains: tuple[Chain, ...]
     routes: tuple[PolicyRoute, ...]
+    tcp: bool
+    quic: bool
+    """Of what clients open by which protocol."""
 
 
 # --- answers, in OUTPUT ----------------------------------------------------------------------------------------------
@@ -124,43 +129,58 @@ def inbound_rules(
     aside = settings.datapath is Datapath.STEP_ASIDE
     walk = _walk(family, policy, settings)
     called = chains_called(walk)
-    if not called and not keep:
+    reads_quic = quic.IN_QUIC in called
+    tcp = keep or bool(called - {quic.IN_QUIC})
+    if not tcp and not reads_quic:
         return None
-    chains = list(_chains(family, settings, walk))
+    chains = list(_chains(family, settings, walk, tcp=tcp, reads_quic=reads_quic))
     if IN_ANY_PORT in called:
         chains.append(Chain(IN_ANY_PORT, (*quiet_rules(settings), Rule(Jump(IN_CAPTURE)))))
-    if called:
+    if IN_ANY_PORT in called or IN_CAPTURE in called:
         captured = SetConnmark(UNDECIDED_ASIDE if aside else DIVERT)
         mark = Rule(captured, protocol=_TCP, to_here=True, has_socket=True)
         chains.append(Chain(IN_CAPTURE, (mark,) if capture else ()))
+    if reads_quic:
+        chains += quic.arriving_chains(family, settings, IN_CLASSES, capture=capture)
     entry = Rule(Goto(IN), in_interface=settings.interface)
     route = PolicyRoute(None, settings.route_table, settings.rule_preference + 1)
-    return InboundRules(entry, tuple(chains), () if aside else (route,))
+    return InboundRules(entry, tuple(chains), (route,) if tcp and not aside else (), tcp, reads_quic)
 
 
 def _walk(family: Family, policy: TrafficPolicy, settings: CaptureSettings) -> list[Rule]:
-    """Which SYNs that come in are captured: the first match that can decide without content ends the walk."""
+    """What comes in and is captured or shown: the first match that can decide without content ends the walk."""
+    reads_quic = quic.treatment(policy, settings) is Quic.CLASSIFY and any(
+        match.quic_ports for _, match in policy.rules(Bound.INBOUND)
+    )
+    asked = (None, _TCP, TransportProtocol.UDP) if reads_quic else (None, _TCP)
+    treatment = Quic.CLASSIFY if reads_quic else None
     walk: list[Rule] = []
     for _, match in policy.rules(Bound.INBOUND):
         if match.needs_content:
             walk += capture_rules(family, match, IN_ANY_PORT if settings.any_port(match) else IN_CAPTURE)
+            walk += quic.quic_rules(family, match, settings, treatment, quic.IN_QUIC)
         else:
             decided = kernel_rules(family, match, Return())
-            walk += (rule for rule in decided if rule.protocol in (None, _TCP))
+            walk += (rule for rule in decided if rule.protocol in asked)
     return without_repeats(walk)
 
 
-def _chains(family: Family, settings: CaptureSettings, walk: list[Rule]) -> Iterator[Chain]:
+def _chains(
+    family: Family, settings: CaptureSettings, walk: list[Rule], *, tcp: bool, reads_quic: bool
+) -> Iterator[Chain]:
     aside = settings.datapath is Datapath.STEP_ASIDE
     to_proxy = Tproxy(LISTENER_ADDRESS[family], settings.inbound_port, _UNTOUCHED)
     captured = show_rule() if aside else Rule(to_proxy, protocol=_TCP, connmark=DIVERT)
     local = [Rule(Return(), in_interface="lo")] if settings.interface is None else []
     not_opened_there = Rule(Return(), direction=Direction.REPLY)
-    yield Chain(IN, (*local, not_opened_there, Rule(Goto(IN_SYN), protocol=_TCP, syn=True), captured))
+    of_tcp = [Rule(Goto(IN_SYN), protocol=_TCP, syn=True), captured] if tcp else []
+    of_udp = quic.arriving_rules() if reads_quic else ()
+    yield Chain(IN, (*local, not_opened_there, *of_tcp, *of_udp))
     scoped = [Rule(Return(), source=LINK_LOCAL)] if family is Family.V6 and not aside else []
     excluded = [
         *(Rule(Return(), source=network) for network in networks_of(family, settings.exclude_inbound_cidrs)),
         *return_on_ports(settings.exclude_inbound_ports, _TCP),
     ]
-    yield Chain(IN_SYN, (Rule(SetConnmark(UNDECIDED)), *scoped, *excluded, Rule(Jump(IN_CLASSES)), captured))
+    if tcp:
+        yield Chain(IN_SYN, (Rule(SetConnmark(UNDECIDED)), *scoped, *excluded, Rule(Jump(IN_CLASSES)), captured))
     yield Chain(IN_CLASSES, tuple(walk))

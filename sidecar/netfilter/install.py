@@ -23,7 +23,7 @@ from sidecar.netfilter.backend import Backend, Way
 from sidecar.netfilter.choose import detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.parse import Installed
-from sidecar.netfilter.rules import Family, FamilyRules
+from sidecar.netfilter.rules import Family, FamilyRules, Rule
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
 from sidecar.netfilter.text import difference
 
@@ -105,9 +105,10 @@ class Installer:
             for family in self._families([], even_disabled=True)
         )
 
-    def has_chain(self, name: str) -> bool:
-        """Whether a family has this chain of ours; a policy may be about one of them alone."""
-        return any(name in self.installed(family).chains for family in self._families([], even_disabled=True))
+    def has_rule(self, chain: str, rule: Rule) -> bool:
+        """Whether a family has this rule in a chain of ours; a policy may be about one of them alone."""
+        families = self._families([], even_disabled=True)
+        return any(rule in self.installed(family).chains.get(chain, ()) for family in families)
 
     def installed(self, family: Family) -> Installed:
         """What one family's mangle table has of ours."""

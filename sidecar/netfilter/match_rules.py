@@ -27,7 +27,7 @@ def capture_rules(family: Family, match: Match, chain: str) -> Iterator[Rule]:
     """A match that needs content: SYNs which meet the rest of it are led to ``chain``."""
     if not match.accepts_protocol(TransportProtocol.TCP):
         return
-    for source, destination in _ends(family, match):
+    for source, destination in ends(family, match):
         for ports in port_groups(match.port):
             yield Rule(
                 Jump(chain),
@@ -46,7 +46,7 @@ def class_rules(family: Family, match: Match, class_id: int) -> Iterator[Rule]:
 
 def kernel_rules(family: Family, match: Match, action: Action) -> Iterator[Rule]:
     """What happens to packets that meet a match."""
-    for source, destination in _ends(family, match):
+    for source, destination in ends(family, match):
         for protocol, ports in _services(match):
             yield Rule(action, protocol=protocol, source=source, destination=destination, ports=ports)
 
@@ -54,7 +54,7 @@ def kernel_rules(family: Family, match: Match, action: Action) -> Iterator[Rule]
 def reply_rules(family: Family, match: Match, class_id: int) -> Iterator[Rule]:
     """The same for answers: what the match calls source is where they go."""
     action = Goto(class_chain(class_id))
-    for source, destination in _ends(family, match):
+    for source, destination in ends(family, match):
         for protocol, ports in _services(match):
             yield Rule(action, protocol=protocol, source=destination, destination=source, source_ports=ports)
 
@@ -67,7 +67,7 @@ def _services(match: Match) -> Iterator[tuple[TransportProtocol | None, tuple[Po
     return product(protocols, port_groups(match.port))
 
 
-def _ends(family: Family, match: Match) -> Iterator[tuple[Network | None, Network | None]]:
+def ends(family: Family, match: Match) -> Iterator[tuple[Network | None, Network | None]]:
     """Every source with every destination; nothing when one of them is named for the other family alone."""
     return product(networks_of(family, match.source, default=(None,)), networks_of(family, match.cidr, default=(None,)))
 

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidecar.netfilter import data_filter, quic_filter
 from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
     Direction,
+    Drop,
     Family,
     Goto,
     Jump,
@@ -47,6 +49,14 @@ _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
 }
 """ICMP of IPv6 is printed by its name in /etc/protocols, or without that file by the second one. ICMP of IPv4 in a rule
 for IPv6 is none of ours."""
+_PROGRAMS: Final[Mapping[Family, Mapping[str, str]]] = {
+    family: {
+        bytecode(data_filter.PROGRAMS[family]): "carries_data",
+        bytecode(quic_filter.PROGRAMS[family]): "quic_initial",
+    }
+    for family in Family
+}
+"""The criteria that are programs, by what ``--bytecode`` prints of each."""
 _MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf")
 _WITHOUT_VALUE: Final = ("--save-mark", "--restore-mark", "--queue-bypass")
 """Options of targets that stand alone."""
@@ -187,9 +197,7 @@ class _Reader:
             case "--nowildcard", "socket":
                 return "has_socket", True
             case "--bytecode", "bpf":
-                if take() != bytecode(self._family):
-                    raise _UnknownWordsError(token)
-                return "carries_data", True
+                return _PROGRAMS[self._family][take()], True
             case "-g", _:
                 return "action", Goto(take())
             case "-j", _:
@@ -201,6 +209,8 @@ class _Reader:
         match target, sorted(options):
             case "RETURN", []:
                 return Return()
+            case "DROP", []:
+                return Drop()
             case "MARK", ["--set-xmark"]:
                 return SetMark(_mark(options["--set-xmark"]))
             case "CONNMARK", ["--set-xmark"]:

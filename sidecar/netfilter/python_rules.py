@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.errors import RulesetError
+from sidecar.netfilter import data_filter, quic_filter
 from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.entries import PROTOCOL_NUMBERS
 from sidecar.netfilter.rules import (
     MULTIPORT_SLOTS,
+    Drop,
     Family,
     FamilyRules,
     Goto,
@@ -63,6 +65,8 @@ def _problem(rule: Rule, family: Family) -> str | None:
         return "SYN needs the protocol tcp"
     if rule.carries_data and rule.protocol is not TransportProtocol.TCP:
         return "telling data needs the protocol tcp"
+    if rule.quic_initial and rule.protocol is not TransportProtocol.UDP:
+        return "telling QUIC needs the protocol udp"
     if any(network is not None and network.version != family for network in (rule.source, rule.destination)):
         return "a network is of the other family"
     if any(not 1 <= len(name.encode()) <= _NAME_LENGTH for name in names):
@@ -106,7 +110,9 @@ def entry_of(rule: Rule, family: Family, made: Any) -> Any:
     if rule.has_socket:
         _match(made, "socket", "nowildcard")
     if rule.carries_data:
-        _match(made, "bpf", "bytecode", bytecode(family))
+        _match(made, "bpf", "bytecode", bytecode(data_filter.PROGRAMS[family]))
+    if rule.quic_initial:
+        _match(made, "bpf", "bytecode", bytecode(quic_filter.PROGRAMS[family]))
     _write_action(made, rule)
     return made.rule
 
@@ -144,6 +150,8 @@ def _write_action(made: Any, rule: Rule) -> None:
     match rule.action:
         case Return():
             target = made.create_target("RETURN")
+        case Drop():
+            target = made.create_target("DROP")
         case Jump(chain):
             target = made.create_target("")
             target.standard_target = chain

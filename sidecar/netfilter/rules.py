@@ -53,6 +53,11 @@ class Return:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """The packet is not sent: in OUTPUT the sender's call fails at once, with EPERM."""
+
+
+@dataclass(frozen=True, slots=True)
 class Jump:
     """Walk another chain and come back (``-j``)."""
 
@@ -110,7 +115,7 @@ class Tproxy:
     mark: Mark
 
 
-Action = Return | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Queue | Tproxy
+Action = Return | Drop | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Queue | Tproxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class Rule:
 
     ``ports`` are destination ports. ``to_here``: the destination address is this machine's. ``has_socket``: a socket
     here would take the packet, be it a listening one. ``carries_data`` is about TCP packets: see
-    :mod:`sidecar.netfilter.data_filter`.
+    :mod:`sidecar.netfilter.data_filter`; ``quic_initial`` about UDP packets: :mod:`sidecar.netfilter.quic_filter`.
     """
 
     action: Action
@@ -138,6 +143,7 @@ class Rule:
     to_here: bool = False
     has_socket: bool = False
     carries_data: bool = False
+    quic_initial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ The chains, in the order a packet of this namespace meets them::
     PREROUTING -> PODLANE-PRE   TPROXY to the listener; what comes in from outside -> PODLANE-IN
 
 That is the relay datapath. :mod:`sidecar.netfilter.aside` has what the step-aside datapath has instead of TPROXY, for
-connections opened either way.
+connections opened either way; :mod:`sidecar.netfilter.quic` what both have for QUIC.
 
 CAPTURE is jumped to and comes back, so that emptying it is all it takes to drain: the walk then goes on to the class of
 the port, and the follower rules still serve what was captured before. With CAPTURE in place the walk of a captured SYN
@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
+from sidecar.netfilter import quic
 from sidecar.netfilter.aside import aside_chains, follow_rule, save_hooks, show_rule, undecided_rule
 from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from sidecar.netfilter.inbound import REPLIES, inbound_rules, reply_exclusions, reply_rule, reply_walk
@@ -76,7 +77,7 @@ from sidecar.netfilter.rules import (
     Tproxy,
 )
 from tc_core.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, UNDECIDED, ClassIds, Mark, class_mark
-from tc_core.policy import Bound, TrafficPolicy, TransportProtocol
+from tc_core.policy import Bound, Quic, TrafficPolicy, TransportProtocol
 
 __all__ = ["EMPTY_RULESET", "CaptureSettings", "Ruleset", "build_ruleset"]
 
@@ -85,6 +86,8 @@ CLASSES: Final = f"{CHAIN_PREFIX}CLASSES"
 ANY_PORT: Final = f"{CHAIN_PREFIX}ANY-PORT"
 CAPTURE: Final = f"{CHAIN_PREFIX}CAPTURE"
 PRE: Final = f"{CHAIN_PREFIX}PRE"
+_TCP: Final = TransportProtocol.TCP
+_UDP: Final = TransportProtocol.UDP
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +146,12 @@ def _family_rules(
     keep_captured: bool,
     keep_inbound: bool,
 ) -> FamilyRules:
+    treatment = quic.treatment(policy, settings)
     walk: list[Rule] = []
     for name, match in policy.rules(Bound.OUTBOUND):
         if match.needs_content:
             walk += capture_rules(family, match, ANY_PORT if settings.any_port(match) else CAPTURE)
+            walk += quic.quic_rules(family, match, settings, treatment, quic.QUIC)
         else:
             walk += class_rules(family, match, ids[name])
     walk = without_repeats(walk)
@@ -159,8 +164,11 @@ def _family_rules(
         return FamilyRules(family)
 
     aside = settings.datapath is Datapath.STEP_ASIDE
-    follow_answers = aside and inbound is not None
-    out = tuple(_out_rules(family, settings, follow=follow, follow_answers=follow_answers, replies=bool(replies)))
+    outbound_quic = treatment is Quic.CLASSIFY and quic.QUIC in called
+    inbound_quic = inbound is not None and inbound.quic
+    answers = [follow_rule(Direction.REPLY)] if aside and inbound and inbound.tcp else []
+    answers += quic.follow_rules(Direction.REPLY) if inbound_quic else ()
+    out = tuple(_out_rules(family, settings, answers, follow=follow, quic_too=outbound_quic, replies=bool(replies)))
     chains = [Chain(OUT, out), Chain(CLASSES, tuple(walk))]
     if replies:
         chains.append(Chain(REPLIES, (*reply_exclusions(family, settings), *replies)))
@@ -168,6 +176,8 @@ def _family_rules(
         chains.append(Chain(ANY_PORT, (*quiet_rules(settings), Rule(Jump(CAPTURE)))))
     if content:
         chains.append(Chain(CAPTURE, tuple(_divert_rules(family, settings)) if capture else ()))
+    if quic.QUIC in called:
+        chains.append(quic.quic_chain(treatment, capture=capture))
     used = sorted({ids[name] for name, _ in policy.rules()})
     called |= chains_called(replies)
     chains += [Chain(class_chain(i), (Rule(SetMark(class_mark(i))),)) for i in used if class_chain(i) in called]
@@ -177,9 +187,13 @@ def _family_rules(
     if follow and not aside:
         arriving.append(_tproxy_rule(family, settings))
         routes.append(PolicyRoute(DIVERT, settings.route_table, settings.rule_preference))
-    if aside and (follow or inbound):
-        chains += aside_chains(settings.outbound_port)
-        hooks += save_hooks(outbound=follow, inbound=inbound is not None)
+    shown = [(_TCP, aside and follow, aside and inbound is not None and inbound.tcp)]
+    shown.append((_UDP, outbound_quic, inbound_quic))
+    if protocols := [protocol for protocol, *ways in shown if any(ways)]:
+        chains += aside_chains(settings.outbound_port, protocols)
+        hooks += save_hooks(outbound=any(way for _, way, _ in shown), inbound=any(way for *_, way in shown))
+    if outbound_quic or inbound_quic:
+        chains.append(quic.again_chain(settings.outbound_port))
     if inbound:
         arriving.append(inbound.entry)
         chains += inbound.chains
@@ -194,37 +208,40 @@ def _family_rules(
 
 
 def _out_rules(
-    family: Family, settings: CaptureSettings, *, follow: bool, follow_answers: bool, replies: bool
+    family: Family, settings: CaptureSettings, answers: list[Rule], *, follow: bool, quic_too: bool, replies: bool
 ) -> Iterator[Rule]:
-    tcp = TransportProtocol.TCP
+    """``answers``: rules for those of decided connections."""
     if settings.connmark and settings.datapath is Datapath.RELAY:
         # What the proxy has chosen, for what arrives. The other bits are those of captured connections.
-        yield Rule(SaveMark(CLASS_MASK), protocol=tcp, mark=OWN)
+        yield Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=OWN)
     yield Rule(Return(), mark=OWN)
     if settings.interface is None:
         yield Rule(Return(), out_interface="lo")
     else:
         yield Rule(Return(), not_out_interface=settings.interface)
-    if follow_answers:
-        yield follow_rule(Direction.REPLY)
+    yield from answers
     # Does not match what conntrack does not track: such packets are classified one by one, which is right for them.
     yield reply_rule(classified=replies)
     if follow:
         # Every SYN starts clean: conntrack may still know what was decided for an earlier try, or for an earlier
         # connection of the same addresses and ports.
-        yield Rule(SetConnmark(UNDECIDED), protocol=tcp, syn=True)
+        yield Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
     aside = settings.datapath is Datapath.STEP_ASIDE
     if follow and aside:
         yield follow_rule()
     elif follow:
-        yield Rule(SetMark(DIVERT), protocol=tcp, connmark=DIVERT)
-        yield Rule(Return(), protocol=tcp, mark=DIVERT)
+        yield Rule(SetMark(DIVERT), protocol=_TCP, connmark=DIVERT)
+        yield Rule(Return(), protocol=_TCP, mark=DIVERT)
+    if quic_too:
+        yield from quic.follow_rules()
     for network in networks_of(family, settings.exclude_outbound_cidrs):
         yield Rule(Return(), destination=network)
-    yield from return_on_ports(settings.exclude_outbound_ports, tcp, TransportProtocol.UDP)
+    yield from return_on_ports(settings.exclude_outbound_ports, _TCP, _UDP)
     yield Rule(Jump(CLASSES))
     if follow and aside:
         yield show_rule()
+    if quic_too:
+        yield quic.show_rule()
 
 
 def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
@@ -242,7 +259,7 @@ def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
 def _tproxy_rule(family: Family, settings: CaptureSettings) -> Rule:
     return Rule(
         Tproxy(LISTENER_ADDRESS[family], settings.outbound_port, DIVERT),
-        protocol=TransportProtocol.TCP,
+        protocol=_TCP,
         in_interface="lo",
         mark=DIVERT,
         direction=Direction.ORIGINAL,

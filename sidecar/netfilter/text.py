@@ -13,11 +13,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
+from sidecar.netfilter import data_filter, quic_filter
 from sidecar.netfilter.data_filter import bytecode
 from sidecar.netfilter.parse import Installed, parse_rule
 from sidecar.netfilter.rules import (
     LOOPBACK,
     Action,
+    Drop,
     Family,
     FamilyRules,
     Goto,
@@ -78,7 +80,9 @@ def _words(rule: Rule, family: Family) -> Iterator[str]:
     if rule.has_socket:
         yield "-m socket --nowildcard"
     if rule.carries_data:
-        yield f'-m bpf --bytecode "{bytecode(family)}"'
+        yield f'-m bpf --bytecode "{bytecode(data_filter.PROGRAMS[family])}"'
+    if rule.quic_initial:
+        yield f'-m bpf --bytecode "{bytecode(quic_filter.PROGRAMS[family])}"'
     yield _render_action(rule.action)
 
 
@@ -86,6 +90,8 @@ def _render_action(action: Action) -> str:
     match action:
         case Return():
             return "-j RETURN"
+        case Drop():
+            return "-j DROP"
         case Jump(chain):
             return f"-j {chain}"
         case Goto(chain):

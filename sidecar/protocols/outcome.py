@@ -25,8 +25,9 @@ class Protocol(enum.StrEnum):
     TLS = "tls"
     HTTP1 = "http1"
     HTTP2 = "http2"
+    QUIC = "quic"
     OPAQUE = "opaque"
-    """None of the three, or not enough bytes to tell."""
+    """None of these, or not enough bytes to tell."""
 
 
 class Reason(enum.StrEnum):

@@ -24,12 +24,19 @@ import re
 from typing import Final
 
 from sidecar.protocols.client_hello import MESSAGE_HEADER, ClientHello, parse_client_hello
-from sidecar.protocols.outcome import NeedMore, Reason, Rejected
+from sidecar.protocols.detect import Detection
+from sidecar.protocols.outcome import NeedMore, Protocol, Reason, Rejected
 from sidecar.protocols.quic_crypto import KEYS_SIZE, InitialKeys
-from sidecar.protocols.quic_packets import Cursor, CutShortError, Kind, LongPacket, read_header, read_packets
+from sidecar.protocols.quic_packets import (
+    MIN_DATAGRAM,
+    Cursor,
+    CutShortError,
+    Kind,
+    LongPacket,
+    read_header,
+    read_packets,
+)
 
-MIN_DATAGRAM: Final = 1200
-"""Bytes of a client's datagram with an Initial, at least (RFC 9000 14.1)."""
 MAX_HELLO: Final = 16 << 10
 """Bytes of a ClientHello message, at most. Those with post-quantum key shares have about 2 KiB."""
 MAX_BYTES: Final = 96 << 10
@@ -109,6 +116,19 @@ class QuicInitialReader:
         stream = _CryptoStream()
         self._streams[name] = keys, stream
         return stream.take(frames)
+
+
+def detection_of(outcome: ClientHello | NeedMore | Rejected) -> Detection | None:
+    """What an outcome says of the connection; None: nothing yet."""
+    match outcome:
+        case NeedMore():
+            return None
+        case Rejected(Reason.NOT_THIS):
+            return Detection(Protocol.OPAQUE, Reason.NOT_THIS)
+        case Rejected(reason):
+            return Detection(Protocol.QUIC, reason)
+        case ClientHello(sni, alpn, ech):
+            return Detection(Protocol.QUIC, Reason.FOUND, sni=sni, alpn=alpn, ech=ech)
 
 
 class _CryptoStream:

@@ -4,8 +4,10 @@ Every connection begins with packets that have long headers, and a datagram may 
 other (RFC 9000 12.2). What follows the last one is a packet with a short header, which has no length, or padding. Of
 the versions 1 and 2 (RFC 9000, RFC 9369) all is known; of any other only what RFC 8999 promises for all versions.
 
-Captures that are made on the sending machine can show several datagrams as one large one, which the network card will
-cut (UDP_SEGMENT in udp(7)). For Initials this makes no difference: they follow each other as coalesced ones do.
+Whoever looks on the sending machine can see several datagrams as one large one, which the network card will cut
+(UDP_SEGMENT in udp(7)). Where Initials fill their datagrams they follow each other as coalesced ones do; where
+something else stands at the end of one, the next is found by the version and the id that it has in common with the
+first.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ VERSION_1: Final = 0x00000001
 """RFC 9000 15."""
 VERSION_2: Final = 0x6B3343CF
 """RFC 9369 3.1."""
+
+MIN_DATAGRAM: Final = 1200
+"""Bytes of a client's datagram with an Initial, at least (RFC 9000 14.1)."""
 
 _LONG: Final = 0x80
 _MAX_CONNECTION_ID: Final = 20
@@ -66,6 +71,10 @@ class LongPacket(NamedTuple):
     destination_id: bytes
     data: bytes
     number_at: int
+
+
+PacketName = tuple[int, bytes]
+"""Version and destination id: in a client's first Initial they make the keys of all its Initials."""
 
 
 class CutShortError(Exception):
@@ -127,7 +136,11 @@ def read_packets(datagram: bytes) -> list[LongPacket]:
     """
     packets: list[LongPacket] = []
     at = 0
-    while (header := read_header(datagram, at)) is not None and header.known:
+    while at >= 0:
+        header = read_header(datagram, at)
+        if header is None or not header.known:
+            at = _next_segment(datagram, at)
+            continue
         kind = _KINDS[header.version][header.first >> 4 & 3]
         if kind is Kind.RETRY:  # it has no length, and only servers send it
             break
@@ -147,3 +160,26 @@ def read_packets(datagram: bytes) -> list[LongPacket]:
             packets.append(LongPacket(header.version, kind, header.destination_id, data, number_at - at))
         at = cursor.at
     return packets
+
+
+def _next_segment(data: bytes, at: int) -> int:
+    """Where the next of several datagrams in one begins like the first; -1 when there is none behind ``at``."""
+    first = read_header(data) if len(data) - at >= MIN_DATAGRAM else None
+    if first is None or not at:
+        return -1
+    alike = data[1 : 6 + len(first.destination_id)]
+    found = data.find(alike, at + 1)
+    return found - 1 if found > 0 and data[found - 1] & _LONG else -1
+
+
+def begins_with(datagram: bytes) -> PacketName | None:
+    """The name of the Initial at the beginning of a datagram; None when something else stands there."""
+    packets = read_packets(datagram)
+    if not packets or packets[0].kind is not Kind.INITIAL:
+        return None
+    return packets[0].version, packets[0].destination_id
+
+
+def is_short(datagram: bytes) -> bool:
+    """Whether it begins with a packet that has a short header, as clients send when the handshake is behind them."""
+    return bool(datagram) and not datagram[0] & _LONG

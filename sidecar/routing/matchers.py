@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sidecar.routing.flow import Address, Content, Destination
 from tc_core.names import NameSet
-from tc_core.policy import Match, Network, PortRange
+from tc_core.policy import Match, Network, PortRange, TransportProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Matcher:
     host: NameSet | None
     alpn: frozenset[str] | None
     ports: tuple[PortRange, ...]
+    udp_ports: tuple[PortRange, ...]
     networks: tuple[Network, ...]
     sources: tuple[Network, ...]
 
@@ -29,7 +30,8 @@ class Matcher:
             NameSet.of(match.sni) if match.sni else None,
             NameSet.of(match.host) if match.host else None,
             frozenset(match.alpn) if match.alpn else None,
-            match.port,
+            match.ports_of(TransportProtocol.TCP),
+            match.ports_of(TransportProtocol.UDP),
             match.cidr,
             match.source,
         )
@@ -43,7 +45,8 @@ class Matcher:
             return False
         if not self.match.accepts_protocol(destination.protocol):
             return False
-        if self.ports and not any(destination.port in ports for ports in self.ports):
+        allowed = self.udp_ports if destination.protocol is TransportProtocol.UDP else self.ports
+        if allowed and not any(destination.port in ports for ports in allowed):
             return False
         if self.sources and (source is None or not _within(source, self.sources)):
             return False

@@ -10,6 +10,8 @@ connection. In between a connection is here in one of two tables:
   come after it, and to choose again when the policy changes. The oldest are forgotten when the table is full, which
   costs just that.
 
+UDP is the part of :mod:`sidecar.stepaside.quic_flows`.
+
 Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``judge``
 gives an answer and does not raise.
 
@@ -18,20 +20,20 @@ One thread calls ``judge``; :attr:`~Classifier.routing` and :meth:`~Classifier.c
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Container
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from sidecar.protocols.detect import Detection, Reason, detect_at_once
 from sidecar.protocols.detect import Protocol as WireProtocol
-from sidecar.protocols.packets import TCP, read_ip
+from sidecar.protocols.packets import TCP, UDP, read_ip
 from sidecar.protocols.streams import FirstBytes
 from sidecar.routing.cached import Routing
-from sidecar.routing.flow import Destination
+from sidecar.stepaside.decisions import Choices, Known, Witness
 from sidecar.stepaside.marks import FIRST, OURS
+from sidecar.stepaside.quic_flows import QuicFlows
 from tc_core.marks import STATE_MASK
-from tc_core.policy import DEFAULT_CLASS, Bound
+from tc_core.policy import DEFAULT_CLASS, Bound, TransportProtocol
 
 MAX_OPENINGS: Final = 4096
 """Connections whose first bytes are awaited at once."""
@@ -42,37 +44,17 @@ MAX_DECIDED: Final = 16384
 
 _FIN, _SYN = 0x01, 0x02
 _TCP_HEADER: Final = 20
+_UDP_HEADER: Final = 8
 _SEQUENCES: Final = 1 << 32
 _ALIKE: Final = 512
 """Longest first packet that is looked up instead of read again: clients without keep-alive repeat their requests."""
 _TLS_HANDSHAKE: Final = b"\x16"
 _UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
-_CHOICES: Final = 4096
-
-
-class Witness(Protocol):
-    """Who wants to know what was decided."""
-
-    def detected(self, detection: Detection, seconds: float) -> None:
-        """Detection ended, ``seconds`` after the first bytes."""
-
-    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
-        """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow`` and ``bound``."""
-
-    def lost_lines(self, count: int) -> None:
-        """So many lines of the access log could not be kept or written. Comes from any thread."""
 
 
 class _Opening(NamedTuple):
     stream: FirstBytes
     since: float
-    bound: Bound
-
-
-class _Known(NamedTuple):
-    """What the class of a connection depends on, beside its addresses and ports."""
-
-    detection: Detection
     bound: Bound
 
 
@@ -90,14 +72,15 @@ class Classifier:
         max_decided: int = MAX_DECIDED,
     ) -> None:
         """``detection_timeout`` in seconds, from a connection's first bytes."""
-        self._choices = _Choices(routing)
+        self._choices = Choices(routing)
         self._witness = witness
         self._timeout = detection_timeout
         self._max_openings = max_openings
         self._max_held = max_held
         self._max_decided = max_decided
         self._openings: dict[bytes, _Opening] = {}
-        self._decided: dict[bytes, _Known] = {}
+        self._decided: dict[bytes, Known] = {}
+        self.quic = QuicFlows(witness, detection_timeout=detection_timeout)
         self.held = 0
         """Bytes held for connections whose first bytes do not suffice yet."""
 
@@ -108,7 +91,7 @@ class Classifier:
 
     @routing.setter
     def routing(self, routing: Routing) -> None:
-        self._choices = _Choices(routing)
+        self._choices = Choices(routing)
 
     @property
     def undecided(self) -> int:
@@ -120,9 +103,9 @@ class Classifier:
         """Decided connections whose content is still known."""
         return len(self._decided)
 
-    def known(self, flow: bytes) -> tuple[Detection, Bound] | None:
+    def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> Known | None:
         """What the content of a decided connection was, and who opened it, if that is still remembered."""
-        return self._decided.get(flow)
+        return self.quic.known(flow) if transport is TransportProtocol.UDP else self._decided.get(flow)
 
     def judge(self, packet: bytes, mark: int, now: float, bound: Bound = Bound.OUTBOUND) -> int:
         """The mark that a packet is to go on with. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
@@ -133,9 +116,14 @@ class Classifier:
         first = mark & STATE_MASK == FIRST.value
         undecided = mark & ~STATE_MASK
         ip = read_ip(packet, 0)
-        if ip is None or ip.protocol != TCP or ip.fragment is not None:
+        if ip is None or ip.fragment is not None:
             return undecided
         at = ip.start
+        if ip.protocol == UDP and min(ip.end, len(packet)) >= at + _UDP_HEADER:
+            flow = ip.addresses + packet[at : at + 4]
+            return self.quic.judge(flow, packet[at + _UDP_HEADER : ip.end], mark, now, bound, self._choices)
+        if ip.protocol != TCP:
+            return undecided
         if min(ip.end, len(packet)) < at + _TCP_HEADER:
             return undecided
         flow = ip.addresses + packet[at : at + 4]
@@ -150,7 +138,7 @@ class Classifier:
             alike = len(text) <= _ALIKE and text[:1] != _TLS_HANDSHAKE
             detection = _detect_alike(text) if alike else detect_at_once(text)
             if detection is not None:
-                return self._decide(flow, _Known(detection, bound), 0.0, mark)
+                return self._decide(flow, Known(detection, bound), 0.0, mark)
             opening = self._open(flow, sequence, now, bound)
         else:
             known = self._decided.get(flow)
@@ -158,17 +146,23 @@ class Classifier:
                 return mark & ~OURS | self._choices.of(flow, known).mark
             waiting = self._openings.get(flow)
             if waiting is None:
-                return self._decide(flow, _Known(_UNSEEN, bound), 0.0, mark)
+                return self._decide(flow, Known(_UNSEEN, bound), 0.0, mark)
             opening = waiting
         return self._read(flow, opening, sequence, text, flags, mark, now)
 
-    def choose_again(self, flow: bytes, mark: int, known_marks: Container[int]) -> int:
+    def choose_again(
+        self,
+        flow: bytes,
+        mark: int,
+        known_marks: Container[int],
+        transport: TransportProtocol = TransportProtocol.TCP,
+    ) -> int:
         """The mark that a decided connection is to have now; ``mark`` is the one it has.
 
         By its content, if that is still known. Else it stays in its class, if that is still one of ``known_marks``, and
         goes to the default class if not.
         """
-        known = self._decided.get(flow)
+        known = self.known(flow, transport)
         if known is not None:
             return mark & ~OURS | self._choices.of(flow, known).mark
         return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
@@ -196,7 +190,7 @@ class Classifier:
         if detection is None:
             return mark & ~STATE_MASK
         self._forget(flow)
-        return self._decide(flow, _Known(detection, opening.bound), now - opening.since, mark)
+        return self._decide(flow, Known(detection, opening.bound), now - opening.since, mark)
 
     def _give_up(self, flow: bytes, now: float) -> None:
         """No room: its next packet gets what is known of it now."""
@@ -204,7 +198,7 @@ class Classifier:
         expired = now - opening.since > self._timeout
         detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
         self._forget(flow)
-        self._decide(flow, _Known(detection, opening.bound), now - opening.since, 0)
+        self._decide(flow, Known(detection, opening.bound), now - opening.since, 0)
 
     def _forget(self, flow: bytes) -> None:
         self._decided.pop(flow, None)
@@ -212,64 +206,17 @@ class Classifier:
         if opening is not None:
             self.held -= opening.stream.held
 
-    def _decide(self, flow: bytes, known: _Known, seconds: float, mark: int) -> int:
+    def _decide(self, flow: bytes, known: Known, seconds: float, mark: int) -> int:
         choice = self._choices.of(flow, known)
         if len(self._decided) >= self._max_decided:
             del self._decided[next(iter(self._decided))]
         self._decided[flow] = known
         self._witness.detected(known.detection, seconds)
-        self._witness.stepped_aside(flow, known.bound, choice.class_name, known.detection)
+        self._witness.stepped_aside(flow, known, choice.class_name)
         return mark & ~OURS | choice.mark
-
-
-class _Choice(NamedTuple):
-    class_name: str
-    mark: int
-
-
-class _Choices:
-    """What one routing chooses, remembered: destinations and names repeat. A policy's change makes a new one."""
-
-    __slots__ = ("_known", "routing")
-
-    def __init__(self, routing: Routing) -> None:
-        self.routing = routing
-        self._known: dict[tuple[bytes, _Known], _Choice] = {}
-
-    def of(self, flow: bytes, known: _Known) -> _Choice:
-        """The class of a connection."""
-        # Without the client's port: it is not asked for, and differs each time.
-        key = (flow[:-4] + flow[-2:], known)
-        choice = self._known.get(key)
-        if choice is None:
-            if len(self._known) >= _CHOICES:
-                self._known.clear()
-            source, destination = ends(flow, known.bound)
-            class_name = self.routing.class_of(destination, source, known.detection)
-            choice = self._known[key] = _Choice(class_name, self.routing.mark_of(class_name))
-        return choice
 
 
 @lru_cache(1024)
 def _detect_alike(text: bytes) -> Detection | None:
     """What a first packet says by itself. The answer depends on its bytes alone, so it is kept for the next like it."""
     return detect_at_once(text)
-
-
-def addresses(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
-    """The client's address and port, and the server's, of what a flow has in network byte order."""
-    size = (len(flow) - 4) // 2
-    source, destination = (str(ipaddress.ip_address(flow[at : at + size])) for at in (0, size))
-    source_port, port = (int.from_bytes(flow[at : at + 2], "big") for at in (-4, len(flow) - 2))
-    return (source, source_port), (destination, port)
-
-
-def ends(flow: bytes, bound: Bound) -> tuple[tuple[str, int], Destination]:
-    """The client's address and port, and the destination."""
-    client, (address, port) = addresses(flow)
-    return client, Destination.parse(address, port, bound=bound)
-
-
-def known_marks(routing: Routing) -> frozenset[int]:
-    """The decided marks of all classes there are."""
-    return frozenset(routing.mark_of(name) for name in routing.ids)

@@ -16,6 +16,7 @@ from sidecar.errors import ConntrackError, PrivilegeError
 from sidecar.stepaside.conntrack_messages import AF_INET, AF_INET6, ENTRY, Entry, dump, read_entry, update
 from sidecar.stepaside.nfnetlink import DUMP_INTERRUPTED, NLMSG_DONE, NLMSG_ERROR, error_of, read_messages
 from tc_core.marks import Mark
+from tc_core.ports import TransportProtocol
 
 _NETLINK_NETFILTER: Final = 12
 _CHUNK: Final = 1 << 17
@@ -27,13 +28,16 @@ _FAMILIES: Final = (AF_INET, AF_INET6)
 
 
 def entries(mark: Mark) -> list[Entry]:
-    """The TCP connections with this mark under its mask. Raises :class:`ConntrackError`, :class:`PrivilegeError`."""
-    found: dict[bytes, Entry] = {}
+    """The TCP connections and UDP flows with this mark under its mask.
+
+    Raises :class:`ConntrackError`, :class:`PrivilegeError`.
+    """
+    found: dict[tuple[bytes, TransportProtocol], Entry] = {}
     with _socket("reading them") as sock:
         for family in _FAMILIES:
             for _ in range(_TRIES):
                 batch, complete = _dump(sock, family, mark)
-                found.update((entry.flow, entry) for entry in batch)
+                found.update(((entry.flow, entry.transport), entry) for entry in batch)
                 if complete:
                     break
     return list(found.values())

@@ -1,4 +1,4 @@
-"""The messages of ctnetlink: which TCP connections have a mark, and giving them another one.
+"""The messages of ctnetlink: which TCP connections and UDP flows have a mark, and giving them another one.
 
 linux/netfilter/nfnetlink_conntrack.h. Both the dump and the update work under a mask, in the kernel: other bits of a
 connection's mark stay with their owners, also when they change at the same moment.
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from sidecar.stepaside.nfnetlink import ACK, DUMP, REQUEST, attribute, message, nested, read_attributes
 from tc_core.marks import Mark
+from tc_core.ports import TransportProtocol
 
 AF_INET: Final = 2
 AF_INET6: Final = 10
@@ -35,7 +36,8 @@ _V6: Final = (3, 4)
 _PROTO_NUM: Final = 1
 _SRC_PORT: Final = 2
 _DST_PORT: Final = 3
-_TCP: Final = 6
+_NUMBERS: Final = {TransportProtocol.TCP: b"\x06", TransportProtocol.UDP: b"\x11"}
+_TRANSPORTS: Final = {number: transport for transport, number in _NUMBERS.items()}
 _PROTOCOL_TCP: Final = 1
 """CTA_PROTOINFO_TCP, in which CTA_PROTOINFO_TCP_STATE has the same number."""
 _COUNTED_BYTES: Final = 2
@@ -47,7 +49,9 @@ _ENDED: Final = frozenset({7, 8})
 
 
 class Entry(NamedTuple):
-    """A tracked TCP connection: ``flow`` is addresses, then ports, both source first and in network byte order.
+    """A tracked TCP connection or UDP flow.
+
+    ``flow`` is addresses, then ports, both source first and in network byte order.
 
     ``bytes_up`` and ``bytes_down`` count IP packets, and are None unless net.netfilter.nf_conntrack_acct was on when it
     began. ``began`` is in nanoseconds since 1970, and None unless net.netfilter.nf_conntrack_timestamp was.
@@ -59,6 +63,7 @@ class Entry(NamedTuple):
     bytes_up: int | None = None
     bytes_down: int | None = None
     began: int | None = None
+    transport: TransportProtocol = TransportProtocol.TCP
 
 
 def dump(family: int, mark: Mark, *, sequence: int) -> bytes:
@@ -77,7 +82,7 @@ def update(entry: Entry, mark: Mark, *, sequence: int) -> bytes:
         nested(_TUPLE_IP, attribute(kinds[0], source), attribute(kinds[1], destination)),
         nested(
             _TUPLE_PROTO,
-            attribute(_PROTO_NUM, bytes([_TCP])),
+            attribute(_PROTO_NUM, _NUMBERS[entry.transport]),
             attribute(_SRC_PORT, entry.flow[-4:-2]),
             attribute(_DST_PORT, entry.flow[-2:]),
         ),
@@ -88,8 +93,8 @@ def update(entry: Entry, mark: Mark, *, sequence: int) -> bytes:
 
 
 def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
-    """The entry in a message's attributes; None for what is no TCP connection."""
-    flow: bytes | None = None
+    """The entry in a message's attributes; None for what is neither TCP nor UDP."""
+    flow: tuple[bytes, TransportProtocol] | None = None
     mark = 0
     ended = False
     numbers: dict[int, int | None] = {}
@@ -107,7 +112,7 @@ def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
     if flow is None:
         return None
     up, down, began = (numbers.get(kind) for kind in (_COUNTERS_ORIG, _COUNTERS_REPLY, _TIMESTAMP))
-    return Entry(flow, mark, ended, up, down, began)
+    return Entry(flow[0], mark, ended, up, down, began, flow[1])
 
 
 def _has_ended(data: bytes | bytearray, start: int, end: int) -> bool:
@@ -127,16 +132,17 @@ def _number(data: bytes | bytearray, start: int, end: int, wanted: int) -> int |
     return None
 
 
-def _flow(data: bytes | bytearray, start: int, end: int) -> bytes | None:
+def _flow(data: bytes | bytearray, start: int, end: int) -> tuple[bytes, TransportProtocol] | None:
     addresses: dict[int, bytes] = {}
     ports: dict[int, bytes] = {}
     for kind, at, stop in read_attributes(data, start, end):
         if kind in (_TUPLE_IP, _TUPLE_PROTO):
             found = addresses if kind == _TUPLE_IP else ports
             found.update((inner, bytes(data[a:b])) for inner, a, b in read_attributes(data, at, stop))
-    if ports.get(_PROTO_NUM) != bytes([_TCP]):
+    transport = _TRANSPORTS.get(ports.get(_PROTO_NUM, b""))
+    if transport is None:
         return None
     parts = [addresses.get(kind, b"") for kind in (_V4 if _V4[0] in addresses else _V6)]
     parts += [ports.get(_SRC_PORT, b""), ports.get(_DST_PORT, b"")]
     flow = b"".join(parts)
-    return flow if len(flow) in (12, 36) else None
+    return (flow, transport) if len(flow) in (12, 36) else None

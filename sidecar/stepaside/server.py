@@ -21,16 +21,17 @@ import structlog
 import trio
 
 from sidecar.access_log import AccessLog, AccessLogSettings, LoggedWitness
+from sidecar.errors import ConntrackError, PrivilegeError
 from sidecar.live_connections import LiveConnection, Order, Shown, first_shown
-from sidecar.protocols.detect import Detection
 from sidecar.routing.cached import Routing
 from sidecar.stepaside import conntrack
-from sidecar.stepaside.classifier import Classifier, Witness, addresses, ends, known_marks
+from sidecar.stepaside.classifier import Classifier
 from sidecar.stepaside.conntrack_messages import Entry
+from sidecar.stepaside.decisions import Known, Witness, addresses, ends, known_marks
 from sidecar.stepaside.marks import DECIDED, OPEN, OURS
 from sidecar.stepaside.queue import Queue
 from tc_core.marks import STATE_MASK, Mark, class_id_of
-from tc_core.policy import Bound
+from tc_core.policy import Bound, TransportProtocol
 from tc_core.units import Duration
 
 log = structlog.get_logger(__name__)
@@ -119,7 +120,7 @@ class StepAside:
         found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
         changes: list[tuple[Entry, Mark]] = []
         for entry in found:
-            mark = self._classifier.choose_again(entry.flow, entry.mark, marks)
+            mark = self._classifier.choose_again(entry.flow, entry.mark, marks, entry.transport)
             if mark != entry.mark:
                 changes.append((entry, Mark(mark & OURS, OURS)))
         return await trio.to_thread.run_sync(partial(conntrack.change, changes)) if changes else 0
@@ -136,7 +137,8 @@ class StepAside:
 
     def _told(self, entry: Entry, now: int) -> LiveConnection:
         client, destination = addresses(entry.flow)
-        detection, bound = self._classifier.known(entry.flow) or (None, None)
+        known = self._classifier.known(entry.flow, entry.transport)
+        detection, bound = (None, None) if known is None else (known.detection, known.bound)
         return LiveConnection(
             self.routing.ids.name_of(class_id_of(entry.mark)),
             client,
@@ -161,7 +163,19 @@ class StepAside:
                     except Exception:  # one connection's fault must not end all others; it goes by port
                         log.exception("a mistake in judging a packet")
                         mark = packet.mark & ~STATE_MASK
+                    if classifier.quic.moved:
+                        _write_down(classifier.quic.moved)
                     queue.accept(packet, mark)
+
+
+def _write_down(moved: list[tuple[bytes, int]]) -> None:
+    """Give UDP flows that were decided before the mark of their newest connection. It is not worth a packet's wait."""
+    changes = [(Entry(flow, mark, transport=TransportProtocol.UDP), Mark(mark & OURS, OURS)) for flow, mark in moved]
+    moved.clear()
+    try:
+        conntrack.change(changes)
+    except (ConntrackError, PrivilegeError) as error:
+        log.warning("a flow stays in the class of its connection before", error=str(error))
 
 
 class _Log:
@@ -172,15 +186,17 @@ class _Log:
         self.lost_lines = witness.lost_lines
         self._witness = witness
 
-    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
+    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
         """The class is chosen."""
-        self._witness.stepped_aside(flow, bound, class_name, detection)
-        client, destination = ends(flow, bound)
+        self._witness.stepped_aside(flow, known, class_name)
+        detection = known.detection
+        client, destination = ends(flow, known)
         log.debug(
             "stepped aside",
             client=client,
             destination=str(destination),
-            bound=bound.value,
+            transport=known.transport.value,
+            bound=known.bound.value,
             class_name=class_name,
             protocol=detection.protocol.value,
             reason=detection.reason.value,
@@ -189,10 +205,14 @@ class _Log:
         )
 
 
-def forget_marks() -> int:
-    """Clear our bits in the marks of all tracked connections; how many had some.
+def forget_marks(*transports: TransportProtocol) -> int:
+    """Clear our bits in the marks of tracked connections, of all or of these ``transports``; how many had some.
 
     Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
     """
     clean = Mark(0, OURS)
-    return sum(conntrack.rewrite(mark, lambda _: clean) for mark in (DECIDED, OPEN))
+
+    def cleaned(entry: Entry) -> Mark | None:
+        return clean if not transports or entry.transport in transports else None
+
+    return sum(conntrack.rewrite(mark, cleaned) for mark in (DECIDED, OPEN))

@@ -25,14 +25,16 @@ _PATIENCE = 10.0
 """Seconds to wait for a connection before the test fails."""
 
 
-def policy(*matches: dict[str, object]) -> TrafficPolicy:
+def policy(*matches: dict[str, object], quic: str = "classify") -> TrafficPolicy:
     """One class per match: c1, c2 ... with the class ids 1, 2 ..."""
     classes = [{"name": f"c{i}", "rate": "8kbit", "match": [match]} for i, match in enumerate(matches, 1)]
-    return TrafficPolicy.model_validate({"total": "1Gbit", "classes": classes})
+    return TrafficPolicy.model_validate({"total": "1Gbit", "classes": classes, "quic": quic})
 
 
-def ruleset(*matches: dict[str, object], settings: CaptureSettings | None = None, **options: bool) -> Ruleset:
-    traffic = policy(*matches)
+def ruleset(
+    *matches: dict[str, object], settings: CaptureSettings | None = None, quic: str = "classify", **options: bool
+) -> Ruleset:
+    traffic = policy(*matches, quic=quic)
     ids = ClassIds.assign(c.name for c in traffic.classes)
     return build_ruleset(traffic, ids, settings or CaptureSettings(), **options)
 

@@ -143,6 +143,8 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         ruleset(INWARDS, settings=CaptureSettings(datapath=Datapath.STEP_ASIDE, silent_ports=())),
         ruleset(CONTENT, INWARDS, settings=STEP_ASIDE, capture=False),
         ruleset({"port": 22}, settings=STEP_ASIDE, keep_inbound=True),
+        ruleset({"sni": "a.example", "direction": "both"}, {"alpn": "h3", "port": [443, 8443], "protocol": "udp"}),
+        ruleset({"sni": "a.example", "direction": "both"}, {"alpn": "h3", "port": [443, 8443]}, quic="block"),
     ],
     ids=[
         "example",
@@ -164,6 +166,8 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         "step-aside, inbound alone",
         "step-aside, both draining",
         "step-aside, inbound kept",
+        "QUIC",
+        "QUIC blocked",
     ],
 )
 def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Ruleset) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sidecar.protocols.client_hello import ClientHello
 from sidecar.protocols.outcome import NeedMore, Rejected
-from sidecar.protocols.quic_initial import MAX_HELLO, MIN_DATAGRAM, QuicInitialReader
-from sidecar.protocols.quic_packets import VERSION_1, VERSION_2, Kind
+from sidecar.protocols.quic_initial import MAX_HELLO, QuicInitialReader
+from sidecar.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
 
 VERSIONS = (VERSION_1, VERSION_2)
 ID = bytes.fromhex("8394c8f03e515708")

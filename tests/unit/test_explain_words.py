@@ -81,7 +81,34 @@ def test_a_class_whose_ceil_is_its_rate_never_borrows() -> None:
 def test_nothing_is_captured_when_the_kernel_can_decide_everything() -> None:
     explanation = one_class("{port: [80]}")
     assert explanation.captured.startswith("Nothing is captured")
-    assert not any("UDP shows no names" in note for note in explanation.notes)
+    assert not any("QUIC" in note for note in explanation.notes)
+
+
+QUIC = {
+    "server names": ("{sni: [a.test]}", "", ["QUIC (HTTP/3) on UDP port 443 is read", "All other UDP goes"]),
+    "ports of their own": ("{sni: [a.test], port: [443, 8443]}", "", ["QUIC (HTTP/3) on UDP port 443 or 8443 is read"]),
+    "hosts": ("{host: [a.test]}", "", ["UDP shows none of these names. It goes to the class of its port"]),
+    "blocked": (
+        "{sni: [a.test]}",
+        "\nquic: block",
+        ["QUIC (HTTP/3) that this side opens to UDP port 443", "is refused"],
+    ),
+    "TCP alone": ("{sni: [a.test], protocol: tcp}", "", ["UDP shows none of these names"]),
+}
+
+
+@pytest.mark.parametrize("case", QUIC)
+def test_what_becomes_of_quic_is_said_once(case: str) -> None:
+    match, more, words = QUIC[case]
+    text = f"total: 10Mbit\nclasses: [{{name: a, rate: 1Mbit, match: [{match}]}}]{more}"
+    (note,) = [note for note in explain(text).notes if "QUIC" in note]
+    assert all(each in note for each in words)
+
+
+def test_names_in_quic_alone_open_no_listener() -> None:
+    explanation = one_class("{sni: [a.test], protocol: udp}")
+    assert explanation.captured.startswith("No TCP connection is captured")
+    assert explanation.classes[0].matches[0].traffic == "QUIC connections to a.test"
 
 
 @pytest.mark.parametrize(

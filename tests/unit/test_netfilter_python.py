@@ -100,6 +100,7 @@ REFUSED: dict[str, tuple[Rule, str]] = {
         Rule(Return(), protocol=TCP, ports=tuple(PortRange(i, i + 1) for i in range(1, 24, 3))),
         "more than 15 ports, where a range counts as two",
     ),
+    "QUIC of TCP": (Rule(Return(), protocol=TCP, quic_initial=True), "telling QUIC needs the protocol udp"),
     "SYN of UDP": (Rule(Return(), protocol=UDP, syn=True), "SYN needs the protocol tcp"),
     "destination of IPv6": (Rule(Return(), destination=ipaddress.ip_network("fd00::/8")), "other family"),
     "source of IPv6": (Rule(Return(), source=ipaddress.ip_network("fd00::/8")), "other family"),

@@ -7,11 +7,13 @@ import struct
 
 import pytest
 
+from sidecar.netfilter import quic_filter
 from sidecar.netfilter.data_filter import PROGRAMS
 from sidecar.netfilter.entries import ENTRY_SIZE, decode
 from sidecar.netfilter.parse import parse_rule
 from sidecar.netfilter.rules import (
     Direction,
+    Drop,
     Family,
     Goto,
     Jump,
@@ -209,6 +211,18 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
         V6,
         "RETURN",
         Rule(Return(), protocol=TCP, carries_data=True),
+    ),
+    "IPv4 QUIC": (
+        entry(V4, bpf(quic_filter.PROGRAMS[V4]), protocol=17),
+        V4,
+        "DROP",
+        Rule(Drop(), protocol=UDP, quic_initial=True),
+    ),
+    "IPv6 QUIC": (
+        entry(V6, bpf(quic_filter.PROGRAMS[V6]), protocol=17, flags=1),
+        V6,
+        "PODLANE-QUIC",
+        Rule(Jump("PODLANE-QUIC"), protocol=UDP, quic_initial=True),
     ),
     "data, by an old kernel": (
         entry(V4, bpf(PROGRAMS[V4], revision=0), protocol=6),

@@ -161,6 +161,13 @@ def test_a_shared_policy_alone_is_the_policy() -> None:
     assert pod(policy="lanes", shared=SHARED).policy == parse_policy(SHARED)
 
 
+def test_what_a_shared_policy_says_of_quic_holds_for_the_pods_own_classes_too() -> None:
+    own = "[{name: api, rate: 1Mbit, match: {sni: api.example.com}}]"
+    said = pod(policy="lanes", shared=f"{SHARED}\nquic: block", classes=own)
+    assert (said.policy.quic, said.policy.classes[0].name) == ("block", "api")
+    assert said.digest != pod(policy="lanes", shared=SHARED, classes=own).digest
+
+
 def test_the_pods_total_and_default_win() -> None:
     said = document(pod(policy="lanes", shared=SHARED, egress_bandwidth="80M", default_class="{ceil: 3Mbit}"))
     assert (said["total"], said["default"]) == ("80Mbit", {"ceil": "3Mbit"})

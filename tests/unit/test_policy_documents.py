@@ -114,7 +114,7 @@ def test_the_library_has_a_call_for_every_key_that_packets_can_tell() -> None:
     start = guide.index("| call | on | key |")
     table = guide[start : guide.index("\n\n", start)].splitlines()[2:]
     told = {key for row in table for key in re.findall(r"`(\w+)`", row.split("|")[3])}
-    only_a_proxy_sees = {"sni", "host", "alpn", "direction", "requests"}
+    only_a_proxy_sees = {"sni", "host", "alpn", "direction", "requests", "quic"}
     assert told | {"default"} == keys(TrafficPolicy, TrafficClass, Match) - only_a_proxy_sees
     for builder in (TrafficController, ClassBuilder, DefaultBuilder):
         parameters = set(inspect.signature(builder.rehearsal).parameters) - {"self"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -19,9 +18,10 @@ from scapy.packet import Packet, Raw
 from podlane.captures.flow import Flow
 from podlane.captures.flows import FlowTable
 from podlane.captures.verdicts import Judge, Verdict
-from podlane.errors import CaptureError
 from sidecar.protocols.quic_crypto import KEYS_SIZE
-from sidecar.protocols.quic_initial import MAX_BYTES, MIN_DATAGRAM
+from sidecar.protocols.quic_initial import MAX_BYTES
+from sidecar.protocols.quic_packets import MIN_DATAGRAM
+from tc_core.policy import Quic
 from tc_core.policy_file import parse_policy
 
 MESSAGE = hello(sni(b"API.example.com"), alpn(b"h3", b"h3-29"), extension(0xFE0D), extension(51, b"k" * 1300))
@@ -55,18 +55,29 @@ def names(verdict: Verdict) -> tuple[object, ...]:
     return verdict.detected, verdict.sni, verdict.alpn, verdict.ech
 
 
-def test_names_are_shown_and_do_not_decide() -> None:
+ENCRYPTED = "the true name may be encrypted (ECH)"
+
+
+def test_names_decide() -> None:
     verdict = verdict_of([up(FIRST), up(SECOND), down(ANSWER), up(b"\x40" + bytes(50))])
     assert names(verdict) == NAMES
-    assert (verdict.class_name, verdict.protocol) == ("fast", "udp")
-    assert verdict.why == "fast takes UDP on port 443; QUIC shows no names to the proxy"
+    assert (verdict.class_name, verdict.protocol) == ("named", "udp")
+    assert verdict.why == f"named takes QUIC connections to api.example.com; {ENCRYPTED}"
 
 
-def test_the_class_without_a_match_by_port_is_the_default_one() -> None:
+def test_names_do_not_decide_where_quic_is_not_looked_for() -> None:
     verdict = verdict_of([up(FIRST, dport=8443), up(SECOND, dport=8443)])
     assert names(verdict) == NAMES
     assert verdict.class_name == "default"
-    assert verdict.why == "no class takes UDP on port 8443; QUIC shows no names to the proxy"
+    assert verdict.why == f"no class takes QUIC connections to api.example.com on port 8443; {ENCRYPTED}"
+
+
+def test_what_the_policy_blocks_is_said_to_be_refused() -> None:
+    found, _ = flows([up(FIRST), up(SECOND)])
+    verdict = Judge(POLICY.model_copy(update={"quic": Quic.BLOCK})).verdict(found[0])
+    assert verdict.class_name == "fast"
+    refused = "its first packets would be refused (quic: block), so that the client takes TCP"
+    assert verdict.why == f"fast takes UDP on port 443; {refused}; {ENCRYPTED}"
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
@@ -119,7 +130,8 @@ def test_fragments_and_ipv6() -> None:
 def test_what_cannot_be_read_is_still_quic(packets: list[Packet]) -> None:
     verdict = verdict_of(packets)
     assert names(verdict) == ("quic", None, (), False)
-    assert verdict.why == "fast takes UDP on port 443; QUIC shows no names to the proxy"
+    assert verdict.why.startswith("fast takes UDP on port 443; ")
+    assert ("not in the capture, or not whole" in verdict.why) != ("is not valid, or too much" in verdict.why)
 
 
 def test_the_bytes_held_for_hellos_are_bounded() -> None:
@@ -152,10 +164,3 @@ def test_whatever_comes_every_datagram_is_counted_and_memory_is_bounded(
     assert sum(half.packets for flow in given_away for half in flow.halves) == len(sent)
     for flow in given_away:
         Judge(POLICY).verdict(flow)
-
-
-def test_without_cryptography_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("cryptography.hazmat.primitives.ciphers")]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(CaptureError, match=r"pip install 'podlane\[captures\]'"):
-        flows([up(FIRST)])

@@ -20,8 +20,8 @@ from quic_datagrams import ACK, ID, PING, VERSIONS, crypto, feed, initial, long_
 from sidecar.protocols.client_hello import ClientHello
 from sidecar.protocols.outcome import NeedMore, Reason, Rejected
 from sidecar.protocols.quic_crypto import KEYS_SIZE
-from sidecar.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, MIN_DATAGRAM, QuicInitialReader
-from sidecar.protocols.quic_packets import VERSION_1, VERSION_2, Kind
+from sidecar.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, QuicInitialReader
+from sidecar.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
 
 PUBLISHED_FRAMES = bytes.fromhex(
     "060040f1010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e86804fe3a47f06a2b69484c00000413011302010000c000"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.routing.flow import Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.names import NameSet
-from tc_core.policy import Bound, TransportProtocol
+from tc_core.policy import Bound, Quic, TransportProtocol
 from tc_core.policy_file import parse_policy
 
 POLICY = parse_policy(
@@ -53,8 +55,49 @@ def test_first_match_wins(address: str, port: int, content: Content, expected: s
 def test_udp_is_matched_by_what_its_packets_show() -> None:
     udp = Destination.parse("192.0.2.1", 53, TransportProtocol.UDP)
     assert TABLE.route(udp).class_name == "dns"
-    https = Destination.parse("192.0.2.1", 443, TransportProtocol.UDP)
-    assert not TABLE.undecided(https)
+    other = Destination.parse("192.0.2.1", 4433, TransportProtocol.UDP)
+    assert not TABLE.undecided(other)
+
+
+QUIC = {
+    "a server name on HTTP/3's port": (443, Content(sni="api.example.com"), "api", True),
+    "a name that no match knows": (443, Content(sni="other.example.com"), "default", True),
+    "another port, which no match names": (8443, Content(sni="api.example.com"), "default", False),
+    "a port that the match names": (6379, Content(sni="db.example.com"), "db", True),
+    "a port of a match by host, which QUIC does not show": (8050, Content(sni="api.example.com"), "default", False),
+}
+
+
+@pytest.mark.parametrize("case", QUIC)
+def test_names_decide_in_quic_where_quic_is_looked_for(case: str) -> None:
+    port, content, expected, undecided = QUIC[case]
+    there = Destination.parse("192.0.2.1", port, TransportProtocol.UDP)
+    assert (TABLE.route(there, content).class_name, TABLE.undecided(there)) == (expected, undecided)
+    assert not TABLE.refuses_quic(there)
+
+
+@pytest.mark.parametrize("case", QUIC)
+def test_where_quic_is_blocked_no_name_decides_and_what_could_be_decided_is_refused(case: str) -> None:
+    port, content, _, undecided = QUIC[case]
+    table = RoutingTable.of(POLICY.model_copy(update={"quic": Quic.BLOCK}))
+    there = Destination.parse("192.0.2.1", port, TransportProtocol.UDP)
+    assert (table.route(there, content).class_name, table.undecided(there)) == ("default", False)
+    assert table.refuses_quic(there) is undecided
+    assert not table.refuses_quic(Destination.parse("192.0.2.1", port)), "TCP is what clients fall back to"
+    assert not table.refuses_quic(replace(there, bound=Bound.INBOUND)), "clients elsewhere would wait"
+
+
+def test_a_policy_by_quic_alone_captures_nothing() -> None:
+    text = "total: 9Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, protocol: udp, port: 8443}}]"
+    table = RoutingTable.of(parse_policy(text))
+    assert (table.needs_capture, table.reads_quic) == (False, True)
+    assert table.undecided(Destination.parse("192.0.2.1", 8443, TransportProtocol.UDP))
+    assert not table.undecided(Destination.parse("192.0.2.1", 8443))
+
+
+def test_443_can_be_silent_too() -> None:
+    silent = RoutingTable.of(POLICY, (443,))
+    assert not silent.undecided(Destination.parse("192.0.2.1", 443, TransportProtocol.UDP))
 
 
 @pytest.mark.parametrize(

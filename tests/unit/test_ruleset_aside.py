@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -43,7 +44,7 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.routing.table import RoutingTable
 from sidecar.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
 from tc_core.marks import DIVERT, ClassIds, class_id_of
-from tc_core.policy import DEFAULT_CLASS, Bound, TrafficPolicy, TransportProtocol
+from tc_core.policy import DEFAULT_CLASS, Bound, TrafficPolicy
 
 QUEUE = 77
 ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE)
@@ -74,10 +75,13 @@ def test_what_is_shown_is_what_the_table_calls_undecided(
     for source, target in drawn:
         family = rules.of(Family(target.address.version))
         syn = output(family, first_packet((source, target)))
-        assert syn.queue is None
+        undecided = running and table.undecided(target, source=source)
+        assert (syn.queue == QUEUE) == (undecided and target.protocol is UDP)
+        assert syn.dropped == (running and table.refuses_quic(target, source=source))
         assert family.routes == ()
-        data = output(family, replace(syn, syn=False, carries_data=True, mark=0))
-        undecided = running and target.protocol is TransportProtocol.TCP and table.undecided(target, source=source)
+        if syn.dropped:
+            continue
+        data = output(family, replace(syn, syn=False, carries_data=True, mark=0, queue=None))
         assert (data.queue == QUEUE) == undecided
         assert has(data.connmark, SHOWN) == undecided
         # Until then both have the class that the kernel can tell, which for undecided ones is further down the list.
@@ -134,9 +138,9 @@ def test_a_reused_tuple_starts_clean() -> None:
         Packet(HERE, port=9999, syn=False, carries_data=True),
         Packet(HERE, port=9999, syn=False, carries_data=True, connmark=SHOWN.value, direction=Direction.REPLY),
         Packet(HERE, port=9999, syn=False, carries_data=True, connmark=SHOWN.value, out_interface="lo"),
-        Packet(HERE, UDP, 9999, syn=False, carries_data=True, connmark=SHOWN.value),
+        Packet(HERE, None, 0, syn=False, carries_data=True, connmark=SHOWN.value),
     ],
-    ids=["not tracked", "from before", "a reply", "stays on lo", "no TCP"],
+    ids=["not tracked", "from before", "a reply", "stays on lo", "no TCP or UDP"],
 )
 def test_not_shown(packet: Packet) -> None:
     assert output(example(), packet).queue is None
@@ -165,15 +169,11 @@ def test_of_what_clients_open_is_shown_what_the_table_calls_undecided(
         inbound = replace(target, bound=Bound.INBOUND)
         family = rules.of(Family(target.address.version))
         syn = arrival(family, first_packet((source, target)))
-        assert (syn.queue, syn.tproxy, family.routes) == (None, None, ())
-        data = arrival(family, replace(syn, syn=False, carries_data=True))
+        assert (syn.tproxy, family.routes) == (None, ())
+        data = arrival(family, replace(syn, syn=False, carries_data=True, queue=None))
         left_alone = excluded_inbound(source, target, capture)
-        undecided = (
-            running
-            and not left_alone
-            and target.protocol is TransportProtocol.TCP
-            and table.undecided(inbound, source=source)
-        )
+        undecided = running and not left_alone and table.undecided(inbound, source=source)
+        assert (syn.queue is not None) == (undecided and target.protocol is UDP)
         assert (data.queue == capture.outbound_port) == undecided
         if not undecided:
             name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
@@ -247,21 +247,23 @@ def test_clients_with_link_local_addresses_are_shown_too() -> None:
 _LOADS = (0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0xB1)
 
 
-def from_the_network_header(family: Family) -> list[Instruction]:
-    """The program for the machine of these tests, which has a link header: netfilter has none at this place."""
-    return [(code, jt, jf, k | 0xFFF00000 if code in _LOADS else k) for code, jt, jf, k in PROGRAMS[family]]
+def selects(programs: Mapping[Family, Sequence[Instruction]], packet: bytes, family: Family) -> bool:
+    """Whether the program of a ``bpf`` match takes a packet.
+
+    The machine of these tests has a link header: netfilter has none at this place.
+    """
+    program = [(code, jt, jf, k | 0xFFF00000 if code in _LOADS else k) for code, jt, jf, k in programs[family]]
+    return bool(run(program, Skb(packet, {Family.V4: 0x0800, Family.V6: 0x86DD}[family], link_header=0)))
 
 
 def carries_data(packet: bytes, family: Family) -> bool:
-    protocol = {Family.V4: 0x0800, Family.V6: 0x86DD}[family]
-    return bool(run(from_the_network_header(family), Skb(packet, protocol, link_header=0)))
+    return selects(PROGRAMS, packet, family)
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
 @given(words=st.integers(0, 10), text=st.binary(max_size=40))
 def test_packets_with_data_are_told_from_those_without(family: Family, words: int, text: bytes) -> None:
-    program = from_the_network_header(family)
-    check(program)
+    check(PROGRAMS[family])
     packet = tcp_packet(text, v6=family is Family.V6, options=bytes(4 * words), flags=ACK | PSH)
     assert carries_data(packet, family) == bool(text)
 

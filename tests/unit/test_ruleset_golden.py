@@ -15,7 +15,7 @@ from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from sidecar.netfilter.text import difference, render, render_route
 from tc_core.marks import ClassIds
-from tc_core.policy import PortRange, TrafficPolicy
+from tc_core.policy import PortRange, Quic, TrafficPolicy
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ruleset"
 
@@ -114,6 +114,21 @@ CASES = {
     ),
     "step-aside-inbound-draining": ruleset(INBOUND, ASIDE, capture=False),
     "step-aside-inbound-kept": ruleset(policy(backup=BACKUP), ASIDE, keep_inbound=True),
+    "quic": ruleset(
+        policy(
+            h3=[{"sni": ["a.example"], "port": [443, "8443-8450"], "cidr": ["192.0.2.0/24", "2001:db8::/32"]}],
+            web=[{"port": 443}],
+            other=[{"alpn": "h3", "protocol": "udp", "source": ["10.0.0.0/8"]}, {"host": "b.example", "port": 443}],
+        ),
+        CaptureSettings(interface="eth0", exclude_outbound_ports=(PortRange(8444, 8444),)),
+    ),
+    "quic-block": ruleset(policy(api=EXAMPLE, backup=BACKUP).model_copy(update={"quic": Quic.BLOCK})),
+    "quic-inbound-alone": ruleset(
+        policy(h3=[{"sni": ["a.example"], "protocol": "udp", "direction": "inbound"}]),
+        CaptureSettings(interface="eth0", exclude_inbound_cidrs=(ipaddress.ip_network("192.0.2.1"),)),
+    ),
+    "quic-silent": ruleset(policy(api=EXAMPLE), CaptureSettings(silent_ports=(443,))),
+    "quic-without-queue": ruleset(policy(api=EXAMPLE, backup=BACKUP), CaptureSettings(quic=False)),
     "settings": ruleset(
         policy(api=EXAMPLE),
         CaptureSettings(

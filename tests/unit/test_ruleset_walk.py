@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sidecar.datapath import Datapath
 from sidecar.netfilter.rules import (
     Direction,
+    Drop,
     Family,
     FamilyRules,
     Goto,
@@ -32,6 +33,7 @@ from sidecar.netfilter.rules import (
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from sidecar.routing.flow import Address, Destination, parse_address
 from sidecar.routing.table import RoutingTable
+from sidecar.stepaside.marks import SHOWN
 from tc_core.marks import DIVERT, OWN, ClassIds, Mark, class_id_of, class_mark
 from tc_core.policy import DEFAULT_CLASS, Bound, PortRange, TrafficPolicy, TransportProtocol
 
@@ -56,6 +58,8 @@ class Packet:
     to_here: bool = True
     has_socket: bool = True
     carries_data: bool = False
+    quic_initial: bool = False
+    dropped: bool = False
     tproxy: Tproxy | None = field(default=None, compare=False)
     queue: int | None = None
 
@@ -85,6 +89,7 @@ def meets(rule: Rule, packet: Packet) -> bool:
         and (rule.connmark is None or has(packet.connmark, rule.connmark))
         and (rule.direction is None or packet.direction is rule.direction)
         and (not rule.carries_data or packet.carries_data)
+        and (not rule.quic_initial or packet.quic_initial)
     )
 
 
@@ -118,6 +123,9 @@ def walk(rules: FamilyRules, chain: str, packet: Packet) -> None:
             case Queue(number):
                 packet.queue = number
                 return
+            case Drop():
+                packet.dropped = True
+                return
 
 
 def through(rules: FamilyRules, builtin: str, packet: Packet) -> Packet:
@@ -143,7 +151,7 @@ def answer(packet: Packet) -> Packet:
     assert packet.source is not None
     return replace(
         packet, address=packet.source, port=packet.source_port, source=packet.address, source_port=packet.port,
-        syn=False, direction=Direction.REPLY, mark=0, tproxy=None,
+        syn=False, direction=Direction.REPLY, mark=0, tproxy=None, queue=None, quic_initial=False,
     )  # fmt: skip
 
 
@@ -189,10 +197,16 @@ match_documents = st.builds(
     st.sampled_from([[], [], ["tcp"], ["udp"], ["tcp", "udp"], ["icmp"], ["tcp", "icmp"]]),
     st.sampled_from(["outbound", "outbound", "inbound", "both"]),
 )
-policies = st.lists(st.lists(match_documents, min_size=1, max_size=3), max_size=6).map(
-    lambda classes: TrafficPolicy.model_validate(
-        {"total": "1Gbit", "classes": [{"name": f"c{i}", "rate": "8kbit", "match": m} for i, m in enumerate(classes)]}
-    )
+policies = st.builds(
+    lambda classes, quic: TrafficPolicy.model_validate(
+        {
+            "total": "1Gbit",
+            "classes": [{"name": f"c{i}", "rate": "8kbit", "match": m} for i, m in enumerate(classes)],
+            "quic": quic,
+        }
+    ),
+    st.lists(st.lists(match_documents, min_size=1, max_size=3), max_size=6),
+    st.sampled_from(["classify", "classify", "block"]),
 )
 silences = st.sampled_from([(), (25, 53, 3306), tuple(range(1, 60, 2))])
 exclusions = st.builds(
@@ -221,8 +235,10 @@ flows = st.tuples(
 
 
 def first_packet(flow: Flow) -> Packet:
+    """Of UDP, one that begins a QUIC connection."""
     source, target = flow
-    return Packet(target.address, target.protocol, target.port, syn=target.protocol is TCP, source=source)
+    tcp, udp = target.protocol is TCP, target.protocol is UDP
+    return Packet(target.address, target.protocol, target.port, syn=tcp, source=source, quic_initial=udp)
 
 
 def excluded(target: Destination, capture: CaptureSettings) -> bool:
@@ -264,11 +280,15 @@ def test_the_kernel_decides_what_the_table_decides(
     for source, target in drawn:
         packet = output(rules.of(Family(target.address.version)), first_packet((source, target)))
         left_alone = excluded(target, capture)
-        assert captured(packet) == (table.undecided(target, source=source) and running and not left_alone)
+        looked_at = running and not left_alone
+        assert packet.dropped == (looked_at and table.refuses_quic(target, source=source))
+        undecided = looked_at and table.undecided(target, source=source)
+        assert captured(packet) == (undecided and target.protocol is not UDP)
         assert has(packet.connmark, DIVERT) == captured(packet)
+        assert (packet.queue is not None) == has(packet.connmark, SHOWN) == (undecided and target.protocol is UDP)
         if left_alone:
             assert packet.mark == 0
-        if captured(packet) or left_alone:
+        if undecided or left_alone or packet.dropped:
             continue
         # By content nobody can tell here, so the table goes by what the kernel sees too.
         name = table.route(target, source=source).class_name
@@ -284,8 +304,9 @@ def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: Traffi
         first = output(family, first_packet(flow))
         later = output(family, replace(first, syn=False, mark=0))
         assert captured(later) == captured(first)
+        assert later.queue == first.queue
         if not captured(first):
-            assert later.mark == first.mark
+            assert class_id_of(later.mark) == class_id_of(first.mark)
 
 
 @settings(max_examples=70)
@@ -300,11 +321,14 @@ def test_of_what_clients_open_the_kernel_decides_what_the_table_decides(
         packet = arrival(family, first_packet((source, target)))
         left_alone = excluded_inbound(source, target, capture)
         taken = table.undecided(inbound, source=source) and running and not left_alone
-        assert (packet.tproxy is not None) == taken == has(packet.connmark, DIVERT)
-        later = arrival(family, replace(packet, syn=False, tproxy=None))
-        assert (later.tproxy is not None) == taken
+        udp = target.protocol is UDP
+        assert (packet.tproxy is not None) == (taken and not udp) == has(packet.connmark, DIVERT)
+        assert (packet.queue is not None) == (taken and udp) == has(packet.connmark, SHOWN)
+        assert not packet.dropped
+        later = arrival(family, replace(packet, syn=False, tproxy=None, queue=None))
+        assert (later.tproxy is not None, later.queue is not None) == (taken and not udp, taken and udp)
         if taken:
-            continue  # the proxy answers, under a mark of its own
+            continue  # the proxy answers, under a mark of its own, or the classifier decides
         name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
         assert class_id_of(output(family, answer(packet)).mark) == (0 if name == DEFAULT_CLASS else ids[name])
 

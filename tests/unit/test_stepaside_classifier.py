@@ -13,7 +13,8 @@ from tcp_packets import ACK, CLIENT, FIN, PSH, SYN, flow_of, tcp_packet
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
-from sidecar.stepaside.classifier import Classifier, known_marks
+from sidecar.stepaside.classifier import Classifier
+from sidecar.stepaside.decisions import Known, known_marks
 from sidecar.stepaside.marks import DECIDED, FIRST, OURS
 from tc_core.marks import STATE_MASK, ClassIds, class_mark
 from tc_core.policy import Bound, TrafficPolicy
@@ -54,10 +55,10 @@ class Notes:
         self.detections.append(detection)
         self.seconds.append(seconds)
 
-    def stepped_aside(self, flow: bytes, bound: Bound, class_name: str, detection: Detection) -> None:
-        assert detection is self.detections[-1]
+    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+        assert known.detection is self.detections[-1]
         assert len(flow) in (12, 36)
-        self.bounds.append(bound)
+        self.bounds.append(known.bound)
         self.classes.append(class_name)
 
 

@@ -11,6 +11,7 @@ from sidecar.stepaside import conntrack_messages as ct
 from sidecar.stepaside import nfnetlink as nf
 from sidecar.stepaside import queue_messages as nfq
 from tc_core.marks import Mark
+from tc_core.policy import TransportProtocol
 
 PRE_ROUTING, LOCAL_OUT = 0, 3
 """linux/netfilter.h"""
@@ -129,7 +130,16 @@ def test_what_a_connection_has_carried_is_read_where_it_is_counted(up: int, down
     assert entry == ct.Entry(bytes(8) + b"\0\1\0\2", 3, state in (7, 8), up, down, began)
 
 
-def test_what_is_not_tcp_is_no_entry() -> None:
+def test_udp_is_told_from_tcp_and_changed_as_such() -> None:
     data = entry_message(bytes(4), bytes(4), (1, 2), 3, protocol=17)
+    (message,) = nf.read_messages(data, len(data))
+    entry = ct.read_entry(data, message.start, message.end)
+    assert entry == ct.Entry(bytes(8) + b"\0\1\0\2", 3, transport=TransportProtocol.UDP)
+    # The kernel's own bytes of the identity, addresses and protocol, come back in the request.
+    assert data[nf.HEAD : nf.HEAD + 52] in ct.update(entry, Mark(0, 1), sequence=1)
+
+
+def test_what_is_neither_tcp_nor_udp_is_no_entry() -> None:
+    data = entry_message(bytes(4), bytes(4), (1, 2), 3, protocol=132)
     (message,) = nf.read_messages(data, len(data))
     assert ct.read_entry(data, message.start, message.end) is None

@@ -1,0 +1,103 @@
+"""QUIC beside the relay: a classifier of its own, for as long as a policy reads names in QUIC.
+
+Stepping aside, the one classifier has all; a relay sees no UDP, so this one is added to it. Nothing depends on it: a
+kernel without queue lets QUIC go by port, as it does while no classifier is there, and :attr:`QuicReader.problem` says
+so. A policy that blocks QUIC needs no classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from sidecar.errors import ConntrackError, PrivilegeError, QueueError
+from sidecar.live_connections import Order, Shown, first_shown
+from sidecar.routing.cached import Routing
+from sidecar.stepaside.server import StepAside, forget_marks
+from tc_core.policy import TransportProtocol
+from tc_core.units import Duration
+
+_AT_ONCE = Duration(0)
+
+log = structlog.get_logger(__name__)
+
+
+class QuicReader:
+    """Runs the classifier when the routing in force wants one."""
+
+    def __init__(self, make: Callable[[Routing], StepAside]) -> None:
+        self._make = make
+        self._classifier: StepAside | None = None
+        self.used = False
+        """Whether there may be marks of it."""
+        self.problem = ""
+        """Why QUIC goes by port although the policy has names for it; empty while all is well."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a classifier is there."""
+        return self._classifier is not None
+
+    @property
+    def available(self) -> bool:
+        """Whether rules may show packets to it."""
+        return not self.problem
+
+    async def follow(self, routing: Routing, nursery: trio.Nursery) -> None:
+        """Judge by this routing from now on; before the rules that go with it."""
+        if self._classifier is not None:
+            await self._classifier.follow(routing)
+        elif routing.table.reads_quic and self.available:
+            classifier = self._make(routing)
+            try:
+                await nursery.start(classifier.run)
+            except (QueueError, PrivilegeError) as error:
+                self.give_up(str(error))
+            else:
+                self._classifier = classifier
+                self.used = True
+
+    def give_up(self, why: str) -> None:
+        """QUIC cannot be read on this kernel, which does not change."""
+        self.problem = f"QUIC goes by port and network: {why}"
+        log.warning(self.problem)
+
+    async def settle(self) -> int:
+        """Have live flows follow the routing, or end what it does not need; behind its rules.
+
+        Gives how many flows changed their class. Raises :class:`ConntrackError`, :class:`PrivilegeError`.
+        """
+        if self._classifier is None:
+            return 0
+        if self._classifier.routing.table.reads_quic and self.available:
+            return await self._classifier.reroute()
+        await self.stop()
+        await trio.to_thread.run_sync(forget_quic_marks)
+        return 0
+
+    async def stop(self) -> None:
+        """End: flows go on by themselves, in the class they have."""
+        if self._classifier is not None:
+            await self._classifier.drain(_AT_ONCE)
+            self._classifier = None
+
+    async def beside(self, relayed: Shown, limit: int, order: Order) -> Shown:
+        """The relay's connections, and the flows that were decided, where the kernel tells."""
+        if self._classifier is None:
+            return relayed
+        try:
+            flows = await self._classifier.connections(limit, order)
+        except ConntrackError:  # the flows alone are not to be seen
+            return relayed
+        both = [*relayed.connections, *flows.connections]
+        return Shown(relayed.active + flows.active, first_shown(both, limit, order))
+
+
+def forget_quic_marks() -> None:
+    """Clear our bits in the marks of UDP flows. Without our rules nobody reads them, so failing does no harm."""
+    try:
+        forget_marks(TransportProtocol.UDP)
+    except ConntrackError as error:
+        log.warning("marks of QUIC's flows stay", error=str(error))
