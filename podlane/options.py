@@ -52,6 +52,11 @@ def _excluded(_ctx: click.Context, param: click.Parameter, value: str | None) ->
         raise click.BadParameter(str(error)) from None
 
 
+def mesh_option(purpose: str) -> Callable[[Any], Any]:
+    """``--mesh`` with the values of :class:`sidecar.mesh.kinds.Mesh`."""
+    return click.option("--mesh", type=click.Choice(["auto", "istio", "linkerd", "none"]), help=purpose)
+
+
 def workers_option() -> Callable[[Any], Any]:
     """``--workers``: how many processes relay; None where nothing is said."""
     text = "Processes that relay; auto for one per CPU, at most 8.  [default: 1]"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
+from sidecar.mesh.kinds import MeshProxy
 from sidecar.netfilter.rules import Address, Family
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.policy import Match, Network, PortRange
@@ -26,7 +27,8 @@ class CaptureSettings:
     UDP) or ``exclude_outbound_cidrs`` is in the default class, whatever the policy says; so are answers from
     ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules touch only what leaves
     or comes in by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` (and the
-    one after it) are ours alone (not 100, 133, 253-255, which others use).
+    one after it) are ours alone (not 100, 133, 253-255, which others use). With a ``mesh`` names decide only about what
+    its proxy sends.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -40,6 +42,12 @@ class CaptureSettings:
     route_table: int = 15101
     rule_preference: int = 15101
     interface: str | None = None
+    mesh: MeshProxy | None = None
+
+    @property
+    def service_names(self) -> bool:
+        """Whether a name may tell another port than the packet's (:mod:`sidecar.routing.service_names`)."""
+        return self.mesh is not None and self.mesh.service_names
 
     def any_port(self, match: Match) -> bool:
         """Whether a content match applies on all ports but the silent ones."""

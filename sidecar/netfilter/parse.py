@@ -47,7 +47,7 @@ _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
 }
 """ICMP of IPv6 is printed by its name in /etc/protocols, or without that file by the second one. ICMP of IPv4 in a rule
 for IPv6 is none of ours."""
-_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf")
+_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf", "owner")
 _WITHOUT_VALUE: Final = ("--save-mark", "--restore-mark", "--queue-bypass")
 """Options of targets that stand alone."""
 
@@ -180,6 +180,10 @@ class _Reader:
                 return "connmark", _mark(take())
             case "--ctdir", "conntrack":
                 return "direction", Direction(take())
+            case "--ctorigdstport", "conntrack":
+                return "original_port", PortRange.parse(take().replace(":", "-"))
+            case (("--uid-owner" | "--gid-owner"), "owner"):
+                return "user" if token == "--uid-owner" else "group", int(take())
             case "--dst-type", "addrtype":
                 if take() != "LOCAL":
                     raise _UnknownWordsError(token)

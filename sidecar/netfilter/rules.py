@@ -119,7 +119,8 @@ class Rule:
 
     ``ports`` are destination ports. ``to_here``: the destination address is this machine's. ``has_socket``: a socket
     here would take the packet, be it a listening one. ``carries_data`` is about TCP packets: see
-    :mod:`sidecar.netfilter.data_filter`.
+    :mod:`sidecar.netfilter.data_filter`. ``user`` and ``group`` own the socket that sends. ``original_port``: where
+    whoever opened the connection meant to go, whatever nat has made of it.
     """
 
     action: Action
@@ -138,6 +139,9 @@ class Rule:
     to_here: bool = False
     has_socket: bool = False
     carries_data: bool = False
+    user: int | None = None
+    group: int | None = None
+    original_port: PortRange | None = None
 
 
 @dataclass(frozen=True, slots=True)

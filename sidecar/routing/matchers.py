@@ -39,11 +39,17 @@ class Matcher:
 
         A ``source`` of None is not known, and in no network.
         """
+        return self.accepts_port(destination.port) and self.accepts_ends(destination, source)
+
+    def accepts_port(self, port: int | None) -> bool:
+        """Whether the match is about this port, or about any."""
+        return not self.ports or (port is not None and any(port in ports for ports in self.ports))
+
+    def accepts_ends(self, destination: Destination, source: Address | None) -> bool:
+        """The criteria of packets but for the port."""
         if not self.match.direction.covers(destination.bound):
             return False
         if not self.match.accepts_protocol(destination.protocol):
-            return False
-        if self.ports and not any(destination.port in ports for ports in self.ports):
             return False
         if self.sources and (source is None or not _within(source, self.sources)):
             return False

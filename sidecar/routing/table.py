@@ -5,14 +5,20 @@ must agree on what is decided without content, and a test compares them.
 
 **Silent ports.** On some ports the server speaks first (SMTP, MySQL ...), so waiting for the client's first bytes would
 cost every connection the whole detection timeout. A match by content applies there only when it names the port itself.
+
+**Beside a mesh** names decide nothing on the mesh's own ports. Istio's names of services say a host and a port
+(:mod:`sidecar.routing.service_names`), so a match by names that asks for a port holds if either port is the one: that
+of the connection, which is the Pod's, or that of the service.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sidecar.mesh.kinds import MeshProxy
 from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination
 from sidecar.routing.matchers import Matcher
+from sidecar.routing.service_names import understood
 from tc_core.policy import DEFAULT_CLASS, Bound, Match, Requests, TrafficPolicy
 
 SILENT_PORTS: tuple[int, ...] = (21, 25, 53, 110, 143, 587, 3306, 4444, 5432, 6379, 9300, 11211)
@@ -37,12 +43,15 @@ class RoutingTable:
     requests: Requests = Requests.FIRST
     strictness: tuple[str, ...] = ()
     """The classes, the one with the lowest ceil (then guarantee) first."""
+    mesh: MeshProxy | None = None
 
     @classmethod
-    def of(cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS) -> RoutingTable:
+    def of(
+        cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS, mesh: MeshProxy | None = None
+    ) -> RoutingTable:
         entries = tuple((name, Matcher.of(match)) for name, match in policy.rules())
         by_limits = sorted(policy.resolved(), key=lambda c: (c.ceil, c.rate))
-        return cls(entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits))
+        return cls(entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits), mesh)
 
     @property
     def needs_capture(self) -> bool:
@@ -63,10 +72,12 @@ class RoutingTable:
 
         ``source`` is the client's address; None: not known, so that no match by source holds.
         """
+        if self._reads_services:
+            content = understood(content)
         for name, matcher in self.entries:
             if (
-                matcher.accepts_packets(destination, source)
-                and not self._silenced(matcher, destination.port)
+                self._may_hold(matcher, destination, source)
+                and (matcher.accepts_port(destination.port) or matcher.accepts_port(content.port))
                 and matcher.accepts_content(content)
             ):
                 return Route(name, matcher.match)
@@ -75,7 +86,7 @@ class RoutingTable:
     def undecided(self, destination: Destination, *, source: Address | None = None) -> bool:
         """Whether content could still decide: a content match comes before the first match that needs none."""
         for _, matcher in self.entries:
-            if matcher.accepts_packets(destination, source) and not self._silenced(matcher, destination.port):
+            if self._may_hold(matcher, destination, source):
                 return matcher.match.needs_content
         return False
 
@@ -96,10 +107,30 @@ class RoutingTable:
             if matcher.host is not None
             and matcher.sni is None
             and matcher.alpn is None
-            and matcher.accepts_packets(destination, source)
-            and not self._silenced(matcher, destination.port)
+            and matcher.accepts_port(destination.port)
+            and self._may_hold(matcher, destination, source)
         }
         return possible | {self.route(destination, source=source).class_name}
 
-    def _silenced(self, matcher: Matcher, port: int) -> bool:
-        return matcher.match.needs_content and not matcher.match.port and port in self.silent_ports
+    @property
+    def _reads_services(self) -> bool:
+        return self.mesh is not None and self.mesh.service_names
+
+    def _may_hold(self, matcher: Matcher, destination: Destination, source: Address | None) -> bool:
+        """Whether a match holds as far as packets tell: it does, unless it needs content, which is still to be asked.
+
+        A match of packets alone, or one whose names tell no port, must hold for the packet's port.
+        """
+        port = destination.port
+        by_content = matcher.match.needs_content
+        if by_content and self._closed(port):
+            return False
+        if matcher.accepts_port(port):
+            silenced = by_content and not matcher.ports and port in self.silent_ports
+        else:
+            silenced = not by_content or not self._reads_services or port in self.silent_ports
+        return not silenced and matcher.accepts_ends(destination, source)
+
+    def _closed(self, port: int) -> bool:
+        """Whether the port is the mesh's own, where names decide nothing."""
+        return self.mesh is not None and any(port in ports for ports in self.mesh.ports)
