@@ -20,5 +20,6 @@ def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapat
         return None
     return (
         f"Class {names[0]}: Beside {mesh.title} inbound matches by sni, host or alpn are not for the relay, which "
-        f"would lead clients past {mesh.title}'s proxy. Use datapath: step-aside, or match inbound by port, cidr and source."
+        f"would lead clients past {mesh.title}'s proxy. Use datapath: step-aside, or match inbound by port, cidr and "
+        "source."
     )
