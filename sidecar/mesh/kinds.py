@@ -62,5 +62,7 @@ ISTIO_AMBIENT: Final = MeshProxy("Istio (ambient)", mark=Mark(0x539, 0xFFF), por
 (https://github.com/istio/istio/blob/master/architecture/ambient/ztunnel-cni-lifecycle.md)."""
 LINKERD: Final = MeshProxy("Linkerd", user=2102, ports=(PortRange(4140, 4143), PortRange(4190, 4191)))
 """https://linkerd.io/2/reference/proxy-configuration/"""
+USUAL: Final = {Mesh.ISTIO: ISTIO, Mesh.LINKERD: LINKERD}
+"""What a mesh is like whose rules are not there to tell."""
 HBONE_PORT: Final = 15008
 """The tunnel in which Istio's ambient mode carries connections: HTTP/2 in mutual TLS, which shows nothing of them."""

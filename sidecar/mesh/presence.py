@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Final
 
 import structlog
 
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, SidecarError
-from sidecar.mesh.kinds import ISTIO, LINKERD, Mesh, MeshProxy
+from sidecar.mesh.kinds import USUAL, Mesh, MeshProxy
 from sidecar.mesh.owner import check_may_be
 from sidecar.mesh.recognise import Found, recognise
 from sidecar.netfilter.restore import installed_programs
 from sidecar.netfilter.rules import Family
 from sidecar.policies import load_wanted
 from tc_core.errors import TcError
-
-_ASSUMED: Final = {Mesh.ISTIO: ISTIO, Mesh.LINKERD: LINKERD}
-"""What a mesh is like whose rules are not there (yet)."""
 
 log = structlog.get_logger()
 
@@ -53,7 +49,7 @@ def resolve(asked: Mesh) -> MeshProxy | None:
         return None
     found = find()
     if found is None:
-        return _ASSUMED.get(asked)
+        return USUAL.get(asked)
     if asked is not Mesh.AUTO and found.mesh is not asked:
         raise ConfigError(
             f"--mesh {asked}: The rules in this network namespace are those of {found.title}. "

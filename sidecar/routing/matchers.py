@@ -34,19 +34,15 @@ class Matcher:
             match.source,
         )
 
-    def accepts_packets(self, destination: Destination, source: Address | None) -> bool:
-        """Whether the criteria that the kernel can see hold: direction, protocol, port, networks.
-
-        A ``source`` of None is not known, and in no network.
-        """
-        return self.accepts_port(destination.port) and self.accepts_ends(destination, source)
-
     def accepts_port(self, port: int | None) -> bool:
         """Whether the match is about this port, or about any."""
         return not self.ports or (port is not None and any(port in ports for ports in self.ports))
 
     def accepts_ends(self, destination: Destination, source: Address | None) -> bool:
-        """The criteria of packets but for the port."""
+        """Whether the criteria hold that the kernel can see beside the port: direction, protocol, networks.
+
+        A ``source`` of None is not known, and in no network.
+        """
         if not self.match.direction.covers(destination.bound):
             return False
         if not self.match.accepts_protocol(destination.protocol):

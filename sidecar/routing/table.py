@@ -72,8 +72,7 @@ class RoutingTable:
 
         ``source`` is the client's address; None: not known, so that no match by source holds.
         """
-        if self._reads_services:
-            content = understood(content)
+        content = self.understood(content)
         for name, matcher in self.entries:
             if (
                 self._may_hold(matcher, destination, source)
@@ -111,6 +110,10 @@ class RoutingTable:
             and self._may_hold(matcher, destination, source)
         }
         return possible | {self.route(destination, source=source).class_name}
+
+    def understood(self, content: Content) -> Content:
+        """The content as matches see it: beside Istio its names of services stand for host and port."""
+        return understood(content) if self._reads_services else content
 
     @property
     def _reads_services(self) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from istio_rules import IstioRules, Mode
-from lab import listen
 from mesh_envoy import MeshEnvoy, Service
 from webserver import WebServer, start_nginx
 
@@ -16,6 +15,8 @@ from podlane.lab.topology import PodNodeServer
 SERVICE: Final = "api.default.svc.cluster.local"
 SERVICE_PORT: Final = 8000
 """Of the service; its Pod listens on another one."""
+POD_SERVICE: Final = "web.default.svc.cluster.local"
+"""The service of which the Pod under test is the only one."""
 VIRTUAL: Final = "10.96.0.10"
 """The service's address, which nobody has: Envoy knows the Pods behind it."""
 OUTSIDE: Final = "files.example.com"
@@ -29,7 +30,6 @@ class MeshWorld:
     envoy: MeshEnvoy
     rules: IstioRules
     peer_envoy: MeshEnvoy
-    peer_address: str
     outside: WebServer
 
     def curl(self, *options: str, check: bool = True) -> str:
@@ -59,7 +59,8 @@ def meshed(topology: PodNodeServer, folder: Path, mode: Mode, *, rules: bool = T
     peer = topology.lab.host("peer", sysctls={"net.ipv4.tcp_congestion_control": "reno"})
     address = str(topology.lab.link(peer, "eth0", topology.node, "peer0", gateway=True).a.ipv4)
     IstioRules(peer, Mode.REDIRECT).install()
-    peer_envoy = MeshEnvoy(peer, folder / "peer-envoy")
+    back = Service(POD_SERVICE, SERVICE_PORT, str(topology.pod_link.a.ipv4), 80)
+    peer_envoy = MeshEnvoy(peer, folder / "peer-envoy", services=(back,))
     peer_envoy.start()
     start_nginx(peer, folder / "peer")
     outside = start_nginx(topology.server, folder / "outside")
@@ -70,7 +71,4 @@ def meshed(topology: PodNodeServer, folder: Path, mode: Mode, *, rules: bool = T
     istio = IstioRules(topology.pod, mode)
     if rules:
         istio.install()
-    return MeshWorld(topology, envoy, istio, peer_envoy, address, outside)
-
-
-__all__ = ["OUTSIDE", "SERVICE", "SERVICE_PORT", "VIRTUAL", "MeshWorld", "listen", "meshed"]
+    return MeshWorld(topology, envoy, istio, peer_envoy, outside)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,18 @@ class RunningSidecar:
         return self.process.wait(patience)
 
 
-def start_sidecar(pod: Host, policy: str, folder: Path, *options: str, watch: bool = False) -> RunningSidecar:
+def start_sidecar(
+    pod: Host, policy: str, folder: Path, *options: str, watch: bool = False, by: Sequence[str] = ()
+) -> RunningSidecar:
     """Start it and wait until it is ready; fails with its log when it ends instead.
 
-    With ``watch`` it follows its file, for :meth:`~RunningSidecar.change`; without, :meth:`~RunningSidecar.reload` has
+    ``by``: a command that starts the one behind it, as setpriv(1) does. With ``watch`` it follows its file, for :meth:`~RunningSidecar.change`; without, :meth:`~RunningSidecar.reload` has
     one answer only.
     """
     path = folder / "policy.yaml"
     path.write_text(policy)
     watching = "--watch" if watch else "--no-watch"
-    return _start(pod, path, folder, "--policy", str(path), "--log-level", "debug", watching, *options)
+    return _start(pod, path, folder, "--policy", str(path), "--log-level", "debug", watching, *options, by=by)
 
 
 def start_annotated(pod: Host, annotations: Path, folder: Path, *options: str) -> RunningSidecar:
@@ -86,12 +89,12 @@ def start_annotated(pod: Host, annotations: Path, folder: Path, *options: str) -
     return _start(pod, annotations, folder, "--annotations", str(annotations), *options)
 
 
-def _start(pod: Host, path: Path, folder: Path, *options: str) -> RunningSidecar:
+def _start(pod: Host, path: Path, folder: Path, *options: str, by: Sequence[str] = ()) -> RunningSidecar:
     log = folder / "sidecar.log"
     ready, theirs = os.pipe()
     with log.open("wb") as stream:
         process = pod.popen(
-            [sys.executable, "-m", "podlane", "sidecar", "--ready-fd", str(theirs), *options],
+            [*by, sys.executable, "-m", "podlane", "sidecar", "--ready-fd", str(theirs), *options],
             stdout=stream, stderr=stream, pass_fds=[theirs],
         )  # fmt: skip
     os.close(theirs)
@@ -101,9 +104,9 @@ def _start(pod: Host, path: Path, folder: Path, *options: str) -> RunningSidecar
     return RunningSidecar(pod, process, path, log)
 
 
-def refused_sidecar(pod: Host, *arguments: str) -> tuple[int, str]:
+def refused_sidecar(pod: Host, *arguments: str, by: Sequence[str] = ()) -> tuple[int, str]:
     """Run a sidecar that is expected to end by itself; gives exit code and what it said."""
-    done = pod.run([sys.executable, "-m", "podlane", "sidecar", *arguments], check=False)
+    done = pod.run([*by, sys.executable, "-m", "podlane", "sidecar", *arguments], check=False)
     return done.returncode, done.stderr
 
 
