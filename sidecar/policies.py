@@ -165,7 +165,8 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     said: dict[str, Any] = {
         "detection_timeout": pod.detection_timeout,
         "datapath": pod.datapath and Datapath(pod.datapath),
-        "mesh": pod.mesh and Mesh(pod.mesh),
+        # Told to find out, the injector has looked at the Pod, and the environment says what it found.
+        "mesh": Mesh(pod.mesh) if pod.mesh and pod.mesh != Mesh.AUTO else None,
         "log_level": pod.log_level and LogLevel(pod.log_level),
     }
     # An empty list is one, too: it takes the place of a default that is not.
