@@ -184,7 +184,7 @@ def _listener(name: str, port: int, inspectors: list[str], chains: list[dict[str
     *matched, otherwise = chains
     return {
         "name": name,
-        "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},
+        "address": {"socket_address": {"address": "::", "port_value": port, "ipv4_compat": True}},
         "listener_filters_timeout": "2s",
         "continue_on_listener_filters_timeout": True,
         "listener_filters": filters,

@@ -58,6 +58,20 @@ def many(world: MeshWorld) -> None:
         assert answers.count(f"|{authority.partition(':')[0]}|HTTP/1.1|") == MANY
 
 
+def at_once(world: MeshWorld) -> None:
+    """A thousand requests to each, twenty at a time, and one by IPv6."""
+    for url, address in (
+        (f"https://{OUTSIDE}:443", world.topology.server_ipv4),
+        (f"http://{SERVICE}:{SERVICE_PORT}", VIRTUAL),
+    ):
+        to = f"{address}:{url.rpartition(':')[2]}"
+        said = world.topology.pod.run(["h2load", "--h1", "-n1000", "-c20", "--connect-to", to, f"{url}/who"]).stdout
+        assert "1000 succeeded, 0 failed, 0 errored, 0 timeout" in said
+    if world.envoy.mode is not Mode.AMBIENT:  # where Envoy binds to an IPv4 address, to have its sockets marked
+        answer = world.curl("--resolve", f"{OUTSIDE}:443:[{world.topology.server_ipv6}]", f"https://{OUTSIDE}/who")
+        assert answer.endswith(f"|{world.topology.pod_link.a.ipv6}\n")
+
+
 @BOTH_DATAPATHS
 @pytest.mark.parametrize("mode", Mode, ids=str)
 def test_after_istio_every_request_succeeds_and_is_in_its_class(
@@ -71,6 +85,9 @@ def test_after_istio_every_request_succeeds_and_is_in_its_class(
     many(world)
     # The service's requests share Envoy's connection, those that it passes through have their own. None is seen twice.
     assert seen(sidecar) == {"api": {"tls": 1}, "files": {"tls": 1 + MANY}, "web": {"http1": 1}, "default": {}}
+    at_once(world)
+    assert seen(sidecar)["default"] == {}
+    assert seen(sidecar)["files"]["tls"] == 1 + MANY + 20 + (mode is not Mode.AMBIENT)
     assert world.rules.saved() == theirs
     assert sidecar.stop() == 0
     assert world.rules.saved() == theirs
