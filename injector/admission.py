@@ -37,6 +37,7 @@ from pod_policy.annotations import (
     LOG_LEVEL,
     MEMORY_LIMIT,
     MEMORY_REQUEST,
+    MESH,
     POLICY,
     PREFIX,
 )
@@ -54,7 +55,7 @@ _LONGEST_WARNING: Final = 256
 _REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid"}
 """metav1.StatusReason of the codes that are used."""
 _FIXED: Final = (
-    POLICY, DETECTION_TIMEOUT, DATAPATH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+    POLICY, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
 """Annotations that a sidecar which runs does not follow."""
 _WITHOUT_LIMITS: Final = f'To do without limits, set the Pod\'s label {INJECT_LABEL} to "false".'

@@ -74,14 +74,20 @@ class Grace:
         return cls(linger, max(left - _MARGIN, left // 2))
 
 
-def sidecar(
-    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, sockets: bool = False
-) -> dict[str, Any]:
-    """The container that runs for as long as the application does; ``shared`` is the ConfigMap's name.
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """As whom the containers run: with these capabilities, in this group, and told of this mesh (None: of none)."""
 
-    ``sockets``: whether the policy has it find the class of what arrives by sockets.
-    """
-    container = _container(NAME, [], defaults, resources, grace, shared, sockets)
+    capabilities: tuple[str, ...] = (CAPABILITY,)
+    group: int = 0
+    mesh: str | None = None
+
+
+def sidecar(
+    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, identity: Identity
+) -> dict[str, Any]:
+    """The container that runs for as long as the application does; ``shared`` is the ConfigMap's name."""
+    container = _container(NAME, [], defaults, resources, grace, shared, identity)
     if defaults.native:
         container["restartPolicy"] = "Always"
         container["startupProbe"] = {
@@ -100,10 +106,10 @@ def sidecar(
 
 
 def prepare(
-    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, sockets: bool = False
+    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, identity: Identity
 ) -> dict[str, Any]:
     """The init container of the classic form."""
-    return _container(PREPARE, ["--prepare"], defaults, resources, grace, shared, sockets)
+    return _container(PREPARE, ["--prepare"], defaults, resources, grace, shared, identity)
 
 
 def volumes(shared: str | None) -> list[dict[str, Any]]:
@@ -125,7 +131,7 @@ def _container(
     resources: Resources,
     grace: Grace,
     shared: str | None,
-    sockets: bool,
+    identity: Identity,
 ) -> dict[str, Any]:
     command = ["podlane", "sidecar", *arguments, "--annotations", f"{_POD_FOLDER}/annotations"]
     mounts: list[dict[str, Any]] = [{"name": _POD_VOLUME, "mountPath": _POD_FOLDER, "readOnly": True}]
@@ -140,18 +146,20 @@ def _container(
     if defaults.image_pull_policy is not None:
         container["imagePullPolicy"] = defaults.image_pull_policy
     container["command"] = command
-    container["env"] = _environment(defaults, grace)
+    container["env"] = _environment(defaults, grace, identity.mesh)
     if found := _resources(defaults, resources):
         container["resources"] = found
     container["volumeMounts"] = mounts
-    container["securityContext"] = _security([CAPABILITY, SOCKET_CAPABILITY] if sockets else [CAPABILITY])
+    container["securityContext"] = _security(identity)
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # the reason, in `kubectl describe pod`
     return container
 
 
-def _environment(defaults: InjectionDefaults, grace: Grace) -> list[dict[str, str]]:
+def _environment(defaults: InjectionDefaults, grace: Grace, mesh: str | None) -> list[dict[str, str]]:
     """All written out: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL, as Services do."""
     settings = {"PODLANE_GRACE": f"{grace.drain}s", **defaults.settings}
+    if mesh is not None:
+        settings["PODLANE_MESH"] = mesh
     return [{"name": name, "value": settings[name]} for name in sorted(settings)]
 
 
@@ -176,14 +184,17 @@ def _value(quantity: Any) -> Any:
     return quantity.value
 
 
-def _security(capabilities: list[str]) -> dict[str, Any]:
-    """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one."""
+def _security(identity: Identity) -> dict[str, Any]:
+    """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one.
+
+    In the group of Istio's proxy its rules let pass what we send; what the containers read is readable to all.
+    """
     return {
         "allowPrivilegeEscalation": False,
-        "capabilities": {"add": capabilities, "drop": ["ALL"]},
+        "capabilities": {"add": list(identity.capabilities), "drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
-        "runAsGroup": 0,
+        "runAsGroup": identity.group,
         "runAsNonRoot": False,
         "runAsUser": 0,
         "seccompProfile": {"type": "RuntimeDefault"},

@@ -12,10 +12,12 @@ from injector import containers, pods
 from injector.defaults import InjectionDefaults, product_version
 from injector.errors import InjectionError, SharedPolicyError
 from injector.lists import Items, without_ours
+from injector.mesh import PodMesh, mesh_of
 from injector.status import Injected, Status
 from pod_policy.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
 from pod_policy.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
-from pod_policy.values import STEP_ASIDE
+from pod_policy.values import MESH_NONE, STEP_ASIDE
+from tc_core.policy import Bound
 from tc_core.policy_scope import beyond_step_aside, needs_names
 
 SharedPolicy = Callable[[str], str | None]
@@ -58,13 +60,14 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     annotations = _texts(pod)
     policy, known, warnings = _policy(annotations, shared)
     name = shared_policy_name(annotations)
-    _refuse_mesh(bare, policy, known, defaults)
+    mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get("PODLANE_MESH"))
+    _refuse_beyond_the_mesh(policy, mesh, defaults)
     _refuse_beyond_the_default_datapath(policy, defaults)
-    items = _items(bare, defaults, policy, name, kernel_only=known and not _captures(policy))
+    items = _items(bare, defaults, policy, name, mesh, kernel_only=known and not _captures(policy))
     return InjectionPlan(
         items=items,
         status=_status(pod, bare, items, policy.digest if known else None),
-        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, policy, items)),
+        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, items, mesh)),
     )
 
 
@@ -141,13 +144,19 @@ def _captures(policy: PodPolicy) -> bool:
     return any(match.needs_content for _, match in policy.policy.rules())
 
 
-def _refuse_mesh(pod: Mapping[str, Any], policy: PodPolicy, known: bool, defaults: InjectionDefaults) -> None:
-    """The relay does not know Istio's rules yet: it would take connections before Envoy, around its mTLS."""
-    if pods.has_istio(pod) and _datapath(policy, defaults) == "relay" and (_captures(policy) or not known):
+def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: InjectionDefaults) -> None:
+    """What clients open, the mesh's proxy must get first; the relay would lead them past it, and its mutual TLS.
+
+    (The sidecar refuses the same, where a mesh shows only there, or a shared policy could not be read here.)
+    """
+    if not mesh.redirects or _datapath(policy, defaults) == STEP_ASIDE:
+        return
+    names = [name for name, match in policy.policy.rules(Bound.INBOUND) if match.needs_content]
+    if names:
         raise InjectionError(
-            "The Pod has Istio's sidecar, and matches by sni, host or alpn would take connections away from it. "
-            "Match by port and cidr only, or take the Pod out of the mesh with the label sidecar.istio.io/inject: "
-            '"false".'
+            f"Class {names[0]} has inbound matches by sni, host or alpn, and the Pod is in {mesh.title}'s mesh, whose "
+            f"proxy must get such connections first. Add the annotation {DATAPATH}: step-aside, or match inbound by "
+            "port, cidr and source."
         )
 
 
@@ -164,11 +173,19 @@ def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDe
 
 
 def _items(
-    pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, *, kernel_only: bool
+    pod: Mapping[str, Any],
+    defaults: InjectionDefaults,
+    policy: PodPolicy,
+    shared: str | None,
+    mesh: PodMesh,
+    *,
+    kernel_only: bool,
 ) -> Items:
     grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
-    sockets = defaults.bpf and _datapath(policy, defaults) == "relay" and needs_names(policy.policy)
-    parts = (defaults, policy.resources, grace, shared, sockets)
+    reads_sockets = defaults.bpf and _datapath(policy, defaults) == "relay" and needs_names(policy.policy)
+    sockets = [containers.SOCKET_CAPABILITY] if reads_sockets else []
+    capabilities = (containers.CAPABILITY, *sockets, *mesh.capabilities)
+    parts = (defaults, policy.resources, grace, shared, containers.Identity(capabilities, mesh.group, mesh.setting))
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
         pods.INIT_CONTAINERS: (containers.sidecar(*parts) if defaults.native else containers.prepare(*parts),),
@@ -192,21 +209,19 @@ def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, polic
     )
 
 
-def _warnings(
-    pod: Mapping[str, Any],
-    defaults: InjectionDefaults,
-    policy: PodPolicy,
-    items: Items,
-) -> Iterator[str]:
+def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, items: Items, mesh: PodMesh) -> Iterator[str]:
     if pods.ends(pod) and items[pods.CONTAINERS]:
         yield (
             "This Pod is meant to end, but without native sidecars (Kubernetes 1.29) Podlane's container keeps it "
             "alive. Match by port and cidr only, which needs no container, or set activeDeadlineSeconds."
         )
-    if pods.has_istio(pod) and _captures(policy):
-        yield "Stepping aside in a Pod with Istio has not been tried; names are seen as Envoy sends them."
-    if (mesh := pods.other_mesh(pod)) is not None:
-        yield f"Podlane has not been tried in a Pod with {mesh}, which redirects connections, too."
+    if mesh.title == "Linkerd":
+        yield "Beside Linkerd Podlane has been tried with a stand-in for its proxy only; docs/mesh.md says how far."
+    elif not mesh.title and (other := pods.other_mesh(pod)) is not None and mesh.setting != MESH_NONE:
+        yield f"Podlane has not been tried in a Pod with {other}, which redirects connections, too."
+    for own in mesh.ports:
+        if own in defaults.ports:
+            yield f"{mesh.title}'s proxy listens on port {own}, and so does Podlane. Give one of them another."
     for container in pods.all_containers(pod):
         for port in (pods.mapping(p).get("containerPort") for p in pods.listed(container.get("ports"))):
             if port in defaults.ports:

@@ -19,6 +19,8 @@ RESERVED: Final[Mapping[str, tuple[str, ...]]] = {
 """Names in the lists of a Pod's spec that are the injector's alone."""
 ISTIO_INIT: Final = ("istio-init", "istio-validation")
 ISTIO_PROXY: Final = "istio-proxy"
+LINKERD: Final = ("linkerd-init", "linkerd-network-validator", "linkerd-proxy")
+"""Its init containers, the last of them where the proxy is a native sidecar."""
 OTHER_MESHES: Final = {"linkerd-proxy": "Linkerd", "consul-dataplane": "Consul", "kuma-sidecar": "Kuma"}
 """Proxies of other meshes, by the container's name."""
 _MIRROR: Final = "kubernetes.io/config.mirror"

@@ -27,6 +27,7 @@ EXCLUDE_INBOUND_CIDRS: Final = f"{PREFIX}exclude-inbound-cidrs"
 ON_FAILURE: Final = f"{PREFIX}on-failure"
 DETECTION_TIMEOUT: Final = f"{PREFIX}detection-timeout"
 DATAPATH: Final = f"{PREFIX}datapath"
+MESH: Final = f"{PREFIX}mesh"
 LOG_LEVEL: Final = f"{PREFIX}log-level"
 CPU_REQUEST: Final = f"{PREFIX}cpu-request"
 CPU_LIMIT: Final = f"{PREFIX}cpu-limit"
@@ -145,6 +146,13 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "the sidecar's (relay)",
         "step-aside",
         "How a connection's first bytes are seen.",
+    ),
+    Annotation(
+        MESH,
+        "auto, istio, linkerd or none",
+        "the sidecar's (auto)",
+        "istio",
+        "The service mesh behind whose proxy Podlane sits (docs/mesh.md). auto: the one that is in the Pod.",
     ),
     Annotation(
         LOG_LEVEL,

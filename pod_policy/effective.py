@@ -20,6 +20,7 @@ from pod_policy.quantities import bandwidth, bandwidth_text
 from pod_policy.values import (
     DATAPATHS,
     LOG_LEVELS,
+    MESHES,
     STEP_ASIDE,
     Resources,
     one_of,
@@ -58,6 +59,7 @@ class PodPolicy:
     detection_timeout: Duration | None = None
     log_level: str | None = None
     datapath: str | None = None
+    mesh: str | None = None
     resources: Resources = field(default_factory=Resources)
     on_failure: str = "closed"
     warnings: tuple[str, ...] = ()
@@ -79,6 +81,7 @@ class PodPolicy:
             "detection_timeout": self.detection_timeout and str(self.detection_timeout),
             "log_level": self.log_level,
             "datapath": self.datapath,
+            "mesh": self.mesh,
             "resources": {key: value and value["text"] for key, value in asdict(self.resources).items()},
             "on_failure": self.on_failure,
         }
@@ -117,6 +120,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
     level = reader.read(known.LOG_LEVEL, one_of(LOG_LEVELS))
     datapath = reader.read(known.DATAPATH, one_of(DATAPATHS))
+    mesh = reader.read(known.MESH, one_of(MESHES))
     if datapath == STEP_ASIDE and composed.policy is not None:
         reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
     resources = _resources(reader)
@@ -132,6 +136,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
         detection_timeout=timeout,
         log_level=level,
         datapath=datapath,
+        mesh=mesh,
         resources=resources,
         on_failure=on_failure,
         warnings=warnings,

@@ -16,6 +16,11 @@ from pod_policy.quantities import Quantity
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 STEP_ASIDE: Final = "step-aside"
 DATAPATHS: Final = ("relay", STEP_ASIDE)
+MESH_AUTO: Final = "auto"
+MESH_ISTIO: Final = "istio"
+MESH_LINKERD: Final = "linkerd"
+MESH_NONE: Final = "none"
+MESHES: Final = (MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE)
 
 _MOST_CPUS: Final = 1024
 """More than any node has: 500M, say, where 500m was meant."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from podlane.console import console, failing_clearly, say, signalled
+from podlane.options import mesh_option
 from tc_core.errors import UnitError
 from tc_core.units import ByteCount, Duration
 
@@ -43,6 +44,7 @@ Examples:
   podlane classify --policy policy.yaml capture.pcap
   podlane classify --policy policy.yaml --summary capture.pcapng.gz
   podlane classify --policy policy.yaml --json capture.pcap | jq 'select(.class == "default")'
+  podlane classify --policy policy.yaml --mesh istio capture.pcap
   sudo tcpdump -i eth0 -w - | podlane classify --policy policy.yaml -
 
 \b
@@ -64,8 +66,11 @@ be read, 2 the policy or an option cannot be used, 130 classified up to Ctrl-C.
     metavar="TIME",
     help="How long the proxy would wait for a client's first bytes.",
 )
+@mesh_option("The mesh in whose Pod CAPTURE was taken, behind its proxy.  [default: none]")
 @click.argument("capture")
-def classify(policy_file: str, as_json: bool, summary: bool, detection_timeout: Duration, capture: str) -> None:
+def classify(
+    policy_file: str, as_json: bool, summary: bool, detection_timeout: Duration, mesh: str | None, capture: str
+) -> None:
     """Say which class each flow of CAPTURE would be in, and why.
 
     CAPTURE is a pcap or pcapng file, gzipped or not; - is standard input. The first bytes of each connection are read
@@ -77,10 +82,12 @@ def classify(policy_file: str, as_json: bool, summary: bool, detection_timeout: 
         from podlane.captures.flows import FlowTable
         from podlane.captures.totals import Totals
         from podlane.captures.verdicts import Judge
+        from sidecar.mesh.kinds import USUAL, Mesh
         from sidecar.policies import load_sidecar_policy
 
         policy = load_sidecar_policy(policy_file)
-        judge = Judge(policy, detection_timeout=detection_timeout.nanoseconds / 1e9)
+        proxy = USUAL.get(Mesh(mesh or Mesh.NONE))
+        judge = Judge(policy, detection_timeout=detection_timeout.nanoseconds / 1e9, mesh=proxy)
         totals = Totals(policy)
 
         def give(flow: Flow) -> None:

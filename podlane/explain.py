@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from podlane.console import failing_clearly
-from podlane.options import datapath_option, exclusion_options
+from podlane.options import datapath_option, exclusion_options, mesh_option
 from tc_core.errors import UnitError
 from tc_core.units import Rate
 
@@ -50,6 +50,7 @@ Examples:
   podlane explain --policy policy.yaml --total 50Mbit --interface ens3
   podlane explain --policy policy.yaml --only tc
   podlane explain --policy policy.yaml --only rules --datapath step-aside
+  podlane explain --policy policy.yaml --mesh istio
   podlane explain --policy policy.yaml --json
 
 Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons are on standard error).
@@ -66,6 +67,7 @@ Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons a
     help="Interface to name in the commands.",
 )
 @datapath_option("The datapath whose rules are shown.  [default: relay]")
+@mesh_option("The mesh beside whose proxy the sidecar would run.  [default: none]")
 @exclusion_options("Show rules that leave alone")
 @click.option("--only", type=click.Choice(_SECTIONS), help="One section alone; rules and tc are shell input then.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
@@ -74,6 +76,7 @@ def explain(
     total: Rate | None,
     interface: str,
     datapath: str | None,
+    mesh: str | None,
     exclude_outbound_ports: tuple[PortRange, ...] | None,
     exclude_outbound_cidrs: tuple[Network, ...] | None,
     exclude_inbound_ports: tuple[PortRange, ...] | None,
@@ -89,6 +92,7 @@ def explain(
         from podlane.explanation_commands import commands_for
         from sidecar.datapath import Datapath
         from sidecar.explanation import explain_policy
+        from sidecar.mesh.kinds import USUAL, Mesh
         from sidecar.netfilter.ruleset import CaptureSettings
         from tc_core.policy_file import load_policy
 
@@ -100,6 +104,7 @@ def explain(
             exclude_inbound_ports=exclude_inbound_ports or (),
             exclude_inbound_cidrs=exclude_inbound_cidrs or (),
             interface=interface,
+            mesh=USUAL.get(Mesh(mesh or Mesh.NONE)),
         )
         explanation = explain_policy(loaded, settings)
         commands = commands_for(loaded, interface, settings)

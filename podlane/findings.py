@@ -154,8 +154,9 @@ def _capture(way: Way) -> Iterator[Finding]:
     from sidecar.stepaside import features as aside
 
     for part in features.probe(way):
-        # Without IPv6 there is nothing to capture by IPv6; and not every policy has names for what comes in.
-        optional = part.name.startswith("IPv6") or part.name == features.INBOUND_PART
+        # Without IPv6 there is nothing to capture by IPv6; not every policy has names for what comes in; not every Pod
+        # has a mesh.
+        optional = part.name.startswith("IPv6") or part.name in (features.INBOUND_PART, features.MESH_PART)
         absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
     beside = aside.probe(way)

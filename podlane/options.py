@@ -14,6 +14,10 @@ _DATAPATHS: Final = ("relay", "step-aside")
 """The values of :class:`sidecar.datapath.Datapath`, likewise."""
 
 
+_MESHES: Final = ("auto", "istio", "linkerd", "none")
+"""The values of :class:`sidecar.mesh.kinds.Mesh`, likewise."""
+
+
 def datapath_option(purpose: str) -> Callable[[Any], Any]:
     """``--datapath``: how a connection's first bytes are, or would be, seen; None where nothing is said."""
     return click.option("--datapath", type=click.Choice(_DATAPATHS), envvar="PODLANE_DATAPATH", help=purpose)
@@ -50,6 +54,14 @@ def _excluded(_ctx: click.Context, param: click.Parameter, value: str | None) ->
         return PortRange.parse_list(value) if str(param.name).endswith("ports") else parse_networks(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def mesh_option(purpose: str, *, auto: bool = False) -> Callable[[Any], Any]:
+    """``--mesh``: behind whose proxy the sidecar sits, or would; None where nothing is said.
+
+    ``auto``: where that can be found out, by looking.
+    """
+    return click.option("--mesh", type=click.Choice(_MESHES if auto else _MESHES[1:]), help=purpose)
 
 
 def workers_option() -> Callable[[Any], Any]:

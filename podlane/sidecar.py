@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from podlane.options import datapath_option, exclusion_options, iptables_option, workers_option
+from podlane.options import datapath_option, exclusion_options, iptables_option, mesh_option, workers_option
 
 
 @click.command(
@@ -48,6 +48,9 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 @click.option("--replace", is_flag=True, default=None, help="Replace a root qdisc that somebody else installed.")
 @iptables_option("Install the rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
 @datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
+@mesh_option(
+    "The service mesh in this Pod, behind whose proxy to sit.  [default: auto, told by the rules here]", auto=True
+)
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
 @click.option("--inbound-port", metavar="PORT", type=int, help="Where those of clients arrive.  [default: 15106]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")

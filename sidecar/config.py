@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
+from sidecar.mesh.kinds import Mesh
 from sidecar.netfilter.backend import Way
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.policy_fields import Network, parse_networks
@@ -123,6 +124,9 @@ class SidecarSettings(BaseSettings):
     )
     datapath: Datapath = Field(
         Datapath.RELAY, description="how a connection's first bytes are seen: relay it, or look and step aside"
+    )
+    mesh: Mesh = Field(
+        Mesh.AUTO, description="the service mesh in this Pod, behind whose proxy to sit; auto: told by the rules here"
     )
     outbound_port: PortSetting = Field(
         OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"

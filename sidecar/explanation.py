@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
+from sidecar.mesh.words import mesh_notes
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.recommendation import recommend
 from sidecar.routing.table import RoutingTable
@@ -125,7 +126,7 @@ def explain_policy(policy: TrafficPolicy, settings: CaptureSettings | None = Non
         free if policy.shaper is Shaper.HTB else None,
         words.rest_words(policy),
         words.sharing(policy),
-        _captured(policy, settings.silent_ports, settings.datapath) if not not_sidecar else "",
+        _captured(policy, settings) if not not_sidecar else "",
         recommended[1] if recommended is not None and not not_sidecar else "",
         tuple(_notes(policy, settings, for_sidecar=not not_sidecar)),
         for_sidecar=not not_sidecar,
@@ -169,7 +170,7 @@ def _class_words(c: ResolvedClass, policy: TrafficPolicy, received: TrafficPolic
     )
 
 
-def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Datapath) -> str:
+def _captured(policy: TrafficPolicy, settings: CaptureSettings) -> str:
     content = [m for _, m in policy.rules() if m.needs_content and m.accepts_protocol(TransportProtocol.TCP)]
     if not content and any(m.needs_content for _, m in policy.rules()):
         return "No TCP connection is captured, and no listener is opened: names decide in QUIC alone."
@@ -179,11 +180,11 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Da
             "No listener is opened and no connection goes through user space."
         )
     outbound, inbound = ([m for m in content if m.direction.covers(bound)] for bound in (Bound.OUTBOUND, Bound.INBOUND))
-    places = [_place(outbound, silent_ports)] if outbound else []
+    places = [_place(outbound, settings)] if outbound else []
     if inbound:
-        places.append(f"{_place(inbound, silent_ports)} that clients open")
+        places.append(f"{_place(inbound, settings)} that clients open")
     where = "; and ".join(places)
-    if datapath is Datapath.STEP_ASIDE:
+    if settings.datapath is Datapath.STEP_ASIDE:
         return (
             f"Shown to the classifier: the first packets with data of {where}, unless a match of port, network "
             "and protocol before it takes them. They are not held back, and once they have told the class the kernel "
@@ -197,9 +198,10 @@ def _captured(policy: TrafficPolicy, silent_ports: tuple[int, ...], datapath: Da
     )
 
 
-def _place(content: list[Match], silent_ports: tuple[int, ...]) -> str:
+def _place(content: list[Match], settings: CaptureSettings) -> str:
     """The TCP connections that these matches by content may speak of."""
-    if all(m.port for m in content):
+    silent_ports = settings.silent_ports
+    if all(m.port for m in content) and not settings.service_names:
         ports = sorted({p for m in content for p in m.port})
         where = f"TCP connections to port {either(str(p) for p in ports)}"
     else:
@@ -224,7 +226,9 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
     if not for_sidecar:
         return
     yield from _exclusion_notes(settings)
-    table = RoutingTable.of(policy, settings.silent_ports)
+    if settings.mesh is not None:
+        yield from mesh_notes(policy, settings.mesh, settings.datapath)
+    table = RoutingTable.of(policy, settings.silent_ports, settings.mesh)
     if table.needs_capture:
         yield from _content_notes(policy, settings.silent_ports)
     yield from _quic_notes(policy)

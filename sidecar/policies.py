@@ -18,6 +18,7 @@ from typing import Any, Final
 from sidecar.config import LogLevel, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
+from sidecar.mesh.kinds import Mesh
 from tc_core.errors import PolicyError, Problem
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import load_policy
@@ -28,7 +29,7 @@ _EXCLUSIONS: Final = (
     "exclude_outbound_ports", "exclude_outbound_cidrs", "exclude_inbound_ports", "exclude_inbound_cidrs"
 )  # fmt: skip
 """Settings, and annotations of the same names."""
-_FIXED: Final = ("detection_timeout", "datapath", "log_level")
+_FIXED: Final = ("detection_timeout", "datapath", "mesh", "log_level")
 """Settings that annotations have, and that a sidecar takes from them only when it starts."""
 _READINGS: Final = 3
 """Files that change each time they are read are taken as they are; the next change tells."""
@@ -164,6 +165,8 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     said: dict[str, Any] = {
         "detection_timeout": pod.detection_timeout,
         "datapath": pod.datapath and Datapath(pod.datapath),
+        # Told to find out, the injector has looked at the Pod, and the environment says what it found.
+        "mesh": Mesh(pod.mesh) if pod.mesh and pod.mesh != Mesh.AUTO else None,
         "log_level": pod.log_level and LogLevel(pod.log_level),
     }
     # An empty list is one, too: it takes the place of a default that is not.

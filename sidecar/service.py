@@ -29,11 +29,14 @@ from sidecar.admin import serve_admin
 from sidecar.answers import Answers
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConntrackError, RulesetError, SidecarError, single
+from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError, single
 from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
 from sidecar.log import configure as configure_log
+from sidecar.mesh.kinds import MeshProxy
+from sidecar.mesh.presence import join
+from sidecar.mesh.scope import beyond_mesh
 from sidecar.metrics import Metrics, ReceivedMetrics
 from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.choose import holders
@@ -49,6 +52,7 @@ from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.transport.edge import TransparentEdge
 from sidecar.transport.ledger import Ledger
 from sidecar.watch import follow
 from sidecar.workers.count import worker_count
@@ -83,9 +87,14 @@ class Sidecar(Answers):
         installer: Installer,
         make_pool: _MakePool | None = None,
         tried: bytes = b"",
+        mesh: MeshProxy | None = None,
     ) -> None:
-        """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted."""
+        """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted.
+
+        ``mesh``: the proxy that connections of this Pod come from.
+        """
         self.settings = wanted.settings
+        self.mesh = mesh
         self.policy = wanted.policy
         self.shaping = shaping
         self.policy_state = PolicyState()
@@ -211,12 +220,14 @@ class Sidecar(Answers):
         Gives the number of changes to the classes. A failure in the middle leaves what was done; applying another
         policy, or the same one again, goes on from there.
         """
+        if problem := beyond_mesh(policy, self.mesh, self.settings.datapath):
+            raise ConfigError(problem)
         relay = self.settings.datapath is Datapath.RELAY
         silent = self.settings.silent_ports
         report = await self._blocking(
             partial(self.shaping.begin, policy, ids, left_alone(policy, self.settings), silent)
         )
-        table = RoutingTable.of(policy, silent)
+        table = RoutingTable.of(policy, silent, self.mesh)
         routing = Routing(table, ids, self.shaping.paced(policy, ids))
         # Connections that an earlier policy captured need its rules for as long as they live.
         self._following = self._server is not None
@@ -420,7 +431,8 @@ class Sidecar(Answers):
             return self._make_pool(
                 self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
             )
-        return ProxyServer(self._server_settings(), routing, self.metrics, ledger=self.shaping.ledger.row(0))
+        edge, ledger = TransparentEdge(mesh=self.mesh), self.shaping.ledger.row(0)
+        return ProxyServer(self._server_settings(), routing, self.metrics, edge=edge, ledger=ledger)
 
     def _make_classifier(self, routing: Routing) -> StepAside:
         s = self.settings
@@ -459,6 +471,7 @@ class Sidecar(Answers):
             interface=self.shaping.interface,
             connmark=self.shaping.teller is Teller.CONNMARK,
             quic=self._quic.available,
+            mesh=self.mesh,
         )
 
 
@@ -474,11 +487,19 @@ def run(
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
     ledger = Ledger(workers)
+    try:
+        mesh = join(settings)
+    except SidecarError:
+        with suppress(TcError, SidecarError):
+            cleanup(settings.interface)  # as in serve; unless another sidecar is alive here
+        raise
     with ExitStack() as stack:
         make_pool = None
         if workers > 1:
-            make_pool = partial(WorkerPool, stack.enter_context(fork_server(partial(work, ledger=ledger))), workers)
-        trio.run(partial(serve, settings, make_pool=make_pool, ledger=ledger, on_ready=on_ready, on_summary=on_summary))
+            be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
+            make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
+        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh)
+        trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
 
 
 async def serve(
@@ -486,10 +507,11 @@ async def serve(
     *,
     make_pool: _MakePool | None = None,
     ledger: Ledger | None = None,
+    mesh: MeshProxy | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``, ``ledger``: see :func:`run`.
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``, ``ledger``, ``mesh``: see :func:`run`.
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
@@ -517,7 +539,7 @@ async def serve(
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried)
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh)
         except (TcError, SidecarError):
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:

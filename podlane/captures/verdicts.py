@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from podlane.captures.flow import Flow
+from sidecar.mesh.kinds import MeshProxy
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.protocols.packets import UDP
 from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
@@ -93,9 +94,10 @@ class Judge:
         *,
         silent_ports: tuple[int, ...] = SILENT_PORTS,
         detection_timeout: float = DETECTION_TIMEOUT,
+        mesh: MeshProxy | None = None,
     ) -> None:
-        self._table = RoutingTable.of(policy, silent_ports)
-        self._table_of_all_ports = RoutingTable.of(policy, ())
+        self._table = RoutingTable.of(policy, silent_ports, mesh)
+        self._table_of_all_ports = RoutingTable.of(policy, (), mesh)
         # The table knows services by their ports; people know them by name.
         self._written: dict[Match, Match] = {}
         for match in (match for c in policy.classes for match in c.match if match.application):
@@ -140,7 +142,8 @@ class Judge:
         if route.match is None:
             parts = [f"no class takes {_traffic(content, destination.port, destination.protocol)}"]
         else:
-            deciding = _deciding(self._written.get(route.match, route.match), ends, content)
+            known = self._table.understood(content)
+            deciding = _deciding(self._written.get(route.match, route.match), ends, known)
             parts = [f"{route.class_name} takes {traffic_words(deciding)}"]
         if late:
             parts.append(f"the first bytes took {flow.delay:.1f} s and the proxy waits {self._timeout:g} s for them")
@@ -149,6 +152,8 @@ class Judge:
         if self._table.refuses_quic(destination, source=ends.source) and flow.quic:
             parts.append("its first packets would be refused (quic: block), so that the client takes TCP")
         parts += _remarks(flow, flow.detection)
+        if (port := self._table.understood(content).port) is not None:
+            parts.append(f"the name is Istio's for port {port} of a service")
         return "; ".join(parts)
 
     def _silenced(self, ends: _Ends, content: Content, route: Route) -> bool:
@@ -238,4 +243,8 @@ def _deciding(match: Match, ends: _Ends, content: Content) -> Match:
 
 
 def _holds(matcher: Matcher, ends: _Ends, content: Content) -> bool:
-    return matcher.accepts_packets(ends.destination, ends.source) and matcher.accepts_content(content)
+    return (
+        matcher.accepts_a_port(ends.destination, content)
+        and matcher.accepts_ends(ends.destination, ends.source)
+        and matcher.accepts_content(content)
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.datapath import Datapath
+from sidecar.mesh.kinds import MeshProxy
 from sidecar.netfilter.rules import Address, Family
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.policy import Match, Network, PortRange
@@ -28,7 +29,8 @@ class CaptureSettings:
     or comes in by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` (and the
     one after it) are ours alone (not 100, 133, 253-255, which others use). Without ``quic`` no packet of QUIC is shown
     to anybody, whatever the policy says: this kernel has no queue for it. ``connmark``: what arrives is told by the
-    connection's mark, which gives it to each packet at the ingress hook.
+    connection's mark, which gives it to each packet at the ingress hook. With a ``mesh`` names
+    decide, in TCP, only about what its proxy sends.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -44,6 +46,12 @@ class CaptureSettings:
     interface: str | None = None
     connmark: bool = False
     quic: bool = True
+    mesh: MeshProxy | None = None
+
+    @property
+    def service_names(self) -> bool:
+        """Whether a name may tell another port than the packet's (:mod:`sidecar.routing.service_names`)."""
+        return self.mesh is not None and self.mesh.service_names
 
     def any_port(self, match: Match) -> bool:
         """Whether a content match applies on all ports but the silent ones."""

@@ -75,6 +75,12 @@ _XT_MARK: Final = struct.Struct("=IIB")
 _XT_CONNTRACK_FLAGS: Final = 146
 """xt_conntrack.h, xt_conntrack_mtinfo3: where match_flags and invert_flags are."""
 _CT_DIRECTION: Final = 1 << 12
+_CT_ORIGINAL_PORT: Final = 1 << 9
+_XT_CONNTRACK_PORT: Final = 140, 156
+"""In revision 3: where the original destination's port is, and the last one of a range; both in host byte order."""
+_XT_OWNER: Final = struct.Struct("=IIIIBB")
+"""xt_owner.h, xt_owner_match_info: first and last uid, first and last gid, what is asked for, what is inverted."""
+_OWNER_USER, _OWNER_GROUP = 1, 2
 _XT_ADDRTYPE: Final = struct.Struct("=HHI")
 """xt_addrtype.h, xt_addrtype_info_v1: kinds of source, kinds of destination, flags."""
 _LOCAL: Final = 1 << 2
@@ -225,10 +231,9 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
                 raise _OtherwiseError("inverted")
             yield name, Mark(value, mask)
         case "conntrack", 2 | 3:
-            looked_at, inverted = struct.unpack_from("=HH", match.data, _XT_CONNTRACK_FLAGS)
-            if looked_at != _CT_DIRECTION:
-                raise _OtherwiseError("other criteria")
-            yield "direction", Direction.REPLY if inverted & _CT_DIRECTION else Direction.ORIGINAL
+            yield _tracked(match)
+        case "owner", 1:
+            yield _owner(match.data)
         case "addrtype", 1:
             if _XT_ADDRTYPE.unpack_from(match.data) != (0, _LOCAL, 0):
                 raise _OtherwiseError("other kinds of addresses")
@@ -247,6 +252,25 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
                 raise _OtherwiseError("another program")
         case _:
             raise _OtherwiseError(match.name)
+
+
+def _tracked(match: _Extension) -> tuple[str, object]:
+    looked_at, inverted = struct.unpack_from("=HH", match.data, _XT_CONNTRACK_FLAGS)
+    if looked_at == _CT_DIRECTION:
+        return "direction", Direction.REPLY if inverted & _CT_DIRECTION else Direction.ORIGINAL
+    if looked_at != _CT_ORIGINAL_PORT or inverted or match.revision < 3:
+        raise _OtherwiseError("other criteria")
+    first, last = (struct.unpack_from("=H", match.data, at)[0] for at in _XT_CONNTRACK_PORT)
+    return "original_port", PortRange(first, last)
+
+
+def _owner(data: bytes) -> tuple[str, int]:
+    first_user, last_user, first_group, last_group, looked_at, inverted = _XT_OWNER.unpack_from(data)
+    if inverted or first_user != last_user or first_group != last_group:
+        raise _OtherwiseError("other owners")
+    if looked_at not in (_OWNER_USER, _OWNER_GROUP):
+        raise _OtherwiseError("other criteria")
+    return ("user", first_user) if looked_at == _OWNER_USER else ("group", first_group)
 
 
 def _program(match: _Extension) -> Iterator[Instruction]:

@@ -47,6 +47,10 @@ INBOUND_PART: Final = "addrtype, socket match"
 """What only inbound matches by name need."""
 
 
+MESH_PART: Final = "owner match"
+"""What only a sidecar beside a mesh needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing capture needs. ``reason`` is what was found; ``remedy`` is empty when it is available."""
@@ -64,6 +68,7 @@ class _Part:
     name: str
     rule: Rule | None
     module: str
+    builtin: str = "PREROUTING"
 
 
 _TCP: Final = TransportProtocol.TCP
@@ -88,6 +93,7 @@ _PARTS: Final = (
 _INBOUND: Final = _Part(
     INBOUND_PART, Rule(SetConnmark(DIVERT), protocol=_TCP, to_here=True, has_socket=True), "xt_addrtype xt_socket"
 )
+_MESH: Final = _Part(MESH_PART, Rule(Return(), protocol=_TCP, group=0), "xt_owner", "OUTPUT")
 
 
 def probe(way: Way = Way.AUTO) -> list[Check]:
@@ -113,7 +119,7 @@ def probe(way: Way = Way.AUTO) -> list[Check]:
         checks = [Check("iptables", True, f"{backend} is used{f'; also here: {others}' if others else ''}")]
     if backend is not None:
         checks += [_check_part(backend, part) for part in _PARTS]
-        checks.append(_check_part(backend, _INBOUND))
+        checks += [_check_part(backend, part) for part in (_INBOUND, _MESH)]
         checks.append(_check_ip6tables(backend))
     checks += [_check_routing(family) for family in Family if family is Family.V4 or ipv6_missing() is None]
     return checks
@@ -137,7 +143,7 @@ def python_iptables() -> Check:
 
 
 def _check_part(backend: Backend, part: _Part) -> Check:
-    rules = _try_out(Family.V4, part.rule)
+    rules = _try_out(Family.V4, part.rule, part.builtin)
     remedy = f"Load {part.module} on the node: modprobe -a {part.module}."
     return _try(part.name, lambda: backend.apply(rules, Installed()), lambda: backend.rehearse(rules), remedy)
 
@@ -181,7 +187,7 @@ def _try(name: str, act: Callable[[], object], look: Callable[[], object], remed
     return Check(name, True, "works")
 
 
-def _try_out(family: Family, rule: Rule | None) -> FamilyRules:
-    """A chain with just this rule, called from PREROUTING as TPROXY demands."""
+def _try_out(family: Family, rule: Rule | None, builtin: str = "PREROUTING") -> FamilyRules:
+    """A chain with just this rule, called from PREROUTING as TPROXY demands, or where else the rule can be."""
     chain = Chain(PRE, () if rule is None else (rule,))
-    return FamilyRules(family, (chain,), (Hook("PREROUTING", Rule(Jump(PRE))),))
+    return FamilyRules(family, (chain,), (Hook(builtin, Rule(Jump(PRE))),))

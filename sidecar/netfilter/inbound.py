@@ -21,6 +21,10 @@ What such a connection gets shaped is our answers::
   second policy route keeps the program's answers on lo.
 * As for outbound: decided once, on the SYN; followed by the connection's mark; emptying CAPTURE is all it takes to
   drain.
+* Beside a mesh, whose nat leads clients to its proxy: the relay would speak to the program past that proxy, so there it
+  takes nothing (:mod:`sidecar.mesh.scope`). Answers carry the proxy's port here and get their own one after us, so
+  they are asked which port the client meant, which conntrack knows. Excluding the mesh's own ports from CAPTURE comes
+  in front of that: IN_SYN sees the client's destination as nat has not yet changed it.
 * Stepping aside (:mod:`sidecar.netfilter.aside`) the connection stays between client and program as it is: no route, no
   listener.
 """
@@ -36,8 +40,9 @@ from sidecar.netfilter import quic
 from sidecar.netfilter.aside import show_rule
 from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from sidecar.netfilter.match_rules import (
-    capture_rules,
+    answers_from,
     chains_called,
+    content_rules,
     kernel_rules,
     networks_of,
     quiet_rules,
@@ -96,13 +101,13 @@ def reply_rule(*, classified: bool) -> Rule:
     return Rule(Goto(REPLIES) if classified else Return(), direction=Direction.REPLY)
 
 
-def reply_walk(family: Family, policy: TrafficPolicy, ids: ClassIds) -> list[Rule]:
+def reply_walk(family: Family, policy: TrafficPolicy, ids: ClassIds, *, redirected: bool) -> list[Rule]:
     """The inbound matches that need no content, asked of answers."""
     return [
         rule
         for name, match in policy.rules(Bound.INBOUND)
         if not match.needs_content
-        for rule in reply_rules(family, match, ids[name])
+        for rule in reply_rules(family, match, ids[name], redirected=redirected)
     ]
 
 
@@ -113,7 +118,8 @@ def reply_exclusions(family: Family, settings: CaptureSettings) -> Iterator[Rule
     for group in port_groups(settings.exclude_inbound_ports):
         if group:
             for protocol in (TransportProtocol.TCP, TransportProtocol.UDP):
-                yield Rule(Return(), protocol=protocol, source_ports=group)
+                answer = Rule(Return(), protocol=protocol)
+                yield from answers_from(answer, group, redirected=settings.mesh is not None)
 
 
 # --- capture, in PREROUTING ------------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def _walk(family: Family, policy: TrafficPolicy, settings: CaptureSettings) -> l
     walk: list[Rule] = []
     for _, match in policy.rules(Bound.INBOUND):
         if match.needs_content:
-            walk += capture_rules(family, match, IN_ANY_PORT if settings.any_port(match) else IN_CAPTURE)
+            walk += content_rules(family, match, settings, any_port=IN_ANY_PORT, capture=IN_CAPTURE)
             walk += quic.quic_rules(family, match, settings, treatment, quic.IN_QUIC)
         else:
             decided = kernel_rules(family, match, Return())
@@ -180,6 +186,7 @@ def _chains(
     excluded = [
         *(Rule(Return(), source=network) for network in networks_of(family, settings.exclude_inbound_cidrs)),
         *return_on_ports(settings.exclude_inbound_ports, _TCP),
+        *return_on_ports(settings.mesh.ports if settings.mesh is not None else (), _TCP),
     ]
     if tcp:
         yield Chain(IN_SYN, (Rule(SetConnmark(UNDECIDED)), *scoped, *excluded, Rule(Jump(IN_CLASSES)), captured))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 from sidecar.netfilter.capture_settings import CaptureSettings
@@ -23,8 +24,20 @@ def quiet_rules(settings: CaptureSettings) -> Iterator[Rule]:
     return return_on_ports((PortRange(port, port) for port in settings.silent_ports), TransportProtocol.TCP)
 
 
-def capture_rules(family: Family, match: Match, chain: str) -> Iterator[Rule]:
-    """A match that needs content: SYNs which meet the rest of it are led to ``chain``."""
+def content_rules(
+    family: Family, match: Match, settings: CaptureSettings, *, any_port: str, capture: str
+) -> Iterator[Rule]:
+    """A match that needs content: SYNs which meet the rest of it are led to ``capture``, or first to ``any_port``.
+
+    Where a name may tell the port, the packet's own port does not rule it out.
+    """
+    yield from _capture_rules(family, match, any_port if settings.any_port(match) else capture)
+    if match.port and settings.service_names:
+        anywhere = match.model_copy(update={"port": ()})
+        yield from _capture_rules(family, anywhere, any_port if settings.any_port(anywhere) else capture)
+
+
+def _capture_rules(family: Family, match: Match, chain: str) -> Iterator[Rule]:
     if not match.accepts_protocol(TransportProtocol.TCP):
         return
     for source, destination in ends(family, match):
@@ -51,12 +64,24 @@ def kernel_rules(family: Family, match: Match, action: Action) -> Iterator[Rule]
             yield Rule(action, protocol=protocol, source=source, destination=destination, ports=ports)
 
 
-def reply_rules(family: Family, match: Match, class_id: int) -> Iterator[Rule]:
-    """The same for answers: what the match calls source is where they go."""
+def reply_rules(family: Family, match: Match, class_id: int, *, redirected: bool) -> Iterator[Rule]:
+    """The same for answers: what the match calls source is where they go.
+
+    ``redirected``: nat may have led the client elsewhere, and undoes that only behind us (in POSTROUTING).
+    """
     action = Goto(class_chain(class_id))
     for source, destination in ends(family, match):
         for protocol, ports in _services(match):
-            yield Rule(action, protocol=protocol, source=destination, destination=source, source_ports=ports)
+            answer = Rule(action, protocol=protocol, source=destination, destination=source)
+            yield from answers_from(answer, ports, redirected=redirected)
+
+
+def answers_from(rule: Rule, ports: tuple[PortRange, ...], *, redirected: bool) -> Iterator[Rule]:
+    """``rule`` for answers from these ports of ours (from any if there are none), which fit in one rule."""
+    if redirected and ports:
+        yield from (replace(rule, original_port=port) for port in ports)
+    else:
+        yield replace(rule, source_ports=ports)
 
 
 def _services(match: Match) -> Iterator[tuple[TransportProtocol | None, tuple[PortRange, ...]]]:

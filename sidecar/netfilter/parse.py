@@ -57,7 +57,7 @@ _PROGRAMS: Final[Mapping[Family, Mapping[str, str]]] = {
     for family in Family
 }
 """The criteria that are programs, by what ``--bytecode`` prints of each."""
-_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf")
+_MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf", "owner")
 _WITHOUT_VALUE: Final = ("--save-mark", "--restore-mark", "--queue-bypass")
 """Options of targets that stand alone."""
 
@@ -190,6 +190,10 @@ class _Reader:
                 return "connmark", _mark(take())
             case "--ctdir", "conntrack":
                 return "direction", Direction(take())
+            case "--ctorigdstport", "conntrack":
+                return "original_port", PortRange.parse(take().replace(":", "-"))
+            case (("--uid-owner" | "--gid-owner"), "owner"):
+                return "user" if token == "--uid-owner" else "group", int(take())
             case "--dst-type", "addrtype":
                 if take() != "LOCAL":
                     raise _UnknownWordsError(token)

@@ -63,6 +63,10 @@ def _problem(rule: Rule, family: Family) -> str | None:
         return f"more than {MULTIPORT_SLOTS} ports, where a range counts as two"
     if rule.syn and rule.protocol is not TransportProtocol.TCP:
         return "SYN needs the protocol tcp"
+    if rule.original_port is not None and rule.direction is not None:
+        return "one conntrack match asks for a port or a direction"
+    if rule.user is not None and rule.group is not None:
+        return "one owner match asks for a user or a group"
     if rule.carries_data and rule.protocol is not TransportProtocol.TCP:
         return "telling data needs the protocol tcp"
     if rule.quic_initial and rule.protocol is not TransportProtocol.UDP:
@@ -103,8 +107,14 @@ def entry_of(rule: Rule, family: Family, made: Any) -> Any:
         _match(made, "mark", "mark", str(rule.mark))
     if rule.connmark is not None:
         _match(made, "connmark", "mark", str(rule.connmark))
+    if rule.original_port is not None:
+        _match(made, "conntrack", "ctorigdstport", port_words(rule.original_port))
     if rule.direction is not None:
         _match(made, "conntrack", "ctdir", str(rule.direction))
+    if rule.user is not None:
+        _match(made, "owner", "uid-owner", str(rule.user))
+    if rule.group is not None:
+        _match(made, "owner", "gid-owner", str(rule.group))
     if rule.to_here:
         _match(made, "addrtype", "dst-type", "LOCAL")
     if rule.has_socket:

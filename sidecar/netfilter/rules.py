@@ -125,6 +125,8 @@ class Rule:
     ``ports`` are destination ports. ``to_here``: the destination address is this machine's. ``has_socket``: a socket
     here would take the packet, be it a listening one. ``carries_data`` is about TCP packets: see
     :mod:`sidecar.netfilter.data_filter`; ``quic_initial`` about UDP packets: :mod:`sidecar.netfilter.quic_filter`.
+    ``user`` and ``group`` own the socket that sends. ``original_port``: where whoever opened the connection meant to
+    go, whatever nat has made of it.
     """
 
     action: Action
@@ -144,6 +146,9 @@ class Rule:
     has_socket: bool = False
     carries_data: bool = False
     quic_initial: bool = False
+    user: int | None = None
+    group: int | None = None
+    original_port: PortRange | None = None
 
 
 @dataclass(frozen=True, slots=True)

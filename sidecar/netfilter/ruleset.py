@@ -32,6 +32,11 @@ the port, and the follower rules still serve what was captured before. With CAPT
 goes on too and may add class bits. That is harmless: the SYN only travels over lo, and the proxy chooses the class of
 the upstream socket afresh; cutting it short would cost every other packet a rule.
 
+**Beside a mesh** (:mod:`sidecar.mesh.kinds`) CAPTURE asks who sends the SYN, and takes only what the mesh's proxy
+sends: the application's own SYNs look as if they left, but nat, which comes after us, leads them to that proxy. Only
+SYNs are asked for their owner (see above). That such packets may get class bits is harmless, since they stay on lo. The
+walk is asked about connections as the mesh's proxy opens them: behind load balancing, to a Pod's address and port.
+
 What is excluded stays outside the walk, so it is neither captured nor given a class. The followers come before, so that
 excluding something cuts no connection which is captured already.
 
@@ -41,7 +46,7 @@ The same walk is written down for the proxy in :mod:`sidecar.routing.table`; a t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.datapath import Datapath
@@ -50,10 +55,10 @@ from sidecar.netfilter.aside import aside_chains, follow_rule, save_hooks, show_
 from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from sidecar.netfilter.inbound import REPLIES, inbound_rules, reply_exclusions, reply_rule, reply_walk
 from sidecar.netfilter.match_rules import (
-    capture_rules,
     chains_called,
     class_chain,
     class_rules,
+    content_rules,
     networks_of,
     quiet_rules,
     return_on_ports,
@@ -150,12 +155,12 @@ def _family_rules(
     walk: list[Rule] = []
     for name, match in policy.rules(Bound.OUTBOUND):
         if match.needs_content:
-            walk += capture_rules(family, match, ANY_PORT if settings.any_port(match) else CAPTURE)
+            walk += content_rules(family, match, settings, any_port=ANY_PORT, capture=CAPTURE)
             walk += quic.quic_rules(family, match, settings, treatment, quic.QUIC)
         else:
             walk += class_rules(family, match, ids[name])
     walk = without_repeats(walk)
-    replies = reply_walk(family, policy, ids)
+    replies = reply_walk(family, policy, ids, redirected=settings.mesh is not None)
     called = chains_called(walk)
     content = CAPTURE in called or ANY_PORT in called
     follow = content or keep_captured
@@ -246,14 +251,22 @@ def _out_rules(
 
 def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
     """What CAPTURE does; returning from it before the end means "not captured"."""
+    if settings.mesh is not None:
+        yield from return_on_ports(settings.mesh.ports, TransportProtocol.TCP)
     if settings.datapath is Datapath.STEP_ASIDE:
-        yield undecided_rule()
+        yield _of_the_mesh(undecided_rule(), settings)
         return
     if family is Family.V6:
         yield Rule(Return(), destination=LINK_LOCAL)
-    yield Rule(SetConnmark(DIVERT))
+    yield _of_the_mesh(Rule(SetConnmark(DIVERT)), settings)
     # Only when that worked: an untracked connection could not be followed, and would break after its SYN.
     yield Rule(SetMark(DIVERT), connmark=DIVERT)
+
+
+def _of_the_mesh(rule: Rule, settings: CaptureSettings) -> Rule:
+    """The rule for what the mesh's proxy sends, if there is a mesh: what the application sends goes to that first."""
+    mesh = settings.mesh
+    return rule if mesh is None else replace(rule, user=mesh.user, group=mesh.group, mark=mesh.mark)
 
 
 def _tproxy_rule(family: Family, settings: CaptureSettings) -> Rule:

@@ -73,8 +73,18 @@ def _words(rule: Rule, family: Family) -> Iterator[str]:
         yield f"-m mark --mark {rule.mark}"
     if rule.connmark is not None:
         yield f"-m connmark --mark {rule.connmark}"
+    if rule.original_port is not None or rule.direction is not None:
+        yield "-m conntrack"
+    if rule.original_port is not None:
+        yield f"--ctorigdstport {port_words(rule.original_port)}"
     if rule.direction is not None:
-        yield f"-m conntrack --ctdir {rule.direction}"
+        yield f"--ctdir {rule.direction}"
+    if rule.user is not None or rule.group is not None:
+        yield "-m owner"
+    if rule.user is not None:
+        yield f"--uid-owner {rule.user}"
+    if rule.group is not None:
+        yield f"--gid-owner {rule.group}"
     if rule.to_here:
         yield "-m addrtype --dst-type LOCAL"
     if rule.has_socket:

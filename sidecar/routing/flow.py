@@ -62,11 +62,15 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the first bytes said. Names are in comparable form (:mod:`tc_core.names`); None is "not there"."""
+    """What the first bytes said. Names are in comparable form (:mod:`tc_core.names`); None is "not there".
+
+    ``port`` is a service's, where its name told it.
+    """
 
     sni: str | None = None
     host: str | None = None
     alpn: tuple[str, ...] = ()
+    port: int | None = None
 
 
 NO_CONTENT = Content()

@@ -36,17 +36,23 @@ class Matcher:
             match.source,
         )
 
-    def accepts_packets(self, destination: Destination, source: Address | None) -> bool:
-        """Whether the criteria that the kernel can see hold: direction, protocol, port, networks.
+    def accepts_port(self, port: int | None, protocol: TransportProtocol) -> bool:
+        """Whether the match is about this port, or about any."""
+        allowed = self.udp_ports if protocol is TransportProtocol.UDP else self.ports
+        return not allowed or (port is not None and any(port in ports for ports in allowed))
+
+    def accepts_a_port(self, destination: Destination, content: Content) -> bool:
+        """Whether the match is about the connection's port, or about the one that its name tells."""
+        return any(self.accepts_port(port, destination.protocol) for port in (destination.port, content.port))
+
+    def accepts_ends(self, destination: Destination, source: Address | None) -> bool:
+        """Whether the criteria hold that the kernel can see beside the port: direction, protocol, networks.
 
         A ``source`` of None is not known, and in no network.
         """
         if not self.match.direction.covers(destination.bound):
             return False
         if not self.match.accepts_protocol(destination.protocol):
-            return False
-        allowed = self.udp_ports if destination.protocol is TransportProtocol.UDP else self.ports
-        if allowed and not any(destination.port in ports for ports in allowed):
             return False
         if self.sources and (source is None or not _within(source, self.sources)):
             return False

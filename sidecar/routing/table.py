@@ -8,14 +8,19 @@ cost every connection the whole detection timeout. A match by content applies th
 
 **QUIC** is all of UDP in which content is read; :attr:`tc_core.policy.Match.quic_ports` says where. A policy that
 refuses it reads none.
+**Beside a mesh** names decide nothing on the mesh's own ports. Istio's names of services say a host and a port
+(:mod:`sidecar.routing.service_names`), so a match by names that asks for a port holds if either port is the one: that
+of the connection, which is the Pod's, or that of the service.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sidecar.mesh.kinds import MeshProxy
 from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination
 from sidecar.routing.matchers import Matcher
+from sidecar.routing.service_names import understood
 from tc_core.policy import DEFAULT_CLASS, Bound, Match, Quic, Requests, TrafficPolicy, TransportProtocol
 
 SILENT_PORTS: tuple[int, ...] = (21, 25, 53, 110, 143, 587, 3306, 4444, 5432, 6379, 9300, 11211)
@@ -41,12 +46,17 @@ class RoutingTable:
     strictness: tuple[str, ...] = ()
     """The classes, the one with the lowest ceil (then guarantee) first."""
     quic: Quic = Quic.CLASSIFY
+    mesh: MeshProxy | None = None
 
     @classmethod
-    def of(cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS) -> RoutingTable:
+    def of(
+        cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS, mesh: MeshProxy | None = None
+    ) -> RoutingTable:
         entries = tuple((name, Matcher.of(match)) for name, match in policy.rules())
         by_limits = sorted(policy.resolved(), key=lambda c: (c.ceil, c.rate))
-        return cls(entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits), policy.quic)
+        return cls(
+            entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits), policy.quic, mesh
+        )
 
     @property
     def needs_capture(self) -> bool:
@@ -77,15 +87,20 @@ class RoutingTable:
 
         ``source`` is the client's address; None: not known, so that no match by source holds.
         """
+        content = self.understood(content)
         for name, matcher in self.entries:
-            if self._may_take(matcher, destination, source) and matcher.accepts_content(content):
+            if (
+                self._may_hold(matcher, destination, source)
+                and matcher.accepts_a_port(destination, content)
+                and matcher.accepts_content(content)
+            ):
                 return Route(name, matcher.match)
         return Route(DEFAULT_CLASS, None)
 
     def undecided(self, destination: Destination, *, source: Address | None = None) -> bool:
         """Whether content could still decide: a content match comes before the first match that needs none."""
         for _, matcher in self.entries:
-            if self._may_take(matcher, destination, source):
+            if self._may_hold(matcher, destination, source):
                 return matcher.match.needs_content
         return False
 
@@ -114,21 +129,39 @@ class RoutingTable:
             if matcher.host is not None
             and matcher.sni is None
             and matcher.alpn is None
-            and self._may_take(matcher, destination, source)
+            and matcher.accepts_port(destination.port, destination.protocol)
+            and self._may_hold(matcher, destination, source)
         }
         return possible | {self.route(destination, source=source).class_name}
 
-    def _may_take(self, matcher: Matcher, destination: Destination, source: Address | None) -> bool:
-        """Whether all holds that can be known before the content."""
-        return (
-            matcher.accepts_packets(destination, source)
-            and not self._silenced(matcher, destination.port)
-            and not self._refused(matcher, destination)
-        )
+    def understood(self, content: Content) -> Content:
+        """The content as matches see it: beside Istio its names of services stand for host and port."""
+        return understood(content) if self._reads_services else content
 
-    def _refused(self, matcher: Matcher, destination: Destination) -> bool:
-        reads_udp = matcher.match.needs_content and destination.protocol is TransportProtocol.UDP
-        return reads_udp and self.quic is not Quic.CLASSIFY
+    @property
+    def _reads_services(self) -> bool:
+        return self.mesh is not None and self.mesh.service_names
 
-    def _silenced(self, matcher: Matcher, port: int) -> bool:
-        return matcher.match.needs_content and not matcher.match.port and port in self.silent_ports
+    def _may_hold(self, matcher: Matcher, destination: Destination, source: Address | None) -> bool:
+        """Whether a match holds as far as packets tell: it does, unless it needs content, which is still to be asked.
+
+        A match of packets alone, or one whose names tell no port, must hold for the packet's port.
+        """
+        port = destination.port
+        by_content = matcher.match.needs_content
+        if by_content and (self._closed(destination) or self._refused(destination)):
+            return False
+        if matcher.accepts_port(port, destination.protocol):
+            silenced = by_content and not matcher.match.port and port in self.silent_ports
+        else:
+            may_tell = by_content and self._reads_services and destination.protocol is TransportProtocol.TCP
+            silenced = not may_tell or port in self.silent_ports
+        return not silenced and matcher.accepts_ends(destination, source)
+
+    def _closed(self, destination: Destination) -> bool:
+        """Whether the port is the mesh's own, where names decide nothing. A mesh is about TCP."""
+        ports = self.mesh.ports if self.mesh is not None and destination.protocol is TransportProtocol.TCP else ()
+        return any(destination.port in own for own in ports)
+
+    def _refused(self, destination: Destination) -> bool:
+        return destination.protocol is TransportProtocol.UDP and self.quic is not Quic.CLASSIFY

@@ -25,6 +25,8 @@ from typing import Final, Protocol
 import structlog
 
 from sidecar.errors import ConfigError, PortInUseError, PrivilegeError
+from sidecar.mesh.kinds import MeshProxy
+from sidecar.mesh.owner import stream_socket_of
 from sidecar.routing.flow import Destination
 from sidecar.transport.sockets import (
     IPV6_TRANSPARENT,
@@ -88,9 +90,14 @@ class Edge(Protocol):
 class TransparentEdge:
     """TPROXY listeners and marked dials, for connections that are opened here."""
 
-    def __init__(self, inherited: Sequence[SocketType] = ()) -> None:
-        """``inherited``: listeners that are open already, for a process that was given them."""
+    def __init__(self, inherited: Sequence[SocketType] = (), *, mesh: MeshProxy | None = None) -> None:
+        """``inherited``: listeners that are open already, for a process that was given them.
+
+        Beside a ``mesh`` sockets that dial wear its proxy's mark, or belong to its user, so that it lets them pass.
+        """
         self._inherited = list(inherited)
+        self._user = mesh.user if mesh is not None else None
+        self._more = mesh.mark.value if mesh is not None and mesh.mark is not None else 0
         self._own: set[tuple[str, int]] = set()
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
@@ -117,9 +124,9 @@ class TransparentEdge:
 
     def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         """Mark, then connect(2) to exactly where the client meant to go."""
-        upstream = stream_socket(client.family)
+        upstream = stream_socket(client.family) if self._user is None else stream_socket_of(self._user, client.family)
         try:
-            set_mark(upstream, mark)
+            set_mark(upstream, mark | self._more)
             deliver_at_once(upstream)
             dscp = saved_dscp(client)
             if dscp:
@@ -134,7 +141,7 @@ class TransparentEdge:
 
     def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
         """The kernel copies a socket's mark to each packet, retransmissions too (__ip_queue_xmit, net/ipv4)."""
-        set_mark(upstream, mark)
+        set_mark(upstream, mark | self._more)
 
 
 def transparent_listeners(

@@ -109,9 +109,9 @@ def _start(pod: Host, path: Path, folder: Path, *options: str, wrapped: Sequence
     return RunningSidecar(pod, process, path, log)
 
 
-def refused_sidecar(pod: Host, *arguments: str) -> tuple[int, str]:
+def refused_sidecar(pod: Host, *arguments: str, wrapped: Sequence[str] = ()) -> tuple[int, str]:
     """Run a sidecar that is expected to end by itself; gives exit code and what it said."""
-    done = pod.run([sys.executable, "-m", "podlane", "sidecar", *arguments], check=False)
+    done = pod.run([*wrapped, sys.executable, "-m", "podlane", "sidecar", *arguments], check=False)
     return done.returncode, done.stderr
 
 

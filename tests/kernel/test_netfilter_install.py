@@ -23,6 +23,7 @@ from netfilter_pod import Pod, installed_backends, ruleset
 from podlane.lab import Lab
 from sidecar.datapath import Datapath
 from sidecar.errors import RulesetError
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD
 from sidecar.netfilter.backend import BackendKind
 from sidecar.netfilter.choose import detect_backend, why_not
 from sidecar.netfilter.features import probe
@@ -145,6 +146,9 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         ruleset({"port": 22}, settings=STEP_ASIDE, keep_inbound=True),
         ruleset({"sni": "a.example", "direction": "both"}, {"alpn": "h3", "port": [443, 8443], "protocol": "udp"}),
         ruleset({"sni": "a.example", "direction": "both"}, {"alpn": "h3", "port": [443, 8443]}, quic="block"),
+        ruleset(CONTENT, {"port": [22, "80-90"], "direction": "inbound"}, settings=CaptureSettings(mesh=ISTIO)),
+        ruleset(CONTENT, settings=CaptureSettings(mesh=ISTIO_AMBIENT)),
+        ruleset(CONTENT, settings=CaptureSettings(mesh=LINKERD)),
     ],
     ids=[
         "example",
@@ -168,6 +172,9 @@ def fresh_state(pod: Pod, lab: Lab) -> dict[str, str]:
         "step-aside, inbound kept",
         "QUIC",
         "QUIC blocked",
+        "beside Istio",
+        "beside Istio in ambient mode",
+        "beside Linkerd",
     ],
 )
 def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Ruleset) -> None:

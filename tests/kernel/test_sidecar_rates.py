@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,49 +10,20 @@ import pytest
 from lab import connect, serving
 from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
 from sidecars import start_sidecar
+from uploads import http_upload, pushing, receiving
 
 from podlane.lab.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
 
 
-def receiving(meter: Meter) -> Callable[[socket.socket], None]:
-    """A sink that counts."""
-
-    def serve(connection: socket.socket) -> None:
-        while data := connection.recv(1 << 18):
-            meter.count(len(data))
-
-    return serve
-
-
 @contextmanager
 def uploading(topology: PodNodeServer, meter: Meter, host: str, connections: int = 1) -> Iterator[None]:
     """Uploads with a Host header that never end, until the block does."""
-    over = threading.Event()
-    request = f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000000000\r\n\r\n".encode()
-
-    def send(connection: socket.socket) -> None:
-        with connection:
-            connection.sendall(request)
-            connection.settimeout(0.2)
-            block = bytes(1 << 16)
-            while not over.is_set():
-                try:
-                    connection.send(block)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    return
-
     with serving(topology.server, receiving(meter)) as port, ExitStack() as stack:
-        threads = []
         for _ in range(connections):
             connection = connect(topology.pod, topology.server_ipv4, port)
-            threads.append(threading.Thread(target=send, args=(connection,), daemon=True))
-            threads[-1].start()
-        stack.callback(lambda: [thread.join() for thread in threads])
-        stack.callback(over.set)
+            stack.enter_context(pushing(connection, http_upload(host)))
         yield
 
 

@@ -29,7 +29,7 @@ KEYS = [
 ]  # fmt: skip
 POLICY = """
 total: 10Mbit
-classes: [{name: web, rate: 1Mbit, match: [{sni: ["*.example.com"]}, {host: [b.example.com]}]}]
+classes: [{name: web, rate: 1Mbit, match: [{sni: ["*.example.com"]}, {host: [b.example.com, b.example.org]}]}]
 """
 
 
@@ -206,3 +206,13 @@ def test_standard_input_is_a_capture_too(cli: CliRunner, policy: str, file: str)
     done = cli.invoke(classify, ["--policy", policy, "--json", "-"], input=Path(file).read_bytes())
     assert done.exit_code == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_beside_istio_its_names_of_services_are_read(cli: CliRunner, policy: str, tmp_path: Path) -> None:
+    talk = Talk(dport=8443).open()
+    talk.up(records(hello(sni(b"outbound_.80_._.b.example.org"))))
+    file = str(capture(tmp_path / "mesh.pcap", talk.close().packets))
+    for options, name in (([], "default"), (["--mesh", "linkerd"], "default"), (["--mesh", "istio"], "web")):
+        done = cli.invoke(classify, ["--policy", policy, "--json", *options, file])
+        assert json.loads(done.stdout)["class"] == name, options
+    assert cli.invoke(classify, ["--policy", policy, "--mesh", "auto", file]).exit_code == 2

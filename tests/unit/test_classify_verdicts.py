@@ -11,6 +11,7 @@ from scapy.packet import Packet, Raw
 from podlane.captures.totals import Totals, chart
 from podlane.captures.verdicts import DETECTION_TIMEOUT, Judge, Verdict
 from sidecar.config import SidecarSettings
+from sidecar.mesh.kinds import ISTIO
 from sidecar.routing.flow import Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from tc_core.policy import TransportProtocol
@@ -256,3 +257,19 @@ def test_a_chart_of_nothing() -> None:
     lines = list(chart(Totals(POLICY).classes, 40))
     assert len(lines) == 8
     assert lines[-1].split() == ["default", "0", "0", "B", "0", "B", "–"]
+
+
+def test_beside_istio_a_service_is_known_by_istios_name_for_it() -> None:
+    policy = parse_policy(
+        "total: 1Mbit\nclasses: [{name: api, rate: 8kbit, match: {host: [a.svc, b.svc], port: [80, 8000]}}]"
+    )
+    (found,), _ = flows(tls_to(b"outbound_.8000_.v1_.a.svc", 8443), seconds=0.001)
+    verdict = Judge(policy, mesh=ISTIO).verdict(found)
+    assert verdict.class_name == "api"
+    assert verdict.sni == "outbound_.8000_.v1_.a.svc"
+    assert verdict.why == (
+        "api takes HTTP requests to a.svc (Host or :authority) on port 8000; the name is Istio's for port 8000 of a service"
+    )
+    outside = Judge(policy).verdict(found)
+    assert outside.class_name == "default"
+    assert "Istio" not in outside.why

@@ -239,3 +239,13 @@ def test_a_missing_file_exits_with_2() -> None:
     result = run("--policy", "/nonexistent/policy.yaml")
     assert result.exit_code == 2
     assert "cannot be read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("mesh", "criterion"),
+    [("istio", "-m owner --gid-owner 1337"), ("linkerd", "-m owner --uid-owner 2102"), ("none", "")],
+)
+def test_the_rules_beside_a_mesh_are_shown(policy: Path, mesh: str, criterion: str) -> None:
+    shown = run("--policy", policy, "--only", "rules", "--mesh", mesh).stdout
+    assert criterion in shown
+    assert ("-m owner" in shown) is bool(criterion)

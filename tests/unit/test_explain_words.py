@@ -13,6 +13,7 @@ from sidecar.explanation import (
     Explanation,
     explain_policy,
 )
+from sidecar.mesh.kinds import ISTIO, LINKERD, MeshProxy
 from sidecar.netfilter.ruleset import CaptureSettings
 from tc_core.policy_file import parse_policy
 from tc_core.units import Rate
@@ -263,3 +264,30 @@ def test_what_stepping_aside_does_is_said() -> None:
     said = explain_policy(policy, CaptureSettings(datapath=Datapath.STEP_ASIDE)).captured
     assert said.startswith("Shown to the classifier: the first packets with data of TCP connections to any port except")
     assert "no connection goes through user space" in said
+
+
+@pytest.mark.parametrize(
+    ("mesh", "match", "datapath", "said", "not_said"),
+    [
+        (ISTIO, "{sni: a.example}", Datapath.RELAY, ["gid 1337", "ports 15000-15090", "outbound_.80_._.HOST", "HBONE (port 15008)"], ["Refused"]),
+        (LINKERD, "{sni: a.example}", Datapath.RELAY, ["uid 2102", "ports 4140-4143, 4190-4191"], ["Refused", "HBONE", "outbound_"]),
+        (ISTIO, "{sni: a.example, direction: inbound}", Datapath.RELAY, ["Refused as it is: Class a: Beside Istio"], []),
+        (ISTIO, "{sni: a.example, direction: inbound}", Datapath.STEP_ASIDE, ["gid 1337"], ["Refused"]),
+        (ISTIO, "{port: 80}", Datapath.RELAY, [], ["1337", "Istio"]),
+        (None, "{sni: a.example}", Datapath.RELAY, [], ["1337", "Istio"]),
+    ],
+    ids=["Istio", "Linkerd", "inbound by relay", "inbound, stepping aside", "no names", "no mesh"],
+)  # fmt: skip
+def test_what_a_mesh_changes_is_said(
+    mesh: MeshProxy | None, match: str, datapath: Datapath, said: list[str], not_said: list[str]
+) -> None:
+    policy = parse_policy(f"total: 10Mbit\nclasses: [{{name: a, rate: 1Mbit, match: {match}}}]")
+    notes = " ".join(explain_policy(policy, CaptureSettings(datapath=datapath, mesh=mesh)).notes)
+    assert [words for words in said if words not in notes] == []
+    assert [words for words in not_said if words in notes] == []
+
+
+def test_beside_istio_a_port_does_not_bound_what_is_captured() -> None:
+    policy = parse_policy("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {host: a.example, port: 8000}}]")
+    assert "Captured by the proxy: TCP connections to port 8000," in explain_policy(policy).captured
+    assert "to any port except 21" in explain_policy(policy, CaptureSettings(mesh=ISTIO)).captured

@@ -191,8 +191,9 @@ def test_shared_policies_come_from_the_manifest_or_by_option_or_stay_unchecked()
     )
     assert r"\"policy\":null" in unknown.text
     meshed = SHARING.replace("{name: a}", "{name: istio-proxy}")
+    inwards = LANES_BY_NAME.replace("host:", "direction: inbound, host:")
     with pytest.raises(ManifestError, match="Istio"):
-        inject_text(CONFIG_MAP % _indented(LANES_BY_NAME) + meshed, NATIVE)
+        inject_text(CONFIG_MAP % _indented(inwards) + meshed, NATIVE)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------

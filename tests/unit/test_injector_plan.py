@@ -70,8 +70,6 @@ REFUSED = {
     "a container of that name": (pod("app", "podlane"), "a container podlane of its own"),
     "an init container of that name": (pod(init=("podlane-prepare",)), "a container podlane-prepare of its own"),
     "a volume of that name": (pod(volumes=[{"name": "podlane-run"}]), "a volume podlane-run of its own"),
-    "names in the mesh": (pod("app", "istio-proxy", annotations=NAMES), "Match by port and cidr only"),
-    "names in the mesh, native": (pod(init=("istio-init", "istio-proxy"), annotations=NAMES), "Istio"),
 }  # fmt: skip
 
 
@@ -80,13 +78,6 @@ def test_pods_that_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises((AnnotationsError, InjectionError)) as caught:
         plan(given, NATIVE, no_shared)
     assert words in str(caught.value)
-
-
-def test_the_mesh_is_no_hindrance_to_what_the_kernel_decides_and_to_stepping_aside() -> None:
-    meshed = ("app", "istio-proxy")
-    assert not planned(pod(*meshed, annotations=PORTS)).warnings
-    aside = planned(pod(*meshed, annotations={**NAMES, "podlane.io/datapath": "step-aside"}))
-    assert "has not been tried" in aside.warnings[0]
 
 
 def test_a_bandwidth_of_kubernetes_is_a_limit() -> None:
@@ -334,8 +325,6 @@ def test_a_shared_policy_that_cannot_be_read_now_is_a_warning_and_the_rest_is_ch
     assert result.status.policy is None
     with pytest.raises(AnnotationsError, match="on-failure"):
         plan(pod(annotations={**SHARED, "podlane.io/on-failure": "maybe"}), NATIVE, unreachable)
-    with pytest.raises(InjectionError, match="Istio"):
-        plan(pod("app", "istio-proxy", annotations=SHARED), NATIVE, unreachable)
 
 
 # --- Pods that end by themselves ---------------------------------------------------------------------------------------
@@ -370,9 +359,9 @@ def test_classic_jobs_that_need_the_proxy_are_warned_of() -> None:
 
 
 def test_what_else_is_warned_of() -> None:
-    taken = pod("app", "linkerd-proxy")
+    taken = pod("app", "consul-dataplane")
     taken["spec"]["containers"][0]["ports"] = [{"containerPort": 80}, {"containerPort": OUTBOUND_PORT}]
     assert planned(taken).warnings == (
-        "Podlane has not been tried in a Pod with Linkerd, which redirects connections, too.",
+        "Podlane has not been tried in a Pod with Consul, which redirects connections, too.",
         "Container app uses port 15101, on which Podlane listens in the Pod.",
     )

@@ -89,8 +89,18 @@ def multiport(*ports: int, ranges: tuple[int, ...] = (), kind: int = 1, inverted
     return extension("multiport", 1, struct.pack("=BB15H15BB", kind, len(ports), *listed, *begins, inverted))
 
 
-def conntrack(looked_at: int, inverted: int) -> bytes:
-    return extension("conntrack", 3, bytes(146) + struct.pack("=HH", looked_at, inverted) + bytes(14))
+def conntrack(looked_at: int, inverted: int, *, ports: tuple[int, int] = (0, 0), revision: int = 3) -> bytes:
+    first, last = ports
+    flags = struct.pack("=HH", looked_at, inverted)
+    return extension(
+        "conntrack",
+        revision,
+        bytes(140) + struct.pack("=H", first) + bytes(4) + flags + bytes(6) + struct.pack("=H", last) + bytes(6),
+    )
+
+
+def owner(users: tuple[int, int], groups: tuple[int, int], looked_at: int, inverted: int = 0) -> bytes:
+    return extension("owner", 1, struct.pack("=IIIIBB", *users, *groups, looked_at, inverted))
 
 
 def mark(name: str, value: int, mask: int, inverted: int = 0, revision: int = 1) -> bytes:
@@ -183,6 +193,20 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
         Rule(Return(), mark=DIVERT, connmark=Mark(0x2000, 0x2000)),
     ),
     "original": (entry(V4, conntrack(0x1000, 0)), V4, "RETURN", Rule(Return(), direction=Direction.ORIGINAL)),
+    "original port": (
+        entry(V4, conntrack(0x200, 0, ports=(80, 80))),
+        V4,
+        "RETURN",
+        Rule(Return(), original_port=PortRange(80, 80)),
+    ),
+    "original ports": (
+        entry(V6, conntrack(0x200, 0, ports=(80, 90))),
+        V6,
+        "RETURN",
+        Rule(Return(), original_port=PortRange(80, 90)),
+    ),
+    "user": (entry(V4, owner((2102, 2102), (0, 0), 1)), V4, "RETURN", Rule(Return(), user=2102)),
+    "group": (entry(V4, owner((0, 0), (1337, 1337), 2)), V4, "RETURN", Rule(Return(), group=1337)),
     "reply": (entry(V4, conntrack(0x1000, 0x1000)), V4, "RETURN", Rule(Return(), direction=Direction.REPLY)),
     "MARK": (
         entry(V4, target=extension("MARK", 2, struct.pack("=II", 0x1000, 0x3000))),
@@ -286,6 +310,12 @@ OTHERS: dict[str, tuple[bytes, Family, str]] = {
     "not that mark": (entry(V4, mark("mark", 1, 1, inverted=1)), V4, "RETURN"),
     "a mark outside its mask": (entry(V4, mark("mark", 2, 1)), V4, "RETURN"),
     "the first revision of mark": (entry(V4, mark("mark", 1, 1, revision=0)), V4, "RETURN"),
+    "not that original port": (entry(V4, conntrack(0x200, 0x200, ports=(80, 80))), V4, "RETURN"),
+    "original port of an older kernel": (entry(V4, conntrack(0x200, 0, ports=(80, 80), revision=2)), V4, "RETURN"),
+    "original port and direction": (entry(V4, conntrack(0x1200, 0, ports=(80, 80))), V4, "RETURN"),
+    "not that group": (entry(V4, owner((0, 0), (1337, 1337), 2, 2)), V4, "RETURN"),
+    "some groups": (entry(V4, owner((0, 0), (1000, 1999), 2)), V4, "RETURN"),
+    "user and group": (entry(V4, owner((1, 1), (1, 1), 3)), V4, "RETURN"),
     "connection state": (entry(V4, conntrack(1, 0)), V4, "RETURN"),
     "state and direction": (entry(V4, conntrack(0x1001, 0)), V4, "RETURN"),
     "comment": (entry(V4, extension("comment", 0, b"hello".ljust(256, b"\0"))), V4, "RETURN"),

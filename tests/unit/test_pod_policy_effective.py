@@ -292,6 +292,10 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
         named(egress_bandwidth="10M", datapath="proxy"),
         "podlane.io/datapath: 'proxy' is not one of the values. Write relay or step-aside.",
     ),
+    "mesh": (
+        named(egress_bandwidth="10M", mesh="consul"),
+        "podlane.io/mesh: 'consul' is not one of the values. Write auto, istio, linkerd or none.",
+    ),
     "log level": (
         named(egress_bandwidth="10M", log_level="loud"),
         "podlane.io/log-level: 'loud' is not one of the values. Write debug, info, warning or error.",
@@ -505,7 +509,7 @@ def test_whatever_is_in_force_changes_the_digest() -> None:
     changes = {
         "egress_bandwidth": "99M", "classes": API, "default_class": "{ceil: 1Mbit}", "exclude_outbound_ports": "25",
         "exclude_outbound_cidrs": "10.0.0.0/8", "exclude_inbound_ports": "25", "exclude_inbound_cidrs": "10.0.0.0/8",
-        "detection_timeout": "2s", "datapath": "relay", "log_level": "info",
+        "detection_timeout": "2s", "datapath": "relay", "mesh": "none", "log_level": "info",
         "cpu_request": "1m", "cpu_limit": "1", "memory_request": "64Mi", "memory_limit": "64Mi",
     }  # fmt: skip
     digests = [pod(**{**base, key: value}).digest for key, value in changes.items()]

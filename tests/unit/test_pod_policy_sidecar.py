@@ -14,6 +14,7 @@ from pod_policy.annotations import shared_policy_file
 from sidecar.config import LogLevel, SidecarSettings, load_settings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
+from sidecar.mesh.kinds import Mesh
 from sidecar.policies import Wanted, attempt, contents, load_wanted, reload_wanted, sources
 from tc_core.ports import PortRange
 from tc_core.units import Duration, Rate
@@ -67,6 +68,24 @@ def test_what_annotations_say_wins(given: Given, volume: Volume) -> None:
     assert got.exclude_outbound_cidrs == (ip_network("::/0"),)
     assert got.exclude_inbound_ports == (PortRange(7, 7),)
     assert got.exclude_inbound_cidrs == (ip_network("fd00::/8"),)
+
+
+@pytest.mark.parametrize(
+    ("told", "said", "mesh"),
+    [
+        ("auto", "istio", Mesh.ISTIO),
+        ("istio", "none", Mesh.NONE),
+        ("istio", "auto", Mesh.ISTIO),
+        ("linkerd", None, Mesh.LINKERD),
+        ("auto", "auto", Mesh.AUTO),
+    ],
+)
+def test_the_annotation_names_the_mesh_unless_it_leaves_it_to_the_injector(
+    given: Given, volume: Volume, told: str, said: str | None, mesh: Mesh
+) -> None:
+    settings = given(mesh=told)
+    volume.write(annotations(egress_bandwidth="10M", **({} if said is None else {"mesh": said})))
+    assert load_wanted(settings).settings.mesh is mesh
 
 
 def test_an_empty_list_takes_the_place_of_a_default(given: Given, volume: Volume) -> None:
@@ -143,11 +162,17 @@ def test_policy_and_exclusions_follow_the_annotations(given: Given, volume: Volu
 
 def test_what_a_running_sidecar_cannot_change_stays_and_is_named(given: Given, volume: Volume) -> None:
     settings = given()
-    later = {"detection_timeout": "3s", "datapath": "step-aside", "log_level": "debug", "cpu_limit": "1"}
+    later = {
+        "detection_timeout": "3s",
+        "datapath": "step-aside",
+        "mesh": "none",
+        "log_level": "debug",
+        "cpu_limit": "1",
+    }
     wanted = changed(settings, volume, egress_bandwidth="20M", exclude_outbound_ports="80", **later)
     assert wanted.settings == settings.model_copy(update={"exclude_outbound_ports": (PortRange(80, 80),)})
     assert wanted.warnings == (
-        "Not in force before the Pod is made anew: podlane.io/detection-timeout (3s), podlane.io/datapath (step-aside), podlane.io/log-level (debug), podlane.io/cpu-limit (1).",
+        "Not in force before the Pod is made anew: podlane.io/detection-timeout (3s), podlane.io/datapath (step-aside), podlane.io/mesh (none), podlane.io/log-level (debug), podlane.io/cpu-limit (1).",
     )
     again = changed(settings, volume, wanted, egress_bandwidth="30M", **later)
     assert again.warnings == wanted.warnings

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidecar.datapath import Datapath
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD
 from sidecar.netfilter.parse import parse
 from sidecar.netfilter.rules import Family
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
@@ -129,6 +131,11 @@ CASES = {
     ),
     "quic-silent": ruleset(policy(api=EXAMPLE), CaptureSettings(silent_ports=(443,))),
     "quic-without-queue": ruleset(policy(api=EXAMPLE, backup=BACKUP), CaptureSettings(quic=False)),
+    "istio": ruleset(policy(api=EXAMPLE, backup=BACKUP), CaptureSettings(interface="eth0", mesh=ISTIO)),
+    "istio-ambient": ruleset(policy(api=EXAMPLE), CaptureSettings(interface="eth0", mesh=ISTIO_AMBIENT)),
+    "istio-step-aside": ruleset(INBOUND, replace(ASIDE, mesh=ISTIO)),
+    "istio-draining": ruleset(policy(api=EXAMPLE), CaptureSettings(interface="eth0", mesh=ISTIO), capture=False),
+    "linkerd": ruleset(policy(api=EXAMPLE), CaptureSettings(interface="eth0", mesh=LINKERD)),
     "settings": ruleset(
         policy(api=EXAMPLE),
         CaptureSettings(

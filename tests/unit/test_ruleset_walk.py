@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.datapath import Datapath
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from sidecar.netfilter.rules import (
     Direction,
     Drop,
@@ -31,7 +32,7 @@ from sidecar.netfilter.rules import (
     Tproxy,
 )
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from sidecar.routing.flow import Address, Destination, parse_address
+from sidecar.routing.flow import Address, Content, Destination, parse_address
 from sidecar.routing.table import RoutingTable
 from sidecar.stepaside.marks import SHOWN
 from tc_core.marks import DIVERT, OWN, ClassIds, Mark, class_id_of, class_mark
@@ -62,6 +63,9 @@ class Packet:
     dropped: bool = False
     tproxy: Tproxy | None = field(default=None, compare=False)
     queue: int | None = None
+    user: int = 1000
+    group: int = 1000
+    original_port: int | None = None
 
 
 def has(value: int | None, mark: Mark) -> bool:
@@ -90,6 +94,9 @@ def meets(rule: Rule, packet: Packet) -> bool:
         and (rule.direction is None or packet.direction is rule.direction)
         and (not rule.carries_data or packet.carries_data)
         and (not rule.quic_initial or packet.quic_initial)
+        and (rule.user is None or rule.user == packet.user)
+        and (rule.group is None or rule.group == packet.group)
+        and (rule.original_port is None or (packet.original_port or packet.port) in rule.original_port)
     )
 
 
@@ -152,6 +159,7 @@ def answer(packet: Packet) -> Packet:
     return replace(
         packet, address=packet.source, port=packet.source_port, source=packet.address, source_port=packet.port,
         syn=False, direction=Direction.REPLY, mark=0, tproxy=None, queue=None, quic_initial=False,
+        original_port=packet.port,
     )  # fmt: skip
 
 
@@ -268,7 +276,7 @@ def written_twice(
     """A policy as the kernel's rules and as the proxy's table."""
     ids = ClassIds.assign(c.name for c in policy.classes)
     rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
-    return rules, RoutingTable.of(policy, silent), ids
+    return rules, RoutingTable.of(policy, silent, capture.mesh), ids
 
 
 @settings(max_examples=70)
@@ -331,6 +339,66 @@ def test_of_what_clients_open_the_kernel_decides_what_the_table_decides(
             continue  # the proxy answers, under a mark of its own, or the classifier decides
         name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
         assert class_id_of(output(family, answer(packet)).mark) == (0 if name == DEFAULT_CLASS else ids[name])
+
+
+MESHES = [ISTIO, ISTIO_AMBIENT, LINKERD]
+
+
+def of_the_mesh(packet: Packet, mesh: MeshProxy) -> Packet:
+    """The packet as the mesh's proxy sends it."""
+    mark = mesh.mark.value if mesh.mark is not None else 0
+    return replace(packet, user=mesh.user or 0, group=mesh.group or 0, mark=packet.mark | mark)
+
+
+@settings(max_examples=40)
+@given(policies, silences, st.sampled_from(MESHES), st.lists(flows, min_size=1, max_size=12), st.booleans())
+def test_beside_a_mesh_the_kernel_takes_what_the_table_wants_of_what_the_meshs_proxy_sends(
+    policy: TrafficPolicy, silent: tuple[int, ...], mesh: MeshProxy, drawn: list[Flow], running: bool
+) -> None:
+    rules, table, ids = written_twice(policy, silent, CaptureSettings(mesh=mesh), running=running)
+    for source, target in drawn:
+        family = rules.of(Family(target.address.version))
+        first = first_packet((source, target))
+        assert not captured(output(family, first))
+        assert not captured(output(family, replace(first, mark=OWN.value)))
+        theirs = output(family, of_the_mesh(first_packet((source, target)), mesh))
+        assert captured(theirs) == (table.undecided(target, source=source) and running)
+        if captured(theirs):
+            # Later packets may have lost their owner with their socket.
+            assert captured(output(family, replace(theirs, syn=False, mark=0, user=0, group=0)))
+            continue
+        name = table.route(target, source=source).class_name
+        assert class_id_of(theirs.mark) == (0 if name == DEFAULT_CLASS else ids[name])
+
+
+@settings(max_examples=30)
+@given(policies, st.lists(flows, min_size=1, max_size=8))
+def test_beside_a_mesh_answers_have_the_class_of_the_port_that_the_client_meant(
+    policy: TrafficPolicy, drawn: list[Flow]
+) -> None:
+    aside = CaptureSettings(datapath=Datapath.STEP_ASIDE, mesh=ISTIO)
+    rules, table, ids = written_twice(policy, (), aside, running=True)
+    for source, target in drawn:
+        inbound = replace(target, bound=Bound.INBOUND)
+        if table.undecided(inbound, source=source):
+            continue
+        packet = answer(first_packet((source, target)))
+        redirected = replace(packet, source_port=15006 if target.protocol is TCP else packet.source_port)
+        name = table.route(inbound, source=source).class_name
+        marked = output(rules.of(Family(target.address.version)), redirected)
+        assert class_id_of(marked.mark) == (0 if name == DEFAULT_CLASS else ids[name])
+
+
+@pytest.mark.parametrize("port", [15000, 15008, 15012, 15021, 15090])
+def test_names_decide_nothing_on_the_meshs_own_ports(port: int) -> None:
+    named = TrafficPolicy.model_validate(
+        {"total": "1Gbit", "classes": [{"name": "a", "rate": "8kbit", "match": [{"sni": "a.example", "port": port}]}]}
+    )
+    rules, table, _ = written_twice(named, (), CaptureSettings(mesh=ISTIO), running=True)
+    target = Destination.parse("192.0.2.7", port)
+    theirs = of_the_mesh(first_packet((HERE, target)), ISTIO)
+    assert not captured(output(rules.of(Family.V4), theirs))
+    assert table.route(target, Content(sni="a.example")).class_name == DEFAULT_CLASS
 
 
 # --- single rules ---------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ VALUES: Final = (
 _KEYS: Final = (
     EGRESS, "podlane.io/ingress-bandwidth", CLASSES, DEFAULT, "podlane.io/policy", "podlane.io/exclude-outbound-ports",
     "podlane.io/exclude-outbound-cidrs", "podlane.io/on-failure", "podlane.io/detection-timeout", "podlane.io/datapath",
-    "podlane.io/log-level", "podlane.io/cpu-request", "podlane.io/memory-limit", "podlane.io/status", "podlane.io/inject",
+    "podlane.io/log-level", "podlane.io/mesh", "podlane.io/cpu-request", "podlane.io/memory-limit", "podlane.io/status", "podlane.io/inject",
     "podlane.io/x", "kubernetes.io/egress-bandwidth",
 )  # fmt: skip
 

@@ -1,0 +1,104 @@
+"""Which mesh's proxy is in a Pod, and what Podlane's containers need beside it. Pure.
+
+Istio's sidecar is a container named ``istio-proxy``, or an init container of that name with ``restartPolicy: Always``;
+its rules are laid by the init container ``istio-init``, or by a CNI plugin with ``istio-validation`` as witness. How it
+intercepts, and for which group, its containers tell. Of the ambient mode nothing is in the Pod but a label or an
+annotation; its rules are there before any container runs, so the sidecar finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from injector import pods
+from pod_policy.values import MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE
+
+ISTIO_ID: Final = 1337
+"""Istio's gid where its containers do not tell another (https://istio.io/latest/docs/ops/deployment/
+application-requirements/)."""
+SETUID: Final = "SETUID"
+"""The capability that lets the sidecar make sockets in the name of Linkerd's proxy, which is known by its uid."""
+
+_INTERCEPTION: Final = "ISTIO_META_INTERCEPTION_MODE"
+_NO_INTERCEPTION: Final = "NONE"
+_PORT_OPTIONS: Final = ("-p", "--envoy-port", "-z", "--inbound-capture-port", "-e", "--inbound-tunnel-port")
+"""Options of istio-iptables that take the ports on which Envoy listens (`pilot-agent istio-iptables --help`)."""
+_AMBIENT_LABEL: Final = "istio.io/dataplane-mode"
+_AMBIENT_ANNOTATION: Final = "ambient.istio.io/redirection"
+
+
+@dataclass(frozen=True, slots=True)
+class PodMesh:
+    """What beside a mesh is different for our containers.
+
+    ``setting``: the sidecar's ``PODLANE_MESH``, None where it is to find out by itself. ``redirects``: the mesh takes
+    what clients open, so the relay cannot. ``ports``: those on which its proxy is told to listen.
+    """
+
+    title: str = ""
+    setting: str | None = None
+    group: int = 0
+    capabilities: tuple[str, ...] = ()
+    redirects: bool = False
+    ports: tuple[int, ...] = ()
+
+
+def mesh_of(pod: Mapping[str, Any], asked: str | None) -> PodMesh:
+    """The mesh that was ``asked`` for by annotation or by default (None: auto), or that the Pod shows."""
+    if asked == MESH_NONE:
+        return PodMesh(setting=MESH_NONE)
+    if asked == MESH_ISTIO:
+        return _istio(pod)
+    if asked == MESH_LINKERD:
+        return _LINKERD
+    if pods.has_istio(pod):
+        return _istio(pod) if _intercepts(pod) else PodMesh()
+    if pods.other_mesh(pod) == "Linkerd":
+        return _LINKERD
+    return PodMesh("Istio (ambient)", asked, redirects=True) if _is_ambient(pod) else PodMesh(setting=asked)
+
+
+_LINKERD: Final = PodMesh("Linkerd", MESH_LINKERD, capabilities=(SETUID,), redirects=True)
+
+
+def _istio(pod: Mapping[str, Any]) -> PodMesh:
+    if _is_ambient(pod) and not pods.has_istio(pod):
+        return PodMesh("Istio (ambient)", MESH_AUTO, redirects=True)
+    groups = (pods.mapping(proxy.get("securityContext")).get("runAsGroup") for proxy in _proxies(pod))
+    group = next((g for g in groups if isinstance(g, int) and not isinstance(g, bool) and g > 0), ISTIO_ID)
+    return PodMesh("Istio", MESH_ISTIO, group=group, redirects=True, ports=tuple(_ports(pod)))
+
+
+def _proxies(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (c for c in pods.all_containers(pod) if pods.name_of(c) == pods.ISTIO_PROXY)
+
+
+def _intercepts(pod: Mapping[str, Any]) -> bool:
+    """Whether connections are led to Envoy at all: a proxy can also be there for those who ask for it."""
+    modes = (
+        pods.mapping(variable).get("value")
+        for proxy in _proxies(pod)
+        for variable in pods.listed(proxy.get("env"))
+        if pods.name_of(variable) == _INTERCEPTION
+    )
+    return _NO_INTERCEPTION not in modes
+
+
+def _ports(pod: Mapping[str, Any]) -> Iterator[int]:
+    for container in pods.all_containers(pod):
+        if pods.name_of(container) not in pods.ISTIO_INIT:
+            continue
+        words = [word for word in pods.listed(container.get("args")) if isinstance(word, str)]
+        for option, value in pairwise(words):
+            if option in _PORT_OPTIONS and value.isdecimal():
+                yield int(value)
+
+
+def _is_ambient(pod: Mapping[str, Any]) -> bool:
+    return (
+        pods.labels_of(pod).get(_AMBIENT_LABEL) == "ambient"
+        or pods.annotations_of(pod).get(_AMBIENT_ANNOTATION) == "enabled"
+    )

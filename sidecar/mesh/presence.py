@@ -1,0 +1,101 @@
+"""Finding the mesh in this network namespace, and taking the identity that it lets pass."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import structlog
+
+from sidecar.config import SidecarSettings
+from sidecar.datapath import Datapath
+from sidecar.errors import ConfigError, SidecarError
+from sidecar.mesh.kinds import USUAL, Mesh, MeshProxy
+from sidecar.mesh.owner import check_may_be
+from sidecar.mesh.recognise import Found, recognise
+from sidecar.netfilter.restore import installed_programs
+from sidecar.netfilter.rules import Family
+from sidecar.policies import load_wanted
+from tc_core.errors import TcError
+
+log = structlog.get_logger()
+
+
+def find() -> Found | None:
+    """The mesh whose rules are here. Its programs need not be those that we use, so both tables are looked at.
+
+    IPv4 is enough: no mesh does without. None also where the programs of iptables are missing.
+    """
+    for backend in installed_programs().values():
+        if Family.V4 not in backend.families:
+            continue
+        try:
+            found = recognise(backend.read_all(Family.V4))
+        except SidecarError as error:
+            log.debug("no mesh can be looked for", backend=str(backend), error=str(error))
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def resolve(asked: Mesh) -> MeshProxy | None:
+    """The proxy beside which we are to work, by what was ``asked`` for and what is here.
+
+    What is asked for holds, also when its rules come later; they tell ids that are not the usual ones. Raises
+    :class:`ConfigError` when another mesh is here than the one that was named.
+    """
+    if asked is Mesh.NONE:
+        return None
+    found = find()
+    if found is None:
+        return USUAL.get(asked)
+    if asked is not Mesh.AUTO and found.mesh is not asked:
+        raise ConfigError(
+            f"--mesh {asked}: The rules in this network namespace are those of {found.title}. "
+            "Name the mesh that is here, or auto."
+        )
+    if found.proxy is None:
+        log.warning(
+            "a mesh that is known by its name only redirects connections here",
+            mesh=found.title,
+            remedy="docs/mesh.md says what works beside it; --mesh none takes back this warning",
+        )
+        return None
+    log.info("beside a mesh", mesh=found.title, its=found.proxy.sign, inbound=found.inbound, ports=list(found.ports))
+    return found.proxy
+
+
+def join(settings: SidecarSettings) -> MeshProxy | None:
+    """:func:`resolve` what the settings ask for, and :func:`_assume` what the relay needs there.
+
+    Annotations have the last word on both; what is wrong with them is told when the policy is read. Raises
+    :class:`ConfigError`, :class:`PrivilegeError`.
+    """
+    if settings.annotations is not None:
+        with suppress(TcError, SidecarError):
+            settings = load_wanted(settings).settings
+    proxy = resolve(settings.mesh)
+    if proxy is not None and settings.datapath is Datapath.RELAY:
+        _assume(proxy)
+    return proxy
+
+
+def _assume(proxy: MeshProxy) -> None:
+    """Have this process belong to the mesh's group, so that it lets pass what we send; others we need not be.
+
+    (What is known by uid or mark wears that socket by socket: :mod:`sidecar.transport.edge`.) Raises
+    :class:`ConfigError` or :class:`PrivilegeError` when that is not allowed.
+    """
+    if proxy.user is not None:
+        check_may_be(proxy.user)
+    if proxy.group is None or os.getegid() == proxy.group:
+        return
+    try:
+        os.setegid(proxy.group)
+    except PermissionError:
+        raise ConfigError(
+            f"Beside {proxy.title} this process must have gid {proxy.group}, but has {os.getegid()}, and what it sends "
+            f"would be redirected to {proxy.title}'s proxy again. Set runAsGroup: {proxy.group} in the container's "
+            "securityContext, or give it CAP_SETGID."
+        ) from None

@@ -1,0 +1,87 @@
+"""Which mesh is here, told by its rules; and what cannot be had beside one."""
+
+from __future__ import annotations
+
+import pytest
+from istio_rules import Mode, rules_of
+
+from sidecar.datapath import Datapath
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from sidecar.mesh.recognise import Found, recognise
+from sidecar.mesh.scope import beyond_mesh
+from tc_core.policy_file import parse_policy
+
+LINKERDS = """
+*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:PROXY_INIT_OUTPUT - [0:0]
+:PROXY_INIT_REDIRECT - [0:0]
+-A PREROUTING -m comment --comment "proxy-init/install-proxy-init-prerouting" -j PROXY_INIT_REDIRECT
+-A OUTPUT -m comment --comment "proxy-init/install-proxy-init-output" -j PROXY_INIT_OUTPUT
+-A PROXY_INIT_OUTPUT -m owner --uid-owner 2103 -m comment --comment "proxy-init/ignore-proxy-user-id" -j RETURN
+-A PROXY_INIT_OUTPUT -o lo -m comment --comment "proxy-init/ignore-loopback" -j RETURN
+-A PROXY_INIT_OUTPUT -p tcp -m comment --comment "proxy-init/redirect-all-outgoing-to-proxy-port" -j REDIRECT --to-ports 4140
+-A PROXY_INIT_REDIRECT -p tcp -m multiport --dports 4190,4191 -m comment --comment "proxy-init/ignore-port-4190,4191" -j RETURN
+-A PROXY_INIT_REDIRECT -p tcp -m comment --comment "proxy-init/redirect-all-incoming-to-proxy-port" -j REDIRECT --to-ports 4143
+COMMIT
+"""
+OURS = "*mangle\n:PODLANE-OUT - [0:0]\n-A OUTPUT -j PODLANE-OUT\nCOMMIT\n"
+CASES = {
+    "REDIRECT": (rules_of(4, Mode.REDIRECT), Found(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006))),
+    "TPROXY": (rules_of(4, Mode.TPROXY), Found(Mesh.ISTIO, "Istio", ISTIO, "TPROXY", (15001, 15006))),
+    "beside ours": (
+        OURS + rules_of(6, Mode.REDIRECT),
+        Found(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006)),
+    ),
+    "another gid and other ports": (
+        rules_of(4, Mode.REDIRECT).replace("1337", "2000").replace("15001", "16001"),
+        Found(Mesh.ISTIO, "Istio", MeshProxy("Istio", group=2000, ports=ISTIO.ports, service_names=True), "REDIRECT", (16001, 15006)),
+    ),
+    "ambient": (
+        rules_of(4, Mode.AMBIENT),
+        Found(Mesh.ISTIO, "Istio (ambient)", ISTIO_AMBIENT, "REDIRECT", (15001, 15006)),
+    ),
+    "Linkerd": (
+        LINKERDS,
+        Found(Mesh.LINKERD, "Linkerd", MeshProxy("Linkerd", user=2103, ports=LINKERD.ports), "REDIRECT", (4140, 4143)),
+    ),
+    "Consul": (
+        "*nat\n:CONSUL_PROXY_OUTPUT - [0:0]\n-A CONSUL_PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n",
+        Found(None, "Consul", ports=(15001,)),
+    ),
+    "none": (OURS + "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n", None),
+    "no rules": ("", None),
+    "only mentioned": ('*nat\n-A OUTPUT -m comment --comment "not ISTIO_OUTPUT" -j ACCEPT\nCOMMIT\n', None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("saved", "found"), CASES.values(), ids=CASES)
+def test_a_mesh_is_known_by_its_rules(saved: str, found: Found | None) -> None:
+    assert recognise(saved) == found
+
+
+NAMED = "total: 1Mbit\nclasses: [{{name: a, rate: 8kbit, match: {{sni: a.example, direction: {}}}}}]"
+BY_PORT = "total: 1Mbit\nclasses: [{name: a, rate: 8kbit, match: {port: 80, direction: inbound}}]"
+
+
+@pytest.mark.parametrize(
+    ("policy", "mesh", "datapath", "refused"),
+    [
+        (NAMED.format("inbound"), ISTIO, Datapath.RELAY, True),
+        (NAMED.format("both"), LINKERD, Datapath.RELAY, True),
+        (NAMED.format("inbound"), ISTIO, Datapath.STEP_ASIDE, False),
+        (NAMED.format("inbound"), None, Datapath.RELAY, False),
+        (NAMED.format("outbound"), ISTIO, Datapath.RELAY, False),
+        (BY_PORT, ISTIO, Datapath.RELAY, False),
+    ],
+    ids=["inbound", "both ways", "step-aside", "no mesh", "outbound", "by port"],
+)
+def test_inbound_names_are_not_for_the_relay(
+    policy: str, mesh: MeshProxy | None, datapath: Datapath, refused: bool
+) -> None:
+    said = beyond_mesh(parse_policy(policy), mesh, datapath)
+    assert (said is not None) is refused
+    if said is not None:
+        assert "Class a: Beside" in said
+        assert "Use datapath: step-aside" in said
