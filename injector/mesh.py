@@ -55,7 +55,7 @@ def mesh_of(pod: Mapping[str, Any], asked: str | None) -> PodMesh:
     if asked == MESH_LINKERD:
         return _LINKERD
     if pods.has_istio(pod):
-        return _istio(pod) if _intercepts(pod) else PodMesh()
+        return _istio(pod) if _intercepts(pod) else PodMesh(setting=asked)
     if pods.other_mesh(pod) == "Linkerd":
         return _LINKERD
     return PodMesh("Istio (ambient)", asked, redirects=True) if _is_ambient(pod) else PodMesh(setting=asked)

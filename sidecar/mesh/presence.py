@@ -49,7 +49,10 @@ def resolve(asked: Mesh) -> MeshProxy | None:
         return None
     found = find()
     if found is None:
-        return USUAL.get(asked)
+        usual = USUAL.get(asked)
+        if usual is not None:
+            log.info("beside a mesh", mesh=usual.title, its=usual.sign, rules="not here, or not by iptables")
+        return usual
     if asked is not Mesh.AUTO and found.mesh is not asked:
         raise ConfigError(
             f"--mesh {asked}: The rules in this network namespace are those of {found.title}. "

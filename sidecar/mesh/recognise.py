@@ -57,13 +57,12 @@ def recognise(saved: str) -> Found | None:
 
 
 def _istio(saved: str, chains: set[str]) -> Found:
-    ports = _ports(saved, "ISTIO_")
     if ambient := _AMBIENT.search(saved):
-        mark = Mark(int(ambient[1], 16), int(ambient[2], 16))
-        proxy = replace(ISTIO_AMBIENT, mark=mark)
-        return Found(Mesh.ISTIO, proxy.title, proxy, TPROXY if "ISTIO_TPROXY" in chains else REDIRECT, ports)
-    proxy = replace(ISTIO, group=next(_owners(saved, "ISTIO_OUTPUT", "gid"), ISTIO.group))
-    return Found(Mesh.ISTIO, proxy.title, proxy, TPROXY if "ISTIO_TPROXY" in chains else REDIRECT, ports)
+        proxy = replace(ISTIO_AMBIENT, mark=Mark(int(ambient[1], 16), int(ambient[2], 16)))
+    else:
+        proxy = replace(ISTIO, group=next(_owners(saved, "ISTIO_OUTPUT", "gid"), ISTIO.group))
+    inbound = TPROXY if "ISTIO_TPROXY" in chains else REDIRECT
+    return Found(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(saved, "ISTIO_"))
 
 
 def _owners(saved: str, chain: str, kind: str) -> Iterator[int]:

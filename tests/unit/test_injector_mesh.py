@@ -71,6 +71,14 @@ def test_beside_istio_ours_is_in_its_group_and_told_of_it(form: Form) -> None:
         assert order.index("istio-proxy") < order.index("podlane")
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_in_the_classic_form_nobody_who_waits_for_the_network_starts_before_the_sidecar(form: Form) -> None:
+    """From podlane-prepare on, captured connections wait for it; what comes before that has its network."""
+    made = injected(with_istio(plain(), form), CLASSIC)
+    assert made["spec"]["initContainers"][-1]["name"] == "podlane-prepare"
+    assert made["spec"]["containers"][0]["name"] == "podlane"
+
+
 def meshed(**changes: Any) -> dict[str, Any]:
     """A Pod of Istio with another identity or mode of its proxy."""
     made = with_istio(plain(), Form())

@@ -79,10 +79,10 @@ def test_lists_that_are_there_are_added_to_and_never_replaced() -> None:
 POSITIONS = {
     "alone": ([], [], 0, 0, 0),
     "after nothing of the application's": (["migrate"], ["app"], 0, 1, 0),
-    "istio-init": (["istio-init", "migrate"], ["app", "istio-proxy"], 1, 2, 2),
-    "istio-validation": (["other", "istio-validation"], ["istio-proxy", "app"], 2, 2, 1),
+    "istio-init": (["istio-init", "migrate"], ["app", "istio-proxy"], 1, 2, 0),
+    "istio-validation": (["other", "istio-validation"], ["istio-proxy", "app"], 2, 2, 0),
     "istio-proxy as a native sidecar": (["istio-init", "istio-proxy", "migrate"], ["app"], 2, 3, 0),
-    "istio-proxy alone, with its CNI plugin": (["migrate"], ["istio-proxy", "app"], 0, 1, 1),
+    "istio-proxy alone, with its CNI plugin": (["migrate"], ["istio-proxy", "app"], 0, 1, 0),
 }
 
 
