@@ -72,8 +72,22 @@ Exit codes: 0 printed, 2 the policy or an option cannot be used (the reasons are
     metavar="NAME",
     help="A name of the policy that the mesh does not know (no Service, no ServiceEntry); or all.",
 )
+@click.option(
+    "--tls-port",
+    "tls_ports",
+    multiple=True,
+    type=click.IntRange(1, 65535),
+    default=(443,),
+    metavar="PORT",
+    help="A port on which TLS to such names is looked for.  [default: 443]",
+)
 def envoyfilter(
-    policy: Path, name: str, namespace: str | None, labels: dict[str, str], external: tuple[str, ...]
+    policy: Path,
+    name: str,
+    namespace: str | None,
+    labels: dict[str, str],
+    external: tuple[str, ...],
+    tls_ports: tuple[int, ...],
 ) -> None:
     """Print an EnvoyFilter by which Istio's Envoy marks what it sends, by the policy's names."""
     with failing_clearly():
@@ -83,7 +97,12 @@ def envoyfilter(
         from tc_core.policy_file import load_policy
 
         made = envoy_filter(
-            load_policy(policy), name=name, namespace=namespace, selector=labels, external=frozenset(external)
+            load_policy(policy),
+            name=name,
+            namespace=namespace,
+            selector=labels,
+            external=frozenset(external),
+            tls_ports=tuple(dict.fromkeys(tls_ports)),
         )
         click.echo(yaml.dump(made.document, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True), nl=False)
         for note in made.notes:

@@ -6,7 +6,9 @@ routed to clusters one by one, so each request is in its class, whatever connect
 
 Names that the mesh does not know share one cluster, PassthroughCluster. For those that are said to be ``external``,
 clusters of the same kind (ORIGINAL_DST) are added, one for each class, and TLS is sent there by filter chains that ask
-for the SNI, plain HTTP by virtual hosts.
+for the SNI, plain HTTP by virtual hosts. For the SNI the catch-all listener must look at first bytes, which it does
+nowhere else, and with no timeout: so only on given ports, where the client is the one to speak first. Its filters run
+before it hands a connection to the listener of the original destination, so that one knows the SNI, too.
 
 Why not otherwise: no filter state of Envoy's (well known filter state objects, 1.40) sets socket options, and
 ``original_src`` has one mark for a whole listener, and changes the source address besides.
@@ -37,7 +39,8 @@ _SOL_SOCKET, _SO_MARK = 1, 36
 """asm-generic/socket.h: all architectures that Envoy is built for."""
 _CATCH_ALL: Final = "virtualOutbound"
 """Istio's listener of what no other one takes."""
-_HTTPS, _HTTP = 443, 80
+HTTPS: Final = 443
+_HTTP: Final = 80
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _OUTBOUND: Final = "SIDECAR_OUTBOUND"
 
@@ -57,12 +60,13 @@ def envoy_filter(
     namespace: str | None = None,
     selector: Mapping[str, str] | None = None,
     external: Collection[str] = (),
+    tls_ports: Sequence[int] = (HTTPS,),
 ) -> Generated:
     """The EnvoyFilter of a policy's names.
 
     ``selector`` has the labels of the Pods that it is for (all of the namespace without), ``external`` the names of the
-    policy that the mesh does not know. Raises :class:`PolicyError` for what Envoy cannot do, and for external names
-    that the policy does not have.
+    policy that the mesh does not know, ``tls_ports`` the ports on which TLS to them is looked for. Raises
+    :class:`PolicyError` for what Envoy cannot do, and for external names that the policy does not have.
     """
     all_lanes = lanes(policy)
     known_names = {each for lane in all_lanes for each in lane.names}
@@ -71,14 +75,14 @@ def envoy_filter(
         Problem("", f"{each!r} is none of the names in the policy.", f"Those are {_listed(known_names)}.")
         for each in sorted(outside - known_names)
     ]
-    problems += _beyond_catch_all(all_lanes, outside)
+    problems += _beyond_catch_all(all_lanes, outside, tls_ports)
     if not known_names:
         problems.append(Problem("", "No match asks for a name, so Envoy has nothing to mark.", "Use podlane tc."))
     if problems:
         raise PolicyError(problems)
     patches = [
         *_added_clusters(all_lanes, outside),
-        *_added_chains(all_lanes, outside),
+        *_added_chains(all_lanes, outside, tls_ports),
         *_added_hosts(all_lanes, outside),
         *reversed(list(_marked_clusters(all_lanes, outside))),
     ]
@@ -91,7 +95,7 @@ def envoy_filter(
             "metadata": metadata,
             "spec": {**chosen, "configPatches": patches},
         },
-        tuple(_notes(all_lanes, outside, selected=bool(selector))),
+        tuple(_notes(all_lanes, outside, tls_ports, selected=bool(selector))),
     )
 
 
@@ -133,21 +137,41 @@ def _added_clusters(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Itera
         yield _patch("CLUSTER", {}, "ADD", value)
 
 
-def _added_chains(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _added_chains(
+    all_lanes: Sequence[Lane], outside: frozenset[str], tls_ports: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """TLS by SNI, where nothing else takes it.
 
-    Without a port: of two chains Envoy looks only at those that name the port, if there are such, so that one more
-    chain with a port would leave all other connections to that port without one.
+    No chain asks for a port: if one does, Envoy looks at no others for connections to that port, so that all but these
+    names would find no chain there.
     """
     taken: list[str] = []
     for number, lane in enumerate(all_lanes):
         names = [each for each in lane.sni if each in outside and not NameSet.of(taken).covers(each)]
         if not names:
             continue
+        if not taken:
+            yield from _inspection(tls_ports)
         taken += names
-        for listener in (_CATCH_ALL, f"0.0.0.0_{_HTTPS}"):
+        for listener in (_CATCH_ALL, *(f"0.0.0.0_{port}" for port in tls_ports)):
             chain = _chain(_cluster(lane.class_name), number, names)
             yield _patch("FILTER_CHAIN", {"listener": {"name": listener}}, "ADD", chain)
+
+
+def _inspection(tls_ports: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The catch-all listener's look at first bytes.
+
+    The port is the original one only behind ``original_dst``, which Envoy itself puts last.
+    """
+    ports = [{"destination_port_range": {"start": port, "end": port + 1}} for port in tls_ports]
+    elsewhere = {"not_match": {"or_match": {"rules": ports}} if len(ports) > 1 else ports[0]}
+    for name, message, more in (
+        ("original_dst", "OriginalDst", {}),
+        ("tls_inspector", "TlsInspector", {"filter_disabled": elsewhere}),
+    ):
+        kind = f"{_TYPES}.filters.listener.{name}.v3.{message}"
+        value = {"name": f"envoy.filters.listener.{name}", "typed_config": {"@type": kind}, **more}
+        yield _patch("LISTENER_FILTER", {"listener": {"name": _CATCH_ALL}}, "ADD", value)
 
 
 def _chain(cluster: str, number: int, names: Sequence[str]) -> dict[str, Any]:
@@ -183,16 +207,18 @@ def _added_hosts(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator
             yield _patch("VIRTUAL_HOST", {"routeConfiguration": {"name": str(port)}}, "ADD", value)
 
 
-def _beyond_catch_all(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator[Problem]:
+def _beyond_catch_all(
+    all_lanes: Sequence[Lane], outside: frozenset[str], tls_ports: Sequence[int]
+) -> Iterator[Problem]:
     for lane in all_lanes:
-        for each in lane.sni:
-            if each in outside and lane.ports:
-                yield Problem(
-                    "",
-                    f"Class {lane.class_name} asks for {each} and a port, but the catch-all listener must not "
-                    "tell ports apart: connections to them that have another name would find no way.",
-                    "Remove the port, or make the name known to the mesh by a ServiceEntry.",
-                )
+        names = outside & set(lane.sni)
+        if names and lane.ports and set(lane.ports) != set(tls_ports):
+            yield Problem(
+                "",
+                f"Class {lane.class_name} asks for {_listed(names)} on port {_ports(lane.ports)}, but "
+                f"TLS to names outside the mesh is looked for on port {_ports(tls_ports)}, for all of them alike.",
+                "Name the same ports by --tls-port, remove them, or make the name known to the mesh by a ServiceEntry.",
+            )
 
 
 # pieces ------------------------------------------------------------------------------------------------------------
@@ -222,13 +248,20 @@ def _patch(apply_to: str, match: dict[str, Any], operation: str, value: dict[str
     }
 
 
-def _notes(all_lanes: Sequence[Lane], outside: frozenset[str], *, selected: bool) -> Iterator[str]:
+def _notes(
+    all_lanes: Sequence[Lane], outside: frozenset[str], tls_ports: Sequence[int], *, selected: bool
+) -> Iterator[str]:
     yield (
         "Envoy needs the capability NET_ADMIN for this, in force and not only allowed: without it every connection of "
         "these classes fails. With the annotation sidecar.istio.io/interceptionMode: TPROXY Istio runs it so."
     )
     if not selected:
         yield "No labels are given, so this is for all Pods of the namespace, whether their Envoy may do it or not."
+    if any(outside & set(lane.sni) for lane in all_lanes):
+        yield (
+            f"On port {_ports(tls_ports)} Envoy now waits for the client's first bytes, whatever the host. "
+            "Leave out ports on which servers speak first."
+        )
     mixed = sorted(each for lane in all_lanes for each in lane.names if each not in outside if not lane.ports)
     if mixed:
         yield (
@@ -238,6 +271,10 @@ def _notes(all_lanes: Sequence[Lane], outside: frozenset[str], *, selected: bool
     wild = sorted(each for lane in all_lanes for each in lane.names if each.startswith("*.") and each not in outside)
     if wild:
         yield f"Istio compares hosts as they are written: {_listed(wild)} is for a ServiceEntry of that very host."
+
+
+def _ports(ports: Sequence[int]) -> str:
+    return ", ".join(str(port) for port in ports)
 
 
 def _listed(names: Collection[str]) -> str:
