@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from tests.fuzz.json_mutation import mutated
 from tests.fuzz.targets import CORPUS, TARGETS, Target
 
 OUT: Final = Path("out/fuzz")
@@ -110,7 +111,10 @@ def _fuzz(target: Target, out: Path, seconds: int) -> None:
         str(out / target.name),
         str(CORPUS / target.name),
     ]
-    atheris.Setup(arguments, harness, enable_python_coverage=True)
+    mutator = {}
+    if target.is_json:
+        mutator["custom_mutator"] = lambda data, most, seed: mutated(data, most, seed, atheris.Mutate)
+    atheris.Setup(arguments, harness, enable_python_coverage=True, **mutator)
     atheris.Fuzz()
 
 

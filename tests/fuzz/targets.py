@@ -23,6 +23,8 @@ class Target:
     words: tuple[str, ...] = ()
     """What a mutation may put in whole; ``\\xNN`` stands for a byte."""
 
+    is_json: bool = False
+
     def load(self) -> Callable[[bytes], None]:
         """The harness itself."""
         harness: Callable[[bytes], None] = getattr(importlib.import_module(self.module), self.name)
@@ -77,7 +79,7 @@ TARGETS: Final = {
         ),
         Target("policy", "tests.fuzz.documents", ("tc_core", "sidecar.routing"), 2048, _YAML),
         Target("annotations", "tests.fuzz.documents", ("pod_policy", "tc_core"), 2048, (*_KEYS, *_YAML, '=\\\\"', '\\\\"\\x0a')),
-        Target("review", "tests.fuzz.documents", ("injector", "pod_policy"), 4096, (*_POD, *(f'"{key}"' for key in _KEYS))),
+        Target("review", "tests.fuzz.documents", ("injector", "pod_policy"), 4096, (*_POD, *(f'"{key}"' for key in _KEYS)), is_json=True),
         Target("pcap", "tests.fuzz.captures", ("podlane.captures", "sidecar.protocols"), 4096, ()),
     )
 }  # fmt: skip

@@ -6,6 +6,7 @@ How long each one fuzzes is PODLANE_FUZZ_SECONDS (2); `make fuzz` is for longer.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import tests.fuzz.documents
 from podlane.captures.flows import FlowTable
 from sidecar.protocols.requests import Piece
 from tests.fuzz.fuzz import run
+from tests.fuzz.json_mutation import mutated
 from tests.fuzz.targets import HERE, TARGETS
 
 SECONDS = int(os.environ.get("PODLANE_FUZZ_SECONDS", "2"))
@@ -97,6 +99,14 @@ def test_nothing_more_is_found_in_a_while(name: str, tmp_path: Path, capfd: pyte
     assert run(TARGETS[name], tmp_path, SECONDS), capfd.readouterr().err
     (executions,) = re.findall(r"([\d,]+) executions", capfd.readouterr().out)
     assert int(executions.replace(",", "")) > len(TARGETS[name].corpus)
+
+
+def test_changed_json_is_json_and_the_seed_decides() -> None:
+    review = TARGETS["review"].corpus[0].read_bytes()
+    made = {seed: mutated(review, 4096, seed, lambda data, most: data[:most]) for seed in range(200)}
+    assert len(set(made.values())) > 100
+    assert all(json.loads(data) is not ... and len(data) <= 4096 for data in made.values())
+    assert made == {seed: mutated(review, 4096, seed, lambda data, most: data[:most]) for seed in made}
 
 
 def test_the_page_names_every_harness() -> None:
