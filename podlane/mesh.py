@@ -61,7 +61,9 @@ Exit codes: 0 printed, 2 the policy or an option cannot be used (the reasons are
 """
 )
 @_policy_option
-@click.option("--name", default="podlane", show_default=True, callback=_name, help="The EnvoyFilter's name.")
+@click.option(
+    "--name", default="podlane", show_default=True, callback=_name, metavar="NAME", help="The EnvoyFilter's name."
+)
 @click.option("--namespace", callback=_name, metavar="NAME", help="Its namespace, which is that of the Pods.")
 @click.option(
     "--label", "labels", multiple=True, callback=_labels, metavar="KEY=VALUE", help="A label of the Pods it is for."
