@@ -114,6 +114,8 @@ HTTP: dict[str, bytes] = {
     "a head over 65 KiB": head(b"X: " + b"y" * 70_000, b"Host: " + API),
     ":authority": h2(fields(API)),
     ":authority and another Host": h2(fields(API, (b"host", BACKUP))),
+    "fields that HTTP/2 forbids": h2(fields(API, (b"connection", b"close"), (b"x y", b" z"))),
+    "two fields :authority": h2(fields(API, (b":authority", BACKUP))),
     "HTTP/2 with Host alone": h2(fields(None, (b"host", API))),
     "HTTP/2 without a name": h2(fields(None)),
     ":authority with userinfo": h2(fields(b"x@api.example.com")),
