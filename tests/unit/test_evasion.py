@@ -64,7 +64,7 @@ TLS: dict[str, bytes] = {
     "empty records": b"\x16\x03\x01\0\0" * 8 + tls(API),
     "another version in the record": records(hello(sni(API)), version=0x0300),
     "a version that nobody knows": records(hello(sni(API), version=0x1800)),
-    "alert before the hello": records(b"\x01\0", kind=0x15) + tls(API),
+    "alert before the hello": records(b"\x01\x64", kind=0x15) + tls(API),
     "hello of SSLv2": b"\x80\x2e\x01\x03\x01\0\x15\0\0\0\x10" + b"\0\0\x2f" * 7 + b"C" * 16,
     "hello over 64 KiB": records(hello(sni(API), extension(21, bytes(60_000)), suites=b"\x13\x01" * 4_000)),
     "garbage before the hello": b"\0\0\0\0" + tls(API),
