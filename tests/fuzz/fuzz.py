@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fuzz.json_mutation import mutated
-from tests.fuzz.targets import CORPUS, TARGETS, Target
+from tests.fuzz.targets import CORPUS, HERE, TARGETS, Target
 
 OUT: Final = Path("out/fuzz")
 _SLOWEST: Final = 10
@@ -58,12 +58,15 @@ def main() -> int:
 
 def run(target: Target, out: Path, seconds: int) -> bool:
     """Fuzz for some seconds in a process of its own; whether nothing was found."""
+    out = out.resolve()
     (out / target.name).mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     log = out / f"{target.name}.log"
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "tests.fuzz.fuzz", "--child", "--out", out, "--seconds", seconds, target.name]
-        done = subprocess.run([str(part) for part in command], stdout=stream, stderr=stream, check=False)
+        done = subprocess.run(
+            [str(part) for part in command], cwd=HERE.parents[1], stdout=stream, stderr=stream, check=False
+        )
     said = log.read_bytes()
     count = _EXECUTED.search(said)
     if count is None and done.returncode == 0:
