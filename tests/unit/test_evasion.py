@@ -121,6 +121,7 @@ HTTP: dict[str, bytes] = {
     ":authority with userinfo": h2(fields(b"x@api.example.com")),
     "HTTP/2 in CONTINUATION frames": HTTP2_PREFACE + SETTINGS + frame(1, hpack.Encoder().encode(fields(API))[:5], 1, 1)
     + frame(9, hpack.Encoder().encode(fields(API))[5:], 4, 1),
+    "RST_STREAM before the request": HTTP2_PREFACE + SETTINGS + frame(3, bytes(4), 0, 1) + request(fields(API)),
     "garbage before the request": b"\0" + head(b"Host: " + API),
 }  # fmt: skip
 
