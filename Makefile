@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
+FUZZ_STAMP := $(VENV)/.fuzz
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SECONDS ?= 60
+FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image unit bench lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image unit bench fuzz lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -34,13 +37,19 @@ $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt
 	  echo "mitmproxy cannot be installed here; the benchmark goes without it." >&2
 	@touch $@
 
+# Prebuilt for x86-64 alone; elsewhere it needs clang to build, and the tests of fuzzing are skipped without it.
+$(FUZZ_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=atheris -c constraints.txt -e '.[fuzz]' || \
+	  echo "atheris cannot be installed here; nothing is fuzzed." >&2
+	@touch $@
+
 system-packages:  ## Debian packages that the demo and the tests use
 	@tools/system-packages
 
 demo: build system-packages  ## servers and clients in namespaces, a live table, a plot in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: build $(IPTABLES_STAMP) $(BENCH_STAMP) system-packages lint  ## everything, real-kernel tests included
+test: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) system-packages lint  ## everything, real-kernel tests included
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -72,6 +81,9 @@ unit: build  ## the fast pure tests
 bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_ARGS=--quick takes 2 minutes, --help lists what there is
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds
+	@$(BIN)/python -W ignore -m tests.fuzz.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
 lint: build
 	@$(BIN)/ruff check .

@@ -31,6 +31,7 @@ VERBS: Final = (
     Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface."),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot."),
     Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
+    Verb("mesh", "Let a service mesh's own proxy set the marks by name, instead of a second proxy."),
     Verb("classify", "Say what a policy would do to the traffic in a capture file."),
     Verb("inject", "Put the sidecar into the Pods of a manifest."),
     Verb("uninject", "Take it out again."),

@@ -47,7 +47,8 @@ def parse_host(text: str) -> str:
     try:
         return ipaddress.ip_address(name.partition("%")[0]).compressed
     except ValueError:
-        pass
+        if text.lstrip().startswith("["):
+            raise HostNameError(f"{text!r} has no IPv6 address in its brackets") from None
     name = name.removesuffix(".")
     if not name:
         raise HostNameError("the name is empty")

@@ -133,6 +133,8 @@ class CaptureFile:
                     self.damage = f"parts of it cannot be read ({warnings.texts[0]})"
             except CaptureError as error:
                 self.damage = str(error)
+            except self._failure:  # in the middle of the file, of a section that begins there
+                self.damage = f"it is damaged near byte {self._stream.record_start:,}"
             except (EOFError, OSError, zlib.error) as error:
                 self.damage = f"it cannot be read on after byte {self._stream.position:,}: {error}"
 
@@ -166,11 +168,11 @@ class CaptureFile:
                 f"{self.name} is not a capture: it begins with {head.hex(' ')}, which is neither pcap nor pcapng. "
                 "Other formats: editcap -F pcapng FILE NEW."
             )
-        raw_pcap, raw_pcapng, failure = _scapy_readers()
+        raw_pcap, raw_pcapng, self._failure = _scapy_readers()
         with _scapy_warnings():
             try:
                 self._reader = (raw_pcapng if self._pcapng else raw_pcap)(self._stream)
-            except (failure, EOFError, CaptureError):
+            except (self._failure, EOFError, CaptureError):
                 raise CaptureError(
                     f"{self.name} is not a capture, or is cut off in its header. Write it anew: tcpdump -w FILE."
                 ) from None

@@ -112,6 +112,7 @@ class FlowTable:
         """The capture is over: give the flows that are left, in the order in which they were first seen."""
         self._fragments.finish()
         self.seen.fragments_given_up = self._fragments.given_up
+        self.seen.broken += self._fragments.broken
         for half in list(self._halves.values()):
             if half is half.flow.halves[0]:
                 self._end(half.flow)

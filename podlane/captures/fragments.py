@@ -64,12 +64,16 @@ class _Datagram:
 
 
 class Reassembler:
-    """Takes fragments; gives datagrams as they get whole. ``given_up`` counts those that never did."""
+    """Takes fragments; gives datagrams as they get whole.
+
+    ``given_up`` counts datagrams that never did, ``broken`` fragments that are not valid.
+    """
 
     def __init__(self, max_datagrams: int = MAX_DATAGRAMS) -> None:
         self._max = max_datagrams
         self._open: dict[tuple[bytes, int, bytes], _Datagram] = {}
         self.given_up = 0
+        self.broken = 0
 
     def add(self, payload: Payload, wire_bytes: int) -> Whole | None:
         """Take the fragment that ``payload`` is; the datagram when this made it whole."""
@@ -80,6 +84,7 @@ class Reassembler:
         key = (payload.addresses, payload.protocol if ipv4 else -1, place.identification)
         size = payload.end - payload.start
         if size <= 0 or place.offset + size > _MAX_DATAGRAM:
+            self.broken += 1
             return None
         datagram = self._open.get(key)
         if datagram is None:
@@ -101,7 +106,10 @@ class Reassembler:
         del self._open[key]
         made = Payload(payload.addresses, datagram.protocol, data, 0, datagram.size or len(data))
         inner = made if ipv4 else behind_extensions(made)
-        return None if inner is None else Whole(inner, datagram.frames, datagram.wire_bytes)
+        if inner is None:
+            self.broken += datagram.frames
+            return None
+        return Whole(inner, datagram.frames, datagram.wire_bytes)
 
     def finish(self) -> None:
         """The capture is over: what is still incomplete stays so."""

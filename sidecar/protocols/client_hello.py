@@ -7,13 +7,16 @@ however the stream was segmented.
 
 * A message may be spread over any number of records (RFC 8446 5.1); browsers with post-quantum key shares do it with
   segments, anti-censorship tools with one-byte records.
-* Fragments of length zero are forbidden for handshake messages, and so are other records in between (RFC 8446 5.1).
-* The record version says nothing: servers accept any {03,XX} there (RFC 5246 E.1, RFC 8446 5.1).
+* Fragments of length zero are forbidden for handshake messages (RFC 8446 5.1), but OpenSSL passes over some of them. So
+  they are passed over here, too: a name that the server reads must not stay out of sight.
+* Other records in between are forbidden (RFC 8446 5.1).
+* The record version says nothing: servers accept any {03,XX} there (RFC 5246 E.1, RFC 8446 5.1). Nor does the hello's
+  legacy_version: a version that is not known counts as the newest that is (RFC 5246 E.1), and OpenSSL takes {24,00}.
 * Unknown extensions, suites and versions are passed over, which is all that GREASE (RFC 8701) asks for. GREASE values
   in the ALPN list are reported as they were offered.
 * A list of names that cannot be parsed, or has a type twice, makes the hello malformed (RFC 6066 3). A name that can be
-  parsed but is no DNS name (an address literal, odd bytes) counts as absent: the server will judge it, we just cannot
-  match it.
+  parsed but is no DNS name (an address literal, odd bytes, none at all) counts as absent: the server will judge it, we
+  just cannot match it.
 """
 
 from __future__ import annotations
@@ -118,8 +121,8 @@ class ClientHelloReader:
             return _malformed(f"a record of type {kind} stands where the handshake should go on")
         if major != _MAJOR:
             return _malformed(f"a record has the major version {major}, not 3")
-        if not 0 < length <= MAX_FRAGMENT:
-            return _malformed(f"a handshake record has {length} bytes, not 1 to {MAX_FRAGMENT}")
+        if length > MAX_FRAGMENT:
+            return _malformed(f"a handshake record has {length} bytes, more than {MAX_FRAGMENT}")
         self._fragment_left = length
         return self._check_limit()
 
@@ -171,8 +174,6 @@ def _client_hello(body: bytes) -> ClientHello:
     # By hand and not by the _Reader below: this is in the way of every TLS connection, and takes a third of the time.
     if len(body) < _FIXED + 1:
         raise _SyntaxError("the ClientHello is too short for its fixed part")
-    if body[0] != _MAJOR:
-        raise _SyntaxError("the ClientHello's legacy_version is not {03,XX}")
     if body[_FIXED] > _MAX_SESSION_ID:
         raise _SyntaxError(f"the session id is longer than {_MAX_SESSION_ID} bytes")
     at = _FIXED + 1 + body[_FIXED]
@@ -205,7 +206,11 @@ def _client_hello(body: bytes) -> ClientHello:
 
 
 def _extensions(body: bytes, at: int) -> dict[int, bytes]:
-    """All extensions by type, from ``at`` to the end of ``body``; none may come twice (RFC 8446 4.2)."""
+    """All extensions by type, from ``at`` to the end of ``body``.
+
+    None may come twice (RFC 8446 4.2), but OpenSSL minds only those that it knows. So only two of those that are read
+    here make the hello malformed; of others the last counts.
+    """
     end = len(body)
     found: dict[int, bytes] = {}
     while at < end:
@@ -216,7 +221,7 @@ def _extensions(body: bytes, at: int) -> dict[int, bytes]:
         at = start + (body[at + 2] << 8 | body[at + 3])
         if at > end:
             raise _SyntaxError(f"the extension {kind} ends {at - end} bytes behind the ClientHello")
-        if kind in found:
+        if kind in found and kind in (_SERVER_NAME, _ALPN):
             raise _SyntaxError(f"the extension {kind} comes twice")
         found[kind] = body[start:at]
     return found
@@ -234,8 +239,6 @@ def _server_name(extension: bytes) -> str | None:
         if kind in found:
             raise _SyntaxError(f"the server_name list has two names of the type {kind}")
         found[kind] = names.vector(2)
-        if not found[kind]:
-            raise _SyntaxError("the server_name list has an empty name")
     name = found.get(_HOST_NAME)
     if name is None or not _DNS_NAME.fullmatch(name):
         return None

@@ -32,7 +32,7 @@ _MAX_TRAILERS: Final = 64 << 10
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 _STRICT_HEAD: Final = re.compile(
-    rb"(%(token)s++) [\x21-\x7e]++ HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n]*+\r\n)*+)\r\n" % {b"token": _TOKEN}
+    rb"(%(token)s++) [\x21-\x7e]++ HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n\v\f]*+\r\n)*+)\r\n" % {b"token": _TOKEN}
 )
 """Method, minor version, field lines; with nothing that anybody reads differently."""
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")

@@ -2,8 +2,12 @@
 
 How it works: the stream is given to h2 one whole frame at a time, up to the first complete request. So what comes
 behind the request cannot change the answer (h2 given everything at once would raise for a later bad frame and keep the
-request to itself), and each byte is handled once. SETTINGS, PRIORITY, padding, CONTINUATION, HPACK and the validity of
-the request are h2's. It also prepares answers (acknowledgements, GOAWAY); they are never sent: nothing is altered here.
+request to itself), and each byte is handled once. SETTINGS, PRIORITY, padding, CONTINUATION and HPACK are h2's. It also
+prepares answers (acknowledgements, GOAWAY); they are never sent: nothing is altered here.
+
+Whether the request's fields are valid is not asked: nginx and Node.js serve requests with fields that RFC 9113 8.2 and
+8.3 forbid, and whoever sends one must not get away from the class of its name. Two names are malformed; of
+``:authority`` and Host it is ``:authority`` that servers look at.
 
 A client may send its first request right behind the preface (RFC 9113 3.4), and nearly all do. One that waits for the
 server's SETTINGS first says nothing more before it is connected: for it, detection ends by the timeout.
@@ -160,7 +164,9 @@ class Http2Reader:
         self._frame = bytearray()
         self._frame_size = len(HTTP2_PREFACE)  # the first thing given to h2 is the preface
         self._frames = 0
-        self._connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self._connection = H2Connection(
+            H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
+        )
         self._connection.initiate_connection()
 
     def feed(self, data: bytes) -> Http2Request | NeedMore | Rejected:
@@ -203,12 +209,17 @@ class Http2Reader:
         self._connection.clear_outbound_data_buffer()
         for event in events:
             if isinstance(event, RequestReceived):
-                return Http2Request(_host(event))
+                return _request(event)
         return None
 
 
-def _host(request: RequestReceived) -> str | None:
+def _request(received: RequestReceived) -> Http2Request | Rejected:
     """``:authority``, else the Host field that an HTTP/1 gateway passed on (RFC 9113 8.3.1)."""
-    fields = {bytes(name): bytes(value) for name, value in request.headers}
-    authority = fields.get(b":authority", fields.get(b"host"))
-    return None if authority is None else host_name(authority)
+    fields = [(bytes(name), bytes(value)) for name, value in received.headers]
+    for wanted in (b":authority", b"host"):
+        found = [value for name, value in fields if name == wanted]
+        if len(found) > 1:
+            return Rejected(Reason.MALFORMED, f"the HTTP/2 request has {len(found)} fields {wanted.decode()}")
+        if found:
+            return Http2Request(host_name(found[0]))
+    return Http2Request(None)

@@ -74,6 +74,13 @@ def host_name(field: bytes) -> str | None:
 def _host_name(field: bytes) -> str | None:
     """Cached, what is no name too: an application says the same few names again and again."""
     try:
-        return normalise_host(field.decode("utf-8"))
+        text = field.decode("utf-8")
     except UnicodeDecodeError:
         return None
+    if text != text.strip():
+        return None  # a space that servers do not take away, such as U+00A0
+    if not text.startswith("["):
+        name, colon, port = text.partition(":")
+        # Servers look at the name, whatever stands for a port. With another colon it may be an IPv6 address.
+        text = name if colon and ":" not in port else text
+    return normalise_host(text)

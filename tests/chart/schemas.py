@@ -25,8 +25,12 @@ MODULES = tuple(
 )
 KUBERNETES = tuple(module.split("@")[1] for module in MODULES if module.startswith("k8s.io/kubernetes@"))
 _CRDS = {
-    "cert-manager.io": ("github.com/cert-manager/cert-manager", "deploy/crds"),
-    "monitoring.coreos.com": ("github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd"),
+    "cert-manager.io": ("github.com/cert-manager/cert-manager", "deploy/crds/cert-manager.io_*.yaml"),
+    "monitoring.coreos.com": (
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd/monitoring.coreos.com_*.yaml",
+    ),
+    "networking.istio.io": ("istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml"),
 }
 _LOOSE = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": ["string", "integer"],
@@ -86,10 +90,11 @@ _Loader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: loader.c
 
 @cache
 def _custom(group: str, version: str, kind: str) -> dict[str, Any]:
-    name, folder = _CRDS[group]
-    for path in sorted((module(name) / folder).glob(f"{group}_*.yaml")):
-        definition = yaml.load(path.read_text(), _Loader)
-        if definition["spec"]["names"]["kind"] == kind:
+    name, files = _CRDS[group]
+    for definition in (
+        d for path in sorted(module(name).glob(files)) for d in yaml.load_all(path.read_text(), _Loader)
+    ):
+        if definition and (definition["spec"]["group"], definition["spec"]["names"]["kind"]) == (group, kind):
             served = next(v for v in definition["spec"]["versions"] if v["name"] == version and v["served"])
             schema = served["schema"]["openAPIV3Schema"]
             # An API server adds these to every custom resource.

@@ -158,6 +158,11 @@ def test_cut_off_in_the_compression(tmp_path: Path) -> None:
             id="pcapng, two lengths that differ",
         ),
         pytest.param(
+            section("<", [1], [(0, b"a")]) + section("<", [], []).replace(b"\x1c\0\0\0M", b"\x1c\0\x20\0M"),
+            "it is damaged near byte 84",
+            id="pcapng, a section that is cut short",
+        ),
+        pytest.param(
             section("<", [1], [(7, b"a")]),
             "parts of it cannot be read (PcapNg: invalid interface id 7/1)",
             id="interface",

@@ -122,6 +122,13 @@ def test_a_lost_fragment_leaves_the_packet_out_and_is_told() -> None:
     assert table.seen.fragments_given_up == 1
 
 
+def test_fragments_that_are_not_valid_are_told_too() -> None:
+    beyond, empty = a_fragment(b"x" * 16, 65_528), a_fragment(b"", 8)
+    found, table = flows([beyond, empty])
+    assert not found
+    assert (table.seen.packets, table.seen.broken, table.seen.fragments_given_up) == (2, 2, 0)
+
+
 def put_together(*fragments: Packet | bytes) -> Whole | None:
     """What the last of them makes whole."""
     reassembler, made = Reassembler(), None

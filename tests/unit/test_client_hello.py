@@ -123,6 +123,9 @@ def test_any_version_of_major_3_is_read(version: int, legacy: int) -> None:
         ),
         pytest.param(hello(server_names((7, b"other"))), tls(), id="no host_name among the names"),
         pytest.param(hello(NAME) + b"\x0b\0\0\0", FOUND, id="another message in the same record"),
+        pytest.param(hello(NAME, version=0x1800), FOUND, id="a version that is not known"),
+        pytest.param(hello(NAME, extension(0x0A0A), extension(0x0A0A)), FOUND, id="unknown extension twice"),
+        pytest.param(hello(NAME, extension(51), extension(51)), FOUND, id="extension twice that names nothing"),
     ],
 )
 def test_what_a_hello_may_hold(message: bytes, expected: Detection) -> None:
@@ -137,6 +140,7 @@ def test_what_a_hello_may_hold(message: bytes, expected: Detection) -> None:
         (b"outbound_.80_._.db.ns.svc", "outbound_.80_._.db.ns.svc"),
         (b"localhost", "localhost"),
         (b"xn--bcher-kva.example", "xn--bcher-kva.example"),
+        (b"", None),
         (b"192.0.2.1", None),
         (b"192.0.2.1.", None),
         (b"2001:db8::1", None),
@@ -165,10 +169,8 @@ def test_names_that_are_none_count_as_absent(raw: bytes, name: str | None) -> No
     "message",
     [
         pytest.param(hello(NAME, NAME), id="extension twice"),
-        pytest.param(hello(extension(0x0A0A), extension(0x0A0A)), id="unknown extension twice"),
         pytest.param(hello(server_names((0, b"a.example"), (0, b"b.example"))), id="two names of a type"),
         pytest.param(hello(server_names()), id="no names"),
-        pytest.param(hello(sni(b"")), id="empty name"),
         pytest.param(hello(extension(0)), id="empty server_name"),
         pytest.param(hello(extension(0, vector(2, b"\0\0\1a") + b"x")), id="bytes behind the names"),
         pytest.param(hello(extension(0, vector(2, b"\0\0\2a"))), id="name longer than its list"),
@@ -184,7 +186,6 @@ def test_names_that_are_none_count_as_absent(raw: bytes, name: str | None) -> No
         pytest.param(hello(NAME, suites=b""), id="no suites"),
         pytest.param(hello(NAME, suites=b"\x13\x01\x13"), id="half a suite"),
         pytest.param(hello(NAME, compression=b""), id="no compression methods"),
-        pytest.param(hello(NAME, version=0x0203), id="major version 2"),
         pytest.param(b"\x01\0\0\0", id="empty message"),
         pytest.param(b"\x01\0\0\x02\x03\x03", id="message of a version only"),
         pytest.param(b"\x02" + hello(NAME)[1:], id="ServerHello"),
@@ -195,11 +196,23 @@ def test_broken_structure_is_malformed(message: bytes) -> None:
     assert detect_every_way(records(message, (9, 50))) == MALFORMED
 
 
+@pytest.mark.parametrize("number", [1, 32])
+def test_empty_records_are_passed_over_as_openssl_does(number: int) -> None:
+    empty, message = b"\x16\x03\x01\0\0" * number, hello(NAME)
+    assert detect_every_way(empty + records(message)) == FOUND
+    assert detect_every_way(records(message[:9]) + empty + records(message[9:])) == FOUND
+
+
+def test_empty_records_without_end_are_given_up() -> None:
+    stream = b"\x16\x03\x01\0\0" * (MAX_BYTES // 5 + 1)
+    whole, pieces = detect(stream), run(cut(stream, *range(777, len(stream), 777)))
+    assert whole == pieces.detection == LIMIT
+    assert pieces.fed <= MAX_BYTES + 777
+
+
 @pytest.mark.parametrize(
     "stream",
     [
-        pytest.param(b"\x16\x03\x01\0\0", id="first record empty"),
-        pytest.param(records(hello(NAME)[:50]) + b"\x16\x03\x01\0\0", id="later record empty"),
         pytest.param(b"\x16\x03\x01\x40\x01", id="record over 2^14"),
         pytest.param(records(hello(NAME)[:50]) + records(b"\2\x28", kind=0x15), id="alert in between"),
         pytest.param(records(hello(NAME)[:50]) + records(b"\1", kind=0x14), id="ChangeCipherSpec in between"),

@@ -32,7 +32,7 @@ def test_names_compare_without_case_port_and_dot(seen: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "a..b", ".a", "a b", "-a.com", "a" * 64, "a." * 140 + "com", "a:b", "[::1", "*"]
+    "text", ["", ".", "a..b", ".a", "a b", "-a.com", "a" * 64, "a." * 140 + "com", "a:b", "[::1", "[a.com]", "*"]
 )
 def test_what_is_no_name(text: str) -> None:
     with pytest.raises(HostNameError):

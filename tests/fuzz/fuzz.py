@@ -1,0 +1,130 @@
+"""Coverage-guided fuzzing of everything that strangers' bytes get into: ``make fuzz``.
+
+    python -m tests.fuzz.fuzz [--seconds N] [--rounds N] [NAME ...]
+
+Each harness runs for so many seconds under atheris (libFuzzer), one after the other, and goes on where it was the last
+time: what it has learnt is in out/fuzz/NAME. How many executions there have been in all is in out/fuzz/executions.json.
+A find is kept in out/fuzz and makes the exit code 1; `python -m tests.fuzz.fuzz --replay FILE NAME` shows it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tests.fuzz.json_mutation import mutated
+from tests.fuzz.targets import CORPUS, HERE, TARGETS, Target
+
+OUT: Final = Path("out/fuzz")
+_SLOWEST: Final = 10
+"""Seconds after which one input counts as a find."""
+_MOST_MEMORY: Final = 1024
+"""MiB likewise, of the whole process."""
+_EXECUTED: Final = re.compile(rb"stat::number_of_executed_units:\s*(\d+)")
+
+
+def main() -> int:
+    """Run as the command line says."""
+    parser = argparse.ArgumentParser(description="Fuzz Podlane's parsers under atheris.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(TARGETS)}; all when none is given")
+    parser.add_argument("--seconds", type=int, default=60, help="for each harness and round (default: 60)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all have their turn (default: 1)")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"where finds and what was learnt go (default: {OUT})")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input, without atheris")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(TARGETS):
+        parser.error(f"there is no harness {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+    targets = [TARGETS[name] for name in given.names or TARGETS]
+    if given.replay is not None:
+        data = given.replay.read_bytes()
+        for target in targets:
+            target.load()(data)
+        return 0
+    if given.child:
+        _fuzz(targets[0], given.out, given.seconds)
+    for _ in range(given.rounds):
+        for target in targets:
+            if not run(target, given.out, given.seconds):
+                return 1
+    return 0
+
+
+def run(target: Target, out: Path, seconds: int) -> bool:
+    """Fuzz for some seconds in a process of its own; whether nothing was found."""
+    out = out.resolve()
+    (out / target.name).mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    log = out / f"{target.name}.log"
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", "tests.fuzz.fuzz", "--child", "--out", out, "--seconds", seconds, target.name]
+        done = subprocess.run(
+            [str(part) for part in command], cwd=HERE.parents[1], stdout=stream, stderr=stream, check=False
+        )
+    said = log.read_bytes()
+    count = _EXECUTED.search(said)
+    if count is None and done.returncode == 0:
+        raise RuntimeError(f"atheris did not say how much it did; see {log}")
+    entry = record(out, target, int(count[1]) if count else 0, time.monotonic() - started, failed=done.returncode != 0)
+    print(f"{target.name:<13} {entry['executions']:>12,} executions in {entry['seconds']:,.0f} s", flush=True)
+    if done.returncode:
+        sys.stderr.write(said[-4000:].decode("utf-8", "replace"))
+        print(f"{target.name}: exit code {done.returncode}; the whole log is {log}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def record(out: Path, target: Target, executions: int, seconds: float, *, failed: bool) -> dict[str, Any]:
+    """Add to what is known of a harness, and give that."""
+    path = out / "executions.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    entry = known.setdefault(target.name, {"executions": 0, "seconds": 0.0, "finds": 0})
+    entry["executions"] += executions
+    entry["seconds"] += seconds
+    entry["finds"] += failed
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(known, indent=2) + "\n")
+    fresh.replace(path)
+    return entry
+
+
+def _fuzz(target: Target, out: Path, seconds: int) -> None:
+    """Never returns: libFuzzer ends the process."""
+    import atheris
+
+    words = out / f"{target.name}.dict"
+    words.write_text("".join(f'"{_quoted(word)}"\n' for word in target.words))
+    with atheris.instrument_imports(include=list(target.code)):
+        harness = target.load()
+    arguments = [
+        sys.argv[0],
+        f"-max_total_time={seconds}",
+        f"-max_len={target.most}",
+        f"-timeout={_SLOWEST}",
+        f"-rss_limit_mb={_MOST_MEMORY}",
+        f"-artifact_prefix={out / target.name}-",
+        *([f"-dict={words}"] if target.words else []),
+        "-print_final_stats=1",
+        "-use_value_profile=0",
+        str(out / target.name),
+        str(CORPUS / target.name),
+    ]
+    mutator = {}
+    if target.is_json:
+        mutator["custom_mutator"] = lambda data, most, seed: mutated(data, most, seed, atheris.Mutate)
+    atheris.Setup(arguments, harness, enable_python_coverage=True, **mutator)
+    atheris.Fuzz()
+
+
+def _quoted(word: str) -> str:
+    r"""As a dictionary of libFuzzer has it: quotes and backslashes are escaped, but for ``\xNN``."""
+    return re.sub(r'"|\\(?!x[0-9a-f]{2})', lambda found: "\\" + found[0], word)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
