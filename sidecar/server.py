@@ -19,8 +19,10 @@ import trio
 
 from sidecar.access_log import AccessLog, AccessLogSettings, Logged
 from sidecar.connection import ConnectionView
+from sidecar.crowding import CROWDED, Crowding
 from sidecar.errors import ConfigError
 from sidecar.live_connections import LiveConnection, Order, Shown, first
+from sidecar.memory import Tide, give_back
 from sidecar.proxy import Proxy
 from sidecar.routing.cached import Routing
 from sidecar.transport.accept import RETRY_S, Acceptor
@@ -137,8 +139,11 @@ class ProxyServer:
             connect_timeout=settings.connect_timeout.seconds,
             idle_timeout=settings.idle_timeout.seconds,
             on_closed=self._connection_closed,
+            on_exhausted=self._nothing_left,
             times_waits=self._access_log is not None,
         )
+        self._crowding = Crowding(self._timers, self._proxy.live, lambda: self.max_connections)
+        self._tide = Tide(self._timers, give_back)
 
     @property
     def routing(self) -> Routing:
@@ -249,7 +254,16 @@ class ProxyServer:
         return len(connections)
 
     def _has_room(self) -> bool:
-        return len(self._proxy.live) < self.max_connections
+        taken = len(self._proxy.live)
+        if taken >= self.max_connections * CROWDED:
+            self._crowding.begin()
+        return taken < self.max_connections
+
+    def _nothing_left(self) -> None:
+        """A connection could not be dialled for want of something: let no more in for a moment."""
+        for acceptor in self._acceptors:
+            acceptor.pause()
+            self._retries.add(acceptor)
 
     def _exhausted(self, acceptor: Acceptor, refusal: Refusal) -> None:
         """accept(2) failed for want of something: try again when a connection closes, or a little later."""
@@ -258,8 +272,9 @@ class ProxyServer:
 
     def _connection_closed(self) -> None:
         for acceptor in self._acceptors:
-            if acceptor.paused:
+            if acceptor.paused and not len(self._proxy.waiting):  # those are first
                 acceptor.resume()
+        self._tide.closed(len(self._proxy.live))
         if not self._proxy.live and not self._emptied.is_set():
             self._emptied.set()
 

@@ -1,7 +1,7 @@
 """Accepting: in bounded batches, only while there is room, and again when there is room again.
 
 When the proxy is full it stops listening to its listeners; the kernel's backlog then holds new connections, and when
-that is full too, clients' SYNs wait. Nobody is turned away.
+that is full too, clients' SYNs wait. Nobody who comes is turned away; :mod:`sidecar.crowding` makes room for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ ACCEPT_BATCH: Final = 16
 read, routed and dialled at once, so this is a millisecond."""
 RETRY_S: Final = 0.1
 """Wait after accept(2) failed for want of descriptors or memory, unless a connection closes before."""
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of calls that make a socket when there is nothing left to make it of."""
 # accept(2), "Error handling": Linux passes pending network errors of the new connection on; go on to the next.
 _THIS_ONE_ONLY: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET}
@@ -77,7 +78,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _THIS_ONE_ONLY:
                     continue
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 self.pause()
                 self._exhausted(self, Refusal.NO_DESCRIPTORS)
