@@ -11,6 +11,8 @@ from sidecar.transport.timers import Timers
 
 _WORTH_IT: Final = 1000
 """Connections, at the most that there were, from which on it is worth the trouble: they take a MiB or two."""
+_MUCH: Final = 4 << 20
+"""The same for bytes that are kept for them."""
 _LEFT: Final = 8
 """Not before one in so many is left: what comes and goes needs its memory again."""
 _WAIT_S: Final = 1.0
@@ -23,14 +25,16 @@ class Tide:
         self._give_back = give_back
         self._soon = timers.queue(_WAIT_S, Tide._ebb)
         self._most = 0
+        self._most_held = 0
 
-    def closed(self, left: int) -> None:
-        """A connection has ended, and ``left`` others are there."""
-        if left >= self._most:
-            self._most = left
-        elif left * _LEFT <= self._most >= _WORTH_IT:
-            self._most = left
-            self._soon.add(self)
+    def closed(self, left: int, held: int) -> None:
+        """A connection has ended, ``left`` others are there, and ``held`` bytes are kept for them."""
+        if left > self._most or held > self._most_held:
+            self._most, self._most_held = max(left, self._most), max(held, self._most_held)
+        elif left * _LEFT <= self._most and held * _LEFT <= self._most_held:
+            if self._most >= _WORTH_IT or self._most_held >= _MUCH:
+                self._soon.add(self)
+            self._most, self._most_held = left, held
 
     def _ebb(self) -> None:
         self._give_back()

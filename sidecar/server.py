@@ -142,7 +142,7 @@ class ProxyServer:
             on_exhausted=self._nothing_left,
             times_waits=self._access_log is not None,
         )
-        self._crowding = Crowding(self._timers, self._proxy.live, lambda: self.max_connections)
+        self._crowding = Crowding(self._timers, self._proxy.live, lambda: self.max_connections, self._resume)
         self._tide = Tide(self._timers, give_back)
 
     @property
@@ -192,7 +192,9 @@ class ProxyServer:
             for edge, port in self._doors:
                 adopt = partial(self._proxy.adopt, edge)
                 for listener in edge.listen(port, self.settings.families):
-                    self._acceptors.append(Acceptor(self._loop, listener, adopt, self._has_room, self._exhausted))
+                    self._acceptors.append(
+                        Acceptor(self._loop, listener, adopt, self._has_room, self._crowding.make_room, self._exhausted)
+                    )
             task_status.started([acceptor.listener.getsockname()[:2] for acceptor in self._acceptors])
             with self._life:
                 await self._loop.run()
@@ -259,6 +261,10 @@ class ProxyServer:
             self._crowding.begin()
         return taken < self.max_connections
 
+    def _resume(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.resume()
+
     def _nothing_left(self) -> None:
         """A connection could not be dialled for want of something: let no more in for a moment."""
         for acceptor in self._acceptors:
@@ -271,10 +277,9 @@ class ProxyServer:
         self._retries.add(acceptor)
 
     def _connection_closed(self) -> None:
-        for acceptor in self._acceptors:
-            if acceptor.paused and not len(self._proxy.waiting):  # those are first
-                acceptor.resume()
-        self._tide.closed(len(self._proxy.live))
+        if not len(self._proxy.waiting):  # those are first
+            self._resume()
+        self._tide.closed(len(self._proxy.live), self._proxy.shop.first_bytes)
         if not self._proxy.live and not self._emptied.is_set():
             self._emptied.set()
 

@@ -41,19 +41,24 @@ class Acceptor:
         listener: SocketType,
         adopt: Callable[[SocketType, SocketAddress], None],
         has_room: Callable[[], bool],
+        make_room: Callable[[], bool],
         exhausted: Callable[[Acceptor, Refusal], None],
     ) -> None:
         self._loop = loop
         self.listener = listener
         self._adopt = adopt
         self._has_room = has_room
+        self._make_room = make_room
         self._exhausted = exhausted
         self.paused = False
         loop.watch(listener.fileno(), self, select.EPOLLIN)
 
     def on_events(self, events: int) -> None:  # noqa: ARG002 (only one kind is registered)
-        """Accept a batch."""
-        self.accept(ACCEPT_BATCH)
+        """Accept a batch. Where there is no room it may be made for one: more than one need not be waiting."""
+        if not self._has_room() and not self._make_room():
+            self.pause()
+        else:
+            self.accept(ACCEPT_BATCH)
 
     def on_turn(self) -> None:
         """Not used: the level trigger brings the next batch."""
@@ -68,8 +73,7 @@ class Acceptor:
         family = listener.family
         for accepted in range(limit):
             if not self._has_room():
-                self.pause()
-                return accepted
+                return accepted  # if more wait, there will be another event
             try:
                 # What socket.socket.accept() is made of; without its second Python-level socket object, half the time.
                 descriptor, address = listener._accept()  # type: ignore[attr-defined]

@@ -205,7 +205,7 @@ def test_memory_is_given_back_once_when_most_are_gone() -> None:
 
     def close(connections: range) -> None:
         for left in connections:
-            tide.closed(left)
+            tide.closed(left, 0)
 
     close(range(1999, 251, -1))
     timers.expire(clock[0] + 10)
