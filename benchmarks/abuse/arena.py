@@ -122,14 +122,17 @@ class Sidecar:
             if key.partition("{")[0] == name and all(label in key for label in wanted)
         )
 
-    def settle(self) -> Reading:
-        """What it takes once all connections have ended. Raises :class:`BenchmarkError` when some stay."""
+    def settle(self, *, rest: float = _GIVES_BACK_S) -> Reading:
+        """What it takes ``rest`` seconds after all connections have ended.
+
+        Raises :class:`BenchmarkError` when some stay.
+        """
 
         def ended() -> bool:
             return self.metric("podlane_connections_active") == 0
 
         wait_until("an end of all connections", self.running.pids()[0], ended, patience=_SETTLED_S)
-        self.arena.pause(_GIVES_BACK_S)
+        self.arena.pause(rest)
         return self.read()
 
     def _get(self, path: str) -> str:

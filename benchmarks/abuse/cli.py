@@ -24,8 +24,8 @@ from benchmarks.results import CandidateInfo, Results
 from podlane.console import console, failing_clearly
 
 _FOLDER: Final = FOLDER / "abuse"
-_ROUNDS, _SECONDS, _RATE = 1, 30.0, 500.0
-_QUICK_SECONDS, _QUICK_RATE, _QUICK_SCALE = 5.0, 100.0, 0.1
+_ROUNDS, _SECONDS, _RATE, _AROUND = 1, 30.0, 500.0, 3.0
+_QUICK_SECONDS, _QUICK_RATE, _QUICK_SCALE, _QUICK_AROUND = 5.0, 100.0, 0.1, 1.0
 _LONGEST: Final = 24 * 3600.0
 
 
@@ -74,6 +74,7 @@ def abuse(
             scale or (_QUICK_SCALE if quick else 1.0),
             seconds or (_QUICK_SECONDS if quick else _SECONDS),
             rate or (_QUICK_RATE if quick else _RATE),
+            _QUICK_AROUND if quick else _AROUND,
         )
         for given, known in ((chosen, SCENARIOS), (datapath, DATAPATHS)):
             if unknown := [name for name in given if name not in known]:

@@ -10,8 +10,6 @@ from benchmarks.abuse.arena import Arena, Sidecar
 from benchmarks.abuse.figures import ASIDE, Size, honest_figures
 from benchmarks.abuse.readings import Reading
 
-_WARM_UP_S = 3.0
-
 
 @dataclass(frozen=True)
 class Course:
@@ -32,7 +30,7 @@ class Course:
     def afterwards(self) -> dict[str, float]:
         """When all is over: what stays, and whether honest clients are served."""
         after = self.sidecar.settle()
-        told = honest_figures(self.arena.honest(self.size.rate, _WARM_UP_S))
+        told = honest_figures(self.arena.honest(self.size.rate, self.size.around))
         return {
             "back": after.resident_kib / self.before.resident_kib,
             "descriptors_left": max(0.0, after.descriptors - self.before.descriptors),
@@ -54,5 +52,5 @@ def course(arena: Arena, size: Size, datapath: str, *options: str, keys: str = "
     """Run a sidecar of this datapath until the block ends, warmed up by honest requests."""
     aside = ("--datapath", "step-aside") if datapath == ASIDE else ()
     with arena.sidecar(*aside, *options, keys=keys) as sidecar:
-        arena.honest(size.rate, _WARM_UP_S)
-        yield Course(arena, sidecar, size, sidecar.settle())
+        arena.honest(size.rate, size.around)
+        yield Course(arena, sidecar, size, sidecar.settle(rest=0))

@@ -28,11 +28,15 @@ BACK: Final = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it: a ``scale`` for counts, the ``seconds`` of the main part, and honest requests per second."""
+    """How much of it: a ``scale`` for counts, the ``seconds`` of the main part, and honest requests per second.
+
+    ``around`` is how many seconds honest clients have to themselves, before and after.
+    """
 
     scale: float = 1.0
     seconds: float = 30.0
     rate: float = 500.0
+    around: float = 3.0
 
     def of(self, count: int) -> int:
         """``count``, to this scale."""

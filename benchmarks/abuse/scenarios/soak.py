@@ -12,8 +12,11 @@ from benchmarks.abuse.figures import ERRORS, LEFT, Promise, Scenario, Size, hone
 from benchmarks.abuse.readings import Reading
 from benchmarks.stage import HTTP2_PORT, PAGE
 
-_TURN_S: Final = 12.0
-"""Seconds of a turn, at whose end all that came has left; the shortest that gives each sort of abuse some seconds."""
+_TURN_S: Final = 6.0
+"""Seconds of abuse in a turn, at whose end all that came leaves ..."""
+_SHORT_TURN_S: Final = 2.0
+_LONG_S: Final = 60.0
+"""... but less where the whole is shorter than this: there are two turns at least."""
 _CROWD: Final = 500
 _GROWTH: Final = 1.05
 
@@ -26,7 +29,7 @@ def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
     end = time.monotonic() + size.seconds
     with course(arena, size, datapath, keys="requests: follow\n") as going:
         while len(readings) < 2 or time.monotonic() < end:
-            told = _turn(arena, size)
+            told = _turn(arena, size, _TURN_S if size.seconds >= _LONG_S else _SHORT_TURN_S)
             asked += told["honest"]
             failed += told["error_share"] * told["honest"]
             longest = max(longest, told.get("max_ms", 0.0))
@@ -41,19 +44,19 @@ def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
         }
 
 
-def _turn(arena: Arena, size: Size) -> Mapping[str, float]:
+def _turn(arena: Arena, size: Size, seconds: float) -> Mapping[str, float]:
     host = POLICY.target.host
     with (
         arena.stranger("crowd", host=host, path=PAGE, idle=size.of(_CROWD), slow=size.of(_CROWD), period=2) as crowd,
-        arena.stranger("resets", host=host, path=LONG_PAGE, rate=50, seconds=_TURN_S / 2) as storm,
-        arena.stranger("half_open", network=NOWHERE, rate=200, seconds=_TURN_S / 2) as syns,
+        arena.stranger("resets", host=host, path=LONG_PAGE, rate=50, seconds=seconds) as storm,
+        arena.stranger("half_open", network=NOWHERE, rate=200, seconds=seconds) as syns,
         arena.stranger("zero_window", host=host, path=LONG_PAGE, count=20) as readers,
-        arena.stranger("hello", at_once=20, size=40_000, seconds=_TURN_S / 2) as hellos,
+        arena.stranger("hello", at_once=20, size=40_000, seconds=seconds) as hellos,
         arena.stranger(
-            "http2", port=HTTP2_PORT, host=host, path=PAGE, kind="ping", connections=1, seconds=_TURN_S / 4
+            "http2", port=HTTP2_PORT, host=host, path=PAGE, kind="ping", connections=1, seconds=seconds / 2
         ) as pings,
     ):
-        told = honest_figures(arena.honest(size.rate / 5, _TURN_S / 2))
+        told = honest_figures(arena.honest(size.rate / 5, seconds))
         for client in (crowd, storm, syns, readers, hellos, pings):
             client.end()
     return told
@@ -62,7 +65,7 @@ def _turn(arena: Arena, size: Size) -> Mapping[str, float]:
 SCENARIO: Final = Scenario(
     "soak",
     "Everything for a long time",
-    "Turns of 12 s of a crowd, resets, half-open connections, readers that do not read, beginnings without end and "
+    "Turns of 6 s of a crowd, resets, half-open connections, readers that do not read, beginnings without end and "
     "PINGs, with a fifth of the honest requests; after each turn all of it leaves. `--seconds 3600` is an hour.",
     _run,
     (
