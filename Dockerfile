@@ -33,7 +33,9 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends iptables python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 COPY --from=build /opt/podlane /opt/podlane
+# PYTHONMALLOC: Python's own allocator would keep what a crowd of connections took (sidecar/memory.py).
 ENV PATH=/opt/podlane/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONMALLOC=malloc \
     PYTHONDONTWRITEBYTECODE=1
 # By number, so that Kubernetes can tell that it is not root (runAsNonRoot). The sidecar says runAsUser: 0, since
 # capabilities that a Pod adds reach no other user's process; see docs/install.md.

@@ -14,6 +14,7 @@ import structlog
 from click.core import ParameterSource
 
 from benchmarks import machine, report
+from benchmarks.abuse.cli import abuse
 from benchmarks.admission.cli import admission
 from benchmarks.analysis import Analysis
 from benchmarks.candidates import CANDIDATES, Candidate
@@ -34,7 +35,7 @@ _QUICK_CANDIDATES: Final = ("direct-htb", "haproxy", "envoy-tcp", "podlane-relay
 _QUICK_METRICS: Final = ("bulk-up-1", "conn", "keepalive-50")
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="[admission ...]")
+@click.group(invoke_without_command=True, subcommand_metavar="[admission|abuse ...]")
 @click.option("--quick", is_flag=True, help="Under 3 minutes; fails only on a collapse.")
 @click.option(
     "--rounds", type=click.IntRange(1, 100), help=f"How often all are measured in turn.  [default: {_ROUNDS}]"
@@ -66,7 +67,7 @@ def main(
 ) -> None:
     """Measure Podlane beside its peers in network namespaces on this machine (as root).
 
-    `admission` measures the injector instead; it has options of its own.
+    `admission` measures the injector instead, `abuse` what the sidecar bears; both have options of their own.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -149,4 +150,5 @@ def _list() -> None:
         click.echo(f"  {group}: {', '.join(members)}")
 
 
+main.add_command(abuse)
 main.add_command(admission)

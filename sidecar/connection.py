@@ -33,6 +33,7 @@ from sidecar.protocols.http1_requests import Http1Cutter
 from sidecar.protocols.http2_requests import Http2Cutter
 from sidecar.protocols.requests import SWITCHED, Beyond, Cutter, Request
 from sidecar.routing.flow import Destination
+from sidecar.transport.accept import EXHAUSTED
 from sidecar.transport.edge import Edge, Original
 from sidecar.transport.following import FollowingDirection
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
@@ -171,6 +172,7 @@ class Connection:
             return None
 
     def _detected(self, detection: Detection) -> None:
+        self.first.decided(self.proxy.shop)
         self.detection = detection
         self.proxy.observer.detected(detection, self.proxy.now() - self.opened_at)
         self._dial()
@@ -180,15 +182,28 @@ class Connection:
     def _dial(self) -> None:
         proxy = self.proxy
         routing = proxy.routing
-        original = self.original
-        first_bytes = self.first.data
         self.state = next_state(self.state, _DECIDED)
-        class_name = self.class_name = routing.class_of(original.destination, self.client_address, self.detection)
+        class_name = self.class_name = routing.class_of(self.original.destination, self.client_address, self.detection)
         proxy.observer.routed(class_name, self.detection.protocol)
+        self._connect()
+
+    def dial_again(self) -> None:
+        """Once more, after there was nothing left to make a socket of."""
+        self._connect()
+
+    def _connect(self) -> None:
+        proxy = self.proxy
+        assert self.class_name is not None
+        first_bytes = self.first.data
+        mark = proxy.routing.mark_of(self.class_name)
         try:
-            upstream = self.edge.dial(original, routing.mark_of(class_name), self.client, speaks=bool(first_bytes))
+            upstream = self.edge.dial(self.original, mark, self.client, speaks=bool(first_bytes))
         except OSError as error:
-            self._dial_failed(error.errno or 0)
+            if error.errno in EXHAUSTED and proxy.now() - self.opened_at < proxy.connect_timeout:
+                proxy.on_exhausted()
+                proxy.waiting.add(self)
+            else:
+                self._dial_failed(error.errno or 0)
             return
         self.upstream = upstream
         if first_bytes and not self._follows():
@@ -405,8 +420,10 @@ class Connection:
         """End it now, with a reset to both sides."""
         if self.state is _DIALLING:
             self.proxy.connecting.discard(self)
+            self.proxy.waiting.discard(self)
         elif self.state is _DETECTING:
             self.proxy.detecting.discard(self)
+            self.first.decided(self.proxy.shop)
         self.state = next_state(self.state, event)
         self.outcome = outcome
         self._close(reset=True)

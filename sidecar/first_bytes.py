@@ -16,6 +16,9 @@ from sidecar.transport.relay import BUFFER_SIZE, Workshop
 
 FIRST_BYTES_LIMIT: Final = 1 << 17
 """Bytes kept while detecting, at the very most. The detector's own limit is lower; this one does not trust it."""
+ALL_FIRST_BYTES: Final = 16 << 20
+"""The same of all connections together, whose detector may keep them once more. Hellos that come in two segments have 2
+KiB, so 8,000 of them can be awaited at once; who would wait for more goes by port."""
 
 
 class FirstBytes:
@@ -24,7 +27,7 @@ class FirstBytes:
     ``readable``, ``fin`` and ``exhaust`` are as there, and handed on to it.
     """
 
-    __slots__ = ("_detector", "data", "exhaust", "fin", "readable")
+    __slots__ = ("_counted", "_detector", "data", "exhaust", "fin", "readable")
 
     def __init__(self) -> None:
         self.data: bytes | bytearray = b""
@@ -32,6 +35,7 @@ class FirstBytes:
         self.fin = False
         self.exhaust = False
         self._detector: Detector | None = None
+        self._counted = 0  # bytes that are awaiting a decision, in the account of all connections
 
     def note(self, events: int) -> None:
         """Take down what the loop reports of the client."""
@@ -54,7 +58,7 @@ class FirstBytes:
                 return self.finish(Reason.EOF)
             if size < BUFFER_SIZE and not (self.fin or self.exhaust):
                 self.readable = False
-            detection = self._add(bytes(shop.view[:size]))
+            detection = self._add(bytes(shop.view[:size]), shop)
             if detection is not None:
                 return detection
         return None
@@ -63,7 +67,12 @@ class FirstBytes:
         """No more bytes will come, or be waited for: what is known so far."""
         return (self._detector or Detector()).finish(reason)
 
-    def _add(self, fresh: bytes) -> Detection | None:
+    def decided(self, shop: Workshop) -> None:
+        """No more bytes are awaited: take them off the account of all connections."""
+        shop.first_bytes -= self._counted
+        self._counted = 0
+
+    def _add(self, fresh: bytes, shop: Workshop) -> Detection | None:
         """Show the detector what is new, once it is enough for it to get on."""
         detector = self._detector
         if detector is None:
@@ -73,12 +82,21 @@ class FirstBytes:
                 return detection
             self._detector = detector = Detector()
             self.data = bytearray(fresh)
-            return detector.feed(fresh)
+            self._count(len(fresh), shop)
+            return detector.feed(fresh) or self._unless_all_have_too_many(shop)
         self.data += fresh
+        self._count(len(fresh), shop)
         have = len(self.data)
         if have < detector.needed and have < FIRST_BYTES_LIMIT:
-            return None
+            return self._unless_all_have_too_many(shop)
         detection = detector.feed(self.data[detector.seen :])
         if detection is None and have >= FIRST_BYTES_LIMIT:
             return detector.finish(Reason.LIMIT)
-        return detection
+        return detection or self._unless_all_have_too_many(shop)
+
+    def _count(self, size: int, shop: Workshop) -> None:
+        self._counted += size
+        shop.first_bytes += size
+
+    def _unless_all_have_too_many(self, shop: Workshop) -> Detection | None:
+        return self.finish(Reason.LIMIT) if shop.first_bytes > ALL_FIRST_BYTES else None

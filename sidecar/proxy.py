@@ -15,6 +15,7 @@ import structlog
 from sidecar.connection import Connection
 from sidecar.dialling import DialFailures
 from sidecar.routing.cached import Routing
+from sidecar.transport.accept import RETRY_S
 from sidecar.transport.edge import Edge
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.observer import Observer, Refusal
@@ -44,10 +45,12 @@ class Proxy:
         idle_timeout: float,
         on_closed: Callable[[], None],
         pacer: Pacer,
+        on_exhausted: Callable[[], None] = lambda: None,
         times_waits: bool = False,
     ) -> None:
         """Timeouts in seconds. ``on_closed`` is called after each connection that ended. ``pacer``: see Workshop.
 
+        ``on_exhausted`` is called when a connection cannot be dialled yet, because descriptors or memory are used up.
         ``times_waits``: whether the observer wants to know how long bytes waited.
         """
         self.loop = loop
@@ -55,10 +58,13 @@ class Proxy:
         self.routing = routing
         self.observer = observer
         self.on_closed = on_closed
+        self.on_exhausted = on_exhausted
         self.shop = Workshop(loop, pacer, times_waits=times_waits)
         self.live: set[Connection] = set()
         self.detecting = timers.queue(detection_timeout, Connection.detection_timed_out)
+        self.connect_timeout = connect_timeout
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)
+        self.waiting = timers.queue(RETRY_S, Connection.dial_again)
         self.failures = DialFailures(timers.now)
         self.logs_connections = log.is_enabled_for(logging.DEBUG)
         self._sweeps = timers.queue(idle_timeout / IDLE_SWEEPS, Proxy._sweep)

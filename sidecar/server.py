@@ -19,8 +19,10 @@ import trio
 
 from sidecar.access_log import AccessLog, AccessLogSettings, Logged
 from sidecar.connection import ConnectionView
+from sidecar.crowding import CROWDED, Crowding
 from sidecar.errors import ConfigError
 from sidecar.live_connections import LiveConnection, Order, Shown, first
+from sidecar.memory import Tide, give_back
 from sidecar.proxy import Proxy
 from sidecar.routing.cached import Routing
 from sidecar.transport.accept import RETRY_S, Acceptor
@@ -145,9 +147,12 @@ class ProxyServer:
             connect_timeout=settings.connect_timeout.seconds,
             idle_timeout=settings.idle_timeout.seconds,
             on_closed=self._connection_closed,
+            on_exhausted=self._nothing_left,
             times_waits=self._access_log is not None,
             pacer=self._pacer,
         )
+        self._crowding = Crowding(self._timers, self._proxy.live, lambda: self.max_connections, self._resume)
+        self._tide = Tide(self._timers, give_back)
 
     @property
     def routing(self) -> Routing:
@@ -196,7 +201,9 @@ class ProxyServer:
             for edge, port in self._doors:
                 adopt = partial(self._proxy.adopt, edge)
                 for listener in edge.listen(port, self.settings.families):
-                    self._acceptors.append(Acceptor(self._loop, listener, adopt, self._has_room, self._exhausted))
+                    self._acceptors.append(
+                        Acceptor(self._loop, listener, adopt, self._has_room, self._crowding.make_room, self._exhausted)
+                    )
             task_status.started([acceptor.listener.getsockname()[:2] for acceptor in self._acceptors])
             with self._life:
                 await self._loop.run()
@@ -260,7 +267,20 @@ class ProxyServer:
         return len(connections)
 
     def _has_room(self) -> bool:
-        return len(self._proxy.live) < self.max_connections
+        taken = len(self._proxy.live)
+        if taken >= self.max_connections * CROWDED:
+            self._crowding.begin()
+        return taken < self.max_connections
+
+    def _resume(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.resume()
+
+    def _nothing_left(self) -> None:
+        """A connection could not be dialled for want of something: let no more in for a moment."""
+        for acceptor in self._acceptors:
+            acceptor.pause()
+            self._retries.add(acceptor)
 
     def _exhausted(self, acceptor: Acceptor, refusal: Refusal) -> None:
         """accept(2) failed for want of something: try again when a connection closes, or a little later."""
@@ -268,9 +288,9 @@ class ProxyServer:
         self._retries.add(acceptor)
 
     def _connection_closed(self) -> None:
-        for acceptor in self._acceptors:
-            if acceptor.paused:
-                acceptor.resume()
+        if not len(self._proxy.waiting):  # those are first
+            self._resume()
+        self._tide.closed(len(self._proxy.live), self._proxy.shop.first_bytes)
         if not self._proxy.live and not self._emptied.is_set():
             self._emptied.set()
 

@@ -73,6 +73,9 @@ def _may_be_a_head(beginning: bytes | bytearray) -> bool:
 class Http1Cutter:
     """Cuts one connection's stream, from its first byte on. Feed it in whatever pieces the bytes come."""
 
+    idle_work: Final = 0
+    """There is none: whatever an HTTP/1 client sends belongs to a request."""
+
     __slots__ = ("_after_connect", "_left", "_line", "_may_switch", "_part", "_searched", "_trailers")
 
     def __init__(self) -> None:

@@ -26,8 +26,11 @@ _MAX_TABLE: Final = 64 << 10
 _MAX_FRAGMENTS: Final = 64
 """CONTINUATION frames of one block, as with h2: a flood of empty ones would be held back for ever."""
 _NO_BLOCK: Final = object()
-_HEADERS, _CONTINUATION = 0x1, 0x9
-_END_HEADERS, _PADDED, _PRIORITY = 0x4, 0x8, 0x20
+_DATA, _HEADERS, _PING, _WINDOW_UPDATE, _CONTINUATION = 0x0, 0x1, 0x6, 0x8, 0x9
+_END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x4, 0x8, 0x20
+_PING_WORK, _OTHER_WORK = 1, 10
+"""See :attr:`Cutter.idle_work`: RST_STREAM means that a request was decoded in vain. Clients send WINDOW_UPDATE for
+what they receive, and PING to measure how far away the server is."""
 
 
 class _AmbiguousError(Exception):
@@ -37,7 +40,7 @@ class _AmbiguousError(Exception):
 class Http2Cutter:
     """Cuts one connection's stream, from the preface on. Feed it in whatever pieces the bytes come."""
 
-    __slots__ = ("_block", "_decoder", "_done", "_fragments", "_held", "_left", "_lost", "_stream")
+    __slots__ = ("_block", "_decoder", "_done", "_fragments", "_held", "_left", "_lost", "_stream", "idle_work")
 
     def __init__(self) -> None:
         self._left = len(HTTP2_PREFACE)  # bytes to pass: of the preface, later of a frame that tells nothing
@@ -47,6 +50,7 @@ class Http2Cutter:
         self._fragments = 0  # how many those are
         self._stream = 0  # whose it is; 0: there is none
         self._lost = False
+        self.idle_work = 0
         self._decoder = hpack.Decoder(MAX_BLOCK)
         self._decoder.max_allowed_table_size = _MAX_TABLE
 
@@ -108,6 +112,10 @@ class Http2Cutter:
         if self._stream and (kind != _CONTINUATION or stream != self._stream):
             raise _AmbiguousError
         if kind not in (_HEADERS, _CONTINUATION):
+            if kind == _PING:
+                self.idle_work += _PING_WORK
+            elif kind != _WINDOW_UPDATE and (kind != _DATA or not size | flags & _END_STREAM):
+                self.idle_work += _OTHER_WORK
             self._left = size
             return body, _NO_BLOCK
         if not self._stream and (kind == _CONTINUATION or not stream):

@@ -34,6 +34,11 @@ class Piece(NamedTuple):
 class Cutter(Protocol):
     """Cuts a client's stream where requests begin. It gives every byte back as it came, in order."""
 
+    @property
+    def idle_work(self) -> int:
+        """How much of the stream so far has neither asked for nor carried anything: in HTTP/2 one for each PING, ten
+        for other such frames. What ordinary clients send in any number does not count."""
+
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that can be given back now."""
 

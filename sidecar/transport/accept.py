@@ -1,7 +1,7 @@
 """Accepting: in bounded batches, only while there is room, and again when there is room again.
 
 When the proxy is full it stops listening to its listeners; the kernel's backlog then holds new connections, and when
-that is full too, clients' SYNs wait. Nobody is turned away.
+that is full too, clients' SYNs wait. Nobody who comes is turned away; :mod:`sidecar.crowding` makes room for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ ACCEPT_BATCH: Final = 16
 read, routed and dialled at once, so this is a millisecond."""
 RETRY_S: Final = 0.1
 """Wait after accept(2) failed for want of descriptors or memory, unless a connection closes before."""
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of calls that make a socket when there is nothing left to make it of."""
 # accept(2), "Error handling": Linux passes pending network errors of the new connection on; go on to the next.
 _THIS_ONE_ONLY: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET}
@@ -40,19 +41,24 @@ class Acceptor:
         listener: SocketType,
         adopt: Callable[[SocketType, SocketAddress], None],
         has_room: Callable[[], bool],
+        make_room: Callable[[], bool],
         exhausted: Callable[[Acceptor, Refusal], None],
     ) -> None:
         self._loop = loop
         self.listener = listener
         self._adopt = adopt
         self._has_room = has_room
+        self._make_room = make_room
         self._exhausted = exhausted
         self.paused = False
         loop.watch(listener.fileno(), self, select.EPOLLIN)
 
     def on_events(self, events: int) -> None:  # noqa: ARG002 (only one kind is registered)
-        """Accept a batch."""
-        self.accept(ACCEPT_BATCH)
+        """Accept a batch. Where there is no room it may be made for one: more than one need not be waiting."""
+        if not self._has_room() and not self._make_room():
+            self.pause()
+        else:
+            self.accept(ACCEPT_BATCH)
 
     def on_turn(self) -> None:
         """Not used: the level trigger brings the next batch."""
@@ -67,8 +73,7 @@ class Acceptor:
         family = listener.family
         for accepted in range(limit):
             if not self._has_room():
-                self.pause()
-                return accepted
+                return accepted  # if more wait, there will be another event
             try:
                 # What socket.socket.accept() is made of; without its second Python-level socket object, half the time.
                 descriptor, address = listener._accept()  # type: ignore[attr-defined]
@@ -77,7 +82,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _THIS_ONE_ONLY:
                     continue
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 self.pause()
                 self._exhausted(self, Refusal.NO_DESCRIPTORS)

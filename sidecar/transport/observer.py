@@ -26,6 +26,8 @@ class Outcome(enum.StrEnum):
     """This machine could not dial: no ephemeral port, no descriptor, no memory, forbidden."""
     IDLE = "idle"
     """No byte for the idle timeout."""
+    CROWDED_OUT = "crowded-out"
+    """Quiet for longest when all places were taken and others waited."""
     AMBIGUOUS = "ambiguous"
     """Nobody could say where its requests begin, and the policy wants each of them followed."""
     CUT = "cut"

@@ -100,6 +100,8 @@ class Workshop:
         self.direction = TimedDirection if times_waits else Direction
         self.buffer = bytearray(BUFFER_SIZE)
         self.view = memoryview(self.buffer)
+        self.first_bytes = 0
+        """Bytes of all connections that await a decision about what they are."""
         self.pipes = pipes if pipes is not None else PipePool()
 
 

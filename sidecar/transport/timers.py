@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import islice, takewhile
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
+
+AT_ONCE: Final = 64
+"""Items of a queue whose time may come before bytes move on. Each may be dialled: some milliseconds."""
 
 
 class Waiting(Protocol):
@@ -58,18 +62,22 @@ class TimerQueue(Generic[Item]):
         self._deadlines.pop(item, None)
 
     def expire(self, now: float) -> float:
-        """Call back for every item whose time has come; returns the next deadline (infinity: none)."""
+        """Call back for the items whose time has come, :data:`AT_ONCE` at most; returns the next deadline.
+
+        That is infinity when there is none, and past when there are more items whose time has come.
+        """
         deadlines = self._deadlines
-        while deadlines:
-            item = next(iter(deadlines))
-            if deadlines[item] > now:
-                return deadlines[item]
+        # One walk: to begin anew for each item would pass over all that are deleted, again and again.
+        due = [item for item, _ in takewhile(lambda entry: entry[1] <= now, islice(deadlines.items(), AT_ONCE))]
+        for item in due:
+            if deadlines.get(item, math.inf) > now:
+                continue  # what was called for an earlier one has cancelled it, or begun its wait anew
             del deadlines[item]
             try:
                 self._expired(item)
             except Exception as error:  # noqa: BLE001 (one connection's fault must not end all others)
                 item.crashed(error)
-        return math.inf
+        return next(iter(deadlines.values()), math.inf)
 
 
 class Timers:

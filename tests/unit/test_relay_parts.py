@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidecar.transport.pipes import SMALLEST_USEFUL, PipePool
 from sidecar.transport.states import TRANSITIONS, Event, State, StateError, next_state
-from sidecar.transport.timers import Timers
+from sidecar.transport.timers import AT_ONCE, Timers
 
 
 def test_every_state_is_reached_from_the_first_and_reaches_the_last() -> None:
@@ -162,3 +162,44 @@ def test_pipes_that_are_too_small_are_not_lent(monkeypatch: pytest.MonkeyPatch) 
     assert pool.borrow() is None
     assert pool.alive == 0
     assert SMALLEST_USEFUL > 8192
+
+
+def test_many_deadlines_at_once_take_turns() -> None:
+    """All of a crowd that keeps silent: some at a time, and none is passed over or comes twice."""
+    clock = [0.0]
+    timers = Timers(lambda: clock[0])
+    expired: list[Item] = []
+    queue = timers.queue(1.0, expired.append)
+    items = [Item() for _ in range(1_000)]
+    for item in items:
+        queue.add(item)
+    clock[0] = 2.0
+    turns = 0
+    while len(queue):
+        before = len(expired)
+        timers.expire(clock[0])
+        assert 0 < len(expired) - before <= AT_ONCE
+        turns += 1
+    assert expired == items
+    assert turns == -(-len(items) // AT_ONCE)
+
+
+def test_a_deadline_that_another_one_cancels_or_renews_does_not_come() -> None:
+    clock = [0.0]
+    timers = Timers(lambda: clock[0])
+    first, second, third = Item(), Item(), Item()
+    expired: list[Item] = []
+
+    def expire(item: Item) -> None:
+        expired.append(item)
+        if item is first:
+            queue.discard(second)
+            queue.add(third)
+
+    queue = timers.queue(1.0, expire)
+    for item in (first, second, third):
+        queue.add(item)
+    clock[0] = 1.5
+    timers.expire(clock[0])
+    assert expired == [first]
+    assert len(queue) == 1

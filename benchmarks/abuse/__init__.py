@@ -1,0 +1,1 @@
+"""How Podlane bears load and abuse: ``python -m benchmarks abuse``."""

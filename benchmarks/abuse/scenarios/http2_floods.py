@@ -1,0 +1,59 @@
+"""Floods of HTTP/2 frames, while every request is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from benchmarks.abuse.arena import POLICY, Arena
+from benchmarks.abuse.course import course
+from benchmarks.abuse.figures import ERRORS, Promise, Scenario, Size
+from benchmarks.stage import HTTP2_PORT, PAGE
+
+_CONNECTIONS: Final = 10
+_MOST_MIB: Final = 32.0
+_KINDS: Final = {
+    "rapid-reset": "requests that are cancelled at once (CVE-2023-44487)",
+    "continuation": "a field block that never ends (CVE-2024-27316)",
+    "settings": "SETTINGS frames (CVE-2019-9515)",
+    "ping": "PING frames (CVE-2019-9512)",
+    "hpack-bomb": "fields of 60 KB in 20 bytes (CVE-2016-6581)",
+    "empty-data": "empty DATA frames (CVE-2019-9518)",
+}
+
+
+def _run(kind: str, arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
+    with course(arena, size, datapath, keys="requests: follow\n") as going:
+        with arena.stranger(
+            "http2",
+            port=HTTP2_PORT,
+            host=POLICY.target.host,
+            path=PAGE,
+            kind=kind,
+            connections=_CONNECTIONS,
+            seconds=size.seconds + 2,
+        ) as flood:
+            honest, now = going.honest()
+            told = flood.end()
+        given_up = going.sidecar.metric("podlane_requests_ambiguous_total")
+        return {
+            "asked": float(told["opened"]),
+            "given_up": given_up,
+            **honest,
+            "growth_mib": going.growth_mib(now),
+            **going.afterwards(),
+        }
+
+
+SCENARIOS: Final = tuple(
+    Scenario(
+        f"http2-{kind}",
+        f"HTTP/2: {what}",
+        f"`requests: follow`, and {_CONNECTIONS} connections that send nothing but that, as fast as they can, and come "
+        "again when they are cut.",
+        partial(_run, kind),
+        (Promise("error_share", ERRORS), Promise("growth_mib", _MOST_MIB), Promise("after_error_share", ERRORS)),
+    )
+    for kind, what in _KINDS.items()
+)

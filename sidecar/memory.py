@@ -1,0 +1,56 @@
+"""Memory that is not needed any more, back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from typing import Final
+
+from sidecar.transport.timers import Timers
+
+_WORTH_IT: Final = 1000
+"""Connections, at the most that there were, from which on it is worth the trouble: they take a MiB or two."""
+_MUCH: Final = 4 << 20
+"""The same for bytes that are kept for them."""
+_LEFT: Final = 8
+"""Not before one in so many is left: what comes and goes needs its memory again."""
+_WAIT_S: Final = 1.0
+
+
+class Tide:
+    """Gives memory back when of many connections few are left, a second later and once until there are many again."""
+
+    def __init__(self, timers: Timers, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+        self._soon = timers.queue(_WAIT_S, Tide._ebb)
+        self._most = 0
+        self._most_held = 0
+
+    def closed(self, left: int, held: int) -> None:
+        """A connection has ended, ``left`` others are there, and ``held`` bytes are kept for them."""
+        if left > self._most or held > self._most_held:
+            self._most, self._most_held = max(left, self._most), max(held, self._most_held)
+        elif left * _LEFT <= self._most and held * _LEFT <= self._most_held:
+            if self._most >= _WORTH_IT or self._most_held >= _MUCH:
+                self._soon.add(self)
+            self._most, self._most_held = left, held
+
+    def _ebb(self) -> None:
+        self._give_back()
+
+    def crashed(self, error: Exception) -> None:
+        """A mistake of this program, to be seen."""
+        raise error
+
+
+def give_back() -> None:
+    """Return free pages to the kernel (malloc_trim(3), which other C libraries than glibc do not have).
+
+    Python's own allocator returns whole MiB only, in which nothing at all is left, and that is hardly ever so. With
+    PYTHONMALLOC=malloc, as in the image, all of it is glibc's, which returns every free page.
+    """
+    gc.collect()  # also empties CPython's lists of objects to be used again
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,242 @@
+"""Abuse of the proxy itself, on loopback: a full house, nothing left to make sockets of, floods of beginnings and of frames."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from proxy_harness import Bench, LoopbackEdge, RunningProxy, bench, read_exactly
+from waiting import until
+
+from benchmarks.abuse.clients.hello import beginning
+from benchmarks.abuse.clients.http2 import Speaker
+from sidecar import crowding, first_bytes, memory
+from sidecar.protocols.detect import Reason
+from sidecar.protocols.http2_requests import Http2Cutter
+from sidecar.server import Outcome, ServerSettings
+from sidecar.transport import following
+from sidecar.transport.edge import Original
+from sidecar.transport.timers import Timers
+
+FOLLOWED = """
+total: 1Gbit
+requests: follow
+classes:
+  - {name: strict, rate: 1Mbit, ceil: 2Mbit, match: {host: strict.example}}
+  - {name: named, rate: 1Mbit, ceil: 1Gbit, match: {host: named.example}}
+"""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quiet is who has moved nothing between two looks."""
+    monkeypatch.setattr(crowding, "LOOK_S", 0.05)
+    monkeypatch.setattr(crowding, "QUIET_S", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_quiet_for_longest_makes_room_for_those_who_wait() -> None:
+    with bench(max_connections=3) as b:
+        first, second, third = b.pair(), b.pair(), b.pair()
+        waiting = b.proxy.client()
+        waiting.sendall(b"\x00")
+        with pytest.raises(ConnectionResetError):
+            first[0].recv(1)
+        assert read_exactly(b.accept(), 1) == b"\x00"
+        assert b.recorder.closed_one().outcome is Outcome.CROWDED_OUT
+        for client, server in (second, third):
+            client.sendall(b"+")
+            assert read_exactly(server, 1) == b"+"
+
+
+def _readable(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_proxy_that_is_not_full_ends_nobody() -> None:
+    """Nearly full, so that it looks: longer than it takes to be quiet."""
+    with bench(max_connections=8) as b:
+        pairs = [b.pair() for _ in range(7)]
+        watch = b.proxy.server._crowding
+        until("looks", lambda: watch._seen)
+        began = {since for _, since in watch._seen.values()}
+        until("patience", lambda: watch._now() - max(began) > 3 * crowding.QUIET_S)
+        assert b.proxy.server.active == len(pairs)
+        assert b.recorder.summaries == []
+
+
+class _EmptyEdge(LoopbackEdge):
+    """Has no descriptor to dial with, a few times."""
+
+    def __init__(self, target: tuple[str, int], times: int) -> None:
+        super().__init__(target)
+        self.times = times
+
+    def dial(self, original: Original, mark: int, client: socket.SocketType, *, speaks: bool) -> socket.SocketType:
+        if self.times:
+            self.times -= 1
+            raise OSError(errno.EMFILE, "no descriptor")
+        return super().dial(original, mark, client, speaks=speaks)
+
+
+def test_no_descriptor_for_dialling_is_waited_for() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        RunningProxy(_EmptyEdge(listener.getsockname(), 3), ServerSettings(port=0, ipv6=False)) as proxy,
+    ):
+        Bench(proxy, listener).pair()
+        assert proxy.recorder.summaries == []
+
+
+def test_a_client_that_leaves_while_there_is_no_descriptor_is_let_go() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        RunningProxy(_EmptyEdge(listener.getsockname(), 1_000_000), ServerSettings(port=0, ipv6=False)) as proxy,
+    ):
+        client = proxy.client()
+        client.sendall(b"\x00")
+        proxy.recorder.wait(lambda: bool(proxy.recorder.routes))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        assert proxy.recorder.closed_one().outcome is Outcome.CLIENT_RESET
+        assert len(proxy.server._proxy.waiting) == 0
+
+
+def test_first_bytes_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_bytes, "ALL_FIRST_BYTES", 50_000)
+    with bench(detection_timeout=20) as b:
+        hello = beginning(20_000)
+        clients = []
+        for _ in range(6):
+            clients.append(b.proxy.client())
+            clients[-1].sendall(hello)
+        servers = [b.accept() for _ in range(4)]  # the first two fit, and go on waiting
+        for server in servers:
+            assert read_exactly(server, len(hello)) == hello
+        assert [d.reason for d in b.recorder.detections] == [Reason.LIMIT] * 4
+        shop = b.proxy.server._proxy.shop
+        assert shop.first_bytes == 40_000
+        for client in clients:
+            client.close()
+        until("an empty account", lambda: shop.first_bytes == 0)
+
+
+@pytest.mark.parametrize("kind", ["rapid-reset", "settings", "ping", "empty-data", "continuation"])
+def test_a_flood_of_frames_is_no_longer_followed(kind: str) -> None:
+    speaker = Speaker("named.example", "/", kind)
+    with bench(FOLLOWED) as made:
+        client = made.proxy.client()
+        client.sendall(speaker.greeting)
+        server = made.accept()
+        sent = bytearray(speaker.greeting)
+        received = bytearray()
+        server.setblocking(False)
+        while not made.recorder.doubts:
+            more = speaker.more()
+            client.sendall(more)
+            sent += more
+            assert len(sent) < 4_000_000, "it is followed for ever"
+            while len(received) < len(sent) and not made.recorder.doubts and _readable(server):
+                received += server.recv(1 << 20)
+        assert made.recorder.moves[-1][:2] == ("named", "strict")
+        server.setblocking(True)
+        server.settimeout(20)
+        received += read_exactly(server, len(sent) - len(received))
+        assert received == sent
+
+
+@pytest.mark.parametrize("kind", ["rapid-reset", "ping"])
+def test_the_same_frames_at_their_ease_are_followed(kind: str) -> None:
+    """As many as may come in a second."""
+    speaker = Speaker("named.example", "/", kind)
+    cutter = Http2Cutter()
+    cutter.feed(speaker.greeting)
+    for _ in range(990):
+        cutter.feed(speaker._make())
+    assert cutter.idle_work <= following._MAX_IDLE_WORK
+
+
+@pytest.mark.parametrize("kind", ["rapid-reset", "hpack-bomb", "ping"])
+def test_reads_of_a_flood_are_small(kind: str) -> None:
+    """What is cut in one go takes some milliseconds, not a tenth of a second; others have their turn in between."""
+    speaker = Speaker("named.example", "/", kind)
+    with bench(FOLLOWED) as made:
+        client = made.proxy.client()
+        client.sendall(speaker.greeting)
+        server = made.accept()
+        server.setblocking(False)
+        for _ in range(4):
+            client.sendall(speaker.more())
+            until("its arrival", lambda: _readable(server) and server.recv(1 << 20))
+        (connection,) = made.proxy.server._proxy.live
+        assert isinstance(connection.up, following.FollowingDirection)
+        assert connection.up._at_most <= following._FIRST_READ
+
+
+def test_a_large_body_is_read_in_large_pieces() -> None:
+    with bench(FOLLOWED) as made:
+        client = made.proxy.client()
+        head = b"POST / HTTP/1.1\r\nHost: named.example\r\nContent-Length: 3000000\r\n\r\n"
+        client.sendall(head)
+        server = made.accept()
+        assert read_exactly(server, len(head)) == head
+        client.settimeout(None)
+        for _ in range(30):
+            client.sendall(b"x" * 100_000)
+            read_exactly(server, 100_000)
+        (connection,) = made.proxy.server._proxy.live
+        assert isinstance(connection.up, following.FollowingDirection)
+        assert connection.up._at_most > following._FIRST_READ
+
+
+def test_memory_is_given_back_once_when_most_are_gone() -> None:
+    clock = [0.0]
+    timers = Timers(lambda: clock[0])
+    given: list[float] = []
+    tide = memory.Tide(timers, lambda: given.append(clock[0]))
+
+    def close(connections: range) -> None:
+        for left in connections:
+            tide.closed(left, 0)
+
+    close(range(1999, 251, -1))
+    timers.expire(clock[0] + 10)
+    assert given == []
+    close(range(251, -1, -1))
+    timers.expire(clock[0] + 10)
+    assert len(given) == 1
+    close(range(900, -1, -1))  # too few to be worth it
+    timers.expire(clock[0] + 10)
+    assert len(given) == 1
+    close(range(5000, -1, -1))
+    timers.expire(clock[0] + 10)
+    assert len(given) == 2
+
+
+def test_what_is_free_goes_back_to_the_system() -> None:
+    """Objects of all sizes of a connection's, most of which go: what is left is on every page of Python's own allocator."""
+    program = (
+        "import os\n"
+        "from sidecar.memory import give_back\n"
+        "def rss(): return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE')\n"
+        "give_back(); before = rss()\n"
+        "kept = [bytes(100 + i % 300) for i in range(200_000)]\n"
+        "held = rss()\n"
+        "kept = kept[::2000]\n"
+        "give_back(); print(before, held, rss())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONMALLOC":
+        "malloc"}
+    )  # fmt: skip
+    before, held, after = map(int, done.stdout.split())
+    assert held - before > 40_000_000
+    assert after - before < (held - before) / 10

@@ -1,0 +1,107 @@
+"""The benchmark of abuse: what is sent, what is made of figures, its command line."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from click.testing import CliRunner
+from scapy.layers.inet import IP
+
+from benchmarks.abuse.clients.half_open import syn
+from benchmarks.abuse.clients.hello import beginning
+from benchmarks.abuse.clients.http2 import Speaker
+from benchmarks.abuse.figures import ASIDE, RELAY, Size, broken, document, honest_figures
+from benchmarks.abuse.readings import kernel_kib
+from benchmarks.abuse.run import Plan
+from benchmarks.abuse.scenarios import SCENARIOS
+from benchmarks.analysis import Analysis
+from benchmarks.cli import main
+from benchmarks.results import Results, Sample
+from sidecar.protocols.detect import Detector
+from sidecar.protocols.http2_requests import Http2Cutter
+from sidecar.protocols.requests import AMBIGUOUS
+
+MACHINE = dict.fromkeys(
+    ("date", "processor", "cpus", "memory", "kernel", "system", "python", "nginx", "load before"), "?"
+)
+FACTS = {"rounds": 1, "seconds": 30.0, "rate": 500.0, "scale": 1.0}
+
+
+def analysis(*samples: Sample) -> Analysis:
+    return Analysis(Results(MACHINE, FACTS, samples=list(samples), complete=True))
+
+
+def test_a_syn_is_one_with_a_right_checksum() -> None:
+    packet = syn(socket.inet_aton("198.18.0.1"), 1234, socket.inet_aton("10.0.0.2"), 80, 99)
+    told = IP(packet)
+    assert (told.src, told.dst, told["TCP"].dport, str(told["TCP"].flags)) == ("198.18.0.1", "10.0.0.2", 80, "S")
+    sent = told["TCP"].chksum
+    del told["TCP"].chksum
+    assert IP(bytes(told))["TCP"].chksum == sent
+
+
+@pytest.mark.parametrize("size", [1, 5, 6, 20_000, 60_000])
+def test_a_beginning_leaves_the_detector_waiting(size: int) -> None:
+    assert len(beginning(size)) == size
+    assert Detector().feed(beginning(size)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "given_up"),
+    [("rapid-reset", False), ("continuation", True), ("settings", False), ("ping", False), ("hpack-bomb", False), ("empty-data", False)],
+)  # fmt: skip
+def test_floods_of_frames_are_what_they_say(kind: str, given_up: bool) -> None:
+    """The cutter by itself gives up what is no HTTP/2; the rest is for who knows the time."""
+    speaker, cutter = Speaker("web.example.com", "/", kind), Http2Cutter()
+    cutter.feed(speaker.greeting)
+    pieces = cutter.feed(speaker.more()[:4096])
+    assert any(piece.begins is AMBIGUOUS for piece in pieces) == given_up
+
+
+def test_promises_are_kept_or_not() -> None:
+    kept = Sample(1, RELAY, "descriptors", {"cpu_share": 0.01, "after_error_share": 0.0, "descriptors_left": 0.0})
+    spins = Sample(1, RELAY, "descriptors", {"cpu_share": 1.0, "after_error_share": 0.0, "descriptors_left": 0.0})
+    wanted = {"descriptors": SCENARIOS["descriptors"]}
+    assert broken(analysis(kept), wanted) == []
+    assert broken(analysis(spins), wanted) == ["descriptors (relay): CPU meanwhile: 1, above 0.05."]
+    text = document(analysis(spins), wanted)
+    assert "| descriptors | relay | CPU meanwhile | ≤ 0.05 | 1 | **not kept** |" in text
+    assert "| descriptors | relay | descriptors left over | ≤ 64 | 0 | kept |" in text
+    assert "**not kept**" not in document(analysis(kept), wanted)
+
+
+def test_what_failed_is_told() -> None:
+    failed = Sample(1, ASIDE, "crowd", {}, failure="nobody came")
+    assert broken(analysis(failed), {"crowd": SCENARIOS["crowd"]}) == ["crowd (step-aside): nobody came"]
+
+
+def test_what_honest_clients_say_becomes_figures() -> None:
+    told = {"count": 200, "errors": 1, "first_error": "?", "p50": 1.0, "p99": 2.0, "maximum": 3.0}
+    assert honest_figures(told) == {"honest": 200.0, "error_share": 0.005, "p50_ms": 1.0, "p99_ms": 2.0, "max_ms": 3.0}
+    assert honest_figures({"count": 0, "errors": 0}) == {"honest": 0.0, "error_share": 0.0}
+
+
+def test_the_kernels_memory_is_slabs_and_tcp_pages() -> None:
+    sockstat = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 2 alloc 7 mem 3\nUDP: inuse 1 mem 9\n"
+    assert kernel_kib("Slab: 900 kB\nSUnreclaim:        200 kB\n", sockstat) == 212
+
+
+def test_a_plan_has_each_scenario_on_its_datapaths() -> None:
+    plan = Plan((SCENARIOS["crowd"], SCENARIOS["places"]), (RELAY, ASIDE), 1, Size())
+    assert [(s.name, d) for s, d in plan.pairs] == [("crowd", RELAY), ("crowd", ASIDE), ("places", RELAY)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scenario", "nothing"], "There is no nothing. There are: crowd, places"),
+        (["--datapath", "nothing"], "There is no nothing. There are: relay, step-aside."),
+        (["--scenario", "places", "--datapath", "step-aside"], "places: on step-aside there is nothing to be seen of it."),
+    ],
+    ids=["scenario", "datapath", "both"],
+)  # fmt: skip
+def test_mistakes_on_the_command_line(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["abuse", *words])
+    assert done.exit_code != 0
+    assert said in done.output
