@@ -1,4 +1,4 @@
-"""Plays the story on the stage: starts and ends uploads on time, reads the counters, keeps the view up to date."""
+"""Plays the story on the stage: starts and ends transfers on time, reads the counters, keeps the view up to date."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from podlane.demonstration.recording import SAMPLE_SECONDS, Recording
-from podlane.demonstration.scenario import Lane, Scenario, Span
+from podlane.demonstration.scenario import Span
 from podlane.demonstration.stage import Stage
 from podlane.demonstration.view import View
 
@@ -42,7 +42,7 @@ class Show:
     def _begin(self, span: Span) -> None:
         phase = span.phase
         if phase.join is not None:
-            self.stage.start_lane(_lane(self.stage.scenario, phase.join))
+            self.stage.start_lane(self.stage.scenario.lane(phase.join))
         if phase.end is not None:
             self.stage.end_lane(phase.end)
         if phase.change_limits:
@@ -64,7 +64,3 @@ class Show:
         sent = self.stage.sent()
         # The kernel was asked somewhere between the two; the error is at most half of a millisecond-long call.
         self.recording.add((before + self._now()) / 2, sent)
-
-
-def _lane(scenario: Scenario, name: str) -> Lane:
-    return next(lane for lane in scenario.lanes if lane.name == name)
