@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
+TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -41,7 +42,7 @@ demo: build system-packages  ## servers and clients in namespaces, a live table,
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
 test: build $(IPTABLES_STAMP) $(BENCH_STAMP) system-packages lint  ## everything, real-kernel tests included
-	@tools/system-packages $(BENCH_PACKAGES)
+	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
