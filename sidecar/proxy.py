@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 IDLE_SWEEPS: Final = 8
 """An idle timeout is noticed in steps of an eighth of it: no clock is read and nothing stamped when bytes move."""
+_GREETED_S: Final = 0.02
+"""A client that has greeted by HTTP/2 and asks for nothing may wait for the server; else its request is on its way."""
 
 
 class Proxy:
@@ -56,6 +58,7 @@ class Proxy:
         self.shop = Workshop(loop, times_waits=times_waits)
         self.live: set[Connection] = set()
         self.detecting = timers.queue(detection_timeout, Connection.detection_timed_out)
+        self.greeted = timers.queue(min(_GREETED_S, detection_timeout), Connection.detection_timed_out)
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)
         self.failures = DialFailures(timers.now)
         self.logs_connections = log.is_enabled_for(logging.DEBUG)
