@@ -38,7 +38,7 @@ $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt
 system-packages:  ## Debian packages that the demo and the tests use
 	@tools/system-packages
 
-demo: build system-packages  ## servers and clients in namespaces, a live table, a plot in out/
+demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
 test: build $(IPTABLES_STAMP) $(BENCH_STAMP) system-packages lint  ## everything, real-kernel tests included
