@@ -74,6 +74,7 @@ def demo(part: str, output: Path, seconds: float | None, plain: bool) -> None:
         scale = _scale(parts, seconds)
         _check_output(output)
         _check_machine()
+        parts = _possible(parts)
         end_by_exception()
         kept = [_play(each, scale, _plot_of(each, output), plain=plain) for each in parts]
         if not all(kept):
@@ -151,6 +152,19 @@ def _check_machine() -> None:
     require_programs()
     if not _can_draw():
         say("matplotlib is not installed, so there will be no plot. To have one: pip install 'podlane[demo]'")
+
+
+def _possible(parts: Sequence[Part]) -> list[Part]:
+    """The parts that this kernel has the pieces for; the others get a word. Raises :class:`DemoError` when none is."""
+    from podlane.demonstration.kernel import missing_for
+
+    missing = {part.name: why for part in parts if (why := missing_for(part))}
+    left = [part for part in parts if part.name not in missing]
+    if not left:
+        raise DemoError(" ".join(dict.fromkeys(missing.values())))
+    for name, why in missing.items():
+        say(f"the part {name} is left out. {why}")
+    return left
 
 
 def _can_draw() -> bool:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from podlane.demonstration.clients import Downloader, Running, Transfer, Uploader
 from podlane.demonstration.conversation import Conversation, Request
+from podlane.demonstration.kernel import INTERFACE
 from podlane.demonstration.leftovers import PREFIX, own_folder
 from podlane.demonstration.programs import guarded, last_words
 from podlane.demonstration.scenario import Kind, Lane, Part, Scenario, Way
@@ -37,7 +38,6 @@ from tc_core.netlink import NetlinkKernel
 from tc_core.packet_lanes import ifb_name
 from tc_core.policy_file import parse_policy
 
-INTERFACE: Final = "eth0"
 _DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
 """Where the classes of what goes that way are."""
 _EVERY_ADDRESS: Final = "0.0.0.0"

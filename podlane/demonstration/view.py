@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from podlane.demonstration.recording import CEIL_TOLERANCE, Recording
-from podlane.demonstration.scenario import Lane, Scenario, Span
+from podlane.demonstration.scenario import Kind, Lane, Scenario, Span
 from tc_core.units import Rate
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ def _sums(scenario: Scenario) -> list[tuple[str, Rate, tuple[Lane, ...]]]:
     return [("all" if alone else way.value, total, scenario.on(way)) for way, total in scenario.totals.items()]
 
 
+def _told_by(lane: Lane) -> str:
+    kind = "" if lane.kind is Kind.UPLOAD else f"{lane.kind.value}, "
+    return f"{kind}{lane.criterion} {lane.value}"
+
+
 def _together(recording: Recording, lanes: tuple[Lane, ...]) -> float:
     return sum(recording.current(lane.name) for lane in lanes)
 
@@ -136,7 +141,7 @@ def live_table(scenario: Scenario, recording: Recording, span: Span, width: int 
         )
         table.add_row(
             Text(lane.name, style=f"bold {lane.colour}"),
-            lane.criterion if narrow else f"{lane.criterion} {lane.value}",
+            lane.criterion if narrow else _told_by(lane),
             mbit(limits.rate.bits_per_second),
             mbit(limits.ceil.bits_per_second),
             Text(mbit(rate), style="bold"),

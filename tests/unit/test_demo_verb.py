@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from podlane.demonstration.parts import BOTH_WAYS, UPLOADS
 from podlane.demonstration.recording import Recording
 from podlane.demonstration.scenario import Kind, make_scenario
 from podlane.demonstration.servers import nginx_config
+from podlane.errors import DemoError
+from tc_core import features
+from tc_core.capability import ALL_FEATURES, HTB, IFB, Feature, absent
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,29 @@ def test_without_matplotlib_there_is_no_plot_and_no_failure(tmp_path: Path, monk
     monkeypatch.setattr(verb, "_can_draw", lambda: False)
     verb._draw(Recording(make_scenario(UPLOADS)), tmp_path / "demo.svg")
     assert list(tmp_path.iterdir()) == []
+
+
+def without(monkeypatch: pytest.MonkeyPatch, **lacking: Feature) -> None:
+    """Let the kernel lack something."""
+    monkeypatch.setattr(features, "probe", lambda: replace(ALL_FEATURES, **lacking))
+
+
+def test_a_part_that_the_kernel_cannot_do_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(monkeypatch, ifb=absent(IFB, "Operation not supported", 95))
+    assert verb._possible([UPLOADS, BOTH_WAYS]) == [UPLOADS]
+    said = capsys.readouterr().err
+    assert "the part both-ways is left out" in said
+    assert "modprobe ifb" in said
+    with pytest.raises(DemoError, match="modprobe ifb"):
+        verb._possible([BOTH_WAYS])
+
+
+def test_a_kernel_that_cannot_shape_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, htb=absent(HTB, "Operation not supported", 95))
+    with pytest.raises(DemoError, match="cannot shape"):
+        verb._possible([UPLOADS, BOTH_WAYS])
 
 
 def test_help_has_an_example() -> None:
