@@ -10,6 +10,7 @@ IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
 FUZZ_STAMP := $(VENV)/.fuzz
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
+TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SECONDS ?= 60
@@ -46,11 +47,11 @@ $(FUZZ_STAMP): $(STAMP)
 system-packages:  ## Debian packages that the demo and the tests use
 	@tools/system-packages
 
-demo: build system-packages  ## servers and clients in namespaces, a live table, a plot in out/
+demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
 test: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) system-packages lint  ## everything, real-kernel tests included
-	@tools/system-packages $(BENCH_PACKAGES)
+	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -19,6 +19,8 @@ from tc_core.marks import CLASS_MASK, OWN
 
 PORT: Final = 15101
 """Where candidates listen: the product's own port."""
+INBOUND_PORT: Final = 15106
+"""The same for what clients open."""
 _FIRST_SOURCE: Final = 10
 """Host number, in the Pod's /24, of the first address that stands for a class."""
 
@@ -27,7 +29,9 @@ _FIRST_SOURCE: Final = 10
 def rules(stage: Stage, policy: BenchPolicy, *, by_port: bool = False) -> Iterator[None]:
     """The product's mangle rules for a policy: they capture by name, or with ``by_port`` mark in the kernel alone."""
     ruleset = build_ruleset(
-        policy.policy(by_port=by_port), policy.ids, CaptureSettings(outbound_port=PORT, interface=INTERFACE)
+        policy.policy(by_port=by_port),
+        policy.ids,
+        CaptureSettings(outbound_port=PORT, inbound_port=INBOUND_PORT, interface=INTERFACE),
     )
     with stage.pod.namespace.entered():
         installer = Installer(detect_backend(Way.AUTO))

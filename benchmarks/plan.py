@@ -14,12 +14,21 @@ from benchmarks.policies import BenchPolicy
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One start of a candidate: a round, the policy that it runs, and what is then measured."""
+    """One start of a candidate: a round, the policy that it runs, and what is then measured.
+
+    ``label`` is what its samples are called where one candidate has several parts to play.
+    """
 
     round: int
     candidate: Candidate
     policy: BenchPolicy
     metrics: tuple[Metric, ...]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its samples are called."""
+        return self.label or self.candidate.name
 
 
 def applicable(candidate: Candidate, metric: Metric) -> bool:

@@ -23,27 +23,27 @@ from benchmarks.metrics.growth import CONNECTIONS
 from benchmarks.metrics.shaping import LATENCY_RATES
 from benchmarks.tables import number
 
-_INK, _QUIET, _PEER, _HAIR = "#222222", "#6b6b6b", "#b9bec5", "#e4e4e4"
-_COLOURS: Final = {"podlane-relay": "#1f6fb4", "podlane-step-aside": "#e07b00"}
+INK, QUIET, _PEER, HAIR = "#222222", "#6b6b6b", "#b9bec5", "#e4e4e4"
+COLOURS: Final = {"podlane-relay": "#1f6fb4", "podlane-step-aside": "#e07b00"}
 _LINES: Final = {
-    **_COLOURS,
+    **COLOURS,
     "direct": "#222222", "direct-htb": "#777777", "haproxy": "#4a9a56", "envoy-tcp": "#a05fb0",
     "envoy-hcm": "#c79ad0", "nginx-stream": "#8a6d3b", "mitmproxy": "#c94f4f",
 }  # fmt: skip
-_DPI: Final = 150
+DPI: Final = 150
 _OUTLIER: Final = 3.0
 """A bar this many times as long as the second longest would make all others unreadable."""
-_STYLE: Final[Any] = {
+STYLE: Final[Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _QUIET,
+    "axes.edgecolor": QUIET,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "xtick.color": _QUIET,
-    "ytick.color": _INK,
+    "xtick.color": QUIET,
+    "ytick.color": INK,
     "svg.hashsalt": "podlane",  # the same results give the same file
 }
 _OVERVIEW: Final = (
@@ -64,14 +64,14 @@ def draw(analysis: Analysis, folder: Path) -> list[Path]:
         ("under-load", under_load),
         ("growth", growth),
     )
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, make in pictures:
             picture = make(analysis)
             if picture is None:
                 continue
             for suffix in (".svg", ".png"):
                 metadata = {"Date": None} if suffix == ".svg" else None
-                picture.savefig(folder / f"{name}{suffix}", dpi=_DPI, metadata=metadata, facecolor="white")
+                picture.savefig(folder / f"{name}{suffix}", dpi=DPI, metadata=metadata, facecolor="white")
             made.append(folder / f"{name}.svg")
     return made
 
@@ -91,7 +91,7 @@ def _footer(picture: Picture, analysis: Analysis, more: str = "") -> None:
         f"{machine['date']}, Linux {machine['kernel']}, {machine['cpus']} CPUs. "
         f"Medians; interleaved rounds: {settings['rounds']}.{more}"
     )
-    picture.text(0.01, 0.008, text, fontsize=7.5, color=_QUIET)
+    picture.text(0.01, 0.008, text, fontsize=7.5, color=QUIET)
 
 
 def overview(analysis: Analysis) -> Picture | None:
@@ -120,9 +120,9 @@ def _bars(spot: Axes, analysis: Analysis, metric: str, figure: str, title: str) 
     spreads = [spread for name in names if (spread := analysis.spread(metric, figure, name))]
     end = _end_of_axis([spread.high for spread in spreads])
     for row, (name, spread) in enumerate(zip(names, spreads, strict=True)):
-        spot.barh(row, min(spread.median, end), height=0.62, color=_COLOURS.get(name, _PEER))
+        spot.barh(row, min(spread.median, end), height=0.62, color=COLOURS.get(name, _PEER))
         shown = [value for value in spread.values if value <= end]
-        spot.plot(shown, [row] * len(shown), ".", color=_INK, markersize=3.5, alpha=0.6)
+        spot.plot(shown, [row] * len(shown), ".", color=INK, markersize=3.5, alpha=0.6)
         beyond = spread.median > end
         spot.annotate(
             f"{number(spread.median)} \u2192" if beyond else number(spread.median),
@@ -135,15 +135,15 @@ def _bars(spot: Axes, analysis: Analysis, metric: str, figure: str, title: str) 
         )
     spot.set_yticks(range(len(names)), [_title(analysis, name) for name in names])
     for label, name in zip(spot.get_yticklabels(), names, strict=True):
-        label.set_color(_COLOURS.get(name, _INK))
+        label.set_color(COLOURS.get(name, INK))
     spot.set_xlim(0, end)
     spot.xaxis.set_major_locator(MaxNLocator(4))
     spot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     spot.tick_params(length=0)
-    spot.grid(axis="x", color=_HAIR, linewidth=0.7)
+    spot.grid(axis="x", color=HAIR, linewidth=0.7)
     spot.set_axisbelow(True)
     spot.set_title(title)
-    spot.set_xlabel(f"{METRICS[metric].figures[figure].better} is better", color=_QUIET, fontsize=8, loc="right")
+    spot.set_xlabel(f"{METRICS[metric].figures[figure].better} is better", color=QUIET, fontsize=8, loc="right")
 
 
 def _end_of_axis(highs: Sequence[float]) -> float:
@@ -185,10 +185,10 @@ def under_load(analysis: Analysis) -> Picture | None:
         spot.set_xscale("log")
         spot.set_yticks(range(len(labels)), labels)
         spot.set_ylim(-0.7, len(labels) - 0.3)
-        spot.grid(axis="x", color=_HAIR, linewidth=0.7)
+        spot.grid(axis="x", color=HAIR, linewidth=0.7)
         spot.tick_params(axis="y", length=0)
         spot.set_title(title)
-        spot.set_xlabel("milliseconds: dot p50, bar p99", color=_QUIET)
+        spot.set_xlabel("milliseconds: dot p50, bar p99", color=QUIET)
         spot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     low, high = axes[0].get_xlim()
     axes[0].set_xlim(low, high * 6)
@@ -216,7 +216,7 @@ def growth(analysis: Analysis) -> Picture | None:
     for spot, (pattern, counts, figure, title, along) in zip(axes.flat, panels, strict=False):
         _lines(spot, analysis, [pattern.format(count) for count in counts], counts, figure)
         spot.set_title(title)
-        spot.set_xlabel(along, color=_QUIET)
+        spot.set_xlabel(along, color=QUIET)
     for spot in list(axes.flat)[len(panels) :]:
         spot.set_visible(False)
     handles = {h.get_label(): h for spot in axes.flat for h in spot.get_lines()}
@@ -231,7 +231,7 @@ def _lines(spot: Axes, analysis: Analysis, metrics: Sequence[str], counts: Seque
         known = [(count, value) for count, value in points if value is not None]
         if not known:
             continue
-        width = 2.2 if name in _COLOURS else 1.3
+        width = 2.2 if name in COLOURS else 1.3
         colour = _LINES.get(name, _PEER)
         spot.plot(
             *zip(*known, strict=True), "o-", color=colour, linewidth=width, markersize=3.5, label=_title(analysis, name)
@@ -244,5 +244,5 @@ def _lines(spot: Axes, analysis: Analysis, metrics: Sequence[str], counts: Seque
     else:
         spot.set_ylim(bottom=0)
     spot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    spot.grid(color=_HAIR, linewidth=0.7)
+    spot.grid(color=HAIR, linewidth=0.7)
     spot.tick_params(length=0)

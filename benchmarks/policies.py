@@ -39,6 +39,16 @@ class BenchClass:
         return f"{self.name}.example.com"
 
     @property
+    def by_name(self) -> tuple[dict[str, Any], ...]:
+        """Its matches for those that see names."""
+        return {"sni": [self.host]}, {"host": [self.host]}
+
+    @property
+    def by_port(self) -> tuple[dict[str, Any], ...]:
+        """Its match for those that see ports only."""
+        return ({"port": [self.port, self.http_port]},)
+
+    @property
     def http_port(self) -> int:
         """Where the server answers small requests of this class, for those that see ports only."""
         return self.port + HTTP_PORT_OFFSET
@@ -51,13 +61,15 @@ class BenchPolicy:
     name: str
     total: str
     classes: tuple[BenchClass, ...]
+    inbound: bool = False
+    """Whether its classes are for what clients open towards the Pod."""
     ids: ClassIds = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", ClassIds.assign(c.name for c in self.classes))
 
     def __hash__(self) -> int:
-        return hash((self.name, self.total, self.classes))
+        return hash((self.name, self.total, self.classes, self.inbound))
 
     def of(self, name: str) -> BenchClass:
         """The class of that name; KeyError when there is none."""
@@ -83,6 +95,7 @@ class BenchPolicy:
 
     def document(self, *, by_port: bool = False) -> dict[str, Any]:
         """The policy as Podlane reads it; ``by_port``: classes by destination port instead of by name."""
+        direction = {"direction": "inbound"} if self.inbound else {}
         return {
             "total": self.total,
             "classes": [
@@ -91,7 +104,7 @@ class BenchPolicy:
                     "rate": c.rate,
                     "ceil": c.ceil,
                     "priority": c.priority,
-                    "match": [{"port": [c.port, c.http_port]}] if by_port else [{"sni": [c.host]}, {"host": [c.host]}],
+                    "match": [match | direction for match in (c.by_port if by_port else c.by_name)],
                 }
                 for c in self.classes
             ],

@@ -31,14 +31,14 @@ def write(results: Results, folder: Path) -> list[Path]:
     return [*made, *plots.draw(analysis, folder)]
 
 
-def published(text: str, tables: str, images: list[str]) -> str:
+def published(text: str, tables: str, images: list[str], begin: str = BEGIN, end: str = END) -> str:
     """A document with what stands between its markers replaced. Raises :class:`BenchmarkError` without markers."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise BenchmarkError(f"The document has no lines {BEGIN!r} and {END!r}. Put them where the results go.")
+    head, found, rest = text.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found or not found_end:
+        raise BenchmarkError(f"The document has no lines {begin!r} and {end!r}. Put them where the results go.")
     pictures = "".join(f"![{Path(image).stem.replace('benchmark-', '')}]({image})\n\n" for image in images)
-    return f"{head}{BEGIN}\n\n{pictures}{tables}\n{END}{tail}"
+    return f"{head}{begin}\n\n{pictures}{tables}\n{end}{tail}"
 
 
 def publish(results: Results, folder: Path, target: Path = DOCUMENT) -> list[Path]:

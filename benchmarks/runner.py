@@ -46,7 +46,10 @@ class Runner:
             names = [c.name for c in present if not applicable(c, metric)]
             if names:
                 self._results.not_applicable[metric.name] = names
-        plan = list(turns(present, metrics, rounds))
+        self.carry_out(list(turns(present, metrics, rounds)))
+
+    def carry_out(self, plan: Sequence[Turn]) -> None:
+        """Take every turn in order. Failures are samples too."""
         self._progress.begin(sum(len(turn.metrics) for turn in plan))
         for turn in plan:
             self._take(turn)
@@ -54,22 +57,22 @@ class Runner:
 
     def _take(self, turn: Turn) -> None:
         left = list(turn.metrics)
-        self._progress.show(turn.round, turn.candidate.name, "starting")
-        with Stage(self._placement) as stage:
+        self._progress.show(turn.round, turn.name, "starting")
+        with Stage(self._placement, inbound=turn.policy.inbound) as stage:
             stage.name_hosts(turn.policy)
             try:
                 with turn.candidate.running(stage, turn.policy) as running:
                     bench = Bench(stage, turn.policy, running, self._seconds)
                     while left:
-                        self._progress.show(turn.round, turn.candidate.name, left[0].name)
+                        self._progress.show(turn.round, turn.name, left[0].name)
                         self._measure(turn, left[0], bench)
                         del left[0]
             except (CandidateError, LabError, TcError, SidecarError) as error:
                 for metric in left:
-                    self._keep(turn, metric, Sample(turn.round, turn.candidate.name, metric.name, {}, 1, str(error)))
+                    self._keep(turn, metric, Sample(turn.round, turn.name, metric.name, {}, 1, str(error)))
 
     def _measure(self, turn: Turn, metric: Metric, bench: Bench) -> None:
-        name = turn.candidate.name
+        name = turn.name
         try:
             outcome = metric.measure(bench)
         except MeasurementError as error:
@@ -80,4 +83,4 @@ class Runner:
 
     def _keep(self, turn: Turn, metric: Metric, sample: Sample) -> None:
         self._results.samples.append(sample)
-        self._progress.done(turn.round, turn.candidate.name, metric, sample)
+        self._progress.done(turn.round, turn.name, metric, sample)

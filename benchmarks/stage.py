@@ -1,7 +1,8 @@
 """Where everything is measured: client - Pod - node - server in network namespaces, with real servers.
 
-The client runs inside the Pod, as the application would. Pinning (the proxy on one CPU, client and server on
-the other) is the same for every candidate, so that nobody is measured with more machine than another.
+The client runs inside the Pod, as the application would; inbound, the servers run there, and the client outside.
+Pinning (the proxy on one CPU, client and server on the other) is the same for every candidate, so that nobody is
+measured with more machine than another.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ class Placement:
 
 
 class Stage:
-    """The namespaces, the servers, and what candidates and metrics do with them; a context manager."""
+    """The namespaces, the servers, and what candidates and metrics do with them; a context manager.
 
-    def __init__(self, placement: Placement) -> None:
+    ``inbound``: the servers are in the Pod and clients at the other end.
+    """
+
+    def __init__(self, placement: Placement, *, inbound: bool = False) -> None:
         self.placement = placement
+        self.inbound = inbound
         self._stack = ExitStack()
         self.folder = Path()
         self.topology: PodNodeServer
@@ -89,27 +94,33 @@ class Stage:
 
     @property
     def server(self) -> Host:
-        return self.topology.server
+        """Where the servers are."""
+        return self.pod if self.inbound else self.topology.server
+
+    @property
+    def asking(self) -> Host:
+        """Where the clients are."""
+        return self.topology.server if self.inbound else self.pod
 
     @property
     def address(self) -> str:
-        """The server's IPv4 address."""
-        return self.topology.server_ipv4
+        """The servers' IPv4 address."""
+        return str(self.topology.pod_link.a.ipv4) if self.inbound else self.topology.server_ipv4
 
     # --- programs --------------------------------------------------------------------------------------------------
 
     def client(self, argv: Sequence[str], *, cpu: int | None = None) -> list[str]:
-        """``argv`` as a command for the Pod: pinned, and with the server's address for every name in /etc/hosts."""
+        """``argv`` as a command for a client: pinned, with the server's address for every name in /etc/hosts."""
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'
         return [*self.pinned(cpu), "unshare", "--mount", "sh", "-c", script, str(self.hosts), *argv]
 
     def run_client(self, argv: Sequence[str], *, seconds: float, cpu: int | None = None) -> str:
-        """Run a program in the Pod to its end and give what it printed; it is expected to take ``seconds``.
+        """Run a client to its end and give what it printed; it is expected to take ``seconds``.
 
         Raises :class:`MeasurementError` with its words when it fails or hangs.
         """
         try:
-            return self.pod.run(self.client(argv, cpu=cpu), timeout=seconds * 2 + 30).stdout
+            return self.asking.run(self.client(argv, cpu=cpu), timeout=seconds * 2 + 30).stdout
         except LabError as error:
             raise MeasurementError(str(error)) from None
 

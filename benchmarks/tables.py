@@ -101,7 +101,7 @@ def medians(analysis: Analysis, metrics: Sequence[Metric]) -> str:
     for metric, key, figure in figures:
         cells = [number(analysis.median(metric.name, key, name)) for name in columns]
         if any(cell not in ("–", "0") for cell in cells):
-            rows.append([_label(metric, figure), *cells])
+            rows.append([label(metric, figure), *cells])
     return table(["", *(_title(analysis, name) for name in columns)], rows)
 
 
@@ -127,7 +127,7 @@ def ratios(analysis: Analysis) -> str:
         for key, figure in metric.figures.items():
             cells = [number(analysis.ratio(metric.name, key, mine, peer)) for mine in ours for peer in peers]
             if any(cell != "–" for cell in cells):
-                rows.append([_label(metric, figure, unit=False), f"{figure.better} is better", *cells])
+                rows.append([label(metric, figure, unit=False), f"{figure.better} is better", *cells])
     if not rows:
         return ""
     heads = [f"{_title(analysis, mine)} / {_title(analysis, peer)}" for mine in ours for peer in peers]
@@ -160,7 +160,8 @@ def _metrics(groups: Sequence[str]) -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.group in groups]
 
 
-def _label(metric: Metric, figure: Figure, *, unit: bool = True) -> str:
+def label(metric: Metric, figure: Figure, *, unit: bool = True) -> str:
+    """What a figure is called in a row of a table."""
     title = f"{metric.title}: {figure.title}" if figure.partial else figure.title
     return f"{title}, {figure.unit}" if unit and figure.unit else title
 

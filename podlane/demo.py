@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from podlane.console import console, end_by_exception, failing_clearly, say, stop
-from podlane.demonstration.scenario import DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS
+from podlane.demonstration.parts import PARTS, UPLOADS
+from podlane.demonstration.scenario import MAX_SECONDS, MIN_SECONDS, Part
 from podlane.errors import DemoError, NotPermittedError, ResultError
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from podlane.demonstration.view import View
 
 _FORMATS: Final = (".svg", ".png")
+_ALL: Final = "all"
+_MIN_SCALE: Final = MIN_SECONDS / UPLOADS.seconds
 
 
 @click.command(
@@ -25,11 +30,19 @@ _FORMATS: Final = (".svg", ".png")
 Examples:
   sudo podlane demo
   sudo podlane demo --output out/demo.svg
-  sudo podlane demo --seconds 15 --plain
+  sudo podlane demo --part both-ways
+  sudo podlane demo --part uploads --seconds 15 --plain
 
 Exit codes: 0 every lane kept its guarantee and stayed within its ceil; 1 one did not, or the demo
 could not run; 2 the command line cannot be used.
 """
+)
+@click.option(
+    "--part",
+    default=_ALL,
+    show_default=True,
+    type=click.Choice([_ALL, *PARTS]),
+    help="What to show: five uploads from the Pod; or answers to clients, downloads and single requests.",
 )
 @click.option(
     "--output",
@@ -37,45 +50,69 @@ could not run; 2 the command line cannot be used.
     default="out/demo.svg",
     show_default=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the plot goes. SVG and PNG are both written, side by side.",
+    help="Where the plot goes. SVG and PNG are both written, side by side; that of both-ways has it in its name.",
 )
 @click.option(
     "--seconds",
     metavar="N",
-    default=DEFAULT_SECONDS,
-    show_default=True,
     type=click.FloatRange(MIN_SECONDS, MAX_SECONDS),
-    help="How long traffic runs.",
+    help=f"How long traffic runs in all.  [default: {', '.join(f'{n} {p.seconds:g}' for n, p in PARTS.items())}]",
 )
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live table, also on a terminal.")
-def demo(output: Path, seconds: float, plain: bool) -> None:
+def demo(part: str, output: Path, seconds: float | None, plain: bool) -> None:
     """Watch unmodified programs being held to the lanes of a policy.
 
-    A Pod uploads to one server address in five lanes, told apart by TLS server name, HTTP Host, HTTP/2 :authority and
-    port. The server is nginx, the clients are curl and cat; everything runs in network namespaces of its own
-    (podlane-demo-PID-pod, -node, -server in `ip netns`), nothing leaves this machine, and nothing stays behind.
-    Lanes join, fill up, borrow, and keep their guarantees; limits change while traffic runs. A plot follows.
+    First a Pod uploads to one server address in five lanes, told apart by TLS server name, HTTP Host, HTTP/2 :authority
+    and port. Lanes join, fill up, borrow, and keep their guarantees; limits change while traffic runs. Then it answers
+    clients, downloads, and makes requests on one connection, all in lanes as well. A plot follows each part.
+
+    Servers are nginx, clients are curl and cat; everything runs in network namespaces of its own (podlane-demo-PID-pod,
+    -node, -server in `ip netns`), nothing leaves this machine, and nothing stays behind.
     """
+    parts = [chosen for name, chosen in PARTS.items() if part in (_ALL, name)]
     with failing_clearly():
+        scale = _scale(parts, seconds)
         _check_output(output)
         _check_machine()
+        parts = _possible(parts)
         end_by_exception()
-        _run(output, seconds, plain=plain)
+        kept = [_play(each, scale, _plot_of(each, output), plain=plain) for each in parts]
+        if not all(kept):
+            raise ResultError("the lanes were not kept")
 
 
-def _run(output: Path, seconds: float, *, plain: bool) -> None:
+def _scale(parts: Sequence[Part], seconds: float | None) -> float:
+    """How much longer than written the stories are."""
+    written = sum(part.seconds for part in parts)
+    scale = 1.0 if seconds is None else seconds / written
+    if scale < _MIN_SCALE:
+        stop(
+            f"--seconds {seconds:g}: too short to measure in. Give at least {math.ceil(written * _MIN_SCALE)} "
+            "for what --part chooses, or choose one part.",
+            2,
+        )
+    return scale
+
+
+def _plot_of(part: Part, output: Path) -> Path:
+    return output if part is UPLOADS else output.with_stem(f"{output.stem}-{part.name}")
+
+
+def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
+    """Show one part; whether all that it shows was kept."""
     from podlane.demonstration import leftovers
     from podlane.demonstration.recording import judge
+    from podlane.demonstration.report import print_report
     from podlane.demonstration.scenario import make_scenario
     from podlane.demonstration.show import Show
     from podlane.demonstration.stage import open_stage
-    from podlane.demonstration.view import LiveView, PlainView, print_report
+    from podlane.demonstration.view import LiveView, PlainView
 
     out = console()
-    scenario = make_scenario(seconds)
+    scenario = make_scenario(part, scale)
     for name in leftovers.sweep():
         say(f"removed what a killed demo left behind ({name})")
-    say("setting up namespaces, nginx and the sidecar ...")
+    say(f"{part.name}: setting up namespaces, nginx and the sidecar ...")
     with open_stage(scenario) as stage:
         view: View = LiveView(out, scenario) if out.is_terminal and not plain else PlainView(out, scenario)
         try:
@@ -84,14 +121,13 @@ def _run(output: Path, seconds: float, *, plain: bool) -> None:
             view.close()
         say("waiting for the last bytes to arrive ...")
         protocols = stage.protocols()
-        uploads = stage.finish()
+        transfers = stage.finish()
         stage.stop_sidecar()
     end_by_exception()
     verdict = judge(recording)
-    print_report(out, recording, verdict, uploads, protocols)
+    print_report(out, recording, verdict, transfers, protocols)
     _draw(recording, output)
-    if verdict.problems or not all(upload.complete for upload in uploads):
-        raise ResultError("the lanes were not kept")
+    return not verdict.problems and all(transfer.complete for transfer in transfers)
 
 
 def _check_output(output: Path) -> None:
@@ -116,6 +152,19 @@ def _check_machine() -> None:
     require_programs()
     if not _can_draw():
         say("matplotlib is not installed, so there will be no plot. To have one: pip install 'podlane[demo]'")
+
+
+def _possible(parts: Sequence[Part]) -> list[Part]:
+    """The parts that this kernel has the pieces for; the others get a word. Raises :class:`DemoError` when none is."""
+    from podlane.demonstration.kernel import missing_for
+
+    missing = {part.name: why for part in parts if (why := missing_for(part))}
+    left = [part for part in parts if part.name not in missing]
+    if not left:
+        raise DemoError(" ".join(dict.fromkeys(missing.values())))
+    for name, why in missing.items():
+        say(f"the part {name} is left out. {why}")
+    return left
 
 
 def _can_draw() -> bool:

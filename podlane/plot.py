@@ -1,4 +1,4 @@
-"""Draws a recorded demo: all lanes together, then each lane against its limits. SVG and PNG by matplotlib.
+"""Draws a recorded part of the demo: for each way all lanes together, then each lane. SVG and PNG by matplotlib.
 
 Every panel has the same scale, so that a centimetre is the same bandwidth everywhere; panels are as high as their
 lane's limits need. Lines are labelled where they are: there is no legend to look things up in.
@@ -16,8 +16,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import Lane, Limits
-from podlane.demonstration.view import COLOURS
+from podlane.demonstration.scenario import Kind, Lane, Limits, Way
 
 _INK: Final = "#222222"
 _QUIET: Final = "#6b6b6b"
@@ -48,6 +47,16 @@ _STYLE: Final[Any] = {
     # The same recording gives the same file.
     "svg.hashsalt": "podlane",
 }
+_TOGETHER: Final = {
+    Way.SENT: "sent by the Pod: all lanes together",
+    Way.RECEIVED: "received by the Pod: all lanes together",
+}
+_KINDS: Final = {
+    Kind.UPLOAD: "",
+    Kind.ANSWER: "answers, by ",
+    Kind.DOWNLOAD: "download, by ",
+    Kind.REQUEST: "request on a kept connection, by ",
+}
 _CRITERIA: Final = {
     "sni": "TLS server name",
     "host": "HTTP/1.1 Host",
@@ -68,8 +77,10 @@ def draw(recording: Recording, paths: Sequence[Path]) -> None:
 
 def _figure(recording: Recording) -> Figure:
     scenario = recording.scenario
-    total = scenario.total.bits_per_second / 1e6
-    heights = [total + _HEADROOM_MBIT, *(_top(recording, lane) for lane in scenario.lanes)]
+    drawn: list[Way | Lane] = []
+    for way in scenario.totals:
+        drawn += [way, *scenario.on(way)]
+    heights = [_top(recording, what) for what in drawn]
     panels_inches = sum(heights) * _INCHES_PER_MBIT + _GAP_INCHES * (len(heights) - 1)
     height = panels_inches + _TOP_INCHES + _BOTTOM_INCHES
     figure = Figure(figsize=(_WIDTH_INCHES, height))
@@ -91,28 +102,35 @@ def _figure(recording: Recording) -> Figure:
     for axes in panels[:-1]:
         axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel("seconds", color=_QUIET, fontsize=8.5)
-    _draw_total(panels[0], recording)
-    for axes, lane in zip(panels[1:], scenario.lanes, strict=True):
-        _draw_lane(axes, recording, lane)
+    for axes, what in zip(panels, drawn, strict=True):
+        if isinstance(what, Way):
+            _draw_total(axes, recording, what)
+        else:
+            _draw_lane(axes, recording, what)
     _draw_events(panels, recording)
     _draw_heading(figure, height, recording)
     return figure
 
 
-def _top(recording: Recording, lane: Lane) -> float:
+def _top(recording: Recording, what: Way | Lane) -> float:
+    """Where a panel ends, in Mbit/s."""
     scenario = recording.scenario
-    highest = max(_mbit(limits[lane.name])[1] for limits in (scenario.before, scenario.after))
-    measured = max((rate / 1e6 for _, rate in recording.curve(lane.name, _CURVE_SECONDS)), default=0.0)
+    if isinstance(what, Way):
+        return scenario.totals[what].bits_per_second / 1e6 + _HEADROOM_MBIT
+    highest = max(_mbit(limits[what.name])[1] for limits in (scenario.before, scenario.after))
+    measured = max((rate / 1e6 for _, rate in recording.curve(what.name, _CURVE_SECONDS)), default=0.0)
     return max(highest, measured) + _HEADROOM_MBIT
 
 
 def _draw_heading(figure: Figure, height: float, recording: Recording) -> None:
     x = _LEFT_INCHES / _WIDTH_INCHES
     scenario = recording.scenario
+    totals = [total.human for total in scenario.totals.values()]
+    shared = totals[0] if len(totals) == 1 else f"{totals[0]} out and {totals[1]} in"
     figure.text(
         x,
         1 - 0.30 / height,
-        f"Five lanes to one server address, sharing {scenario.total.human}",
+        f"{scenario.part.title}, sharing {shared}",
         fontsize=14,
         fontweight="bold",
         color=_INK,
@@ -121,7 +139,7 @@ def _draw_heading(figure: Figure, height: float, recording: Recording) -> None:
     figure.text(
         x,
         1 - 0.57 / height,
-        "Uploads by unmodified curl and cat, in Mbit/s as the kernel counts them (half-second means). "
+        f"{scenario.part.subtitle}, in Mbit/s as the kernel counts them (half-second means). "
         "Every panel has the same scale.",
         fontsize=9,
         color=_QUIET,
@@ -129,17 +147,18 @@ def _draw_heading(figure: Figure, height: float, recording: Recording) -> None:
     )
 
 
-def _draw_total(axes: Any, recording: Recording) -> None:
-    lanes = recording.scenario.lanes
+def _draw_total(axes: Any, recording: Recording, way: Way) -> None:
+    lanes = recording.scenario.on(way)
     curves = [[rate / 1e6 for _, rate in recording.curve(lane.name, _CURVE_SECONDS)] for lane in lanes]
     times = [time for time, _ in recording.curve(lanes[0].name, _CURVE_SECONDS)]
-    axes.stackplot(times, *curves, colors=[COLOURS[lane.name] for lane in lanes], linewidth=0.4, edgecolor="white")
+    axes.stackplot(times, *curves, colors=[lane.colour for lane in lanes], linewidth=0.4, edgecolor="white")
     for index, lane in enumerate(lanes):
         _label_layer(axes, lane.name, times, curves, index)
-    total = recording.scenario.total.bits_per_second / 1e6
+    total = recording.scenario.totals[way].bits_per_second / 1e6
     axes.axhline(total, color=_INK, linewidth=1.1)
     _beside(axes, total, f"total {total:g}", _INK)
-    axes.set_title("all lanes together", loc="left", fontsize=9.5, color=_INK, fontweight="bold", pad=4)
+    title = "all lanes together" if len(recording.scenario.totals) == 1 else _TOGETHER[way]
+    axes.set_title(title, loc="left", fontsize=9.5, color=_INK, fontweight="bold", pad=4)
 
 
 def _label_layer(axes: Any, name: str, times: Sequence[float], curves: Sequence[Sequence[float]], index: int) -> None:
@@ -160,7 +179,7 @@ def plateau_middle(values: Sequence[float]) -> int | None:
 
 
 def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
-    colour = COLOURS[lane.name]
+    colour = lane.colour
     curve = list(recording.curve(lane.name, _CURVE_SECONDS))
     # From where it joins: a line along zero before that says nothing.
     first = next((index for index, (_, rate) in enumerate(curve) if rate > 0), len(curve))
@@ -170,7 +189,8 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
     axes.plot(times, rates, color=colour, linewidth=1.7, solid_joinstyle="round")
     scenario = recording.scenario
     (rate0, ceil0), (rate1, ceil1) = _mbit(scenario.before[lane.name]), _mbit(scenario.after[lane.name])
-    change = scenario.change_at if recording.changed_at is None else recording.changed_at
+    planned = scenario.seconds if scenario.change_at is None else scenario.change_at
+    change = planned if recording.changed_at is None else recording.changed_at
     steps = [0, change, scenario.seconds]
     axes.step(steps, [ceil0, ceil1, ceil1], where="post", color=_INK, linewidth=1.1)
     axes.step(steps, [rate0, rate1, rate1], where="post", color=_INK, linewidth=1.0, linestyle=(0, (4, 2.5)))
@@ -181,7 +201,7 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
             _inside(axes, change, before, f"{word} {before:g}")
     axes.set_title(lane.name, loc="left", fontsize=9.5, color=colour, fontweight="bold", pad=4)
     axes.annotate(
-        f"{_CRITERIA[lane.criterion]} {lane.value}",
+        f"{_KINDS[lane.kind]}{_CRITERIA[lane.criterion]} {lane.value}",
         (0, 1),
         (58, 4),
         xycoords="axes fraction",

@@ -30,6 +30,7 @@ from sidecar.dialling import NEVER_RELAYED
 from sidecar.first_bytes import FirstBytes
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.protocols.http1_requests import Http1Cutter
+from sidecar.protocols.http2_late import FirstRequestCutter, is_unnamed
 from sidecar.protocols.http2_requests import Http2Cutter
 from sidecar.protocols.requests import SWITCHED, Beyond, Cutter, Request
 from sidecar.routing.flow import Destination
@@ -143,6 +144,7 @@ class Connection:
             self._detected(detection)
         else:
             proxy.detecting.add(self)
+            self._wait_for_more()
 
     def on_events(self, events: int) -> None:
         """Events of the client, before there are directions."""
@@ -153,8 +155,19 @@ class Connection:
         elif events & READ_EVENTS:
             detection = self._read_first_bytes()
             if detection is not None:
-                self.proxy.detecting.discard(self)
                 self._detected(detection)
+            elif self.state is _DETECTING:
+                self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        """The client's next bytes are waited for; not as long if it may wait for us."""
+        if self.first.awaits_server:
+            self.proxy.greeted.add(self)
+
+    def _wait_no_more(self) -> None:
+        self.proxy.detecting.discard(self)
+        self.proxy.greeted.discard(self)
+        self.first.decided(self.proxy.shop)
 
     def on_turn(self) -> None:
         """Not used: detection works through what is there at once, it is bounded."""
@@ -172,7 +185,7 @@ class Connection:
             return None
 
     def _detected(self, detection: Detection) -> None:
-        self.first.decided(self.proxy.shop)
+        self._wait_no_more()
         self.detection = detection
         self.proxy.observer.detected(detection, self.proxy.now() - self.opened_at)
         self._dial()
@@ -260,7 +273,8 @@ class Connection:
         direction = proxy.shop.direction
         first = self.first
         if self._follows():
-            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, _CUTTERS[self.detection.protocol]())
+            cutter = _CUTTERS[self.detection.protocol]() if self._requests_may_differ() else FirstRequestCutter()
+            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, cutter)
         else:
             up = direction(proxy.shop, self, client, upstream)
         self.up = up
@@ -309,7 +323,10 @@ class Connection:
             self._linger()
 
     def _follows(self) -> bool:
-        """Whether each of its requests is looked at."""
+        """Whether its requests are looked at: each, or the first one that did not come in time."""
+        return self._requests_may_differ() or is_unnamed(self.detection)
+
+    def _requests_may_differ(self) -> bool:
         return self.detection.protocol in _CUTTERS and self.proxy.routing.requests_may_differ(
             self.original.destination, self.client_address
         )
@@ -331,7 +348,8 @@ class Connection:
         name = self._class_now()
         if name == self.class_name:
             return True
-        if before.protocol is Protocol.HTTP2 and not self.doubtful and not self._is_stricter(name):
+        settled = before.protocol is Protocol.HTTP2 and not is_unnamed(before)
+        if settled and not self.doubtful and not self._is_stricter(name):
             # Its streams share the socket: the connection belongs to the strictest of the requests that it has carried.
             self.detection = before
             return True
@@ -422,8 +440,7 @@ class Connection:
             self.proxy.connecting.discard(self)
             self.proxy.waiting.discard(self)
         elif self.state is _DETECTING:
-            self.proxy.detecting.discard(self)
-            self.first.decided(self.proxy.shop)
+            self._wait_no_more()
         self.state = next_state(self.state, event)
         self.outcome = outcome
         self._close(reset=True)

@@ -63,6 +63,11 @@ class FirstBytes:
                 return detection
         return None
 
+    @property
+    def awaits_server(self) -> bool:
+        """Whether the client may wait for a word of the server's before it says which host it wants."""
+        return self._detector is not None and self._detector.awaits_server
+
     def finish(self, reason: Reason) -> Detection:
         """No more bytes will come, or be waited for: what is known so far."""
         return (self._detector or Detector()).finish(reason)

@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 IDLE_SWEEPS: Final = 8
 """An idle timeout is noticed in steps of an eighth of it: no clock is read and nothing stamped when bytes move."""
+_GREETED_S: Final = 0.02
+"""A client that has greeted by HTTP/2 and asks for nothing may wait for the server; else its request is on its way."""
 
 
 class Proxy:
@@ -63,6 +65,7 @@ class Proxy:
         self.live: set[Connection] = set()
         self.detecting = timers.queue(detection_timeout, Connection.detection_timed_out)
         self.connect_timeout = connect_timeout
+        self.greeted = timers.queue(min(_GREETED_S, detection_timeout), Connection.detection_timed_out)
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)
         self.waiting = timers.queue(RETRY_S, Connection.dial_again)
         self.failures = DialFailures(timers.now)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from benchmarks.capture import PORT
 from benchmarks.errors import BenchmarkError, CandidateError
@@ -53,8 +53,8 @@ class Running:
 class Candidate(ABC):
     """One way to carry the Pod's connections."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
+    name: str
+    title: str
 
     @property
     def abilities(self) -> frozenset[Ability]:

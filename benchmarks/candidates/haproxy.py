@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import ClassVar, Final
 
 from benchmarks.candidates.base import ALL, Ability, Candidate, Running, said_version, serving
-from benchmarks.capture import PORT, marked_by_source, rules, source_addresses
+from benchmarks.capture import INBOUND_PORT, PORT, marked_by_source, rules, source_addresses
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import Stage
 from podlane.lab.tools import find_tool
@@ -112,6 +112,18 @@ def marking_configuration(policy: BenchPolicy, splicing: Sequence[str]) -> str:
     ]
     backend = "  default_backend original\nbackend original\n  server dst 0.0.0.0:0\n"
     return _common(splicing) + "".join(f"{line}\n" for line in marks) + _ACCEPT + backend
+
+
+def inbound_configuration(policy: BenchPolicy, splicing: Sequence[str]) -> str:
+    """What clients open, to the Pod's server on loopback and from the client's own address; answers get their mark."""
+    marks = [f"  tcp-request content set-mark {policy.mark():#x}"]
+    marks += [
+        f"  tcp-request content set-mark {policy.mark(c.name):#x} if {{ req.ssl_sni -i {c.host} }}"
+        for c in policy.classes
+    ]
+    listener = _common(splicing).replace(f"bind 127.0.0.1:{PORT}", f"bind 127.0.0.1:{INBOUND_PORT}")
+    backend = "  default_backend server\nbackend server\n  source 0.0.0.0 usesrc client\n  server app 127.0.0.1\n"
+    return listener + "".join(f"{line}\n" for line in marks) + _ACCEPT + backend
 
 
 def binding_configuration(policy: BenchPolicy, addresses: Mapping[str | None, str], splicing: Sequence[str]) -> str:

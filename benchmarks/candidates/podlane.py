@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version as installed_version
-from typing import ClassVar, Final
+from typing import Any, Final
+
+import yaml
 
 from benchmarks.candidates.base import Ability, Candidate, Running, stop
 from benchmarks.errors import CandidateError
@@ -30,9 +32,16 @@ class PodlaneRelay(Candidate):
 
     name = "podlane-relay"
     title = "Podlane relay"
-    options: ClassVar[tuple[str, ...]] = ()
-    policy_keys: ClassVar[str] = ""
-    """Lines that are added to the policy."""
+    options: tuple[str, ...] = ()
+    """Of the command line; ``{folder}`` stands for the stage's."""
+
+    def document(self, policy: BenchPolicy) -> dict[str, Any]:
+        """The policy that it runs with."""
+        return policy.document()
+
+    def pinned(self, stage: Stage) -> list[str]:
+        """What puts it on its CPU."""
+        return stage.pinned(stage.placement.proxy)
 
     def missing(self) -> str | None:
         return None
@@ -43,14 +52,15 @@ class PodlaneRelay(Candidate):
     @contextmanager
     def running(self, stage: Stage, policy: BenchPolicy) -> Iterator[Running]:
         path = stage.folder / f"{self.name}.yaml"
-        path.write_text(policy.text() + self.policy_keys)
+        path.write_text(yaml.safe_dump(self.document(policy), sort_keys=False))
         (stage.folder / f"{self.name}.log").unlink(missing_ok=True)
         ready, theirs = os.pipe()
         with stage.log(self.name) as stream:
             process = stage.pod.popen(
                 [
-                    *(*stage.pinned(stage.placement.proxy), *_SIDECAR, "--policy", str(path)),
-                    *("--ready-fd", str(theirs), "--grace", "0s", *self.options),
+                    *(*self.pinned(stage), *_SIDECAR, "--policy", str(path)),
+                    *("--ready-fd", str(theirs), "--grace", "0s"),
+                    *(option.format(folder=stage.folder) for option in self.options),
                 ],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, pass_fds=[theirs], process_group=0,
             )  # fmt: skip
@@ -75,7 +85,9 @@ class PodlaneFollow(PodlaneRelay):
 
     name = "podlane-follow"
     title = "Podlane relay, every request"
-    policy_keys: ClassVar = "requests: follow\n"
+
+    def document(self, policy: BenchPolicy) -> dict[str, Any]:
+        return {**policy.document(), "requests": "follow"}
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -87,7 +99,7 @@ class PodlaneStepAside(PodlaneRelay):
 
     name = "podlane-step-aside"
     title = "Podlane step aside"
-    options: ClassVar = ("--datapath", "step-aside")
+    options = ("--datapath", "step-aside")
 
     def missing(self) -> str | None:
         return None if "--datapath" in _options() else "This version of podlane has no --datapath step-aside"

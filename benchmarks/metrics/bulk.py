@@ -5,7 +5,8 @@ from __future__ import annotations
 from benchmarks import tools
 from benchmarks.candidates.base import Ability
 from benchmarks.errors import MeasurementError
-from benchmarks.metrics.base import BUSY_PER_GIB, CPU_PER_GIB, GIB, Bench, Better, Figure, Metric, Outcome
+from benchmarks.metrics.base import BUSY_PER_GIB, CPU_PER_GIB, GIB, WIDE, Bench, Better, Figure, Metric, Outcome
+from benchmarks.policies import BenchPolicy
 
 
 def _measure(bench: Bench, *, streams: int, down: bool) -> Outcome:
@@ -20,12 +21,13 @@ def _measure(bench: Bench, *, streams: int, down: bool) -> Outcome:
     return Outcome({"gbit_s": bulk.gbit_s, "cpu_per_gib": cost.cpu / gib, "busy_per_gib": cost.busy / gib})
 
 
-def _metric(streams: int, *, down: bool) -> Metric:
+def bulk(streams: int, *, down: bool, group: str = "bulk", prefix: str = "", policy: BenchPolicy = WIDE) -> Metric:
+    """Bulk transfer of so many streams, to the client (``down``) or from it."""
     way = "down" if down else "up"
     title = f"bulk {way}, {streams} stream{'s' if streams > 1 else ''}"
     return Metric(
-        f"bulk-{way}-{streams}",
-        "bulk",
+        f"{prefix}bulk-{way}-{streams}",
+        group,
         title,
         lambda bench: _measure(bench, streams=streams, down=down),
         {
@@ -34,7 +36,8 @@ def _metric(streams: int, *, down: bool) -> Metric:
             "busy_per_gib": BUSY_PER_GIB,
         },
         needs=frozenset({Ability.TCP}),
+        policy=policy,
     )
 
 
-METRICS = tuple(_metric(streams, down=down) for down in (False, True) for streams in (1, 8))
+METRICS = tuple(bulk(streams, down=down) for down in (False, True) for streams in (1, 8))

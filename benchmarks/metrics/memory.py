@@ -24,7 +24,7 @@ def _measure(bench: Bench, connections: int) -> Outcome:
     empty = resident_mib(bench.running.pids())
     host = bench.policy.target.host
     argv = stage.worker("idle", stage.address, str(HTTP_PORT), host, PAGE, str(connections))
-    process = stage.pod.popen(stage.client(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+    process = stage.asking.popen(stage.client(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

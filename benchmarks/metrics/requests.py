@@ -90,10 +90,12 @@ def _metric(
     return Metric(name, group, title, measure, figures, frozenset(needs), policy)
 
 
-def keep_alive(connections: int, group: str = "keepalive", policy: BenchPolicy = WIDE, suffix: str = "") -> Metric:
+def keep_alive(
+    connections: int, group: str = "keepalive", policy: BenchPolicy = WIDE, suffix: str = "", name: str = ""
+) -> Metric:
     """Kept-alive HTTP/1 requests over so many connections."""
     title = f"keep-alive requests, {connections:,} connection{'s' if connections > 1 else ''}{suffix}"
-    name = f"{group}-{connections}" if not suffix else f"{group}-keepalive-{len(policy.classes)}"
+    name = name or (f"{group}-{connections}" if not suffix else f"{group}-keepalive-{len(policy.classes)}")
     return _metric(
         name,
         group,
@@ -106,10 +108,12 @@ def keep_alive(connections: int, group: str = "keepalive", policy: BenchPolicy =
     )
 
 
-def new_connections(policy: BenchPolicy = WIDE, group: str = "connections", suffix: str = "") -> Metric:
+def new_connections(
+    policy: BenchPolicy = WIDE, group: str = "connections", suffix: str = "", name: str = "conn"
+) -> Metric:
     """A connection per request, at full rate."""
     return _metric(
-        "conn" if not suffix else f"{group}-conn-{len(policy.classes)}",
+        name if not suffix else f"{group}-conn-{len(policy.classes)}",
         group,
         f"new connections{suffix}",
         "connections/s",

@@ -55,7 +55,7 @@ def _saturated(bench: Bench, lane: BenchClass, mbit: int, streams: int) -> Itera
     argv = stage.worker("sender", stage.address, str(lane.port), lane.host, str(streams))
     with _arrived(stage, lane.port) as counter:
         before = _bytes_so_far(counter)
-        process = stage.pod.popen(stage.client(argv), stdout=subprocess.PIPE, process_group=0)
+        process = stage.asking.popen(stage.client(argv), stdout=subprocess.PIPE, process_group=0)
         try:
             settled = before + mbit * 1e6 / 8 * _SETTLED_AFTER * PAYLOAD_SHARE
             try:

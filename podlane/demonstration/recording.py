@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from podlane.demonstration.scenario import Limits, Scenario, Span
+from podlane.demonstration.scenario import Limits, Scenario, Span, Way
 from tc_core.units import Rate
 
 SAMPLE_SECONDS: Final = 0.25
@@ -96,47 +96,65 @@ class Measured:
     def guarantee_kept(self) -> bool:
         return self.rate.bits_per_second >= self.limits.rate.bits_per_second * GUARANTEE_TOLERANCE
 
+    @property
+    def good(self) -> bool:
+        return self.within_ceil and self.guarantee_kept
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Everything that was measured, phase by phase, and what is wrong with it (nothing: ``problems`` is empty)."""
+    """Everything that was measured, phase by phase, and what is wrong with it (nothing: ``problems`` is empty).
+
+    ``used``: in a phase, how much of what was possible on a way the lanes together had, from 0 to 1.
+    """
 
     measured: tuple[Measured, ...]
-    used: tuple[tuple[Span, float], ...]
+    used: tuple[tuple[Span, Way, float], ...]
     problems: tuple[str, ...]
 
     def of(self, span: Span, lane: str) -> Measured | None:
         """The measurement of a lane in a phase, if the lane was active then."""
         return next((m for m in self.measured if m.span is span and m.lane == lane), None)
 
+    def all_of(self, lane: str) -> tuple[Measured, ...]:
+        """The measurements of a lane in all phases in which it was active."""
+        return tuple(m for m in self.measured if m.lane == lane)
+
+    def share(self, span: Span, way: Way) -> float | None:
+        """How much was used on a way in a phase; None when no lane was active there."""
+        return next((share for found, its_way, share in self.used if found is span and its_way is way), None)
+
 
 def judge(recording: Recording) -> Verdict:
     """Measure every phase and hold it against the limits."""
     scenario = recording.scenario
     measured: list[Measured] = []
-    used: list[tuple[Span, float]] = []
+    used: list[tuple[Span, Way, float]] = []
     problems: list[str] = []
     for span in scenario.spans:
         limits = span.limits(scenario)
-        together = 0
-        for lane in (lane.name for lane in scenario.lanes if lane.name in span.active):
-            rate = recording.rate(lane, span.steady, span.end)
-            if rate is None:
-                problems.append(f"{lane}: nothing was measured in the phase “{span.phase.name}”.")
+        for way, total in scenario.totals.items():
+            lanes = [lane.name for lane in scenario.on(way) if lane.name in span.active]
+            if not lanes:
                 continue
-            found = Measured(span, lane, Rate(round(rate)), limits[lane])
-            measured.append(found)
-            together += found.rate.bits_per_second
-            problems += _problems(found)
-        possible = min(scenario.total.bits_per_second, sum(limits[lane].ceil.bits_per_second for lane in span.active))
-        share = together / possible
-        used.append((span, share))
-        if share < USE_TOLERANCE:
-            problems.append(
-                f"Only {share:.0%} of {Rate(possible).human} was used in the phase “{span.phase.name}”, "
-                "although the lanes wanted more. Something else may be taking this machine's time; try again."
-            )
-    if recording.changed_at is None:
+            found = []
+            for lane in lanes:
+                rate = recording.rate(lane, span.steady, span.end)
+                if rate is None:
+                    problems.append(f"{lane}: nothing was measured in the phase “{span.phase.name}”.")
+                else:
+                    found.append(Measured(span, lane, Rate(round(rate)), limits[lane]))
+            measured += found
+            problems += (problem for each in found for problem in _problems(each))
+            possible = min(total.bits_per_second, sum(limits[lane].ceil.bits_per_second for lane in lanes))
+            share = sum(each.rate.bits_per_second for each in found) / possible
+            used.append((span, way, share))
+            if share < USE_TOLERANCE:
+                problems.append(
+                    f"Only {share:.0%} of {Rate(possible).human} was used in the phase “{span.phase.name}”, "
+                    "although the lanes wanted more. Something else may be taking this machine's time; try again."
+                )
+    if scenario.change_at is not None and recording.changed_at is None:
         problems.append("The change of limits never came into force.")
     return Verdict(tuple(measured), tuple(used), tuple(problems))
 

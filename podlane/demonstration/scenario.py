@@ -1,11 +1,11 @@
-"""The demo's story as data: five lanes to one server address, and what happens when. Pure.
+"""The demo's story as data: what a lane, a phase and a part of the demo are, put on the clock. Pure.
 
-Lanes join one after another, most patient first, so that each phase shows one thing: borrowing up to the ceil, the
-priority order, guarantees when everybody wants everything, a change of limits, and bandwidth handed on.
+The stories themselves are in :mod:`podlane.demonstration.parts`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
@@ -19,11 +19,11 @@ TLS_PORT: Final = 443
 HTTP_PORT: Final = 80
 HTTP2_PORT: Final = 8080
 RAW_PORT: Final = 8730
-TLS_NAMES: Final = ("api.shop.test", "*.video.test")
+TLS_NAMES: Final = ("api.shop.test", "*.video.test", "data.lab.test")
 """What the certificate is good for; .test never exists outside (RFC 6761)."""
 
 MIN_SECONDS: Final = 10.0
-"""Shorter phases leave less than a second to measure in."""
+"""For the first part. Shorter phases leave less than a second to measure in."""
 MAX_SECONDS: Final = 600.0
 _SETTLE_SECONDS: Final = 1.5
 """TCP connects, is detected and fills its class well within this; longer than one sliding window of the rates."""
@@ -32,52 +32,56 @@ _SETTLE_SHARE: Final = 0.4
 
 
 class Client(Enum):
-    """The program that uploads in a lane."""
+    """The program that transfers in a lane."""
 
     CURL = "curl"
     CAT = "cat"
 
 
+class Way(Enum):
+    """Which way through the Pod's interface, and so which total is shared."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+class Kind(Enum):
+    """Who opened the connection of a lane, and where its bytes go."""
+
+    UPLOAD = "upload"
+    """Opened by the Pod, sent by the Pod."""
+    ANSWER = "answer"
+    """Opened by a client outside, sent by the Pod's server."""
+    DOWNLOAD = "download"
+    """Opened by the Pod, sent to the Pod."""
+    REQUEST = "request"
+    """An upload that shares one connection with other uploads, one after another."""
+
+    @property
+    def way(self) -> Way:
+        return Way.RECEIVED if self is Kind.DOWNLOAD else Way.SENT
+
+    @property
+    def uploads(self) -> bool:
+        """Whether the program of the lane is the one that sends."""
+        return self in (Kind.UPLOAD, Kind.REQUEST)
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One lane: the class's name, how it is recognised, and the arguments of the program that uploads in it."""
+    """One lane: the class's name, how it is recognised, and the arguments of the program that transfers in it.
+
+    ``colour`` is that of the table and the plot.
+    """
 
     name: str
     criterion: str
     value: str
     client: Client
+    colour: str
     arguments: tuple[str, ...] = ()
     resolve: tuple[str, int] | None = None
-
-
-LANES: Final = (
-    Lane(
-        "api",
-        "sni",
-        "api.shop.test",
-        Client.CURL,
-        ("--http2", "https://api.shop.test/orders"),
-        ("api.shop.test", TLS_PORT),
-    ),
-    Lane(
-        "video",
-        "sni",
-        "*.video.test",
-        Client.CURL,
-        ("--http1.1", "https://eu.video.test/upload"),
-        ("eu.video.test", TLS_PORT),
-    ),
-    Lane("web", "host", "www.shop.test", Client.CURL, ("--header", "Host: www.shop.test", "http://{server}/form")),
-    Lane(
-        "events",
-        ":authority",
-        "events.shop.test",
-        Client.CURL,
-        ("--http2-prior-knowledge", f"http://events.shop.test:{HTTP2_PORT}/stream"),
-        ("events.shop.test", HTTP2_PORT),
-    ),
-    Lane("backup", "port", str(RAW_PORT), Client.CAT),
-)
+    kind: Kind = Kind.UPLOAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +109,28 @@ class Phase:
         return f"{self.name}: {self.shows}"
 
 
-_STORY: Final = (
-    Phase("backup alone", "it borrows up to its ceil", 4, join="backup"),
-    Phase("video joins", "it is lent to first, backup gets what is left", 4.5, join="video"),
-    Phase("web joins", "both are lent to in proportion to their guarantees", 4, join="web"),
-    Phase("events joins", "it goes before video and web", 4, join="events"),
-    Phase("api joins", "everybody wants everything, and gets what is guaranteed", 6.5, join="api"),
-    Phase("limits change", "api is cut, video is promised more; no connection breaks", 7, change_limits=True),
-    Phase("video ends", "the others borrow what it leaves", 6, end="video"),
-)
-DEFAULT_SECONDS: Final = sum(phase.seconds for phase in _STORY)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the demo: a stage of its own, with a policy, lanes and a story.
+
+    ``policies`` are the files of the policy at the start and, where the story changes the limits, of that afterwards.
+    """
+
+    name: str
+    title: str
+    subtitle: str
+    policies: tuple[str, ...]
+    lanes: tuple[Lane, ...]
+    story: tuple[Phase, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long traffic runs in it."""
+        return sum(phase.seconds for phase in self.story)
+
+    def policy_text(self, *, changed: bool = False) -> str:
+        """The policy file, before or after the change of limits."""
+        return files(__package__).joinpath(self.policies[-1 if changed else 0]).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,51 +144,62 @@ class Span:
     active: frozenset[str]
     changed: bool
 
-    def limits(self, scenario: Scenario) -> dict[str, Limits]:
+    def limits(self, scenario: Scenario) -> Mapping[str, Limits]:
         """The limits in force during this phase."""
         return scenario.after if self.changed else scenario.before
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything that is known before the demo starts."""
+    """Everything that is known of a part before it starts. ``totals`` has the ways on which there are lanes."""
 
-    total: Rate
-    lanes: tuple[Lane, ...]
-    before: dict[str, Limits]
-    after: dict[str, Limits]
+    part: Part
+    totals: Mapping[Way, Rate]
+    before: Mapping[str, Limits]
+    after: Mapping[str, Limits]
     spans: tuple[Span, ...]
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return self.part.lanes
 
     @property
     def seconds(self) -> float:
         return self.spans[-1].end
 
     @property
-    def change_at(self) -> float:
-        """When the limits change."""
-        return next(span.start for span in self.spans if span.changed)
+    def change_at(self) -> float | None:
+        """When the limits change; None when they do not."""
+        return next((span.start for span in self.spans if span.changed), None)
+
+    def lane(self, name: str) -> Lane:
+        """The lane of that name; StopIteration when there is none."""
+        return next(lane for lane in self.lanes if lane.name == name)
+
+    def on(self, way: Way) -> tuple[Lane, ...]:
+        """The lanes that share the total of a way."""
+        return tuple(lane for lane in self.lanes if lane.kind.way is way)
 
 
-def policy_text(*, changed: bool) -> str:
-    """The demo's policy file, before or after the change of limits."""
-    name = "policy-changed.yaml" if changed else "policy.yaml"
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def make_scenario(part: Part, scale: float = 1.0) -> Scenario:
+    """The part's story, every phase ``scale`` times as long as it is written."""
+    policies = [parse_policy(part.policy_text(changed=changed)) for changed in (False, True)]
+    before, after = (_limits(part, policy) for policy in policies)
+    sent, received = policies[0].total, policies[0].ingress
+    totals = {Way.SENT: sent, **({Way.RECEIVED: received.total} if received else {})}
+    return Scenario(part, totals, before, after, _spans(part.story, scale))
 
 
-def make_scenario(seconds: float = DEFAULT_SECONDS) -> Scenario:
-    """The story stretched or shortened to ``seconds``."""
-    policies = [parse_policy(policy_text(changed=changed)) for changed in (False, True)]
-    before, after = (_limits(policy) for policy in policies)
-    return Scenario(policies[0].total, LANES, before, after, _spans(seconds / DEFAULT_SECONDS))
+def _limits(part: Part, policy: TrafficPolicy) -> dict[str, Limits]:
+    received = policy.received()
+    resolved = {Way.SENT: policy.resolved(), Way.RECEIVED: received.resolved() if received else ()}
+    found = {(way, c.name): Limits(c.rate, c.ceil) for way, classes in resolved.items() for c in classes}
+    return {lane.name: found[lane.kind.way, lane.name] for lane in part.lanes}
 
 
-def _limits(policy: TrafficPolicy) -> dict[str, Limits]:
-    return {c.name: Limits(c.rate, c.ceil) for c in policy.resolved()}
-
-
-def _spans(scale: float) -> tuple[Span, ...]:
+def _spans(story: tuple[Phase, ...], scale: float) -> tuple[Span, ...]:
     spans, start, active, changed = [], 0.0, frozenset[str](), False
-    for phase in _STORY:
+    for phase in story:
         length = phase.seconds * scale
         active = (active | ({phase.join} if phase.join else set())) - ({phase.end} if phase.end else set())
         changed = changed or phase.change_limits

@@ -1,7 +1,8 @@
-"""The servers of the demo: a real nginx with TLS, HTTP/1.1 and HTTP/2 on one address, and a sink behind and beside it.
+"""The servers of the demo: a real nginx with TLS, HTTP/1.1 and HTTP/2 on one address, and behind and beside it a peer.
 
-nginx passes request bodies on as they come (``proxy_request_buffering off``), so an upload runs at the speed of its
-lane and never touches the disk.
+nginx passes bodies on as they come, both ways (``proxy_request_buffering off``, ``proxy_buffering off``), so a transfer
+runs at the speed of its lane and never touches the disk. The peer (:mod:`podlane.demonstration.peer`) takes what is
+uploaded, gives what is downloaded, and counts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -30,23 +31,39 @@ _PROBE_SECONDS: Final = 0.02
 
 @dataclass
 class Servers:
-    """nginx and the sink, running in the server's namespace."""
+    """nginx and its peer, running in one namespace."""
 
     nginx: subprocess.Popen[Any]
-    sink: subprocess.Popen[Any]
+    peer: subprocess.Popen[Any]
     log: Path
+    _counts: dict[str, int] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise :class:`DemoError` when one of them is gone."""
-        for name, process in (("nginx", self.nginx), ("The upload sink", self.sink)):
+        for name, process in (("nginx", self.nginx), ("The peer of the transfers", self.peer)):
             if process.poll() is not None:
                 raise DemoError(f"{name} ended with {process.returncode}.{last_words(self.log)}")
 
-    def raw_upload(self, patience: float) -> int | None:
-        """How many bytes the raw upload brought, once it has ended; None when it does not within ``patience`` s."""
-        assert self.sink.stdout is not None
-        line = _line(self.sink.stdout, patience)
-        return int(json.loads(line)["received"]) if line else None
+    def end_download(self, name: str) -> None:
+        """Let the download of that name finish."""
+        assert self.peer.stdin is not None
+        try:
+            self.peer.stdin.write(f"{name}\n".encode())
+        except BrokenPipeError:
+            self.check()
+            raise DemoError(f"The peer of the transfers does not listen any more.{last_words(self.log)}") from None
+
+    def counted(self, name: str, patience: float) -> int | None:
+        """How many bytes a transfer had at the peer, once it has ended; None when it does not within ``patience`` s."""
+        assert self.peer.stdout is not None
+        deadline = time.monotonic() + patience
+        while name not in self._counts:
+            line = _line(self.peer.stdout, max(0.0, deadline - time.monotonic()))
+            if not line:
+                return None
+            said = json.loads(line)
+            self._counts[said["name"]] = int(said["bytes"])
+        return self._counts[name]
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -64,6 +81,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 def nginx_config(folder: Path, address: str, certificate: Path, key: Path) -> str:
     """nginx's configuration: everything it writes goes to ``folder``, every port is on ``address``."""
+    pass_on = "proxy_pass http://peer; proxy_http_version 1.1; proxy_request_buffering off; proxy_buffering off;"
     temporary = "\n".join(
         f"    {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -81,32 +99,37 @@ http {{
 {temporary}
     ssl_certificate {certificate};
     ssl_certificate_key {key};
-    upstream sink {{ server unix:{folder}/sink.sock; }}
+    upstream peer {{ server unix:{folder}/peer.sock; }}
     server {{
         listen {address}:{TLS_PORT} ssl http2;
         listen {address}:{HTTP_PORT};
-        location / {{ proxy_pass http://sink; proxy_http_version 1.1; proxy_request_buffering off; }}
+        location / {{ {pass_on} }}
     }}
     server {{
         listen {address}:{HTTP2_PORT} http2;
-        location / {{ proxy_pass http://sink; proxy_http_version 1.1; proxy_request_buffering off; }}
+        location / {{ {pass_on} }}
     }}
 }}
 """
 
 
 def start_servers(host: Host, folder: Path, address: str, certificate: Path, key: Path) -> Servers:
-    """Start them on ``host`` and wait until every port answers. Raises :class:`DemoError`."""
+    """Start them on ``host``, with ``folder`` for what they write, and wait until every port answers.
+
+    Raises :class:`DemoError`.
+    """
     log = folder / "servers.log"
     config = folder / "nginx.conf"
     config.write_text(nginx_config(folder, address, certificate, key))
     with log.open("ab") as stream:
-        command = [sys.executable, "-P", "-m", "podlane.demonstration.sink"]
-        sink = host.popen(
-            guarded([*command, f"{folder}/sink.sock", address, str(RAW_PORT)]),
-            stdin=subprocess.DEVNULL,
+        command = [sys.executable, "-P", "-m", "podlane.demonstration.peer"]
+        peer = host.popen(
+            guarded([*command, f"{folder}/peer.sock", address, str(RAW_PORT)]),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stream,
+            # Unbuffered: select(2) must see every line that has not been read yet.
+            bufsize=0,
             start_new_session=True,
         )
         nginx = host.popen(
@@ -116,18 +139,18 @@ def start_servers(host: Host, folder: Path, address: str, certificate: Path, key
             stderr=stream,
             start_new_session=True,
         )
-    servers = Servers(nginx, sink, log)
-    assert sink.stdout is not None
-    if _line(sink.stdout, _START_PATIENCE) != "ready":
+    servers = Servers(nginx, peer, log)
+    assert peer.stdout is not None
+    if _line(peer.stdout, _START_PATIENCE) != "ready":
         servers.check()
-        raise DemoError(f"The upload sink did not get ready within {_START_PATIENCE:g} s.{last_words(log)}")
+        raise DemoError(f"The peer of the transfers is not ready within {_START_PATIENCE:g} s.{last_words(log)}")
     for port in (TLS_PORT, HTTP_PORT, HTTP2_PORT):
         _wait_for_port(host, address, port, servers)
     return servers
 
 
 def _line(stream: IO[bytes], patience: float) -> str | None:
-    # The sink writes whole lines; once something is there, a line is.
+    # The peer writes whole lines; once something is there, a line is.
     readable, _, _ = select.select([stream], [], [], patience)
     return stream.readline().decode().strip() if readable else None
 

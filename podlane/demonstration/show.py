@@ -1,15 +1,21 @@
-"""Plays the story on the stage: starts and ends uploads on time, reads the counters, keeps the view up to date."""
+"""Plays the story on the stage: starts and ends transfers on time, reads the counters, keeps the view up to date."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final
 
 from podlane.demonstration.recording import SAMPLE_SECONDS, Recording
-from podlane.demonstration.scenario import Lane, Scenario, Span
+from podlane.demonstration.scenario import Span
 from podlane.demonstration.stage import Stage
 from podlane.demonstration.view import View
+
+_EXACT_SECONDS: Final = 0.005
+"""A reading that took longer was interrupted by other work of the machine, and is made again."""
+_MOST_READINGS: Final = 5
 
 
 @dataclass
@@ -42,7 +48,7 @@ class Show:
     def _begin(self, span: Span) -> None:
         phase = span.phase
         if phase.join is not None:
-            self.stage.start_lane(_lane(self.stage.scenario, phase.join))
+            self.stage.start_lane(self.stage.scenario.lane(phase.join))
         if phase.end is not None:
             self.stage.end_lane(phase.end)
         if phase.change_limits:
@@ -60,11 +66,14 @@ class Show:
         time.sleep(max(0.0, due - now))
 
     def _sample(self) -> None:
-        before = self._now()
-        sent = self.stage.sent()
-        # The kernel was asked somewhere between the two; the error is at most half of a millisecond-long call.
-        self.recording.add((before + self._now()) / 2, sent)
-
-
-def _lane(scenario: Scenario, name: str) -> Lane:
-    return next(lane for lane in scenario.lanes if lane.name == name)
+        readings = []
+        for _ in range(_MOST_READINGS):
+            before = self._now()
+            sent = self.stage.sent()
+            after = self._now()
+            readings.append((after - before, (before + after) / 2, sent))
+            if after - before <= _EXACT_SECONDS:
+                break
+        # The kernel was asked somewhere between the two: the shorter that is, the better is the time known.
+        _, time_of_it, sent = min(readings, key=itemgetter(0))
+        self.recording.add(time_of_it, sent)

@@ -1,7 +1,8 @@
-"""The demo's stage: a Pod, a node and a server in namespaces, servers, the sidecar, and clients that come and go.
+"""The stage of a part: a Pod, a node and a host outside in namespaces, servers, the sidecar, clients that come and go.
 
 Everything is made in one ``with`` block and gone at its end. What is measured is read straight from the kernel's class
-counters on the Pod's interface, not from the sidecar's own statistics: the one who is judged does not keep the score.
+counters on the Pod's interface (and, of what arrives, on its ifb), not from the sidecar's own statistics: the one who
+is judged does not keep the score.
 """
 
 from __future__ import annotations
@@ -19,21 +20,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from podlane.demonstration.clients import Upload, Uploader
+from podlane.demonstration.clients import Downloader, Running, Transfer, Uploader
+from podlane.demonstration.conversation import Conversation, Request
+from podlane.demonstration.kernel import INTERFACE
 from podlane.demonstration.leftovers import PREFIX, own_folder
 from podlane.demonstration.programs import guarded, last_words
-from podlane.demonstration.scenario import Client, Lane, Scenario, policy_text
+from podlane.demonstration.scenario import Kind, Lane, Part, Scenario, Way
 from podlane.demonstration.servers import Servers, make_certificate, start_servers
 from podlane.errors import DemoError
-from podlane.lab import Lab, PodNodeServer, pod_node_server
+from podlane.lab import Host, Lab, PodNodeServer, pod_node_server
 from podlane.runner.proxy import sidecar_command
 from tc_core.compile import leaf_handle
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
 from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
+from tc_core.packet_lanes import ifb_name
+from tc_core.policy_file import parse_policy
 
-INTERFACE: Final = "eth0"
+_DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
+"""Where the classes of what goes that way are."""
+_EVERY_ADDRESS: Final = "0.0.0.0"
+"""The Pod's programs listen on it, as programs do: the proxy reaches them at their loopback address."""
 _ADMIN_PORT: Final = 15109
 _READY_PATIENCE: Final = 60.0
 """Seconds until the sidecar has everything in force; imports and the look at the kernel are the slow parts."""
@@ -41,7 +49,7 @@ _STOP_PATIENCE: Final = 15.0
 _CHANGE_PATIENCE: Final = 5.0
 """Seconds until changed limits must be in force; the change itself takes milliseconds."""
 _FINISH_PATIENCE: Final = 20.0
-"""Seconds for what is on its way when the uploads end: under a megabyte each, the slowest lane at 5 Mbit/s or more."""
+"""Seconds for what is on its way when the transfers end: under a megabyte each, at 5 Mbit/s or more."""
 _POLL_SECONDS: Final = 0.02
 
 SYSCTLS: Final = {
@@ -61,24 +69,41 @@ class Stage:
     folder: Path
     hosts: PodNodeServer
     servers: Servers
+    pod_servers: Servers
     certificate: Path
     sidecar: subprocess.Popen[Any]
     kernel: Kernel
     handles: Mapping[str, Handle]
-    uploads: dict[str, Uploader] = field(default_factory=dict)
+    transfers: dict[str, Running] = field(default_factory=dict)
+    _conversation: Conversation | None = None
 
     def start_lane(self, lane: Lane) -> None:
-        """Start the lane's upload."""
-        server = self.hosts.server_ipv4
-        self.uploads[lane.name] = Uploader(lane, self.hosts.pod, server, self.certificate, self.folder)
+        """Start the lane's transfer."""
+        self.transfers[lane.name] = self._start(lane)
+
+    def _start(self, lane: Lane) -> Running:
+        pod, outside = self.hosts.pod, self.hosts.server
+        common = (self.certificate, self.folder)
+        match lane.kind:
+            case Kind.UPLOAD:
+                return Uploader(lane, pod, self.servers, self.hosts.server_ipv4, *common)
+            case Kind.DOWNLOAD:
+                return Downloader(lane, pod, self.servers, self.hosts.server_ipv4, *common)
+            case Kind.ANSWER:
+                return Downloader(lane, outside, self.pod_servers, str(self.hosts.pod_link.a.ipv4), *common)
+            case Kind.REQUEST:
+                if self._conversation is None:
+                    requests = [each for each in self.scenario.lanes if each.kind is Kind.REQUEST]
+                    self._conversation = Conversation(requests, pod, self.hosts.server_ipv4, *common)
+                return Request(lane, self._conversation)
 
     def end_lane(self, name: str) -> None:
-        """Let the lane's upload finish."""
-        self.uploads[name].end()
+        """Let the lane's transfer finish."""
+        self.transfers[name].end()
 
     def change_limits(self) -> None:
         """Put the second policy in force, as an operator would: rewrite the file and send SIGHUP. Raises DemoError."""
-        _write_policy(self.folder, changed=True)
+        _write_policy(self.folder, self.scenario.part, changed=True)
         self.sidecar.send_signal(signal.SIGHUP)
         wanted = {
             name: (limits.rate.bits_per_second, limits.ceil.bits_per_second)
@@ -95,9 +120,9 @@ class Stage:
             time.sleep(_POLL_SECONDS)
 
     def sent(self) -> dict[str, int]:
-        """Bytes that each lane's class has sent so far, from the kernel."""
-        counters = self.kernel.counters(INTERFACE)
-        return {name: counters[handle].bytes for name, handle in self.handles.items()}
+        """Bytes that each lane's class has let through so far, from the kernel."""
+        counters = {way: self.kernel.counters(_DEVICES[way]) for way in self.scenario.totals}
+        return {lane.name: counters[lane.kind.way][self.handles[lane.name]].bytes for lane in self.scenario.lanes}
 
     def protocols(self) -> dict[str, tuple[str, ...]]:
         """What the proxy recognised each lane's connections as; empty for what never went through it."""
@@ -107,22 +132,17 @@ class Stage:
         """Raise :class:`DemoError` when something has ended that should still run."""
         if self.sidecar.poll() is not None:
             raise DemoError(f"The sidecar ended with {self.sidecar.returncode}.{last_words(_sidecar_log(self.folder))}")
-        self.servers.check()
-        for upload in self.uploads.values():
-            upload.check()
+        for servers in (self.servers, self.pod_servers):
+            servers.check()
+        for transfer in self.transfers.values():
+            transfer.check()
 
-    def finish(self) -> list[Upload]:
-        """End all uploads and wait until each has arrived; gives what became of them, in the order of the lanes."""
-        for upload in self.uploads.values():
-            upload.end()
-        results = []
-        for lane in self.scenario.lanes:
-            if lane.name in self.uploads:
-                result = self.uploads[lane.name].result(_FINISH_PATIENCE)
-                if lane.client is Client.CAT and result.problem is None:
-                    result = Upload(lane.name, result.sent, self.servers.raw_upload(_FINISH_PATIENCE))
-                results.append(result)
-        return results
+    def finish(self) -> list[Transfer]:
+        """End all transfers and wait until each has arrived; gives what became of them, in the order of the lanes."""
+        for transfer in self.transfers.values():
+            transfer.end()
+        lanes = (lane.name for lane in self.scenario.lanes if lane.name in self.transfers)
+        return [self.transfers[name].result(_FINISH_PATIENCE) for name in lanes]
 
     def stop_sidecar(self) -> None:
         """Stop it as Kubernetes would; raises :class:`DemoError` when it does not end well."""
@@ -137,7 +157,11 @@ class Stage:
             raise DemoError(f"The sidecar ended with {status}.{last_words(_sidecar_log(self.folder))}")
 
     def _limits(self) -> dict[str, tuple[int, int]]:
-        return {c["name"]: (c["rate_bits_per_second"], c["ceil_bits_per_second"]) for c in self._classes()}
+        return {
+            c["name"]: (c["rate_bits_per_second"], c["ceil_bits_per_second"])
+            for c in self._classes()
+            if c["name"] in self.scenario.after
+        }
 
     def _classes(self) -> list[dict[str, Any]]:
         with self.hosts.pod.namespace.entered():
@@ -163,14 +187,17 @@ def open_stage(scenario: Scenario) -> Iterator[Stage]:
         folder = stack.enter_context(own_folder())
         hosts = pod_node_server(stack.enter_context(Lab(PREFIX)), sysctls=SYSCTLS)
         certificate, key = make_certificate(folder)
-        servers = start_servers(hosts.server, folder, hosts.server_ipv4, certificate, key)
-        _write_policy(folder, changed=False)
+        servers, pod_servers = (
+            start_servers(host, _subfolder(folder, host), address, certificate, key)
+            for host, address in ((hosts.server, hosts.server_ipv4), (hosts.pod, _EVERY_ADDRESS))
+        )
+        _write_policy(folder, scenario.part, changed=False)
         sidecar = _start_sidecar(hosts, folder)
         with hosts.pod.namespace.entered():
             kernel = stack.enter_context(NetlinkKernel())
-        ids = ClassIds.assign(scenario.before)
+        ids = ClassIds.assign(c.name for c in parse_policy(scenario.part.policy_text()).classes)
         handles = {lane.name: leaf_handle(ids[lane.name]) for lane in scenario.lanes}
-        stage = Stage(scenario, folder, hosts, servers, certificate, sidecar, kernel, handles)
+        stage = Stage(scenario, folder, hosts, servers, pod_servers, certificate, sidecar, kernel, handles)
         stack.callback(_kill_feeders, stage)
         # Runs first: a second Ctrl-C must not stop the clearing up.
         stack.callback(_ignore_signals)
@@ -183,8 +210,14 @@ def _ignore_signals() -> None:
 
 
 def _kill_feeders(stage: Stage) -> None:
-    for upload in stage.uploads.values():
-        upload.kill()
+    for transfer in stage.transfers.values():
+        transfer.kill()
+
+
+def _subfolder(folder: Path, host: Host) -> Path:
+    made = folder / host.short_name
+    made.mkdir()
+    return made
 
 
 def _policy_file(folder: Path) -> Path:
@@ -195,10 +228,10 @@ def _sidecar_log(folder: Path) -> Path:
     return folder / "sidecar.log"
 
 
-def _write_policy(folder: Path, *, changed: bool) -> None:
+def _write_policy(folder: Path, part: Part, *, changed: bool) -> None:
     # Replaced in one step: the sidecar must never read half a file.
     new = folder / "policy.new"
-    new.write_text(policy_text(changed=changed), encoding="utf-8")
+    new.write_text(part.policy_text(changed=changed), encoding="utf-8")
     new.replace(_policy_file(folder))
 
 

@@ -1,8 +1,7 @@
-"""What the demo prints: the live table, plain lines where nobody watches, and the report at the end."""
+"""What the demo prints while it runs: a live table, or plain lines where nobody watches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rich.console import Group
@@ -10,16 +9,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from podlane.demonstration.clients import Upload
-from podlane.demonstration.recording import CEIL_TOLERANCE, Recording, Verdict
-from podlane.demonstration.scenario import Lane, Scenario, Span
-from tc_core.units import ByteCount, Rate
+from podlane.demonstration.recording import CEIL_TOLERANCE, Recording
+from podlane.demonstration.scenario import Kind, Lane, Scenario, Span
+from tc_core.units import Rate
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLOURS: Final = {"api": "#0072b2", "video": "#d55e00", "web": "#009e73", "events": "#cc79a7", "backup": "#767676"}
-"""Okabe and Ito's palette, which the colour-blind can tell apart; the plot uses the same."""
 _BAR_CELLS: Final = 30
 _NARROW: Final = 114
 """Columns that the whole live table takes. In less, the lanes' names for their criteria go, and the bar shrinks."""
@@ -82,8 +78,8 @@ class PlainView:
             return
         self._next += _PLAIN_SECONDS
         rates = (f"{lane.name} {mbit(recording.current(lane.name)):>5}" for lane in self._scenario.lanes)
-        total = sum(recording.current(lane.name) for lane in self._scenario.lanes)
-        self._print(f"{recording.now:5.1f} s  {'  '.join(rates)}  | all {mbit(total):>5} Mbit/s")
+        sums = (f"{word} {mbit(_together(recording, lanes)):>5}" for word, _, lanes in _sums(self._scenario))
+        self._print(f"{recording.now:5.1f} s  {'  '.join(rates)}  | {'  '.join(sums)} Mbit/s")
 
     def announce(self, time: float, text: str) -> None:
         self._print(f"{time:5.1f} s  {text}")
@@ -95,6 +91,21 @@ class PlainView:
         self._console.print(line, soft_wrap=True, markup=False)
 
 
+def _sums(scenario: Scenario) -> list[tuple[str, Rate, tuple[Lane, ...]]]:
+    """For each way: what to call all of it, its total, and its lanes."""
+    alone = len(scenario.totals) == 1
+    return [("all" if alone else way.value, total, scenario.on(way)) for way, total in scenario.totals.items()]
+
+
+def _told_by(lane: Lane) -> str:
+    kind = "" if lane.kind is Kind.UPLOAD else f"{lane.kind.value}, "
+    return f"{kind}{lane.criterion} {lane.value}"
+
+
+def _together(recording: Recording, lanes: tuple[Lane, ...]) -> float:
+    return sum(recording.current(lane.name) for lane in lanes)
+
+
 def live_table(scenario: Scenario, recording: Recording, span: Span, width: int = _NARROW) -> Table:
     """The lanes now: limits, rate, and a bar with the guarantee (│) and the ceil (┃) marked on it.
 
@@ -103,21 +114,21 @@ def live_table(scenario: Scenario, recording: Recording, span: Span, width: int 
     narrow = width < _NARROW
     cells = max(_NARROW_BAR, min(_BAR_CELLS, width - _NARROW_REST)) if narrow else _BAR_CELLS
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    sums = _sums(scenario)
     for title, justify in (
         ("lane", "left"),
         ("told by", "left"),
         ("guaranteed", "right"),
         (" ceil", "right"),
         ("  now", "right"),
-        (f"of {scenario.total.human}", "left"),
+        (f"of {sums[0][1].human}" if len(sums) == 1 else "of the total", "left"),
         ("share", "right"),
         ("", "left"),
     ):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    total = 0.0
     for lane in scenario.lanes:
         rate, limits = recording.current(lane.name), recording.limits(lane.name, recording.now)
-        total += rate
+        total = scenario.totals[lane.kind.way]
         over = rate > limits.ceil.bits_per_second * CEIL_TOLERANCE
         idle = lane.name not in span.active
         settling = recording.now < span.steady
@@ -129,25 +140,27 @@ def live_table(scenario: Scenario, recording: Recording, span: Span, width: int 
             else Text("within", style="green")
         )
         table.add_row(
-            Text(lane.name, style=f"bold {COLOURS[lane.name]}"),
-            lane.criterion if narrow else f"{lane.criterion} {lane.value}",
+            Text(lane.name, style=f"bold {lane.colour}"),
+            lane.criterion if narrow else _told_by(lane),
             mbit(limits.rate.bits_per_second),
             mbit(limits.ceil.bits_per_second),
             Text(mbit(rate), style="bold"),
-            _bar(rate, limits.rate, limits.ceil, scenario.total, COLOURS[lane.name], cells),
-            f"{rate / scenario.total.bits_per_second:.0%}",
+            _bar(rate, limits.rate, limits.ceil, total, lane.colour, cells),
+            f"{rate / total.bits_per_second:.0%}",
             verdict,
         )
-    table.add_row(
-        Text("all", style="bold"),
-        "",
-        "",
-        mbit(scenario.total.bits_per_second),
-        Text(mbit(total), style="bold"),
-        "",
-        f"{total / scenario.total.bits_per_second:.0%}",
-        "Mbit/s",
-    )
+    for word, total, lanes in sums:
+        together = _together(recording, lanes)
+        table.add_row(
+            Text(word, style="bold"),
+            "",
+            "",
+            mbit(total.bits_per_second),
+            Text(mbit(together), style="bold"),
+            "",
+            f"{together / total.bits_per_second:.0%}",
+            "Mbit/s",
+        )
     return table
 
 
@@ -164,93 +177,3 @@ def _bar(rate: float, guaranteed: Rate, ceil: Rate, total: Rate, colour: str, ce
         else:
             bar.append("█" if index < filled else " ", style=colour)
     return bar
-
-
-def print_report(
-    console: Console,
-    recording: Recording,
-    verdict: Verdict,
-    uploads: Sequence[Upload],
-    protocols: Mapping[str, Sequence[str]],
-) -> None:
-    """The settled rates phase by phase against the limits, what arrived, and the verdict."""
-    scenario = recording.scenario
-    sent = {upload.lane: upload for upload in uploads}
-    console.print()
-    console.print(
-        "Mbit/s in the settled part of each phase, as the kernel counted on the Pod's interface:\n", soft_wrap=True
-    )
-    console.print(report_table(scenario, verdict, sent, protocols))
-    for problem in [*verdict.problems, *upload_problems(uploads)]:
-        console.print(Text(f"✗ {problem}", style="red"), soft_wrap=True)
-    if not verdict.problems and all(upload.complete for upload in uploads):
-        console.print(
-            Text(
-                "✓ Every lane kept its guarantee and stayed within its ceil, before and after the change of limits.\n"
-                "✓ No connection broke, and every byte that was sent arrived.",
-                style="green",
-            ),
-            soft_wrap=True,
-        )
-
-
-def report_table(
-    scenario: Scenario, verdict: Verdict, uploads: Mapping[str, Upload], protocols: Mapping[str, Sequence[str]]
-) -> Table:
-    """Phases down, lanes across."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("", no_wrap=True)
-    for lane in scenario.lanes:
-        table.add_column(Text(lane.name, style=COLOURS[lane.name]), justify="right", no_wrap=True)
-    table.add_column("in use", justify="right", no_wrap=True)
-    table.add_row("told by", *(lane.criterion for lane in scenario.lanes), "")
-    table.add_row("seen as", *(_seen_as(lane, protocols) for lane in scenario.lanes), "")
-    previous = None
-    used = dict(verdict.used)
-    for span in scenario.spans:
-        limits = span.limits(scenario)
-        if limits is not previous:
-            cells = (
-                f"{limits[lane.name].rate.bits_per_second / 1e6:g}–{limits[lane.name].ceil.bits_per_second / 1e6:g}"
-                for lane in scenario.lanes
-            )
-            table.add_row(Text("guaranteed–ceil", style="italic"), *(Text(c, style="italic") for c in cells), "")
-            previous = limits
-        row = [_cell(verdict, span, lane) for lane in scenario.lanes]
-        table.add_row(f" {span.phase.name}", *row, f"{used.get(span, 0.0):.0%}")
-    table.add_row("sent", *(_amount(uploads.get(lane.name)) for lane in scenario.lanes), "")
-    table.add_row("arrived whole", *(_arrived(uploads.get(lane.name)) for lane in scenario.lanes), "")
-    return table
-
-
-def upload_problems(uploads: Sequence[Upload]) -> list[str]:
-    """What is wrong with uploads that did not arrive whole."""
-    return [
-        f"{u.lane}: {u.problem or f'{u.sent} bytes were sent, {u.received} arrived'}."
-        for u in uploads
-        if not u.complete
-    ]
-
-
-def _seen_as(lane: Lane, protocols: Mapping[str, Sequence[str]]) -> str:
-    if lane.criterion == "port":
-        return "(kernel)"
-    return ", ".join(protocols.get(lane.name, ())) or "?"
-
-
-def _cell(verdict: Verdict, span: Span, lane: Lane) -> Text:
-    found = verdict.of(span, lane.name)
-    if found is None:
-        return Text("–", style="dim")
-    good = found.within_ceil and found.guarantee_kept
-    return Text(f"{mbit(found.rate.bits_per_second)} {'✓' if good else '✗'}", style="" if good else "bold red")
-
-
-def _amount(upload: Upload | None) -> str:
-    return ByteCount(upload.sent).human if upload else "–"
-
-
-def _arrived(upload: Upload | None) -> Text:
-    if upload is None:
-        return Text("–", style="dim")
-    return Text("yes ✓") if upload.complete else Text("no ✗", style="bold red")

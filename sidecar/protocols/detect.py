@@ -105,6 +105,11 @@ class Detector:
         """How many bytes it has been fed and looked at."""
         return self._seen
 
+    @property
+    def awaits_server(self) -> bool:
+        """Whether an HTTP/2 client has sent whole frames but no request: it may wait for the server's SETTINGS."""
+        return isinstance(self._reader, Http2Reader) and self._reader.between_frames
+
     def feed(self, data: bytes | bytearray | memoryview) -> Detection | None:
         """Take the bytes that are new; None as long as more are needed.
 

@@ -10,7 +10,8 @@ Whether the request's fields are valid is not asked: nginx and Node.js serve req
 ``:authority`` and Host it is ``:authority`` that servers look at.
 
 A client may send its first request right behind the preface (RFC 9113 3.4), and nearly all do. One that waits for the
-server's SETTINGS first says nothing more before it is connected: for it, detection ends by the timeout.
+server's SETTINGS first (gRPC's core library does) says nothing more before it is connected:
+:attr:`Http2Reader.between_frames` tells, so that nobody waits for it in vain.
 
 h2 takes 130 us for a usual request. So :func:`whole_request` reads those by itself in 25, most of them HPACK's. It says
 nothing unless it is sure that h2 would say the same, and a property test holds it to that.
@@ -168,6 +169,11 @@ class Http2Reader:
             H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
         )
         self._connection.initiate_connection()
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the preface and whole frames have come, and nothing of a further one."""
+        return self._frames > 0 and not self._frame
 
     def feed(self, data: bytes) -> Http2Request | NeedMore | Rejected:
         """Take the new bytes. Those behind the request are passed over. Not to be called again after a final one."""

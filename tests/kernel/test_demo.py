@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from podlane.demonstration.scenario import LANES
+from podlane.demonstration.parts import PARTS
 
 pytestmark = pytest.mark.root
 
@@ -77,11 +77,11 @@ def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.measure
 @pytest.mark.timeout(300)
-def test_a_short_demo_keeps_every_lane_draws_the_plot_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_short_demo_keeps_every_lane_draws_the_plots_and_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "new" / "demo.svg"
     for _ in range(ATTEMPTS):
         demo = subprocess.Popen(
-            command("--seconds", "14", "--output", output),
+            command("--seconds", "24", "--output", output),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -94,18 +94,24 @@ def test_a_short_demo_keeps_every_lane_draws_the_plot_and_leaves_nothing(tmp_pat
         if demo.returncode == 0 or "over its ceil" in said or "was used in the phase" not in said:
             break
     assert demo.returncode == 0, said + errors
-    assert "Every lane kept its guarantee and stayed within its ceil" in said
-    assert "every byte that was sent arrived" in said
+    for kind in ("What the Pod uploads", "Answers to what clients open", "Downloads into the Pod"):
+        assert f"✓ {kind}: within guarantees and ceils" in said
+    assert "✓ Requests of one connection, each in its own lane: within guarantees and ceils" in said
+    assert "✓ Limits changed at " in said
+    assert said.count("every byte that was sent arrived") == len(PARTS)
     assert "✗" not in said
     assert "\x1b" not in said + errors
-    names = r"\s+".join(lane.name for lane in LANES)
-    assert re.search(names, said), said
+    for part in PARTS.values():
+        assert re.search(r"\s+".join(lane.name for lane in part.lanes), said), said
     assert re.search(r"seen as\s+tls\s+tls\s+http1\s+http2\s+\(kernel\)", said), said
+    assert re.search(r"seen as\s+http1\s+\(kernel\)\s+http1\s+tls\s+http1\s+http1", said), said
     assert re.search(r"api joins(\s+\d+\.\d ✓){5}", said), said
-    assert ElementTree.parse(output).getroot().tag.endswith("}svg")
-    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    owners = {path.stat().st_uid for path in (output.parent, output, output.with_suffix(".png"))}
-    assert owners == {65534}, "under sudo the plot belongs to who called it"
+    svgs = (output, output.with_stem("demo-both-ways"))
+    pngs = tuple(svg.with_suffix(".png") for svg in svgs)
+    assert all(ElementTree.parse(svg).getroot().tag.endswith("}svg") for svg in svgs)
+    assert all(png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for png in pngs)
+    owners = {path.stat().st_uid for path in (output.parent, *svgs, *pngs)}
+    assert owners == {65534}, "under sudo the plots belong to who called it"
     assert leftovers(demo.pid) == []
     assert programs_of(demo.pid) == []
 

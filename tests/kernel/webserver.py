@@ -12,6 +12,8 @@ from waiting import until_listening
 from podlane.lab.lab import Host
 
 HTTP, HTTPS, H2C = 80, 443, 8080
+CHAT = 8765
+"""Where a WebSocket server behind /chat may be, on loopback."""
 HTTP2 = "HTTP/2"
 """In place of curl's options: by a client of ours (clients/http2_put.py says why)."""
 _PUT = str(Path(__file__).parent / "clients" / "http2_put.py")
@@ -29,6 +31,10 @@ http {{
     listen 80; listen [::]:80; listen 443 ssl http2; listen [::]:443 ssl http2; listen 8080 http2; listen [::]:8080 http2;
     server_name _; root {folder}/www;
     location /who {{ return 200 "$ssl_server_name|$host|$server_protocol|$remote_addr\\n"; }}
+    location /chat {{
+      proxy_pass http://127.0.0.1:8765; proxy_http_version 1.1;
+      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; proxy_set_header Host $host;
+    }}
     location / {{ dav_methods PUT; }}
   }}
 }}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ from click.testing import CliRunner
 from podlane import demo as verb
 from podlane.demonstration import programs
 from podlane.demonstration.clients import command
+from podlane.demonstration.conversation import conversation_command
+from podlane.demonstration.parts import BOTH_WAYS, UPLOADS
 from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import LANES, make_scenario
+from podlane.demonstration.scenario import Kind, make_scenario
 from podlane.demonstration.servers import nginx_config
+from podlane.errors import DemoError
+from tc_core import features
+from tc_core.capability import ALL_FEATURES, HTB, IFB, Feature, absent
 
 
 @pytest.mark.parametrize(
@@ -22,8 +28,10 @@ from podlane.demonstration.servers import nginx_config
         (["--output", "demo"], "ends in .svg or .png"),
         (["--seconds", "3"], "is not in the range"),
         (["--seconds", "many"], "is not a valid float"),
+        (["--seconds", "12"], "Give at least 17 for what --part chooses, or choose one part"),
+        (["--part", "quick"], "'all', 'uploads', 'both-ways'"),
     ],
-    ids=["other format", "no format", "too short", "not a number"],
+    ids=["other format", "no format", "too short", "not a number", "too short for all", "no such part"],
 )
 def test_wrong_options_exit_with_2(options: list[str], words: str) -> None:
     result = CliRunner().invoke(verb.demo, options)
@@ -66,8 +74,31 @@ def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.Monk
 
 def test_without_matplotlib_there_is_no_plot_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "_can_draw", lambda: False)
-    verb._draw(Recording(make_scenario()), tmp_path / "demo.svg")
+    verb._draw(Recording(make_scenario(UPLOADS)), tmp_path / "demo.svg")
     assert list(tmp_path.iterdir()) == []
+
+
+def without(monkeypatch: pytest.MonkeyPatch, **lacking: Feature) -> None:
+    """Let the kernel lack something."""
+    monkeypatch.setattr(features, "probe", lambda: replace(ALL_FEATURES, **lacking))
+
+
+def test_a_part_that_the_kernel_cannot_do_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(monkeypatch, ifb=absent(IFB, "Operation not supported", 95))
+    assert verb._possible([UPLOADS, BOTH_WAYS]) == [UPLOADS]
+    said = capsys.readouterr().err
+    assert "the part both-ways is left out" in said
+    assert "modprobe ifb" in said
+    with pytest.raises(DemoError, match="modprobe ifb"):
+        verb._possible([BOTH_WAYS])
+
+
+def test_a_kernel_that_cannot_shape_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, htb=absent(HTB, "Operation not supported", 95))
+    with pytest.raises(DemoError, match="cannot shape"):
+        verb._possible([UPLOADS, BOTH_WAYS])
 
 
 def test_help_has_an_example() -> None:
@@ -84,9 +115,30 @@ def test_every_server_listens_on_the_one_address_and_writes_only_to_its_folder()
 
 
 def test_clients_verify_the_certificate_and_all_go_to_the_one_server() -> None:
-    commands = {lane.name: command(lane, "192.0.2.1", Path("/folder/c.pem")) for lane in LANES}
+    commands = {lane.name: command(lane, "192.0.2.1", Path("/folder/c.pem")) for lane in UPLOADS.lanes}
     for name in ("api", "video", "web", "events"):
         assert "--insecure" not in commands[name]
         assert "192.0.2.1" in " ".join(commands[name])
     assert "--http2" in commands["api"]
     assert commands["backup"][-1] == "exec cat > /dev/tcp/192.0.2.1/8730"
+
+
+def test_downloads_are_counted_and_thrown_away() -> None:
+    commands = {lane.name: command(lane, "192.0.2.1", Path("/folder/c.pem")) for lane in BOTH_WAYS.lanes}
+    for name in ("shop", "media", "updates", "dataset"):
+        assert commands[name][commands[name].index("--output") + 1] == "/dev/null"
+        assert "%{size_download}" in commands[name]
+        assert "192.0.2.1" in " ".join(commands[name])
+
+
+def test_requests_of_one_connection_are_one_command() -> None:
+    lanes = [lane for lane in BOTH_WAYS.lanes if lane.kind is Kind.REQUEST]
+    argv = conversation_command(lanes, [Path("/a"), Path("/b")], "192.0.2.1", Path("/folder/c.pem"))
+    assert argv.count("--next") == 1
+    assert [argv[i + 1] for i, word in enumerate(argv) if word == "--upload-file"] == ["/a", "/b"]
+    assert [word for word in argv if word.startswith("Host:")] == ["Host: reports.shop.test", "Host: orders.shop.test"]
+
+
+def test_the_plot_of_the_second_part_lies_beside_that_of_the_first() -> None:
+    assert verb._plot_of(UPLOADS, Path("out/x.svg")) == Path("out/x.svg")
+    assert verb._plot_of(BOTH_WAYS, Path("out/x.svg")) == Path("out/x-both-ways.svg")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from podlane.demonstration.parts import BOTH_WAYS, UPLOADS
 from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import make_scenario
+from podlane.demonstration.scenario import Part, make_scenario
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'podlane[demo]'")
 
@@ -18,11 +19,20 @@ from podlane.plot import draw, plateau_middle
 
 @pytest.fixture(scope="module")
 def recording() -> Recording:
-    scenario = make_scenario(10.0)
+    return recorded(UPLOADS)
+
+
+def recorded(part: Part) -> Recording:
+    scenario = make_scenario(part, 10 / part.seconds)
     made = Recording(scenario, changed_at=scenario.change_at)
     for tick in range(41):
         made.add(tick / 4, {lane.name: tick * 100_000 for lane in scenario.lanes})
     return made
+
+
+def texts(svg: Path) -> set[str]:
+    nodes = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
+    return {"".join(node.itertext()).strip() for node in nodes}
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +53,30 @@ def test_both_formats_are_written(drawn: tuple[Path, Path]) -> None:
     assert height > 1000
 
 
-def test_limits_and_names_are_written_in(recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (UPLOADS, {"total 100", "ceil 20", "guaranteed 45", "limits change", "video ends", "all lanes together"}),
+        (
+            BOTH_WAYS,
+            {"total 100", "total 80", "ceil 70", "guaranteed 15", "sent by the Pod: all lanes together"}
+            | {"Both ways, and request by request, sharing 100 Mbit/s out and 80 Mbit/s in"}
+            | {"download, by TLS server name data.lab.test", "answers, by TCP port 8080"},
+        ),
+    ],
+    ids=lambda case: getattr(case, "name", ""),
+)
+def test_limits_and_names_are_written_in(
+    part: Part, words: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from podlane import plot
 
     # Text as text instead of outlines, so that it can be looked for (what has a halo stays an outline).
     monkeypatch.setitem(plot._STYLE, "svg.fonttype", "none")
     svg = tmp_path / "demo.svg"
-    draw(recording, [svg])
-    texts = {
-        "".join(node.itertext()).strip() for node in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
-    }
-    assert {"total 100", "ceil 20", "guaranteed 45", "limits change", "video ends"} <= texts
-    assert {lane.name for lane in recording.scenario.lanes} <= texts
+    draw(recorded(part), [svg])
+    assert words <= texts(svg)
+    assert {lane.name for lane in part.lanes} <= texts(svg)
 
 
 def test_the_same_recording_gives_the_same_file(recording: Recording, drawn: tuple[Path, Path], tmp_path: Path) -> None:
@@ -64,7 +86,7 @@ def test_the_same_recording_gives_the_same_file(recording: Recording, drawn: tup
 
 
 def test_a_recording_that_was_cut_short_can_be_drawn(tmp_path: Path) -> None:
-    short = Recording(make_scenario(10.0))
+    short = Recording(make_scenario(UPLOADS))
     short.add(0.0, {lane.name: 0 for lane in short.scenario.lanes})
     draw(short, [tmp_path / "short.svg"])
     assert ElementTree.parse(tmp_path / "short.svg").getroot() is not None

@@ -1,0 +1,29 @@
+"""What the running kernel lacks for a part of the demo, found out before anything is made."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from podlane.demonstration.scenario import Part
+from tc_core import features
+from tc_core.compile import compile_policy
+from tc_core.errors import MissingFeatureError
+from tc_core.marks import ClassIds
+from tc_core.packet_lanes import compile_ingress
+from tc_core.policy_file import parse_policy
+
+INTERFACE: Final = "eth0"
+"""The Pod's, as in Kubernetes."""
+
+
+def missing_for(part: Part) -> str | None:
+    """Why this kernel cannot hold traffic to the part's policy, and the remedy; None when it can."""
+    policy = parse_policy(part.policy_text())
+    found = features.probe()
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    try:
+        compile_policy(policy, found, ids)
+        compile_ingress(policy, INTERFACE, found, ids)
+    except MissingFeatureError as error:
+        return str(error)
+    return None
