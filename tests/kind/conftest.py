@@ -10,7 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kube"))  # kubectl.py
 
-from kind_cluster import Client, KindCluster, Server
+from kind_cluster import SHOP, Client, KindCluster, Server
+from kubectl import Kubectl
 from manifests import INJECTED
 from node_report import report_on
 
@@ -50,13 +51,13 @@ def server(cluster: KindCluster) -> Server:
 
 
 @pytest.fixture(scope="session")
-def shop(installed: KindCluster) -> str:
-    """A namespace that opted in."""
-    installed.make_namespace("shop", INJECTED)
-    return "shop"
+def shop(installed: KindCluster) -> Kubectl:
+    """kubectl in a namespace that opted in."""
+    installed.make_namespace(SHOP, INJECTED)
+    return installed.kubectl.within(SHOP)
 
 
 @pytest.fixture(scope="session")
-def client(installed: KindCluster, shop: str) -> Client:
+def client(shop: Kubectl) -> Client:
     """A Deployment of one Pod in it, with lanes by Host, SNI and port."""
-    return Client.start(installed.kubectl.within(shop))
+    return Client.start(shop, "client")

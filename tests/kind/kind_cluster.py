@@ -19,10 +19,15 @@ from waiting import until
 ROOT: Final = Path(__file__).parents[2]
 SYSTEM: Final = "podlane-system"
 """The namespace that docs/install.md installs the chart into."""
+INJECTORS: Final = "podlane-injector"
+"""The chart's Deployment."""
 OPEN: Final = "open"
 """A namespace that has not opted in."""
-IMAGE: Final = "podlane"
-TAG: Final = "kind"
+SHOP: Final = "shop"
+"""One that has."""
+STRICT: Final = "strict"
+"""One that has, and whose Pods may have no special rights."""
+CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"
 APPLICATION: Final = "podlane-application:kind"
 PATIENCE: Final = "180s"
 """For Pods to be ready, on a machine that others use too."""
@@ -53,6 +58,10 @@ exec nginx -c /etc/server/nginx.conf -g 'daemon off;'
 """
 CEIL: Final = 8
 """Mbit/s of each lane."""
+SIZE: Final = 4_000_000
+"""Bytes of an upload: 4 s in its lane, so that what HTB lets through at first does not count."""
+PAYLOAD_SHARE: Final = 1448 / 1514
+"""Of each 1,514 bytes that HTB counts (Ethernet 14, IPv4 20, TCP 20, timestamps 12) 1,448 are payload."""
 LANES: Final = {
     "video": {"host": ["video.example.com"]},
     "secret": {"sni": ["secret.example.com"]},
@@ -94,13 +103,30 @@ class KindCluster:
         return done.stdout
 
     def install(self) -> None:
-        self.make_namespace(SYSTEM)
+        """Install the chart as docs/install.md says, in a namespace that allows no Pod special rights."""
+        self.make_namespace(SYSTEM, {"pod-security.kubernetes.io/enforce": "restricted"})
         self.helm(
             "install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}",
-            f"--set=image.repository={IMAGE},image.tag={TAG}",
+            f"--set={CHART_VALUES}",
         )  # fmt: skip
         # Ready Pods are endpoints a moment later, when kube-proxy has heard of them: until then the API server is refused.
         until("the API server to reach the injectors", self._injects, patience=60)
+
+    def upgrade(self, *values: str) -> None:
+        """Change values of the chart (as for helm's --set), all others being as they were installed.
+
+        Injectors with other settings replace those that run; these answer for some seconds after helm has returned,
+        on the connections that the API server has to them.
+        """
+        system = self.kubectl.within(SYSTEM)
+        template = system.get("deployment", INJECTORS)["spec"]["template"]
+        before = _uids(system)
+        self.helm(
+            "upgrade", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}", "--reset-values",
+            *(f"--set={value}" for value in (CHART_VALUES, *values)),
+        )  # fmt: skip
+        if system.get("deployment", INJECTORS)["spec"]["template"] != template:
+            until("the old injectors to be gone", lambda: not before & _uids(system), patience=90)
 
     def _injects(self) -> bool:
         try:
@@ -121,7 +147,15 @@ class KindCluster:
         """Uninstall the chart, and delete the namespaces of the tests with all that is in them."""
         self.helm("uninstall", "podlane", "--ignore-not-found", "--wait", f"--timeout={PATIENCE}")
         self.kubectl(
-            "delete", "namespace", SYSTEM, OPEN, "shop", "--ignore-not-found", f"--timeout={PATIENCE}", timeout=200
+            "delete",
+            "namespace",
+            SYSTEM,
+            OPEN,
+            SHOP,
+            STRICT,
+            "--ignore-not-found",
+            f"--timeout={PATIENCE}",
+            timeout=200,
         )
 
     def in_node(self, *command: str) -> str:
@@ -134,11 +168,21 @@ class KindCluster:
         return done.stdout + done.stderr
 
 
+def _uids(kubectl: Kubectl) -> set[str]:
+    """Of all Pods, those that are ending included."""
+    return {pod["metadata"]["uid"] for pod in kubectl.list("pods")}
+
+
 @dataclass(frozen=True)
 class Server:
     """A Pod whose nginx reads request bodies to their end before it answers."""
 
-    address: str
+    kubectl: Kubectl
+
+    @property
+    def address(self) -> str:
+        """Where it is now: after a restart of the node a Pod has another address."""
+        return str(self.kubectl.get("pod", "server")["status"]["podIP"])
 
     @classmethod
     def start(cls, cluster: KindCluster) -> Self:
@@ -160,8 +204,12 @@ class Server:
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"},
             "spec": {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 1},
         })  # fmt: skip
-        kubectl("wait", "--for=condition=Ready", "pod/server", f"--timeout={PATIENCE}", timeout=200)
-        return cls(kubectl.get("pod", "server")["status"]["podIP"])
+        made = cls(kubectl)
+        made.until_ready()
+        return made
+
+    def until_ready(self) -> None:
+        self.kubectl("wait", "--for=condition=Ready", "pod/server", f"--timeout={PATIENCE}", timeout=200)
 
 
 @dataclass(frozen=True)
@@ -172,11 +220,17 @@ class Client:
     pod: str
 
     @classmethod
-    def start(cls, kubectl: Kubectl) -> Self:
-        """Create the Deployment ``client``, and wait until its Pod is ready."""
-        kubectl.create(deployment("client"))
-        kubectl("rollout", "status", "deployment/client", f"--timeout={PATIENCE}", timeout=200)
-        (pod,) = kubectl.list("pods")
+    def start(cls, kubectl: Kubectl, name: str) -> Self:
+        """Create a Deployment, and wait until its Pod is ready."""
+        kubectl.create(deployment(name))
+        kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}", timeout=200)
+        return cls.of(kubectl, name)
+
+    @classmethod
+    def of(cls, kubectl: Kubectl, name: str) -> Self:
+        """The one Pod with the label ``app: NAME`` that is not ending."""
+        pods = [p for p in kubectl.list("pods") if p["metadata"]["labels"].get("app") == name]
+        (pod,) = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
         return cls(kubectl, pod["metadata"]["name"])
 
     @property
@@ -189,15 +243,14 @@ class Client:
 
     def upload(self, server: Server, size: int, host: str, port: str) -> float:
         """Send so many bytes as the body of a request; gives the rate in Mbit/s, until the server had them all."""
-        scheme, number = ("https" if port == "tls" else "http"), PORTS[port]
-        said = self.run("sh", "-c", (
-            f"head -c {size} /dev/zero | curl --silent --show-error --insecure --http1.1 --header 'Expect:' --data-binary @- "
-            f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time 50 "
-            f"--resolve {host}:{number}:{server.address} {scheme}://{host}:{number}/"
-        ))  # fmt: skip
-        code, sent, seconds = said.split()
-        assert (code, int(sent)) == ("200", size), said
-        return size * 8 / float(seconds) / 1e6
+        return rate_of(self.run("sh", "-c", upload(server, size, host, port)), size)
+
+    def status_of(self, container: str) -> dict[str, Any]:
+        """What the kubelet says of a container."""
+        status = self.document["status"]
+        statuses = [*status.get("initContainerStatuses", []), *status["containerStatuses"]]
+        found: dict[str, Any] = next(c for c in statuses if c["name"] == container)
+        return found
 
     def lanes(self) -> dict[str, dict[str, Any]]:
         """The classes in force, by name, as the sidecar's own server tells them."""
@@ -205,19 +258,45 @@ class Client:
         return {c["name"]: c for c in told["classes"]}
 
 
+def upload(server: Server, size: int, host: str, port: str) -> str:
+    """A shell command that sends so many bytes and writes what :func:`rate_of` reads; ``port`` is a key of PORTS."""
+    scheme, number = ("https" if port == "tls" else "http"), PORTS[port]
+    return (
+        f"head -c {size} /dev/zero | curl --silent --show-error --insecure --http1.1 --header 'Expect:' --data-binary @- "
+        f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time 50 "
+        f"--resolve {host}:{number}:{server.address} {scheme}://{host}:{number}/"
+    )
+
+
+def rate_of(said: str, size: int) -> float:
+    """Mbit/s of an upload, from its beginning to the server's answer."""
+    code, sent, seconds = said.split()
+    assert (code, int(sent)) == ("200", size), said
+    return size * 8 / float(seconds) / 1e6
+
+
+def held(rate: float, ceil: float = CEIL) -> bool:
+    """Whether a rate (Mbit/s) is what a lane of that ceil lets through: some may have been waiting as burst."""
+    return 0.85 * ceil * PAYLOAD_SHARE <= rate <= 1.1 * ceil
+
+
+def application(*command: str, **more: Any) -> dict[str, Any]:
+    """A container that cannot do more than an ordinary one; without a command it waits to be used."""
+    rights = {"runAsUser": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    given = {"command": list(command)} if command else {}
+    return {"name": "app", "image": APPLICATION, "securityContext": rights, **given, **more}
+
+
+def template(name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: Any) -> dict[str, Any]:
+    """A Pod template with the label ``app: NAME``; ``spec`` adds to its spec, or replaces what is in it."""
+    return {
+        "metadata": {"labels": {"app": name}, "annotations": dict(annotations)},
+        "spec": {"containers": [application()], "terminationGracePeriodSeconds": 6, **spec},
+    }
+
+
 def deployment(name: str, annotations: Mapping[str, str] = ANNOTATIONS) -> dict[str, Any]:
-    """One Pod with an application that waits to be used; it cannot do more than an ordinary one."""
-    application = {
-        "name": "app", "image": APPLICATION,
-        "securityContext": {"runAsUser": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }  # fmt: skip
     return {
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}, "annotations": dict(annotations)},
-                "spec": {"containers": [application], "terminationGracePeriodSeconds": 6},
-            },
-        },
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template(name, annotations)},
     }  # fmt: skip

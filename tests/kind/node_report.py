@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from subprocess import TimeoutExpired
 
-from kind_cluster import SYSTEM, KindCluster
+from kind_cluster import SHOP, SYSTEM, KindCluster
 from kubectl import RefusedError
 
 _TAIL = 6000
@@ -27,7 +27,7 @@ def report_on(cluster: KindCluster) -> Iterator[tuple[str, str]]:
         "pods": ("get", "pods", "--output=wide", *everywhere),
         "events": ("get", "events", "--sort-by=.lastTimestamp", *everywhere),
         "injectors": ("logs", f"--namespace={SYSTEM}", "--selector=app.kubernetes.io/part-of=podlane", "--tail=50", "--prefix"),
-        "sidecars": ("logs", "--namespace=shop", "--selector=app", "--container=podlane", "--tail=50", "--prefix"),
+        "sidecars": ("logs", f"--namespace={SHOP}", "--selector=app", "--container=podlane", "--tail=50", "--prefix"),
     }  # fmt: skip
     for title, question in questions.items():
         try:
