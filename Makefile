@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image unit bench fuzz lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image kind-up kind-down test-kind unit bench fuzz lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -72,6 +72,16 @@ test-kube: build system-packages kube-tools  ## injection by a real API server
 
 test-image: build  ## the container image, built and run by a container engine of its own
 	@tools/as-root $(BIN)/python -m pytest tests/image $(PYTEST_ARGS)
+
+kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/kind.md)
+	@tools/system-packages go=golang-go
+	@tools/as-root tools/kind-cluster up
+
+kind-down:  ## the cluster's end, and its engine's
+	@tools/as-root tools/kind-cluster down
+
+test-kind: kind-up  ## the whole product in that cluster
+	@tools/as-root tools/kind-cluster exec $(BIN)/python -m pytest tests/kind $(PYTEST_ARGS)
 
 image:  ## the container image "podlane", by a container engine of its own
 	@tools/as-root tools/container-engine docker build --network host --tag podlane .

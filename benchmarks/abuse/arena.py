@@ -61,8 +61,8 @@ class Abused(PodlaneRelay):
     title = "Podlane"
 
     def __init__(self, options: tuple[str, ...], keys: str) -> None:
-        self.options = options  # type: ignore[misc]  # those of this one
-        self.policy_keys = keys  # type: ignore[misc]
+        self.options = options
+        self.policy_keys = keys
 
 
 class Client:

@@ -27,6 +27,11 @@ class FirstRequestCutter:
     def __init__(self) -> None:
         self._cutter: Http2Cutter | None = Http2Cutter()
 
+    @property
+    def idle_work(self) -> int:
+        """As in :class:`~sidecar.protocols.requests.Cutter`, until that request has come; what passes is no work."""
+        return self._cutter.idle_work if self._cutter is not None else 0
+
     def feed(self, data: bytes) -> list[Piece]:
         """All bytes that were fed and can be given back, in order."""
         cutter = self._cutter

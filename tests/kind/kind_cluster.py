@@ -1,0 +1,302 @@
+"""A kind cluster, and what the tests run in it: a server that measures nothing, a client that sends at its lanes' rates."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+from kubectl import Kubectl, RefusedError
+from manifests import pod
+from waiting import until
+
+ROOT: Final = Path(__file__).parents[2]
+SYSTEM: Final = "podlane-system"
+"""The namespace that docs/install.md installs the chart into."""
+INJECTORS: Final = "podlane-injector"
+"""The chart's Deployment."""
+OPEN: Final = "open"
+"""A namespace that has not opted in."""
+SHOP: Final = "shop"
+"""One that has."""
+STRICT: Final = "strict"
+"""One that has, and whose Pods may have no special rights."""
+CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"
+APPLICATION: Final = "podlane-application:kind"
+PATIENCE: Final = "180s"
+"""For Pods to be ready, on a machine that others use too."""
+PORTS: Final = {"http": 80, "tls": 443, "bulk": 9000}
+_NGINX: Final = f"""
+pid /tmp/nginx.pid;
+error_log /dev/stderr;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  client_max_body_size 0;
+  client_body_temp_path /tmp/bodies;
+  server {{
+    listen {PORTS["http"]};
+    listen {PORTS["bulk"]};
+    listen {PORTS["tls"]} ssl;
+    ssl_certificate /tmp/certificate.pem;
+    ssl_certificate_key /tmp/key.pem;
+    # The body is read to its end before the answer: it goes to a file of the Pod's memory.
+    location / {{ client_body_in_file_only clean; proxy_pass http://127.0.0.1:8081; }}
+  }}
+  server {{ listen 127.0.0.1:8081; location / {{ return 200 "got it\\n"; }} }}
+}}
+"""
+_SERVE: Final = """
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout /tmp/key.pem -out /tmp/certificate.pem 2>/dev/null
+exec nginx -c /etc/server/nginx.conf -g 'daemon off;'
+"""
+CEIL: Final = 8
+"""Mbit/s of each lane."""
+SIZE: Final = 4_000_000
+"""Bytes of an upload: 4 s in its lane, so that what HTB lets through at first does not count."""
+PAYLOAD_SHARE: Final = 1448 / 1514
+"""Of each 1,514 bytes that HTB counts (Ethernet 14, IPv4 20, TCP 20, timestamps 12) 1,448 are payload."""
+LANES: Final = {
+    "video": {"host": ["video.example.com"]},
+    "secret": {"sni": ["secret.example.com"]},
+    "bulk": {"port": [PORTS["bulk"]]},
+}
+
+
+def classes(ceil: int = CEIL) -> str:
+    """The annotation: three lanes of one ceil, in Mbit/s."""
+    return json.dumps([{"name": n, "rate": "1Mbit", "ceil": f"{ceil}Mbit", "match": m} for n, m in LANES.items()])
+
+
+ANNOTATIONS: Final = {"podlane.io/egress-bandwidth": "100M", "podlane.io/classes": classes()}
+
+
+@dataclass(frozen=True)
+class KindCluster:
+    """The cluster that KUBECONFIG names."""
+
+    kubectl: Kubectl
+    helm_program: str
+
+    @classmethod
+    def find(cls) -> Self:
+        """The cluster of `make kind-up`; the test is skipped where there is none."""
+        kubeconfig = os.environ.get("KUBECONFIG", "")
+        kubectl, helm = shutil.which("kubectl"), shutil.which("helm")
+        if not (kubeconfig and Path(kubeconfig).exists() and kubectl and helm):
+            pytest.skip("no kind cluster: make kind-up, then make test-kind")
+        return cls(Kubectl(kubectl, Path(kubeconfig)), helm)
+
+    def helm(self, *arguments: str) -> str:
+        """Run helm as the administrator, to its success."""
+        done = subprocess.run(
+            [self.helm_program, f"--kubeconfig={self.kubectl.kubeconfig}", f"--namespace={SYSTEM}", *arguments],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def install(self) -> None:
+        """Install the chart as docs/install.md says, in a namespace that allows no Pod special rights."""
+        self.make_namespace(SYSTEM, {"pod-security.kubernetes.io/enforce": "restricted"})
+        self.helm(
+            "install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}",
+            f"--set={CHART_VALUES}",
+        )  # fmt: skip
+        # Ready Pods are endpoints a moment later, when kube-proxy has heard of them: until then the API server is refused.
+        until("the API server to reach the injectors", self._injects, patience=60)
+
+    def upgrade(self, *values: str) -> None:
+        """Change values of the chart (as for helm's --set), all others being as they were installed.
+
+        Injectors with other settings replace those that run; these answer for some seconds after helm has returned,
+        on the connections that the API server has to them.
+        """
+        system = self.kubectl.within(SYSTEM)
+        template = system.get("deployment", INJECTORS)["spec"]["template"]
+        before = _uids(system)
+        self.helm(
+            "upgrade", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}", "--reset-values",
+            *(f"--set={value}" for value in (CHART_VALUES, *values)),
+        )  # fmt: skip
+        if system.get("deployment", INJECTORS)["spec"]["template"] != template:
+            until("the old injectors to be gone", lambda: not before & _uids(system), patience=90)
+
+    def _injects(self) -> bool:
+        try:
+            made = self.kubectl.create(pod(labels={"podlane.io/inject": "true"}), "--dry-run=server")
+        except RefusedError as refused:
+            if "failed calling webhook" in str(refused):
+                return False
+            raise
+        return "podlane.io/status" in made["metadata"]["annotations"]
+
+    def make_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
+        self.kubectl.create(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels or {})}}
+        )
+        self.kubectl.within(name)("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+
+    def clear(self) -> None:
+        """Uninstall the chart, and delete the namespaces of the tests with all that is in them."""
+        self.helm("uninstall", "podlane", "--ignore-not-found", "--wait", f"--timeout={PATIENCE}")
+        self.kubectl(
+            "delete",
+            "namespace",
+            SYSTEM,
+            OPEN,
+            SHOP,
+            STRICT,
+            "--ignore-not-found",
+            f"--timeout={PATIENCE}",
+            timeout=200,
+        )
+
+    def in_node(self, *command: str) -> str:
+        """Run a command on the node as root; gives what it wrote, also of what failed."""
+        (node,) = self.kubectl.list("nodes")
+        done = subprocess.run(
+            ["docker", "exec", node["metadata"]["name"], *command],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+
+def _uids(kubectl: Kubectl) -> set[str]:
+    """Of all Pods, those that are ending included."""
+    return {pod["metadata"]["uid"] for pod in kubectl.list("pods")}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Pod whose nginx reads request bodies to their end before it answers."""
+
+    kubectl: Kubectl
+
+    @property
+    def address(self) -> str:
+        """Where it is now: after a restart of the node a Pod has another address."""
+        return str(self.kubectl.get("pod", "server")["status"]["podIP"])
+
+    @classmethod
+    def start(cls, cluster: KindCluster) -> Self:
+        cluster.make_namespace(OPEN)
+        kubectl = cluster.kubectl.within(OPEN)
+        kubectl.create({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "server"}, "data": {"nginx.conf": _NGINX},
+        })  # fmt: skip
+        container = {
+            "name": "nginx", "image": APPLICATION, "command": ["sh", "-c", _SERVE],
+            "readinessProbe": {"tcpSocket": {"port": PORTS["tls"]}, "periodSeconds": 1},
+            "volumeMounts": [{"name": "configuration", "mountPath": "/etc/server"}, {"name": "memory", "mountPath": "/tmp"}],
+        }  # fmt: skip
+        volumes = [
+            {"name": "configuration", "configMap": {"name": "server"}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}},
+        ]
+        kubectl.create({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"},
+            "spec": {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 1},
+        })  # fmt: skip
+        made = cls(kubectl)
+        made.until_ready()
+        return made
+
+    def until_ready(self) -> None:
+        self.kubectl("wait", "--for=condition=Ready", "pod/server", f"--timeout={PATIENCE}", timeout=200)
+
+
+@dataclass(frozen=True)
+class Client:
+    """A Pod of a Deployment whose application sends with curl."""
+
+    kubectl: Kubectl
+    pod: str
+
+    @classmethod
+    def start(cls, kubectl: Kubectl, name: str) -> Self:
+        """Create a Deployment, and wait until its Pod is ready."""
+        kubectl.create(deployment(name))
+        kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}", timeout=200)
+        return cls.of(kubectl, name)
+
+    @classmethod
+    def of(cls, kubectl: Kubectl, name: str) -> Self:
+        """The one Pod with the label ``app: NAME`` that is not ending."""
+        pods = [p for p in kubectl.list("pods") if p["metadata"]["labels"].get("app") == name]
+        (pod,) = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+        return cls(kubectl, pod["metadata"]["name"])
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.kubectl.get("pod", self.pod)
+
+    def run(self, *command: str, timeout: float = 60.0) -> str:
+        """Run a command in the application's container."""
+        return self.kubectl("exec", self.pod, "--container=app", "--", *command, timeout=timeout)
+
+    def upload(self, server: Server, size: int, host: str, port: str) -> float:
+        """Send so many bytes as the body of a request; gives the rate in Mbit/s, until the server had them all."""
+        return rate_of(self.run("sh", "-c", upload(server, size, host, port)), size)
+
+    def status_of(self, container: str) -> dict[str, Any]:
+        """What the kubelet says of a container."""
+        status = self.document["status"]
+        statuses = [*status.get("initContainerStatuses", []), *status["containerStatuses"]]
+        found: dict[str, Any] = next(c for c in statuses if c["name"] == container)
+        return found
+
+    def lanes(self) -> dict[str, dict[str, Any]]:
+        """The classes in force, by name, as the sidecar's own server tells them."""
+        told = json.loads(self.run("curl", "--silent", "--show-error", "http://127.0.0.1:15109/classes"))
+        return {c["name"]: c for c in told["classes"]}
+
+
+def upload(server: Server, size: int, host: str, port: str) -> str:
+    """A shell command that sends so many bytes and writes what :func:`rate_of` reads; ``port`` is a key of PORTS."""
+    scheme, number = ("https" if port == "tls" else "http"), PORTS[port]
+    return (
+        f"head -c {size} /dev/zero | curl --silent --show-error --insecure --http1.1 --header 'Expect:' --data-binary @- "
+        f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time 50 "
+        f"--resolve {host}:{number}:{server.address} {scheme}://{host}:{number}/"
+    )
+
+
+def rate_of(said: str, size: int) -> float:
+    """Mbit/s of an upload, from its beginning to the server's answer."""
+    code, sent, seconds = said.split()
+    assert (code, int(sent)) == ("200", size), said
+    return size * 8 / float(seconds) / 1e6
+
+
+def held(rate: float, ceil: float = CEIL) -> bool:
+    """Whether a rate (Mbit/s) is what a lane of that ceil lets through: some may have been waiting as burst."""
+    return 0.85 * ceil * PAYLOAD_SHARE <= rate <= 1.1 * ceil
+
+
+def application(*command: str, **more: Any) -> dict[str, Any]:
+    """A container that cannot do more than an ordinary one; without a command it waits to be used."""
+    rights = {"runAsUser": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    given = {"command": list(command)} if command else {}
+    return {"name": "app", "image": APPLICATION, "securityContext": rights, **given, **more}
+
+
+def template(name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: Any) -> dict[str, Any]:
+    """A Pod template with the label ``app: NAME``; ``spec`` adds to its spec, or replaces what is in it."""
+    return {
+        "metadata": {"labels": {"app": name}, "annotations": dict(annotations)},
+        "spec": {"containers": [application()], "terminationGracePeriodSeconds": 6, **spec},
+    }
+
+
+def deployment(name: str, annotations: Mapping[str, str] = ANNOTATIONS) -> dict[str, Any]:
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template(name, annotations)},
+    }  # fmt: skip

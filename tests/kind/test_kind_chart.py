@@ -1,0 +1,43 @@
+"""The chart in a kind cluster: installed, upgraded while Pods are created, and what Pod Security says to it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from kind_api import administrator
+from kind_cluster import STRICT, SYSTEM, KindCluster, template
+from kubectl import Kubectl, RefusedError
+from manifests import INJECTED
+from steady import PodCreator
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_it_is_installed_and_its_own_test_passes(installed: KindCluster) -> None:
+    """Both injectors are ready, in a namespace that enforces "restricted"; `helm test` gets a Pod injected."""
+    pods = installed.kubectl.within(SYSTEM).list("pods")
+    assert [c["ready"] for pod in pods for c in pod["status"]["containerStatuses"]] == [True, True]
+    assert "Phase:          Succeeded" in installed.helm("test", "podlane", "--timeout=120s")
+
+
+def test_an_upgrade_under_load_loses_no_pod(installed: KindCluster, shop: Kubectl) -> None:
+    """Both injectors are replaced; every Pod that is created meanwhile is injected."""
+    with PodCreator(administrator(installed), shop.namespace) as creator:
+        creator.more()
+        installed.upgrade("injector.logLevel=debug")
+        creator.more()
+    print(f"{creator.outcomes.total()} Pods created (as dry runs) meanwhile")
+    assert creator.outcomes.keys() == {"injected"}
+
+
+def test_a_namespace_that_enforces_baseline_says_what_it_does_not_allow(installed: KindCluster) -> None:
+    """The sidecar's capability is beyond Pod Security "baseline"."""
+    installed.make_namespace(STRICT, {**INJECTED, "pod-security.kubernetes.io/enforce": "baseline"})
+    pod = {"apiVersion": "v1", "kind": "Pod", **template("any")}
+    pod["metadata"]["name"] = "any"
+    with pytest.raises(RefusedError) as refused:
+        installed.kubectl.within(STRICT)("apply", "--filename=-", stdin=json.dumps(pod))
+    print(refused.value)
+    assert 'violates PodSecurity "baseline' in str(refused.value)
+    assert '(container "podlane" must not include "NET_ADMIN" in' in str(refused.value)

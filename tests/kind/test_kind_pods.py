@@ -1,0 +1,199 @@
+"""Pods of all kinds of owners in a kind cluster, with init containers and probes of their own, in both forms of the sidecar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from kind_cluster import (
+    APPLICATION,
+    SIZE,
+    Client,
+    KindCluster,
+    Server,
+    application,
+    deployment,
+    held,
+    rate_of,
+    template,
+    upload,
+)
+from kubectl import Kubectl
+from waiting import until
+
+pytestmark = pytest.mark.timeout(300)
+
+PROBES: Final = 8
+EACH_SECOND: Final = {"periodSeconds": 1, "failureThreshold": 1}
+PORTS_ONLY: Final = {
+    "podlane.io/egress-bandwidth": "100M",
+    "podlane.io/classes": '[{"name": "bulk", "rate": "1Mbit", "ceil": "8Mbit", "match": {"port": [9000]}}]',
+}
+
+
+def uploading(server: Server, **more: Any) -> dict[str, Any]:
+    """An application that sends once in its lane, says at which rate, and ends."""
+    command = upload(server, SIZE, "video.example.com", "http")
+    return application("sh", "-c", f"{command} >/dev/termination-log", **more)
+
+
+def said(status: dict[str, Any]) -> str:
+    """What a container that has ended wrote to its termination log; it must have succeeded."""
+    ended = status["state"]["terminated"]
+    assert ended["exitCode"] == 0, ended
+    return str(ended["message"])
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
+def test_pods_of_other_owners_get_their_limits(shop: Kubectl, server: Server, kind: str) -> None:
+    name = kind.lower()
+    document = deployment(name) | {"kind": kind}
+    if kind == "StatefulSet":
+        document["spec"]["serviceName"] = name
+    shop.create(document)
+    shop("rollout", "status", f"{kind}/{name}", "--timeout=120s", timeout=150)
+    assert held(Client.of(shop, name).upload(server, SIZE, "video.example.com", "http"))
+    shop("delete", kind, name, "--wait=false")
+
+
+@pytest.mark.parametrize("owner", ["Job", "CronJob"])
+def test_a_job_completes_within_its_limits(shop: Kubectl, server: Server, owner: str) -> None:
+    name = owner.lower()
+    spec = {
+        "backoffLimit": 0,
+        "template": template(name, containers=[uploading(server)], restartPolicy="Never"),
+    }
+    if owner == "Job":
+        shop.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec})
+    else:
+        cron = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": spec}}
+        shop.create({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "yearly"}, "spec": cron})
+        shop("create", "job", name, "--from=cronjob/yearly")
+    shop("wait", "--for=condition=Complete", f"job/{name}", "--timeout=90s", timeout=120)
+    pod = Client.of(shop, name)
+    assert held(rate_of(said(pod.status_of("app")), SIZE))
+    assert pod.status_of("podlane")["state"]["terminated"]["exitCode"] == 0
+    assert pod.document["status"]["phase"] == "Succeeded"
+
+
+def test_init_containers_of_the_application_are_held_to_its_limits(shop: Kubectl, server: Server) -> None:
+    first = uploading(server) | {"name": "first"}
+    document = deployment("initial")
+    document["spec"]["template"]["spec"]["initContainers"] = [first]
+    shop.create(document)
+    shop("rollout", "status", "deployment/initial", "--timeout=120s", timeout=150)
+    pod = Client.of(shop, "initial")
+    assert [c["name"] for c in pod.document["spec"]["initContainers"]] == ["podlane", "first"]
+    assert held(rate_of(said(pod.status_of("first")), SIZE))
+    shop("delete", "deployment", "initial", "--wait=false")
+
+
+def probed(name: str, container: dict[str, Any], **annotations: str) -> dict[str, Any]:
+    """A Deployment in whose Pod the proxy takes what clients open, to look at names in it: probes of the kubelet included."""
+    inbound = [{"name": "answers", "rate": "1Mbit", "match": {"direction": "inbound", "host": "shop.example.com"}}]
+    given = {
+        "podlane.io/egress-bandwidth": "100M",
+        "podlane.io/classes": json.dumps(inbound),
+        **{f"podlane.io/{key.replace('_', '-')}": value for key, value in annotations.items()},
+    }
+    document = deployment(name)
+    document["spec"]["template"] = template(name, given, containers=[container])
+    return document
+
+
+def test_probes_of_the_application_are_not_disturbed(shop: Kubectl) -> None:
+    """The kubelet asks by HTTP and TCP, each second, and by a command; a single failure would tell."""
+    serve = (
+        "printf 'events {}\\nhttp { server { listen 80; } }\\n' >/etc/nginx/nginx.conf && exec nginx -g 'daemon off;'"
+    )
+    container = {
+        "name": "app", "image": APPLICATION, "command": ["sh", "-c", f"ln -sf /dev/stdout /var/log/nginx/access.log; {serve}"],
+        "startupProbe": {"exec": {"command": ["curl", "--fail", "--silent", "http://127.0.0.1"]}, "periodSeconds": 1, "failureThreshold": 30},
+        "readinessProbe": {"httpGet": {"port": 80}, **EACH_SECOND}, "livenessProbe": {"tcpSocket": {"port": 80}, **EACH_SECOND},
+    }  # fmt: skip
+    shop.create(probed("probed", container))
+    shop("rollout", "status", "deployment/probed", "--timeout=120s", timeout=150)
+    pod = Client.of(shop, "probed")
+    before = failed_probes(pod)
+    until(
+        f"{PROBES} probes", lambda: shop("logs", pod.pod, "--container=app").count("kube-probe/") >= PROBES, patience=60
+    )
+    assert failed_probes(pod) == before
+    assert [pod.status_of(name)["restartCount"] for name in ("app", "podlane")] == [0, 0]
+    assert pod.lanes()["default"]["connections"]["total"] >= 2 * (PROBES - 1), "they were captured"
+    shop("delete", "deployment", "probed", "--wait=false")
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        # The kubelet's client says nothing beyond SETTINGS before it has the server's: it waits for the whole detection
+        # timeout, which is as long as a probe may take by default.
+        pytest.param({}, id="none", marks=pytest.mark.xfail(strict=True, reason="waits for the detection timeout")),
+        pytest.param({"exclude_inbound_ports": "2379"}, id="port-excluded"),
+        pytest.param({"detection_timeout": "200ms"}, id="short-detection"),
+    ],
+)
+def test_grpc_probes_succeed(shop: Kubectl, remedy: dict[str, str]) -> None:
+    etcd = [
+        "/etcd",
+        "--data-dir=/tmp/etcd",
+        "--listen-client-urls=http://0.0.0.0:2379",
+        "--advertise-client-urls=http://localhost:2379",
+    ]
+    # The one program on every such node that answers gRPC's questions about health.
+    container = {
+        "name": "app", "image": etcd_image(shop), "command": etcd, "readinessProbe": {"grpc": {"port": 2379}, **EACH_SECOND},
+    }  # fmt: skip
+    shop.create(probed("grpc", container, **remedy))
+    try:
+        shop("rollout", "status", "deployment/grpc", "--timeout=12s", timeout=60)
+    finally:
+        shop("delete", "deployment", "grpc")
+        shop("wait", "--for=delete", "pod", "--selector=app=grpc", "--timeout=60s", timeout=90)
+
+
+def failed_probes(pod: Client) -> int:
+    events = pod.kubectl(
+        "get", "events", f"--field-selector=involvedObject.name={pod.pod},reason=Unhealthy", "--output=json"
+    )
+    return sum(event.get("count", 1) for event in json.loads(events)["items"])
+
+
+@pytest.fixture(scope="module")
+def classic(installed: KindCluster) -> Iterator[None]:
+    """Sidecars as before Kubernetes 1.29, for a while."""
+    installed.upgrade("sidecar.native=never")
+    yield
+    installed.upgrade()
+
+
+@pytest.mark.usefixtures("classic")
+def test_a_classic_sidecar_holds_limits_too(shop: Kubectl, server: Server) -> None:
+    pod = Client.start(shop, "classic")
+    spec = pod.document["spec"]
+    assert [c["name"] for c in spec["initContainers"]] == ["podlane-prepare"]
+    assert [c["name"] for c in spec["containers"]] == ["podlane", "app"]
+    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    shop("delete", "deployment", "classic", "--wait=false")
+
+
+@pytest.mark.usefixtures("classic")
+def test_a_job_of_ports_alone_completes_without_a_container(shop: Kubectl, server: Server) -> None:
+    container = application("sh", "-c", f"{upload(server, SIZE, 'other.example.com', 'bulk')} >/dev/termination-log")
+    spec = {
+        "backoffLimit": 0,
+        "template": template("ports", PORTS_ONLY, containers=[container], restartPolicy="Never"),
+    }
+    shop.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "ports"}, "spec": spec})
+    shop("wait", "--for=condition=Complete", "job/ports", "--timeout=90s", timeout=120)
+    pod = Client.of(shop, "ports")
+    assert [c["name"] for c in pod.document["spec"]["containers"]] == ["app"]
+    assert held(rate_of(said(pod.status_of("app")), SIZE))
+
+
+def etcd_image(kubectl: Kubectl) -> str:
+    (pod,) = [p for p in kubectl.within("kube-system").list("pods") if p["metadata"]["name"].startswith("etcd-")]
+    return str(pod["spec"]["containers"][0]["image"])
