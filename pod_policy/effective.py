@@ -20,12 +20,12 @@ from pod_policy.quantities import bandwidth, bandwidth_text
 from pod_policy.values import (
     DATAPATHS,
     LOG_LEVELS,
+    ON_FAILURE,
     STEP_ASIDE,
     Resources,
     one_of,
     parse_cpu,
     parse_memory,
-    parse_on_failure,
 )
 from tc_core.errors import PolicyError
 from tc_core.policy import Network, PortRange, TrafficPolicy
@@ -59,7 +59,7 @@ class PodPolicy:
     log_level: str | None = None
     datapath: str | None = None
     resources: Resources = field(default_factory=Resources)
-    on_failure: str = "closed"
+    on_failure: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -102,7 +102,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
-    on_failure = reader.read(known.ON_FAILURE, parse_on_failure) or "closed"
+    on_failure = reader.read(known.ON_FAILURE, one_of(ON_FAILURE))
     parts = _parts(reader, shared)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)

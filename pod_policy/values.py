@@ -16,6 +16,7 @@ from pod_policy.quantities import Quantity
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 STEP_ASIDE: Final = "step-aside"
 DATAPATHS: Final = ("relay", STEP_ASIDE)
+ON_FAILURE: Final = ("open", "closed")
 
 _MOST_CPUS: Final = 1024
 """More than any node has: 500M, say, where 500m was meant."""
@@ -42,18 +43,6 @@ def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
         return text.strip()
 
     return parse
-
-
-def parse_on_failure(text: str) -> str:
-    """``closed``, the only one there is yet."""
-    if text.strip() == "open":
-        raise ValueError(
-            "open is not there yet: without the proxy, connections that it would capture wait until it is back. "
-            "Write closed, or remove the annotation."
-        )
-    if text.strip() != "closed":
-        raise ValueError(f"{text!r} is not one of the values. Write closed, or remove the annotation.")
-    return "closed"
 
 
 def parse_cpu(text: str) -> Quantity:

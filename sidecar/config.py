@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
 from sidecar.netfilter.backend import Way
+from sidecar.on_failure import OnFailure
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.policy_fields import Network, parse_networks
 from tc_core.ports import PortRange
@@ -123,6 +124,10 @@ class SidecarSettings(BaseSettings):
     )
     datapath: Datapath = Field(
         Datapath.RELAY, description="how a connection's first bytes are seen: relay it, or look and step aside"
+    )
+    on_failure: OnFailure = Field(
+        OnFailure.OPEN,
+        description="new connections that the proxy would relay, while it is gone: they go direct, or are refused",
     )
     outbound_port: PortSetting = Field(
         OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"

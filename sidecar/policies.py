@@ -18,6 +18,7 @@ from typing import Any, Final
 from sidecar.config import LogLevel, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
+from sidecar.on_failure import OnFailure
 from tc_core.errors import PolicyError, Problem
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import load_policy
@@ -165,6 +166,7 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
         "detection_timeout": pod.detection_timeout,
         "datapath": pod.datapath and Datapath(pod.datapath),
         "log_level": pod.log_level and LogLevel(pod.log_level),
+        "on_failure": pod.on_failure and OnFailure(pod.on_failure),
     }
     # An empty list is one, too: it takes the place of a default that is not.
     said |= {name: getattr(pod, name) for name in _EXCLUSIONS if f"{PREFIX}{name.replace('_', '-')}" in annotations}

@@ -278,13 +278,9 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
               classes="[{name: a, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {sni: a.example.com}}]"),
         "podlane.io/datapath: ingress: Names tell these classes apart, and what arrives is found by the sockets of the proxy, which are not there with datapath: step-aside. Use datapath: relay; or give an ingress only to classes matched by port, cidr, source or protocol, and put them before those with names.",
     ),
-    "on-failure: open": (
-        named(egress_bandwidth="10M", on_failure="open"),
-        "podlane.io/on-failure: open is not there yet: without the proxy, connections that it would capture wait until it is back. Write closed, or remove the annotation.",
-    ),
     "on-failure: ajar": (
         named(egress_bandwidth="10M", on_failure="ajar"),
-        "podlane.io/on-failure: 'ajar' is not one of the values. Write closed, or remove the annotation.",
+        "podlane.io/on-failure: 'ajar' is not one of the values. Write open or closed.",
     ),
     "datapath": (
         named(egress_bandwidth="10M", datapath="proxy"),
