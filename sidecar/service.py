@@ -29,6 +29,7 @@ from sidecar.answers import Answers
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConntrackError, SidecarError, single
+from sidecar.guard import Guard, RestartMetrics
 from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
@@ -36,10 +37,12 @@ from sidecar.log import configure as configure_log
 from sidecar.metrics import Metrics, ReceivedMetrics
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.choose import holders
+from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.on_failure import OnFailure
 from sidecar.policies import Wanted, attempt, contents, load_wanted, sources
 from sidecar.policy_state import PolicyState, Result
 from sidecar.routing.cached import Routing
@@ -57,6 +60,7 @@ from tc_core.errors import TcError
 from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
 from tc_core.policy import Bound, PortRange, TrafficPolicy
+from tc_core.units import Duration
 
 _T = TypeVar("_T")
 _MakePool = Callable[..., WorkerPool]
@@ -79,14 +83,19 @@ class Sidecar(Answers):
         installer: Installer,
         make_pool: _MakePool | None = None,
         tried: bytes = b"",
+        guard: Guard | None = None,
     ) -> None:
-        """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted."""
+        """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted.
+
+        ``guard``: the supervisor, if there is one.
+        """
         self.settings = wanted.settings
         self.policy = wanted.policy
         self.shaping = shaping
         self.policy_state = PolicyState()
         received = ReceivedMetrics(lambda: self.shaping.received)
-        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew, self.policy_state, received)
+        restarts = RestartMetrics(guard)
+        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew, self.policy_state, received, restarts)
         self.ready = False
         self.admin_port: int | None = None
         self._given = given  # before annotations, if there are any, had their say
@@ -105,6 +114,9 @@ class Sidecar(Answers):
         self._ruleset: Ruleset | None = None  # what was written last, if that went well
         self._signalled = False  # SIGHUP: read it even if nothing has changed
         self._tried = tried
+        self._guard = guard
+        self._was_ready = guard is not None and guard.again
+        self._armed: tuple[Command, ...] | None = None
         self._stop = trio.Event()
         self._life = trio.CancelScope()
         self._patience = trio.CancelScope()
@@ -120,9 +132,14 @@ class Sidecar(Answers):
         async with trio.open_nursery() as nursery:
             # Followed to the very end: a second SIGTERM must not kill a process that is removing its rules.
             nursery.start_soon(self._follow_signals, signals)
+            if self._guard is not None:
+                nursery.start_soon(self._guard.give_signs, self._judge_turned)
+                nursery.start_soon(self._guard.listen, self._put_back)
             try:
                 await self._live(on_ready)
             except BaseException:
+                if self._guard is not None and self._was_ready:
+                    raise  # to the supervisor, which has another one take over what is in force
                 try:
                     await self._end(on_summary)
                 except Exception as error:  # noqa: BLE001 (what is raised is the first trouble, not what came of it)
@@ -141,6 +158,10 @@ class Sidecar(Answers):
                     nursery.start_soon(follow, partial(sources, self._given), lambda: self._reload_asked.set())
                 self.ready = True
                 on_ready()
+                self._was_ready = True
+                if self._guard is not None:
+                    nursery.start_soon(self._watch_workers, self._guard)
+                    self._guard.ready()
                 tune_garbage_collector()
                 await self._stop.wait()
                 self.ready = False
@@ -243,11 +264,25 @@ class Sidecar(Answers):
             keep_captured=not settled and (self._following or not capture),
             keep_inbound=not settled and self._following_inbound,
         )
+        self._arm(ruleset, install=ruleset != self._ruleset)
         if ruleset == self._ruleset:
             return  # written before; that it is there still is for SIGHUP to look at, since looking takes 30 ms
         self._ruleset = None
         self._installer.install(ruleset)
         self._ruleset = ruleset
+        self._arm(ruleset)
+
+    def _arm(self, ruleset: Ruleset, *, install: bool = False) -> None:
+        """Tell the supervisor what to do without this process; ``install``: until that is done, for both rulesets."""
+        if self._guard is None:
+            return
+        s = self.settings
+        commands = self._installer.failing(ruleset, s.on_failure, s.datapath)
+        if install and self._armed:
+            commands = (*self._armed, *(each for each in commands if each not in self._armed))
+        if commands != self._armed:
+            self._guard.arm(commands, s.on_failure, s.log_format)
+            self._armed = commands
 
     async def _reroute(self, server: StepAside) -> None:
         """Have connections follow the policy that need no proxy to live, now that its rules are in place."""
@@ -275,11 +310,12 @@ class Sidecar(Answers):
 
     async def _wind_down(self) -> None:
         log.info("draining", grace=str(self.settings.grace))
+        end = trio.current_time() + self.settings.grace.seconds
         if self._server is None:
             return
         await self._blocking(partial(self._install, self.policy, capture=False))
         with self._patience:
-            cut = await self._server.drain(self.settings.grace)
+            cut = await self._server.drain(Duration.from_seconds(max(0.0, end - trio.current_time())))
             if cut:
                 log.warning("connections cut at the end of the grace period", count=cut)
 
@@ -363,6 +399,26 @@ class Sidecar(Answers):
             except (TcError, SidecarError) as error:
                 log.warning("counters cannot be read, or rules not be tidied up", error=str(error))
 
+    async def _put_back(self) -> None:
+        """This process was silent for so long that the supervisor has taken capture away."""
+        async with self._changing:
+            self._ruleset = self._armed = None
+            self._installer.distrust()
+            try:
+                await self._blocking(partial(self._install, self.policy))
+            except SidecarError as error:
+                log.error("new connections do without the proxy; send SIGHUP to try again", error=str(error))
+
+    def _judge_turned(self) -> bool | None:
+        return self._server.turned() if isinstance(self._server, StepAside) else None
+
+    async def _watch_workers(self, guard: Guard) -> None:
+        guard.all_workers_answer()  # they have, when they began
+        while True:
+            await trio.sleep(_SAMPLE_INTERVAL)
+            if not await self._ask_workers():
+                guard.all_workers_answer()
+
     async def _follow_listeners(self) -> None:
         """Leave alone the ports whose program is another one on loopback than elsewhere; see sidecar.listening."""
         server = self._server
@@ -430,6 +486,7 @@ class Sidecar(Answers):
 def run(
     settings: SidecarSettings,
     *,
+    guard: Guard | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
@@ -442,17 +499,20 @@ def run(
         make_pool = None
         if workers > 1:
             make_pool = partial(WorkerPool, stack.enter_context(fork_server(work)), workers)
-        trio.run(partial(serve, settings, make_pool=make_pool, on_ready=on_ready, on_summary=on_summary))
+        trio.run(partial(serve, settings, make_pool=make_pool, guard=guard, on_ready=on_ready, on_summary=on_summary))
 
 
 async def serve(
     settings: SidecarSettings,
     *,
     make_pool: _MakePool | None = None,
+    guard: Guard | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``: see :func:`run`.
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``guard``: its supervisor.
+
+    ``make_pool``: see :func:`run`.
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
@@ -473,8 +533,10 @@ async def serve(
             shaping = Shaping(kernel, interface, features.probe(), replace=settings.replace)
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried)
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, guard)
         except (TcError, SidecarError):
+            if settings.on_failure is OnFailure.CLOSED or (guard is not None and guard.again):
+                raise  # what is in force stays, and who sees to connections has done so
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:
                 _remove_remains(settings.interface)
