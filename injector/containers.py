@@ -24,6 +24,7 @@ Root here has NET_ADMIN and nothing else (BPF for some policies): it may not eve
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -48,6 +49,14 @@ _POD_FOLDER: Final = "/etc/podlane/pod"
 _POLICY_FOLDER: Final = "/etc/podlane/policy"
 _TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _READY: Final = ["podlane", "ready"]
+_LIVENESS: Final = {
+    "exec": {"command": [*_READY, "--alive"]},
+    "periodSeconds": 30,
+    "timeoutSeconds": 5,
+    "failureThreshold": 3,
+}
+"""It asks the supervisor, which sees to the proxy by itself: a proxy that is not ready is no reason to start both anew.
+Seldom, since each probe starts an interpreter."""
 _STARTUP_SECONDS: Final = 120
 """How long the first start may take, with modules to load on a busy node, before the kubelet starts it anew."""
 _PROBE_TIMEOUT: Final = 5
@@ -100,6 +109,7 @@ def sidecar(
         container["lifecycle"] = {"postStart": {"exec": {"command": [*_READY, "--wait", f"{_STARTUP_SECONDS}s"]}}}
         if grace.linger:
             container["lifecycle"]["preStop"] = {"exec": {"command": ["sleep", str(grace.linger)]}}
+    container["livenessProbe"] = copy.deepcopy(_LIVENESS)
     if defaults.settings["PODLANE_ADMIN_ADDRESS"] not in _LOOPBACK:
         container["ports"] = [{"name": "podlane-admin", "containerPort": defaults.admin_port, "protocol": "TCP"}]
     return container

@@ -128,10 +128,10 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
     ),
     Annotation(
         ON_FAILURE,
+        "open or closed",
+        "the sidecar's (open)",
         "closed",
-        "closed",
-        "closed",
-        "Without the proxy, connections that it would capture wait until it is back. open is refused by this version.",
+        "While the proxy is gone, new connections that it would capture go direct, or are refused.",
     ),
     Annotation(
         DETECTION_TIMEOUT,

@@ -21,12 +21,12 @@ from pod_policy.values import (
     DATAPATHS,
     LOG_LEVELS,
     MESHES,
+    ON_FAILURE,
     STEP_ASIDE,
     Resources,
     one_of,
     parse_cpu,
     parse_memory,
-    parse_on_failure,
 )
 from tc_core.errors import PolicyError
 from tc_core.policy import Network, PortRange, TrafficPolicy
@@ -61,7 +61,7 @@ class PodPolicy:
     datapath: str | None = None
     mesh: str | None = None
     resources: Resources = field(default_factory=Resources)
-    on_failure: str = "closed"
+    on_failure: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -105,7 +105,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
-    on_failure = reader.read(known.ON_FAILURE, parse_on_failure) or "closed"
+    on_failure = reader.read(known.ON_FAILURE, one_of(ON_FAILURE))
     parts = _parts(reader, shared)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)

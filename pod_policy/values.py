@@ -21,6 +21,7 @@ MESH_ISTIO: Final = "istio"
 MESH_LINKERD: Final = "linkerd"
 MESH_NONE: Final = "none"
 MESHES: Final = (MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE)
+ON_FAILURE: Final = ("open", "closed")
 
 _MOST_CPUS: Final = 1024
 """More than any node has: 500M, say, where 500m was meant."""
@@ -47,18 +48,6 @@ def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
         return text.strip()
 
     return parse
-
-
-def parse_on_failure(text: str) -> str:
-    """``closed``, the only one there is yet."""
-    if text.strip() == "open":
-        raise ValueError(
-            "open is not there yet: without the proxy, connections that it would capture wait until it is back. "
-            "Write closed, or remove the annotation."
-        )
-    if text.strip() != "closed":
-        raise ValueError(f"{text!r} is not one of the values. Write closed, or remove the annotation.")
-    return "closed"
 
 
 def parse_cpu(text: str) -> Quantity:

@@ -24,21 +24,23 @@ _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 Examples:
   podlane ready
   podlane ready --wait 30s
+  podlane ready --alive
 
-Exit codes: 0 the sidecar is ready, 1 it is not (the reason is on standard error).
+Exit codes: 0 the sidecar is ready (or alive), 1 it is not (the reason is on standard error).
 """
 )
 @click.option("--wait", metavar="TIME", help="Wait this long for it.  [default: ask once]")
+@click.option("--alive", is_flag=True, help="Ask the supervisor whether it does its work, be the proxy ready or not.")
 @click.option("--admin-address", envvar="PODLANE_ADMIN_ADDRESS", default="127.0.0.1", metavar="ADDRESS", hidden=True)
 @click.option("--admin-port", envvar="PODLANE_ADMIN_PORT", default=15109, type=int, metavar="PORT", hidden=True)
-def ready(wait: str | None, admin_address: str, admin_port: int) -> None:
+def ready(wait: str | None, alive: bool, admin_address: str, admin_port: int) -> None:
     """Ask the sidecar of this network namespace whether all is in force.
 
     PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say where its admin server listens, as for the sidecar itself.
     """
     deadline = time.monotonic() + _seconds(wait)
     address = _ANY.get(admin_address, admin_address)
-    while (reason := _not_ready(address, admin_port)) is not None:
+    while (reason := _not_alive() if alive else _not_ready(address, admin_port)) is not None:
         if time.monotonic() >= deadline:
             stop(reason, 1)
         time.sleep(_EVERY)
@@ -54,6 +56,18 @@ def _seconds(wait: str | None) -> float:
         return Duration.parse(wait).seconds
     except UnitError as error:
         raise click.BadParameter(str(error), param_hint="--wait") from None
+
+
+def _not_alive() -> str | None:
+    """Why the supervisor is not alive; None when it is."""
+    from sidecar.errors import SupervisorError
+    from sidecar.supervisor.control import PING, request
+
+    try:
+        request(PING, _PATIENCE)
+    except SupervisorError as error:
+        return str(error)
+    return None
 
 
 def _not_ready(address: str, port: int) -> str | None:

@@ -8,14 +8,21 @@ import os
 import signal
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from podlane.options import datapath_option, exclusion_options, iptables_option, mesh_option, workers_option
 
 
+class _Sidecar(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = list(args)  # as they were given, for the proxy
+        return super().parse_args(ctx, args)
+
+
 @click.command(
+    cls=_Sidecar,
     epilog="""\b
 Examples:
   podlane sidecar --policy policy.yaml
@@ -26,7 +33,7 @@ Examples:
 Every option can be given as an environment variable, as in PODLANE_LOG_LEVEL=debug.
 What annotations say wins over both.
 A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes everything and exits with status 0.
-"""
+""",
 )
 @click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
 @click.option("--annotations", metavar="FILE", help="A Pod's annotations (downward API file), instead of --policy.")
@@ -51,6 +58,11 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 @mesh_option(
     "The service mesh in this Pod, behind whose proxy to sit.  [default: auto, told by the rules here]", auto=True
 )
+@click.option(
+    "--on-failure",
+    type=click.Choice(["open", "closed"]),
+    help="While the proxy is gone, connections that it would relay go direct, or are refused.  [default: open]",
+)
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
 @click.option("--inbound-port", metavar="PORT", type=int, help="Where those of clients arrive.  [default: 15106]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
@@ -71,34 +83,65 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
     "--prepare", is_flag=True, help="Put all in force and exit, leaving it there for the next sidecar to take over."
 )
 @click.option("--cleanup", is_flag=True, help="Remove what an earlier sidecar left here, and exit.")
+@click.option("--alone", is_flag=True, hidden=True, help="Without a supervisor: whoever starts it sees to its end.")
+@click.option("--supervisor-fd", type=int, hidden=True, help="The supervisor's socket.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write 'ready' to this file descriptor once all is in force.")
 @click.option("--summary-fd", type=int, hidden=True, help="Write the last /classes document to this descriptor.")
-def sidecar(prepare: bool, cleanup: bool, ready_fd: int | None, summary_fd: int | None, **options: Any) -> None:
+@click.pass_context
+def sidecar(
+    context: click.Context,
+    /,
+    prepare: bool,
+    cleanup: bool,
+    alone: bool,
+    supervisor_fd: int | None,
+    ready_fd: int | None,
+    summary_fd: int | None,
+    **options: Any,
+) -> None:
     """Hold this network namespace's traffic to a policy until stopped.
 
     This is what runs in a Pod's sidecar container. It needs CAP_NET_ADMIN; `podlane check` says what else.
     """
     from podlane.console import failing_clearly, ignore_late_signals
 
+    if not (prepare or cleanup or alone or supervisor_fd is not None):
+        _supervise(context.obj)
     if not cleanup:
         _begin()
     with failing_clearly():
         from sidecar import log, service
         from sidecar.config import load_settings
+        from sidecar.guard import Guard
 
         if cleanup:
             service.cleanup(options["interface"])
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)
+        guard = None if supervisor_fd is None else Guard.of(supervisor_fd)
         try:
             service.run(
                 settings,
+                guard=guard,
                 on_ready=_leave if prepare else partial(_write, ready_fd, "ready\n"),
                 on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
             )
         finally:
             ignore_late_signals()
+
+
+def _supervise(arguments: list[str]) -> NoReturn:
+    """Become the supervisor (:mod:`sidecar.supervisor`), which starts this verb again, as the proxy.
+
+    By exec, so that nothing of what is imported here stays in memory, and whoever signals this process finds it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # What comes meanwhile waits for the supervisor's handlers.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    python = [sys.executable, "-P", "-m"]
+    os.execv(sys.executable, [*python, "sidecar.supervisor", *python, "podlane", "sidecar", *arguments])
 
 
 def _begin() -> None:

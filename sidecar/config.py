@@ -14,6 +14,7 @@ from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
 from sidecar.mesh.kinds import Mesh
 from sidecar.netfilter.backend import Way
+from sidecar.on_failure import OnFailure
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.policy_fields import Network, parse_networks
 from tc_core.ports import PortRange
@@ -127,6 +128,10 @@ class SidecarSettings(BaseSettings):
     )
     mesh: Mesh = Field(
         Mesh.AUTO, description="the service mesh in this Pod, behind whose proxy to sit; auto: told by the rules here"
+    )
+    on_failure: OnFailure = Field(
+        OnFailure.OPEN,
+        description="new connections that the proxy would relay, while it is gone: they go direct, or are refused",
     )
     outbound_port: PortSetting = Field(
         OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"

@@ -39,6 +39,10 @@ class WorkersError(SidecarError):
     """Worker processes cannot be had, or not be kept alive."""
 
 
+class SupervisorError(SidecarError):
+    """The supervisor of a sidecar cannot be asked."""
+
+
 def single(
     group: BaseExceptionGroup[BaseException], kinds: type[Exception] | tuple[type[Exception], ...]
 ) -> BaseException | None:

@@ -19,6 +19,7 @@ from sidecar.config import LogLevel, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
 from sidecar.mesh.kinds import Mesh
+from sidecar.on_failure import OnFailure
 from tc_core.errors import PolicyError, Problem
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import load_policy
@@ -168,6 +169,7 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
         # Told to find out, the injector has looked at the Pod, and the environment says what it found.
         "mesh": Mesh(pod.mesh) if pod.mesh and pod.mesh != Mesh.AUTO else None,
         "log_level": pod.log_level and LogLevel(pod.log_level),
+        "on_failure": pod.on_failure and OnFailure(pod.on_failure),
     }
     # An empty list is one, too: it takes the place of a default that is not.
     said |= {name: getattr(pod, name) for name in _EXCLUSIONS if f"{PREFIX}{name.replace('_', '-')}" in annotations}

@@ -40,6 +40,10 @@ class QuicReader:
         """Whether a classifier is there."""
         return self._classifier is not None
 
+    def turned(self) -> bool | None:
+        """Whether its thread has come round since the last call; None: there is none."""
+        return None if self._classifier is None else self._classifier.turned()
+
     @property
     def available(self) -> bool:
         """Whether rules may show packets to it."""

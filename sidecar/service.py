@@ -30,6 +30,7 @@ from sidecar.answers import Answers
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError, single
+from sidecar.guard import Guard, RestartMetrics
 from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
@@ -40,10 +41,12 @@ from sidecar.mesh.scope import beyond_mesh
 from sidecar.metrics import Metrics, ReceivedMetrics
 from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.choose import holders
+from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.on_failure import OnFailure
 from sidecar.policies import Wanted, attempt, contents, load_wanted, sources
 from sidecar.policy_state import PolicyState, Result
 from sidecar.quic import QuicReader, forget_quic_marks
@@ -65,6 +68,7 @@ from tc_core.marks import ClassIds
 from tc_core.netlink import NetlinkKernel
 from tc_core.policy import Bound, PortRange, TrafficPolicy, TransportProtocol
 from tc_core.tellers import TELLERS, Teller
+from tc_core.units import Duration
 
 _T = TypeVar("_T")
 _MakePool = Callable[..., WorkerPool]
@@ -88,10 +92,11 @@ class Sidecar(Answers):
         make_pool: _MakePool | None = None,
         tried: bytes = b"",
         mesh: MeshProxy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted.
 
-        ``mesh``: the proxy that connections of this Pod come from.
+        ``mesh``: the proxy that connections of this Pod come from. ``guard``: the supervisor, if there is one.
         """
         self.settings = wanted.settings
         self.mesh = mesh
@@ -99,7 +104,8 @@ class Sidecar(Answers):
         self.shaping = shaping
         self.policy_state = PolicyState()
         received = ReceivedMetrics(lambda: self.shaping.received)
-        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew, self.policy_state, received)
+        restarts = RestartMetrics(guard)
+        self.metrics = Metrics(lambda: self.shaping.snapshots, self._crew, self.policy_state, received, restarts)
         self.ready = False
         self.admin_port: int | None = None
         self._given = given  # before annotations, if there are any, had their say
@@ -120,6 +126,9 @@ class Sidecar(Answers):
         self._ruleset: Ruleset | None = None  # what was written last, if that went well
         self._signalled = False  # SIGHUP: read it even if nothing has changed
         self._tried = tried
+        self._guard = guard
+        self._was_ready = guard is not None and guard.again
+        self._armed: tuple[Command, ...] | None = None
         self._stop = trio.Event()
         self._life = trio.CancelScope()
         self._patience = trio.CancelScope()
@@ -135,9 +144,14 @@ class Sidecar(Answers):
         async with trio.open_nursery() as nursery:
             # Followed to the very end: a second SIGTERM must not kill a process that is removing its rules.
             nursery.start_soon(self._follow_signals, signals)
+            if self._guard is not None:
+                nursery.start_soon(self._guard.give_signs, self._judge_turned)
+                nursery.start_soon(self._guard.listen, self._put_back)
             try:
                 await self._live(on_ready)
             except BaseException:
+                if self._guard is not None and self._was_ready:
+                    raise  # to the supervisor, which has another one take over what is in force
                 try:
                     await self._end(on_summary)
                 except Exception as error:  # noqa: BLE001 (what is raised is the first trouble, not what came of it)
@@ -156,6 +170,10 @@ class Sidecar(Answers):
                     nursery.start_soon(follow, partial(sources, self._given), lambda: self._reload_asked.set())
                 self.ready = True
                 on_ready()
+                self._was_ready = True
+                if self._guard is not None:
+                    nursery.start_soon(self._watch_workers, self._guard)
+                    self._guard.ready()
                 tune_garbage_collector()
                 await self._stop.wait()
                 self.ready = False
@@ -269,6 +287,7 @@ class Sidecar(Answers):
             keep_inbound=not settled and self._following_inbound,
         )
         ruleset = build(self._capture_settings())
+        self._arm(ruleset, install=ruleset != self._ruleset)
         if ruleset == self._ruleset:
             return  # written before; that it is there still is for SIGHUP to look at, since looking takes 30 ms
         self._ruleset = None
@@ -283,6 +302,19 @@ class Sidecar(Answers):
             self._installer.install(ruleset)
             self._quic.give_up(str(error))
         self._ruleset = ruleset
+        self._arm(ruleset)
+
+    def _arm(self, ruleset: Ruleset, *, install: bool = False) -> None:
+        """Tell the supervisor what to do without this process; ``install``: until that is done, for both rulesets."""
+        if self._guard is None:
+            return
+        s = self.settings
+        commands = self._installer.failing(ruleset, s.on_failure, s.datapath)
+        if install and self._armed:
+            commands = (*self._armed, *(each for each in commands if each not in self._armed))
+        if commands != self._armed:
+            self._guard.arm(commands, s.on_failure, s.log_format)
+            self._armed = commands
 
     async def _reroute(self) -> None:
         """Have connections follow the policy that need no proxy to live, now that its rules are in place."""
@@ -311,13 +343,14 @@ class Sidecar(Answers):
 
     async def _wind_down(self) -> None:
         log.info("draining", grace=str(self.settings.grace))
+        end = trio.current_time() + self.settings.grace.seconds
         if self._server is not None or self._quic.running:
             await self._blocking(partial(self._install, self.policy, capture=False))
         await self._quic.stop()
         if self._server is None:
             return
         with self._patience:
-            cut = await self._server.drain(self.settings.grace)
+            cut = await self._server.drain(Duration.from_seconds(max(0.0, end - trio.current_time())))
             if cut:
                 log.warning("connections cut at the end of the grace period", count=cut)
 
@@ -403,6 +436,26 @@ class Sidecar(Answers):
             except (TcError, SidecarError) as error:
                 log.warning("counters cannot be read, or rules not be tidied up", error=str(error))
 
+    async def _put_back(self) -> None:
+        """This process was silent for so long that the supervisor has taken capture away."""
+        async with self._changing:
+            self._ruleset = self._armed = None
+            self._installer.distrust()
+            try:
+                await self._blocking(partial(self._install, self.policy))
+            except SidecarError as error:
+                log.error("new connections do without the proxy; send SIGHUP to try again", error=str(error))
+
+    def _judge_turned(self) -> bool | None:
+        return self._server.turned() if isinstance(self._server, StepAside) else self._quic.turned()
+
+    async def _watch_workers(self, guard: Guard) -> None:
+        guard.all_workers_answer()  # they have, when they began
+        while True:
+            await trio.sleep(_SAMPLE_INTERVAL)
+            if not await self._ask_workers():
+                guard.all_workers_answer()
+
     async def _follow_listeners(self) -> None:
         """Leave alone the ports whose program is another one on loopback than elsewhere; see sidecar.listening."""
         server = self._server
@@ -478,6 +531,7 @@ class Sidecar(Answers):
 def run(
     settings: SidecarSettings,
     *,
+    guard: Guard | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
@@ -490,15 +544,16 @@ def run(
     try:
         mesh = join(settings)
     except SidecarError:
-        with suppress(TcError, SidecarError):
-            cleanup(settings.interface)  # as in serve; unless another sidecar is alive here
+        if not _leaves_in_force(settings, guard):
+            with suppress(TcError, SidecarError):
+                cleanup(settings.interface)  # as in serve; unless another sidecar is alive here
         raise
     with ExitStack() as stack:
         make_pool = None
         if workers > 1:
             be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
             make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
-        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh)
+        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, guard=guard)
         trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
 
 
@@ -508,10 +563,11 @@ async def serve(
     make_pool: _MakePool | None = None,
     ledger: Ledger | None = None,
     mesh: MeshProxy | None = None,
+    guard: Guard | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``make_pool``, ``ledger``, ``mesh``: see :func:`run`.
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``guard``: its supervisor; the others: see :func:`run`.
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
@@ -539,8 +595,10 @@ async def serve(
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh)
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard)
         except (TcError, SidecarError):
+            if _leaves_in_force(settings, guard):
+                raise
             # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
             try:
                 _remove_remains(settings.interface)
@@ -551,6 +609,11 @@ async def serve(
             await running.run(signals, on_ready, on_summary)
         except BaseExceptionGroup as group:
             raise single(group, (TcError, SidecarError)) or group from None
+
+
+def _leaves_in_force(settings: SidecarSettings, guard: Guard | None) -> bool:
+    """Whether what is in force stays when there is no start: connections have been seen to, or are to wait."""
+    return settings.on_failure is OnFailure.CLOSED or (guard is not None and guard.again)
 
 
 def _access_log(settings: SidecarSettings) -> AccessLogSettings | None:

@@ -33,7 +33,7 @@ _CHUNK: Final = 65536
 
 def sidecar_command(*options: str) -> list[str]:
     """The sidecar by this very interpreter. ``-P``: modules lying in the working folder must not run as root."""
-    return [sys.executable, "-P", "-m", "podlane", "sidecar", *options]
+    return [sys.executable, "-P", "-m", "podlane", "sidecar", "--alone", *options]
 
 
 @dataclass

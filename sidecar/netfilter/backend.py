@@ -17,8 +17,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
+from sidecar.datapath import Datapath
+from sidecar.netfilter.failing import Command
 from sidecar.netfilter.parse import Installed
 from sidecar.netfilter.rules import Family, FamilyRules
+from sidecar.on_failure import OnFailure
 
 NET_ADMIN_REMEDY: Final = "Changing mangle rules takes CAP_NET_ADMIN: run as root, or add the capability."
 LOAD_TABLES_REMEDY: Final = (
@@ -76,6 +79,15 @@ class Backend(Protocol):
 
         Raises :class:`PrivilegeError`, or :class:`RulesetError` with what was said and what to do.
         """
+
+    def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:
+        """What somebody else can run, when ``rules`` are in force, for new connections to do without the proxy.
+
+        None when there is nothing to do, or this backend has no way.
+        """
+
+    def lift_refusal(self, family: Family) -> bool:
+        """Take away what a command of :meth:`failing` has left beside the mangle table; whether there was anything."""
 
     def rehearse(self, rules: FamilyRules) -> None:
         """Have ``rules`` checked without applying them; finds unknown targets and matches, not every refusal."""

@@ -17,15 +17,18 @@ from typing import Final
 
 import structlog
 
+from sidecar.datapath import Datapath
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
 from sidecar.netfilter.backend import Backend, Way
 from sidecar.netfilter.choose import detect_backend
+from sidecar.netfilter.failing import Command
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.parse import Installed
 from sidecar.netfilter.rules import Family, FamilyRules, Rule
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
 from sidecar.netfilter.text import difference
+from sidecar.on_failure import OnFailure
 
 __all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]
 
@@ -69,6 +72,9 @@ class Installer:
             installed = self.installed(family)
             leftovers = leftovers or bool(installed)
             changed = self._install_family(rules, installed) or changed
+            if not self._installed_before:
+                # After the rules: they lead to a listener by now, so nobody need be refused any more.
+                changed = self.backend.lift_refusal(family) or changed
         report = Report(changed, leftovers and not self._installed_before, tuple(notes))
         self._installed_before = True
         log.info(
@@ -81,6 +87,15 @@ class Installer:
         for note in notes:
             log.info(note)
         return report
+
+    def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:
+        """What somebody else can run, when ``ruleset`` is in force, for new connections to do without the proxy."""
+        commands = (self.backend.failing(ruleset.of(family), way, datapath) for family in self._families([]))
+        return tuple(command for command in commands if command is not None)
+
+    def distrust(self) -> None:
+        """Somebody has run that: look at everything again, as at the first time."""
+        self._installed_before = False
 
     def remove(self) -> bool:
         """Remove everything of ours, also when half of it is missing; whether there was anything.
@@ -129,10 +144,11 @@ class Installer:
     def _remove_family(self, family: Family) -> bool:
         installed = self.installed(family)
         nothing = FamilyRules(family)
+        refusal = self.backend.lift_refusal(family)
         if installed:
             self.backend.apply(nothing, installed)
             self._verify(nothing)
-        return routes.clear(family, (), self._tables) or bool(installed)
+        return routes.clear(family, (), self._tables) or bool(installed) or refusal
 
     def _verify(self, rules: FamilyRules) -> None:
         lines = difference(rules, self.installed(rules.family))

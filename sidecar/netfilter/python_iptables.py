@@ -26,6 +26,7 @@ import fcntl
 import importlib
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sidecar.datapath import Datapath
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
 from sidecar.netfilter import xtables_compat
 from sidecar.netfilter.backend import (
@@ -45,10 +47,12 @@ from sidecar.netfilter.backend import (
     legacy_tables,
 )
 from sidecar.netfilter.entries import decode
+from sidecar.netfilter.failing import Command, emptied
 from sidecar.netfilter.parse import Installed, InstalledHook
 from sidecar.netfilter.python_rules import check, entry_of
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules, Rule
 from sidecar.netfilter.text import render_rule
+from sidecar.on_failure import OnFailure
 from tc_core.errors import MissingFeatureError
 
 INSTALL_REMEDY: Final = "Install it: pip install 'podlane[python-iptables]'."
@@ -183,6 +187,18 @@ class PythonBackend:
                         raise
                 else:
                     return
+
+    def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:  # noqa: ARG002
+        """This library in a process of its own, which takes half a second; refusing it cannot do."""
+        chains = emptied(rules)
+        if not chains or way is OnFailure.CLOSED:
+            return None
+        program = (sys.executable, "-P", "-m", "sidecar.netfilter.empty_by_python")
+        return Command((*program, str(rules.family.value), *chains), "")
+
+    def lift_refusal(self, family: Family) -> bool:  # noqa: ARG002
+        """There is none: see :meth:`failing`."""
+        return False
 
     def rehearse(self, rules: FamilyRules) -> None:
         """Make all of ``rules`` in memory, and throw them away."""

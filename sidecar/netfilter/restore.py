@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sidecar.datapath import Datapath
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
 from sidecar.netfilter.backend import (
     LOAD_EXTENSIONS_REMEDY,
@@ -26,9 +27,11 @@ from sidecar.netfilter.backend import (
     has_net_admin,
     legacy_tables,
 )
+from sidecar.netfilter.failing import Command, failing_text, without_refusal
 from sidecar.netfilter.parse import Installed, parse
 from sidecar.netfilter.rules import Family, FamilyRules
 from sidecar.netfilter.text import render, transaction
+from sidecar.on_failure import OnFailure
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where the programs are even when PATH, as for ordinary users on Debian, does not say so."""
@@ -78,19 +81,34 @@ class RestoreBackend:
         text = transaction(rules, installed)
         self._run(self.tools[rules.family].restore, "--noflush", f"--wait={LOCK_WAIT}", text=text)
 
+    def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:
+        """Another run of iptables-restore: see :mod:`sidecar.netfilter.failing`."""
+        text = failing_text(rules, way, datapath)
+        if text is None:
+            return None
+        return Command((self.tools[rules.family].restore, "--noflush", f"--wait={LOCK_WAIT}"), text)
+
+    def lift_refusal(self, family: Family) -> bool:
+        """Take the refusal out of the filter table. Raises as :meth:`apply`."""
+        text = without_refusal(self.read(family, "filter"))
+        if text is None:
+            return False
+        self._run(self.tools[family].restore, "--noflush", f"--wait={LOCK_WAIT}", text=text)
+        return True
+
     def rehearse(self, rules: FamilyRules) -> None:
         """Have the rules checked by ``iptables-restore --test``."""
         self.read(rules.family)
         text = render(rules)
         self._run(self.tools[rules.family].restore, "--noflush", "--test", f"--wait={LOCK_WAIT}", text=text)
 
-    def read(self, family: Family) -> str:
-        """The mangle table as iptables-save text; empty when there is none yet. Raises :class:`RulesetError`."""
+    def read(self, family: Family, table: str = "mangle") -> str:
+        """A table as iptables-save text; empty when there is none yet. Raises :class:`RulesetError`."""
         if self.kind is BackendKind.LEGACY:
             tables = legacy_tables(family)
-            if tables is not None and "mangle" not in tables:
+            if tables is not None and table not in tables:
                 return ""
-        return self._run(self.tools[family].save, "-t", "mangle")
+        return self._run(self.tools[family].save, "-t", table)
 
     def read_all(self, family: Family) -> str:
         """All tables there are as iptables-save text. Raises :class:`RulesetError`."""

@@ -62,6 +62,8 @@ class StepAside:
         self._life = trio.CancelScope()
         self._stopping = False
         self._judging = threading.Lock()
+        self._queue: Queue | None = None
+        self._turned = True
 
     @property
     def routing(self) -> Routing:
@@ -78,7 +80,7 @@ class StepAside:
 
         Raises :class:`~sidecar.errors.QueueError`, :class:`~sidecar.errors.PrivilegeError`.
         """
-        queue = Queue(self._number)
+        queue = self._queue = Queue(self._number)
         patience = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         try:
@@ -96,9 +98,17 @@ class StepAside:
                     queue.wake()
         finally:
             sys.setswitchinterval(patience)
+            self._queue = None
             queue.close()
             if self._access_log is not None:
                 self._access_log.close()
+
+    def turned(self) -> bool:
+        """Whether the thread that judges has come round since the last call; makes it come round once more."""
+        turned, self._turned = self._turned, False
+        if self._queue is not None:
+            self._queue.wake()
+        return turned
 
     async def drain(self, grace: Duration) -> int:  # noqa: ARG002  # the life of a proxy; here nothing has to end
         """Stop. Connections go on by themselves, so there is nothing to wait for and nothing to cut: gives 0."""
@@ -155,6 +165,7 @@ class StepAside:
     def _judge(self, queue: Queue) -> None:
         classifier = self._classifier
         while not self._stopping:
+            self._turned = True
             for packet in queue.receive():
                 bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
                 with self._judging:

@@ -16,7 +16,8 @@ from waiting import until
 
 from podlane.lab.lab import Host
 
-ADMIN = "http://127.0.0.1:15109"
+ADMIN_PORT = 15109
+ADMIN = f"http://127.0.0.1:{ADMIN_PORT}"
 
 
 @dataclass(slots=True)
@@ -27,6 +28,11 @@ class RunningSidecar:
     process: subprocess.Popen[bytes]
     policy: Path
     log: Path
+
+    @property
+    def proxy(self) -> int:
+        """The proxy's process, once there is one: the supervisor's only child."""
+        return until("a proxy", lambda: children(self.process.pid))[0]
 
     def get(self, path: str) -> str:
         """What the admin server answers."""
@@ -65,9 +71,24 @@ class RunningSidecar:
         return until("an answer to the change", answer)
 
     def stop(self, number: int = signal.SIGTERM, *, patience: float = 30.0) -> int:
-        """Signal it and wait for its end; gives its exit code."""
+        """Signal it and wait for its end; gives its exit code. SIGKILL is for all of its processes in one moment."""
+        proxies = children(self.process.pid) if number == signal.SIGKILL else []
+        for proxy in proxies:
+            os.kill(proxy, signal.SIGSTOP)  # so that it does not see the end of its supervisor
         self.process.send_signal(number)
-        return self.process.wait(patience)
+        code = self.process.wait(patience)
+        for proxy in proxies:
+            os.kill(proxy, signal.SIGKILL)
+        until("the end of its proxy", lambda: not any(Path(f"/proc/{proxy}").exists() for proxy in proxies))
+        return code
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that are there; none when it has gone itself."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 NO_CAP_BPF = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all")
@@ -125,8 +146,9 @@ def state_of(pod: Host) -> str:
     ]  # fmt: skip
     for tool in ("iptables", "ip6tables"):
         # Whoever uses a table first makes its built-in chains, and they stay (iptables-nft): so use it here.
-        pod.run([tool, "-t", "mangle", "-N", "used"])
-        pod.run([tool, "-t", "mangle", "-X", "used"])
+        for table in ("mangle", "filter"):
+            pod.run([tool, "-t", table, "-N", "used"])
+            pod.run([tool, "-t", table, "-X", "used"])
     lines = []
     for command in commands:
         shown = pod.run(command).stdout.splitlines()

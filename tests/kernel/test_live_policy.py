@@ -232,7 +232,7 @@ def test_a_run_follows_its_policy_file(runs: RunHost) -> None:
 
 def test_without_watching_only_a_signal_changes_anything(topology: PodNodeServer, tmp_path: Path) -> None:
     sidecar = start_sidecar(topology.pod, SLOW, tmp_path)
-    descriptors = [link.readlink() for link in Path(f"/proc/{sidecar.process.pid}/fd").iterdir()]
+    descriptors = [link.readlink() for link in Path(f"/proc/{sidecar.proxy}/fd").iterdir()]
     assert not [each for each in descriptors if "inotify" in str(each)]
     sidecar.reload(FASTER)
     assert sidecar.classes()["up"]["ceil_bits_per_second"] == 80_000_000

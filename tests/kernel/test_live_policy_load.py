@@ -133,10 +133,10 @@ class Flow:
 
 def resources_of(sidecar: RunningSidecar) -> tuple[int, int]:
     """Resident memory in KiB, and open descriptors: without pipes, which the relay keeps some of for bulk."""
-    status = Path(f"/proc/{sidecar.process.pid}/status").read_text()
+    status = Path(f"/proc/{sidecar.proxy}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found
-    folder = f"/proc/{sidecar.process.pid}/fd"
+    folder = f"/proc/{sidecar.proxy}/fd"
     opened = [os.readlink(f"{folder}/{each}") for each in os.listdir(folder)]
     return int(found[1]), sum(not each.startswith("pipe:") for each in opened)
 

@@ -68,7 +68,7 @@ def family(pid: int) -> dict[int, str]:
 
 def workers(sidecar: RunningSidecar) -> list[int]:
     try:
-        return sorted(pid for pid, name in family(sidecar.process.pid).items() if name == "podlane-worker")
+        return sorted(pid for pid, name in family(sidecar.proxy).items() if name == "podlane-worker")
     except FileNotFoundError:
         return []  # one has just ended
 
@@ -278,12 +278,13 @@ def test_counters_never_go_back_while_workers_die(topology: PodNodeServer, tmp_p
 
 
 def test_a_worker_that_dies_again_and_again_ends_all_of_it(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Without a supervisor, which would begin again."""
     before = state_of(topology.pod)
-    sidecar = start(topology, tmp_path)
+    sidecar = start(topology, tmp_path, "--alone")
     processes = list(family(sidecar.process.pid))
 
     def kill_all() -> bool:
-        for pid in workers(sidecar):
+        for pid in (pid for pid, name in family(sidecar.process.pid).items() if name == "podlane-worker"):
             os.kill(pid, signal.SIGKILL)
         return sidecar.process.poll() is not None
 
@@ -317,7 +318,7 @@ def test_workers_do_not_outlive_a_killed_main_process(topology: PodNodeServer, t
     before = state_of(pod)
     sidecar = start(topology, tmp_path)
     clients = [open_connection(topology) for _ in range(9)]
-    processes = list(family(sidecar.process.pid))
+    processes = list(family(sidecar.proxy))
     assert len(processes) == 1 + WORKERS
     assert sidecar.stop(signal.SIGKILL) == -signal.SIGKILL
     until("their end", lambda: gone(processes), patience=1.0)
@@ -336,7 +337,7 @@ def test_workers_do_not_outlive_a_killed_main_process(topology: PodNodeServer, t
 def test_a_killed_fork_server_ends_all_of_it(topology: PodNodeServer, tmp_path: Path) -> None:
     before = state_of(topology.pod)
     sidecar = start(topology, tmp_path)
-    processes = family(sidecar.process.pid)
+    processes = family(sidecar.proxy)
     [server] = [pid for pid, name in processes.items() if name == "podlane-forks"]
     os.kill(server, signal.SIGKILL)
     assert sidecar.process.wait(20) == 1
@@ -392,7 +393,7 @@ def test_sigterm_lets_transfers_finish_and_leaves_no_trace(
     pod = topology.pod
     before = state_of(pod)
     sidecar = start(topology, tmp_path, policy=SLOW % "40Mbit")
-    processes = list(family(sidecar.process.pid))
+    processes = list(family(sidecar.proxy))
     uploads = begin_uploads(topology, tmp_path, 8, 1_000_000)
     until("all uploads", lambda: sidecar.classes()["host"]["connections"]["active"] == 8)
     sidecar.process.send_signal(signal.SIGTERM)
@@ -415,7 +416,7 @@ def test_what_does_not_end_is_cut(topology: PodNodeServer, tmp_path: Path, signa
     before = state_of(topology.pod)
     grace = "300ms" if signals == 1 else "60s"
     sidecar = start(topology, tmp_path, "--grace", grace, policy=SLOW % "1Mbit")
-    processes = list(family(sidecar.process.pid))
+    processes = list(family(sidecar.proxy))
     uploads = begin_uploads(topology, tmp_path, 6, 2_000_000)
     until("all uploads", lambda: sidecar.classes()["host"]["connections"]["active"] == 6)
     sidecar.process.send_signal(signal.SIGTERM)
@@ -505,9 +506,9 @@ def test_no_descriptor_is_left_open(topology: PodNodeServer, tmp_path: Path) -> 
     sidecar = start(topology, tmp_path)
 
     def opened() -> list[int]:
-        counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in family(sidecar.process.pid)]
+        counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in family(sidecar.proxy)]
         # Not by pid: the replacement's may be lower than the fork server's.
-        return [len(os.listdir(f"/proc/{sidecar.process.pid}/fd")), *sorted(counts)]
+        return [len(os.listdir(f"/proc/{sidecar.proxy}/fd")), *sorted(counts)]
 
     assert ask(topology).returncode == 0
     # A connection that is about to close has two of them.

@@ -24,7 +24,7 @@ _INHERITED: Final = ("runAsUser", "runAsGroup", "runAsNonRoot", "seccompProfile"
 """What a container takes from the Pod's securityContext where it says nothing itself (core/v1 PodSecurityContext)."""
 _SECURITY: Final = {*_INHERITED, "allowPrivilegeEscalation", "capabilities", "privileged", "readOnlyRootFilesystem"}
 _CONTAINER: Final = {
-    "args", "command", "env", "image", "imagePullPolicy", "lifecycle", "name", "ports", "resources", "restartPolicy",
+    "args", "command", "env", "image", "imagePullPolicy", "lifecycle", "livenessProbe", "name", "ports", "resources", "restartPolicy",
     "securityContext", "startupProbe", "terminationMessagePath", "terminationMessagePolicy", "volumeMounts",
 }  # fmt: skip
 _MACHINES: Final = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}

@@ -186,6 +186,9 @@ class RunningPod:
             assert done.returncode == 0, f"postStart of {started.name}: {done.stderr}\n{started.output}"
         if started.name in self.sidecars and (probe := container.get("startupProbe")):
             self._until_started(started, probe)
+        if probe := container.get("livenessProbe"):
+            done = started.execute(probe["exec"]["command"], timeout=30)
+            assert done.returncode == 0, f"liveness of {started.name}: {done.stderr}\n{started.output}"
 
     @staticmethod
     def _until_started(started: Container, probe: Mapping[str, Any]) -> None:

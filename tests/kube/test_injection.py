@@ -32,6 +32,13 @@ SIDECAR = {
     ],
     "resources": {"limits": {"memory": "256Mi"}, "requests": {"cpu": "20m", "memory": "64Mi"}},
     "restartPolicy": "Always",
+    "livenessProbe": {
+        "exec": {"command": ["podlane", "ready", "--alive"]},
+        "periodSeconds": 30,
+        "timeoutSeconds": 5,
+        "failureThreshold": 3,
+        "successThreshold": 1,
+    },
     "startupProbe": {
         "exec": {"command": ["podlane", "ready"]},
         "periodSeconds": 1,

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from injector.metrics import Metrics as InjectorMetrics
+from sidecar.guard import RestartMetrics
 from sidecar.metrics import Crew, Metrics, ReceivedMetrics
 from sidecar.policy_state import PolicyState
 
@@ -26,7 +27,9 @@ def families(text: bytes) -> dict[str, str]:
     return {family.name: family.type for family in text_string_to_metric_families(text.decode())}
 
 
-SIDECAR = families(Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None)).render())
+SIDECAR = families(
+    Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render()
+)
 INJECTOR = families(InjectorMetrics().render())
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from podlane.main import main
 from podlane.sidecar import sidecar
 from sidecar.config import SidecarSettings
+from sidecar.guard import RestartMetrics
 from sidecar.metrics import Crew, Metrics, ReceivedMetrics
 from sidecar.policy_state import PolicyState
 from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
@@ -37,7 +38,7 @@ def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None
     fields = SidecarSettings.model_fields
     assert table_keys(text, "setting") == list(fields)
     options = {p.name for p in sidecar.params}
-    assert set(fields) == options - {"cleanup", "prepare", "ready_fd", "summary_fd"}
+    assert set(fields) == options - {"alone", "cleanup", "prepare", "ready_fd", "summary_fd", "supervisor_fd"}
     for name, field in fields.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         default = row.split("|")[2].strip().strip("`")
@@ -55,7 +56,9 @@ def test_the_policy_reference_names_every_key_and_no_other() -> None:
 
 def test_every_metric_in_the_docs_exists() -> None:
     text = (ROOT / "docs/operations.md").read_text()
-    rendered = Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None)).render().decode()
+    rendered = (
+        Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render().decode()
+    )
     documented = set(re.findall(r"`(podlane_\w+)`", text))
     exported = {re.sub(r"_(total|bucket|created)$", "", name) for name in re.findall(r"# TYPE (\w+)", rendered)}
     assert {re.sub(r"_total$", "", name) for name in documented} <= exported

@@ -200,11 +200,13 @@ def test_shared_policies_come_from_the_manifest_or_by_option_or_stay_unchecked()
 
 
 def test_errors_name_document_workload_and_annotation_all_at_once() -> None:
-    wrong = STATEFUL_SET.replace("10M", "10X").replace("team: data", "podlane.io/on-failure: open")
+    wrong = STATEFUL_SET.replace("10M", "10X").replace("team: data", "podlane.io/on-failure: ajar")
     with pytest.raises(ManifestError) as caught:
         inject_text(f"{DEPLOYMENT}---\n{wrong}---\n{CRON_JOB.replace('5M', '5')}", NATIVE)
     first, second, third = str(caught.value).splitlines()
-    assert first.startswith("document 2 (line 43), StatefulSet/db: podlane.io/on-failure: open is not there yet")
+    assert first.startswith(
+        "document 2 (line 43), StatefulSet/db: podlane.io/on-failure: 'ajar' is not one of the values"
+    )
     assert second.startswith("document 2 (line 43), StatefulSet/db: podlane.io/egress-bandwidth: '10X' is not a Kubern")
     assert third.startswith("document 4 (line 65), CronJob/backup: podlane.io/egress-bandwidth: 5 is not a text. Put")
 

@@ -125,6 +125,12 @@ def test_the_native_sidecar() -> None:
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "restartPolicy": "Always",
+        "livenessProbe": {
+            "exec": {"command": ["podlane", "ready", "--alive"]},
+            "periodSeconds": 30,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
         "startupProbe": {
             "exec": {"command": ["podlane", "ready"]},
             "periodSeconds": 1,

@@ -280,13 +280,9 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
                       "{name: b, rate: 1Mbit, ingress: {rate: 1Mbit}, match: {port: 2}}]"),
         "podlane.io/ingress-bandwidth: Cannot guarantee 3 Mbit/s inside 2 Mbit/s. Lower the rates of the classes or raise podlane.io/ingress-bandwidth to 3M.",
     ),
-    "on-failure: open": (
-        named(egress_bandwidth="10M", on_failure="open"),
-        "podlane.io/on-failure: open is not there yet: without the proxy, connections that it would capture wait until it is back. Write closed, or remove the annotation.",
-    ),
     "on-failure: ajar": (
         named(egress_bandwidth="10M", on_failure="ajar"),
-        "podlane.io/on-failure: 'ajar' is not one of the values. Write closed, or remove the annotation.",
+        "podlane.io/on-failure: 'ajar' is not one of the values. Write open or closed.",
     ),
     "datapath": (
         named(egress_bandwidth="10M", datapath="proxy"),

@@ -1,0 +1,111 @@
+"""The proxy's side of its supervisor: signs of life, what to do when it is gone, and what it is told.
+
+See :mod:`sidecar.supervisor`. A sidecar may run without one (``podlane run`` looks after its own), and then has no
+:class:`Guard`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Final
+
+import structlog
+import trio
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from sidecar.config import LogFormat
+from sidecar.netfilter.failing import Command
+from sidecar.on_failure import OnFailure
+from sidecar.supervisor.actions import Action, run_all
+from sidecar.supervisor.beats import EVERY_S, JUDGE, LOOP, WORKERS, Beats
+from sidecar.supervisor.wire import Wire
+
+_FORSAKEN: Final = 1
+
+log = structlog.get_logger(__name__)
+
+
+class Guard:
+    """The supervisor, as its proxy knows it."""
+
+    def __init__(self, wire: Wire, beats: Beats, restarts: Mapping[str, int], *, again: bool) -> None:
+        self.restarts = dict(restarts)
+        """How often a proxy was started anew, by reason."""
+        self.again = again
+        """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
+        self._wire = wire
+        self._beats = beats
+        self._armed: tuple[Command, ...] | None = None
+
+    @classmethod
+    def of(cls, descriptor: int) -> Guard:
+        """Take the socket that a supervisor has given, and hear its first words."""
+        end = socket.socket(fileno=descriptor)
+        end.set_inheritable(False)
+        wire = Wire(end)
+        message, descriptors = wire.receive()
+        if message is None:
+            os._exit(_FORSAKEN)  # it has gone before anything began
+        beats = Beats(descriptors[0])
+        os.close(descriptors[0])
+        return cls(wire, beats, message["restarts"], again=message["again"])
+
+    def arm(self, commands: Sequence[Command], way: OnFailure, log_format: LogFormat) -> None:
+        """Say what to run if this process should be gone; to be called before what captures is installed."""
+        self._armed = tuple(commands)
+        actions = [asdict(each) for each in commands]
+        self._wire.send("armed", {"actions": actions, "on_failure": way.value, "log_format": log_format.value})
+
+    def ready(self) -> None:
+        """Say that all is in force."""
+        self._wire.send("ready")
+
+    def all_workers_answer(self) -> None:
+        """Say so."""
+        self._beats.give(WORKERS)
+
+    async def give_signs(self, judge_turns: Callable[[], bool | None]) -> None:
+        """Tell that the event loop turns, again and again; and the thread that judges packets, if there is one.
+
+        ``judge_turns`` says whether it has come round since the last call; None: there is none.
+        """
+        while True:
+            self._beats.give(LOOP)
+            if judge_turns():
+                self._beats.give(JUDGE)
+            await trio.sleep(EVERY_S)
+
+    async def listen(self, put_back: Callable[[], Awaitable[None]]) -> None:
+        """Follow what the supervisor says: ``put_back`` what captures. If it is gone this process ends at once."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.lowlevel.wait_readable(self._wire.socket)
+                message, _ = self._wire.receive()
+                if message is None:
+                    self._end_forsaken()
+                elif message["kind"] == "resume":
+                    nursery.start_soon(put_back)
+
+    def _end_forsaken(self) -> None:
+        """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""
+        problem = run_all([Action(each.argv, each.input) for each in self._armed or ()])
+        log.error("the supervisor has gone, and so does this process; start the sidecar again", error=problem)
+        os._exit(_FORSAKEN)
+
+
+class RestartMetrics(Collector):
+    """How often the proxy was started anew; nothing where it has no supervisor."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        self._restarts = guard.restarts if guard is not None else {}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """One family."""
+        restarts = CounterMetricFamily("podlane_restarts", "Proxies that were started anew.", labels=["reason"])
+        for reason, number in self._restarts.items():
+            restarts.add_metric([reason], number)
+        yield restarts

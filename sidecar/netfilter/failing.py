@@ -1,0 +1,85 @@
+"""What is done about new connections when the proxy is gone, as programs that somebody else can run. Pure.
+
+``open``: the chains that capture are emptied, by which the walk goes on to the class of the port. Stepping aside, no
+packet is shown any more either: a classifier that is stopped would hold it. So with QUIC, beside the relay too; what
+begins anew on a decided flow is in the default class meanwhile.
+
+``closed``: connections that only the proxy could tell are refused with RST. Only the filter table has REJECT, so for
+that time there is a chain in it, for what is marked as captured; and TPROXY rules go, which without a listener would
+drop what comes in before anybody could refuse it. The refusal comes first: were TPROXY gone alone, captured SYNs would
+be received here, where a program may listen on the same port.
+
+A transaction of mangle rules puts the rest back (:mod:`sidecar.netfilter.install`); :func:`without_refusal` removes the
+chain in the filter table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.datapath import Datapath
+from sidecar.netfilter.aside import SHOW
+from sidecar.netfilter.inbound import IN_CAPTURE
+from sidecar.netfilter.quic import AGAIN
+from sidecar.netfilter.rules import CHAIN_PREFIX, FamilyRules, Tproxy
+from sidecar.netfilter.ruleset import CAPTURE
+from sidecar.netfilter.text import render_rule
+from sidecar.on_failure import OnFailure
+from tc_core.marks import DIVERT
+
+REFUSE: Final = f"{CHAIN_PREFIX}REFUSE"
+_SYN: Final = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN "
+_REFUSED: Final = f"-m connmark --mark {DIVERT} -m conntrack --ctdir ORIGINAL -j REJECT --reject-with tcp-reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program with its arguments, and what it reads from standard input."""
+
+    argv: tuple[str, ...]
+    input: str
+
+
+def emptied(rules: FamilyRules) -> list[str]:
+    """The chains to be emptied for new connections to go direct; none when these rules capture nothing."""
+    return [chain.name for chain in rules.chains if chain.name in (CAPTURE, IN_CAPTURE, SHOW, AGAIN)]
+
+
+def failing_text(rules: FamilyRules, way: OnFailure, datapath: Datapath) -> str | None:
+    """Input for ``iptables-restore --noflush`` when ``rules`` are in force; None when they capture nothing."""
+    capturing = emptied(rules)
+    if not capturing:
+        return None
+    if way is OnFailure.OPEN:
+        return "\n".join(["*mangle", *(f":{name} - [0:0]" for name in capturing), "COMMIT", ""])
+    # Stepping aside, connections that are there need nobody and go on.
+    only_new = _SYN if datapath is Datapath.STEP_ASIDE else ""
+    lines = [
+        "*filter",
+        f":{REFUSE} - [0:0]",
+        f"-A {REFUSE} -p tcp {only_new}{_REFUSED}",
+        f"-I INPUT 1 -p tcp -j {REFUSE}",
+        f"-I OUTPUT 1 -p tcp -j {REFUSE}",
+        "COMMIT",
+        "*mangle",
+    ]
+    leading = [c for c in rules.chains if any(isinstance(rule.action, Tproxy) for rule in c.rules)]
+    lines += [f":{chain.name} - [0:0]" for chain in leading]
+    lines += [
+        f"-A {chain.name} {render_rule(rule, rules.family)}"
+        for chain in leading
+        for rule in chain.rules
+        if not isinstance(rule.action, Tproxy)
+    ]
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def without_refusal(filter_table: str) -> str | None:
+    """Input that takes the refusal out of a filter table, given as iptables-save text; None: there is none in it."""
+    lines = filter_table.splitlines()
+    if not any(line.startswith(f":{REFUSE} ") for line in lines):
+        return None
+    hooks = [line for line in lines if line.startswith("-A ") and line.endswith(f" -j {REFUSE}")]
+    deleted = [f"-D {line.removeprefix('-A ')}" for line in hooks]
+    return "\n".join(["*filter", *deleted, f"-F {REFUSE}", f"-X {REFUSE}", "COMMIT", ""])

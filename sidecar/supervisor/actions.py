@@ -1,0 +1,76 @@
+"""Programs that were prepared, run with their input, one after the other."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final, NamedTuple
+
+_PATIENCE_S: Final = 15.0
+"""iptables-legacy waits up to 10 s for its lock."""
+_SHOWN_BYTES: Final = 2000
+
+
+class Action(NamedTuple):
+    """A program with its arguments, and what it reads from standard input."""
+
+    argv: tuple[str, ...]
+    input: str
+
+
+def run_all(actions: Sequence[Action], patience: float = _PATIENCE_S) -> str | None:
+    """Run them all, also after a failure; what went wrong, in the words of the programs, or None.
+
+    By posix_spawn, from memory files: that takes hardly any memory, the want of which may have ended the proxy.
+    """
+    deadline = monotonic() + patience
+    problems = [problem for action in actions if (problem := _Running(action).end(deadline)) is not None]
+    return "; ".join(problems) or None
+
+
+class _Running:
+    def __init__(self, action: Action) -> None:
+        self._name = action.argv[0].rpartition("/")[2]
+        self._said = os.memfd_create("podlane-said", os.MFD_CLOEXEC)
+        given = os.memfd_create("podlane-input", os.MFD_CLOEXEC)
+        self._pid: int | None = None
+        self._problem: str | None = None
+        try:
+            os.write(given, action.input.encode())
+            os.lseek(given, 0, os.SEEK_SET)
+            self._pid = os.posix_spawn(
+                action.argv[0],
+                action.argv,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, self._said, 2)],
+                # What a terminal sends to all must not end it halfway.
+                setpgroup=0,
+                setsigdef=(signal.SIGCHLD, signal.SIGPIPE),
+            )
+        except OSError as error:
+            self._problem = f"{self._name}: {error.strerror}"
+        finally:
+            os.close(given)
+
+    def end(self, deadline: float) -> str | None:
+        """Wait for its end; what went wrong, or None."""
+        if self._pid is not None:
+            status = self._wait(self._pid, deadline)
+            if status:
+                said = os.pread(self._said, _SHOWN_BYTES, 0).decode(errors="replace").strip()
+                self._problem = f"{self._name}: {said or f'it ended with {status}'}"
+        os.close(self._said)
+        return self._problem
+
+    @staticmethod
+    def _wait(pid: int, deadline: float) -> int:
+        descriptor = os.pidfd_open(pid)
+        try:
+            if not select.select([descriptor], [], [], max(0.0, deadline - monotonic()))[0]:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

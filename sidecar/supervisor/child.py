@@ -1,0 +1,94 @@
+"""A proxy, seen by its supervisor."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+from sidecar.supervisor.beats import KINDS, Beats, new_page
+from sidecar.supervisor.wire import Wire
+
+_OPTION: Final = "--supervisor-fd"
+
+
+class Child:
+    """A process that was started here, and the ways to it."""
+
+    def __init__(self, pid: int, wire: Wire, page: int) -> None:
+        self.pid = pid
+        self.wire = wire
+        self.listened = True
+        self.armed = False
+        """It has said what to do without it: its signals are followed, and something may be installed."""
+        self.ready_at: float | None = None
+        self.silent = False
+        self.hung = False
+        self.began = monotonic()
+        self._beats = Beats(page)
+        self._page = page
+
+    @classmethod
+    def spawn(cls, argv: Sequence[str]) -> Child:
+        """Start a proxy. It has a process group of its own: what a terminal sends reaches it through us, once."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        page = new_page()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            pid = os.posix_spawn(
+                argv[0],
+                [*argv, f"{_OPTION}={theirs.fileno()}"],
+                os.environ,
+                setpgroup=0,
+                setsigdef=(signal.SIGCHLD, signal.SIGPIPE),
+            )
+        return cls(pid, Wire(ours), page)
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is there to be looked at."""
+        return not self.hung
+
+    def welcome(self, fields: Mapping[str, Any]) -> None:
+        """The first message."""
+        self.wire.send("welcome", fields, [self._page])
+        os.close(self._page)
+
+    def signs(self) -> list[float]:
+        """When it gave each kind of sign of life, in seconds of the monotonic clock; 0: never."""
+        return [self._beats.last(kind) / 1e9 for kind in range(KINDS)]
+
+    def queued(self) -> float:
+        """Seconds that its threads were ready to run and waited for a CPU, in all; 0 where the kernel does not tell.
+
+        The second number of schedstat (Documentation/scheduler/sched-stats.rst).
+        """
+        nanoseconds = 0
+        folder = f"/proc/{self.pid}/task"
+        with suppress(OSError):
+            for thread in os.listdir(folder):
+                with open(f"{folder}/{thread}/schedstat") as file:
+                    nanoseconds += int(file.read().split()[1])
+        return nanoseconds / 1e9
+
+    def pending(self) -> bool:
+        """Whether it has said something that nobody has heard."""
+        return self.listened and bool(select.select([self.wire], [], [], 0)[0])
+
+    def send(self, number: int) -> None:
+        """Send it a signal. It has not been buried yet, so its number is its own."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self.send(signal.SIGKILL)
+
+    def close(self) -> None:
+        """It has ended."""
+        self.wire.close()
+        self._beats.close()

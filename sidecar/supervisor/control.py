@@ -1,0 +1,110 @@
+"""Where others of the container reach the supervisor: a socket of a name that belongs to the network namespace.
+
+A request is a word, an answer a line: ``ping`` is answered at once, by which a liveness probe sees that the supervisor
+does its work. Only the user that it runs as, and root, are heard: other containers of a Pod share the namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from sidecar.errors import SupervisorError
+
+NAME: Final = "\0podlane/supervisor"
+"""Abstract (unix(7)), as that of :mod:`sidecar.instance`."""
+PING: Final = "ping"
+_WORD: Final = 64
+_WAITING: Final = 8
+"""Clients at once; probes come one after the other."""
+_CREDENTIALS: Final = struct.Struct("=iII")
+
+Answer = Callable[[str], None]
+
+
+class Control:
+    """The supervisor's side, for its poll(2). ``on_request`` gets a word and who is to be answered."""
+
+    def __init__(self, poll: select.poll, on_request: Callable[[str, Answer], None]) -> None:
+        self._poll = poll
+        self._on_request = on_request
+        self._listener: socket.socket | None = None
+        self._clients: dict[int, socket.socket] = {}
+
+    def open(self) -> None:
+        """Listen, if nobody does yet; another supervisor's proxy holds the lock, which ours will be told."""
+        if self._listener is not None:
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            listener.bind(NAME)
+        except OSError:
+            listener.close()
+            return
+        listener.listen(_WAITING)
+        self._listener = listener
+        self._poll.register(listener, select.POLLIN)
+
+    def serve(self, ready: set[int]) -> None:
+        """Do what these descriptors are ready for, as far as they are of this."""
+        for descriptor in ready & self._clients.keys():
+            self._hear(self._clients[descriptor])
+        if self._listener is not None and self._listener.fileno() in ready:
+            self._accept(self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # it has gone again
+        _, user, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if user not in (0, os.geteuid()) or len(self._clients) >= _WAITING:
+            client.close()
+            return
+        client.setblocking(False)
+        self._clients[client.fileno()] = client
+        self._poll.register(client, select.POLLIN)
+
+    def _hear(self, client: socket.socket) -> None:
+        try:
+            word = client.recv(_WORD).decode(errors="replace")
+        except OSError:
+            word = ""
+        if word:
+            self._on_request(word, lambda line: self._answer(client, line))
+        else:
+            self._drop(client)
+
+    def _answer(self, client: socket.socket, line: str) -> None:
+        try:
+            client.send(line.encode())
+        except OSError:
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        if self._clients.pop(client.fileno(), None) is not None:
+            self._poll.unregister(client)
+            client.close()
+
+
+def request(word: str, patience: float) -> str:
+    """Ask this namespace's supervisor, and wait ``patience`` seconds for its line. Raises :class:`SupervisorError`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(patience)
+        try:
+            client.connect(NAME)
+            client.send(word.encode())
+            line = client.recv(1 << 16).decode(errors="replace")
+        except TimeoutError:
+            raise SupervisorError(f"The sidecar's supervisor has not answered within {patience:g} s.") from None
+        except OSError as error:
+            raise SupervisorError(
+                f"There is no supervisor of a sidecar in this network namespace ({error.strerror}). Is one running?"
+            ) from None
+    if not line:
+        raise SupervisorError("The sidecar's supervisor does not hear this user. Ask as the user it runs as, or root.")
+    return line

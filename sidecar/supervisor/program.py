@@ -1,0 +1,267 @@
+"""The supervisor's process: one loop around poll(2). What it is for is said in :mod:`sidecar.supervisor`.
+
+It is executed by ``podlane sidecar`` in its own place, so the process id is that which was started.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final, NoReturn
+
+from sidecar.supervisor.actions import Action, run_all
+from sidecar.supervisor.child import Child
+from sidecar.supervisor.control import PING, Answer, Control
+from sidecar.supervisor.life import START_S, Restarts, Watch
+from sidecar.supervisor.speech import Speech
+from sidecar.supervisor.wire import Message
+
+_FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ONCE: Final = ("--ready-fd",)
+"""Options of the first proxy alone: whoever waits for it hears of it once."""
+_AGAIN_S: Final = 1.0
+"""Seconds to the next try when what should be done without a proxy could not be."""
+_CLEANUP_S: Final = 30.0
+
+
+class Supervisor:
+    """Keeps a proxy alive until told to stop. :meth:`run` gives the exit code."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """``argv``: the proxy's command, to which this adds what it needs."""
+        self._argv = list(argv)
+        self._speech = Speech()
+        self._proxy: Child | None = None
+        self._watch = Watch()
+        self._restarts = Restarts()
+        self._actions: tuple[Action, ...] = ()
+        self._open = True
+        self._tripped = False
+        """Capture is gone, or refuses, since there is nobody to lead to."""
+        self._stopping = False
+        self._was_ready = False
+        self._start_at: float | None = monotonic()
+        self._look_at = 0.0
+        self._try_at: float | None = None
+        self._status: int | None = None
+        self._poll = select.poll()
+        self._control = Control(self._poll, self._asked)
+
+    def run(self) -> int:
+        """Until the end; gives the exit code."""
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (*_FORWARDED, signal.SIGCHLD):
+            signal.signal(number, _noted)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)  # blocked until here by who executed this program
+        self._poll.register(woken, select.POLLIN)
+        while self._status is None:
+            self._turn(woken)
+        return self._status
+
+    def _turn(self, woken: int) -> None:
+        """Wait for something to happen, or for the next thing to do, and do it."""
+        if self._start_at is not None and monotonic() >= self._start_at:
+            self._start()
+        deadlines = [at for at in (self._start_at, self._try_at, self._look_due()) if at is not None]
+        wait = None if not deadlines else max(0.0, min(deadlines) - monotonic())
+        events = self._poll.poll(None if wait is None else wait * 1000 + 1)
+        ready = {descriptor for descriptor, _ in events}
+        if self._proxy is not None and self._proxy.listened and self._proxy.wire.fileno() in ready:
+            self._hear(self._proxy)
+        self._control.serve(ready)
+        if woken in ready:
+            for number in os.read(woken, 512):
+                self._signalled(number)
+            self._bury()
+        if self._proxy is not None and self._proxy.watched:
+            self._look(self._proxy)
+        if self._try_at is not None and monotonic() >= self._try_at:
+            self._do_without()
+
+    # --- the proxy's beginning and end ------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._start_at = None
+        self._control.open()
+        proxy = Child.spawn(self._argv)
+        self._argv = without_options(self._argv, _ONCE)
+        self._poll.register(proxy.wire.fileno(), select.POLLIN)
+        proxy.welcome({"restarts": self._restarts.counts, "again": self._was_ready})
+        self._proxy = proxy
+        self._watch = Watch()
+        self._look_at = monotonic()
+
+    def _bury(self) -> None:
+        """See to every child that has ended. As pid 1 of a container it has those of others, too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if self._proxy is not None and pid == self._proxy.pid:
+                self._ended(self._proxy, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, proxy: Child, code: int) -> None:
+        while proxy.pending():
+            self._hear(proxy)  # its last words
+        if proxy.listened:
+            self._poll.unregister(proxy.wire.fileno())
+        proxy.close()
+        self._proxy = None
+        how = f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        if self._stopping:
+            self._stopped(proxy, code)
+        elif code == 0 or (code > 0 and not self._was_ready):
+            # Somebody asked it to end, or it cannot work here and has said why.
+            self._status = code
+        else:
+            self._do_without()
+            reason = "hang" if proxy.hung else "kill" if code < 0 else "exit"
+            ready_for = None if proxy.ready_at is None else monotonic() - proxy.ready_at
+            pause = self._restarts.pause_after(reason, ready_for)
+            self._start_at = monotonic() + pause
+            self._speech.error(f"the proxy {how}", pid=proxy.pid, again_in=f"{pause:g}s", new_connections=self._fate())
+
+    def _stopped(self, proxy: Child, code: int) -> None:
+        """It was told to end. If that did not go well somebody must remove what it had installed."""
+        if code == 0 or (code == -signal.SIGTERM and not self._actions and not self._was_ready):
+            self._status = 0
+            return
+        self._speech.error("the proxy did not end well; removing what it has left", pid=proxy.pid, exit_code=code)
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        # Rules and classes of any kind: the one thing here that is not prepared, and has time.
+        action = Action((*without_options(self._argv, (*_ONCE, "--summary-fd")), "--cleanup"), "")
+        problem = run_all([action], _CLEANUP_S)
+        if problem:
+            self._speech.error("not all was removed; `podlane sidecar --cleanup` tries again", error=problem)
+        self._status = 1 if problem else 0
+
+    # --- what it says, and what it is told --------------------------------------------------------------------------
+
+    def _hear(self, proxy: Child) -> None:
+        message, descriptors = proxy.wire.receive()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message is None:
+            # It is about to end, which SIGCHLD will tell, or its silence.
+            self._poll.unregister(proxy.wire.fileno())
+            proxy.listened = False
+            return
+        self._obey(proxy, message)
+
+    def _obey(self, proxy: Child, message: Message) -> None:
+        match message["kind"]:
+            case "armed":
+                self._speech.format = message["log_format"]
+                self._actions = tuple(Action(tuple(each["argv"]), each["input"]) for each in message["actions"])
+                self._open = message["on_failure"] == "open"
+                self._tripped = False  # what it installs next captures again
+                self._try_at = None
+                proxy.armed = True
+            case "ready":
+                proxy.ready_at = monotonic()
+                if self._was_ready:
+                    self._speech.info("the proxy is ready again", pid=proxy.pid)
+                self._was_ready = True
+
+    def _asked(self, word: str, answer: Answer) -> None:
+        answer("ok" if word == PING else f"There is no {word}.")
+
+    def _signalled(self, number: int) -> None:
+        if number not in _FORWARDED:
+            return
+        if number != signal.SIGHUP:
+            if self._proxy is None and not self._stopping:
+                self._stopping = True
+                self._start_at = self._try_at = None
+                self._clean_up()
+                return
+            self._stopping = True
+        elif self._proxy is not None and not self._proxy.armed:
+            return  # the policy is still to be read
+        if self._proxy is not None:
+            self._proxy.send(number)
+
+    # --- while there is nobody --------------------------------------------------------------------------------------
+
+    def _look_due(self) -> float | None:
+        if self._proxy is None or not self._proxy.watched:
+            return None
+        return self._look_at
+
+    def _look(self, proxy: Child) -> None:
+        now = monotonic()
+        if now < self._look_at:
+            return
+        verdict = self._watch.look(now, proxy.signs(), proxy.queued())
+        self._look_at = verdict.look_at
+        if verdict.hung or (proxy.ready_at is None and now - proxy.began > START_S):
+            self._speech.error("the proxy hangs, and is killed", pid=proxy.pid)
+            proxy.hung = True
+            proxy.kill()
+        elif verdict.silent and not proxy.silent:
+            proxy.silent = True
+            self._do_without()
+            self._speech.warning("the proxy does not answer", pid=proxy.pid, new_connections=self._fate())
+        elif proxy.silent and not verdict.silent:
+            proxy.silent = False
+            self._speech.info("the proxy answers again", pid=proxy.pid)
+            proxy.wire.send("resume")
+
+    def _do_without(self) -> None:
+        """Have new connections do without the proxy, as it has prepared."""
+        self._try_at = None
+        if self._tripped or self._stopping or not self._actions:
+            return
+        problem = run_all(self._actions)
+        self._tripped = problem is None
+        if problem is not None:
+            self._try_at = monotonic() + _AGAIN_S
+            self._speech.error("new connections still wait for the proxy", error=problem)
+
+    def _fate(self) -> str:
+        if not self._actions:
+            return "not affected"
+        return ("go direct" if self._open else "are refused") if self._tripped else "wait"
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """The wake-up descriptor tells; without a handler the signal would end this process, or not be told."""
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def without_options(argv: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The command line without these options, and their values."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in options:
+            next(words, None)
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(word)
+    return kept
+
+
+def main() -> NoReturn:
+    """``python -m sidecar.supervisor COMMAND ...``: supervise the proxy that COMMAND starts."""
+    try:
+        code = Supervisor(sys.argv[1:]).run()
+    finally:
+        for number in _FORWARDED:
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)

@@ -1,0 +1,38 @@
+"""Log lines as the proxy writes them, without its library: the supervisor has few to say, and is to be small."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+
+
+class Speech:
+    """Writes to standard error. ``format``: ``console`` or ``json``, which the proxy tells."""
+
+    def __init__(self) -> None:
+        self.format = os.environ.get("PODLANE_LOG_FORMAT", "console")
+
+    def info(self, event: str, **fields: object) -> None:
+        """Something to know."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Something to look at."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Something that failed."""
+        self._write("error", event, fields)
+
+    def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
+        if self.format == "json":
+            line = json.dumps({**fields, "event": event, "level": level, "timestamp": stamp})
+        else:
+            said = " ".join(f"{key}={value}" for key, value in fields.items())
+            line = f"{stamp} [{level:<9}] {event:<30} {said}".rstrip()
+        with suppress(OSError):  # whoever read it has gone; that is no reason to end
+            os.write(2, f"{line}\n".encode())

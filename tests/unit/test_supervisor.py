@@ -1,0 +1,241 @@
+"""What the supervisor decides, says and prepares, without any process."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+import pytest
+
+from sidecar.datapath import Datapath
+from sidecar.netfilter.empty_by_python import without
+from sidecar.netfilter.failing import emptied, failing_text, without_refusal
+from sidecar.netfilter.parse import Installed, InstalledHook, parse
+from sidecar.netfilter.rules import Family, FamilyRules, Tproxy
+from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
+from sidecar.netfilter.text import difference, render
+from sidecar.on_failure import OnFailure
+from sidecar.supervisor.actions import Action, run_all
+from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
+from sidecar.supervisor.life import HUNG_S, SILENT_S, Restarts, Watch
+from sidecar.supervisor.program import without_options
+from sidecar.supervisor.wire import Wire
+from tc_core.marks import ClassIds
+from tc_core.policy import TrafficPolicy
+
+BOTH_WAYS = TrafficPolicy.model_validate(
+    {
+        "total": "1Gbit",
+        "classes": [
+            {"name": "out", "rate": "8kbit", "match": [{"sni": "a.example"}]},
+            {"name": "in", "rate": "8kbit", "match": [{"host": "b.example", "direction": "inbound"}]},
+            {"name": "port", "rate": "8kbit", "match": [{"port": 873}]},
+        ],
+    }
+)
+KERNEL_ONLY = TrafficPolicy.model_validate(
+    {"total": "1Gbit", "classes": [{"name": "port", "rate": "8kbit", "match": [{"port": 873}]}]}
+)
+DATAPATHS = [Datapath.RELAY, Datapath.STEP_ASIDE]
+
+
+def rules(policy: TrafficPolicy, datapath: Datapath = Datapath.RELAY) -> FamilyRules:
+    ids = ClassIds.assign(c.name for c in policy.classes)
+    return build_ruleset(policy, ids, CaptureSettings(datapath=datapath, interface="eth0")).of(Family.V4)
+
+
+# --- silence ----------------------------------------------------------------------------------------------------------
+
+
+def looks(last: float, *times: float, kind: int = LOOP) -> list[tuple[bool, bool]]:
+    """What a watch says at these times of one whose last sign was at ``last``."""
+    watch = Watch()
+    signs = [0.0, 0.0, 0.0]
+    signs[kind] = last
+    return [watch.look(now, signs)[:2] for now in times]
+
+
+@pytest.mark.parametrize("kind", [LOOP, JUDGE], ids=["loop", "judge"])
+def test_silence_is_first_told_and_then_deadly(kind: int) -> None:
+    at = 100.0
+    steps = [at + 0.1 * step for step in range(int(HUNG_S[kind] * 10) + 2)]
+    said = looks(at, *steps, kind=kind)
+    assert said[0] == (False, False)
+    first_silent = next(now for now, (silent, _) in zip(steps, said, strict=True) if silent)
+    assert first_silent - at == pytest.approx(SILENT_S[kind], abs=0.11)
+    assert not said[-3][1]
+    assert said[-1] == (True, True)
+
+
+def test_who_waits_for_a_cpu_does_not_hang() -> None:
+    watch = Watch()
+    signs = [100.0, 0.0, 0.0]
+    said = [watch.look(100.0 + 0.1 * step, signs, queued=0.09 * step)[:2] for step in range(40)]
+    assert set(said) == {(False, False)}
+    assert watch.look(104.3, signs, queued=3.6).silent
+    assert not watch.look(104.4, [104.3, 0.0, 0.0], queued=3.6).silent
+
+
+def test_nobody_waits_for_a_sign_that_was_never_given() -> None:
+    assert Watch().look(1e6, [0.0, 0.0, 0.0])[:2] == (False, False)
+
+
+def test_who_was_stopped_itself_does_not_judge_at_once() -> None:
+    """A frozen container: both stood still, and who wakes first must not take the other for dead."""
+    watch = Watch()
+    watch.look(100.0, [100.0, 0.0, 0.0])
+    woken = watch.look(500.0, [100.0, 0.0, 0.0])
+    assert woken[:2] == (False, False)
+    assert watch.look(woken.look_at, [100.0, 0.0, 0.0])[:2] == (True, True)
+
+
+def test_the_next_look_comes_before_a_second_of_silence_is_over() -> None:
+    for age in (0.0, 0.1, 0.3, 0.59):
+        at = Watch().look(100.0, [100.0 - age, 0.0, 0.0]).look_at
+        assert at - (100.0 - age) < 0.9
+
+
+def test_signs_reach_the_other_side() -> None:
+    descriptor = new_page()
+    giver, taker = Beats(descriptor), Beats(descriptor)
+    os.close(descriptor)
+    assert taker.last(JUDGE) == 0
+    giver.give(JUDGE)
+    assert taker.last(JUDGE) > 0
+    assert taker.last(LOOP) == 0
+    giver.close()
+    taker.close()
+
+
+# --- starting again ---------------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_that_fails_again_and_again_is_started_less_and_less_often() -> None:
+    restarts = Restarts()
+    pauses = [restarts.pause_after("exit", None) for _ in range(9)]
+    assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert restarts.pause_after("kill", 59.0) == 30.0
+    assert restarts.pause_after("kill", 61.0) == 0.0
+    assert restarts.counts == {"exit": 9, "kill": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["a", "--ready-fd", "4", "b"], ["a", "b"]),
+        (["a", "--ready-fd=4", "b"], ["a", "b"]),
+        (["--ready-fds", "4"], ["--ready-fds", "4"]),
+    ],
+    ids=["two words", "one word", "another option"],
+)
+def test_who_waits_for_the_first_proxy_is_told_once(given: list[str], kept: list[str]) -> None:
+    assert without_options(given, ("--ready-fd",)) == kept
+
+
+# --- messages, programs -----------------------------------------------------------------------------------------------
+
+
+def test_messages_arrive_with_their_descriptors() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        read, write = os.pipe()
+        assert Wire(ours).send("welcome", {"again": True}, [write])
+        os.close(write)
+        message, (copy,) = Wire(theirs).receive()
+        assert message == {"kind": "welcome", "again": True}
+        os.write(copy, b"x")
+        assert os.read(read, 1) == b"x"
+        os.close(copy)
+        os.close(read)
+        theirs.close()
+        assert not Wire(ours).send("resume")
+        assert Wire(ours).receive() == (None, [])
+
+
+def test_prepared_programs_all_run_and_their_words_are_told() -> None:
+    shell = ("/bin/sh", "-c")
+    failing = Action((*shell, "cat >&2; exit 3"), "for want of a table")
+    said = run_all(
+        [failing, Action((*shell, "exit 4"), ""), Action(("/no/such/program",), ""), Action((*shell, ":"), "")]
+    )
+    assert said == "sh: for want of a table; sh: it ended with 4; program: No such file or directory"
+    assert run_all([Action((*shell, "read word && test $word = yes"), "yes\n")]) is None
+    assert "ended with -9" in (run_all([Action((*shell, "exec sleep 60"), "")], 0.05) or "")
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+def as_saved(whole: FamilyRules) -> Installed:
+    """What iptables-save would show of rules in an empty table."""
+    return parse(re.sub(r"(?m)^-I (\S+) 1 ", r"-A \1 ", render(whole)), Family.V4)
+
+
+def put_through(policy: TrafficPolicy, way: OnFailure, datapath: Datapath) -> tuple[Installed, str]:
+    """The mangle table after the failing text, worked out as iptables-restore does; and that text."""
+    whole = rules(policy, datapath)
+    text = failing_text(whole, way, datapath)
+    assert text is not None
+    installed = as_saved(whole)
+    changed = parse(text, Family.V4)
+    return Installed({**installed.chains, **changed.chains}, installed.hooks), text
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_open_captures_nothing_and_leaves_what_the_kernel_decides(datapath: Datapath) -> None:
+    after, text = put_through(BOTH_WAYS, OnFailure.OPEN, datapath)
+    whole = rules(BOTH_WAYS, datapath)
+    for chain in whole.chains:
+        assert after.chains[chain.name] == (() if chain.name in emptied(whole) else chain.rules)
+    # Nothing captures: the draining form of the same policy has the same empty chains.
+    drained = build_ruleset(
+        BOTH_WAYS, ClassIds.assign(c.name for c in BOTH_WAYS.classes), CaptureSettings(datapath=datapath, interface="eth0"),
+        capture=False,
+    ).of(Family.V4)  # fmt: skip
+    assert {c.name for c in drained.chains if not c.rules} - {"PODLANE-SHOW"} <= set(emptied(whole))
+    assert "filter" not in text
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_closed_leads_nowhere_and_refuses(datapath: Datapath) -> None:
+    after, text = put_through(BOTH_WAYS, OnFailure.CLOSED, datapath)
+    left = [rule for chain in after.chains.values() for rule in chain]
+    assert not any(isinstance(getattr(rule, "action", None), Tproxy) for rule in left)
+    whole = rules(BOTH_WAYS, datapath)
+    assert len(left) == sum(not isinstance(rule.action, Tproxy) for chain in whole.chains for rule in chain.rules)
+    assert text.index("REJECT --reject-with tcp-reset") < text.index("*mangle")
+    assert ("SYN" in text.split("REJECT")[0]) == (datapath is Datapath.STEP_ASIDE)
+
+
+@pytest.mark.parametrize("way", OnFailure)
+def test_what_captures_nothing_needs_nothing(way: OnFailure) -> None:
+    assert failing_text(rules(KERNEL_ONLY), way, Datapath.RELAY) is None
+
+
+def test_the_refusal_goes_and_nothing_else() -> None:
+    table = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:PODLANE-REFUSE - [0:0]\n:MINE - [0:0]\n-A INPUT -p tcp -j PODLANE-REFUSE\n"
+        "-A INPUT -p tcp -j PODLANE-REFUSE\n-A INPUT -j MINE\n-A PODLANE-REFUSE -p tcp -j REJECT\nCOMMIT\n"
+    )
+    assert without_refusal(table) == (
+        "*filter\n-D INPUT -p tcp -j PODLANE-REFUSE\n-D INPUT -p tcp -j PODLANE-REFUSE\n"
+        "-F PODLANE-REFUSE\n-X PODLANE-REFUSE\nCOMMIT\n"
+    )
+    assert without_refusal("*filter\n:MINE - [0:0]\nCOMMIT\n") is None
+
+
+def test_the_library_empties_the_same_chains_and_loses_nothing_of_others() -> None:
+    whole = rules(BOTH_WAYS)
+    installed = as_saved(whole)
+    assert not difference(whole, installed)
+    emptier = without(installed, Family.V4, frozenset(emptied(whole)))
+    assert emptier is not None
+    assert {c.name: c.rules for c in emptier.chains} == {
+        c.name: () if c.name in emptied(whole) else c.rules for c in whole.chains
+    }
+    assert {(h.builtin, h.rule) for h in emptier.hooks} == {(h.builtin, h.rule) for h in whole.hooks}
+    foreign = Installed({**installed.chains, "PODLANE-OUT": ("-m something -j ACCEPT",)}, installed.hooks)
+    assert without(foreign, Family.V4, frozenset(emptied(whole))) is None
+    odd = InstalledHook("OUTPUT", 2, "-m something -j PODLANE-OUT", "PODLANE-OUT")
+    assert without(Installed(installed.chains, (odd,)), Family.V4, frozenset()) is None
