@@ -21,7 +21,7 @@ from typing import Final
 from sidecar.datapath import Datapath
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.inbound import IN_CAPTURE
-from sidecar.netfilter.quic import AGAIN
+from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
 from sidecar.netfilter.rules import CHAIN_PREFIX, FamilyRules, Tproxy
 from sidecar.netfilter.ruleset import CAPTURE
 from sidecar.netfilter.text import render_rule
@@ -29,6 +29,7 @@ from sidecar.on_failure import OnFailure
 from tc_core.marks import DIVERT
 
 REFUSE: Final = f"{CHAIN_PREFIX}REFUSE"
+_LEAD_TO_THE_PROXY: Final = (CAPTURE, IN_CAPTURE, QUIC, IN_QUIC, AGAIN, SHOW)
 _SYN: Final = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN "
 _REFUSED: Final = f"-m connmark --mark {DIVERT} -m conntrack --ctdir ORIGINAL -j REJECT --reject-with tcp-reset"
 
@@ -43,7 +44,7 @@ class Command:
 
 def emptied(rules: FamilyRules) -> list[str]:
     """The chains to be emptied for new connections to go direct; none when these rules capture nothing."""
-    return [chain.name for chain in rules.chains if chain.name in (CAPTURE, IN_CAPTURE, SHOW, AGAIN)]
+    return [chain.name for chain in rules.chains if chain.name in _LEAD_TO_THE_PROXY]
 
 
 def failing_text(rules: FamilyRules, way: OnFailure, datapath: Datapath) -> str | None:
