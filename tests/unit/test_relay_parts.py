@@ -8,9 +8,12 @@ import os
 from itertools import product
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.transport.loop import EventLoop
 from sidecar.transport.pipes import SMALLEST_USEFUL, PipePool
 from sidecar.transport.states import TRANSITIONS, Event, State, StateError, next_state
 from sidecar.transport.timers import Timers
@@ -162,3 +165,35 @@ def test_pipes_that_are_too_small_are_not_lent(monkeypatch: pytest.MonkeyPatch) 
     assert pool.borrow() is None
     assert pool.alive == 0
     assert SMALLEST_USEFUL > 8192
+
+
+def test_who_asks_for_a_turn_while_the_loop_sleeps_gets_it() -> None:
+    """A deadline runs between rounds, and no event would end the sleep."""
+
+    class Handler:
+        def __init__(self) -> None:
+            self.came = trio.Event()
+
+        def on_events(self, events: int) -> None:
+            raise AssertionError(events)
+
+        def on_turn(self) -> None:
+            self.came.set()
+
+        def crashed(self, error: Exception) -> None:
+            raise error
+
+    async def main() -> None:
+        loop = EventLoop(Timers())
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.run)
+                for _ in range(3):
+                    await trio.testing.wait_all_tasks_blocked()
+                    handler = Handler()
+                    loop.again(handler)
+                    await handler.came.wait()
+                nursery.cancel_scope.cancel()
+        loop.close()
+
+    trio.run(main)
