@@ -11,7 +11,6 @@ Rates count what HTB counts: with the headers of full packets.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
@@ -31,26 +30,31 @@ MOST: Final = 1 << 20
 """Bytes in a turn at most: what a pipe holds."""
 _PAYLOAD, _FRAME = 1448, 1514
 """Bytes of payload in a full packet, and of the packet with the headers of Ethernet, IPv4 and TCP with timestamps."""
-_FRESH_S: Final = 0.0005
-"""Buckets that were filled this short a time ago are not worth looking at again."""
+_TOTAL: Final = 0
+"""Where the bucket of the total is: 0 is no class's id."""
 
 
 class Bucket:
-    """Tokens in bytes, which come at a rate."""
+    """Tokens that come at a rate, kept as the time at which there were none (generic cell rate algorithm, ITU-T I.371).
 
-    __slots__ = ("_depth", "_rate", "tokens")
+    So nothing has to be filled, and processes can share a bucket by that one number. A rate may change at any time.
+    """
 
-    tokens: float
+    __slots__ = ("_at", "_depth", "_rate", "_times")
 
-    def __init__(self, rate: int, tokens: float = math.inf) -> None:
-        """Full, if there are not fewer ``tokens``."""
-        self._rate = rate
-        self._depth = max(LEAST, rate * DEPTH_S)
-        self.tokens = min(tokens, self._depth)
+    def __init__(self, times: memoryview[float], at: int, rate: int) -> None:
+        self._times = times
+        self._at = at
+        self._rate = max(1, rate)
+        self._depth = max(LEAST / self._rate, DEPTH_S)  # in seconds
 
-    def fill(self, seconds: float) -> None:
-        """What has come in this time."""
-        self.tokens = min(self._depth, self.tokens + self._rate * seconds)
+    def has_tokens(self, now: float) -> bool:
+        """Whether there are any."""
+        return bool(self._times[self._at] < now)
+
+    def charge(self, size: int, now: float) -> None:
+        """Use up so many, also more than there are."""
+        self._times[self._at] = max(self._times[self._at], now - self._depth) + size / self._rate
 
 
 Who = TypeVar("Who")
@@ -59,45 +63,32 @@ Who = TypeVar("Who")
 class Lane(Generic[Who]):
     """A class: its buckets, and who waits for them."""
 
-    __slots__ = ("borrowed", "ceil", "large_turn", "limits", "others", "rate", "small_turn", "waiting")
+    __slots__ = ("borrowed", "ceil", "large_turn", "limits", "rate", "small_turn", "waiting")
 
-    rate: Bucket
-    ceil: Bucket
-
-    def __init__(self, limits: LaneLimits, before: Lane[Who] | None) -> None:
-        """``before``: the lane that had this name, whose tokens stay; however often limits change, none are given."""
+    def __init__(self, limits: LaneLimits, times: memoryview[float]) -> None:
         self.limits = limits
-        self.rate = Bucket(limits.rate, before.rate.tokens) if before else Bucket(limits.rate)
-        self.ceil = Bucket(limits.ceil, before.ceil.tokens) if before else Bucket(limits.ceil)
+        self.rate = Bucket(times, 2 * limits.class_id, limits.rate)
+        self.ceil = Bucket(times, 2 * limits.class_id + 1, limits.ceil)
         self.small_turn = _turn(limits.rate)
         self.large_turn = _turn(limits.ceil)
         self.borrowed = 0.0  # in seconds at its rate: who has had least is next
-        self.others = 0  # bytes of other processes that are charged already
         self.waiting: deque[Who] = deque()
 
 
 class Buckets(Generic[Who]):
-    """All classes of a policy. Who waits is taken out by :meth:`turns`."""
+    """All classes of a policy. Who waits is taken out by :meth:`turns`.
 
-    _total: Bucket
-    _lanes: dict[str, Lane[Who]]
+    Times are in seconds, on the clock of the ledger. Guarantees, ceils and the total are those of all processes that
+    share it; in which order they borrow, each sees for itself.
+    """
 
-    def __init__(
-        self, limits: ReceiveLimits, ledger: LedgerRow, now: float, before: Buckets[Who] | None = None
-    ) -> None:
-        """``now`` is a time in seconds; ``before`` is what was in force until then, which nobody waits for any more."""
-        if before is not None:
-            before._fill(now)
-        self._total = Bucket(limits.total, before._total.tokens) if before else Bucket(limits.total)
-        old = before._lanes if before else {}
-        self._lanes = {each.name: Lane[Who](each, old.get(each.name)) for each in limits.lanes}
+    def __init__(self, limits: ReceiveLimits, ledger: LedgerRow) -> None:
+        self._total = Bucket(ledger.times, _TOTAL, limits.total)
+        self._lanes = {each.name: Lane[Who](each, ledger.times) for each in limits.lanes}
         self._by_priority = sorted(self._lanes.values(), key=lambda lane: lane.limits.priority)
         self._default = self._lanes[DEFAULT_CLASS]
         self._ledger = ledger
-        self._filled = now
         self._borrowed: dict[int, float] = {}  # by priority: what whoever borrowed last had borrowed before
-        for lane in self._by_priority:
-            lane.others = ledger.others(lane.limits.class_id)
 
     @property
     def class_ids(self) -> frozenset[int]:
@@ -123,12 +114,11 @@ class Buckets(Generic[Who]):
         """Bytes that somebody who does not wait may receive now; 0: wait. ``contended``: somebody waits somewhere."""
         if lane.waiting:
             return 0
-        self._fill(now)
-        if lane.ceil.tokens <= 0:
+        if not lane.ceil.has_tokens(now):
             return 0
-        if lane.rate.tokens > 0:
+        if lane.rate.has_tokens(now):
             return lane.small_turn
-        return lane.large_turn if self._total.tokens > 0 and not contended else 0
+        return lane.large_turn if self._total.has_tokens(now) and not contended else 0
 
     def wait(self, lane: Lane[Who], who: Who) -> None:
         """Put somebody at the end of the queue."""
@@ -142,51 +132,27 @@ class Buckets(Generic[Who]):
 
         What they receive has to be charged before the next is asked for.
         """
-        self._fill(now)
         for lane in self._by_priority:
-            while lane.waiting and lane.rate.tokens > 0 and lane.ceil.tokens > 0:
+            while lane.waiting and lane.rate.has_tokens(now) and lane.ceil.has_tokens(now):
                 yield lane.waiting.popleft(), lane.small_turn
-        while self._total.tokens > 0:
-            borrowers = [lane for lane in self._by_priority if lane.waiting and lane.ceil.tokens > 0]
+        while self._total.has_tokens(now):
+            borrowers = [lane for lane in self._by_priority if lane.waiting and lane.ceil.has_tokens(now)]
             if not borrowers:
                 return
             lane = min(borrowers, key=lambda lane: (lane.limits.priority, lane.borrowed))
             self._borrowed[lane.limits.priority] = lane.borrowed
             yield lane.waiting.popleft(), lane.large_turn
 
-    def charge(self, lane: Lane[Who], size: int) -> None:
+    def charge(self, lane: Lane[Who], size: int, now: float) -> None:
         """So many bytes of payload were received."""
         framed = size * _FRAME // _PAYLOAD
         self._ledger.add(lane.limits.class_id, framed)
-        self._charge(lane, framed)
-
-    def _charge(self, lane: Lane[Who], size: int) -> None:
-        if lane.rate.tokens > 0:
-            lane.rate.tokens -= size
+        if lane.rate.has_tokens(now):
+            lane.rate.charge(framed, now)
         else:
-            lane.borrowed += size / max(1, lane.limits.rate)
-        lane.ceil.tokens -= size
-        self._total.tokens -= size
-
-    def _fill(self, now: float) -> None:
-        seconds = now - self._filled
-        if seconds < _FRESH_S:
-            return
-        self._filled = now
-        self._total.fill(seconds)
-        for lane in self._by_priority:
-            lane.rate.fill(seconds)
-            lane.ceil.fill(seconds)
-        if not self._ledger.alone:
-            self._charge_others()
-
-    def _charge_others(self) -> None:
-        """What other processes have received since is gone from these buckets, too: each has all of them."""
-        for lane in self._by_priority:
-            others = self._ledger.others(lane.limits.class_id)
-            if others != lane.others:
-                self._charge(lane, max(0, others - lane.others))
-                lane.others = others
+            lane.borrowed += framed / max(1, lane.limits.rate)
+        lane.ceil.charge(framed, now)
+        self._total.charge(framed, now)
 
 
 def _turn(rate: int) -> int:

@@ -50,7 +50,7 @@ class Pacer:
         before = self._buckets
         if before is not None:
             self._released.extend(before.everybody())
-        self._buckets = None if limits is None else Buckets(limits, self._ledger, self._now(), before)
+        self._buckets = None if limits is None else Buckets(limits, self._ledger)
         now = self._buckets.class_ids if self._buckets is not None else frozenset()
         for class_id in (before.class_ids if before is not None else frozenset()) - now:
             self._ledger.clear(class_id)
@@ -70,7 +70,7 @@ class Pacer:
     def received(self, lane: Lane[Paced], size: int) -> None:
         """Charge bytes of payload."""
         assert self._buckets is not None
-        self._buckets.charge(lane, size)
+        self._buckets.charge(lane, size, self._now())
 
     def wait(self, lane: Lane[Paced], who: Paced) -> None:
         """Call ``who.on_turn`` when it may go on. Who is closed meanwhile is called all the same, once."""

@@ -30,7 +30,7 @@ def received(of: ReceiveLimits, *who: str, rows: int = 1) -> dict[str, float]:
     With several ``rows`` the connections take turns in being of one process or another.
     """
     ledger = Ledger(rows)
-    crew = [Buckets[str](of, ledger.row(number), 0.0) for number in range(rows)]
+    crew = [Buckets[str](of, ledger.row(number)) for number in range(rows)]
     for number, each in enumerate(who):
         buckets = crew[number % rows]
         buckets.wait(buckets.lane(each.rstrip("0123456789")), each)
@@ -39,7 +39,7 @@ def received(of: ReceiveLimits, *who: str, rows: int = 1) -> dict[str, float]:
         for buckets in crew[tick % rows :] + crew[: tick % rows]:
             for one, size in buckets.turns(tick * TURN_S):
                 lane = buckets.lane(one.rstrip("0123456789"))
-                buckets.charge(lane, size)
+                buckets.charge(lane, size, tick * TURN_S)
                 got[one] += size
                 buckets.wait(lane, one)
     return {name: size * FRAMED / SECONDS / MBIT for name, size in got.items()}
@@ -74,7 +74,7 @@ def test_connections_of_one_class_get_the_same(rows: int) -> None:
 
 
 def test_who_had_no_use_for_its_share_does_not_get_it_afterwards() -> None:
-    buckets = Buckets[str](limits(10, a=(1, 10, 0), b=(1, 10, 0)), Ledger().row(0), 0.0)
+    buckets = Buckets[str](limits(10, a=(1, 10, 0), b=(1, 10, 0)), Ledger().row(0))
     a, b = buckets.lane("a"), buckets.lane("b")
 
     def run(begin: float, end: float) -> dict[str, int]:
@@ -82,7 +82,7 @@ def test_who_had_no_use_for_its_share_does_not_get_it_afterwards() -> None:
         for tick in range(int(begin / TURN_S), int(end / TURN_S)):
             for who, size in buckets.turns(tick * TURN_S):
                 got[who] += size
-                buckets.charge(buckets.lane(who), size)
+                buckets.charge(buckets.lane(who), size, tick * TURN_S)
                 buckets.wait(buckets.lane(who), who)
         return got
 
@@ -93,16 +93,41 @@ def test_who_had_no_use_for_its_share_does_not_get_it_afterwards() -> None:
     assert got["a"] == pytest.approx(got["b"], rel=0.15)
 
 
+def test_a_process_that_had_nothing_to_do_shares_at_once() -> None:
+    """What another one has received meanwhile was its right, and leaves no debt."""
+    of, ledger = limits(20, a=(5, 20, 0)), Ledger(2)
+    busy, idle = (Buckets[str](of, ledger.row(number)) for number in range(2))
+    got = {"busy": 0, "idle": 0}
+
+    def turns(buckets: Buckets[str], tick: int) -> None:
+        for who, size in buckets.turns(tick * TURN_S):
+            got[who] += size
+            buckets.charge(buckets.lane("a"), size, tick * TURN_S)
+            buckets.wait(buckets.lane("a"), who)
+
+    busy.wait(busy.lane("a"), "busy")
+    for tick in range(2500):
+        turns(busy, tick)
+    assert got["busy"] * FRAMED / 10 / MBIT == pytest.approx(20, rel=0.03)
+    got["busy"] = 0
+    idle.wait(idle.lane("a"), "idle")
+    for tick in range(2500, 2750):
+        for buckets in (busy, idle)[:: 1 if tick % 2 else -1]:
+            turns(buckets, tick)
+    assert sum(got.values()) * FRAMED / MBIT == pytest.approx(20, rel=0.1)
+    assert got["idle"] > 0.4 * got["busy"]
+
+
 def test_who_does_not_wait_goes_at_once_unless_others_do() -> None:
-    buckets = Buckets[str](limits(8, a=(1, 8, 0)), Ledger().row(0), 0.0)
+    buckets = Buckets[str](limits(8, a=(1, 8, 0)), Ledger().row(0))
     lane = buckets.lane("a")
-    small = buckets.allowance(lane, 0.0, contended=True)
-    assert small == lane.small_turn
-    buckets.charge(lane, 10_000)  # more than its own rate has
-    assert buckets.allowance(lane, 0.0, contended=True) == 0
-    assert buckets.allowance(lane, 0.0, contended=False) == lane.large_turn
+    now = 100.0
+    assert buckets.allowance(lane, now, contended=True) == lane.small_turn
+    buckets.charge(lane, 10_000, now)  # more than its own rate has
+    assert buckets.allowance(lane, now, contended=True) == 0
+    assert buckets.allowance(lane, now, contended=False) == lane.large_turn
     buckets.wait(lane, "before")
-    assert buckets.allowance(lane, 0.0, contended=False) == 0
+    assert buckets.allowance(lane, now, contended=False) == 0
     assert buckets.waits
     assert list(buckets.everybody()) == ["before"]
     assert not buckets.waits
@@ -121,7 +146,7 @@ def test_classes_without_limits_are_in_the_default_class() -> None:
         ("a", 1, 1_000_000, 10_000_000),
         ("default", 255, 1_000_000, 2_000_000),
     ]
-    buckets = Buckets[str](of, Ledger().row(0), 0.0)
+    buckets = Buckets[str](of, Ledger().row(0))
     assert buckets.lane("b") is buckets.lane("default") is buckets.lane(None)
     assert ReceiveLimits.of(parse_policy("total: 1Gbit"), ClassIds.assign([])) is None
 
@@ -129,15 +154,14 @@ def test_classes_without_limits_are_in_the_default_class() -> None:
 def test_however_often_limits_change_no_more_is_received() -> None:
     of = limits(1000, a=(1, 8, 0))
     row = Ledger().row(0)
-    buckets = Buckets[str](of, row, 0.0)
     got = 0
     for tick in range(1, 501):
         now = tick * TURN_S
-        buckets = Buckets[str](of, row, now, buckets)
+        buckets = Buckets[str](of, row)
         buckets.wait(buckets.lane("a"), "a")
         for _, size in buckets.turns(now):
             got += size
-            buckets.charge(buckets.lane("a"), size)
+            buckets.charge(buckets.lane("a"), size, now)
         list(buckets.everybody())
     assert got * FRAMED / 2 / MBIT == pytest.approx(8, rel=0.06)
 
@@ -149,10 +173,8 @@ def test_a_ledger_has_a_row_for_each_and_sums_for_all() -> None:
         row.add(7, 100 * number)
         row.add(CLASSES - 1, number)
     assert (ledger.total(7), ledger.total(CLASSES - 1), ledger.total(8)) == (600, 6, 0)
-    assert [row.others(7) for row in rows] == [500, 400, 300]
+    assert rows[0].times is rows[1].times
     rows[2].clear(7)
     assert (ledger.total(7), ledger.total(CLASSES - 1)) == (300, 6)
-    assert not rows[0].alone
-    assert Ledger().row(0).alone
     with pytest.raises(ValueError, match="3 rows"):
         ledger.row(3)

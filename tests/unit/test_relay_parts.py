@@ -8,9 +8,12 @@ import os
 from itertools import product
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.transport.loop import EventLoop
 from sidecar.transport.pipes import SMALLEST_USEFUL, PipePool
 from sidecar.transport.states import TRANSITIONS, Event, State, StateError, next_state
 from sidecar.transport.timers import AT_ONCE, Timers
@@ -203,3 +206,35 @@ def test_a_deadline_that_another_one_cancels_or_renews_does_not_come() -> None:
     timers.expire(clock[0])
     assert expired == [first]
     assert len(queue) == 1
+
+
+def test_who_asks_for_a_turn_while_the_loop_sleeps_gets_it() -> None:
+    """A deadline runs between rounds, and no event would end the sleep."""
+
+    class Handler:
+        def __init__(self) -> None:
+            self.came = trio.Event()
+
+        def on_events(self, events: int) -> None:
+            raise AssertionError(events)
+
+        def on_turn(self) -> None:
+            self.came.set()
+
+        def crashed(self, error: Exception) -> None:
+            raise error
+
+    async def main() -> None:
+        loop = EventLoop(Timers())
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.run)
+                for _ in range(3):
+                    await trio.testing.wait_all_tasks_blocked()
+                    handler = Handler()
+                    loop.again(handler)
+                    await handler.came.wait()
+                nursery.cancel_scope.cancel()
+        loop.close()
+
+    trio.run(main)
