@@ -128,6 +128,22 @@ def test_a_live_connection_follows_the_policy(world: QuicWorld) -> None:
         grew(sidecar, before, "port", BODY)  # nothing is left of what was known
 
 
+def test_names_in_quic_alone_need_no_tcp(world: QuicWorld) -> None:
+    """Also when an earlier policy captured TCP: its rules go, and the classifier stays."""
+    sidecar = world.sidecar(LANES)
+    sidecar.reload(
+        "total: 1Gbit\nclasses: [{name: fast, rate: 1Mbit, match: {sni: fast.example, protocol: udp, port: [443, 8443]}}]"
+    )
+    until("the rules for TCP to go", lambda: "-p tcp" not in world.pod.run(["iptables-save", "-t", "mangle"]).stdout)
+    for port in (QUIC, RETRY):
+        client = world.talker(port)
+        client.do("connect", "fast.example")
+        before = sent(sidecar)
+        client.do("send", BODY)
+        grew(sidecar, before, "fast", BODY)
+    assert sidecar.connections("fast")["quic"] == 2
+
+
 def test_the_newest_connection_of_a_socket_decides(world: QuicWorld) -> None:
     """Same addresses, same ports, another name, while the kernel still knows the flow."""
     sidecar = world.sidecar(LANES)
