@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -115,7 +116,8 @@ class Answers(Protocol):
         return await self._server.ask() if isinstance(self._server, WorkerPool) else []
 
     def _crew(self) -> Crew:
-        return self._server.crew if isinstance(self._server, WorkerPool) else Crew()
+        crew = self._server.crew if isinstance(self._server, WorkerPool) else Crew()
+        return replace(crew, tallies=(*crew.tallies, self._quic.tallies)) if self._quic.used else crew
 
     def classes_document(self) -> dict[str, object]:
         """Limits, counters and connections of every class, as plain data."""

@@ -16,6 +16,7 @@ from sidecar.errors import ConntrackError, PrivilegeError, QueueError
 from sidecar.live_connections import Order, Shown, first_shown
 from sidecar.routing.cached import Routing
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.tallies import Tallies
 from tc_core.policy import TransportProtocol
 from tc_core.units import Duration
 
@@ -27,11 +28,15 @@ log = structlog.get_logger(__name__)
 class QuicReader:
     """Runs the classifier when the routing in force wants one."""
 
-    def __init__(self, make: Callable[[Routing], StepAside]) -> None:
+    def __init__(self, make: Callable[[Routing, Tallies], StepAside]) -> None:
+        """``make`` gives a classifier that counts in these tallies, which no other thread does."""
         self._make = make
+        self.tallies = Tallies()
         self._classifier: StepAside | None = None
         self.used = False
-        """Whether there may be marks of it."""
+        """Whether there was a classifier, and there may be marks of it."""
+        self.proven = False
+        """Whether rules that lead to one have been installed."""
         self.problem = ""
         """Why QUIC goes by port although the policy has names for it; empty while all is well."""
 
@@ -51,10 +56,11 @@ class QuicReader:
 
     async def follow(self, routing: Routing, nursery: trio.Nursery) -> None:
         """Judge by this routing from now on; before the rules that go with it."""
+        self.tallies.keep(routing.ids)
         if self._classifier is not None:
             await self._classifier.follow(routing)
         elif routing.table.reads_quic and self.available:
-            classifier = self._make(routing)
+            classifier = self._make(routing, self.tallies)
             try:
                 await nursery.start(classifier.run)
             except (QueueError, PrivilegeError) as error:

@@ -55,6 +55,7 @@ from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.tallies import Tallies
 from sidecar.transport.edge import TransparentEdge
 from sidecar.transport.ledger import Ledger
 from sidecar.watch import follow
@@ -254,7 +255,7 @@ class Sidecar(Answers):
         )
         if self._server is not None:
             await self._server.follow(routing)
-        elif table.needs_capture or (table.reads_quic and not relay):
+        elif self._needs_server(table):
             server = self._make_server(routing)
             await nursery.start(server.run)
             self._server = server
@@ -272,6 +273,11 @@ class Sidecar(Answers):
         self.metrics.keep(ids)
         await self._blocking(self._sample)
         return len(report.done) + len(gone.done)
+
+    def _needs_server(self, table: RoutingTable) -> bool:
+        """Whether connections are relayed, or shown to the classifier of all of them."""
+        aside = self.settings.datapath is Datapath.STEP_ASIDE
+        return table.needs_capture or (aside and table.reads_quic)
 
     def _install(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None:
         """``settled``: without what only connections of an earlier policy needed."""
@@ -294,13 +300,14 @@ class Sidecar(Answers):
         try:
             self._installer.install(ruleset)
         except RulesetError as error:
-            # Where this worked before there was QUIC, it goes on to work.
+            # A kernel that lacks what only QUIC needs must not keep the relay from working.
             without = build(replace(self._capture_settings(), quic=False))
-            if not relay or without == ruleset:
+            if not relay or self._quic.proven or without == ruleset:
                 raise
             ruleset = without
             self._installer.install(ruleset)
             self._quic.give_up(str(error))
+        self._quic.proven = self._quic.proven or self._quic.running
         self._ruleset = ruleset
         self._arm(ruleset)
 
@@ -335,7 +342,7 @@ class Sidecar(Answers):
         if server is not None:
             if server.active:
                 return
-            if not server.routing.table.needs_capture:
+            if not self._needs_server(server.routing.table):
                 await server.drain(self.settings.grace)
                 self._server = None
         await self._blocking(partial(self._install, self.policy, settled=True))
@@ -479,7 +486,7 @@ class Sidecar(Answers):
     def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:
         s = self.settings
         if s.datapath is Datapath.STEP_ASIDE:
-            return self._make_classifier(routing)
+            return self._make_classifier(routing, self.metrics)
         if self._make_pool is not None:
             return self._make_pool(
                 self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
@@ -487,12 +494,12 @@ class Sidecar(Answers):
         edge, ledger = TransparentEdge(mesh=self.mesh), self.shaping.ledger.row(0)
         return ProxyServer(self._server_settings(), routing, self.metrics, edge=edge, ledger=ledger)
 
-    def _make_classifier(self, routing: Routing) -> StepAside:
+    def _make_classifier(self, routing: Routing, tallies: Tallies) -> StepAside:
         s = self.settings
         return StepAside(
             s.outbound_port,
             routing,
-            self.metrics,
+            tallies,
             detection_timeout=s.detection_timeout,
             access_log=_access_log(s),
         )

@@ -168,7 +168,7 @@ def _next_segment(data: bytes, at: int) -> int:
     if first is None or not at:
         return -1
     alike = data[1 : 6 + len(first.destination_id)]
-    found = data.find(alike, at + 1)
+    found = data.find(alike, at + 2)  # not here again, where a header may begin like the first and then be none
     return found - 1 if found > 0 and data[found - 1] & _LONG else -1
 
 

@@ -22,7 +22,7 @@ from tc_core.scratch import in_scratch_namespace
 from tc_core.units import Rate
 
 _NAME: Final = "step-aside"
-_INSTEAD: Final = "Without it, `--datapath relay` does the same."
+_INSTEAD: Final = "Without it, `--datapath relay` does the same, but for QUIC, which then goes by port."
 _MODULES: Final = f"Load the modules on the node: modprobe -a xt_NFQUEUE xt_bpf xt_connmark. {_INSTEAD}"
 _SETTINGS: Final = CaptureSettings(datapath=Datapath.STEP_ASIDE)
 

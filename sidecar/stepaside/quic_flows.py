@@ -20,6 +20,7 @@ Nothing is held back, and nothing raises, whatever a datagram holds.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from sidecar.protocols.detect import Detection, Protocol, Reason
@@ -71,7 +72,7 @@ class QuicFlows:
         self._max_held = max_held
         self._max_decided = max_decided
         self._openings: dict[bytes, _Opening] = {}
-        self._decided: dict[bytes, _Decided] = {}
+        self._decided: OrderedDict[bytes, _Decided] = OrderedDict()  # the last are those that were needed last
         self.held = 0
         """Bytes held for connections whose hello is not whole yet."""
         self.moved: list[tuple[bytes, int]] = []
@@ -139,8 +140,7 @@ class QuicFlows:
         return _undecided(mark)
 
     def _as_before(self, flow: bytes, decided: _Decided, mark: int, choices: Choices) -> int:
-        del self._decided[flow]
-        self._decided[flow] = decided  # behind all others: it was needed
+        self._decided.move_to_end(flow)
         return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
 
     def _give_up(self, flow: bytes, now: float, choices: Choices) -> None:
@@ -161,10 +161,11 @@ class QuicFlows:
     ) -> int:
         known = Known(detection, opening.bound, TransportProtocol.UDP)
         choice = choices.of(flow, known)
-        before = self._decided.pop(flow, None)
+        before = self._decided.get(flow)
         if before is None and len(self._decided) >= self._max_decided:
-            del self._decided[next(iter(self._decided))]
+            self._decided.popitem(last=False)
         self._decided[flow] = _Decided(known, opening.begun)
+        self._decided.move_to_end(flow)
         if before is None or before.known != known:  # else it is the same hello again, behind a Retry
             self._witness.detected(detection, now - opening.since)
             self._witness.stepped_aside(flow, known, choice.class_name)

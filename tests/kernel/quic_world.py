@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,12 +113,17 @@ def grew(sidecar: RunningSidecar, before: dict[str, int], name: str, size: int) 
 
 
 def rates_of(sidecar: RunningSidecar, names: Iterable[str]) -> dict[str, float]:
-    """Mbit/s of classes that send all the time, as the kernel counts them, over some seconds; the beginning passes first."""
-    began = time.monotonic()
-    until("the beginning to pass", lambda: time.monotonic() - began > SETTLE)
-    before, began = sent(sidecar), time.monotonic()
-    until("some seconds of sending", lambda: time.monotonic() - began > MEASURE)
-    now, ended = sent(sidecar), time.monotonic()
+    """Mbit/s of classes that send all the time, by the kernel's counters and the clock that they were read at."""
+
+    def reading() -> tuple[float, dict[str, int]]:
+        document = json.loads(sidecar.get("/classes"))
+        return document["read_at_seconds"], {c["name"]: c["bytes"] for c in document["classes"]}
+
+    def later(than: float, seconds: float) -> tuple[float, dict[str, int]]:
+        return until("some seconds of sending", lambda: found if (found := reading())[0] - than >= seconds else None)
+
+    began, before = later(reading()[0], SETTLE)
+    ended, now = later(began, MEASURE)
     return {name: (now[name] - before[name]) * 8 / (ended - began) / 1e6 for name in names}
 
 

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from meter import ATTEMPTS
-from quic_world import INITIAL, QUIC, RETRY, QuicWorld, Talker, datagrams, grew, packets, rates_of, sent, start_sink
+from quic_world import (
+    CLIENTS,
+    INITIAL,
+    QUIC,
+    RETRY,
+    QuicWorld,
+    Talker,
+    datagrams,
+    grew,
+    packets,
+    rates_of,
+    sent,
+    start_sink,
+)
 from test_stepaside import flush_conntrack
 from waiting import until
 
@@ -40,18 +54,18 @@ def world(topology: PodNodeServer, tmp_path: Path, datapath: str) -> QuicWorld:
 
 
 CASES = {
-    "version 1": (QUIC, ("a.video.example",), "video"),
-    "version 2": (QUIC, ("a.video.example", 2), "video"),
-    "a hello of several datagrams": (QUIC, ("a.video.example", 1, MANY), "video"),
-    "another name": (QUIC, ("other.example",), "port"),
-    "ALPN behind a Retry": (RETRY, ("other.example",), "sink"),
+    "version 1": ("IPv4", QUIC, ("a.video.example",), "video"),
+    "version 2": ("IPv6", QUIC, ("a.video.example", 2), "video"),
+    "a hello of several datagrams": ("IPv4", QUIC, ("a.video.example", 1, MANY), "video"),
+    "the same by IPv6": ("IPv6", QUIC, ("a.video.example", 1, MANY), "video"),
+    "another name": ("IPv6", QUIC, ("other.example",), "port"),
+    "ALPN behind a Retry": ("IPv4", RETRY, ("other.example",), "sink"),
 }
 
 
-@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
-def test_the_kernel_counts_each_upload_in_its_class(world: QuicWorld, family: str) -> None:
+def test_the_kernel_counts_each_upload_in_its_class(world: QuicWorld) -> None:
     sidecar = world.sidecar(POLICY)
-    for port, connection, name in CASES.values():
+    for family, port, connection, name in CASES.values():
         before, seen, counted = sent(sidecar), world.shown(), packets(sidecar, name)
         client = world.talker(port, family)
         client.do("connect", *connection)
@@ -63,7 +77,7 @@ def test_the_kernel_counts_each_upload_in_its_class(world: QuicWorld, family: st
         # What begins a connection is shown, and nothing of what it carries.
         assert packets(sidecar, name) - counted > 100
         assert world.shown() - seen < 20
-    assert sidecar.connections("video") == {"quic": 3}
+    assert sidecar.connections("video") == {"quic": 4}
     assert sidecar.connections("port") == {"quic": 1}
 
 
@@ -80,10 +94,10 @@ MOVED = LANES.replace("slow.example", "nothing.example").replace("fast.example",
 @pytest.mark.measure
 def test_two_names_at_one_address_are_held_to_two_ceilings(world: QuicWorld) -> None:
     sidecar = world.sidecar(LANES)
-    clients = {name: world.talker() for name in ("slow", "fast")}
-    for name, client in clients.items():
-        client.do("connect", f"{name}.example")
-        client.do("pour", 40_000_000)
+    for name in ("slow", "fast"):
+        command = [sys.executable, f"{CLIENTS}/quic_flood.py", world.addresses["IPv4"], str(QUIC), f"{name}.example"]
+        world.pod.popen(command)
+    until("two classes", lambda: sidecar.connections("slow") == sidecar.connections("fast") == {"quic": 1})
     for attempt in reversed(range(ATTEMPTS)):
         rates = rates_of(sidecar, ("slow", "fast"))
         assert rates["slow"] < 4 * 1.05
@@ -112,6 +126,22 @@ def test_a_live_connection_follows_the_policy(world: QuicWorld) -> None:
         before = sent(sidecar)
         client.do("send", BODY)
         grew(sidecar, before, "port", BODY)  # nothing is left of what was known
+
+
+def test_names_in_quic_alone_need_no_tcp(world: QuicWorld) -> None:
+    """Also when an earlier policy captured TCP: its rules go, and the classifier stays."""
+    sidecar = world.sidecar(LANES)
+    sidecar.reload(
+        "total: 1Gbit\nclasses: [{name: fast, rate: 1Mbit, match: {sni: fast.example, protocol: udp, port: [443, 8443]}}]"
+    )
+    until("the rules for TCP to go", lambda: "-p tcp" not in world.pod.run(["iptables-save", "-t", "mangle"]).stdout)
+    for port in (QUIC, RETRY):
+        client = world.talker(port)
+        client.do("connect", "fast.example")
+        before = sent(sidecar)
+        client.do("send", BODY)
+        grew(sidecar, before, "fast", BODY)
+    assert sidecar.connections("fast")["quic"] == 2
 
 
 def test_the_newest_connection_of_a_socket_decides(world: QuicWorld) -> None:
@@ -217,12 +247,13 @@ classes:
 """
 
 
-@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
-def test_answers_to_clients_are_in_the_class_of_the_name_they_ask_for(world: QuicWorld, family: str) -> None:
+def test_answers_to_clients_are_in_the_class_of_the_name_they_ask_for(world: QuicWorld) -> None:
     start_sink(world.pod, world.folder)
     sidecar = world.sidecar(SERVING)
-    client = Talker(world.server, world.own_addresses[family])
-    for name, there in (("fast", "fast"), ("slow", "slow"), ("other", "port")):
+    clients = {family: Talker(world.server, address) for family, address in world.own_addresses.items()}
+    asked = [("IPv4", "fast", "fast"), ("IPv4", "slow", "slow"), ("IPv6", "slow", "slow"), ("IPv6", "other", "port")]
+    for family, name, there in asked:
+        client = clients[family]
         client.do("connect", f"{name}.example")
         before, seen = sent(sidecar), world.shown()
         client.do("want", BODY)

@@ -150,6 +150,13 @@ def test_several_datagrams_in_one_packet() -> None:
     assert Kernel().send(b"".join(padded)) == VIDEO
 
 
+def test_what_only_begins_like_the_first_datagram_ends_the_reading() -> None:
+    first = initial(crypto(0, SMALL[:20]))
+    odd = bytes([0xC0]) + first[1 : 6 + len(ID)] + bytes([21]) + bytes(1300)  # an id that is too long
+    assert Kernel().send(first + odd) == PORT
+    assert Kernel().send(first + odd + initial(crypto(20, SMALL[20:]), number=1)) == VIDEO
+
+
 def test_what_is_coalesced_with_an_initial_is_passed_over() -> None:
     early = long_packet(b"\x08" + bytes(30), kind=Kind.ZERO_RTT)
     assert Kernel().send(long_packet(crypto(0, SMALL)) + early + bytes(1200)) == VIDEO

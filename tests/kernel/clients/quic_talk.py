@@ -3,7 +3,6 @@
     connect NAME [VERSION] [OFFERS]    a connection, always from the same port of ours; ends the one before
     send BYTES                         on a stream, and wait until the server says that all have come
     want BYTES                         that the server sends
-    pour BYTES                         as send, without waiting
 
 To each it answers with a line: "ok", or "failed" and why.
 """
@@ -43,7 +42,6 @@ class Talk:
         self._local_port = 0
         self._stack = contextlib.AsyncExitStack()
         self._connection: QuicConnectionProtocol | None = None
-        self._pours: list[asyncio.StreamWriter] = []
 
     async def connect(self, name: str, version: str = "1", offers: str = "sink") -> None:
         await self._stack.aclose()
@@ -73,12 +71,6 @@ class Talk:
 
     async def want(self, size: str) -> None:
         assert len(await self._exchange(f"want {size}".encode())) == int(size)
-
-    async def pour(self, size: str) -> None:
-        assert self._connection is not None
-        _, writer = await self._connection.create_stream()
-        writer.write(bytes(int(size)))
-        self._pours.append(writer)
 
     async def _exchange(self, data: bytes) -> bytes:
         assert self._connection is not None
