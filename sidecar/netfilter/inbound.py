@@ -21,10 +21,9 @@ What such a connection gets shaped is our answers::
   second policy route keeps the program's answers on lo.
 * As for outbound: decided once, on the SYN; followed by the connection's mark; emptying CAPTURE is all it takes to
   drain.
-* Beside a mesh, whose nat leads clients to its proxy: the relay would speak to the program past that proxy, so there it
-  takes nothing (:mod:`sidecar.mesh.scope`). Answers carry the proxy's port here and get their own one after us, so
-  they are asked which port the client meant, which conntrack knows. Excluding the mesh's own ports from CAPTURE comes
-  in front of that: IN_SYN sees the client's destination as nat has not yet changed it.
+* Beside a mesh nat leads clients to the mesh's proxy, but after PREROUTING's mangle chain, so what is shown from here
+  is as the client meant it. Answers carry that proxy's port in OUTPUT and the client's only behind it, so they are
+  asked for conntrack's original port. The relay would lead clients past the proxy: :mod:`sidecar.mesh.scope`.
 * Stepping aside (:mod:`sidecar.netfilter.aside`) the connection stays between client and program as it is: no route, no
   listener.
 """

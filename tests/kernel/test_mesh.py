@@ -29,6 +29,8 @@ classes:
   - {{name: web, rate: 1Mbit, match: {{host: {OUTSIDE}, port: 80}}}}
 """
 MANY = 100
+ANSWER = 300_000
+"""Bytes of an answer or an upload, far more than all handshakes and acknowledgements together."""
 AS_INJECTED = (
     *("setpriv", "--regid", "1337", "--clear-groups"),
     *("--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--"),
@@ -152,6 +154,30 @@ def test_classes_by_sni_and_host_hold_their_limits(topology: PodNodeServer, tmp_
     pytest.fail(f"not within 5 % of the ceil in {ATTEMPTS} attempts: {best}")
 
 
+FOLLOWED = """
+total: 200Mbit
+requests: follow
+classes:
+  - {name: one, rate: 1Mbit, match: {host: one.example.com}}
+  - {name: two, rate: 1Mbit, match: {host: two.example.com}}
+"""
+
+
+def test_hosts_that_share_a_connection_of_envoys_are_told_apart_request_by_request(
+    topology: PodNodeServer, tmp_path: Path
+) -> None:
+    world = meshed(topology, tmp_path, Mode.REDIRECT)
+    body = tmp_path / "body"
+    body.write_bytes(bytes(ANSWER))
+    sidecar = start_sidecar(topology.pod, FOLLOWED, tmp_path, *IMPATIENT)
+    for host in ("one", "two", "one"):
+        name = f"{host}.example.com"
+        world.curl("-f", "-T", str(body), "--resolve", f"{name}:80:{topology.server_ipv4}", f"http://{name}/{host}")
+    assert sum(sum(counts.values()) for counts in seen(sidecar).values()) == 1, "one connection carried all"
+    until("all to be counted", lambda: sidecar.classes()["one"]["bytes"] > 2 * ANSWER)
+    assert ANSWER < sidecar.classes()["two"]["bytes"] < 2 * ANSWER
+
+
 # --- what clients open -------------------------------------------------------------------------------------------------
 
 BY_PORT = """
@@ -166,8 +192,6 @@ classes:
   - {{name: service, rate: 1Mbit, match: {{host: {POD_SERVICE}, port: {SERVICE_PORT}, direction: inbound}}}}
   - {{name: plain, rate: 1Mbit, match: {{host: plain.example.com, direction: inbound}}}}
 """
-ANSWER = 300_000
-"""Bytes of an answer, far more than all handshakes and acknowledgements together."""
 
 
 class Clients:
