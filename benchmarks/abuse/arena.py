@@ -107,10 +107,17 @@ class Sidecar:
         peaks = (re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE) for text in texts)
         return sum(int(peak[1]) for peak in peaks if peak) / 1024
 
-    def limit_descriptors(self, count: int) -> None:
-        """Let it have so many, from now on."""
-        for pid in self.running.pids():
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, count))
+    @contextmanager
+    def descriptors_limited(self, count: int) -> Iterator[None]:
+        """Let it have so many at most for the block (it asks for all that it may have, at its start only)."""
+        before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in self.running.pids()}
+        for pid, (_, hard) in before.items():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, hard))
+        try:
+            yield
+        finally:
+            for pid, limits in before.items():
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's values that have these labels."""

@@ -60,6 +60,7 @@ _FIGURES: Final = {
     "p50_ms": ("their p50", "ms", Better.LESS),
     "p99_ms": ("their p99", "ms", Better.LESS),
     "max_ms": ("the longest", "ms", Better.LESS),
+    "late_ms": ("the honest client itself was late, p99", "ms", Better.LESS),
     "cpu_share": ("CPU meanwhile", "CPUs", Better.LESS),
     "after_error_share": ("failed afterwards", "share", Better.LESS),
     "user_kib": ("memory of the proxy, per connection", "KiB", Better.LESS),
@@ -90,10 +91,13 @@ class Scenario:
         return FIGURES
 
 
+_TOLD: Final = {"p50": "p50_ms", "p99": "p99_ms", "maximum": "max_ms", "late": "late_ms"}
+
+
 def honest_figures(told: Mapping[str, Any]) -> dict[str, float]:
     """What honest clients told."""
     figures = {"honest": float(told["count"]), "error_share": told["errors"] / max(1, told["count"])}
-    for theirs, ours in (("p50", "p50_ms"), ("p99", "p99_ms"), ("maximum", "max_ms")):
+    for theirs, ours in _TOLD.items():
         if theirs in told:
             figures[ours] = told[theirs]
     return figures

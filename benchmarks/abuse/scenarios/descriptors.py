@@ -20,8 +20,10 @@ def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
     """As many as there are descriptors for, and then nobody does anything."""
     with course(arena, size, datapath) as going:
         sidecar = going.sidecar
-        sidecar.limit_descriptors(going.before.descriptors + _LEFT)
-        with arena.stranger("zero_window", host=POLICY.target.host, path=PAGE, count=_CROWD) as crowd:
+        with (
+            sidecar.descriptors_limited(going.before.descriptors + _LEFT),
+            arena.stranger("zero_window", host=POLICY.target.host, path=PAGE, count=_CROWD) as crowd,
+        ):
             begun = sidecar.read()
             arena.pause(size.seconds)
             now = sidecar.read()
@@ -34,7 +36,7 @@ def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
 SCENARIO: Final = Scenario(
     "descriptors",
     "No descriptors left",
-    f"A running proxy may have {_LEFT} more descriptors from now on, and {_CROWD} clients come, which take twice as "
+    f"A running proxy may have {_LEFT} more descriptors, and {_CROWD} clients come, which take twice as "
     "many. Nobody is turned away, nothing spins; when they have left, all is as before.",
     _run,
     (Promise("cpu_share", _BUSY), Promise("after_error_share", ERRORS), Promise("descriptors_left", LEFT)),
