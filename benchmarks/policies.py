@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import yaml
-
 from tc_core.marks import DEFAULT_CLASS_ID, OWN, ClassIds, class_mark
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import policy_from_document
@@ -109,10 +107,6 @@ class BenchPolicy:
                 for c in self.classes
             ],
         }
-
-    def text(self, *, by_port: bool = False) -> str:
-        """The policy file."""
-        return yaml.safe_dump(self.document(by_port=by_port), sort_keys=False)
 
     def policy(self, *, by_port: bool = False) -> TrafficPolicy:
         """The checked policy. Raises PolicyError when this module made a mistake."""

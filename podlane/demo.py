@@ -122,12 +122,13 @@ def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
         say("waiting for the last bytes to arrive ...")
         protocols = stage.protocols()
         transfers = stage.finish()
+        clients_known = stage.clients_known()
         stage.stop_sidecar()
     end_by_exception()
     verdict = judge(recording)
-    print_report(out, recording, verdict, transfers, protocols)
+    print_report(out, recording, verdict, transfers, protocols, clients_known)
     _draw(recording, output)
-    return not verdict.problems and all(transfer.complete for transfer in transfers)
+    return clients_known and not verdict.problems and all(transfer.complete for transfer in transfers)
 
 
 def _check_output(output: Path) -> None:

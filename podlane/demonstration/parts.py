@@ -89,7 +89,7 @@ BOTH_WAYS: Final = Part(
         Phase("updates", "a download into the Pod, up to its ceil", 4, join="updates"),
         Phase("dataset", "a second one: both get what they are guaranteed", 4.5, join="dataset"),
         Phase("reports", "an upload on a connection that is kept", 4, join="reports"),
-        Phase("orders", "the next request on the same connection, another lane", 4, join="orders", end="reports"),
+        Phase("orders", "the next request on the same connection, another lane", 5, join="orders", end="reports"),
     ),
 )  # fmt: skip
 

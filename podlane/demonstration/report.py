@@ -34,6 +34,7 @@ def print_report(
     verdict: Verdict,
     transfers: Sequence[Transfer],
     protocols: Mapping[str, Sequence[str]],
+    clients_known: bool = True,
 ) -> None:
     """The table, what is wrong, and a line for each kind of traffic: kept or not, with the figures."""
     scenario = recording.scenario
@@ -44,18 +45,26 @@ def print_report(
     console.print(report_table(scenario, verdict, {t.lane: t for t in transfers}, protocols))
     for problem in [*verdict.problems, *transfer_problems(transfers)]:
         console.print(Text(f"✗ {problem}", style="red"), soft_wrap=True)
-    for good, line in verdict_lines(recording, verdict, transfers):
+    for good, line in verdict_lines(recording, verdict, transfers, clients_known):
         console.print(Text(f"{'✓' if good else '✗'} {line}", style="green" if good else "red"), soft_wrap=True)
 
 
-def verdict_lines(recording: Recording, verdict: Verdict, transfers: Sequence[Transfer]) -> Iterator[tuple[bool, str]]:
+def verdict_lines(
+    recording: Recording, verdict: Verdict, transfers: Sequence[Transfer], clients_known: bool
+) -> Iterator[tuple[bool, str]]:
     """Sentences with the figures, and whether each is good news: by kind of traffic, then what is true of all."""
     scenario = recording.scenario
+    finished = {transfer.lane for transfer in transfers}
     for kind in dict.fromkeys(lane.kind for lane in scenario.lanes):
         found = [(lane, verdict.all_of(lane.name)) for lane in scenario.lanes if lane.kind is kind]
         good = all(measured and all(m.good for m in measured) for _, measured in found)
         word = "within guarantees and ceils" if good else "NOT within guarantees and ceils"
         yield good, f"{_ABOUT[kind]}: {word} ({', '.join(_figures(*each) for each in found)} Mbit/s)."
+        if kind is Kind.ANSWER and any(lane.name in finished for lane, _ in found):
+            yield (
+                clients_known,
+                f"The Pod's server saw {'its' if clients_known else 'NOT only its'} clients' own addresses.",
+            )
     if scenario.change_at is not None and recording.changed_at is not None:
         yield True, f"Limits changed at {recording.changed_at:.0f} s, while all lanes were in use."
     if transfers and all(transfer.complete for transfer in transfers):

@@ -25,6 +25,8 @@ from podlane.lab import Host
 _START_PATIENCE: Final = 15.0
 """Seconds until a server listens; a Python process needs about one on a busy machine."""
 _CERTIFICATE_DAYS: Final = 2
+_CLIENTS: Final = "clients.log"
+"""Where nginx writes the address of each client that it has served."""
 _PROBE_SECONDS: Final = 0.02
 """Between two attempts to connect to a server that is starting."""
 
@@ -35,6 +37,7 @@ class Servers:
 
     nginx: subprocess.Popen[Any]
     peer: subprocess.Popen[Any]
+    folder: Path
     log: Path
     _counts: dict[str, int] = field(default_factory=dict)
 
@@ -43,6 +46,10 @@ class Servers:
         for name, process in (("nginx", self.nginx), ("The peer of the transfers", self.peer)):
             if process.poll() is not None:
                 raise DemoError(f"{name} ended with {process.returncode}.{last_words(self.log)}")
+
+    def clients(self) -> frozenset[str]:
+        """The addresses of all whose requests nginx has answered."""
+        return frozenset((self.folder / _CLIENTS).read_text().split())
 
     def end_download(self, name: str) -> None:
         """Let the download of that name finish."""
@@ -94,7 +101,8 @@ pid {folder}/nginx.pid;
 error_log stderr warn;
 events {{ worker_connections 256; }}
 http {{
-    access_log off;
+    log_format client '$remote_addr';
+    access_log {folder}/{_CLIENTS} client;
     client_max_body_size 0;
 {temporary}
     ssl_certificate {certificate};
@@ -139,7 +147,7 @@ def start_servers(host: Host, folder: Path, address: str, certificate: Path, key
             stderr=stream,
             start_new_session=True,
         )
-    servers = Servers(nginx, peer, log)
+    servers = Servers(nginx, peer, folder, log)
     assert peer.stdout is not None
     if _line(peer.stdout, _START_PATIENCE) != "ready":
         servers.check()

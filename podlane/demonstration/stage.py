@@ -144,6 +144,11 @@ class Stage:
         lanes = (lane.name for lane in self.scenario.lanes if lane.name in self.transfers)
         return [self.transfers[name].result(_FINISH_PATIENCE) for name in lanes]
 
+    def clients_known(self) -> bool:
+        """Whether the Pod's server, if it had clients, saw their address, which is that of the host outside."""
+        has_clients = any(transfer.lane.kind is Kind.ANSWER for transfer in self.transfers.values())
+        return self.pod_servers.clients() == ({self.hosts.server_ipv4} if has_clients else set())
+
     def stop_sidecar(self) -> None:
         """Stop it as Kubernetes would; raises :class:`DemoError` when it does not end well."""
         self.sidecar.send_signal(signal.SIGTERM)

@@ -81,7 +81,7 @@ def test_a_short_demo_keeps_every_lane_draws_the_plots_and_leaves_nothing(tmp_pa
     output = tmp_path / "new" / "demo.svg"
     for _ in range(ATTEMPTS):
         demo = subprocess.Popen(
-            command("--seconds", "24", "--output", output),
+            command("--seconds", "26", "--output", output),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -97,6 +97,7 @@ def test_a_short_demo_keeps_every_lane_draws_the_plots_and_leaves_nothing(tmp_pa
     for kind in ("What the Pod uploads", "Answers to what clients open", "Downloads into the Pod"):
         assert f"✓ {kind}: within guarantees and ceils" in said
     assert "✓ Requests of one connection, each in its own lane: within guarantees and ceils" in said
+    assert "✓ The Pod's server saw its clients' own addresses." in said
     assert "✓ Limits changed at " in said
     assert said.count("every byte that was sent arrived") == len(PARTS)
     assert "✗" not in said

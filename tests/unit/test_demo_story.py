@@ -203,9 +203,9 @@ def rendered(show: Callable[[Console], None]) -> str:
     return console.file.getvalue()
 
 
-def report(recording: Recording, transfers: list[Transfer]) -> str:
-    protocols = {"api": ("tls",), "web": ("http1",)}
-    return rendered(lambda console: print_report(console, recording, judge(recording), transfers, protocols))
+def report(recording: Recording, transfers: list[Transfer], *, clients_known: bool = True) -> str:
+    protocols, verdict = {"api": ("tls",), "web": ("http1",)}, judge(recording)
+    return rendered(lambda c: print_report(c, recording, verdict, transfers, protocols, clients_known))
 
 
 def transfers(part: Part = UPLOADS) -> list[Transfer]:
@@ -228,9 +228,15 @@ def test_the_report_of_both_ways_has_a_line_for_each_kind_of_traffic() -> None:
     )
     assert "✓ Downloads into the Pod: within guarantees and ceils (updates 40.0–60.0, dataset 40.0 Mbit/s)." in text
     assert "each in its own lane: within guarantees and ceils (reports 20.0, orders 40.0 Mbit/s)." in text
+    assert "✓ The Pod's server saw its clients' own addresses." in text
     assert "Limits changed" not in text
     widest = max(len(line) for line in text.splitlines() if not line.startswith(("✓", "Mbit")))
     assert widest <= 80, "on a terminal of 80 columns nothing is cut off"
+
+
+def test_a_server_that_saw_others_than_its_clients_is_reported() -> None:
+    text = report(play(part=BOTH_WAYS), transfers(BOTH_WAYS), clients_known=False)
+    assert "✗ The Pod's server saw NOT only its clients' own addresses." in text
 
 
 def test_the_report_names_what_is_wrong_and_claims_nothing_else() -> None:

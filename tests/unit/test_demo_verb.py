@@ -28,7 +28,7 @@ from tc_core.capability import ALL_FEATURES, HTB, IFB, Feature, absent
         (["--output", "demo"], "ends in .svg or .png"),
         (["--seconds", "3"], "is not in the range"),
         (["--seconds", "many"], "is not a valid float"),
-        (["--seconds", "12"], "Give at least 17 for what --part chooses, or choose one part"),
+        (["--seconds", "12"], "Give at least 18 for what --part chooses, or choose one part"),
         (["--part", "quick"], "'all', 'uploads', 'both-ways'"),
     ],
     ids=["other format", "no format", "too short", "not a number", "too short for all", "no such part"],
