@@ -32,11 +32,10 @@ class Administrator:
     pki: Credentials
 
 
-def administrator(cluster: KindCluster) -> Administrator:
-    """Write the credentials of the cluster's kubeconfig beside it, readable by its owner only."""
+def administrator(cluster: KindCluster, folder: Path) -> Administrator:
+    """Write the credentials of the cluster's kubeconfig into a folder, readable by its owner only."""
     config: dict[str, Any] = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--output=json"))
     server, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    folder = cluster.kubectl.kubeconfig.parent
 
     def file(name: str, encoded: str) -> Path:
         path = folder / name

@@ -109,7 +109,10 @@ class KindCluster:
             "install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}",
             f"--set={CHART_VALUES}",
         )  # fmt: skip
-        # Ready Pods are endpoints a moment later, when kube-proxy has heard of them: until then the API server is refused.
+        self.until_injecting()
+
+    def until_injecting(self) -> None:
+        """Wait for the API server to reach the injectors: until kube-proxy has heard of them it is refused."""
         until("the API server to reach the injectors", self._injects, patience=60)
 
     def upgrade(self, *values: str) -> None:

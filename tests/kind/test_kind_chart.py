@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from kind_api import administrator
@@ -21,9 +22,9 @@ def test_it_is_installed_and_its_own_test_passes(installed: KindCluster) -> None
     assert "Phase:          Succeeded" in installed.helm("test", "podlane", "--timeout=120s")
 
 
-def test_an_upgrade_under_load_loses_no_pod(installed: KindCluster, shop: Kubectl) -> None:
+def test_an_upgrade_under_load_loses_no_pod(installed: KindCluster, shop: Kubectl, tmp_path: Path) -> None:
     """Both injectors are replaced; every Pod that is created meanwhile is injected."""
-    with PodCreator(administrator(installed), shop.namespace) as creator:
+    with PodCreator(administrator(installed, tmp_path), shop.namespace) as creator:
         creator.more()
         installed.upgrade("injector.logLevel=debug")
         creator.more()
