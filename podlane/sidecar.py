@@ -8,11 +8,14 @@ import os
 import signal
 import sys
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from podlane.options import datapath_option, exclusion_options, iptables_option, mesh_option, workers_option
+
+_UPGRADE_S: Final = 150.0
+"""More than the supervisor waits."""
 
 
 class _Sidecar(click.Command):
@@ -29,12 +32,14 @@ Examples:
   podlane sidecar --annotations /etc/podlane/pod/annotations
   podlane sidecar --policy policy.yaml --interface eth0 --log-format json --admin-address 0.0.0.0
   podlane sidecar --cleanup
+  podlane sidecar upgrade
 
 Every option can be given as an environment variable, as in PODLANE_LOG_LEVEL=debug.
 What annotations say wins over both.
 A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes everything and exits with status 0.
 """,
 )
+@click.argument("action", required=False, type=click.Choice(["upgrade"]))
 @click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
 @click.option("--annotations", metavar="FILE", help="A Pod's annotations (downward API file), instead of --policy.")
 @click.option(
@@ -91,6 +96,7 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 def sidecar(
     context: click.Context,
     /,
+    action: str | None,
     prepare: bool,
     cleanup: bool,
     alone: bool,
@@ -101,10 +107,16 @@ def sidecar(
 ) -> None:
     """Hold this network namespace's traffic to a policy until stopped.
 
+    `podlane sidecar upgrade` has the one that runs here replaced by a proxy that is started anew, as its program is on
+    disk now, without a connection being refused or cut.
+
     This is what runs in a Pod's sidecar container. It needs CAP_NET_ADMIN; `podlane check` says what else.
     """
     from podlane.console import failing_clearly, ignore_late_signals
 
+    if action is not None:
+        _upgrade()
+        return
     if not (prepare or cleanup or alone or supervisor_fd is not None):
         _supervise(context.obj)
     if not cleanup:
@@ -129,6 +141,18 @@ def sidecar(
             )
         finally:
             ignore_late_signals()
+
+
+def _upgrade() -> None:
+    from podlane.console import failing_clearly, say, stop
+
+    with failing_clearly():
+        from sidecar.supervisor.control import OK, UPGRADE, request
+
+        answer = request(UPGRADE, _UPGRADE_S)
+        if answer != OK:
+            stop(answer, 1)
+        say("Another proxy has taken over; connections of the earlier one may end within its grace period.")
 
 
 def _supervise(arguments: list[str]) -> NoReturn:

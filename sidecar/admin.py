@@ -65,8 +65,15 @@ async def serve_admin(
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; reports the port it listens on. Raises :class:`PortInUseError`."""
+    listeners = await open_admin(address, port)
+    task_status.started(listeners[0].socket.getsockname()[1])
+    await serve_admin_on(listeners, handlers)
+
+
+async def open_admin(address: str, port: int) -> list[trio.SocketListener]:
+    """Listen. Raises :class:`PortInUseError`."""
     try:
-        listeners = await trio.open_tcp_listeners(port, host=address)
+        return await trio.open_tcp_listeners(port, host=address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
@@ -76,7 +83,10 @@ async def serve_admin(
             f"The admin server cannot listen on {address}:{port}: {error.strerror or error}. "
             "Choose an address of this machine with --admin-address."
         ) from None
-    task_status.started(listeners[0].socket.getsockname()[1])
+
+
+async def serve_admin_on(listeners: list[trio.SocketListener], handlers: dict[str, Handler]) -> None:
+    """Serve on listeners that are open until cancelled; they are closed then."""
     places = trio.Semaphore(_MAX_CLIENTS)
 
     async def serve(stream: trio.SocketStream) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from sidecar.config import LogFormat
+from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
@@ -32,11 +33,15 @@ log = structlog.get_logger(__name__)
 class Guard:
     """The supervisor, as its proxy knows it."""
 
-    def __init__(self, wire: Wire, beats: Beats, restarts: Mapping[str, int], *, again: bool) -> None:
+    def __init__(
+        self, wire: Wire, beats: Beats, restarts: Mapping[str, int], *, again: bool, heirloom: Heirloom | None = None
+    ) -> None:
         self.restarts = dict(restarts)
         """How often a proxy was started anew, by reason."""
         self.again = again
         """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
+        self.heirloom = heirloom
+        """What the proxy that runs has lent, for this one to take over."""
         self._wire = wire
         self._beats = beats
         self._armed: tuple[Command, ...] | None = None
@@ -52,7 +57,9 @@ class Guard:
             os._exit(_FORSAKEN)  # it has gone before anything began
         beats = Beats(descriptors[0])
         os.close(descriptors[0])
-        return cls(wire, beats, message["restarts"], again=message["again"])
+        told = message["heirloom"]
+        heirloom = Heirloom.of(told, descriptors[1:]) if told is not None else None
+        return cls(wire, beats, message["restarts"], again=message["again"], heirloom=heirloom)
 
     def arm(self, commands: Sequence[Command], way: OnFailure, log_format: LogFormat) -> None:
         """Say what to run if this process should be gone; to be called before what captures is installed."""
@@ -79,8 +86,13 @@ class Guard:
                 self._beats.give(JUDGE)
             await trio.sleep(EVERY_S)
 
-    async def listen(self, put_back: Callable[[], Awaitable[None]]) -> None:
-        """Follow what the supervisor says: ``put_back`` what captures. If it is gone this process ends at once."""
+    async def listen(
+        self, put_back: Callable[[], Awaitable[None]], lend: Callable[[], Heirloom | None], leave: Callable[[], None]
+    ) -> None:
+        """Follow what the supervisor says. If it is gone this process ends at once.
+
+        ``put_back`` what captures; ``lend`` what another needs to take over, and ``leave`` when it has.
+        """
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.lowlevel.wait_readable(self._wire.socket)
@@ -89,6 +101,15 @@ class Guard:
                     self._end_forsaken()
                 elif message["kind"] == "resume":
                     nursery.start_soon(put_back)
+                elif message["kind"] == "lend":
+                    heirloom = lend()
+                    if heirloom is None:
+                        leave()  # what it has cannot be had by two, and its end cuts nothing: the other comes after it
+                        self._wire.send("lent", {"heirloom": None})
+                    else:
+                        self._wire.send("lent", {"heirloom": heirloom.told()}, heirloom.descriptors())
+                elif message["kind"] == "leave":
+                    leave()
 
     def _end_forsaken(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""

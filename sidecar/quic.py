@@ -8,6 +8,7 @@ so. A policy that blocks QUIC needs no classifier.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 import trio
@@ -20,7 +21,10 @@ from sidecar.tallies import Tallies
 from tc_core.policy import TransportProtocol
 from tc_core.units import Duration
 
-_AT_ONCE = Duration(0)
+_AT_ONCE: Final = Duration(0)
+_PATIENCE_S: Final = 10.0
+_LOOK_S: Final = 0.05
+"""Seconds for which an heir waits for the queue, and between two looks."""
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +32,14 @@ log = structlog.get_logger(__name__)
 class QuicReader:
     """Runs the classifier when the routing in force wants one."""
 
-    def __init__(self, make: Callable[[Routing, Tallies], StepAside]) -> None:
-        """``make`` gives a classifier that counts in these tallies, which no other thread does."""
+    def __init__(self, make: Callable[[Routing, Tallies], StepAside], *, heir: bool = False) -> None:
+        """``make`` gives a classifier that counts in these tallies, which no other thread does.
+
+        ``heir``: another process has the queue, and leaves it once this one is ready.
+        """
         self._make = make
+        self._heir = heir
+        self._awaited: Routing | None = None  # what to judge by once the queue is free
         self.tallies = Tallies()
         self._classifier: StepAside | None = None
         self.used = False
@@ -59,15 +68,41 @@ class QuicReader:
         self.tallies.keep(routing.ids)
         if self._classifier is not None:
             await self._classifier.follow(routing)
+        elif self._awaited is not None:
+            self._awaited = routing
+        elif self._heir and routing.table.reads_quic:
+            self._heir = False
+            nursery.start_soon(self._take_over, routing, nursery)
         elif routing.table.reads_quic and self.available:
-            classifier = self._make(routing, self.tallies)
             try:
-                await nursery.start(classifier.run)
+                await self._begin(routing, nursery)
             except (QueueError, PrivilegeError) as error:
                 self.give_up(str(error))
+
+    async def _begin(self, routing: Routing, nursery: trio.Nursery) -> None:
+        classifier = self._make(routing, self.tallies)
+        await nursery.start(classifier.run)
+        self._classifier = classifier
+        self.used = True
+
+    async def _take_over(self, routing: Routing, nursery: trio.Nursery) -> None:
+        """Begin once the queue is free. Nothing tells of that, and a queue that another process has looks forbidden."""
+        deadline = trio.current_time() + _PATIENCE_S
+        self._awaited = routing
+        while self._awaited.table.reads_quic:
+            judged_by = self._awaited
+            try:
+                await self._begin(judged_by, nursery)
+            except (QueueError, PrivilegeError) as error:
+                if trio.current_time() > deadline:
+                    self.give_up(str(error))
+                    break
             else:
-                self._classifier = classifier
-                self.used = True
+                if self._classifier is not None and self._awaited is not judged_by:
+                    await self._classifier.follow(self._awaited)
+                break
+            await trio.sleep(_LOOK_S)
+        self._awaited = None
 
     def give_up(self, why: str) -> None:
         """QUIC cannot be read on this kernel, which does not change."""

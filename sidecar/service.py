@@ -13,7 +13,9 @@ listener and the rules they need stay until the last of them has ended.
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
@@ -25,12 +27,13 @@ import structlog
 import trio
 
 from sidecar.access_log import AccessLogSettings
-from sidecar.admin import serve_admin
+from sidecar.admin import open_admin, serve_admin_on
 from sidecar.answers import Answers
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError, single
 from sidecar.guard import Guard, RestartMetrics
+from sidecar.heirloom import Heirloom
 from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
@@ -57,6 +60,7 @@ from sidecar.shaping import Shaping, shaped_interface
 from sidecar.stepaside.server import StepAside, forget_marks
 from sidecar.tallies import Tallies
 from sidecar.transport.edge import TransparentEdge
+from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.ledger import Ledger
 from sidecar.watch import follow
 from sidecar.workers.count import worker_count
@@ -94,10 +98,12 @@ class Sidecar(Answers):
         tried: bytes = b"",
         mesh: MeshProxy | None = None,
         guard: Guard | None = None,
+        lock: socket.SocketType | None = None,
     ) -> None:
         """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted.
 
-        ``mesh``: the proxy that connections of this Pod come from. ``guard``: the supervisor, if there is one.
+        ``mesh``: the proxy that connections of this Pod come from. ``guard``: the supervisor, if there is one, and
+        ``lock`` the one of this namespace, for another to take over.
         """
         self.settings = wanted.settings
         self.mesh = mesh
@@ -118,7 +124,6 @@ class Sidecar(Answers):
         self._following_inbound = False  # also those for what clients opened
         self._listeners = Listeners()
         self._apart: frozenset[int] = frozenset()
-        self._quic = QuicReader(self._make_classifier)
         self._reservation = PortReservation()
         self._in_thread = trio.CapacityLimiter(1)
         self._changing = trio.Lock()  # whoever changes what is in force holds it: reload, settling, the end
@@ -130,6 +135,12 @@ class Sidecar(Answers):
         self._guard = guard
         self._was_ready = guard is not None and guard.again
         self._armed: tuple[Command, ...] | None = None
+        self._heirloom = guard.heirloom if guard is not None else None
+        self._quic = QuicReader(self._make_classifier, heir=self._heirloom is not None)
+        self._lock = lock
+        self._admin: list[trio.SocketListener] = []
+        self._admin_life = trio.CancelScope()
+        self._leaving = False  # another has taken over: what is installed is its own now
         self._stop = trio.Event()
         self._life = trio.CancelScope()
         self._patience = trio.CancelScope()
@@ -147,7 +158,7 @@ class Sidecar(Answers):
             nursery.start_soon(self._follow_signals, signals)
             if self._guard is not None:
                 nursery.start_soon(self._guard.give_signs, self._judge_turned)
-                nursery.start_soon(self._guard.listen, self._put_back)
+                nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave)
             try:
                 await self._live(on_ready)
             except BaseException:
@@ -179,10 +190,15 @@ class Sidecar(Answers):
                 await self._stop.wait()
                 self.ready = False
                 async with self._changing:
-                    await self._wind_down()
+                    if self._leaving:
+                        await self._go()
+                    else:
+                        await self._wind_down()
                 nursery.cancel_scope.cancel()
 
     async def _end(self, on_summary: Callable[[dict[str, object]], None]) -> None:
+        if self._leaving:
+            return
         with trio.CancelScope(shield=True):
             await self._blocking(self._take_down)
         if self.shaping.snapshots:
@@ -213,13 +229,23 @@ class Sidecar(Answers):
             await self._blocking(self._clear_the_other_datapath)
         relays = (self.settings.outbound_port, self.settings.inbound_port) if relay else ()
         self._reservation = reserve(p for p in (*relays, self.settings.admin_port) if p)
+        if self._heirloom is not None:
+            self._reservation = PortReservation(self._heirloom.reserved + self._reservation.added)
         if self._reservation.warning:
             log.warning(self._reservation.warning)
         if self.settings.admin_port:
-            self.admin_port = await nursery.start(
-                serve_admin, self.settings.admin_address, self.settings.admin_port, self._admin_handlers()
+            self._admin = self._inherited_admin() or await open_admin(
+                self.settings.admin_address, self.settings.admin_port
             )
+            self.admin_port = self._admin[0].socket.getsockname()[1]
+        if self._heirloom is None:
+            nursery.start_soon(self._serve_admin)
+        else:
+            self.shaping.ids = self._heirloom.ids
         await self._apply(self.policy, self.shaping.ids_for(self.policy), nursery)
+        if self._heirloom is not None:
+            nursery.start_soon(self._serve_admin)  # until now the one before answers, and is ready
+            self._heirloom = None  # a later server opens its own doors
         self.policy_state.begin(self._wanted.digest)
         log.info(
             "ready",
@@ -230,6 +256,18 @@ class Sidecar(Answers):
             capture=self._server is not None,
             admin=self.admin_port,
         )
+
+    def _inherited_admin(self) -> list[trio.SocketListener]:
+        """What another proxy has lent. (The port may be none of the settings any more; then it is let go.)"""
+        lent = self._heirloom.admin if self._heirloom is not None else ()
+        mine = [each for each in lent if each.getsockname()[1] == self.settings.admin_port]
+        opened = [socket.socket(fileno=os.dup(each.fileno())) for each in mine]
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
+
+    async def _serve_admin(self) -> None:
+        with self._admin_life:
+            if self._admin:
+                await serve_admin_on(self._admin, self._admin_handlers())
 
     async def _apply(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> int:
         """Put a policy in force: classes, then the table, then the listener, then the rules that lead there.
@@ -361,6 +399,29 @@ class Sidecar(Answers):
             if cut:
                 log.warning("connections cut at the end of the grace period", count=cut)
 
+    async def _go(self) -> None:
+        """Another proxy serves: close the doors, and let connections end."""
+        log.info("another proxy has taken over; draining", grace=str(self.settings.grace))
+        self._admin_life.cancel()
+        await self._quic.stop()
+        if self._server is not None:
+            with self._patience:
+                cut = await self._server.drain(self.settings.grace)
+                if cut:
+                    log.warning("connections cut at the end of the grace period", count=cut)
+
+    def _lend(self) -> Heirloom | None:
+        """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
+        if isinstance(self._server, StepAside) or self._lock is None:
+            return None
+        groups = self._server.listeners() if self._server is not None else []
+        admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
+        return Heirloom(self.shaping.ids, self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
+
+    def _leave(self) -> None:
+        self._leaving = True
+        self._stop.set()
+
     def _take_down(self) -> None:
         """Remove what was installed; one step's failure does not keep the others from running."""
         with ExitStack() as steps:
@@ -489,10 +550,26 @@ class Sidecar(Answers):
             return self._make_classifier(routing, self.metrics)
         if self._make_pool is not None:
             return self._make_pool(
-                self._server_settings(), routing, self.metrics, log_format=s.log_format, log_level=s.log_level
+                self._server_settings(),
+                routing,
+                self.metrics,
+                log_format=s.log_format,
+                log_level=s.log_level,
+                inherited=self._heirloom.groups if self._heirloom is not None else (),
             )
-        edge, ledger = TransparentEdge(mesh=self.mesh), self.shaping.ledger.row(0)
-        return ProxyServer(self._server_settings(), routing, self.metrics, edge=edge, ledger=ledger)
+        lent = self._heirloom
+        edge, inbound = None, None
+        if lent is not None:
+            doors = [[each for group in lent.on(port) for each in group] for port in (s.outbound_port, s.inbound_port)]
+            edge, inbound = TransparentEdge(doors[0], mesh=self.mesh), InboundEdge(doors[1])
+        return ProxyServer(
+            self._server_settings(),
+            routing,
+            self.metrics,
+            edge=edge or TransparentEdge(mesh=self.mesh),
+            inbound=inbound,
+            ledger=self.shaping.ledger.row(0),
+        )
 
     def _make_classifier(self, routing: Routing, tallies: Tallies) -> StepAside:
         s = self.settings
@@ -580,7 +657,9 @@ async def serve(
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
     a predecessor that was killed had left, is removed first.
     """
-    with only_instance() as lock, ExitStack() as stack:
+    heirloom = guard.heirloom if guard is not None else None
+    with ExitStack() as stack:
+        lock = heirloom.lock if heirloom is not None else stack.enter_context(only_instance())
         try:
             tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
@@ -602,7 +681,7 @@ async def serve(
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard)
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard, lock)
         except (TcError, SidecarError):
             if _leaves_in_force(settings, guard):
                 raise

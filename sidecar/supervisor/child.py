@@ -54,9 +54,9 @@ class Child:
         """Whether it is there to be looked at."""
         return not self.hung
 
-    def welcome(self, fields: Mapping[str, Any]) -> None:
-        """The first message."""
-        self.wire.send("welcome", fields, [self._page])
+    def welcome(self, fields: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """The first message; ``descriptors``: what it inherits."""
+        self.wire.send("welcome", fields, [self._page, *descriptors])
         os.close(self._page)
 
     def signs(self) -> list[float]:
@@ -87,6 +87,12 @@ class Child:
     def kill(self) -> None:
         """End it, whatever it does."""
         self.send(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it, and bury it."""
+        with suppress(ProcessLookupError, ChildProcessError):
+            self.kill()
+            os.waitpid(self.pid, 0)
 
     def close(self) -> None:
         """It has ended."""

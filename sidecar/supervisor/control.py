@@ -1,7 +1,8 @@
 """Where others of the container reach the supervisor: a socket of a name that belongs to the network namespace.
 
 A request is a word, an answer a line: ``ping`` is answered at once, by which a liveness probe sees that the supervisor
-does its work. Only the user that it runs as, and root, are heard: other containers of a Pod share the namespace.
+does its work; ``upgrade`` when another proxy has taken over, or by the reason why none has. Only the user that it runs
+as, and root, are heard: other containers of a Pod share the namespace.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from sidecar.errors import SupervisorError
 NAME: Final = "\0podlane/supervisor"
 """Abstract (unix(7)), as that of :mod:`sidecar.instance`."""
 PING: Final = "ping"
+UPGRADE: Final = "upgrade"
+OK: Final = "ok"
 _WORD: Final = 64
 _WAITING: Final = 8
 """Clients at once; probes come one after the other."""

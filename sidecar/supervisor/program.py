@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.child import Child
-from sidecar.supervisor.control import PING, Answer, Control
+from sidecar.supervisor.control import OK, PING, UPGRADE, Answer, Control
 from sidecar.supervisor.life import START_S, Restarts, Watch
 from sidecar.supervisor.speech import Speech
 from sidecar.supervisor.wire import Message
@@ -50,6 +50,9 @@ class Supervisor:
         self._status: int | None = None
         self._poll = select.poll()
         self._control = Control(self._poll, self._asked)
+        self._handover: Handover | None = None
+        self._leaving: list[Child] = []
+        """Earlier proxies, whose connections still run."""
 
     def run(self) -> int:
         """Until the end; gives the exit code."""
@@ -67,12 +70,16 @@ class Supervisor:
         """Wait for something to happen, or for the next thing to do, and do it."""
         if self._start_at is not None and monotonic() >= self._start_at:
             self._start()
-        deadlines = [at for at in (self._start_at, self._try_at, self._look_due()) if at is not None]
+        given = self._handover.deadline if self._handover is not None else None
+        due = (self._start_at, self._try_at, self._look_due(), given)
+        deadlines = [at for at in due if at is not None]
         wait = None if not deadlines else max(0.0, min(deadlines) - monotonic())
         events = self._poll.poll(None if wait is None else wait * 1000 + 1)
         ready = {descriptor for descriptor, _ in events}
-        if self._proxy is not None and self._proxy.listened and self._proxy.wire.fileno() in ready:
-            self._hear(self._proxy)
+        heir = self._handover.heir if self._handover is not None else None
+        for proxy in (self._proxy, heir, *self._leaving):
+            if proxy is not None and proxy.listened and proxy.wire.fileno() in ready:
+                self._hear(proxy)
         self._control.serve(ready)
         if woken in ready:
             for number in os.read(woken, 512):
@@ -82,16 +89,26 @@ class Supervisor:
             self._look(self._proxy)
         if self._try_at is not None and monotonic() >= self._try_at:
             self._do_without()
+        if self._handover is not None and monotonic() >= self._handover.deadline:
+            self._give_up("It was not ready in time.")
 
     # --- the proxy's beginning and end ------------------------------------------------------------------------------
 
     def _start(self) -> None:
         self._start_at = None
         self._control.open()
+        self._follow(self._spawn())
+
+    def _spawn(self, heirloom: Message | None = None, descriptors: Sequence[int] = ()) -> Child:
         proxy = Child.spawn(self._argv)
         self._argv = without_options(self._argv, _ONCE)
         self._poll.register(proxy.wire.fileno(), select.POLLIN)
-        proxy.welcome({"restarts": self._restarts.counts, "again": self._was_ready})
+        fields = {"restarts": self._restarts.counts, "again": self._was_ready, "heirloom": heirloom}
+        proxy.welcome(fields, descriptors)
+        return proxy
+
+    def _follow(self, proxy: Child) -> None:
+        """From now on this is the proxy."""
         self._proxy = proxy
         self._watch = Watch()
         self._look_at = monotonic()
@@ -105,17 +122,24 @@ class Supervisor:
                 return
             if not pid:
                 return
+            code = os.waitstatus_to_exitcode(status)
             if self._proxy is not None and pid == self._proxy.pid:
-                self._ended(self._proxy, os.waitstatus_to_exitcode(status))
+                self._ended(self._proxy, code)
+            elif self._handover is not None and self._handover.heir is not None and pid == self._handover.heir.pid:
+                self._give_up(f"It {_end_of(code)}; the log says more.")
+            else:
+                for proxy in [proxy for proxy in self._leaving if proxy.pid == pid]:
+                    self._left(proxy, code)
 
     def _ended(self, proxy: Child, code: int) -> None:
-        while proxy.pending():
-            self._hear(proxy)  # its last words
-        if proxy.listened:
-            self._poll.unregister(proxy.wire.fileno())
-        proxy.close()
+        self._forget(proxy)
         self._proxy = None
-        how = f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        how = _end_of(code)
+        if self._handover is not None and self._handover.after and code == 0 and not self._stopping:
+            self._handover.heir = self._spawn()
+            return
+        if self._handover is not None:
+            self._give_up(f"The one that was to be replaced {how} meanwhile.")
         if self._stopping:
             self._stopped(proxy, code)
         elif code == 0 or (code > 0 and not self._was_ready):
@@ -128,6 +152,14 @@ class Supervisor:
             pause = self._restarts.pause_after(reason, ready_for)
             self._start_at = monotonic() + pause
             self._speech.error(f"the proxy {how}", pid=proxy.pid, again_in=f"{pause:g}s", new_connections=self._fate())
+
+    def _forget(self, proxy: Child) -> None:
+        """It has ended. Its last words are heard."""
+        while proxy.pending():
+            self._hear(proxy)
+        if proxy.listened:
+            self._poll.unregister(proxy.wire.fileno())
+        proxy.close()
 
     def _stopped(self, proxy: Child, code: int) -> None:
         """It was told to end. If that did not go well somebody must remove what it had installed."""
@@ -149,6 +181,8 @@ class Supervisor:
 
     def _hear(self, proxy: Child) -> None:
         message, descriptors = proxy.wire.receive()
+        if message is not None and message["kind"] == "lent" and self._handover is not None:
+            self._begin_heir(self._handover, proxy, message, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         if message is None:
@@ -169,23 +203,81 @@ class Supervisor:
                 proxy.armed = True
             case "ready":
                 proxy.ready_at = monotonic()
+                if self._handover is not None and proxy is self._handover.heir:
+                    self._take_over(self._handover, proxy)
+                    return
                 if self._was_ready:
                     self._speech.info("the proxy is ready again", pid=proxy.pid)
                 self._was_ready = True
 
     def _asked(self, word: str, answer: Answer) -> None:
-        answer("ok" if word == PING else f"There is no {word}.")
+        if word == PING:
+            answer(OK)
+        elif word != UPGRADE:
+            answer(f"There is no {word}.")
+        elif self._proxy is None or self._proxy.ready_at is None or self._stopping:
+            answer("No proxy is ready that another could take over from. Wait until `podlane ready` succeeds.")
+        elif self._handover is not None or self._leaving:
+            answer("The last one is not over: connections of an earlier proxy still run. Wait until they have ended.")
+        else:
+            self._handover = Handover(answer, monotonic() + START_S)
+            self._proxy.wire.send("lend")
+
+    # --- another takes over -----------------------------------------------------------------------------------------
+
+    def _begin_heir(self, handover: Handover, proxy: Child, message: Message, descriptors: Sequence[int]) -> None:
+        if proxy is not self._proxy or handover.heir is not None:
+            return
+        if message["heirloom"] is None:
+            handover.after = True  # it is about to end: _ended starts the other
+        else:
+            handover.heir = self._spawn(message["heirloom"], descriptors)
+
+    def _take_over(self, handover: Handover, heir: Child) -> None:
+        """The heir serves beside its predecessor, which may go."""
+        self._handover = None
+        if self._proxy is not None:
+            self._leaving.append(self._proxy)
+            self._proxy.wire.send("leave")
+        self._follow(heir)
+        self._restarts.counts["upgrade"] = self._restarts.counts.get("upgrade", 0) + 1
+        self._speech.info("another proxy has taken over", pid=heir.pid)
+        handover.answer(OK)
+
+    def _give_up(self, why: str) -> None:
+        """The heir is not to be had: the old proxy goes on as if nothing had been."""
+        handover, self._handover = self._handover, None
+        if handover is None:
+            return
+        if handover.heir is not None:
+            handover.heir.end()
+            self._forget(handover.heir)
+            if self._proxy is not None:
+                self._proxy.wire.send("resume")  # to be as it was before the heir touched anything
+            elif not self._stopping:
+                self._start_at = monotonic()
+        self._speech.error("no other proxy has taken over", reason=why)
+        handover.answer(f"No other proxy has taken over, and the old one goes on. {why}")
+
+    def _left(self, proxy: Child, code: int) -> None:
+        self._forget(proxy)
+        self._leaving.remove(proxy)
+        self._speech.info("the earlier proxy has ended", pid=proxy.pid, exit_code=code)
+        if self._stopping and not self._leaving and self._proxy is not None:
+            self._proxy.send(signal.SIGTERM)
 
     def _signalled(self, number: int) -> None:
         if number not in _FORWARDED:
             return
         if number != signal.SIGHUP:
-            if self._proxy is None and not self._stopping:
-                self._stopping = True
+            first, self._stopping = not self._stopping, True
+            self._give_up("The sidecar was told to end.")
+            if self._proxy is None and first:
                 self._start_at = self._try_at = None
                 self._clean_up()
                 return
-            self._stopping = True
+            if self._leaving:
+                return  # their connections need the rules: see _left
         elif self._proxy is not None and not self._proxy.armed:
             return  # the policy is still to be read
         if self._proxy is not None:
@@ -232,6 +324,21 @@ class Supervisor:
         if not self._actions:
             return "not affected"
         return ("go direct" if self._open else "are refused") if self._tripped else "wait"
+
+
+class Handover:
+    """Another proxy is to take over. ``answer``: who wants to know; ``deadline``: by when."""
+
+    def __init__(self, answer: Answer, deadline: float) -> None:
+        self.answer = answer
+        self.deadline = deadline
+        self.heir: Child | None = None
+        self.after = False
+        """The heir comes when the old one has ended."""
+
+
+def _end_of(code: int) -> str:
+    return f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def _noted(_number: int, _frame: object) -> None:

@@ -105,5 +105,6 @@ class Acceptor:
             self._loop.rewatch(self.listener.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
-        """Stop listening; the kernel resets what is still in the backlog."""
+        """Stop listening; the kernel resets what is still in the backlog, if nobody else has the listener."""
+        self._loop.unwatch(self.listener.fileno())
         self._loop.bury(self.listener)

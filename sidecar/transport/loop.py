@@ -99,6 +99,10 @@ class EventLoop:
         """Change what a watched descriptor reports (0: nothing)."""
         self._epoll.modify(descriptor, events)
 
+    def unwatch(self, descriptor: int) -> None:
+        """Before a socket is closed that others have open, too: else it stays in the epoll (epoll(7), question 6)."""
+        self._epoll.unregister(descriptor)
+
     def bury(self, socket: SocketType) -> None:
         """Close a socket: no handler sees it again, its number stays taken until the round is over."""
         self._handlers.pop(socket.fileno(), None)

@@ -76,12 +76,17 @@ class WorkerPool:
         log_format: LogFormat = LogFormat.CONSOLE,
         log_level: LogLevel = LogLevel.INFO,
         listen: Listen = shared_listeners,
+        inherited: Sequence[Sequence[SocketType]] = (),
     ) -> None:
-        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended."""
+        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended.
+
+        ``inherited``: listeners that are open already, of each place; there are as many workers then.
+        """
         self.routing = routing
         """What workers follow from their start on; :meth:`follow` is for those that are there."""
         self._forks = forks
-        self._count = count
+        self._count = len(inherited) or count
+        self._inherited = [list(group) for group in inherited]
         self._lock = lock
         self._settings = settings
         self._gone = gone
@@ -111,8 +116,8 @@ class WorkerPool:
         cannot be had or die again and again.
         """
         settings = self._settings
-        groups = self._listen(settings.port, settings.families, self._count)
-        if settings.inbound_port is not None:
+        groups = self._inherited or self._listen(settings.port, settings.families, self._count)
+        if settings.inbound_port is not None and not self._inherited:
             inbound = shared_listeners(settings.inbound_port, settings.families, self._count, near=False)
             groups = [[*each, *more] for each, more in zip(groups, inbound, strict=True)]
         for number, (listeners, share) in enumerate(
@@ -181,6 +186,10 @@ class WorkerPool:
                 await worker.kill()
             await self._ended.wait()
         return self._cut
+
+    def listeners(self) -> list[list[SocketType]]:
+        """Those of each place, to be lent to another."""
+        return [list(place.listeners) for place in self._places]
 
     def _draining(self) -> bool:
         return self._grace is not None

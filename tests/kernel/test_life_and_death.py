@@ -132,7 +132,7 @@ def test_without_a_proxy_new_connections_go_direct_until_there_is_another(
     assert sidecar.stop() == 0
 
 
-@pytest.mark.parametrize("options", SHAPES)
+@pytest.mark.parametrize("options", [SHAPES[0], SHAPES[2]])
 def test_closed_refuses_new_connections_until_there_is_another_proxy(
     topology: PodNodeServer, tmp_path: Path, options: list[str]
 ) -> None:
@@ -154,8 +154,7 @@ def test_closed_refuses_new_connections_until_there_is_another_proxy(
     assert ask(topology) == "answered"
 
 
-@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-@pytest.mark.parametrize("way", ["open", "closed"])
+@pytest.mark.parametrize(("way", "family"), [("open", "ipv4"), ("closed", "ipv6")])
 def test_what_clients_open_fares_no_worse(topology: PodNodeServer, tmp_path: Path, way: str, family: str) -> None:
     start_nginx(topology.pod, tmp_path / "here")
     policy = POLICY.replace("web.example.com", "web.example.com, direction: inbound")
@@ -256,13 +255,12 @@ def test_a_proxy_that_hangs_is_done_without_and_put_back_when_it_goes_on(
     assert sidecar.stop() == 0
 
 
-@pytest.mark.parametrize("way", ["open", "closed"])
-def test_a_proxy_that_goes_on_hanging_is_replaced(topology: PodNodeServer, tmp_path: Path, way: str) -> None:
-    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--on-failure", way)
+def test_a_proxy_that_goes_on_hanging_is_replaced(topology: PodNodeServer, tmp_path: Path) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--on-failure", "closed")
     before = state_of(topology.pod)
     proxy = sidecar.proxy
     os.kill(proxy, signal.SIGSTOP)
-    assert soon(topology, "answered" if way == "open" else "refused") < WITHIN_S
+    assert soon(topology, "refused") < WITHIN_S
     until("another proxy", lambda: proxy not in children(sidecar.process.pid))
     until("a proxy that is ready", lambda: ready(sidecar))
     assert state_of(topology.pod) == before

@@ -335,9 +335,10 @@ def test_workers_do_not_outlive_a_killed_main_process(topology: PodNodeServer, t
 
 @pytest.mark.usefixtures("web")
 def test_a_killed_fork_server_ends_all_of_it(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Without a supervisor, which would begin again."""
     before = state_of(topology.pod)
-    sidecar = start(topology, tmp_path)
-    processes = family(sidecar.proxy)
+    sidecar = start(topology, tmp_path, "--alone")
+    processes = family(sidecar.process.pid)
     [server] = [pid for pid, name in processes.items() if name == "podlane-forks"]
     os.kill(server, signal.SIGKILL)
     assert sidecar.process.wait(20) == 1

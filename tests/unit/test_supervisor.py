@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
+from contextlib import ExitStack
 
 import pytest
 
 from sidecar.datapath import Datapath
+from sidecar.heirloom import Heirloom
 from sidecar.netfilter.empty_by_python import without
 from sidecar.netfilter.failing import emptied, failing_text, without_refusal
 from sidecar.netfilter.parse import Installed, InstalledHook, parse
@@ -239,3 +242,26 @@ def test_the_library_empties_the_same_chains_and_loses_nothing_of_others() -> No
     assert without(foreign, Family.V4, frozenset(emptied(whole))) is None
     odd = InstalledHook("OUTPUT", 2, "-m something -j PODLANE-OUT", "PODLANE-OUT")
     assert without(Installed(installed.chains, (odd,)), Family.V4, frozenset()) is None
+
+
+# --- what an heir gets ------------------------------------------------------------------------------------------------
+
+
+def test_an_heir_gets_the_same_sockets_in_their_places() -> None:
+    with ExitStack() as stack:
+
+        def listener() -> socket.socket:
+            return stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        lock, admin = listener(), listener()
+        groups = ((listener(), listener()), (listener(),))
+        lent = Heirloom(ClassIds.assign(["a", "b"]), lock, (admin,), groups, (15101,))
+        descriptors = [os.dup(each) for each in lent.descriptors()]
+        got = Heirloom.of(json.loads(json.dumps(lent.told())), descriptors)
+        for each in (got.lock, *got.admin, *(one for group in got.groups for one in group)):
+            stack.callback(each.close)
+        assert (dict(got.ids), got.reserved) == (dict(lent.ids), (15101,))
+        assert got.lock.getsockname() == lock.getsockname()
+        assert [each.getsockname() for each in got.admin] == [admin.getsockname()]
+        port = groups[0][1].getsockname()[1]
+        assert [[each.getsockname()[1] for each in group] for group in got.on(port)] == [[port], []]

@@ -1,0 +1,145 @@
+"""``podlane sidecar upgrade``: another proxy takes over while clients go on, and none of them notices."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from lab import connect, listen
+from sidecars import RunningSidecar, children, start_sidecar, state_of
+from waiting import until
+from webserver import start_nginx
+
+from podlane.lab.topology import PodNodeServer
+
+pytestmark = pytest.mark.root
+
+POLICY = "total: 1Gbit\nclasses: [{name: host, rate: 1Mbit, match: {host: web.example.com}}]"
+REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
+SHAPES = [
+    pytest.param([], id="relay"),
+    pytest.param(["--workers", "2"], id="workers"),
+    pytest.param(["--datapath", "step-aside"], id="step-aside"),
+]
+
+
+@dataclass
+class Clients:
+    """What clients have met so far."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def clients(topology: PodNodeServer, count: int = 4) -> Iterator[Clients]:
+    """So many clients that open one connection after the other."""
+    met = Clients()
+    stop = threading.Event()
+
+    def go_on() -> None:
+        while not stop.is_set():
+            try:
+                with connect(topology.pod, topology.server_ipv4, 80, timeout=20) as client:
+                    client.sendall(REQUEST)
+                    if b"web.example.com" not in client.makefile("rb").read():
+                        met.failures.append("cut")
+            except OSError as error:
+                met.failures.append(repr(error))
+            met.answered += 1
+
+    threads = [threading.Thread(target=go_on) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield met
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def upgrade(sidecar: RunningSidecar) -> tuple[int, str]:
+    done = sidecar.pod.run([sys.executable, "-m", "podlane", "sidecar", "upgrade"], check=False, timeout=100)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_no_client_notices_that_another_proxy_takes_over(
+    topology: PodNodeServer, tmp_path: Path, options: list[str]
+) -> None:
+    start_nginx(topology.server, tmp_path / "nginx")
+    clean = state_of(topology.pod)
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, *options)
+    before = state_of(topology.pod)
+    proxies = [sidecar.proxy]
+    with listen(topology.server, port=8000) as listener, clients(topology) as met:
+        with connect(topology.pod, topology.server_ipv4, 8000) as lasting:
+            lasting.sendall(REQUEST)
+            served, _ = listener.accept()
+            with served:
+                assert served.recv(len(REQUEST)) == REQUEST
+                until("some answers", lambda: met.answered > 50)
+                assert upgrade(sidecar)[0] == 0, sidecar.log.read_text()
+                after = met.answered
+                until("some more answers", lambda: met.answered > after + 50)
+                served.sendall(b"late")
+                assert lasting.recv(4) == b"late"
+        until("the end of the earlier proxy", lambda: proxies[0] not in children(sidecar.process.pid))
+        proxies.append(sidecar.proxy)
+        assert upgrade(sidecar)[0] == 0, sidecar.log.read_text()
+        until("the end of the earlier proxy", lambda: proxies[1] not in children(sidecar.process.pid))
+        after = met.answered
+        until("some more answers", lambda: met.answered > after + 50)
+    assert met.failures == []
+    assert state_of(topology.pod) == before
+    assert sum(sidecar.connections("host").values()) > 0
+    assert 'podlane_restarts_total{reason="upgrade"} 1.0' in sidecar.get("/metrics")
+    assert sidecar.stop() == 0
+    assert state_of(topology.pod) == clean
+
+
+def test_an_heir_that_cannot_begin_changes_nothing(topology: PodNodeServer, tmp_path: Path) -> None:
+    start_nginx(topology.server, tmp_path / "nginx")
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path)
+    before, proxy = state_of(topology.pod), sidecar.proxy
+    sidecar.policy.write_text("total: 5")
+    with clients(topology) as met:
+        code, said = upgrade(sidecar)
+        after = met.answered
+        until("some more answers", lambda: met.answered > after + 20)
+    assert (code, "the old one goes on. It ended with exit code 2" in said) == (1, True)
+    assert met.failures == []
+    assert sidecar.proxy == proxy
+    assert state_of(topology.pod) == before
+    assert sidecar.stop() == 0
+
+
+def test_a_sidecar_is_told_to_end_while_an_earlier_proxy_drains(topology: PodNodeServer, tmp_path: Path) -> None:
+    """The earlier one's connections need the rules for as long as they live."""
+    clean = state_of(topology.pod)
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path)
+    with listen(topology.server, port=8000) as listener:
+        with connect(topology.pod, topology.server_ipv4, 8000) as lasting:
+            lasting.sendall(REQUEST)
+            served, _ = listener.accept()
+            with served:
+                assert upgrade(sidecar)[0] == 0
+                assert upgrade(sidecar)[0] == 1, "one after the other"
+                sidecar.process.send_signal(signal.SIGTERM)
+                lasting.sendall(b"late")
+                expected = len(REQUEST) + 4
+                assert len(served.makefile("rb").read(expected)) == expected
+        assert sidecar.process.wait(40) == 0
+    assert state_of(topology.pod) == clean
+
+
+def test_there_is_nobody_to_upgrade(topology: PodNodeServer) -> None:
+    done = topology.pod.run([sys.executable, "-m", "podlane", "sidecar", "upgrade"], check=False)
+    assert (done.returncode, "There is no supervisor" in done.stderr) == (1, True)
