@@ -203,7 +203,7 @@ def _waiting(policy: TrafficPolicy) -> Iterable[Problem]:
 def _rehearsal(path: str, rehearsal: Rehearsal | None) -> Iterable[Problem]:
     if rehearsal is None:
         return
-    if not rehearsal.model_fields_set:
+    if not rehearsal.model_dump(exclude_none=True):
         yield Problem(path, "It is empty, so nothing is worse.", "Say what is, as in rehearsal: {delay: 50ms}.")
     delay, jitter = rehearsal.delay, rehearsal.jitter
     if jitter is not None and (delay is None or jitter > delay):

@@ -101,6 +101,7 @@ REFUSED = [
     pytest.param("{total: 9Mbit, classes: [{name: a, match: {port: 1}}]}", "classes[0]: rate is missing. Add what is guaranteed", id="rate-missing"),
     pytest.param("{total: 9, classes: [{name: a, match: {port: 1}}]}", "classes[0]: rate is missing.", id="rate-missing-among-others"),
     pytest.param("{total: 9Mbit, rehearsal: {}}", "It is empty", id="rehearsal-empty"),
+    pytest.param("{total: 9Mbit, rehearsal: {delay: , loss: }}", "It is empty", id="rehearsal-of-nothing"),
     pytest.param("{total: 9Mbit, rehearsal: {jitter: 5ms}}", "Write delay: 5ms or more", id="jitter-alone"),
     pytest.param("{total: 9Mbit, rehearsal: {delay: 5m}}", "longer than any path", id="delay-endless"),
     pytest.param("{total: 9Mbit, rehearsal: {loss: 5}}", "as in 1% or 0.05%", id="loss-without-sign"),
