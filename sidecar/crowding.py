@@ -5,7 +5,7 @@ idle timeout is, an hour. nginx does the same with its connections ("reusing con
 then is never cut; when all do, new connections wait in the kernel's backlog, as ever.
 
 While there is plenty of room nothing is looked at. From :data:`CROWDED` on, all connections are looked at once a second
-(ten thousand take some 5 ms), so that it is known who is quiet when the last place is taken.
+(ten thousand take 10 to 20 ms on a busy machine), so that it is known who is quiet when the last place is taken.
 """
 
 from __future__ import annotations
