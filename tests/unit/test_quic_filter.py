@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bpf_machine import check
-from hypothesis import given
+from hypothesis import given, settings
 from quic_datagrams import HELLO, crypto, initial, long_packet, odd_datagrams
 from test_ruleset_aside import selects
 from udp_packets import udp_packet
@@ -46,6 +46,7 @@ def test_what_begins_a_connection_is_told_from_the_rest(datagram: bytes, expecte
     assert begins(datagram, family) is expected
 
 
+@settings(max_examples=50)
 @given(odd_datagrams())
 def test_nothing_is_missed_that_a_reader_would_begin_with(datagram: bytes) -> None:
     if begins_with(datagram) is not None and len(datagram) >= MIN_DATAGRAM and datagram[0] & 0x40:
