@@ -27,6 +27,9 @@ SHOP: Final = "shop"
 """One that has."""
 STRICT: Final = "strict"
 """One that has, and whose Pods may have no special rights."""
+NAMESPACES: Final = (SYSTEM, OPEN, SHOP, STRICT)
+CONTEXT: Final = "kind-podlane"
+"""What kind calls the cluster of benchmarks/kind/cluster.yaml in a kubeconfig."""
 CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"
 APPLICATION: Final = "podlane-application:kind"
 PATIENCE: Final = "180s"
@@ -91,7 +94,11 @@ class KindCluster:
         kubectl, helm = shutil.which("kubectl"), shutil.which("helm")
         if not (kubeconfig and Path(kubeconfig).exists() and kubectl and helm):
             pytest.skip("no kind cluster: make kind-up, then make test-kind")
-        return cls(Kubectl(kubectl, Path(kubeconfig)), helm)
+        found = cls(Kubectl(kubectl, Path(kubeconfig)), helm)
+        # The tests delete namespaces: they must never meet somebody's own.
+        context = found.kubectl("config", "current-context").strip()
+        assert context == CONTEXT, f"these tests are for the cluster {CONTEXT}, and KUBECONFIG is for {context}"
+        return found
 
     def helm(self, *arguments: str) -> str:
         """Run helm as the administrator, to its success."""
@@ -105,10 +112,7 @@ class KindCluster:
     def install(self) -> None:
         """Install the chart as docs/install.md says, in a namespace that allows no Pod special rights."""
         self.make_namespace(SYSTEM, {"pod-security.kubernetes.io/enforce": "restricted"})
-        self.helm(
-            "install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}",
-            f"--set={CHART_VALUES}",
-        )  # fmt: skip
+        self.helm("install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}", f"--set={CHART_VALUES}")
         self.until_injecting()
 
     def until_injecting(self) -> None:
@@ -149,17 +153,8 @@ class KindCluster:
     def clear(self) -> None:
         """Uninstall the chart, and delete the namespaces of the tests with all that is in them."""
         self.helm("uninstall", "podlane", "--ignore-not-found", "--wait", f"--timeout={PATIENCE}")
-        self.kubectl(
-            "delete",
-            "namespace",
-            SYSTEM,
-            OPEN,
-            SHOP,
-            STRICT,
-            "--ignore-not-found",
-            f"--timeout={PATIENCE}",
-            timeout=200,
-        )
+        gone = ("delete", "namespace", *NAMESPACES, "--ignore-not-found", f"--timeout={PATIENCE}")
+        self.kubectl(*gone, timeout=200)
 
     def in_node(self, *command: str) -> str:
         """Run a command on the node as root; gives what it wrote, also of what failed."""
