@@ -13,7 +13,6 @@ listener and the rules they need stay until the last of them has ended.
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import socket
 import time
@@ -27,13 +26,11 @@ import structlog
 import trio
 
 from sidecar.access_log import AccessLogSettings
-from sidecar.admin import open_admin, serve_admin_on
-from sidecar.answers import Answers
+from sidecar.admin import open_admin
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError, single
 from sidecar.guard import Guard, RestartMetrics
-from sidecar.heirloom import Heirloom
 from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
@@ -58,6 +55,7 @@ from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.supervised import Supervised
 from sidecar.tallies import Tallies
 from sidecar.transport.edge import TransparentEdge
 from sidecar.transport.inbound import InboundEdge
@@ -85,7 +83,7 @@ _NOT_USED: Final = "the new policy is not used; the old one stays in force"
 log = structlog.get_logger()
 
 
-class Sidecar(Answers):
+class Sidecar(Supervised):
     """One running sidecar. :func:`serve` makes and runs it."""
 
     def __init__(
@@ -257,18 +255,6 @@ class Sidecar(Answers):
             admin=self.admin_port,
         )
 
-    def _inherited_admin(self) -> list[trio.SocketListener]:
-        """What another proxy has lent. (The port may be none of the settings any more; then it is let go.)"""
-        lent = self._heirloom.admin if self._heirloom is not None else ()
-        mine = [each for each in lent if each.getsockname()[1] == self.settings.admin_port]
-        opened = [socket.socket(fileno=os.dup(each.fileno())) for each in mine]
-        return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
-
-    async def _serve_admin(self) -> None:
-        with self._admin_life:
-            if self._admin:
-                await serve_admin_on(self._admin, self._admin_handlers())
-
     async def _apply(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> int:
         """Put a policy in force: classes, then the table, then the listener, then the rules that lead there.
 
@@ -349,18 +335,6 @@ class Sidecar(Answers):
         self._ruleset = ruleset
         self._arm(ruleset)
 
-    def _arm(self, ruleset: Ruleset, *, install: bool = False) -> None:
-        """Tell the supervisor what to do without this process; ``install``: until that is done, for both rulesets."""
-        if self._guard is None:
-            return
-        s = self.settings
-        commands = self._installer.failing(ruleset, s.on_failure, s.datapath)
-        if install and self._armed:
-            commands = (*self._armed, *(each for each in commands if each not in self._armed))
-        if commands != self._armed:
-            self._guard.arm(commands, s.on_failure, s.log_format)
-            self._armed = commands
-
     async def _reroute(self) -> None:
         """Have connections follow the policy that need no proxy to live, now that its rules are in place."""
         try:
@@ -398,29 +372,6 @@ class Sidecar(Answers):
             cut = await self._server.drain(Duration.from_seconds(max(0.0, end - trio.current_time())))
             if cut:
                 log.warning("connections cut at the end of the grace period", count=cut)
-
-    async def _go(self) -> None:
-        """Another proxy serves: close the doors, and let connections end."""
-        log.info("another proxy has taken over; draining", grace=str(self.settings.grace))
-        self._admin_life.cancel()
-        await self._quic.stop()
-        if self._server is not None:
-            with self._patience:
-                cut = await self._server.drain(self.settings.grace)
-                if cut:
-                    log.warning("connections cut at the end of the grace period", count=cut)
-
-    def _lend(self) -> Heirloom | None:
-        """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
-        if isinstance(self._server, StepAside) or self._lock is None:
-            return None
-        groups = self._server.listeners() if self._server is not None else []
-        admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
-        return Heirloom(self.shaping.ids, self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
-
-    def _leave(self) -> None:
-        self._leaving = True
-        self._stop.set()
 
     def _take_down(self) -> None:
         """Remove what was installed; one step's failure does not keep the others from running."""
@@ -503,26 +454,6 @@ class Sidecar(Answers):
                     await self._settle()
             except (TcError, SidecarError) as error:
                 log.warning("counters cannot be read, or rules not be tidied up", error=str(error))
-
-    async def _put_back(self) -> None:
-        """This process was silent for so long that the supervisor has taken capture away."""
-        async with self._changing:
-            self._ruleset = self._armed = None
-            self._installer.distrust()
-            try:
-                await self._blocking(partial(self._install, self.policy))
-            except SidecarError as error:
-                log.error("new connections do without the proxy; send SIGHUP to try again", error=str(error))
-
-    def _judge_turned(self) -> bool | None:
-        return self._server.turned() if isinstance(self._server, StepAside) else self._quic.turned()
-
-    async def _watch_workers(self, guard: Guard) -> None:
-        guard.all_workers_answer()  # they have, when they began
-        while True:
-            await trio.sleep(_SAMPLE_INTERVAL)
-            if not await self._ask_workers():
-                guard.all_workers_answer()
 
     async def _follow_listeners(self) -> None:
         """Leave alone the ports whose program is another one on loopback than elsewhere; see sidecar.listening."""

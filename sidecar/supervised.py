@@ -1,0 +1,115 @@
+"""What a sidecar does for its supervisor, and for the proxy that takes over from it: a part of the service's class."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from sidecar.admin import serve_admin_on
+from sidecar.answers import Answers
+from sidecar.errors import SidecarError
+from sidecar.guard import Guard
+from sidecar.heirloom import Heirloom
+from sidecar.netfilter.failing import Command
+from sidecar.netfilter.install import Installer
+from sidecar.netfilter.ports import PortReservation
+from sidecar.netfilter.ruleset import Ruleset
+from sidecar.stepaside.server import StepAside
+from tc_core.policy import TrafficPolicy
+
+_ASK_S: Final = 1.0
+"""Seconds between two questions to the workers."""
+
+log = structlog.get_logger(__name__)
+
+
+class Supervised(Answers, Protocol):
+    """Methods for a sidecar that has these attributes."""
+
+    _guard: Guard | None
+    _heirloom: Heirloom | None
+    _lock: socket.SocketType | None
+    _admin: list[trio.SocketListener]
+    _admin_life: trio.CancelScope
+    _armed: tuple[Command, ...] | None
+    _leaving: bool
+    _changing: trio.Lock
+    _installer: Installer
+    _patience: trio.CancelScope
+    _reservation: PortReservation
+    _ruleset: Ruleset | None
+    _stop: trio.Event
+
+    def _install(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None: ...
+
+    def _inherited_admin(self) -> list[trio.SocketListener]:
+        """What another proxy has lent. (The port may be none of the settings any more; then it is let go.)"""
+        lent = self._heirloom.admin if self._heirloom is not None else ()
+        mine = [each for each in lent if each.getsockname()[1] == self.settings.admin_port]
+        opened = [socket.socket(fileno=os.dup(each.fileno())) for each in mine]
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
+
+    async def _serve_admin(self) -> None:
+        with self._admin_life:
+            if self._admin:
+                await serve_admin_on(self._admin, self._admin_handlers())
+
+    def _arm(self, ruleset: Ruleset, *, install: bool = False) -> None:
+        """Tell the supervisor what to do without this process; ``install``: until that is done, for both rulesets."""
+        if self._guard is None:
+            return
+        s = self.settings
+        commands = self._installer.failing(ruleset, s.on_failure, s.datapath)
+        if install and self._armed:
+            commands = (*self._armed, *(each for each in commands if each not in self._armed))
+        if commands != self._armed:
+            self._guard.arm(commands, s.on_failure, s.log_format)
+            self._armed = commands
+
+    async def _go(self) -> None:
+        """Another proxy serves: close the doors, and let connections end."""
+        log.info("another proxy has taken over; draining", grace=str(self.settings.grace))
+        self._admin_life.cancel()
+        await self._quic.stop()
+        if self._server is not None:
+            with self._patience:
+                cut = await self._server.drain(self.settings.grace)
+                if cut:
+                    log.warning("connections cut at the end of the grace period", count=cut)
+
+    def _lend(self) -> Heirloom | None:
+        """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
+        if isinstance(self._server, StepAside) or self._lock is None:
+            return None
+        groups = self._server.listeners() if self._server is not None else []
+        admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
+        return Heirloom(self.shaping.ids, self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
+
+    def _leave(self) -> None:
+        self._leaving = True
+        self._stop.set()
+
+    async def _put_back(self) -> None:
+        """This process was silent for so long that the supervisor has taken capture away."""
+        async with self._changing:
+            self._ruleset = self._armed = None
+            self._installer.distrust()
+            try:
+                await self._blocking(partial(self._install, self.policy))
+            except SidecarError as error:
+                log.error("new connections do without the proxy; send SIGHUP to try again", error=str(error))
+
+    def _judge_turned(self) -> bool | None:
+        return self._server.turned() if isinstance(self._server, StepAside) else self._quic.turned()
+
+    async def _watch_workers(self, guard: Guard) -> None:
+        guard.all_workers_answer()  # they have, when they began
+        while True:
+            await trio.sleep(_ASK_S)
+            if not await self._ask_workers():
+                guard.all_workers_answer()
