@@ -122,18 +122,20 @@ def sidecar(
     if not cleanup:
         _begin()
     with failing_clearly():
-        from sidecar import log, service
+        from sidecar import log
         from sidecar.config import load_settings
         from sidecar.guard import Guard
+        from sidecar.remains import cleanup as remove_remains
+        from sidecar.starting import run
 
         if cleanup:
-            service.cleanup(options["interface"])
+            remove_remains(options["interface"])
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)
         guard = None if supervisor_fd is None else Guard.of(supervisor_fd)
         try:
-            service.run(
+            run(
                 settings,
                 guard=guard,
                 on_ready=_leave if prepare else partial(_write, ready_fd, "ready\n"),

@@ -29,52 +29,42 @@ from sidecar.access_log import AccessLogSettings
 from sidecar.admin import open_admin
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError, single
+from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError
 from sidecar.guard import Guard, RestartMetrics
-from sidecar.instance import only_instance
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
-from sidecar.log import configure as configure_log
 from sidecar.mesh.kinds import MeshProxy
-from sidecar.mesh.presence import join
 from sidecar.mesh.scope import beyond_mesh
 from sidecar.metrics import Metrics, ReceivedMetrics
 from sidecar.netfilter.aside import SAVE, save_rules
-from sidecar.netfilter.choose import holders
 from sidecar.netfilter.failing import Command
-from sidecar.netfilter.install import Installer, detect_backend
+from sidecar.netfilter.install import Installer
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from sidecar.on_failure import OnFailure
-from sidecar.policies import Wanted, attempt, contents, load_wanted, sources
+from sidecar.policies import Wanted, attempt, sources
 from sidecar.policy_state import PolicyState, Result
 from sidecar.quic import QuicReader, forget_quic_marks
+from sidecar.remains import forget_aside_marks
 from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
 from sidecar.server import ProxyServer, ServerSettings, tune_garbage_collector
-from sidecar.shaping import Shaping, shaped_interface
-from sidecar.stepaside.server import StepAside, forget_marks
+from sidecar.shaping import Shaping
+from sidecar.stepaside.server import StepAside
 from sidecar.supervised import Supervised
 from sidecar.tallies import Tallies
 from sidecar.transport.edge import TransparentEdge
 from sidecar.transport.inbound import InboundEdge
-from sidecar.transport.ledger import Ledger
 from sidecar.watch import follow
-from sidecar.workers.count import worker_count
-from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
-from sidecar.workers.worker import work
-from tc_core import features, lanes
 from tc_core.errors import TcError
 from tc_core.marks import ClassIds
-from tc_core.netlink import NetlinkKernel
 from tc_core.policy import Bound, PortRange, TrafficPolicy, TransportProtocol
 from tc_core.tellers import TELLERS, Teller
 from tc_core.units import Duration
 
 _T = TypeVar("_T")
-_MakePool = Callable[..., WorkerPool]
+MakePool = Callable[..., WorkerPool]
 """A :class:`WorkerPool` of which the first arguments are given."""
 _SAMPLE_INTERVAL: Final = 1.0
 """Seconds between two readings of the class counters; rates are means over it."""
@@ -84,7 +74,7 @@ log = structlog.get_logger()
 
 
 class Sidecar(Supervised):
-    """One running sidecar. :func:`serve` makes and runs it."""
+    """One running sidecar. :func:`sidecar.starting.serve` makes and runs it."""
 
     def __init__(
         self,
@@ -92,7 +82,7 @@ class Sidecar(Supervised):
         wanted: Wanted,
         shaping: Shaping,
         installer: Installer,
-        make_pool: _MakePool | None = None,
+        make_pool: MakePool | None = None,
         tried: bytes = b"",
         mesh: MeshProxy | None = None,
         guard: Guard | None = None,
@@ -379,7 +369,7 @@ class Sidecar(Supervised):
             steps.callback(release, self._reservation)
             steps.callback(self.shaping.remove)
             if self.settings.datapath is Datapath.STEP_ASIDE:
-                steps.callback(_forget_marks)
+                steps.callback(forget_aside_marks)
             elif self._quic.used:
                 steps.callback(forget_quic_marks)
             steps.callback(self._installer.remove)
@@ -426,7 +416,7 @@ class Sidecar(Supervised):
             else:
                 self._wanted = wanted
                 self.policy_state.applied(wanted.digest)
-                _warn(wanted)
+                tell_warnings(wanted)
                 log.info("policy in force", changes=changes, hash=wanted.digest)
 
     def _refuse(self, problem: str, result: Result) -> None:
@@ -473,7 +463,7 @@ class Sidecar(Supervised):
         """What a killed predecessor marked by stepping aside would look like captured connections to the relay."""
         if any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,))):
             self._installer.remove()
-            _forget_marks()
+            forget_aside_marks()
 
     def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:
         s = self.settings
@@ -509,7 +499,7 @@ class Sidecar(Supervised):
             routing,
             tallies,
             detection_timeout=s.detection_timeout,
-            access_log=_access_log(s),
+            access_log=access_log_of(s),
         )
 
     def _server_settings(self) -> ServerSettings:
@@ -522,7 +512,7 @@ class Sidecar(Supervised):
             detection_timeout=s.detection_timeout,
             connect_timeout=s.connect_timeout,
             idle_timeout=s.idle_timeout,
-            access_log=_access_log(s),
+            access_log=access_log_of(s),
         )
 
     def _capture_settings(self) -> CaptureSettings:
@@ -543,135 +533,12 @@ class Sidecar(Supervised):
         )
 
 
-def run(
-    settings: SidecarSettings,
-    *,
-    guard: Guard | None = None,
-    on_ready: Callable[[], None] = lambda: None,
-    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
-) -> None:
-    """Run a sidecar until it is told to stop, as :func:`serve` does, with its workers if it is to have some.
-
-    Has the process for itself: one thread so far, and no trio yet.
-    """
-    workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
-    ledger = Ledger(workers)
-    try:
-        mesh = join(settings)
-    except SidecarError:
-        if not _leaves_in_force(settings, guard):
-            with suppress(TcError, SidecarError):
-                cleanup(settings.interface)  # as in serve; unless another sidecar is alive here
-        raise
-    with ExitStack() as stack:
-        make_pool = None
-        if workers > 1:
-            be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
-            make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
-        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, guard=guard)
-        trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
-
-
-async def serve(
-    settings: SidecarSettings,
-    *,
-    make_pool: _MakePool | None = None,
-    ledger: Ledger | None = None,
-    mesh: MeshProxy | None = None,
-    guard: Guard | None = None,
-    on_ready: Callable[[], None] = lambda: None,
-    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
-) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``guard``: its supervisor; the others: see :func:`run`.
-
-    ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
-    removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
-    a predecessor that was killed had left, is removed first.
-    """
-    heirloom = guard.heirloom if guard is not None else None
-    with ExitStack() as stack:
-        lock = heirloom.lock if heirloom is not None else stack.enter_context(only_instance())
-        try:
-            tried = contents(settings)  # first: what changes from here on is another
-            wanted = load_wanted(settings)
-            if wanted.settings.log_level is not settings.log_level:
-                configure_log(settings.log_format, wanted.settings.log_level)
-            _warn(wanted)
-            if (access_log := _access_log(settings)) is not None:
-                access_log.check()
-            signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-            kernel = stack.enter_context(NetlinkKernel())
-            interface = shaped_interface(kernel, settings.interface)
-            shaping = Shaping(
-                kernel,
-                interface,
-                features.probe(),
-                replace=settings.replace,
-                relays=wanted.settings.datapath is Datapath.RELAY,
-                ledger=ledger,
-            )
-            installer = Installer(detect_backend(settings.iptables))
-            pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard, lock)
-        except (TcError, SidecarError):
-            if _leaves_in_force(settings, guard):
-                raise
-            # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
-            try:
-                _remove_remains(settings.interface)
-            except (TcError, SidecarError) as error:
-                log.warning("what an earlier sidecar may have left here could not be removed", error=str(error))
-            raise
-        try:
-            await running.run(signals, on_ready, on_summary)
-        except BaseExceptionGroup as group:
-            raise single(group, (TcError, SidecarError)) or group from None
-
-
-def _leaves_in_force(settings: SidecarSettings, guard: Guard | None) -> bool:
-    """Whether what is in force stays when there is no start: connections have been seen to, or are to wait."""
-    return settings.on_failure is OnFailure.CLOSED or (guard is not None and guard.again)
-
-
-def _access_log(settings: SidecarSettings) -> AccessLogSettings | None:
+def access_log_of(settings: SidecarSettings) -> AccessLogSettings | None:
+    """Where the access log goes; None: nowhere."""
     return None if settings.access_log is AccessLogMode.OFF else AccessLogSettings(settings.access_log_file)
 
 
-def _warn(wanted: Wanted) -> None:
+def tell_warnings(wanted: Wanted) -> None:
     """Say what annotations ask for and do not get."""
     for warning in wanted.warnings:
         log.warning(warning)
-
-
-def cleanup(interface: str | None) -> None:
-    """Remove what an earlier sidecar left in this network namespace, in whatever way. Nothing there is no error.
-
-    ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
-    :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
-    """
-    with only_instance():
-        _remove_remains(interface)
-
-
-def _remove_remains(interface: str | None) -> None:
-    """Rules, then marks and classes; the rules' failure does not keep those from being removed."""
-    with ExitStack() as steps:
-        steps.callback(_remove_classes, interface)
-        steps.callback(_forget_marks)
-        for backend in holders() or [detect_backend()]:
-            steps.callback(Installer(backend).remove)
-
-
-def _forget_marks() -> None:
-    """Of connections that were stepped aside from. Without our rules nobody reads them, so failing does no harm."""
-    try:
-        forget_marks()
-    except ConntrackError as error:
-        log.warning("marks of connections stay", error=str(error))
-
-
-def _remove_classes(interface: str | None) -> None:
-    with NetlinkKernel() as kernel:
-        named = interface or kernel.default_route_interface()
-        if named is not None:
-            lanes.clear(kernel, named)

@@ -1,0 +1,127 @@
+"""From settings to a running sidecar: what it is made of, before and while it lives."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import structlog
+import trio
+
+from sidecar.config import SidecarSettings
+from sidecar.datapath import Datapath
+from sidecar.errors import SidecarError, single
+from sidecar.guard import Guard
+from sidecar.instance import only_instance
+from sidecar.log import configure as configure_log
+from sidecar.mesh.kinds import MeshProxy
+from sidecar.mesh.presence import join
+from sidecar.netfilter.install import Installer, detect_backend
+from sidecar.on_failure import OnFailure
+from sidecar.policies import contents, load_wanted
+from sidecar.remains import cleanup, remove_remains
+from sidecar.service import MakePool, Sidecar, access_log_of, tell_warnings
+from sidecar.shaping import Shaping, shaped_interface
+from sidecar.transport.edge import TransparentEdge
+from sidecar.transport.ledger import Ledger
+from sidecar.workers.count import worker_count
+from sidecar.workers.forkserver import fork_server
+from sidecar.workers.pool import WorkerPool
+from sidecar.workers.worker import work
+from tc_core import features
+from tc_core.errors import TcError
+from tc_core.netlink import NetlinkKernel
+
+log = structlog.get_logger(__name__)
+
+
+def run(
+    settings: SidecarSettings,
+    *,
+    guard: Guard | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
+) -> None:
+    """Run a sidecar until it is told to stop, as :func:`serve` does, with its workers if it is to have some.
+
+    Has the process for itself: one thread so far, and no trio yet.
+    """
+    workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
+    ledger = Ledger(workers)
+    try:
+        mesh = join(settings)
+    except SidecarError:
+        if not _leaves_in_force(settings, guard):
+            with suppress(TcError, SidecarError):
+                cleanup(settings.interface)  # as in serve; unless another sidecar is alive here
+        raise
+    with ExitStack() as stack:
+        make_pool = None
+        if workers > 1:
+            be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
+            make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
+        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, guard=guard)
+        trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
+
+
+async def serve(
+    settings: SidecarSettings,
+    *,
+    make_pool: MakePool | None = None,
+    ledger: Ledger | None = None,
+    mesh: MeshProxy | None = None,
+    guard: Guard | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
+) -> None:
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``guard``: its supervisor; the others: see :func:`run`.
+
+    ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
+    removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
+    a predecessor that was killed had left, is removed first.
+    """
+    heirloom = guard.heirloom if guard is not None else None
+    with ExitStack() as stack:
+        lock = heirloom.lock if heirloom is not None else stack.enter_context(only_instance())
+        try:
+            tried = contents(settings)  # first: what changes from here on is another
+            wanted = load_wanted(settings)
+            if wanted.settings.log_level is not settings.log_level:
+                configure_log(settings.log_format, wanted.settings.log_level)
+            tell_warnings(wanted)
+            if (access_log := access_log_of(settings)) is not None:
+                access_log.check()
+            signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+            kernel = stack.enter_context(NetlinkKernel())
+            interface = shaped_interface(kernel, settings.interface)
+            shaping = Shaping(
+                kernel,
+                interface,
+                features.probe(),
+                replace=settings.replace,
+                relays=wanted.settings.datapath is Datapath.RELAY,
+                ledger=ledger,
+            )
+            installer = Installer(detect_backend(settings.iptables))
+            pool = partial(make_pool, lock) if make_pool else None
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard, lock)
+        except (TcError, SidecarError):
+            if _leaves_in_force(settings, guard):
+                raise
+            # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
+            try:
+                remove_remains(settings.interface)
+            except (TcError, SidecarError) as error:
+                log.warning("what an earlier sidecar may have left here could not be removed", error=str(error))
+            raise
+        try:
+            await running.run(signals, on_ready, on_summary)
+        except BaseExceptionGroup as group:
+            raise single(group, (TcError, SidecarError)) or group from None
+
+
+def _leaves_in_force(settings: SidecarSettings, guard: Guard | None) -> bool:
+    """Whether what is in force stays when there is no start: connections have been seen to, or are to wait."""
+    return settings.on_failure is OnFailure.CLOSED or (guard is not None and guard.again)
