@@ -26,6 +26,8 @@ _FIRST_READ: Final = 1 << 13
 _QUICK_S: Final = 0.0003
 _LONG_S: Final = 0.001
 """Cutting what was read is to take between these times; others wait for it."""
+_DRAIN_S: Final = 0.02
+"""For what a client had sent before it reset the connection; a body of a MiB takes a tenth of this."""
 _MAX_IDLE_WORK: Final = 10_000
 """In a second (see :attr:`Cutter.idle_work`): a thousand cancelled requests, or ten thousand PINGs. Programs that
 measure the way by PINGs send one per round trip; floods send a hundred thousand and more."""
@@ -65,6 +67,13 @@ class FollowingDirection(TimedDirection):
         super().shut()
         self._waiting.clear()
         self._early = b""
+
+    def drain(self) -> None:
+        """For a few milliseconds: a client could leave a MiB that takes seconds to cut, and reset then."""
+        self.readable = self.exhaust = True
+        until = perf_counter() + _DRAIN_S
+        while self.open and self.writable and self.pump() is Turn.BUDGET_SPENT and perf_counter() < until:
+            pass
 
     def _copy(self, limit: int = BUFFER_SIZE) -> Turn | None:
         shop = self.shop
