@@ -1,4 +1,4 @@
-"""Sidecars in a kind cluster that are killed or hang, and a node that is restarted."""
+"""Sidecars in a kind cluster that are killed, hang or lack memory, and a node that is restarted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from kind_cluster import CEIL, SIZE, Client, KindCluster, Server, held
+from kind_cluster import ANNOTATIONS, CEIL, SIZE, Client, KindCluster, Server, held, template
 from kubectl import Kubectl, RefusedError
 from waiting import until
 
@@ -56,6 +56,23 @@ def test_a_hung_sidecar_delays_and_loses_nothing(installed: KindCluster, victim:
         signal(installed, victim, "SIGCONT")
     assert held(victim.upload(server, SIZE, "video.example.com", "http"))
     assert victim.status_of("podlane")["restartCount"] == restarts
+
+
+def test_a_sidecar_out_of_memory_is_told_and_the_application_does_not_run_without_it(shop: Kubectl) -> None:
+    """It takes about twice what this Pod allows it."""
+    little = {"podlane.io/memory-request": "24Mi", "podlane.io/memory-limit": "24Mi"}
+    document = {"apiVersion": "v1", "kind": "Pod", **template("small", ANNOTATIONS | little)}
+    document["metadata"]["name"] = "small"
+    shop.create(document)
+    pod = Client(shop, "small")
+
+    def last_end() -> str:
+        statuses = pod.document["status"].get("initContainerStatuses", [{}])
+        return str(statuses[0].get("lastState", {}).get("terminated", {}).get("reason", ""))
+
+    assert until("the sidecar's end", last_end, patience=60) == "OOMKilled"
+    assert pod.status_of("app")["state"]["waiting"]["reason"] == "PodInitializing"
+    shop("delete", "pod", "small", "--wait=false")
 
 
 def test_after_a_restart_of_the_node_pods_come_back_with_their_limits(
