@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-IMAGE = "docker.io/istio/proxyv2:1.27.0"
+IMAGE = "istio/proxyv2:1.27.0"
 
 
 @dataclass(frozen=True)
