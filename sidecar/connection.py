@@ -282,6 +282,9 @@ class Connection:
         up.opposite, down.opposite = down, up
         if proxy.shop.pacer.holds:
             self.be_held()
+            if self.original.destination.bound is Bound.INBOUND:
+                # Read before its class was known, so they could not wait; what comes next does, for these as well.
+                proxy.shop.pacer.received_early(self.class_name, len(first.data))
         up.readable, up.fin, up.exhaust = first.readable, first.fin, first.exhaust
         up.count = sent
         if isinstance(up, FollowingDirection):
@@ -339,6 +342,8 @@ class Connection:
         before = self.detection
         if isinstance(what, Request):
             self.detection = before._replace(reason=Reason.FOUND, host=what.host)
+        elif not self._requests_may_differ():
+            return True  # only its first request was to tell
         else:
             proxy.observer.doubted()
             if proxy.routing.table.requests is Requests.FOLLOW_STRICTLY:
@@ -419,12 +424,17 @@ class Connection:
             self.state = next_state(self.state, Event.DELIVERED)
             self._close(reset=True)
 
+    @property
+    def waits_its_turn(self) -> bool:
+        """Whether there is something to move, and it is not its turn yet: with its class, or with all others."""
+        return any(each is not None and each.queued for each in (self.up, self.down))
+
     def idle_sweep(self, sweeps: int) -> None:
         """Look, ``sweeps`` times per idle timeout, whether bytes have moved."""
         if self.up is None:
             return
         moved = self.bytes_up + self.bytes_down
-        if moved != self.swept_bytes:
+        if moved != self.swept_bytes or self.waits_its_turn:
             self.swept_bytes = moved
             self.quiet_sweeps = 0
             return

@@ -81,10 +81,11 @@ class Crowding:
         for connection in self._live:
             moved = _moved(connection)
             known = before.get(connection)
-            self._seen[connection] = known if known is not None and known[0] == moved else (moved, now)
-        quiet = [(since, c) for c, (_, since) in self._seen.items() if c.up is not None and now - since >= QUIET_S]
-        quiet.sort(key=lambda pair: (pair[0], pair[1].opened_at), reverse=True)
-        self._quiet = [connection for _, connection in quiet]
+            quiet = known is not None and known[0] == moved and not connection.waits_its_turn
+            self._seen[connection] = known if known is not None and quiet else (moved, now)
+        longest = [(since, c) for c, (_, since) in self._seen.items() if c.up is not None and now - since >= QUIET_S]
+        longest.sort(key=lambda pair: (pair[0], pair[1].opened_at), reverse=True)
+        self._quiet = [connection for _, connection in longest]
         self._looks.add(self)
         if self._quiet and len(self._live) >= places:
             self._on_room()

@@ -11,6 +11,7 @@ from tc_core.errors import MissingFeatureError
 from tc_core.marks import ClassIds
 from tc_core.packet_lanes import compile_ingress
 from tc_core.policy_file import parse_policy
+from tc_core.tellers import Teller, best_teller
 
 INTERFACE: Final = "eth0"
 """The Pod's, as in Kubernetes."""
@@ -20,10 +21,12 @@ def missing_for(part: Part) -> str | None:
     """Why this kernel cannot hold traffic to the part's policy, and the remedy; None when it can."""
     policy = parse_policy(part.policy_text())
     found = features.probe()
+    # The score is read from the kernel's classes, which do not see what the relay itself holds.
+    teller = best_teller(found) if found.connmark.available else Teller.SOCKETS
     ids = ClassIds.assign(c.name for c in policy.classes)
     try:
         compile_policy(policy, found, ids)
-        compile_ingress(policy, INTERFACE, found, ids)
+        compile_ingress(policy, INTERFACE, found, ids, teller=teller)
     except MissingFeatureError as error:
         return str(error)
     return None

@@ -72,6 +72,12 @@ class Pacer:
         assert self._buckets is not None
         self._buckets.charge(lane, size, self._now())
 
+    def received_early(self, name: str | None, size: int) -> None:
+        """Charge what was read before the class was known; it may overdraw what that may receive."""
+        lane = self.lane(name)
+        if lane is not None:
+            self.received(lane, size)
+
     def wait(self, lane: Lane[Paced], who: Paced) -> None:
         """Call ``who.on_turn`` when it may go on. Who is closed meanwhile is called all the same, once."""
         assert self._buckets is not None

@@ -20,7 +20,9 @@ from sidecar.protocols.http2_requests import Http2Cutter
 from sidecar.server import Outcome, ServerSettings
 from sidecar.transport import following
 from sidecar.transport.edge import Original
+from sidecar.transport.ledger import Ledger
 from sidecar.transport.loop import EventLoop
+from sidecar.transport.pacing import Pacer
 from sidecar.transport.relay import Workshop
 from sidecar.transport.timers import Timers
 
@@ -216,13 +218,15 @@ def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
     sent = speaker.greeting + speaker.more()
     pairs = [socket.socketpair() for _ in range(2)]
     (client, source), (sink, _server) = pairs
-    loop = EventLoop(Timers())
+    timers = Timers()
+    loop = EventLoop(timers)
     try:
         for sock in (client, source, sink):
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         assert client.send(sent) == len(sent)
-        direction = following.FollowingDirection(Workshop(loop), _AnyRequest(), source, sink, Http2Cutter())  # type: ignore[arg-type]
+        shop = Workshop(loop, Pacer(timers, Ledger().row(0)))
+        direction = following.FollowingDirection(shop, _AnyRequest(), source, sink, Http2Cutter())  # type: ignore[arg-type]
         direction.drain()
         assert (direction.count == len(sent)) == whole
     finally:

@@ -186,3 +186,24 @@ def test_who_waits_may_be_closed() -> None:
         other, far = b.pair(HELLO % b"a")
         far.sendall(b"answer")
         assert read_exactly(other, 6) == b"answer"
+
+
+def test_what_a_client_says_first_counts() -> None:
+    """It is read before the class is known, so it does not wait; what comes behind it does."""
+    body = bytes(50_000)
+    with bench(limited("1Mbit"), destination=INBOUND) as b:
+        began = time.monotonic()
+        client, server = b.pair(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 50001\r\n\r\n" + body)
+        client.sendall(b"x")
+        assert read_exactly(server, 1) == b"x"
+        assert time.monotonic() - began >= 0.4 * FRAMED * 0.85 - 0.05
+
+
+def test_who_waits_for_its_turn_is_not_idle() -> None:
+    """With six downloads of one class each waits longer for the next bytes than a connection may be idle."""
+    with bench(limited("100kbit"), idle_timeout=1.0) as b:
+        pairs = [b.pair(HELLO % b"a") for _ in range(6)]
+        for _, server in pairs:
+            server.sendall(bytes(6_000))
+            server.shutdown(socket.SHUT_WR)
+        assert sum(len(read_to_end(client)) for client, _ in pairs) == 36_000
