@@ -175,6 +175,7 @@ def test_a_reader_that_stalls_costs_lines_and_no_time(tmp_path: Path, monkeypatc
     os.set_blocking(reader, True)
     assert os.read(reader, len(line)) == line, "what was there goes on when it is read"
     os.close(reader)
+    log._thread.join(10)  # it says that nobody reads any more, which the next test must not hear
 
 
 def test_a_place_that_fails_is_told_once_and_lines_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
