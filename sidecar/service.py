@@ -30,7 +30,7 @@ from sidecar.admin import open_admin
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError
-from sidecar.guard import Guard, RestartMetrics
+from sidecar.guard import Guard, RestartMetrics, ids_of
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
 from sidecar.mesh.kinds import MeshProxy
@@ -228,8 +228,8 @@ class Sidecar(Supervised):
             self.admin_port = self._admin[0].socket.getsockname()[1]
         if self._heirloom is None:
             nursery.start_soon(self._serve_admin)
-        else:
-            self.shaping.ids = self._heirloom.ids
+        if self._guard is not None and self._guard.ids is not None:
+            self.shaping.ids = ids_of(self._guard.ids)
         await self._apply(self.policy, self.shaping.ids_for(self.policy), nursery)
         if self._heirloom is not None:
             nursery.start_soon(self._serve_admin)  # until now the one before answers, and is ready

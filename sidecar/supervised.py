@@ -13,7 +13,7 @@ import trio
 from sidecar.admin import serve_admin_on
 from sidecar.answers import Answers
 from sidecar.errors import SidecarError
-from sidecar.guard import Guard
+from sidecar.guard import Guard, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer
@@ -67,8 +67,9 @@ class Supervised(Answers, Protocol):
         commands = self._installer.failing(ruleset, s.on_failure, s.datapath)
         if install and self._armed:
             commands = (*self._armed, *(each for each in commands if each not in self._armed))
-        if commands != self._armed:
-            self._guard.arm(commands, s.on_failure, s.log_format)
+        ids = ids_told(self.shaping.ids)
+        if commands != self._armed or ids != self._guard.ids:
+            self._guard.arm(commands, ids, s.on_failure, s.log_format)
             self._armed = commands
 
     async def _go(self) -> None:
@@ -88,7 +89,7 @@ class Supervised(Answers, Protocol):
             return None
         groups = self._server.listeners() if self._server is not None else []
         admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
-        return Heirloom(self.shaping.ids, self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
+        return Heirloom(self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
 
     def _leave(self) -> None:
         self._leaving = True
