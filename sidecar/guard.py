@@ -101,11 +101,16 @@ class Guard:
             await trio.sleep(EVERY_S)
 
     async def listen(
-        self, put_back: Callable[[], Awaitable[None]], lend: Callable[[], Heirloom | None], leave: Callable[[], None]
+        self,
+        put_back: Callable[[], Awaitable[None]],
+        lend: Callable[[], Heirloom | None],
+        leave: Callable[[], None],
+        alone: Callable[[], None],
     ) -> None:
         """Follow what the supervisor says. If it is gone this process ends at once.
 
-        ``put_back`` what captures; ``lend`` what another needs to take over, and ``leave`` when it has.
+        ``put_back`` what captures; ``lend`` what another needs to take over, and ``leave`` when it has; ``alone`` when
+        the one has ended that this one took over from.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -124,6 +129,8 @@ class Guard:
                         self._wire.send("lent", {"heirloom": heirloom.told()}, heirloom.descriptors())
                 elif message["kind"] == "leave":
                     leave()
+                elif message["kind"] == "alone":
+                    alone()
 
     def _end_forsaken(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""

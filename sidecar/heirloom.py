@@ -16,17 +16,29 @@ from typing import Any, Self
 @dataclass(frozen=True, slots=True)
 class Heirloom:
     """``groups``: the listeners of each process that relays. ``lock``: see :mod:`sidecar.instance`, ``reserved``:
-    :mod:`sidecar.netfilter.ports`."""
+    :mod:`sidecar.netfilter.ports`.
+
+    ``captured``: there may be connections that need the rules of what was captured, for as long as the lender lives,
+    and ``captured_inbound``: also those that clients opened.
+    """
 
     lock: SocketType
     admin: tuple[SocketType, ...] = ()
     groups: tuple[tuple[SocketType, ...], ...] = ()
     reserved: tuple[int, ...] = ()
+    captured: bool = False
+    captured_inbound: bool = False
 
     def told(self) -> dict[str, Any]:
         """What the descriptors are, as plain data."""
         sizes = [len(group) for group in self.groups]
-        return {"admin": len(self.admin), "groups": sizes, "reserved": self.reserved}
+        return {
+            "admin": len(self.admin),
+            "groups": sizes,
+            "reserved": self.reserved,
+            "captured": self.captured,
+            "captured_inbound": self.captured_inbound,
+        }
 
     def descriptors(self) -> list[int]:
         """In the order in which :meth:`of` takes them."""
@@ -42,7 +54,8 @@ class Heirloom:
         groups = tuple(tuple(next(rest) for _ in range(size)) for size in told["groups"])
         for each in (*admin, *(one for group in groups for one in group)):
             each.setblocking(False)
-        return cls(lock, admin, groups, tuple(told["reserved"]))
+        captured = told["captured"], told["captured_inbound"]
+        return cls(lock, admin, groups, tuple(told["reserved"]), *captured)
 
     def on(self, port: int) -> list[list[SocketType]]:
         """The listeners on a port, of each process that relays."""

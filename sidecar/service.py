@@ -108,8 +108,11 @@ class Sidecar(Supervised):
         self._installer = installer
         self._make_pool = make_pool
         self._server: ProxyServer | WorkerPool | StepAside | None = None
-        self._following = False  # rules are there that only connections of an earlier policy may need
-        self._following_inbound = False  # also those for what clients opened
+        lent = self._heirloom = guard.heirloom if guard is not None else None
+        self._beside = lent is not None  # connections of an earlier proxy may still run
+        # Rules are there that only connections of an earlier policy may need; also those for what clients opened.
+        self._following = lent is not None and lent.captured
+        self._following_inbound = lent is not None and lent.captured_inbound
         self._listeners = Listeners()
         self._apart: frozenset[int] = frozenset()
         self._reservation = PortReservation()
@@ -123,7 +126,6 @@ class Sidecar(Supervised):
         self._guard = guard
         self._was_ready = guard is not None and guard.again
         self._armed: tuple[Command, ...] | None = None
-        self._heirloom = guard.heirloom if guard is not None else None
         self._quic = QuicReader(self._make_classifier, heir=self._heirloom is not None)
         self._lock = lock
         self._admin: list[trio.SocketListener] = []
@@ -146,7 +148,7 @@ class Sidecar(Supervised):
             nursery.start_soon(self._follow_signals, signals)
             if self._guard is not None:
                 nursery.start_soon(self._guard.give_signs, self._judge_turned)
-                nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave)
+                nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave, self._be_alone)
             try:
                 await self._live(on_ready)
             except BaseException:
@@ -262,11 +264,12 @@ class Sidecar(Supervised):
         )
         table = RoutingTable.of(policy, silent, self.mesh)
         routing = Routing(table, ids, self.shaping.paced(policy, ids))
-        # Connections that an earlier policy captured need its rules for as long as they live.
-        self._following = self._server is not None
-        self._following_inbound = self._server is not None and (
-            self._following_inbound or self._server.routing.table.captures(Bound.INBOUND)
-        )
+        # Connections that an earlier policy captured need its rules for as long as they live, here or in another proxy.
+        if self._server is not None:
+            self._following = True
+            self._following_inbound |= self._server.routing.table.captures(Bound.INBOUND)
+        elif not self._beside:
+            self._following = self._following_inbound = False
         if self._server is not None:
             await self._server.follow(routing)
         elif self._needs_server(table):
@@ -338,7 +341,7 @@ class Sidecar(Supervised):
 
     async def _settle(self) -> None:
         """Take away what only connections of an earlier policy needed, once there are none: rules, the listener."""
-        if not self._following:
+        if not self._following or self._beside:
             return
         server = self._server
         if server is not None:

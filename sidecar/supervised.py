@@ -20,7 +20,7 @@ from sidecar.netfilter.install import Installer
 from sidecar.netfilter.ports import PortReservation
 from sidecar.netfilter.ruleset import Ruleset
 from sidecar.stepaside.server import StepAside
-from tc_core.policy import TrafficPolicy
+from tc_core.policy import Bound, TrafficPolicy
 
 _ASK_S: Final = 1.0
 """Seconds between two questions to the workers."""
@@ -38,6 +38,9 @@ class Supervised(Answers, Protocol):
     _admin_life: trio.CancelScope
     _armed: tuple[Command, ...] | None
     _leaving: bool
+    _beside: bool
+    _following: bool
+    _following_inbound: bool
     _changing: trio.Lock
     _installer: Installer
     _patience: trio.CancelScope
@@ -89,11 +92,24 @@ class Supervised(Answers, Protocol):
             return None
         groups = self._server.listeners() if self._server is not None else []
         admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
-        return Heirloom(self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
+        server = self._server
+        inbound = self._following_inbound or (server is not None and server.routing.table.captures(Bound.INBOUND))
+        return Heirloom(
+            self._lock,
+            tuple(admin),
+            tuple(map(tuple, groups)),
+            self._reservation.added,
+            captured=self._following or server is not None,
+            captured_inbound=inbound,
+        )
 
     def _leave(self) -> None:
         self._leaving = True
         self._stop.set()
+
+    def _be_alone(self) -> None:
+        """The earlier proxy has ended, and its connections with it."""
+        self._beside = False
 
     async def _put_back(self) -> None:
         """This process was silent for so long that the supervisor has taken capture away."""

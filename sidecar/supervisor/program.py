@@ -266,7 +266,10 @@ class Supervisor:
         self._forget(proxy)
         self._leaving.remove(proxy)
         self._speech.info("the earlier proxy has ended", pid=proxy.pid, exit_code=code)
-        if self._stopping and not self._leaving and self._proxy is not None:
+        if self._leaving or self._proxy is None:
+            return
+        self._proxy.wire.send("alone")
+        if self._stopping:
             self._proxy.send(signal.SIGTERM)
 
     def _signalled(self, number: int) -> None:

@@ -286,12 +286,12 @@ def test_an_heir_gets_the_same_sockets_in_their_places() -> None:
 
         lock, admin = listener(), listener()
         groups = ((listener(), listener()), (listener(),))
-        lent = Heirloom(lock, (admin,), groups, (15101,))
+        lent = Heirloom(lock, (admin,), groups, (15101,), captured=True)
         descriptors = [os.dup(each) for each in lent.descriptors()]
         got = Heirloom.of(json.loads(json.dumps(lent.told())), descriptors)
         for each in (got.lock, *got.admin, *(one for group in got.groups for one in group)):
             stack.callback(each.close)
-        assert got.reserved == (15101,)
+        assert (got.reserved, got.captured, got.captured_inbound) == ((15101,), True, False)
         assert got.lock.getsockname() == lock.getsockname()
         assert [each.getsockname() for each in got.admin] == [admin.getsockname()]
         port = groups[0][1].getsockname()[1]
