@@ -7,7 +7,7 @@ closed what waits in it is reset.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import SocketType
 from typing import Any, Self
@@ -56,6 +56,13 @@ class Heirloom:
             each.setblocking(False)
         captured = told["captured"], told["captured_inbound"]
         return cls(lock, admin, groups, tuple(told["reserved"]), *captured)
+
+    def let_go(self, used: Iterable[SocketType]) -> None:
+        """Close what nobody has taken. ``used`` are the listeners that somebody has."""
+        kept = set(used)
+        for each in (*self.admin, *(one for group in self.groups for one in group)):
+            if each not in kept:
+                each.close()
 
     def on(self, port: int) -> list[list[SocketType]]:
         """The listeners on a port, of each process that relays."""

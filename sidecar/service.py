@@ -235,7 +235,7 @@ class Sidecar(Supervised):
         await self._apply(self.policy, self.shaping.ids_for(self.policy), nursery)
         if self._heirloom is not None:
             nursery.start_soon(self._serve_admin)  # until now the one before answers, and is ready
-            self._heirloom = None  # a later server opens its own doors
+            self._let_go(self._heirloom)
         self.policy_state.begin(self._wanted.digest)
         log.info(
             "ready",

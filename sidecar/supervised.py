@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from functools import partial
+from itertools import chain
 from typing import Final, Protocol
 
 import structlog
@@ -51,11 +52,20 @@ class Supervised(Answers, Protocol):
     def _install(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None: ...
 
     def _inherited_admin(self) -> list[trio.SocketListener]:
-        """What another proxy has lent. (The port may be none of the settings any more; then it is let go.)"""
+        """What another proxy has lent. (The port may be none of the settings any more; see :meth:`_let_go`.)"""
         lent = self._heirloom.admin if self._heirloom is not None else ()
         mine = [each for each in lent if each.getsockname()[1] == self.settings.admin_port]
-        opened = [socket.socket(fileno=os.dup(each.fileno())) for each in mine]
+        opened = [socket.socket(fileno=each.detach()) for each in mine]
         return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
+
+    def _let_go(self, heirloom: Heirloom) -> None:
+        """All is in force: close what of the heirloom has no use here. A later server opens its own doors."""
+        server = self._server
+        used = [] if server is None or isinstance(server, StepAside) else server.listeners()
+        heirloom.let_go(chain.from_iterable(used))
+        self._heirloom = None
+        if self._guard is not None:
+            self._guard.heirloom = None
 
     async def _serve_admin(self) -> None:
         with self._admin_life:
@@ -90,7 +100,7 @@ class Supervised(Answers, Protocol):
         """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
         if isinstance(self._server, StepAside) or self._lock is None:
             return None
-        groups = self._server.listeners() if self._server is not None else []
+        groups = list(filter(None, self._server.listeners())) if self._server is not None else []  # drained: none
         admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
         server = self._server
         inbound = self._following_inbound or (server is not None and server.routing.table.captures(Bound.INBOUND))

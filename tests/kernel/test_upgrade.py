@@ -134,6 +134,7 @@ def test_names_go_from_the_policy_while_an_earlier_proxy_has_connections(
                     assert lasting.recv(len(chunk), socket.MSG_WAITALL) == chunk
         until("the end of the earlier proxy", lambda: earlier not in children(sidecar.process.pid))
     until("the end of its rules", lambda: "fwmark" not in topology.pod.run(["ip", "rule"]).stdout)
+    assert ":15101 " not in topology.pod.run(["ss", "-ltn"]).stdout
     assert sidecar.stop() == 0
 
 

@@ -22,6 +22,7 @@ from sidecar.netfilter.rules import Family, FamilyRules, Tproxy
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import difference, render
 from sidecar.on_failure import OnFailure
+from sidecar.starting import most_processes
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
 from sidecar.supervisor.life import HUNG_S, SILENT_S, Restarts, Watch
@@ -294,5 +295,10 @@ def test_an_heir_gets_the_same_sockets_in_their_places() -> None:
         assert (got.reserved, got.captured, got.captured_inbound) == ((15101,), True, False)
         assert got.lock.getsockname() == lock.getsockname()
         assert [each.getsockname() for each in got.admin] == [admin.getsockname()]
+        assert [most_processes(workers, got) for workers in (1, 3)] == [2, 3]
         port = groups[0][1].getsockname()[1]
         assert [[each.getsockname()[1] for each in group] for group in got.on(port)] == [[port], []]
+        got.let_go(got.groups[1])
+        assert [each.fileno() < 0 for each in (got.lock, *got.admin, *got.groups[0], *got.groups[1])] == [
+            False, True, True, True, False
+        ]  # fmt: skip
