@@ -120,6 +120,7 @@ class Supervised(Answers, Protocol):
     def _be_alone(self) -> None:
         """The earlier proxy has ended, and its connections with it."""
         self._beside = False
+        self._quic.be_alone()
 
     async def _put_back(self) -> None:
         """This process was silent for so long that the supervisor has taken capture away."""
