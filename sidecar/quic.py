@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 import trio
 
-from sidecar.errors import ConntrackError, PrivilegeError, QueueError
+from sidecar.errors import ConntrackError, PrivilegeError, QueueError, RulesetError
 from sidecar.live_connections import Order, Shown, first_shown
+from sidecar.netfilter.ruleset import Ruleset
 from sidecar.routing.cached import Routing
 from sidecar.stepaside.server import StepAside, forget_marks
 from sidecar.tallies import Tallies
@@ -128,6 +129,32 @@ class QuicReader:
         else:
             if changed:
                 log.info("live flows changed their class", count=changed)
+
+    def install(
+        self, install: Callable[[Ruleset], object], ruleset: Ruleset, without: Callable[[], Ruleset]
+    ) -> Ruleset:
+        """Install a ruleset, or the one ``without`` QUIC's rules where the kernel lacks what only those need.
+
+        What fails once may be somebody else's doing: one who holds the lock, or writes in the same moment. Gives what
+        is installed. Raises :class:`RulesetError`.
+        """
+        try:
+            install(ruleset)
+        except RulesetError:
+            if self.proven or (less := without()) == ruleset:
+                raise
+            try:
+                install(ruleset)
+            except RulesetError as error:
+                install(less)
+                self.give_up(str(error))
+                return less
+        self.proven = self.proven or self.running
+        return ruleset
+
+    def try_again(self) -> None:
+        """What was missing may have come: a module, a queue that another program had."""
+        self.problem = ""
 
     def give_up(self, why: str) -> None:
         """QUIC cannot be read on this kernel, which does not change by itself; see :meth:`try_again`."""

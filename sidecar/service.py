@@ -29,7 +29,7 @@ from sidecar.access_log import AccessLogSettings
 from sidecar.admin import open_admin
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError
+from sidecar.errors import ConfigError, ConntrackError, SidecarError
 from sidecar.guard import Guard, RestartMetrics, ids_of
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
@@ -314,17 +314,11 @@ class Sidecar(Supervised):
         if ruleset == self._ruleset:
             return  # written before; that it is there still is for SIGHUP to look at, since looking takes 30 ms
         self._ruleset = None
-        try:
+        if relay:
+            without = partial(build, replace(self._capture_settings(), quic=False))
+            ruleset = self._quic.install(self._installer.install, ruleset, without)
+        else:
             self._installer.install(ruleset)
-        except RulesetError as error:
-            # A kernel that lacks what only QUIC needs must not keep the relay from working.
-            without = build(replace(self._capture_settings(), quic=False))
-            if not relay or self._quic.proven or without == ruleset:
-                raise
-            ruleset = without
-            self._installer.install(ruleset)
-            self._quic.give_up(str(error))
-        self._quic.proven = self._quic.proven or self._quic.running
         self._ruleset = ruleset
         self._arm(ruleset)
 
@@ -410,6 +404,7 @@ class Sidecar(Supervised):
             self.settings = wanted.settings
             if signalled:
                 self._ruleset = None
+                self._quic.try_again()
             try:
                 changes = await self._apply(wanted.policy, self.shaping.ids_for(wanted.policy), nursery)
             except (TcError, SidecarError) as error:

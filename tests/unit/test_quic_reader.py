@@ -7,15 +7,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
+import pytest
 import trio
 from test_stepaside_classifier import routing
 from trio.testing import MockClock
 
-from sidecar.errors import QueueError
+from sidecar.errors import QueueError, RulesetError
+from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from sidecar.quic import QuicReader
 from sidecar.routing.cached import Routing
 from sidecar.stepaside.server import StepAside
 from sidecar.tallies import Tallies
+from tc_core.marks import ClassIds
+from tc_core.policy import TrafficPolicy
 from tc_core.units import Duration
 
 OLD = routing(("video", {"sni": "video.example"}))
@@ -93,6 +97,35 @@ def test_an_heir_waits_for_the_queue_and_has_live_flows_follow_its_policy_once()
             assert (reader.running, judge.life.cancel_called) == (False, True)
 
     in_no_time(scenario)
+
+
+@pytest.mark.parametrize(
+    ("failures", "installed", "tries"),
+    [(0, "with", 1), (1, "with", 2), (2, "without", 3)],
+    ids=["at once", "the second time", "without"],
+)
+def test_only_what_fails_twice_is_done_without(failures: int, installed: str, tries: int) -> None:
+    policy = TrafficPolicy.model_validate(
+        {"total": "1Gbit", "classes": [{"name": "video", "rate": "8kbit", "match": [{"sni": "video.example"}]}]}
+    )
+    ids = ClassIds.assign(["video"])
+    rulesets = {
+        name: build_ruleset(policy, ids, CaptureSettings(interface="eth0", quic=quic))
+        for name, quic in (("with", True), ("without", False))
+    }
+    tried: list[Ruleset] = []
+
+    def install(ruleset: Ruleset) -> None:
+        tried.append(ruleset)
+        if len(tried) <= failures:
+            raise RulesetError("another program holds the lock")
+
+    reader = QuicReader(Queue().make)
+    assert reader.install(install, rulesets["with"], lambda: rulesets["without"]) == rulesets[installed]
+    assert (tried[-1], len(tried)) == (rulesets[installed], tries)
+    assert reader.available == (installed == "with")
+    reader.try_again()
+    assert reader.available
 
 
 def test_an_heir_that_is_alone_and_has_no_queue_says_so() -> None:
