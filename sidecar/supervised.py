@@ -98,11 +98,11 @@ class Supervised(Answers, Protocol):
 
     def _lend(self) -> Heirloom | None:
         """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
-        if isinstance(self._server, StepAside) or self._lock is None:
-            return None
-        groups = list(filter(None, self._server.listeners())) if self._server is not None else []  # drained: none
-        admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
         server = self._server
+        if isinstance(server, StepAside) or self._lock is None:
+            return None
+        groups = [group for group in server.listeners() if group] if server is not None else []  # draining it has none
+        admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
         inbound = self._following_inbound or (server is not None and server.routing.table.captures(Bound.INBOUND))
         return Heirloom(
             self._lock,
