@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -24,6 +24,7 @@ from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import EVERY_S, JUDGE, LOOP, WORKERS, Beats
 from sidecar.supervisor.wire import Wire
+from tc_core.marks import ClassIds
 
 _FORSAKEN: Final = 1
 
@@ -34,12 +35,21 @@ class Guard:
     """The supervisor, as its proxy knows it."""
 
     def __init__(
-        self, wire: Wire, beats: Beats, restarts: Mapping[str, int], *, again: bool, heirloom: Heirloom | None = None
+        self,
+        wire: Wire,
+        beats: Beats,
+        restarts: Mapping[str, int],
+        *,
+        again: bool,
+        ids: Mapping[str, Any] | None = None,
+        heirloom: Heirloom | None = None,
     ) -> None:
         self.restarts = dict(restarts)
         """How often a proxy was started anew, by reason."""
         self.again = again
         """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
+        self.ids = ids
+        """The class ids in force, as :func:`ids_told` gives them; None: there have been none yet."""
         self.heirloom = heirloom
         """What the proxy that runs has lent, for this one to take over."""
         self._wire = wire
@@ -59,13 +69,17 @@ class Guard:
         os.close(descriptors[0])
         told = message["heirloom"]
         heirloom = Heirloom.of(told, descriptors[1:]) if told is not None else None
-        return cls(wire, beats, message["restarts"], again=message["again"], heirloom=heirloom)
+        return cls(wire, beats, message["restarts"], again=message["again"], ids=message["ids"], heirloom=heirloom)
 
-    def arm(self, commands: Sequence[Command], way: OnFailure, log_format: LogFormat) -> None:
-        """Say what to run if this process should be gone; to be called before what captures is installed."""
-        self._armed = tuple(commands)
+    def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
+        """Say what to run if this process should be gone; to be called before what captures is installed.
+
+        ``ids``, as :func:`ids_told` gives them, are for the next one: connections that need no proxy to live wear them.
+        """
+        self._armed, self.ids = tuple(commands), ids
         actions = [asdict(each) for each in commands]
-        self._wire.send("armed", {"actions": actions, "on_failure": way.value, "log_format": log_format.value})
+        said = {"actions": actions, "ids": ids, "on_failure": way.value, "log_format": log_format.value}
+        self._wire.send("armed", said)
 
     def ready(self) -> None:
         """Say that all is in force."""
@@ -87,11 +101,16 @@ class Guard:
             await trio.sleep(EVERY_S)
 
     async def listen(
-        self, put_back: Callable[[], Awaitable[None]], lend: Callable[[], Heirloom | None], leave: Callable[[], None]
+        self,
+        put_back: Callable[[], Awaitable[None]],
+        lend: Callable[[], Heirloom | None],
+        leave: Callable[[], None],
+        alone: Callable[[], None],
     ) -> None:
         """Follow what the supervisor says. If it is gone this process ends at once.
 
-        ``put_back`` what captures; ``lend`` what another needs to take over, and ``leave`` when it has.
+        ``put_back`` what captures; ``lend`` what another needs to take over, and ``leave`` when it has; ``alone`` when
+        the one has ended that this one took over from.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -110,12 +129,24 @@ class Guard:
                         self._wire.send("lent", {"heirloom": heirloom.told()}, heirloom.descriptors())
                 elif message["kind"] == "leave":
                     leave()
+                elif message["kind"] == "alone":
+                    alone()
 
     def _end_forsaken(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""
         problem = run_all([Action(each.argv, each.input) for each in self._armed or ()])
         log.error("the supervisor has gone, and so does this process; start the sidecar again", error=problem)
         os._exit(_FORSAKEN)
+
+
+def ids_told(ids: ClassIds) -> dict[str, Any]:
+    """Class ids as plain data, with those that are not to be used again soon."""
+    return {"ids": dict(ids), "retired": list(ids.retired)}
+
+
+def ids_of(told: Mapping[str, Any]) -> ClassIds:
+    """The other way round."""
+    return ClassIds(told["ids"], tuple(told["retired"]))
 
 
 class RestartMetrics(Collector):

@@ -1,4 +1,4 @@
-"""What a proxy lends to the one that is to take over from it, beside it: open sockets, and the class ids in force.
+"""What a proxy lends to the one that is to take over from it, beside it: open sockets.
 
 A listening socket that two processes have is one queue of connections: whoever accepts next gets the next one, and when
 one of them closes its descriptor nothing is lost. (Two sockets of one SO_REUSEPORT group are two queues: when one is
@@ -7,29 +7,38 @@ closed what waits in it is reset.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from socket import SocketType
 from typing import Any, Self
-
-from tc_core.marks import ClassIds
 
 
 @dataclass(frozen=True, slots=True)
 class Heirloom:
     """``groups``: the listeners of each process that relays. ``lock``: see :mod:`sidecar.instance`, ``reserved``:
-    :mod:`sidecar.netfilter.ports`."""
+    :mod:`sidecar.netfilter.ports`.
 
-    ids: ClassIds
+    ``captured``: there may be connections that need the rules of what was captured, for as long as the lender lives,
+    and ``captured_inbound``: also those that clients opened.
+    """
+
     lock: SocketType
     admin: tuple[SocketType, ...] = ()
     groups: tuple[tuple[SocketType, ...], ...] = ()
     reserved: tuple[int, ...] = ()
+    captured: bool = False
+    captured_inbound: bool = False
 
     def told(self) -> dict[str, Any]:
         """What the descriptors are, as plain data."""
         sizes = [len(group) for group in self.groups]
-        return {"ids": dict(self.ids), "admin": len(self.admin), "groups": sizes, "reserved": self.reserved}
+        return {
+            "admin": len(self.admin),
+            "groups": sizes,
+            "reserved": self.reserved,
+            "captured": self.captured,
+            "captured_inbound": self.captured_inbound,
+        }
 
     def descriptors(self) -> list[int]:
         """In the order in which :meth:`of` takes them."""
@@ -45,7 +54,15 @@ class Heirloom:
         groups = tuple(tuple(next(rest) for _ in range(size)) for size in told["groups"])
         for each in (*admin, *(one for group in groups for one in group)):
             each.setblocking(False)
-        return cls(ClassIds(told["ids"]), lock, admin, groups, tuple(told["reserved"]))
+        captured = told["captured"], told["captured_inbound"]
+        return cls(lock, admin, groups, tuple(told["reserved"]), *captured)
+
+    def let_go(self, used: Iterable[SocketType]) -> None:
+        """Close what nobody has taken. ``used`` are the listeners that somebody has."""
+        kept = set(used)
+        for each in (*self.admin, *(one for group in self.groups for one in group)):
+            if each not in kept:
+                each.close()
 
     def on(self, port: int) -> list[list[SocketType]]:
         """The listeners on a port, of each process that relays."""

@@ -29,8 +29,8 @@ from sidecar.access_log import AccessLogSettings
 from sidecar.admin import open_admin
 from sidecar.config import AccessLogMode, SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConfigError, ConntrackError, RulesetError, SidecarError
-from sidecar.guard import Guard, RestartMetrics
+from sidecar.errors import ConfigError, ConntrackError, SidecarError
+from sidecar.guard import Guard, RestartMetrics, ids_of
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
 from sidecar.mesh.kinds import MeshProxy
@@ -108,8 +108,11 @@ class Sidecar(Supervised):
         self._installer = installer
         self._make_pool = make_pool
         self._server: ProxyServer | WorkerPool | StepAside | None = None
-        self._following = False  # rules are there that only connections of an earlier policy may need
-        self._following_inbound = False  # also those for what clients opened
+        lent = self._heirloom = guard.heirloom if guard is not None else None
+        self._beside = lent is not None  # connections of an earlier proxy may still run
+        # Rules are there that only connections of an earlier policy may need; also those for what clients opened.
+        self._following = lent is not None and lent.captured
+        self._following_inbound = lent is not None and lent.captured_inbound
         self._listeners = Listeners()
         self._apart: frozenset[int] = frozenset()
         self._reservation = PortReservation()
@@ -123,7 +126,6 @@ class Sidecar(Supervised):
         self._guard = guard
         self._was_ready = guard is not None and guard.again
         self._armed: tuple[Command, ...] | None = None
-        self._heirloom = guard.heirloom if guard is not None else None
         self._quic = QuicReader(self._make_classifier, heir=self._heirloom is not None)
         self._lock = lock
         self._admin: list[trio.SocketListener] = []
@@ -146,7 +148,7 @@ class Sidecar(Supervised):
             nursery.start_soon(self._follow_signals, signals)
             if self._guard is not None:
                 nursery.start_soon(self._guard.give_signs, self._judge_turned)
-                nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave)
+                nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave, self._be_alone)
             try:
                 await self._live(on_ready)
             except BaseException:
@@ -228,12 +230,12 @@ class Sidecar(Supervised):
             self.admin_port = self._admin[0].socket.getsockname()[1]
         if self._heirloom is None:
             nursery.start_soon(self._serve_admin)
-        else:
-            self.shaping.ids = self._heirloom.ids
+        if self._guard is not None and self._guard.ids is not None:
+            self.shaping.ids = ids_of(self._guard.ids)
         await self._apply(self.policy, self.shaping.ids_for(self.policy), nursery)
         if self._heirloom is not None:
             nursery.start_soon(self._serve_admin)  # until now the one before answers, and is ready
-            self._heirloom = None  # a later server opens its own doors
+            self._let_go(self._heirloom)
         self.policy_state.begin(self._wanted.digest)
         log.info(
             "ready",
@@ -262,11 +264,12 @@ class Sidecar(Supervised):
         )
         table = RoutingTable.of(policy, silent, self.mesh)
         routing = Routing(table, ids, self.shaping.paced(policy, ids))
-        # Connections that an earlier policy captured need its rules for as long as they live.
-        self._following = self._server is not None
-        self._following_inbound = self._server is not None and (
-            self._following_inbound or self._server.routing.table.captures(Bound.INBOUND)
-        )
+        # Connections that an earlier policy captured need its rules for as long as they live, here or in another proxy.
+        if self._server is not None:
+            self._following = True
+            self._following_inbound |= self._server.routing.table.captures(Bound.INBOUND)
+        elif not self._beside:
+            self._following = self._following_inbound = False
         if self._server is not None:
             await self._server.follow(routing)
         elif self._needs_server(table):
@@ -311,17 +314,11 @@ class Sidecar(Supervised):
         if ruleset == self._ruleset:
             return  # written before; that it is there still is for SIGHUP to look at, since looking takes 30 ms
         self._ruleset = None
-        try:
+        if relay:
+            without = partial(build, replace(self._capture_settings(), quic=False))
+            ruleset = self._quic.install(self._installer.install, ruleset, without)
+        else:
             self._installer.install(ruleset)
-        except RulesetError as error:
-            # A kernel that lacks what only QUIC needs must not keep the relay from working.
-            without = build(replace(self._capture_settings(), quic=False))
-            if not relay or self._quic.proven or without == ruleset:
-                raise
-            ruleset = without
-            self._installer.install(ruleset)
-            self._quic.give_up(str(error))
-        self._quic.proven = self._quic.proven or self._quic.running
         self._ruleset = ruleset
         self._arm(ruleset)
 
@@ -338,7 +335,7 @@ class Sidecar(Supervised):
 
     async def _settle(self) -> None:
         """Take away what only connections of an earlier policy needed, once there are none: rules, the listener."""
-        if not self._following:
+        if not self._following or self._beside:
             return
         server = self._server
         if server is not None:
@@ -407,6 +404,7 @@ class Sidecar(Supervised):
             self.settings = wanted.settings
             if signalled:
                 self._ruleset = None
+                self._quic.try_again()
             try:
                 changes = await self._apply(wanted.policy, self.shaping.ids_for(wanted.policy), nursery)
             except (TcError, SidecarError) as error:

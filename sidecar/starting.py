@@ -14,6 +14,7 @@ from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import SidecarError, single
 from sidecar.guard import Guard
+from sidecar.heirloom import Heirloom
 from sidecar.instance import only_instance
 from sidecar.log import configure as configure_log
 from sidecar.mesh.kinds import MeshProxy
@@ -49,7 +50,7 @@ def run(
     Has the process for itself: one thread so far, and no trio yet.
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
-    ledger = Ledger(workers)
+    ledger = Ledger(most_processes(workers, guard.heirloom if guard is not None else None))
     try:
         mesh = join(settings)
     except SidecarError:
@@ -82,9 +83,9 @@ async def serve(
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
     a predecessor that was killed had left, is removed first.
     """
-    heirloom = guard.heirloom if guard is not None else None
     with ExitStack() as stack:
-        lock = heirloom.lock if heirloom is not None else stack.enter_context(only_instance())
+        given = guard.heirloom if guard is not None else None
+        lock = given.lock if given is not None else stack.enter_context(only_instance())
         try:
             tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
@@ -120,6 +121,11 @@ async def serve(
             await running.run(signals, on_ready, on_summary)
         except BaseExceptionGroup as group:
             raise single(group, (TcError, SidecarError)) or group from None
+
+
+def most_processes(workers: int, heirloom: Heirloom | None) -> int:
+    """How many relay at once: an heir has as many as its predecessor, and as many as it wants when it begins anew."""
+    return max(workers, len(heirloom.groups) if heirloom is not None else 0)
 
 
 def _leaves_in_force(settings: SidecarSettings, guard: Guard | None) -> bool:

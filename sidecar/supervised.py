@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from functools import partial
+from itertools import chain
 from typing import Final, Protocol
 
 import structlog
@@ -13,14 +14,14 @@ import trio
 from sidecar.admin import serve_admin_on
 from sidecar.answers import Answers
 from sidecar.errors import SidecarError
-from sidecar.guard import Guard
+from sidecar.guard import Guard, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer
 from sidecar.netfilter.ports import PortReservation
 from sidecar.netfilter.ruleset import Ruleset
 from sidecar.stepaside.server import StepAside
-from tc_core.policy import TrafficPolicy
+from tc_core.policy import Bound, TrafficPolicy
 
 _ASK_S: Final = 1.0
 """Seconds between two questions to the workers."""
@@ -38,6 +39,9 @@ class Supervised(Answers, Protocol):
     _admin_life: trio.CancelScope
     _armed: tuple[Command, ...] | None
     _leaving: bool
+    _beside: bool
+    _following: bool
+    _following_inbound: bool
     _changing: trio.Lock
     _installer: Installer
     _patience: trio.CancelScope
@@ -48,11 +52,20 @@ class Supervised(Answers, Protocol):
     def _install(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None: ...
 
     def _inherited_admin(self) -> list[trio.SocketListener]:
-        """What another proxy has lent. (The port may be none of the settings any more; then it is let go.)"""
+        """What another proxy has lent. (The port may be none of the settings any more; see :meth:`_let_go`.)"""
         lent = self._heirloom.admin if self._heirloom is not None else ()
         mine = [each for each in lent if each.getsockname()[1] == self.settings.admin_port]
-        opened = [socket.socket(fileno=os.dup(each.fileno())) for each in mine]
+        opened = [socket.socket(fileno=each.detach()) for each in mine]
         return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
+
+    def _let_go(self, heirloom: Heirloom) -> None:
+        """All is in force: close what of the heirloom has no use here. A later server opens its own doors."""
+        server = self._server
+        used = [] if server is None or isinstance(server, StepAside) else server.listeners()
+        heirloom.let_go(chain.from_iterable(used))
+        self._heirloom = None
+        if self._guard is not None:
+            self._guard.heirloom = None
 
     async def _serve_admin(self) -> None:
         with self._admin_life:
@@ -67,8 +80,9 @@ class Supervised(Answers, Protocol):
         commands = self._installer.failing(ruleset, s.on_failure, s.datapath)
         if install and self._armed:
             commands = (*self._armed, *(each for each in commands if each not in self._armed))
-        if commands != self._armed:
-            self._guard.arm(commands, s.on_failure, s.log_format)
+        ids = ids_told(self.shaping.ids)
+        if commands != self._armed or ids != self._guard.ids:
+            self._guard.arm(commands, ids, s.on_failure, s.log_format)
             self._armed = commands
 
     async def _go(self) -> None:
@@ -84,15 +98,29 @@ class Supervised(Answers, Protocol):
 
     def _lend(self) -> Heirloom | None:
         """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
-        if isinstance(self._server, StepAside) or self._lock is None:
+        server = self._server
+        if isinstance(server, StepAside) or self._lock is None:
             return None
-        groups = self._server.listeners() if self._server is not None else []
+        groups = [group for group in server.listeners() if group] if server is not None else []  # draining it has none
         admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
-        return Heirloom(self.shaping.ids, self._lock, tuple(admin), tuple(map(tuple, groups)), self._reservation.added)
+        inbound = self._following_inbound or (server is not None and server.routing.table.captures(Bound.INBOUND))
+        return Heirloom(
+            self._lock,
+            tuple(admin),
+            tuple(map(tuple, groups)),
+            self._reservation.added,
+            captured=self._following or server is not None,
+            captured_inbound=inbound,
+        )
 
     def _leave(self) -> None:
         self._leaving = True
         self._stop.set()
+
+    def _be_alone(self) -> None:
+        """The earlier proxy has ended, and its connections with it."""
+        self._beside = False
+        self._quic.be_alone()
 
     async def _put_back(self) -> None:
         """This process was silent for so long that the supervisor has taken capture away."""

@@ -106,6 +106,11 @@ class ClassIds(Mapping[str, int]):
         ids["default"] = DEFAULT_CLASS_ID
         return ClassIds(ids, tuple(retired))
 
+    @property
+    def retired(self) -> tuple[int, ...]:
+        """Ids that classes had which are gone, the one freed longest ago first."""
+        return self._retired
+
     def __getitem__(self, name: str) -> int:
         return self._ids[name]
 

@@ -9,7 +9,8 @@
                                     └── a shared page with its signs of life (:mod:`.beats`)
 
 * **It is small.** 6 MiB of its own, for which it does without dataclasses, and imports little beside sockets and JSON.
-* **It knows nothing.** Policy, rules and settings are the proxy's. Before the proxy installs rules that capture, it
+* **It knows nothing.** Policy, rules and settings are the proxy's; of the class ids in force it keeps a copy for the
+  next one, unread. Before the proxy installs rules that capture, it
   hands over what is to be run if it should be gone: programs with their input, one for each address family
   (:mod:`sidecar.netfilter.failing`). At that moment nothing has to be read, imported or asked for.
 * **It decides by a table** (:mod:`.life`, pure): an end that nobody asked for, silence, a start that does not get on.

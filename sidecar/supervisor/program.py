@@ -39,6 +39,8 @@ class Supervisor:
         self._watch = Watch()
         self._restarts = Restarts()
         self._actions: tuple[Action, ...] = ()
+        self._ids: Message | None = None
+        """The class ids in force, which mean nothing here: the next proxy goes on with them."""
         self._open = True
         self._tripped = False
         """Capture is gone, or refuses, since there is nobody to lead to."""
@@ -103,8 +105,8 @@ class Supervisor:
         proxy = Child.spawn(self._argv)
         self._argv = without_options(self._argv, _ONCE)
         self._poll.register(proxy.wire.fileno(), select.POLLIN)
-        fields = {"restarts": self._restarts.counts, "again": self._was_ready, "heirloom": heirloom}
-        proxy.welcome(fields, descriptors)
+        known = {"restarts": self._restarts.counts, "again": self._was_ready, "ids": self._ids}
+        proxy.welcome({**known, "heirloom": heirloom}, descriptors)
         return proxy
 
     def _follow(self, proxy: Child) -> None:
@@ -197,6 +199,7 @@ class Supervisor:
             case "armed":
                 self._speech.format = message["log_format"]
                 self._actions = tuple(Action(tuple(each["argv"]), each["input"]) for each in message["actions"])
+                self._ids = message["ids"]
                 self._open = message["on_failure"] == "open"
                 self._tripped = False  # what it installs next captures again
                 self._try_at = None
@@ -263,7 +266,10 @@ class Supervisor:
         self._forget(proxy)
         self._leaving.remove(proxy)
         self._speech.info("the earlier proxy has ended", pid=proxy.pid, exit_code=code)
-        if self._stopping and not self._leaving and self._proxy is not None:
+        if self._leaving or self._proxy is None:
+            return
+        self._proxy.wire.send("alone")
+        if self._stopping:
             self._proxy.send(signal.SIGTERM)
 
     def _signalled(self, number: int) -> None:

@@ -1,12 +1,15 @@
 """What supervisor and proxy say to each other: JSON over a pair of SOCK_SEQPACKET sockets, with descriptors.
 
 =============  =============  ==========================================================================
-to the proxy   ``welcome``    first; with the page of :mod:`.beats`: how often it was started anew, and why
+to the proxy   ``welcome``    first; with the page of :mod:`.beats`: how often it was started anew, and why;
+                              the class ids that the last one had armed
 to the proxy   ``resume``     you were silent, and capture was taken away: put your rules back
 to the proxy   ``lend``       another is to take over: answer by ``lent``
 to the proxy   ``leave``      it has: let your connections end, and leave what is installed
+to the proxy   ``alone``      the one has ended that you took over from
 to supervisor  ``lent``       with descriptors: what an heir needs to begin beside its predecessor
-to supervisor  ``armed``      before rules that capture: what to run if I should be gone; instead of earlier ones
+to supervisor  ``armed``      before rules that capture: what to run if I should be gone, instead of earlier
+                              ones; and the class ids in force
 to supervisor  ``ready``      all is in force
 =============  =============  ==========================================================================
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from socket import SocketType
 from typing import Final
 
@@ -116,10 +117,7 @@ class WorkerPool:
         cannot be had or die again and again.
         """
         settings = self._settings
-        groups = self._inherited or self._listen(settings.port, settings.families, self._count)
-        if settings.inbound_port is not None and not self._inherited:
-            inbound = shared_listeners(settings.inbound_port, settings.families, self._count, near=False)
-            groups = [[*each, *more] for each, more in zip(groups, inbound, strict=True)]
+        groups = self._inherited or self._open()
         for number, (listeners, share) in enumerate(
             zip(groups, shares(settings.max_connections, self._count), strict=True), 1
         ):
@@ -136,6 +134,20 @@ class WorkerPool:
         finally:
             self._close_listeners()
             self._ended.set()
+
+    def _open(self) -> list[list[SocketType]]:
+        """Listeners for each place."""
+        settings = self._settings
+        groups = self._listen(settings.port, settings.families, self._count)
+        if settings.inbound_port is None:
+            return groups
+        try:
+            inbound = shared_listeners(settings.inbound_port, settings.families, self._count, near=False)
+        except BaseException:
+            for listener in chain.from_iterable(groups):
+                listener.close()
+            raise
+        return [[*each, *more] for each, more in zip(groups, inbound, strict=True)]
 
     async def follow(self, routing: Routing) -> None:
         """Put a policy in force in every worker, as :meth:`sidecar.server.ProxyServer.follow` does.

@@ -89,6 +89,10 @@ class QuicWorld:
     def talker(self, port: int = QUIC, family: str = "IPv4") -> Talker:
         return Talker(self.pod, self.addresses[family], port)
 
+    def read(self) -> bool:
+        """Whether somebody has the queue."""
+        return bool(self.pod.read("/proc/net/netfilter/nfnetlink_queue").strip())
+
     def shown(self) -> int:
         """How many packets the kernel has shown to user space (linux/Documentation: proc, nfnetlink_queue)."""
         rows = self.pod.read("/proc/net/netfilter/nfnetlink_queue").splitlines()

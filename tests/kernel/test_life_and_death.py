@@ -132,6 +132,21 @@ def test_without_a_proxy_new_connections_go_direct_until_there_is_another(
     assert sidecar.stop() == 0
 
 
+def test_the_next_proxy_knows_live_connections_by_the_classes_that_they_have(
+    topology: PodNodeServer, tmp_path: Path
+) -> None:
+    """Their marks stay while the proxy is gone, and must not come to mean another class."""
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "step-aside")
+    rest = "\n".join(line for line in POLICY.splitlines() if "port: 9000" not in line)
+    sidecar.reload(rest)
+    handle = sidecar.classes()["host"]["handle"]
+    os.kill(sidecar.proxy, signal.SIGKILL)
+    until("the end of the proxy", lambda: "was killed by SIGKILL" in sidecar.log.read_text())
+    until("a proxy that is ready", lambda: ready(sidecar))
+    assert sidecar.classes()["host"]["handle"] == handle
+    assert sidecar.stop() == 0
+
+
 @pytest.mark.parametrize("options", [SHAPES[0], SHAPES[2]])
 def test_closed_refuses_new_connections_until_there_is_another_proxy(
     topology: PodNodeServer, tmp_path: Path, options: list[str]

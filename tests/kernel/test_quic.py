@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ from quic_world import (
     sent,
     start_sink,
 )
+from sidecars import children
 from test_stepaside import flush_conntrack
+from test_upgrade import upgrade
 from waiting import until
 
 from podlane.lab.topology import PodNodeServer
@@ -219,6 +222,31 @@ def test_a_killed_classifier_is_missed_by_nobody(world: QuicWorld) -> None:
     grew(again, before, "port", BODY)
     assert again.stop() == 0
     assert flows(world, DECIDED) == flows(world, OPEN) == []
+
+
+def test_flows_keep_their_class_and_new_ones_get_it_when_another_proxy_comes(world: QuicWorld) -> None:
+    """Class ids are not those that the policy would get afresh: the first class has gone meanwhile."""
+    sidecar = world.sidecar(LANES)
+    old = world.talker()
+    old.do("connect", "fast.example")
+    sidecar.reload(LANES.replace("  - {name: slow, rate: 1Mbit, ceil: 4Mbit, match: {sni: slow.example}}\n", ""))
+    os.kill(sidecar.proxy, signal.SIGKILL)
+    until("another proxy", lambda: "ready again" in sidecar.log.read_text())
+    for change in ("killed", "upgraded"):
+        if change == "upgraded":
+            earlier = sidecar.proxy
+            assert upgrade(sidecar)[0] == 0, sidecar.log.read_text()
+            until("the end of the earlier proxy", lambda gone=earlier: gone not in children(sidecar.process.pid))
+        before = sent(sidecar)
+        old.do("send", BODY)
+        grew(sidecar, before, "fast", BODY)
+        until("a reader", world.read)
+        new = world.talker()
+        new.do("connect", "fast.example")
+        before = sent(sidecar)
+        new.do("send", BODY)
+        grew(sidecar, before, "fast", BODY)
+    assert sidecar.stop() == 0
 
 
 def test_live_flows_are_told_of(world: QuicWorld) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from podlane.lab.topology import PodNodeServer
 pytestmark = pytest.mark.root
 
 POLICY = "total: 1Gbit\nclasses: [{name: host, rate: 1Mbit, match: {host: web.example.com}}]"
+NO_NAMES = "total: 1Gbit\nclasses: [{name: port, rate: 1Mbit, match: {port: 9000}}]"
 REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
 SHAPES = [
     pytest.param([], id="relay"),
@@ -103,6 +106,36 @@ def test_no_client_notices_that_another_proxy_takes_over(
     assert 'podlane_restarts_total{reason="upgrade"} 1.0' in sidecar.get("/metrics")
     assert sidecar.stop() == 0
     assert state_of(topology.pod) == clean
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_names_go_from_the_policy_while_an_earlier_proxy_has_connections(
+    topology: PodNodeServer, tmp_path: Path, when: str
+) -> None:
+    """Their rules stay until it has gone, though the heir has no use for them."""
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path)
+    earlier = sidecar.proxy
+    with listen(topology.server, port=8000) as listener:
+        with connect(topology.pod, topology.server_ipv4, 8000) as lasting:
+            lasting.sendall(REQUEST)
+            served, _ = listener.accept()
+            with served:
+                assert served.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+                if when == "before":
+                    sidecar.policy.write_text(NO_NAMES)
+                assert upgrade(sidecar)[0] == 0, sidecar.log.read_text()
+                if when == "after":
+                    sidecar.reload(NO_NAMES)
+                # Longer than the heir takes to look whether anything is left to do: it looks once per second.
+                uptime = json.loads(sidecar.get("/classes"))["uptime_seconds"]
+                until("a look", lambda: json.loads(sidecar.get("/classes"))["uptime_seconds"] > uptime + 2)
+                for chunk in (b"late", b"later"):
+                    served.sendall(chunk)
+                    assert lasting.recv(len(chunk), socket.MSG_WAITALL) == chunk
+        until("the end of the earlier proxy", lambda: earlier not in children(sidecar.process.pid))
+    until("the end of its rules", lambda: "fwmark" not in topology.pod.run(["ip", "rule"]).stdout)
+    assert ":15101 " not in topology.pod.run(["ss", "-ltn"]).stdout
+    assert sidecar.stop() == 0
 
 
 def test_an_heir_that_cannot_begin_changes_nothing(topology: PodNodeServer, tmp_path: Path) -> None:

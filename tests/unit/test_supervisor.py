@@ -6,11 +6,14 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 
 import pytest
 
 from sidecar.datapath import Datapath
+from sidecar.guard import ids_of, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.empty_by_python import without
 from sidecar.netfilter.failing import emptied, failing_text, without_refusal
@@ -19,6 +22,7 @@ from sidecar.netfilter.rules import Family, FamilyRules, Tproxy
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import difference, render
 from sidecar.on_failure import OnFailure
+from sidecar.starting import most_processes
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
 from sidecar.supervisor.life import HUNG_S, SILENT_S, Restarts, Watch
@@ -244,6 +248,34 @@ def test_the_library_empties_the_same_chains_and_loses_nothing_of_others() -> No
     assert without(Installed(installed.chains, (odd,)), Family.V4, frozenset()) is None
 
 
+# --- what the next proxy gets -----------------------------------------------------------------------------------------
+
+PROXY = """
+import os, signal, socket, sys
+from sidecar.supervisor.wire import Wire
+wire = Wire(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
+ids = wire.receive()[0]["ids"]
+print(ids, flush=True)
+if ids is None:
+    wire.send("armed", {"actions": [], "ids": {"ids": {"b": 2}, "retired": [1]}, "on_failure": "open", "log_format": "json"})
+    wire.send("ready")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_proxy_goes_on_with_the_class_ids_of_one_that_was_killed() -> None:
+    command = [sys.executable, "-m", "sidecar.supervisor", sys.executable, "-c", PROXY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines() == ["None", "{'ids': {'b': 2}, 'retired': [1]}"]
+    assert (done.returncode, "was killed by SIGKILL" in done.stderr) == (0, True)
+
+
+def test_class_ids_are_told_with_those_that_are_not_to_be_used_again() -> None:
+    ids = ClassIds.assign(["a", "b", "c"]).evolve(["b", "c"])
+    again = ids_of(json.loads(json.dumps(ids_told(ids))))
+    assert dict(again.evolve(["b", "c", "d"])) == {"b": 2, "c": 3, "d": 4, "default": 255}
+
+
 # --- what an heir gets ------------------------------------------------------------------------------------------------
 
 
@@ -255,13 +287,18 @@ def test_an_heir_gets_the_same_sockets_in_their_places() -> None:
 
         lock, admin = listener(), listener()
         groups = ((listener(), listener()), (listener(),))
-        lent = Heirloom(ClassIds.assign(["a", "b"]), lock, (admin,), groups, (15101,))
+        lent = Heirloom(lock, (admin,), groups, (15101,), captured=True)
         descriptors = [os.dup(each) for each in lent.descriptors()]
         got = Heirloom.of(json.loads(json.dumps(lent.told())), descriptors)
         for each in (got.lock, *got.admin, *(one for group in got.groups for one in group)):
             stack.callback(each.close)
-        assert (dict(got.ids), got.reserved) == (dict(lent.ids), (15101,))
+        assert (got.reserved, got.captured, got.captured_inbound) == ((15101,), True, False)
         assert got.lock.getsockname() == lock.getsockname()
         assert [each.getsockname() for each in got.admin] == [admin.getsockname()]
+        assert [most_processes(workers, got) for workers in (1, 3)] == [2, 3]
         port = groups[0][1].getsockname()[1]
         assert [[each.getsockname()[1] for each in group] for group in got.on(port)] == [[port], []]
+        got.let_go(got.groups[1])
+        assert [each.fileno() < 0 for each in (got.lock, *got.admin, *got.groups[0], *got.groups[1])] == [
+            False, True, True, True, False
+        ]  # fmt: skip

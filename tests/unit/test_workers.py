@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from pathlib import Path
+from socket import SocketType
 from typing import Any
 
 import pytest
+import trio
 from proxy_harness import routing
 
 from sidecar.datapath import Datapath
+from sidecar.errors import PortInUseError, PrivilegeError
 from sidecar.metrics import Crew, Metrics
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.routing.flow import Destination
@@ -17,7 +22,9 @@ from sidecar.server import ServerSettings
 from sidecar.tallies import Tallies
 from sidecar.transport.observer import ConnectionSummary, Outcome, Refusal
 from sidecar.workers.count import cgroup_cpus, shares, worker_count
+from sidecar.workers.forkserver import ForkServer
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, Unframer, frame
+from sidecar.workers.pool import WorkerPool
 from tc_core.units import Duration
 
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
@@ -30,6 +37,23 @@ TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
 )
 def test_shares_add_up(total: int, parts: int, each: list[int]) -> None:
     assert shares(total, parts) == each
+
+
+def test_a_pool_that_cannot_listen_for_clients_listens_for_nobody() -> None:
+    """As without privileges, which the inbound port takes; with them it is taken."""
+    opened: list[SocketType] = []
+
+    def listen(_port: int, _families: Sequence[int], count: int) -> list[list[SocketType]]:
+        opened.extend(SocketType() for _ in range(count))
+        return [[each] for each in opened]
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = ServerSettings(port=0, inbound_port=taken.getsockname()[1], ipv6=False)
+        forks = ForkServer(0, taken)  # asked for nothing
+        pool = WorkerPool(forks, 2, taken, settings, routing(), Tallies(), listen=listen)
+        with pytest.raises((PortInUseError, PrivilegeError)):
+            trio.run(pool.run)
+    assert [each.fileno() for each in opened] == [-1, -1]
 
 
 @pytest.mark.parametrize(

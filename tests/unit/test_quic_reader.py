@@ -1,0 +1,150 @@
+"""When the reader of QUIC begins and ends beside a predecessor. The queue itself is in tests/kernel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+import trio
+from test_stepaside_classifier import routing
+from trio.testing import MockClock
+
+from sidecar.errors import QueueError, RulesetError
+from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.quic import QuicReader
+from sidecar.routing.cached import Routing
+from sidecar.stepaside.server import StepAside
+from sidecar.tallies import Tallies
+from tc_core.marks import ClassIds
+from tc_core.policy import TrafficPolicy
+from tc_core.units import Duration
+
+OLD = routing(("video", {"sni": "video.example"}))
+NEW = routing(("video", {"sni": "film.example"}))
+
+
+@dataclass
+class Queue:
+    """Who has it, and what became of those who came."""
+
+    taken: bool = True
+    judges: list[Judge] = field(default_factory=list)
+
+    def make(self, by: Routing, _tallies: Tallies) -> StepAside:
+        return cast("StepAside", Judge(self, by))
+
+
+@dataclass
+class Judge:
+    """A classifier's life, without packets."""
+
+    queue: Queue
+    routing: Routing
+    rerouted: list[Routing] = field(default_factory=list)
+    life: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        if self.queue.taken:
+            raise QueueError("another has the queue")
+        self.queue.judges.append(self)
+        task_status.started()
+        with self.life:
+            await trio.sleep_forever()
+
+    async def follow(self, by: Routing) -> None:
+        self.routing = by
+
+    async def reroute(self) -> int:
+        await trio.lowlevel.checkpoint()
+        self.rerouted.append(self.routing)
+        return 0
+
+    async def drain(self, _grace: Duration) -> int:
+        self.life.cancel()
+        return 0
+
+
+@asynccontextmanager
+async def heir(queue: Queue) -> AsyncIterator[QuicReader]:
+    """One that has begun to wait for the queue, and has done so for longer than any grace period."""
+    async with trio.open_nursery() as nursery:
+        reader = QuicReader(queue.make, heir=True)
+        await reader.follow(OLD, nursery)
+        await trio.sleep(100)
+        assert (reader.running, reader.problem) == (False, "")
+        await reader.follow(NEW, nursery)
+        yield reader
+        nursery.cancel_scope.cancel()
+
+
+def in_no_time(test: Callable[[], object]) -> None:
+    trio.run(test, clock=MockClock(autojump_threshold=0))
+
+
+def test_an_heir_waits_for_the_queue_and_has_live_flows_follow_its_policy_once() -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        async with heir(queue) as reader:
+            queue.taken = False
+            await trio.sleep(1)
+            assert reader.running
+            [judge] = queue.judges
+            assert judge.rerouted == [NEW]
+            await reader.stop()
+            assert (reader.running, judge.life.cancel_called) == (False, True)
+
+    in_no_time(scenario)
+
+
+@pytest.mark.parametrize(
+    ("failures", "installed", "tries"),
+    [(0, "with", 1), (1, "with", 2), (2, "without", 3)],
+    ids=["at once", "the second time", "without"],
+)
+def test_only_what_fails_twice_is_done_without(failures: int, installed: str, tries: int) -> None:
+    policy = TrafficPolicy.model_validate(
+        {"total": "1Gbit", "classes": [{"name": "video", "rate": "8kbit", "match": [{"sni": "video.example"}]}]}
+    )
+    ids = ClassIds.assign(["video"])
+    rulesets = {
+        name: build_ruleset(policy, ids, CaptureSettings(interface="eth0", quic=quic))
+        for name, quic in (("with", True), ("without", False))
+    }
+    tried: list[Ruleset] = []
+
+    def install(ruleset: Ruleset) -> None:
+        tried.append(ruleset)
+        if len(tried) <= failures:
+            raise RulesetError("another program holds the lock")
+
+    reader = QuicReader(Queue().make)
+    assert reader.install(install, rulesets["with"], lambda: rulesets["without"]) == rulesets[installed]
+    assert (tried[-1], len(tried)) == (rulesets[installed], tries)
+    assert reader.available == (installed == "with")
+    reader.try_again()
+    assert reader.available
+
+
+def test_an_heir_that_is_alone_and_has_no_queue_says_so() -> None:
+    async def scenario() -> None:
+        async with heir(Queue()) as reader:
+            reader.be_alone()
+            await trio.sleep(1)
+            assert reader.problem == "QUIC goes by port and network: another has the queue"
+
+    in_no_time(scenario)
+
+
+def test_who_is_told_to_end_does_not_begin_any_more() -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        async with heir(queue) as reader:
+            await reader.stop()
+            queue.taken = False
+            await trio.sleep(1)
+            assert (reader.running, queue.judges) == (False, [])
+
+    in_no_time(scenario)
