@@ -111,6 +111,7 @@ class QuicFlows:
             if detection is None and expired:
                 detection = Detection(Protocol.QUIC, Reason.TIMEOUT)
         if detection is None:
+            self._make_room(flow, now, choices)
             return _undecided(mark)
         self._drop(flow)
         decided = self._decide(flow, opening, detection, now, mark, choices)
@@ -133,15 +134,19 @@ class QuicFlows:
             return self._as_before(flow, decided, mark, choices)
         if detection is not None:
             return self._decide(flow, opening, detection, now, mark, choices)
-        while len(self._openings) >= self._max_openings or self.held > self._max_held:
-            self._give_up(next(iter(self._openings)), now, choices)
         self._openings[flow] = opening
         self.held += opening.reader.held
+        self._make_room(flow, now, choices)
         return _undecided(mark)
 
     def _as_before(self, flow: bytes, decided: _Decided, mark: int, choices: Choices) -> int:
         self._decided.move_to_end(flow)
         return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
+
+    def _make_room(self, flow: bytes, now: float, choices: Choices) -> None:
+        """A flow began, or holds more: those that began before all others give way to it."""
+        while len(self._openings) > 1 and (len(self._openings) > self._max_openings or self.held > self._max_held):
+            self._give_up(next(other for other in self._openings if other != flow), now, choices)
 
     def _give_up(self, flow: bytes, now: float, choices: Choices) -> None:
         """No room: its next datagram gets what is known of it now."""

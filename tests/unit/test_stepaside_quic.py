@@ -287,6 +287,22 @@ def test_what_is_awaited_is_bounded_and_what_is_given_up_goes_by_port(limits: di
     assert {d.reason for d in kernel.notes.detections} == {Reason.FOUND, Reason.LIMIT}
 
 
+def test_what_openings_add_later_is_bounded_too() -> None:
+    """All of them begin while there is room, and then each has a byte far from its hello's beginning."""
+    kernel = Kernel()
+    flows = quic_flows(kernel, max_held=200_000)
+    first, _ = opening(b"video.example")
+    for port in range(50_000, 50_020):
+        kernel.send(first, client_port=port)
+    assert flows.undecided == 20
+    far = initial(crypto(16_000, b"x"), number=7)
+    for port in range(50_000, 50_020):
+        kernel.send(far, client_port=port)
+        assert flows.held <= 200_000
+    assert 0 < flows.undecided < 20
+    assert {d.reason for d in kernel.notes.detections} == {Reason.LIMIT}
+
+
 def test_the_flows_that_were_needed_longest_ago_are_forgotten() -> None:
     kernel = Kernel()
     flows = quic_flows(kernel, max_decided=2)
