@@ -11,6 +11,8 @@ connection (:mod:`sidecar.netfilter.quic`). So there are three tables' worth to 
   the class it had. There is no time limit: whatever else the same addresses and ports are used for later begins with an
   Initial, or with the same right to a guess. The flows that were needed longest ago are forgotten first.
 * What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port.
+* What is neither here, but decided in the kernel: a classifier before us knew it. It stays as it is, until a connection
+  begins on it that can be read.
 
 A flow gets into conntrack's table when its first packet leaves, and that waits for us. So all that is sent meanwhile
 comes as a flow's first as well, and a mark that one of these is given is lost.
@@ -46,6 +48,8 @@ class _Opening(NamedTuple):
     begun: PacketName | None
     since: float
     bound: Bound
+    kept: bool
+    """The flow has a class in the kernel, and stays in it if this comes to nothing."""
 
 
 class _Decided(NamedTuple):
@@ -123,15 +127,18 @@ class QuicFlows:
         """A datagram of a flow from which nothing is awaited."""
         begun = begins_with(datagram)
         decided = self._decided.get(flow)
-        opening = _Opening(QuicInitialReader(), begun, now, bound)
+        kept = mark & STATE_MASK == DECIDED.value
+        opening = _Opening(QuicInitialReader(), begun, now, bound, kept)
         if decided is not None and (begun is None or begun == decided.begun):
             return self._as_before(flow, decided, mark, choices)
         if begun is None and mark & STATE_MASK != FIRST.value:
-            return self._decide(flow, opening, _UNSEEN, now, mark, choices)
+            return mark if kept else self._decide(flow, opening, _UNSEEN, now, mark, choices)
         detection = detection_of(opening.reader.feed(datagram))
         if decided is not None and not opening.reader.opened:
             # A later Initial of the connection that is known: it has the id that the server chose, which makes no keys.
             return self._as_before(flow, decided, mark, choices)
+        if kept and not opening.reader.opened:
+            return mark
         if detection is not None:
             return self._decide(flow, opening, detection, now, mark, choices)
         self._openings[flow] = opening
@@ -153,6 +160,8 @@ class QuicFlows:
         opening = self._openings[flow]
         expired = now - opening.since > self._timeout
         self._drop(flow)
+        if opening.kept:
+            return
         reason = Reason.TIMEOUT if expired else Reason.LIMIT
         self._decide(flow, opening, Detection(Protocol.QUIC, reason), now, 0, choices)
 
