@@ -10,9 +10,8 @@ connection (:mod:`sidecar.netfilter.quic`). So there are three tables' worth to 
   than the kernel remembers it comes as a new one, in the middle of its connection, where nothing can be read: it gets
   the class it had. There is no time limit: whatever else the same addresses and ports are used for later begins with an
   Initial, or with the same right to a guess. The flows that were needed longest ago are forgotten first.
-* What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port.
-* What is neither here, but decided in the kernel: a classifier before us knew it. It stays as it is, until a connection
-  begins on it that can be read.
+* What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port, unless the kernel has it as
+  decided, by a classifier before this one: so it stays until a connection begins on it that can be read.
 
 A flow gets into conntrack's table when its first packet leaves, and that waits for us. So all that is sent meanwhile
 comes as a flow's first as well, and a mark that one of these is given is lost.
