@@ -20,7 +20,7 @@ ISTIO_ID: Final = 1337
 """Istio's gid where its containers do not tell another (https://istio.io/latest/docs/ops/deployment/
 application-requirements/)."""
 SETUID: Final = "SETUID"
-"""The capability that lets the sidecar make sockets in the name of Linkerd's proxy, which is known by its uid."""
+"""The capability that lets the relay make sockets in the name of Linkerd's proxy, which is known by its uid."""
 
 _INTERCEPTION: Final = "ISTIO_META_INTERCEPTION_MODE"
 _NO_INTERCEPTION: Final = "NONE"
@@ -35,7 +35,8 @@ class PodMesh:
     """What beside a mesh is different for our containers.
 
     ``setting``: the sidecar's ``PODLANE_MESH``, None where it is to find out by itself. ``redirects``: the mesh takes
-    what clients open, so the relay cannot. ``ports``: those on which its proxy is told to listen.
+    what clients open, so the relay cannot. ``capabilities`` are for the relay. ``ports``: those on which its proxy is
+    told to listen.
     """
 
     title: str = ""

@@ -182,9 +182,10 @@ def _items(
     kernel_only: bool,
 ) -> Items:
     grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
-    reads_sockets = defaults.bpf and _datapath(policy, defaults) == "relay" and needs_names(policy.policy)
-    sockets = [containers.SOCKET_CAPABILITY] if reads_sockets else []
-    capabilities = (containers.CAPABILITY, *sockets, *mesh.capabilities)
+    relays = _datapath(policy, defaults) != STEP_ASIDE
+    sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
+    # Also for a policy without names: it may get some while the Pod runs.
+    capabilities = (containers.CAPABILITY, *sockets, *(mesh.capabilities if relays else ()))
     parts = (defaults, policy.resources, grace, shared, containers.Identity(capabilities, mesh.group, mesh.setting))
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {

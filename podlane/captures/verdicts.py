@@ -142,7 +142,7 @@ class Judge:
         if route.match is None:
             parts = [f"no class takes {_traffic(content, destination.port, destination.protocol)}"]
         else:
-            known = self._table.understood(content)
+            known = self._table.understood(content, destination.protocol)
             deciding = _deciding(self._written.get(route.match, route.match), ends, known)
             parts = [f"{route.class_name} takes {traffic_words(deciding)}"]
         if late:
@@ -152,7 +152,7 @@ class Judge:
         if self._table.refuses_quic(destination, source=ends.source) and flow.quic:
             parts.append("its first packets would be refused (quic: block), so that the client takes TCP")
         parts += _remarks(flow, flow.detection)
-        if (port := self._table.understood(content).port) is not None:
+        if (port := self._table.understood(content, destination.protocol).port) is not None:
             parts.append(f"the name is Istio's for port {port} of a service")
         return "; ".join(parts)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from tc_core.errors import PolicyError, Problem
 from tc_core.marks import CLASS_MASK, ClassIds, Mark, class_mark
-from tc_core.policy import Bound, Match, TrafficPolicy
+from tc_core.policy import Bound, Match, Quic, TrafficPolicy, TransportProtocol
 from tc_core.policy_file import policy_from_document
 from tc_core.policy_scope import beyond_packets
 
@@ -81,6 +81,12 @@ def for_packets(policy: TrafficPolicy) -> TrafficPolicy:
 
 def _problems(policy: TrafficPolicy) -> Iterator[Problem]:
     """What would be ignored otherwise. A limit must never be ignored silently."""
+    if policy.quic is Quic.BLOCK:
+        yield Problem(
+            "quic",
+            "QUIC does not go through a mesh's proxy, so nobody is there to refuse it.",
+            "Remove it, or use podlane sidecar.",
+        )
     for i, traffic_class in enumerate(policy.classes):
         for j, match in enumerate(traffic_class.match):
             path = f"classes[{i}].match[{j}]"
@@ -107,6 +113,18 @@ def _beyond_a_proxy(path: str, match: Match) -> Iterator[Problem]:
             f"{path}.direction",
             "A mesh's proxy can mark the connections that it opens, not the answers that it gives.",
             "Remove it, or use podlane sidecar.",
+        )
+    if not match.accepts_protocol(TransportProtocol.TCP):
+        yield Problem(
+            f"{path}.protocol",
+            "A mesh's proxy reads names in TCP alone.",
+            "Remove it, or use podlane sidecar, which reads them in QUIC, too.",
+        )
+    if match.sni and match.host:
+        yield Problem(
+            path,
+            "One match with sni and host asks for both at once, and a mesh's proxy can be asked for one.",
+            "Write a match for each, if either will do, or use podlane sidecar.",
         )
     for key in ("alpn", "cidr", "source"):
         if getattr(match, key):

@@ -9,11 +9,11 @@ import structlog
 
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConfigError, SidecarError
+from sidecar.errors import ConfigError, RulesetError, SidecarError
 from sidecar.mesh.kinds import USUAL, Mesh, MeshProxy
 from sidecar.mesh.owner import check_may_be
 from sidecar.mesh.recognise import Found, recognise
-from sidecar.netfilter.restore import installed_programs
+from sidecar.netfilter.restore import INSTALL_REMEDY, installed_programs
 from sidecar.netfilter.rules import Family
 from sidecar.policies import load_wanted
 from tc_core.errors import TcError
@@ -24,18 +24,21 @@ log = structlog.get_logger()
 def find() -> Found | None:
     """The mesh whose rules are here. Its programs need not be those that we use, so both tables are looked at.
 
-    IPv4 is enough: no mesh does without. None also where the programs of iptables are missing.
+    IPv4 is enough: no mesh does without. Raises :class:`RulesetError` when neither can be read.
     """
-    for backend in installed_programs().values():
-        if Family.V4 not in backend.families:
-            continue
+    problems: list[str] = []
+    programs = installed_programs()
+    for backend in programs.values():
         try:
             found = recognise(backend.read_all(Family.V4))
         except SidecarError as error:
             log.debug("no mesh can be looked for", backend=str(backend), error=str(error))
+            problems.append(str(error))
             continue
         if found is not None:
             return found
+    if len(problems) == len(programs):
+        raise RulesetError(" ".join(problems) or f"There is no iptables-save. {INSTALL_REMEDY}")
     return None
 
 
@@ -47,7 +50,16 @@ def resolve(asked: Mesh) -> MeshProxy | None:
     """
     if asked is Mesh.NONE:
         return None
-    found = find()
+    try:
+        found = find()
+    except RulesetError as error:
+        found = None
+        if asked is Mesh.AUTO:
+            log.warning(
+                "whether a mesh is here cannot be seen, so none is assumed; if there is one, connections go past it",
+                error=str(error),
+                remedy="name it: --mesh istio or linkerd; --mesh none takes back this warning",
+            )
     if found is None:
         usual = USUAL.get(asked)
         if usual is not None:

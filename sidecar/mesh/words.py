@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sidecar.datapath import Datapath
 from sidecar.mesh.kinds import HBONE_PORT, MeshProxy
 from sidecar.mesh.scope import beyond_mesh
-from tc_core.policy import TrafficPolicy
+from tc_core.policy import Quic, TrafficPolicy
 
 
 def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> Iterator[str]:
@@ -18,10 +18,12 @@ def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> It
         return
     ports = ", ".join(str(each) for each in mesh.ports)
     yield (
-        f"Beside {mesh.title} names decide about what its proxy sends ({mesh.sign}), and not on ports {ports}, which "
-        "are the mesh's. Ports and networks are those of the connections that the proxy opens: behind a service, those "
-        "of its Pod."
+        f"Beside {mesh.title}, in TCP, names decide about what its proxy sends ({mesh.sign}), and not on ports "
+        f"{ports}, which are the mesh's. Ports and networks are those of the connections that the proxy opens: behind "
+        "a service, those of its Pod."
     )
+    if policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules()):
+        yield "QUIC does not go through the mesh: it is read as the program sends it."
     if mesh.service_names:
         yield (
             "In the mesh's mutual TLS the server name is Istio's name of a service, as outbound_.80_._.HOST. It is "

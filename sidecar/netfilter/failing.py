@@ -1,13 +1,15 @@
 """What is done about new connections when the proxy is gone, as programs that somebody else can run. Pure.
 
-``open``: the chains that capture are emptied, by which the walk goes on to the class of the port. Stepping aside, no
-packet is shown any more either: a classifier that is stopped would hold it. So with QUIC, beside the relay too; what
-begins anew on a decided flow is in the default class meanwhile.
+``open``: the chains that capture are emptied, by which the walk goes on to the class of the port.
+
+In both ways no packet is shown any more: a classifier that is stopped would hold it. So with QUIC, beside the relay
+too; what begins anew on a decided flow is in the default class meanwhile.
 
 ``closed``: connections that only the proxy could tell are refused with RST. Only the filter table has REJECT, so for
 that time there is a chain in it, for what is marked as captured; and TPROXY rules go, which without a listener would
 drop what comes in before anybody could refuse it. The refusal comes first: were TPROXY gone alone, captured SYNs would
-be received here, where a program may listen on the same port.
+be received here, where a program may listen on the same port. Of QUIC the packets that begin a connection are dropped,
+as ``quic: block`` has it (:mod:`sidecar.netfilter.quic`).
 
 A transaction of mangle rules puts the rest back (:mod:`sidecar.netfilter.install`); :func:`without_refusal` removes the
 chain in the filter table.
@@ -15,21 +17,23 @@ chain in the filter table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.datapath import Datapath
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.inbound import IN_CAPTURE
 from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
-from sidecar.netfilter.rules import CHAIN_PREFIX, FamilyRules, Tproxy
+from sidecar.netfilter.rules import CHAIN_PREFIX, Chain, Drop, FamilyRules, Rule, Tproxy
 from sidecar.netfilter.ruleset import CAPTURE
 from sidecar.netfilter.text import render_rule
 from sidecar.on_failure import OnFailure
 from tc_core.marks import DIVERT
+from tc_core.policy import TransportProtocol
 
 REFUSE: Final = f"{CHAIN_PREFIX}REFUSE"
 _LEAD_TO_THE_PROXY: Final = (CAPTURE, IN_CAPTURE, QUIC, IN_QUIC, AGAIN, SHOW)
+_UDP: Final = TransportProtocol.UDP
 _SYN: Final = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN "
 _REFUSED: Final = f"-m connmark --mark {DIVERT} -m conntrack --ctdir ORIGINAL -j REJECT --reject-with tcp-reset"
 
@@ -65,15 +69,19 @@ def failing_text(rules: FamilyRules, way: OnFailure, datapath: Datapath) -> str 
         "COMMIT",
         "*mangle",
     ]
-    leading = [c for c in rules.chains if any(isinstance(rule.action, Tproxy) for rule in c.rules)]
-    lines += [f":{chain.name} - [0:0]" for chain in leading]
-    lines += [
-        f"-A {chain.name} {render_rule(rule, rules.family)}"
-        for chain in leading
-        for rule in chain.rules
-        if not isinstance(rule.action, Tproxy)
-    ]
+    changed = {c.name: left for c in rules.chains if (left := _closed(c)) != c.rules}
+    lines += [f":{name} - [0:0]" for name in changed]
+    lines += [f"-A {name} {render_rule(rule, rules.family)}" for name, left in changed.items() for rule in left]
     return "\n".join([*lines, "COMMIT", ""])
+
+
+def _closed(chain: Chain) -> tuple[Rule, ...]:
+    """A chain's rules when connections are refused."""
+    if chain.name in (SHOW, AGAIN):
+        return ()
+    if chain.name in (QUIC, IN_QUIC):
+        return tuple(replace(rule, action=Drop(), protocol=_UDP, quic_initial=True) for rule in chain.rules)
+    return tuple(rule for rule in chain.rules if not isinstance(rule.action, Tproxy))
 
 
 def without_refusal(filter_table: str) -> str | None:

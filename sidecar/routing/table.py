@@ -8,9 +8,10 @@ cost every connection the whole detection timeout. A match by content applies th
 
 **QUIC** is all of UDP in which content is read; :attr:`tc_core.policy.Match.quic_ports` says where. A policy that
 refuses it reads none.
-**Beside a mesh** names decide nothing on the mesh's own ports. Istio's names of services say a host and a port
-(:mod:`sidecar.routing.service_names`), so a match by names that asks for a port holds if either port is the one: that
-of the connection, which is the Pod's, or that of the service.
+
+**Beside a mesh**, which is about TCP, names decide nothing on the mesh's own ports. Istio's names of services say a
+host and a port (:mod:`sidecar.routing.service_names`), so a match by names that asks for a port holds if either port is
+the one: that of the connection, which is the Pod's, or that of the service.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class RoutingTable:
 
         ``source`` is the client's address; None: not known, so that no match by source holds.
         """
-        content = self.understood(content)
+        content = self.understood(content, destination.protocol)
         for name, matcher in self.entries:
             if (
                 self._may_hold(matcher, destination, source)
@@ -134,9 +135,9 @@ class RoutingTable:
         }
         return possible | {self.route(destination, source=source).class_name}
 
-    def understood(self, content: Content) -> Content:
-        """The content as matches see it: beside Istio its names of services stand for host and port."""
-        return understood(content) if self._reads_services else content
+    def understood(self, content: Content, protocol: TransportProtocol) -> Content:
+        """The content as matches see it: beside Istio, in TCP, its names of services stand for host and port."""
+        return understood(content) if self._reads_services and protocol is TransportProtocol.TCP else content
 
     @property
     def _reads_services(self) -> bool:

@@ -170,10 +170,14 @@ class Classifier:
     # one opening ---------------------------------------------------------------------------------------------------
 
     def _open(self, flow: bytes, sequence: int, now: float, bound: Bound) -> _Opening:
-        while len(self._openings) >= self._max_openings or self.held > self._max_held:
-            self._give_up(next(iter(self._openings)), now)
         opening = self._openings[flow] = _Opening(FirstBytes(sequence), now, bound)
+        self._make_room(flow, now)
         return opening
+
+    def _make_room(self, flow: bytes, now: float) -> None:
+        """A connection began, or holds more: those that began before all others give way to it."""
+        while len(self._openings) > 1 and (len(self._openings) > self._max_openings or self.held > self._max_held):
+            self._give_up(next(other for other in self._openings if other != flow), now)
 
     def _read(
         self, flow: bytes, opening: _Opening, sequence: int, text: bytes, flags: int, mark: int, now: float
@@ -188,6 +192,7 @@ class Classifier:
             elif now - opening.since > self._timeout:
                 detection = stream.finish(Reason.TIMEOUT)
         if detection is None:
+            self._make_room(flow, now)
             return mark & ~STATE_MASK
         self._forget(flow)
         return self._decide(flow, Known(detection, opening.bound), now - opening.since, mark)

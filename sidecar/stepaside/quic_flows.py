@@ -10,7 +10,8 @@ connection (:mod:`sidecar.netfilter.quic`). So there are three tables' worth to 
   than the kernel remembers it comes as a new one, in the middle of its connection, where nothing can be read: it gets
   the class it had. There is no time limit: whatever else the same addresses and ports are used for later begins with an
   Initial, or with the same right to a guess. The flows that were needed longest ago are forgotten first.
-* What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port.
+* What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port, unless the kernel has it as
+  decided, by a classifier before this one: so it stays until a connection begins on it that can be read.
 
 A flow gets into conntrack's table when its first packet leaves, and that waits for us. So all that is sent meanwhile
 comes as a flow's first as well, and a mark that one of these is given is lost.
@@ -46,6 +47,8 @@ class _Opening(NamedTuple):
     begun: PacketName | None
     since: float
     bound: Bound
+    kept: bool
+    """The flow has a class in the kernel, and stays in it if this comes to nothing."""
 
 
 class _Decided(NamedTuple):
@@ -111,6 +114,7 @@ class QuicFlows:
             if detection is None and expired:
                 detection = Detection(Protocol.QUIC, Reason.TIMEOUT)
         if detection is None:
+            self._make_room(flow, now, choices)
             return _undecided(mark)
         self._drop(flow)
         decided = self._decide(flow, opening, detection, now, mark, choices)
@@ -122,32 +126,41 @@ class QuicFlows:
         """A datagram of a flow from which nothing is awaited."""
         begun = begins_with(datagram)
         decided = self._decided.get(flow)
-        opening = _Opening(QuicInitialReader(), begun, now, bound)
+        kept = mark & STATE_MASK == DECIDED.value
+        opening = _Opening(QuicInitialReader(), begun, now, bound, kept)
         if decided is not None and (begun is None or begun == decided.begun):
             return self._as_before(flow, decided, mark, choices)
         if begun is None and mark & STATE_MASK != FIRST.value:
-            return self._decide(flow, opening, _UNSEEN, now, mark, choices)
+            return mark if kept else self._decide(flow, opening, _UNSEEN, now, mark, choices)
         detection = detection_of(opening.reader.feed(datagram))
         if decided is not None and not opening.reader.opened:
             # A later Initial of the connection that is known: it has the id that the server chose, which makes no keys.
             return self._as_before(flow, decided, mark, choices)
+        if kept and not opening.reader.opened:
+            return mark
         if detection is not None:
             return self._decide(flow, opening, detection, now, mark, choices)
-        while len(self._openings) >= self._max_openings or self.held > self._max_held:
-            self._give_up(next(iter(self._openings)), now, choices)
         self._openings[flow] = opening
         self.held += opening.reader.held
+        self._make_room(flow, now, choices)
         return _undecided(mark)
 
     def _as_before(self, flow: bytes, decided: _Decided, mark: int, choices: Choices) -> int:
         self._decided.move_to_end(flow)
         return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
 
+    def _make_room(self, flow: bytes, now: float, choices: Choices) -> None:
+        """A flow began, or holds more: those that began before all others give way to it."""
+        while len(self._openings) > 1 and (len(self._openings) > self._max_openings or self.held > self._max_held):
+            self._give_up(next(other for other in self._openings if other != flow), now, choices)
+
     def _give_up(self, flow: bytes, now: float, choices: Choices) -> None:
         """No room: its next datagram gets what is known of it now."""
         opening = self._openings[flow]
         expired = now - opening.since > self._timeout
         self._drop(flow)
+        if opening.kept:
+            return
         reason = Reason.TIMEOUT if expired else Reason.LIMIT
         self._decide(flow, opening, Detection(Protocol.QUIC, reason), now, 0, choices)
 

@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 _SWITCH_S: Final = 0.0005
 """How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
+_REROUTED: Final = 64
+"""Connections that are chosen for again at once: packets wait for that."""
 
 
 class StepAside:
@@ -126,14 +128,21 @@ class StepAside:
         By their content if it is still known, else they keep their class while it exists, and go to the default class
         when not. Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
         """
-        marks = known_marks(self.routing)
         found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        changed = 0
+        for at in range(0, len(found), _REROUTED):
+            changed += await trio.to_thread.run_sync(self._reroute, found[at : at + _REROUTED])
+        return changed
+
+    def _reroute(self, found: list[Entry]) -> int:
         changes: list[tuple[Entry, Mark]] = []
-        for entry in found:
-            mark = self._classifier.choose_again(entry.flow, entry.mark, marks, entry.transport)
-            if mark != entry.mark:
-                changes.append((entry, Mark(mark & OURS, OURS)))
-        return await trio.to_thread.run_sync(partial(conntrack.change, changes)) if changes else 0
+        with self._judging:  # what is judged between choosing and writing would get its older mark back
+            marks = known_marks(self.routing)
+            for entry in found:
+                mark = self._classifier.choose_again(entry.flow, entry.mark, marks, entry.transport)
+                if mark != entry.mark:
+                    changes.append((entry, Mark(mark & OURS, OURS)))
+            return conntrack.change(changes) if changes else 0
 
     async def connections(self, limit: int, order: Order) -> Shown:
         """The connections alive that were decided, by conntrack's table, and ``limit`` of them.

@@ -75,12 +75,19 @@ class RunningSidecar:
         proxies = children(self.process.pid) if number == signal.SIGKILL else []
         for proxy in proxies:
             os.kill(proxy, signal.SIGSTOP)  # so that it does not see the end of its supervisor
+        until("a stopped proxy", lambda: all(map(stopped, proxies)))
         self.process.send_signal(number)
         code = self.process.wait(patience)
         for proxy in proxies:
             os.kill(proxy, signal.SIGKILL)
         until("the end of its proxy", lambda: not any(Path(f"/proc/{proxy}").exists() for proxy in proxies))
         return code
+
+
+def stopped(pid: int) -> bool:
+    """Whether all threads of a process are stopped, or it has gone."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state in "TZX" for state in states)
 
 
 def children(pid: int) -> list[int]:

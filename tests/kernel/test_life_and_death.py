@@ -39,6 +39,8 @@ SHAPES = [
 ]
 REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
 
+BEGINS_QUIC = b"\xc0\0\0\0\1\x08" + bytes(1300)
+
 
 @pytest.fixture(autouse=True)
 def web(topology: PodNodeServer, tmp_path: Path) -> None:
@@ -167,6 +169,31 @@ def test_closed_refuses_new_connections_until_there_is_another_proxy(
     assert sidecar.stop() == 0, "told to stop while there is no proxy"
     assert state_of(topology.pod) == clean
     assert ask(topology) == "answered"
+
+
+def test_closed_refuses_quic_too(topology: PodNodeServer, tmp_path: Path) -> None:
+    """What begins a connection, before it is sent; other datagrams go on."""
+    clean = state_of(topology.pod)
+    policy = POLICY.replace("host: web.example.com", "sni: web.example.com")
+    sidecar = start_sidecar(topology.pod, policy, tmp_path, "--on-failure", "closed")
+    with topology.pod.namespace.entered():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client:
+        client.connect((topology.server_ipv4, 443))
+        assert client.send(BEGINS_QUIC) == len(BEGINS_QUIC)
+        kill_for_good(sidecar)
+        soon(topology, "refused")
+    with topology.pod.namespace.entered():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client:
+        client.connect((topology.server_ipv4, 443))
+        with pytest.raises(PermissionError):
+            client.send(BEGINS_QUIC)
+        with suppress(ConnectionRefusedError):  # by the server: nothing listens there
+            assert client.send(b"no QUIC") == 7
+    mend(sidecar)
+    assert sidecar.stop() == 0
+    assert state_of(topology.pod) == clean
 
 
 @pytest.mark.parametrize(("way", "family"), [("open", "ipv4"), ("closed", "ipv6")])

@@ -130,9 +130,18 @@ def test_the_annotation_wins_over_the_injectors_default_and_that_over_the_pod() 
     assert environment(injected(asked, by_default))["PODLANE_MESH"] == "istio"
 
 
-def test_beside_linkerd_sockets_may_be_made_in_its_proxys_name() -> None:
-    made = injected(pod("linkerd-proxy", "app", init=("linkerd-init", "migrate"), annotations=NAMES))
-    assert container(made)["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "SETUID"]
+@pytest.mark.parametrize(
+    ("more", "capabilities"),
+    [
+        pytest.param({}, ["NET_ADMIN", "SETUID"], id="relay"),
+        pytest.param({"podlane.io/datapath": "step-aside"}, ["NET_ADMIN"], id="step-aside"),
+    ],
+)
+def test_beside_linkerd_the_relays_sockets_may_be_made_in_its_proxys_name(
+    more: dict[str, str], capabilities: list[str]
+) -> None:
+    made = injected(pod("linkerd-proxy", "app", init=("linkerd-init", "migrate"), annotations={**NAMES, **more}))
+    assert container(made)["securityContext"]["capabilities"]["add"] == capabilities
     assert environment(made)["PODLANE_MESH"] == "linkerd"
     assert [c["name"] for c in made["spec"]["initContainers"]] == ["linkerd-init", "podlane", "migrate"]
 

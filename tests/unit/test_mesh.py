@@ -115,14 +115,23 @@ def test_the_kernel_gets_marks_for_names_and_the_rest_as_it_is() -> None:
         ("{host: a.example, direction: inbound}", "not the answers"),
         ('{host: a.example, port: "1-1000"}', "128 ports"),
         ("[{host: a.example}, {mark: 0x1000000/0xff000000}]", "are those that the mesh's proxy sets"),
+        ("{sni: a.example, protocol: udp}", "names in TCP alone"),
+        ("{sni: a.example, host: b.example}", "both at once"),
         ("{port: 80}", "nothing to mark"),
     ],
-    ids=["alpn", "cidr", "source", "inbound", "many ports", "marks", "no names"],
+    ids=["alpn", "cidr", "source", "inbound", "many ports", "marks", "UDP", "two names", "no names"],
 )
 def test_what_envoy_cannot_do_is_refused(match: str, words: str) -> None:
     policy = parse_policy(f"total: 1Gbit\nclasses: [{{name: a, rate: 1Mbit, match: {match}}}]")
     with pytest.raises(PolicyError, match=words):
         envoy_filter(policy)
+
+
+def test_quic_cannot_be_refused() -> None:
+    policy = parse_policy("{total: 1Gbit, quic: block, classes: [{name: a, rate: 1Mbit, match: {sni: a.example}}]}")
+    for refusing in (envoy_filter, for_packets):
+        with pytest.raises(PolicyError, match="nobody is there to refuse it"):
+            refusing(policy)
 
 
 def test_what_a_class_receives_is_not_told_by_marks() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from istio_rules import Mode, rules_of
+from structlog.testing import capture_logs
 
 from sidecar.datapath import Datapath
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from sidecar.mesh.presence import resolve
 from sidecar.mesh.recognise import Found, recognise
 from sidecar.mesh.scope import beyond_mesh
+from sidecar.netfilter import restore
 from tc_core.policy_file import parse_policy
 
 LINKERDS = """
@@ -26,6 +31,38 @@ LINKERDS = """
 -A PROXY_INIT_REDIRECT -p tcp -m comment --comment "proxy-init/redirect-all-incoming-to-proxy-port" -j REDIRECT --to-ports 4143
 COMMIT
 """
+NOTHING_READ = "whether a mesh is here cannot be seen"
+
+
+def tools(folder: Path, *, works: str = "", fails: str = "") -> str:
+    """Folders to look for programs in: those of one implementation work, those of another fail, others are not there."""
+    for kind, ends in ((works, "exit 0"), (fails, "echo xtables lock >&2; exit 4")):
+        for name in (f"iptables-{kind}-save", f"iptables-{kind}-restore") if kind else ():
+            (folder / name).write_text(f"#!/bin/sh\n{ends}\n")
+            (folder / name).chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("programs", "warned"),
+    [({"fails": "nft"}, True), ({"works": "nft", "fails": "legacy"}, False), ({"works": "nft"}, False)],
+    ids=["none can be read", "one can be read", "one is there"],
+)
+def test_that_a_mesh_cannot_be_looked_for_is_said(
+    programs: dict[str, str], warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "_SBIN", "/nowhere")
+    monkeypatch.setenv("PATH", tools(tmp_path, **programs))
+    with capture_logs() as said:
+        assert resolve(Mesh.AUTO) is None
+    warnings = [line for line in said if line["log_level"] == "warning"]
+    assert [line["event"].startswith(NOTHING_READ) for line in warnings] == [True] * warned
+    assert all("xtables lock" in line["error"] and "--mesh istio" in line["remedy"] for line in warnings)
+    with capture_logs() as said:
+        assert (resolve(Mesh.ISTIO), resolve(Mesh.NONE)) == (ISTIO, None)
+    assert not [line for line in said if line["log_level"] == "warning"], "what is asked for holds anyway"
+
+
 OURS = "*mangle\n:PODLANE-OUT - [0:0]\n-A OUTPUT -j PODLANE-OUT\nCOMMIT\n"
 CASES = {
     "REDIRECT": (rules_of(4, Mode.REDIRECT), Found(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006))),

@@ -18,6 +18,7 @@ from scapy.packet import Packet, Raw
 from podlane.captures.flow import Flow
 from podlane.captures.flows import FlowTable
 from podlane.captures.verdicts import Judge, Verdict
+from sidecar.mesh.kinds import ISTIO
 from sidecar.protocols.quic_crypto import KEYS_SIZE
 from sidecar.protocols.quic_initial import MAX_BYTES
 from sidecar.protocols.quic_packets import MIN_DATAGRAM
@@ -63,6 +64,12 @@ def test_names_decide() -> None:
     assert names(verdict) == NAMES
     assert (verdict.class_name, verdict.protocol) == ("named", "udp")
     assert verdict.why == f"named takes QUIC connections to api.example.com; {ENCRYPTED}"
+
+
+def test_istios_name_of_a_service_means_nothing_in_quic() -> None:
+    (found,), _ = flows([up(initial(crypto(0, hello(sni(b"outbound_.443_._.api.example.com")))))])
+    verdict = Judge(POLICY, mesh=ISTIO).verdict(found)
+    assert (verdict.class_name, "Istio" in verdict.why) == ("fast", False)
 
 
 def test_names_do_not_decide_where_quic_is_not_looked_for() -> None:

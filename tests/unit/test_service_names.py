@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.datapath import Datapath
 from sidecar.mesh.kinds import ISTIO, LINKERD, MeshProxy
+from sidecar.mesh.words import mesh_notes
 from sidecar.routing.flow import Content, Destination
 from sidecar.routing.service_names import ServiceName, service_name, understood
 from sidecar.routing.table import RoutingTable
 from tc_core.names import normalise_host
+from tc_core.policy import Quic, TransportProtocol
 from tc_core.policy_file import parse_policy
 
 REVIEWS = "reviews.default.svc.cluster.local"
@@ -101,3 +104,22 @@ def test_only_beside_istio_a_name_stands_for_its_service(
     assert table.route(destination, Content(sni=sni)).class_name == expected
     if expected in ("by-sni", "by-host", "other-port"):
         assert table.undecided(destination)
+
+
+@pytest.mark.parametrize(("quic", "read"), [("classify", True), ("block", False)])
+def test_what_is_said_of_quic_beside_a_mesh(quic: str, read: bool) -> None:
+    notes = list(mesh_notes(POLICY.model_copy(update={"quic": Quic(quic)}), ISTIO, Datapath.RELAY))
+    assert ("QUIC does not go through the mesh: it is read as the program sends it." in notes) == read
+    assert notes[0].startswith("Beside Istio, in TCP, names decide about what its proxy sends")
+
+
+def test_in_quic_a_name_is_what_it_is() -> None:
+    """Meshes are about TCP: whoever says such a name in QUIC is no proxy of theirs."""
+    named = parse_policy(f"{{total: 10Mbit, classes: [{{name: a, rate: 1Mbit, match: {{sni: {REVIEWS}}}}}]}}")
+    table = RoutingTable.of(named, (), ISTIO)
+    classes = {
+        protocol: table.route(Destination.parse("192.0.2.1", 443, protocol), Content(sni=f"outbound_.443_._.{REVIEWS}"))
+        for protocol in TransportProtocol
+    }
+    assert classes[TransportProtocol.TCP].class_name == "a"
+    assert classes[TransportProtocol.UDP].class_name == "default"

@@ -61,6 +61,9 @@ class Notes:
         self.bounds.append(known.bound)
         self.classes.append(class_name)
 
+    def lost_lines(self, count: int) -> None:  # noqa: ARG002
+        raise AssertionError("there is no access log")
+
 
 class Wire:
     """A classifier, and the kernel's part: which packet is a connection's first, and the mark of its port's class."""
@@ -213,6 +216,22 @@ def test_openings_are_bounded_in_bytes() -> None:
         wire.send(tcp_packet(REQUEST[:-2] + b"x: " + bytes(1000).replace(b"\0", b"y"), client_port=port))
         assert wire.classifier.held <= 5000 + 1100
     assert 0 < wire.classifier.undecided < 8
+
+
+@pytest.mark.parametrize("ahead", [0, 20], ids=["in order", "behind a gap"])
+def test_what_openings_add_later_is_bounded_too(ahead: int) -> None:
+    """All of them begin while there is room."""
+    wire = Wire(max_held=20_000)
+    first, line = REQUEST[:-2], b"x: " + b"y" * 995 + b"\r\n"
+    for port in range(20):
+        wire.send(tcp_packet(first, client_port=port))
+    assert wire.classifier.undecided == 20
+    for turn in range(5):
+        for port in range(20):
+            wire.send(tcp_packet(line, seq=1000 + len(first) + ahead + turn * len(line), client_port=port))
+            assert wire.classifier.held <= 20_000
+    assert 0 < wire.classifier.undecided < 20
+    assert {d.reason for d in wire.notes.detections} == {Reason.LIMIT}
 
 
 def test_a_stream_that_never_ends_deciding_is_given_up() -> None:

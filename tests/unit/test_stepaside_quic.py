@@ -244,6 +244,33 @@ def test_later_initials_of_a_connection_change_nothing() -> None:
     assert (kernel.notes.classes, kernel.classifier.quic.undecided) == (["video"], 0)
 
 
+LATER = initial(PING + bytes(8), to=b"of the server", keys_of=ID, number=2)
+ODD = b"\xca\x1a\x2a\x3a\x4a\x15" + bytes(1300)
+
+
+@pytest.mark.parametrize("datagram", [LATER, ODD], ids=["a later Initial", "no Initial at all"])
+def test_what_a_classifier_before_this_one_decided_stays(datagram: bytes) -> None:
+    kernel = Kernel()
+    kernel.send(WHOLE)
+    ((flow, mark),) = kernel.connmarks.items()
+    classifier = kernel.classifier = Classifier(ROUTING, kernel.notes, detection_timeout=TIMEOUT)
+    assert [kernel.send(datagram), kernel.send(SHORT)] == [VIDEO, VIDEO]
+    assert (classifier.quic.undecided, classifier.quic.known(flow)) == (0, None)
+    assert classifier.choose_again(flow, mark, known_marks(ROUTING), UDP) == mark
+    assert [kernel.send(each) for each in opening(b"api.example", to=b"second one")] == [VIDEO, API]
+
+
+def test_a_second_hello_that_had_to_give_way_leaves_the_flow_in_its_class() -> None:
+    kernel = Kernel()
+    flows = quic_flows(kernel, max_openings=1)
+    kernel.send(WHOLE)
+    ((flow, mark),) = kernel.connmarks.items()
+    kernel.send(opening(b"api.example", to=b"second one")[0])
+    kernel.send(opening(b"api.example")[0], client_port=50_000)
+    assert flows.undecided == 1
+    assert kernel.classifier.choose_again(flow, mark, known_marks(ROUTING), UDP) == mark
+
+
 def test_a_name_of_no_class_is_the_ports_class() -> None:
     assert Kernel().send(initial(crypto(0, hello(sni(b"other.example"))))) == PORT
 
@@ -285,6 +312,22 @@ def test_what_is_awaited_is_bounded_and_what_is_given_up_goes_by_port(limits: di
     assert kernel.send(second, client_port=50_019) == VIDEO
     assert kernel.send(second, client_port=50_000) == PORT
     assert {d.reason for d in kernel.notes.detections} == {Reason.FOUND, Reason.LIMIT}
+
+
+def test_what_openings_add_later_is_bounded_too() -> None:
+    """All of them begin while there is room, and then each has a byte far from its hello's beginning."""
+    kernel = Kernel()
+    flows = quic_flows(kernel, max_held=200_000)
+    first, _ = opening(b"video.example")
+    for port in range(50_000, 50_020):
+        kernel.send(first, client_port=port)
+    assert flows.undecided == 20
+    far = initial(crypto(16_000, b"x"), number=7)
+    for port in range(50_000, 50_020):
+        kernel.send(far, client_port=port)
+        assert flows.held <= 200_000
+    assert 0 < flows.undecided < 20
+    assert {d.reason for d in kernel.notes.detections} == {Reason.LIMIT}
 
 
 def test_the_flows_that_were_needed_longest_ago_are_forgotten() -> None:

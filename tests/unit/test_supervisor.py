@@ -15,10 +15,12 @@ import pytest
 from sidecar.datapath import Datapath
 from sidecar.guard import ids_of, ids_told
 from sidecar.heirloom import Heirloom
+from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.empty_by_python import without
 from sidecar.netfilter.failing import emptied, failing_text, without_refusal
 from sidecar.netfilter.parse import Installed, InstalledHook, parse
-from sidecar.netfilter.rules import Family, FamilyRules, Tproxy
+from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
+from sidecar.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import difference, render
 from sidecar.on_failure import OnFailure
@@ -36,7 +38,7 @@ BOTH_WAYS = TrafficPolicy.model_validate(
         "total": "1Gbit",
         "classes": [
             {"name": "out", "rate": "8kbit", "match": [{"sni": "a.example"}]},
-            {"name": "in", "rate": "8kbit", "match": [{"host": "b.example", "direction": "inbound"}]},
+            {"name": "in", "rate": "8kbit", "match": [{"sni": "b.example", "direction": "inbound"}]},
             {"name": "port", "rate": "8kbit", "match": [{"port": 873}]},
         ],
     }
@@ -208,9 +210,14 @@ def test_open_captures_nothing_and_leaves_what_the_kernel_decides(datapath: Data
 def test_closed_leads_nowhere_and_refuses(datapath: Datapath) -> None:
     after, text = put_through(BOTH_WAYS, OnFailure.CLOSED, datapath)
     left = [rule for chain in after.chains.values() for rule in chain]
-    assert not any(isinstance(getattr(rule, "action", None), Tproxy) for rule in left)
-    whole = rules(BOTH_WAYS, datapath)
-    assert len(left) == sum(not isinstance(rule.action, Tproxy) for chain in whole.chains for rule in chain.rules)
+    assert not any(isinstance(getattr(rule, "action", None), Tproxy | Queue) for rule in left)
+    refused = [rule for rule in left if isinstance(rule, Rule) and isinstance(rule.action, Drop)]
+    # QUIC both ways.
+    assert [(rule.quic_initial, rule.to_here) for rule in refused] == [(True, False), (True, True)]
+    for chain in rules(BOTH_WAYS, datapath).chains:
+        if chain.name not in (QUIC, IN_QUIC):
+            kept = () if chain.name in (SHOW, AGAIN) else chain.rules
+            assert after.chains[chain.name] == tuple(r for r in kept if not isinstance(r.action, Tproxy))
     assert text.index("REJECT --reject-with tcp-reset") < text.index("*mangle")
     assert ("SYN" in text.split("REJECT")[0]) == (datapath is Datapath.STEP_ASIDE)
 

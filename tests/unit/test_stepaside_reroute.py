@@ -1,0 +1,70 @@
+"""Choosing anew for what is alive, while newer connections are judged. The kernel's table is a dictionary here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import trio
+from first_bytes import hello, sni
+from quic_datagrams import crypto, initial
+from test_stepaside_classifier import Notes, decided, routing
+from udp_packets import udp_packet
+
+from sidecar.stepaside import conntrack
+from sidecar.stepaside.conntrack_messages import Entry
+from sidecar.stepaside.marks import DECIDED, FIRST, OURS
+from sidecar.stepaside.server import StepAside
+from tc_core.marks import Mark
+from tc_core.policy import TransportProtocol
+from tc_core.units import Duration
+
+VIDEO, API, OTHER = 1, 2, 3
+OLD = routing(("video", {"sni": "video.example"}), ("api", {"sni": "api.example"}), ("other", {"port": 1}))
+NEW = routing(("none", {"port": 1}), ("api", {"sni": "api.example"}), ("other", {"sni": "video.example"}))
+
+
+def packet(name: bytes, port: int) -> bytes:
+    return udp_packet(initial(crypto(0, hello(sni(name))), to=name[:8]), client_port=port)
+
+
+def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"))
+    judge = service._classifier.judge
+    flows = {udp_packet(b"", client_port=port)[12:24]: port for port in range(40_000, 40_100)}
+    table = {}
+    for flow, port in flows.items():
+        table[flow] = judge(packet(b"video.example", port), FIRST.value, 0.0)
+    assert set(table.values()) == {decided(VIDEO)}
+    last = list(flows)[-1]
+    newer: list[int] = []
+
+    def begin_a_newer_connection() -> None:
+        newer.append(judge(packet(b"api.example", flows[last]), table[last], 0.0))
+        table[last] = newer[0]
+
+    def entries(mark: Mark) -> list[Entry]:
+        assert mark == DECIDED
+        return [Entry(flow, mark, transport=TransportProtocol.UDP) for flow, mark in table.items()]
+
+    def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
+        wanted = list(changes)
+        # The thread that judges may come in here, if nothing keeps it.
+        if service._judging.acquire(blocking=False):
+            begin_a_newer_connection()
+            service._judging.release()
+        for entry, mark in wanted:
+            table[entry.flow] = table[entry.flow] & ~OURS | mark.value
+        return len(wanted)
+
+    monkeypatch.setattr(conntrack, "entries", entries)
+    monkeypatch.setattr(conntrack, "change", change)
+
+    async def main() -> int:
+        await service.follow(NEW)
+        return await service.reroute()
+
+    assert trio.run(main) == 100
+    if not newer:
+        begin_a_newer_connection()
+    assert table == {flow: decided(API if flow == last else OTHER) for flow in flows}
