@@ -72,20 +72,23 @@ class RunningSidecar:
 
     def stop(self, number: int = signal.SIGTERM, *, patience: float = 30.0) -> int:
         """Signal it and wait for its end; gives its exit code. SIGKILL is for all of its processes in one moment."""
-        proxies = children(self.process.pid) if number == signal.SIGKILL else []
-        for proxy in proxies:
-            os.kill(proxy, signal.SIGSTOP)  # so that it does not see the end of its supervisor
-        until("a stopped proxy", lambda: all(map(stopped, proxies)))
+        proxies: list[int] = []
+        if number == signal.SIGKILL:
+            # The supervisor stops first, so that it does not see the end of its proxy. (The other way round the kernel
+            # would wake the proxy: stopped processes whose parent ends get SIGCONT.)
+            self.process.send_signal(signal.SIGSTOP)
+            until("a stopped supervisor", lambda: stopped(self.process.pid))
+            proxies = children(self.process.pid)
+            for proxy in proxies:
+                os.kill(proxy, signal.SIGKILL)
         self.process.send_signal(number)
         code = self.process.wait(patience)
-        for proxy in proxies:
-            os.kill(proxy, signal.SIGKILL)
-        until("the end of its proxy", lambda: not any(Path(f"/proc/{proxy}").exists() for proxy in proxies))
+        until("the end of its proxy", lambda: all(map(stopped, proxies)))
         return code
 
 
 def stopped(pid: int) -> bool:
-    """Whether all threads of a process are stopped, or it has gone."""
+    """Whether all threads of a process are stopped, or have gone."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
     return all(state in "TZX" for state in states)
 
