@@ -29,7 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lab import connect, serving
-from sidecars import ADMIN_PORT, children, state_of
+from sidecars import ADMIN_PORT, children, state_of, stopped
 from waiting import until
 
 from podlane.lab.lab import Host, Lab
@@ -125,16 +125,16 @@ class Target:
         """Kill it now, if it is there."""
         assert self.process is not None
         pid = self.process.pid
-        proxies = children(pid)
         if victim == "both":
-            for proxy in proxies:
-                _send(proxy, signal.SIGSTOP)
-        if victim != "proxy":
-            _send(pid, signal.SIGKILL)
-            self.process.wait(10)
+            _send(pid, signal.SIGSTOP)  # so that it does not see the end of its proxy; see sidecars.stop
+            until("a stopped supervisor", lambda: stopped(pid))
+        proxies = children(pid)
         if victim != "supervisor":
             for proxy in proxies:
                 _send(proxy, signal.SIGKILL)
+        if victim != "proxy":
+            _send(pid, signal.SIGKILL)
+            self.process.wait(10)
         until("the victim's end", lambda: not any(_runs(each) for each in proxies))
 
     def kill_at(self, number: int, moment: str, victim: str, delay: float) -> Kill:
