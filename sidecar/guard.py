@@ -78,12 +78,15 @@ class Guard:
     async def give_signs(self, judge_turns: Callable[[], bool | None]) -> None:
         """Tell that the event loop turns, again and again; and the thread that judges packets, if there is one.
 
-        ``judge_turns`` says whether it has come round since the last call; None: there is none.
+        ``judge_turns`` says whether it has come round since the last call; None: there is none, or none any more.
         """
         while True:
             self._beats.give(LOOP)
-            if judge_turns():
+            turned = judge_turns()
+            if turned:
                 self._beats.give(JUDGE)
+            elif turned is None:
+                self._beats.take_back(JUDGE)
             await trio.sleep(EVERY_S)
 
     async def listen(

@@ -64,17 +64,14 @@ class Child:
         return [self._beats.last(kind) / 1e9 for kind in range(KINDS)]
 
     def queued(self) -> float:
-        """Seconds that its threads were ready to run and waited for a CPU, in all; 0 where the kernel does not tell.
+        """Seconds that its main thread, which gives the signs, was ready to run and waited for a CPU, in all.
 
+        Its own alone: others that wait are no excuse for a loop that stands still. 0 where the kernel does not tell.
         The second number of schedstat (Documentation/scheduler/sched-stats.rst).
         """
-        nanoseconds = 0
-        folder = f"/proc/{self.pid}/task"
-        with suppress(OSError):
-            for thread in os.listdir(folder):
-                with open(f"{folder}/{thread}/schedstat") as file:
-                    nanoseconds += int(file.read().split()[1])
-        return nanoseconds / 1e9
+        with suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+        return 0.0
 
     def pending(self) -> bool:
         """Whether it has said something that nobody has heard."""
