@@ -23,7 +23,7 @@ from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import EVERY_S, JUDGE, LOOP, WORKERS, Beats
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
 
 _FORSAKEN: Final = 1
 
@@ -108,11 +108,25 @@ class Guard:
                     heirloom = lend()
                     if heirloom is None:
                         leave()  # what it has cannot be had by two, and its end cuts nothing: the other comes after it
-                        self._wire.send("lent", {"heirloom": None})
-                    else:
-                        self._wire.send("lent", {"heirloom": heirloom.told()}, heirloom.descriptors())
+                    self._hand_over(heirloom)
                 elif message["kind"] == "leave":
                     leave()
+
+    def _hand_over(self, heirloom: Heirloom | None) -> None:
+        descriptors = [] if heirloom is None else heirloom.descriptors()
+        if len(descriptors) >= MOST_DESCRIPTORS:  # beside the page with the signs of life
+            problem = (
+                f"It would inherit {len(descriptors)} sockets, and {MOST_DESCRIPTORS - 1} is the most that can be "
+                "handed over. Start the sidecar with fewer workers to be able to upgrade it."
+            )
+            self._wire.send("lent", {"heirloom": None, "problem": problem})
+            return
+        told = None if heirloom is None else heirloom.told()
+        self._wire.send("lent", {"heirloom": told, "problem": None}, descriptors)
+
+    def leaving(self, grace: float) -> None:
+        """Say that this process ends when its connections have, after ``grace`` seconds at most."""
+        self._wire.send("leaving", {"grace": grace})
 
     def _end_forsaken(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""

@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -29,16 +29,27 @@ class Child:
         self.ready_at: float | None = None
         self.silent = False
         self.hung = False
+        self.leaves = False
+        """It ends, and what is installed stays for another, which comes after it."""
+        self.due: float | None = None
+        """By when it has to have ended."""
+        self.buried = False
+        """It has ended, and its number may be another's."""
         self.began = monotonic()
         self._beats = Beats(page)
         self._page = page
 
     @classmethod
     def spawn(cls, argv: Sequence[str]) -> Child:
-        """Start a proxy. It has a process group of its own: what a terminal sends reaches it through us, once."""
+        """Start a proxy. It has a process group of its own: what a terminal sends reaches it through us, once.
+
+        Raises OSError when there is no such program, or no room for a process.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        page = new_page()
-        with theirs:
+        with ExitStack() as opened, theirs:
+            opened.callback(ours.close)
+            page = new_page()
+            opened.callback(os.close, page)
             os.set_inheritable(theirs.fileno(), True)
             pid = os.posix_spawn(
                 argv[0],
@@ -47,6 +58,7 @@ class Child:
                 setpgroup=0,
                 setsigdef=(signal.SIGCHLD, signal.SIGPIPE),
             )
+            opened.pop_all()
         return cls(pid, Wire(ours), page)
 
     @property
@@ -56,8 +68,12 @@ class Child:
 
     def welcome(self, fields: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """The first message; ``descriptors``: what it inherits."""
-        self.wire.send("welcome", fields, [self._page, *descriptors])
-        os.close(self._page)
+        try:
+            self.wire.send("welcome", fields, [self._page, *descriptors])
+        except OSError:  # too many descriptors are on their way: it is to take that for our end, and end itself
+            self.wire.socket.shutdown(socket.SHUT_RDWR)
+        finally:
+            os.close(self._page)
 
     def signs(self) -> list[float]:
         """When it gave each kind of sign of life, in seconds of the monotonic clock; 0: never."""
@@ -86,7 +102,9 @@ class Child:
         self.send(signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill it, and bury it."""
+        """Kill it, and bury it, unless that was done."""
+        if self.buried:
+            return
         with suppress(ProcessLookupError, ChildProcessError):
             self.kill()
             os.waitpid(self.pid, 0)
