@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from waiting import until
 
 from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom
@@ -260,8 +261,7 @@ while True:
         assert said.startswith("No other proxy has taken over, and the old one goes on.")
         assert said.endswith(f"{started.python}: No such file or directory")
     (tmp_path / "crash").write_text("now")
-    while "the proxy cannot be started" not in started.log.read_text():
-        assert started.process.poll() is None
+    until("a try", lambda: "the proxy cannot be started" in started.log.read_text())
     away.rename(started.python)
     started.hear("ready 2")
     assert started.end() == 0
@@ -359,7 +359,7 @@ def test_who_waits_for_the_first_proxy_sees_its_end_too(run: Starter) -> None:
     os.close(write)
     with os.fdopen(read) as stream:
         assert stream.read() == ""
-    assert started.process.poll() is None
+    assert started.end() == 0
 
 
 def test_only_what_was_given_is_closed() -> None:
