@@ -85,7 +85,7 @@ class Supervisor:
             self._start()
             start_at = self._start_at
         given = self._handover.deadline if self._handover is not None else None
-        due = (start_at, self._try_at, self._look_due(), given, *(proxy.due for proxy in self._leaving))
+        due = (start_at, self._try_at, self._look_due(), given, *(proxy.due for proxy in self._ending()))
         deadlines = [at for at in due if at is not None]
         wait = None if not deadlines else max(0.0, min(deadlines) - monotonic())
         events = self._poll.poll(None if wait is None else wait * 1000 + 1)
@@ -105,11 +105,15 @@ class Supervisor:
             self._do_without()
         if self._handover is not None and monotonic() >= self._handover.deadline:
             self._give_up("It was not ready in time.")
-        for proxy in self._leaving:
+        for proxy in self._ending():
             if proxy.due is not None and monotonic() >= proxy.due:
                 self._speech.error("the earlier proxy does not end, and is killed", pid=proxy.pid)
                 proxy.due = None
                 proxy.kill()
+
+    def _ending(self) -> list[Child]:
+        """Proxies that have made way for another, or are about to."""
+        return self._leaving if self._proxy is None or not self._proxy.leaves else [*self._leaving, self._proxy]
 
     # --- the proxy's beginning and end ------------------------------------------------------------------------------
 
@@ -254,6 +258,7 @@ class Supervisor:
                 proxy.armed = True
             case "lent":
                 proxy.leaves = message["heirloom"] is None and message["problem"] is None
+                proxy.due = monotonic() + _LEAVE_S if proxy.leaves else None
             case "leaving":
                 proxy.due = monotonic() + message["grace"] + _LATER_S
             case "ready":

@@ -303,6 +303,14 @@ def test_told_to_end_between_two_proxies_it_removes_what_was_left(
     assert started.process.wait(PATIENCE_S) == 0
 
 
+def test_one_that_is_to_go_first_and_does_not_is_killed(run: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = AFTER.replace('(folder / "end").open().read()', 'wire.send("leaving", {"grace": 0})\n    signal.pause()')
+    started = run(script + "ready()\nsignal.pause()\n")
+    started.hear("ready 1")
+    assert "was killed by SIGKILL meanwhile" in started.upgrade(monkeypatch)
+    started.hear("lent", "ready 2")
+
+
 def test_an_heir_that_cannot_begin_after_the_old_one_is_no_secret(
     run: Starter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
