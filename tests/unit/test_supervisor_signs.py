@@ -6,6 +6,9 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import pbkdf2_hmac
+from pathlib import Path
+from threading import Barrier, Event, Thread
 
 import pytest
 import trio
@@ -13,6 +16,7 @@ from trio.testing import MockClock
 
 from sidecar.guard import Guard
 from sidecar.supervisor.beats import JUDGE, Beats, new_page
+from sidecar.supervisor.child import Child
 from sidecar.supervisor.life import Watch
 from sidecar.supervisor.wire import Wire
 
@@ -63,3 +67,33 @@ def test_a_thread_that_has_ended_makes_nobody_look_older() -> None:
     watch = Watch()
     watch.look(100.0, [100.0, 0.0, 0.0], queued=30.0)
     assert not watch.look(100.3, [100.0, 0.0, 0.0], queued=2.0).hung
+
+
+def test_threads_that_wait_for_a_cpu_do_not_excuse_the_one_that_gives_the_signs() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    page = new_page()
+    worked, over = Barrier(3), Event()
+    waited: list[float] = []
+
+    def compete(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})  # of this thread
+        pbkdf2_hmac("sha256", b"", b"", 200_000)  # without the interpreter's lock
+        waited.append(int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9)
+        worked.wait()
+        over.wait()
+
+    with theirs:
+        child = Child(os.getpid(), Wire(ours), page)
+        os.close(page)
+        before = child.queued()
+        threads = [Thread(target=compete, args=[min(os.sched_getaffinity(0))]) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        worked.wait()
+        found = child.queued() - before
+        over.set()
+        for thread in threads:
+            thread.join()
+        child.close()
+    assert sum(waited) > 0.01
+    assert found < sum(waited) / 2
