@@ -83,6 +83,8 @@ class Supervisor:
         start_at = None if self._leaving else self._start_at  # an earlier proxy has the instance lock
         if start_at is not None and monotonic() >= start_at:
             self._start()
+            if self._status is not None:
+                return
             start_at = self._start_at
         given = self._handover.deadline if self._handover is not None else None
         due = (start_at, self._try_at, self._look_due(), given, *(proxy.due for proxy in self._ending()))
