@@ -115,6 +115,8 @@ def sidecar(
     from podlane.console import failing_clearly, ignore_late_signals
 
     if action is not None:
+        if context.obj != [action]:
+            raise click.UsageError("upgrade: The sidecar keeps the options that it was started with. Give none beside.")
         _upgrade()
         return
     if not (prepare or cleanup or alone or supervisor_fd is not None):

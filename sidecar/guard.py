@@ -23,7 +23,7 @@ from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import EVERY_S, JUDGE, LOOP, WORKERS, Beats
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
 from tc_core.marks import ClassIds
 
 _FORSAKEN: Final = 1
@@ -92,12 +92,15 @@ class Guard:
     async def give_signs(self, judge_turns: Callable[[], bool | None]) -> None:
         """Tell that the event loop turns, again and again; and the thread that judges packets, if there is one.
 
-        ``judge_turns`` says whether it has come round since the last call; None: there is none.
+        ``judge_turns`` says whether it has come round since the last call; None: there is none, or none any more.
         """
         while True:
             self._beats.give(LOOP)
-            if judge_turns():
+            turned = judge_turns()
+            if turned:
                 self._beats.give(JUDGE)
+            elif turned is None:
+                self._beats.take_back(JUDGE)
             await trio.sleep(EVERY_S)
 
     async def listen(
@@ -124,13 +127,27 @@ class Guard:
                     heirloom = lend()
                     if heirloom is None:
                         leave()  # what it has cannot be had by two, and its end cuts nothing: the other comes after it
-                        self._wire.send("lent", {"heirloom": None})
-                    else:
-                        self._wire.send("lent", {"heirloom": heirloom.told()}, heirloom.descriptors())
+                    self._hand_over(heirloom)
                 elif message["kind"] == "leave":
                     leave()
                 elif message["kind"] == "alone":
                     alone()
+
+    def _hand_over(self, heirloom: Heirloom | None) -> None:
+        descriptors = [] if heirloom is None else heirloom.descriptors()
+        if len(descriptors) >= MOST_DESCRIPTORS:  # beside the page with the signs of life
+            problem = (
+                f"It would inherit {len(descriptors)} sockets, and {MOST_DESCRIPTORS - 1} is the most that can be "
+                "handed over. Start the sidecar with fewer workers to be able to upgrade it."
+            )
+            self._wire.send("lent", {"heirloom": None, "problem": problem})
+            return
+        told = None if heirloom is None else heirloom.told()
+        self._wire.send("lent", {"heirloom": told, "problem": None}, descriptors)
+
+    def leaving(self, grace: float) -> None:
+        """Say that this process ends when its connections have, after ``grace`` seconds at most."""
+        self._wire.send("leaving", {"grace": grace})
 
     def _end_forsaken(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""

@@ -94,6 +94,21 @@ def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
     return Wanted(settings, wanted.policy, warnings, running.fixed, wanted.digest)
 
 
+def on_failure_asked(given: SidecarSettings) -> OnFailure:
+    """What is asked for, by annotations before settings, also where nothing else of the annotations can be used."""
+    if given.annotations is None:
+        return given.on_failure
+    from pod_policy.annotations import PREFIX
+    from pod_policy.downward import read_annotations
+    from pod_policy.errors import PodPolicyError
+
+    try:
+        said = read_annotations(_read(given.annotations) or "").get(f"{PREFIX}on-failure")
+        return given.on_failure if said is None else OnFailure(said.strip())
+    except (ConfigError, PodPolicyError, ValueError):
+        return given.on_failure
+
+
 def sources(given: SidecarSettings) -> tuple[Path, ...]:
     """The files that what is wanted comes from, as they are there now."""
     paths = (given.policy, given.annotations, *_shared_policies(given.shared_policy).values())

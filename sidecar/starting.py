@@ -21,7 +21,7 @@ from sidecar.mesh.kinds import MeshProxy
 from sidecar.mesh.presence import join
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.on_failure import OnFailure
-from sidecar.policies import contents, load_wanted
+from sidecar.policies import contents, load_wanted, on_failure_asked
 from sidecar.remains import cleanup, remove_remains
 from sidecar.service import MakePool, Sidecar, access_log_of, tell_warnings
 from sidecar.shaping import Shaping, shaped_interface
@@ -130,4 +130,4 @@ def most_processes(workers: int, heirloom: Heirloom | None) -> int:
 
 def _leaves_in_force(settings: SidecarSettings, guard: Guard | None) -> bool:
     """Whether what is in force stays when there is no start: connections have been seen to, or are to wait."""
-    return settings.on_failure is OnFailure.CLOSED or (guard is not None and guard.again)
+    return (guard is not None and guard.again) or on_failure_asked(settings) is OnFailure.CLOSED

@@ -88,6 +88,8 @@ class Supervised(Answers, Protocol):
     async def _go(self) -> None:
         """Another proxy serves: close the doors, and let connections end."""
         log.info("another proxy has taken over; draining", grace=str(self.settings.grace))
+        if self._guard is not None:
+            self._guard.leaving(self.settings.grace.seconds)
         self._admin_life.cancel()
         await self._quic.stop()
         if self._server is not None:
@@ -125,6 +127,8 @@ class Supervised(Answers, Protocol):
     async def _put_back(self) -> None:
         """This process was silent for so long that the supervisor has taken capture away."""
         async with self._changing:
+            if self._stop.is_set():
+                return  # what is installed is another's now, or about to be removed
             self._ruleset = self._armed = None
             self._installer.distrust()
             try:

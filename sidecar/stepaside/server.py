@@ -105,11 +105,15 @@ class StepAside:
             if self._access_log is not None:
                 self._access_log.close()
 
-    def turned(self) -> bool:
-        """Whether the thread that judges has come round since the last call; makes it come round once more."""
+    def turned(self) -> bool | None:
+        """Whether the thread that judges has come round since the last call; makes it come round once more.
+
+        None: it was told to end, or has.
+        """
+        if self._queue is None or self._stopping:
+            return None
         turned, self._turned = self._turned, False
-        if self._queue is not None:
-            self._queue.wake()
+        self._queue.wake()
         return turned
 
     async def drain(self, grace: Duration) -> int:  # noqa: ARG002  # the life of a proxy; here nothing has to end

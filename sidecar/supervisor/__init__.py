@@ -8,7 +8,7 @@
                                     ├── a socket pair, over which go the messages of :mod:`.wire`
                                     └── a shared page with its signs of life (:mod:`.beats`)
 
-* **It is small.** 6 MiB of its own, for which it does without dataclasses, and imports little beside sockets and JSON.
+* **It is small.** 7 MiB of its own, for which it does without dataclasses, and imports little beside sockets and JSON.
 * **It knows nothing.** Policy, rules and settings are the proxy's; of the class ids in force it keeps a copy for the
   next one, unread. Before the proxy installs rules that capture, it
   hands over what is to be run if it should be gone: programs with their input, one for each address family

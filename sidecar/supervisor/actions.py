@@ -6,6 +6,7 @@ import os
 import select
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -34,11 +35,13 @@ def run_all(actions: Sequence[Action], patience: float = _PATIENCE_S) -> str | N
 class _Running:
     def __init__(self, action: Action) -> None:
         self._name = action.argv[0].rpartition("/")[2]
-        self._said = os.memfd_create("podlane-said", os.MFD_CLOEXEC)
-        given = os.memfd_create("podlane-input", os.MFD_CLOEXEC)
         self._pid: int | None = None
         self._problem: str | None = None
+        self._opened = ExitStack()
+        self._said = -1
         try:
+            self._said = self._memory("podlane-said")
+            given = self._memory("podlane-input")
             os.write(given, action.input.encode())
             os.lseek(given, 0, os.SEEK_SET)
             self._pid = os.posix_spawn(
@@ -52,22 +55,29 @@ class _Running:
             )
         except OSError as error:
             self._problem = f"{self._name}: {error.strerror}"
-        finally:
-            os.close(given)
+
+    def _memory(self, name: str) -> int:
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        self._opened.callback(os.close, descriptor)
+        return descriptor
 
     def end(self, deadline: float) -> str | None:
         """Wait for its end; what went wrong, or None."""
-        if self._pid is not None:
-            status = self._wait(self._pid, deadline)
-            if status:
-                said = os.pread(self._said, _SHOWN_BYTES, 0).decode(errors="replace").strip()
-                self._problem = f"{self._name}: {said or f'it ended with {status}'}"
-        os.close(self._said)
+        with self._opened:
+            if self._pid is not None:
+                status = self._wait(self._pid, deadline)
+                if status:
+                    said = os.pread(self._said, _SHOWN_BYTES, 0).decode(errors="replace").strip()
+                    self._problem = f"{self._name}: {said or f'it ended with {status}'}"
         return self._problem
 
     @staticmethod
     def _wait(pid: int, deadline: float) -> int:
-        descriptor = os.pidfd_open(pid)
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:  # no descriptor is left: who cannot be waited for with a limit is not waited for
+            os.kill(pid, signal.SIGKILL)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         try:
             if not select.select([descriptor], [], [], max(0.0, deadline - monotonic()))[0]:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """Signs of life, on a page of memory that proxy and supervisor share: neither has to call the other.
 
 Each kind of sign has eight bytes: when it was last given, in nanoseconds of the monotonic clock, which all processes
-share (clock_gettime(2), CLOCK_MONOTONIC). 0: never yet, and then nobody waits for it. A write of eight aligned bytes
-is seen whole or not at all.
+share (clock_gettime(2), CLOCK_MONOTONIC). 0: never yet, or taken back, and then nobody waits for it. A write of eight
+aligned bytes is seen whole or not at all.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ class Beats:
         """It is alive now."""
         self._times[kind] = monotonic_ns()
 
+    def take_back(self, kind: int) -> None:
+        """It has ended as it should: nobody is to wait for it any more."""
+        self._times[kind] = 0
+
     def last(self, kind: int) -> int:
-        """When it last was; 0: it has never said so."""
+        """When it last was; 0: it has not begun, or has ended."""
         return self._times[kind]
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -29,16 +29,27 @@ class Child:
         self.ready_at: float | None = None
         self.silent = False
         self.hung = False
+        self.leaves = False
+        """It ends, and what is installed stays for another, which comes after it."""
+        self.due: float | None = None
+        """By when it has to have ended."""
+        self.buried = False
+        """It has ended, and its number may be another's."""
         self.began = monotonic()
         self._beats = Beats(page)
         self._page = page
 
     @classmethod
     def spawn(cls, argv: Sequence[str]) -> Child:
-        """Start a proxy. It has a process group of its own: what a terminal sends reaches it through us, once."""
+        """Start a proxy. It has a process group of its own: what a terminal sends reaches it through us, once.
+
+        Raises OSError when there is no such program, or no room for a process.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        page = new_page()
-        with theirs:
+        with ExitStack() as opened, theirs:
+            opened.callback(ours.close)
+            page = new_page()
+            opened.callback(os.close, page)
             os.set_inheritable(theirs.fileno(), True)
             pid = os.posix_spawn(
                 argv[0],
@@ -47,6 +58,7 @@ class Child:
                 setpgroup=0,
                 setsigdef=(signal.SIGCHLD, signal.SIGPIPE),
             )
+            opened.pop_all()
         return cls(pid, Wire(ours), page)
 
     @property
@@ -56,25 +68,26 @@ class Child:
 
     def welcome(self, fields: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """The first message; ``descriptors``: what it inherits."""
-        self.wire.send("welcome", fields, [self._page, *descriptors])
-        os.close(self._page)
+        try:
+            self.wire.send("welcome", fields, [self._page, *descriptors])
+        except OSError:  # too many descriptors are on their way: it is to take that for our end, and end itself
+            self.wire.socket.shutdown(socket.SHUT_RDWR)
+        finally:
+            os.close(self._page)
 
     def signs(self) -> list[float]:
         """When it gave each kind of sign of life, in seconds of the monotonic clock; 0: never."""
         return [self._beats.last(kind) / 1e9 for kind in range(KINDS)]
 
     def queued(self) -> float:
-        """Seconds that its threads were ready to run and waited for a CPU, in all; 0 where the kernel does not tell.
+        """Seconds that its main thread, which gives the signs, was ready to run and waited for a CPU, in all.
 
+        Its own alone: others that wait are no excuse for a loop that stands still. 0 where the kernel does not tell.
         The second number of schedstat (Documentation/scheduler/sched-stats.rst).
         """
-        nanoseconds = 0
-        folder = f"/proc/{self.pid}/task"
-        with suppress(OSError):
-            for thread in os.listdir(folder):
-                with open(f"{folder}/{thread}/schedstat") as file:
-                    nanoseconds += int(file.read().split()[1])
-        return nanoseconds / 1e9
+        with suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+        return 0.0
 
     def pending(self) -> bool:
         """Whether it has said something that nobody has heard."""
@@ -89,7 +102,9 @@ class Child:
         self.send(signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill it, and bury it."""
+        """Kill it, and bury it, unless that was done."""
+        if self.buried:
+            return
         with suppress(ProcessLookupError, ChildProcessError):
             self.kill()
             os.waitpid(self.pid, 0)

@@ -48,7 +48,7 @@ class Watch:
     def look(self, now: float, last: Sequence[float], queued: float = 0.0) -> Verdict:
         """``last``: when each kind of sign was given, 0 for those that never were.
 
-        ``queued``: how long the proxy has been ready to run and did not, in all.
+        ``queued``: how long the thread that gives them has been ready to run and did not, in all.
         """
         late = self._planned is not None and now > self._planned + _LATE_S
         ages = {}
@@ -56,7 +56,7 @@ class Watch:
             if at:
                 if self._seen.get(kind, (0.0, 0.0))[0] != at:
                     self._seen[kind] = at, queued
-                ages[kind] = now - at - (queued - self._seen[kind][1])
+                ages[kind] = now - at - max(0.0, queued - self._seen[kind][1])
         silent = not late and any(age >= SILENT_S[kind] for kind, age in ages.items())
         hung = not late and any(age >= limit for kind, limit in HUNG_S.items() if (age := ages.get(kind, 0.0)))
         waits = [SILENT_S[kind] - age for kind, age in ages.items()]

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
 
@@ -26,6 +27,12 @@ _ONCE: Final = ("--ready-fd",)
 _AGAIN_S: Final = 1.0
 """Seconds to the next try when what should be done without a proxy could not be."""
 _CLEANUP_S: Final = 30.0
+_LEAVE_S: Final = 30.0
+"""Seconds for an earlier proxy to begin its drain; and, as it says then, the grace period for its connections."""
+_LATER_S: Final = 10.0
+"""How much longer than that its end may take, on a busy machine."""
+_HASTE_S: Final = 3.0
+"""For its end when it was told to cut its connections."""
 
 
 class Supervisor:
@@ -55,6 +62,11 @@ class Supervisor:
         self._handover: Handover | None = None
         self._leaving: list[Child] = []
         """Earlier proxies, whose connections still run."""
+        self._hurried = False
+        """Told to end more than once: connections are not to be waited for."""
+        self._clean_later = False
+        """Remove what is installed as soon as no earlier proxy is there, which has the instance lock."""
+        self._once = open_descriptors(self._argv, _ONCE)
 
     def run(self) -> int:
         """Until the end; gives the exit code."""
@@ -70,10 +82,14 @@ class Supervisor:
 
     def _turn(self, woken: int) -> None:
         """Wait for something to happen, or for the next thing to do, and do it."""
-        if self._start_at is not None and monotonic() >= self._start_at:
+        start_at = None if self._leaving else self._start_at  # an earlier proxy has the instance lock
+        if start_at is not None and monotonic() >= start_at:
             self._start()
+            if self._status is not None:
+                return
+            start_at = self._start_at
         given = self._handover.deadline if self._handover is not None else None
-        due = (self._start_at, self._try_at, self._look_due(), given)
+        due = (start_at, self._try_at, self._look_due(), given, *(proxy.due for proxy in self._ending()))
         deadlines = [at for at in due if at is not None]
         wait = None if not deadlines else max(0.0, min(deadlines) - monotonic())
         events = self._poll.poll(None if wait is None else wait * 1000 + 1)
@@ -93,17 +109,44 @@ class Supervisor:
             self._do_without()
         if self._handover is not None and monotonic() >= self._handover.deadline:
             self._give_up("It was not ready in time.")
+        for proxy in self._ending():
+            if proxy.due is not None and monotonic() >= proxy.due:
+                self._speech.error("the earlier proxy does not end, and is killed", pid=proxy.pid)
+                proxy.due = None
+                proxy.kill()
+
+    def _ending(self) -> list[Child]:
+        """Proxies that have made way for another, or are about to."""
+        return self._leaving if self._proxy is None or not self._proxy.leaves else [*self._leaving, self._proxy]
 
     # --- the proxy's beginning and end ------------------------------------------------------------------------------
 
     def _start(self) -> None:
         self._start_at = None
         self._control.open()
-        self._follow(self._spawn())
+        try:
+            self._follow(self._spawn())
+        except OSError as error:
+            self._not_started(_why(error))
+
+    def _not_started(self, why: str) -> None:
+        """Its program is gone, or there is no memory, or no room for another process."""
+        if not self._was_ready:
+            self._speech.error("the proxy cannot be started", error=why)
+            self._status = 1
+            return
+        self._do_without()
+        pause = self._restarts.pause_after("exit", None)
+        self._start_at = monotonic() + pause
+        self._speech.error(
+            "the proxy cannot be started", error=why, again_in=f"{pause:g}s", new_connections=self._fate()
+        )
 
     def _spawn(self, heirloom: Message | None = None, descriptors: Sequence[int] = ()) -> Child:
         proxy = Child.spawn(self._argv)
         self._argv = without_options(self._argv, _ONCE)
+        while self._once:
+            os.close(self._once.pop())  # whoever waits at the other end is to see the proxy's end
         self._poll.register(proxy.wire.fileno(), select.POLLIN)
         known = {"restarts": self._restarts.counts, "again": self._was_ready, "ids": self._ids}
         proxy.welcome({**known, "heirloom": heirloom}, descriptors)
@@ -128,23 +171,28 @@ class Supervisor:
             if self._proxy is not None and pid == self._proxy.pid:
                 self._ended(self._proxy, code)
             elif self._handover is not None and self._handover.heir is not None and pid == self._handover.heir.pid:
+                self._handover.heir.buried = True
                 self._give_up(f"It {_end_of(code)}; the log says more.")
             else:
                 for proxy in [proxy for proxy in self._leaving if proxy.pid == pid]:
                     self._left(proxy, code)
+                    self._go_on()
 
     def _ended(self, proxy: Child, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
         how = _end_of(code)
         if self._handover is not None and self._handover.after and code == 0 and not self._stopping:
-            self._handover.heir = self._spawn()
+            try:
+                self._handover.heir = self._spawn()
+            except OSError as error:
+                self._give_up(_why(error))
             return
         if self._handover is not None:
             self._give_up(f"The one that was to be replaced {how} meanwhile.")
         if self._stopping:
             self._stopped(proxy, code)
-        elif code == 0 or (code > 0 and not self._was_ready):
+        elif (code == 0 and not proxy.leaves) or (code > 0 and not self._was_ready):
             # Somebody asked it to end, or it cannot work here and has said why.
             self._status = code
         else:
@@ -154,6 +202,7 @@ class Supervisor:
             pause = self._restarts.pause_after(reason, ready_for)
             self._start_at = monotonic() + pause
             self._speech.error(f"the proxy {how}", pid=proxy.pid, again_in=f"{pause:g}s", new_connections=self._fate())
+            self._hasten()
 
     def _forget(self, proxy: Child) -> None:
         """It has ended. Its last words are heard."""
@@ -165,6 +214,10 @@ class Supervisor:
 
     def _stopped(self, proxy: Child, code: int) -> None:
         """It was told to end. If that did not go well somebody must remove what it had installed."""
+        if proxy.leaves and code == 0:
+            self._speech.info("no other proxy comes; removing what this one has left for it", pid=proxy.pid)
+            self._clean_up()
+            return
         if code == 0 or (code == -signal.SIGTERM and not self._actions and not self._was_ready):
             self._status = 0
             return
@@ -172,6 +225,10 @@ class Supervisor:
         self._clean_up()
 
     def _clean_up(self) -> None:
+        if self._leaving:
+            self._clean_later = True
+            self._hasten()
+            return
         # Rules and classes of any kind: the one thing here that is not prepared, and has time.
         action = Action((*without_options(self._argv, (*_ONCE, "--summary-fd")), "--cleanup"), "")
         problem = run_all([action], _CLEANUP_S)
@@ -204,6 +261,11 @@ class Supervisor:
                 self._tripped = False  # what it installs next captures again
                 self._try_at = None
                 proxy.armed = True
+            case "lent":
+                proxy.leaves = message["heirloom"] is None and message["problem"] is None
+                proxy.due = monotonic() + _LEAVE_S if proxy.leaves else None
+            case "leaving":
+                proxy.due = monotonic() + message["grace"] + _LATER_S
             case "ready":
                 proxy.ready_at = monotonic()
                 if self._handover is not None and proxy is self._handover.heir:
@@ -231,24 +293,33 @@ class Supervisor:
     def _begin_heir(self, handover: Handover, proxy: Child, message: Message, descriptors: Sequence[int]) -> None:
         if proxy is not self._proxy or handover.heir is not None:
             return
-        if message["heirloom"] is None:
+        if message["problem"] is not None:
+            self._give_up(message["problem"])
+        elif message["heirloom"] is None:
             handover.after = True  # it is about to end: _ended starts the other
         else:
-            handover.heir = self._spawn(message["heirloom"], descriptors)
+            try:
+                handover.heir = self._spawn(message["heirloom"], descriptors)
+            except OSError as error:
+                self._give_up(_why(error))
 
     def _take_over(self, handover: Handover, heir: Child) -> None:
         """The heir serves beside its predecessor, which may go."""
         self._handover = None
         if self._proxy is not None:
             self._leaving.append(self._proxy)
+            self._proxy.due = monotonic() + _LEAVE_S
             self._proxy.wire.send("leave")
         self._follow(heir)
         self._restarts.counts["upgrade"] = self._restarts.counts.get("upgrade", 0) + 1
+        self._try_at = None
+        if self._tripped:
+            heir.wire.send("resume")  # capture was taken away while the other one was silent: also what is the heir's
         self._speech.info("another proxy has taken over", pid=heir.pid)
         handover.answer(OK)
 
     def _give_up(self, why: str) -> None:
-        """The heir is not to be had: the old proxy goes on as if nothing had been."""
+        """The heir is not to be had: the old proxy goes on as if nothing had been, if it is still there."""
         handover, self._handover = self._handover, None
         if handover is None:
             return
@@ -257,10 +328,19 @@ class Supervisor:
             self._forget(handover.heir)
             if self._proxy is not None:
                 self._proxy.wire.send("resume")  # to be as it was before the heir touched anything
-            elif not self._stopping:
-                self._start_at = monotonic()
         self._speech.error("no other proxy has taken over", reason=why)
-        handover.answer(f"No other proxy has taken over, and the old one goes on. {why}")
+        if self._stopping or (self._proxy is None and not handover.after):
+            handover.answer(f"No other proxy has taken over. {why}")
+        elif not handover.after:
+            handover.answer(f"No other proxy has taken over, and the old one goes on. {why}")
+        else:
+            if self._proxy is None:
+                self._start_at = monotonic()
+                self._do_without()
+            handover.answer(
+                "No other proxy has taken over, and the old one does not go on. Another is tried again and again; "
+                f"until one is ready new connections that names decide {self._fate()}. {why}"
+            )
 
     def _left(self, proxy: Child, code: int) -> None:
         self._forget(proxy)
@@ -271,6 +351,23 @@ class Supervisor:
         self._proxy.wire.send("alone")
         if self._stopping:
             self._proxy.send(signal.SIGTERM)
+
+    def _go_on(self) -> None:
+        """An earlier proxy has ended: do what had to wait for all of them."""
+        if self._leaving:
+            return
+        if self._clean_later:
+            self._clean_later = False
+            self._clean_up()
+        elif self._hurried and self._proxy is not None:
+            self._proxy.send(signal.SIGINT)  # the second signal, which is not merged with the first
+
+    def _hasten(self) -> None:
+        """Have earlier proxies end, whose connections end with them: another cannot begin, or clean up, beside them."""
+        for proxy in self._leaving:
+            proxy.send(signal.SIGTERM)
+            proxy.due = monotonic() + _HASTE_S
+            self._speech.warning("connections of the earlier proxy are cut, since another has to begin", pid=proxy.pid)
 
     def _signalled(self, number: int) -> None:
         if number not in _FORWARDED:
@@ -283,6 +380,10 @@ class Supervisor:
                 self._clean_up()
                 return
             if self._leaving:
+                if not first:
+                    self._hurried = True
+                    for proxy in self._leaving:
+                        proxy.send(number)
                 return  # their connections need the rules: see _left
         elif self._proxy is not None and not self._proxy.armed:
             return  # the policy is still to be read
@@ -343,6 +444,10 @@ class Handover:
         """The heir comes when the old one has ended."""
 
 
+def _why(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
 def _end_of(code: int) -> str:
     return f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
@@ -368,6 +473,22 @@ def without_options(argv: Sequence[str], options: Sequence[str]) -> list[str]:
         elif not word.startswith(tuple(f"{option}=" for option in options)):
             kept.append(word)
     return kept
+
+
+def open_descriptors(argv: Sequence[str], options: Sequence[str]) -> list[int]:
+    """The descriptors that these options name, as far as they are open, and none of the standard ones."""
+    named: set[str] = set()
+    for word, following in zip(argv, (*argv[1:], ""), strict=True):
+        option, equals, value = word.partition("=")
+        if option in options:
+            named.add(value if equals else following)
+    found = []
+    for number in sorted(int(each) for each in named if each.isdecimal()):
+        with suppress(OSError):
+            os.fstat(number)
+            if number > 2:
+                found.append(number)
+    return found
 
 
 def main() -> NoReturn:

@@ -7,7 +7,9 @@ to the proxy   ``resume``     you were silent, and capture was taken away: put y
 to the proxy   ``lend``       another is to take over: answer by ``lent``
 to the proxy   ``leave``      it has: let your connections end, and leave what is installed
 to the proxy   ``alone``      the one has ended that you took over from
-to supervisor  ``lent``       with descriptors: what an heir needs to begin beside its predecessor
+to supervisor  ``lent``       with descriptors: what an heir needs to begin beside its predecessor; or nothing,
+                              since I end and it may begin then; or the problem for which there can be none
+to supervisor  ``leaving``    I let my connections end, and when the grace period is over I do
 to supervisor  ``armed``      before rules that capture: what to run if I should be gone, instead of earlier
                               ones; and the class ids in force
 to supervisor  ``ready``      all is in force
@@ -26,8 +28,8 @@ from typing import Any, Final
 
 _MOST_BYTES: Final = 1 << 17
 """Of a message; the largest has the rules that leave alone what is excluded, some 100 lines per family."""
-_MOST_DESCRIPTORS: Final = 253
-"""SCM_MAX_FD (unix(7))."""
+MOST_DESCRIPTORS: Final = 253
+"""Of a message: SCM_MAX_FD (unix(7))."""
 
 Message = dict[str, Any]
 
@@ -59,7 +61,7 @@ class Wire:
         received = array.array("i")
         try:
             data, extra, _, _ = self.socket.recvmsg(
-                _MOST_BYTES, socket.CMSG_SPACE(received.itemsize * _MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
+                _MOST_BYTES, socket.CMSG_SPACE(received.itemsize * MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             return None, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ from webserver import start_nginx
 
 from podlane.lab.lab import Host
 from podlane.lab.topology import PodNodeServer
+from sidecar.supervisor.beats import EVERY_S, JUDGE
+from sidecar.supervisor.life import SILENT_S
 
 pytestmark = pytest.mark.root
 
@@ -28,6 +31,13 @@ total: 100Mbit
 classes:
   - {name: port, rate: 1Mbit, ceil: 80Mbit, match: {port: 9000}}
   - {name: host, rate: 1Mbit, ceil: 80Mbit, match: {host: web.example.com}}
+"""
+QUIC_CLASS = """  - {name: video, rate: 1Mbit, match: {sni: video.example.com}}
+"""
+PORTS_ONLY = """
+total: 100Mbit
+classes:
+  - {name: port, rate: 1Mbit, ceil: 80Mbit, match: {port: 9000}}
 """
 NONSENSE = "total: 5"
 WITHIN_S = 1.0
@@ -320,6 +330,24 @@ def test_a_worker_that_hangs_is_done_without(topology: PodNodeServer, tmp_path: 
     assert [ask(topology) for _ in range(8)] == ["answered"] * 8
     os.kill(victim, signal.SIGCONT)
     until("the proxy to be back", lambda: "the proxy answers again" in sidecar.log.read_text())
+    assert sidecar.stop() == 0
+
+
+@pytest.mark.parametrize("options", [SHAPES[0], SHAPES[2]])
+def test_a_classifier_that_ends_since_no_names_are_left_is_no_fault(
+    topology: PodNodeServer, tmp_path: Path, options: list[str]
+) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY + QUIC_CLASS, tmp_path, *options)
+
+    def uptime() -> float:
+        return float(json.loads(sidecar.get("/classes"))["uptime_seconds"])
+
+    began = uptime() + 2 * EVERY_S
+    until("its first signs", lambda: uptime() > began)
+    sidecar.reload(PORTS_ONLY)
+    enough = uptime() + 1 + 2 * SILENT_S[JUDGE]  # it ends within a second
+    until("what would be silence", lambda: uptime() > enough)
+    assert "does not answer" not in sidecar.log.read_text()
     assert sidecar.stop() == 0
 
 

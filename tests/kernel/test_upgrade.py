@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,6 +171,32 @@ def test_a_sidecar_is_told_to_end_while_an_earlier_proxy_drains(topology: PodNod
                 expected = len(REQUEST) + 4
                 assert len(served.makefile("rb").read(expected)) == expected
         assert sidecar.process.wait(40) == 0
+    assert state_of(topology.pod) == clean
+
+
+def test_an_heir_is_killed_while_an_earlier_proxy_drains(topology: PodNodeServer, tmp_path: Path) -> None:
+    """That one's connections are cut, and end at once: a third proxy needs the namespace for itself."""
+    start_nginx(topology.server, tmp_path / "nginx")
+    clean = state_of(topology.pod)
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path)
+    before, earlier = state_of(topology.pod), sidecar.proxy
+    with listen(topology.server, port=8000) as listener, connect(topology.pod, topology.server_ipv4, 8000) as lasting:
+        lasting.sendall(REQUEST)
+        served, _ = listener.accept()
+        with served:
+            assert served.recv(len(REQUEST)) == REQUEST
+            assert upgrade(sidecar)[0] == 0
+            [heir] = [each for each in children(sidecar.process.pid) if each != earlier]
+            os.kill(heir, signal.SIGKILL)
+            with suppress(ConnectionResetError):
+                assert lasting.recv(1) == b""
+    until("a third proxy", lambda: "the proxy is ready again" in sidecar.log.read_text())
+    assert {earlier, heir}.isdisjoint(children(sidecar.process.pid))
+    assert state_of(topology.pod) == before
+    with clients(topology) as met:
+        until("some answers", lambda: met.answered > 5)
+    assert met.failures == []
+    assert sidecar.stop() == 0
     assert state_of(topology.pod) == clean
 
 

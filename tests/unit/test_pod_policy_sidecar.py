@@ -15,7 +15,8 @@ from sidecar.config import LogLevel, SidecarSettings, load_settings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
 from sidecar.mesh.kinds import Mesh
-from sidecar.policies import Wanted, attempt, contents, load_wanted, reload_wanted, sources
+from sidecar.on_failure import OnFailure
+from sidecar.policies import Wanted, attempt, contents, load_wanted, on_failure_asked, reload_wanted, sources
 from tc_core.ports import PortRange
 from tc_core.units import Duration, Rate
 
@@ -68,6 +69,32 @@ def test_what_annotations_say_wins(given: Given, volume: Volume) -> None:
     assert got.exclude_outbound_cidrs == (ip_network("::/0"),)
     assert got.exclude_inbound_ports == (PortRange(7, 7),)
     assert got.exclude_inbound_cidrs == (ip_network("fd00::/8"),)
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "asked"),
+    [
+        ("open", {"on_failure": "closed", "egress_bandwidth": "many"}, OnFailure.CLOSED),
+        ("closed", {"on_failure": "open", "egress_bandwidth": "many"}, OnFailure.OPEN),
+        ("closed", {"egress_bandwidth": "many"}, OnFailure.CLOSED),
+        ("closed", {"on_failure": "ajar"}, OnFailure.CLOSED),
+    ],
+    ids=["closed", "open", "not said", "nonsense"],
+)
+def test_what_is_asked_for_in_case_of_failure_counts_though_the_rest_cannot_be_used(
+    given: Given, volume: Volume, option: str, said: dict[str, str], asked: OnFailure
+) -> None:
+    settings = given(on_failure=option)
+    volume.write(annotations(**said))
+    with pytest.raises(ConfigError):
+        load_wanted(settings)
+    assert on_failure_asked(settings) is asked
+
+
+def test_annotations_that_are_none_ask_for_nothing_else(given: Given, volume: Volume) -> None:
+    settings = given(on_failure="closed")
+    volume.write("no annotations\n")
+    assert on_failure_asked(settings) is OnFailure.CLOSED
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Signs of life: who gives them, who takes them back, and what excuses silence."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import pbkdf2_hmac
+from pathlib import Path
+from threading import Barrier, Event, Thread
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from sidecar.guard import Guard
+from sidecar.supervisor.beats import JUDGE, Beats, new_page
+from sidecar.supervisor.child import Child
+from sidecar.supervisor.life import Watch
+from sidecar.supervisor.wire import Wire
+
+
+@contextmanager
+def guarded() -> Iterator[tuple[Guard, Beats]]:
+    """A proxy's guard, and the page as its supervisor sees it."""
+    page = new_page()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    seen, given = Beats(page), Beats(page)
+    os.close(page)
+    with ours, theirs:
+        yield Guard(Wire(theirs), given, {}, again=False), seen
+    seen.close()
+    given.close()
+
+
+@pytest.mark.trio
+async def test_nobody_waits_for_a_judge_that_has_ended(
+    autojump_clock: MockClock,  # noqa: ARG001 (takes no time)
+) -> None:
+    """A policy that has no names any more, or a drain: its thread ends, and is no fault."""
+    answers = iter([True, False, None])
+    found: list[bool] = []
+    with guarded() as (guard, page), trio.CancelScope() as scope:
+
+        def turned() -> bool | None:
+            found.append(page.last(JUDGE) > 0)
+            try:
+                return next(answers)
+            except StopIteration:
+                scope.cancel()
+                return None
+
+        await guard.give_signs(turned)
+    assert found == [False, True, True, False]
+
+
+def test_a_sign_that_is_taken_back_is_missed_no_more() -> None:
+    watch = Watch()
+    watch.look(100.0, [100.0, 100.0, 0.0])
+    assert watch.look(100.5, [100.4, 0.0, 0.0])[:2] == (False, False)
+    assert watch.look(106.0, [106.0, 0.0, 0.0])[:2] == (False, False)
+
+
+def test_a_thread_that_has_ended_makes_nobody_look_older() -> None:
+    """What it had waited for a CPU is in the sum no more."""
+    watch = Watch()
+    watch.look(100.0, [100.0, 0.0, 0.0], queued=30.0)
+    assert not watch.look(100.3, [100.0, 0.0, 0.0], queued=2.0).hung
+
+
+def test_threads_that_wait_for_a_cpu_do_not_excuse_the_one_that_gives_the_signs() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    page = new_page()
+    worked, over = Barrier(3), Event()
+    waited: list[float] = []
+
+    def compete(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})  # of this thread
+        pbkdf2_hmac("sha256", b"", b"", 200_000)  # without the interpreter's lock
+        waited.append(int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9)
+        worked.wait()
+        over.wait()
+
+    with theirs:
+        child = Child(os.getpid(), Wire(ours), page)
+        os.close(page)
+        before = child.queued()
+        threads = [Thread(target=compete, args=[min(os.sched_getaffinity(0))]) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        worked.wait()
+        found = child.queued() - before
+        over.set()
+        for thread in threads:
+            thread.join()
+        child.close()
+    assert sum(waited) > 0.01
+    assert found < sum(waited) / 2
