@@ -16,7 +16,7 @@ from sidecar.live_connections import LiveConnection
 from sidecar.tallies import Tallies
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.forkserver import Forked
-from sidecar.workers.messages import Ask, Farewell, Follow, Report, ToMain, ToWorker
+from sidecar.workers.messages import Farewell, Report, ToMain, ToWorker
 
 _END_S: Final = 3.0
 """Seconds from the end of its messages to its own, before it is killed: it only has to cut its connections."""
@@ -38,26 +38,22 @@ class Member:
         self._descriptor = forked.descriptor
         self._channel: Channel[ToWorker, ToMain] = Channel(end)
         self._outbox, self._posted = trio.open_memory_channel[ToWorker](math.inf)
-        self._asked = 0
         self._answered = 0
         self._news = trio.Event()
 
-    @property
-    def silent(self) -> bool:
-        """Whether it has not answered all that it was asked."""
-        return self._answered < self._asked
+    def has_answered(self, serial: int) -> bool:
+        """Whether it has answered this message, or a later one."""
+        return self._answered >= serial
 
     def post(self, message: ToWorker) -> None:
         """Send a message, in its turn. Never waits: a worker that does not read must not hold up the others."""
-        if isinstance(message, Ask | Follow):
-            self._asked = message.serial
         self._outbox.send_nowait(message)
 
     async def answer(self, serial: int) -> bool:
         """Wait for an answer; False when the worker has gone without."""
-        while self._answered < serial and not self.gone.is_set():
+        while not self.has_answered(serial) and not self.gone.is_set():
             await self._news.wait()
-        return self._answered >= serial
+        return self.has_answered(serial)
 
     async def kill(self) -> None:
         """End it, whatever it does."""

@@ -163,8 +163,8 @@ class WorkerPool:
 
     async def ask(self) -> list[int]:
         """Have every worker say where it stands; gives the numbers of those that are missing or do not answer."""
-        await self._tell(Ask, _ANSWER_S)
-        return [place.number for place in self._places if place.worker is None or place.worker.silent]
+        silent = await self._tell(Ask, _ANSWER_S)
+        return [place.number for place in self._places if place.worker is None or place.worker in silent]
 
     async def connections(self, limit: int, order: Order) -> Shown:
         """The connections alive, and ``limit`` of them; without those of a worker that does not answer."""
@@ -220,7 +220,8 @@ class WorkerPool:
         with trio.move_on_after(patience):
             for worker in workers:
                 await worker.answer(serial)
-        return [worker for worker in workers if worker.silent and not worker.gone.is_set()]
+        # Others may ask at the same time: what counts is the answer to this message.
+        return [worker for worker in workers if not worker.has_answered(serial) and not worker.gone.is_set()]
 
     async def _occupy(self, place: _Place, *, task_status: trio.TaskStatus[None]) -> None:
         """See to it that a worker is in a place, until the pool drains."""

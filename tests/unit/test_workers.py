@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from proxy_harness import routing
 
 from sidecar.datapath import Datapath
@@ -22,9 +23,10 @@ from sidecar.server import ServerSettings
 from sidecar.tallies import Tallies
 from sidecar.transport.observer import ConnectionSummary, Outcome, Refusal
 from sidecar.workers.count import cgroup_cpus, shares, worker_count
-from sidecar.workers.forkserver import ForkServer
-from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, Unframer, frame
-from sidecar.workers.pool import WorkerPool
+from sidecar.workers.forkserver import Forked, ForkServer
+from sidecar.workers.member import Member
+from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToWorker, Unframer, frame
+from sidecar.workers.pool import WorkerPool, _Place
 from tc_core.units import Duration
 
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
@@ -54,6 +56,48 @@ def test_a_pool_that_cannot_listen_for_clients_listens_for_nobody() -> None:
         with pytest.raises((PortInUseError, PrivilegeError)):
             trio.run(pool.run)
     assert [each.fileno() for each in opened] == [-1, -1]
+
+
+class _Answering(Member):
+    """Answers everything after so many seconds."""
+
+    def __init__(self, nursery: trio.Nursery, seconds: float) -> None:
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        super().__init__(Forked(0, 0), ours)
+        self._nursery = nursery
+        self._seconds = seconds
+
+    def post(self, message: ToWorker) -> None:
+        assert isinstance(message, Ask)
+        self._nursery.start_soon(self._answer, message.serial)
+
+    async def _answer(self, serial: int) -> None:
+        await trio.sleep(self._seconds)
+        self._answered = serial
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+
+def test_only_who_does_not_answer_is_named_whoever_else_asks_meanwhile() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as lock:
+            settings = ServerSettings(port=0, ipv6=False)
+            pool = WorkerPool(ForkServer(0, lock), 2, lock, settings, routing(), Tallies())
+            async with trio.open_nursery() as nursery:
+                for number, seconds in enumerate((60.0, 0.1), 1):
+                    pool._places.append(_Place(number, [], settings, _Answering(nursery, seconds)))
+
+                async def ask_later() -> None:
+                    await trio.sleep(0.95)  # the first has 50 ms left
+                    assert await pool.ask() == [1]
+
+                nursery.start_soon(ask_later)
+                assert await pool.ask() == [1]
+                await trio.sleep(2)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @pytest.mark.parametrize(
