@@ -16,7 +16,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import Kind, Lane, Limits, Way
+from podlane.demonstration.scenario import Client, Kind, Lane, Limits, Way
 
 _INK: Final = "#222222"
 _QUIET: Final = "#6b6b6b"
@@ -201,7 +201,7 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
             _inside(axes, change, before, f"{word} {before:g}")
     axes.set_title(lane.name, loc="left", fontsize=9.5, color=colour, fontweight="bold", pad=4)
     axes.annotate(
-        f"{_KINDS[lane.kind]}{_CRITERIA[lane.criterion]} {lane.value}",
+        f"{_KINDS[lane.kind]}{_told_by(lane)} {lane.value}{lane.note and f' ({lane.note})'}",
         (0, 1),
         (58, 4),
         xycoords="axes fraction",
@@ -210,6 +210,10 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
         color=_QUIET,
         va="baseline",
     )
+
+
+def _told_by(lane: Lane) -> str:
+    return "upload by QUIC, by its server name" if lane.client is Client.QUIC else _CRITERIA[lane.criterion]
 
 
 def _draw_events(panels: Sequence[Any], recording: Recording) -> None:

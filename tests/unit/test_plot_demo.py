@@ -61,7 +61,8 @@ def test_both_formats_are_written(drawn: tuple[Path, Path]) -> None:
             BOTH_WAYS,
             {"total 100", "total 80", "ceil 70", "guaranteed 15", "sent by the Pod: all lanes together"}
             | {"Both ways, and request by request, sharing 100 Mbit/s out and 80 Mbit/s in"}
-            | {"download, by TLS server name data.lab.test", "answers, by TCP port 8080"},
+            | {"download, by TLS server name data.lab.test", "answers, by TCP port 8080"}
+            | {"upload by QUIC, by its server name live.shop.test (all other QUIC on its port would be held to 2)"},
         ),
     ],
     ids=lambda case: getattr(case, "name", ""),
