@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,6 +79,16 @@ def test_limits_and_names_are_written_in(
     draw(recorded(part), [svg])
     assert words <= texts(svg)
     assert {lane.name for lane in part.lanes} <= texts(svg)
+
+
+def test_a_layer_is_named_where_it_keeps_still() -> None:
+    from podlane import plot
+
+    written = []
+    axes = SimpleNamespace(text=lambda x, y, name, **_: written.append((x, y, name)))
+    below, layer = [60.0] * 4 + [50, 40] + [40] * 6, [0.0] * 2 + [20] * 10
+    plot._label_layer(axes, "live", range(12), [below, layer], 1)
+    assert written == [(9, 50, "live")], "where its plateau and what is below are both level"
 
 
 def test_the_same_recording_gives_the_same_file(recording: Recording, drawn: tuple[Path, Path], tmp_path: Path) -> None:
