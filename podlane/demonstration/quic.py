@@ -61,9 +61,10 @@ def start_quic_server(host: Host, folder: Path, address: str, certificate: Path,
         )
     server = QuicServer(process, log)
     assert process.stdout is not None
+    if not select.select([process.stdout], [], [], _START_PATIENCE)[0]:
+        raise DemoError(f"The QUIC server is not ready within {_START_PATIENCE:g} s.{last_words(log)}")
     # One line comes, or the end of a process that could not start.
-    if not select.select([process.stdout], [], [], _START_PATIENCE)[0] or not process.stdout.readline():
-        process.kill()
+    if not process.stdout.readline():
         process.wait()
         server.check()
     return server
