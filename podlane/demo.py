@@ -42,7 +42,7 @@ could not run; 2 the command line cannot be used.
     default=_ALL,
     show_default=True,
     type=click.Choice([_ALL, *PARTS]),
-    help="What to show: five uploads from the Pod; or answers to clients, downloads and single requests.",
+    help="What to show: five uploads from the Pod; or answers to clients, downloads, QUIC and single requests.",
 )
 @click.option(
     "--output",
@@ -64,10 +64,11 @@ def demo(part: str, output: Path, seconds: float | None, plain: bool) -> None:
 
     First a Pod uploads to one server address in five lanes, told apart by TLS server name, HTTP Host, HTTP/2 :authority
     and port. Lanes join, fill up, borrow, and keep their guarantees; limits change while traffic runs. Then it answers
-    clients, downloads, and makes requests on one connection, all in lanes as well. A plot follows each part.
+    clients, downloads, uploads by QUIC, and makes requests on one connection, all in lanes as well. A plot follows each
+    part.
 
-    Servers are nginx, clients are curl and cat; everything runs in network namespaces of its own (podlane-demo-PID-pod,
-    -node, -server in `ip netns`), nothing leaves this machine, and nothing stays behind.
+    Servers are nginx, clients are curl and cat, and both are aioquic for QUIC; everything runs in network namespaces of
+    its own (podlane-demo-PID-pod, -node, -server in `ip netns`), nothing leaves this machine, and nothing stays behind.
     """
     parts = [chosen for name, chosen in PARTS.items() if part in (_ALL, name)]
     with failing_clearly():
@@ -165,7 +166,19 @@ def _possible(parts: Sequence[Part]) -> list[Part]:
         raise DemoError(" ".join(dict.fromkeys(missing.values())))
     for name, why in missing.items():
         say(f"the part {name} is left out. {why}")
-    return left
+    return [_without_quic(part) for part in left]
+
+
+def _without_quic(part: Part) -> Part:
+    """The part, or what is left of it where QUIC cannot be shown."""
+    from podlane.demonstration.quic import quic_lanes, quic_missing
+
+    names = quic_lanes(part)
+    why = quic_missing() if names else None
+    if why is None:
+        return part
+    say(f"{part.name}: QUIC is left out (the lane {', '.join(names)}). {why}")
+    return part.without(names)
 
 
 def _can_draw() -> bool:

@@ -16,7 +16,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import Kind, Lane, Limits, Way
+from podlane.demonstration.scenario import Client, Kind, Lane, Limits, Way
 
 _INK: Final = "#222222"
 _QUIET: Final = "#6b6b6b"
@@ -30,6 +30,8 @@ _HEADROOM_MBIT: Final = 8.0
 """Above a panel's highest limit, so that its line is not the frame."""
 _LABEL_MBIT: Final = 12.0
 """A layer of the first panel lower than this has no room for its name."""
+_STEP_MBIT: Final = 4.0
+"""What a layer moves by from one reading to the next when lanes come or go; in between it wavers by less."""
 _DPI: Final = 160
 _CURVE_SECONDS: Final = 0.5
 """Rates drawn are means over this, centred: shorter shows single segments, longer blurs the moments of change."""
@@ -162,12 +164,26 @@ def _draw_total(axes: Any, recording: Recording, way: Way) -> None:
 
 
 def _label_layer(axes: Any, name: str, times: Sequence[float], curves: Sequence[Sequence[float]], index: int) -> None:
-    """Write a lane's name into the middle of the longest stretch where its layer is as high as it ever gets."""
-    at = plateau_middle(curves[index])
-    if at is None or curves[index][at] < _LABEL_MBIT:
+    """Write a lane's name into the middle of the longest stretch where its layer is as high as it ever gets.
+
+    The layers below must keep still there as well: a name beside a step would be written over the layer's edge.
+    """
+    curve = curves[index]
+    below = [sum(others) for others in zip(*curves[:index], strict=True)] if index else [0.0] * len(curve)
+    steps = (abs(after - before) for before, after in itertools.pairwise([*below[:1], *below]))
+    at = plateau_middle([rate if step < _STEP_MBIT else 0.0 for rate, step in zip(curve, steps, strict=True)])
+    if at is None or curve[at] < _LABEL_MBIT:
         return
-    y = sum(curve[at] for curve in curves[:index]) + curves[index][at] / 2
-    axes.text(times[at], y, name, color="white", fontsize=9, fontweight="bold", ha="center", va="center")
+    axes.text(
+        times[at],
+        below[at] + curve[at] / 2,
+        name,
+        color="white",
+        fontsize=9,
+        fontweight="bold",
+        ha="center",
+        va="center",
+    )
 
 
 def plateau_middle(values: Sequence[float]) -> int | None:
@@ -201,7 +217,7 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
             _inside(axes, change, before, f"{word} {before:g}")
     axes.set_title(lane.name, loc="left", fontsize=9.5, color=colour, fontweight="bold", pad=4)
     axes.annotate(
-        f"{_KINDS[lane.kind]}{_CRITERIA[lane.criterion]} {lane.value}",
+        f"{_KINDS[lane.kind]}{_told_by(lane)} {lane.value}{lane.note and f' ({lane.note})'}",
         (0, 1),
         (58, 4),
         xycoords="axes fraction",
@@ -210,6 +226,10 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
         color=_QUIET,
         va="baseline",
     )
+
+
+def _told_by(lane: Lane) -> str:
+    return "upload by QUIC, by its server name" if lane.client is Client.QUIC else _CRITERIA[lane.criterion]
 
 
 def _draw_events(panels: Sequence[Any], recording: Recording) -> None:

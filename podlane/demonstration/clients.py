@@ -20,6 +20,7 @@ from typing import IO, Any, Final, Protocol
 
 from podlane.demonstration.peer import RAW
 from podlane.demonstration.programs import guarded, last_words, tool
+from podlane.demonstration.quic import quic_sender_command
 from podlane.demonstration.scenario import RAW_PORT, Client, Lane
 from podlane.demonstration.servers import Servers
 from podlane.errors import DemoError
@@ -68,6 +69,8 @@ def command(lane: Lane, server: str, certificate: Path) -> list[str]:
     """The program of a lane, with its arguments; ``server`` is the address that it connects to."""
     if lane.client is Client.CAT:
         return [tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
+    if lane.client is Client.QUIC:
+        return quic_sender_command(lane, server, certificate)
     if lane.kind.uploads:
         return [tool("curl"), *curl_options(lane, server, certificate, upload="-")]
     output = ["--output", "/dev/null", "--write-out", "%{size_download}"]

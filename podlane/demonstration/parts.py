@@ -54,7 +54,7 @@ UPLOADS: Final = Part(
 BOTH_WAYS: Final = Part(
     "both-ways",
     "Both ways, and request by request",
-    "Downloads and uploads by unmodified curl",
+    "Downloads and uploads by unmodified curl and aioquic",
     ("both-ways.yaml",),
     (
         Lane(
@@ -75,6 +75,10 @@ BOTH_WAYS: Final = Part(
             ("--http1.1", "https://data.lab.test/dataset"), ("data.lab.test", TLS_PORT), Kind.DOWNLOAD,
         ),
         Lane(
+            "live", "sni", "live.shop.test", Client.QUIC, _GREY, resolve=("live.shop.test", TLS_PORT),
+            note="all other QUIC on its port would be held to 2",
+        ),
+        Lane(
             "reports", "host", "reports.shop.test", Client.CURL, _PURPLE,
             ("--header", "Host: reports.shop.test", "http://{server}/reports"), None, Kind.REQUEST,
         ),
@@ -87,7 +91,8 @@ BOTH_WAYS: Final = Part(
         Phase("shop", "a client downloads from the Pod: answers have lanes, too", 4, join="shop"),
         Phase("media", "another client, another port: it gets what is left", 4, join="media"),
         Phase("updates", "a download into the Pod, up to its ceil", 4, join="updates"),
-        Phase("dataset", "a second one: both get what they are guaranteed", 4.5, join="dataset"),
+        Phase("dataset", "a second one: both get what they are guaranteed", 4, join="dataset"),
+        Phase("live", "an upload by QUIC, told by name: by its port it would get 2 Mbit/s", 4, join="live"),
         Phase("reports", "an upload on a connection that is kept", 4, join="reports"),
         Phase("orders", "the next request on the same connection, another lane", 5, join="orders", end="reports"),
     ),

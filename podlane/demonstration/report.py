@@ -12,7 +12,7 @@ from podlane.demonstration.clients import Transfer
 from podlane.demonstration.recording import Measured, Recording, Verdict
 from podlane.demonstration.scenario import Kind, Lane, Scenario, Span, Way
 from podlane.demonstration.view import mbit
-from tc_core.units import ByteCount, Rate
+from tc_core.units import Rate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,7 @@ _ABOUT: Final = {
 
 _WORD: Final = {Way.SENT: "out", Way.RECEIVED: "in"}
 """Short: the table is to fit into 80 columns."""
+_MIB: Final = 1 << 20
 
 
 def print_report(
@@ -104,7 +105,7 @@ def report_table(
         row = [_cell(verdict, span, lane) for lane in scenario.lanes]
         shares = (verdict.share(span, way) for way in ways)
         table.add_row(f" {span.phase.name}", *row, *("–" if share is None else f"{share:.0%}" for share in shares))
-    table.add_row("bytes", *(_amount(transfers.get(lane.name)) for lane in scenario.lanes))
+    table.add_row("MiB", *(_amount(transfers.get(lane.name)) for lane in scenario.lanes))
     table.add_row("arrived whole", *(_arrived(transfers.get(lane.name)) for lane in scenario.lanes))
     return table
 
@@ -137,7 +138,7 @@ def _cell(verdict: Verdict, span: Span, lane: Lane) -> Text:
 
 
 def _amount(transfer: Transfer | None) -> str:
-    return ByteCount(transfer.sent).human if transfer else "–"
+    return f"{transfer.sent / _MIB:.1f}" if transfer else "–"
 
 
 def _arrived(transfer: Transfer | None) -> Text:

@@ -5,8 +5,8 @@ The stories themselves are in :mod:`podlane.demonstration.parts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.resources import files
 from typing import Final
@@ -19,7 +19,7 @@ TLS_PORT: Final = 443
 HTTP_PORT: Final = 80
 HTTP2_PORT: Final = 8080
 RAW_PORT: Final = 8730
-TLS_NAMES: Final = ("api.shop.test", "*.video.test", "data.lab.test")
+TLS_NAMES: Final = ("api.shop.test", "*.video.test", "data.lab.test", "live.shop.test")
 """What the certificate is good for; .test never exists outside (RFC 6761)."""
 
 MIN_SECONDS: Final = 10.0
@@ -36,6 +36,7 @@ class Client(Enum):
 
     CURL = "curl"
     CAT = "cat"
+    QUIC = "aioquic"
 
 
 class Way(Enum):
@@ -71,7 +72,7 @@ class Kind(Enum):
 class Lane:
     """One lane: the class's name, how it is recognised, and the arguments of the program that transfers in it.
 
-    ``colour`` is that of the table and the plot.
+    ``colour`` is that of the table and the plot; ``note`` is for the plot.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Lane:
     arguments: tuple[str, ...] = ()
     resolve: tuple[str, int] | None = None
     kind: Kind = Kind.UPLOAD
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,11 @@ class Part:
     def seconds(self) -> float:
         """How long traffic runs in it."""
         return sum(phase.seconds for phase in self.story)
+
+    def without(self, names: Collection[str]) -> Part:
+        """The part as it is when these lanes, and the phases in which they join, are left out."""
+        lanes = tuple(lane for lane in self.lanes if lane.name not in names)
+        return replace(self, lanes=lanes, story=tuple(phase for phase in self.story if phase.join not in names))
 
     def policy_text(self, *, changed: bool = False) -> str:
         """The policy file, before or after the change of limits."""

@@ -25,6 +25,7 @@ from podlane.demonstration.conversation import Conversation, Request
 from podlane.demonstration.kernel import INTERFACE
 from podlane.demonstration.leftovers import PREFIX, own_folder
 from podlane.demonstration.programs import guarded, last_words
+from podlane.demonstration.quic import QuicServer, quic_lanes, start_quic_server
 from podlane.demonstration.scenario import Kind, Lane, Part, Scenario, Way
 from podlane.demonstration.servers import Servers, make_certificate, start_servers
 from podlane.errors import DemoError
@@ -70,6 +71,7 @@ class Stage:
     hosts: PodNodeServer
     servers: Servers
     pod_servers: Servers
+    quic_server: QuicServer | None
     certificate: Path
     sidecar: subprocess.Popen[Any]
     kernel: Kernel
@@ -132,8 +134,9 @@ class Stage:
         """Raise :class:`DemoError` when something has ended that should still run."""
         if self.sidecar.poll() is not None:
             raise DemoError(f"The sidecar ended with {self.sidecar.returncode}.{last_words(_sidecar_log(self.folder))}")
-        for servers in (self.servers, self.pod_servers):
-            servers.check()
+        for servers in (self.servers, self.pod_servers, self.quic_server):
+            if servers is not None:
+                servers.check()
         for transfer in self.transfers.values():
             transfer.check()
 
@@ -196,13 +199,16 @@ def open_stage(scenario: Scenario) -> Iterator[Stage]:
             start_servers(host, _subfolder(folder, host), address, certificate, key)
             for host, address in ((hosts.server, hosts.server_ipv4), (hosts.pod, _EVERY_ADDRESS))
         )
+        quic_server = None
+        if quic_lanes(scenario.part):
+            quic_server = start_quic_server(hosts.server, folder, hosts.server_ipv4, certificate, key)
         _write_policy(folder, scenario.part, changed=False)
         sidecar = _start_sidecar(hosts, folder)
         with hosts.pod.namespace.entered():
             kernel = stack.enter_context(NetlinkKernel())
         ids = ClassIds.assign(c.name for c in parse_policy(scenario.part.policy_text()).classes)
         handles = {lane.name: leaf_handle(ids[lane.name]) for lane in scenario.lanes}
-        stage = Stage(scenario, folder, hosts, servers, pod_servers, certificate, sidecar, kernel, handles)
+        stage = Stage(scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles)
         stack.callback(_kill_feeders, stage)
         # Runs first: a second Ctrl-C must not stop the clearing up.
         stack.callback(_ignore_signals)

@@ -84,15 +84,16 @@ SHORT = {
         r"api joins(\s+\d+\.\d ✓){5}",
     ),
     BOTH_WAYS.name: (
-        11,
+        12.5,
         [
             "Answers to what clients open: within",
             "The Pod's server saw its clients' own addresses.",
             "Downloads into the Pod: within",
+            "What the Pod uploads: within guarantees and ceils (live ",
             "Requests of one connection, each in its own lane: within",
         ],
-        r"seen as\s+http1\s+\(kernel\)\s+http1\s+tls\s+http1\s+http1",
-        r"dataset(\s+\d+\.\d ✓){4}",
+        r"seen as\s+http1\s+\(kernel\)\s+http1\s+tls\s+quic\s+http1\s+http1",
+        r"live(\s+\d+\.\d ✓){5}",
     ),
 }
 """Seconds that a part takes here, and what it says."""

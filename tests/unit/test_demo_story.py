@@ -16,7 +16,7 @@ from podlane.demonstration.scenario import Kind, Part, Scenario, Span, Way, make
 from podlane.demonstration.view import PlainView, live_table
 from sidecar.routing.flow import Content, Destination
 from sidecar.routing.table import RoutingTable
-from tc_core.policy import Bound
+from tc_core.policy import Bound, TransportProtocol
 from tc_core.policy_file import parse_policy
 
 EXPECTED = {}
@@ -34,8 +34,9 @@ EXPECTED[BOTH_WAYS.name] = [
     {"shop": 60, "media": 40},
     {"shop": 60, "media": 40, "updates": 60},
     {"shop": 60, "media": 40, "updates": 40, "dataset": 40},
-    {"shop": 60, "media": 20, "reports": 20, "updates": 40, "dataset": 40},
-    {"shop": 45, "media": 15, "orders": 40, "updates": 40, "dataset": 40},
+    {"shop": 60, "media": 25, "live": 15, "updates": 40, "dataset": 40},
+    {"shop": 50, "media": 15, "live": 15, "reports": 20, "updates": 40, "dataset": 40},
+    {"shop": 30, "media": 15, "live": 15, "orders": 40, "updates": 40, "dataset": 40},
 ]
 """Mbit/s that HTB gives to each lane, phase by phase: guarantees, then borrowing by priority up to the ceil."""
 
@@ -113,17 +114,31 @@ def test_both_ways_are_told_apart_as_they_say() -> None:
     def here(port: int) -> Destination:
         return Destination.parse("10.0.0.2", port, bound=Bound.INBOUND)
 
+    quic = Destination.parse(server, 443, TransportProtocol.UDP)
     seen = {
         "shop": table.route(here(80), Content(host="www.shop.test")),
         "media": table.route(here(8080)),
         "updates": table.route(Destination.parse(server, 80), Content(host="updates.os.test")),
         "dataset": table.route(Destination.parse(server, 443), Content(sni="data.lab.test")),
+        "live": table.route(quic, Content(sni="live.shop.test")),
+        "other-quic": table.route(quic, Content(sni="elsewhere.test")),
         "reports": table.route(Destination.parse(server, 80), Content(host="reports.shop.test")),
         "orders": table.route(Destination.parse(server, 80), Content(host="orders.shop.test")),
         "default": table.route(Destination.parse(server, 80), Content(host="www.shop.test")),
     }
     assert {name: route.class_name for name, route in seen.items()} == {name: name for name in seen}
     assert not table.undecided(here(8080)), "media is for the kernel alone"
+    by_port = parse_policy(BOTH_WAYS.policy_text()).resolved()
+    assert [c.ceil.human for c in by_port if c.name == "other-quic"] == ["2 Mbit/s"], "the story says so"
+    assert table.route(quic).class_name == "other-quic", "by port alone QUIC would be in another lane"
+    assert table.route(Destination.parse(server, 443), Content(sni="live.shop.test")).class_name == "default", "TCP"
+
+
+def test_without_a_lane_there_is_no_phase_in_which_it_joins() -> None:
+    part = BOTH_WAYS.without(["live"])
+    assert part.lanes == tuple(lane for lane in BOTH_WAYS.lanes if lane.name != "live")
+    assert [phase.join for phase in part.story] == ["shop", "media", "updates", "dataset", "reports", "orders"]
+    make_scenario(part)
 
 
 def test_every_kind_of_traffic_and_both_ways_are_shown() -> None:
@@ -166,9 +181,16 @@ def test_what_is_wrong_is_found(distort: Distort, problem: str) -> None:
         (only("shop", 1, 1.06, BOTH_WAYS), "shop: 63.6 Mbit/s is over its ceil of 60 Mbit/s"),
         (only("dataset", 3, 0.94, BOTH_WAYS), "dataset: 37.6 Mbit/s is below its guarantee of 40 Mbit/s"),
         (only("updates", 2, 0.9, BOTH_WAYS), "Only 90% of 60 Mbit/s was used"),
-        (only("orders", 5, 0.4, BOTH_WAYS), "orders: 16 Mbit/s is below its guarantee of 20 Mbit/s"),
+        (only("live", 4, 0.1, BOTH_WAYS), "live: 1.5 Mbit/s is below its guarantee of 5 Mbit/s"),
+        (only("orders", 6, 0.4, BOTH_WAYS), "orders: 16 Mbit/s is below its guarantee of 20 Mbit/s"),
     ],
-    ids=["answer over ceil", "download below guarantee", "less than could arrive", "request in the wrong lane"],
+    ids=[
+        "answer over ceil",
+        "download below guarantee",
+        "less than could arrive",
+        "QUIC by port",
+        "request in the wrong lane",
+    ],
 )
 def test_what_is_wrong_with_both_ways_is_found(distort: Distort, problem: str) -> None:
     problems = judge(play(distort, BOTH_WAYS)).problems
@@ -224,9 +246,10 @@ def test_the_report_of_both_ways_has_a_line_for_each_kind_of_traffic() -> None:
     text = report(play(part=BOTH_WAYS), transfers(BOTH_WAYS))
     assert "✗" not in text
     assert (
-        "✓ Answers to what clients open: within guarantees and ceils (shop 45.0–60.0, media 15.0–40.0 Mbit/s)." in text
+        "✓ Answers to what clients open: within guarantees and ceils (shop 30.0–60.0, media 15.0–40.0 Mbit/s)." in text
     )
     assert "✓ Downloads into the Pod: within guarantees and ceils (updates 40.0–60.0, dataset 40.0 Mbit/s)." in text
+    assert "✓ What the Pod uploads: within guarantees and ceils (live 15.0 Mbit/s)." in text
     assert "each in its own lane: within guarantees and ceils (reports 20.0, orders 40.0 Mbit/s)." in text
     assert "✓ The Pod's server saw its clients' own addresses." in text
     assert "Limits changed" not in text

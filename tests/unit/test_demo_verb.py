@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from podlane import demo as verb
-from podlane.demonstration import programs
+from podlane.demonstration import programs, quic
 from podlane.demonstration.clients import command
 from podlane.demonstration.conversation import conversation_command
 from podlane.demonstration.parts import BOTH_WAYS, UPLOADS
@@ -17,6 +17,7 @@ from podlane.demonstration.recording import Recording
 from podlane.demonstration.scenario import Kind, make_scenario
 from podlane.demonstration.servers import nginx_config
 from podlane.errors import DemoError
+from sidecar.netfilter.features import Check
 from tc_core import features
 from tc_core.capability import ALL_FEATURES, HTB, IFB, Feature, absent
 
@@ -28,7 +29,7 @@ from tc_core.capability import ALL_FEATURES, HTB, IFB, Feature, absent
         (["--output", "demo"], "ends in .svg or .png"),
         (["--seconds", "3"], "is not in the range"),
         (["--seconds", "many"], "is not a valid float"),
-        (["--seconds", "12"], "Give at least 18 for what --part chooses, or choose one part"),
+        (["--seconds", "12"], "Give at least 19 for what --part chooses, or choose one part"),
         (["--part", "quick"], "'all', 'uploads', 'both-ways'"),
     ],
     ids=["other format", "no format", "too short", "not a number", "too short for all", "no such part"],
@@ -101,6 +102,34 @@ def test_a_kernel_that_cannot_shape_shows_nothing(monkeypatch: pytest.MonkeyPatc
         verb._possible([UPLOADS, BOTH_WAYS])
 
 
+LEFT_OUT = {
+    "no aioquic": (None, Check("step-aside", True, "works"), "aioquic is not installed. To have it: pip install"),
+    "no queue": ("there", Check("step-aside", False, "No NFQUEUE.", "Load it."), "No NFQUEUE. Load it."),
+}
+
+
+@pytest.mark.parametrize(("found", "check", "why"), LEFT_OUT.values(), ids=LEFT_OUT)
+def test_quic_that_cannot_be_shown_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: str | None, check: Check, why: str
+) -> None:
+    without(monkeypatch)
+    monkeypatch.setattr(quic.importlib.util, "find_spec", lambda _name: found)
+    monkeypatch.setattr(quic, "probe", lambda: check)
+    uploads, both_ways = verb._possible([UPLOADS, BOTH_WAYS])
+    assert uploads is UPLOADS
+    assert quic.quic_lanes(BOTH_WAYS) == ("live",)
+    assert quic.quic_lanes(both_ways) == ()
+    assert len(both_ways.lanes) == len(BOTH_WAYS.lanes) - 1
+    assert f"QUIC is left out (the lane live). {why}" in capsys.readouterr().err
+
+
+def test_quic_that_can_be_shown_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    without(monkeypatch)
+    monkeypatch.setattr(quic, "probe", lambda: Check("step-aside", True, "works"))
+    assert verb._possible([BOTH_WAYS]) == [BOTH_WAYS]
+    assert capsys.readouterr().err == ""
+
+
 def test_help_has_an_example() -> None:
     assert "sudo podlane demo --output out/demo.svg" in CliRunner().invoke(verb.demo, ["--help"]).output
 
@@ -129,6 +158,11 @@ def test_downloads_are_counted_and_thrown_away() -> None:
         assert commands[name][commands[name].index("--output") + 1] == "/dev/null"
         assert "%{size_download}" in commands[name]
         assert "192.0.2.1" in " ".join(commands[name])
+
+
+def test_the_quic_client_goes_to_the_one_server_by_name_and_verifies_it() -> None:
+    argv = command(BOTH_WAYS.lanes[4], "192.0.2.1", Path("/folder/c.pem"))
+    assert argv[-4:] == ["192.0.2.1", "443", "live.shop.test", "/folder/c.pem"]
 
 
 def test_requests_of_one_connection_are_one_command() -> None:

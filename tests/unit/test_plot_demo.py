@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,7 +62,8 @@ def test_both_formats_are_written(drawn: tuple[Path, Path]) -> None:
             BOTH_WAYS,
             {"total 100", "total 80", "ceil 70", "guaranteed 15", "sent by the Pod: all lanes together"}
             | {"Both ways, and request by request, sharing 100 Mbit/s out and 80 Mbit/s in"}
-            | {"download, by TLS server name data.lab.test", "answers, by TCP port 8080"},
+            | {"download, by TLS server name data.lab.test", "answers, by TCP port 8080"}
+            | {"upload by QUIC, by its server name live.shop.test (all other QUIC on its port would be held to 2)"},
         ),
     ],
     ids=lambda case: getattr(case, "name", ""),
@@ -77,6 +79,16 @@ def test_limits_and_names_are_written_in(
     draw(recorded(part), [svg])
     assert words <= texts(svg)
     assert {lane.name for lane in part.lanes} <= texts(svg)
+
+
+def test_a_layer_is_named_where_it_keeps_still() -> None:
+    from podlane import plot
+
+    written = []
+    axes = SimpleNamespace(text=lambda x, y, name, **_: written.append((x, y, name)))
+    below, layer = [60.0] * 4 + [50, 40] + [40] * 6, [0.0] * 2 + [20] * 10
+    plot._label_layer(axes, "live", range(12), [below, layer], 1)
+    assert written == [(9, 50, "live")], "where its plateau and what is below are both level"
 
 
 def test_the_same_recording_gives_the_same_file(recording: Recording, drawn: tuple[Path, Path], tmp_path: Path) -> None:
