@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -72,9 +72,9 @@ LANES: Final = {
 }
 
 
-def classes(ceil: int = CEIL) -> str:
-    """The annotation: three lanes of one ceil, in Mbit/s."""
-    return json.dumps([{"name": n, "rate": "1Mbit", "ceil": f"{ceil}Mbit", "match": m} for n, m in LANES.items()])
+def classes(ceil: int = CEIL, lanes: Iterable[str] = LANES) -> str:
+    """The annotation: lanes of one ceil, in Mbit/s."""
+    return json.dumps([{"name": n, "rate": "1Mbit", "ceil": f"{ceil}Mbit", "match": LANES[n]} for n in lanes])
 
 
 ANNOTATIONS: Final = {"podlane.io/egress-bandwidth": "100M", "podlane.io/classes": classes()}
@@ -235,9 +235,9 @@ class Client:
     def document(self) -> dict[str, Any]:
         return self.kubectl.get("pod", self.pod)
 
-    def run(self, *command: str, timeout: float = 60.0) -> str:
-        """Run a command in the application's container."""
-        return self.kubectl("exec", self.pod, "--container=app", "--", *command, timeout=timeout)
+    def run(self, *command: str, container: str = "app", timeout: float = 60.0) -> str:
+        """Run a command in a container."""
+        return self.kubectl("exec", self.pod, f"--container={container}", "--", *command, timeout=timeout)
 
     def upload(self, server: Server, size: int, host: str, port: str) -> float:
         """Send so many bytes as the body of a request; gives the rate in Mbit/s, until the server had them all."""
@@ -256,12 +256,15 @@ class Client:
         return {c["name"]: c for c in told["classes"]}
 
 
-def upload(server: Server, size: int, host: str, port: str) -> str:
-    """A shell command that sends so many bytes and writes what :func:`rate_of` reads; ``port`` is a key of PORTS."""
+def upload(server: Server, size: int, host: str, port: str, patience: int = 50) -> str:
+    """A shell command that sends so many bytes and writes what :func:`rate_of` reads; ``port`` is a key of PORTS.
+
+    It fails after ``patience`` seconds.
+    """
     scheme, number = ("https" if port == "tls" else "http"), PORTS[port]
     return (
         f"head -c {size} /dev/zero | curl --silent --show-error --insecure --http1.1 --header 'Expect:' --data-binary @- "
-        f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time 50 "
+        f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time {patience} "
         f"--resolve {host}:{number}:{server.address} {scheme}://{host}:{number}/"
     )
 

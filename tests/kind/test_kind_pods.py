@@ -90,7 +90,7 @@ def test_init_containers_of_the_application_are_held_to_its_limits(shop: Kubectl
     shop("delete", "deployment", "initial", "--wait=false")
 
 
-def probed(name: str, container: dict[str, Any]) -> dict[str, Any]:
+def probed(name: str, *containers: dict[str, Any]) -> dict[str, Any]:
     """A Deployment in whose Pod the proxy takes what clients open, to look at names in it: probes of the kubelet included."""
     inbound = [{"name": "answers", "rate": "1Mbit", "match": {"direction": "inbound", "host": "shop.example.com"}}]
     given = {
@@ -98,7 +98,7 @@ def probed(name: str, container: dict[str, Any]) -> dict[str, Any]:
         "podlane.io/classes": json.dumps(inbound),
     }
     document = deployment(name)
-    document["spec"]["template"] = template(name, given, containers=[container])
+    document["spec"]["template"] = template(name, given, containers=list(containers))
     return document
 
 
@@ -125,7 +125,7 @@ def test_probes_of_the_application_are_not_disturbed(shop: Kubectl) -> None:
     shop("delete", "deployment", "probed", "--wait=false")
 
 
-def test_grpc_probes_succeed(shop: Kubectl) -> None:
+def test_grpc_probes_are_not_disturbed(shop: Kubectl) -> None:
     """The kubelet's client says nothing beyond SETTINGS before it has the server's, and gives up after a second."""
     etcd = [
         "/etcd",
@@ -135,14 +135,24 @@ def test_grpc_probes_succeed(shop: Kubectl) -> None:
     ]
     # The one program on every such node that answers gRPC's questions about health.
     container = {
-        "name": "app", "image": etcd_image(shop), "command": etcd, "readinessProbe": {"grpc": {"port": 2379}, **EACH_SECOND},
+        "name": "etcd", "image": etcd_image(shop), "command": etcd,
+        "startupProbe": {"grpc": {"port": 2379}, "periodSeconds": 1, "failureThreshold": 60},
+        "readinessProbe": {"grpc": {"port": 2379}, **EACH_SECOND}, "livenessProbe": {"grpc": {"port": 2379}, **EACH_SECOND},
     }  # fmt: skip
-    shop.create(probed("grpc", container))
-    try:
-        shop("rollout", "status", "deployment/grpc", "--timeout=12s", timeout=60)
-    finally:
-        shop("delete", "deployment", "grpc")
-        shop("wait", "--for=delete", "pod", "--selector=app=grpc", "--timeout=60s", timeout=90)
+    shop.create(probed("grpc", container, application()))
+    shop("rollout", "status", "deployment/grpc", "--timeout=120s", timeout=150)
+    pod = Client.of(shop, "grpc")
+    before, probes = failed_probes(pod), captured(pod)
+    until(f"{2 * PROBES} probes", lambda: captured(pod) >= probes + 2 * PROBES, patience=60)
+    assert failed_probes(pod) == before
+    assert [pod.status_of(name)["restartCount"] for name in ("etcd", "podlane")] == [0, 0]
+    shop("delete", "deployment", "grpc", "--wait=false")
+
+
+def captured(pod: Client) -> int:
+    """HTTP/2 connections that clients opened and the proxy saw."""
+    by_protocol: dict[str, int] = pod.lanes()["default"]["connections"]["by_protocol"]
+    return by_protocol.get("http2", 0)
 
 
 def failed_probes(pod: Client) -> int:
