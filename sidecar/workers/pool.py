@@ -164,7 +164,11 @@ class WorkerPool:
     async def ask(self) -> list[int]:
         """Have every worker say where it stands; gives the numbers of those that are missing or do not answer."""
         silent = await self._tell(Ask, _ANSWER_S)
-        return [place.number for place in self._places if place.worker is None or place.worker in silent]
+
+        def answers(worker: Member | None) -> bool:
+            return worker is not None and not worker.gone.is_set() and worker not in silent
+
+        return [place.number for place in self._places if not answers(place.worker)]
 
     async def connections(self, limit: int, order: Order) -> Shown:
         """The connections alive, and ``limit`` of them; without those of a worker that does not answer."""
