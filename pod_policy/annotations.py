@@ -179,7 +179,8 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "bytes, a Kubernetes quantity",
         "the injector's",
         "256Mi",
-        "The most memory that the sidecar may use; beyond it the container is killed.",
+        "The most memory that the sidecar may use; beyond it the proxy, or all of the container, is killed and started "
+        "anew.",
     ),
 )
 """In the order of the reference."""
