@@ -151,7 +151,7 @@ class Sidecar(Supervised):
                 nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave, self._be_alone)
             try:
                 await self._live(on_ready)
-            except BaseException:
+            except BaseException:  # cancelled, too: what is installed must not outlive us unseen
                 if self._guard is not None and self._was_ready:
                     raise  # to the supervisor, which has another one take over what is in force
                 try:

@@ -99,7 +99,7 @@ class CaptureFile:
         """Bytes of the file as it lies there; None when that cannot be known."""
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # interrupted, too: nobody else can close the file
             self.close()
             raise
 

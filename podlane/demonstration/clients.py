@@ -185,7 +185,7 @@ class Uploader:
             argv = command(lane, address, certificate)
             log = folder / f"{lane.name}.log"
             self._program = Program(lane.client.value, pod, argv, log, self._feeder.output)
-        except BaseException:
+        except BaseException:  # interrupted, too: nobody else knows of the feeder
             self.kill()
             raise
         # Ours would keep dd's pipe open after the program is gone.

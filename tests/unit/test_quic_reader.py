@@ -81,6 +81,7 @@ async def heir(queue: Queue) -> AsyncIterator[QuicReader]:
 
 
 def in_no_time(test: Callable[[], object]) -> None:
+    """On a clock that jumps to the next deadline when all wait: an heir looks again and again, and sleeping lets it."""
     trio.run(test, clock=MockClock(autojump_threshold=0))
 
 

@@ -80,7 +80,7 @@ class _Answering(Member):
 
 
 def test_only_who_does_not_answer_is_named_whoever_else_asks_meanwhile() -> None:
-    async def main() -> None:
+    async def main() -> None:  # on a clock that jumps: nobody sleeps for real
         with socket.create_server(("127.0.0.1", 0)) as lock:
             settings = ServerSettings(port=0, ipv6=False)
             pool = WorkerPool(ForkServer(0, lock), 2, lock, settings, routing(), Tallies())

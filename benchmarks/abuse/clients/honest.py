@@ -63,7 +63,7 @@ class _Client:
         sock = trio.socket.socket()
         try:
             await sock.connect(self._where)
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody else knows of this socket
             sock.close()
             raise
         return trio.SocketStream(sock)
@@ -75,7 +75,7 @@ class _Client:
             except trio.BrokenResourceError as error:
                 raise _GoneError from error
             await _answer(stream)
-        except BaseException:
+        except BaseException:  # cancelled, too: in the middle of an exchange it is of no use
             await trio.aclose_forcefully(stream)
             raise
         if fresh:
