@@ -11,6 +11,7 @@ import pytest
 from bpf_machine import Instruction, Skb, check, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruleset_walk import UDP, Packet, answer, arrival, has, output, through
 from tcp_packets import ACK, PSH, tcp_packet
 from test_ruleset_walk import (
     ARRIVALS,
@@ -18,22 +19,15 @@ from test_ruleset_walk import (
     HERE,
     IDS,
     SSH,
-    UDP,
     Flow,
-    Packet,
-    answer,
-    arrival,
     excluded_inbound,
     exclusions,
     first_packet,
     flows,
-    has,
     opened,
-    output,
     policies,
     serving,
     silences,
-    through,
     written_twice,
 )
 
