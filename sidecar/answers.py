@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 import trio
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from sidecar.admin import Handler, Query, Reply
 from sidecar.config import SidecarSettings
+from sidecar.exposition import CONTENT_TYPE
 from sidecar.live_connections import Shown
 from sidecar.metrics import Crew, Metrics
 from sidecar.netfilter.ruleset import CaptureSettings
@@ -73,7 +73,7 @@ class Answers(Protocol):
 
     async def _metrics_reply(self) -> Reply:
         await self._ask_workers()
-        return Reply(200, CONTENT_TYPE_LATEST, self.metrics.render())
+        return Reply(200, CONTENT_TYPE, self.metrics.render())
 
     async def _classes_reply(self) -> Reply:
         await self._ask_workers()

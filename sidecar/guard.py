@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import structlog
 import trio
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
 
 from sidecar.config import LogFormat
+from sidecar.exposition import Family, counter
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
@@ -166,15 +165,15 @@ def ids_of(told: Mapping[str, Any]) -> ClassIds:
     return ClassIds(told["ids"], tuple(told["retired"]))
 
 
-class RestartMetrics(Collector):
+class RestartMetrics:
     """How often the proxy was started anew; nothing where it has no supervisor."""
 
     def __init__(self, guard: Guard | None) -> None:
         self._restarts = guard.restarts if guard is not None else {}
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
+    def collect(self) -> Iterator[Family]:
         """One family."""
-        restarts = CounterMetricFamily("podlane_restarts", "Proxies that were started anew.", labels=["reason"])
+        restarts = counter("podlane_restarts", "Proxies that were started anew.", "reason")
         for reason, number in self._restarts.items():
-            restarts.add_metric([reason], number)
+            restarts.add(number, reason)
         yield restarts

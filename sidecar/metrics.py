@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-
+from sidecar.exposition import Collector, Family, counter, gauge, histogram, render
 from sidecar.shaping import ClassSnapshot, Received
 from sidecar.tallies import DETECTION_BUCKETS, Tallies
 
@@ -35,9 +32,7 @@ class Metrics(Tallies):
         """``more``: who has metrics of its own."""
         super().__init__()
         self._crew = crew
-        self._registry = CollectorRegistry()
-        for collector in (_Collector(classes, crew, self), *more):
-            self._registry.register(collector)
+        self._collectors: tuple[Collector, ...] = (_Collector(classes, crew, self), *more)
 
     def sum(self) -> Tallies:
         """What all processes together have counted: this one, its workers, and those that are gone."""
@@ -51,10 +46,10 @@ class Metrics(Tallies):
 
     def render(self) -> bytes:
         """All metrics in Prometheus text format."""
-        return generate_latest(self._registry)
+        return render(family for collector in self._collectors for family in collector.collect())
 
 
-class _Collector(Collector):
+class _Collector:
     """What there is to tell: the kernel's counters of each class, as the sampler last read them, and connections."""
 
     def __init__(
@@ -64,69 +59,54 @@ class _Collector(Collector):
         self._crew = crew
         self._metrics = metrics
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         counted = self._metrics.sum()
         yield from class_families("podlane_class", "sent", list(self._classes()))
         yield from self._of_the_proxy(counted)
         yield from self._of_detection(counted)
         yield from self._of_workers(counted)
 
-    def _of_workers(self, counted: Tallies) -> Iterator[Metric]:
-        workers = GaugeMetricFamily("podlane_workers", "Processes that relay connections.")
-        workers.add_metric([], self._crew().present)
-        replaced = CounterMetricFamily("podlane_workers_replaced", "Workers that ended unasked and were replaced.")
-        replaced.add_metric([], counted.workers_replaced)
+    def _of_workers(self, counted: Tallies) -> Iterator[Family]:
+        workers = gauge("podlane_workers", "Processes that relay connections.")
+        workers.add(self._crew().present)
+        replaced = counter("podlane_workers_replaced", "Workers that ended unasked and were replaced.")
+        replaced.add(counted.workers_replaced)
         yield from (workers, replaced)
 
-    def _of_detection(self, counted: Tallies) -> Iterator[Metric]:
-        detections = CounterMetricFamily(
-            "podlane_detections", "Detections by protocol found and reason.", labels=["protocol", "reason"]
-        )  # fmt: skip
+    def _of_detection(self, counted: Tallies) -> Iterator[Family]:
+        detections = counter("podlane_detections", "Detections by protocol found and reason.", "protocol", "reason")
         for (protocol, reason), number in list(counted.detections.items()):
-            detections.add_metric([protocol, reason], number)
-        seconds = HistogramMetricFamily("podlane_detection_seconds", "From accept to the end of detection.")
-        reached = 0
-        buckets = []
-        bounds = (*(str(bound) for bound in DETECTION_BUCKETS), "+Inf")
-        for bound, number in zip(bounds, counted.detection_times, strict=True):
-            reached += number
-            buckets.append((bound, reached))
-        seconds.add_metric([], buckets, counted.detection_seconds)
-        lost = CounterMetricFamily(
-            "podlane_access_log_lost", "Lines of the access log that could not be kept or written."
-        )  # fmt: skip
-        lost.add_metric([], counted.lines_lost)
-        refused = CounterMetricFamily(
-            "podlane_connections_refused", "Connections that were not relayed.", labels=["reason"]
-        )  # fmt: skip
+            detections.add(number, protocol, reason)
+        seconds = histogram(
+            "podlane_detection_seconds",
+            "From accept to the end of detection.",
+            DETECTION_BUCKETS,
+            counted.detection_times,
+            counted.detection_seconds,
+        )
+        lost = counter("podlane_access_log_lost", "Lines of the access log that could not be kept or written.")
+        lost.add(counted.lines_lost)
+        refused = counter("podlane_connections_refused", "Connections that were not relayed.", "reason")
         for name, number in list(counted.refusals.items()):
-            refused.add_metric([name], number)
-        doubted = CounterMetricFamily(
-            "podlane_requests_ambiguous", "Connections whose requests could not be followed any more."
-        )  # fmt: skip
-        doubted.add_metric([], counted.doubts)
+            refused.add(number, name)
+        doubted = counter("podlane_requests_ambiguous", "Connections whose requests could not be followed any more.")
+        doubted.add(counted.doubts)
         yield from (detections, seconds, refused, doubted, lost)
 
-    def _of_the_proxy(self, counted: Tallies) -> Iterator[Metric]:
-        active = GaugeMetricFamily(
-            "podlane_connections_active", "Connections alive.", labels=["class", "protocol"]
-        )  # fmt: skip
-        total = CounterMetricFamily(
-            "podlane_connections", "Connections that were given a class.", labels=["class", "protocol"]
-        )  # fmt: skip
-        relayed = CounterMetricFamily(
-            "podlane_relayed_bytes", "Payload of finished connections.", labels=["class", "direction"]
-        )  # fmt: skip
+    def _of_the_proxy(self, counted: Tallies) -> Iterator[Family]:
+        active = gauge("podlane_connections_active", "Connections alive.", "class", "protocol")
+        total = counter("podlane_connections", "Connections that were given a class.", "class", "protocol")
+        relayed = counter("podlane_relayed_bytes", "Payload of finished connections.", "class", "direction")
         for name, counts in list(counted.connections.items()):
             for protocol, number in list(counts.by_protocol.items()):
-                total.add_metric([name, protocol], number)
-                active.add_metric([name, protocol], counts.active_by_protocol[protocol])
-            relayed.add_metric([name, "up"], counts.bytes_up)
-            relayed.add_metric([name, "down"], counts.bytes_down)
+                total.add(number, name, protocol)
+                active.add(counts.active_by_protocol[protocol], name, protocol)
+            relayed.add(counts.bytes_up, name, "up")
+            relayed.add(counts.bytes_down, name, "down")
         yield from (active, total, relayed)
 
 
-def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[Metric]:
+def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[Family]:
     """What the kernel counted of each class, whose packets were ``verb`` (sent, received)."""
     counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
         ("bytes", f"Bytes {verb}, link headers included.", lambda s: s.stats.bytes),
@@ -141,25 +121,21 @@ def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -
         ("guaranteed_bits_per_second", "Guaranteed rate.", lambda s: s.rate.bits_per_second),
         ("ceil_bits_per_second", "Most it may borrow up to.", lambda s: s.ceil.bits_per_second),
     )
-    for name, text, value in counters:
-        counter = CounterMetricFamily(f"{prefix}_{name}", text, labels=["class"])
-        for snapshot in snapshots:
-            counter.add_metric([snapshot.name], value(snapshot))
-        yield counter
-    for name, text, value in gauges:
-        gauge = GaugeMetricFamily(f"{prefix}_{name}", text, labels=["class"])
-        for snapshot in snapshots:
-            gauge.add_metric([snapshot.name], value(snapshot))
-        yield gauge
+    for make, metrics in ((counter, counters), (gauge, gauges)):
+        for name, text, value in metrics:
+            family = make(f"{prefix}_{name}", text, "class")
+            for snapshot in snapshots:
+                family.add(value(snapshot), snapshot.name)
+            yield family
 
 
-class ReceivedMetrics(Collector):
+class ReceivedMetrics:
     """The same of what arrives, for the classes that limit it."""
 
     def __init__(self, received: Callable[[], Received | None]) -> None:
         self._received = received
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         """All families, which are empty where nothing is limited."""
         received = self._received()
         return class_families("podlane_received", "received", received.classes if received else ())

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
+from sidecar.exposition import Family, counter, gauge
 
 
 class Result(StrEnum):
@@ -23,7 +22,7 @@ class Result(StrEnum):
     """It could not be put in force, and the old one was put back."""
 
 
-class PolicyState(Collector):
+class PolicyState:
     """Told what happens to the policy; says it to whoever asks. Times are of the system's clock."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
@@ -58,19 +57,20 @@ class PolicyState(Collector):
         read, since = _said(self._refused_at), _said(self._in_force_since)
         return f"The policy read at {read} is not used, that of {since} stays in force: {self._refused}"
 
-    def collect(self) -> Iterator[Metric]:
-        """The metrics, as prometheus_client asks for them."""
-        yield InfoMetricFamily("podlane_policy", "The policy in force.", value={"hash": self._digest})
-        since = GaugeMetricFamily(
+    def collect(self) -> Iterator[Family]:
+        """The metrics."""
+        info = gauge("podlane_policy_info", "The policy in force.", "hash")
+        info.add(1, self._digest)
+        since = gauge(
             "podlane_policy_in_force_timestamp_seconds", "When the policy in force came into force (Unix time)."
         )
-        since.add_metric([], self._in_force_since)
-        refused = GaugeMetricFamily("podlane_policy_refused", "1: the policy that is wanted now is not used.")
-        refused.add_metric([], self._refused is not None)
-        reloads = CounterMetricFamily("podlane_policy_reloads", "Policies that were read again.", labels=["result"])
+        since.add(self._in_force_since)
+        refused = gauge("podlane_policy_refused", "1: the policy that is wanted now is not used.")
+        refused.add(self._refused is not None)
+        reloads = counter("podlane_policy_reloads", "Policies that were read again.", "result")
         for result, number in self._reloads.items():
-            reloads.add_metric([result], number)
-        yield from (since, refused, reloads)
+            reloads.add(number, result)
+        yield from (info, since, refused, reloads)
 
 
 def _said(at: float) -> str:

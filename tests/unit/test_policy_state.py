@@ -38,7 +38,7 @@ def test_the_policy_of_the_start() -> None:
     state, _ = begun()
     assert state.problem is None
     assert samples(state) >= NOTHING_YET | {
-        'info{hash="aa"} 1.0', "in_force_timestamp_seconds 1e+09", "refused 0.0",
+        'info{hash="aa"} 1.0', "in_force_timestamp_seconds 1000000000.0", "refused 0.0",
     }  # fmt: skip
 
 
@@ -50,12 +50,12 @@ def test_a_policy_that_is_refused_leaves_the_old_one() -> None:
         "total: 5 has no unit."
     )
     assert samples(state) >= {
-        'info{hash="aa"} 1.0', "in_force_timestamp_seconds 1e+09", "refused 1.0", 'reloads_total{result="refused"} 1.0',
+        'info{hash="aa"} 1.0', "in_force_timestamp_seconds 1000000000.0", "refused 1.0", 'reloads_total{result="refused"} 1.0',
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("digest", "since"), [("bb", "1.00000006e+09"), ("aa", "1e+09")], ids=["another", "the same again"]
+    ("digest", "since"), [("bb", "1000000060.0"), ("aa", "1000000000.0")], ids=["another", "the same again"]
 )
 def test_the_next_policy_in_force_ends_the_trouble(digest: str, since: str) -> None:
     state, _ = begun()
