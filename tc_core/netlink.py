@@ -1,12 +1,8 @@
 """The kernel itself, by rtnetlink(7): the only place where traffic control is read and changed.
 
-pyroute2 makes and reads the messages (:mod:`tc_core.requests`, :mod:`tc_core.answers`); the socket is our own, a plain
-blocking one. pyroute2's synchronous ``IPRoute`` was tried first: it runs an asyncio event loop with a socket of its own
-in every thread that touches it, which trio's changing worker threads would leave behind, and each of those sockets is
-in the namespace of its thread rather than in that of the thread that asked for the object.
-
-The socket belongs to the network namespace of the thread that made it and stays there. Any thread may call, one at a
-time (a lock sees to it). Errors carry the kernel's own explanation (NETLINK_EXT_ACK) where it has one.
+Messages are made by :mod:`tc_core.requests`, read by :mod:`tc_core.answers`, and sent by
+:class:`~tc_core.netlink_socket.NetlinkSocket`: it belongs to the network namespace of the thread that made it and stays
+there, and any thread may call.
 """
 
 from __future__ import annotations
@@ -14,23 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, rtnl
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink import rtnl
 
 from tc_core import answers, requests
 from tc_core.bpf import load
 from tc_core.errors import KernelError
 from tc_core.handles import Handle
 from tc_core.kernel import AddFilter, AddLink, Change, Counters, ReplaceFilter, interface_not_found, refused
-from tc_core.layouts import LAYOUTS
 from tc_core.model import (
     EGRESS_HOOK,
     INGRESS_HOOK,
@@ -43,18 +34,9 @@ from tc_core.model import (
     Observed,
     RedirectFilter,
 )
+from tc_core.netlink_socket import NetlinkSocket
 from tc_core.socket_program import load_for_sockets
 from tc_core.stats import with_leaf_drops
-
-_SOL_NETLINK: Final = 270
-_NETLINK_EXT_ACK: Final = 11
-_NLM_F_DUMP_INTR: Final = 0x10
-"""Set in a dump during which something changed: parts of it may be old, so it has to be asked again."""
-_DUMP_ATTEMPTS: Final = 5
-_RECEIVE_SIZE: Final = 1 << 16
-"""Bytes; the kernel fills at most 32 KiB per message batch."""
-_TIMEOUT: Final = 10.0
-"""Seconds. The kernel answers before send() returns; waiting longer than this means that an answer was lost."""
 
 
 class NetlinkKernel:
@@ -64,19 +46,9 @@ class NetlinkKernel:
     """
 
     def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-            self._socket.bind((0, 0))
-        except OSError as error:
-            raise refused("opening a netlink socket", error.errno or errno.EIO) from None
-        self._socket.settimeout(_TIMEOUT)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-        self._lock = threading.Lock()
-        self._sequence = 0
+        self._netlink = NetlinkSocket()
         self._seen: dict[str, int] = {}
         """Indices of interfaces as they were last observed. To ask for one takes as long as to change a class."""
-        self._marshal = MarshalRtnl()
-        self._marshal.msg_map.update(LAYOUTS)
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +58,7 @@ class NetlinkKernel:
 
     def close(self) -> None:
         """Close the socket. The kernel's state stays as it is."""
-        self._socket.close()
+        self._netlink.close()
 
     # --- Kernel --------------------------------------------------------------------------------------------------
 
@@ -259,63 +231,4 @@ class NetlinkKernel:
                 yield message
 
     def _ask(self, operation: str, request: Any) -> list[Any]:
-        """Send a request; everything that the kernel answers. A dump that a change interrupted is asked again."""
-        with self._lock:
-            for _ in range(_DUMP_ATTEMPTS):
-                parts, interrupted = self._exchange(operation, request)
-                if not interrupted:
-                    break
-        return parts
-
-    def _exchange(self, operation: str, request: Any) -> tuple[list[Any], bool]:
-        self._sequence = self._sequence % 0xFFFFFFFF + 1
-        request["header"]["sequence_number"] = self._sequence
-        request["header"]["pid"] = 0
-        request.reset()
-        request.encode()
-        try:
-            self._socket.send(request.data)
-            return self._receive(operation, request["header"]["flags"])
-        except OSError as error:
-            raise refused(operation, error.errno or errno.ETIMEDOUT) from None
-
-    def _receive(self, operation: str, flags: int) -> tuple[list[Any], bool]:
-        """Read until the last part of the answer: DONE for a dump, an acknowledgement, or the one message asked for."""
-        parts: list[Any] = []
-        interrupted = False
-        several = flags & NLM_F_DUMP == NLM_F_DUMP
-        while True:
-            data = self._socket.recv(_RECEIVE_SIZE)
-            for kind, message_flags, sequence, offset, length in _headers(data):
-                if sequence != self._sequence:
-                    continue  # the rest of an answer that an earlier error cut short
-                interrupted = interrupted or bool(message_flags & _NLM_F_DUMP_INTR)
-                if kind == NLMSG_ERROR:
-                    self._raise_error(operation, message_flags, data, offset, length)
-                    return parts, interrupted
-                if kind == NLMSG_DONE:
-                    return parts, interrupted
-                parts.append(self._marshal.parse_one_message(kind, message_flags, sequence, data, offset, length))
-                if not several and not flags & NLM_F_ACK:
-                    return parts, interrupted
-
-    def _raise_error(self, operation: str, flags: int, data: bytes, offset: int, length: int) -> None:
-        """Raise what an NLMSG_ERROR says; 0 is the acknowledgement."""
-        (code,) = struct.unpack_from("=i", data, offset + 16)
-        if not code:
-            return
-        message = self._marshal.parse_one_message(NLMSG_ERROR, flags, self._sequence, data, offset, length)
-        error = message["header"]["error"]
-        words = error.args[1] if isinstance(error, NetlinkError) and len(error.args) > 1 else None
-        raise refused(operation, -code, words)
-
-
-def _headers(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """(type, flags, sequence number, offset, length) of each message in a datagram (struct nlmsghdr)."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind, flags, sequence = struct.unpack_from("=IHHI", data, offset)
-        if length < 16:
-            return
-        yield kind, flags, sequence, offset, length
-        offset += (length + 3) & ~3
+        return self._netlink.ask(operation, request)

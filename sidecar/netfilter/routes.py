@@ -9,31 +9,31 @@ The second is for inbound connections: a program here answers the proxy, which s
 and that answer must stay here. Our rules are recognised by our mark, which is nobody else's, whatever their preference
 and table, and by our table: so a run with other settings finds what an earlier one left.
 
-Everything is done by rtnetlink (pyroute2) in the network namespace of the calling thread.
+Everything is done by rtnetlink in the network namespace of the calling thread.
 """
 
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import Final
 
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
-from sidecar.netfilter.rules import LOOPBACK, Family, PolicyRoute
-from tc_core.marks import DIVERT
+from sidecar.netfilter.route_messages import (
+    AF,
+    local_route_request,
+    rule_of,
+    rule_request,
+    rules_request,
+    table_of_local_route,
+)
+from sidecar.netfilter.rules import Family, PolicyRoute
+from tc_core.errors import KernelError
+from tc_core.netlink_socket import NetlinkSocket
+from tc_core.requests import link_request, routes_request
 
-_AF: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
-_ANYWHERE: Final = {Family.V4: "0.0.0.0/0", Family.V6: "::/0"}
-_FR_ACT_TO_TBL: Final = 1
-"""linux/fib_rules.h: the rule's action is a look-up in its table."""
-_RTN_LOCAL: Final = 2
-"""linux/rtnetlink.h: addresses that are this machine's own."""
 _REMEDIES: Final = {
     errno.ENETDOWN: "The loopback interface is down. Bring it up: ip link set lo up.",
     errno.EACCES: "IPv6 is disabled on lo. Enable it: sysctl net.ipv6.conf.lo.disable_ipv6=0.",
@@ -55,8 +55,8 @@ class InstalledRoutes:
 
 def observe(family: Family, table: int) -> InstalledRoutes:
     """What one family has of ours; ``table`` is looked at even when no rule leads there. Raises RulesetError."""
-    with _netlink(f"Reading the {family} routing rules") as ipr:
-        return _observe(ipr, family, {table})
+    with _netlink(f"Reading the {family} routing rules") as netlink:
+        return _observe(netlink, family, {table})
 
 
 def lay(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
@@ -66,40 +66,38 @@ def lay(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
     """
     if not wanted:
         return False
-    with _netlink(f"The {family} route of captured connections cannot be set up") as ipr:
+    with _netlink(f"The {family} route of captured connections cannot be set up") as netlink:
         tables = {route.table for route in wanted}
-        found = _observe(ipr, family, tables)
+        found = _observe(netlink, family, tables)
         missing = [route for route in wanted if route not in found.rules]
         without = tables.difference(found.tables)
         for table in sorted(without):
-            _change_route(ipr, "add", family, table)
+            _change_route(netlink, "add", family, table)
         for route in missing:
-            _change_rule(ipr, "add", family, route)
+            _change_rule(netlink, "add", family, route)
         return bool(missing or without)
 
 
 def clear(family: Family, wanted: Sequence[PolicyRoute], tables: Set[int]) -> bool:
     """Take away what is ours and not wanted, in ``tables`` too when no rule leads there; whether there was any."""
-    with _netlink(f"The {family} route of captured connections cannot be removed") as ipr:
-        found = _observe(ipr, family, tables)
+    with _netlink(f"The {family} route of captured connections cannot be removed") as netlink:
+        found = _observe(netlink, family, tables)
         rules = [route for route in found.rules if route not in wanted]
         local = set(found.tables).difference(route.table for route in wanted)
         for route in rules:
-            _change_rule(ipr, "del", family, route)
+            _change_rule(netlink, "del", family, route)
         for table in sorted(local):
-            _change_route(ipr, "del", family, table)
+            _change_route(netlink, "del", family, table)
         return bool(rules or local)
 
 
 @contextmanager
-def _netlink(doing: str) -> Iterator[Any]:
+def _netlink(doing: str) -> Iterator[NetlinkSocket]:
     try:
-        with IPRoute() as ipr:
-            yield ipr
-    except NetlinkError as error:
-        raise _explain(doing, error.code, str(error.args[-1])) from None
-    except OSError as error:
-        raise _explain(doing, error.errno or 0, error.strerror or str(error)) from None
+        with NetlinkSocket() as netlink:
+            yield netlink
+    except KernelError as error:
+        raise _explain(doing, error.errno, error.detail) from None
 
 
 def _explain(doing: str, number: int, said: str) -> SidecarError:
@@ -108,43 +106,25 @@ def _explain(doing: str, number: int, said: str) -> SidecarError:
     return RulesetError(f"{doing}: {said}. {_REMEDIES.get(number, 'See ip rule and ip route show table all.')}")
 
 
-def _observe(ipr: Any, family: Family, tables: Set[int]) -> InstalledRoutes:
-    rules = tuple(_rules(ipr, family, tables))
+def _observe(netlink: NetlinkSocket, family: Family, tables: Set[int]) -> InstalledRoutes:
+    found = (rule_of(each, family, tables) for each in netlink.ask("ip rule show", rules_request(family)))
+    rules = tuple(rule for rule in found if rule is not None)
     looked_at = {*tables, *(route.table for route in rules)}
-    lo = ipr.link_lookup(ifname="lo")[0]
-    return InstalledRoutes(rules, tuple(sorted(t for t in looked_at if _has_route(ipr, family, t, lo))))
+    lo = _loopback(netlink)
+    routes = netlink.ask("ip route show table all", routes_request(AF[family]))
+    local = {table_of_local_route(each, lo) for each in routes}
+    return InstalledRoutes(rules, tuple(sorted(table for table in looked_at if table in local)))
 
 
-def _rules(ipr: Any, family: Family, tables: Set[int]) -> Iterator[PolicyRoute]:
-    for rule in ipr.get_rules(family=_AF[family]):
-        if rule["action"] != _FR_ACT_TO_TBL or rule["dst_len"] or rule.get("oifname"):
-            continue
-        mark = (rule.get("fwmark", 0), rule.get("fwmask", 0))
-        table, preference = rule.get("table", 0), rule.get("priority", 0)
-        source = f"{rule.get('src')}/{rule['src_len']}" if rule["src_len"] else None
-        if mark == (DIVERT.value, DIVERT.mask) and source is None and not rule.get("iifname"):
-            yield PolicyRoute(DIVERT, table, preference)
-        elif not mark[0] and source == LOOPBACK[family] and rule.get("iifname") == "lo" and table in tables:
-            yield PolicyRoute(None, table, preference)
+def _change_rule(netlink: NetlinkSocket, command: str, family: Family, route: PolicyRoute) -> None:
+    netlink.ask(f"ip rule {command}", rule_request(family, route, add=command == "add"))
 
 
-def _has_route(ipr: Any, family: Family, table: int, lo: int) -> bool:
-    return any(
-        route["type"] == _RTN_LOCAL and route["dst_len"] == 0 and route.get("oif") == lo
-        for route in ipr.get_routes(family=_AF[family], table=table)
-    )
+def _change_route(netlink: NetlinkSocket, command: str, family: Family, table: int) -> None:
+    request = local_route_request(family, table, _loopback(netlink), add=command == "add")
+    netlink.ask(f"ip route {command}", request)
 
 
-def _change_rule(ipr: Any, command: str, family: Family, route: PolicyRoute) -> None:
-    if route.mark is not None:
-        which: dict[str, object] = {"fwmark": route.mark.value, "fwmask": route.mark.mask}
-    else:
-        network, _, length = LOOPBACK[family].partition("/")
-        # "iif lo" means packets that are made here (ip-rule(8)).
-        which = {"src": network, "src_len": int(length), "iifname": "lo"}
-    ipr.rule(command, family=_AF[family], priority=route.preference, table=route.table, **which)
-
-
-def _change_route(ipr: Any, command: str, family: Family, table: int) -> None:
-    lo = ipr.link_lookup(ifname="lo")[0]
-    ipr.route(command, family=_AF[family], dst=_ANYWHERE[family], oif=lo, table=table, type="local", scope="host")
+def _loopback(netlink: NetlinkSocket) -> int:
+    [link] = netlink.ask("ip link show lo", link_request("lo"))
+    return int(link["index"])
