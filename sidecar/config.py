@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError
@@ -89,25 +89,25 @@ def _worker_count(value: object) -> int | Literal["auto"]:
     return int(text)
 
 
-DurationSetting = Annotated[Duration, NoDecode, PlainValidator(Duration.parse), PlainSerializer(str)]
-WaitSetting = Annotated[Duration, NoDecode, PlainValidator(_some_time), PlainSerializer(str)]
-RateSetting = Annotated[Rate, NoDecode, PlainValidator(Rate.parse), PlainSerializer(str)]
-OptionalRateSetting = Annotated[Rate | None, NoDecode, PlainValidator(lambda v: None if v is None else Rate.parse(v))]
-PortsSetting = Annotated[tuple[int, ...], NoDecode, PlainValidator(_port_list)]
+DurationSetting = Annotated[Duration, PlainValidator(Duration.parse), PlainSerializer(str)]
+WaitSetting = Annotated[Duration, PlainValidator(_some_time), PlainSerializer(str)]
+RateSetting = Annotated[Rate, PlainValidator(Rate.parse), PlainSerializer(str)]
+OptionalRateSetting = Annotated[Rate | None, PlainValidator(lambda v: None if v is None else Rate.parse(v))]
+PortsSetting = Annotated[tuple[int, ...], PlainValidator(_port_list)]
 PortRangesSetting = Annotated[
-    tuple[PortRange, ...], NoDecode, PlainValidator(lambda v: v if isinstance(v, tuple) else PortRange.parse_list(v))
+    tuple[PortRange, ...], PlainValidator(lambda v: v if isinstance(v, tuple) else PortRange.parse_list(v))
 ]
 NetworksSetting = Annotated[
-    tuple[Network, ...], NoDecode, PlainValidator(lambda v: v if isinstance(v, tuple) else parse_networks(v))
+    tuple[Network, ...], PlainValidator(lambda v: v if isinstance(v, tuple) else parse_networks(v))
 ]
 PortSetting = Annotated[int, Field(ge=1, le=65535)]
-WorkersSetting = Annotated[int | Literal["auto"], NoDecode, PlainValidator(_worker_count)]
+WorkersSetting = Annotated[int | Literal["auto"], PlainValidator(_worker_count)]
 
 
-class SidecarSettings(BaseSettings):
+class SidecarSettings(BaseModel):
     """Everything that can be set; the field's name in capitals behind ``PODLANE_`` is its environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="PODLANE_", extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: Path | None = Field(None, description="policy file (YAML or JSON); this or annotations")
     annotations: Path | None = Field(
@@ -244,10 +244,17 @@ def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
     """Settings with what the command line gave; raises :class:`ConfigError` naming the setting and the remedy."""
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return SidecarSettings(**given)
+        return SidecarSettings.model_validate(_environment() | given)
     except ValidationError as error:
         lines = [_explain(e, given) for e in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _environment() -> dict[str, str]:
+    """What the environment says, by the names of settings. (pydantic-settings would do it, with a tenth of a start.)"""
+    said = {key.upper(): value for key, value in os.environ.items()}
+    names = {name: f"PODLANE_{name.upper()}" for name in SidecarSettings.model_fields}
+    return {name: said[variable] for name, variable in names.items() if variable in said}
 
 
 def _explain(error: Any, given: dict[str, Any]) -> str:
