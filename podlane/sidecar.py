@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -68,6 +69,11 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
     type=click.Choice(["open", "closed"]),
     help="While the proxy is gone, connections that it would relay go direct, or are refused.  [default: open]",
 )
+@click.option(
+    "--standby/--no-standby",
+    default=None,
+    help="Keep a copy of the proxy that takes its place at once when it is gone.  [default: standby]",
+)
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
 @click.option("--inbound-port", metavar="PORT", type=int, help="Where those of clients arrive.  [default: 15106]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
@@ -126,8 +132,9 @@ def sidecar(
     with failing_clearly():
         from sidecar import log
         from sidecar.config import load_settings
-        from sidecar.guard import Guard
+        from sidecar.policies import import_readers
         from sidecar.remains import cleanup as remove_remains
+        from sidecar.standby import begin
         from sidecar.starting import run
 
         if cleanup:
@@ -135,7 +142,13 @@ def sidecar(
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)
-        guard = None if supervisor_fd is None else Guard.of(supervisor_fd)
+        guard = None
+        if supervisor_fd is not None:
+            import_readers(settings)
+            kept = () if summary_fd is None else (summary_fd,)
+            guard = begin(supervisor_fd, standby=settings.standby, kept=kept)
+            if guard.again:
+                ready_fd = None  # the first proxy's alone
         try:
             run(
                 settings,
@@ -166,6 +179,10 @@ def _supervise(arguments: list[str]) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    from sidecar.lifetime import adopt_orphans
+
+    with suppress(OSError):  # then there is no standby to be had
+        adopt_orphans()
     # What comes meanwhile waits for the supervisor's handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     python = [sys.executable, "-P", "-m"]

@@ -133,6 +133,9 @@ class SidecarSettings(BaseModel):
         OnFailure.OPEN,
         description="new connections that the proxy would relay, while it is gone: they go direct, or are refused",
     )
+    standby: bool = Field(
+        True, description="a copy of the proxy, which shares its memory, takes its place at once when it is gone"
+    )
     outbound_port: PortSetting = Field(
         OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"
     )
@@ -251,7 +254,7 @@ def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
 
 
 def _environment() -> dict[str, str]:
-    """What the environment says, by the names of settings. (pydantic-settings would do it, with a tenth of a start.)"""
+    """What the environment says, by the names of settings."""
     said = {key.upper(): value for key, value in os.environ.items()}
     names = {name: f"PODLANE_{name.upper()}" for name in SidecarSettings.model_fields}
     return {name: said[variable] for name, variable in names.items() if variable in said}

@@ -80,6 +80,10 @@ class Guard:
         said = {"actions": actions, "ids": ids, "on_failure": way.value, "log_format": log_format.value}
         self._wire.send("armed", said)
 
+    def offer(self, pid: int, end: socket.socket) -> None:
+        """Say that there is a standby, and hand over the socket behind which it is; see :mod:`sidecar.standby`."""
+        self._wire.send("standby", {"pid": pid}, [end.fileno()])
+
     def ready(self) -> None:
         """Say that all is in force."""
         self._wire.send("ready")

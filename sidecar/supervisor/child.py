@@ -35,9 +35,11 @@ class Child:
         """By when it has to have ended."""
         self.buried = False
         """It has ended, and its number may be another's."""
+        self.standby: Child | None = None
+        """A copy of it that waits for its end."""
         self.began = monotonic()
         self._beats = Beats(page)
-        self._page = page
+        self._page: int | None = page
 
     @classmethod
     def spawn(cls, argv: Sequence[str]) -> Child:
@@ -68,12 +70,14 @@ class Child:
 
     def welcome(self, fields: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         """The first message; ``descriptors``: what it inherits."""
+        self.began = monotonic()
+        assert self._page is not None, "welcomed once"
         try:
             self.wire.send("welcome", fields, [self._page, *descriptors])
         except OSError:  # too many descriptors are on their way: it is to take that for our end, and end itself
             self.wire.socket.shutdown(socket.SHUT_RDWR)
         finally:
-            os.close(self._page)
+            self._forget_page()
 
     def signs(self) -> list[float]:
         """When it gave each kind of sign of life, in seconds of the monotonic clock; 0: never."""
@@ -113,3 +117,46 @@ class Child:
         """It has ended."""
         self.wire.close()
         self._beats.close()
+        self._forget_page()
+
+    def _forget_page(self) -> None:
+        if self._page is not None:
+            os.close(self._page)
+            self._page = None
+
+    # --- its standby ----------------------------------------------------------------------------------------------
+
+    def offers(self, pid: int, descriptor: int) -> None:
+        """It has a standby, behind this socket. Without room for the page with its signs of life it gets none."""
+        self.dismiss_standby()
+        end = socket.socket(fileno=descriptor)
+        try:
+            self.standby = Child(pid, Wire(end), new_page())
+        except OSError:
+            end.close()
+
+    def release_standby(self) -> Child | None:
+        """It has ended: who can take its place. The copy of one that was never ready may fail as that has."""
+        if self.ready_at is None:
+            self.dismiss_standby()
+        standby, self.standby = self.standby, None
+        return standby
+
+    def dismiss_standby(self) -> None:
+        """Have its standby end."""
+        if self.standby is not None:
+            self.standby.dismiss()
+            self.standby = None
+
+    def dismiss(self) -> None:
+        """Have a standby end: by itself, since nobody can speak to it any more; at once if it is ours to end."""
+        self.close()
+        if self.is_ours():
+            self.end()
+
+    def is_ours(self) -> bool:
+        """Whether it lives and is this process's child, as an orphan comes to be: only then is its number its own."""
+        try:
+            return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
+        except ChildProcessError:
+            return False

@@ -20,7 +20,8 @@ START_S: Final = 120.0
 """A start that takes longer will not end: the startup probe gives as much."""
 _LATE_S: Final = 0.3
 """Who wakes so much later than planned was stopped itself (SIGSTOP, a frozen cgroup), and no judge of others."""
-_FIRST_PAUSE_S: Final = 0.5
+_FIRST_PAUSE_S: Final = 0.1
+"""A few deaths in a row cost no more than a second together; then it is a failure that repeats itself."""
 _LONGEST_PAUSE_S: Final = 30.0
 _CALM_S: Final = 60.0
 """Who has been ready for so long had not failed to start."""

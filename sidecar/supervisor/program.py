@@ -60,6 +60,8 @@ class Supervisor:
         self._poll = select.poll()
         self._control = Control(self._poll, self._asked)
         self._handover: Handover | None = None
+        self._standby: Child | None = None
+        """Takes the place of the proxy that has ended."""
         self._leaving: list[Child] = []
         """Earlier proxies, whose connections still run."""
         self._hurried = False
@@ -78,6 +80,8 @@ class Supervisor:
         self._poll.register(woken, select.POLLIN)
         while self._status is None:
             self._turn(woken)
+        if self._standby is not None:
+            self._standby.dismiss()
         return self._status
 
     def _turn(self, woken: int) -> None:
@@ -125,7 +129,7 @@ class Supervisor:
         self._start_at = None
         self._control.open()
         try:
-            self._follow(self._spawn())
+            self._follow(self._spawn(fresh=False))
         except OSError as error:
             self._not_started(_why(error))
 
@@ -142,8 +146,15 @@ class Supervisor:
             "the proxy cannot be started", error=why, again_in=f"{pause:g}s", new_connections=self._fate()
         )
 
-    def _spawn(self, heirloom: Message | None = None, descriptors: Sequence[int] = ()) -> Child:
-        proxy = Child.spawn(self._argv)
+    def _spawn(self, heirloom: Message | None = None, descriptors: Sequence[int] = (), *, fresh: bool = True) -> Child:
+        """``fresh``: its program as it is on disk now, even where a standby waits."""
+        standby, self._standby = self._standby, None
+        if standby is not None and (fresh or not standby.is_ours()):
+            standby.dismiss()
+            standby = None
+        if standby is not None:
+            self._speech.info("its standby takes its place", pid=standby.pid)
+        proxy = standby or Child.spawn(self._argv)
         self._argv = without_options(self._argv, _ONCE)
         while self._once:
             os.close(self._once.pop())  # whoever waits at the other end is to see the proxy's end
@@ -181,6 +192,7 @@ class Supervisor:
     def _ended(self, proxy: Child, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
+        self._standby = proxy.release_standby()
         how = _end_of(code)
         if self._handover is not None and self._handover.after and code == 0 and not self._stopping:
             try:
@@ -242,6 +254,8 @@ class Supervisor:
         message, descriptors = proxy.wire.receive()
         if message is not None and message["kind"] == "lent" and self._handover is not None:
             self._begin_heir(self._handover, proxy, message, descriptors)
+        elif message is not None and message["kind"] == "standby" and descriptors:
+            proxy.offers(message["pid"], descriptors.pop())
         for descriptor in descriptors:
             os.close(descriptor)
         if message is None:
@@ -308,6 +322,7 @@ class Supervisor:
         self._handover = None
         if self._proxy is not None:
             self._leaving.append(self._proxy)
+            self._proxy.dismiss_standby()
             self._proxy.due = monotonic() + _LEAVE_S
             self._proxy.wire.send("leave")
         self._follow(heir)
@@ -326,6 +341,7 @@ class Supervisor:
         if handover.heir is not None:
             handover.heir.end()
             self._forget(handover.heir)
+            handover.heir.dismiss_standby()
             if self._proxy is not None:
                 self._proxy.wire.send("resume")  # to be as it was before the heir touched anything
         self._speech.error("no other proxy has taken over", reason=why)

@@ -12,6 +12,8 @@ to supervisor  ``lent``       with descriptors: what an heir needs to begin besi
 to supervisor  ``leaving``    I let my connections end, and when the grace period is over I do
 to supervisor  ``armed``      before rules that capture: what to run if I should be gone, instead of earlier
                               ones; and the class ids in force
+to supervisor  ``standby``    with the socket behind which it is: there is a process, my child, that can be
+                              welcomed in my place when I am gone (:mod:`sidecar.standby`)
 to supervisor  ``ready``      all is in force
 =============  =============  ==========================================================================
 

@@ -101,6 +101,14 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def command_of(pid: int) -> str:
+    """The name that ps shows of a process; empty when it has gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except FileNotFoundError:
+        return ""
+
+
 NO_CAP_BPF = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all")
 """In front of a command: with NET_ADMIN alone, as in a container without BPF."""
 

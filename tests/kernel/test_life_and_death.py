@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from lab import connect, listen
-from sidecars import RunningSidecar, children, refused_sidecar, start_sidecar, state_of
+from sidecars import RunningSidecar, children, command_of, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import start_nginx
 
@@ -141,6 +141,37 @@ def test_without_a_proxy_new_connections_go_direct_until_there_is_another(
         assert ask(topology) == "answered"
         assert counted(sidecar) == 1
     assert 'podlane_restarts_total{reason="kill"} 1.0' in sidecar.get("/metrics")
+    assert sidecar.stop() == 0
+
+
+def test_its_standby_takes_the_place_of_a_proxy_that_is_killed(topology: PodNodeServer, tmp_path: Path) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path)
+    before = state_of(topology.pod)
+    for number in range(1, 4):
+        victim = sidecar.proxy
+        [standby] = [each for each in children(victim) if command_of(each) == "podlane-standby"]
+        os.kill(victim, signal.SIGKILL)
+        until("its burial", lambda gone=victim: gone not in children(sidecar.process.pid))
+        until("a proxy that is ready", lambda: ready(sidecar))
+        assert sidecar.proxy == standby
+        assert command_of(standby) != "podlane-standby"
+        assert state_of(topology.pod) == before
+        assert ask(topology) == "answered"
+        assert counted(sidecar) == 1
+        assert f'podlane_restarts_total{{reason="kill"}} {number}.0' in sidecar.get("/metrics")
+    [standby] = children(sidecar.proxy)
+    assert sidecar.stop() == 0
+    assert not Path(f"/proc/{standby}").exists()
+
+
+def test_without_a_standby_another_proxy_is_started(topology: PodNodeServer, tmp_path: Path) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--no-standby")
+    victim = sidecar.proxy
+    assert children(victim) == []
+    os.kill(victim, signal.SIGKILL)
+    until("its burial", lambda: victim not in children(sidecar.process.pid))
+    until("a proxy that is ready", lambda: ready(sidecar))
+    assert "standby" not in sidecar.log.read_text()
     assert sidecar.stop() == 0
 
 
@@ -323,7 +354,10 @@ def test_a_proxy_that_goes_on_hanging_is_replaced(topology: PodNodeServer, tmp_p
 
 def test_a_worker_that_hangs_is_done_without(topology: PodNodeServer, tmp_path: Path) -> None:
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--workers", "2")
-    server = until("the fork server", lambda: children(sidecar.proxy))[0]
+    [server] = until(
+        "the fork server",
+        lambda: [each for each in children(sidecar.proxy) if command_of(each) == "podlane-forks"],
+    )
     [victim, _] = until("workers", lambda: found if len(found := children(server)) == 2 else None)
     os.kill(victim, signal.SIGSTOP)
     until("new connections to go direct", lambda: "new_connections=go direct" in sidecar.log.read_text())

@@ -122,11 +122,11 @@ def test_signs_reach_the_other_side() -> None:
 
 def test_a_proxy_that_fails_again_and_again_is_started_less_and_less_often() -> None:
     restarts = Restarts()
-    pauses = [restarts.pause_after("exit", None) for _ in range(9)]
-    assert pauses == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    pauses = [restarts.pause_after("exit", None) for _ in range(12)]
+    assert pauses == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
     assert restarts.pause_after("kill", 59.0) == 30.0
     assert restarts.pause_after("kill", 61.0) == 0.0
-    assert restarts.counts == {"exit": 9, "kill": 2}
+    assert restarts.counts == {"exit": 12, "kill": 2}
 
 
 @pytest.mark.parametrize(

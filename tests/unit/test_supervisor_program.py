@@ -27,8 +27,11 @@ from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
 PATIENCE_S = 20.0
 DRIVER = """
 import sys
+from sidecar.lifetime import adopt_orphans
 from sidecar.supervisor import control, program
 control.NAME = "\\0" + sys.argv.pop(1)
+if sys.argv.pop(1) == "adopt":
+    adopt_orphans()
 program._LATER_S = 0.3
 program.main()
 """
@@ -83,6 +86,28 @@ def end(*_):
     say(f"end {me}")
     os._exit(0)
 
+born = "started"
+
+def keep_standby():
+    # As sidecar.standby does: whoever is told to begin returns from here, and has one, too.
+    global wire, beats, me, born
+    while True:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid:
+            wire.send("standby", {"pid": pid}, [ours.fileno()])
+            ours.close()
+            theirs.close()
+            return
+        ours.close()
+        wire.close()
+        wire = Wire(theirs)
+        welcome, descriptors = wire.receive()
+        if welcome is None:
+            say(f"standby of {me} ends")
+            os._exit(0)
+        beats, me, born = Beats(descriptors[0]), me + 1, "copied"
+
 """
 
 
@@ -97,9 +122,13 @@ class Run:
 
     def hear(self, *words: str) -> None:
         """The next things that proxies say."""
-        assert self.process.stdout is not None
         for word in words:
-            assert self.process.stdout.readline().rstrip() == word, self.log.read_text()
+            assert self.heard() == word, self.log.read_text()
+
+    def heard(self) -> str:
+        """The next one, whatever it is."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip()
 
     def upgrade(self, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(control, "NAME", f"\0{self.name}")
@@ -121,8 +150,11 @@ class Starter:
     folder: Path
     stack: ExitStack
 
-    def __call__(self, script: str, option: str = "--ready-fd", descriptor: int = -1) -> Run:
-        """``script``: what each proxy does, the first of which ``me`` is 1; a descriptor that the first one gets."""
+    def __call__(self, script: str, option: str = "--ready-fd", descriptor: int = -1, *, orphans: str = "adopt") -> Run:
+        """``script``: what each proxy does, the first of which ``me`` is 1; a descriptor that the first one gets.
+
+        ``orphans``: ``adopt`` has those among its descendants come to the supervisor.
+        """
         python = self.folder / "python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
@@ -131,7 +163,7 @@ class Starter:
         more = [option, str(descriptor)] if descriptor >= 0 else []
         process = self.stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-c", DRIVER, name, str(python), "-c", PRELUDE + script, str(self.folder), *more],
+                [sys.executable, "-c", DRIVER, name, orphans, str(python), "-c", PRELUDE + script, str(self.folder), *more],
                 pass_fds=[descriptor] if more else [], stdout=subprocess.PIPE, stderr=self.stack.enter_context(log.open("w")), text=True,
             )
         )  # fmt: skip
@@ -323,6 +355,84 @@ def test_an_heir_that_cannot_begin_after_the_old_one_is_no_secret(
     assert "new connections that names decide go direct. It ended with exit code 2" in said
     assert (tmp_path / "without").read_text() == "done\n"
     started.hear("lent", "ready 3")
+
+
+# --- a standby --------------------------------------------------------------------------------------------------------
+
+STANDBY = """
+signal.signal(signal.SIGTERM, end)
+keep_standby()
+arm()
+say(f"{born} {me}")
+say(os.getpid())
+if born == "copied" and (folder / "broken").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
+ready()
+if (folder / "lends").exists() and me == 1:
+    lend({}, [0])
+    await_word("leave")
+    wire.send("leaving", {"grace": 0})
+    await_word("never")
+while True:
+    signal.pause()
+"""
+
+
+def test_a_standby_takes_the_place_of_a_proxy_that_is_killed(run: Starter) -> None:
+    started = run(STANDBY)
+    pids = []
+    for number, born in enumerate(("started", "copied", "copied", "copied"), 1):
+        started.hear(f"{born} {number}")
+        pids.append(int(started.heard()))
+        started.hear(f"ready {number}")
+        if number < 4:
+            os.kill(pids[-1], signal.SIGKILL)
+    assert len(set(pids)) == 4
+    assert started.log.read_text().count("its standby takes its place") == 3
+    waits = Path(f"/proc/{pids[-1]}/task/{pids[-1]}/children").read_text().strip()
+    assert started.end() == 0
+    started.hear("end 4")
+    assert not Path(f"/proc/{waits}").exists()
+
+
+def test_the_copy_of_one_that_was_never_ready_is_not_trusted(run: Starter, tmp_path: Path) -> None:
+    """It may be what is wrong."""
+    started = run(STANDBY)
+    started.hear("started 1")
+    proxy = int(started.heard())
+    started.hear("ready 1")
+    (tmp_path / "broken").touch()
+    os.kill(proxy, signal.SIGKILL)
+    started.hear("copied 2")
+    started.heard()
+    assert "started 2" in (started.heard(), started.heard()), "after the last word of another copy, perhaps"
+
+
+def test_a_standby_that_does_not_come_to_the_supervisor_ends(run: Starter) -> None:
+    started = run(STANDBY, orphans="leave")
+    started.hear("started 1")
+    proxy = int(started.heard())
+    started.hear("ready 1")
+    os.kill(proxy, signal.SIGKILL)
+    said = sorted(started.heard() for _ in range(4))
+    assert said[1:] == ["ready 2", "standby of 1 ends", "started 2"]
+
+
+def test_an_heir_has_a_standby_of_its_own(run: Starter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That of its predecessor is as old as that."""
+    (tmp_path / "lends").touch()
+    started = run(STANDBY)
+    started.hear("started 1")
+    earlier = int(started.heard())
+    started.hear("ready 1")
+    assert started.upgrade(monkeypatch) == "ok"
+    said = sorted(started.heard() for _ in range(4))
+    heir = int(said[0])
+    assert said[1:] == ["ready 2", "standby of 1 ends", "started 2"]
+    os.kill(earlier, signal.SIGKILL)
+    until("its burial", lambda: not Path(f"/proc/{earlier}").exists())
+    os.kill(heir, signal.SIGKILL)
+    started.hear("copied 3")
 
 
 # --- small things -----------------------------------------------------------------------------------------------------
