@@ -115,6 +115,7 @@ class Child:
 
     def close(self) -> None:
         """It has ended."""
+        self.listened = False
         self.wire.close()
         self._beats.close()
         self._forget_page()
@@ -135,9 +136,9 @@ class Child:
         except OSError:
             end.close()
 
-    def release_standby(self) -> Child | None:
-        """It has ended: who can take its place. The copy of one that was never ready may fail as that has."""
-        if self.ready_at is None:
+    def release_standby(self, code: int) -> Child | None:
+        """It has ended: who can take its place. The copy of one that failed before it was ready may fail as well."""
+        if self.ready_at is None and (code != -signal.SIGKILL or self.hung):
             self.dismiss_standby()
         standby, self.standby = self.standby, None
         return standby

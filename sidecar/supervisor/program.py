@@ -100,7 +100,7 @@ class Supervisor:
         ready = {descriptor for descriptor, _ in events}
         heir = self._handover.heir if self._handover is not None else None
         for proxy in (self._proxy, heir, *self._leaving):
-            if proxy is not None and proxy.listened and proxy.wire.fileno() in ready:
+            while proxy is not None and proxy.pending():  # before others ask about it
                 self._hear(proxy)
         self._control.serve(ready)
         if woken in ready:
@@ -192,7 +192,7 @@ class Supervisor:
     def _ended(self, proxy: Child, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
-        self._standby = proxy.release_standby()
+        self._standby = proxy.release_standby(code)
         how = _end_of(code)
         if self._handover is not None and self._handover.after and code == 0 and not self._stopping:
             try:
