@@ -45,9 +45,11 @@ def say(word):
 if "--cleanup" in sys.argv:
     say("cleanup")
     sys.exit()
+from sidecar.lifetime import die_with_parent
 from sidecar.supervisor.beats import LOOP, Beats
 from sidecar.supervisor.wire import Wire
 
+die_with_parent(os.getppid(), signal.SIGKILL)
 with (folder / "starts").open("a+") as starts:
     starts.write("x")
     starts.flush()
@@ -106,6 +108,7 @@ def keep_standby():
         if welcome is None:
             say(f"standby of {me} ends")
             os._exit(0)
+        die_with_parent(os.getppid(), signal.SIGKILL)
         beats, me, born = Beats(descriptors[0]), me + 1, "copied"
 
 """
