@@ -50,7 +50,7 @@ def installed(cluster: KindCluster, injects_at_once: bool) -> Iterator[KindClust
     if not injects_at_once:  # one test fails for that, not all
         until("the API server to reach the injectors", cluster.injects, patience=60)
     yield cluster
-    cluster.clear()
+    cluster.clear(wait=False)
 
 
 @pytest.fixture(scope="session")

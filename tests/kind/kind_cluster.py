@@ -152,10 +152,17 @@ class KindCluster:
         )
         self.kubectl.within(name)("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
 
-    def clear(self) -> None:
+    def clear(self, *, wait: bool = True) -> None:
         """Uninstall the chart, and delete the namespaces of the tests with all that is in them."""
         self.helm("uninstall", "podlane", "--ignore-not-found", "--wait", f"--timeout={PATIENCE}")
-        gone = ("delete", "namespace", *NAMESPACES, "--ignore-not-found", f"--timeout={PATIENCE}")
+        gone = (
+            "delete",
+            "namespace",
+            *NAMESPACES,
+            "--ignore-not-found",
+            f"--wait={wait}".lower(),
+            f"--timeout={PATIENCE}",
+        )
         self.kubectl(*gone, timeout=200)
 
     def in_node(self, *command: str) -> str:
