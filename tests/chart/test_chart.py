@@ -315,6 +315,14 @@ def test_the_injector_takes_the_settings(case: Values, monkeypatch: pytest.Monke
     assert needed <= the(manifests, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
+def test_injectors_count_as_available_when_nodes_have_heard_of_them() -> None:
+    """Also while they are replaced: no old one ends before a new one has been ready for so long."""
+    spec = the(render(VALUE_SETS["defaults"]), "Deployment")["spec"]
+    assert spec["minReadySeconds"] >= 5
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert the(render(VALUE_SETS["everything at once"]), "Deployment")["spec"]["minReadySeconds"] == 0
+
+
 def test_values_reach_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(render(VALUE_SETS["everything at once"]), monkeypatch)
     defaults = settings.defaults(native=False)

@@ -50,6 +50,7 @@ VALUE_SETS = {
             "webhook": {"timeoutSeconds": 2, "namePrefix": ""},
             "injector": {
                 "replicas": 5,
+                "minReadySeconds": 0,
                 "logFormat": "console",
                 "logLevel": "debug",
                 "minTlsVersion": "1.2",

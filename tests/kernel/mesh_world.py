@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from istio_proxy import Service
 from istio_rules import IstioRules, Mode
-from mesh_envoy import MeshEnvoy, Service
+from mesh_envoy import MeshEnvoy
 from webserver import WebServer, start_nginx
 
 from podlane.lab.topology import PodNodeServer

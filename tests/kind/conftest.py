@@ -10,10 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kube"))  # kubectl.py
 
-from kind_cluster import SHOP, Client, KindCluster, Server
+from kind_cluster import ANNOTATIONS, OPEN, SHOP, Client, KindCluster, Server
 from kubectl import Kubectl
 from manifests import INJECTED
 from node_report import report_on
+from waiting import until
 
 _CLUSTER = pytest.StashKey[KindCluster]()
 
@@ -37,17 +38,32 @@ def cluster(pytestconfig: pytest.Config) -> KindCluster:
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: KindCluster) -> Iterator[KindCluster]:
-    """The chart, installed as docs/install.md says, with both its injectors ready."""
+def injects_at_once(cluster: KindCluster) -> bool:
+    """Whether the first Pod that is created when `helm install --wait` has returned gets a sidecar."""
     cluster.install()
-    yield cluster
-    cluster.clear()
+    return cluster.injects()
 
 
 @pytest.fixture(scope="session")
-def server(cluster: KindCluster) -> Server:
-    """nginx in a Pod of a namespace that has not opted in."""
-    return Server.start(cluster)
+def installed(cluster: KindCluster, injects_at_once: bool) -> Iterator[KindCluster]:
+    """The chart, installed as docs/install.md says, with both its injectors ready."""
+    if not injects_at_once:  # one test fails for that, not all
+        until("the API server to reach the injectors", cluster.injects, patience=60)
+    yield cluster
+    cluster.clear(wait=False)
+
+
+@pytest.fixture(scope="session")
+def elsewhere(cluster: KindCluster) -> Kubectl:
+    """kubectl in a namespace that has not opted in."""
+    cluster.make_namespace(OPEN)
+    return cluster.kubectl.within(OPEN)
+
+
+@pytest.fixture(scope="session")
+def server(elsewhere: Kubectl) -> Server:
+    """nginx in a Pod that has no limits."""
+    return Server.start(elsewhere)
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +77,9 @@ def shop(installed: KindCluster) -> Kubectl:
 def client(shop: Kubectl) -> Client:
     """A Deployment of one Pod in it, with lanes by Host, SNI and port."""
     return Client.start(shop, "client")
+
+
+@pytest.fixture(scope="session")
+def aside(shop: Kubectl) -> Client:
+    """The same with the other datapath."""
+    return Client.start(shop, "aside", ANNOTATIONS | {"podlane.io/datapath": "step-aside"})

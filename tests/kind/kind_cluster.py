@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -45,8 +46,11 @@ http {{
   client_body_temp_path /tmp/bodies;
   server {{
     listen {PORTS["http"]};
+    listen [::]:{PORTS["http"]};
     listen {PORTS["bulk"]};
+    listen [::]:{PORTS["bulk"]};
     listen {PORTS["tls"]} ssl;
+    listen [::]:{PORTS["tls"]} ssl;
     ssl_certificate /tmp/certificate.pem;
     ssl_certificate_key /tmp/key.pem;
     # The body is read to its end before the answer: it goes to a file of the Pod's memory.
@@ -65,6 +69,8 @@ SIZE: Final = 4_000_000
 """Bytes of an upload: 4 s in its lane, so that what HTB lets through at first does not count."""
 PAYLOAD_SHARE: Final = 1448 / 1514
 """Of each 1,514 bytes that HTB counts (Ethernet 14, IPv4 20, TCP 20, timestamps 12) 1,448 are payload."""
+EACH_SECOND: Final = {"periodSeconds": 1, "failureThreshold": 1}
+"""Of a probe."""
 LANES: Final = {
     "video": {"host": ["video.example.com"]},
     "secret": {"sni": ["secret.example.com"]},
@@ -113,11 +119,6 @@ class KindCluster:
         """Install the chart as docs/install.md says, in a namespace that allows no Pod special rights."""
         self.make_namespace(SYSTEM, {"pod-security.kubernetes.io/enforce": "restricted"})
         self.helm("install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}", f"--set={CHART_VALUES}")
-        self.until_injecting()
-
-    def until_injecting(self) -> None:
-        """Wait for the API server to reach the injectors: until kube-proxy has heard of them it is refused."""
-        until("the API server to reach the injectors", self._injects, patience=60)
 
     def upgrade(self, *values: str) -> None:
         """Change values of the chart (as for helm's --set), all others being as they were installed.
@@ -135,7 +136,8 @@ class KindCluster:
         if system.get("deployment", INJECTORS)["spec"]["template"] != template:
             until("the old injectors to be gone", lambda: not before & _uids(system), patience=90)
 
-    def _injects(self) -> bool:
+    def injects(self) -> bool:
+        """Whether a Pod that is created now gets a sidecar; it is a dry run. False: the API server does not reach the injectors."""
         try:
             made = self.kubectl.create(pod(labels={"podlane.io/inject": "true"}), "--dry-run=server")
         except RefusedError as refused:
@@ -150,10 +152,17 @@ class KindCluster:
         )
         self.kubectl.within(name)("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
 
-    def clear(self) -> None:
+    def clear(self, *, wait: bool = True) -> None:
         """Uninstall the chart, and delete the namespaces of the tests with all that is in them."""
         self.helm("uninstall", "podlane", "--ignore-not-found", "--wait", f"--timeout={PATIENCE}")
-        gone = ("delete", "namespace", *NAMESPACES, "--ignore-not-found", f"--timeout={PATIENCE}")
+        gone = (
+            "delete",
+            "namespace",
+            *NAMESPACES,
+            "--ignore-not-found",
+            f"--wait={wait}".lower(),
+            f"--timeout={PATIENCE}",
+        )
         self.kubectl(*gone, timeout=200)
 
     def in_node(self, *command: str) -> str:
@@ -176,38 +185,44 @@ class Server:
     """A Pod whose nginx reads request bodies to their end before it answers."""
 
     kubectl: Kubectl
-
-    @property
-    def address(self) -> str:
-        """Where it is now: after a restart of the node a Pod has another address."""
-        return str(self.kubectl.get("pod", "server")["status"]["podIP"])
+    name: str = "server"
 
     @classmethod
-    def start(cls, cluster: KindCluster) -> Self:
-        cluster.make_namespace(OPEN)
-        kubectl = cluster.kubectl.within(OPEN)
-        kubectl.create({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "server"}, "data": {"nginx.conf": _NGINX},
-        })  # fmt: skip
+    def start(cls, kubectl: Kubectl, name: str = "server", *others: dict[str, Any], **spec: Any) -> Self:
+        """Create it beside its configuration; ``others`` are further containers, ``spec`` adds to the Pod's."""
         container = {
             "name": "nginx", "image": APPLICATION, "command": ["sh", "-c", _SERVE],
             "readinessProbe": {"tcpSocket": {"port": PORTS["tls"]}, "periodSeconds": 1},
             "volumeMounts": [{"name": "configuration", "mountPath": "/etc/server"}, {"name": "memory", "mountPath": "/tmp"}],
         }  # fmt: skip
         volumes = [
-            {"name": "configuration", "configMap": {"name": "server"}},
+            {"name": "configuration", "configMap": {"name": name}},
             {"name": "memory", "emptyDir": {"medium": "Memory"}},
         ]
         kubectl.create({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server"},
-            "spec": {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 1},
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"nginx.conf": _NGINX},
         })  # fmt: skip
-        made = cls(kubectl)
+        kubectl.create({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"containers": [container, *others], "volumes": volumes, "terminationGracePeriodSeconds": 1, **spec},
+        })  # fmt: skip
+        made = cls(kubectl, name)
         made.until_ready()
         return made
 
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.kubectl.get("pod", self.name)
+
+    def address(self, family: int = 4) -> str:
+        """Where it is now, by IPv4 or IPv6 (6), as URLs have it: after a restart of the node a Pod has other addresses."""
+        ours = {ip.version: ip for ip in (ip_address(each["ip"]) for each in self.document["status"]["podIPs"])}
+        if family not in ours:
+            pytest.skip(f"the cluster has no IPv{family}: make kind-up gives it both where the kernel has both")
+        return f"[{ours[family]}]" if family == 6 else str(ours[family])
+
     def until_ready(self) -> None:
-        self.kubectl("wait", "--for=condition=Ready", "pod/server", f"--timeout={PATIENCE}", timeout=200)
+        self.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", f"--timeout={PATIENCE}", timeout=200)
 
 
 @dataclass(frozen=True)
@@ -218,9 +233,9 @@ class Client:
     pod: str
 
     @classmethod
-    def start(cls, kubectl: Kubectl, name: str) -> Self:
+    def start(cls, kubectl: Kubectl, name: str, annotations: Mapping[str, str] = ANNOTATIONS) -> Self:
         """Create a Deployment, and wait until its Pod is ready."""
-        kubectl.create(deployment(name))
+        kubectl.create(deployment(name, annotations))
         kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}", timeout=200)
         return cls.of(kubectl, name)
 
@@ -239,9 +254,9 @@ class Client:
         """Run a command in a container."""
         return self.kubectl("exec", self.pod, f"--container={container}", "--", *command, timeout=timeout)
 
-    def upload(self, server: Server, size: int, host: str, port: str) -> float:
+    def upload(self, server: Server, size: int, host: str, port: str, family: int = 4) -> float:
         """Send so many bytes as the body of a request; gives the rate in Mbit/s, until the server had them all."""
-        return rate_of(self.run("sh", "-c", upload(server, size, host, port)), size)
+        return rate_of(self.run("sh", "-c", upload(server, size, host, port, family=family)), size)
 
     def status_of(self, container: str) -> dict[str, Any]:
         """What the kubelet says of a container."""
@@ -250,22 +265,35 @@ class Client:
         found: dict[str, Any] = next(c for c in statuses if c["name"] == container)
         return found
 
+    def failed_probes(self) -> int:
+        """Of the kubelet, as its events tell them."""
+        chosen = f"--field-selector=involvedObject.name={self.pod},reason=Unhealthy"
+        return sum(
+            e.get("count", 1) for e in json.loads(self.kubectl("get", "events", chosen, "--output=json"))["items"]
+        )
+
     def lanes(self) -> dict[str, dict[str, Any]]:
         """The classes in force, by name, as the sidecar's own server tells them."""
         told = json.loads(self.run("curl", "--silent", "--show-error", "http://127.0.0.1:15109/classes"))
         return {c["name"]: c for c in told["classes"]}
 
 
-def upload(server: Server, size: int, host: str, port: str, patience: int = 50) -> str:
+def upload(server: Server, size: int, host: str, port: str, *, patience: int = 50, family: int = 4) -> str:
     """A shell command that sends so many bytes and writes what :func:`rate_of` reads; ``port`` is a key of PORTS.
 
     It fails after ``patience`` seconds.
     """
-    scheme, number = ("https" if port == "tls" else "http"), PORTS[port]
+    scheme = "https" if port == "tls" else "http"
+    return upload_to(server.address(family), f"{scheme}://{host}:{PORTS[port]}/", size, patience)
+
+
+def upload_to(address: str, url: str, size: int, patience: int = 50) -> str:
+    """The same for any URL with a port; ``address`` is where its host is."""
+    authority = url.split("/")[2]
     return (
         f"head -c {size} /dev/zero | curl --silent --show-error --insecure --http1.1 --header 'Expect:' --data-binary @- "
         f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time {patience} "
-        f"--resolve {host}:{number}:{server.address} {scheme}://{host}:{number}/"
+        f"--resolve '{authority}:{address}' {url}"
     )
 
 
@@ -286,6 +314,18 @@ def application(*command: str, **more: Any) -> dict[str, Any]:
     rights = {"runAsUser": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     given = {"command": list(command)} if command else {}
     return {"name": "app", "image": APPLICATION, "securityContext": rights, **given, **more}
+
+
+def web_server() -> dict[str, Any]:
+    """An application that the kubelet asks each second, by HTTP and TCP, and that logs the former; one failure is enough."""
+    serve = (
+        "printf 'events {}\\nhttp { server { listen 80; } }\\n' >/etc/nginx/nginx.conf && exec nginx -g 'daemon off;'"
+    )
+    return {
+        "name": "app", "image": APPLICATION, "command": ["sh", "-c", f"ln -sf /dev/stdout /var/log/nginx/access.log; {serve}"],
+        "startupProbe": {"exec": {"command": ["curl", "--fail", "--silent", "http://127.0.0.1"]}, "periodSeconds": 1, "failureThreshold": 30},
+        "readinessProbe": {"httpGet": {"port": 80}, **EACH_SECOND}, "livenessProbe": {"tcpSocket": {"port": 80}, **EACH_SECOND},
+    }  # fmt: skip
 
 
 def template(name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: Any) -> dict[str, Any]:

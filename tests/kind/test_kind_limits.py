@@ -20,6 +20,8 @@ LANES: Final = [
     pytest.param("bulk", "other.example.com", "bulk", id="port"),
 ]
 
+FAMILIES: Final = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+
 
 def change(client: Client, ceil: int) -> float:
     """Give the live Pod other limits; returns the seconds until they are in force."""
@@ -44,13 +46,28 @@ def test_a_deployment_gets_a_ready_sidecar(client: Client) -> None:
     assert {"video", "secret", "bulk"} <= client.lanes().keys()
 
 
-@pytest.mark.parametrize(("lane", "host", "port"), LANES)
-def test_a_limit_between_two_pods_is_held(client: Client, server: Server, lane: str, host: str, port: str) -> None:
-    before = client.lanes()[lane]["bytes"]
-    rate = client.upload(server, SIZE, host, port)
+def sends_in_its_lane(client: Client, server: Server, family: int, lane: str, host: str, port: str) -> None:
+    """Send something in a lane, on a connection that the sidecar sees."""
+    before = client.lanes()[lane]
+    rate = client.upload(server, SIZE, host, port, family)
     print(f"{lane}: {rate:.2f} Mbit/s of {CEIL}")
     assert held(rate)
-    assert client.lanes()[lane]["bytes"] - before >= SIZE
+    now = client.lanes()[lane]
+    assert now["bytes"] - before["bytes"] >= SIZE
+    assert now["connections"]["total"] - before["connections"]["total"] == 1
+
+
+@FAMILIES
+@pytest.mark.parametrize(("lane", "host", "port"), LANES)
+def test_a_limit_between_two_pods_is_held(
+    client: Client, server: Server, family: int, lane: str, host: str, port: str
+) -> None:
+    sends_in_its_lane(client, server, family, lane, host, port)
+
+
+@FAMILIES
+def test_so_it_is_when_the_proxy_steps_aside(aside: Client, server: Server, family: int) -> None:
+    sends_in_its_lane(aside, server, family, "secret", "secret.example.com", "tls")
 
 
 def test_other_traffic_is_not_held_to_a_lane(client: Client, server: Server) -> None:

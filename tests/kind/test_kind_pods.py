@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 from kind_cluster import (
-    APPLICATION,
+    EACH_SECOND,
     SIZE,
     Client,
     KindCluster,
@@ -19,6 +19,7 @@ from kind_cluster import (
     rate_of,
     template,
     upload,
+    web_server,
 )
 from kubectl import Kubectl
 from waiting import until
@@ -26,7 +27,6 @@ from waiting import until
 pytestmark = pytest.mark.timeout(300)
 
 PROBES: Final = 8
-EACH_SECOND: Final = {"periodSeconds": 1, "failureThreshold": 1}
 PORTS_ONLY: Final = {
     "podlane.io/egress-bandwidth": "100M",
     "podlane.io/classes": '[{"name": "bulk", "rate": "1Mbit", "ceil": "8Mbit", "match": {"port": [9000]}}]',
@@ -104,22 +104,14 @@ def probed(name: str, *containers: dict[str, Any]) -> dict[str, Any]:
 
 def test_probes_of_the_application_are_not_disturbed(shop: Kubectl) -> None:
     """The kubelet asks by HTTP and TCP, each second, and by a command; a single failure would tell."""
-    serve = (
-        "printf 'events {}\\nhttp { server { listen 80; } }\\n' >/etc/nginx/nginx.conf && exec nginx -g 'daemon off;'"
-    )
-    container = {
-        "name": "app", "image": APPLICATION, "command": ["sh", "-c", f"ln -sf /dev/stdout /var/log/nginx/access.log; {serve}"],
-        "startupProbe": {"exec": {"command": ["curl", "--fail", "--silent", "http://127.0.0.1"]}, "periodSeconds": 1, "failureThreshold": 30},
-        "readinessProbe": {"httpGet": {"port": 80}, **EACH_SECOND}, "livenessProbe": {"tcpSocket": {"port": 80}, **EACH_SECOND},
-    }  # fmt: skip
-    shop.create(probed("probed", container))
+    shop.create(probed("probed", web_server()))
     shop("rollout", "status", "deployment/probed", "--timeout=120s", timeout=150)
     pod = Client.of(shop, "probed")
-    before = failed_probes(pod)
+    before = pod.failed_probes()
     until(
         f"{PROBES} probes", lambda: shop("logs", pod.pod, "--container=app").count("kube-probe/") >= PROBES, patience=60
     )
-    assert failed_probes(pod) == before
+    assert pod.failed_probes() == before
     assert [pod.status_of(name)["restartCount"] for name in ("app", "podlane")] == [0, 0]
     assert pod.lanes()["default"]["connections"]["total"] >= 2 * (PROBES - 1), "they were captured"
     shop("delete", "deployment", "probed", "--wait=false")
@@ -142,9 +134,9 @@ def test_grpc_probes_are_not_disturbed(shop: Kubectl) -> None:
     shop.create(probed("grpc", container, application()))
     shop("rollout", "status", "deployment/grpc", "--timeout=120s", timeout=150)
     pod = Client.of(shop, "grpc")
-    before, probes = failed_probes(pod), captured(pod)
+    before, probes = pod.failed_probes(), captured(pod)
     until(f"{2 * PROBES} probes", lambda: captured(pod) >= probes + 2 * PROBES, patience=60)
-    assert failed_probes(pod) == before
+    assert pod.failed_probes() == before
     assert [pod.status_of(name)["restartCount"] for name in ("etcd", "podlane")] == [0, 0]
     shop("delete", "deployment", "grpc", "--wait=false")
 
@@ -153,13 +145,6 @@ def captured(pod: Client) -> int:
     """HTTP/2 connections that clients opened and the proxy saw."""
     by_protocol: dict[str, int] = pod.lanes()["default"]["connections"]["by_protocol"]
     return by_protocol.get("http2", 0)
-
-
-def failed_probes(pod: Client) -> int:
-    events = pod.kubectl(
-        "get", "events", f"--field-selector=involvedObject.name={pod.pod},reason=Unhealthy", "--output=json"
-    )
-    return sum(event.get("count", 1) for event in json.loads(events)["items"])
 
 
 @pytest.fixture(scope="module")
