@@ -107,6 +107,8 @@ def _accuracy(pair: Pair) -> Loaded:
     with ExitStack() as stack:
         watch = manifests.worker("counts", str(seconds), *map(str, ports.values()))
         counting = stack.enter_context(pair.cluster.executing(pair.place.namespace, _SERVER, "sink", watch))
+        assert counting.stdout is not None
+        counting.stdout.readline()  # it is looking, or has ended: what came before would not be seen
         for lane, port in ports.items():
             sender = manifests.worker("sender", pair.address, str(port), lane.host, "1")
             # The end of kubectl is not the end of what runs in a Pod. So this comes last there, and has its own end.

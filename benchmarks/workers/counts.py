@@ -1,7 +1,7 @@
 """Watches how much arrives at the sink beside it: ``counts SECONDS PORT [PORT ...]``.
 
-Waits until something has come to each port, and then looks for so long. Prints one JSON object: for each port a list of
-seconds since then and bytes so far.
+Says ``looking``, waits until something comes to a port, and then looks at that port for so long. Prints one JSON
+object: for each port a list of seconds since its first byte and bytes so far.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ def main(seconds: float, ports: list[int]) -> int:
     """Look, print; 1 when nothing came to some port."""
     counters = {port: socket.create_connection(("127.0.0.1", port), _PATIENCE) for port in ports}
     before = {port: _so_far(counter) for port, counter in counters.items()}
-    give_up = time.monotonic() + _PATIENCE
-    while silent := [port for port, counter in counters.items() if _so_far(counter) == before[port]]:
-        if time.monotonic() > give_up:
-            print(f"nothing came to {silent} within {_PATIENCE:g} s", file=sys.stderr)  # noqa: T201 (the reason)
-            return 1
-        time.sleep(_EVERY)
-    began = time.monotonic()
+    print("looking", flush=True)  # noqa: T201 (the line that the harness waits for)
+    began: dict[int, float] = {}
     seen: dict[int, list[tuple[float, int]]] = {port: [] for port in ports}
-    while (now := time.monotonic() - began) < seconds:
-        for port, counter in counters.items():
-            seen[port].append((time.monotonic() - began, _so_far(counter) - before[port]))
-        # Looks have a pace of their own: how long one takes adds nothing up.
-        time.sleep(_EVERY - (now % _EVERY))
+    give_up = time.monotonic() + _PATIENCE
+    while left := [port for port in ports if port not in began or time.monotonic() - began[port] < seconds]:
+        for port in left:
+            count = _so_far(counters[port]) - before[port]
+            now = time.monotonic()
+            if count:
+                seen[port].append((now - began.setdefault(port, now), count))
+            elif now > give_up:
+                print(f"nothing came to port {port} within {_PATIENCE:g} s", file=sys.stderr)  # noqa: T201 (the reason)
+                return 1
+        time.sleep(_EVERY)
     print(json.dumps(seen))  # noqa: T201 (the result)
     return 0
 
