@@ -20,6 +20,8 @@ APP, SIDECAR = "app", "podlane"
 _CONFIGURATION: Final = "benchmark"
 _FOLDER: Final = "/bench"
 _WORKERS: Final = Path(__file__).parent.parent / "workers"
+_WAIT: Final = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
+"""Waits to be used, and ends at once when it is told to: the first process of a container must ask for that."""
 _NOWHERE: Final = {"podlane.io/no-such-node": "true"}
 _GRACE: Final = 1
 """Seconds that Pods get to end: nothing in them has to be finished."""
@@ -107,7 +109,7 @@ def client(place: Place, name: str, variant: Variant, part: Client, server_addre
         name,
         _injection(variant.injected),
         part.annotations,
-        [_container(place, APP, ["sleep", "infinity"])],
+        [_container(place, APP, _WAIT)],
         initContainers=[_settings(place)],
         hostAliases=[{"ip": server_address, "hostnames": [lane.host for lane in LANES]}],
     )
@@ -116,7 +118,7 @@ def client(place: Place, name: str, variant: Variant, part: Client, server_addre
 def started(place: Place, name: str, *, injected: bool) -> Document:
     """A Pod whose start is timed: one container that is ready as soon as it runs."""
     (part,) = RELAY.clients
-    container = {"name": APP, "image": place.image, "command": ["sleep", "infinity"]}
+    container = {"name": APP, "image": place.image, "command": _WAIT}
     return _pod(place, name, _injection(injected), part.annotations if injected else {}, [container])
 
 
