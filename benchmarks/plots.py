@@ -123,12 +123,16 @@ def bars(
     title: str,
     better: Better,
     colours: Mapping[str, str] = COLOURS,
+    outlier: float = _OUTLIER,
 ) -> None:
-    """A panel: a bar per candidate that has the figure, with a dot per round. Who has no colour is grey."""
+    """A panel: a bar per candidate that has the figure, with a dot per round. Who has no colour is grey.
+
+    A bar ``outlier`` times as long as the second longest runs out of the panel.
+    """
     # Nothing used is nothing to draw: candidates without a process have no CPU time of their own.
     names = [name for name in reversed(analysis.candidates()) if analysis.median(metric, figure, name)]
     spreads = [spread for name in names if (spread := analysis.spread(metric, figure, name))]
-    end = _end_of_axis([spread.high for spread in spreads])
+    end = _end_of_axis([spread.high for spread in spreads], outlier)
     for row, (name, spread) in enumerate(zip(names, spreads, strict=True)):
         spot.barh(row, min(spread.median, end), height=0.62, color=colours.get(name, _PEER))
         shown = [value for value in spread.values if value <= end]
@@ -156,11 +160,11 @@ def bars(
     spot.set_xlabel(f"{better} is better", color=QUIET, fontsize=8, loc="right")
 
 
-def _end_of_axis(highs: Sequence[float]) -> float:
+def _end_of_axis(highs: Sequence[float], outlier: float) -> float:
     """Where an axis ends: room for the longest bar's number; a bar several times the second longest runs out of it."""
     ordered = sorted(highs)
     longest = ordered[-1]
-    if len(ordered) > 1 and longest > _OUTLIER * ordered[-2] > 0:
+    if len(ordered) > 1 and longest > outlier * ordered[-2] > 0:
         longest = ordered[-2] * 1.15
     return longest * 1.22
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,7 @@ def draw(analysis: Analysis, folder: Path, name: str) -> list[Path]:
         )
         axes = list(picture.subplots(rows, _COLUMNS, squeeze=False).flat)
         for spot, (measure, key, title) in zip(axes, panels, strict=False):
-            bars(spot, analysis, measure, key, title, MEASURES[measure].figures[key].better, _COLOURS)
+            bars(spot, analysis, measure, key, title, MEASURES[measure].figures[key].better, _COLOURS, math.inf)
         for spot in axes[len(panels) :]:
             spot.set_visible(False)
         footer(picture, analysis, " Dots are the rounds.")
