@@ -10,7 +10,7 @@ from subprocess import TimeoutExpired
 from typing import Final
 
 from benchmarks import tools
-from benchmarks.errors import MeasurementError
+from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import manifests
 from benchmarks.kind.cluster import PATIENCE, Api, Cluster
 from benchmarks.kind.figures import ACCURACY, BULK, CONNECTIONS, KEEP_ALIVE
@@ -51,8 +51,13 @@ class Pair:
 
 
 @contextmanager
-def pair(cluster: Cluster, api: Api, place: Place, variant: Variant, seconds: int) -> Iterator[Pair]:
-    """Create the Pods of a variant for the block, one after the other. Raises :class:`ClusterError`."""
+def pair(
+    cluster: Cluster, api: Api, place: Place, variant: Variant, seconds: int, failed: Callable[[], None]
+) -> Iterator[Pair]:
+    """Create the Pods of a variant for the block, one after the other. Raises :class:`ClusterError`.
+
+    ``failed`` is called while the Pods are still there, when they do not get ready or the block fails.
+    """
     pods = f"/api/v1/namespaces/{place.namespace}/pods"
     made: list[str] = []
 
@@ -75,6 +80,9 @@ def pair(cluster: Cluster, api: Api, place: Place, variant: Variant, seconds: in
             clients |= dict.fromkeys(part.lanes, name)
         until_ready(*dict.fromkeys(clients.values()))
         yield Pair(cluster, place, address, clients, seconds)
+    except BenchmarkError:
+        failed()
+        raise
     finally:
         if made:
             cluster.run(

@@ -68,7 +68,7 @@ class Plan:
 
 
 class Runner:
-    """One run. ``folder`` is where dumps go; ``path`` the JSON document, which is kept up to date after every turn."""
+    """One run. ``path`` is the JSON document, which is kept up to date after every turn; dumps go beside it."""
 
     def __init__(
         self, cluster: Cluster, api: Api, place: Place, results: Results, progress: Progress, path: Path, plan: Plan
@@ -98,8 +98,11 @@ class Runner:
     def _turn(self, number: int, variant: Variant) -> None:
         left = self._plan.of(variant)
         self._progress.show(number, variant.name, "starting Pods")
+        seconds = self._plan.seconds
         try:
-            with pair(self._cluster, self._api, self._place, variant, self._plan.seconds) as pods:
+            with pair(
+                self._cluster, self._api, self._place, variant, seconds, lambda: self._explain(number, variant)
+            ) as pods:
                 usage = _Counter(self._api, pods) if USAGE in left else None
                 for measured in [each for each in left if each is not USAGE]:
                     self._progress.show(number, variant.name, measured.name)
@@ -109,18 +112,22 @@ class Runner:
                     self._keep(number, variant, USAGE, usage.memory())
                     left.remove(USAGE)
         except BenchmarkError as error:
-            self._failed(number, variant, left, error)
+            self._fail(number, variant, left, error)
 
     def _load(self, number: int, variant: Variant, measured: Measured, pods: Pair, usage: _Counter | None) -> None:
         try:
             loaded = LOADS[measured.name](pods)
-            values = dict(loaded.outcome.values)
-            if usage and measured.name in CPU:
-                values[CPU[measured.name]] = usage.cpu() / loaded.amount
         except MeasurementError as error:
-            self._failed(number, variant, [measured], error)
-        else:
-            self._keep(number, variant, measured, values, loaded.outcome.errors)
+            self._explain(number, variant)
+            self._fail(number, variant, [measured], error)
+            return
+        values = dict(loaded.outcome.values)
+        if usage and measured.name in CPU:
+            try:
+                values[CPU[measured.name]] = usage.cpu() / loaded.amount
+            except MeasurementError as error:
+                self._fail(number, variant, [USAGE], error)
+        self._keep(number, variant, measured, values, loaded.outcome.errors)
 
     def _starts(self) -> None:
         found: dict[str, list[Start]] = {variant.name: [] for variant in self._plan.started}
@@ -135,7 +142,8 @@ class Runner:
                     found[variant.name].append(watcher.start(document))
         except BenchmarkError as error:
             for variant in self._plan.started:
-                self._failed(1, variant, [STARTUP], error)
+                self._explain(1, variant)
+                self._fail(1, variant, [STARTUP], error)
             return
         for variant in self._plan.started:
             self._keep(1, variant, STARTUP, startup.figures(found[variant.name]))
@@ -145,15 +153,19 @@ class Runner:
         try:
             values = burst.create(self._api, self._place, self._plan.burst, injected=variant.injected)
         except BenchmarkError as error:
-            self._failed(1, variant, [ADMISSION], error)
+            self._explain(1, variant)
+            self._fail(1, variant, [ADMISSION], error)
         else:
             self._keep(1, variant, ADMISSION, values)
 
-    def _failed(self, number: int, variant: Variant, what: Sequence[Measured], error: BenchmarkError) -> None:
-        """Keep the reason, and all that the cluster knows which may explain it."""
+    def _explain(self, number: int, variant: Variant) -> None:
+        """Write what the cluster knows that may explain a failure."""
         path = self._path.parent / f"failure-{number}-{variant.name}.txt"
         path.write_text(dump(self._cluster, self._place.namespace))
         self._progress.say(f"   Pods, events and logs are in {path}")
+
+    def _fail(self, number: int, variant: Variant, what: Sequence[Measured], error: BenchmarkError) -> None:
+        """Keep the reason for every measurement that there is not."""
         for measured in what:
             self._keep(number, variant, measured, {}, 1, str(error))
 
