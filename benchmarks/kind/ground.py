@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.command import undisturbed
 from benchmarks.errors import BenchmarkError
 from benchmarks.kind import manifests
 from benchmarks.kind.cluster import PATIENCE, Api, Cluster, ClusterError, NotThereError, until
@@ -75,8 +76,9 @@ def _namespace(api: Api, name: str, say: Say) -> Iterator[None]:
         until(f"the service account of {name}", lambda: _exists(api, f"{path}/serviceaccounts/default"))
         yield
     finally:
-        say(f"removing the namespace {name}")
-        _remove_namespace(api, name)
+        with undisturbed():
+            say(f"removing the namespace {name}")
+            _remove_namespace(api, name)
 
 
 @contextmanager
@@ -93,8 +95,9 @@ def _installed(cluster: Cluster, api: Api, place: Place, image: str, say: Say) -
             _until_injecting(api, place)
             yield
         finally:
-            say("uninstalling Podlane")
-            cluster.run_helm("uninstall", _RELEASE, "--ignore-not-found", *where, patience=PATIENCE + 30)
+            with undisturbed():
+                say("uninstalling Podlane")
+                cluster.run_helm("uninstall", _RELEASE, "--ignore-not-found", *where, patience=PATIENCE + 30)
 
 
 def _until_injecting(api: Api, place: Place) -> None:

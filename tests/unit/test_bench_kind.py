@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from benchmarks import report as comparison
 from benchmarks.admission.run import patched
 from benchmarks.cli import main
+from benchmarks.command import undisturbed
 from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import manifests, report
 from benchmarks.kind.exposition import Histogram, Usage, usage
@@ -406,6 +409,16 @@ def test_only_kind_is_used_unasked(context: str, says: str, monkeypatch: pytest.
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     done = CliRunner().invoke(main, ["kind", "--output", str(tmp_path)])
     assert (done.exit_code, says in done.output) == (1, True), done.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_tidying_up_is_not_ended_by_a_signal(number: signal.Signals) -> None:
+    """The same goes for what it runs, and before and after it a signal is what it was."""
+    before = signal.getsignal(number)
+    with undisturbed():
+        signal.raise_signal(number)
+        subprocess.run(["sh", "-c", f"kill -{number.value} $$"], check=True)
+    assert signal.getsignal(number) is before
 
 
 def test_the_help_names_variants_and_measures() -> None:
