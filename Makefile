@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image kind-up kind-down test-kind unit bench fuzz lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image kind-up kind-down test-kind unit bench bench-kind fuzz lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -92,6 +92,9 @@ unit: build  ## the fast pure tests
 bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_ARGS=--quick takes 2 minutes, --help lists what there is
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin; some 14 minutes (docs/benchmarks.md)
+	@tools/as-root tools/kind-cluster exec $(BIN)/python -m benchmarks kind $(BENCH_ARGS)
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds
 	@$(BIN)/python -W ignore -m tests.fuzz.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)

@@ -6,7 +6,7 @@ of the median, so that one sees how far to trust it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from benchmarks.analysis import Analysis
-from benchmarks.metrics import METRICS
+from benchmarks.metrics import METRICS, Better
 from benchmarks.metrics.control import CLASSES
 from benchmarks.metrics.growth import CONNECTIONS
 from benchmarks.metrics.shaping import LATENCY_RATES
@@ -85,7 +85,8 @@ def _layout() -> ConstrainedLayoutEngine:
     return ConstrainedLayoutEngine(rect=(0, 0.05, 1, 0.95), wspace=0.06, hspace=0.07)
 
 
-def _footer(picture: Picture, analysis: Analysis, more: str = "") -> None:
+def footer(picture: Picture, analysis: Analysis, more: str = "") -> None:
+    """When and where it was measured, below the panels."""
     machine, settings = analysis.results.machine, analysis.results.settings
     text = (
         f"{machine['date']}, Linux {machine['kernel']}, {machine['cpus']} CPUs. "
@@ -107,20 +108,33 @@ def overview(analysis: Analysis) -> Picture | None:
     )
     axes = picture.subplots(rows, columns, squeeze=False)
     for spot, (metric, figure, title) in zip(axes.flat, panels, strict=False):
-        _bars(spot, analysis, metric, figure, title)
+        bars(spot, analysis, metric, figure, title, METRICS[metric].figures[figure].better)
     for spot in list(axes.flat)[len(panels) :]:
         spot.set_visible(False)
-    _footer(picture, analysis, " Dots are the rounds.")
+    footer(picture, analysis, " Dots are the rounds.")
     return picture
 
 
-def _bars(spot: Axes, analysis: Analysis, metric: str, figure: str, title: str) -> None:
+def bars(
+    spot: Axes,
+    analysis: Analysis,
+    metric: str,
+    figure: str,
+    title: str,
+    better: Better,
+    colours: Mapping[str, str] = COLOURS,
+    outlier: float = _OUTLIER,
+) -> None:
+    """A panel: a bar per candidate that has the figure, with a dot per round. Who has no colour is grey.
+
+    A bar ``outlier`` times as long as the second longest runs out of the panel.
+    """
     # Nothing used is nothing to draw: candidates without a process have no CPU time of their own.
     names = [name for name in reversed(analysis.candidates()) if analysis.median(metric, figure, name)]
     spreads = [spread for name in names if (spread := analysis.spread(metric, figure, name))]
-    end = _end_of_axis([spread.high for spread in spreads])
+    end = _end_of_axis([spread.high for spread in spreads], outlier)
     for row, (name, spread) in enumerate(zip(names, spreads, strict=True)):
-        spot.barh(row, min(spread.median, end), height=0.62, color=COLOURS.get(name, _PEER))
+        spot.barh(row, min(spread.median, end), height=0.62, color=colours.get(name, _PEER))
         shown = [value for value in spread.values if value <= end]
         spot.plot(shown, [row] * len(shown), ".", color=INK, markersize=3.5, alpha=0.6)
         beyond = spread.median > end
@@ -135,7 +149,7 @@ def _bars(spot: Axes, analysis: Analysis, metric: str, figure: str, title: str) 
         )
     spot.set_yticks(range(len(names)), [_title(analysis, name) for name in names])
     for label, name in zip(spot.get_yticklabels(), names, strict=True):
-        label.set_color(COLOURS.get(name, INK))
+        label.set_color(colours.get(name, INK))
     spot.set_xlim(0, end)
     spot.xaxis.set_major_locator(MaxNLocator(4))
     spot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
@@ -143,14 +157,14 @@ def _bars(spot: Axes, analysis: Analysis, metric: str, figure: str, title: str) 
     spot.grid(axis="x", color=HAIR, linewidth=0.7)
     spot.set_axisbelow(True)
     spot.set_title(title)
-    spot.set_xlabel(f"{METRICS[metric].figures[figure].better} is better", color=QUIET, fontsize=8, loc="right")
+    spot.set_xlabel(f"{better} is better", color=QUIET, fontsize=8, loc="right")
 
 
-def _end_of_axis(highs: Sequence[float]) -> float:
+def _end_of_axis(highs: Sequence[float], outlier: float) -> float:
     """Where an axis ends: room for the longest bar's number; a bar several times the second longest runs out of it."""
     ordered = sorted(highs)
     longest = ordered[-1]
-    if len(ordered) > 1 and longest > _OUTLIER * ordered[-2] > 0:
+    if len(ordered) > 1 and longest > outlier * ordered[-2] > 0:
         longest = ordered[-2] * 1.15
     return longest * 1.22
 
@@ -192,7 +206,7 @@ def under_load(analysis: Analysis) -> Picture | None:
         spot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     low, high = axes[0].get_xlim()
     axes[0].set_xlim(low, high * 6)
-    _footer(picture, analysis)
+    footer(picture, analysis)
     return picture
 
 
@@ -221,7 +235,7 @@ def growth(analysis: Analysis) -> Picture | None:
         spot.set_visible(False)
     handles = {h.get_label(): h for spot in axes.flat for h in spot.get_lines()}
     picture.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5, frameon=False, fontsize=8.5)
-    _footer(picture, analysis)
+    footer(picture, analysis)
     return picture
 
 

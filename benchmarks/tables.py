@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from benchmarks.analysis import Analysis
+from benchmarks.analysis import Analysis, Spread
 from benchmarks.goals import ASIDE, ENVOY, GOALS, HAPROXY, HTB, RELAY, SPLICING
 from benchmarks.metrics import METRICS, Figure, Metric
 
@@ -34,6 +34,15 @@ def number(value: float | None) -> str:
     if "e" not in text:
         return text
     return f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) >= 5e-7 else "0"
+
+
+def with_range(spread: Spread | None) -> str:
+    """The median, and the rounds' least and greatest where there are several."""
+    if spread is None:
+        return "–"
+    if len(spread.values) == 1:
+        return number(spread.median)
+    return f"{number(spread.median)} ({number(spread.low)}–{number(spread.high)})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

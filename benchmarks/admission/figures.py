@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.analysis import Analysis
 from benchmarks.goals import Goal
 from benchmarks.metrics.base import Better, Figure
-from benchmarks.tables import number, table
+from benchmarks.tables import number, table, with_range
 
 INJECTOR: Final = "injector"
 """Whose figures they are that no single load has."""
@@ -163,12 +163,7 @@ def _wrong(analysis: Analysis) -> Iterator[str]:
 
 
 def _cell(analysis: Analysis, metric: str, figure: str, candidate: str) -> str:
-    spread = analysis.spread(metric, figure, candidate)
-    if spread is None:
-        return "–"
-    if len(spread.values) == 1:
-        return number(spread.median)
-    return f"{number(spread.median)} ({number(spread.low)}–{number(spread.high)})"
+    return with_range(analysis.spread(metric, figure, candidate))
 
 
 def choose(wanted: Sequence[str]) -> list[Load]:

@@ -11,7 +11,7 @@ from benchmarks.analysis import Analysis, Spread
 from benchmarks.features.catalogue import FEATURES, OFF, Feature
 from benchmarks.metrics import Better, Figure, Metric
 from benchmarks.results import Results
-from benchmarks.tables import label, number, table
+from benchmarks.tables import label, number, table, with_range
 
 BEGIN: Final = "<!-- features: begin (python -m benchmarks features --publish) -->"
 END: Final = "<!-- features: end -->"
@@ -79,14 +79,8 @@ def _table(found: Sequence[Cost]) -> str:
         side = cost.side if before != (cost.feature, cost.side) else ""
         before = cost.feature, cost.side
         better = "more" if cost.figure.better is Better.MORE else "less"
-        rows.append([name, side, cost.title, better, _spread(cost.off), _spread(cost.on), number(cost.ratio)])
+        rows.append([name, side, cost.title, better, with_range(cost.off), with_range(cost.on), number(cost.ratio)])
     return table(["feature", "on", "measure", "better", "off", "on", "ratio"], rows) if rows else ""
-
-
-def _spread(spread: Spread) -> str:
-    if len(spread.values) == 1:
-        return number(spread.median)
-    return f"{number(spread.median)} ({number(spread.low)}–{number(spread.high)})"
 
 
 def _missing(analysis: Analysis) -> Iterator[str]:

@@ -1,0 +1,43 @@
+"""What a node's kubelet counts of a container, asked through the API server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.errors import MeasurementError
+from benchmarks.kind.cluster import Api
+from benchmarks.kind.exposition import Usage, usage
+from benchmarks.kind.manifests import SIDECAR, Place
+
+_PATIENCE: Final = 60.0
+_LOOK_AGAIN: Final = 0.5
+"""Seconds between two questions: a kubelet's own looks are 10 to 15 s apart (its housekeeping interval)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """The sidecar of a Pod, as the kubelet of its node sees it."""
+
+    api: Api
+    place: Place
+    pod: str
+
+    def next_look(self) -> Usage:
+        """What the kubelet finds when it looks for the next time: a look that was not there yet is one after the call.
+
+        Raises :class:`MeasurementError`, :class:`ClusterError`.
+        """
+        give_up = time.monotonic() + _PATIENCE
+        before = self._last_look()
+        while (found := self._last_look()) is None or (before is not None and found.taken == before.taken):
+            if time.monotonic() > give_up:
+                raise MeasurementError(f"the kubelet did not look at the sidecar of {self.pod} within {_PATIENCE:g} s")
+            threading.Event().wait(_LOOK_AGAIN)  # a kubelet does not notify
+        return found
+
+    def _last_look(self) -> Usage | None:
+        text = self.api.text(f"/api/v1/nodes/{self.place.node}/proxy/metrics/cadvisor")
+        return usage(text, self.place.namespace, self.pod, SIDECAR)
