@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from benchmarks.abuse.arena import Arena, Sidecar
 from benchmarks.abuse.figures import ASIDE, Size, honest_figures
 from benchmarks.abuse.readings import Reading
+from tc_core.policy import Requests
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class Course:
 
 
 @contextmanager
-def course(arena: Arena, size: Size, datapath: str, *options: str, keys: str = "") -> Iterator[Course]:
+def course(
+    arena: Arena, size: Size, datapath: str, *options: str, requests: Requests = Requests.FIRST
+) -> Iterator[Course]:
     """Run a sidecar of this datapath until the block ends, warmed up by honest requests."""
     aside = ("--datapath", "step-aside") if datapath == ASIDE else ()
-    with arena.sidecar(*aside, *options, keys=keys) as sidecar:
+    with arena.sidecar(*aside, *options, requests=requests) as sidecar:
         arena.honest(size.rate, size.around)
         yield Course(arena, sidecar, size, sidecar.settle(rest=0))
