@@ -33,7 +33,7 @@ _LONG_PAGE_BYTES: Final = 64 << 20
 NOWHERE: Final = "198.18.0.0/15"
 """A network that nobody has (RFC 2544); what is sent there ends at the strangers' host."""
 _ADMIN: Final = "http://127.0.0.1:15109"
-_GIVES_BACK_S: Final = 2.0
+GIVES_BACK_S: Final = 2.0
 """Seconds after which it has given memory back: there is nothing to ask for it."""
 _PATIENCE_S: Final = 120.0
 """Seconds in which the sidecar's connections must have ended after those of the clients, and its admin server must have
@@ -119,7 +119,7 @@ class Sidecar:
             if key.partition("{")[0] == name and all(label in key for label in wanted)
         )
 
-    def settle(self, *, rest: float = _GIVES_BACK_S) -> Reading:
+    def settle(self, *, rest: float = GIVES_BACK_S) -> Reading:
         """What it takes ``rest`` seconds after all connections have ended.
 
         Raises :class:`BenchmarkError` when some stay.

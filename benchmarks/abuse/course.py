@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from benchmarks.abuse.arena import Arena, Sidecar
+from benchmarks.abuse.arena import GIVES_BACK_S, Arena, Sidecar
 from benchmarks.abuse.figures import ASIDE, Size, honest_figures
 from benchmarks.abuse.readings import Reading
 from tc_core.policy import Requests
@@ -28,9 +28,9 @@ class Course:
         now = self.sidecar.read()
         return {**figures, "cpu_share": now.share(begun)}, now
 
-    def afterwards(self) -> dict[str, float]:
-        """When all is over: what stays, and whether honest clients are served."""
-        after = self.sidecar.settle()
+    def afterwards(self, *, rest: float = GIVES_BACK_S) -> dict[str, float]:
+        """When all is over, for ``rest`` seconds: what stays, and whether honest clients are served."""
+        after = self.sidecar.settle(rest=rest)
         told = honest_figures(self.arena.honest(self.size.rate, self.size.around))
         return {
             "back": after.resident_kib / self.before.resident_kib,
