@@ -12,7 +12,7 @@ from benchmarks.abuse.figures import ASIDE, BACK, ERRORS, RELAY, Promise, Scenar
 _AT_ONCE, _BYTES = 2000, 60_000
 _MOST_MIB: Final = 64.0
 _GIVES_BACK_S: Final = {RELAY: GIVES_BACK_S, ASIDE: 45.0}
-"""Stepping aside, no end of a connection is seen: half a minute passes before one is given up that says nothing more."""
+"""Stepping aside, no end of a connection is seen: one that says nothing more is given up after half a minute."""
 
 
 def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
