@@ -18,23 +18,37 @@ _LEFT: Final = 8
 _WAIT_S: Final = 1.0
 
 
+class Level:
+    """Tells when of much that there was little is left: once, until there is much again."""
+
+    def __init__(self) -> None:
+        self._most = 0
+        self._most_held = 0
+
+    def has_fallen(self, left: int, held: int) -> bool:
+        """Whether it has, now that there are ``left`` connections, and ``held`` bytes that are kept for them."""
+        if left > self._most or held > self._most_held:
+            self._most, self._most_held = max(left, self._most), max(held, self._most_held)
+            return False
+        if left * _LEFT > self._most or held * _LEFT > self._most_held:
+            return False
+        was_much = self._most >= _WORTH_IT or self._most_held >= _MUCH
+        self._most, self._most_held = left, held
+        return was_much
+
+
 class Tide:
-    """Gives memory back when of many connections few are left, a second later and once until there are many again."""
+    """Gives memory back when of many connections few are left, a second later."""
 
     def __init__(self, timers: Timers, give_back: Callable[[], None]) -> None:
         self._give_back = give_back
         self._soon = timers.queue(_WAIT_S, Tide._ebb)
-        self._most = 0
-        self._most_held = 0
+        self._level = Level()
 
     def closed(self, left: int, held: int) -> None:
         """A connection has ended, ``left`` others are there, and ``held`` bytes are kept for them."""
-        if left > self._most or held > self._most_held:
-            self._most, self._most_held = max(left, self._most), max(held, self._most_held)
-        elif left * _LEFT <= self._most and held * _LEFT <= self._most_held:
-            if self._most >= _WORTH_IT or self._most_held >= _MUCH:
-                self._soon.add(self)
-            self._most, self._most_held = left, held
+        if self._level.has_fallen(left, held):
+            self._soon.add(self)
 
     def _ebb(self) -> None:
         self._give_back()

@@ -15,7 +15,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -26,32 +26,19 @@ from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.policies import BenchPolicy, wide
 from benchmarks.processes import wait_until
 from benchmarks.stage import HTTP2_PORT, HTTP_PORT, PAGE, PAGE_BYTES, Stage, listens
+from tc_core.policy import Requests
 
 LONG_PAGE: Final = "/long"
 _LONG_PAGE_BYTES: Final = 64 << 20
 NOWHERE: Final = "198.18.0.0/15"
 """A network that nobody has (RFC 2544); what is sent there ends at the strangers' host."""
 _ADMIN: Final = "http://127.0.0.1:15109"
-_GIVES_BACK_S: Final = 2.0
+GIVES_BACK_S: Final = 2.0
 """Seconds after which it has given memory back: there is nothing to ask for it."""
-_SETTLED_S: Final = 30.0
-"""Seconds in which the sidecar's connections must have ended after those of the clients."""
-
-
-@dataclass(frozen=True)
-class InboundPolicy(BenchPolicy):
-    """Classes of answers."""
-
-    def document(self, *, by_port: bool = False) -> dict[str, Any]:
-        document = super().document(by_port=by_port)
-        for each in document["classes"]:
-            each["match"] = [{**match, "direction": "inbound"} for match in each["match"]]
-        return document
-
-    __hash__ = BenchPolicy.__hash__
-
-
-POLICY: Final = InboundPolicy("strangers", wide().total, wide().classes)
+_PATIENCE_S: Final = 120.0
+"""Seconds in which the sidecar's connections must have ended after those of the clients, and its admin server must have
+answered: an hour's measurement is not to be lost to a busy moment."""
+POLICY: Final = replace(wide(), name="strangers", inbound=True)
 
 
 class Abused(PodlaneRelay):
@@ -60,9 +47,12 @@ class Abused(PodlaneRelay):
     name = "podlane"
     title = "Podlane"
 
-    def __init__(self, options: tuple[str, ...], keys: str) -> None:
+    def __init__(self, options: tuple[str, ...], requests: Requests) -> None:
         self.options = options
-        self.policy_keys = keys
+        self._requests = requests
+
+    def document(self, policy: BenchPolicy) -> dict[str, Any]:
+        return {**super().document(policy), "requests": self._requests.value}
 
 
 class Client:
@@ -129,7 +119,7 @@ class Sidecar:
             if key.partition("{")[0] == name and all(label in key for label in wanted)
         )
 
-    def settle(self, *, rest: float = _GIVES_BACK_S) -> Reading:
+    def settle(self, *, rest: float = GIVES_BACK_S) -> Reading:
         """What it takes ``rest`` seconds after all connections have ended.
 
         Raises :class:`BenchmarkError` when some stay.
@@ -138,12 +128,13 @@ class Sidecar:
         def ended() -> bool:
             return self.metric("podlane_connections_active") == 0
 
-        wait_until("an end of all connections", self.running.pids()[0], ended, patience=_SETTLED_S)
+        wait_until("an end of all connections", self.running.pids()[0], ended, patience=_PATIENCE_S)
         self.arena.pause(rest)
         return self.read()
 
     def _get(self, path: str) -> str:
-        with self.arena.pod.namespace.entered(), urllib.request.urlopen(f"{_ADMIN}{path}", timeout=10) as answer:
+        url = f"{_ADMIN}{path}"
+        with self.arena.pod.namespace.entered(), urllib.request.urlopen(url, timeout=_PATIENCE_S) as answer:
             text: str = answer.read().decode()
         return text
 
@@ -182,9 +173,9 @@ class Arena(Stage):
             host.namespace.write_sysctl("net.ipv4.conf.all.rp_filter", "0")
 
     @contextmanager
-    def sidecar(self, *options: str, keys: str = "") -> Iterator[Sidecar]:
-        """Run one with further options and lines of policy. Raises :class:`CandidateError`."""
-        candidate = Abused(options, keys)
+    def sidecar(self, *options: str, requests: Requests = Requests.FIRST) -> Iterator[Sidecar]:
+        """Run one with further options. Raises :class:`CandidateError`."""
+        candidate = Abused(options, requests)
         with candidate.running(self, POLICY) as running:
             yield Sidecar(self, running)
 

@@ -37,7 +37,7 @@ Scenarios:
 )
 @click.option("--scenario", "chosen", metavar="A,B", callback=names, help="Only these.")
 @click.option("--datapath", metavar="A,B", callback=names, help=f"Only these of {', '.join(DATAPATHS)}.")
-@click.option("--quick", is_flag=True, help="A tenth of all counts, 5 s each: some 4 minutes.")
+@click.option("--quick", is_flag=True, help="A tenth of all counts, 5 s each: some 5 minutes.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=_ROUNDS, help=f"How often.  [default: {_ROUNDS}]")
 @click.option(
     "--seconds", type=click.FloatRange(1, _LONGEST), help=f"Length of a scenario's main part.  [default: {_SECONDS:g}]"

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from benchmarks.abuse.arena import Arena, Sidecar
+from benchmarks.abuse.arena import GIVES_BACK_S, Arena, Sidecar
 from benchmarks.abuse.figures import ASIDE, Size, honest_figures
 from benchmarks.abuse.readings import Reading
+from tc_core.policy import Requests
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Course:
         now = self.sidecar.read()
         return {**figures, "cpu_share": now.share(begun)}, now
 
-    def afterwards(self) -> dict[str, float]:
-        """When all is over: what stays, and whether honest clients are served."""
-        after = self.sidecar.settle()
+    def afterwards(self, *, rest: float = GIVES_BACK_S) -> dict[str, float]:
+        """When all is over, for ``rest`` seconds: what stays, and whether honest clients are served."""
+        after = self.sidecar.settle(rest=rest)
         told = honest_figures(self.arena.honest(self.size.rate, self.size.around))
         return {
             "back": after.resident_kib / self.before.resident_kib,
@@ -48,9 +49,11 @@ class Course:
 
 
 @contextmanager
-def course(arena: Arena, size: Size, datapath: str, *options: str, keys: str = "") -> Iterator[Course]:
+def course(
+    arena: Arena, size: Size, datapath: str, *options: str, requests: Requests = Requests.FIRST
+) -> Iterator[Course]:
     """Run a sidecar of this datapath until the block ends, warmed up by honest requests."""
     aside = ("--datapath", "step-aside") if datapath == ASIDE else ()
-    with arena.sidecar(*aside, *options, keys=keys) as sidecar:
+    with arena.sidecar(*aside, *options, requests=requests) as sidecar:
         arena.honest(size.rate, size.around)
         yield Course(arena, sidecar, size, sidecar.settle(rest=0))

@@ -45,10 +45,15 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A figure is at most ``limit``."""
+    """A figure is at most ``limit``, or at least that."""
 
     figure: str
     limit: float
+    at_least: bool = False
+
+    def is_kept(self, value: float) -> bool:
+        """Whether a figure of this value is as promised."""
+        return value >= self.limit if self.at_least else value <= self.limit
 
 
 _FIGURES: Final = {
@@ -69,6 +74,9 @@ _FIGURES: Final = {
     "back": ("memory afterwards / before", "", Better.LESS),
     "descriptors_left": ("descriptors left over", "", Better.LESS),
     "given_up": ("connections no longer followed", "", Better.MORE),
+    "turns": ("turns", "", Better.MORE),
+    "quarter_mib": ("memory of the proxy after a quarter", "MiB", Better.LESS),
+    "end_mib": ("at the end", "MiB", Better.LESS),
     "memory_growth": ("memory at the end / after a quarter", "", Better.LESS),
 }
 FIGURES: Final = {key: Figure(title, unit, better) for key, (title, unit, better) in _FIGURES.items()}
@@ -110,9 +118,9 @@ def broken(analysis: Analysis, scenarios: Mapping[str, Scenario]) -> list[str]:
         for promise in scenario.promises:
             for datapath in scenario.datapaths:
                 value = analysis.median(name, promise.figure, datapath)
-                if value is not None and value > promise.limit:
-                    title = FIGURES[promise.figure].title
-                    found.append(f"{name} ({datapath}): {title}: {number(value)}, above {number(promise.limit)}.")
+                if value is not None and not promise.is_kept(value):
+                    title, side = FIGURES[promise.figure].title, "below" if promise.at_least else "above"
+                    found.append(f"{name} ({datapath}): {title}: {number(value)}, {side} {number(promise.limit)}.")
     return found
 
 
@@ -145,9 +153,10 @@ def _promise_rows(analysis: Analysis, scenario: Scenario) -> Iterator[list[str]]
         for promise in scenario.promises:
             value = analysis.median(scenario.name, promise.figure, datapath)
             if value is not None:
-                kept = "kept" if value <= promise.limit else "**not kept**"
-                title = FIGURES[promise.figure].title
-                yield [scenario.name, datapath, title, f"≤ {number(promise.limit)}", number(value), kept]
+                kept = "kept" if promise.is_kept(value) else "**not kept**"
+                title, limit = FIGURES[promise.figure].title, number(promise.limit)
+                said = f"{'≥' if promise.at_least else '≤'} {limit}"
+                yield [scenario.name, datapath, title, said, number(value), kept]
 
 
 def _scenario(analysis: Analysis, scenario: Scenario) -> str:

@@ -103,6 +103,11 @@ class Classifier:
         """Decided connections whose content is still known."""
         return len(self._decided)
 
+    @property
+    def awaited(self) -> tuple[int, int]:
+        """Connections and flows whose first bytes do not suffice yet, and the bytes held for all of them."""
+        return len(self._openings) + self.quic.undecided, self.held + self.quic.held
+
     def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> Known | None:
         """What the content of a decided connection was, and who opened it, if that is still remembered."""
         return self.quic.known(flow) if transport is TransportProtocol.UDP else self._decided.get(flow)

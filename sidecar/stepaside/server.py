@@ -23,6 +23,7 @@ import trio
 from sidecar.access_log import AccessLog, AccessLogSettings, LoggedWitness
 from sidecar.errors import ConntrackError, PrivilegeError
 from sidecar.live_connections import LiveConnection, Order, Shown, first_shown
+from sidecar.memory import Level, give_back
 from sidecar.routing.cached import Routing
 from sidecar.stepaside import conntrack
 from sidecar.stepaside.classifier import Classifier
@@ -177,9 +178,13 @@ class StepAside:
 
     def _judge(self, queue: Queue) -> None:
         classifier = self._classifier
+        level = Level()
         while not self._stopping:
             self._turned = True
-            for packet in queue.receive():
+            packets = queue.receive()
+            if not packets and level.has_fallen(*classifier.awaited):
+                give_back()  # packets that come meanwhile wait in the queue
+            for packet in packets:
                 bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
                 with self._judging:
                     try:

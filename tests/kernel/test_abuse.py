@@ -16,12 +16,12 @@ from benchmarks.abuse.scenarios import SCENARIOS
 from benchmarks.results import load
 from benchmarks.stage import Placement
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
-
 ROOT = Path(__file__).parents[2]
 SMALL = Size(scale=0.02, seconds=2.0, rate=60.0, around=0.5)
 SOAK_SECONDS = float(os.environ.get("PODLANE_SOAK_SECONDS", "0"))
-"""How long the soak takes; five minutes are useful, on a machine that does nothing else."""
+"""How long the soak takes. Five minutes, as on CI, show growth: memory settles in the first of them."""
+_LIMIT_S = 180.0
+pytestmark = [pytest.mark.root, pytest.mark.timeout(_LIMIT_S)]
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +41,26 @@ def arena() -> Iterator[Arena]:
         ("resets", RELAY),
         ("zero-windows", RELAY),
         ("http2-rapid-reset", RELAY),
+        ("http2-settings", RELAY),
         ("half-open", ASIDE),
     ],
 )
 def test_what_is_promised_is_kept(arena: Arena, name: str, datapath: str) -> None:
     scenario = SCENARIOS[name]
     figures = scenario.run(arena, SMALL, datapath)
-    broken = {p.figure: figures[p.figure] for p in scenario.promises if figures[p.figure] > p.limit}
+    broken = {p.figure: figures[p.figure] for p in scenario.promises if not p.is_kept(figures[p.figure])}
     assert not broken, figures
     if name == "places":
         assert figures["lost"] > 0  # somebody made room
 
 
+@pytest.mark.timeout(_LIMIT_S + SOAK_SECONDS)
 def test_a_long_time_leaves_nothing_behind(arena: Arena) -> None:
-    """Two turns of everything; for longer by PODLANE_SOAK_SECONDS. Memory settles in the first minutes only."""
+    """Two turns of everything; for longer by PODLANE_SOAK_SECONDS."""
     scenario = SCENARIOS["soak"]
     figures = scenario.run(arena, Size(scale=0.1, seconds=SOAK_SECONDS, rate=200.0, around=0.5), RELAY)
     kept = [p for p in scenario.promises if SOAK_SECONDS >= 60 or p.figure != "memory_growth"]
-    assert not {p.figure: figures[p.figure] for p in kept if figures[p.figure] > p.limit}, figures
+    assert not {p.figure: figures[p.figure] for p in kept if not p.is_kept(figures[p.figure])}, figures
 
 
 def test_a_run_writes_figures_and_promises(tmp_path: Path) -> None:

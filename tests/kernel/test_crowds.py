@@ -259,6 +259,13 @@ def test_memory_is_given_back_once_when_most_are_gone() -> None:
     assert len(given) == 2
 
 
+def printed_by(program: str) -> list[int]:
+    """The numbers that it prints, with the memory allocator that the image has."""
+    environment = {**os.environ, "PYTHONMALLOC": "malloc"}
+    argv = [sys.executable, "-c", program]
+    return [int(w) for w in subprocess.run(argv, capture_output=True, check=True, env=environment).stdout.split()]
+
+
 def test_what_is_free_goes_back_to_the_system() -> None:
     """Objects of all sizes of a connection's, most of which go: what is left is on every page of Python's own allocator."""
     program = (
@@ -271,10 +278,21 @@ def test_what_is_free_goes_back_to_the_system() -> None:
         "kept = kept[::2000]\n"
         "give_back(); print(before, held, rss())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONMALLOC":
-        "malloc"}
-    )  # fmt: skip
-    before, held, after = map(int, done.stdout.split())
+    before, held, after = printed_by(program)
     assert held - before > 40_000_000
     assert after - before < (held - before) / 10
+
+
+def test_reading_the_counters_leaves_little_behind() -> None:
+    """What an idle sidecar does every second: some minutes of it."""
+    program = (
+        "import re\n"
+        "from sidecar.server import tune_garbage_collector\n"
+        "from tc_core.netlink import NetlinkKernel\n"
+        "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
+        "with NetlinkKernel() as kernel:\n"
+        "    kernel.counters('lo'); tune_garbage_collector(); before = peak()\n"
+        "    for _ in range(500): kernel.counters('lo')\n"
+        "    print(peak() - before)"
+    )
+    assert printed_by(program)[0] < 5000

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from scapy.layers.inet import IP
 
+from benchmarks.abuse.arena import POLICY, Abused
 from benchmarks.abuse.clients.half_open import syn
 from benchmarks.abuse.clients.hello import beginning
 from benchmarks.abuse.clients.http2 import Speaker
@@ -18,9 +19,14 @@ from benchmarks.abuse.scenarios import SCENARIOS
 from benchmarks.analysis import Analysis
 from benchmarks.cli import main
 from benchmarks.results import Results, Sample
+from benchmarks.stage import HTTP2_PORT
 from sidecar.protocols.detect import Detector
 from sidecar.protocols.http2_requests import Http2Cutter
 from sidecar.protocols.requests import AMBIGUOUS
+from sidecar.routing.flow import Destination
+from sidecar.routing.table import RoutingTable
+from tc_core.policy import Bound, Requests, TransportProtocol
+from tc_core.policy_file import policy_from_document
 
 MACHINE = dict.fromkeys(
     ("date", "processor", "cpus", "memory", "kernel", "system", "python", "nginx", "load before"), "?"
@@ -69,6 +75,28 @@ def test_promises_are_kept_or_not() -> None:
     assert "| descriptors | relay | CPU meanwhile | ≤ 0.05 | 1 | **not kept** |" in text
     assert "| descriptors | relay | descriptors left over | ≤ 64 | 0 | kept |" in text
     assert "**not kept**" not in document(analysis(kept), wanted)
+
+
+def test_a_promise_may_be_of_at_least_so_many() -> None:
+    figures = {"error_share": 0.0, "growth_mib": 1.0, "after_error_share": 0.0}
+    followed = Sample(1, RELAY, "http2-settings", figures | {"given_up": 10.0})
+    not_followed = Sample(1, RELAY, "http2-settings", figures | {"given_up": 0.0})
+    wanted = {"http2-settings": SCENARIOS["http2-settings"]}
+    assert broken(analysis(followed), wanted) == []
+    assert broken(analysis(not_followed), wanted) == [
+        "http2-settings (relay): connections no longer followed: 0, below 1."
+    ]
+    row = "| http2-settings | relay | connections no longer followed | ≥ 1 |"
+    assert f"{row} 10 | kept |" in document(analysis(followed), wanted)
+    assert f"{row} 0 | **not kept** |" in document(analysis(not_followed), wanted)
+
+
+@pytest.mark.parametrize("requests", Requests)
+def test_the_sidecar_runs_with_what_the_scenario_asks_for(requests: Requests) -> None:
+    policy = policy_from_document(Abused((), requests).document(POLICY), source="the benchmark")
+    assert policy.requests is requests
+    strangers = Destination.parse("10.0.0.2", HTTP2_PORT, TransportProtocol.TCP, Bound.INBOUND)
+    assert RoutingTable.of(policy).requests_may_differ(strangers) == (requests is not Requests.FIRST)
 
 
 def test_what_failed_is_told() -> None:

@@ -11,6 +11,7 @@ from benchmarks.abuse.course import course
 from benchmarks.abuse.figures import ERRORS, LEFT, Promise, Scenario, Size, honest_figures
 from benchmarks.abuse.readings import Reading
 from benchmarks.stage import HTTP2_PORT, PAGE
+from tc_core.policy import Requests
 
 _TURN_S: Final = 6.0
 """Seconds of abuse in a turn, at whose end all that came leaves ..."""
@@ -27,7 +28,7 @@ def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
     asked = failed = 0.0
     longest = 0.0
     end = time.monotonic() + size.seconds
-    with course(arena, size, datapath, keys="requests: follow\n") as going:
+    with course(arena, size, datapath, requests=Requests.FOLLOW) as going:
         while len(readings) < 2 or time.monotonic() < end:
             told = _turn(arena, size, _TURN_S if size.seconds >= _LONG_S else _SHORT_TURN_S)
             asked += told["honest"]
@@ -39,6 +40,10 @@ def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
             "honest": asked,
             "error_share": failed / asked,
             "max_ms": longest,
+            "turns": float(len(readings)),
+            "given_up": going.sidecar.metric("podlane_requests_ambiguous_total"),
+            "quarter_mib": quarter.resident_kib / 1024,
+            "end_mib": readings[-1].resident_kib / 1024,
             "memory_growth": readings[-1].resident_kib / quarter.resident_kib,
             **going.afterwards(),
         }

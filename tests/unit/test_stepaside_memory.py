@@ -1,0 +1,67 @@
+"""Memory goes back when many beginnings were awaited and few are left; the queue is a list of what it brings here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+from first_bytes import hello, records, sni
+from tcp_packets import tcp_packet
+from test_stepaside_classifier import ROUTING, Notes
+
+from sidecar.stepaside import server
+from sidecar.stepaside.marks import FIRST
+from sidecar.stepaside.queue import Queue
+from sidecar.stepaside.queue_messages import QueuedPacket
+from tc_core.units import Duration
+
+HELLO = records(hello(sni(b"api.example.com")), [40, 1, 200])
+WOKEN: list[QueuedPacket] = []
+"""What a queue gives when somebody has woken it."""
+
+
+class Brings:
+    """In place of :class:`Queue`: ends the thread when there is no more."""
+
+    def __init__(self, turns: list[list[QueuedPacket]], end: Callable[[], None]) -> None:
+        self._turns: Iterator[list[QueuedPacket]] = iter(turns)
+        self._end = end
+        self.accepted = 0
+
+    def receive(self) -> list[QueuedPacket]:
+        turn = next(self._turns, None)
+        if turn is None:
+            self._end()
+        return turn or WOKEN
+
+    def accept(self, packet: QueuedPacket, mark: int) -> None:  # noqa: ARG002
+        self.accepted += 1
+
+
+def beginnings(count: int) -> list[QueuedPacket]:
+    return [QueuedPacket(b"", FIRST.value, tcp_packet(HELLO[:20], client_port=port)) for port in range(count)]
+
+
+def ends(count: int) -> list[QueuedPacket]:
+    return [QueuedPacket(b"", 0, tcp_packet(HELLO[20:], seq=1020, client_port=port)) for port in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("turns", "times"),
+    [
+        ([beginnings(1000), WOKEN, ends(1000), WOKEN, WOKEN], 1),
+        ([beginnings(1000), WOKEN, ends(800), WOKEN], 0),
+        ([beginnings(1000), WOKEN, ends(1000), WOKEN, beginnings(1000), WOKEN, ends(1000), WOKEN], 2),
+        ([beginnings(500), WOKEN, ends(500), WOKEN], 0),
+    ],
+    ids=["once", "not while many are left", "again after many again", "not for few"],
+)
+def test_memory_goes_back(monkeypatch: pytest.MonkeyPatch, turns: list[list[QueuedPacket]], times: int) -> None:
+    given: list[int] = []
+    service = server.StepAside(1, ROUTING, Notes(), detection_timeout=Duration.parse("1s"))
+    queue = Brings(turns, lambda: setattr(service, "_stopping", True))
+    monkeypatch.setattr(server, "give_back", lambda: given.append(queue.accepted))
+    service._judge(cast("Queue", queue))
+    assert len(given) == times
+    assert queue.accepted == sum(map(len, turns))
