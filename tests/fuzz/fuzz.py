@@ -14,6 +14,7 @@ import fcntl
 import gc
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from tests.fuzz.targets import CORPUS, HERE, TARGETS, Target
 
 OUT: Final = Path("out/fuzz")
 _RECORD: Final = "executions.json"
-_NOTHING: Final = {"executions": 0, "seconds": 0.0, "finds": 0}
+_COUNTED: Final = ("executions", "seconds", "cpu_seconds", "finds")
 _SLOWEST: Final = 10
 """Seconds after which one input counts as a find."""
 _MOST_MEMORY: Final = 1024
@@ -57,7 +58,7 @@ def main() -> int:
         _fuzz(targets[0], given.out, given.seconds)
     for _ in range(given.rounds):
         for target in targets:
-            if given.until is not None and known(given.out).get(target.name, _NOTHING)["executions"] >= given.until:
+            if given.until is not None and known(given.out).get(target.name, {}).get("executions", 0) >= given.until:
                 continue
             if not run(target, given.out, given.seconds):
                 return 1
@@ -68,7 +69,7 @@ def run(target: Target, out: Path, seconds: int) -> bool:
     """Fuzz for some seconds in a process of its own; whether nothing was found."""
     out = out.resolve()
     (out / target.name).mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+    started, cpu = time.monotonic(), _cpu_of_children()
     log = out / f"{target.name}.log"
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "tests.fuzz.fuzz", "--child", "--out", out, "--seconds", seconds, target.name]
@@ -79,7 +80,14 @@ def run(target: Target, out: Path, seconds: int) -> bool:
     count = _EXECUTED.search(said)
     if count is None and done.returncode == 0:
         raise RuntimeError(f"atheris did not say how much it did; see {log}")
-    entry = record(out, target, int(count[1]) if count else 0, time.monotonic() - started, failed=done.returncode != 0)
+    entry = record(
+        out,
+        target,
+        executions=int(count[1]) if count else 0,
+        seconds=round(time.monotonic() - started, 1),
+        cpu_seconds=round(_cpu_of_children() - cpu, 1),
+        finds=int(done.returncode != 0),
+    )
     print(f"{target.name:<13} {entry['executions']:>12,} executions in {entry['seconds']:,.0f} s", flush=True)
     if done.returncode:
         sys.stderr.write(said[-4000:].decode("utf-8", "replace"))
@@ -93,15 +101,19 @@ def known(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def record(out: Path, target: Target, executions: int, seconds: float, *, failed: bool) -> dict[str, Any]:
+def _cpu_of_children() -> float:
+    """Seconds of CPU that processes have taken which were started here and are over."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def record(out: Path, target: Target, **more: float) -> dict[str, Any]:
     """Add to what is known of a harness, and give that. Another process may do so, too."""
     with (out / f"{_RECORD}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         all_known = known(out)
-        entry: dict[str, Any] = all_known.setdefault(target.name, dict(_NOTHING))
-        entry["executions"] += executions
-        entry["seconds"] += seconds
-        entry["finds"] += failed
+        before = all_known.get(target.name, {})
+        entry = all_known[target.name] = {key: before.get(key, 0) + more[key] for key in _COUNTED}
         fresh = out / f"{_RECORD}.new"
         fresh.write_text(json.dumps(all_known, indent=2) + "\n")
         fresh.replace(out / _RECORD)

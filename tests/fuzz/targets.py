@@ -25,7 +25,7 @@ class Target:
     """What a mutation may put in whole; ``\\xNN`` stands for a byte."""
 
     is_json: bool = False
-    share: int = 16
+    share: int = 32
     """One input in so many is checked in full (:mod:`tests.fuzz.shares`)."""
 
     def load(self) -> Harness:
