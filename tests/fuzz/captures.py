@@ -6,7 +6,8 @@ import io
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import IO
 
@@ -33,11 +34,6 @@ _JUDGE = Judge(
         "  - {name: port, rate: 10Mbit, match: {port: '1-100'}}\n"
     )
 )
-# Two things take longer than reading a small file. scapy looks at the whole stack to let the same warning through no
-# more than twice in five seconds, which would make answers depend on the time as well; and a class is made anew.
-log_runtime.filters.clear()
-files._scapy_readers = cache(files._scapy_readers)
-
 _LINKS = (1, 101, 113, 0, 276, 12, 108, 9)
 _MAX_FLOWS = 8
 
@@ -50,10 +46,28 @@ def pcap(data: bytes, *, full: bool = True) -> None:
     if kind & 1:
         _flows(_frames(_LINKS[kind >> 1 & 7], rest), full)
         return
-    frames = _frames_of_file(_InMemory, rest)
     if full:
-        assert _frames_of_file(_as_file, rest) == frames, "a file on a disk is read in another way"
+        frames = _frames_of_file(_as_file, rest)
+        assert _frames_of_file(_InMemory, rest) == frames, "a file on a disk is read in another way"
+    else:
+        with _quickly():
+            frames = _frames_of_file(_InMemory, rest)
     _flows(frames, full)
+
+
+_known_readers = cache(files._scapy_readers)
+
+
+@contextmanager
+def _quickly() -> Iterator[None]:
+    """Without two things that take longer than to read a small file: scapy looks at the whole stack before it warns,
+    lest it says the same too often; and the reader of pcapng is a class that is made for each file."""
+    readers, filters = files._scapy_readers, log_runtime.filters
+    files._scapy_readers, log_runtime.filters = _known_readers, []
+    try:
+        yield
+    finally:
+        files._scapy_readers, log_runtime.filters = readers, filters
 
 
 class _InMemory(CaptureFile):

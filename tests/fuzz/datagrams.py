@@ -30,7 +30,6 @@ _FRAMES = 1300
 """Bytes in one Initial, at most: aioquic seals no more than a datagram holds."""
 _MOST_HELD = MAX_STREAMS * (KEYS_SIZE + 2 * MAX_HELLO)
 _known_keys = lru_cache(maxsize=64)(InitialKeys)
-"""Keys have no state, and to make them takes longer than all else; so only in full they are made each time."""
 
 
 def quic_initial(data: bytes, *, full: bool = True) -> None:
@@ -40,7 +39,6 @@ def quic_initial(data: bytes, *, full: bool = True) -> None:
     """
     if not data:
         return
-    reader_module.InitialKeys = InitialKeys if full else _known_keys
     kind, rest = data[0] % 3, data[1:]
     if kind == 0:
         _read([_padded(part) for part in _parts(rest)], full)
@@ -85,22 +83,32 @@ def _sealing(to: bytes) -> CryptoPair:
 
 def _read(datagrams: list[bytes], full: bool) -> ClientHello | NeedMore | Rejected:
     """The outcome, in full twice the same; nothing raises, and memory has a bound."""
-    outcomes = []
-    for _ in range(1 + full):
-        reader = QuicInitialReader()
-        outcome: ClientHello | NeedMore | Rejected = NeedMore()
-        for datagram in datagrams:
-            outcome = reader.feed(datagram)
-            assert reader.held <= _MOST_HELD, f"{reader.held} bytes are held"
-            if not isinstance(outcome, NeedMore):
-                break
-        outcomes.append(outcome)
-    assert outcomes[0] == outcomes[-1]
+    if full:
+        outcome = _outcome(datagrams)
+        assert _outcome(datagrams) == outcome
+    else:
+        # Keys have no state, and to make them takes longer than all else.
+        reader_module.InitialKeys = _known_keys
+        try:
+            outcome = _outcome(datagrams)
+        finally:
+            reader_module.InitialKeys = InitialKeys
     if isinstance(outcome, Rejected):
         assert outcome.why
         assert outcome.reason in (Reason.NOT_THIS, Reason.MALFORMED, Reason.LIMIT)
     elif isinstance(outcome, NeedMore):
         assert sum(max(1200, len(datagram)) for datagram in datagrams) < MAX_BYTES, "it would go on for ever"
+    return outcome
+
+
+def _outcome(datagrams: list[bytes]) -> ClientHello | NeedMore | Rejected:
+    reader = QuicInitialReader()
+    outcome: ClientHello | NeedMore | Rejected = NeedMore()
+    for datagram in datagrams:
+        outcome = reader.feed(datagram)
+        assert reader.held <= _MOST_HELD, f"{reader.held} bytes are held"
+        if not isinstance(outcome, NeedMore):
+            break
     return outcome
 
 
