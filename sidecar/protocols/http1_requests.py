@@ -40,7 +40,8 @@ _BEGINNING: Final = re.compile(rb"(%s{1,%d}+)(.?)" % (_TOKEN, MAX_METHOD), re.DO
 _FRAMING: Final = re.compile(rb"(?im)^(host|content-length|transfer-encoding|upgrade):[ \t]*+(.*?)[ \t]*+\r$")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00\r\n]*+)?\r\n")
-_TRAILER: Final = re.compile(rb"%s++:[^\x00\r\n]*+\r\n" % _TOKEN)
+_TRAILER: Final = re.compile(rb"(?!(?i:content-length|transfer-encoding):)%s++:[^\x00\r\n\v\f]*+\r\n" % _TOKEN)
+"""Not one that would say where the request ends, which is over by then (RFC 9110 6.5.1): some servers refuse that."""
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 

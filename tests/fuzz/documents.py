@@ -7,8 +7,11 @@ again in other words and means the same.
 from __future__ import annotations
 
 import base64
-import copy
+import difflib
 import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jsonpatch
@@ -21,6 +24,7 @@ from pod_policy.errors import PodPolicyError
 from sidecar.explanation import explain_policy
 from sidecar.routing.flow import Content, Destination
 from sidecar.routing.table import RoutingTable
+from tc_core import policy_file
 from tc_core.errors import PolicyError
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import parse_policy, policy_from_document
@@ -33,19 +37,39 @@ _WHERE = Destination.parse("192.0.2.1", 443)
 _WHAT = Content("a.example.com", "a.example.com", ("h2",))
 
 
-def policy(data: bytes) -> None:
+def policy(data: bytes, *, full: bool = True) -> None:
     """The text of a policy."""
     try:
-        read = parse_policy(data.decode("utf-8", "replace"))
+        with _advice(full):
+            read = parse_policy(data.decode("utf-8", "replace"))
     except PolicyError as error:
         says_why(error, *(problem.message for problem in error.problems))
         return
-    _means_the_same(read)
     if not beyond_sidecar(read):
         table = RoutingTable.of(read)
         assert table.route(_WHERE, _WHAT).class_name in {c.name for c in read.resolved()}
-    explained = explain_policy(read)
-    assert len(explained.classes) == len(read.resolved())
+    if full:
+        _means_the_same(read)
+        explained = explain_policy(read)
+        assert len(explained.classes) == len(read.resolved())
+
+
+@contextmanager
+def _advice(full: bool) -> Iterator[None]:
+    """In brief a text that libyaml refuses is not read once more by PyYAML, which takes ten times as long to say what
+    is wrong, and there is no search for the key that was meant by one that there is not, which takes longer still."""
+    longest, similar = policy_file._SHORT_TEXT, difflib.get_close_matches
+    if not full:
+        policy_file._SHORT_TEXT = 0
+        difflib.get_close_matches = _nothing_similar
+    try:
+        yield
+    finally:
+        policy_file._SHORT_TEXT, difflib.get_close_matches = longest, similar
+
+
+def _nothing_similar(*_: object, **__: object) -> list[str]:
+    return []
 
 
 def _means_the_same(read: TrafficPolicy) -> None:
@@ -53,20 +77,27 @@ def _means_the_same(read: TrafficPolicy) -> None:
     assert again == read, "what is written of a policy is another policy"
 
 
-def annotations(data: bytes) -> None:
-    """A Pod's annotations, as a downward API volume writes them."""
+def annotations(data: bytes, *, full: bool = True) -> None:
+    """A Pod's annotations, as a downward API volume writes them; in brief with a shared policy or without."""
     try:
         found = read_annotations(data.decode("utf-8", "replace"))
-        for shared in (None, _SHARED):
-            pod = effective(found, shared=shared)
-            _means_the_same(pod.policy)
-            assert pod.digest == effective(dict(reversed(found.items())), shared=shared).digest
     except PodPolicyError as error:
         says_why(error)
+        return
+    for shared in (None, _SHARED) if full else (_SHARED if zlib.crc32(data) & 1 else None,):
+        try:
+            with _advice(full):
+                pod = effective(found, shared=shared)
+        except PodPolicyError as error:
+            says_why(error)
+            continue
+        if full:
+            _means_the_same(pod.policy)
+            assert pod.digest == effective(dict(reversed(found.items())), shared=shared).digest
 
 
-def review(data: bytes) -> None:
-    """The JSON of an AdmissionReview.
+def review(data: bytes, *, full: bool = True) -> None:
+    """The JSON of an AdmissionReview; in brief the first answer of one of the webhooks, with one of two settings.
 
     What the mutating webhook makes of a Pod, the validating one accepts, and the mutating one leaves as it is.
     """
@@ -74,21 +105,27 @@ def review(data: bytes) -> None:
         document = json.loads(data)
     except (ValueError, RecursionError):
         return
+    if not full:
+        way = zlib.crc32(data)
+        webhook, defaults = (mutate, validate)[way & 1], _DEFAULTS[way >> 1 & 1]
+        with _advice(full):
+            _answered(webhook(document, defaults, _shared))
+        return
+    before = json.dumps(document)
     for defaults in _DEFAULTS:
-        before = copy.deepcopy(document)
         answer = _answered(mutate(document, defaults, _shared))
         _answered(validate(document, defaults, _shared))
-        assert document == before, "the review was altered"
+        assert json.dumps(document) == before, "the review was altered"
         if not answer.get("patch"):
             continue
         patch = json.loads(base64.b64decode(answer["patch"]))
-        document["request"]["object"] = jsonpatch.apply_patch(before["request"]["object"], patch)
+        jsonpatch.apply_patch(document["request"]["object"], patch, in_place=True)
         again = _answered(mutate(document, defaults, _shared))
         assert again["allowed"], again
         assert "patch" not in again, "a Pod that was injected is injected again"
         checked = _answered(validate(document, defaults, _shared))
         assert checked["allowed"], checked
-        document = before
+        document = json.loads(data)
 
 
 def _shared(_namespace: str, name: str) -> str | None:

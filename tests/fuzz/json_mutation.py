@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections.abc import Callable
 from typing import Any, Final
-
-from tests.documents import places
 
 _OTHERS: Final = (
     None, True, False, 0, -1, 2**40, 0.5, "", "x", "podlane", "podlane-prepare", "10M", "\0", "é", "a/b~c", [], [None], {}, {"": ""},
@@ -23,44 +20,54 @@ def mutated(data: bytes, most: int, seed: int, mutate_bytes: Callable[[bytes, in
     chance = random.Random(seed)
     try:
         document = json.loads(data)
+        if chance.random() > _STRUCTURAL:
+            return mutate_bytes(data, most)
+        for _ in range(chance.randint(1, 3)):
+            document = _changed(document, chance, mutate_bytes)
+        made = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError):
         return mutate_bytes(data, most)
-    if chance.random() > _STRUCTURAL:
-        return mutate_bytes(data, most)
-    for _ in range(chance.randint(1, 3)):
-        document = _changed(document, chance, mutate_bytes)
-    made = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     return made if len(made) <= most else data[:most]
 
 
 def _changed(document: Any, chance: random.Random, mutate_bytes: Callable[[bytes, int], bytes]) -> Any:
-    """A document with one thing replaced, renamed, doubled, taken out, or moved to where another was."""
-    ways = list(places(document))
-    way = chance.choice(ways)
-    if not way:
+    """A document with one thing replaced, renamed, doubled, taken out, or put where another was."""
+    spots = _spots(document)
+    if not spots:
         return document
-    *above, last = way
-    spot = document
-    for key in above:
-        spot = spot[key]
+    inside, key = chance.choice(spots)
     match chance.randrange(6):
         case 0:
-            del spot[last]
+            del inside[key]
         case 1:
-            spot[last] = copy.deepcopy(chance.choice(_OTHERS))
+            inside[key] = _copied(chance.choice(_OTHERS))
         case 2:
-            spot[last] = copy.deepcopy(_at(document, chance.choice(ways)))
-        case 3 if isinstance(spot, list):
-            spot.insert(last, copy.deepcopy(chance.choice((spot[last], *_OTHERS))))
-        case 4 if isinstance(spot, dict):
-            spot[chance.choice([str(way[-1]) for way in ways if way] + ["x"])] = copy.deepcopy(spot[last])
-        case _ if isinstance(spot[last], str):
-            text = spot[last].encode("utf-8", "surrogatepass")
-            spot[last] = mutate_bytes(text, len(text) + 16).decode("utf-8", "replace")
+            other, its_key = chance.choice(spots)
+            inside[key] = _copied(other[its_key])
+        case 3 if isinstance(inside, list):
+            inside.insert(key, _copied(chance.choice((inside[key], *_OTHERS))))
+        case 4 if isinstance(inside, dict):
+            inside[str(chance.choice(spots)[1])] = _copied(inside[key])
+        case _ if isinstance(inside[key], str):
+            text = inside[key].encode("utf-8", "surrogatepass")
+            inside[key] = mutate_bytes(text, len(text) + 16).decode("utf-8", "replace")
     return document
 
 
-def _at(document: Any, way: tuple[Any, ...]) -> Any:
-    for key in way:
-        document = document[key]
-    return document
+def _spots(document: Any) -> list[tuple[Any, Any]]:
+    """All places in a document: a list or an object, and an index or a key in it."""
+    found: list[tuple[Any, Any]] = []
+    containers = [document]
+    for container in containers:  # which grows meanwhile
+        if isinstance(container, dict):
+            found += [(container, key) for key in container]
+            containers += [item for item in container.values() if isinstance(item, dict | list)]
+        elif isinstance(container, list):
+            found += [(container, index) for index in range(len(container))]
+            containers += [item for item in container if isinstance(item, dict | list)]
+    return found
+
+
+def _copied(value: Any) -> Any:
+    """Another one like it; for plain data this is several times as fast as copy.deepcopy."""
+    return json.loads(json.dumps(value)) if isinstance(value, dict | list) else value

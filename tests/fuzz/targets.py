@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.fuzz.shares import Harness
 
 HERE: Final = Path(__file__).parent
 CORPUS: Final = HERE / "corpus"
@@ -24,10 +25,12 @@ class Target:
     """What a mutation may put in whole; ``\\xNN`` stands for a byte."""
 
     is_json: bool = False
+    share: int = 32
+    """One input in so many is checked in full (:mod:`tests.fuzz.shares`)."""
 
-    def load(self) -> Callable[[bytes], None]:
+    def load(self) -> Harness:
         """The harness itself."""
-        harness: Callable[[bytes], None] = getattr(importlib.import_module(self.module), self.name)
+        harness: Harness = getattr(importlib.import_module(self.module), self.name)
         return harness
 
     @property

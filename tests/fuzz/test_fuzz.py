@@ -37,10 +37,11 @@ def test_what_is_kept_passes(name: str) -> None:
     harness = target.load()
     assert target.corpus
     for path in target.corpus:
-        try:
-            harness(path.read_bytes())
-        except Exception as error:
-            raise AssertionError(f"{path.relative_to(HERE)}: {error!r}") from error
+        for full in (True, False):
+            try:
+                harness(path.read_bytes(), full=full)
+            except Exception as error:
+                raise AssertionError(f"{path.relative_to(HERE)}, {full=}: {error!r}") from error
 
 
 def _returning(changed: Callable[[Any], Any], module: Any, name: str) -> tuple[Any, str, Any]:
@@ -99,6 +100,7 @@ def test_nothing_more_is_found_in_a_while(name: str, tmp_path: Path, capfd: pyte
     assert run(TARGETS[name], tmp_path, SECONDS), capfd.readouterr().err
     (executions,) = re.findall(r"([\d,]+) executions", capfd.readouterr().out)
     assert int(executions.replace(",", "")) > len(TARGETS[name].corpus)
+    assert any((tmp_path / name).iterdir()), "nothing was learnt: atheris is not told what was executed"
 
 
 def test_changed_json_is_json_and_the_seed_decides() -> None:
@@ -109,6 +111,6 @@ def test_changed_json_is_json_and_the_seed_decides() -> None:
     assert made == {seed: mutated(review, 4096, seed, lambda data, most: data[:most]) for seed in made}
 
 
-def test_the_page_names_every_harness() -> None:
+def test_the_page_names_every_harness_in_both_tables() -> None:
     page = (HERE.parents[1] / "docs/fuzzing.md").read_text()
-    assert re.findall(r"(?m)^\| `(\w+)` \|", page) == list(TARGETS)
+    assert re.findall(r"(?m)^\| `(\w+)` \|", page) == 2 * list(TARGETS)

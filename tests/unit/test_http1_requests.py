@@ -153,6 +153,9 @@ CHUNKS = {
     "an endless size": b"F" * 17 + b"\r\nhello\r\n0\r\n\r\n",
     "an endless extension": b"5;" + b"x" * 9000 + b"\r\nhello\r\n0\r\n\r\n",
     "a trailer that is none": b"0\r\nno trailer\r\n\r\n",
+    "a trailer with a vertical tab": b"0\r\nX: a\vb\r\n\r\n",
+    "a trailer with a length": b"0\r\ncontent-Length: 5\r\n\r\n",
+    "a trailer with a coding": b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
     "endless trailers": b"0\r\n" + b"X: y\r\n" * 12_000 + b"\r\n",
 }
 
