@@ -28,6 +28,7 @@ import structlog
 
 from sidecar.dialling import NEVER_RELAYED
 from sidecar.first_bytes import FirstBytes
+from sidecar.protocols.answerable import awaits_answer
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.protocols.http1_requests import Http1Cutter
 from sidecar.protocols.http2_late import FirstRequestCutter, is_unnamed
@@ -41,7 +42,7 @@ from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
 from sidecar.transport.observer import ConnectionSummary, Outcome
 from sidecar.transport.paced import hold
 from sidecar.transport.relay import Direction, Turn
-from sidecar.transport.sockets import SocketAddress, pending_error, reset_on_close, unacknowledged
+from sidecar.transport.sockets import SocketAddress, acknowledge, pending_error, reset_on_close, unacknowledged
 from sidecar.transport.states import Event, State, next_state
 from tc_core.policy import Bound, Requests
 
@@ -139,8 +140,10 @@ class Connection:
         # After the read, so that what was read raises no event; the kernel reports what has come since.
         proxy.loop.watch(self.client.fileno(), self)
         if not detects:
+            acknowledge(self.client)
             self._dial()
         elif detection is not None:
+            self.first.decided(proxy.shop)
             self._detected(detection)
         else:
             proxy.detecting.add(self)
@@ -155,12 +158,15 @@ class Connection:
         elif events & READ_EVENTS:
             detection = self._read_first_bytes()
             if detection is not None:
+                self._wait_no_more()
                 self._detected(detection)
             elif self.state is _DETECTING:
                 self._wait_for_more()
 
     def _wait_for_more(self) -> None:
         """The client's next bytes are waited for; not as long if it may wait for us."""
+        if self.first.data:
+            acknowledge(self.client)
         if self.first.awaits_server:
             self.proxy.greeted.add(self)
 
@@ -174,6 +180,7 @@ class Connection:
 
     def detection_timed_out(self) -> None:
         """The client said too little in time: a server-first protocol, or a slow client."""
+        self._wait_no_more()
         self._detected(self.first.finish(Reason.TIMEOUT))
 
     def _read_first_bytes(self) -> Detection | None:
@@ -185,7 +192,8 @@ class Connection:
             return None
 
     def _detected(self, detection: Detection) -> None:
-        self._wait_no_more()
+        if not awaits_answer(self.first.data):
+            acknowledge(self.client)
         self.detection = detection
         self.proxy.observer.detected(detection, self.proxy.now() - self.opened_at)
         self._dial()

@@ -15,7 +15,7 @@ _REMEMBERED: Final = 1024
 
 
 def detect_repeated(data: bytes) -> Detection | None:
-    """As :func:`detect_at_once`, from memory where that may help: 0.2 us instead of 3."""
+    """As :func:`detect_at_once`, from memory where that may help: 0.3 us instead of 2.4."""
     # Hellos differ each time.
     if len(data) <= _ALIKE and data[:1] != TLS_BEGINNING[:1]:
         return _remembered(data)
