@@ -19,39 +19,33 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SocketType
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from sidecar.connection_class import UNDETECTED, Classed
 from sidecar.dialling import NEVER_RELAYED
 from sidecar.first_bytes import FirstBytes
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.protocols.http1_requests import Http1Cutter
-from sidecar.protocols.http2_late import FirstRequestCutter, is_unnamed
-from sidecar.protocols.http2_requests import Http2Cutter
-from sidecar.protocols.requests import SWITCHED, Beyond, Cutter, Request
+from sidecar.protocols.answerable import awaits_answer
+from sidecar.protocols.detect import Detection, Reason
 from sidecar.routing.flow import Destination
 from sidecar.transport.accept import EXHAUSTED
 from sidecar.transport.edge import Edge, Original
 from sidecar.transport.following import FollowingDirection
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
 from sidecar.transport.observer import ConnectionSummary, Outcome
-from sidecar.transport.paced import hold
 from sidecar.transport.relay import Direction, Turn
-from sidecar.transport.sockets import SocketAddress, pending_error, reset_on_close, unacknowledged
+from sidecar.transport.sockets import SocketAddress, acknowledge, pending_error, reset_on_close, unacknowledged
 from sidecar.transport.states import Event, State, next_state
-from tc_core.policy import Bound, Requests
+from tc_core.policy import Bound
 
 if TYPE_CHECKING:
     from sidecar.proxy import Proxy
 
 log = structlog.get_logger(__name__)
 
-UNDETECTED: Final = Detection(Protocol.OPAQUE, Reason.NOT_THIS)
-"""For connections whose first bytes were not looked at, because they could not decide anything."""
 _CONNECTED_ONCE: Final = frozenset({0, errno.ECONNRESET, errno.EPIPE})
 """Errors of a socket that dialled and was connected. RST in answer to the SYN is ECONNREFUSED."""
 _DIALLED: Final = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
@@ -60,8 +54,6 @@ _DETECTING, _DIALLING, _LINGERING, _CLOSED = State.DETECTING, State.DIALLING, St
 _DECIDED, _CONNECTED = Event.DECIDED, Event.CONNECTED
 _UP_FINISHED, _DOWN_FINISHED = Event.UP_FINISHED, Event.DOWN_FINISHED
 _FINISHED, _COMPLETE = Turn.FINISHED, Outcome.COMPLETE
-_NONE_TOLD: Final = (0, 0)
-_CUTTERS: Final[dict[Protocol, Callable[[], Cutter]]] = {Protocol.HTTP1: Http1Cutter, Protocol.HTTP2: Http2Cutter}
 _TURNED_AWAY: Final = NEVER_RELAYED | {Outcome.AMBIGUOUS}
 _NOTHING: Final = FirstBytes()
 """In place of first bytes that have been handed on."""
@@ -81,51 +73,20 @@ class ConnectionView:
     seconds: float
 
 
-class Connection:
+class Connection(Classed):
     """A client, its server, and where they are in the table of states."""
 
-    __slots__ = (
-        "class_name",
-        "client",
-        "client_address",
-        "detection",
-        "doubtful",
-        "down",
-        "edge",
-        "first",
-        "opened_at",
-        "original",
-        "outcome",
-        "proxy",
-        "quiet_sweeps",
-        "state",
-        "swept_bytes",
-        "told",
-        "up",
-        "upstream",
-    )
+    __slots__ = ("first", "opened_at", "outcome", "quiet_sweeps", "swept_bytes")
 
     def __init__(
         self, proxy: Proxy, edge: Edge, client: SocketType, address: SocketAddress, original: Original
     ) -> None:
-        self.proxy = proxy
-        self.edge = edge
-        self.client = client
-        self.client_address = address
-        self.original = original
+        super().__init__(proxy, edge, client, address, original)
         self.opened_at = proxy.now()
-        self.state = _DETECTING
         self.first = FirstBytes()
-        self.detection = UNDETECTED
-        self.class_name: str | None = None
-        self.upstream: SocketType | None = None
-        self.up: Direction | None = None
-        self.down: Direction | None = None
         self.swept_bytes = 0
         self.quiet_sweeps = 0
         self.outcome = _COMPLETE
-        self.doubtful = False  # nobody can say where its requests begin
-        self.told = _NONE_TOLD  # bytes up and down that were counted for classes it had before
 
     # DETECTING -----------------------------------------------------------------------------------------------------
 
@@ -139,8 +100,10 @@ class Connection:
         # After the read, so that what was read raises no event; the kernel reports what has come since.
         proxy.loop.watch(self.client.fileno(), self)
         if not detects:
+            acknowledge(self.client)
             self._dial()
         elif detection is not None:
+            self.first.decided(proxy.shop)
             self._detected(detection)
         else:
             proxy.detecting.add(self)
@@ -155,12 +118,15 @@ class Connection:
         elif events & READ_EVENTS:
             detection = self._read_first_bytes()
             if detection is not None:
+                self._wait_no_more()
                 self._detected(detection)
             elif self.state is _DETECTING:
                 self._wait_for_more()
 
     def _wait_for_more(self) -> None:
         """The client's next bytes are waited for; not as long if it may wait for us."""
+        if self.first.data:
+            acknowledge(self.client)
         if self.first.awaits_server:
             self.proxy.greeted.add(self)
 
@@ -174,6 +140,7 @@ class Connection:
 
     def detection_timed_out(self) -> None:
         """The client said too little in time: a server-first protocol, or a slow client."""
+        self._wait_no_more()
         self._detected(self.first.finish(Reason.TIMEOUT))
 
     def _read_first_bytes(self) -> Detection | None:
@@ -185,7 +152,8 @@ class Connection:
             return None
 
     def _detected(self, detection: Detection) -> None:
-        self._wait_no_more()
+        if not awaits_answer(self.first.data):
+            acknowledge(self.client)
         self.detection = detection
         self.proxy.observer.detected(detection, self.proxy.now() - self.opened_at)
         self._dial()
@@ -219,7 +187,7 @@ class Connection:
                 self._dial_failed(error.errno or 0)
             return
         self.upstream = upstream
-        if first_bytes and not self._follows():
+        if first_bytes and not self.follows():
             try:
                 sent = upstream.send(first_bytes)
             except BlockingIOError:
@@ -229,7 +197,7 @@ class Connection:
                 self._dial_ended(upstream, 0, error.errno or 0)
                 return
             else:
-                up, down = self._relay(upstream, sent)
+                up, down = self._relay(upstream, sent, follows=False)
                 proxy.loop.watch(upstream.fileno(), down)
                 if up.readable or up.held is not None:
                     up.run()
@@ -250,7 +218,7 @@ class Connection:
         if number not in _CONNECTED_ONCE:
             self._dial_failed(number)
             return
-        up, down = self._relay(upstream, 0)
+        up, down = self._relay(upstream, 0, follows=self.follows())
         up.sink_watched = True
         if number:
             down.source_failed(number)
@@ -264,7 +232,7 @@ class Connection:
 
     # RELAYING ------------------------------------------------------------------------------------------------------
 
-    def _relay(self, upstream: SocketType, sent: int) -> tuple[Direction, Direction]:
+    def _relay(self, upstream: SocketType, sent: int, *, follows: bool) -> tuple[Direction, Direction]:
         """Hand the descriptors over to two directions. ``sent`` of the first bytes are under way already."""
         proxy = self.proxy
         loop = proxy.loop
@@ -272,9 +240,8 @@ class Connection:
         self.state = next_state(self.state, _CONNECTED)
         direction = proxy.shop.direction
         first = self.first
-        if self._follows():
-            cutter = _CUTTERS[self.detection.protocol]() if self._requests_may_differ() else FirstRequestCutter()
-            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, cutter)
+        if follows:
+            up: Direction = FollowingDirection(proxy.shop, self, client, upstream, self.cutter())
         else:
             up = direction(proxy.shop, self, client, upstream)
         self.up = up
@@ -324,82 +291,6 @@ class Connection:
             self._close(reset=self.outcome is not _COMPLETE)
         elif self.state is _LINGERING:
             self._linger()
-
-    def _follows(self) -> bool:
-        """Whether its requests are looked at: each, or the first one that did not come in time."""
-        return self._requests_may_differ() or is_unnamed(self.detection)
-
-    def _requests_may_differ(self) -> bool:
-        return self.detection.protocol in _CUTTERS and self.proxy.routing.requests_may_differ(
-            self.original.destination, self.client_address
-        )
-
-    def begins(self, what: Request | Beyond) -> bool:
-        """The client's next byte begins a request, or what cannot be followed; False: it is not to be sent."""
-        proxy = self.proxy
-        if what is SWITCHED:
-            return True  # it stays in the class of the request that asked for it
-        before = self.detection
-        if isinstance(what, Request):
-            self.detection = before._replace(reason=Reason.FOUND, host=what.host)
-        elif not self._requests_may_differ():
-            return True  # only its first request was to tell
-        else:
-            proxy.observer.doubted()
-            if proxy.routing.table.requests is Requests.FOLLOW_STRICTLY:
-                self.end(Event.CUT, Outcome.AMBIGUOUS)
-                return False
-            self.doubtful = True
-        name = self._class_now()
-        if name == self.class_name:
-            return True
-        settled = before.protocol is Protocol.HTTP2 and not is_unnamed(before)
-        if settled and not self.doubtful and not self._is_stricter(name):
-            # Its streams share the socket: the connection belongs to the strictest of the requests that it has carried.
-            self.detection = before
-            return True
-        self.reroute()
-        return True
-
-    def _is_stricter(self, name: str) -> bool:
-        strictness = self.proxy.routing.table.strictness
-        # A class that is gone (a reload has not come here yet) holds nothing.
-        return self.class_name not in strictness or strictness.index(name) < strictness.index(self.class_name)
-
-    def _class_now(self) -> str:
-        routing, destination = self.proxy.routing, self.original.destination
-        if self.doubtful:
-            return routing.strictest(destination, self.client_address)
-        return routing.class_of(destination, self.client_address, self.detection)
-
-    def reroute(self) -> bool:
-        """Choose the class anew, by the routing in force now, for what is sent from now on; whether it is another.
-
-        By what is known: first bytes that were not looked at then cannot decide now. Raises OSError when the mark
-        cannot be set; then all is as before.
-        """
-        old = self.class_name
-        if old is None or self.state is _CLOSED:
-            return False
-        proxy = self.proxy
-        routing = proxy.routing
-        name = self._class_now()
-        if self.upstream is not None:
-            # Also when the name is the same: its mark may not be.
-            self.edge.remark(self.upstream, routing.mark_of(name), self.client)
-        if name == old:
-            return False
-        up, down = now = self.bytes_up, self.bytes_down
-        told_up, told_down = self.told
-        proxy.observer.moved(old, name, self.detection.protocol, up - told_up, down - told_down)
-        self.class_name, self.told = name, now
-        return True
-
-    def be_held(self) -> None:
-        """Keep to the limits for what is received from the network, as long as there are any."""
-        receiving = self.down if self.original.destination.bound is Bound.OUTBOUND else self.up
-        if receiving is not None:
-            hold(receiving, held=self.proxy.shop.pacer.holds)
 
     def _linger(self) -> None:
         """Reset the side that is left, at once or when it has acknowledged our FIN, which is an event for writers."""
@@ -504,16 +395,6 @@ class Connection:
             proxy.observer.closed(summary)
             if proxy.logs_connections:
                 _log_summary(summary)
-
-    @property
-    def bytes_up(self) -> int:
-        """Bytes of the client that the server's socket took."""
-        return self.up.count if self.up is not None else 0
-
-    @property
-    def bytes_down(self) -> int:
-        """Bytes of the server that the client's socket took."""
-        return self.down.count if self.down is not None else 0
 
     def view(self) -> ConnectionView:
         """As it is now."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from socket import SocketType
 from typing import Final
 
-from sidecar.protocols.detect import Detection, Detector, Reason, detect_at_once
+from sidecar.protocols.detect import Detection, Detector, Reason
+from sidecar.protocols.repeated import detect_repeated
 from sidecar.transport.loop import END_EVENTS, ENDED, READ_EVENTS, URGENT
 from sidecar.transport.relay import BUFFER_SIZE, Workshop
 
@@ -82,7 +83,7 @@ class FirstBytes:
         detector = self._detector
         if detector is None:
             self.data = fresh
-            detection = detect_at_once(fresh)
+            detection = detect_repeated(fresh)
             if detection is not None:
                 return detection
             self._detector = detector = Detector()

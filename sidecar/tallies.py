@@ -101,7 +101,7 @@ class Tallies:
         class_name: str,
     ) -> None:
         """A connection got its class and goes on by itself; its end will not be seen."""
-        self._of_class(class_name).by_protocol[known.detection.protocol.value] += 1
+        self._of_class(class_name).by_protocol[known.detection.protocol] += 1
 
     def doubted(self) -> None:
         """Of a connection whose requests are followed nobody can say any more where the next one begins."""

@@ -5,7 +5,7 @@ What such a connection gets shaped is our answers::
     OUTPUT -> PODLANE-OUT
                 -g PODLANE-REPLIES   answers: the policy's inbound matches in order, seen from behind (our port is the
                                      source port, the client the destination); what needs content is not asked here
-                                     (stepping aside, answers of decided connections -> PODLANE-FOLLOW before that)
+                                     (stepping aside, answers of decided connections do not come here)
     PREROUTING -> PODLANE-PRE -> PODLANE-IN      what comes in by the interface
                 -g PODLANE-IN-SYN    exclusions; then the walk
                    -> PODLANE-IN-CLASSES   the same matches in order: decided by the kernel -> RETURN, by content

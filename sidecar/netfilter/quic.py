@@ -3,7 +3,7 @@
 No UDP goes through the proxy: the first datagrams of a flow are shown to the classifier, as in stepping aside
 (:mod:`sidecar.netfilter.aside`), and the flow's mark does the rest::
 
-    OUTPUT -> PODLANE-OUT       packets of decided flows -> AGAIN, FOLLOW; the walk; open ones -> SHOW
+    OUTPUT -> PODLANE-OUT       packets of decided flows are done, or -> AGAIN; the walk; open ones -> SHOW
               PODLANE-CLASSES   as ever; every packet has the class of its port until a name is known
                 -j PODLANE-QUIC   UDP that a name could decide, of a flow of which nothing is known: open from now on
               PODLANE-AGAIN     a new connection begins on a decided flow: to the classifier, in the class it has
@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from sidecar.netfilter.aside import FOLLOW, SHOW, undecided_rule
+from sidecar.netfilter.aside import SHOW, follow_rule, undecided_rule
 from sidecar.netfilter.capture_settings import CaptureSettings
 from sidecar.netfilter.match_rules import ends, networks_of, return_on_ports
 from sidecar.netfilter.rules import (
@@ -90,7 +90,7 @@ def follow_rules(direction: Direction | None = None) -> Iterator[Rule]:
     """In front of the walk: what was decided holds, until another connection begins. Answers begin none."""
     if direction is None:
         yield again_rule()
-    yield Rule(Goto(FOLLOW), protocol=_UDP, connmark=DECIDED, direction=direction)
+    yield follow_rule(_UDP, direction)
 
 
 def again_rule() -> Rule:

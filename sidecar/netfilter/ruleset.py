@@ -171,7 +171,7 @@ def _family_rules(
     aside = settings.datapath is Datapath.STEP_ASIDE
     outbound_quic = treatment is Quic.CLASSIFY and quic.QUIC in called
     inbound_quic = inbound is not None and inbound.quic
-    answers = [follow_rule(Direction.REPLY)] if aside and inbound and inbound.tcp else []
+    answers = [follow_rule(direction=Direction.REPLY)] if aside and not follow and inbound and inbound.tcp else []
     answers += quic.follow_rules(Direction.REPLY) if inbound_quic else ()
     out = tuple(_out_rules(family, settings, answers, follow=follow, quic_too=outbound_quic, replies=bool(replies)))
     chains = [Chain(OUT, out), Chain(CLASSES, tuple(walk))]
@@ -195,8 +195,9 @@ def _family_rules(
     shown = [(_TCP, aside and follow, aside and inbound is not None and inbound.tcp)]
     shown.append((_UDP, outbound_quic, inbound_quic))
     if protocols := [protocol for protocol, *ways in shown if any(ways)]:
-        chains += aside_chains(settings.outbound_port, protocols)
-        hooks += save_hooks(outbound=any(way for _, way, _ in shown), inbound=any(way for *_, way in shown))
+        arrives = any(way for *_, way in shown)
+        chains += aside_chains(settings.outbound_port, protocols, inbound=arrives)
+        hooks += save_hooks(protocols, inbound=arrives)
     if outbound_quic or inbound_quic:
         chains.append(quic.again_chain(settings.outbound_port))
     if inbound:
@@ -215,8 +216,16 @@ def _family_rules(
 def _out_rules(
     family: Family, settings: CaptureSettings, answers: list[Rule], *, follow: bool, quic_too: bool, replies: bool
 ) -> Iterator[Rule]:
-    """``answers``: rules for those of decided connections."""
-    if settings.connmark and settings.datapath is Datapath.RELAY:
+    """``answers``: rules for those of decided connections, where what we open has none that are theirs as well."""
+    # Every SYN starts clean: conntrack may still know what was decided for an earlier try, or for an earlier connection
+    # of the same addresses and ports.
+    clean = Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
+    aside = settings.datapath is Datapath.STEP_ASIDE
+    if follow and aside:
+        # In front of all others, and for answers as well: nearly every packet ends here.
+        yield clean
+        yield follow_rule()
+    if settings.connmark and not aside:
         # What the proxy has chosen, for what arrives. The other bits are those of captured connections.
         yield Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=OWN)
     yield Rule(Return(), mark=OWN)
@@ -227,14 +236,8 @@ def _out_rules(
     yield from answers
     # Does not match what conntrack does not track: such packets are classified one by one, which is right for them.
     yield reply_rule(classified=replies)
-    if follow:
-        # Every SYN starts clean: conntrack may still know what was decided for an earlier try, or for an earlier
-        # connection of the same addresses and ports.
-        yield Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
-    aside = settings.datapath is Datapath.STEP_ASIDE
-    if follow and aside:
-        yield follow_rule()
-    elif follow:
+    if follow and not aside:
+        yield clean
         yield Rule(SetMark(DIVERT), protocol=_TCP, connmark=DIVERT)
         yield Rule(Return(), protocol=_TCP, mark=DIVERT)
     if quic_too:

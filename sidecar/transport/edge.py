@@ -34,6 +34,7 @@ from sidecar.transport.sockets import (
     SocketAddress,
     bound_received,
     deliver_at_once,
+    hold_first_ack,
     saved_dscp,
     set_dscp,
     set_mark,
@@ -226,6 +227,7 @@ def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -
             bound_received(listener, RECEIVED_LIMIT)
         listener.bind((address, port))
         listener.listen(BACKLOG)
+        hold_first_ack(listener)
     except OSError as error:
         listener.close()
         raise _listen_error(error, family, address, port) from error

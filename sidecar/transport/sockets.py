@@ -68,6 +68,23 @@ def speak_first(sock: SocketType) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
 
+def hold_first_ack(listener: SocketType) -> None:
+    """Let the answer acknowledge what a client says first, not a packet of its own; accepted sockets inherit it.
+
+    To be called after listen(2), which forgets it (inet_csk_delack_init(), include/net/inet_connection_sock.h).
+
+    The kernel waits up to 40 ms for the answer (tcp_delack_timer(), net/ipv4/tcp_timer.c). A client with Nagle's
+    algorithm (RFC 1122 4.2.3.4) that has more to say waits for the acknowledgement: then :func:`acknowledge`. HAProxy
+    calls the same "tcp-smart-accept".
+    """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+
+def acknowledge(sock: SocketType) -> None:
+    """Acknowledge now what was held back and is read, and be quick about the next ones, as on any other socket."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
 def saved_dscp(sock: SocketType) -> int:
     """The DSCP of the client's SYN in its place in the TOS or traffic class byte; 0 when unknown.
 

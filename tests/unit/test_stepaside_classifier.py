@@ -255,6 +255,17 @@ def test_remembered_connections_are_bounded() -> None:
     assert wire.classifier.remembered == 10
 
 
+def test_a_full_table_forgets_a_small_part_of_it_at_once() -> None:
+    wire = Wire(max_decided=640)
+    counts = []
+    for port in range(1000):
+        wire.send(tcp_packet(REQUEST, client_port=port))
+        counts.append(wire.classifier.remembered)
+    assert (max(counts), min(counts[640:])) == (640, 630)
+    kept = [wire.classifier.known(flow_of(tcp_packet(b"", client_port=port))) is not None for port in range(1000)]
+    assert kept == [False] * (1000 - counts[-1]) + [True] * counts[-1]
+
+
 # --- connections that clients open -----------------------------------------------------------------------------------
 
 BOTH_WAYS = routing(
