@@ -130,7 +130,10 @@ class Sidecar(Supervised):
         self._lock = lock
         self._admin: list[trio.SocketListener] = []
         self._admin_life = trio.CancelScope()
+        self._mine = trio.Event()  # unless it is lent, what is in force is this proxy's to change
+        self._mine.set()
         self._leaving = False  # another has taken over: what is installed is its own now
+        self._ends_first = False  # or is to, when the last relayed connection has ended
         self._stop = trio.Event()
         self._life = trio.CancelScope()
         self._patience = trio.CancelScope()
@@ -381,6 +384,7 @@ class Sidecar(Supervised):
     async def _reload_when_asked(self, nursery: trio.Nursery) -> None:
         while True:
             await self._reload_asked.wait()
+            await self._mine.wait()
             self._reload_asked = trio.Event()
             await self._reload(nursery)
             # What was read leaves cycles behind, which would stay for as long as the thresholds that connections want.
@@ -394,12 +398,17 @@ class Sidecar(Supervised):
         found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
         if found is None:
             return
-        self._tried = found.contents
         if found.wanted is None:
+            self._tried = found.contents
             self._refuse(found.problem, Result.REFUSED)
             return
         wanted = found.wanted
         async with self._changing:
+            if not self._mine.is_set():  # another reads it; or this one again, when that has failed
+                self._signalled |= signalled
+                self._reload_asked.set()
+                return
+            self._tried = found.contents
             old, ids, settings = self.policy, self.shaping.ids, self.settings
             self.settings = wanted.settings
             if signalled:
@@ -436,6 +445,8 @@ class Sidecar(Supervised):
                     if isinstance(self._server, WorkerPool):
                         await self._server.look_after()
                     await self._blocking(self._sample)
+                    if not self._mine.is_set():
+                        continue
                     await self._follow_listeners()
                     if self.shaping.unfinished:
                         await self._blocking(self.shaping.finish)
