@@ -37,14 +37,17 @@ from sidecar.mesh.kinds import MeshProxy
 from sidecar.mesh.scope import beyond_mesh
 from sidecar.metrics import Metrics, ReceivedMetrics
 from sidecar.netfilter.aside import SAVE, save_rules
+from sidecar.netfilter.capture_settings import CaptureSettings, capture_settings
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.ports import PortReservation, release, reserve
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from sidecar.netfilter.ruleset import Ruleset, build_ruleset
+from sidecar.on_failure import OnFailure
 from sidecar.policies import Wanted, attempt, sources
 from sidecar.policy_state import PolicyState, Result
 from sidecar.quic import QuicReader, forget_quic_marks
+from sidecar.refusal import NOT_REFUSED, refuse
 from sidecar.remains import forget_aside_marks
 from sidecar.routing.cached import Routing
 from sidecar.routing.table import RoutingTable
@@ -59,7 +62,7 @@ from sidecar.watch import follow
 from sidecar.workers.pool import WorkerPool
 from tc_core.errors import TcError
 from tc_core.marks import ClassIds
-from tc_core.policy import Bound, PortRange, TrafficPolicy, TransportProtocol
+from tc_core.policy import Bound, TrafficPolicy, TransportProtocol
 from tc_core.tellers import TELLERS, Teller
 from tc_core.units import Duration
 
@@ -158,7 +161,8 @@ class Sidecar(Supervised):
                 if self._guard is not None and self._was_ready:
                     raise  # to the supervisor, which has another one take over what is in force
                 try:
-                    await self._end(on_summary)
+                    if not await self._stay_closed():
+                        await self._end(on_summary)
                 except Exception as error:  # noqa: BLE001 (what is raised is the first trouble, not what came of it)
                     log.error("not all was removed; `podlane sidecar --cleanup` tries again", error=str(error))
                 raise
@@ -197,6 +201,22 @@ class Sidecar(Supervised):
         if self.shaping.snapshots:
             # Last: whoever reads it may be slow, or gone.
             on_summary(self.classes_document())
+
+    async def _stay_closed(self) -> bool:
+        """Where there is no start, and the policy wants that, leave its rules there to refuse what names decide."""
+        if self._was_ready or self.settings.on_failure is not OnFailure.CLOSED:
+            return False
+        refused = False
+        with trio.CancelScope(shield=True):
+            try:
+                refused = await self._blocking(self._refuse_all)
+            except (TcError, SidecarError) as error:
+                log.warning(NOT_REFUSED, error=str(error))
+        return refused
+
+    def _refuse_all(self) -> bool:
+        release(self._reservation)
+        return refuse(self._installer, self._wanted, self.mesh, self.shaping.interface)
 
     async def _blocking(self, call: Callable[[], _T]) -> _T:
         """Call in a thread what takes the kernel's time; one at a time, and to its end even when cancelled."""
@@ -525,20 +545,13 @@ class Sidecar(Supervised):
         )
 
     def _capture_settings(self) -> CaptureSettings:
-        apart = self._apart | ({self.settings.admin_port} if self.settings.admin_port else set())
-        return CaptureSettings(
-            datapath=self.settings.datapath,
-            outbound_port=self.settings.outbound_port,
-            silent_ports=self.settings.silent_ports,
-            exclude_outbound_ports=self.settings.exclude_outbound_ports,
-            exclude_outbound_cidrs=self.settings.exclude_outbound_cidrs,
-            inbound_port=self.settings.inbound_port,
-            exclude_inbound_ports=self.settings.exclude_inbound_ports + tuple(PortRange(p, p) for p in sorted(apart)),
-            exclude_inbound_cidrs=self.settings.exclude_inbound_cidrs,
+        return capture_settings(
+            self.settings,
             interface=self.shaping.interface,
-            connmark=self.shaping.teller is Teller.CONNMARK,
-            quic=self._quic.available,
             mesh=self.mesh,
+            quic=self._quic.available,
+            connmark=self.shaping.teller is Teller.CONNMARK,
+            apart=self._apart,
         )
 
 
