@@ -15,6 +15,7 @@ from sidecar.datapath import Datapath
 from sidecar.errors import SidecarError, single
 from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom
+from sidecar.in_force import MakePool
 from sidecar.instance import only_instance
 from sidecar.log import configure as configure_log
 from sidecar.mesh.kinds import MeshProxy
@@ -22,7 +23,9 @@ from sidecar.mesh.presence import join
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.policies import contents, load_wanted
 from sidecar.refusal import do_without_start
-from sidecar.service import MakePool, Sidecar, access_log_of, tell_warnings
+from sidecar.reloading import tell_warnings
+from sidecar.servers import access_log_of
+from sidecar.service import Sidecar
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.transport.edge import TransparentEdge
 from sidecar.transport.ledger import Ledger
