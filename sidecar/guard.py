@@ -23,7 +23,7 @@ from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
-from sidecar.supervisor.beats import EVERY_S, JUDGE, LOOP, WORKERS, Beats
+from sidecar.supervisor.beats import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
 from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
 from tc_core.marks import ClassIds
 
@@ -85,6 +85,11 @@ class Guard:
     def ready(self) -> None:
         """Say that all is in force."""
         self._wire.send("ready")
+
+    def nothing_left(self) -> None:
+        """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
+        for kind in range(KINDS):
+            self._beats.take_back(kind)
 
     def all_workers_answer(self) -> None:
         """Say so."""

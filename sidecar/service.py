@@ -148,6 +148,8 @@ class Sidecar(Reloading):
                         await self._end(on_summary)
                 except Exception as error:  # noqa: BLE001 (what is raised is the first trouble, not what came of it)
                     log.error("not all was removed; `podlane sidecar --cleanup` tries again", error=str(error))
+                if self._guard is not None:
+                    self._guard.nothing_left()
                 raise
             await self._end(on_summary)
             nursery.cancel_scope.cancel()
