@@ -16,12 +16,13 @@ import structlog
 import trio
 
 from sidecar.config import LogFormat
+from sidecar.errors import SidecarError
 from sidecar.exposition import Family, counter
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
-from sidecar.supervisor.beats import EVERY_S, JUDGE, LOOP, WORKERS, Beats
+from sidecar.supervisor.beats import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
 from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
 from tc_core.marks import ClassIds
 
@@ -88,6 +89,11 @@ class Guard:
         """Say that all is in force."""
         self._wire.send("ready")
 
+    def nothing_left(self) -> None:
+        """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
+        for kind in range(KINDS):
+            self._beats.take_back(kind)
+
     def all_workers_answer(self) -> None:
         """Say so."""
         self._beats.give(WORKERS)
@@ -109,14 +115,14 @@ class Guard:
     async def listen(
         self,
         put_back: Callable[[], Awaitable[None]],
-        lend: Callable[[], Heirloom | None],
+        lend: Callable[[], Awaitable[Heirloom | None]],
         leave: Callable[[], None],
         alone: Callable[[], None],
     ) -> None:
         """Follow what the supervisor says. If it is gone this process ends at once.
 
-        ``put_back`` what captures; ``lend`` what another needs to take over, and ``leave`` when it has; ``alone`` when
-        the one has ended that this one took over from.
+        ``put_back`` what captures, and go on as before; ``lend`` what another needs to take over (a SidecarError says
+        why it cannot), and ``leave`` when it has; ``alone`` when the one has ended that this one took over from.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -127,14 +133,21 @@ class Guard:
                 elif message["kind"] == "resume":
                     nursery.start_soon(put_back)
                 elif message["kind"] == "lend":
-                    heirloom = lend()
-                    if heirloom is None:
-                        leave()  # what it has cannot be had by two, and its end cuts nothing: the other comes after it
-                    self._hand_over(heirloom)
+                    nursery.start_soon(self._lend, lend, leave)
                 elif message["kind"] == "leave":
                     leave()
                 elif message["kind"] == "alone":
                     alone()
+
+    async def _lend(self, lend: Callable[[], Awaitable[Heirloom | None]], leave: Callable[[], None]) -> None:
+        try:
+            heirloom = await lend()
+        except SidecarError as error:
+            self._wire.send("lent", {"heirloom": None, "problem": str(error)})
+            return
+        if heirloom is None:
+            leave()  # what it has cannot be had by two: the other comes after it
+        self._hand_over(heirloom)
 
     def _hand_over(self, heirloom: Heirloom | None) -> None:
         descriptors = [] if heirloom is None else heirloom.descriptors()

@@ -15,15 +15,17 @@ from sidecar.datapath import Datapath
 from sidecar.errors import SidecarError, single
 from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom
+from sidecar.in_force import MakePool
 from sidecar.instance import only_instance
 from sidecar.log import configure as configure_log
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.mesh.presence import join
 from sidecar.netfilter.install import Installer, detect_backend
-from sidecar.on_failure import OnFailure
-from sidecar.policies import contents, load_wanted, on_failure_asked
-from sidecar.remains import cleanup, remove_remains
-from sidecar.service import MakePool, Sidecar, access_log_of, tell_warnings
+from sidecar.policies import contents, load_wanted
+from sidecar.refusal import do_without_start
+from sidecar.reloading import tell_warnings
+from sidecar.servers import access_log_of
+from sidecar.service import Sidecar
 from sidecar.shaping import Shaping, shaped_interface
 from sidecar.transport.edge import TransparentEdge
 from sidecar.transport.ledger import Ledger
@@ -54,9 +56,9 @@ def run(
     try:
         mesh = join(settings)
     except SidecarError:
-        if not _leaves_in_force(settings, guard):
-            with suppress(TcError, SidecarError):
-                cleanup(settings.interface)  # as in serve; unless another sidecar is alive here
+        if guard is None or not guard.again:
+            with suppress(SidecarError), only_instance():  # as in serve; unless another sidecar is alive here
+                do_without_start(settings)
         raise
     with ExitStack() as stack:
         make_pool = None
@@ -81,8 +83,9 @@ async def serve(
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
-    a predecessor that was killed had left, is removed first.
+    a predecessor that was killed had left, is removed first, or refuses what names decide (:mod:`sidecar.refusal`).
     """
+    wanted = None
     with ExitStack() as stack:
         given = guard.heirloom if guard is not None else None
         lock = given.lock if given is not None else stack.enter_context(only_instance())
@@ -109,13 +112,8 @@ async def serve(
             pool = partial(make_pool, lock) if make_pool else None
             running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard, lock)
         except (TcError, SidecarError):
-            if _leaves_in_force(settings, guard):
-                raise
-            # A killed predecessor's rules lead to a listener that will not come back: connections must go direct.
-            try:
-                remove_remains(settings.interface)
-            except (TcError, SidecarError) as error:
-                log.warning("what an earlier sidecar may have left here could not be removed", error=str(error))
+            if guard is None or not guard.again:  # else connections have been seen to
+                do_without_start(settings, wanted, mesh)
             raise
         try:
             await running.run(signals, on_ready, on_summary)
@@ -126,8 +124,3 @@ async def serve(
 def most_processes(workers: int, heirloom: Heirloom | None) -> int:
     """How many relay at once: an heir has as many as its predecessor, and as many as it wants when it begins anew."""
     return max(workers, len(heirloom.groups) if heirloom is not None else 0)
-
-
-def _leaves_in_force(settings: SidecarSettings, guard: Guard | None) -> bool:
-    """Whether what is in force stays when there is no start: connections have been seen to, or are to wait."""
-    return (guard is not None and guard.again) or on_failure_asked(settings) is OnFailure.CLOSED

@@ -13,14 +13,19 @@ import trio
 
 from sidecar.admin import serve_admin_on
 from sidecar.answers import Answers
-from sidecar.errors import SidecarError
+from sidecar.config import SidecarSettings
+from sidecar.datapath import Datapath
+from sidecar.errors import ConfigError, SidecarError
 from sidecar.guard import Guard, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer
-from sidecar.netfilter.ports import PortReservation
+from sidecar.netfilter.ports import PortReservation, release
 from sidecar.netfilter.ruleset import Ruleset
+from sidecar.on_failure import OnFailure
+from sidecar.policies import load_wanted
 from sidecar.stepaside.server import StepAside
+from tc_core.errors import TcError
 from tc_core.policy import Bound, TrafficPolicy
 
 _ASK_S: Final = 1.0
@@ -38,7 +43,10 @@ class Supervised(Answers, Protocol):
     _admin: list[trio.SocketListener]
     _admin_life: trio.CancelScope
     _armed: tuple[Command, ...] | None
+    _given: SidecarSettings
+    _mine: trio.Event
     _leaving: bool
+    _ends_first: bool
     _beside: bool
     _following: bool
     _following_inbound: bool
@@ -50,6 +58,8 @@ class Supervised(Answers, Protocol):
     _stop: trio.Event
 
     def _install(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None: ...
+
+    async def _wind_down(self) -> None: ...
 
     def _inherited_admin(self) -> list[trio.SocketListener]:
         """What another proxy has lent. (The port may be none of the settings any more; see :meth:`_let_go`.)"""
@@ -86,11 +96,14 @@ class Supervised(Answers, Protocol):
             self._armed = commands
 
     async def _go(self) -> None:
-        """Another proxy serves: close the doors, and let connections end."""
-        log.info("another proxy has taken over; draining", grace=str(self.settings.grace))
+        """Another proxy serves, or is to come: close the doors, and let connections end."""
         if self._guard is not None:
             self._guard.leaving(self.settings.grace.seconds)
         self._admin_life.cancel()
+        if self._ends_first:
+            await self._wind_down()
+            return
+        log.info("another proxy has taken over; draining", grace=str(self.settings.grace))
         await self._quic.stop()
         if self._server is not None:
             with self._patience:
@@ -98,16 +111,49 @@ class Supervised(Answers, Protocol):
                 if cut:
                     log.warning("connections cut at the end of the grace period", count=cut)
 
-    def _lend(self) -> Heirloom | None:
-        """What another proxy needs to take over; None: nothing, since no connection depends on this one."""
-        server = self._server
-        if isinstance(server, StepAside) or self._lock is None:
+    async def _lend(self) -> Heirloom | None:
+        """What another proxy needs to take over; None: nothing, since that one comes after this one.
+
+        From here on what is in force is the other's to change, until :meth:`_put_back`. Raises :class:`ConfigError`.
+        """
+        async with self._changing:
+            self._mine = trio.Event()
+            if self.settings.datapath is Datapath.STEP_ASIDE or self._lock is None:
+                release(self._reservation)  # the other begins anew
+                return None
+            wanted = await trio.to_thread.run_sync(self._datapath_wanted, abandon_on_cancel=True)
+            if wanted is Datapath.RELAY:
+                return self._heirloom_now(self._lock)
+            if self.settings.on_failure is OnFailure.CLOSED:
+                raise ConfigError(
+                    f"The new one is to work by {wanted}, and relayed connections have to end before it can begin. "
+                    "With on-failure closed no connection may go direct meanwhile. Make the Pod anew, or set "
+                    "on-failure to open for that time."
+                )
+            self._ends_first = True
+            release(self._reservation)
             return None
+
+    def _datapath_wanted(self) -> Datapath:
+        """What another proxy would read now; that of this one where it can read nothing, as it will say.
+
+        Marks of captured connections mean another thing to the other datapath, so the two cannot be there at once.
+        """
+        if self._given.annotations is None:
+            return self.settings.datapath
+        try:
+            return load_wanted(self._given).settings.datapath
+        except (TcError, SidecarError):
+            return self.settings.datapath
+
+    def _heirloom_now(self, lock: socket.SocketType) -> Heirloom:
+        server = self._server
+        assert not isinstance(server, StepAside)  # a relay's
         groups = [group for group in server.listeners() if group] if server is not None else []  # draining it has none
         admin = [socket.SocketType(fileno=os.dup(each.socket.fileno())) for each in self._admin]
         inbound = self._following_inbound or (server is not None and server.routing.table.captures(Bound.INBOUND))
         return Heirloom(
-            self._lock,
+            lock,
             tuple(admin),
             tuple(map(tuple, groups)),
             self._reservation.added,
@@ -125,8 +171,9 @@ class Supervised(Answers, Protocol):
         self._quic.be_alone()
 
     async def _put_back(self) -> None:
-        """This process was silent for so long that the supervisor has taken capture away."""
+        """The supervisor has taken capture away, since this process was silent for so long; or nobody takes over."""
         async with self._changing:
+            self._mine.set()
             if self._stop.is_set():
                 return  # what is installed is another's now, or about to be removed
             self._ruleset = self._armed = None

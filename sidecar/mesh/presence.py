@@ -11,6 +11,8 @@ from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, RulesetError, SidecarError
 from sidecar.mesh.kinds import USUAL, Mesh, MeshProxy
+from sidecar.mesh.native import recognise_native
+from sidecar.mesh.nftables import inet_rules
 from sidecar.mesh.owner import check_may_be
 from sidecar.mesh.recognise import Found, recognise
 from sidecar.netfilter.restore import INSTALL_REMEDY, installed_programs
@@ -22,9 +24,9 @@ log = structlog.get_logger()
 
 
 def find() -> Found | None:
-    """The mesh whose rules are here. Its programs need not be those that we use, so both tables are looked at.
+    """The mesh whose rules are here. Its programs need not be those that we use, so all tables are looked at.
 
-    IPv4 is enough: no mesh does without. Raises :class:`RulesetError` when neither can be read.
+    IPv4 is enough: no mesh does without. Raises :class:`RulesetError` when those of iptables cannot be read.
     """
     problems: list[str] = []
     programs = installed_programs()
@@ -37,9 +39,14 @@ def find() -> Found | None:
             continue
         if found is not None:
             return found
-    if len(problems) == len(programs):
+    try:
+        found = recognise_native(inet_rules())
+    except SidecarError as error:  # a kernel without nftables, which has no such rules
+        log.debug("no mesh can be looked for", backend="nftables", error=str(error))
+        found = None
+    if found is None and len(problems) == len(programs):
         raise RulesetError(" ".join(problems) or f"There is no iptables-save. {INSTALL_REMEDY}")
-    return None
+    return found
 
 
 def resolve(asked: Mesh) -> MeshProxy | None:

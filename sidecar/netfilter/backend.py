@@ -86,6 +86,9 @@ class Backend(Protocol):
         None when there is nothing to do, or this backend has no way.
         """
 
+    def refuses(self, family: Family) -> bool:
+        """Whether such a command has been run, and refuses connections."""
+
     def lift_refusal(self, family: Family) -> bool:
         """Take away what a command of :meth:`failing` has left beside the mangle table; whether there was anything."""
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar.datapath import Datapath
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.netfilter.rules import Address, Family
 from sidecar.routing.table import SILENT_PORTS
 from tc_core.policy import Match, Network, PortRange
+
+if TYPE_CHECKING:
+    from sidecar.config import SidecarSettings  # which itself names ways to install rules
 
 LISTENER_ADDRESS: Final[dict[Family, Address]] = {
     Family.V4: ipaddress.IPv4Address("127.0.0.1"),
@@ -56,3 +60,30 @@ class CaptureSettings:
     def any_port(self, match: Match) -> bool:
         """Whether a content match applies on all ports but the silent ones."""
         return bool(self.silent_ports) and not match.port
+
+
+def capture_settings(
+    settings: SidecarSettings,
+    *,
+    interface: str | None,
+    mesh: MeshProxy | None,
+    quic: bool = True,
+    connmark: bool = False,
+    apart: Iterable[int] = (),
+) -> CaptureSettings:
+    """Those of a sidecar. Clients of the admin server, and of the ports ``apart``, are left alone."""
+    alone = {*apart, settings.admin_port} - {0}
+    return CaptureSettings(
+        datapath=settings.datapath,
+        outbound_port=settings.outbound_port,
+        silent_ports=settings.silent_ports,
+        exclude_outbound_ports=settings.exclude_outbound_ports,
+        exclude_outbound_cidrs=settings.exclude_outbound_cidrs,
+        inbound_port=settings.inbound_port,
+        exclude_inbound_ports=settings.exclude_inbound_ports + tuple(PortRange(p, p) for p in sorted(alone)),
+        exclude_inbound_cidrs=settings.exclude_inbound_cidrs,
+        interface=interface,
+        connmark=connmark,
+        quic=quic,
+        mesh=mesh,
+    )

@@ -17,6 +17,7 @@ chain in the filter table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +25,19 @@ from sidecar.datapath import Datapath
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.inbound import IN_CAPTURE
 from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
-from sidecar.netfilter.rules import CHAIN_PREFIX, Chain, Drop, FamilyRules, Rule, Tproxy
+from sidecar.netfilter.rules import (
+    CHAIN_PREFIX,
+    Chain,
+    Direction,
+    Drop,
+    Family,
+    FamilyRules,
+    Hook,
+    Jump,
+    Reject,
+    Rule,
+    Tproxy,
+)
 from sidecar.netfilter.ruleset import CAPTURE
 from sidecar.netfilter.text import render_rule
 from sidecar.on_failure import OnFailure
@@ -33,9 +46,8 @@ from tc_core.policy import TransportProtocol
 
 REFUSE: Final = f"{CHAIN_PREFIX}REFUSE"
 _LEAD_TO_THE_PROXY: Final = (CAPTURE, IN_CAPTURE, QUIC, IN_QUIC, AGAIN, SHOW)
+_TCP: Final = TransportProtocol.TCP
 _UDP: Final = TransportProtocol.UDP
-_SYN: Final = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN "
-_REFUSED: Final = f"-m connmark --mark {DIVERT} -m conntrack --ctdir ORIGINAL -j REJECT --reject-with tcp-reset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +58,46 @@ class Command:
     input: str
 
 
-def emptied(rules: FamilyRules) -> list[str]:
-    """The chains to be emptied for new connections to go direct; none when these rules capture nothing."""
-    return [chain.name for chain in rules.chains if chain.name in _LEAD_TO_THE_PROXY]
+def captures(rules: FamilyRules) -> bool:
+    """Whether there is anything to be done when these rules are in force."""
+    return any(chain.name in _LEAD_TO_THE_PROXY for chain in rules.chains)
+
+
+def without_proxy(chain: Chain, way: OnFailure) -> tuple[Rule, ...]:
+    """What is left of a chain's rules while there is no proxy."""
+    if way is OnFailure.CLOSED:
+        return _closed(chain)
+    return () if chain.name in _LEAD_TO_THE_PROXY else chain.rules
+
+
+def refusal(family: Family, datapath: Datapath) -> FamilyRules:
+    """What ``closed`` puts into the filter table."""
+    # Stepping aside, connections that are there need nobody and go on.
+    only_new = datapath is Datapath.STEP_ASIDE
+    refused = Rule(Reject(), protocol=_TCP, syn=only_new, connmark=DIVERT, direction=Direction.ORIGINAL)
+    hooks = (Hook(builtin, Rule(Jump(REFUSE), protocol=_TCP)) for builtin in ("INPUT", "OUTPUT"))
+    return FamilyRules(family, (Chain(REFUSE, (refused,)),), tuple(hooks))
 
 
 def failing_text(rules: FamilyRules, way: OnFailure, datapath: Datapath) -> str | None:
     """Input for ``iptables-restore --noflush`` when ``rules`` are in force; None when they capture nothing."""
-    capturing = emptied(rules)
-    if not capturing:
+    if not captures(rules):
         return None
-    if way is OnFailure.OPEN:
-        return "\n".join(["*mangle", *(f":{name} - [0:0]" for name in capturing), "COMMIT", ""])
-    # Stepping aside, connections that are there need nobody and go on.
-    only_new = _SYN if datapath is Datapath.STEP_ASIDE else ""
-    lines = [
-        "*filter",
-        f":{REFUSE} - [0:0]",
-        f"-A {REFUSE} -p tcp {only_new}{_REFUSED}",
-        f"-I INPUT 1 -p tcp -j {REFUSE}",
-        f"-I OUTPUT 1 -p tcp -j {REFUSE}",
-        "COMMIT",
-        "*mangle",
-    ]
-    changed = {c.name: left for c in rules.chains if (left := _closed(c)) != c.rules}
-    lines += [f":{name} - [0:0]" for name in changed]
+    lines = []
+    if way is OnFailure.CLOSED:
+        lines = ["*filter", *_written(refusal(rules.family, datapath)), "COMMIT"]
+    changed = {c.name: left for c in rules.chains if (left := without_proxy(c, way)) != c.rules}
+    lines += ["*mangle", *(f":{name} - [0:0]" for name in changed)]
     lines += [f"-A {name} {render_rule(rule, rules.family)}" for name, left in changed.items() for rule in left]
     return "\n".join([*lines, "COMMIT", ""])
+
+
+def _written(rules: FamilyRules) -> Iterator[str]:
+    """Chains that are made or filled anew, and the hooks that lead there."""
+    for chain in rules.chains:
+        yield f":{chain.name} - [0:0]"
+        yield from (f"-A {chain.name} {render_rule(rule, rules.family)}" for rule in chain.rules)
+    yield from (f"-I {hook.builtin} 1 {render_rule(hook.rule, rules.family)}" for hook in rules.hooks)
 
 
 def _closed(chain: Chain) -> tuple[Rule, ...]:

@@ -20,15 +20,17 @@ import structlog
 from sidecar.datapath import Datapath
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
+from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.backend import Backend, Way
 from sidecar.netfilter.choose import detect_backend
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.parse import Installed
-from sidecar.netfilter.rules import Family, FamilyRules, Rule
+from sidecar.netfilter.rules import Chain, Family, FamilyRules, Rule
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
 from sidecar.netfilter.text import difference
 from sidecar.on_failure import OnFailure
+from tc_core.policy import TransportProtocol
 
 __all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]
 
@@ -93,6 +95,21 @@ class Installer:
         commands = (self.backend.failing(ruleset.of(family), way, datapath) for family in self._families([]))
         return tuple(command for command in commands if command is not None)
 
+    def refusing(self) -> tuple[Command, ...]:
+        """What somebody else can run for new connections to be refused that the rules, as they are, lead to a proxy.
+
+        Where they are refused already there is nothing to run; :meth:`refused` tells.
+        """
+        return tuple(
+            command
+            for family in self._families([], even_disabled=True)
+            if (command := self._refusing(family)) is not None
+        )
+
+    def refused(self) -> bool:
+        """Whether somebody has run that, or what :meth:`failing` gave, and it is in force."""
+        return any(self.backend.refuses(family) for family in self._families([], even_disabled=True))
+
     def distrust(self) -> None:
         """Somebody has run that: look at everything again, as at the first time."""
         self._installed_before = False
@@ -149,6 +166,15 @@ class Installer:
             self.backend.apply(nothing, installed)
             self._verify(nothing)
         return routes.clear(family, (), self._tables) or bool(installed) or refusal
+
+    def _refusing(self, family: Family) -> Command | None:
+        if self.backend.refuses(family):
+            return None
+        found = self.installed(family).chains
+        chains = (Chain(name, tuple(rule for rule in rules if isinstance(rule, Rule))) for name, rules in found.items())
+        aside = set(save_rules((TransportProtocol.TCP,))) & set(found.get(SAVE, ()))
+        datapath = Datapath.STEP_ASIDE if aside else Datapath.RELAY
+        return self.backend.failing(FamilyRules(family, tuple(chains)), OnFailure.CLOSED, datapath)
 
     def _verify(self, rules: FamilyRules) -> None:
         lines = difference(rules, self.installed(rules.family))

@@ -47,7 +47,7 @@ from sidecar.netfilter.backend import (
     legacy_tables,
 )
 from sidecar.netfilter.entries import decode
-from sidecar.netfilter.failing import Command, emptied
+from sidecar.netfilter.failing import REFUSE, Command, captures, refusal
 from sidecar.netfilter.parse import Installed, InstalledHook
 from sidecar.netfilter.python_rules import check, entry_of
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules, Rule
@@ -68,7 +68,8 @@ RAW_REMEDY: Final = (
     "The library opens a raw socket, which takes CAP_NET_RAW beside CAP_NET_ADMIN: add the capability, "
     "or use `--iptables restore` with iptables-nft, which does without."
 )
-_TABLE: Final = "mangle"
+_MANGLE: Final = "mangle"
+_FILTER: Final = "filter"
 _TRIES: Final = 5
 """Commits before giving up, when a program that ignores the lock changes the table each time in between."""
 _LOCK_FILE: Final = "/run/xtables.lock"
@@ -164,10 +165,13 @@ class PythonBackend:
 
     def installed(self, family: Family) -> Installed:
         """What the legacy mangle table has of ours. Raises :class:`RulesetError`, :class:`PrivilegeError`."""
+        return self._installed(family, _MANGLE)
+
+    def _installed(self, family: Family, name: str) -> Installed:
         tables = legacy_tables(family)
-        if tables is not None and _TABLE not in tables:
+        if tables is not None and name not in tables:
             return Installed()
-        with _guard, self._opened(family) as table:
+        with _guard, self._opened(family, name) as table:
             return _observe(table, family)
 
     def apply(self, rules: FamilyRules, installed: Installed) -> None:  # noqa: ARG002  # looked up again under the lock
@@ -175,11 +179,14 @@ class PythonBackend:
 
         Raises :class:`PrivilegeError`, or :class:`RulesetError` with what the kernel said and what to do.
         """
+        self._write(rules, _MANGLE)
+
+    def _write(self, rules: FamilyRules, name: str) -> None:
         check(rules)
         with _guard, _xtables_lock():
             for tries_left in reversed(range(_TRIES)):
                 try:
-                    with self._opened(rules.family) as table:
+                    with self._opened(rules.family, name) as table:
                         self._change(table, rules)
                         table.commit()
                 except _ChangedMeanwhileError:
@@ -188,32 +195,42 @@ class PythonBackend:
                 else:
                     return
 
-    def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:  # noqa: ARG002
-        """This library in a process of its own, which takes half a second; refusing it cannot do."""
-        chains = emptied(rules)
-        if not chains or way is OnFailure.CLOSED:
+    def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:
+        """This library in a process of its own, which takes half a second."""
+        if not captures(rules):
             return None
-        program = (sys.executable, "-P", "-m", "sidecar.netfilter.empty_by_python")
-        return Command((*program, str(rules.family.value), *chains), "")
+        program = (sys.executable, "-P", "-m", "sidecar.netfilter.failing_by_python")
+        return Command((*program, str(rules.family.value), way.value, datapath.value), "")
 
-    def lift_refusal(self, family: Family) -> bool:  # noqa: ARG002
-        """There is none: see :meth:`failing`."""
-        return False
+    def refuse(self, family: Family, datapath: Datapath) -> None:
+        """Put the refusal into the filter table, which may come into being by that. Raises as :meth:`apply`."""
+        self._write(refusal(family, datapath), _FILTER)
+
+    def refuses(self, family: Family) -> bool:
+        """Whether :meth:`refuse` has been called here. Raises as :meth:`installed`."""
+        return REFUSE in self._installed(family, _FILTER).chains
+
+    def lift_refusal(self, family: Family) -> bool:
+        """Take the refusal out of the filter table, if it is there. Raises as :meth:`apply`."""
+        if not self.refuses(family):
+            return False
+        self._write(FamilyRules(family), _FILTER)
+        return True
 
     def rehearse(self, rules: FamilyRules) -> None:
         """Make all of ``rules`` in memory, and throw them away."""
         check(rules)
-        with _guard, self._opened(rules.family) as table:
+        with _guard, self._opened(rules.family, _MANGLE) as table:
             self._change(table, rules)
 
     @contextmanager
-    def _opened(self, family: Family) -> Iterator[Any]:
-        """A fresh handle of the calling thread's mangle table, with the library's errors turned into ours."""
+    def _opened(self, family: Family, name: str) -> Iterator[Any]:
+        """A fresh handle of a table of the calling thread's namespace, with the library's errors turned into ours."""
         cls = self._library.tables[family]
         # Not by calling the class: it would hand out the handle of an earlier call, maybe of another namespace.
         table = object.__new__(cls)
         try:
-            table._init(_TABLE, False)
+            table._init(name, False)
             with closing(table):
                 self._library.ready(family)
                 yield table

@@ -20,6 +20,7 @@ from sidecar.netfilter.rules import (
     Goto,
     Jump,
     Queue,
+    Reject,
     RestoreMark,
     Return,
     Rule,
@@ -162,6 +163,9 @@ def _write_action(made: Any, rule: Rule) -> None:
             target = made.create_target("RETURN")
         case Drop():
             target = made.create_target("DROP")
+        case Reject():
+            target = made.create_target("REJECT")
+            target.set_parameter("reject-with", "tcp-reset")
         case Jump(chain):
             target = made.create_target("")
             target.standard_target = chain

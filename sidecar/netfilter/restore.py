@@ -88,6 +88,10 @@ class RestoreBackend:
             return None
         return Command((self.tools[rules.family].restore, "--noflush", f"--wait={LOCK_WAIT}"), text)
 
+    def refuses(self, family: Family) -> bool:
+        """Whether the filter table has a refusal of ours. Raises :class:`RulesetError`."""
+        return without_refusal(self.read(family, "filter")) is not None
+
     def lift_refusal(self, family: Family) -> bool:
         """Take the refusal out of the filter table. Raises as :meth:`apply`."""
         text = without_refusal(self.read(family, "filter"))

@@ -58,6 +58,11 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class Reject:
+    """The packet, a TCP one, is answered with RST (only in the filter table)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Jump:
     """Walk another chain and come back (``-j``)."""
 
@@ -115,7 +120,7 @@ class Tproxy:
     mark: Mark
 
 
-Action = Return | Drop | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Queue | Tproxy
+Action = Return | Drop | Reject | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Queue | Tproxy
 
 
 @dataclass(frozen=True, slots=True)

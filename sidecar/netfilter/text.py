@@ -26,6 +26,7 @@ from sidecar.netfilter.rules import (
     Jump,
     PolicyRoute,
     Queue,
+    Reject,
     RestoreMark,
     Return,
     Rule,
@@ -102,6 +103,8 @@ def _render_action(action: Action) -> str:
             return "-j RETURN"
         case Drop():
             return "-j DROP"
+        case Reject():
+            return "-j REJECT --reject-with tcp-reset"
         case Jump(chain):
             return f"-j {chain}"
         case Goto(chain):

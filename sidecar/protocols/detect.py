@@ -4,7 +4,7 @@ How it works: nearly always the client's first segment holds a whole ClientHello
 missing. :func:`detect_at_once` reads that in one go, without keeping anything. Everything else goes the long way:
 :class:`sidecar.protocols.opening.Opening` finds out which protocol begins, then that protocol's reader takes over until
 it has the name. The detector keeps the account: how many bytes were looked at, how many are needed next, and when there
-have been enough. Both ways give the same answers.
+have been enough. Both ways give the same answers, and both pass over a header of the PROXY protocol that comes first.
 
 Invariants: no byte is altered or kept for anybody (the caller has them); the answer depends on the bytes alone, not on
 how they were cut into pieces; once there is an answer, no further bytes could change it; the total work is linear in
@@ -20,6 +20,7 @@ from sidecar.protocols.http1 import Http1Reader, Http1Request, read_head
 from sidecar.protocols.http2 import Http2Reader, Http2Request, whole_request
 from sidecar.protocols.opening import CAN_BEGIN_A_LINE, HTTP2_PREFACE, TLS_BEGINNING, Opening
 from sidecar.protocols.outcome import NeedMore, Protocol, Reason, Rejected
+from sidecar.protocols.proxy_header import FIRST_BYTES, bytes_to_come, header_size
 
 __all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once"]
 
@@ -63,6 +64,9 @@ def detect_at_once(data: bytes) -> Detection | None:
         if isinstance(hello, Rejected):
             return Detection(_TLS, hello.reason)
         return Detection(_TLS, _FOUND, hello.sni, None, hello.alpn, hello.ech)
+    if data[:1] in FIRST_BYTES and (size := header_size(data)) != 0:
+        # There is one at most: a second is for the detector to refuse.
+        return None if size is None or header_size(data[size:]) != 0 else detect_at_once(data[size:])
     if data.startswith(HTTP2_PREFACE):
         first = whole_request(data)
         return None if first is None else Detection(_HTTP2, _FOUND, None, first.host)
@@ -79,13 +83,14 @@ class Detector:
 
     MAX_BYTES: ClassVar[int] = MAX_BYTES
 
-    __slots__ = ("_decided", "_max_bytes", "_needed", "_protocol", "_reader", "_seen")
+    __slots__ = ("_decided", "_header", "_max_bytes", "_needed", "_protocol", "_reader", "_seen")
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         """``max_bytes`` is how many bytes are looked at before giving up. ValueError when it is below 1."""
         if max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes}. Let the detector see one byte at least.")
         self._max_bytes = max_bytes
+        self._header: bytearray | None = bytearray()  # what may be one that is passed over; None: that is behind us
         self._reader: Opening | ClientHelloReader | Http1Reader | Http2Reader = Opening()
         self._protocol = Protocol.OPAQUE
         self._seen = 0
@@ -123,10 +128,7 @@ class Detector:
                 self._decided = True
                 return at_once
         self._seen += len(fresh)
-        outcome = self._reader.feed(fresh)
-        if isinstance(outcome, Protocol):
-            outcome = self._hand_over(outcome)
-        match outcome:
+        match self._read(fresh):
             case NeedMore(more):
                 if self._seen >= self._max_bytes:
                     return self._answer(Reason.LIMIT)
@@ -148,6 +150,17 @@ class Detector:
         """
         self._check_undecided()
         return self._answer(reason)
+
+    def _read(self, fresh: bytes) -> ClientHello | Http1Request | Http2Request | NeedMore | Rejected:
+        """What the reader whose turn it is makes of new bytes."""
+        if self._header is not None:
+            self._header += fresh
+            size = header_size(self._header)
+            if size is None:
+                return NeedMore(bytes_to_come(self._header))
+            fresh, self._header = bytes(self._header[size:]), None
+        outcome = self._reader.feed(fresh)
+        return self._hand_over(outcome) if isinstance(outcome, Protocol) else outcome
 
     def _hand_over(self, protocol: Protocol) -> ClientHello | Http1Request | Http2Request | NeedMore | Rejected:
         """The opening has shown the protocol: give what there is so far to its reader."""

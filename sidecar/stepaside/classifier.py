@@ -5,7 +5,8 @@ The kernel shows the first packets of a connection that carry data, one after th
 connection. In between a connection is here in one of two tables:
 
 * **opening**: its first bytes do not suffice yet. Left by an answer, by the end of the client's bytes, when the
-  detection timeout has gone by (noticed at the next packet: nobody waits for it), or when there is no room.
+  detection timeout has gone by (noticed at the next packet: nobody waits for it), when there is no room, or when no
+  more packets come (:meth:`Classifier.give_up_silent`).
 * **decided**: what its content was, and who opened it. Needed for packets that were queued before the decision and
   come after it, and to choose again when the policy changes. The oldest are forgotten when the table is full, which
   costs just that.
@@ -32,6 +33,7 @@ from sidecar.protocols.streams import FirstBytes
 from sidecar.routing.cached import Routing
 from sidecar.stepaside.decisions import Choices, Known, Witness
 from sidecar.stepaside.marks import FIRST, OURS
+from sidecar.stepaside.openings import PATIENCE_S, Openings
 from sidecar.stepaside.quic_flows import QuicFlows
 from tc_core.marks import STATE_MASK
 from tc_core.policy import DEFAULT_CLASS, Bound, TransportProtocol
@@ -57,6 +59,10 @@ class _Opening(NamedTuple):
     since: float
     bound: Bound
 
+    @property
+    def held(self) -> int:
+        return self.stream.held
+
 
 class Classifier:
     """Judges packets by the routing in force. Give it a new one by setting :attr:`routing`."""
@@ -75,14 +81,11 @@ class Classifier:
         self._choices = Choices(routing)
         self._witness = witness
         self._timeout = detection_timeout
-        self._max_openings = max_openings
-        self._max_held = max_held
         self._max_decided = max_decided
-        self._openings: dict[bytes, _Opening] = {}
+        longest = detection_timeout + PATIENCE_S
+        self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
         self._decided: dict[bytes, Known] = {}
         self.quic = QuicFlows(witness, detection_timeout=detection_timeout)
-        self.held = 0
-        """Bytes held for connections whose first bytes do not suffice yet."""
 
     @property
     def routing(self) -> Routing:
@@ -97,6 +100,11 @@ class Classifier:
     def undecided(self) -> int:
         """Connections whose first bytes do not suffice yet."""
         return len(self._openings)
+
+    @property
+    def held(self) -> int:
+        """Bytes held for them."""
+        return self._openings.held
 
     @property
     def remembered(self) -> int:
@@ -170,17 +178,23 @@ class Classifier:
             return mark & ~OURS | self._choices.of(flow, known).mark
         return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
 
+    def give_up_silent(self, now: float) -> None:
+        """To be called now and then by who calls :meth:`judge`: connections that say nothing more go by port."""
+        for flow in self._openings.overdue(now):
+            self._give_up(flow, now)
+        self.quic.give_up_silent(now, self._choices)
+
     # one opening ---------------------------------------------------------------------------------------------------
 
     def _open(self, flow: bytes, sequence: int, now: float, bound: Bound) -> _Opening:
-        opening = self._openings[flow] = _Opening(FirstBytes(sequence), now, bound)
+        opening = _Opening(FirstBytes(sequence), now, bound)
+        self._openings.add(flow, opening)
         self._make_room(flow, now)
         return opening
 
     def _make_room(self, flow: bytes, now: float) -> None:
-        """A connection began, or holds more: those that began before all others give way to it."""
-        while len(self._openings) > 1 and (len(self._openings) > self._max_openings or self.held > self._max_held):
-            self._give_up(next(other for other in self._openings if other != flow), now)
+        for other in self._openings.surplus(flow):
+            self._give_up(other, now)
 
     def _read(
         self, flow: bytes, opening: _Opening, sequence: int, text: bytes, flags: int, mark: int, now: float
@@ -188,7 +202,7 @@ class Classifier:
         stream = opening.stream
         before = stream.held
         detection = stream.add(sequence, text) if text else None
-        self.held += stream.held - before
+        self._openings.grew(opening, before)
         if detection is None:
             if flags & _FIN and not stream.has_gap:
                 detection = stream.finish(Reason.EOF)
@@ -201,18 +215,17 @@ class Classifier:
         return self._decide(flow, Known(detection, opening.bound), now - opening.since, mark)
 
     def _give_up(self, flow: bytes, now: float) -> None:
-        """No room: its next packet gets what is known of it now."""
-        opening = self._openings[flow]
+        """No room, or no patience: its next packet gets what is known of it now."""
+        opening = self._openings.pop(flow)
+        if opening is None:
+            return
         expired = now - opening.since > self._timeout
         detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
-        self._forget(flow)
         self._decide(flow, Known(detection, opening.bound), now - opening.since, 0)
 
     def _forget(self, flow: bytes) -> None:
         self._decided.pop(flow, None)
-        opening = self._openings.pop(flow, None)
-        if opening is not None:
-            self.held -= opening.stream.held
+        self._openings.pop(flow)
 
     def _decide(self, flow: bytes, known: Known, seconds: float, mark: int) -> int:
         choice = self._choices.of(flow, known)

@@ -5,7 +5,7 @@ connection (:mod:`sidecar.netfilter.quic`). So there are three tables' worth to 
 
 * **opening**: the hello is not whole yet: it takes several datagrams, or the client must try again with another version
   or a token. Left by an answer, by a datagram that clients send only after their hello, when the detection timeout has
-  gone by (noticed at the next datagram), or when there is no room.
+  gone by (noticed at the next datagram), when there is no room, or when no more datagrams come.
 * **decided**: what a flow's newest connection said, and which Initial it began with. A flow that was silent for longer
   than the kernel remembers it comes as a new one, in the middle of its connection, where nothing can be read: it gets
   the class it had. There is no time limit: whatever else the same addresses and ports are used for later begins with an
@@ -29,6 +29,7 @@ from sidecar.protocols.quic_initial import QuicInitialReader, detection_of
 from sidecar.protocols.quic_packets import PacketName, begins_with, is_short
 from sidecar.stepaside.decisions import Choices, Known, Witness
 from sidecar.stepaside.marks import DECIDED, FIRST, OURS
+from sidecar.stepaside.openings import PATIENCE_S, Openings
 from tc_core.marks import STATE_MASK
 from tc_core.policy import Bound, TransportProtocol
 
@@ -49,6 +50,10 @@ class _Opening(NamedTuple):
     bound: Bound
     kept: bool
     """The flow has a class in the kernel, and stays in it if this comes to nothing."""
+
+    @property
+    def held(self) -> int:
+        return self.reader.held
 
 
 class _Decided(NamedTuple):
@@ -71,13 +76,10 @@ class QuicFlows:
         """``detection_timeout`` in seconds, from a connection's first datagram."""
         self._witness = witness
         self._timeout = detection_timeout
-        self._max_openings = max_openings
-        self._max_held = max_held
         self._max_decided = max_decided
-        self._openings: dict[bytes, _Opening] = {}
+        longest = detection_timeout + PATIENCE_S
+        self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
         self._decided: OrderedDict[bytes, _Decided] = OrderedDict()  # the last are those that were needed last
-        self.held = 0
-        """Bytes held for connections whose hello is not whole yet."""
         self.moved: list[tuple[bytes, int]] = []
         """Flows and marks for the caller to write down and clear: the kernel does not save these by itself."""
 
@@ -85,6 +87,11 @@ class QuicFlows:
     def undecided(self) -> int:
         """Flows whose hello is not whole yet."""
         return len(self._openings)
+
+    @property
+    def held(self) -> int:
+        """Bytes held for them."""
+        return self._openings.held
 
     @property
     def remembered(self) -> int:
@@ -101,26 +108,31 @@ class QuicFlows:
         opening = self._openings.get(flow)
         expired = opening is not None and now - opening.since > self._timeout
         if expired and mark & STATE_MASK:  # of a flow that the kernel has forgotten, or that is decided: it stays so
-            self._drop(flow)
+            self._openings.pop(flow)
             opening = None
         if opening is None:
             return self._begin(flow, datagram, mark, now, bound, choices)
         if is_short(datagram):
             detection: Detection | None = Detection(Protocol.QUIC, Reason.MISSED)
         else:
-            before = opening.reader.held
+            before = opening.held
             detection = detection_of(opening.reader.feed(datagram))
-            self.held += opening.reader.held - before
+            self._openings.grew(opening, before)
             if detection is None and expired:
                 detection = Detection(Protocol.QUIC, Reason.TIMEOUT)
         if detection is None:
             self._make_room(flow, now, choices)
             return _undecided(mark)
-        self._drop(flow)
+        self._openings.pop(flow)
         decided = self._decide(flow, opening, detection, now, mark, choices)
         if mark & STATE_MASK != DECIDED.value:
             self.moved.append((flow, decided))  # what is saved for this packet may be lost: see above
         return decided
+
+    def give_up_silent(self, now: float, choices: Choices) -> None:
+        """To be called now and then: flows that say nothing more go by port."""
+        for flow in self._openings.overdue(now):
+            self._give_up(flow, now, choices)
 
     def _begin(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
         """A datagram of a flow from which nothing is awaited."""
@@ -140,8 +152,7 @@ class QuicFlows:
             return mark
         if detection is not None:
             return self._decide(flow, opening, detection, now, mark, choices)
-        self._openings[flow] = opening
-        self.held += opening.reader.held
+        self._openings.add(flow, opening)
         self._make_room(flow, now, choices)
         return _undecided(mark)
 
@@ -150,24 +161,17 @@ class QuicFlows:
         return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
 
     def _make_room(self, flow: bytes, now: float, choices: Choices) -> None:
-        """A flow began, or holds more: those that began before all others give way to it."""
-        while len(self._openings) > 1 and (len(self._openings) > self._max_openings or self.held > self._max_held):
-            self._give_up(next(other for other in self._openings if other != flow), now, choices)
+        for other in self._openings.surplus(flow):
+            self._give_up(other, now, choices)
 
     def _give_up(self, flow: bytes, now: float, choices: Choices) -> None:
-        """No room: its next datagram gets what is known of it now."""
-        opening = self._openings[flow]
-        expired = now - opening.since > self._timeout
-        self._drop(flow)
-        if opening.kept:
+        """No room, or no patience: its next datagram gets what is known of it now."""
+        opening = self._openings.pop(flow)
+        if opening is None or opening.kept:
             return
+        expired = now - opening.since > self._timeout
         reason = Reason.TIMEOUT if expired else Reason.LIMIT
         self._decide(flow, opening, Detection(Protocol.QUIC, reason), now, 0, choices)
-
-    def _drop(self, flow: bytes) -> None:
-        opening = self._openings.pop(flow, None)
-        if opening is not None:
-            self.held -= opening.reader.held
 
     def _decide(
         self, flow: bytes, opening: _Opening, detection: Detection, now: float, mark: int, choices: Choices

@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 _SWITCH_S: Final = 0.0005
 """How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
+_TIDY_S: Final = 10.0
+"""Seconds between two looks for connections that say nothing more, where no supervisor asks for signs of life."""
 _REROUTED: Final = 64
 """Connections that are chosen for again at once: packets wait for that."""
 
@@ -95,7 +97,9 @@ class StepAside:
                 )
                 try:
                     with self._life:
-                        await trio.sleep_forever()
+                        while True:
+                            await trio.sleep(_TIDY_S)
+                            queue.wake()  # what is silent is given up also where no packet comes
                 finally:
                     self._stopping = True
                     queue.wake()
@@ -182,8 +186,11 @@ class StepAside:
         while not self._stopping:
             self._turned = True
             packets = queue.receive()
-            if not packets and level.has_fallen(*classifier.awaited):
-                give_back()  # packets that come meanwhile wait in the queue
+            if not packets:
+                with self._judging:
+                    classifier.give_up_silent(monotonic())
+                if level.has_fallen(*classifier.awaited):
+                    give_back()  # packets that come meanwhile wait in the queue
             for packet in packets:
                 bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
                 with self._judging:

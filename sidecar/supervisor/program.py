@@ -330,6 +330,8 @@ class Supervisor:
         self._try_at = None
         if self._tripped:
             heir.wire.send("resume")  # capture was taken away while the other one was silent: also what is the heir's
+        if handover.reread:
+            heir.send(signal.SIGHUP)  # it may have read the policy before
         self._speech.info("another proxy has taken over", pid=heir.pid)
         handover.answer(OK)
 
@@ -342,8 +344,8 @@ class Supervisor:
             handover.heir.end()
             self._forget(handover.heir)
             handover.heir.dismiss_standby()
-            if self._proxy is not None:
-                self._proxy.wire.send("resume")  # to be as it was before the heir touched anything
+        if self._proxy is not None and not handover.after:
+            self._proxy.wire.send("resume")  # to be as it was before the heir touched anything, and go on
         self._speech.error("no other proxy has taken over", reason=why)
         if self._stopping or (self._proxy is None and not handover.after):
             handover.answer(f"No other proxy has taken over. {why}")
@@ -403,6 +405,8 @@ class Supervisor:
                 return  # their connections need the rules: see _left
         elif self._proxy is not None and not self._proxy.armed:
             return  # the policy is still to be read
+        elif self._handover is not None:
+            self._handover.reread = True
         if self._proxy is not None:
             self._proxy.send(number)
 
@@ -430,7 +434,8 @@ class Supervisor:
         elif proxy.silent and not verdict.silent:
             proxy.silent = False
             self._speech.info("the proxy answers again", pid=proxy.pid)
-            proxy.wire.send("resume")
+            if self._handover is None:  # else rules are another's, which is told; or this one, when that has failed
+                proxy.wire.send("resume")
 
     def _do_without(self) -> None:
         """Have new connections do without the proxy, as it has prepared."""
@@ -458,6 +463,8 @@ class Handover:
         self.heir: Child | None = None
         self.after = False
         """The heir comes when the old one has ended."""
+        self.reread = False
+        """Somebody wants the policy to be read again meanwhile."""
 
 
 def _why(error: OSError) -> str:

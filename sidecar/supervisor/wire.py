@@ -3,8 +3,9 @@
 =============  =============  ==========================================================================
 to the proxy   ``welcome``    first; with the page of :mod:`.beats`: how often it was started anew, and why;
                               the class ids that the last one had armed
-to the proxy   ``resume``     you were silent, and capture was taken away: put your rules back
-to the proxy   ``lend``       another is to take over: answer by ``lent``
+to the proxy   ``resume``     you were silent, and capture was taken away, or nobody takes over from you: put your
+                              rules back, and follow the policy
+to the proxy   ``lend``       another is to take over: answer by ``lent``, and change nothing from then on
 to the proxy   ``leave``      it has: let your connections end, and leave what is installed
 to the proxy   ``alone``      the one has ended that you took over from
 to supervisor  ``lent``       with descriptors: what an heir needs to begin beside its predecessor; or nothing,

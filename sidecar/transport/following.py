@@ -16,6 +16,7 @@ from socket import SocketType
 from time import perf_counter
 from typing import Final, Protocol
 
+from sidecar.protocols.proxy_header import FIRST_BYTES, header_size
 from sidecar.protocols.requests import AMBIGUOUS, Beyond, Cutter, Piece, Request
 from sidecar.transport.relay import BUFFER_SIZE, Owner, TimedDirection, Turn, Workshop
 
@@ -59,6 +60,9 @@ class FollowingDirection(TimedDirection):
 
     def take(self, data: bytes) -> None:
         """Bytes that were read before there was a direction; they go at the next :meth:`run`."""
+        if data[:1] in FIRST_BYTES and (size := header_size(data)):
+            self._waiting.append(Piece(data[:size]))  # of the PROXY protocol: belongs to no request
+            data = data[size:]
         self._early = data
         self.held = _NOTHING
 

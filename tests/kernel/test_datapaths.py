@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import serving
+from lab import connect, listen, serving
 from sidecars import RunningSidecar, start_sidecar, state_of
 from waiting import until
 from webserver import HTTP2, WebServer, start_nginx, upload
@@ -99,6 +99,24 @@ OPENINGS = {
     "a hello of 16 KiB": (client_hello("api.example.com", wide=1150), "sni", {"tls": 1}),
     "HTTP": (b"GET /" + b"x" * 3000 + b" HTTP/1.1\r\nHost: web.example.com\r\n\r\n", "host", {"http1": 1}),
 }
+
+
+def test_what_follows_a_load_balancers_header_decides(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
+    """The PROXY protocol, in a segment of its own; the server gets it as it was."""
+    sidecar = start(topology, tmp_path, datapath)
+    headers = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12)
+    request = b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n"
+    with listen(topology.server, port=80) as listener:
+        for header in headers:
+            with connect(topology.pod, topology.server_ipv4, 80) as client:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.sendall(header)
+                client.sendall(request)
+                served, _ = listener.accept()
+                with served:
+                    whole = header + request
+                    assert served.recv(len(whole), socket.MSG_WAITALL) == whole
+    until("both to be counted", lambda: sidecar.connections("host") == {"http1": 2})
 
 
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])

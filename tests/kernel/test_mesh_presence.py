@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from istio_native import native_rules_of
 from istio_rules import Mode, rules_of
 from sidecars import refused_sidecar
 
@@ -46,6 +48,31 @@ def test_a_mesh_is_found_by_its_rules(pod: Host, tables: str, rules: str, proxy:
         assert resolve(Mesh.NONE) is None
         with pytest.raises(ConfigError, match=r"--mesh linkerd: The rules .* are those of (Istio|Consul)"):
             resolve(Mesh.LINKERD)
+
+
+MINE = "table inet mine {\nchain output { type nat hook output priority -90; }\nchain istio-output {\nskgid 7 return\n}\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        (native_rules_of(Mode.REDIRECT), (ISTIO, "REDIRECT", {15001, 15006})),
+        (native_rules_of(Mode.TPROXY), (ISTIO, "TPROXY", {15001, 15006})),
+        (native_rules_of(Mode.REDIRECT, gid=2000), (replace(ISTIO, group=2000), "REDIRECT", {15001, 15006})),
+        (native_rules_of(Mode.AMBIENT), (ISTIO_AMBIENT, "REDIRECT", {15001, 15006})),
+    ],
+    ids=["REDIRECT", "TPROXY", "another gid", "ambient"],
+)
+def test_istio_is_found_by_nftables_of_its_own(pod: Host, rules: str, found: tuple[MeshProxy, str, set[int]]) -> None:
+    pod.run(["nft", "-f", "-"], stdin=MINE)
+    with pod.namespace.entered():
+        assert find() is None
+    pod.run(["nft", "-f", "-"], stdin=rules)
+    with pod.namespace.entered():
+        mesh = find()
+        assert resolve(Mesh.AUTO) == found[0]
+    assert mesh is not None
+    assert (mesh.mesh, mesh.proxy, mesh.inbound, set(mesh.ports)) == (Mesh.ISTIO, *found)
 
 
 @pytest.mark.parametrize(

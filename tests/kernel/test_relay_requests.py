@@ -58,6 +58,24 @@ def test_each_request_goes_out_in_its_class() -> None:
         assert made.recorder.closed_one().detection.host == "a.example"
 
 
+@pytest.mark.parametrize(
+    "header",
+    [b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"],
+    ids=["version 1", "version 2"],
+)
+@pytest.mark.parametrize("policy", [CLASSES, STRICT], ids=["follow", "strictly"])
+def test_a_load_balancers_header_is_no_request(header: bytes, policy: str) -> None:
+    with bench(policy) as made:
+        client, server = made.pair(header + A)
+        client.sendall(B)
+        assert read_exactly(server, len(B)) == B
+        assert (made.recorder.routes, moves(made)) == (["a"], [("a", "b")])
+        client.close()
+        server.close()
+        summary = made.recorder.closed_one()
+        assert (summary.outcome, summary.bytes_up) == (Outcome.COMPLETE, len(header + A + B))
+
+
 def test_bytes_are_counted_in_the_class_in_which_they_went() -> None:
     with bench(CLASSES) as made:
         client, server = made.pair(A)

@@ -70,6 +70,8 @@ TLS: dict[str, bytes] = {
     "garbage before the hello": b"\0\0\0\0" + tls(API),
     "PROXY protocol first": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n" + tls(API),
     "PROXY protocol 2 first": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12) + tls(API),
+    "PROXY protocol twice": 2 * b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n" + tls(API),
+    "PROXY protocol of 5,000 bytes": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x13\x78" + bytes(4984) + tls(API),
     "TLS begun later (STARTTLS)": b"EHLO me\r\nSTARTTLS\r\n" + tls(API),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from sidecar.routing.table import RoutingTable
 from sidecar.stepaside.classifier import Classifier
 from sidecar.stepaside.decisions import Known, known_marks
 from sidecar.stepaside.marks import DECIDED, FIRST, OURS
+from sidecar.stepaside.openings import PATIENCE_S
 from tc_core.marks import STATE_MASK, ClassIds, class_mark
 from tc_core.policy import Bound, TrafficPolicy
 
@@ -216,6 +217,23 @@ def test_openings_are_bounded_in_bytes() -> None:
         wire.send(tcp_packet(REQUEST[:-2] + b"x: " + bytes(1000).replace(b"\0", b"y"), client_port=port))
         assert wire.classifier.held <= 5000 + 1100
     assert 0 < wire.classifier.undecided < 8
+
+
+def test_who_says_nothing_more_is_given_up_in_time() -> None:
+    wire = Wire()
+    for port in (1, 2):
+        wire.send(tcp_packet(HELLO[:20], client_port=port))
+        wire.now += 10
+    wire.now = 100.0 + TIMEOUT + PATIENCE_S
+    wire.classifier.give_up_silent(wire.now)
+    assert wire.classifier.undecided == 2, "not a moment too early"
+    wire.now += 0.1
+    wire.classifier.give_up_silent(wire.now)
+    assert wire.classifier.undecided == 1
+    assert wire.notes.detections == [Detection(Protocol.TLS, Reason.TIMEOUT)]
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=1)) == decided(DEFAULT, OTHERS)
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=2)) == decided(API, OTHERS)
+    assert (wire.classifier.undecided, wire.classifier.held) == (0, 0)
 
 
 @pytest.mark.parametrize("ahead", [0, 20], ids=["in order", "behind a gap"])

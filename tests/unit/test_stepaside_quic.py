@@ -19,6 +19,7 @@ from sidecar.routing.cached import Routing
 from sidecar.stepaside.classifier import Classifier
 from sidecar.stepaside.decisions import known_marks
 from sidecar.stepaside.marks import DECIDED, FIRST, OURS, SHOWN
+from sidecar.stepaside.openings import PATIENCE_S
 from sidecar.stepaside.quic_flows import QuicFlows
 from tc_core.marks import STATE_MASK, class_id_of
 from tc_core.policy import Bound, TransportProtocol
@@ -314,6 +315,33 @@ def test_what_is_awaited_is_bounded_and_what_is_given_up_goes_by_port(limits: di
     assert {d.reason for d in kernel.notes.detections} == {Reason.FOUND, Reason.LIMIT}
 
 
+def test_a_hello_that_is_never_whole_is_given_up_in_time() -> None:
+    kernel = Kernel()
+    flows = quic_flows(kernel)
+    first, second = opening(b"video.example")
+    for port in (50_000, 50_001):
+        kernel.send(first, client_port=port)
+        kernel.now += 10
+    kernel.now = 100.0 + TIMEOUT + PATIENCE_S
+    kernel.classifier.give_up_silent(kernel.now)
+    assert flows.undecided == 2, "not a moment too early"
+    kernel.classifier.give_up_silent(kernel.now + 0.1)
+    assert (flows.undecided, kernel.notes.detections) == (1, [Detection(Protocol.QUIC, Reason.TIMEOUT)])
+    assert (kernel.send(second, client_port=50_000), flows.undecided) == (PORT, 1)
+    kernel.classifier.give_up_silent(kernel.now + 10.1)
+    assert (flows.undecided, flows.held) == (0, 0)
+
+
+def test_a_second_hello_that_is_never_whole_leaves_the_flow_in_its_class_for_good() -> None:
+    kernel = Kernel()
+    flows = quic_flows(kernel)
+    kernel.send(WHOLE)
+    kernel.send(opening(b"api.example", to=b"second one")[0])
+    kernel.classifier.give_up_silent(kernel.now + TIMEOUT + PATIENCE_S + 1)
+    assert (flows.undecided, flows.held, kernel.notes.classes) == (0, 0, ["video"])
+    assert kernel.send(SHORT) == VIDEO
+
+
 def test_what_openings_add_later_is_bounded_too() -> None:
     """All of them begin while there is room, and then each has a byte far from its hello's beginning."""
     kernel = Kernel()
@@ -353,7 +381,7 @@ def test_nothing_raises_and_nothing_is_held_for_what_is_decided(sent: list[tuple
             kernel.forget()
         assert kernel.send(datagram, client_port=port) in (VIDEO, API, PORT, DEFAULT)
         assert flows.undecided <= 2
-        assert flows.held == sum(opening.reader.held for opening in flows._openings.values())
+        assert flows.held == sum(opening.reader.held for opening in flows._openings._by_flow.values())
 
 
 @settings(max_examples=25)

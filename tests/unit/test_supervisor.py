@@ -16,8 +16,8 @@ from sidecar.datapath import Datapath
 from sidecar.guard import ids_of, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.aside import SHOW
-from sidecar.netfilter.empty_by_python import without
-from sidecar.netfilter.failing import emptied, failing_text, without_refusal
+from sidecar.netfilter.failing import REFUSE, failing_text, without_proxy, without_refusal
+from sidecar.netfilter.failing_by_python import changed
 from sidecar.netfilter.parse import Installed, InstalledHook, parse
 from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
 from sidecar.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
@@ -196,13 +196,13 @@ def test_open_captures_nothing_and_leaves_what_the_kernel_decides(datapath: Data
     after, text = put_through(BOTH_WAYS, OnFailure.OPEN, datapath)
     whole = rules(BOTH_WAYS, datapath)
     for chain in whole.chains:
-        assert after.chains[chain.name] == (() if chain.name in emptied(whole) else chain.rules)
+        assert after.chains[chain.name] == without_proxy(chain, OnFailure.OPEN)
     # Nothing captures: the draining form of the same policy has the same empty chains.
     drained = build_ruleset(
         BOTH_WAYS, ClassIds.assign(c.name for c in BOTH_WAYS.classes), CaptureSettings(datapath=datapath, interface="eth0"),
         capture=False,
     ).of(Family.V4)  # fmt: skip
-    assert {c.name for c in drained.chains if not c.rules} - {"PODLANE-SHOW"} <= set(emptied(whole))
+    assert all(after.chains[c.name] == () for c in drained.chains if not c.rules)
     assert "filter" not in text
 
 
@@ -239,20 +239,22 @@ def test_the_refusal_goes_and_nothing_else() -> None:
     assert without_refusal("*filter\n:MINE - [0:0]\nCOMMIT\n") is None
 
 
-def test_the_library_empties_the_same_chains_and_loses_nothing_of_others() -> None:
-    whole = rules(BOTH_WAYS)
+@pytest.mark.parametrize("way", OnFailure)
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_the_library_does_the_same_and_loses_nothing_of_others(way: OnFailure, datapath: Datapath) -> None:
+    whole = rules(BOTH_WAYS, datapath)
     installed = as_saved(whole)
     assert not difference(whole, installed)
-    emptier = without(installed, Family.V4, frozenset(emptied(whole)))
-    assert emptier is not None
-    assert {c.name: c.rules for c in emptier.chains} == {
-        c.name: () if c.name in emptied(whole) else c.rules for c in whole.chains
-    }
-    assert {(h.builtin, h.rule) for h in emptier.hooks} == {(h.builtin, h.rule) for h in whole.hooks}
+    less = changed(installed, Family.V4, way)
+    assert less is not None
+    by_program, _ = put_through(BOTH_WAYS, way, datapath)
+    ours = {name: left for name, left in by_program.chains.items() if name != REFUSE}
+    assert {c.name: c.rules for c in less.chains} == ours
+    assert {(h.builtin, h.rule) for h in less.hooks} == {(h.builtin, h.rule) for h in whole.hooks}
     foreign = Installed({**installed.chains, "PODLANE-OUT": ("-m something -j ACCEPT",)}, installed.hooks)
-    assert without(foreign, Family.V4, frozenset(emptied(whole))) is None
+    assert changed(foreign, Family.V4, way) is None
     odd = InstalledHook("OUTPUT", 2, "-m something -j PODLANE-OUT", "PODLANE-OUT")
-    assert without(Installed(installed.chains, (odd,)), Family.V4, frozenset()) is None
+    assert changed(Installed(installed.chains, (odd,)), Family.V4, way) is None
 
 
 # --- what the next proxy gets -----------------------------------------------------------------------------------------

@@ -302,6 +302,51 @@ while True:
     assert started.end() == 0
 
 
+HELD = """
+if me == 1:
+    arm()
+    ready()
+    lend({}, [0])
+    await_word("resume")
+    say("resumed")
+else:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    arm()
+    say("read")
+    (folder / "ready").open().read()
+    ready()
+    signal.sigwait([signal.SIGHUP])
+    say("told to read")
+while True:
+    signal.pause()
+"""
+
+
+def test_an_heir_reads_again_what_was_to_be_read_before_it_was_there(
+    run: Starter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "ready")
+    started = run("signal.signal(signal.SIGHUP, lambda *_: say(f'told {me}'))\n" + HELD)
+    started.hear("ready 1")
+    asking = Thread(target=started.upgrade, args=[monkeypatch])
+    asking.start()
+    started.hear("read")
+    started.process.send_signal(signal.SIGHUP)
+    started.hear("told 1")
+    (tmp_path / "ready").write_text("now")
+    started.hear("ready 2", "told to read")
+    asking.join(PATIENCE_S)
+
+
+def test_who_has_lent_for_nothing_is_told(run: Starter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also when no heir has come to be."""
+    started = run(HELD)
+    started.hear("ready 1")
+    started.python.rename(tmp_path / "away")
+    assert "the old one goes on" in started.upgrade(monkeypatch)
+    started.hear("resumed")
+
+
 def test_a_program_that_was_never_there_is_told(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sidecar.supervisor", str(tmp_path / "no-such-program")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from sidecar.guard import Guard
-from sidecar.supervisor.beats import JUDGE, Beats, new_page
+from sidecar.supervisor.beats import JUDGE, KINDS, Beats, new_page
 from sidecar.supervisor.child import Child
 from sidecar.supervisor.life import Watch
 from sidecar.supervisor.wire import Wire
@@ -53,6 +53,15 @@ async def test_nobody_waits_for_a_judge_that_has_ended(
 
         await guard.give_signs(turned)
     assert found == [False, True, True, False]
+
+
+def test_nobody_waits_for_a_proxy_that_has_taken_all_down() -> None:
+    """A start that failed: on a busy machine its process may take a second to end."""
+    with guarded() as (guard, page):
+        guard.all_workers_answer()
+        guard.nothing_left()
+        assert [page.last(kind) for kind in range(KINDS)] == [0, 0, 0]
+    assert not Watch().look(100.0, [0.0, 0.0, 0.0]).silent
 
 
 def test_a_sign_that_is_taken_back_is_missed_no_more() -> None:

@@ -1,0 +1,123 @@
+"""``on-failure: closed`` and a start that fails: what names decide is refused until one succeeds."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from lab import connect, listen
+from sidecars import refused_sidecar, start_sidecar, state_of
+from webserver import start_nginx
+
+from podlane.lab.topology import PodNodeServer
+
+pytestmark = pytest.mark.root
+
+POLICY = """
+total: 100Mbit
+classes:
+  - {name: port, rate: 1Mbit, match: {port: 9000}}
+  - {name: host, rate: 1Mbit, match: {host: web.example.com}}
+"""
+PORTS_ONLY = "total: 100Mbit\nclasses: [{name: port, rate: 1Mbit, match: {port: 9000}}]"
+REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
+SAID = "connections that names decide are refused until a sidecar is ready here"
+
+
+def ask(topology: PodNodeServer, family: str = "ipv4") -> str:
+    """What becomes of a connection that a name decides."""
+    address = str(getattr(topology.server_link.a, family))
+    try:
+        with connect(topology.pod, address, 80, timeout=5) as client:
+            client.sendall(REQUEST)
+            return "answered" if b"web.example.com" in client.makefile("rb").read() else "cut"
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "waits"
+
+
+@pytest.fixture(autouse=True)
+def web(topology: PodNodeServer, tmp_path: Path) -> None:
+    start_nginx(topology.server, tmp_path / "nginx")
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "p.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+@contextmanager
+def taken(topology: PodNodeServer, port: int) -> Iterator[None]:
+    with topology.pod.namespace.entered():
+        taker = socket.create_server(("127.0.0.1", port))
+    with taker:
+        yield
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--datapath", "step-aside"], ["--iptables", "python"]], ids=["relay", "step-aside", "by python"]
+)
+def test_a_first_start_that_fails_refuses_until_one_succeeds(
+    topology: PodNodeServer, tmp_path: Path, policy: Path, options: list[str]
+) -> None:
+    """Once more, too: it finds what the first one has left."""
+    clean = state_of(topology.pod)
+    with taken(topology, 15109):
+        for _ in range(1 if "python" in options else 2):  # each of whose steps takes half a second
+            code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed", *options)
+            assert (code, SAID in said, "admin port" in said) == (1, True, True), said
+            assert [ask(topology, family) for family in ("ipv4", "ipv6")] == ["refused", "refused"]
+            with listen(topology.server, port=9000), connect(topology.pod, topology.server_ipv4, 9000, timeout=5):
+                pass  # what ports decide is not touched
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, *options)
+    assert ask(topology) == "answered"
+    assert sidecar.stop() == 0
+    left = state_of(topology.pod)
+    assert "PODLANE" not in left
+    assert left == clean or "python" in options, "legacy tables, once used, stay"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(["--interface", "eth9"], "eth9"), (["--access-log", "connections", "--access-log-file", "/no/such"], "/no/such")],
+    ids=["no interface", "no access log"],
+)
+def test_it_does_not_matter_how_far_it_came(
+    topology: PodNodeServer, policy: Path, option: list[str], words: str
+) -> None:
+    clean = state_of(topology.pod)
+    code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed", *option)
+    assert (code > 0, SAID in said, words in said) == (True, True, True), said
+    assert ask(topology) == "refused"
+    assert refused_sidecar(topology.pod, "--cleanup", "--policy", str(policy))[0] == 0
+    assert ask(topology) == "answered"
+    assert state_of(topology.pod) == clean
+
+
+def test_what_an_earlier_sidecar_captured_is_refused_when_the_policy_cannot_be_read(
+    topology: PodNodeServer, tmp_path: Path
+) -> None:
+    killed = start_sidecar(topology.pod, POLICY, tmp_path, "--on-failure", "closed")
+    assert killed.stop(signal.SIGKILL) == -signal.SIGKILL
+    killed.policy.write_text("total: 5")
+    for _ in range(2):
+        code, said = refused_sidecar(topology.pod, "--policy", str(killed.policy), "--on-failure", "closed")
+        assert (code, SAID in said) == (2, True), said
+        assert ask(topology) == "refused"
+    assert topology.pod.run(["iptables-save", "-t", "filter"]).stdout.count("-j PODLANE-REFUSE") == 2
+
+
+def test_where_names_decide_nothing_there_is_nothing_to_refuse(topology: PodNodeServer, policy: Path) -> None:
+    clean = state_of(topology.pod)
+    policy.write_text(PORTS_ONLY)
+    with taken(topology, 15109):
+        code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed")
+    assert (code, SAID in said) == (1, False)
+    assert state_of(topology.pod) == clean
