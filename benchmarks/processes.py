@@ -57,14 +57,14 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_mib(pids: Iterable[int]) -> float:
-    """Resident memory (VmRSS) of these processes together, in MiB."""
+    """Resident memory of these processes together, in MiB: what they share counts once (Pss of smaps_rollup, proc(5))."""
     total = 0
     for pid in pids:
         try:
-            lines = (_PROC / str(pid) / "status").read_text().splitlines()
+            lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / _PAGE_KIB
 
 
