@@ -57,7 +57,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_mib(pids: Iterable[int]) -> float:
-    """Resident memory of these processes together, in MiB: what they share counts once (Pss of smaps_rollup, proc(5))."""
+    """Resident memory of these processes, in MiB; what they share counts once (Pss of smaps_rollup, proc(5))."""
     total = 0
     for pid in pids:
         try:
