@@ -7,18 +7,22 @@ which is exact where ``/proc/PID/stat`` counts ticks.
 from __future__ import annotations
 
 import os
+import re
 import select
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, MeasurementError
 
 _PROC: Final = Path("/proc")
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_KIB: Final = 1024
+_PEAK_ANEW: Final = "5"
+"""Written to /proc/PID/clear_refs: VmHWM is what is resident now (proc_pid_clear_refs(5))."""
 _BUSY_FIELDS: Final = (0, 1, 2, 5, 6)
 """user, nice, system, irq, softirq of /proc/stat (proc(5)); steal and guest are others' work."""
 _LOOK_AGAIN: Final = 10
@@ -57,7 +61,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_mib(pids: Iterable[int]) -> float:
-    """Resident memory of these processes, in MiB; what they share counts once (Pss of smaps_rollup, proc(5))."""
+    """Resident memory of these processes in all, in MiB: what they share counts once (Pss of smaps_rollup, proc(5))."""
     total = 0
     for pid in pids:
         try:
@@ -66,6 +70,35 @@ def resident_mib(pids: Iterable[int]) -> float:
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / _PAGE_KIB
+
+
+class Growth:
+    """Resident memory that processes have gained at their peaks, since this was made.
+
+    Each process is compared with itself (VmHWM of proc(5), begun anew), so that what they share, and had before, counts
+    not at all.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._before: dict[int, float] = {}
+        for pid in pids:
+            with suppress(OSError):  # it has ended
+                (_PROC / str(pid) / "clear_refs").write_text(_PEAK_ANEW)
+                self._before[pid] = _peak_mib(pid)
+
+    def mib(self) -> float:
+        """So much, in MiB. Raises :class:`MeasurementError` when one of the processes has ended: its peak is lost."""
+        return sum(_peak_mib(pid) - before for pid, before in self._before.items())
+
+
+def _peak_mib(pid: int) -> float:
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (_PROC / str(pid) / "status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is None:
+        raise MeasurementError(f"process {pid} has ended, and nobody knows what its peak was")
+    return int(found[1]) / _PAGE_KIB
 
 
 def machine_busy_seconds() -> float:

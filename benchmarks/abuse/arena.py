@@ -7,7 +7,6 @@ has one CPU, everybody else another one.
 from __future__ import annotations
 
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, Any, Final
 
 from benchmarks.abuse.readings import Reading, read
@@ -24,7 +22,7 @@ from benchmarks.candidates.base import Running
 from benchmarks.candidates.podlane import PodlaneRelay
 from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.policies import BenchPolicy, wide
-from benchmarks.processes import wait_until
+from benchmarks.processes import Growth, wait_until
 from benchmarks.stage import HTTP2_PORT, HTTP_PORT, PAGE, PAGE_BYTES, Stage, listens
 from tc_core.policy import Requests
 
@@ -91,11 +89,9 @@ class Sidecar:
         """What it takes now."""
         return read(self.running.pids())
 
-    def peak_mib(self) -> float:
-        """The most resident memory that its processes have had (VmHWM), together."""
-        texts = (Path(f"/proc/{pid}/status").read_text() for pid in self.running.pids())
-        peaks = (re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE) for text in texts)
-        return sum(int(peak[1]) for peak in peaks if peak) / 1024
+    def growth(self) -> Growth:
+        """What its processes gain from now on."""
+        return Growth(self.running.pids())
 
     @contextmanager
     def descriptors_limited(self, count: int) -> Iterator[None]:

@@ -70,7 +70,7 @@ def resolve(asked: Mesh) -> MeshProxy | None:
     if found is None:
         usual = USUAL.get(asked)
         if usual is not None:
-            log.info("beside a mesh", mesh=usual.title, its=usual.sign, rules="not here, or not by iptables")
+            log.info("beside a mesh", mesh=usual.title, its=usual.sign, rules="not here yet, or not to be seen")
         return usual
     if asked is not Mesh.AUTO and found.mesh is not asked:
         raise ConfigError(

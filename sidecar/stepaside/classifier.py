@@ -230,7 +230,7 @@ class Classifier:
     def _decide(self, flow: bytes, known: Known, seconds: float, mark: int) -> int:
         choice = self._choices.of(flow, known)
         if len(self._decided) >= self._max_decided:
-            # Some at once: to find the first of a dict passes over those before it that are gone, 4 us on average.
+            # Some at once: to find the first of a dict passes over those before it that are gone.
             for old in list(islice(self._decided, self._max_decided // _FORGOTTEN_PART + 1)):
                 del self._decided[old]
         self._decided[flow] = known

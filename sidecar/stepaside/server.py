@@ -188,7 +188,10 @@ class StepAside:
             packets = queue.receive()
             if not packets:
                 with self._judging:
-                    classifier.give_up_silent(monotonic())
+                    try:
+                        classifier.give_up_silent(monotonic())
+                    except Exception:  # as below; the rest have their turn when it is woken next
+                        log.exception("a mistake in giving up connections that say nothing more")
                 if level.has_fallen(*classifier.awaited):
                     give_back()  # packets that come meanwhile wait in the queue
             for packet in packets:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +20,8 @@ from benchmarks.abuse.run import Plan
 from benchmarks.abuse.scenarios import SCENARIOS
 from benchmarks.analysis import Analysis
 from benchmarks.cli import main
+from benchmarks.errors import MeasurementError
+from benchmarks.processes import Growth, process_tree
 from benchmarks.results import Results, Sample
 from benchmarks.stage import HTTP2_PORT
 from sidecar.protocols.detect import Detector
@@ -133,3 +137,41 @@ def test_mistakes_on_the_command_line(words: list[str], said: str) -> None:
     done = CliRunner().invoke(main, ["abuse", *words])
     assert done.exit_code != 0
     assert said in done.output
+
+
+SHARER = """
+import os, sys
+held = bytearray(b"x") * (24 << 20)
+lasting, ours = os.pipe()
+if not os.fork():
+    os.close(ours)
+    os.read(lasting, 1)
+    os._exit(0)
+print(flush=True)
+sys.stdin.readline()
+passing = bytearray(b"x") * (16 << 20)
+del passing
+print(flush=True)
+sys.stdin.read()
+os.close(ours)
+os.wait()
+"""
+
+
+def test_growth_is_what_a_peak_has_more_and_nothing_that_a_fork_shares() -> None:
+    argv = [sys.executable, "-S", "-c", SHARER]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        pids = process_tree(process.pid)
+        growth = Growth(pids)
+        assert (len(pids), growth.mib()) == (2, pytest.approx(0, abs=1))
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert growth.mib() == pytest.approx(16, abs=1)
+        assert Growth(pids).mib() == pytest.approx(0, abs=1), "an earlier peak counts"
+        process.stdin.close()
+    with pytest.raises(MeasurementError, match="has ended"):
+        growth.mib()

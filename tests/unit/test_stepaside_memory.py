@@ -1,8 +1,12 @@
-"""Memory goes back when many beginnings were awaited and few are left; the queue is a list of what it brings here."""
+"""The thread that judges: memory goes back when many beginnings were awaited and few are left, and mistakes end nothing.
+
+The queue is a list of what it brings here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count as counting
 from typing import cast
 
 import pytest
@@ -10,6 +14,7 @@ from first_bytes import hello, records, sni
 from tcp_packets import tcp_packet
 from test_stepaside_classifier import ROUTING, Notes
 
+from sidecar.protocols.detect import Detection, Reason
 from sidecar.stepaside import server
 from sidecar.stepaside.marks import FIRST
 from sidecar.stepaside.queue import Queue
@@ -65,3 +70,23 @@ def test_memory_goes_back(monkeypatch: pytest.MonkeyPatch, turns: list[list[Queu
     service._judge(cast("Queue", queue))
     assert len(given) == times
     assert queue.accepted == sum(map(len, turns))
+
+
+class Stumbles(Notes):
+    """Makes a mistake with the first that it is told of."""
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        super().detected(detection, seconds)
+        if len(self.detections) == 1:
+            raise RuntimeError("a mistake")
+
+
+def test_a_mistake_with_a_silent_connection_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Stumbles()
+    service = server.StepAside(1, ROUTING, notes, detection_timeout=Duration.parse("1s"))
+    queue = Brings([beginnings(2), WOKEN, WOKEN, beginnings(1)], lambda: setattr(service, "_stopping", True))
+    monkeypatch.setattr(server, "monotonic", counting(step=100).__next__)
+    service._judge(cast("Queue", queue))
+    assert queue.accepted == 3
+    # The first, at which it stumbled; the other at the next turn; and the last one when there is no more.
+    assert [each.reason for each in notes.detections] == [Reason.TIMEOUT] * 3

@@ -17,14 +17,15 @@ _GIVES_BACK_S: Final = {RELAY: GIVES_BACK_S, ASIDE: 45.0}
 
 def _run(arena: Arena, size: Size, datapath: str) -> Mapping[str, float]:
     with course(arena, size, datapath) as going:
+        growth = going.sidecar.growth()
         with arena.stranger("hello", at_once=size.of(_AT_ONCE), size=_BYTES, seconds=size.seconds + 2) as flood:
             honest, _ = going.honest()
-            peak = going.sidecar.peak_mib()
+            growth_mib = growth.mib()
             told = flood.end()
         return {
             "asked": float(told["opened"]),
             **honest,
-            "growth_mib": peak - going.before.resident_kib / 1024,
+            "growth_mib": growth_mib,
             **going.afterwards(rest=_GIVES_BACK_S[datapath]),
         }
 
