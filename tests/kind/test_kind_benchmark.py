@@ -27,7 +27,8 @@ def test_it_measures_and_tidies_up(installed: KindCluster, tmp_path: Path) -> No
     found = {(sample.candidate, sample.metric): sample.values for sample in results.samples}
     assert results.complete
     for rate in (10, 100):
-        assert found["relay", "accuracy"][f"share_{rate}"] == pytest.approx(1, abs=0.2)
+        for variant in ("relay", "bandwidth"):
+            assert found[variant, "accuracy"][f"share_{rate}"] == pytest.approx(1, abs=0.2)
     assert found["bandwidth", "accuracy"]["beyond_100_mib"] > 50 > found["relay", "accuracy"]["beyond_100_mib"]
     for measure, figure in (("connections", "per_s"), ("startup", "ready_p50_ms"), ("admission", "create_p50_ms")):
         assert found["plain", measure][figure] > 0

@@ -26,7 +26,7 @@ from benchmarks.kind.loads import LOADS
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
 from benchmarks.kind.run import Plan
-from benchmarks.kind.settled import SETTLE, held
+from benchmarks.kind.settled import SETTLE, Held, held, plugin_held
 from benchmarks.kind.startup import Start, figures
 from benchmarks.kind.variants import (
     ASIDE,
@@ -145,6 +145,12 @@ def test_a_limit_is_judged_when_it_has_settled(burst: int) -> None:
 def test_a_limit_cannot_be_judged_before_it_has_settled() -> None:
     with pytest.raises(MeasurementError, match="1 looks"):
         held([(0, 0), (1, 10), (SETTLE, 20)], 10)
+
+
+def test_a_cluster_without_the_bandwidth_plugin_is_told() -> None:
+    plugin_held(Held(10.5, 1.1, 184), 10)
+    with pytest.raises(MeasurementError, match="10 Mbit/s sends 4000 after 3 s: this cluster's CNI does not chain"):
+        plugin_held(Held(4000, 418, 0), 10)
 
 
 def test_percentiles_of_starts_are_nearest_rank() -> None:
