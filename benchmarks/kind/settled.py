@@ -13,7 +13,7 @@ SETTLE: Final = 3.0
 """Seconds after the first byte before the window begins: slow start, and a bucket that is full at first, are over."""
 _MIB: Final = 1 << 20
 _UNHELD: Final = 1.5
-"""Times what a limit allows, beyond which nobody holds to it: the token buckets measured here keep it to a few percent."""
+"""Times what a limit allows, beyond which nobody keeps it: token buckets do so to a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def plugin_held(found: Held, mbit: int) -> None:
     """
     if found.share > _UNHELD:
         raise MeasurementError(
-            f"the Pod that is to keep to {mbit} Mbit/s sends {found.mbit_s:.0f} after {SETTLE:g} s: this cluster's CNI does "
-            "not chain the bandwidth plugin, and nothing that was measured of it counts (or the burst that the plugin "
-            "allows first takes longer here)"
+            f"the Pod that is to keep to {mbit} Mbit/s sends {found.mbit_s:.0f} after {SETTLE:g} s: this cluster's CNI "
+            "does not chain the bandwidth plugin, and nothing that was measured of it counts (or the burst that the "
+            "plugin allows first takes longer here)"
         )

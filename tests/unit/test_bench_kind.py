@@ -22,6 +22,7 @@ from benchmarks.kind import manifests, report
 from benchmarks.kind.exposition import Histogram, Usage, usage
 from benchmarks.kind.figures import ADMISSION, BULK, CONNECTIONS, KEEP_ALIVE, MEASURES, ONCE, PER_TURN, STARTUP, USAGE
 from benchmarks.kind.figures import choose as choose_measures
+from benchmarks.kind.kubelet import Counter
 from benchmarks.kind.loads import LOADS
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
@@ -93,6 +94,29 @@ def test_usage_is_that_of_the_container_and_of_its_last_run() -> None:
 def test_what_the_kubelet_has_not_looked_at_has_no_usage(pod: str) -> None:
     assert usage(CADVISOR, "bench", pod, "podlane") is None
     assert usage(CADVISOR, "bench", "relay", "app") is None, "it has no CPU time yet"
+
+
+def test_a_load_that_failed_is_no_part_of_the_next_ones_cpu() -> None:
+    looks = iter([1.0, 1.5, 9.0, 9.25])
+    usage = Counter(lambda: Usage(0, next(looks), 0, 0))
+    usage.begin()
+    assert usage.cpu() == 0.5
+    usage.begin()  # and it fails
+    usage.begin()
+    assert usage.cpu() == 0.25
+    assert next(looks, None) is None, "each look takes some ten seconds"
+
+
+def test_memory_after_the_loads_is_looked_at_after_the_last_one() -> None:
+    looks = (Usage(n, n, 10 * n, 100 * n) for n in range(1, 9))
+    usage = Counter(lambda: next(looks))
+    fresh = {"start_cpu_s": 1, "fresh_mib": 10}
+    assert usage.figures() == fresh, "nothing was loaded"
+    usage.begin()
+    usage.cpu()
+    assert usage.figures() == {**fresh, "after_mib": 20, "resident_mib": 200}
+    usage.begin()  # accuracy, say
+    assert usage.figures() == {**fresh, "after_mib": 30, "resident_mib": 300}
 
 
 def test_histograms_add_up_their_series_and_leave_others_alone() -> None:
