@@ -11,7 +11,7 @@ from kind_cluster import ROOT, KindCluster
 
 from benchmarks.results import load
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600, method="signal")
 
 ARGUMENTS = "--quick --only plain,relay,bandwidth --measures connections,accuracy,startup,admission --pods 1 --burst 10"
 
