@@ -48,8 +48,10 @@ def policy(kubectl: Kubectl, **spec: Any) -> Iterator[None]:
         "spec": spec,
     }
     kubectl.create(document)
-    yield
-    kubectl("delete", "networkpolicy", "tried")
+    try:
+        yield
+    finally:
+        kubectl("delete", "networkpolicy", "tried")
 
 
 def reaches(client: Client, server: Server, port: str, family: int) -> bool:
