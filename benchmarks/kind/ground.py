@@ -30,6 +30,7 @@ def prepared(cluster: Cluster, api: Api, place: Place, podlane_image: str, say: 
 
     An injector that is installed is used as it is. Raises :class:`BenchmarkError`.
     """
+    _clear_system(cluster, api, place, say)
     with _namespace(api, place.namespace, say):
         api.ask("POST", f"/api/v1/namespaces/{place.namespace}/configmaps", manifests.configuration())
         if api.get(_WEBHOOKS)["items"]:
@@ -56,18 +57,24 @@ def choose_node(api: Api, wanted: str | None) -> dict[str, Any]:
     raise BenchmarkError("No node is ready for Pods without tolerations. See: kubectl get nodes.")
 
 
+def _is_ours(api: Api, name: str) -> bool | None:
+    """Whether a run has made that namespace; None where there is none."""
+    try:
+        labels = api.get(f"/api/v1/namespaces/{name}")["metadata"].get("labels", {})
+    except NotThereError:
+        return None
+    return MINE.items() <= labels.items()
+
+
 @contextmanager
 def _namespace(api: Api, name: str, say: Say) -> Iterator[None]:
     path = f"/api/v1/namespaces/{name}"
-    try:
-        labels = api.get(path)["metadata"].get("labels", {})
-    except NotThereError:
-        pass
-    else:
-        if not MINE.items() <= labels.items():
-            raise BenchmarkError(
-                f"The namespace {name} exists, and this benchmark did not make it. Name another by --namespace."
-            )
+    ours = _is_ours(api, name)
+    if ours is False:
+        raise BenchmarkError(
+            f"The namespace {name} exists, and this benchmark did not make it. Name another by --namespace."
+        )
+    if ours:
         say(f"removing the namespace {name} of an earlier run")
         _remove_namespace(api, name)
     try:
@@ -84,20 +91,40 @@ def _namespace(api: Api, name: str, say: Say) -> Iterator[None]:
 @contextmanager
 def _installed(cluster: Cluster, api: Api, place: Place, image: str, say: Say) -> Iterator[None]:
     """The chart in a namespace beside the Pods', since a release's own is never injected."""
-    system = f"{place.namespace}-system"
+    system = _system(place)
     repository, _, tag = image.rpartition(":")
     with _namespace(api, system, say):
         say(f"installing Podlane ({image}) into {system}")
-        where = (f"--namespace={system}", f"--timeout={PATIENCE:g}s", "--wait")
         values = f"--set=image.repository={repository},image.tag={tag},tests.enabled=false"
         try:
-            cluster.run_helm("install", _RELEASE, str(_CHART), *where, values, patience=PATIENCE + 30)
+            cluster.run_helm("install", _RELEASE, str(_CHART), *_options(place), values, patience=PATIENCE + 30)
             _until_injecting(api, place)
             yield
         finally:
             with undisturbed():
                 say("uninstalling Podlane")
-                cluster.run_helm("uninstall", _RELEASE, "--ignore-not-found", *where, patience=PATIENCE + 30)
+                _uninstall(cluster, place)
+
+
+def _clear_system(cluster: Cluster, api: Api, place: Place, say: Say) -> None:
+    """What a run that was killed has installed is not somebody's Podlane: it may be of another image."""
+    if _is_ours(api, _system(place)):
+        say(f"uninstalling Podlane of an earlier run from {_system(place)}")
+        _uninstall(cluster, place)
+        _remove_namespace(api, _system(place))
+
+
+def _uninstall(cluster: Cluster, place: Place) -> None:
+    cluster.run_helm("uninstall", _RELEASE, "--ignore-not-found", *_options(place), patience=PATIENCE + 30)
+
+
+def _options(place: Place) -> tuple[str, ...]:
+    """Of helm."""
+    return (f"--namespace={_system(place)}", f"--timeout={PATIENCE:g}s", "--wait")
+
+
+def _system(place: Place) -> str:
+    return f"{place.namespace}-system"
 
 
 def _until_injecting(api: Api, place: Place) -> None:

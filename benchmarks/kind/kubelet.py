@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,3 +42,39 @@ class Sidecar:
     def _last_look(self) -> Usage | None:
         text = self.api.text(f"/api/v1/nodes/{self.place.node}/proxy/metrics/cadvisor")
         return usage(text, self.place.namespace, self.pod, SIDECAR)
+
+
+class Counter:
+    """CPU time of loads, and memory before and after them. ``look`` waits for the kubelet's next one.
+
+    All of it raises what ``look`` raises.
+    """
+
+    def __init__(self, look: Callable[[], Usage]) -> None:
+        self._look = look
+        self._first = self._last = look()
+        self._loaded = self._unseen = False
+
+    def begin(self) -> None:
+        """A load begins. What the one before took is looked at now where it has not been: it is not this one's."""
+        self._see()
+        self._loaded = self._unseen = True
+
+    def cpu(self) -> float:
+        """Seconds of CPU since the load began, when it has ended."""
+        before = self._last.cpu
+        self._see()
+        return self._last.cpu - before
+
+    def figures(self) -> dict[str, float]:
+        """Those of :data:`benchmarks.kind.figures.USAGE`: after the loads only when there was one."""
+        found = {"start_cpu_s": self._first.cpu, "fresh_mib": self._first.working_set}
+        if self._loaded:
+            self._see()
+            found |= {"after_mib": self._last.working_set, "resident_mib": self._last.resident}
+        return found
+
+    def _see(self) -> None:
+        if self._unseen:
+            self._last = self._look()
+            self._unseen = False

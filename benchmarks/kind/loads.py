@@ -15,7 +15,7 @@ from benchmarks.kind import manifests
 from benchmarks.kind.cluster import PATIENCE, Api, Cluster
 from benchmarks.kind.figures import ACCURACY, BULK, CONNECTIONS, KEEP_ALIVE
 from benchmarks.kind.manifests import APP, Place
-from benchmarks.kind.settled import SETTLE, held
+from benchmarks.kind.settled import SETTLE, held, plugin_held
 from benchmarks.kind.variants import LIMITED, WEB, Lane, Variant
 from benchmarks.metrics.base import GIB, Outcome
 from benchmarks.metrics.requests import FULL_RATE_CONNECTIONS
@@ -40,6 +40,7 @@ class Pair:
 
     cluster: Cluster
     place: Place
+    variant: Variant
     address: str
     clients: Mapping[Lane, str]
     seconds: int
@@ -79,7 +80,7 @@ def pair(
             create(manifests.client(place, name, variant, part, address))
             clients |= dict.fromkeys(part.lanes, name)
         until_ready(*dict.fromkeys(clients.values()))
-        yield Pair(cluster, place, address, clients, seconds)
+        yield Pair(cluster, place, variant, address, clients, seconds)
     except BenchmarkError:
         failed()
         raise
@@ -133,6 +134,8 @@ def _accuracy(pair: Pair) -> Loaded:
     for lane, port in ports.items():
         assert lane.mbit is not None
         found = held(seen[str(port)], lane.mbit)
+        if pair.variant.plugin:
+            plugin_held(found, lane.mbit)
         values |= {
             f"share_{lane.mbit}": found.share,
             f"mbit_{lane.mbit}": found.mbit_s,

@@ -12,7 +12,7 @@ from benchmarks.kind import burst, manifests, startup
 from benchmarks.kind.cluster import Api, Cluster
 from benchmarks.kind.dump import dump
 from benchmarks.kind.figures import ACCURACY, ADMISSION, CPU, PER_TURN, STARTUP, USAGE, Measured
-from benchmarks.kind.kubelet import Sidecar
+from benchmarks.kind.kubelet import Counter, Sidecar
 from benchmarks.kind.loads import LOADS, Pair, pair
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.startup import Start, Watcher
@@ -103,19 +103,21 @@ class Runner:
             with pair(
                 self._cluster, self._api, self._place, variant, seconds, lambda: self._explain(number, variant)
             ) as pods:
-                usage = _Counter(self._api, pods) if USAGE in left else None
+                usage = Counter(Sidecar(self._api, self._place, pods.clients[WEB]).next_look) if USAGE in left else None
                 for measured in [each for each in left if each is not USAGE]:
                     self._progress.show(number, variant.name, measured.name)
                     self._load(number, variant, measured, pods, usage)
                     left.remove(measured)
                 if usage:
-                    self._keep(number, variant, USAGE, usage.memory())
+                    self._keep(number, variant, USAGE, usage.figures())
                     left.remove(USAGE)
         except BenchmarkError as error:
             self._fail(number, variant, left, error)
 
-    def _load(self, number: int, variant: Variant, measured: Measured, pods: Pair, usage: _Counter | None) -> None:
+    def _load(self, number: int, variant: Variant, measured: Measured, pods: Pair, usage: Counter | None) -> None:
         try:
+            if usage:
+                usage.begin()
             loaded = LOADS[measured.name](pods)
         except MeasurementError as error:
             self._explain(number, variant)
@@ -176,25 +178,3 @@ class Runner:
         sample = Sample(number, variant.name, measured.name, values, errors, failure)
         self._results.samples.append(sample)
         self._progress.done(number, variant.name, measured, sample)
-
-
-class _Counter:
-    """CPU time between loads, and memory, by the looks of the kubelet: each waits for the next one."""
-
-    def __init__(self, api: Api, pods: Pair) -> None:
-        self._sidecar = Sidecar(api, pods.place, pods.clients[WEB])
-        self._first = self._last = self._sidecar.next_look()
-
-    def cpu(self) -> float:
-        """Seconds of CPU since the last look."""
-        before, self._last = self._last, self._sidecar.next_look()
-        return self._last.cpu - before.cpu
-
-    def memory(self) -> dict[str, float]:
-        """The figures of :data:`benchmarks.kind.figures.USAGE`, as far as the last look."""
-        return {
-            "start_cpu_s": self._first.cpu,
-            "fresh_mib": self._first.working_set,
-            "after_mib": self._last.working_set,
-            "resident_mib": self._last.resident,
-        }

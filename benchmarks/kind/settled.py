@@ -12,6 +12,8 @@ from benchmarks.metrics.shaping import PAYLOAD_SHARE
 SETTLE: Final = 3.0
 """Seconds after the first byte before the window begins: slow start, and a bucket that is full at first, are over."""
 _MIB: Final = 1 << 20
+_UNHELD: Final = 1.5
+"""Times what a limit allows, beyond which nobody keeps it: token buckets do so to a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,16 @@ def held(seen: Sequence[tuple[float, float]], mbit: int) -> Held:
     allowed = mbit * PAYLOAD_SHARE
     beyond = before - allowed * 1e6 / 8 * began
     return Held(goodput, goodput / allowed, max(0.0, beyond) / _MIB)
+
+
+def plugin_held(found: Held, mbit: int) -> None:
+    """Raises :class:`MeasurementError` when a limit of the bandwidth plugin is not kept: most likely it is not there.
+
+    A CNI that does not chain it takes its annotations without a word, as kind's own does.
+    """
+    if found.share > _UNHELD:
+        raise MeasurementError(
+            f"the Pod that is to keep to {mbit} Mbit/s sends {found.mbit_s:.0f} after {SETTLE:g} s: this cluster's CNI "
+            "does not chain the bandwidth plugin, and nothing that was measured of it counts (or the burst that the "
+            "plugin allows first takes longer here)"
+        )

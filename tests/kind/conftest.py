@@ -1,4 +1,7 @@
-"""Fixtures of the tests in a kind cluster: the cluster that `make kind-up` made, the chart in it, and all that may explain a failure."""
+"""Fixtures of the tests in a kind cluster: the cluster that `make kind-up` made, the chart in it, and all that may explain a failure.
+
+A test whose time is over is ended by a signal: it alone fails, with its report. A thread would end the whole run, without any.
+"""
 
 from __future__ import annotations
 

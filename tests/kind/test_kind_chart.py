@@ -12,7 +12,7 @@ from kubectl import Kubectl, RefusedError
 from manifests import INJECTED
 from steady import PodCreator
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 
 def test_pods_can_be_created_as_soon_as_helm_has_waited(injects_at_once: bool) -> None:

@@ -27,7 +27,7 @@ from kind_cluster import (
 from kubectl import Kubectl, RefusedError
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 PROXY: Final = "$(cat /proc/1/task/1/children)"
 """In a shell in the sidecar's container: the one child of the supervisor, which is the first process there."""

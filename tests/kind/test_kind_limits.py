@@ -11,7 +11,7 @@ from kind_cluster import CEIL, SIZE, Client, Server, classes, held
 from kubectl import Kubectl, RefusedError
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 NEW_CEIL: Final = 24
 LANES: Final = [

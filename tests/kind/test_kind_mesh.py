@@ -13,7 +13,7 @@ from kind_mesh import istio_init, istio_proxy
 from kubectl import Kubectl
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 SERVICE: Final = "api.default.svc.cluster.local"
 PORT: Final = 8000

@@ -11,7 +11,7 @@ from kind_cluster import INJECTORS, OPEN, PATIENCE, ROOT, SHOP, SIZE, SYSTEM, Cl
 from kubectl import Kubectl, RefusedError
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 ENFORCER: Final = ROOT / "tests/kind/network-policies/enforcer.yaml"
 IMPATIENCE: Final = 2
@@ -48,8 +48,10 @@ def policy(kubectl: Kubectl, **spec: Any) -> Iterator[None]:
         "spec": spec,
     }
     kubectl.create(document)
-    yield
-    kubectl("delete", "networkpolicy", "tried")
+    try:
+        yield
+    finally:
+        kubectl("delete", "networkpolicy", "tried")
 
 
 def reaches(client: Client, server: Server, port: str, family: int) -> bool:

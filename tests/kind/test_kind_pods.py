@@ -24,7 +24,7 @@ from kind_cluster import (
 from kubectl import Kubectl
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 PROBES: Final = 8
 PORTS_ONLY: Final = {

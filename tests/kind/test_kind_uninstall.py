@@ -6,7 +6,7 @@ import pytest
 from kind_cluster import CEIL, SIZE, SYSTEM, Client, KindCluster, Server, held
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 
 def test_nothing_remains_and_pods_can_be_created(installed: KindCluster, client: Client, server: Server) -> None:

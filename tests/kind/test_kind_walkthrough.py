@@ -9,7 +9,7 @@ import pytest
 from kind_cluster import PAYLOAD_SHARE, ROOT, SHOP, KindCluster
 from waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300, method="signal")
 
 MEGABIT = 1e6 / 8
 ENTERED = "$ sudo tools/kind-cluster exec "

@@ -22,11 +22,12 @@ from benchmarks.kind import manifests, report
 from benchmarks.kind.exposition import Histogram, Usage, usage
 from benchmarks.kind.figures import ADMISSION, BULK, CONNECTIONS, KEEP_ALIVE, MEASURES, ONCE, PER_TURN, STARTUP, USAGE
 from benchmarks.kind.figures import choose as choose_measures
+from benchmarks.kind.kubelet import Counter
 from benchmarks.kind.loads import LOADS
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
 from benchmarks.kind.run import Plan
-from benchmarks.kind.settled import SETTLE, held
+from benchmarks.kind.settled import SETTLE, Held, held, plugin_held
 from benchmarks.kind.startup import Start, figures
 from benchmarks.kind.variants import (
     ASIDE,
@@ -95,6 +96,29 @@ def test_what_the_kubelet_has_not_looked_at_has_no_usage(pod: str) -> None:
     assert usage(CADVISOR, "bench", "relay", "app") is None, "it has no CPU time yet"
 
 
+def test_a_load_that_failed_is_no_part_of_the_next_ones_cpu() -> None:
+    looks = iter([1.0, 1.5, 9.0, 9.25])
+    usage = Counter(lambda: Usage(0, next(looks), 0, 0))
+    usage.begin()
+    assert usage.cpu() == 0.5
+    usage.begin()  # and it fails
+    usage.begin()
+    assert usage.cpu() == 0.25
+    assert next(looks, None) is None, "each look takes some ten seconds"
+
+
+def test_memory_after_the_loads_is_looked_at_after_the_last_one() -> None:
+    looks = (Usage(n, n, 10 * n, 100 * n) for n in range(1, 9))
+    usage = Counter(lambda: next(looks))
+    fresh = {"start_cpu_s": 1, "fresh_mib": 10}
+    assert usage.figures() == fresh, "nothing was loaded"
+    usage.begin()
+    usage.cpu()
+    assert usage.figures() == {**fresh, "after_mib": 20, "resident_mib": 200}
+    usage.begin()  # accuracy, say
+    assert usage.figures() == {**fresh, "after_mib": 30, "resident_mib": 300}
+
+
 def test_histograms_add_up_their_series_and_leave_others_alone() -> None:
     text = (
         histogram({"0.005": 10, "0.025": 30, "+Inf": 40}, 0.6)
@@ -145,6 +169,12 @@ def test_a_limit_is_judged_when_it_has_settled(burst: int) -> None:
 def test_a_limit_cannot_be_judged_before_it_has_settled() -> None:
     with pytest.raises(MeasurementError, match="1 looks"):
         held([(0, 0), (1, 10), (SETTLE, 20)], 10)
+
+
+def test_a_cluster_without_the_bandwidth_plugin_is_told() -> None:
+    plugin_held(Held(10.5, 1.1, 184), 10)
+    with pytest.raises(MeasurementError, match="10 Mbit/s sends 4000 after 3 s: this cluster's CNI does not chain"):
+        plugin_held(Held(4000, 418, 0), 10)
 
 
 def test_percentiles_of_starts_are_nearest_rank() -> None:
