@@ -147,8 +147,8 @@ def sidecar(
             import_readers(settings)
             kept = () if summary_fd is None else (summary_fd,)
             guard = begin(supervisor_fd, standby=settings.standby, kept=kept)
-            if guard.again:
-                ready_fd = None  # the first proxy's alone
+            if guard.again or guard.restarts:
+                ready_fd = None  # the first proxy's alone: a standby has it no more, whether that one was ready or not
         try:
             run(
                 settings,

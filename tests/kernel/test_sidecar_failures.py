@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
+from sidecars import ADMIN, RunningSidecar, children, refused_sidecar, start_sidecar, state_of, stopped
 from waiting import until
 from webserver import WebServer, start_nginx
 
@@ -121,6 +121,34 @@ def test_sigterm_while_starting_ends_it_well(topology: PodNodeServer, tmp_path: 
     starting.send_signal(signal.SIGTERM)
     starting.communicate(timeout=30)
     assert starting.returncode == 0
+    assert state_of(pod) == before
+
+
+def test_the_standby_of_one_that_was_killed_before_it_was_ready_tells_nobody_in_its_name(
+    topology: PodNodeServer, tmp_path: Path
+) -> None:
+    """``--ready-fd`` is the first proxy's alone: in its copy the number may be another file's."""
+    pod = topology.pod
+    before = state_of(pod)
+    policy = tmp_path / "policy.fifo"
+    os.mkfifo(policy)
+    ready, theirs = os.pipe()
+    starting = pod.popen([*command(policy), "--no-watch", "--ready-fd", str(theirs)], pass_fds=[theirs])
+    os.close(theirs)
+    with os.fdopen(ready) as waiting:
+        with policy.open("w"):
+            starting.send_signal(signal.SIGSTOP)  # the successor is to find nobody who writes
+            until("a stopped supervisor", lambda: stopped(starting.pid))
+            [proxy] = children(starting.pid)
+            os.kill(proxy, signal.SIGKILL)
+            assert waiting.read() == ""
+        starting.send_signal(signal.SIGCONT)
+        with policy.open("w") as stream:
+            stream.write(BY_HOST)
+    until("its successor", lambda: pod.run(["curl", "-sf", f"{ADMIN}/readyz"], check=False).returncode == 0)
+    assert children(starting.pid) != [proxy]
+    starting.terminate()
+    assert starting.wait(30) == 0
     assert state_of(pod) == before
 
 
