@@ -73,7 +73,9 @@ def failing_clearly(status: int = FAILED) -> Iterator[None]:
 
 
 def end_at_once_on_sigterm() -> None:
-    """For a daemon until it follows signals itself: importing takes most of its start, and nothing is in force yet.
+    """For a daemon until it follows signals itself: importing takes most of its start, and it has nothing in force yet.
+
+    (What an earlier one has, which was killed, is for the sidecar's supervisor to remove.)
 
     Without a handler PID 1 of a container would never see SIGTERM (pid_namespaces(7)).
     """

@@ -230,10 +230,15 @@ class Supervisor:
             self._speech.info("no other proxy comes; removing what this one has left for it", pid=proxy.pid)
             self._clean_up()
             return
-        if code == 0 or (code == -signal.SIGTERM and not self._actions and not self._was_ready):
+        # Before it has armed it follows no signals, and ends without having seen to what is there.
+        nothing_there = not self._actions and not self._was_ready
+        if (code == 0 and proxy.armed) or (code in (0, -signal.SIGTERM) and nothing_there):
             self._status = 0
             return
-        self._speech.error("the proxy did not end well; removing what it has left", pid=proxy.pid, exit_code=code)
+        if code == 0:
+            self._speech.info("removing what an earlier proxy has left", pid=proxy.pid)
+        else:
+            self._speech.error("the proxy did not end well; removing what it has left", pid=proxy.pid, exit_code=code)
         self._clean_up()
 
     def _clean_up(self) -> None:

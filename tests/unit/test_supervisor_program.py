@@ -405,6 +405,33 @@ def test_an_heir_that_cannot_begin_after_the_old_one_is_no_secret(
     started.hear("lent", "ready 3")
 
 
+# --- told to end while another one starts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [("arm()\n    ready()", ["ready 1"]), ("arm('true')", []), ("pass", None)],
+    ids=["one was ready", "one had something installed", "nothing was ever there"],
+)
+def test_told_to_end_by_a_proxy_that_had_not_begun_it_removes_what_the_last_one_left(
+    run: Starter, before: str, left: list[str] | None
+) -> None:
+    """Until it follows signals, a proxy that imports ends at once with exit code 0, and has removed nothing."""
+    script = f"""
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+if me == 1:
+    {before}
+    os.kill(os.getpid(), signal.SIGKILL)
+say("imports")
+while True:
+    signal.pause()
+"""
+    started = run(script)
+    started.hear(*(left or ()), "imports")
+    assert started.end() == 0
+    started.hear("" if left is None else "cleanup")
+
+
 # --- a standby --------------------------------------------------------------------------------------------------------
 
 STANDBY = """
