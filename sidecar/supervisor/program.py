@@ -408,6 +408,8 @@ class Supervisor:
                     for proxy in self._leaving:
                         proxy.send(number)
                 return  # their connections need the rules: see _left
+            if first and self._proxy is not None and self._proxy.leaves:
+                return  # it lets its connections end already; told so by a signal, it would cut them
         elif self._proxy is not None and not self._proxy.armed:
             return  # the policy is still to be read
         elif self._handover is not None:

@@ -367,17 +367,22 @@ if me == 1:
 """
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 def test_told_to_end_between_two_proxies_it_removes_what_was_left(
-    run: Starter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Starter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int
 ) -> None:
+    """The proxy lets its connections end already: a signal would cut them, for which it takes a second one."""
     os.mkfifo(tmp_path / "end")
-    started = run("signal.signal(signal.SIGTERM, lambda *_: None)" + AFTER)
+    started = run("signal.signal(signal.SIGTERM, lambda *_: say('cut'))" + AFTER)
     started.hear("ready 1")
     asking = Thread(target=started.upgrade, args=[monkeypatch])
     asking.start()
     started.hear("lent")
     started.process.send_signal(signal.SIGTERM)
     asking.join(PATIENCE_S)
+    if times == 2:
+        started.process.send_signal(signal.SIGTERM)
+        started.hear("cut")
     (tmp_path / "end").write_text("now")
     started.hear("cleanup")
     assert started.process.wait(PATIENCE_S) == 0
