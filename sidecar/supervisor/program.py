@@ -283,6 +283,8 @@ class Supervisor:
             case "lent":
                 proxy.leaves = message["heirloom"] is None and message["problem"] is None
                 proxy.due = monotonic() + _LEAVE_S if proxy.leaves else None
+                if proxy.leaves:
+                    proxy.dismiss_standby()  # what comes after it is the program as it is on disk now
             case "leaving":
                 proxy.due = monotonic() + message["grace"] + _LATER_S
             case "ready":

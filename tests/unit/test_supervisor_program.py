@@ -388,6 +388,18 @@ def test_told_to_end_between_two_proxies_it_removes_what_was_left(
     assert started.process.wait(PATIENCE_S) == 0
 
 
+def test_who_comes_after_the_old_one_is_the_new_program_whatever_happens(
+    run: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the copy that the old one had."""
+    script = AFTER.replace('(folder / "end").open().read()\n    sys.exit(0)', "os._exit(3)")
+    started = run("keep_standby()\nsay(f'{born} {me}')\n" + script + "ready()\nsignal.pause()\n")
+    started.hear("started 1", "ready 1")
+    assert "ended with exit code 3 meanwhile" in started.upgrade(monkeypatch)
+    said = sorted(started.heard() for _ in range(4))
+    assert said == ["lent", "ready 2", "standby of 1 ends", "started 2"]
+
+
 def test_one_that_is_to_go_first_and_does_not_is_killed(run: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     script = AFTER.replace('(folder / "end").open().read()', 'wire.send("leaving", {"grace": 0})\n    signal.pause()')
     started = run(script + "ready()\nsignal.pause()\n")
