@@ -49,17 +49,21 @@ def do_without_start(settings: SidecarSettings, wanted: Wanted | None = None, me
 
 
 def refuse(installer: Installer, wanted: Wanted | None, mesh: MeshProxy | None, interface: str | None = None) -> bool:
-    """Have new connections refused that a proxy would take; whether it would take any.
+    """Have new connections refused that a proxy would take; whether it would take any, and its rules are to stay.
 
     Which these are the policy says, or where there is none the rules that are installed. ``interface`` is the shaped
-    one, if it is known. Raises :class:`RulesetError`, :class:`PrivilegeError`.
+    one, if it is known. A kernel that cannot refuse them (it lacks REJECT) is logged.
+
+    Raises :class:`RulesetError`, :class:`PrivilegeError`.
     """
     if wanted is not None:
         _capture(installer, wanted, mesh, interface or wanted.settings.interface)
     commands = installer.refusing()
     problem = run_all([Action(each.argv, each.input) for each in commands])
     if problem is not None:
-        raise RulesetError(problem)
+        # Their rules stay: without a listener TPROXY drops SYNs, which lets nothing go direct, either.
+        log.error(NOT_REFUSED, error=problem, instead="they wait, or with step-aside go on by their port")
+        return True
     refused = bool(commands) or installer.refused()
     if refused:
         log.error(

@@ -9,21 +9,27 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar.datapath import Datapath
 from sidecar.guard import ids_of, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.aside import SHOW
+from sidecar.netfilter.backend import BackendKind
 from sidecar.netfilter.failing import REFUSE, failing_text, without_proxy, without_refusal
 from sidecar.netfilter.failing_by_python import changed
+from sidecar.netfilter.install import Installer
 from sidecar.netfilter.parse import Installed, InstalledHook, parse
 from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
+from sidecar.netfilter.restore import RestoreBackend, Tools
 from sidecar.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import difference, render
 from sidecar.on_failure import OnFailure
+from sidecar.refusal import refuse
 from sidecar.starting import most_processes
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
@@ -237,6 +243,21 @@ def test_the_refusal_goes_and_nothing_else() -> None:
         "-F PODLANE-REFUSE\n-X PODLANE-REFUSE\nCOMMIT\n"
     )
     assert without_refusal("*filter\n:MINE - [0:0]\nCOMMIT\n") is None
+
+
+def test_what_cannot_be_refused_stays_captured(tmp_path: Path) -> None:
+    """A kernel without REJECT, say: without a listener such connections wait, where without the rules they go direct."""
+    (tmp_path / "mangle").write_text(re.sub(r"(?m)^-I (\S+) 1 ", r"-A \1 ", render(rules(BOTH_WAYS))))
+    (tmp_path / "filter").touch()
+    save, restore = tmp_path / "save", tmp_path / "restore"
+    save.write_text(f'#!/bin/sh\nexec cat {tmp_path}/"$2"\n')
+    restore.write_text("#!/bin/sh\necho no chain/target/match >&2\nexit 2\n")
+    for program in (save, restore):
+        program.chmod(0o755)
+    backend = RestoreBackend(BackendKind.NFT, {Family.V4: Tools(str(save), str(restore))})
+    with capture_logs() as said:
+        assert refuse(Installer(backend), None, None)
+    assert [each["error"] for each in said] == ["restore: no chain/target/match"]
 
 
 @pytest.mark.parametrize("way", OnFailure)
