@@ -55,6 +55,7 @@ class Guard:
         self._wire = wire
         self._beats = beats
         self._armed: tuple[Command, ...] | None = None
+        self._lending = trio.CancelScope()
 
     @classmethod
     def of(cls, descriptor: int) -> Guard:
@@ -121,8 +122,8 @@ class Guard:
     ) -> None:
         """Follow what the supervisor says. If it is gone this process ends at once.
 
-        ``put_back`` what captures, and go on as before; ``lend`` what another needs to take over (a SidecarError says
-        why it cannot), and ``leave`` when it has; ``alone`` when the one has ended that this one took over from.
+        ``put_back`` what captures, and go on as before; ``lend`` what another needs to take over (an error says why it
+        cannot), and ``leave`` when it has; ``alone`` when the one has ended that this one took over from.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -131,23 +132,31 @@ class Guard:
                 if message is None:
                     self._end_forsaken()
                 elif message["kind"] == "resume":
+                    self._lending.cancel()  # nobody waits for that any more
                     nursery.start_soon(put_back)
                 elif message["kind"] == "lend":
-                    nursery.start_soon(self._lend, lend, leave)
+                    self._lending = trio.CancelScope()
+                    nursery.start_soon(self._lend, lend, leave, self._lending)
                 elif message["kind"] == "leave":
                     leave()
                 elif message["kind"] == "alone":
                     alone()
 
-    async def _lend(self, lend: Callable[[], Awaitable[Heirloom | None]], leave: Callable[[], None]) -> None:
-        try:
-            heirloom = await lend()
-        except SidecarError as error:
-            self._wire.send("lent", {"heirloom": None, "problem": str(error)})
-            return
-        if heirloom is None:
-            leave()  # what it has cannot be had by two: the other comes after it
-        self._hand_over(heirloom)
+    async def _lend(
+        self, lend: Callable[[], Awaitable[Heirloom | None]], leave: Callable[[], None], scope: trio.CancelScope
+    ) -> None:
+        with scope:
+            try:
+                heirloom = await lend()
+                if heirloom is None:
+                    leave()  # what it has cannot be had by two: the other comes after it
+                self._hand_over(heirloom)
+            except Exception as error:  # an upgrade that fails must cost no connection of this process
+                problem = str(error)
+                if not isinstance(error, SidecarError):
+                    problem = f"It cannot lend what another proxy needs: {error}"
+                    log.error("nothing is lent to another proxy", exc_info=error)
+                self._wire.send("lent", {"heirloom": None, "problem": problem})
 
     def _hand_over(self, heirloom: Heirloom | None) -> None:
         descriptors = [] if heirloom is None else heirloom.descriptors()

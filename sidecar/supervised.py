@@ -25,7 +25,6 @@ from sidecar.netfilter.ruleset import Ruleset
 from sidecar.on_failure import OnFailure
 from sidecar.policies import load_wanted
 from sidecar.stepaside.server import StepAside
-from tc_core.errors import TcError
 from tc_core.policy import Bound, TrafficPolicy
 
 _ASK_S: Final = 1.0
@@ -114,14 +113,16 @@ class Supervised(Answers, Protocol):
     async def _lend(self) -> Heirloom | None:
         """What another proxy needs to take over; None: nothing, since that one comes after this one.
 
-        From here on what is in force is the other's to change, until :meth:`_put_back`. Raises :class:`ConfigError`.
+        From here on what is in force is the other's to change, until :meth:`_put_back`. Raises :class:`ConfigError`, or
+        OSError where there are no descriptors left.
         """
+        # Nothing waits for this: a file may be a FIFO, and never be read to its end.
+        wanted = await trio.to_thread.run_sync(self._datapath_wanted, abandon_on_cancel=True)
         async with self._changing:
             self._mine = trio.Event()
             if self.settings.datapath is Datapath.STEP_ASIDE or self._lock is None:
                 release(self._reservation)  # the other begins anew
                 return None
-            wanted = await trio.to_thread.run_sync(self._datapath_wanted, abandon_on_cancel=True)
             if wanted is Datapath.RELAY:
                 return self._heirloom_now(self._lock)
             if self.settings.on_failure is OnFailure.CLOSED:
@@ -139,11 +140,11 @@ class Supervised(Answers, Protocol):
 
         Marks of captured connections mean another thing to the other datapath, so the two cannot be there at once.
         """
-        if self._given.annotations is None:
+        if self._given.annotations is None or self.settings.datapath is Datapath.STEP_ASIDE:
             return self.settings.datapath
         try:
             return load_wanted(self._given).settings.datapath
-        except (TcError, SidecarError):
+        except Exception:  # noqa: BLE001 (whatever stands in a file that is being edited must not end the proxy)
             return self.settings.datapath
 
     def _heirloom_now(self, lock: socket.SocketType) -> Heirloom:
