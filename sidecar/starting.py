@@ -6,13 +6,14 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Final
 
 import structlog
 import trio
 
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import SidecarError, single
+from sidecar.errors import ConfigError, SidecarError, single
 from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom
 from sidecar.in_force import MakePool
@@ -36,6 +37,11 @@ from sidecar.workers.worker import work
 from tc_core import features
 from tc_core.errors import TcError
 from tc_core.netlink import NetlinkKernel
+
+_CHANGED_MEANWHILE: Final = (
+    "The datapath was changed to step-aside after an upgrade had begun that stays with the relay, whose connections "
+    "still run: their marks would mean another thing. Upgrade once more."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +98,8 @@ async def serve(
         try:
             tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
+            if given is not None and wanted.settings.datapath is not Datapath.RELAY:
+                raise ConfigError(_CHANGED_MEANWHILE)
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
             tell_warnings(wanted)

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 import trio
+from downward import format_map
 
 from sidecar.config import SidecarSettings
 from sidecar.errors import ConfigError
@@ -23,6 +24,7 @@ from sidecar.netfilter.ruleset import Ruleset
 from sidecar.policies import Wanted
 from sidecar.service import Sidecar
 from sidecar.shaping import Shaping
+from sidecar.starting import serve
 from sidecar.supervisor.beats import Beats, new_page
 from sidecar.supervisor.wire import Message, Wire
 from tc_core.capability import ALL_FEATURES
@@ -151,3 +153,17 @@ async def test_annotations_that_never_end_hold_nobody_up(tmp_path: Path) -> None
             with writer:
                 assert not lends._changing.locked()
                 nursery.cancel_scope.cancel()
+
+
+def test_an_heir_does_not_step_aside_beside_what_is_relayed(tmp_path: Path) -> None:
+    """The annotation may change between the look of the proxy that lends and the heir's."""
+    annotations = tmp_path / "annotations"
+    said = {"egress-bandwidth": "1G", "datapath": "step-aside"}
+    annotations.write_text(format_map({f"podlane.io/{key}": text for key, text in said.items()}))
+    settings = SidecarSettings(annotations=annotations, interface="podlane-none")
+    with (
+        socket.socket(socket.AF_UNIX) as lock,
+        guarded(Heirloom(lock)) as (guard, _),
+        pytest.raises(ConfigError, match="Upgrade once more"),
+    ):
+        trio.run(partial(serve, settings, guard=guard))
