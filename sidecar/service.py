@@ -103,7 +103,7 @@ class Sidecar(Reloading):
         self._apart: frozenset[int] = frozenset()
         self._reservation = PortReservation()
         self._in_thread = trio.CapacityLimiter(1)
-        self._changing = trio.Lock()  # whoever changes what is in force holds it: reload, settling, the end
+        self._changing = trio.Lock()  # whoever changes what is in force holds it: from the start to the end
         self._reload_asked = trio.Event()
         self._told_by: Teller | None = None
         self._ruleset: Ruleset | None = None  # what was written last, if that went well
@@ -157,7 +157,8 @@ class Sidecar(Reloading):
     async def _live(self, on_ready: Callable[[], None]) -> None:
         with self._life:
             async with trio.open_nursery() as nursery:
-                await self._bring_up(nursery)
+                async with self._changing:
+                    await self._bring_up(nursery)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._reload_when_asked, nursery)
                 if self.settings.watch:

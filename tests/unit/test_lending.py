@@ -155,6 +155,22 @@ async def test_annotations_that_never_end_hold_nobody_up(tmp_path: Path) -> None
                 nursery.cancel_scope.cancel()
 
 
+@pytest.mark.trio
+async def test_what_is_put_in_force_first_is_nobody_elses_to_change_meanwhile() -> None:
+    """The supervisor may want capture put back, where a start was silent for long."""
+    settings = SidecarSettings(policy=Path("policy.yaml"), watch=False, admin_port=0)
+    installer = Recorded(lambda: begins._changing.locked())
+    begins = sidecar(settings, installer)
+
+    def on_ready() -> None:
+        assert not begins._changing.locked()
+        raise ConfigError("enough")
+
+    with pytest.raises(ExceptionGroup):
+        await begins._live(on_ready)
+    assert installer.seen == [True]
+
+
 def test_an_heir_does_not_step_aside_beside_what_is_relayed(tmp_path: Path) -> None:
     """The annotation may change between the look of the proxy that lends and the heir's."""
     annotations = tmp_path / "annotations"
