@@ -55,6 +55,7 @@ class Guard:
         self._wire = wire
         self._beats = beats
         self._armed: tuple[Command, ...] | None = None
+        self._over = False
         self._lending = trio.CancelScope()
 
     @classmethod
@@ -92,6 +93,7 @@ class Guard:
 
     def nothing_left(self) -> None:
         """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
+        self._over = True
         for kind in range(KINDS):
             self._beats.take_back(kind)
 
@@ -104,7 +106,7 @@ class Guard:
 
         ``judge_turns`` says whether it has come round since the last call; None: there is none, or none any more.
         """
-        while True:
+        while not self._over:
             self._beats.give(LOOP)
             turned = judge_turns()
             if turned:

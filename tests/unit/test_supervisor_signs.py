@@ -12,10 +12,10 @@ from threading import Barrier, Event, Thread
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sidecar.guard import Guard
-from sidecar.supervisor.beats import JUDGE, KINDS, Beats, new_page
+from sidecar.supervisor.beats import JUDGE, KINDS, LOOP, Beats, new_page
 from sidecar.supervisor.child import Child
 from sidecar.supervisor.life import Watch
 from sidecar.supervisor.wire import Wire
@@ -62,6 +62,21 @@ def test_nobody_waits_for_a_proxy_that_has_taken_all_down() -> None:
         guard.nothing_left()
         assert [page.last(kind) for kind in range(KINDS)] == [0, 0, 0]
     assert not Watch().look(100.0, [0.0, 0.0, 0.0]).silent
+
+
+@pytest.mark.trio
+async def test_no_sign_comes_after_the_last(
+    autojump_clock: MockClock,  # noqa: ARG001 (takes no time)
+) -> None:
+    """The next one may have been due at the moment when all were taken back."""
+    with guarded() as (guard, page):
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(guard.give_signs, lambda: None)
+                await wait_all_tasks_blocked()
+                assert page.last(LOOP) > 0
+                guard.nothing_left()
+        assert page.last(LOOP) == 0
 
 
 def test_a_sign_that_is_taken_back_is_missed_no_more() -> None:
