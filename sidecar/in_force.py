@@ -25,6 +25,7 @@ from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.capture_settings import CaptureSettings, capture_settings
 from sidecar.netfilter.ports import release
 from sidecar.netfilter.ruleset import Ruleset, build_ruleset
+from sidecar.on_failure import OnFailure
 from sidecar.refusal import refuse
 from sidecar.remains import forget_aside_marks
 from sidecar.routing.cached import Routing
@@ -174,9 +175,14 @@ class InForce(Supervised, Protocol):
         return refuse(self._installer, self._wanted, self.mesh, self.shaping.interface)
 
     def _clear_the_other_datapath(self) -> None:
-        """What a killed predecessor marked by stepping aside would look like captured connections to the relay."""
+        """What a killed predecessor marked by stepping aside would look like captured connections to the relay.
+
+        Where all that its rules capture is refused, there are no new marks, and they stay until ours take their place.
+        """
         if any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,))):
-            self._installer.remove()
+            closed = self.settings.on_failure is OnFailure.CLOSED
+            if not closed or self._installer.refusing() or not self._installer.refused():
+                self._installer.remove()
             forget_aside_marks()
 
     def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:

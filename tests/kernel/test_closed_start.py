@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from lab import connect, listen
@@ -28,11 +29,11 @@ REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\
 SAID = "connections that names decide are refused until a sidecar is ready here"
 
 
-def ask(topology: PodNodeServer, family: str = "ipv4") -> str:
+def ask(topology: PodNodeServer, family: str = "ipv4", patience: float = 5) -> str:
     """What becomes of a connection that a name decides."""
     address = str(getattr(topology.server_link.a, family))
     try:
-        with connect(topology.pod, address, 80, timeout=5) as client:
+        with connect(topology.pod, address, 80, timeout=patience) as client:
             client.sendall(REQUEST)
             return "answered" if b"web.example.com" in client.makefile("rb").read() else "cut"
     except ConnectionRefusedError:
@@ -112,6 +113,30 @@ def test_what_an_earlier_sidecar_captured_is_refused_when_the_policy_cannot_be_r
         assert (code, SAID in said) == (2, True), said
         assert ask(topology) == "refused"
     assert topology.pod.run(["iptables-save", "-t", "filter"]).stdout.count("-j PODLANE-REFUSE") == 2
+
+
+def test_what_is_refused_for_step_aside_goes_to_the_relay_and_never_direct(
+    topology: PodNodeServer, tmp_path: Path, policy: Path
+) -> None:
+    closed = ("--on-failure", "closed")
+    with taken(topology, 15109):
+        assert refused_sidecar(topology.pod, "--policy", str(policy), *closed, "--datapath", "step-aside")[0] == 1
+    assert ask(topology) == "refused"
+    became: list[str] = []
+    over = Event()
+
+    def try_again_and_again() -> None:
+        while not over.is_set():
+            became.append(ask(topology, patience=0.3))
+
+    trying = Thread(target=try_again_and_again)
+    trying.start()
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, *closed)
+    over.set()
+    trying.join()
+    assert became.count("answered") <= sum(sidecar.connections("host").values())
+    assert ask(topology) == "answered"
+    assert sidecar.stop() == 0
 
 
 def test_where_names_decide_nothing_there_is_nothing_to_refuse(topology: PodNodeServer, policy: Path) -> None:
