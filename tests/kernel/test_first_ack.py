@@ -38,7 +38,7 @@ def first_acks(topology: PodNodeServer) -> Generator[tuple[int, int], None, None
     """Bytes without acknowledgement when the first ones were read, and after :func:`acknowledge`."""
     with topology.pod.namespace.entered():
         (listener,) = transparent_listeners(0, [socket.AF_INET])
-    with listener:
+    with closing(listener):
         for _ in range(TRIES):
             with topology.pod.namespace.entered():
                 client = socket.create_connection(listener.getsockname())
