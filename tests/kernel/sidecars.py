@@ -105,7 +105,7 @@ def command_of(pid: int) -> str:
     """The name that ps shows of a process; empty when it has gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or after (fs/proc/base.c, comm_show())
         return ""
 
 

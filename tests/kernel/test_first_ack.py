@@ -8,7 +8,8 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,27 +34,28 @@ def unacknowledged(sock: socket.socket) -> int:
     return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
 
 
-def first_acks(topology: PodNodeServer) -> Iterator[tuple[int, int]]:
+def first_acks(topology: PodNodeServer) -> Generator[tuple[int, int], None, None]:
     """Bytes without acknowledgement when the first ones were read, and after :func:`acknowledge`."""
     with topology.pod.namespace.entered():
         (listener,) = transparent_listeners(0, [socket.AF_INET])
+    with closing(listener):
         for _ in range(TRIES):
-            client = socket.create_connection(listener.getsockname())
-            select.select([listener], [], [])
-            accepted = socket.socket(fileno=listener._accept()[0])  # type: ignore[attr-defined]
-            client.send(b"GET")
-            select.select([accepted], [], [])
-            accepted.recv(3)
-            before = unacknowledged(client)
-            acknowledge(accepted)
-            yield before, unacknowledged(client)
-            client.close()
-            accepted.close()
-        listener.close()
+            with topology.pod.namespace.entered():
+                client = socket.create_connection(listener.getsockname())
+            with client:
+                select.select([listener], [], [])
+                with socket.socket(fileno=listener._accept()[0]) as accepted:  # type: ignore[attr-defined]
+                    client.send(b"GET")
+                    select.select([accepted], [], [])
+                    accepted.recv(3)
+                    before = unacknowledged(client)
+                    acknowledge(accepted)
+                    yield before, unacknowledged(client)
 
 
 def test_the_first_acknowledgement_is_held_back_until_we_say_so(topology: PodNodeServer) -> None:
-    assert (3, 0) in first_acks(topology)
+    with closing(first_acks(topology)) as acks:
+        assert (3, 0) in acks
 
 
 @pytest.mark.parametrize(

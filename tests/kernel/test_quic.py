@@ -103,10 +103,9 @@ def test_two_names_at_one_address_are_held_to_two_ceilings(world: QuicWorld) -> 
     until("two classes", lambda: sidecar.connections("slow") == sidecar.connections("fast") == {"quic": 1})
     for attempt in reversed(range(ATTEMPTS)):
         rates = rates_of(sidecar, ("slow", "fast"))
-        assert rates["slow"] < 4 * 1.05
-        assert rates["fast"] < 12 * 1.05
-        if rates["slow"] > 4 * 0.95 and rates["fast"] > 12 * 0.95:
+        if rates == {"slow": pytest.approx(4, rel=0.05), "fast": pytest.approx(12, rel=0.05)}:
             return
+        # Too fast, too: the sidecar reads its clock before the counters, and a busy machine may come between.
         assert attempt, rates
 
 

@@ -14,13 +14,14 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lab import connect
 from runs import RunHost
-from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
+from sidecars import RunningSidecar, children, command_of, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx
 
@@ -58,19 +59,15 @@ def lines(sidecar: RunningSidecar, event: str) -> list[dict[str, Any]]:
 
 
 def family(pid: int) -> dict[int, str]:
-    """A process's descendants, with the names that ps shows."""
+    """A process's descendants, with the names that ps shows; those that end meanwhile have none."""
     found: dict[int, str] = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found[int(child)] = Path(f"/proc/{child}/comm").read_text().strip()
-        found |= family(int(child))
+    for child in children(pid):
+        found |= {child: command_of(child)} | family(child)
     return found
 
 
 def workers(sidecar: RunningSidecar) -> list[int]:
-    try:
-        return sorted(pid for pid, name in family(sidecar.proxy).items() if name == "podlane-worker")
-    except FileNotFoundError:
-        return []  # one has just ended
+    return sorted(pid for pid, name in family(sidecar.proxy).items() if name == "podlane-worker")
 
 
 def metric(sidecar: RunningSidecar, name: str) -> float:
@@ -285,7 +282,8 @@ def test_a_worker_that_dies_again_and_again_ends_all_of_it(topology: PodNodeServ
 
     def kill_all() -> bool:
         for pid in (pid for pid, name in family(sidecar.process.pid).items() if name == "podlane-worker"):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the pool's end was quicker
+                os.kill(pid, signal.SIGKILL)
         return sidecar.process.poll() is not None
 
     until("its end", kill_all)
@@ -318,10 +316,10 @@ def test_workers_do_not_outlive_a_killed_main_process(topology: PodNodeServer, t
     before = state_of(pod)
     sidecar = start(topology, tmp_path)
     clients = [open_connection(topology) for _ in range(9)]
-    processes = list(family(sidecar.proxy))
-    assert len(processes) == 1 + WORKERS
+    processes = family(sidecar.proxy)
+    assert Counter(processes.values()) == {"podlane-standby": 1, "podlane-forks": 1, "podlane-worker": WORKERS}
     assert sidecar.stop(signal.SIGKILL) == -signal.SIGKILL
-    until("their end", lambda: gone(processes), patience=1.0)
+    until("their end", lambda: gone(list(processes)), patience=1.0)
     again = start(topology, tmp_path)
     assert all(dead(client) for client in clients)
     assert listeners(pod) == WORKERS
@@ -343,7 +341,7 @@ def test_a_killed_fork_server_ends_all_of_it(topology: PodNodeServer, tmp_path: 
     os.kill(server, signal.SIGKILL)
     assert sidecar.process.wait(20) == 1
     assert "The process that starts workers" in sidecar.log.read_text()
-    assert gone(list(processes))
+    until("their end", lambda: gone(list(processes)))  # the kernel kills the workers, and nobody waits for that
     assert state_of(topology.pod) == before
 
 
