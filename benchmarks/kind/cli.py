@@ -18,7 +18,7 @@ from benchmarks.kind import figures, variants
 from benchmarks.kind.cluster import Api, Cluster
 from benchmarks.kind.figures import MEASURES
 from benchmarks.kind.ground import choose_node, prepared
-from benchmarks.kind.manifests import Place
+from benchmarks.kind.manifests import HOSTNAME, Place
 from benchmarks.kind.report import publish as put_into_document
 from benchmarks.kind.report import write
 from benchmarks.kind.run import Plan, Runner
@@ -113,7 +113,7 @@ def kind(
         end_tidily()
         with cluster.api() as api:
             chosen = choose_node(api, node)
-            place = Place(namespace, chosen["metadata"]["labels"]["kubernetes.io/hostname"], image)
+            place = Place(namespace, chosen["metadata"]["name"], chosen["metadata"]["labels"][HOSTNAME], image)
             results = Results(_machine(chosen, local=cluster.is_kind), _facts(plan))
             with Progress(console(error=True)) as progress:
                 _measure(cluster, api, place, podlane_image, results, progress, output, plan)

@@ -22,7 +22,7 @@ from benchmarks.kind import manifests, report
 from benchmarks.kind.exposition import Histogram, Usage, usage
 from benchmarks.kind.figures import ADMISSION, BULK, CONNECTIONS, KEEP_ALIVE, MEASURES, ONCE, PER_TURN, STARTUP, USAGE
 from benchmarks.kind.figures import choose as choose_measures
-from benchmarks.kind.kubelet import Counter
+from benchmarks.kind.kubelet import Counter, Sidecar
 from benchmarks.kind.loads import LOADS
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
@@ -47,7 +47,7 @@ from benchmarks.results import CandidateInfo, Results, Sample
 from injector.admission import mutate
 from injector.defaults import InjectionDefaults
 
-PLACE = Place("bench", "node-1", "application:1")
+PLACE = Place("bench", "node-1.example.com", "node-1", "application:1")
 MACHINE = {
     "date": "2026-01-02 03:04 UTC", "load before": "0.0 0.0 0.0", "kernel": "6.18", "cpus": "2",
     "node": "one node, a CPU", "kubernetes": "Kubernetes v1.37.2",
@@ -254,6 +254,19 @@ def test_pods_find_the_server_by_names_and_their_programs_in_the_configuration()
         c["name"]: c["startupProbe"]["tcpSocket"]["port"] for c in manifests.server(PLACE, "s")["spec"]["containers"]
     }
     assert ports == {"nginx": WEB.ports[0], "iperf3": WEB.ports[1], "sink": LIMITED[-1].ports[0]}
+
+
+def test_a_node_is_chosen_by_its_label_and_its_kubelet_asked_by_its_name() -> None:
+    asked: list[str] = []
+
+    class Told:
+        def text(self, path: str) -> str:
+            asked.append(path)
+            return CADVISOR.replace("1764105000123", str(1764105000123 + len(asked)))
+
+    Sidecar(Told(), PLACE, "relay").next_look()  # type: ignore[arg-type]
+    assert set(asked) == {"/api/v1/nodes/node-1.example.com/proxy/metrics/cadvisor"}
+    assert manifests.started(PLACE, "p", injected=False)["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-1"}
 
 
 def test_a_burst_is_of_the_same_pods_for_no_node() -> None:
