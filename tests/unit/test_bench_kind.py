@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
 from benchmarks import report as comparison
 from benchmarks.admission.run import patched
@@ -19,14 +21,26 @@ from benchmarks.cli import main
 from benchmarks.command import undisturbed
 from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import manifests, report
+from benchmarks.kind.cluster import ClusterError
 from benchmarks.kind.exposition import Histogram, Usage, usage
-from benchmarks.kind.figures import ADMISSION, BULK, CONNECTIONS, KEEP_ALIVE, MEASURES, ONCE, PER_TURN, STARTUP, USAGE
+from benchmarks.kind.figures import (
+    ADMISSION,
+    BULK,
+    CONNECTIONS,
+    END,
+    KEEP_ALIVE,
+    MEASURES,
+    ONCE,
+    PER_TURN,
+    STARTUP,
+    USAGE,
+)
 from benchmarks.kind.figures import choose as choose_measures
 from benchmarks.kind.kubelet import Counter, Sidecar
-from benchmarks.kind.loads import LOADS
+from benchmarks.kind.loads import LOADS, Loaded
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
-from benchmarks.kind.run import Plan
+from benchmarks.kind.run import Plan, Runner
 from benchmarks.kind.settled import SETTLE, Held, held, plugin_held
 from benchmarks.kind.startup import Start, figures
 from benchmarks.kind.variants import (
@@ -42,7 +56,9 @@ from benchmarks.kind.variants import (
     Variant,
     choose,
 )
+from benchmarks.metrics.base import Outcome
 from benchmarks.metrics.shaping import PAYLOAD_SHARE
+from benchmarks.progress import Progress
 from benchmarks.results import CandidateInfo, Results, Sample
 from injector.admission import mutate
 from injector.defaults import InjectionDefaults
@@ -300,6 +316,45 @@ def test_nobody_is_asked_for_what_it_has_not() -> None:
     assert [m.name for m in plan().of(BANDWIDTH)] == ["connections", "keepalive", "bulk", "accuracy"]
     assert plan().steps == 2 * (3 + 3 * 5 + 4) + 2 * 2
     assert {*LOADS, USAGE.name} == {m.name for m in PER_TURN}
+
+
+class Pods:
+    """As much of a cluster, and of its API, as a turn asks for; the first deletion fails."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.stuck = True
+
+    def ask(self, _method: str, _path: str, document: manifests.Document) -> None:
+        if document["metadata"]["name"] in self.names:
+            raise ClusterError("The API server answers 409: exists")
+        self.names.add(document["metadata"]["name"])
+
+    def get(self, path: str) -> dict[str, object]:
+        return {"items": sorted(self.names)} if path.endswith("/pods") else {"status": {"podIP": "10.0.0.1"}}
+
+    def run(self, command: str, *_arguments: str, patience: float = 0.0) -> str:  # noqa: ARG002
+        if command == "delete":
+            if self.stuck:
+                self.stuck = False
+                raise ClusterError("the deletion did not end")
+            self.names.clear()
+        return ""
+
+
+def test_pods_that_could_not_be_removed_are_told_and_spoil_no_later_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(LOADS, CONNECTIONS.name, lambda _pair: Loaded(Outcome({"per_s": 1.0})))
+    results, pods = Results(MACHINE, SETTINGS), Pods()
+    progress = Progress(Console(file=io.StringIO()))
+    wanted = plan(variants=[PLAIN], measures=[CONNECTIONS], rounds=3)
+    Runner(pods, pods, PLACE, results, progress, tmp_path / "results.json", wanted).run()  # type: ignore[arg-type]
+    assert [(s.round, s.metric, s.failure) for s in results.samples] == [
+        (1, CONNECTIONS.name, None), (1, END.name, "the deletion did not end"),
+        (2, CONNECTIONS.name, None), (3, CONNECTIONS.name, None),
+    ]  # fmt: skip
+    assert not pods.names
 
 
 def test_names_choose() -> None:
