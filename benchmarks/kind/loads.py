@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from select import select
 from subprocess import TimeoutExpired
 from typing import Final
 
@@ -115,7 +116,10 @@ def _accuracy(pair: Pair) -> Loaded:
         watch = manifests.worker("counts", str(seconds), *map(str, ports.values()))
         counting = stack.enter_context(pair.cluster.executing(pair.place.namespace, _SERVER, "sink", watch))
         assert counting.stdout is not None
-        counting.stdout.readline()  # it is looking, or has ended: what came before would not be seen
+        # Until it is looking, or has ended: what came before would not be seen.
+        if not select([counting.stdout], [], [], _SLACK)[0]:
+            raise MeasurementError(f"the server's Pod did not begin to look at what arrives within {_SLACK:g} s")
+        counting.stdout.readline()
         for lane, port in ports.items():
             sender = manifests.worker("sender", pair.address, str(port), lane.host, "1")
             # The end of kubectl is not the end of what runs in a Pod. So this comes last there, and has its own end.

@@ -7,6 +7,8 @@ import io
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from benchmarks.admission.run import patched
 from benchmarks.cli import main
 from benchmarks.command import undisturbed
 from benchmarks.errors import BenchmarkError, MeasurementError
-from benchmarks.kind import manifests, report
+from benchmarks.kind import loads, manifests, report
 from benchmarks.kind.cluster import ClusterError
 from benchmarks.kind.exposition import Histogram, Usage, usage
 from benchmarks.kind.figures import (
@@ -37,7 +39,7 @@ from benchmarks.kind.figures import (
 )
 from benchmarks.kind.figures import choose as choose_measures
 from benchmarks.kind.kubelet import Counter, Sidecar
-from benchmarks.kind.loads import LOADS, Loaded
+from benchmarks.kind.loads import LOADS, Loaded, Pair
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
 from benchmarks.kind.run import Plan, Runner
@@ -355,6 +357,25 @@ def test_pods_that_could_not_be_removed_are_told_and_spoil_no_later_turn(
         (2, CONNECTIONS.name, None), (3, CONNECTIONS.name, None),
     ]  # fmt: skip
     assert not pods.names
+
+
+class SilentProgram:
+    """A cluster in which a program is run, and says nothing."""
+
+    @contextmanager
+    def executing(self, *_arguments: object) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+def test_a_server_that_does_not_begin_to_look_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "_SLACK", 0.01)
+    pods = Pair(SilentProgram(), PLACE, RELAY, "10.0.0.1", {}, seconds=1)  # type: ignore[arg-type]
+    with pytest.raises(MeasurementError, match="did not begin to look"):
+        LOADS["accuracy"](pods)
 
 
 def test_names_choose() -> None:
