@@ -23,6 +23,7 @@ from benchmarks.cli import main
 from benchmarks.command import undisturbed
 from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import loads, manifests, report
+from benchmarks.kind.cli import _command, kind
 from benchmarks.kind.cluster import ClusterError
 from benchmarks.kind.exposition import Histogram, Usage, usage
 from benchmarks.kind.figures import (
@@ -500,7 +501,7 @@ def test_the_document_has_the_markers() -> None:
         pytest.param(["--only", "mesh"], 1, "no variant mesh. There are: plain, relay,", id="variant"),
         pytest.param(["--measures", "joy"], 1, "no measure joy. There are: connections,", id="measure"),
         pytest.param([], 1, "kubectl is not on PATH", id="no kubectl"),
-        pytest.param(["--publish", "--output", "/dev/null"], 1, "Run `python -m benchmarks` first", id="no results"),
+        pytest.param(["--publish", "--output", "/dev/null"], 1, "Run `make bench-kind` first", id="no results"),
     ],
 )
 def test_mistakes_are_told(
@@ -528,6 +529,26 @@ def test_only_kind_is_used_unasked(context: str, says: str, monkeypatch: pytest.
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     done = CliRunner().invoke(main, ["kind", "--output", str(tmp_path)])
     assert (done.exit_code, says in done.output) == (1, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param([], "make bench-kind", id="make"),
+        pytest.param(
+            ["--quick", "--only", "plain,relay", "--rounds", "5", "--output", "/home/me/x", "--namespace", "mine"],
+            "make bench-kind BENCH_ARGS='--quick --rounds 5 --only plain,relay'",
+            id="make, options",
+        ),
+        pytest.param(
+            ["--context", "acme-production", "--burst", "7", "--node", "n17", "--image", "registry.acme/app:1"],
+            "python -m benchmarks kind --context CONTEXT --burst 7",
+            id="somebody's cluster",
+        ),
+    ],
+)
+def test_the_command_that_is_published_names_no_place(arguments: list[str], told: str) -> None:
+    assert _command(kind.make_context("kind", arguments)) == told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
