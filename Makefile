@@ -93,7 +93,7 @@ bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin; some 14 minutes (docs/benchmarks.md)
+bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/benchmarks.md)
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m benchmarks kind $(BENCH_ARGS)
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds

@@ -76,9 +76,9 @@ class Results:
         partial.replace(path)
 
 
-def load(path: Path) -> Results:
-    """The results in a file. Raises :class:`BenchmarkError` when it cannot be read."""
+def load(path: Path, command: str = "python -m benchmarks") -> Results:
+    """The results in a file, as ``command`` makes it. Raises :class:`BenchmarkError` when it cannot be read."""
     try:
         return Results.from_json(path.read_text(), str(path))
     except OSError as error:
-        raise BenchmarkError(f"{path}: {error.strerror}. Run `python -m benchmarks` first.") from None
+        raise BenchmarkError(f"{path}: {error.strerror}. Run `{command}` first.") from None

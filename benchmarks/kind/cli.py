@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from benchmarks.kind import figures, variants
 from benchmarks.kind.cluster import Api, Cluster
 from benchmarks.kind.figures import MEASURES
 from benchmarks.kind.ground import choose_node, prepared
-from benchmarks.kind.manifests import Place
+from benchmarks.kind.manifests import HOSTNAME, Place
 from benchmarks.kind.report import publish as put_into_document
 from benchmarks.kind.report import write
 from benchmarks.kind.run import Plan, Runner
@@ -33,6 +32,9 @@ from podlane.console import console, failing_clearly
 _FOLDER: Final = FOLDER / "kind"
 _ROUNDS, _SECONDS, _PODS, _BURST = 3, 3, 50, 100
 _QUICK_ROUNDS, _QUICK_SECONDS, _QUICK_PODS, _QUICK_BURST = 1, 1, 4, 20
+_MAKE: Final = "make bench-kind"
+_TOLD: Final = ("quick", "rounds", "seconds", "only", "measures", "pods", "burst")
+"""Options that are published with the figures: others are names of this machine, or of somebody's cluster."""
 _PODLANE, _APPLICATION = "podlane:kind", "podlane-application:kind"
 
 
@@ -97,7 +99,7 @@ def kind(
     output = output or (_FOLDER / "quick" if quick else _FOLDER)
     with failing_clearly():
         if draw or publish:
-            results = load(output / JSON)
+            results = load(output / JSON, _MAKE)
             tell(put_into_document(results, output) if publish else write(results, output))
             return
         plan = Plan(
@@ -113,7 +115,7 @@ def kind(
         end_tidily()
         with cluster.api() as api:
             chosen = choose_node(api, node)
-            place = Place(namespace, chosen["metadata"]["labels"]["kubernetes.io/hostname"], image)
+            place = Place(namespace, chosen["metadata"]["name"], chosen["metadata"]["labels"][HOSTNAME], image)
             results = Results(_machine(chosen, local=cluster.is_kind), _facts(plan))
             with Progress(console(error=True)) as progress:
                 _measure(cluster, api, place, podlane_image, results, progress, output, plan)
@@ -145,11 +147,22 @@ def _check(analysis: Analysis) -> None:
         raise BenchmarkError("\n".join(found))
 
 
+def _command(context: click.Context) -> str:
+    """What somebody types to measure the same."""
+    options = []
+    for name in _TOLD:
+        if value := context.params[name]:
+            words = () if value is True else (",".join(value) if isinstance(value, tuple) else str(value),)
+            options += [f"--{name}", *words]
+    if context.params["context"]:
+        return shlex.join(["python", "-m", "benchmarks", "kind", "--context", "CONTEXT", *options])
+    return _MAKE + (f" BENCH_ARGS={shlex.quote(shlex.join(options))}" if options else "")
+
+
 def _facts(plan: Plan) -> dict[str, Any]:
-    arguments = sys.argv[sys.argv.index("kind") + 1 :] if "kind" in sys.argv else []
-    command = "make bench-kind" + (f" BENCH_ARGS={shlex.quote(shlex.join(arguments))}" if arguments else "")
     return {
-        "command": command, "rounds": plan.rounds, "seconds": plan.seconds, "pods": plan.pods, "burst": plan.burst,
+        "command": _command(click.get_current_context()),
+        "rounds": plan.rounds, "seconds": plan.seconds, "pods": plan.pods, "burst": plan.burst,
     }  # fmt: skip
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks.errors import BenchmarkError, MeasurementError
+from podlane.demonstration.programs import guarded
 
 PATIENCE: Final = 180.0
 """Seconds for something to come or go on a busy machine."""
@@ -36,11 +40,24 @@ class NotThereError(ClusterError):
     """The object does not exist."""
 
 
+class _LocalConnection(http.client.HTTPConnection):
+    """HTTP by a socket in the file system."""
+
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__("localhost", timeout=patience)  # the only host name that kubectl proxy accepts
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The cluster's API through ``kubectl proxy`` at a port of loopback. Any thread may ask."""
+    """The cluster's API through ``kubectl proxy``, which listens at a socket in the file system. Any thread may ask."""
 
-    port: int
+    path: Path
 
     def ask(self, method: str, path: str, document: object = None) -> dict[str, Any]:
         """Send a document and give the answer's. Raises :class:`ClusterError`."""
@@ -66,7 +83,7 @@ class Api:
 
     def connect(self, patience: float = _PATIENCE) -> http.client.HTTPConnection:
         """A connection of one's own."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience)
+        return _LocalConnection(self.path, patience)
 
     def _read(self, method: str, path: str, document: object) -> str:
         body = None if document is None else json.dumps(document)
@@ -158,26 +175,29 @@ class Cluster:
     @contextmanager
     def api(self) -> Iterator[Api]:
         """The API, for the block. Raises :class:`ClusterError` when the cluster does not answer."""
-        process = subprocess.Popen(
-            [self.kubectl, f"--context={self.context}", "proxy", "--port=0", "--address=127.0.0.1"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which tidies up through it
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline().strip()  # Starting to serve on 127.0.0.1:PORT
-            if not said:
-                raise ClusterError(f"kubectl proxy: {process.communicate()[1].strip()}")
-            api = Api(int(said.rpartition(":")[2]))
+        # Who reaches the proxy is the cluster's administrator: nobody else may enter the folder, and at a port anybody
+        # on this machine would.
+        with TemporaryDirectory(prefix="podlane-bench-") as folder:
+            path = Path(folder) / "api"
+            process = subprocess.Popen(
+                guarded([self.kubectl, f"--context={self.context}", "proxy", f"--unix-socket={path}"]),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,  # Ctrl-C is for this process, which tidies up through it
+            )  # fmt: skip
             try:
-                api.get("/version")
-            except ClusterError as error:
-                remedy = "make kind-up" if self.is_kind else f"kubectl --context={self.context} version"
-                raise ClusterError(f"The cluster {self.context} does not answer. Try: {remedy}. {error}") from None
-            yield api
-        finally:
-            process.terminate()
-            process.communicate()
+                assert process.stdout is not None
+                if not process.stdout.readline():  # Starting to serve on PATH
+                    raise ClusterError(f"kubectl proxy: {process.communicate()[1].strip()}")
+                api = Api(path)
+                try:
+                    api.get("/version")
+                except ClusterError as error:
+                    remedy = "make kind-up" if self.is_kind else f"kubectl --context={self.context} version"
+                    raise ClusterError(f"The cluster {self.context} does not answer. Try: {remedy}. {error}") from None
+                yield api
+            finally:
+                process.terminate()
+                process.communicate()
 
     def _done(self, command: Sequence[str], stdin: str, patience: float) -> str:
         try:

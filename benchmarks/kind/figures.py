@@ -102,6 +102,7 @@ ADMISSION: Final = Measured(
         },
     },
 )
+END: Final = Measured("the end of its Pods", "what can fail when all is measured", {})
 PER_TURN: Final = (CONNECTIONS, KEEP_ALIVE, BULK, ACCURACY, USAGE)
 ONCE: Final = (STARTUP, ADMISSION)
 MEASURES: Final = {measured.name: measured for measured in (*PER_TURN, *ONCE)}

@@ -60,7 +60,7 @@ def choose_node(api: Api, wanted: str | None) -> dict[str, Any]:
 def _is_ours(api: Api, name: str) -> bool | None:
     """Whether a run has made that namespace; None where there is none."""
     try:
-        labels = api.get(f"/api/v1/namespaces/{name}")["metadata"].get("labels", {})
+        labels: dict[str, str] = api.get(f"/api/v1/namespaces/{name}")["metadata"].get("labels", {})
     except NotThereError:
         return None
     return MINE.items() <= labels.items()

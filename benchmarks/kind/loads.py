@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from select import select
 from subprocess import TimeoutExpired
 from typing import Final
 
@@ -57,27 +58,29 @@ def pair(
 ) -> Iterator[Pair]:
     """Create the Pods of a variant for the block, one after the other. Raises :class:`ClusterError`.
 
+    Pods that are left from a turn whose end failed are removed first: they have the same names.
     ``failed`` is called while the Pods are still there, when they do not get ready or the block fails.
     """
     pods = f"/api/v1/namespaces/{place.namespace}/pods"
-    made: list[str] = []
-
-    def create(document: manifests.Document) -> None:
-        api.ask("POST", pods, document)
-        made.append(document["metadata"]["name"])
 
     def until_ready(*names: str) -> None:
         wanted = ("wait", f"--namespace={place.namespace}", "--for=condition=Ready", f"--timeout={PATIENCE:g}s")
         cluster.run(*wanted, *(f"pod/{name}" for name in names), patience=PATIENCE + 30)
 
+    def remove_all() -> None:
+        wanted = ("delete", "pod", f"--namespace={place.namespace}", "--all", f"--timeout={PATIENCE:g}s")
+        cluster.run(*wanted, patience=PATIENCE + 30)
+
+    if api.get(pods)["items"]:
+        remove_all()
     try:
-        create(manifests.server(place, _SERVER))
+        api.ask("POST", pods, manifests.server(place, _SERVER))
         until_ready(_SERVER)
         address = str(api.get(f"{pods}/{_SERVER}")["status"]["podIP"])
         clients: dict[Lane, str] = {}
         for part in variant.clients:
             name = f"{variant.name}{part.suffix}"
-            create(manifests.client(place, name, variant, part, address))
+            api.ask("POST", pods, manifests.client(place, name, variant, part, address))
             clients |= dict.fromkeys(part.lanes, name)
         until_ready(*dict.fromkeys(clients.values()))
         yield Pair(cluster, place, variant, address, clients, seconds)
@@ -85,11 +88,7 @@ def pair(
         failed()
         raise
     finally:
-        if made:
-            cluster.run(
-                "delete", "pod", f"--namespace={place.namespace}", "--ignore-not-found", f"--timeout={PATIENCE:g}s",
-                *made, patience=PATIENCE + 30,
-            )  # fmt: skip
+        remove_all()
 
 
 def _requests(pair: Pair, headers: tuple[str, ...]) -> Loaded:
@@ -117,7 +116,10 @@ def _accuracy(pair: Pair) -> Loaded:
         watch = manifests.worker("counts", str(seconds), *map(str, ports.values()))
         counting = stack.enter_context(pair.cluster.executing(pair.place.namespace, _SERVER, "sink", watch))
         assert counting.stdout is not None
-        counting.stdout.readline()  # it is looking, or has ended: what came before would not be seen
+        # Until it is looking, or has ended: what came before would not be seen.
+        if not select([counting.stdout], [], [], _SLACK)[0]:
+            raise MeasurementError(f"the server's Pod did not begin to look at what arrives within {_SLACK:g} s")
+        counting.stdout.readline()
         for lane, port in ports.items():
             sender = manifests.worker("sender", pair.address, str(port), lane.host, "1")
             # The end of kubectl is not the end of what runs in a Pod. So this comes last there, and has its own end.

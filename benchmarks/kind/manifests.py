@@ -14,6 +14,8 @@ Document = dict[str, Any]
 
 MINE: Final = {"app.kubernetes.io/managed-by": "podlane-benchmarks"}
 """The label by which a namespace of an earlier run is known, and may be deleted."""
+HOSTNAME: Final = "kubernetes.io/hostname"
+"""The label of nodes."""
 INJECT: Final = "podlane.io/inject"
 APP, SIDECAR = "app", "podlane"
 """Containers of a client."""
@@ -57,10 +59,14 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where everything goes: a namespace, a node, and the image that client and server run."""
+    """Where everything goes: a namespace, a node, and the image that client and server run.
+
+    ``hostname``: the node's label, by which Pods choose it. Not everywhere is it the node's name.
+    """
 
     namespace: str
     node: str
+    hostname: str
     image: str
 
 
@@ -165,7 +171,7 @@ def _pod(
             "containers": containers,
             "volumes": volumes,
             # By label and not by nodeName: what the scheduler does is part of a Pod's start.
-            "nodeSelector": {"kubernetes.io/hostname": place.node},
+            "nodeSelector": {HOSTNAME: place.hostname},
             "terminationGracePeriodSeconds": _GRACE,
             "enableServiceLinks": False,
             **spec,

@@ -11,7 +11,7 @@ from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import burst, manifests, startup
 from benchmarks.kind.cluster import Api, Cluster
 from benchmarks.kind.dump import dump
-from benchmarks.kind.figures import ACCURACY, ADMISSION, CPU, PER_TURN, STARTUP, USAGE, Measured
+from benchmarks.kind.figures import ACCURACY, ADMISSION, CPU, END, PER_TURN, STARTUP, USAGE, Measured
 from benchmarks.kind.kubelet import Counter, Sidecar
 from benchmarks.kind.loads import LOADS, Pair, pair
 from benchmarks.kind.manifests import Place
@@ -112,7 +112,8 @@ class Runner:
                     self._keep(number, variant, USAGE, usage.figures())
                     left.remove(USAGE)
         except BenchmarkError as error:
-            self._fail(number, variant, left, error)
+            # Where all is measured, and the Pods could not be removed: it may be seen in what comes next.
+            self._fail(number, variant, left or [END], error)
 
     def _load(self, number: int, variant: Variant, measured: Measured, pods: Pair, usage: Counter | None) -> None:
         try:

@@ -92,9 +92,13 @@ class Watcher:
     def _listen(self, path: str, connection: http.client.HTTPConnection) -> None:
         try:
             for event in self._api.watch(path, connection):
+                if event["type"] == "ERROR":
+                    raise ClusterError(str(event["object"].get("message", event["object"])))
                 self._seen.put((time.monotonic(), event))
+            why: object = "the API server ended it"  # as this process does at the end, when nobody listens any more
         except (OSError, ValueError, http.client.HTTPException, ClusterError) as error:
-            self._seen.put(ClusterError(f"The watch of Pods ended: {error}"))
+            why = error
+        self._seen.put(ClusterError(f"The watch of Pods ended: {why}"))
 
 
 def _ready_at(status: dict[str, Any]) -> str | None:

@@ -28,7 +28,9 @@ SHOP: Final = "shop"
 """One that has."""
 STRICT: Final = "strict"
 """One that has, and whose Pods may have no special rights."""
-NAMESPACES: Final = (SYSTEM, OPEN, SHOP, STRICT)
+PRIVILEGED: Final = "privileged"
+"""One that has, and says of its Pods that they may have all rights."""
+NAMESPACES: Final = (SYSTEM, OPEN, SHOP, STRICT, PRIVILEGED)
 CONTEXT: Final = f"kind-{os.environ.get('PODLANE_KIND_CLUSTER', 'podlane')}"
 """What kind calls the cluster of benchmarks/kind/cluster.yaml, or that of another name, in a kubeconfig."""
 CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"

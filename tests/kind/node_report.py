@@ -1,11 +1,11 @@
-"""What a kind cluster knows that may explain a failure: Pods, events, logs; the rules and classes in each Pod's network."""
+"""What a kind cluster knows that may explain a failure: Pods, events, logs; rules, qdiscs, classes and filters of each Pod."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from subprocess import TimeoutExpired
 
-from kind_cluster import SHOP, SYSTEM, KindCluster
+from kind_cluster import SYSTEM, KindCluster
 from kubectl import RefusedError
 
 _TAIL = 6000
@@ -13,11 +13,16 @@ _TAIL = 6000
 _IN_EACH_POD = """
 for name in $(ls /run/netns); do
   echo "=== $name: $(ip -netns $name -brief -4 address show dev eth0)"
-  ip netns exec $name iptables-save | grep -v '^[*:#]\\|COMMIT'
+  for save in iptables-save ip6tables-save; do
+    echo "--- $save"
+    ip netns exec $name $save | grep -v '^[*:#]\\|COMMIT'
+  done
   ip -netns $name rule
-  tc -netns $name -statistics class show dev eth0
+  for kind in qdisc class filter; do tc -netns $name -statistics $kind show dev eth0; done
 done
 """
+_LOGS = 'for log in /var/log/pods/%s/*.log; do echo "=== $log"; tail --lines=30 "$log"; done'
+"""The kubelet's own files: those of a container's runs before the last one, too, and when there is no API server."""
 
 
 def report_on(cluster: KindCluster) -> Iterator[tuple[str, str]]:
@@ -27,7 +32,6 @@ def report_on(cluster: KindCluster) -> Iterator[tuple[str, str]]:
         "pods": ("get", "pods", "--output=wide", *everywhere),
         "events": ("get", "events", "--sort-by=.lastTimestamp", *everywhere),
         "injectors": ("logs", f"--namespace={SYSTEM}", "--selector=app.kubernetes.io/part-of=podlane", "--tail=50", "--prefix"),
-        "sidecars": ("logs", f"--namespace={SHOP}", "--selector=app", "--container=podlane", "--tail=50", "--prefix"),
     }  # fmt: skip
     for title, question in questions.items():
         try:
@@ -35,7 +39,9 @@ def report_on(cluster: KindCluster) -> Iterator[tuple[str, str]]:
         except (RefusedError, TimeoutExpired) as error:
             said = str(error)
         yield title, said[-_TAIL:]
-    yield "rules and classes", cluster.in_node("sh", "-c", _IN_EACH_POD)[-_TAIL:]
+    yield "rules, qdiscs, classes, filters", cluster.in_node("sh", "-c", _IN_EACH_POD)[-2 * _TAIL :]
+    yield "sidecars, runs before the last one included", cluster.in_node("sh", "-c", _LOGS % "*/podlane")[-_TAIL:]
+    yield "kube-system", cluster.in_node("sh", "-c", _LOGS % "kube-system_*/*")[-2 * _TAIL :]
     yield (
         "kubelet",
         cluster.in_node("journalctl", "--unit=kubelet", "--lines=40", "--no-pager", "--output=cat")[-_TAIL:],

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import pytest
 from kind_api import administrator
-from kind_cluster import STRICT, SYSTEM, KindCluster, template
+from kind_cluster import PORTS, PRIVILEGED, SIZE, STRICT, SYSTEM, Client, KindCluster, Server, held, template
 from kubectl import Kubectl, RefusedError
 from manifests import INJECTED
 from steady import PodCreator
+from waiting import until
 
 pytestmark = pytest.mark.timeout(300, method="signal")
+
+STOP: Final = "/tmp/stop"
+"""A file in the client's container that ends its requests."""
 
 
 def test_pods_can_be_created_as_soon_as_helm_has_waited(injects_at_once: bool) -> None:
@@ -27,14 +33,44 @@ def test_it_is_installed_and_its_own_test_passes(installed: KindCluster) -> None
     assert "Phase:          Succeeded" in installed.helm("test", "podlane", "--timeout=120s")
 
 
-def test_an_upgrade_under_load_loses_no_pod(installed: KindCluster, shop: Kubectl, tmp_path: Path) -> None:
-    """Both injectors are replaced; every Pod that is created meanwhile is injected."""
-    with PodCreator(administrator(installed, tmp_path), shop.namespace) as creator:
-        creator.more()
-        installed.upgrade("injector.logLevel=debug")
-        creator.more()
-    print(f"{creator.outcomes.total()} Pods created (as dry runs) meanwhile")
+def test_an_upgrade_under_load_loses_no_pod_and_no_request(
+    installed: KindCluster, shop: Kubectl, client: Client, server: Server, tmp_path: Path
+) -> None:
+    """Both injectors are replaced; every Pod that is created meanwhile is injected, and sidecars go on."""
+    with PodCreator(administrator(installed, tmp_path), shop.namespace) as creator, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.run, "sh", "-c", requests(server), timeout=240)
+        try:
+            until("requests that are answered", lambda: client.lanes()["video"]["connections"]["total"])
+            creator.more()
+            installed.upgrade("injector.logLevel=debug")
+            creator.more()
+        finally:
+            client.run("touch", STOP)
+        answered, failed = map(int, asking.result().split())
+    print(f"{creator.outcomes.total()} Pods created (as dry runs) meanwhile; {answered} requests answered")
     assert creator.outcomes.keys() == {"injected"}
+    assert failed == 0
+    assert answered > 20
+
+
+def requests(server: Server) -> str:
+    """A shell command: one request after the other through the sidecar until there is the file STOP; writes how many
+    were answered, and how many failed.
+    """
+    url = f"http://video.example.com:{PORTS['http']}/"
+    ask = (
+        f"curl --silent --fail --max-time 10 --output /dev/null --resolve '*:{PORTS['http']}:{server.address()}' {url}"
+    )
+    return (
+        f"rm -f {STOP}; answered=0; failed=0; while [ ! -e {STOP} ] && [ $((answered + failed)) -lt 20000 ]; do "
+        f"if {ask}; then answered=$((answered + 1)); else failed=$((failed + 1)); fi; done; echo $answered $failed"
+    )
+
+
+def test_a_namespace_that_enforces_privileged_takes_the_sidecar(installed: KindCluster, server: Server) -> None:
+    installed.make_namespace(PRIVILEGED, {**INJECTED, "pod-security.kubernetes.io/enforce": "privileged"})
+    pod = Client.start(installed.kubectl.within(PRIVILEGED), "client")
+    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
 
 
 def test_a_namespace_that_enforces_baseline_says_what_it_does_not_allow(installed: KindCluster) -> None:

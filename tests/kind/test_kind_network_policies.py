@@ -114,7 +114,8 @@ def test_the_charts_own_policy_lets_injectors_work_and_no_more(installed: KindCl
     system("rollout", "status", f"deployment/{INJECTORS}", f"--timeout={PATIENCE}", timeout=200)
     (fresh,) = [pod["metadata"]["name"] for pod in system.list("pods") if pod["metadata"]["name"] != second]
     system("delete", "pod", second, "--wait")
-    assert installed.injects()
+    # A node's kube-proxy may lead to the one that is gone until it has heard of its end.
+    until("the API server to reach the injector that started", installed.injects, patience=60)
     system("rollout", "status", f"deployment/{INJECTORS}", f"--timeout={PATIENCE}", timeout=200)
     with pytest.raises(RefusedError, match="timed out"):
         system("exec", fresh, "--", "python3", "-c", CONNECT, server.address(), "80", str(IMPATIENCE))

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
 from benchmarks import report as comparison
 from benchmarks.admission.run import patched
 from benchmarks.cli import main
 from benchmarks.command import undisturbed
 from benchmarks.errors import BenchmarkError, MeasurementError
-from benchmarks.kind import manifests, report
+from benchmarks.kind import loads, manifests, report
+from benchmarks.kind.cli import _command, kind
+from benchmarks.kind.cluster import ClusterError
 from benchmarks.kind.exposition import Histogram, Usage, usage
-from benchmarks.kind.figures import ADMISSION, BULK, CONNECTIONS, KEEP_ALIVE, MEASURES, ONCE, PER_TURN, STARTUP, USAGE
+from benchmarks.kind.figures import (
+    ADMISSION,
+    BULK,
+    CONNECTIONS,
+    END,
+    KEEP_ALIVE,
+    MEASURES,
+    ONCE,
+    PER_TURN,
+    STARTUP,
+    USAGE,
+)
 from benchmarks.kind.figures import choose as choose_measures
-from benchmarks.kind.kubelet import Counter
-from benchmarks.kind.loads import LOADS
+from benchmarks.kind.kubelet import Counter, Sidecar
+from benchmarks.kind.loads import LOADS, Loaded, Pair
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
-from benchmarks.kind.run import Plan
+from benchmarks.kind.run import Plan, Runner
 from benchmarks.kind.settled import SETTLE, Held, held, plugin_held
 from benchmarks.kind.startup import Start, figures
 from benchmarks.kind.variants import (
@@ -42,12 +59,14 @@ from benchmarks.kind.variants import (
     Variant,
     choose,
 )
+from benchmarks.metrics.base import Outcome
 from benchmarks.metrics.shaping import PAYLOAD_SHARE
+from benchmarks.progress import Progress
 from benchmarks.results import CandidateInfo, Results, Sample
 from injector.admission import mutate
 from injector.defaults import InjectionDefaults
 
-PLACE = Place("bench", "node-1", "application:1")
+PLACE = Place("bench", "node-1.example.com", "node-1", "application:1")
 MACHINE = {
     "date": "2026-01-02 03:04 UTC", "load before": "0.0 0.0 0.0", "kernel": "6.18", "cpus": "2",
     "node": "one node, a CPU", "kubernetes": "Kubernetes v1.37.2",
@@ -256,6 +275,19 @@ def test_pods_find_the_server_by_names_and_their_programs_in_the_configuration()
     assert ports == {"nginx": WEB.ports[0], "iperf3": WEB.ports[1], "sink": LIMITED[-1].ports[0]}
 
 
+def test_a_node_is_chosen_by_its_label_and_its_kubelet_asked_by_its_name() -> None:
+    asked: list[str] = []
+
+    class Told:
+        def text(self, path: str) -> str:
+            asked.append(path)
+            return CADVISOR.replace("1764105000123", str(1764105000123 + len(asked)))
+
+    Sidecar(Told(), PLACE, "relay").next_look()  # type: ignore[arg-type]
+    assert set(asked) == {"/api/v1/nodes/node-1.example.com/proxy/metrics/cadvisor"}
+    assert manifests.started(PLACE, "p", injected=False)["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-1"}
+
+
 def test_a_burst_is_of_the_same_pods_for_no_node() -> None:
     one, other = (make(PLACE, "p", injected=True) for make in (manifests.started, manifests.unscheduled))
     assert one["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-1"}
@@ -287,6 +319,64 @@ def test_nobody_is_asked_for_what_it_has_not() -> None:
     assert [m.name for m in plan().of(BANDWIDTH)] == ["connections", "keepalive", "bulk", "accuracy"]
     assert plan().steps == 2 * (3 + 3 * 5 + 4) + 2 * 2
     assert {*LOADS, USAGE.name} == {m.name for m in PER_TURN}
+
+
+class Pods:
+    """As much of a cluster, and of its API, as a turn asks for; the first deletion fails."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.stuck = True
+
+    def ask(self, _method: str, _path: str, document: manifests.Document) -> None:
+        if document["metadata"]["name"] in self.names:
+            raise ClusterError("The API server answers 409: exists")
+        self.names.add(document["metadata"]["name"])
+
+    def get(self, path: str) -> dict[str, object]:
+        return {"items": sorted(self.names)} if path.endswith("/pods") else {"status": {"podIP": "10.0.0.1"}}
+
+    def run(self, command: str, *_arguments: str, patience: float = 0.0) -> str:  # noqa: ARG002
+        if command == "delete":
+            if self.stuck:
+                self.stuck = False
+                raise ClusterError("the deletion did not end")
+            self.names.clear()
+        return ""
+
+
+def test_pods_that_could_not_be_removed_are_told_and_spoil_no_later_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(LOADS, CONNECTIONS.name, lambda _pair: Loaded(Outcome({"per_s": 1.0})))
+    results, pods = Results(MACHINE, SETTINGS), Pods()
+    progress = Progress(Console(file=io.StringIO()))
+    wanted = plan(variants=[PLAIN], measures=[CONNECTIONS], rounds=3)
+    Runner(pods, pods, PLACE, results, progress, tmp_path / "results.json", wanted).run()  # type: ignore[arg-type]
+    assert [(s.round, s.metric, s.failure) for s in results.samples] == [
+        (1, CONNECTIONS.name, None), (1, END.name, "the deletion did not end"),
+        (2, CONNECTIONS.name, None), (3, CONNECTIONS.name, None),
+    ]  # fmt: skip
+    assert not pods.names
+
+
+class SilentProgram:
+    """A cluster in which a program is run, and says nothing."""
+
+    @contextmanager
+    def executing(self, *_arguments: object) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+def test_a_server_that_does_not_begin_to_look_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "_SLACK", 0.01)
+    pods = Pair(SilentProgram(), PLACE, RELAY, "10.0.0.1", {}, seconds=1)  # type: ignore[arg-type]
+    with pytest.raises(MeasurementError, match="did not begin to look"):
+        LOADS["accuracy"](pods)
 
 
 def test_names_choose() -> None:
@@ -411,7 +501,7 @@ def test_the_document_has_the_markers() -> None:
         pytest.param(["--only", "mesh"], 1, "no variant mesh. There are: plain, relay,", id="variant"),
         pytest.param(["--measures", "joy"], 1, "no measure joy. There are: connections,", id="measure"),
         pytest.param([], 1, "kubectl is not on PATH", id="no kubectl"),
-        pytest.param(["--publish", "--output", "/dev/null"], 1, "Run `python -m benchmarks` first", id="no results"),
+        pytest.param(["--publish", "--output", "/dev/null"], 1, "Run `make bench-kind` first", id="no results"),
     ],
 )
 def test_mistakes_are_told(
@@ -439,6 +529,26 @@ def test_only_kind_is_used_unasked(context: str, says: str, monkeypatch: pytest.
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     done = CliRunner().invoke(main, ["kind", "--output", str(tmp_path)])
     assert (done.exit_code, says in done.output) == (1, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param([], "make bench-kind", id="make"),
+        pytest.param(
+            ["--quick", "--only", "plain,relay", "--rounds", "5", "--output", "/home/me/x", "--namespace", "mine"],
+            "make bench-kind BENCH_ARGS='--quick --rounds 5 --only plain,relay'",
+            id="make, options",
+        ),
+        pytest.param(
+            ["--context", "acme-production", "--burst", "7", "--node", "n17", "--image", "registry.acme/app:1"],
+            "python -m benchmarks kind --context CONTEXT --burst 7",
+            id="somebody's cluster",
+        ),
+    ],
+)
+def test_the_command_that_is_published_names_no_place(arguments: list[str], told: str) -> None:
+    assert _command(kind.make_context("kind", arguments)) == told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -103,6 +103,12 @@ def test_errors_in_the_docs_are_what_is_printed(
     assert f"$ podlane explain --policy wrong.yaml\n{done.output}```" in (ROOT / document).read_text()
 
 
+def test_the_way_from_nothing_to_a_shaped_pod_is_the_one_that_is_tried() -> None:
+    """The tests in kind type what docs/kind.md says."""
+    tried = re.findall(r"```console\n.*?```", (ROOT / "docs/kind.md").read_text(), re.DOTALL)[0]
+    assert tried in (ROOT / "docs/install.md").read_text()
+
+
 def test_the_policy_in_the_readme_is_the_example_file() -> None:
     block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block is not None
