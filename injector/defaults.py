@@ -57,7 +57,7 @@ class InjectionDefaults:
     native: bool = True
     cpu_request: str | None = "20m"
     cpu_limit: str | None = None
-    memory_request: str | None = "64Mi"
+    memory_request: str | None = "80Mi"
     memory_limit: str | None = "256Mi"
     bpf: bool = True
     environment: tuple[tuple[str, str], ...] = ()

@@ -171,7 +171,7 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         MEMORY_REQUEST,
         "bytes, a Kubernetes quantity",
         "the injector's",
-        "64Mi",
+        "80Mi",
         "Memory that is kept free for the sidecar.",
     ),
     Annotation(

@@ -30,7 +30,7 @@ SIDECAR = {
         {"name": "PODLANE_LOG_FORMAT", "value": "json"},
         {"name": "PODLANE_OUTBOUND_PORT", "value": "15101"},
     ],
-    "resources": {"limits": {"memory": "256Mi"}, "requests": {"cpu": "20m", "memory": "64Mi"}},
+    "resources": {"limits": {"memory": "256Mi"}, "requests": {"cpu": "20m", "memory": "80Mi"}},
     "restartPolicy": "Always",
     "livenessProbe": {
         "exec": {"command": ["podlane", "ready", "--alive"]},

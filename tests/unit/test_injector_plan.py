@@ -102,7 +102,7 @@ def test_the_native_sidecar() -> None:
             {"name": "PODLANE_LOG_FORMAT", "value": "json"},
             {"name": "PODLANE_OUTBOUND_PORT", "value": "15101"},
         ],
-        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "20m", "memory": "80Mi"}, "limits": {"memory": "256Mi"}},
         "volumeMounts": [
             {"name": "podlane-pod", "mountPath": "/etc/podlane/pod", "readOnly": True},
             {"name": "podlane-run", "mountPath": "/run"},
@@ -222,9 +222,9 @@ def test_the_grace_period_is_shared_out(period: int, native: bool, linger: int, 
 @pytest.mark.parametrize(
     ("own", "requests", "limits"),
     [
-        ({}, {"cpu": "20m", "memory": "64Mi"}, {"memory": "256Mi"}),
-        ({"cpu-request": "100m"}, {"cpu": "100m", "memory": "64Mi"}, {"memory": "256Mi"}),
-        ({"cpu-limit": "10m"}, {"cpu": "10m", "memory": "64Mi"}, {"cpu": "10m", "memory": "256Mi"}),
+        ({}, {"cpu": "20m", "memory": "80Mi"}, {"memory": "256Mi"}),
+        ({"cpu-request": "100m"}, {"cpu": "100m", "memory": "80Mi"}, {"memory": "256Mi"}),
+        ({"cpu-limit": "10m"}, {"cpu": "10m", "memory": "80Mi"}, {"cpu": "10m", "memory": "256Mi"}),
         ({"memory-limit": "32Mi"}, {"cpu": "20m", "memory": "32Mi"}, {"memory": "32Mi"}),
         ({"memory-request": "1Gi"}, {"cpu": "20m", "memory": "1Gi"}, {"memory": "1Gi"}),
         ({"memory-request": "32Mi", "memory-limit": "1Gi"}, {"cpu": "20m", "memory": "32Mi"}, {"memory": "1Gi"}),
