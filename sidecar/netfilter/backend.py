@@ -83,7 +83,7 @@ class Backend(Protocol):
     def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:
         """What somebody else can run, when ``rules`` are in force, for new connections to do without the proxy.
 
-        None when there is nothing to do, or this backend has no way.
+        None when they capture nothing, so that there is nothing to do.
         """
 
     def refuses(self, family: Family) -> bool:
