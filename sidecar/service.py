@@ -139,7 +139,10 @@ class Sidecar(Reloading):
                 nursery.start_soon(self._guard.give_signs, self._judge_turned)
                 nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave, self._be_alone)
             try:
-                await self._live(on_ready)
+                try:
+                    await self._live(on_ready)
+                finally:
+                    self._stop.set()  # from here on nothing is put back
             except BaseException:  # cancelled, too: what is installed must not outlive us unseen
                 if self._guard is not None and self._was_ready:
                     raise  # to the supervisor, which has another one take over what is in force

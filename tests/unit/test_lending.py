@@ -46,6 +46,9 @@ class Recorded(Installer):
         self.seen.append(self.alone())
         return Report(changed=True, adopted=False)
 
+    def remove(self) -> bool:
+        return False
+
     def has_rule(self, chain: str, rule: Rule) -> bool:  # noqa: ARG002
         return False
 
@@ -157,7 +160,7 @@ async def test_annotations_that_never_end_hold_nobody_up(tmp_path: Path) -> None
 
 @pytest.mark.trio
 async def test_what_is_put_in_force_first_is_nobody_elses_to_change_meanwhile() -> None:
-    """The supervisor may want capture put back, where a start was silent for long."""
+    """The supervisor may want capture put back, where a start was silent for long; nor when that has failed."""
     settings = SidecarSettings(policy=Path("policy.yaml"), watch=False, admin_port=0)
     installer = Recorded(lambda: begins._changing.locked())
     begins = sidecar(settings, installer)
@@ -167,8 +170,14 @@ async def test_what_is_put_in_force_first_is_nobody_elses_to_change_meanwhile() 
         raise ConfigError("enough")
 
     with pytest.raises(ExceptionGroup):
-        await begins._live(on_ready)
+        await begins.run(no_signals(), on_ready, lambda _: None)
+    await begins._put_back()
     assert installer.seen == [True]
+
+
+async def no_signals() -> AsyncIterator[int]:
+    await trio.sleep_forever()
+    yield 0
 
 
 def test_an_heir_does_not_step_aside_beside_what_is_relayed(tmp_path: Path) -> None:
