@@ -34,9 +34,10 @@ def test_it_is_installed_and_its_own_test_passes(installed: KindCluster) -> None
 
 
 def test_an_upgrade_under_load_loses_no_pod_and_no_request(
-    installed: KindCluster, shop: Kubectl, client: Client, server: Server, tmp_path: Path
+    installed: KindCluster, shop: Kubectl, server: Server, tmp_path: Path
 ) -> None:
     """Both injectors are replaced; every Pod that is created meanwhile is injected, and sidecars go on."""
+    client = Client.start(shop, "asking")
     with PodCreator(administrator(installed, tmp_path), shop.namespace) as creator, ThreadPoolExecutor(1) as pool:
         asking = pool.submit(client.run, "sh", "-c", requests(server), timeout=240)
         try:

@@ -77,9 +77,11 @@ def test_other_traffic_is_not_held_to_a_lane(client: Client, server: Server) -> 
 def test_an_annotation_changed_on_a_live_pod_comes_into_force(client: Client, server: Server) -> None:
     """No container restarts, and the new limit is that of the traffic."""
     print(f"in force {change(client, NEW_CEIL):.1f} s after kubectl annotate was called")
-    assert held(client.upload(server, 3 * SIZE, "video.example.com", "http"), NEW_CEIL)
-    assert client.status_of("podlane")["restartCount"] == 0
-    change(client, CEIL)
+    try:
+        assert held(client.upload(server, 3 * SIZE, "video.example.com", "http"), NEW_CEIL)
+        assert client.status_of("podlane")["restartCount"] == 0
+    finally:
+        change(client, CEIL)
     assert held(client.upload(server, SIZE, "video.example.com", "http"))
 
 
