@@ -388,7 +388,7 @@ def test_metrics_health_and_one_log_line_per_connection(topology: PodNodeServer,
     for sample in (
         'podlane_connections_total{class="host",protocol="http1"} 1.0',
         'podlane_detections_total{protocol="http1",reason="found"} ',
-        'podlane_class_ceil_bits_per_second{class="sni"} 1e+09',
+        'podlane_class_ceil_bits_per_second{class="sni"} 1000000000.0',
         'podlane_class_drops_total{class="default"}',
         "podlane_detection_seconds_bucket",
     ):
