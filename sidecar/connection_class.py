@@ -5,6 +5,7 @@ The part of :class:`sidecar.connection.Connection` that knows which class it is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from socket import SocketType
 from typing import TYPE_CHECKING, Final
@@ -32,7 +33,7 @@ _CLOSED: Final = State.CLOSED
 _NONE_TOLD: Final = (0, 0)
 
 
-class Classed:
+class Classed(ABC):
     """What a connection has to do with its class."""
 
     __slots__ = (
@@ -68,9 +69,9 @@ class Classed:
         self.doubtful = False  # nobody can say where its requests begin
         self.told = _NONE_TOLD  # bytes up and down that were counted for classes it had before
 
+    @abstractmethod
     def end(self, event: Event, outcome: Outcome) -> None:
         """End it now, with a reset to both sides."""
-        raise NotImplementedError
 
     @property
     def bytes_up(self) -> int:

@@ -5,26 +5,15 @@ Works in the network namespace of the calling thread, and takes CAP_NET_ADMIN.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from typing import Final
 
 from sidecar.errors import RulesetError
 from sidecar.mesh.native import Expression, NativeRule
-from sidecar.stepaside.nfnetlink import (
-    DUMP,
-    DUMP_INTERRUPTED,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    REQUEST,
-    error_of,
-    message,
-    read_attributes,
-    read_messages,
-)
+from sidecar.stepaside.nfnetlink import DUMP, REQUEST, message, read_attributes
+from sidecar.stepaside.nfnetlink_socket import dumped, opened
 
-_NETLINK_NETFILTER: Final = 12
 _NFTABLES: Final = 10 << 8
 """NFNL_SUBSYS_NFTABLES"""
 _NEWRULE: Final = _NFTABLES | 6
@@ -34,7 +23,6 @@ _INET: Final = 1
 _TABLE, _CHAIN, _EXPRESSIONS = 1, 2, 4
 """NFTA_RULE_…"""
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
-_CHUNK: Final = 1 << 17
 _PATIENCE: Final = 5.0
 _TRIES: Final = 3
 """Dumps of rules that change meanwhile may lack some: try again, but not for ever."""
@@ -43,9 +31,7 @@ _TRIES: Final = 3
 def inet_rules() -> list[NativeRule]:
     """The rules of all tables for both families (``table inet``). Raises :class:`RulesetError`."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
-            sock.settimeout(_PATIENCE)
-            sock.bind((0, 0))
+        with opened(_PATIENCE) as sock:
             for _ in range(_TRIES):
                 found, complete = _dump(sock)
                 if complete:
@@ -56,21 +42,11 @@ def inet_rules() -> list[NativeRule]:
 
 
 def _dump(sock: socket.socket) -> tuple[list[NativeRule], bool]:
-    sock.send(message(_GETRULE, b"", family=_INET, flags=REQUEST | DUMP, sequence=1))
+    """All rules, and whether that was all."""
     found: list[NativeRule] = []
-    complete = True
-    buffer = bytearray(_CHUNK)
-    while True:
-        size = sock.recv_into(buffer)
-        for each in read_messages(buffer, size):
-            complete = complete and not each.flags & DUMP_INTERRUPTED
-            if each.kind == NLMSG_DONE:
-                return found, complete
-            if each.kind == NLMSG_ERROR:
-                number = error_of(buffer, each)
-                raise OSError(number, os.strerror(number))
-            if each.kind == _NEWRULE:
-                found.append(read_rule(bytes(buffer[each.start : each.end])))
+    request = message(_GETRULE, b"", family=_INET, flags=REQUEST | DUMP, sequence=1)
+    complete = dumped(sock, request, _NEWRULE, lambda data, start, end: found.append(read_rule(bytes(data[start:end]))))
+    return found, complete
 
 
 def read_rule(attributes: bytes) -> NativeRule:

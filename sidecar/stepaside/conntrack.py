@@ -14,12 +14,11 @@ from typing import Final
 
 from sidecar.errors import ConntrackError, PrivilegeError
 from sidecar.stepaside.conntrack_messages import AF_INET, AF_INET6, ENTRY, Entry, dump, read_entry, update
-from sidecar.stepaside.nfnetlink import DUMP_INTERRUPTED, NLMSG_DONE, NLMSG_ERROR, error_of, read_messages
+from sidecar.stepaside.nfnetlink import NLMSG_ERROR, error_of, read_messages
+from sidecar.stepaside.nfnetlink_socket import CHUNK, dumped, opened
 from tc_core.marks import Mark
 from tc_core.ports import TransportProtocol
 
-_NETLINK_NETFILTER: Final = 12
-_CHUNK: Final = 1 << 17
 _PATIENCE: Final = 10.0
 """Seconds for one answer; a dump comes in many."""
 _TRIES: Final = 3
@@ -66,28 +65,20 @@ def rewrite(mark: Mark, choose: Callable[[Entry], Mark | None]) -> int:
 
 def _dump(sock: socket.socket, family: int, mark: Mark) -> tuple[list[Entry], bool]:
     """Entries of one family, and whether that was all."""
-    sock.send(dump(family, mark, sequence=1))
     found: list[Entry] = []
-    complete = True
-    buffer = bytearray(_CHUNK)
-    while True:
-        size = sock.recv_into(buffer)
-        for message in read_messages(buffer, size):
-            complete = complete and not message.flags & DUMP_INTERRUPTED
-            if message.kind == NLMSG_DONE:
-                return found, complete
-            if message.kind == NLMSG_ERROR:
-                number = error_of(buffer, message)
-                raise OSError(number, os.strerror(number))
-            if message.kind == ENTRY:
-                entry = read_entry(buffer, message.start, message.end)
-                # Kernels before 3.16 do not filter.
-                if entry is not None and entry.mark & mark.mask == mark.value:
-                    found.append(entry)
+
+    def take(data: bytearray, start: int, end: int) -> None:
+        entry = read_entry(data, start, end)
+        # Kernels before 3.16 do not filter.
+        if entry is not None and entry.mark & mark.mask == mark.value:
+            found.append(entry)
+
+    complete = dumped(sock, dump(family, mark, sequence=1), ENTRY, take)
+    return found, complete
 
 
 def _answer(sock: socket.socket) -> int:
-    buffer = bytearray(_CHUNK)
+    buffer = bytearray(CHUNK)
     size = sock.recv_into(buffer)
     return next(error_of(buffer, m) for m in read_messages(buffer, size) if m.kind == NLMSG_ERROR)
 
@@ -95,9 +86,7 @@ def _answer(sock: socket.socket) -> int:
 @contextmanager
 def _socket(doing: str) -> Iterator[socket.socket]:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
-            sock.settimeout(_PATIENCE)
-            sock.bind((0, 0))
+        with opened(_PATIENCE) as sock:
             yield sock
     except OSError as error:
         said = f"The marks of tracked connections: {doing} failed: {error.strerror or error}."

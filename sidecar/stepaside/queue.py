@@ -10,6 +10,7 @@ from typing import Final
 
 from sidecar.errors import PrivilegeError, QueueError, SidecarError
 from sidecar.stepaside.nfnetlink import NLMSG_ERROR, error_of, read_messages
+from sidecar.stepaside.nfnetlink_socket import NETLINK_NETFILTER
 from sidecar.stepaside.queue_messages import (
     MAX_MESSAGE,
     QueuedPacket,
@@ -20,7 +21,6 @@ from sidecar.stepaside.queue_messages import (
     wake,
 )
 
-_NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270
 _NETLINK_NO_ENOBUFS: Final = 5
 _SO_RCVBUFFORCE: Final = 33
@@ -46,7 +46,7 @@ class Queue:
         self._verdicts = Verdicts(number)
         self._buffer = bytearray(MAX_MESSAGE)
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         except OSError as error:
             raise _explain(number, error.errno or 0) from None
         try:
