@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -43,15 +44,22 @@ def published(text: str, tables: str, images: list[str], begin: str = BEGIN, end
 
 def publish(results: Results, folder: Path, target: Path = DOCUMENT) -> list[Path]:
     """Put a run's tables into the document and its plots beside it; gives the changed files."""
+    plots = sorted(folder.glob("*.svg"))
+    return put(results, document(Analysis(results)), plots, target, BEGIN, END)
+
+
+def put(results: Results, tables: str, plots: Iterable[Path], target: Path, begin: str, end: str) -> list[Path]:
+    """Put these between the document's markers, and copies of the plots beside it; gives the changed files.
+
+    Raises :class:`BenchmarkError` for a run that was interrupted, and where there are no markers.
+    """
     if not results.complete:
         raise BenchmarkError("That run was interrupted. Publish a complete one.")
-    changed = []
-    images = []
     (target.parent / IMAGES).mkdir(exist_ok=True)
-    for plot in sorted(folder.glob("*.svg")):
-        copy = target.parent / IMAGES / f"benchmark-{plot.name}"
-        shutil.copyfile(plot, copy)
-        images.append(f"{IMAGES}/{copy.name}")
-        changed.append(copy)
-    target.write_text(published(target.read_text(), document(Analysis(results)), images))
-    return [*changed, target]
+    copies = []
+    for plot in plots:
+        copies.append(target.parent / IMAGES / f"benchmark-{plot.name}")
+        shutil.copyfile(plot, copies[-1])
+    images = [f"{IMAGES}/{copy.name}" for copy in copies]
+    target.write_text(published(target.read_text(), tables, images, begin, end))
+    return [target, *copies]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.features.catalogue import FEATURES, choose, plan
 from benchmarks.features.report import BEGIN, END, PLOT, document, write
 from benchmarks.progress import Progress
-from benchmarks.report import DOCUMENT, IMAGES, JSON, MARKDOWN, published
+from benchmarks.report import DOCUMENT, JSON, MARKDOWN, put
 from benchmarks.results import CandidateInfo, Results, load
 from benchmarks.runner import Runner
 from podlane.console import console, failing_clearly
@@ -99,15 +98,4 @@ def _measure(only: tuple[str, ...], rounds: int, seconds: int, output: Path) -> 
 
 def _publish(results: Results, folder: Path, target: Path = DOCUMENT) -> list[Path]:
     """Put a run's table into the document and its plot beside it; gives the changed files."""
-    if not results.complete:
-        raise BenchmarkError("That run was interrupted. Publish a complete one.")
-    plot = folder / f"{PLOT}.svg"
-    images = []
-    changed = [target]
-    if plot.exists():
-        copy = target.parent / IMAGES / f"benchmark-{plot.name}"
-        shutil.copyfile(plot, copy)
-        images.append(f"{IMAGES}/{copy.name}")
-        changed.append(copy)
-    target.write_text(published(target.read_text(), document(results), images, BEGIN, END))
-    return changed
+    return put(results, document(results), folder.glob(f"{PLOT}.svg"), target, BEGIN, END)

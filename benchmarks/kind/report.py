@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from benchmarks.analysis import Analysis
-from benchmarks.errors import BenchmarkError
 from benchmarks.kind import namespaces
 from benchmarks.kind.figures import MEASURES
 from benchmarks.kind.namespaces import Figures
 from benchmarks.kind.variants import BANDWIDTH, PLAIN, VARIANTS
-from benchmarks.report import DOCUMENT, IMAGES, JSON, MARKDOWN, published
+from benchmarks.report import DOCUMENT, JSON, MARKDOWN, put
 from benchmarks.results import Results
 from benchmarks.tables import number, table, with_range
 
@@ -132,19 +130,8 @@ def write(results: Results, folder: Path, page: Path = DOCUMENT) -> list[Path]:
 
 def publish(results: Results, folder: Path, target: Path = DOCUMENT) -> list[Path]:
     """Put a run's tables into the document and its plot beside it; gives the changed files. Raises BenchmarkError."""
-    if not results.complete:
-        raise BenchmarkError("That run was interrupted. Publish a complete one.")
-    text = target.read_text()
-    plot = folder / f"{PLOT}.svg"
-    images: list[str] = []
-    changed = [target]
-    if plot.exists():
-        copy = target.parent / IMAGES / f"benchmark-{plot.name}"
-        shutil.copyfile(plot, copy)
-        images.append(f"{IMAGES}/{copy.name}")
-        changed.append(copy)
-    target.write_text(published(text, document(results, _figures_of(text)), images, BEGIN, END))
-    return changed
+    tables = document(results, _figures_of(target.read_text()))
+    return put(results, tables, folder.glob(f"{PLOT}.svg"), target, BEGIN, END)
 
 
 def _figures_of(text: str) -> Figures:

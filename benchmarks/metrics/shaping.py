@@ -16,7 +16,7 @@ from benchmarks.metrics.base import Bench, Better, Figure, Metric, Outcome
 from benchmarks.policies import BenchClass, shaped
 from benchmarks.processes import wait_until
 from benchmarks.stage import PAGE, Stage
-from benchmarks.workers.sink import ASK
+from benchmarks.workers.counts import so_far
 
 ACCURACY_RATES: Final = (10, 100, 500)
 LATENCY_RATES: Final = (10, 50, 200)
@@ -38,14 +38,10 @@ def _arrived(stage: Stage, port: int) -> Iterator[socket.socket]:
 
 
 def _bytes_so_far(counter: socket.socket) -> int:
-    counter.sendall(ASK)
-    answer = b""
-    while not answer.endswith(b"\n"):
-        chunk = counter.recv(64)
-        if not chunk:
-            raise MeasurementError("the server's sink has ended")
-        answer += chunk
-    return int(answer)
+    try:
+        return so_far(counter)
+    except EOFError:
+        raise MeasurementError("the server's sink has ended") from None
 
 
 @contextmanager

@@ -20,14 +20,14 @@ _PATIENCE = 20.0
 def main(seconds: float, ports: list[int]) -> int:
     """Look, print; 1 when nothing came to some port."""
     counters = {port: socket.create_connection(("127.0.0.1", port), _PATIENCE) for port in ports}
-    before = {port: _so_far(counter) for port, counter in counters.items()}
+    before = {port: so_far(counter) for port, counter in counters.items()}
     print("looking", flush=True)  # noqa: T201 (the line that the harness waits for)
     began: dict[int, float] = {}
     seen: dict[int, list[tuple[float, int]]] = {port: [] for port in ports}
     give_up = time.monotonic() + _PATIENCE
     while left := [port for port in ports if port not in began or time.monotonic() - began[port] < seconds]:
         for port in left:
-            count = _so_far(counters[port]) - before[port]
+            count = so_far(counters[port]) - before[port]
             now = time.monotonic()
             if count:
                 seen[port].append((now - began.setdefault(port, now), count))
@@ -39,7 +39,8 @@ def main(seconds: float, ports: list[int]) -> int:
     return 0
 
 
-def _so_far(counter: socket.socket) -> int:
+def so_far(counter: socket.socket) -> int:
+    """Bytes that have come to the sink's port behind this connection. Raises EOFError when the sink has ended."""
     counter.sendall(ASK)
     answer = b""
     while not answer.endswith(b"\n"):
