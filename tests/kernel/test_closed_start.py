@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from fates import ask
 from lab import connect, listen
 from sidecars import refused_sidecar, start_sidecar, state_of
 from webserver import start_nginx
@@ -25,21 +26,7 @@ classes:
   - {name: host, rate: 1Mbit, match: {host: web.example.com}}
 """
 PORTS_ONLY = "total: 100Mbit\nclasses: [{name: port, rate: 1Mbit, match: {port: 9000}}]"
-REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
 SAID = "connections that names decide are refused until a sidecar is ready here"
-
-
-def ask(topology: PodNodeServer, family: str = "ipv4", patience: float = 5) -> str:
-    """What becomes of a connection that a name decides."""
-    address = str(getattr(topology.server_link.a, family))
-    try:
-        with connect(topology.pod, address, 80, timeout=patience) as client:
-            client.sendall(REQUEST)
-            return "answered" if b"web.example.com" in client.makefile("rb").read() else "cut"
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return "waits"
 
 
 @pytest.fixture(autouse=True)

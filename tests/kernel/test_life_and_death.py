@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from fates import REQUEST, ask
 from lab import connect, listen
 from sidecars import RunningSidecar, children, command_of, refused_sidecar, start_sidecar, state_of
 from waiting import until
@@ -47,7 +48,6 @@ SHAPES = [
     pytest.param(["--workers", "2"], id="workers"),
     pytest.param(["--datapath", "step-aside"], id="step-aside"),
 ]
-REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
 
 BEGINS_QUIC = b"\xc0\0\0\0\1\x08" + bytes(1300)
 
@@ -59,20 +59,6 @@ def web(topology: PodNodeServer, tmp_path: Path) -> None:
 
 def ready(sidecar: RunningSidecar) -> bool:
     return sidecar.pod.run(["curl", "-s", "-f", "http://127.0.0.1:15109/readyz"], check=False).returncode == 0
-
-
-def ask(topology: PodNodeServer, patience: float = 10.0) -> str:
-    """What becomes of a connection whose class a name decides: ``answered``, ``refused``, ``reset`` or ``waits``."""
-    try:
-        with connect(topology.pod, topology.server_ipv4, 80, timeout=patience) as client:
-            client.sendall(REQUEST)
-            return "answered" if b"web.example.com" in client.makefile("rb").read() else "cut"
-    except ConnectionRefusedError:
-        return "refused"
-    except ConnectionResetError:
-        return "reset"
-    except TimeoutError:
-        return "waits"
 
 
 def counted(sidecar: RunningSidecar) -> int:
@@ -96,7 +82,7 @@ def soon(topology: PodNodeServer, wanted: str) -> float:
     began = time.monotonic()
     while True:
         at = time.monotonic()
-        found = ask(topology, 0.3)
+        found = ask(topology, patience=0.3)
         if found == wanted:
             return at - began
         assert at - began < 5, f"new connections are {found}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from fates import REQUEST
 from lab import connect, listen
 from sidecars import RunningSidecar, children, start_sidecar, state_of
 from waiting import until
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.root
 
 POLICY = "total: 1Gbit\nclasses: [{name: host, rate: 1Mbit, match: {host: web.example.com}}]"
 NO_NAMES = "total: 1Gbit\nclasses: [{name: port, rate: 1Mbit, match: {port: 9000}}]"
-REQUEST = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
 SHAPES = [
     pytest.param([], id="relay"),
     pytest.param(["--workers", "2"], id="workers"),
