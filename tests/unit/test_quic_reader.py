@@ -32,6 +32,7 @@ class Queue:
 
     taken: bool = True
     judges: list[Judge] = field(default_factory=list)
+    rerouted: trio.Event = field(default_factory=trio.Event)
 
     def make(self, by: Routing, _tallies: Tallies) -> StepAside:
         return cast("StepAside", Judge(self, by))
@@ -60,6 +61,7 @@ class Judge:
     async def reroute(self) -> int:
         await trio.lowlevel.checkpoint()
         self.rerouted.append(self.routing)
+        self.queue.rerouted.set()
         return 0
 
     async def drain(self, _grace: Duration) -> int:
@@ -81,7 +83,10 @@ async def heir(queue: Queue) -> AsyncIterator[QuicReader]:
 
 
 def in_no_time(test: Callable[[], object]) -> None:
-    """On a clock that jumps to the next deadline when all wait: an heir looks again and again, and sleeping lets it."""
+    """On a clock that jumps to the next deadline when all wait: an heir looks again and again, and sleeping lets it.
+
+    No time goes by for real. Where a test sleeps, it is about what an heir has *not* done after so long, or says by then.
+    """
     trio.run(test, clock=MockClock(autojump_threshold=0))
 
 
@@ -90,7 +95,7 @@ def test_an_heir_waits_for_the_queue_and_has_live_flows_follow_its_policy_once()
         queue = Queue()
         async with heir(queue) as reader:
             queue.taken = False
-            await trio.sleep(1)
+            await queue.rerouted.wait()
             assert reader.running
             [judge] = queue.judges
             assert judge.rerouted == [NEW]

@@ -94,7 +94,7 @@ def test_only_who_does_not_answer_is_named_whoever_else_asks_meanwhile() -> None
 
                 nursery.start_soon(ask_later)
                 assert await pool.ask() == [1]
-                await trio.sleep(2)
+                await trio.sleep(2)  # whoever asked later has been answered, or its assertion has failed
                 nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
