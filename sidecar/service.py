@@ -166,12 +166,12 @@ class Sidecar(Reloading):
                 nursery.start_soon(self._reload_when_asked, nursery)
                 if self.settings.watch:
                     nursery.start_soon(follow, partial(sources, self._given), lambda: self._reload_asked.set())
-                self.ready = True
-                on_ready()
-                self._was_ready = True
+                self.ready = self._was_ready = True
                 if self._guard is not None:
                     nursery.start_soon(self._watch_workers, self._guard)
+                    # Before anybody else: should this process be killed from here on, its supervisor starts another.
                     self._guard.ready()
+                on_ready()
                 tune_garbage_collector()
                 await self._stop.wait()
                 self.ready = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -148,6 +149,24 @@ def test_its_standby_takes_the_place_of_a_proxy_that_is_killed(topology: PodNode
     [standby] = children(sidecar.proxy)
     assert sidecar.stop() == 0
     assert not Path(f"/proc/{standby}").exists()
+
+
+def test_a_proxy_killed_while_it_says_that_it_is_ready_has_a_successor(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Whoever hears of it may kill it at once: its supervisor knows by then that there was a first start."""
+    reader, writer = os.pipe()
+    os.write(writer, b"." * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ))  # whoever writes to it waits
+    policy, log = tmp_path / "policy.yaml", tmp_path / "sidecar.log"
+    policy.write_text(POLICY)
+    with log.open("wb") as stream, os.fdopen(reader, "rb"):
+        command = [sys.executable, "-m", "podlane", "sidecar", "--policy", str(policy), "--ready-fd", str(writer)]
+        process = topology.pod.popen(command, stdout=stream, stderr=stream, pass_fds=[writer])
+        os.close(writer)
+        sidecar = RunningSidecar(topology.pod, process, policy, log)
+        until("a proxy that says it is ready", lambda: "pipe_write" in Path(f"/proc/{sidecar.proxy}/wchan").read_text())
+        kill_for_good(sidecar)
+        until("its successor's end", lambda: "ended with exit code 2" in log.read_text())
+        mend(sidecar)
+        assert sidecar.stop() == 0
 
 
 def test_without_a_standby_another_proxy_is_started(topology: PodNodeServer, tmp_path: Path) -> None:
