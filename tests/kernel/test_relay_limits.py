@@ -10,13 +10,17 @@ import resource
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from proxy_harness import Bench, LoopbackEdge, RunningProxy, bench, read_exactly
+from sidecars import start_sidecar
 from waiting import until
 
+from benchmarks.processes import process_tree
+from podlane.lab.topology import PodNodeServer
 from sidecar.connection import Connection
-from sidecar.server import Outcome, ServerSettings, fitting_connections
+from sidecar.server import Outcome, ServerSettings, fitting_connections, make_room_for_descriptors
 from sidecar.transport.edge import Original
 
 
@@ -47,6 +51,31 @@ def test_full_proxy_leaves_connections_to_the_backlog_and_takes_them_when_there_
 )
 def test_connection_limit_fits_under_the_limit_of_open_files(wanted: int, limit: int, fits: int) -> None:
     assert fitting_connections(wanted, limit) == fits
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("options", "connections"), [([], 3000), (["--workers", "2"], 1500)], ids=["alone", "workers"])
+def test_there_is_room_for_the_descriptors_of_all_connections(
+    topology: PodNodeServer, tmp_path: Path, options: list[str], connections: int
+) -> None:
+    """In each process that relays, so that the kernel need not make any later, for which the event loop would wait."""
+    policy = "total: 1Gbit\nclasses: [{name: named, rate: 1Mbit, match: {host: named.example}}]\n"
+    sidecar = start_sidecar(topology.pod, policy, tmp_path, "--max-connections", "3000", *options)
+    sizes = [descriptor_table(pid) for pid in process_tree(sidecar.proxy)]
+    assert sum(size >= 2 * connections for size in sizes) == 3000 // connections
+    assert sidecar.stop() == 0
+
+
+def descriptor_table(pid: int) -> int:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("FDSize:")]
+    return int(line.split()[1])
+
+
+def test_room_beyond_the_limit_is_done_without() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = descriptors()
+    make_room_for_descriptors(hard + 10)
+    assert descriptors() == before
 
 
 def test_idle_proxy_does_not_wake_up() -> None:
