@@ -87,7 +87,7 @@ image:  ## the container image "podlane", by a container engine of its own
 	@tools/as-root tools/container-engine docker build --network host --tag podlane .
 
 unit: build  ## the fast pure tests
-	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto tests/unit $(PYTEST_ARGS)
 
 bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_ARGS=--quick takes 2 minutes, --help lists what there is
 	@tools/system-packages $(BENCH_PACKAGES)

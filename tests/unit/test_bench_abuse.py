@@ -143,10 +143,13 @@ SHARER = """
 import os, sys
 held = bytearray(b"x") * (24 << 20)
 lasting, ours = os.pipe()
+awake, theirs = os.pipe()
 if not os.fork():
     os.close(ours)
+    os.write(theirs, b".")
     os.read(lasting, 1)
     os._exit(0)
+os.read(awake, 1)
 print(flush=True)
 sys.stdin.readline()
 passing = bytearray(b"x") * (16 << 20)
