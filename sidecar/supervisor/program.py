@@ -10,15 +10,15 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
 
 from sidecar.supervisor.actions import Action, run_all
+from sidecar.supervisor.arguments import open_descriptors, without_options
 from sidecar.supervisor.child import Child
 from sidecar.supervisor.control import OK, PING, UPGRADE, Answer, Control
 from sidecar.supervisor.life import START_S, Restarts, Watch
-from sidecar.supervisor.speech import Speech
+from sidecar.supervisor.speech import Speech, end_of, reason_of
 from sidecar.supervisor.wire import Message
 
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -131,7 +131,7 @@ class Supervisor:
         try:
             self._follow(self._spawn(fresh=False))
         except OSError as error:
-            self._not_started(_why(error))
+            self._not_started(reason_of(error))
 
     def _not_started(self, why: str) -> None:
         """Its program is gone, or there is no memory, or no room for another process."""
@@ -183,7 +183,7 @@ class Supervisor:
                 self._ended(self._proxy, code)
             elif self._handover is not None and self._handover.heir is not None and pid == self._handover.heir.pid:
                 self._handover.heir.buried = True
-                self._give_up(f"It {_end_of(code)}; the log says more.")
+                self._give_up(f"It {end_of(code)}; the log says more.")
             else:
                 for proxy in [proxy for proxy in self._leaving if proxy.pid == pid]:
                     self._left(proxy, code)
@@ -193,12 +193,12 @@ class Supervisor:
         self._forget(proxy)
         self._proxy = None
         self._standby = proxy.release_standby(code)
-        how = _end_of(code)
+        how = end_of(code)
         if self._handover is not None and self._handover.after and code == 0 and not self._stopping:
             try:
                 self._handover.heir = self._spawn()
             except OSError as error:
-                self._give_up(_why(error))
+                self._give_up(reason_of(error))
             return
         if self._handover is not None:
             self._give_up(f"The one that was to be replaced {how} meanwhile.")
@@ -322,7 +322,7 @@ class Supervisor:
             try:
                 handover.heir = self._spawn(message["heirloom"], descriptors)
             except OSError as error:
-                self._give_up(_why(error))
+                self._give_up(reason_of(error))
 
     def _take_over(self, handover: Handover, heir: Child) -> None:
         """The heir serves beside its predecessor, which may go."""
@@ -476,51 +476,8 @@ class Handover:
         """Somebody wants the policy to be read again meanwhile."""
 
 
-def _why(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-
-
-def _end_of(code: int) -> str:
-    return f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"
-
-
 def _noted(_number: int, _frame: object) -> None:
     """The wake-up descriptor tells; without a handler the signal would end this process, or not be told."""
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def without_options(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """The command line without these options, and their values."""
-    kept: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word in options:
-            next(words, None)
-        elif not word.startswith(tuple(f"{option}=" for option in options)):
-            kept.append(word)
-    return kept
-
-
-def open_descriptors(argv: Sequence[str], options: Sequence[str]) -> list[int]:
-    """The descriptors that these options name, as far as they are open, and none of the standard ones."""
-    named: set[str] = set()
-    for word, following in zip(argv, (*argv[1:], ""), strict=True):
-        option, equals, value = word.partition("=")
-        if option in options:
-            named.add(value if equals else following)
-    found = []
-    for number in sorted(int(each) for each in named if each.isdecimal()):
-        with suppress(OSError):
-            os.fstat(number)
-            if number > 2:
-                found.append(number)
-    return found
 
 
 def main() -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from contextlib import suppress
 
@@ -36,3 +37,20 @@ class Speech:
             line = f"{stamp} [{level:<9}] {event:<30} {said}".rstrip()
         with suppress(OSError):  # whoever read it has gone; that is no reason to end
             os.write(2, f"{line}\n".encode())
+
+
+def reason_of(error: OSError) -> str:
+    """What it was that the kernel refused, and why."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
+def end_of(code: int) -> str:
+    """How a process ended, by :func:`os.waitstatus_to_exitcode`."""
+    return f"was killed by {_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

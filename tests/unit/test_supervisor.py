@@ -32,9 +32,9 @@ from sidecar.on_failure import OnFailure
 from sidecar.refusal import refuse
 from sidecar.starting import most_processes
 from sidecar.supervisor.actions import Action, run_all
+from sidecar.supervisor.arguments import without_options
 from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
 from sidecar.supervisor.life import HUNG_S, SILENT_S, Restarts, Watch
-from sidecar.supervisor.program import without_options
 from sidecar.supervisor.wire import Wire
 from tc_core.marks import ClassIds
 from tc_core.policy import TrafficPolicy

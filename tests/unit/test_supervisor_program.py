@@ -20,8 +20,8 @@ from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom
 from sidecar.supervisor import control
 from sidecar.supervisor.actions import Action, run_all
+from sidecar.supervisor.arguments import open_descriptors
 from sidecar.supervisor.beats import Beats, new_page
-from sidecar.supervisor.program import open_descriptors
 from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
 
 PATIENCE_S = 20.0
