@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools image kind-up kind-down test-kind unit bench bench-kind fuzz lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -53,7 +53,8 @@ demo: build system-packages  ## servers and clients in namespaces, live tables, 
 test: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) system-packages lint  ## everything, real-kernel tests included
 	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
-	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
+	  $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
 	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
@@ -66,6 +67,10 @@ test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds hel
 kube-tools:  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
 	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common
 	@tools/kube-tools >/dev/null
+
+istio-iptables:  ## Istio's programs that write its rules, for the tests of the mesh: built once (some minutes) and kept in ~/.cache
+	@tools/system-packages go=golang-go
+	@tools/kube-tools istio-iptables >/dev/null
 
 test-kube: build system-packages kube-tools  ## injection by a real API server
 	@tools/as-root env $$(tools/kube-tools --env) $(BIN)/python -m pytest tests/kube $(PYTEST_ARGS)

@@ -1,16 +1,18 @@
-"""Istio's rules for a Pod, in their documented form, for its two ways of taking what clients open.
+"""Istio's rules for a Pod, for its ways of taking what clients open: by its own programs, and in their documented form.
 
-Written from the chains that Istio's documentation shows and that its injected ``istio-init`` prints
-(https://istio.io/latest/docs/ops/deployment/application-requirements/, and the output of istio-iptables for
-``-p 15001 -z 15006 -u 1337 -m REDIRECT|TPROXY -i * -b * -d 15090,15021,15020``): its own program cannot be built where
-this project is tested.
+The programs are those of its init container (istio-iptables) and of its CNI plugin, which `tools/kube-tools
+istio-iptables` builds. Where they are not built, and for tests that install nothing, there is what they print, which
+tests/kernel/test_mesh_istio.py compares with what they install. The arguments are those of an injected ``istio-init``.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 from podlane.lab import Host
@@ -24,6 +26,15 @@ _PROGRAMS: Final = {4: "iptables", 6: "ip6tables"}
 _LOOPBACK: Final = {4: "127.0.0.1/32", 6: "::1/128"}
 _SIX: Final = {4: "127.0.0.6/32", 6: "::6/128"}
 """From where Envoy speaks to the application, so that it is not redirected once more."""
+
+
+_PROBES: Final = {4: "169.254.7.127/32", 6: "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128"}
+"""From where the kubelet's probes come to a Pod of the ambient mesh."""
+_ANSWER: Final = "0x111/0xfff"
+"""The mark, in the ambient mesh, of answers that go back to ztunnel."""
+_TOOLS: Final = Path(__file__).parents[1] / "tools" / "kube-tools"
+_MISSING: Final = 77
+"""The tool's exit code when something is missing."""
 
 
 class Mode(StrEnum):
@@ -83,8 +94,8 @@ def _mangle(family: int) -> Iterator[str]:
 
 
 def _ambient(family: int) -> Iterator[str]:
-    """What its CNI plugin writes into a Pod for ztunnel, without DNS and host probes."""
-    theirs, answer, lo = "0x539/0xfff", "0x111/0xfff", _LOOPBACK[family]
+    """What its CNI plugin writes into a Pod for ztunnel, without DNS."""
+    theirs, answer, lo = "0x539/0xfff", _ANSWER, _LOOPBACK[family]
     yield "*mangle"
     yield from (":ISTIO_OUTPUT - [0:0]", ":ISTIO_PRERT - [0:0]")
     yield from ("-A PREROUTING -j ISTIO_PRERT", "-A OUTPUT -j ISTIO_OUTPUT")
@@ -94,6 +105,8 @@ def _ambient(family: int) -> Iterator[str]:
     yield "*nat"
     yield from (":ISTIO_OUTPUT - [0:0]", ":ISTIO_PRERT - [0:0]")
     yield from ("-A PREROUTING -j ISTIO_PRERT", "-A OUTPUT -j ISTIO_OUTPUT")
+    yield f"-A ISTIO_PRERT -s {_PROBES[family]} -p tcp -m tcp -j ACCEPT"
+    yield f"-A ISTIO_OUTPUT -d {_PROBES[family]} -p tcp -m tcp -j ACCEPT"
     yield f"-A ISTIO_OUTPUT -p tcp -m mark --mark {answer} -j ACCEPT"
     yield f"-A ISTIO_OUTPUT ! -d {lo} -o lo -j ACCEPT"
     yield f"-A ISTIO_OUTPUT ! -d {lo} -p tcp -m mark ! --mark {theirs} -j REDIRECT --to-ports {OUTBOUND}"
@@ -109,22 +122,56 @@ def rules_of(family: int, mode: Mode) -> str:
     return "\n".join(lines) + "\n"
 
 
+@cache
+def istio_program() -> str | None:
+    """Where Istio's programs are, which `tools/kube-tools istio-iptables` builds as one; None when they are nowhere."""
+    done = subprocess.run([_TOOLS, "--find", "istio-iptables"], capture_output=True, text=True, check=False)
+    if done.returncode == _MISSING:
+        return None
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @dataclass(frozen=True, slots=True)
 class IstioRules:
-    """Istio's side of a Pod's network namespace."""
+    """Istio's side of a Pod's network namespace. ``native``: by nftables of its own, for which it takes the programs."""
 
     host: Host
     mode: Mode
+    native: bool = False
 
     def install(self) -> None:
-        """As istio-init (or the CNI plugin) does, beside whatever is there."""
+        """As istio-init (or the CNI plugin) does, beside whatever is there: by themselves where they are built."""
+        program = istio_program()
+        if program is None:
+            assert not self.native
+            self.install_documented()
+        elif self.mode is Mode.AMBIENT:
+            self.host.run([program, "ambient"])
+        else:
+            # fmt: off
+            self.host.run([
+                program, "-p", str(OUTBOUND), "-z", str(INBOUND), "-u", str(ISTIO_ID), "-g", str(ISTIO_ID),
+                "-m", self.mode, "-i", "*", "-x", "", "-b", "*", "-d", ",".join(map(str, _OWN_INBOUND)), "--dual-stack",
+                *(["--native-nftables"] if self.native else []),
+            ])
+            # fmt: on
+
+    def install_documented(self) -> None:
+        """The same, as they print it."""
         for family, program in _PROGRAMS.items():
-            if self.mode is Mode.TPROXY:
-                self.host.ip(f"-{family}", "rule", "add", "fwmark", f"0x{ISTIO_ID:x}", "lookup", "133")
-                self.host.ip(f"-{family}", "route", "add", "local", "default", "dev", "lo", "table", "133")
+            if self._table is not None:
+                mark = [_ANSWER, "priority", "32764"] if self.mode is Mode.AMBIENT else [f"0x{ISTIO_ID:x}"]
+                self.host.ip(f"-{family}", "rule", "add", "fwmark", *mark, "lookup", self._table)
+                self.host.ip(f"-{family}", "route", "add", "local", "default", "dev", "lo", "table", self._table)
             self.host.run([f"{program}-restore", "--noflush"], stdin=rules_of(family, self.mode))
         if self.mode is not Mode.AMBIENT:
-            self.host.ip("-6", "address", "add", "::6/128", "dev", "lo")
+            self.host.ip("-6", "address", "add", _SIX[6], "dev", "lo")
+
+    @property
+    def _table(self) -> str | None:
+        """Of the routes that lead to Envoy by TPROXY, or back to ztunnel."""
+        return {Mode.REDIRECT: None, Mode.TPROXY: "133", Mode.AMBIENT: "100"}[self.mode]
 
     def saved(self) -> str:
         """All rules but those of Podlane, and the policy routes, byte for byte."""
@@ -135,8 +182,12 @@ class IstioRules:
                 # Whoever uses a table first makes its built-in chains, and they stay (iptables-nft).
                 if line.startswith(("-A", ":ISTIO")) and "PODLANE" not in line:
                     lines.append(f"{program} {table} {line}")
+        if self.native:
+            tables = self.host.run(["nft", "--stateless", "list", "ruleset"]).stdout.split("table ")
+            lines += (each for each in tables if each.startswith("inet istio-"))
         for family in _PROGRAMS:
             lines += (rule for rule in self.host.ip(f"-{family}", "rule").splitlines() if "15101" not in rule)
-            if self.mode is Mode.TPROXY:
-                lines += self.host.ip(f"-{family}", "route", "show", "table", "133").splitlines()
+            if self._table is not None:
+                lines += self.host.ip(f"-{family}", "route", "show", "table", self._table).splitlines()
+        lines += self.host.ip("address", "show", "dev", "lo").splitlines()
         return "\n".join(lines)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from istio_rules import istio_program
 from lab import describe
 from runs import RunHost
 from tclab import Pair, left_as_found, veth_pair
@@ -34,6 +35,8 @@ def _why_not() -> str | None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and (reason := _why_not()):
         pytest.skip(reason)
+    if item.get_closest_marker("istio_programs") and istio_program() is None:
+        pytest.skip("Istio's programs that write its rules are not built: tools/kube-tools istio-iptables")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -55,8 +55,8 @@ class MeshWorld:
         assert self.asks_outside("http") == f"|{OUTSIDE}|HTTP/1.1|{self.topology.pod_link.a.ipv4}\n"
 
 
-def meshed(topology: PodNodeServer, folder: Path, mode: Mode, *, rules: bool = True) -> MeshWorld:
-    """Make it; ``rules``: those of the Pod under test are installed, too."""
+def meshed(topology: PodNodeServer, folder: Path, mode: Mode, *, rules: bool = True, native: bool = False) -> MeshWorld:
+    """Make it; ``rules``: those of the Pod under test are installed, too, ``native``: as nftables of Istio's own."""
     peer = topology.lab.host("peer", sysctls={"net.ipv4.tcp_congestion_control": "reno"})
     address = str(topology.lab.link(peer, "eth0", topology.node, "peer0", gateway=True).a.ipv4)
     IstioRules(peer, Mode.REDIRECT).install()
@@ -69,7 +69,7 @@ def meshed(topology: PodNodeServer, folder: Path, mode: Mode, *, rules: bool = T
     upload = Service(f"upload.{SERVICE}", SERVICE_PORT, address, 9000, "v1")
     envoy = MeshEnvoy(topology.pod, folder / "envoy", mode, (service, upload))
     envoy.start()
-    istio = IstioRules(topology.pod, mode)
+    istio = IstioRules(topology.pod, mode, native)
     if rules:
         istio.install()
     return MeshWorld(topology, envoy, istio, peer_envoy, outside)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from istio_rules import Mode
+from istio_rules import IstioRules, Mode
 from lab import connect, serving
 from mesh_world import OUTSIDE, POD_SERVICE, SERVICE, SERVICE_PORT, VIRTUAL, MeshWorld, meshed
 from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
@@ -38,7 +38,8 @@ AS_INJECTED = (
 """The securityContext that the injector gives: root in Istio's group, with NET_ADMIN and nothing else."""
 IMPATIENT = ("--grace", "100ms")
 """Envoy keeps connections that have nothing to do; a drain would wait for them."""
-BOTH_MODES = pytest.mark.parametrize("mode", [Mode.REDIRECT, Mode.TPROXY], ids=str)
+BOTH = (Mode.REDIRECT, Mode.TPROXY)
+BOTH_MODES = pytest.mark.parametrize("mode", BOTH, ids=str)
 BOTH_DATAPATHS = pytest.mark.parametrize("datapath", ["relay", "step-aside"])
 
 
@@ -74,12 +75,25 @@ def at_once(world: MeshWorld) -> None:
         assert answer.endswith(f"|{world.topology.pod_link.a.ipv6}\n")
 
 
-@BOTH_DATAPATHS
+@pytest.mark.istio_programs
 @pytest.mark.parametrize("mode", Mode, ids=str)
+def test_its_programs_write_what_is_documented(topology: PodNodeServer, mode: Mode) -> None:
+    """So tests that have the documented form alone, where there are no programs or nothing is installed, mean them."""
+    written, documented = IstioRules(topology.pod, mode), IstioRules(topology.server, mode)
+    written.install()
+    documented.install_documented()
+    assert written.saved() == documented.saved()
+
+
+NATIVE = [pytest.param(mode, True, marks=pytest.mark.istio_programs, id=f"nftables-{mode}") for mode in BOTH]
+
+
+@BOTH_DATAPATHS
+@pytest.mark.parametrize(("mode", "native"), [*(pytest.param(mode, False, id=mode) for mode in Mode), *NATIVE])
 def test_after_istio_every_request_succeeds_and_is_in_its_class(
-    topology: PodNodeServer, tmp_path: Path, mode: Mode, datapath: str
+    topology: PodNodeServer, tmp_path: Path, mode: Mode, native: bool, datapath: str
 ) -> None:
-    world = meshed(topology, tmp_path, mode)
+    world = meshed(topology, tmp_path, mode, native=native)
     theirs = world.rules.saved()
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath, *IMPATIENT)
     world.works()
