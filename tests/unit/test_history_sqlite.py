@@ -7,7 +7,7 @@ import random
 import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -175,8 +175,9 @@ def test_a_writer_that_never_lets_go_is_named_in_the_end(path: Path, monkeypatch
 
 
 def test_writers_wait_for_each_other(path: Path) -> None:
-    with SqliteHistory(path) as history, process(write_some, path, 1) as (_, pipe):
+    with SqliteHistory(path) as history, ExitStack() as others:
         with history._writing():
+            _, pipe = others.enter_context(process(write_some, path, 1))
             assert not pipe.poll(0.05)
         assert pipe.recv() == [1, 2]
 
