@@ -91,6 +91,10 @@ class Guard:
         """Say that all is in force."""
         self._wire.send("ready")
 
+    def not_ready(self) -> None:
+        """Take that back: this process ends, and there is to be no other."""
+        self._wire.send("not-ready")
+
     def nothing_left(self) -> None:
         """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
         self._over = True

@@ -166,12 +166,13 @@ class Sidecar(Reloading):
                 nursery.start_soon(self._reload_when_asked, nursery)
                 if self.settings.watch:
                     nursery.start_soon(follow, partial(sources, self._given), lambda: self._reload_asked.set())
-                self.ready = self._was_ready = True
+                self.ready = True
                 if self._guard is not None:
                     nursery.start_soon(self._watch_workers, self._guard)
                     # Before anybody else: should this process be killed from here on, its supervisor starts another.
                     self._guard.ready()
-                on_ready()
+                self._tell(on_ready)
+                self._was_ready = True
                 tune_garbage_collector()
                 await self._stop.wait()
                 self.ready = False
@@ -181,6 +182,15 @@ class Sidecar(Reloading):
                     else:
                         await self._wind_down()
                 nursery.cancel_scope.cancel()
+
+    def _tell(self, on_ready: Callable[[], None]) -> None:
+        """Say that all is in force. Raises OSError when whoever waits for it is gone: then it was for nobody."""
+        try:
+            on_ready()
+        except OSError:
+            if self._guard is not None:
+                self._guard.not_ready()
+            raise
 
     async def _end(self, on_summary: Callable[[dict[str, object]], None]) -> None:
         if self._leaving:

@@ -295,6 +295,8 @@ class Supervisor:
                 if self._was_ready:
                     self._speech.info("the proxy is ready again", pid=proxy.pid)
                 self._was_ready = True
+            case "not-ready":
+                self._was_ready = False
 
     def _asked(self, word: str, answer: Answer) -> None:
         if word == PING:
