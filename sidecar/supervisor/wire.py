@@ -16,6 +16,7 @@ to supervisor  ``armed``      before rules that capture: what to run if I should
 to supervisor  ``standby``    with the socket behind which it is: there is a process, my child, that can be
                               welcomed in my place when I am gone (:mod:`sidecar.standby`)
 to supervisor  ``ready``      all is in force
+to supervisor  ``not-ready``  that is taken back: nobody waits for it any more, and this proxy ends
 =============  =============  ==========================================================================
 
 Nothing else is imported here: the supervisor is to be small.
