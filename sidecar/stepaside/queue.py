@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from sidecar.errors import PrivilegeError, QueueError, SidecarError
@@ -49,11 +49,10 @@ class Queue:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         except OSError as error:
             raise _explain(number, error.errno or 0) from None
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._socket.close)
             self._set_up()
-        except BaseException:
-            self._socket.close()
-            raise
+            undo.pop_all()
 
     def receive(self, flags: int = 0) -> list[QueuedPacket]:
         """Wait for a message and give the packets in it: none if it was :meth:`wake` that ended the wait.

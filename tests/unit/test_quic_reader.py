@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 import trio
 from test_stepaside_classifier import routing
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sidecar.errors import QueueError, RulesetError
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
@@ -33,6 +33,13 @@ class Queue:
     taken: bool = True
     judges: list[Judge] = field(default_factory=list)
     rerouted: trio.Event = field(default_factory=trio.Event)
+    refusal: trio.Event = field(default_factory=trio.Event)
+
+    async def has_refused(self, times: int) -> None:
+        """Wait until so many more have come while somebody else had it."""
+        for _ in range(times):
+            self.refusal = trio.Event()
+            await self.refusal.wait()
 
     def make(self, by: Routing, _tallies: Tallies) -> StepAside:
         return cast("StepAside", Judge(self, by))
@@ -49,6 +56,7 @@ class Judge:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         if self.queue.taken:
+            self.queue.refusal.set()
             raise QueueError("another has the queue")
         self.queue.judges.append(self)
         task_status.started()
@@ -70,30 +78,27 @@ class Judge:
 
 
 @asynccontextmanager
-async def heir(queue: Queue) -> AsyncIterator[QuicReader]:
-    """One that has begun to wait for the queue, and has done so for longer than any grace period."""
+async def heir(queue: Queue) -> AsyncIterator[tuple[QuicReader, trio.Nursery]]:
+    """One that has looked for the queue again and again, for longer than any grace period; and where its tasks are."""
     async with trio.open_nursery() as nursery:
         reader = QuicReader(queue.make, heir=True)
         await reader.follow(OLD, nursery)
-        await trio.sleep(100)
+        await queue.has_refused(2000)
         assert (reader.running, reader.problem) == (False, "")
         await reader.follow(NEW, nursery)
-        yield reader
+        yield reader, nursery
         nursery.cancel_scope.cancel()
 
 
 def in_no_time(test: Callable[[], object]) -> None:
-    """On a clock that jumps to the next deadline when all wait: an heir looks again and again, and sleeping lets it.
-
-    No time goes by for real. Where a test sleeps, it is about what an heir has *not* done after so long, or says by then.
-    """
+    """On a clock that jumps to the next deadline when all wait, as an heir does between two looks."""
     trio.run(test, clock=MockClock(autojump_threshold=0))
 
 
 def test_an_heir_waits_for_the_queue_and_has_live_flows_follow_its_policy_once() -> None:
     async def scenario() -> None:
         queue = Queue()
-        async with heir(queue) as reader:
+        async with heir(queue) as (reader, _):
             queue.taken = False
             await queue.rerouted.wait()
             assert reader.running
@@ -136,9 +141,11 @@ def test_only_what_fails_twice_is_done_without(failures: int, installed: str, tr
 
 def test_an_heir_that_is_alone_and_has_no_queue_says_so() -> None:
     async def scenario() -> None:
-        async with heir(Queue()) as reader:
+        queue = Queue()
+        async with heir(queue) as (reader, _):
             reader.be_alone()
-            await trio.sleep(1)
+            await queue.has_refused(1)
+            await wait_all_tasks_blocked()
             assert reader.problem == "QUIC goes by port and network: another has the queue"
 
     in_no_time(scenario)
@@ -147,10 +154,11 @@ def test_an_heir_that_is_alone_and_has_no_queue_says_so() -> None:
 def test_who_is_told_to_end_does_not_begin_any_more() -> None:
     async def scenario() -> None:
         queue = Queue()
-        async with heir(queue) as reader:
+        async with heir(queue) as (reader, tasks):
             await reader.stop()
             queue.taken = False
-            await trio.sleep(1)
+            await wait_all_tasks_blocked()
+            assert not tasks.child_tasks, "nobody is left who could begin"
             assert (reader.running, queue.judges) == (False, [])
 
     in_no_time(scenario)

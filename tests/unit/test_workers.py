@@ -88,16 +88,18 @@ def test_only_who_does_not_answer_is_named_whoever_else_asks_meanwhile() -> None
                 for number, seconds in enumerate((60.0, 0.1), 1):
                     pool._places.append(_Place(number, [], settings, _Answering(nursery, seconds)))
 
-                async def ask_later() -> None:
-                    await trio.sleep(0.95)  # the first has 50 ms left
+                async def ask() -> None:
                     assert await pool.ask() == [1]
 
-                nursery.start_soon(ask_later)
-                assert await pool.ask() == [1]
-                await trio.sleep(2)  # whoever asked later has been answered, or its assertion has failed
+                async with trio.open_nursery() as asking:
+                    asking.start_soon(ask)
+                    await trio.testing.wait_all_tasks_blocked()
+                    clock.jump(0.95)  # who has asked first is patient for 50 ms more
+                    asking.start_soon(ask)
                 nursery.cancel_scope.cancel()
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(main, clock=clock)
 
 
 @pytest.mark.parametrize(
