@@ -171,7 +171,7 @@ class Sidecar(Reloading):
                     nursery.start_soon(self._watch_workers, self._guard)
                     # Before anybody else: should this process be killed from here on, its supervisor starts another.
                     self._guard.ready()
-                self._tell(on_ready)
+                self._say_ready(on_ready)
                 self._was_ready = True
                 tune_garbage_collector()
                 await self._stop.wait()
@@ -183,7 +183,7 @@ class Sidecar(Reloading):
                         await self._wind_down()
                 nursery.cancel_scope.cancel()
 
-    def _tell(self, on_ready: Callable[[], None]) -> None:
+    def _say_ready(self, on_ready: Callable[[], None]) -> None:
         """Say that all is in force. Raises OSError when whoever waits for it is gone: then it was for nobody."""
         try:
             on_ready()
