@@ -184,13 +184,16 @@ class Sidecar(Reloading):
                 nursery.cancel_scope.cancel()
 
     def _say_ready(self, on_ready: Callable[[], None]) -> None:
-        """Say that all is in force. Raises OSError when whoever waits for it is gone: then it was for nobody."""
+        """Say that all is in force. Raises SidecarError when whoever waits for it is gone: then it was for nobody."""
         try:
             on_ready()
-        except OSError:
+        except OSError as error:
             if self._guard is not None:
                 self._guard.not_ready()
-            raise
+            raise SidecarError(
+                f"The sidecar ends, since nobody waits at the other end of --ready-fd any more ({error.strerror}). "
+                "Give the descriptor of a pipe that stays open until then, or none."
+            ) from None
 
     async def _end(self, on_summary: Callable[[dict[str, object]], None]) -> None:
         if self._leaving:

@@ -95,10 +95,15 @@ def test_nobody_who_waits_for_ready(topology: PodNodeServer, tmp_path: Path) -> 
     read, write = os.pipe()
     os.close(read)
     starting = topology.pod.popen(
-        command(policy, "--ready-fd", str(write)), pass_fds=[write], stderr=subprocess.DEVNULL
+        command(policy, "--ready-fd", str(write)), pass_fds=[write], stderr=subprocess.PIPE, text=True
     )
     os.close(write)
-    assert starting.wait(30) == 1
+    _, said = starting.communicate(timeout=30)
+    assert starting.returncode == 1
+    assert (
+        "podlane: The sidecar ends, since nobody waits at the other end of --ready-fd any more (Broken pipe)." in said
+    )
+    assert "Traceback" not in said
     assert state_of(topology.pod) == before
 
 
