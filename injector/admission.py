@@ -25,7 +25,7 @@ from injector.errors import InjectionError, SharedPolicyError
 from injector.lists import Items
 from injector.patch import patch
 from injector.plan import Skip, plan
-from pod_policy.annotations import (
+from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
     DATAPATH,
@@ -41,7 +41,7 @@ from pod_policy.annotations import (
     POLICY,
     PREFIX,
 )
-from pod_policy.effective import AnnotationsError
+from traffic_policy.pod.effective import AnnotationsError
 
 __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 

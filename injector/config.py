@@ -12,10 +12,11 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, fi
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from injector.defaults import InjectionDefaults
-from injector.errors import ConfigError, DefaultsError
+from injector.errors import DefaultsError
 from injector.tls import TlsVersion
-from pod_policy.service_links import service_link
-from tc_core.units import Duration
+from traffic_policy.errors import ConfigError
+from traffic_policy.pod.service_links import service_link
+from traffic_policy.units import Duration
 
 ENVIRONMENT: Final = "PODLANE_INJECTOR_"
 _DEFAULTS: Final = InjectionDefaults()

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from injector.defaults import InjectionDefaults
-from pod_policy.annotations import SHARED_POLICY_KEY, shared_policy_file
-from pod_policy.effective import Resources
+from traffic_policy.pod.annotations import SHARED_POLICY_KEY, shared_policy_file
+from traffic_policy.pod.effective import Resources
 
 NAME: Final = "podlane"
 PREPARE: Final = "podlane-prepare"
@@ -42,7 +42,8 @@ RESERVED_VOLUMES: Final = (_POD_VOLUME, _POLICY_VOLUME, _RUN_VOLUME)
 CAPABILITY: Final = "NET_ADMIN"
 """The one that is needed, as Kubernetes writes it."""
 SOCKET_CAPABILITY: Final = "BPF"
-"""Where a policy limits what arrives in classes that names tell apart, beside it (:mod:`tc_core.socket_program`)."""
+"""Where a policy limits what arrives in classes that names tell apart, beside it
+(:mod:`tc_core.bpf.socket_program`)."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _POD_FOLDER: Final = "/etc/podlane/pod"

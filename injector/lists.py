@@ -27,7 +27,7 @@ from injector.pods import (
 )
 from injector.positions import position
 from injector.status import Status
-from pod_policy.annotations import STATUS
+from traffic_policy.pod.annotations import STATUS
 
 LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)
 """The lists of a spec that an injection changes."""

@@ -14,11 +14,11 @@ from injector.errors import InjectionError, SharedPolicyError
 from injector.lists import Items, without_ours
 from injector.mesh import PodMesh, mesh_of
 from injector.status import Injected, Status
-from pod_policy.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
-from pod_policy.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
-from pod_policy.values import MESH_NONE, STEP_ASIDE
-from tc_core.policy import Bound
-from tc_core.policy_scope import beyond_step_aside, needs_names
+from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
+from traffic_policy.pod.values import MESH_NONE, STEP_ASIDE
+from traffic_policy.policy import Bound
+from traffic_policy.scope import beyond_step_aside, needs_names
 
 SharedPolicy = Callable[[str], str | None]
 """The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""

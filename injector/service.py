@@ -25,7 +25,7 @@ from injector.certificate_files import CertificateFiles
 from injector.certificates import Lifetimes
 from injector.config import InjectorSettings, Native
 from injector.connections import Server, open_listeners
-from injector.errors import ApiError, ConfigError, InjectorError
+from injector.errors import ApiError
 from injector.exchange import Application
 from injector.health import Readiness, health_handlers, metrics_handler
 from injector.metrics import Metrics
@@ -33,7 +33,8 @@ from injector.self_managed import Place, SelfManaged
 from injector.shared_policies import SharedPolicies
 from injector.tls import ServerTls
 from injector.webhook import Webhook
-from tc_core.units import Duration
+from traffic_policy.errors import ConfigError, PodlaneError
+from traffic_policy.units import Duration
 
 _NATIVE_SINCE: Final = (1, 29)
 """Kubernetes from which on native sidecars are there without a feature gate (KEP-753)."""
@@ -194,7 +195,7 @@ class Injector:
 async def serve(
     settings: InjectorSettings, on_ready: Callable[[int, int], None] = lambda _port, _metrics: None
 ) -> None:
-    """Run an injector until SIGTERM or SIGINT. Raises an :class:`injector.errors.InjectorError`."""
+    """Run an injector until SIGTERM or SIGINT. Raises an :class:`traffic_policy.errors.PodlaneError`."""
     access = find_access(settings.kubeconfig, settings.context, os.environ)
     if access is None:
         _needs_no_api(settings)
@@ -204,7 +205,7 @@ async def serve(
         try:
             await injector.run(signals, on_ready)
         except ExceptionGroup as group:
-            ours = group.subgroup(InjectorError)
+            ours = group.subgroup(PodlaneError)
             if ours is None:
                 raise
             raise _first(ours) from None

@@ -17,7 +17,7 @@ import trio
 
 from injector.api import ApiServer, config_map
 from injector.errors import ApiError, NotFoundError, SharedPolicyError
-from pod_policy.annotations import SHARED_POLICY_KEY
+from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 
 _ABSENT_SECONDS: Final = 1.0
 _STALE_SECONDS: Final = 600.0

@@ -28,7 +28,7 @@ from injector.errors import SharedPolicyError
 from injector.exchange import JSON, Answer, RefusedError, Request
 from injector.metrics import Metrics
 from injector.shared_policies import SharedPolicies
-from pod_policy.effective import shared_policy_name
+from traffic_policy.pod.effective import shared_policy_name
 
 MAX_BODY: Final = 3 * 2**20
 """Bytes of a review: the API server's own limit for what it takes (``MaxRequestBodyBytes`` in its options)."""

@@ -49,8 +49,8 @@ def ready(wait: str | None, alive: bool, admin_address: str, admin_port: int) ->
 def _seconds(wait: str | None) -> float:
     if wait is None:
         return 0.0
-    from tc_core.errors import UnitError
-    from tc_core.units import Duration
+    from traffic_policy.errors import UnitError
+    from traffic_policy.units import Duration
 
     try:
         return Duration.parse(wait).seconds

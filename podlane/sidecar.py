@@ -130,18 +130,18 @@ def sidecar(
     if not cleanup:
         _begin()
     with failing_clearly():
-        from sidecar import log
-        from sidecar.config import load_settings
-        from sidecar.policies import import_readers
-        from sidecar.remains import cleanup as remove_remains
-        from sidecar.standby import begin
-        from sidecar.starting import run
+        from datapath.cleanup import cleanup as remove_remains
+        from sidecar.app.main import run
+        from sidecar.app.standby import begin
+        from sidecar.config import logging
+        from sidecar.config.loader import import_readers
+        from sidecar.config.settings import load_settings
 
         if cleanup:
             remove_remains(options["interface"])
             return
         settings = load_settings(options)
-        log.configure(settings.log_format, settings.log_level)
+        logging.configure(settings.log_format, settings.log_level)
         guard = None
         if supervisor_fd is not None:
             import_readers(settings)
@@ -179,7 +179,7 @@ def _supervise(arguments: list[str]) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    from sidecar.lifetime import adopt_orphans
+    from sidecar.prctl import adopt_orphans
 
     with suppress(OSError):  # then there is no standby to be had
         adopt_orphans()
@@ -190,7 +190,8 @@ def _supervise(arguments: list[str]) -> NoReturn:
 
 
 def _begin() -> None:
-    """Until :mod:`sidecar.service` follows signals and tunes the garbage collector; importing takes most of a start.
+    """Until :mod:`sidecar.app.sidecar` follows signals and tunes the garbage collector; importing takes most of a
+    start.
 
     SIGHUP would end the process, but the policy that it speaks of is still to be read.
     """

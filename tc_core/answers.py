@@ -9,10 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from tc_core.bpf import NAME_PREFIX, classic_bytes, fingerprint
+from tc_core.bpf.mark_classifier import NAME_PREFIX, classic_bytes, fingerprint
 from tc_core.handles import ROOT, Handle
 from tc_core.layouts import EGRESS_REDIRECT
-from tc_core.marks import Mark
 from tc_core.model import (
     ETH_P_ALL,
     MATCH_ALL,
@@ -29,7 +28,8 @@ from tc_core.model import (
 from tc_core.qdisc_layouts import U32, burst_bytes
 from tc_core.qdisc_options import number, qdisc_from
 from tc_core.stats import ClassStats
-from tc_core.units import ByteCount, Rate
+from traffic_policy.marks import Mark
+from traffic_policy.units import ByteCount, Rate
 
 _IFF_UP: Final = 1
 _MATCH_ALL: Final = classic_bytes(MATCH_ALL)

@@ -1,8 +1,8 @@
 """A policy as it is being written by calls: the document, what went wrong on the way, and the calls for its classes.
 
-The document is a policy file as plain data, and the loader alone judges it (:mod:`tc_core.policy_file`): there is no
-second grammar here. So nothing is checked while a sentence is being said, and everything at its end, all at once. What
-the document cannot express is kept beside it as a problem: a criterion without values, or twice in one match.
+The document is a policy file as plain data, and the loader alone judges it (:mod:`traffic_policy.policy_file`): there
+is no second grammar here. So nothing is checked while a sentence is being said, and everything at its end, all at once.
+What the document cannot express is kept beside it as a problem: a criterion without values, or twice in one match.
 
 Remedies of the loader speak of keys. :meth:`Draft.policy` says them as calls: ``as in rate: 10Mbit`` becomes
 ``as in guaranteed("10Mbit")``.
@@ -14,11 +14,11 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tc_core.errors import PolicyError, Problem
-from tc_core.policy import DEFAULT_CLASS, Network, Queue, TrafficPolicy, TransportProtocol
-from tc_core.policy_file import policy_from_document
-from tc_core.ports import PortRange
-from tc_core.units import ByteCount, Duration, Percentage, Rate
+from traffic_policy.errors import PolicyError, Problem
+from traffic_policy.policy import DEFAULT_CLASS, Network, Queue, TrafficPolicy, TransportProtocol
+from traffic_policy.policy_file import policy_from_document
+from traffic_policy.ports import PortRange
+from traffic_policy.units import ByteCount, Duration, Percentage, Rate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +135,7 @@ class _Part:
     # --- how packets wait ----------------------------------------------------------------------------------------
 
     def queue(self, kind: Queue | str) -> Self:
-        """How its packets wait: one of :class:`tc_core.policy.Queue`; key ``queue``."""
+        """How its packets wait: one of :class:`traffic_policy.policy.Queue`; key ``queue``."""
         self._document["queue"] = kind
         return self
 

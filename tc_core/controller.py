@@ -22,18 +22,19 @@ from typing import Final, Self
 
 from tc_core import lanes, recording, statistics
 from tc_core.builder import ClassBuilder, DefaultBuilder, Draft, given, in_calls
-from tc_core.capability import Features
-from tc_core.errors import MissingFeatureError, PolicyError, Problem, TcError
+from tc_core.errors import MissingFeatureError
 from tc_core.history import History, Standing, this_namespace
 from tc_core.kernel import Kernel
 from tc_core.lanes import Lanes, LanesReport
-from tc_core.policy import Shaper, TrafficPolicy
-from tc_core.policy_file import dump_policy, load_policy
-from tc_core.policy_scope import beyond_packets
-from tc_core.profiles import profile_named
+from tc_core.probe.capability import Features
 from tc_core.statistics import Statistics
-from tc_core.units import Duration, Percentage, Rate
-from tc_core.words import describe
+from traffic_policy.describe import describe
+from traffic_policy.errors import PodlaneError, PolicyError, Problem
+from traffic_policy.policy import Shaper, TrafficPolicy
+from traffic_policy.policy_file import dump_policy, load_policy
+from traffic_policy.profiles import profile_named
+from traffic_policy.scope import beyond_packets
+from traffic_policy.units import Duration, Percentage, Rate
 
 _YAML: Final = frozenset({".yaml", ".yml"})
 _JSON: Final = frozenset({".json"})
@@ -104,7 +105,7 @@ class TrafficController:
         history: History | None = None,
         features: Features | None = None,
     ) -> Self:
-        """A controller that begins with a policy for a common need (:func:`tc_core.profiles.profiles`).
+        """A controller that begins with a policy for a common need (:func:`traffic_policy.profiles.profiles`).
 
         Raises :class:`PolicyError` when there is no such profile or the total is too small for it, and
         :class:`UnitError` when the total is no rate.
@@ -132,7 +133,8 @@ class TrafficController:
         return self
 
     def shaper(self, kind: Shaper | str) -> Self:
-        """How the total is shared: one of :class:`tc_core.policy.Shaper`, ``htb`` when left out; key ``shaper``."""
+        """How the total is shared: one of :class:`traffic_policy.policy.Shaper`, ``htb`` when left out; key
+        ``shaper``."""
         self._draft.document["shaper"] = kind
         return self
 
@@ -209,7 +211,7 @@ class TrafficController:
             lanes.lanes_of(policy, self.interface, self._features)
         except MissingFeatureError as error:
             return [in_calls(Problem("", error.feature, error.remedy))]
-        except TcError as error:
+        except PodlaneError as error:
             return [Problem("", str(error))]
         return []
 
@@ -273,7 +275,7 @@ class TrafficController:
     @property
     def _features(self) -> Features:
         if self._known_features is None:
-            from tc_core import features
+            from tc_core.probe import features
 
             self._known_features = features.probe()
         return self._known_features
@@ -297,7 +299,7 @@ class TrafficController:
                 known = look(standing)
                 if known is not None and not lanes.plan(self._kernel, self.interface, known):
                     return known
-            except TcError:
+            except PodlaneError:
                 continue  # Not in force then, or not to be known: names are all that is lost.
         return None
 

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace as altered
 from typing import cast
 
-from tc_core.bpf import mark_filter
-from tc_core.compile import DEFAULT_MINOR, INNER_HANDLE, LEAF_BASE, ROOT_HANDLE
+from tc_core.bpf.mark_classifier import mark_filter
+from tc_core.compile.mark_tree import DEFAULT_MINOR, INNER_HANDLE, LEAF_BASE, ROOT_HANDLE
 from tc_core.errors import ForeignQdiscError
 from tc_core.handles import Handle
 from tc_core.kernel import (

@@ -1,8 +1,8 @@
 """What we ask of a kernel, and every change that we may ask for.
 
 :class:`Kernel` has two implementations that pass the same suite of tests: :class:`tc_core.netlink.NetlinkKernel` and
-:class:`tc_core.fake.FakeKernel`. A change is a value; ``command(interface)`` is the tc(8) or ip(8) command that does
-the same, for plans and for error messages.
+:class:`tc_core.fake.kernel.FakeKernel`. A change is a value; ``command(interface)`` is the tc(8) or ip(8) command that
+does the same, for plans and for error messages.
 """
 
 from __future__ import annotations

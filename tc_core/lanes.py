@@ -18,9 +18,9 @@ from operator import itemgetter
 from typing import Final
 
 from tc_core import reconcile
-from tc_core.capability import Features
+from tc_core.compile.packet_tree import compile_ingress, compile_packets, ifb_name, is_our_ifb
 from tc_core.diff import diff, removal
-from tc_core.errors import ForeignLinkError, InterfaceNotFoundError, KernelError, PolicyError
+from tc_core.errors import ForeignLinkError, InterfaceNotFoundError, KernelError
 from tc_core.kernel import (
     AddFilter,
     AddLink,
@@ -33,14 +33,15 @@ from tc_core.kernel import (
     ReplaceFilter,
     SetLink,
 )
-from tc_core.marks import ClassIds
 from tc_core.model import Clsact, Link, Observed, RedirectFilter
-from tc_core.packet_lanes import compile_ingress, compile_packets, ifb_name, is_our_ifb
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_scope import beyond_packets
+from tc_core.probe.capability import Features
 from tc_core.reconcile import DRAIN, ApplyError
 from tc_core.trees import IngressTree, Tree
-from tc_core.units import Duration
+from traffic_policy.errors import PolicyError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.scope import beyond_packets
+from traffic_policy.units import Duration
 
 Step = tuple[str, Change]
 """An interface and a change on it."""

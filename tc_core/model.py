@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from tc_core.handles import ROOT, Handle
-from tc_core.marks import Mark
 from tc_core.qdiscs import DEFAULT_FLOWS as DEFAULT_FLOWS
 from tc_core.qdiscs import DEFAULT_FQ_QUANTUM as DEFAULT_FQ_QUANTUM
 from tc_core.qdiscs import DEFAULT_PRIOMAP as DEFAULT_PRIOMAP
@@ -42,10 +41,11 @@ from tc_core.qdiscs import Sfq as Sfq
 from tc_core.qdiscs import Tbf as Tbf
 from tc_core.qdiscs import same_burst
 from tc_core.qdiscs import tc_rate as tc_rate
-from tc_core.units import ByteCount, Rate
+from traffic_policy.marks import Mark
+from traffic_policy.units import ByteCount, Rate
 
 if TYPE_CHECKING:
-    from tc_core.packet_program import PacketRule
+    from tc_core.bpf.packet_program import PacketRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class BpfFlavour(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BpfFilter:
-    """A cls_bpf program that finds a packet's class (tc-bpf(8), :mod:`tc_core.bpf`).
+    """A cls_bpf program that finds a packet's class (tc-bpf(8), :mod:`tc_core.bpf.mark_classifier`).
 
     ``fingerprint`` identifies the program. It is the one that turns the mark's class field into a class handle, and
     ``class_ids`` are the ids it selects; or, of the classic flavour, the one that is given as ``instructions``, made
@@ -190,8 +190,8 @@ class RedirectFilter:
 
     ``device`` is empty when what was read back names a device that is gone; such packets are lost. ``program`` is the
     fingerprint of the eBPF program that finds the class by the packet's socket on the way
-    (:mod:`tc_core.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read back.
-    ``connmark``: before, the packet gets the mark of its connection (tc-connmark(8)), the whole word.
+    (:mod:`tc_core.bpf.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read
+    back. ``connmark``: before, the packet gets the mark of its connection (tc-connmark(8)), the whole word.
     """
 
     parent: Handle

@@ -18,7 +18,8 @@ from typing import Any, Self
 from pyroute2.netlink import rtnl
 
 from tc_core import answers, requests
-from tc_core.bpf import load
+from tc_core.bpf.mark_classifier import load
+from tc_core.bpf.socket_program import load_for_sockets
 from tc_core.errors import KernelError
 from tc_core.handles import Handle
 from tc_core.kernel import AddFilter, AddLink, Change, Counters, ReplaceFilter, interface_not_found, refused
@@ -35,7 +36,6 @@ from tc_core.model import (
     RedirectFilter,
 )
 from tc_core.netlink_socket import NetlinkSocket
-from tc_core.socket_program import load_for_sockets
 from tc_core.stats import with_leaf_drops
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pyroute2.netlink import nla
 
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 U32: Final = (1 << 32) - 1
 TICK_NS: Final = 64

@@ -29,7 +29,7 @@ from tc_core.qdiscs import (
     Sfq,
     Tbf,
 )
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 _HTB_VERSION: Final = 3
 # CAKE_DIFFSERV_* and CAKE_FLOW_* of linux/pkt_sched.h count from 0 in the order of these.

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tc_core.diff import diff, removal
-from tc_core.errors import KernelError, TcError
+from tc_core.errors import KernelError
 from tc_core.kernel import Change, DeleteClass, Kernel
 from tc_core.trees import Tree
-from tc_core.units import Duration
+from traffic_policy.errors import PodlaneError
+from traffic_policy.units import Duration
 
 DRAIN: Final = Duration(1_000_000_000)
 """How long a class that has lost its filter may take to send what it has queued, before it is removed. An honest queue
@@ -55,7 +56,7 @@ class _AnyReport(Protocol):
     def remaining(self) -> Sequence[object]: ...
 
 
-class ApplyError(TcError):
+class ApplyError(PodlaneError):
     """The kernel refused a change in the middle of a plan. ``report`` has what was done, what failed, what is left.
 
     ``number`` is that of the change in the history, None where nothing was written down.

@@ -11,19 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tc_core import lanes
-from tc_core.capability import Features
-from tc_core.compile import leaf_handle
+from tc_core.compile.mark_tree import leaf_handle
 from tc_core.diff import is_ours
-from tc_core.errors import HistoryError, PolicyError
+from tc_core.errors import HistoryError
 from tc_core.history import History, Result, Standing
 from tc_core.history.events import Started, State
 from tc_core.kernel import Kernel
 from tc_core.lanes import Lanes, LanesReport, Step
-from tc_core.marks import ClassIds
 from tc_core.model import Observed
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import policy_from_document
+from tc_core.probe.capability import Features
 from tc_core.reconcile import ApplyError
+from traffic_policy.errors import PolicyError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import policy_from_document
 
 
 @dataclass(frozen=True, slots=True)

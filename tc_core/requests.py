@@ -10,7 +10,7 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NL
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from tc_core.bpf import classic_bytes, classic_program
+from tc_core.bpf.mark_classifier import classic_bytes, classic_program
 from tc_core.handles import Handle
 from tc_core.kernel import (
     AddClass,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tc_core.handles import Handle
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 
 @dataclass(frozen=True, slots=True)

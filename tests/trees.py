@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tc_core.capability import ALL_FEATURES, CONNMARK, EBPF, FQ_CODEL, FW, SOCKETS, Features, absent
-from tc_core.compile import compile_policy
-from tc_core.marks import ClassIds
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import compile_policy
 from tc_core.model import TrafficTree
-from tc_core.policy import TrafficPolicy
-from tc_core.tellers import Teller
+from tc_core.probe.capability import ALL_FEATURES, CONNMARK, EBPF, FQ_CODEL, FW, SOCKETS, Features, absent
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
 
 FW_FQ_CODEL = ALL_FEATURES
 EBPF_FIFO = replace(ALL_FEATURES, fw=absent(FW, "not here"), fq_codel=absent(FQ_CODEL, "not here"))

@@ -13,7 +13,7 @@ from benchmarks.metrics.base import Bench, Better, Figure, Metric, Outcome
 from benchmarks.policies import BenchPolicy, wide
 from benchmarks.stage import INTERFACE
 from tc_core import reconcile
-from tc_core.compile import compile_policy
+from tc_core.compile.mark_tree import compile_policy
 from tc_core.netlink import NetlinkKernel
 
 CLASSES: Final = (1, 10, 100, 200)

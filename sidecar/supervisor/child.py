@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any, Final
 
-from sidecar.supervisor.beats import KINDS, Beats, new_page
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.heartbeat import KINDS, Beats, new_page
+from sidecar.supervisor.ipc import Wire
 
 _OPTION: Final = "--supervisor-fd"
 

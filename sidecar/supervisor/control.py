@@ -17,7 +17,7 @@ from typing import Final
 from sidecar.errors import SupervisorError
 
 NAME: Final = "\0podlane/supervisor"
-"""Abstract (unix(7)), as that of :mod:`sidecar.instance`."""
+"""Abstract (unix(7)), as that of :mod:`datapath.instance_lock`."""
 PING: Final = "ping"
 UPGRADE: Final = "upgrade"
 OK: Final = "ok"

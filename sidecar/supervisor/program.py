@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final, NoReturn
 
-from sidecar.supervisor.actions import Action, run_all
-from sidecar.supervisor.arguments import open_descriptors, without_options
+from sidecar.supervisor.argv import open_descriptors, without_options
 from sidecar.supervisor.child import Child
+from sidecar.supervisor.commands import Action, run_all
 from sidecar.supervisor.control import OK, PING, UPGRADE, Answer, Control
-from sidecar.supervisor.life import START_S, Restarts, Watch
-from sidecar.supervisor.speech import Speech, end_of, reason_of
-from sidecar.supervisor.wire import Message
+from sidecar.supervisor.ipc import Message
+from sidecar.supervisor.logging import Speech, end_of, reason_of
+from sidecar.supervisor.watchdog import START_S, Restarts, Watch
 
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONCE: Final = ("--ready-fd",)

@@ -1,4 +1,4 @@
-"""All workers together, seen from the main process: a :class:`~sidecar.server.ProxyServer` that is several.
+"""All workers together, seen from the main process: a :class:`~sidecar.proxy.server.ProxyServer` that is several.
 
 A *place* is a listener and whoever accepts from it now. A worker that dies is replaced in its place, with the policy
 in force; meanwhile what comes to its listener waits there. See :mod:`sidecar.workers` for the whole.
@@ -19,19 +19,19 @@ from typing import Final
 import structlog
 import trio
 
-from sidecar.config import LogFormat, LogLevel
+from datapath.connection_list import Order, Shown, first_shown
+from datapath.routing.cached import Routing
+from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError, single
-from sidecar.live_connections import Order, Shown, first_shown
-from sidecar.metrics import Crew
-from sidecar.routing.cached import Routing
-from sidecar.server import ServerSettings
-from sidecar.tallies import Tallies
-from sidecar.transport.edge import shared_listeners
-from sidecar.workers.count import shares
+from sidecar.observability.counters import Tallies
+from sidecar.observability.metrics import Crew
+from sidecar.proxy.server import ServerSettings
+from sidecar.transport.kernel_sockets import shared_listeners
 from sidecar.workers.forkserver import ForkServer, HasDescriptor
-from sidecar.workers.member import Member
+from sidecar.workers.handle import Member
 from sidecar.workers.messages import Ask, Begin, Drain, Follow
-from tc_core.units import Duration
+from sidecar.workers.sizing import shares
+from traffic_policy.units import Duration
 
 log = structlog.get_logger(__name__)
 
@@ -150,7 +150,7 @@ class WorkerPool:
         return [[*each, *more] for each, more in zip(groups, inbound, strict=True)]
 
     async def follow(self, routing: Routing) -> None:
-        """Put a policy in force in every worker, as :meth:`sidecar.server.ProxyServer.follow` does.
+        """Put a policy in force in every worker, as :meth:`sidecar.proxy.server.ProxyServer.follow` does.
 
         A worker that does not take it is killed, and the one in its place begins with it: when this returns, no worker
         chooses by an older policy.

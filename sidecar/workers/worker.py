@@ -10,17 +10,17 @@ from socket import SocketType
 import structlog
 import trio
 
-from sidecar.live_connections import Order
-from sidecar.log import configure as configure_log
-from sidecar.routing.cached import Routing
-from sidecar.server import ProxyServer, tune_garbage_collector
-from sidecar.tallies import Tallies
-from sidecar.transport.edge import Edge, TransparentEdge
+from datapath.connection_list import Order
+from datapath.routing.cached import Routing
+from datapath.shared_counters import Ledger, LedgerRow
+from sidecar.config.logging import configure as configure_log
+from sidecar.observability.counters import Tallies
+from sidecar.proxy.server import ProxyServer, tune_garbage_collector
 from sidecar.transport.inbound import InboundEdge
-from sidecar.transport.ledger import Ledger, LedgerRow
+from sidecar.transport.kernel_sockets import Edge, TransparentEdge
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToMain, ToWorker
-from tc_core.units import Duration
+from traffic_policy.units import Duration
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from tc_core.qdiscs.notation import attachment, tc_rate
 from tc_core.qdiscs.placed import Placed
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 INTERNET_RTT: Final = Duration(100_000_000)
 """What CAKE is tuned for unless told otherwise: 100 ms, fit for most of the Internet (tc-cake(8))."""

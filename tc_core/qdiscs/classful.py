@@ -8,7 +8,7 @@ from typing import Final
 from tc_core.handles import ROOT, Handle
 from tc_core.qdiscs.notation import attachment, same_burst, tc_rate
 from tc_core.qdiscs.placed import Placed
-from tc_core.units import ByteCount, Rate
+from traffic_policy.units import ByteCount, Rate
 
 DEFAULT_R2Q: Final = 10
 """HTB's rate-to-quantum divisor (tc-htb(8)), used only by classes without a quantum of their own; ours all have one."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from tc_core.qdiscs.notation import attachment, tc_percent, tc_rate, tc_time
 from tc_core.qdiscs.placed import Placed
-from tc_core.units import Duration, Rate
+from traffic_policy.units import Duration, Rate
 
 NO_TIME: Final = Duration(0)
 _MAX_JITTER_NS: Final = 2**31 - 1

@@ -7,7 +7,7 @@ from typing import Final
 
 from tc_core.qdiscs.notation import attachment
 from tc_core.qdiscs.placed import Placed
-from tc_core.units import ByteCount, Duration
+from traffic_policy.units import ByteCount, Duration
 
 DEFAULT_FLOWS: Final = 1024
 """Flow queues of fq_codel when none are named (tc-fq_codel(8))."""

@@ -17,8 +17,8 @@ from value_sets import AUTHORITY, VALUE_SETS
 
 from injector.config import InjectorSettings, load_settings
 from injector.defaults import InjectionDefaults
-from pod_policy.annotations import KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX
 from podlane.main import VERBS
+from traffic_policy.pod.annotations import KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX
 
 SETS = pytest.mark.parametrize("case", VALUE_SETS.values(), ids=VALUE_SETS.keys())
 

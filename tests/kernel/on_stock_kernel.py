@@ -27,16 +27,17 @@ from trafficlab import at_once, payload
 from trees import policy, tree_of
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
 from podlane.main import main
-from tc_core import features, reconcile
-from tc_core.compile import leaf_handle
+from podlane.netns.topology import PodNodeServer
+from tc_core import reconcile
+from tc_core.compile.mark_tree import leaf_handle
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddQdisc
-from tc_core.marks import ClassIds, class_mark
 from tc_core.netlink import NetlinkKernel
+from tc_core.probe import features
 from tc_core.qdiscs import Netem
-from tc_core.units import Duration
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.units import Duration
 
 pytestmark = pytest.mark.root
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from datapath.netfilter.install import Installer, detect_backend
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from podlane.explain import explain
-from podlane.lab import Lab
-from sidecar.netfilter.install import Installer, detect_backend
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from tc_core import features, lanes
-from tc_core.marks import ClassIds
+from podlane.netns import Lab
+from tc_core import lanes
 from tc_core.netlink import NetlinkKernel
-from tc_core.policy_file import load_policy
+from tc_core.probe import features
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import load_policy
 
 pytestmark = pytest.mark.root
 

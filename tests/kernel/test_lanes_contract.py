@@ -16,19 +16,20 @@ import pytest
 from tclab import DEVICE, Pair, veth_pair
 from trafficlab import ATTEMPTS, SETTLE, at_once, payload, settles_at
 
-from tc_core import features, lanes
-from tc_core.capability import Features
-from tc_core.compile import compile_policy
+from tc_core import lanes
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import compile_policy
+from tc_core.compile.packet_tree import compile_ingress
 from tc_core.errors import MissingFeatureError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
-from tc_core.marks import ClassIds
-from tc_core.packet_lanes import compile_ingress
-from tc_core.policy_file import parse_policy
+from tc_core.probe import features
+from tc_core.probe.capability import Features
 from tc_core.qdiscs import OurQdisc
 from tc_core.reconcile import ApplyError
-from tc_core.tellers import Teller
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
 
 HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 POLICIES = {

@@ -21,10 +21,10 @@ from sidecars import RunningSidecar, children, command_of, refused_sidecar, star
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
-from sidecar.supervisor.beats import EVERY_S, JUDGE
-from sidecar.supervisor.life import SILENT_S
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
+from sidecar.supervisor.heartbeat import EVERY_S, JUDGE
+from sidecar.supervisor.watchdog import SILENT_S
 
 pytestmark = pytest.mark.root
 

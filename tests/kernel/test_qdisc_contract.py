@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 from tclab import CLIENT, DEVICE, Pair, inside, veth_pair
 
-from tc_core import features
-from tc_core.bpf import mark_filter
+from tc_core.bpf.mark_classifier import mark_filter
+from tc_core.bpf.socket_program import socket_redirect
 from tc_core.errors import InterfaceNotFoundError, KernelError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import (
     AddClass,
@@ -43,6 +43,7 @@ from tc_core.model import (
     OtherFilter,
     RedirectFilter,
 )
+from tc_core.probe import features
 from tc_core.qdiscs import (
     INGRESS,
     Bfifo,
@@ -60,8 +61,7 @@ from tc_core.qdiscs import (
     Sfq,
     Tbf,
 )
-from tc_core.socket_program import socket_redirect
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 FAKE = "fake"

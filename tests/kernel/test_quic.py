@@ -29,12 +29,12 @@ from test_stepaside import flush_conntrack
 from test_upgrade import upgrade
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
-from sidecar.stepaside import conntrack
-from sidecar.stepaside.conntrack_messages import Entry
-from sidecar.stepaside.marks import DECIDED, OPEN
-from tc_core.marks import Mark
-from tc_core.policy import TransportProtocol
+from datapath.stepaside import conntrack
+from datapath.stepaside.conntrack_messages import Entry
+from datapath.stepaside.marks import DECIDED, OPEN
+from podlane.netns.topology import PodNodeServer
+from traffic_policy.marks import Mark
+from traffic_policy.policy import TransportProtocol
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
 

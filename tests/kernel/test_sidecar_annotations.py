@@ -13,7 +13,7 @@ from sidecars import RunningSidecar, refused_sidecar, start_annotated, state_of
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -17,8 +17,8 @@ from sidecars import ADMIN, RunningSidecar, children, refused_sidecar, start_sid
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

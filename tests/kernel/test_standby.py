@@ -11,12 +11,12 @@ from pathlib import Path
 
 from waiting import until
 
-from sidecar.supervisor.beats import new_page
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.heartbeat import new_page
+from sidecar.supervisor.ipc import Wire
 
 PROXY = """
 import os, sys
-from sidecar.standby import begin
+from sidecar.app.standby import begin
 wire, kept, other = map(int, sys.argv[1:])
 guard = begin(wire, standby=True, kept=[kept])
 try:

@@ -11,11 +11,10 @@ import pytest
 from tclab import DEVICE, Pair
 from trees import VARIANTS, policy, tree_of
 
-from tc_core import features, reconcile
-from tc_core.bpf import mark_filter
-from tc_core.capability import Features
+from tc_core import reconcile
+from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.errors import InterfaceNotFoundError, KernelError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import (
     AddClass,
@@ -31,7 +30,6 @@ from tc_core.kernel import (
     ReplaceFilter,
     SetLink,
 )
-from tc_core.marks import ClassIds, Mark, class_mark
 from tc_core.model import (
     Bfifo,
     BpfFlavour,
@@ -42,7 +40,10 @@ from tc_core.model import (
     Observed,
     OtherQdisc,
 )
-from tc_core.units import ByteCount, Rate
+from tc_core.probe import features
+from tc_core.probe.capability import Features
+from traffic_policy.marks import ClassIds, Mark, class_mark
+from traffic_policy.units import ByteCount, Rate
 
 OLD = policy("100Mbit", a="20Mbit 80Mbit 1", b="10Mbit 20Mbit 4", c="5Mbit 5Mbit 7")
 NEW = policy("80Mbit", b="20Mbit 30Mbit 2", d="30Mbit 40Mbit 1")

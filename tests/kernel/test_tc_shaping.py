@@ -14,13 +14,14 @@ from tclab import DEVICE, Pair, veth_pair
 from trafficlab import ATTEMPTS, SECONDS, SETTLE, at_once, payload, settles_at
 from trees import VARIANTS, policy, tree_of
 
-from tc_core import features, reconcile
-from tc_core.compile import compile_policy, leaf_handle
+from tc_core import reconcile
+from tc_core.compile.mark_tree import compile_policy, leaf_handle
 from tc_core.kernel import ChangeClass
-from tc_core.marks import ClassIds, class_mark
-from tc_core.policy import TrafficPolicy
+from tc_core.probe import features
 from tc_core.stats import rates
-from tc_core.units import Rate
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import Rate
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
 

@@ -17,11 +17,12 @@ import pytest
 from tclab import DEVICE, SERVER, Pair, inside, run, set_mark, veth_pair
 from trees import CLASSIC_FIFO, VARIANTS, policy, tree_of
 
-from tc_core import capability, features, reconcile
-from tc_core.capability import Features
+from tc_core import reconcile
 from tc_core.errors import ForeignQdiscError
-from tc_core.marks import ClassIds
+from tc_core.probe import capability, features
+from tc_core.probe.capability import Features
 from tc_core.render import tc_commands
+from traffic_policy.marks import ClassIds
 
 pytestmark = pytest.mark.root
 
@@ -212,7 +213,7 @@ def test_with_net_admin_alone_classic_bpf_does_it(pair: Pair) -> None:
     program = "\n".join(
         (
             "import json",
-            "from tc_core.features import probe",
+            "from tc_core.probe.features import probe",
             "found = probe()",
             "print(json.dumps({f.name: [f.available, f.errno] for f in found}))",
         )

@@ -20,7 +20,7 @@ from sidecars import RunningSidecar, children, start_sidecar, state_of
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -17,7 +17,7 @@ from test_upgrade import POLICY, REQUEST, clients, upgrade
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

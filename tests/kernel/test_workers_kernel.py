@@ -25,8 +25,8 @@ from sidecars import RunningSidecar, children, command_of, refused_sidecar, star
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -24,7 +24,7 @@ from oci import Image, bind, configuration, service_links
 from runtime import Container, Runtime, image_folders
 from volumes import Volumes
 
-from podlane.lab import Host
+from podlane.netns import Host
 
 _MINIMUM_GRACE: Final = 2.0
 """Seconds that a container gets at least (minimumGracePeriodInSeconds in kuberuntime)."""

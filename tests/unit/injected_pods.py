@@ -13,7 +13,7 @@ from injector.defaults import InjectionDefaults
 from injector.lists import removal
 from injector.patch import operations, patch
 from injector.plan import InjectionPlan, plan
-from pod_policy.annotations import STATUS
+from traffic_policy.pod.annotations import STATUS
 
 LIMITS = {"podlane.io/egress-bandwidth": "10M"}
 NAMES = {**LIMITS, "podlane.io/classes": '[{name: api, rate: 1Mbit, match: {sni: "*.example.com"}}]'}

@@ -14,14 +14,14 @@ import pytest
 from proxy_harness import bench, read_to_end
 from waiting import until
 
-from sidecar import access_log
-from sidecar.access_lines import connection_line, decision_line
-from sidecar.access_log import AccessLog, AccessLogSettings
-from sidecar.errors import ConfigError
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.routing.flow import Destination
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.routing.flow import Destination
+from sidecar.observability import access_log
+from sidecar.observability.access_log import AccessLog, AccessLogSettings
+from sidecar.observability.access_log_format import connection_line, decision_line
 from sidecar.transport.observer import ConnectionSummary, Outcome
-from tc_core.policy import Bound
+from traffic_policy.errors import ConfigError
+from traffic_policy.policy import Bound
 
 NOW = 1_795_617_000.25
 """2026-11-25, 14:30:00.25."""

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.bpf import classic_bytes, classic_program, classic_text, ebpf_bytes, fingerprint, mark_filter
+from tc_core.bpf.mark_classifier import (
+    classic_bytes,
+    classic_program,
+    classic_text,
+    ebpf_bytes,
+    fingerprint,
+    mark_filter,
+)
 from tc_core.handles import Handle
 from tc_core.model import BpfFlavour
 

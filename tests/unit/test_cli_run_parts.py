@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podlane.errors import RunError
-from podlane.runner.addresses import IPv4_POOL, IPv6_POOL, Networks, free_networks
-from podlane.runner.delivery import unsent_bytes
-from podlane.runner.nat import HostRules, removal_text
-from podlane.runner.resolver import choose_resolver
-from podlane.runner.state import RunRecord, State, locked_state, process_start
-from podlane.runner.summary import summary_lines
+from podlane.run.addresses import IPv4_POOL, IPv6_POOL, Networks, free_networks
+from podlane.run.delivery import unsent_bytes
+from podlane.run.nat import HostRules, removal_text
+from podlane.run.resolver import choose_resolver
+from podlane.run.state import RunRecord, State, locked_state, process_start
+from podlane.run.summary import summary_lines
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ def test_records_are_found_again_and_the_folder_goes_with_the_last(tmp_path: Pat
 def test_a_setting_is_put_back_with_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = tmp_path / "ip_forward"
     setting.write_text("0\n")
-    monkeypatch.setattr("podlane.runner.state.sysctl_path", lambda _key: setting)
+    monkeypatch.setattr("podlane.run.state.sysctl_path", lambda _key: setting)
     state = State(tmp_path / "net")
     first, second = _record(1, 1), _record(2, 2)
     for record in (first, second):
@@ -204,7 +204,7 @@ def test_a_setting_that_is_no_longer_ours_is_left_alone(
 ) -> None:
     setting = tmp_path / "ip_forward"
     setting.write_text("0\n")
-    monkeypatch.setattr("podlane.runner.state.sysctl_path", lambda _key: setting)
+    monkeypatch.setattr("podlane.run.state.sysctl_path", lambda _key: setting)
     state, record = State(tmp_path / "net"), _record(1, 1)
     state.write(record)
     state.set_setting("net.ipv4.ip_forward", "1")

@@ -10,11 +10,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from datapath.errors import RulesetError
 from podlane.console import failing_clearly
 from podlane.errors import LabError
 from podlane.main import VERBS, main
-from sidecar.errors import ConfigError, RulesetError
-from tc_core.errors import MissingFeatureError, PolicyError, Problem
+from tc_core.errors import MissingFeatureError
+from traffic_policy.errors import ConfigError, PolicyError, Problem
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import CLASSIC_FIFO, EBPF_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
 
-from tc_core.capability import CLASSIC_BPF, EBPF, FW, GSO_MAX_SIZE, HTB, Features, absent
-from tc_core.compile import burst, compile_policy, leaf_handle, quantum
+from tc_core.compile.mark_tree import burst, compile_policy, leaf_handle, quantum
 from tc_core.errors import MissingFeatureError
 from tc_core.handles import Handle
-from tc_core.marks import ClassIds, class_mark
 from tc_core.model import Bfifo, BpfFilter, BpfFlavour, FqCodel, FwFilter
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.probe.capability import CLASSIC_BPF, EBPF, FW, GSO_MAX_SIZE, HTB, Features, absent
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.units import ByteCount, Duration, Rate
 
 
 def test_the_whole_tree_of_a_small_policy() -> None:

@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 
 from tc_core import lanes, statistics
-from tc_core.capability import ALL_FEATURES
-from tc_core.fake import FakeKernel
+from tc_core.compile.packet_tree import ifb_name
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddQdisc
 from tc_core.lanes import Lanes
 from tc_core.model import HtbQdisc
-from tc_core.packet_lanes import ifb_name
-from tc_core.policy_file import parse_policy
+from tc_core.probe.capability import ALL_FEATURES
 from tc_core.statistics import Statistics
 from tc_core.stats import ClassStats
 from tc_core.trees import PLAIN_ROOT
-from tc_core.units import Duration, Rate
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import Duration, Rate
 
 HTB = """
 total: 10Mbit

@@ -7,14 +7,12 @@ from dataclasses import replace
 import pytest
 from trees import CLASSIC_FIFO, EBPF_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
 
-from tc_core.bpf import mark_filter
-from tc_core.capability import Features
+from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.diff import diff, is_ours, removal
 from tc_core.errors import ForeignQdiscError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddClass, AddQdisc, Change, ChangeClass, ChangeQdisc, DeleteClass, DeleteFilter, SetLink
-from tc_core.marks import ClassIds, Mark
 from tc_core.model import (
     Bfifo,
     BpfFlavour,
@@ -27,8 +25,10 @@ from tc_core.model import (
     OtherQdisc,
     TrafficTree,
 )
-from tc_core.policy import TrafficPolicy
-from tc_core.units import ByteCount, Duration
+from tc_core.probe.capability import Features
+from traffic_policy.marks import ClassIds, Mark
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import ByteCount, Duration
 
 UNTOUCHED = Observed(Link("eth0"), (OtherQdisc(Handle(0), ROOT, "noqueue"),))
 SMALL = policy(api="20Mbit 80Mbit 1", backup="1Mbit 10Mbit 7")

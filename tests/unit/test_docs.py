@@ -10,12 +10,12 @@ from click.testing import CliRunner
 
 from podlane.main import main
 from podlane.sidecar import sidecar
-from sidecar.config import SidecarSettings
-from sidecar.guard import RestartMetrics
-from sidecar.metrics import Crew, Metrics, ReceivedMetrics
-from sidecar.policy_state import PolicyState
-from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
-from tc_core.policy_file import load_policy, parse_policy
+from sidecar.config.reload_status import PolicyState
+from sidecar.config.settings import SidecarSettings
+from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
+from sidecar.supervisor.client import RestartMetrics
+from traffic_policy.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
+from traffic_policy.policy_file import load_policy, parse_policy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -22,13 +22,13 @@ from podlane.imports import only_what_is_used
 only_what_is_used()
 import podlane.sidecar
 from sidecar import remains, standby, starting
-from sidecar.config import load_settings
-from sidecar.log import configure
-from sidecar.metrics import Metrics
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.policies import import_readers, load_wanted
-from sidecar.routing.table import RoutingTable
-from tc_core.marks import ClassIds
+from sidecar.config.settings import load_settings
+from sidecar.config.logging import configure
+from sidecar.observability.metrics import Metrics
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from sidecar.config.loader import import_readers, load_wanted
+from datapath.routing.table import RoutingTable
+from traffic_policy.marks import ClassIds
 for given in ({"policy": sys.argv[1]}, {"annotations": sys.argv[2]}):
     settings = load_settings(given)
     configure(settings.log_format, settings.log_level)
@@ -55,6 +55,6 @@ def test_a_sidecar_imports_only_what_it_uses_and_others_find_all(tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     modules = done.stdout.split()
-    assert "sidecar.service" in modules
+    assert "sidecar.app.sidecar" in modules
     needless = {name for name in modules for each in NEEDLESS if name == each or name.startswith(f"{each}.")}
     assert needless == set()

@@ -19,8 +19,8 @@ from injector import admission
 from injector.admission import SharedPolicies, mutate, validate
 from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
-from sidecar.config import SidecarSettings
-from sidecar.policies import load_wanted
+from sidecar.config.loader import load_wanted
+from sidecar.config.settings import SidecarSettings
 from tests.documents import places
 
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"

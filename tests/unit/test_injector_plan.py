@@ -30,9 +30,9 @@ from injector.containers import Grace
 from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
 from injector.plan import InjectionPlan, Skip, plan
-from pod_policy.effective import AnnotationsError
-from pod_policy.service_links import service_behind
-from sidecar.config import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
+from sidecar.config.settings import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
+from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.service_links import service_behind
 
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),

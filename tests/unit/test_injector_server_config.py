@@ -10,10 +10,10 @@ import pytest
 
 from injector.config import ENVIRONMENT, InjectorSettings, load_settings
 from injector.defaults import InjectionDefaults
-from injector.errors import ConfigError
 from injector.metrics import Metrics
 from podlane.injector import injector
 from tests.unit.test_docs import table_keys
+from traffic_policy.errors import ConfigError
 
 DOCUMENT = Path(__file__).parents[2] / "docs/injector.md"
 FILES = {"certificate": "tls.crt", "key": "tls.key"}

@@ -7,20 +7,21 @@ from dataclasses import replace
 import pytest
 
 from tc_core import lanes
-from tc_core.capability import ALL_FEATURES, CAKE, FQ_CODEL, IFB, SFQ, Features, absent
-from tc_core.errors import ForeignLinkError, ForeignQdiscError, MissingFeatureError, PolicyError
-from tc_core.fake import FakeKernel
+from tc_core.compile.packet_tree import ifb_name
+from tc_core.errors import ForeignLinkError, ForeignQdiscError, MissingFeatureError
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import AddFilter, AddLink, AddQdisc, DeleteLink
-from tc_core.marks import ClassIds
 from tc_core.model import Bfifo, Clsact, OtherFilter, RedirectFilter, Tbf
-from tc_core.packet_lanes import ifb_name
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import parse_policy
+from tc_core.probe.capability import ALL_FEATURES, CAKE, FQ_CODEL, IFB, SFQ, Features, absent
 from tc_core.reconcile import ApplyError
 from tc_core.render import lanes_commands
 from tc_core.trees import PLAIN_ROOT
-from tc_core.units import ByteCount, Rate
+from traffic_policy.errors import PolicyError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import ByteCount, Rate
 
 HTB = """
 total: 100Mbit

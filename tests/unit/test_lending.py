@@ -14,22 +14,22 @@ import pytest
 import trio
 from downward import format_map
 
-from sidecar.config import SidecarSettings
-from sidecar.errors import ConfigError
-from sidecar.guard import Guard
-from sidecar.heirloom import Heirloom
-from sidecar.netfilter.install import Backend, Installer, Report
-from sidecar.netfilter.rules import Rule
-from sidecar.netfilter.ruleset import Ruleset
-from sidecar.policies import Wanted
-from sidecar.service import Sidecar
-from sidecar.shaping import Shaping
-from sidecar.starting import serve
-from sidecar.supervisor.beats import Beats, new_page
-from sidecar.supervisor.wire import Message, Wire
-from tc_core.capability import ALL_FEATURES
-from tc_core.fake import FakeKernel
-from tc_core.policy_file import parse_policy
+from datapath.netfilter.install import Backend, Installer, Report
+from datapath.netfilter.rules import Rule
+from datapath.netfilter.ruleset import Ruleset
+from datapath.shaping import Shaping
+from sidecar.app.main import serve
+from sidecar.app.sidecar import Sidecar
+from sidecar.config.loader import Wanted
+from sidecar.config.settings import SidecarSettings
+from sidecar.supervisor.client import Guard
+from sidecar.supervisor.handover import Heirloom
+from sidecar.supervisor.heartbeat import Beats, new_page
+from sidecar.supervisor.ipc import Message, Wire
+from tc_core.fake.kernel import FakeKernel
+from tc_core.probe.capability import ALL_FEATURES
+from traffic_policy.errors import ConfigError
+from traffic_policy.policy_file import parse_policy
 
 POLICY = parse_policy("total: 100Mbit\nclasses: [{name: port, rate: 1Mbit, match: {port: 80}}]")
 

@@ -12,15 +12,15 @@ import trio
 from test_stepaside_classifier import routing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sidecar.errors import QueueError, RulesetError
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from sidecar.quic import QuicReader
-from sidecar.routing.cached import Routing
-from sidecar.stepaside.server import StepAside
-from sidecar.tallies import Tallies
-from tc_core.marks import ClassIds
-from tc_core.policy import TrafficPolicy
-from tc_core.units import Duration
+from datapath.errors import QueueError, RulesetError
+from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from datapath.quic_classifier import QuicReader
+from datapath.routing.cached import Routing
+from datapath.stepaside.server import StepAside
+from sidecar.observability.counters import Tallies
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import Duration
 
 OLD = routing(("video", {"sni": "video.example"}))
 NEW = routing(("video", {"sni": "film.example"}))

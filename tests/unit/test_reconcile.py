@@ -8,15 +8,15 @@ import pytest
 from trees import VARIANTS, policy, tree_of
 
 from tc_core import reconcile
-from tc_core.capability import Features
 from tc_core.errors import ForeignQdiscError, InterfaceNotFoundError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import ChangeClass, DeleteClass
-from tc_core.marks import ClassIds
 from tc_core.model import Link, Observed, OtherQdisc, TrafficTree
-from tc_core.policy import TrafficPolicy
-from tc_core.units import Duration
+from tc_core.probe.capability import Features
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import Duration
 
 OLD = policy("100Mbit", a="20Mbit 80Mbit 1", b="10Mbit 20Mbit 4", c="5Mbit 5Mbit 7")
 NEW = policy("80Mbit", b="20Mbit 30Mbit 2", d="30Mbit 40Mbit 1")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from trees import CLASSIC_FIFO, EBPF_FIFO, VARIANTS, policy, tree_of
 
-from tc_core.capability import Features
 from tc_core.model import tc_rate
+from tc_core.probe.capability import Features
 from tc_core.render import tc_commands
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 
 def test_a_stock_kernel() -> None:

@@ -14,14 +14,14 @@ from bpf_machine import Skb, run
 from packet_meaning import extension, ipv4, ipv6, ports_of
 
 from tc_core import lanes
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import INNER_HANDLE, ROOT_HANDLE
+from tc_core.compile.mark_tree import INNER_HANDLE, ROOT_HANDLE
 from tc_core.controller import TrafficController
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.model import BpfFilter
-from tc_core.policy import DEFAULT_CLASS
-from tc_core.units import Rate
+from tc_core.probe.capability import ALL_FEATURES
+from traffic_policy.policy import DEFAULT_CLASS
+from traffic_policy.units import Rate
 
 Packet = Callable[..., Skb]
 TCP, UDP, ICMP, SCTP, ICMPV6 = 6, 17, 1, 132, 58

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from trees import TOLD_BY
 
-from sidecar.admin import QueryError
-from sidecar.datapath import Datapath
-from sidecar.live_connections import LiveConnection, Order, first_shown
-from sidecar.netfilter.ruleset import CaptureSettings
-from sidecar.shaping import Shaping
-from sidecar.status import Arriving, connections_asked, policy_document
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import compile_policy
-from tc_core.fake import FakeKernel
-from tc_core.marks import ClassIds
-from tc_core.policy_file import parse_policy, policy_from_document
+from datapath.connection_list import LiveConnection, Order, first_shown
+from datapath.kinds import Datapath
+from datapath.netfilter.ruleset import CaptureSettings
+from datapath.shaping import Shaping
+from sidecar.observability.admin_server import QueryError
+from sidecar.observability.documents import Arriving, connections_asked, policy_document
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import compile_policy
+from tc_core.fake.kernel import FakeKernel
+from tc_core.probe.capability import ALL_FEATURES
 from tc_core.reconcile import apply
-from tc_core.tellers import Teller
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy, policy_from_document
 
 POLICY = """
 total: 100Mbit

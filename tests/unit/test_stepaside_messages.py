@@ -7,11 +7,11 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.stepaside import conntrack_messages as ct
-from sidecar.stepaside import nfnetlink as nf
-from sidecar.stepaside import queue_messages as nfq
-from tc_core.marks import Mark
-from tc_core.policy import TransportProtocol
+from datapath.stepaside import conntrack_messages as ct
+from datapath.stepaside import nfnetlink as nf
+from datapath.stepaside import queue_messages as nfq
+from traffic_policy.marks import Mark
+from traffic_policy.policy import TransportProtocol
 
 PRE_ROUTING, LOCAL_OUT = 0, 3
 """linux/netfilter.h"""

@@ -14,30 +14,30 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from sidecar.datapath import Datapath
-from sidecar.guard import ids_of, ids_told
-from sidecar.heirloom import Heirloom
-from sidecar.netfilter.aside import SHOW
-from sidecar.netfilter.backend import BackendKind
-from sidecar.netfilter.failing import REFUSE, failing_text, without_proxy, without_refusal
-from sidecar.netfilter.failing_by_python import changed
-from sidecar.netfilter.install import Installer
-from sidecar.netfilter.parse import Installed, InstalledHook, parse
-from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
-from sidecar.netfilter.restore import RestoreBackend, Tools
-from sidecar.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.netfilter.text import difference, render
-from sidecar.on_failure import OnFailure
-from sidecar.refusal import refuse
-from sidecar.starting import most_processes
-from sidecar.supervisor.actions import Action, run_all
-from sidecar.supervisor.arguments import without_options
-from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
-from sidecar.supervisor.life import HUNG_S, SILENT_S, Restarts, Watch
-from sidecar.supervisor.wire import Wire
-from tc_core.marks import ClassIds
-from tc_core.policy import TrafficPolicy
+from datapath.kinds import Datapath
+from datapath.netfilter.backend import BackendKind
+from datapath.netfilter.fallback import REFUSE, failing_text, without_proxy, without_refusal
+from datapath.netfilter.fallback_by_python import changed
+from datapath.netfilter.install import Installer
+from datapath.netfilter.nfqueue_rules import SHOW
+from datapath.netfilter.parse import Installed, InstalledHook, parse
+from datapath.netfilter.quic import AGAIN, IN_QUIC, QUIC
+from datapath.netfilter.render import difference, render
+from datapath.netfilter.restore import RestoreBackend, Tools
+from datapath.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from datapath.on_failure import OnFailure
+from sidecar.app.fail_closed import refuse
+from sidecar.app.main import most_processes
+from sidecar.supervisor.argv import without_options
+from sidecar.supervisor.client import ids_of, ids_told
+from sidecar.supervisor.commands import Action, run_all
+from sidecar.supervisor.handover import Heirloom
+from sidecar.supervisor.heartbeat import JUDGE, LOOP, Beats, new_page
+from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.watchdog import HUNG_S, SILENT_S, Restarts, Watch
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
 
 BOTH_WAYS = TrafficPolicy.model_validate(
     {
@@ -282,7 +282,7 @@ def test_the_library_does_the_same_and_loses_nothing_of_others(way: OnFailure, d
 
 PROXY = """
 import os, signal, socket, sys
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.ipc import Wire
 wire = Wire(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
 ids = wire.receive()[0]["ids"]
 print(ids, flush=True)

@@ -16,18 +16,18 @@ from threading import Thread
 import pytest
 from waiting import until
 
-from sidecar.guard import Guard
-from sidecar.heirloom import Heirloom
 from sidecar.supervisor import control
-from sidecar.supervisor.actions import Action, run_all
-from sidecar.supervisor.arguments import open_descriptors
-from sidecar.supervisor.beats import Beats, new_page
-from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire
+from sidecar.supervisor.argv import open_descriptors
+from sidecar.supervisor.client import Guard
+from sidecar.supervisor.commands import Action, run_all
+from sidecar.supervisor.handover import Heirloom
+from sidecar.supervisor.heartbeat import Beats, new_page
+from sidecar.supervisor.ipc import MOST_DESCRIPTORS, Wire
 
 PATIENCE_S = 20.0
 DRIVER = """
 import sys
-from sidecar.lifetime import adopt_orphans
+from sidecar.prctl import adopt_orphans
 from sidecar.supervisor import control, program
 control.NAME = "\\0" + sys.argv.pop(1)
 if sys.argv.pop(1) == "adopt":
@@ -45,9 +45,9 @@ def say(word):
 if "--cleanup" in sys.argv:
     say("cleanup")
     sys.exit()
-from sidecar.lifetime import die_with_parent
-from sidecar.supervisor.beats import LOOP, Beats
-from sidecar.supervisor.wire import Wire
+from sidecar.prctl import die_with_parent
+from sidecar.supervisor.heartbeat import LOOP, Beats
+from sidecar.supervisor.ipc import Wire
 
 die_with_parent(os.getppid(), signal.SIGKILL)
 with (folder / "starts").open("a+") as starts:

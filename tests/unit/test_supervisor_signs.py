@@ -14,11 +14,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sidecar.guard import Guard
-from sidecar.supervisor.beats import JUDGE, KINDS, LOOP, Beats, new_page
 from sidecar.supervisor.child import Child
-from sidecar.supervisor.life import Watch
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.client import Guard
+from sidecar.supervisor.heartbeat import JUDGE, KINDS, LOOP, Beats, new_page
+from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.watchdog import Watch
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from trees import VARIANTS, policy, tree_of
 
 from tc_core import answers, requests
-from tc_core.bpf import classic_bytes, mark_filter
-from tc_core.capability import Features
+from tc_core.bpf.mark_classifier import classic_bytes, mark_filter
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import (
     AddClass,
@@ -29,6 +28,7 @@ from tc_core.kernel import (
 )
 from tc_core.layouts import TcMessage
 from tc_core.model import INGRESS_HOOK, BpfFilter, BpfFlavour, FqCodel, OtherFilter, RedirectFilter
+from tc_core.probe.capability import Features
 from tc_core.qdisc_layouts import burst_bytes, burst_ticks, chance, chance_ppm
 from tc_core.qdiscs import (
     Bfifo,
@@ -45,7 +45,7 @@ from tc_core.qdiscs import (
     tc_percent,
     tc_time,
 )
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 RATES = st.integers(min_value=8_000, max_value=10**13).map(Rate)
 # Rates of HTB and TBF are whole bytes per second; the kernel has no others.

@@ -6,19 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from podlane.traffic.changes import Outcome
-from podlane.traffic.records import Knowledge, Recorded, fits, knowledge
-from podlane.traffic.report import report
-from podlane.traffic.show import look
-from podlane.traffic.tree import Node, Owner, Reading, side_of
-from podlane.traffic.words import filter_lines, filter_words, node_document, queue_words, tree_lines
-from tc_core.capability import ALL_FEATURES
-from tc_core.fake import FakeKernel
+from podlane.tc.changes import Outcome
+from podlane.tc.records import Knowledge, Recorded, fits, knowledge
+from podlane.tc.report import report
+from podlane.tc.show import look
+from podlane.tc.tree import Node, Owner, Reading, side_of
+from podlane.tc.words import filter_lines, filter_words, node_document, queue_words, tree_lines
+from tc_core.bpf.packet_program import PACKET_PRIO
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.history import Standing
 from tc_core.kernel import SetLink
 from tc_core.lanes import Lanes, apply, lanes_of
-from tc_core.marks import Mark
 from tc_core.model import (
     INGRESS_HOOK,
     Bfifo,
@@ -40,10 +39,11 @@ from tc_core.model import (
     RedirectFilter,
     Sfq,
 )
-from tc_core.packet_program import PACKET_PRIO
-from tc_core.policy_file import parse_policy
+from tc_core.probe.capability import ALL_FEATURES
 from tc_core.recording import Intent
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.marks import Mark
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import ByteCount, Duration, Rate
 
 H, P = Handle(0x101), Handle(1, 0x101)
 MS = 10**6

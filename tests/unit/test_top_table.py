@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 from test_top_rates import API, MBIT, REST, api, reading, watched
 
-from podlane.top import _SORTS
-from podlane.watching.columns import COLUMNS, SORTS, arranged, bar, compact, fitting, percent, short_time, spark
-from podlane.watching.connections import TITLES, cells, in_class
-from podlane.watching.keys import read_keys
-from podlane.watching.picture import MEANINGS, classes_picture, connections_picture, help_picture
-from podlane.watching.rates import Frame
-from podlane.watching.view import HELP, View, after
-from sidecar.live_connections import LiveConnection, Order, Shown
+from datapath.connection_list import LiveConnection, Order, Shown
+from podlane.top.columns import COLUMNS, SORTS, arranged, bar, compact, fitting, percent, short_time, spark
+from podlane.top.command import _SORTS
+from podlane.top.connections import TITLES, cells, in_class
+from podlane.top.keys import read_keys
+from podlane.top.rates import Frame
+from podlane.top.render import MEANINGS, classes_picture, connections_picture, help_picture
+from podlane.top.view import HELP, View, after
 from tc_core.stats import ClassStats
 
 

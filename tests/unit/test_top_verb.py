@@ -12,27 +12,27 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from podlane import traffic
+from datapath.connection_list import LiveConnection, Order, Shown
+from datapath.kinds import Datapath
+from datapath.shaping import ClassSnapshot, Received
 from podlane.main import main
-from podlane.watching.admin import AdminSource, reading_of, shown_of
-from podlane.watching.interface import InterfaceSource
-from podlane.watching.printing import frames
-from podlane.watching.readings import Reading, Source, SourceError
-from sidecar.datapath import Datapath
-from sidecar.live_connections import LiveConnection, Order, Shown
-from sidecar.shaping import ClassSnapshot, Received
-from sidecar.status import Process, classes_document, connections_document
-from sidecar.tallies import ClassConnections
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import compile_policy, leaf_handle
-from tc_core.fake import FakeKernel
+from podlane.tc import kernel_access
+from podlane.top.admin import AdminSource, reading_of, shown_of
+from podlane.top.interface import InterfaceSource
+from podlane.top.printing import frames
+from podlane.top.readings import Reading, Source, SourceError
+from sidecar.observability.counters import ClassConnections
+from sidecar.observability.documents import Process, classes_document, connections_document
+from tc_core.compile.mark_tree import compile_policy, leaf_handle
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
-from tc_core.marks import ClassIds
 from tc_core.model import Observed, Tbf
-from tc_core.policy_file import parse_policy
+from tc_core.probe.capability import ALL_FEATURES
 from tc_core.reconcile import apply
 from tc_core.stats import ClassStats
-from tc_core.units import ByteCount, Rate
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import ByteCount, Rate
 
 MBIT = 1_000_000
 STATS = ClassStats(
@@ -263,7 +263,7 @@ def test_an_interface_that_counts_nothing_is_shown_by_its_own_counters() -> None
 
 
 def test_a_wrong_interface_is_said_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "open_kernel", lambda: FakeKernel("eth0", "eth1"))
+    monkeypatch.setattr(kernel_access, "open_kernel", lambda: FakeKernel("eth0", "eth1"))
     done = top("-i", "eth7", "--once")
     assert done.exit_code == 1
     assert "There is no interface 'eth7'" in done.output
