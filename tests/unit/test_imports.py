@@ -21,7 +21,8 @@ import sys
 from podlane.imports import only_what_is_used
 only_what_is_used()
 import podlane.sidecar
-from sidecar import remains, standby, starting
+from datapath import cleanup
+from sidecar.app import main, standby
 from sidecar.config.settings import load_settings
 from sidecar.config.logging import configure
 from sidecar.observability.metrics import Metrics
