@@ -41,7 +41,7 @@ from tc_core.bpf import classic_bytes, classic_text, fingerprint
 from tc_core.bpf_assembler import Assembler, Instruction, Label
 from tc_core.errors import TcError
 from tc_core.handles import Handle
-from tc_core.model import BpfFilter, BpfFlavour
+from tc_core.model import BpfFilter
 from tc_core.packet_rules import (
     AUTHENTICATION,
     EXTENSION_HEADERS,
@@ -97,7 +97,6 @@ def filters(rules: Sequence[PacketRule], parent: Handle, *, mirrored: bool = Fal
     return tuple(
         BpfFilter(
             parent,
-            BpfFlavour.CLASSIC,
             fingerprint(classic_bytes(program.instructions)),
             text=classic_text(program.instructions),
             prio=PACKET_PRIO + i,
