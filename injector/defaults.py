@@ -45,16 +45,14 @@ def product_version() -> str:
 class InjectionDefaults:
     """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
 
-    ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``native`` chooses the form: an
-    init container with restartPolicy Always (Kubernetes 1.29 and later), else a classic container with an init
-    container before it. ``bpf``: sidecars get CAP_BPF if their policy has a use for it. ``environment`` has further
-    ``PODLANE_*`` variables for the sidecar; the last of a name counts.
+    ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``bpf``: sidecars get CAP_BPF if
+    their policy has a use for it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a
+    name counts.
     """
 
     image: str = ""
     image_pull_policy: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
-    native: bool = True
     cpu_request: str | None = "20m"
     cpu_limit: str | None = None
     memory_request: str | None = "80Mi"

@@ -40,10 +40,6 @@ class Readiness:
         if trouble is None or part in self._missing:
             self.report(part, trouble)
 
-    def has(self, part: str) -> bool:
-        """Whether this part is in order."""
-        return part not in self._missing
-
     def explain(self) -> str:
         return "; ".join(f"{part}: {trouble}" for part, trouble in self._missing.items())
 

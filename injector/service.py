@@ -23,7 +23,7 @@ from injector.api import ApiServer
 from injector.api_access import ApiAccess, find_access
 from injector.certificate_files import CertificateFiles
 from injector.certificates import Lifetimes
-from injector.config import InjectorSettings, Native
+from injector.config import InjectorSettings
 from injector.connections import Server, open_listeners
 from injector.errors import ApiError
 from injector.exchange import Application
@@ -36,11 +36,9 @@ from injector.webhook import Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.units import Duration
 
-_NATIVE_SINCE: Final = (1, 29)
-"""Kubernetes from which on native sidecars are there without a feature gate (KEP-753)."""
+_OLDEST_KUBERNETES: Final = (1, 29)
+"""From which on native sidecars are there without a feature gate (KEP-753)."""
 _VERSION_RETRY: Final = 2.0
-_VERSION_AGAIN: Final = 600.0
-"""Seconds after which the API server's version is asked for again: clusters are upgraded."""
 _SWITCH_INTERVAL: Final = 0.001
 """Seconds for which a thread keeps Python's interpreter while another wants it: five times less than usual, since the
 event loop must not wait long for a thread that reads a huge policy."""
@@ -58,11 +56,9 @@ class Injector:
     def __init__(self, settings: InjectorSettings, access: ApiAccess | None) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        asks_version = settings.native is Native.AUTO
-        self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if asks_version else []))
+        self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if access else []))
         self._tls = ServerTls(settings.tls_version)
         self._api = ApiServer(access, self._metrics.api_failed) if access else None
-        self._defaults = settings.defaults(native=settings.native is not Native.NEVER)
         self._loaded = trio.Event()
         self._stop = trio.Event()
         self._hurry = trio.Event()
@@ -89,8 +85,8 @@ class Injector:
         settings = self._settings
         async with trio.open_nursery() as keepers:
             self._start_certificates(keepers)
-            if settings.native is Native.AUTO:
-                keepers.start_soon(self._follow_version)
+            if self._api:
+                await self._require_native_sidecars(self._api)
             await self._loaded.wait()
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
@@ -110,7 +106,7 @@ class Injector:
         shared = SharedPolicies(self._api, settings.shared_policy_ttl.seconds)
         make = partial(
             Webhook,
-            defaults=lambda: self._defaults,
+            defaults=settings.defaults(),
             shared=shared,
             metrics=self._metrics,
             longest=settings.deadline.seconds,
@@ -152,22 +148,23 @@ class Injector:
         if self._tls.served:
             self._loaded.set()
 
-    async def _follow_version(self) -> None:
-        assert self._api is not None, "serve() has checked it"
+    async def _require_native_sidecars(self, api: ApiServer) -> None:
+        """Wait until the API server says its version. Raises :class:`ConfigError` for one that has none."""
         while True:
             try:
-                version = await self._api.version()
+                version = await api.version()
             except ApiError as error:
                 self._readiness.arrived(VERSION, str(error))
                 log.warning("the API server's version is not known", error=str(error))
                 await trio.sleep(_VERSION_RETRY)
                 continue
-            native = version >= _NATIVE_SINCE
-            if not self._readiness.has(VERSION) or native != self._defaults.native:
-                log.info("form of the sidecar", native=native, kubernetes=".".join(map(str, version)))
-            self._defaults = self._settings.defaults(native=native)
+            if version < _OLDEST_KUBERNETES:
+                raise ConfigError(
+                    f"Kubernetes {'.'.join(map(str, version))} has no native sidecars. "
+                    f"Upgrade it to {'.'.join(map(str, _OLDEST_KUBERNETES))} or later."
+                )
             self._readiness.arrived(VERSION, None)
-            await trio.sleep(_VERSION_AGAIN)
+            return
 
     async def _follow_signals(self, signals: AsyncIterator[int]) -> None:
         async for _ in signals:
@@ -212,12 +209,10 @@ async def serve(
 
 
 def _needs_no_api(settings: InjectorSettings) -> None:
-    remedy = "Start the injector in the cluster, name a file with --kubeconfig, or"
     if settings.secret:
-        raise ConfigError(f"--secret: there is no API server to keep it. {remedy} give --certificate and --key.")
-    if settings.native is Native.AUTO:
         raise ConfigError(
-            f"--native auto: there is no API server to ask for its version. {remedy} say always or never."
+            "--secret: there is no API server to keep it. Start the injector in the cluster, name a file with "
+            "--kubeconfig, or give --certificate and --key."
         )
 
 

@@ -69,7 +69,7 @@ class Webhook:
         self,
         name: str,
         judge: Judge,
-        defaults: Callable[[], InjectionDefaults],
+        defaults: InjectionDefaults,
         shared: SharedPolicies,
         metrics: Metrics,
         longest: float,
@@ -119,7 +119,7 @@ class Webhook:
         return reply, outcome
 
     def _judged(self, review: dict[str, Any], shared: Lookup) -> tuple[Answer, Outcome]:
-        reply = self._judge(review, self._defaults(), shared)
+        reply = self._judge(review, self._defaults, shared)
         return Answer.json(reply), outcome_of(reply)
 
     async def _look_up(self, review: Mapping[str, Any]) -> Lookup:

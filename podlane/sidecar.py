@@ -90,9 +90,6 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 @click.option("--access-log-file", metavar="FILE", help="Where it goes.  [default: standard output]")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
-@click.option(
-    "--prepare", is_flag=True, help="Put all in force and exit, leaving it there for the next sidecar to take over."
-)
 @click.option("--cleanup", is_flag=True, help="Remove what an earlier sidecar left here, and exit.")
 @click.option("--alone", is_flag=True, hidden=True, help="Without a supervisor: whoever starts it sees to its end.")
 @click.option("--supervisor-fd", type=int, hidden=True, help="The supervisor's socket.")
@@ -103,7 +100,6 @@ def sidecar(
     context: click.Context,
     /,
     action: str | None,
-    prepare: bool,
     cleanup: bool,
     alone: bool,
     supervisor_fd: int | None,
@@ -125,7 +121,7 @@ def sidecar(
             raise click.UsageError("upgrade: The sidecar keeps the options that it was started with. Give none beside.")
         _upgrade()
         return
-    if not (prepare or cleanup or alone or supervisor_fd is not None):
+    if not (cleanup or alone or supervisor_fd is not None):
         _supervise(context.obj)
     if not cleanup:
         _begin()
@@ -153,7 +149,7 @@ def sidecar(
             run(
                 settings,
                 guard=guard,
-                on_ready=_leave if prepare else partial(_write, ready_fd, "ready\n"),
+                on_ready=partial(_write, ready_fd, "ready\n"),
                 on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
             )
         finally:
@@ -202,16 +198,6 @@ def _begin() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
     only_what_is_used()
-
-
-def _leave() -> None:
-    """End at once, as SIGKILL would: what is in force stays, and captured connections wait for whoever adopts it.
-
-    An init container does this where the sidecar is a container of its own: the application starts under its limits.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
 
 
 def _write(descriptor: int | None, text: str) -> None:

@@ -16,7 +16,6 @@ from tc_core.model import (
     ETH_P_ALL,
     MATCH_ALL,
     BpfFilter,
-    BpfFlavour,
     Filter,
     FwFilter,
     HtbClass,
@@ -96,10 +95,9 @@ def filter_of(message: Any) -> Filter | None:
         return FwFilter(parent, Mark(handle & mask, mask), Handle.from_int(target), prio)
     if protocol == ETH_P_ALL and kind == "bpf":
         if (ops := options.get_attr("TCA_BPF_OPS")) is not None:
-            code = fingerprint(bytes(ops))
-            return BpfFilter(parent, BpfFlavour.CLASSIC, code, handle=handle, prio=prio)
+            return BpfFilter(parent, fingerprint(bytes(ops)), handle=handle, prio=prio)
         name = str(options.get_attr("TCA_BPF_NAME") or "")
-        return BpfFilter(parent, BpfFlavour.EBPF, name, handle=handle, prio=prio)
+        return BpfFilter(parent, name, handle=handle, prio=prio)
     return OtherFilter(parent, kind, prio, protocol)
 
 

@@ -270,7 +270,7 @@ def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None
     ids = selected & {handle.minor - LEAF_BASE for handle in classes}
     if ids == selected:
         return wanted
-    return mark_filter(wanted.parent, wanted.flavour, ids) if ids else None
+    return mark_filter(wanted.parent, ids) if ids else None
 
 
 def _filter_changes(wanted: Sequence[ClassFilter], current: Sequence[Filter]) -> list[Change]:

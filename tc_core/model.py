@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -147,24 +146,16 @@ class FwFilter:
         )
 
 
-class BpfFlavour(StrEnum):
-    """How the program gets into the kernel: by bpf(2) as eBPF, or as classic BPF inside the netlink message."""
-
-    EBPF = "ebpf"
-    CLASSIC = "classic"
-
-
 @dataclass(frozen=True, slots=True)
 class BpfFilter:
-    """A cls_bpf program that finds a packet's class (tc-bpf(8), :mod:`tc_core.bpf.mark_classifier`).
+    """A program of classic BPF that finds a packet's class (cls_bpf, tc-bpf(8), :mod:`tc_core.bpf.mark_classifier`).
 
     ``fingerprint`` identifies the program. It is the one that turns the mark's class field into a class handle, and
-    ``class_ids`` are the ids it selects; or, of the classic flavour, the one that is given as ``instructions``, made
-    from ``rules``. None of these is known of a program that was read back.
+    ``class_ids`` are the ids it selects; or the one that is given as ``instructions``, made from ``rules``. None of
+    these is known of a program that was read back; for one of eBPF, which is not ours, the fingerprint is its name.
     """
 
     parent: Handle
-    flavour: BpfFlavour
     fingerprint: str
     class_ids: frozenset[int] | None = field(default=None, compare=False)
     text: str = field(default="", compare=False, repr=False)

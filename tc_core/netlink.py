@@ -18,7 +18,6 @@ from typing import Any, Self
 from pyroute2.netlink import rtnl
 
 from tc_core import answers, requests
-from tc_core.bpf.mark_classifier import load
 from tc_core.bpf.socket_program import load_for_sockets
 from tc_core.errors import KernelError
 from tc_core.handles import Handle
@@ -26,8 +25,6 @@ from tc_core.kernel import AddFilter, AddLink, Change, Counters, ReplaceFilter, 
 from tc_core.model import (
     EGRESS_HOOK,
     INGRESS_HOOK,
-    BpfFilter,
-    BpfFlavour,
     Clsact,
     Filter,
     HtbQdisc,
@@ -113,11 +110,6 @@ class NetlinkKernel:
 
     def _make(self, operation: str, index: int, change: Change) -> None:
         match change:
-            case AddFilter(BpfFilter(flavour=BpfFlavour.EBPF) as wanted) | ReplaceFilter(
-                BpfFilter(flavour=BpfFlavour.EBPF) as wanted
-            ):
-                loaded = load(wanted.class_ids or frozenset(), wanted.parent)
-                self._ask_with_program(operation, index, change, loaded)
             case AddFilter(RedirectFilter() as redirect) | ReplaceFilter(RedirectFilter() as redirect):
                 device = next((i for i, name in self._names().items() if name == redirect.device), None)
                 if device is None:

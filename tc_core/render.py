@@ -10,7 +10,6 @@ from tc_core.kernel import AddClass, AddFilter, AddLink, AddQdisc, Change, SetLi
 from tc_core.lanes import Lanes, Step
 from tc_core.model import (
     BpfFilter,
-    BpfFlavour,
     Cake,
     Clsact,
     FwFilter,
@@ -29,8 +28,7 @@ from tc_core.trees import Tree
 def tc_commands(tree: Tree, interface: str) -> list[str]:
     """The commands that make the tree on an untouched interface, in order, with comment lines (``# ...``) between.
 
-    Joined by newlines they are a shell script. An eBPF program cannot be written as a command; its classic form, which
-    does the same, stands for it.
+    Joined by newlines they are a shell script.
     """
     steps = [(interface, change) for change in diff(tree, Observed(Link(interface)))]
     return list(_lines(steps, {interface: tree}))
@@ -80,9 +78,8 @@ def _comment(tree: Tree, change: Change) -> str:
             return "podlane loads a program here that also finds the class by the socket; a command can only redirect"
         case AddFilter(FwFilter() as fw):
             return f"mark {fw.mark}: {tree.names.get(fw.target, fw.target)}"
-        case AddFilter(BpfFilter() as bpf):
-            form = "the same as classic BPF" if bpf.flavour is BpfFlavour.EBPF else "as classic BPF"
-            return f"bits 24-31 of the mark select the class ({form})"
+        case AddFilter(BpfFilter()):
+            return "bits 24-31 of the mark select the class (as classic BPF)"
         case SetLink():
             return "smaller segments, so that no flow waits long behind another's in a FIFO"
         case _:

@@ -104,8 +104,6 @@ def _filter_attributes(wanted: OurFilter, program: int | None, device: int | Non
         loaded = [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.program]]
         code = loaded if program is not None else _classic(MATCH_ALL)
         return _options("bpf", [["TCA_BPF_ACT", _redirect(device or 0, connmark=wanted.connmark)], *code])
-    if program is not None:
-        return _options("bpf", [["TCA_BPF_FD", program], ["TCA_BPF_NAME", wanted.fingerprint]])
     instructions = wanted.instructions or classic_program(
         wanted.class_ids or frozenset(), wanted.parent.major << 16 | 0x100
     )

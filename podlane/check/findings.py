@@ -49,7 +49,7 @@ class _Capability:
 _CAPABILITIES: Final = (
     _Capability("CAP_NET_ADMIN", 12, "classes, rules, marks and the transparent listener"),
     _Capability("CAP_SYS_ADMIN", 21, "network namespaces, which `podlane run` and `podlane demo` make"),
-    _Capability("CAP_BPF", 39, "the mark classifier as eBPF; without it, classic BPF does the same", required=False),
+    _Capability("CAP_BPF", 39, "limits for what arrives by the socket; without it, by other ways", required=False),
 )
 """Bits of linux/capability.h."""
 _CONNECTIONS: Final = 10_000
@@ -129,7 +129,6 @@ def shaping(features: Features) -> Iterator[Finding]:
     queues = features.fq_codel.available or features.bfifo.available
     substitutes = {
         features.fw.name: classifier,
-        features.ebpf.name: classifier,
         features.classic_bpf.name: classifier,
         features.fq_codel.name: "FIFOs sized in time are used, with more delay in a full class" if queues else "",
         features.bfifo.name: "fq_codel is used" if queues else "",

@@ -14,7 +14,6 @@ from tc_core.handles import Handle
 from tc_core.model import (
     Bfifo,
     BpfFilter,
-    BpfFlavour,
     Cake,
     Filter,
     FqCodel,
@@ -154,8 +153,6 @@ def filter_words(existing: Filter, names: Mapping[Handle, str], *, ours: bool = 
             return f"everything → {existing.device or 'a device that is gone: it is lost'}"
         case BpfFilter() if not ours:
             return f"a BPF program at prio {existing.prio} → not Podlane's, not looked into"
-        case BpfFilter(flavour=BpfFlavour.EBPF):
-            return f"eBPF program {existing.fingerprint} chooses the class by the mark"
         case BpfFilter():
             what = "packets (its policy is not recorded)" if _reads_packets(existing) else "the mark (bits 24-31)"
             return f"BPF program {existing.fingerprint} chooses the class by {what}"

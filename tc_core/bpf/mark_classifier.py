@@ -2,14 +2,11 @@
 
 The program takes the class id out of the mark (bits 24-31, :mod:`traffic_policy.marks`), looks it up in a set of 256
 bits that is part of the program, and returns the class's handle, or 0 ("no match": HTB's default class) for every other
-id. So a class that is about to go can lose its traffic first. It is the same program in two forms:
+id. So a class that is about to go can lose its traffic first. The time taken does not depend on the number of classes.
 
-* eBPF, loaded by bpf(2), which needs CAP_BPF or CAP_SYS_ADMIN (or unprivileged BPF, usually off);
-* classic BPF, carried in the filter's netlink message, which needs no more than CAP_NET_ADMIN. The kernel translates
-  it to the first form, so that both are equally fast.
-
-Neither uses maps or helper functions, and the time taken does not depend on the number of classes. The fingerprint is
-ours (SHA-256 of the instructions) rather than the kernel's tag, whose algorithm has changed between releases.
+It is classic BPF, carried in the filter's netlink message, which needs no more than CAP_NET_ADMIN; the kernel
+translates it to eBPF. The fingerprint is ours (SHA-256 of the instructions) rather than the kernel's tag, whose
+algorithm has changed between releases.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ from typing import Final
 
 from tc_core.errors import KernelError
 from tc_core.handles import Handle
-from tc_core.model import BpfFilter, BpfFlavour
+from tc_core.model import BpfFilter
 from traffic_policy.marks import CLASS_SHIFT
 
 _WORDS: Final = 8
-"""256 ids as 32-bit words: the immediates of both instruction sets."""
+"""256 ids as words of 32 bits: the constants of instructions."""
 
 # Classic BPF (linux/filter.h, linux/bpf_common.h): struct sock_filter { u16 code; u8 jt, jf; u32 k; }
 _LD_ABS, _LD_MEM, _ST, _TAX = 0x20, 0x60, 0x02, 0x07
@@ -38,13 +35,6 @@ _LD_IMM, _AND, _OR, _RSH, _RSH_X = 0x00, 0x54, 0x44, 0x74, 0x7C
 _JA, _JEQ, _RET_A, _RET_K = 0x05, 0x15, 0x16, 0x06
 _SKF_AD_MARK: Final = 0xFFFFF000 + 20
 """SKF_AD_OFF + SKF_AD_MARK: the ancillary load of skb->mark."""
-
-# eBPF (linux/bpf.h): u8 code; u8 dst:4, src:4; s16 off; s32 imm
-_LDX_W, _MOV64_X, _MOV32_X, _MOV32_K = 0x61, 0xBF, 0xBC, 0xB4
-_RSH32_K, _RSH32_X, _AND32_K, _OR32_K = 0x74, 0x7C, 0x54, 0x44
-_JNE_K, _JEQ_K, _JA64, _EXIT = 0x55, 0x15, 0x05, 0x95
-_SK_BUFF_MARK: Final = 8
-"""Offset of ``mark`` in struct __sk_buff."""
 
 _BPF_PROG_LOAD: Final = 5
 _BPF_PROG_TYPE_SCHED_CLS: Final = 3
@@ -103,43 +93,6 @@ def classic_text(program: Iterable[tuple[int, int, int, int]]) -> str:
     return ",".join([str(len(instructions)), *instructions])
 
 
-@lru_cache(maxsize=16)
-def ebpf_bytes(class_ids: frozenset[int], base: int) -> bytes:
-    """The program as eBPF instructions. Registers: 0 id and result, 2 bit number, 3 word number, 4 word.
-
-    Arithmetic is on 32 bits (Linux 4.10 and later); comparisons may be on 64, since that clears the upper half.
-    """
-
-    def op(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-        signed = imm - (1 << 32) if imm >= 1 << 31 else imm
-        return struct.pack("=BBhi", code, src << 4 | dst, off, signed)
-
-    words = _class_bits(class_ids)
-    table = []
-    for index, word in enumerate(words[:-1]):
-        after = 3 * (_WORDS - 2 - index) + 1
-        table += [op(_JNE_K, 3, off=2, imm=index), op(_MOV32_K, 4, imm=word), op(_JA64, off=after)]
-    table.append(op(_MOV32_K, 4, imm=words[-1]))
-    return b"".join(
-        (
-            op(_LDX_W, 0, 1, off=_SK_BUFF_MARK),
-            op(_RSH32_K, 0, imm=CLASS_SHIFT),
-            op(_MOV32_X, 2, 0),
-            op(_AND32_K, 2, imm=31),
-            op(_MOV32_X, 3, 0),
-            op(_RSH32_K, 3, imm=5),
-            *table,
-            op(_RSH32_X, 4, 2),
-            op(_AND32_K, 4, imm=1),
-            op(_JEQ_K, 4, off=2, imm=0),
-            op(_OR32_K, 0, imm=base),
-            op(_EXIT),
-            op(_MOV32_K, 0, imm=0),
-            op(_EXIT),
-        )
-    )
-
-
 NAME_PREFIX: Final = "podlane-"
 """How the names of our programs begin."""
 
@@ -149,25 +102,15 @@ def fingerprint(instructions: bytes) -> str:
     return f"{NAME_PREFIX}{hashlib.sha256(instructions).hexdigest()[:12]}"
 
 
-def mark_filter(parent: Handle, flavour: BpfFlavour, class_ids: Iterable[int]) -> BpfFilter:
+def mark_filter(parent: Handle, class_ids: Iterable[int]) -> BpfFilter:
     """The filter under ``parent`` that selects class ``parent.major:(0x100 | id)`` for exactly these ids."""
     ids = frozenset(class_ids)
-    base = parent.major << 16 | 0x100
-    classic = classic_program(ids, base)
-    code = classic_bytes(classic) if flavour is BpfFlavour.CLASSIC else ebpf_bytes(ids, base)
-    return BpfFilter(parent, flavour, fingerprint(code), ids, classic_text(classic))
+    program = classic_program(ids, parent.major << 16 | 0x100)
+    return BpfFilter(parent, fingerprint(classic_bytes(program)), ids, classic_text(program))
 
 
-def load(class_ids: frozenset[int], parent: Handle) -> int:
-    """Load the eBPF form; returns a file descriptor that the caller closes once a filter holds the program.
-
-    Raises :class:`KernelError`: EPERM without CAP_BPF, ENOSYS where the kernel was built without bpf(2).
-    """
-    return load_program(ebpf_bytes(class_ids, parent.major << 16 | 0x100))
-
-
-def load_program(instructions: bytes, name: bytes = b"podlane_mark") -> int:
-    """BPF_PROG_LOAD of a traffic control classifier (bpf(2)); returns its file descriptor or raises KernelError.
+def load_program(instructions: bytes, name: bytes) -> int:
+    """BPF_PROG_LOAD of an eBPF traffic control classifier (bpf(2)); returns its file descriptor or raises KernelError.
 
     ``name`` is for bpftool(8), at most 15 bytes.
     """

@@ -55,7 +55,7 @@ from tc_core.compile.packet_rules import (
 )
 from tc_core.compile.packet_rules import PacketRule as PacketRule
 from tc_core.handles import Handle
-from tc_core.model import BpfFilter, BpfFlavour
+from tc_core.model import BpfFilter
 from traffic_policy.errors import PodlaneError
 
 PACKET_PRIO: Final = 10
@@ -97,7 +97,6 @@ def filters(rules: Sequence[PacketRule], parent: Handle, *, mirrored: bool = Fal
     return tuple(
         BpfFilter(
             parent,
-            BpfFlavour.CLASSIC,
             fingerprint(classic_bytes(program.instructions)),
             text=classic_text(program.instructions),
             prio=PACKET_PRIO + i,

@@ -21,7 +21,7 @@ from typing import Final
 from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.compile.queues import GSO_PACKET, PACKET, SMALL_GSO, queue_for, wants_small_gso
 from tc_core.handles import Handle
-from tc_core.model import BpfFlavour, ClassFilter, FwFilter, HtbClass, HtbQdisc, TrafficTree
+from tc_core.model import ClassFilter, FwFilter, HtbClass, HtbQdisc, TrafficTree
 from tc_core.probe.capability import Classifier, Features
 from traffic_policy.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
 from traffic_policy.policy import ResolvedClass, TrafficPolicy
@@ -139,7 +139,4 @@ def _mark_filters(classifier: Classifier, class_ids: list[int]) -> tuple[ClassFi
     """What selects the classes. The default class needs no filter: it takes what none selects."""
     if classifier is Classifier.FW:
         return tuple(FwFilter(ROOT_HANDLE, class_mark(i), leaf_handle(i)) for i in class_ids)
-    if not class_ids:
-        return ()
-    flavour = BpfFlavour.EBPF if classifier is Classifier.EBPF else BpfFlavour.CLASSIC
-    return (mark_filter(ROOT_HANDLE, flavour, class_ids),)
+    return (mark_filter(ROOT_HANDLE, class_ids),) if class_ids else ()

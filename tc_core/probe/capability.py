@@ -15,7 +15,6 @@ class Classifier(StrEnum):
     """The ways in which a packet's mark can select its class."""
 
     FW = "fw"
-    EBPF = "ebpf"
     CLASSIC_BPF = "classic bpf"
 
 
@@ -32,7 +31,6 @@ class Feature:
 
 HTB: Final = "HTB classes (sch_htb)"
 FW: Final = "fw filter (cls_fw)"
-EBPF: Final = "eBPF filter (cls_bpf, bpf(2))"
 CLASSIC_BPF: Final = "classic BPF filter (cls_bpf)"
 FQ_CODEL: Final = "fq_codel queues (sch_fq_codel)"
 BFIFO: Final = "bfifo queues"
@@ -51,7 +49,6 @@ SOCKETS: Final = "look-up of sockets for what arrives (eBPF, bpf_sk_lookup_tcp)"
 REMEDIES: Final = {
     HTB: "Load it on the node (modprobe sch_htb), or use a kernel with CONFIG_NET_SCH_HTB.",
     FW: "Load it on the node (modprobe cls_fw), or use a kernel with CONFIG_NET_CLS_FW.",
-    EBPF: "Give the process CAP_BPF, and use a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF (cls_bpf).",
     CLASSIC_BPF: "Load it on the node (modprobe cls_bpf), or use a kernel with CONFIG_NET_CLS_BPF.",
     FQ_CODEL: "Load it on the node (modprobe sch_fq_codel), or use a kernel with CONFIG_NET_SCH_FQ_CODEL.",
     BFIFO: "Use a kernel with CONFIG_NET_SCHED; every one that has it has bfifo.",
@@ -104,7 +101,6 @@ class Features:
 
     htb: Feature
     fw: Feature
-    ebpf: Feature
     classic_bpf: Feature
     fq_codel: Feature
     bfifo: Feature
@@ -126,17 +122,14 @@ class Features:
 
     @property
     def classifier(self) -> Classifier:
-        """How marks will select classes: fw, else eBPF, else classic BPF.
+        """How marks will select classes: fw, else classic BPF.
 
         Raises :class:`MissingFeatureError`, naming what is missing, when there is no way at all.
         """
-        for feature, way in (
-            (self.fw, Classifier.FW),
-            (self.ebpf, Classifier.EBPF),
-            (self.classic_bpf, Classifier.CLASSIC_BPF),
-        ):
-            if feature.available:
-                return way
+        if self.fw.available:
+            return Classifier.FW
+        if self.classic_bpf.available:
+            return Classifier.CLASSIC_BPF
         raise MissingFeatureError(
             f"This kernel has no filter that can read packet marks: {self.fw.name}: {self.fw.reason}; "
             f"{self.classic_bpf.name}: {self.classic_bpf.reason}.",
@@ -153,7 +146,6 @@ class Features:
 ALL_FEATURES: Final = Features(
     htb=present(HTB),
     fw=present(FW),
-    ebpf=present(EBPF),
     classic_bpf=present(CLASSIC_BPF),
     fq_codel=present(FQ_CODEL),
     bfifo=present(BFIFO),

@@ -31,7 +31,7 @@ from tc_core.kernel import (
     ReplaceFilter,
     SetLink,
 )
-from tc_core.model import INGRESS_HOOK, BpfFlavour, FwFilter, HtbClass, RedirectFilter
+from tc_core.model import INGRESS_HOOK, FwFilter, HtbClass, RedirectFilter
 from tc_core.netlink import NetlinkKernel
 from tc_core.probe import capability
 from tc_core.probe.capability import ALL_FEATURES, Classifier, Feature, Features, absent, present
@@ -128,7 +128,7 @@ def _try_shaping(attempt: Callable[..., Feature]) -> Iterator[Feature]:
     htb = attempt(capability.HTB, AddQdisc(_ROOT), AddClass(inner), *(AddClass(c) for c in classes))
     yield htb
     if not htb.available:
-        names = (capability.FW, capability.EBPF, capability.CLASSIC_BPF, capability.FQ_CODEL, capability.BFIFO)
+        names = (capability.FW, capability.CLASSIC_BPF, capability.FQ_CODEL, capability.BFIFO)
         yield from (absent(name, "could not be tried without HTB") for name in (*names, capability.GSO_MAX_SIZE))
         return
     fifo = Bfifo(queue_handle(_FIFO_CLASS), leaf_handle(_FIFO_CLASS), _BYTES)
@@ -141,12 +141,8 @@ def _try_shaping(attempt: Callable[..., Feature]) -> Iterator[Feature]:
         memory_limit=ByteCount(2**20),
     )
     fw = FwFilter(ROOT_HANDLE, class_mark(_FIFO_CLASS), leaf_handle(_FIFO_CLASS))
-    ebpf = mark_filter(ROOT_HANDLE, BpfFlavour.EBPF, [_FIFO_CLASS])
-    classic = mark_filter(ROOT_HANDLE, BpfFlavour.CLASSIC, [_FIFO_CLASS])
     yield attempt(capability.FW, AddFilter(fw))
-    yield attempt(capability.EBPF, AddFilter(ebpf))
-    # In the place of the eBPF filter, if that is there.
-    yield attempt(capability.CLASSIC_BPF, ReplaceFilter(classic))
+    yield attempt(capability.CLASSIC_BPF, AddFilter(mark_filter(ROOT_HANDLE, [_FIFO_CLASS])))
     yield attempt(capability.FQ_CODEL, AddQdisc(codel))
     yield attempt(capability.BFIFO, AddQdisc(fifo))
     yield attempt(capability.GSO_MAX_SIZE, SetLink(gso_max_size=16384))

@@ -31,7 +31,10 @@ from traffic_policy.policy_file import parse_policy, policy_from_document
 from traffic_policy.scope import beyond_sidecar
 
 _SHARED = "total: 20Mbit\nclasses: [{name: db, rate: 1Mbit, match: {port: 5432}}]\n"
-_DEFAULTS = (InjectionDefaults(image="podlane:test"), InjectionDefaults(image="podlane:test", native=False))
+_DEFAULTS = (
+    InjectionDefaults(image="podlane:test"),
+    InjectionDefaults(image="podlane:test", image_pull_secrets=("registry",), cpu_limit="1"),
+)
 _WHERE = Destination.parse("192.0.2.1", 443)
 _WHAT = Content("a.example.com", "a.example.com", ("h2",))
 

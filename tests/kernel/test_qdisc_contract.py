@@ -36,7 +36,6 @@ from tc_core.kernel import (
 from tc_core.model import (
     EGRESS_HOOK,
     INGRESS_HOOK,
-    BpfFlavour,
     HtbClass,
     Link,
     Observed,
@@ -277,7 +276,7 @@ IFB = "ifb7"
 TO_IFB = RedirectFilter(INGRESS_HOOK, IFB)
 TO_SELF = RedirectFilter(INGRESS_HOOK, DEVICE)
 BY_SOCKET = socket_redirect(DEVICE, frozenset({1, 7}))
-PROGRAM = mark_filter(ONE, BpfFlavour.CLASSIC, {1})
+PROGRAM = mark_filter(ONE, {1})
 
 # What the kernel has to have, what is done first, what is refused, with which number.
 REFUSALS: list[tuple[str, str, list[Change], Change, int]] = [

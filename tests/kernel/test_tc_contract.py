@@ -32,7 +32,6 @@ from tc_core.kernel import (
 )
 from tc_core.model import (
     Bfifo,
-    BpfFlavour,
     FwFilter,
     HtbClass,
     HtbQdisc,
@@ -53,7 +52,7 @@ HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 
 def _runs_here(wanted: Features) -> bool:
     """Whether the real kernel has all that the variant uses. What it has not is checked on kernels that have."""
-    return getattr(HERE, {"fw": "fw", "ebpf": "ebpf", "classic bpf": "classic_bpf"}[wanted.classifier]).available and (
+    return getattr(HERE, {"fw": "fw", "classic bpf": "classic_bpf"}[wanted.classifier]).available and (
         HERE.fq_codel.available or not wanted.fq_codel.available
     )
 
@@ -246,7 +245,7 @@ ROOT_QDISC = HtbQdisc(Handle(1), 0x1FF)
 INNER = HtbClass(Handle(1, 1), Handle(1), MBIT, MBIT, SIZE, SIZE, 0, SIZE)
 LEAF = HtbClass(Handle(1, 0x101), Handle(1, 1), MBIT, MBIT, SIZE, SIZE, 3, SIZE)
 FIFO = Bfifo(Handle(0x101), Handle(1, 0x101), ByteCount(50_000))
-PROGRAM = mark_filter(Handle(1), BpfFlavour.CLASSIC, {1})
+PROGRAM = mark_filter(Handle(1), {1})
 BASE = [AddQdisc(ROOT_QDISC), AddClass(INNER), AddClass(LEAF), AddQdisc(FIFO), AddFilter(PROGRAM)]
 
 REFUSALS = [
@@ -312,7 +311,7 @@ EFFECTS = [
     pytest.param(DeleteClass(LEAF), lambda o: len(o.classes), 1, id="class gone"),
     pytest.param(DeleteClass(LEAF), lambda o: o.leaf_of(LEAF.handle), None, id="queue gone with its class"),
     pytest.param(DeleteClass(LEAF), lambda o: o.class_named(INNER.handle).is_inner, False, id="no longer inner"),
-    pytest.param(ReplaceFilter(mark_filter(Handle(1), BpfFlavour.CLASSIC, {1, 2})), lambda o: o.filters, (mark_filter(Handle(1), BpfFlavour.CLASSIC, {1, 2}),), id="program replaced"),
+    pytest.param(ReplaceFilter(mark_filter(Handle(1), {1, 2})), lambda o: o.filters, (mark_filter(Handle(1), {1, 2}),), id="program replaced"),
     pytest.param(DeleteFilter(PROGRAM), lambda o: o.filters, (), id="filter gone"),
     pytest.param(DeleteQdisc(ROOT_QDISC), lambda o: o.qdiscs, (OtherQdisc(Handle(0), ROOT, "noqueue"),), id="all gone"),
     pytest.param(AddClass(replace(LEAF, handle=Handle(1, 0x102), parent=Handle(1, 0x177))), lambda o: o.class_named(Handle(1, 0x102)).parent, Handle(1), id="htb takes an unknown parent for none"),

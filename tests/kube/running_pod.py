@@ -94,7 +94,7 @@ class RunningPod:
 
     @property
     def applications(self) -> list[str]:
-        """The containers that are no init containers, a classic sidecar among them."""
+        """The containers that are no init containers."""
         return [c["name"] for c in self.spec["containers"]]
 
     # --- its life ------------------------------------------------------------------------------------------------

@@ -91,10 +91,10 @@ def _without(*names: str) -> Features:
     [
         (ALL_FEATURES, 0, []),
         (_without("fw"), 0, ["fw"]),
-        (_without("fw", "ebpf", "fq_codel"), 0, ["fw", "ebpf", "fq_codel"]),
+        (_without("fw", "fq_codel"), 0, ["fw", "fq_codel"]),
         (_without("gso_max_size"), 0, ["gso_max_size"]),
         (_without("htb"), 1, []),
-        (_without("fw", "ebpf", "classic_bpf"), 4, []),
+        (_without("fw", "classic_bpf"), 3, []),
         (_without("fq_codel", "bfifo"), 2, []),
     ],
     ids=["stock kernel", "no fw", "the least that works", "no gso", "no HTB", "no classifier", "no queue"],

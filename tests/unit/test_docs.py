@@ -38,7 +38,7 @@ def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None
     fields = SidecarSettings.model_fields
     assert table_keys(text, "setting") == list(fields)
     options = {p.name for p in sidecar.params}
-    assert set(fields) == options - {"action", "alone", "cleanup", "prepare", "ready_fd", "summary_fd", "supervisor_fd"}
+    assert set(fields) == options - {"action", "alone", "cleanup", "ready_fd", "summary_fd", "supervisor_fd"}
     for name, field in fields.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         default = row.split("|")[2].strip().strip("`")

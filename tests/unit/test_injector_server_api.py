@@ -140,7 +140,7 @@ async def test_what_is_no_api_server_is_told_so() -> None:
 
     async with serving({"/version": handle}, encrypted=False) as (_, port):
         server = ApiServer(ApiAccess(HOST, port, "", None, HOST, None, "x", "the test"))
-        for says in ("no API server", "no API server", "--native", "502 .*bad gateway"):
+        for says in ("no API server", "no API server", "says no version that is understood", "502 .*bad gateway"):
             with pytest.raises(ApiError, match=says):
                 await server.version()
         await server.aclose()

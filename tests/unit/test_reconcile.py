@@ -129,7 +129,7 @@ class Clock:
 
 
 def test_a_class_goes_when_its_queue_is_empty(kernel: FakeKernel) -> None:
-    old, new = trees(VARIANTS["ebpf and fifo"])
+    old, new = trees(VARIANTS["classic bpf and fifo"])
     reconcile.apply(kernel, "eth0", old)
     kernel.queue(A, 30_000, 20_000, 10_000, 0)
     clock = Clock(kernel)
@@ -187,7 +187,7 @@ def test_a_foreign_root_stays_as_it_is(kernel: FakeKernel) -> None:
 
 def test_removal_is_repeatable(kernel: FakeKernel) -> None:
     untouched = kernel.observe("eth0")
-    reconcile.apply(kernel, "eth0", tree_of(OLD, VARIANTS["ebpf and fifo"]))
+    reconcile.apply(kernel, "eth0", tree_of(OLD, VARIANTS["classic bpf and fifo"]))
     assert len(reconcile.remove(kernel, "eth0").done) == 2
     assert kernel.observe("eth0") == untouched
     assert reconcile.remove(kernel, "eth0").done == ()

@@ -27,7 +27,7 @@ from tc_core.kernel import (
     SetLink,
 )
 from tc_core.layouts import TcMessage
-from tc_core.model import INGRESS_HOOK, BpfFilter, BpfFlavour, FqCodel, OtherFilter, RedirectFilter
+from tc_core.model import INGRESS_HOOK, BpfFilter, FqCodel, OtherFilter, RedirectFilter
 from tc_core.probe.capability import Features
 from tc_core.qdisc_layouts import burst_bytes, burst_ticks, chance, chance_ppm
 from tc_core.qdiscs import (
@@ -99,8 +99,14 @@ def test_a_whole_tree(variant: Features) -> None:
     for leaf in tree.leaves:
         assert leaf.agrees_with(answers.qdisc_of(echoed(AddQdisc(leaf))))
     for each in tree.filters:
-        program = 7 if getattr(each, "flavour", None) is BpfFlavour.EBPF else None
-        assert answers.filter_of(echoed(AddFilter(each), program)) == each
+        assert answers.filter_of(echoed(AddFilter(each))) == each
+
+
+def test_an_ebpf_program_in_our_place_is_known_by_its_name() -> None:
+    """As earlier versions loaded one there: another program, which is replaced."""
+    message = echoed(AddFilter(mark_filter(Handle(1), {1})))
+    message.get_attr("TCA_OPTIONS")["attrs"] = [["TCA_BPF_NAME", "podlane-1"]]
+    assert answers.filter_of(message) == BpfFilter(Handle(1), "podlane-1")
 
 
 @given(RATES, RATES, BURSTS, st.integers(min_value=0, max_value=7))
@@ -122,7 +128,7 @@ def test_a_change_of_fq_codel_does_not_carry_its_flows() -> None:
 
 
 @pytest.mark.parametrize(("change", "info"), [
-    pytest.param(DeleteFilter(mark_filter(Handle(1), BpfFlavour.CLASSIC, {1})), 2 << 16 | 0x0300, id="ours, by handle"),
+    pytest.param(DeleteFilter(mark_filter(Handle(1), {1})), 2 << 16 | 0x0300, id="ours, by handle"),
     pytest.param(DeleteFilter(OtherFilter(Handle(1), "u32", 9, 0x0800)), 9 << 16 | 0x0008, id="others, all at once"),
 ])  # fmt: skip
 def test_removing_filters_names_priority_and_protocol(change: DeleteFilter, info: int) -> None:
@@ -285,7 +291,7 @@ def test_what_only_looks_like_a_redirection(name: str, value: object) -> None:
 
 def test_a_program_that_is_given_is_sent_as_it_is() -> None:
     program = ((0x20, 0, 0, 4), (0x06, 0, 0, 0x10001))
-    given_filter = BpfFilter(Handle(1), BpfFlavour.CLASSIC, "x", instructions=program)
+    given_filter = BpfFilter(Handle(1), "x", instructions=program)
     options = echoed(AddFilter(given_filter)).get_attr("TCA_OPTIONS")
     assert options.get_attr("TCA_BPF_OPS_LEN") == 2
     assert options.get_attr("TCA_BPF_OPS") == classic_bytes(program)

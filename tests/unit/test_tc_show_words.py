@@ -22,7 +22,6 @@ from tc_core.model import (
     INGRESS_HOOK,
     Bfifo,
     BpfFilter,
-    BpfFlavour,
     Cake,
     Clsact,
     Filter,
@@ -77,22 +76,21 @@ def test_queues_in_words(qdisc: Qdisc, words: str) -> None:
         (FwFilter(Handle(1), Mark(0x2000000, 0xFF000000), Handle(1, 0x102)), "mark 0x2000000/0xff000000 → 1:102"),
         (RedirectFilter(INGRESS_HOOK, "ifb-eth0"), "everything → ifb-eth0"),
         (RedirectFilter(INGRESS_HOOK, ""), "everything → a device that is gone: it is lost"),
-        (BpfFilter(Handle(1), BpfFlavour.EBPF, "podlane-1"), "eBPF program podlane-1 chooses the class by the mark"),
-        (BpfFilter(Handle(1), BpfFlavour.CLASSIC, "abc"), "BPF program abc chooses the class by the mark (bits 24-31)"),
+        (BpfFilter(Handle(1), "abc"), "BPF program abc chooses the class by the mark (bits 24-31)"),
         (
-            BpfFilter(Handle(1), BpfFlavour.CLASSIC, "abc", prio=PACKET_PRIO),
+            BpfFilter(Handle(1), "abc", prio=PACKET_PRIO),
             "BPF program abc chooses the class by packets (its policy is not recorded)",
         ),
         (OtherFilter(Handle(1), "u32", 49152, 0x800), "u32 at prio 49152 → not Podlane's, not looked into"),
     ],
-    ids=["known class", "unknown class", "redirect", "lost", "ebpf", "marks", "packets", "other"],
+    ids=["known class", "unknown class", "redirect", "lost", "marks", "packets", "other"],
 )
 def test_filters_in_words(existing: Filter, words: str) -> None:
     assert filter_words(existing, {P: "db"}) == words
 
 
 def test_programs_on_others_trees_are_not_guessed_at() -> None:
-    program = BpfFilter(Handle(5), BpfFlavour.CLASSIC, "abc", prio=PACKET_PRIO)
+    program = BpfFilter(Handle(5), "abc", prio=PACKET_PRIO)
     assert filter_words(program, {}, ours=False) == "a BPF program at prio 10 → not Podlane's, not looked into"
 
 

@@ -91,7 +91,7 @@ def test_an_injector_that_ends_or_never_begins_is_told_with_its_last_words() -> 
     with pytest.raises(CandidateError, match=r"(?s)ended with -9\. It said: .*listening"):
         kill()
     with pytest.raises(CandidateError, match=r"(?s)did not come up\. It said: .*'sometimes' is not one of"):
-        start("--native", "sometimes")
+        start("--log-format", "sometimes")
 
 
 def scheduling_of(pid: int) -> set[int]:

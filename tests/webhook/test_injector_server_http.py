@@ -61,7 +61,7 @@ async def webhooks(
     metrics = Metrics()
     shared = SharedPolicies(NoApi(), 10.0)  # type: ignore[arg-type]
     made = {
-        f"/{name}": Webhook(name, function, InjectionDefaults, shared, metrics, longest).handle
+        f"/{name}": Webhook(name, function, InjectionDefaults(), shared, metrics, longest).handle
         for name, function in (("mutate", judge), ("validate", validate))
     }
     async with serving(made) as (_, port):
