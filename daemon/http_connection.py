@@ -107,9 +107,9 @@ class HttpConnection:
             head = await self._read_head()
         except h11.RemoteProtocolError as error:
             reason = f"Not a request that can be answered: {error}"
-            return await self._send(self._shared.refuse(error.error_status_hint, reason))
+            return await self._send(self._shared.refuse(error.error_status_hint, reason), last=True)
         except RequestError as error:
-            return await self._send(self._shared.refuse(error.status, str(error)))
+            return await self._send(self._shared.refuse(error.status, str(error)), last=True)
         if head is None:
             return False
         response = await self._response_to(head)
@@ -130,7 +130,11 @@ class HttpConnection:
             while event is h11.NEED_DATA:
                 await self._receive()
                 event = self._http.next_event()
-            return event if isinstance(event, h11.Request) else None
+            if not isinstance(event, h11.Request):
+                return None
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise RequestError(505, f"HTTP/{event.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
+            return event
         raise RequestError(408, f"The request's head did not come within {self._limits.head:g} s.")
 
     async def _response_to(self, head: h11.Request) -> Response | None:
@@ -207,12 +211,12 @@ class HttpConnection:
         self._shared.held += size
         self._held += size
 
-    async def _send(self, response: Response, *, head_only: bool = False) -> bool:
+    async def _send(self, response: Response, *, head_only: bool = False, last: bool = False) -> bool:
         """Says whether there may be another request. Raises one of :data:`GONE`."""
         self._skip()
         fields = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
         fields.extend(response.headers)
-        if self._shared.leaving or not self._limits.keep_alive or not self._whole.is_set():
+        if last or self._shared.leaving or not self._limits.keep_alive or not self._whole.is_set():
             fields.append(("connection", "close"))
         events: list[h11.Event] = [h11.Response(status_code=response.status, headers=fields)]
         if not head_only:
