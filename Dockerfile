@@ -10,7 +10,7 @@ RUN python3 -m venv --without-pip /opt/podlane
 # What Podlane needs changes less often than Podlane: a layer of its own. Wheels only: there is no compiler here.
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*p["dependencies"], *p["optional-dependencies"]["injector"], sep="\n")' >requirements.txt \
+print(*p["dependencies"], sep="\n")' >requirements.txt \
  && python3 -m pip --python /opt/podlane install --no-cache-dir --no-compile --only-binary :all: \
       --constraint constraints.txt --requirement requirements.txt
 COPY . .

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from injector.exchange import Answer, Handler, Request
+from daemon.http import Handler, Request, Response
 from injector.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -47,11 +47,11 @@ class Readiness:
 def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
     """For probes. An answer proves that the event loop turns, which is all that ``/healthz`` says."""
 
-    async def healthz(_request: Request) -> Answer:
-        return Answer.text(200, "ok")
+    async def healthz(_request: Request) -> Response:
+        return Response.text(200, "ok")
 
-    async def readyz(_request: Request) -> Answer:
-        return Answer.text(200, "ok") if readiness.ready else Answer.text(503, f"not ready: {readiness.explain()}")
+    async def readyz(_request: Request) -> Response:
+        return Response.text(200, "ok") if readiness.ready else Response.text(503, f"not ready: {readiness.explain()}")
 
     return {"/healthz": healthz, "/readyz": readyz}
 
@@ -59,7 +59,7 @@ def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
 def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
     """For Prometheus."""
 
-    async def render(_request: Request) -> Answer:
-        return Answer(200, metrics.render(), CONTENT_TYPE_LATEST)
+    async def render(_request: Request) -> Response:
+        return Response(200, CONTENT_TYPE_LATEST, metrics.render())
 
     return {"/metrics": render}

@@ -18,16 +18,18 @@ from typing import Final
 import structlog
 import trio
 
+from daemon.http import Handler
+from daemon.http_server import HttpServer
 from injector.admission import mutate, validate
 from injector.api import ApiServer
 from injector.api_access import ApiAccess, find_access
 from injector.certificate_files import CertificateFiles
 from injector.certificates import Lifetimes
 from injector.config import InjectorSettings
-from injector.connections import Server, open_listeners
+from injector.decoding import DecodingBudget
 from injector.errors import ApiError
-from injector.exchange import Application
 from injector.health import Readiness, health_handlers, metrics_handler
+from injector.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
 from injector.metrics import Metrics
 from injector.self_managed import Place, SelfManaged
 from injector.shared_policies import SharedPolicies
@@ -66,8 +68,8 @@ class Injector:
     async def run(self, signals: AsyncIterator[int], on_ready: Callable[[int, int], None]) -> None:
         """Serve until SIGTERM or SIGINT. ``on_ready`` is told the ports, once requests are taken."""
         settings = self._settings
-        application = {**health_handlers(self._readiness), **metrics_handler(self._metrics)}
-        side_server = Server(Application(application))
+        handlers = {**health_handlers(self._readiness), **metrics_handler(self._metrics)}
+        side_server = HttpServer(handlers, HEALTH_LIMITS)
         side = await open_listeners(settings.address, settings.metrics_port, "metrics-port")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_signals, signals)
@@ -90,7 +92,8 @@ class Injector:
             await self._loaded.wait()
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
-            server = Server(self._application(), lambda: self._tls.context)
+            limits = webhook_limits(settings.deadline.seconds)
+            server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context)
             with trio.CancelScope(shield=True):  # from here on the end is a graceful one
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(server.run, listeners)
@@ -101,7 +104,7 @@ class Injector:
                     await self._end(server)
             keepers.cancel_scope.cancel()
 
-    def _application(self) -> Application:
+    def _handlers(self) -> dict[str, Handler]:
         settings = self._settings
         shared = SharedPolicies(self._api, settings.shared_policy_ttl.seconds)
         make = partial(
@@ -110,12 +113,13 @@ class Injector:
             shared=shared,
             metrics=self._metrics,
             longest=settings.deadline.seconds,
+            decoding=DecodingBudget(),
         )
-        return Application({
+        return {
             "/mutate": make("mutate", mutate).handle,
             "/validate": make("validate", validate).handle,
             **health_handlers(self._readiness),
-        })  # fmt: skip
+        }
 
     def _start_certificates(self, nursery: trio.Nursery) -> None:
         settings = self._settings
@@ -178,7 +182,7 @@ class Injector:
         await self._stop.wait()
         life.cancel()
 
-    async def _end(self, server: Server) -> None:
+    async def _end(self, server: HttpServer) -> None:
         linger, grace = self._settings.linger, self._settings.grace
         log.info("ending", linger=str(linger), grace=str(grace), connections=server.connections)
         server.leave()
