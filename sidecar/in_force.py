@@ -23,7 +23,7 @@ from sidecar.mesh.kinds import MeshProxy
 from sidecar.mesh.scope import beyond_mesh
 from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.capture_settings import CaptureSettings, capture_settings
-from sidecar.netfilter.ports import release
+from sidecar.netfilter.ports import PortReservation, release
 from sidecar.netfilter.ruleset import Ruleset, build_ruleset
 from sidecar.on_failure import OnFailure
 from sidecar.refusal import refuse
@@ -58,6 +58,7 @@ class InForce(Supervised, Protocol):
     _listeners: Listeners
     _apart: frozenset[int]
     _told_by: Teller | None
+    _reservation: PortReservation
 
     async def _apply(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> int:
         """Put a policy in force: classes, then the table, then the listener, then the rules that lead there.
@@ -76,11 +77,11 @@ class InForce(Supervised, Protocol):
         )
         table = RoutingTable.of(policy, silent, self.mesh)
         routing = Routing(table, ids, self.shaping.paced(policy, ids))
-        # Connections that an earlier policy captured need its rules for as long as they live, here or in another proxy.
+        # Connections that an earlier policy captured need its rules for as long as they live.
         if self._server is not None:
             self._following = True
             self._following_inbound |= self._server.routing.table.captures(Bound.INBOUND)
-        elif not self._beside:
+        else:
             self._following = self._following_inbound = False
         if self._server is not None:
             await self._server.follow(routing)
@@ -147,7 +148,7 @@ class InForce(Supervised, Protocol):
 
     async def _settle(self) -> None:
         """Take away what only connections of an earlier policy needed, once there are none: rules, the listener."""
-        if not self._following or self._beside:
+        if not self._following:
             return
         server = self._server
         if server is not None:
@@ -196,10 +197,9 @@ class InForce(Supervised, Protocol):
                 self.metrics,
                 log_format=s.log_format,
                 log_level=s.log_level,
-                inherited=self._heirloom.groups if self._heirloom is not None else (),
             )
         ledger = self.shaping.ledger.row(0)
-        return servers.relay(s, routing, self.metrics, mesh=self.mesh, lent=self._heirloom, ledger=ledger)
+        return servers.relay(s, routing, self.metrics, mesh=self.mesh, ledger=ledger)
 
     def _make_classifier(self, routing: Routing, tallies: Tallies) -> StepAside:
         return servers.classifier(self.settings, routing, tallies)

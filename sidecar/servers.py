@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sidecar.access_log import AccessLogSettings
 from sidecar.config import AccessLogMode, SidecarSettings
-from sidecar.heirloom import Heirloom
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.metrics import Metrics
 from sidecar.netfilter.ipv6 import ipv6_missing
@@ -13,7 +12,6 @@ from sidecar.server import ProxyServer, ServerSettings
 from sidecar.stepaside.server import StepAside
 from sidecar.tallies import Tallies
 from sidecar.transport.edge import TransparentEdge
-from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.ledger import LedgerRow
 
 
@@ -37,21 +35,10 @@ def server_settings(settings: SidecarSettings) -> ServerSettings:
 
 
 def relay(
-    settings: SidecarSettings,
-    routing: Routing,
-    metrics: Metrics,
-    *,
-    mesh: MeshProxy | None,
-    lent: Heirloom | None,
-    ledger: LedgerRow,
+    settings: SidecarSettings, routing: Routing, metrics: Metrics, *, mesh: MeshProxy | None, ledger: LedgerRow
 ) -> ProxyServer:
-    """The relay of this process, with the listeners that another has ``lent``, or its own."""
-    edge, inbound = TransparentEdge(mesh=mesh), None
-    if lent is not None:
-        ports = settings.outbound_port, settings.inbound_port
-        doors = [[each for group in lent.on(port) for each in group] for port in ports]
-        edge, inbound = TransparentEdge(doors[0], mesh=mesh), InboundEdge(doors[1])
-    return ProxyServer(server_settings(settings), routing, metrics, edge=edge, inbound=inbound, ledger=ledger)
+    """The relay of this process."""
+    return ProxyServer(server_settings(settings), routing, metrics, edge=TransparentEdge(mesh=mesh), ledger=ledger)
 
 
 def classifier(settings: SidecarSettings, routing: Routing, tallies: Tallies) -> StepAside:

@@ -6,16 +6,14 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Final
 
 import structlog
 import trio
 
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
-from sidecar.errors import ConfigError, SidecarError, single
+from sidecar.errors import SidecarError, single
 from sidecar.guard import Guard
-from sidecar.heirloom import Heirloom
 from sidecar.in_force import MakePool
 from sidecar.instance import only_instance
 from sidecar.log import configure as configure_log
@@ -38,11 +36,6 @@ from tc_core import features
 from tc_core.errors import TcError
 from tc_core.netlink import NetlinkKernel
 
-_CHANGED_MEANWHILE: Final = (
-    "The datapath was changed to step-aside after an upgrade had begun that stays with the relay, whose connections "
-    "still run: their marks would mean another thing. Upgrade once more."
-)
-
 log = structlog.get_logger(__name__)
 
 
@@ -58,7 +51,7 @@ def run(
     Has the process for itself: one thread so far, and no trio yet.
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
-    ledger = Ledger(most_processes(workers, guard.heirloom if guard is not None else None))
+    ledger = Ledger(workers)
     try:
         mesh = join(settings)
     except SidecarError:
@@ -93,13 +86,10 @@ async def serve(
     """
     wanted = None
     with ExitStack() as stack:
-        given = guard.heirloom if guard is not None else None
-        lock = given.lock if given is not None else stack.enter_context(only_instance())
+        lock = stack.enter_context(only_instance())
         try:
             tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
-            if given is not None and wanted.settings.datapath is not Datapath.RELAY:
-                raise ConfigError(_CHANGED_MEANWHILE)
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
             tell_warnings(wanted)
@@ -118,7 +108,7 @@ async def serve(
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard, lock)
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard)
         except (TcError, SidecarError):
             if guard is None or not guard.again:  # else connections have been seen to
                 do_without_start(settings, wanted, mesh)
@@ -127,8 +117,3 @@ async def serve(
             await running.run(signals, on_ready, on_summary)
         except BaseExceptionGroup as group:
             raise single(group, (TcError, SidecarError)) or group from None
-
-
-def most_processes(workers: int, heirloom: Heirloom | None) -> int:
-    """How many relay at once: an heir has as many as its predecessor, and as many as it wants when it begins anew."""
-    return max(workers, len(heirloom.groups) if heirloom is not None else 0)

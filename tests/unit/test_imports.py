@@ -21,18 +21,17 @@ import sys
 from podlane.imports import only_what_is_used
 only_what_is_used()
 import podlane.sidecar
-from sidecar import remains, standby, starting
+from sidecar import remains, starting
 from sidecar.config import load_settings
 from sidecar.log import configure
 from sidecar.metrics import Metrics
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.policies import import_readers, load_wanted
+from sidecar.policies import load_wanted
 from sidecar.routing.table import RoutingTable
 from tc_core.marks import ClassIds
 for given in ({"policy": sys.argv[1]}, {"annotations": sys.argv[2]}):
     settings = load_settings(given)
     configure(settings.log_format, settings.log_level)
-    import_readers(settings)
     policy = load_wanted(settings).policy
     RoutingTable.of(policy, settings.silent_ports, None)
     build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
