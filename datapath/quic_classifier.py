@@ -23,8 +23,6 @@ from traffic_policy.policy import TransportProtocol
 from traffic_policy.units import Duration
 
 _AT_ONCE: Final = Duration(0)
-_LOOK_S: Final = 0.05
-"""Seconds between two looks of an heir whether it can have the queue."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,17 +30,9 @@ log = structlog.get_logger(__name__)
 class QuicReader:
     """Runs the classifier when the routing in force wants one."""
 
-    def __init__(self, make: Callable[[Routing, Tallies], StepAside], *, heir: bool = False) -> None:
-        """``make`` gives a classifier that counts in these tallies, which no other thread does.
-
-        ``heir``: another process has the queue, and leaves it once this one is ready; :meth:`be_alone` is called when
-        it has ended.
-        """
+    def __init__(self, make: Callable[[Routing, Tallies], StepAside]) -> None:
+        """``make`` gives a classifier that counts in these tallies, which no other thread does."""
         self._make = make
-        self._beside = heir
-        self._awaited: Routing | None = None  # what to judge by once the queue is free
-        self._waiting = trio.CancelScope()
-        self._waited = trio.Event()
         self.tallies = Tallies()
         self._classifier: StepAside | None = None
         self.used = False
@@ -66,20 +56,11 @@ class QuicReader:
         """Whether rules may show packets to it."""
         return not self.problem
 
-    def be_alone(self) -> None:
-        """The process that had the queue has ended."""
-        self._beside = False
-
     async def follow(self, routing: Routing, nursery: trio.Nursery) -> None:
         """Judge by this routing from now on; before the rules that go with it."""
         self.tallies.keep(routing.ids)
         if self._classifier is not None:
             await self._classifier.follow(routing)
-        elif self._awaited is not None:
-            self._awaited = routing
-        elif self._beside and routing.table.reads_quic:
-            self._awaited, self._waiting, self._waited = routing, trio.CancelScope(), trio.Event()
-            nursery.start_soon(self._take_over, nursery)
         elif routing.table.reads_quic and self.available:
             try:
                 await self._begin(routing, nursery)
@@ -92,43 +73,6 @@ class QuicReader:
             await nursery.start(classifier.run)
         self._classifier = classifier
         self.used = True
-
-    async def _take_over(self, nursery: trio.Nursery) -> None:
-        """Begin once the queue is free, and have live flows follow. :meth:`stop` ends it.
-
-        Nothing tells when it is, and a queue that another process has looks forbidden.
-        """
-        try:
-            with self._waiting:
-                while self._awaited is not None and self._awaited.table.reads_quic:
-                    last, judged_by = not self._beside, self._awaited
-                    try:
-                        await self._begin(judged_by, nursery)
-                    except (QueueError, PrivilegeError) as error:
-                        if last:
-                            self.give_up(str(error))
-                            return
-                    else:
-                        await self._catch_up()
-                        return
-                    await trio.sleep(_LOOK_S)
-        finally:
-            self._awaited = None
-            self._waited.set()
-
-    async def _catch_up(self) -> None:
-        """The policy may be another than that by which the process before has judged, or than it was a moment ago."""
-        routing, self._awaited = self._awaited, None
-        if self._classifier is None or routing is None:
-            return
-        await self._classifier.follow(routing)
-        try:
-            changed = await self._classifier.reroute()
-        except (ConntrackError, PrivilegeError) as error:
-            log.warning("live flows stay in the classes they have", error=str(error))
-        else:
-            if changed:
-                log.info("live flows changed their class", count=changed)
 
     def install(
         self, install: Callable[[Ruleset], object], ruleset: Ruleset, without: Callable[[], Ruleset]
@@ -166,20 +110,16 @@ class QuicReader:
 
         Gives how many flows changed their class. Raises :class:`ConntrackError`, :class:`PrivilegeError`.
         """
-        routing = self._classifier.routing if self._classifier is not None else self._awaited
-        if routing is None:
+        if self._classifier is None:
             return 0
-        if routing.table.reads_quic and self.available:
-            return await self._classifier.reroute() if self._classifier is not None else 0
+        if self._classifier.routing.table.reads_quic and self.available:
+            return await self._classifier.reroute()
         await self.stop()
         await trio.to_thread.run_sync(forget_quic_marks)
         return 0
 
     async def stop(self) -> None:
-        """End, or do not begin: flows go on by themselves, in the class they have."""
-        if self._awaited is not None:
-            self._waiting.cancel()
-            await self._waited.wait()
+        """End: flows go on by themselves, in the class they have."""
         if self._classifier is not None:
             await self._classifier.drain(_AT_ONCE)
             self._classifier = None

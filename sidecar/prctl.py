@@ -1,4 +1,4 @@
-"""Whose child a process is, and for how long: prctl(2) by ctypes, since Python has no function for it.
+"""How long a process lives: prctl(2) by ctypes, since Python has no function for it.
 
 Raises OSError with the kernel's errno and needs no state, so it is safe between fork and exec.
 """
@@ -11,7 +11,6 @@ import signal
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,13 +26,3 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
         raise OSError(error, os.strerror(error), "prctl")
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
-
-
-def adopt_orphans() -> None:
-    """Have this process, and what it executes in its place, be the parent of all orphans among its descendants.
-
-    Process 1 is that anyway (prctl(2), PR_SET_CHILD_SUBREAPER).
-    """
-    if os.getpid() != 1 and _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "prctl")

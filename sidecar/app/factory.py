@@ -12,8 +12,6 @@ from sidecar.observability.access_log import AccessLogSettings
 from sidecar.observability.counters import Tallies
 from sidecar.observability.metrics import Metrics
 from sidecar.proxy.server import ProxyServer, ServerSettings
-from sidecar.supervisor.handover import Heirloom
-from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.kernel_sockets import TransparentEdge
 
 
@@ -37,21 +35,10 @@ def server_settings(settings: SidecarSettings) -> ServerSettings:
 
 
 def relay(
-    settings: SidecarSettings,
-    routing: Routing,
-    metrics: Metrics,
-    *,
-    mesh: MeshProxy | None,
-    lent: Heirloom | None,
-    ledger: LedgerRow,
+    settings: SidecarSettings, routing: Routing, metrics: Metrics, *, mesh: MeshProxy | None, ledger: LedgerRow
 ) -> ProxyServer:
-    """The relay of this process, with the listeners that another has ``lent``, or its own."""
-    edge, inbound = TransparentEdge(mesh=mesh), None
-    if lent is not None:
-        ports = settings.outbound_port, settings.inbound_port
-        doors = [[each for group in lent.on(port) for each in group] for port in ports]
-        edge, inbound = TransparentEdge(doors[0], mesh=mesh), InboundEdge(doors[1])
-    return ProxyServer(server_settings(settings), routing, metrics, edge=edge, inbound=inbound, ledger=ledger)
+    """The relay of this process."""
+    return ProxyServer(server_settings(settings), routing, metrics, edge=TransparentEdge(mesh=mesh), ledger=ledger)
 
 
 def classifier(settings: SidecarSettings, routing: Routing, tallies: Tallies) -> StepAside:

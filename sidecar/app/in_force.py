@@ -22,7 +22,7 @@ from datapath.mesh.check import beyond_mesh
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import CaptureSettings, capture_settings
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
-from datapath.netfilter.ports import release
+from datapath.netfilter.ports import PortReservation, release
 from datapath.netfilter.ruleset import Ruleset, build_ruleset
 from datapath.on_failure import OnFailure
 from datapath.routing.cached import Routing
@@ -59,6 +59,7 @@ class InForce(Supervised, Protocol):
     _listeners: Listeners
     _apart: frozenset[int]
     _told_by: Teller | None
+    _reservation: PortReservation
 
     async def _apply(self, policy: TrafficPolicy, ids: ClassIds, nursery: trio.Nursery) -> int:
         """Put a policy in force: classes, then the table, then the listener, then the rules that lead there.
@@ -77,11 +78,11 @@ class InForce(Supervised, Protocol):
         )
         table = RoutingTable.of(policy, silent, self.mesh)
         routing = Routing(table, ids, self.shaping.paced(policy, ids))
-        # Connections that an earlier policy captured need its rules for as long as they live, here or in another proxy.
+        # Connections that an earlier policy captured need its rules for as long as they live.
         if self._server is not None:
             self._following = True
             self._following_inbound |= self._server.routing.table.captures(Bound.INBOUND)
-        elif not self._beside:
+        else:
             self._following = self._following_inbound = False
         if self._server is not None:
             await self._server.follow(routing)
@@ -148,7 +149,7 @@ class InForce(Supervised, Protocol):
 
     async def _settle(self) -> None:
         """Take away what only connections of an earlier policy needed, once there are none: rules, the listener."""
-        if not self._following or self._beside:
+        if not self._following:
             return
         server = self._server
         if server is not None:
@@ -197,10 +198,9 @@ class InForce(Supervised, Protocol):
                 self.metrics,
                 log_format=s.log_format,
                 log_level=s.log_level,
-                inherited=self._heirloom.groups if self._heirloom is not None else (),
             )
         ledger = self.shaping.ledger.row(0)
-        return factory.relay(s, routing, self.metrics, mesh=self.mesh, lent=self._heirloom, ledger=ledger)
+        return factory.relay(s, routing, self.metrics, mesh=self.mesh, ledger=ledger)
 
     def _make_classifier(self, routing: Routing, tallies: Tallies) -> StepAside:
         return factory.classifier(self.settings, routing, tallies)

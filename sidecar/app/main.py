@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Final
 
 import structlog
 import trio
@@ -28,7 +27,6 @@ from sidecar.config.logging import configure as configure_log
 from sidecar.config.settings import SidecarSettings
 from sidecar.errors import single
 from sidecar.supervisor.client import Guard
-from sidecar.supervisor.handover import Heirloom
 from sidecar.transport.kernel_sockets import TransparentEdge
 from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
@@ -36,12 +34,7 @@ from sidecar.workers.sizing import worker_count
 from sidecar.workers.worker import work
 from tc_core.netlink import NetlinkKernel
 from tc_core.probe import features
-from traffic_policy.errors import ConfigError, PodlaneError
-
-_CHANGED_MEANWHILE: Final = (
-    "The datapath was changed to step-aside after an upgrade had begun that stays with the relay, whose connections "
-    "still run: their marks would mean another thing. Upgrade once more."
-)
+from traffic_policy.errors import PodlaneError
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +51,7 @@ def run(
     Has the process for itself: one thread so far, and no trio yet.
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
-    ledger = Ledger(most_processes(workers, guard.heirloom if guard is not None else None))
+    ledger = Ledger(workers)
     try:
         mesh = join(settings)
     except PodlaneError:
@@ -94,13 +87,10 @@ async def serve(
     """
     wanted = None
     with ExitStack() as stack:
-        given = guard.heirloom if guard is not None else None
-        lock = given.lock if given is not None else stack.enter_context(only_instance())
+        lock = stack.enter_context(only_instance())
         try:
             tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
-            if given is not None and wanted.settings.datapath is not Datapath.RELAY:
-                raise ConfigError(_CHANGED_MEANWHILE)
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
             tell_warnings(wanted)
@@ -119,7 +109,7 @@ async def serve(
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard, lock)
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard)
         except PodlaneError:
             if guard is None or not guard.again:  # else connections have been seen to
                 do_without_start(settings, wanted, mesh)
@@ -128,8 +118,3 @@ async def serve(
             await running.run(signals, on_ready, on_summary)
         except BaseExceptionGroup as group:
             raise single(group, PodlaneError) or group from None
-
-
-def most_processes(workers: int, heirloom: Heirloom | None) -> int:
-    """How many relay at once: an heir has as many as its predecessor, and as many as it wants when it begins anew."""
-    return max(workers, len(heirloom.groups) if heirloom is not None else 0)

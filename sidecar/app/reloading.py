@@ -30,6 +30,7 @@ class Reloading(InForce, Protocol):
     """Methods for a sidecar that has these attributes."""
 
     settings: SidecarSettings
+    _given: SidecarSettings
     _wanted: Wanted
     _ruleset: Ruleset | None
     _reload_asked: trio.Event
@@ -39,7 +40,6 @@ class Reloading(InForce, Protocol):
     async def _reload_when_asked(self, nursery: trio.Nursery) -> None:
         while True:
             await self._reload_asked.wait()
-            await self._mine.wait()
             self._reload_asked = trio.Event()
             await self._reload(nursery)
             # What was read leaves cycles behind, which would stay for as long as the thresholds that connections want.
@@ -59,10 +59,6 @@ class Reloading(InForce, Protocol):
             return
         wanted = found.wanted
         async with self._changing:
-            if not self._mine.is_set():  # another reads it; or this one again, when that has failed
-                self._signalled |= signalled
-                self._reload_asked.set()
-                return
             self._tried = found.contents
             old, ids, settings = self.policy, self.shaping.ids, self.settings
             self.settings = wanted.settings

@@ -13,7 +13,6 @@ stay until the last of them has ended.
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
@@ -42,7 +41,7 @@ from sidecar.config.file_watch import follow
 from sidecar.config.loader import Wanted, sources
 from sidecar.config.reload_status import PolicyState
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.admin_server import open_admin
+from sidecar.observability.admin_server import serve_admin
 from sidecar.observability.metrics import Metrics, ReceivedMetrics
 from sidecar.proxy.server import ProxyServer, tune_garbage_collector
 from sidecar.supervisor.client import Guard, RestartMetrics, ids_of
@@ -71,12 +70,10 @@ class Sidecar(Reloading):
         tried: bytes = b"",
         mesh: MeshProxy | None = None,
         guard: Guard | None = None,
-        lock: socket.SocketType | None = None,
     ) -> None:
         """``make_pool``: who relays instead of this process. ``tried``: :func:`contents` of what is wanted.
 
-        ``mesh``: the proxy that connections of this Pod come from. ``guard``: the supervisor, if there is one, and
-        ``lock`` the one of this namespace, for another to take over.
+        ``mesh``: the proxy that connections of this Pod come from. ``guard``: the supervisor, if there is one.
         """
         self.settings = wanted.settings
         self.mesh = mesh
@@ -93,11 +90,9 @@ class Sidecar(Reloading):
         self._installer = installer
         self._make_pool = make_pool
         self._server: ProxyServer | WorkerPool | StepAside | None = None
-        lent = self._heirloom = guard.heirloom if guard is not None else None
-        self._beside = lent is not None  # connections of an earlier proxy may still run
         # Rules are there that only connections of an earlier policy may need; also those for what clients opened.
-        self._following = lent is not None and lent.captured
-        self._following_inbound = lent is not None and lent.captured_inbound
+        self._following = False
+        self._following_inbound = False
         self._listeners = Listeners()
         self._apart: frozenset[int] = frozenset()
         self._reservation = PortReservation()
@@ -111,14 +106,7 @@ class Sidecar(Reloading):
         self._guard = guard
         self._was_ready = guard is not None and guard.again
         self._armed: tuple[Command, ...] | None = None
-        self._quic = QuicReader(self._make_classifier, heir=self._heirloom is not None)
-        self._lock = lock
-        self._admin: list[trio.SocketListener] = []
-        self._admin_life = trio.CancelScope()
-        self._mine = trio.Event()  # unless it is lent, what is in force is this proxy's to change
-        self._mine.set()
-        self._leaving = False  # another has taken over: what is installed is its own now
-        self._ends_first = False  # or is to, when the last relayed connection has ended
+        self._quic = QuicReader(self._make_classifier)
         self._stop = trio.Event()
         self._life = trio.CancelScope()
         self._patience = trio.CancelScope()
@@ -136,7 +124,7 @@ class Sidecar(Reloading):
             nursery.start_soon(self._follow_signals, signals)
             if self._guard is not None:
                 nursery.start_soon(self._guard.give_signs, self._judge_turned)
-                nursery.start_soon(self._guard.listen, self._put_back, self._lend, self._leave, self._be_alone)
+                nursery.start_soon(self._guard.listen, self._put_back)
             try:
                 try:
                     await self._live(on_ready)
@@ -176,10 +164,7 @@ class Sidecar(Reloading):
                 await self._stop.wait()
                 self.ready = False
                 async with self._changing:
-                    if self._leaving:
-                        await self._go()
-                    else:
-                        await self._wind_down()
+                    await self._wind_down()
                 nursery.cancel_scope.cancel()
 
     def _say_ready(self, on_ready: Callable[[], None]) -> None:
@@ -195,8 +180,6 @@ class Sidecar(Reloading):
             ) from None
 
     async def _end(self, on_summary: Callable[[dict[str, object]], None]) -> None:
-        if self._leaving:
-            return
         with trio.CancelScope(shield=True):
             await self._blocking(self._take_down)
         if self.shaping.snapshots:
@@ -239,23 +222,15 @@ class Sidecar(Reloading):
             await self._blocking(self._clear_the_other_datapath)
         relays = (self.settings.outbound_port, self.settings.inbound_port) if relay else ()
         self._reservation = reserve(p for p in (*relays, self.settings.admin_port) if p)
-        if self._heirloom is not None:
-            self._reservation = PortReservation(self._heirloom.reserved + self._reservation.added)
         if self._reservation.warning:
             log.warning(self._reservation.warning)
         if self.settings.admin_port:
-            self._admin = self._inherited_admin() or await open_admin(
-                self.settings.admin_address, self.settings.admin_port
+            self.admin_port = await nursery.start(
+                serve_admin, self.settings.admin_address, self.settings.admin_port, self._admin_handlers()
             )
-            self.admin_port = self._admin[0].socket.getsockname()[1]
-        if self._heirloom is None:
-            nursery.start_soon(self._serve_admin)
         if self._guard is not None and self._guard.ids is not None:
             self.shaping.ids = ids_of(self._guard.ids)
         await self._apply(self.policy, self.shaping.ids_for(self.policy), nursery)
-        if self._heirloom is not None:
-            nursery.start_soon(self._serve_admin)  # until now the one before answers, and is ready
-            self._let_go(self._heirloom)
         self.policy_state.begin(self._wanted.digest)
         log.info(
             "ready",
@@ -306,8 +281,6 @@ class Sidecar(Reloading):
                     if isinstance(self._server, WorkerPool):
                         await self._server.look_after()
                     await self._blocking(self._sample)
-                    if not self._mine.is_set():
-                        continue
                     await self._follow_listeners()
                     if self.shaping.unfinished:
                         await self._blocking(self.shaping.finish)

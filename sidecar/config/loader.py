@@ -7,7 +7,6 @@ injector writes) give the defaults, and the annotations win.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import stat
 import time
@@ -107,13 +106,6 @@ def on_failure_asked(given: SidecarSettings) -> OnFailure:
         return given.on_failure if said is None else OnFailure(said.strip())
     except (ConfigError, PodlaneError, ValueError):
         return given.on_failure
-
-
-def import_readers(given: SidecarSettings) -> None:
-    """Import what reads the files that the settings name: whoever is forked from now on need not."""
-    if given.annotations is not None:
-        for name in ("annotations", "downward", "effective"):
-            importlib.import_module(f"traffic_policy.pod.{name}")
 
 
 def sources(given: SidecarSettings) -> tuple[Path, ...]:

@@ -133,9 +133,6 @@ class SidecarSettings(BaseModel):
         OnFailure.OPEN,
         description="new connections that the proxy would relay, while it is gone: they go direct, or are refused",
     )
-    standby: bool = Field(
-        True, description="a copy of the proxy, which shares its memory, takes its place at once when it is gone"
-    )
     outbound_port: PortSetting = Field(
         OUTBOUND_PORT, description="where captured connections arrive; stepping aside, the number of the queue"
     )

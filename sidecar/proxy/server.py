@@ -261,10 +261,6 @@ class ProxyServer:
         if failure is not None:
             log.warning("live connections stay in the classes they had", error=failure.strerror)
 
-    def listeners(self) -> list[list[socket.SocketType]]:
-        """Those of this process, to be lent to another."""
-        return [[acceptor.listener for acceptor in self._acceptors]]
-
     def stop_accepting(self) -> None:
         """Take what waits in the backlogs, as far as there is room, and close the listeners."""
         for acceptor in self._acceptors:

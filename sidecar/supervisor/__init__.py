@@ -5,7 +5,6 @@
     podlane sidecar  ──exec──>  supervisor          pid 1 of the container; a bare interpreter
                                     │ spawns, again and again
                                   proxy             --supervised; all there is to a sidecar, with its workers
-                                    ├── forks a copy of itself that waits (:mod:`sidecar.app.standby`)
                                     ├── a socket pair, over which go the messages of :mod:`.wire`
                                     └── a shared page with its signs of life (:mod:`.beats`)
 

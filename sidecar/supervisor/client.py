@@ -20,10 +20,8 @@ from datapath.on_failure import OnFailure
 from sidecar.config.settings import LogFormat
 from sidecar.observability.prometheus_text import Family, counter
 from sidecar.supervisor.commands import Action, run_all
-from sidecar.supervisor.handover import Heirloom
 from sidecar.supervisor.heartbeat import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
-from sidecar.supervisor.ipc import MOST_DESCRIPTORS, Wire
-from traffic_policy.errors import PodlaneError
+from sidecar.supervisor.ipc import Wire
 from traffic_policy.marks import ClassIds
 
 _FORSAKEN: Final = 1
@@ -42,21 +40,17 @@ class Guard:
         *,
         again: bool,
         ids: Mapping[str, Any] | None = None,
-        heirloom: Heirloom | None = None,
     ) -> None:
         self.restarts = dict(restarts)
-        """How often a proxy was started anew, by reason."""
+        """How often a proxy was started again, by reason."""
         self.again = again
         """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
         self.ids = ids
         """The class ids in force, as :func:`ids_told` gives them; None: there have been none yet."""
-        self.heirloom = heirloom
-        """What the proxy that runs has lent, for this one to take over."""
         self._wire = wire
         self._beats = beats
         self._armed: tuple[Command, ...] | None = None
         self._over = False
-        self._lending = trio.CancelScope()
 
     @classmethod
     def of(cls, descriptor: int) -> Guard:
@@ -67,11 +61,10 @@ class Guard:
         message, descriptors = wire.receive()
         if message is None:
             os._exit(_FORSAKEN)  # it has gone before anything began
-        beats = Beats(descriptors[0])
-        os.close(descriptors[0])
-        told = message["heirloom"]
-        heirloom = Heirloom.of(told, descriptors[1:]) if told is not None else None
-        return cls(wire, beats, message["restarts"], again=message["again"], ids=message["ids"], heirloom=heirloom)
+        [page] = descriptors
+        beats = Beats(page)
+        os.close(page)
+        return cls(wire, beats, message["restarts"], again=message["again"], ids=message["ids"])
 
     def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
         """Say what to run if this process should be gone; to be called before what captures is installed.
@@ -82,10 +75,6 @@ class Guard:
         actions = [asdict(each) for each in commands]
         said = {"actions": actions, "ids": ids, "on_failure": way.value, "log_format": log_format.value}
         self._wire.send("armed", said)
-
-    def offer(self, pid: int, end: socket.socket) -> None:
-        """Say that there is a standby, and hand over the socket behind which it is; see :mod:`sidecar.app.standby`."""
-        self._wire.send("standby", {"pid": pid}, [end.fileno()])
 
     def ready(self) -> None:
         """Say that all is in force."""
@@ -119,17 +108,10 @@ class Guard:
                 self._beats.take_back(JUDGE)
             await trio.sleep(EVERY_S)
 
-    async def listen(
-        self,
-        put_back: Callable[[], Awaitable[None]],
-        lend: Callable[[], Awaitable[Heirloom | None]],
-        leave: Callable[[], None],
-        alone: Callable[[], None],
-    ) -> None:
-        """Follow what the supervisor says. If it is gone this process ends at once.
+    async def listen(self, put_back: Callable[[], Awaitable[None]]) -> None:
+        """Follow what the supervisor says: ``put_back`` what captures, and go on as before.
 
-        ``put_back`` what captures, and go on as before; ``lend`` what another needs to take over (an error says why it
-        cannot), and ``leave`` when it has; ``alone`` when the one has ended that this one took over from.
+        If the supervisor is gone this process ends at once.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -138,47 +120,7 @@ class Guard:
                 if message is None:
                     self._end_forsaken()
                 elif message["kind"] == "resume":
-                    self._lending.cancel()  # nobody waits for that any more
                     nursery.start_soon(put_back)
-                elif message["kind"] == "lend":
-                    self._lending = trio.CancelScope()
-                    nursery.start_soon(self._lend, lend, leave, self._lending)
-                elif message["kind"] == "leave":
-                    leave()
-                elif message["kind"] == "alone":
-                    alone()
-
-    async def _lend(
-        self, lend: Callable[[], Awaitable[Heirloom | None]], leave: Callable[[], None], scope: trio.CancelScope
-    ) -> None:
-        with scope:
-            try:
-                heirloom = await lend()
-                if heirloom is None:
-                    leave()  # what it has cannot be had by two: the other comes after it
-                self._hand_over(heirloom)
-            except Exception as error:  # an upgrade that fails must cost no connection of this process
-                problem = str(error)
-                if not isinstance(error, PodlaneError):
-                    problem = f"It cannot lend what another proxy needs: {error}"
-                    log.error("nothing is lent to another proxy", exc_info=error)
-                self._wire.send("lent", {"heirloom": None, "problem": problem})
-
-    def _hand_over(self, heirloom: Heirloom | None) -> None:
-        descriptors = [] if heirloom is None else heirloom.descriptors()
-        if len(descriptors) >= MOST_DESCRIPTORS:  # beside the page with the signs of life
-            problem = (
-                f"It would inherit {len(descriptors)} sockets, and {MOST_DESCRIPTORS - 1} is the most that can be "
-                "handed over. Start the sidecar with fewer workers to be able to upgrade it."
-            )
-            self._wire.send("lent", {"heirloom": None, "problem": problem})
-            return
-        told = None if heirloom is None else heirloom.told()
-        self._wire.send("lent", {"heirloom": told, "problem": None}, descriptors)
-
-    def leaving(self, grace: float) -> None:
-        """Say that this process ends when its connections have, after ``grace`` seconds at most."""
-        self._wire.send("leaving", {"grace": grace})
 
     def _end_forsaken(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""
@@ -198,14 +140,14 @@ def ids_of(told: Mapping[str, Any]) -> ClassIds:
 
 
 class RestartMetrics:
-    """How often the proxy was started anew; nothing where it has no supervisor."""
+    """How often the proxy was started again; nothing where it has no supervisor."""
 
     def __init__(self, guard: Guard | None) -> None:
         self._restarts = guard.restarts if guard is not None else {}
 
     def collect(self) -> Iterator[Family]:
         """One family."""
-        restarts = counter("podlane_restarts", "Proxies that were started anew.", "reason")
+        restarts = counter("podlane_restarts", "Proxies that were started again.", "reason")
         for reason, number in self._restarts.items():
             restarts.add(number, reason)
         yield restarts

@@ -77,17 +77,12 @@ class WorkerPool:
         log_format: LogFormat = LogFormat.CONSOLE,
         log_level: LogLevel = LogLevel.INFO,
         listen: Listen = shared_listeners,
-        inherited: Sequence[Sequence[SocketType]] = (),
     ) -> None:
-        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended.
-
-        ``inherited``: listeners that are open already, of each place; there are as many workers then.
-        """
+        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended."""
         self.routing = routing
         """What workers follow from their start on; :meth:`follow` is for those that are there."""
         self._forks = forks
-        self._count = len(inherited) or count
-        self._inherited = [list(group) for group in inherited]
+        self._count = count
         self._lock = lock
         self._settings = settings
         self._gone = gone
@@ -117,7 +112,7 @@ class WorkerPool:
         cannot be had or die again and again.
         """
         settings = self._settings
-        groups = self._inherited or self._open()
+        groups = self._open()
         for number, (listeners, share) in enumerate(
             zip(groups, shares(settings.max_connections, self._count), strict=True), 1
         ):
@@ -202,10 +197,6 @@ class WorkerPool:
                 await worker.kill()
             await self._ended.wait()
         return self._cut
-
-    def listeners(self) -> list[list[SocketType]]:
-        """Those of each place, to be lent to another."""
-        return [list(place.listeners) for place in self._places]
 
     def _draining(self) -> bool:
         return self._grace is not None

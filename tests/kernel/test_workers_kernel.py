@@ -317,7 +317,7 @@ def test_workers_do_not_outlive_a_killed_main_process(topology: PodNodeServer, t
     sidecar = start(topology, tmp_path)
     clients = [open_connection(topology) for _ in range(9)]
     processes = family(sidecar.proxy)
-    assert Counter(processes.values()) == {"podlane-standby": 1, "podlane-forks": 1, "podlane-worker": WORKERS}
+    assert Counter(processes.values()) == {"podlane-forks": 1, "podlane-worker": WORKERS}
     assert sidecar.stop(signal.SIGKILL) == -signal.SIGKILL
     until("their end", lambda: gone(list(processes)), patience=1.0)
     again = start(topology, tmp_path)

@@ -67,13 +67,6 @@ def test_the_version_is_an_option_too(cli: CliRunner) -> None:
     assert cli.invoke(main, ["--version"]).output == cli.invoke(main, ["version"]).output
 
 
-def test_an_upgrade_takes_no_options(cli: CliRunner) -> None:
-    """They would not be those of the proxy that it starts."""
-    done = cli.invoke(main, ["sidecar", "upgrade", "--log-level", "debug"])
-    assert done.exit_code == 2
-    assert "keeps the options that it was started with" in done.output
-
-
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)], ids=["unset", "set"])
 def test_no_color_is_respected(cli: CliRunner, policy: Path, no_color: str, coloured: bool) -> None:
     done = cli.invoke(main, ["explain", "--policy", str(policy)], color=True, env={"NO_COLOR": no_color})

@@ -22,18 +22,17 @@ from podlane.imports import only_what_is_used
 only_what_is_used()
 import podlane.sidecar
 from datapath import cleanup
-from sidecar.app import main, standby
+from sidecar.app import main
 from sidecar.config.settings import load_settings
 from sidecar.config.logging import configure
 from sidecar.observability.metrics import Metrics
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.config.loader import import_readers, load_wanted
+from sidecar.config.loader import load_wanted
 from datapath.routing.table import RoutingTable
 from traffic_policy.marks import ClassIds
 for given in ({"policy": sys.argv[1]}, {"annotations": sys.argv[2]}):
     settings = load_settings(given)
     configure(settings.log_format, settings.log_level)
-    import_readers(settings)
     policy = load_wanted(settings).policy
     RoutingTable.of(policy, settings.silent_ports, None)
     build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())

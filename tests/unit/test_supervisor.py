@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,9 @@ from datapath.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tpr
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from datapath.on_failure import OnFailure
 from sidecar.app.fail_closed import refuse
-from sidecar.app.main import most_processes
 from sidecar.supervisor.argv import without_options
 from sidecar.supervisor.client import ids_of, ids_told
 from sidecar.supervisor.commands import Action, run_all
-from sidecar.supervisor.handover import Heirloom
 from sidecar.supervisor.heartbeat import JUDGE, LOOP, Beats, new_page
 from sidecar.supervisor.ipc import Wire
 from sidecar.supervisor.watchdog import HUNG_S, SILENT_S, Restarts, Watch
@@ -304,31 +301,3 @@ def test_class_ids_are_told_with_those_that_are_not_to_be_used_again() -> None:
     ids = ClassIds.assign(["a", "b", "c"]).evolve(["b", "c"])
     again = ids_of(json.loads(json.dumps(ids_told(ids))))
     assert dict(again.evolve(["b", "c", "d"])) == {"b": 2, "c": 3, "d": 4, "default": 255}
-
-
-# --- what an heir gets ------------------------------------------------------------------------------------------------
-
-
-def test_an_heir_gets_the_same_sockets_in_their_places() -> None:
-    with ExitStack() as stack:
-
-        def listener() -> socket.socket:
-            return stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-
-        lock, admin = listener(), listener()
-        groups = ((listener(), listener()), (listener(),))
-        lent = Heirloom(lock, (admin,), groups, (15101,), captured=True)
-        descriptors = [os.dup(each) for each in lent.descriptors()]
-        got = Heirloom.of(json.loads(json.dumps(lent.told())), descriptors)
-        for each in (got.lock, *got.admin, *(one for group in got.groups for one in group)):
-            stack.callback(each.close)
-        assert (got.reserved, got.captured, got.captured_inbound) == ((15101,), True, False)
-        assert got.lock.getsockname() == lock.getsockname()
-        assert [each.getsockname() for each in got.admin] == [admin.getsockname()]
-        assert [most_processes(workers, got) for workers in (1, 3)] == [2, 3]
-        port = groups[0][1].getsockname()[1]
-        assert [[each.getsockname()[1] for each in group] for group in got.on(port)] == [[port], []]
-        got.let_go(got.groups[1])
-        assert [each.fileno() < 0 for each in (got.lock, *got.admin, *got.groups[0], *got.groups[1])] == [
-            False, True, True, True, False
-        ]  # fmt: skip
