@@ -10,6 +10,8 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from daemon.documents.codec import to_json
+from daemon.documents.health import NOT_READY, READY, Health
 from sidecar.admin import Handler, Query, Reply
 from sidecar.config import SidecarSettings
 from sidecar.exposition import CONTENT_TYPE
@@ -65,7 +67,7 @@ class Answers(Protocol):
         return {
             "/metrics": lambda _: self._metrics_reply(),
             "/healthz": lambda _: self._health(),
-            "/readyz": lambda _: Reply.text(200, "ready") if self.ready else Reply.text(503, "not ready"),
+            "/readyz": lambda _: Reply.text(200, READY) if self.ready else Reply.text(503, NOT_READY),
             "/classes": lambda _: self._classes_reply(),
             "/policy": lambda _: self._policy_reply(),
             "/connections": self._connections_reply,
@@ -91,7 +93,8 @@ class Answers(Protocol):
         arriving = Arriving(
             await self._blocking(self.shaping.received_in_force), self.shaping.teller, self.shaping.paced(policy, ids)
         )
-        return Reply.json(policy_document(self.shaping.interface, source, policy, ids, kernel, settings, arriving))
+        document = policy_document(self.shaping.interface, source, policy, ids, kernel, settings, arriving)
+        return Reply.json(to_json(document))
 
     async def _connections_reply(self, query: Query) -> Reply:
         limit, order = connections_asked(query)
@@ -101,15 +104,13 @@ class Answers(Protocol):
         elif self._server is not None:
             shown = await self._server.connections(limit, order)
         shown = await self._quic.beside(shown, limit, order)
-        return Reply.json(connections_document(shown, order))
+        return Reply.json(to_json(connections_document(shown, order)))
 
     async def _health(self) -> Reply:
         missing = await self._ask_workers()
-        if not missing:
-            problem = self.policy_state.problem
-            said = (problem, self._quic.problem, *self._wanted.warnings)
-            return Reply.text(200, "\n".join(("ok", *filter(None, said))))
-        return Reply.text(503, f"no answer from worker {', '.join(map(str, missing))}")
+        notes = (self.policy_state.problem, self._quic.problem, *self._wanted.warnings)
+        health = Health(tuple(missing), tuple(filter(None, notes)))
+        return Reply.text(health.status, health.text)
 
     async def _ask_workers(self) -> list[int]:
         """Have the workers say what they have counted; gives the numbers of those that do not."""
@@ -123,11 +124,14 @@ class Answers(Protocol):
         """Limits, counters and connections of every class, as plain data."""
         uptime = time.monotonic() - self._began
         process = Process(self.settings.datapath, uptime, self._crew().present, self.shaping.read_at)
-        return classes_document(
-            self.shaping.interface,
-            self.policy.total,
-            self.shaping.snapshots,
-            self.metrics.sum().connections,
-            process,
-            self.shaping.received,
+        document: dict[str, object] = to_json(
+            classes_document(
+                self.shaping.interface,
+                self.policy.total,
+                self.shaping.snapshots,
+                self.metrics.sum().connections,
+                process,
+                self.shaping.received,
+            )
         )
+        return document

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from daemon.documents.connections import Connections
 from podlane.traffic.records import Knowledge
 from podlane.traffic.show import Shown as Interface
 from podlane.traffic.show import look
 from podlane.traffic.tree import NOTHING, Node, Owner, Side
 from podlane.watching.readings import ClassReading, Reading, SourceError
-from sidecar.live_connections import Order, Shown
+from sidecar.live_connections import Order
 from tc_core.compile import leaf_handle
 from tc_core.kernel import Kernel
 from tc_core.marks import DEFAULT_CLASS_ID
@@ -47,7 +48,7 @@ class InterfaceSource:
         classes = tuple(_readings(shown)) or (_whole(self.interface),)
         return Reading(at, self.interface, _total(shown.sends), classes, (shown.origin,))
 
-    def connections(self, limit: int, order: Order) -> Shown:  # noqa: ARG002 (the protocol's)
+    def connections(self, limit: int, order: Order) -> Connections:  # noqa: ARG002 (the protocol's)
         """The kernel has no classes of connections."""
         raise SourceError("Only a sidecar knows connections. Look at its admin port (--admin) instead of an interface.")
 

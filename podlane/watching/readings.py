@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from daemon.documents.connections import Connections
 from podlane.errors import PodlaneError
-from sidecar.live_connections import Order, Shown
+from sidecar.live_connections import Order
 from tc_core.stats import ClassStats
 from tc_core.units import Rate
 
@@ -56,7 +57,7 @@ class Source(Protocol):
     def read(self) -> Reading:
         """Look at the classes."""
 
-    def connections(self, limit: int, order: Order) -> Shown:
+    def connections(self, limit: int, order: Order) -> Connections:
         """Look at live connections."""
 
 

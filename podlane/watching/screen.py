@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from rich.live import Live
 
+from daemon.documents.connections import Connections
 from podlane.errors import PodlaneError
 from podlane.watching.keys import single_keys, wait_for_keys
 from podlane.watching.picture import classes_picture, connections_picture, help_picture
 from podlane.watching.rates import Frame, Watch, pause_after_look
 from podlane.watching.readings import Source, SourceError
 from podlane.watching.view import View, after
-from sidecar.live_connections import Shown
+from sidecar.live_connections import Order
 from tc_core.errors import TcError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _SUSPEND: Final = "\x1a"
 """Ctrl-Z, which single_keys() hands over as a key."""
-_NO_CONNECTIONS: Final = Shown(0, [])
+_NO_CONNECTIONS: Final = Connections(0, Order.NEWEST, ())
 
 
 class Screen:
