@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST
 
+from daemon.prometheus_text import CONTENT_TYPE
 from injector.exchange import Answer, Handler, Request
 from injector.metrics import Metrics
 
@@ -31,7 +31,7 @@ class Readiness:
             self._missing.pop(part, None)
         else:
             self._missing[part] = trouble
-        self._metrics.ready.set(self.ready)
+        self._metrics.ready = self.ready
         if self.ready != was:
             log.info("ready") if self.ready else log.info("not ready", because=trouble)
 
@@ -64,6 +64,6 @@ def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
     """For Prometheus."""
 
     async def render(_request: Request) -> Answer:
-        return Answer(200, metrics.render(), CONTENT_TYPE_LATEST)
+        return Answer(200, metrics.render(), CONTENT_TYPE)
 
     return {"/metrics": render}

@@ -189,7 +189,7 @@ class SelfManaged:
         self._metrics.expires("authority", held.authority.expires)
         self._metrics.expires("serving", held.serving.expires)
         if changed:
-            self._metrics.certificate_loads.labels("loaded").inc()
+            self._metrics.loaded("loaded")
             log.info("a new certificate is served", expires=held.serving.expires.isoformat())
 
     def _trusted_since(

@@ -142,7 +142,7 @@ class Injector:
         nursery.start_soon(kept.keep, self._certificate_state)
 
     def _file_loaded(self, usable: bool) -> None:
-        self._metrics.certificate_loads.labels("loaded" if usable else "failed").inc()
+        self._metrics.loaded("loaded" if usable else "failed")
         if self._tls.served:
             self._metrics.expires("serving", self._tls.served.expires)
 

@@ -99,10 +99,7 @@ class Webhook:
             log.warning("what came is no review", webhook=self._name, code=refusal.answer.status, reason=str(refusal))
             raise
         finally:
-            self._metrics.admissions.labels(self._name, outcome.result).inc()
-            self._metrics.seconds.labels(self._name).observe(trio.current_time() - began)
-            if outcome.patch_bytes:
-                self._metrics.patch_bytes.observe(outcome.patch_bytes)
+            self._metrics.reviewed(self._name, outcome.result, trio.current_time() - began, outcome.patch_bytes)
 
     async def _answer(self, request: Request, began: float) -> tuple[Answer, Outcome]:
         _check_head(request)

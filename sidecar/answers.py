@@ -12,9 +12,9 @@ import trio
 
 from daemon.documents.codec import to_json
 from daemon.documents.health import NOT_READY, READY, Health
+from daemon.prometheus_text import CONTENT_TYPE
 from sidecar.admin import Handler, Query, Reply
 from sidecar.config import SidecarSettings
-from sidecar.exposition import CONTENT_TYPE
 from sidecar.live_connections import Shown
 from sidecar.metrics import Crew, Metrics
 from sidecar.netfilter.ruleset import CaptureSettings

@@ -15,9 +15,9 @@ from typing import Any, Final
 import structlog
 import trio
 
+from daemon.prometheus_text import Family, counter
 from sidecar.config import LogFormat
 from sidecar.errors import SidecarError
-from sidecar.exposition import Family, counter
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
 from sidecar.on_failure import OnFailure
