@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import h2.events
 import h2.exceptions
-import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import RawData
@@ -31,6 +30,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from hyperframe.frame import GoAwayFrame
 
+from daemon.log import Logger
 from injector.errors import ListenError
 from injector.exchange import Application
 
@@ -44,7 +44,7 @@ _GOODBYE_SECONDS: Final = 1.0
 _LAST_STREAM: Final = 2**31 - 1
 """In a GOAWAY: every stream that comes meanwhile will still be answered (RFC 9113 section 6.8)."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 async def open_listeners(address: str, port: int, setting: str) -> list[trio.SocketListener]:
@@ -215,7 +215,7 @@ class _Http2(H2Protocol):
 
 
 class _Log:
-    """Hypercorn's log lines through structlog."""
+    """Hypercorn's log lines as our own."""
 
     def __init__(self, _config: Config) -> None:
         pass

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-import structlog
 import trio
+
+from daemon.log import Logger
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -27,7 +28,7 @@ _DISCARDED: Final = 16 * 2**20
 """Bytes of too long a body that are still read: few HTTP/1 clients look for an answer before they have sent all."""
 _DISCARD_SECONDS: Final = 5.0
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import structlog
-
+from daemon.log import Logger
 from daemon.prometheus_text import CONTENT_TYPE
 from injector.exchange import Answer, Handler, Request
 from injector.metrics import Metrics
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Readiness:

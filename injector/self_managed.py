@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from injector.api import ApiServer, Resource, secret, webhook_configuration
 from injector.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
 from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
@@ -40,7 +40,7 @@ _ATTEMPTS: Final = 5
 _CERT_MANAGER: Final = "cert-manager.io/certificate-name"
 """The annotation by which cert-manager's Secrets are known."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

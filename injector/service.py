@@ -15,9 +15,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from injector.admission import mutate, validate
 from injector.api import ApiServer
 from injector.api_access import ApiAccess, find_access
@@ -48,7 +48,7 @@ CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
 END: Final = "end"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Injector:

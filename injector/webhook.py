@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qs
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from injector.admission import SharedPolicies as Lookup
 from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
@@ -51,7 +51,7 @@ _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e
 
 Judge = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

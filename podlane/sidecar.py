@@ -130,7 +130,7 @@ def sidecar(
     if not cleanup:
         _begin()
     with failing_clearly():
-        from sidecar import log
+        from daemon import log
         from sidecar.config import load_settings
         from sidecar.policies import import_readers
         from sidecar.remains import cleanup as remove_remains
@@ -199,6 +199,7 @@ def _begin() -> None:
 
     end_at_once_on_sigterm()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # else it reads the metadata of each package that is installed
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
     only_what_is_used()
 

@@ -14,9 +14,9 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 import h11
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.errors import PortInUseError
 
 _MAX_HEADER: Final = 16 * 1024
@@ -28,7 +28,7 @@ _MAX_CLIENTS: Final = 32
 TEXT: Final = "text/plain; charset=utf-8"
 JSON: Final = "application/json"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from daemon.prometheus_text import Family, counter
 from sidecar.config import LogFormat
 from sidecar.errors import SidecarError
@@ -28,7 +28,7 @@ from tc_core.marks import ClassIds
 
 _FORSAKEN: Final = 1
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Guard:

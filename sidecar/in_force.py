@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar import servers
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, ConntrackError
@@ -42,7 +42,7 @@ from tc_core.tellers import TELLERS, Teller
 MakePool = Callable[..., WorkerPool]
 """A :class:`WorkerPool` of which the first arguments are given."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class InForce(Supervised, Protocol):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.errors import ConntrackError, PrivilegeError, QueueError, RulesetError
 from sidecar.live_connections import Order, Shown, first_shown
 from sidecar.netfilter.ruleset import Ruleset
@@ -26,7 +26,7 @@ _AT_ONCE: Final = Duration(0)
 _LOOK_S: Final = 0.05
 """Seconds between two looks of an heir whether it can have the queue."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class QuicReader:

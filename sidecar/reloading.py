@@ -9,9 +9,9 @@ import gc
 from functools import partial
 from typing import Final, Protocol
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.config import SidecarSettings
 from sidecar.errors import SidecarError
 from sidecar.in_force import InForce
@@ -24,7 +24,7 @@ from tc_core.policy import TrafficPolicy
 
 _NOT_USED: Final = "the new policy is not used; the old one stays in force"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Reloading(InForce, Protocol):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-import structlog
-
+from daemon.log import Logger
 from sidecar.errors import ConntrackError
 from sidecar.instance import only_instance
 from sidecar.netfilter.choose import holders
@@ -14,7 +13,7 @@ from sidecar.stepaside.server import forget_marks
 from tc_core import lanes
 from tc_core.netlink import NetlinkKernel
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 def cleanup(interface: str | None) -> None:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.access_log import AccessLog, AccessLogSettings, Logged
 from sidecar.connection import ConnectionView
 from sidecar.crowding import CROWDED, Crowding
@@ -53,7 +53,7 @@ __all__ = [
     "tune_garbage_collector",
 ]
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
 """Descriptors that are not for connections: splice pipes; and listeners, admin server, netlink, logs, imports."""

@@ -20,9 +20,9 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final, TypeVar
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.admin import open_admin
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 _SAMPLE_INTERVAL: Final = 1.0
 """Seconds between two readings of the class counters; rates are means over it."""
 
-log = structlog.get_logger()
+log = Logger()
 
 
 class Sidecar(Reloading):

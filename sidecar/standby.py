@@ -21,15 +21,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from sidecar.guard import Guard
 
 _NAME: Final = "podlane-standby"
 """What ps and top show; at most 15 characters (proc(5))."""
 _COMM: Final = Path("/proc/self/comm")
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 def begin(descriptor: int, *, standby: bool, kept: Iterable[int] = ()) -> Guard:

@@ -8,9 +8,10 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
+from daemon.log import configure as configure_log
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, SidecarError, single
@@ -18,7 +19,6 @@ from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom
 from sidecar.in_force import MakePool
 from sidecar.instance import only_instance
-from sidecar.log import configure as configure_log
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.mesh.presence import join
 from sidecar.netfilter.install import Installer, detect_backend
@@ -43,7 +43,7 @@ _CHANGED_MEANWHILE: Final = (
     "still run: their marks would mean another thing. Upgrade once more."
 )
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 def run(

@@ -8,9 +8,9 @@ from functools import partial
 from itertools import chain
 from typing import Final, Protocol
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.admin import serve_admin_on
 from sidecar.answers import Answers
 from sidecar.config import SidecarSettings
@@ -30,7 +30,7 @@ from tc_core.policy import Bound, TrafficPolicy
 _ASK_S: Final = 1.0
 """Seconds between two questions to the workers."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Supervised(Answers, Protocol):

@@ -18,9 +18,9 @@ from socket import SocketType
 import trio
 from proxy_harness import POLICY, LoopbackEdge, read_exactly, routing, with_patience
 
+from sidecar.config import LogFormat, LogLevel
 from sidecar.errors import WorkersError
 from sidecar.live_connections import Order
-from sidecar.log import LogFormat, LogLevel
 from sidecar.server import ServerSettings
 from sidecar.tallies import Tallies
 from sidecar.transport.edge import Edge

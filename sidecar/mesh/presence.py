@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-import structlog
-
+from daemon.log import Logger
 from sidecar.config import SidecarSettings
 from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, RulesetError, SidecarError
@@ -20,7 +19,7 @@ from sidecar.netfilter.rules import Family
 from sidecar.policies import load_wanted
 from tc_core.errors import TcError
 
-log = structlog.get_logger()
+log = Logger()
 
 
 def find() -> Found | None:

@@ -10,16 +10,15 @@ share the classifier, whose calls for either are made for that, and the witness.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from functools import partial
 from time import monotonic, time_ns
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.access_log import AccessLog, AccessLogSettings, LoggedWitness
 from sidecar.errors import ConntrackError, PrivilegeError
 from sidecar.live_connections import LiveConnection, Order, Shown, first_shown
@@ -35,7 +34,7 @@ from tc_core.marks import STATE_MASK, Mark, class_id_of
 from tc_core.policy import Bound, TransportProtocol
 from tc_core.units import Duration
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _SWITCH_S: Final = 0.0005
 """How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
@@ -59,7 +58,7 @@ class StepAside:
     ) -> None:
         """``queue`` is the number that the rules name. Raises ConfigError when the access log cannot be written."""
         self._number = queue
-        told: Witness = _Log(witness) if log.is_enabled_for(logging.DEBUG) else witness
+        told: Witness = _Log(witness) if log.is_enabled_for("debug") else witness
         self._access_log = None if access_log is None else AccessLog(access_log, witness.lost_lines)
         if self._access_log is not None:
             told = LoggedWitness(told, self._access_log)

@@ -22,8 +22,7 @@ from itertools import chain
 from socket import SocketType
 from typing import Final, Protocol
 
-import structlog
-
+from daemon.log import Logger
 from sidecar.errors import ConfigError, PortInUseError, PrivilegeError
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.mesh.owner import stream_socket_of
@@ -43,7 +42,7 @@ from sidecar.transport.sockets import (
 )
 from tc_core.marks import OWN
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 LISTENER_ADDRESSES: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 """Loopback only: nobody outside the Pod can reach a listener."""

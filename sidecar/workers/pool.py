@@ -16,9 +16,9 @@ from itertools import chain
 from socket import SocketType
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.config import LogFormat, LogLevel
 from sidecar.errors import WorkersError, single
 from sidecar.live_connections import Order, Shown, first_shown
@@ -33,7 +33,7 @@ from sidecar.workers.member import Member
 from sidecar.workers.messages import Ask, Begin, Drain, Follow
 from tc_core.units import Duration
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _ANSWER_S: Final = 1.0
 """A worker answers between two rounds of its loop, 5 ms at most; who needs longer is not well."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from captured_logs import capture_logs
 from istio_rules import Mode, rules_of
-from structlog.testing import capture_logs
 
 from sidecar.datapath import Datapath
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy

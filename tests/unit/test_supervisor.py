@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
+from captured_logs import capture_logs
 
 from sidecar.datapath import Datapath
 from sidecar.guard import ids_of, ids_told
