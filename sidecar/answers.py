@@ -25,12 +25,10 @@ from sidecar.server import ProxyServer
 from sidecar.shaping import Shaping
 from sidecar.status import (
     POLICY_SOURCES,
-    Arriving,
     Process,
     classes_document,
     connections_asked,
     connections_document,
-    policy_document,
 )
 from sidecar.stepaside.server import StepAside
 from sidecar.workers.pool import WorkerPool
@@ -87,6 +85,8 @@ class Answers(Protocol):
         return Reply.json(self.classes_document())
 
     async def _policy_reply(self) -> Reply:
+        from sidecar.policy_status import Arriving, policy_document
+
         policy, ids, settings = self.policy, self.shaping.ids, self._capture_settings()
         source = {name: str(path) for name in POLICY_SOURCES if (path := getattr(self.settings, name)) is not None}
         kernel = await self._blocking(self.shaping.classes_in_force)

@@ -13,7 +13,7 @@ classes:
 """
 NEEDLESS = {
     "aioquic", "argparse", "asyncio", "cryptography", "http.server", "jsonschema", "matplotlib", "prometheus_client", "pydantic_settings", "pygments",
-    "pyroute2.iproute", "pyroute2.ndb", "pyroute2.netlink.nlsocket", "rich", "scapy", "sqlite3", "structlog", "unittest", "xml",
+    "pyroute2.iproute", "pyroute2.ndb", "pyroute2.netlink.nlsocket", "rich", "scapy", "sidecar.explanation", "sqlite3", "structlog", "tc_core.words", "unittest", "xml",
 }  # fmt: skip
 """With all that is in them."""
 START = """

@@ -13,8 +13,9 @@ from sidecar.admin import QueryError
 from sidecar.datapath import Datapath
 from sidecar.live_connections import LiveConnection, Order, first_shown
 from sidecar.netfilter.ruleset import CaptureSettings
+from sidecar.policy_status import Arriving, policy_document
 from sidecar.shaping import Shaping
-from sidecar.status import Arriving, connections_asked, policy_document
+from sidecar.status import connections_asked
 from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy
 from tc_core.fake import FakeKernel
