@@ -12,7 +12,7 @@ classes:
   - {name: web, rate: 1Mbit, ceil: 80Mbit, match: {sni: web.example.com, port: [443]}}
 """
 NEEDLESS = {
-    "aioquic", "argparse", "asyncio", "cryptography", "http.server", "jsonschema", "matplotlib", "prometheus_client", "pydantic_settings", "pygments",
+    "aioquic", "argparse", "asyncio", "cryptography", "h2", "http.server", "jsonschema", "matplotlib", "prometheus_client", "pydantic_settings", "pygments",
     "pyroute2.iproute", "pyroute2.ndb", "pyroute2.netlink.nlsocket", "rich", "scapy", "sidecar.explanation", "sqlite3", "structlog", "tc_core.words", "unittest", "xml",
 }  # fmt: skip
 """With all that is in them."""
