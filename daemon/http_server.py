@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-import structlog
 import trio
 
 from daemon.http import Handler, Refuse, Request, RequestError, Response
 from daemon.http_connection import HttpConnection, Limits, Shared, Stream
+from daemon.log import Logger
 
 ALPN: Final = ("http/1.1",)
 """What a server that uses TLS may agree to speak (RFC 7301)."""
 _TOLD_EVERY: Final = 60.0
 """Seconds between two lines of the log about connections that were refused."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class HttpServer:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-import structlog
-
+from daemon.log import Logger
 from datapath.errors import ConntrackError
 from datapath.instance_lock import only_instance
 from datapath.netfilter.install import Installer, detect_backend
@@ -14,7 +13,7 @@ from datapath.stepaside.server import forget_marks
 from tc_core import lanes
 from tc_core.netlink import NetlinkKernel
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 def cleanup(interface: str | None) -> None:

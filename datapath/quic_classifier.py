@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.connection_list import Order, Shown, first_shown
 from datapath.errors import ConntrackError, PrivilegeError, QueueError, RulesetError
 from datapath.netfilter.ruleset import Ruleset
@@ -24,7 +24,7 @@ from traffic_policy.units import Duration
 
 _AT_ONCE: Final = Duration(0)
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class QuicReader:

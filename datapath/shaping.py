@@ -23,14 +23,15 @@ from tc_core.kernel import Kernel
 from tc_core.lanes import Lanes, LanesReport
 from tc_core.model import HtbClass
 from tc_core.probe.capability import Features
-from tc_core.stats import ClassStats, rates
+from tc_core.sampling import RateMeter
+from tc_core.stats import ClassStats
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, ResolvedClass, TrafficPolicy
 from traffic_policy.units import Rate
 
 RATE_WINDOW: Final = 0.5
-"""Seconds that a rate is the mean of, at least: over a few milliseconds one burst looks like many times the ceil."""
+"""Seconds that a rate is the mean of, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,7 @@ class _Sampler:
 
     def __init__(self) -> None:
         self._classes: tuple[ResolvedClass, ...] = ()
-        self._counters: Mapping[Handle, ClassStats] = {}
-        self._sampled_at: float | None = None
-        self._rates: Mapping[Handle, Rate] = {}
+        self._meter: RateMeter[Handle] = RateMeter(RATE_WINDOW)
         self._peaks: dict[str, Rate] = {}
 
     def follow(self, classes: tuple[ResolvedClass, ...]) -> None:
@@ -79,18 +78,14 @@ class _Sampler:
 
     def sample(self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float) -> tuple[ClassSnapshot, ...]:
         """What these counters, read at ``now``, say of the classes that are there."""
-        if self._sampled_at is None:
-            self._counters, self._sampled_at = counters, now
-        elif now - self._sampled_at >= RATE_WINDOW:
-            self._rates = rates(self._counters, counters, now - self._sampled_at)
-            self._counters, self._sampled_at = counters, now
+        rates = self._meter.read(counters, now)
         snapshots = []
         for c in self._classes:
             handle = leaf_handle(ids[c.name])
             stats = counters.get(handle)
             if stats is None:
                 continue
-            rate = self._rates.get(handle, Rate(0))
+            rate = rates.get(handle, Rate(0))
             self._peaks[c.name] = max(rate, self._peaks[c.name])
             snapshots.append(
                 ClassSnapshot(c.name, ids[c.name], handle, c.rate, c.ceil, c.priority, stats, rate, self._peaks[c.name])

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.routing.flow import Address
 from traffic_policy.errors import PodlaneError
 
@@ -43,7 +42,7 @@ _RECEIVED: Final = 1 << 16
 _FRESH_S: Final = 0.05
 """A program that opens a port twice is not caught out for longer."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class ListenersError(PodlaneError):

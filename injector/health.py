@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import structlog
-from prometheus_client import CONTENT_TYPE_LATEST
-
 from daemon.http import Handler, Request, Response
+from daemon.log import Logger
+from daemon.prometheus_text import CONTENT_TYPE
 from injector.metrics import Metrics
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Readiness:
@@ -31,7 +30,7 @@ class Readiness:
             self._missing.pop(part, None)
         else:
             self._missing[part] = trouble
-        self._metrics.ready.set(self.ready)
+        self._metrics.ready = self.ready
         if self.ready != was:
             log.info("ready") if self.ready else log.info("not ready", because=trouble)
 
@@ -60,6 +59,6 @@ def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
     """For Prometheus."""
 
     async def render(_request: Request) -> Response:
-        return Response(200, CONTENT_TYPE_LATEST, metrics.render())
+        return Response(200, CONTENT_TYPE, metrics.render())
 
     return {"/metrics": render}

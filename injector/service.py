@@ -15,11 +15,11 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
 from daemon.http import Handler
 from daemon.http_server import HttpServer
+from daemon.log import Logger
 from injector.admission import mutate, validate
 from injector.api import ApiServer
 from injector.api_access import ApiAccess, find_access
@@ -49,7 +49,7 @@ CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
 END: Final = "end"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Injector:
@@ -143,7 +143,7 @@ class Injector:
         nursery.start_soon(kept.keep, self._certificate_state)
 
     def _file_loaded(self, usable: bool) -> None:
-        self._metrics.certificate_loads.labels("loaded" if usable else "failed").inc()
+        self._metrics.loaded("loaded" if usable else "failed")
         if self._tls.served:
             self._metrics.expires("serving", self._tls.served.expires)
 

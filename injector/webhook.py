@@ -19,10 +19,10 @@ from functools import partial
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qs
 
-import structlog
 import trio
 
 from daemon.http import JSON, Request, RequestError, Response
+from daemon.log import Logger
 from injector.admission import SharedPolicies as Lookup
 from injector.decoding import DecodingBudget
 from injector.defaults import InjectionDefaults
@@ -55,7 +55,7 @@ _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e
 
 Judge = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,7 @@ class Webhook:
             outcome = Outcome("abandoned")
             raise
         finally:
-            self._metrics.admissions.labels(self._name, outcome.result).inc()
-            self._metrics.seconds.labels(self._name).observe(trio.current_time() - began)
-            if outcome.patch_bytes:
-                self._metrics.patch_bytes.observe(outcome.patch_bytes)
+            self._metrics.reviewed(self._name, outcome.result, trio.current_time() - began, outcome.patch_bytes)
 
     async def _answer(self, request: Request, began: float) -> tuple[Response, Outcome]:
         _check_head(request)

@@ -64,13 +64,12 @@ def injector(ready_fd: int | None, **options: Any) -> None:
     with failing_clearly():
         import trio
 
+        from daemon import log
         from injector import service
         from injector.config import load_settings
-        from sidecar.config import logging
-        from sidecar.config.settings import LogFormat, LogLevel
 
         settings = load_settings(options)
-        logging.configure(LogFormat(settings.log_format), LogLevel(settings.log_level))
+        log.configure(settings.log_format, settings.log_level)
         try:
             trio.run(partial(service.serve, settings, on_ready=partial(_tell, ready_fd)))
         finally:

@@ -106,9 +106,9 @@ def sidecar(
     if not cleanup:
         _begin()
     with failing_clearly():
+        from daemon import log
         from datapath.cleanup import cleanup as remove_remains
         from sidecar.app.main import run
-        from sidecar.config import logging
         from sidecar.config.settings import load_settings
         from sidecar.supervisor.client import Guard
 
@@ -116,7 +116,7 @@ def sidecar(
             remove_remains(options["interface"])
             return
         settings = load_settings(options)
-        logging.configure(settings.log_format, settings.log_level)
+        log.configure(settings.log_format, settings.log_level)
         try:
             run(
                 settings,
@@ -152,6 +152,7 @@ def _begin() -> None:
 
     end_at_once_on_sigterm()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # else it reads the metadata of each package that is installed
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
     only_what_is_used()
 

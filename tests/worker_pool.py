@@ -20,7 +20,7 @@ from proxy_harness import POLICY, LoopbackEdge, read_exactly, routing, with_pati
 
 from datapath.connection_list import Order
 from datapath.sockets import stream_socket
-from sidecar.config.logging import LogFormat, LogLevel
+from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError
 from sidecar.observability.counters import Tallies
 from sidecar.proxy.server import ServerSettings

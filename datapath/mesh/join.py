@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-import structlog
-
+from daemon.log import Logger
 from datapath.errors import RulesetError
 from datapath.kinds import Datapath
 from datapath.mesh.detect import Found, recognise
@@ -20,7 +19,7 @@ from sidecar.config.loader import load_wanted
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.errors import ConfigError, PodlaneError
 
-log = structlog.get_logger()
+log = Logger()
 
 
 def find() -> Found | None:

@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.errors import RulesetError
 from datapath.kinds import Datapath
 from datapath.netfilter import routes
@@ -39,7 +38,7 @@ _DEFAULT_TABLE: Final = CaptureSettings().route_table
 _SHOWN: Final = 12
 """Lines of a difference that an error shows; the first ones tell what kind of trouble it is."""
 
-log = structlog.get_logger()
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

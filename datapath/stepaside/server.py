@@ -11,16 +11,15 @@ share the classifier, whose calls for either are made for that, and the witness.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from functools import partial
 from time import monotonic, time_ns
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.connection_list import LiveConnection, Order, Shown, first_shown
 from datapath.errors import ConntrackError, PrivilegeError
 from datapath.routing.cached import Routing
@@ -36,7 +35,7 @@ from traffic_policy.marks import STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.units import Duration
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _SWITCH_S: Final = 0.0005
 """How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
@@ -60,7 +59,7 @@ class StepAside:
     ) -> None:
         """``queue`` is the number that the rules name. Raises ConfigError when the access log cannot be written."""
         self._number = queue
-        told: Witness = _Log(witness) if log.is_enabled_for(logging.DEBUG) else witness
+        told: Witness = _Log(witness) if log.is_enabled_for("debug") else witness
         self._access_log = None if access_log is None else AccessLog(access_log, witness.lost_lines)
         if self._access_log is not None:
             told = LoggedWitness(told, self._access_log)

@@ -7,7 +7,6 @@ is judged does not keep the score.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import select
@@ -20,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from daemon.documents.classes import Class, Classes
+from daemon.documents.codec import DocumentError, from_json
+from podlane.admin_client import ADMIN_PORT, NoAnswerError, ask
 from podlane.demo.clients import Downloader, Running, Transfer, Uploader
 from podlane.demo.conversation import Conversation, Request
 from podlane.demo.kernel import INTERFACE
@@ -43,7 +45,6 @@ _DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
 """Where the classes of what goes that way are."""
 _EVERY_ADDRESS: Final = "0.0.0.0"
 """The Pod's programs listen on it, as programs do: the proxy reaches them at their loopback address."""
-_ADMIN_PORT: Final = 15109
 _READY_PATIENCE: Final = 60.0
 """Seconds until the sidecar has everything in force; imports and the look at the kernel are the slow parts."""
 _STOP_PATIENCE: Final = 15.0
@@ -128,7 +129,7 @@ class Stage:
 
     def protocols(self) -> dict[str, tuple[str, ...]]:
         """What the proxy recognised each lane's connections as; empty for what never went through it."""
-        return {c["name"]: tuple(c["connections"]["by_protocol"]) for c in self._classes()}
+        return {c.name: tuple(c.connections.by_protocol) for c in self._classes() if c.connections is not None}
 
     def check(self) -> None:
         """Raise :class:`DemoError` when something has ended that should still run."""
@@ -166,23 +167,18 @@ class Stage:
 
     def _limits(self) -> dict[str, tuple[int, int]]:
         return {
-            c["name"]: (c["rate_bits_per_second"], c["ceil_bits_per_second"])
+            c.name: (c.rate_bits_per_second, c.ceil_bits_per_second)
             for c in self._classes()
-            if c["name"] in self.scenario.after
+            if c.name in self.scenario.after
         }
 
-    def _classes(self) -> list[dict[str, Any]]:
+    def _classes(self) -> tuple[Class, ...]:
         with self.hosts.pod.namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", _ADMIN_PORT, timeout=_CHANGE_PATIENCE)
             try:
-                connection.request("GET", "/classes")
-                document = json.loads(connection.getresponse().read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
+                answer = ask("127.0.0.1", ADMIN_PORT, "/classes", _CHANGE_PATIENCE)
+                return from_json(Classes, json.loads(answer.body)).classes
+            except (NoAnswerError, ValueError, DocumentError) as error:
                 raise DemoError(f"The sidecar's admin server does not answer: {error}.") from None
-            finally:
-                connection.close()
-        classes: list[dict[str, Any]] = document["classes"]
-        return classes
 
 
 @contextmanager
@@ -250,7 +246,7 @@ def _start_sidecar(hosts: PodNodeServer, folder: Path) -> subprocess.Popen[Any]:
     log = _sidecar_log(folder)
     ready, writing = os.pipe2(os.O_CLOEXEC)
     options = ["--policy", str(_policy_file(folder)), "--interface", INTERFACE, "--grace", "3s"]
-    options += ["--admin-port", str(_ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
+    options += ["--admin-port", str(ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
     # Settings of the user's own sidecar must not change the demo.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PODLANE_")}
     try:

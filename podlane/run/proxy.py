@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from daemon.documents.classes import Classes
+from daemon.documents.codec import DocumentError, from_json
 from podlane.errors import RunError
 from podlane.netns.namespace import Namespace
 from podlane.netns.spawn import Child, Program, spawn
@@ -90,7 +92,7 @@ class Proxy:
             raise RunError("The proxy could not start; the reason is above. `podlane check` says what is missing here.")
         return True
 
-    def stop(self, interruption: int, give_up: Callable[[], None], *, hurry: bool = False) -> dict[str, Any] | None:
+    def stop(self, interruption: int, give_up: Callable[[], None], *, hurry: bool = False) -> Classes | None:
         """Let it drain, remove what it installed, and end; gives its last ``/classes`` document if it wrote one.
 
         When ``interruption`` is readable ``give_up`` is called (it must read it) and the proxy told to hurry, as with
@@ -104,10 +106,9 @@ class Proxy:
             self._wait_for_end(interruption, give_up)
             self.bury()
         try:
-            document = json.loads(self._said)
-        except ValueError:
+            return from_json(Classes, json.loads(self._said))
+        except (ValueError, DocumentError):
             return None
-        return document if isinstance(document, dict) else None
 
     def _wait_for_end(self, interruption: int, give_up: Callable[[], None]) -> None:
         deadline = time.monotonic() + self.grace + _STOP_MARGIN

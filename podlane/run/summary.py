@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
+from daemon.documents.classes import Class, Classes, ConnectionCounts
 from traffic_policy.units import ByteCount, Rate
 
 _MEASURED: Final = ("average", "peak", "packets", "drops")
@@ -15,45 +16,45 @@ _SHOW_ALL: Final = 12
 _LEFT: Final = frozenset({"class", "connections"})
 
 
-def summary_lines(document: Mapping[str, Any], seconds: float) -> list[str]:
+def summary_lines(document: Classes, seconds: float) -> list[str]:
     """A line of headings, then one per class. ``seconds``: how long COMMAND ran, for the averages.
 
     The same follows for what was received, if the policy limits that. Of many classes only those that sent or received
     something are listed, and the others counted in a last line.
     """
-    lines = _table(_SENT, document["classes"], seconds)
-    if received := document.get("received"):
-        lines += _table(_RECEIVED, received["classes"], seconds)
+    lines = _table(_SENT, document.classes, seconds)
+    if document.received is not None:
+        lines += _table(_RECEIVED, document.received.classes, seconds)
     return lines
 
 
-def _table(headings: tuple[str, ...], classes: Sequence[Mapping[str, Any]], seconds: float) -> list[str]:
-    shown = [entry for entry in classes if entry["packets"] or len(classes) <= _SHOW_ALL]
+def _table(headings: tuple[str, ...], classes: Sequence[Class], seconds: float) -> list[str]:
+    shown = [entry for entry in classes if entry.packets or len(classes) <= _SHOW_ALL]
     lines = _aligned([headings, *(_row(entry, seconds) for entry in shown)])
     if silent := len(classes) - len(shown):
         lines.append(f"{silent} more {headings[3]} nothing")
     return lines
 
 
-def _row(entry: Mapping[str, Any], seconds: float) -> tuple[str, ...]:
-    average = Rate(int(entry["bytes"] * 8 / seconds)) if seconds > 0 else Rate(0)
+def _row(entry: Class, seconds: float) -> tuple[str, ...]:
+    average = Rate(int(entry.bytes * 8 / seconds)) if seconds > 0 else Rate(0)
     return (
-        entry["name"],
-        Rate(entry["rate_bits_per_second"]).human,
-        Rate(entry["ceil_bits_per_second"]).human,
-        ByteCount(entry["bytes"]).human,
+        entry.name,
+        Rate(entry.rate_bits_per_second).human,
+        Rate(entry.ceil_bits_per_second).human,
+        ByteCount(entry.bytes).human,
         _short(average),
         # A run shorter than the sampling interval has no samples to find a peak in.
-        _short(Rate(max(entry["peak_rate_bits_per_second"], average.bits_per_second))),
-        str(entry["packets"]),
-        str(entry["drops"]),
-        *([_connections(entry["connections"])] if "connections" in entry else []),
+        _short(Rate(max(entry.peak_rate_bits_per_second, average.bits_per_second))),
+        str(entry.packets),
+        str(entry.drops),
+        *([_connections(entry.connections)] if entry.connections is not None else []),
     )
 
 
-def _connections(counts: Mapping[str, Any]) -> str:
-    by_protocol = ", ".join(f"{number} {name}" for name, number in counts["by_protocol"].items() if number)
-    return f"{counts['total']} ({by_protocol})" if by_protocol else str(counts["total"])
+def _connections(counts: ConnectionCounts) -> str:
+    by_protocol = ", ".join(f"{number} {name}" for name, number in counts.by_protocol.items() if number)
+    return f"{counts.total} ({by_protocol})" if by_protocol else str(counts.total)
 
 
 def _short(rate: Rate) -> str:

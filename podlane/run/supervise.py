@@ -19,10 +19,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 
+from daemon.documents.classes import Classes
 from podlane.console import NOT_EXECUTABLE, NOT_FOUND, say, signalled
 from podlane.errors import SpawnError
 from podlane.netns.namespace import Namespace
@@ -193,8 +194,8 @@ class _Run:
     def _give_up(self) -> None:
         read_signal(self._signals)
 
-    def _print_summary(self, document: Mapping[str, Any], seconds: float) -> None:
-        total = Rate(document["total_bits_per_second"])
+    def _print_summary(self, document: Classes, seconds: float) -> None:
+        total = Rate(document.total_bits_per_second)
         say(f"{seconds:.1f} s, {total.human} in all")
         headings, *rows = summary_lines(document, seconds)
         click.echo(click.style(headings, bold=True), err=True)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
+import http
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Final, Self, TypeVar
 
-from datapath.connection_list import LiveConnection, Order, Shown
+from daemon.documents.classes import Class, Classes
+from daemon.documents.codec import DocumentError, from_json
+from daemon.documents.connections import Connections
+from datapath.connection_list import Order
+from podlane.admin_client import ADMIN_ADDRESS, ADMIN_PORT, NoAnswerError, ask, reachable
 from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
 from tc_core.stats import ClassStats
 from traffic_policy.units import Rate
 
-_PATIENCE: Final = 2.0
-"""Seconds for one answer; a sidecar gives it in milliseconds."""
-_MOST: Final = 1 << 24
-"""Bytes of an answer; 255 classes, or 5,000 connections, are 2 MiB at most."""
-_PORT: Final = 15109
-_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where to ask when the admin server listens on all addresses."""
+_T = TypeVar("_T")
 _OLDER: Final = (
     "is of an older version than this command, and does not tell what is needed ({}). Update one of them, "
     "or look at its interface: podlane top --interface NAME."
@@ -42,7 +39,7 @@ class AdminSource:
         What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
         """
         host, port = (
-            environment.get("PODLANE_ADMIN_ADDRESS") or "127.0.0.1",
+            environment.get("PODLANE_ADMIN_ADDRESS") or ADMIN_ADDRESS,
             environment.get("PODLANE_ADMIN_PORT") or "",
         )
         written = text or ""
@@ -56,9 +53,12 @@ class AdminSource:
         elif written:
             name, _, after = written.partition(":")
             host, port = name or host, after or port
-        if not (port or str(_PORT)).isdecimal() or not 1 <= int(port or _PORT) <= 65535:
-            raise ValueError(f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in 127.0.0.1:{_PORT}.")
-        return cls(_ANY.get(host, host), int(port or _PORT))
+        port = port or str(ADMIN_PORT)
+        if not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise ValueError(
+                f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{ADMIN_PORT}."
+            )
+        return cls(reachable(host), int(port))
 
     @property
     def name(self) -> str:
@@ -67,110 +67,77 @@ class AdminSource:
 
     def read(self) -> Reading:
         """Ask for ``/classes``. Raises :class:`SourceError`."""
-        document = self._ask("/classes")
-        try:
-            return reading_of(document)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'/classes lacks {error}')}") from None
+        return reading_of(self._ask("/classes", Classes))
 
-    def connections(self, limit: int, order: Order) -> Shown:
+    def connections(self, limit: int, order: Order) -> Connections:
         """Ask for ``/connections``. Raises :class:`SourceError`."""
-        document = self._ask(f"/connections?limit={limit}&order={order.value}")
-        try:
-            return shown_of(document)
-        except (KeyError, TypeError) as error:
-            raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'/connections lacks {error}')}") from None
+        return self._ask(f"/connections?limit={limit}&order={order.value}", Connections)
 
-    def _ask(self, path: str) -> Any:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=_PATIENCE)
+    def _ask(self, question: str, kind: type[_T]) -> _T:
+        path = question.partition("?")[0]
         try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read(_MOST)
-        except (OSError, http.client.HTTPException) as error:
-            told = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
+            answer = ask(self.host, self.port, question)
+        except NoAnswerError as error:
             raise SourceError(
-                f"No sidecar is to be reached at {self.name}: {told}. Is one running here, with an admin port? "
+                f"No sidecar is to be reached at {self.name}: {error}. Is one running here, with an admin port? "
                 "--admin HOST:PORT asks another, and --interface NAME does without a sidecar."
             ) from None
-        finally:
-            connection.close()
         if answer.status == http.HTTPStatus.NOT_FOUND:
-            if body.startswith(b"There is no "):  # a sidecar's own words
-                missing = f"there is no {path.partition('?')[0]}"
-                raise SourceError(f"The sidecar at {self.name} {_OLDER.format(missing)}")
+            if answer.body.startswith(b"There is no "):  # a sidecar's own words
+                raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'there is no {path}')}")
             raise SourceError(f"What answers at {self.name} is no sidecar: it has no {path}. Name another by --admin.")
         if answer.status != http.HTTPStatus.OK:
-            said = body[:200].decode(errors="replace").strip()
-            raise SourceError(f"The sidecar at {self.name} cannot answer ({answer.status}): {said}")
+            raise SourceError(f"The sidecar at {self.name} cannot answer ({answer.status}): {answer.begins}")
         try:
-            return json.loads(body)
+            return from_json(kind, json.loads(answer.body))
         except ValueError:
             raise SourceError(
                 f"What answers at {self.name} is no sidecar: {path} is no JSON. Name another by --admin."
             ) from None
+        except DocumentError as error:
+            raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'{path} {error}')}") from None
 
 
-def reading_of(document: Mapping[str, Any]) -> Reading:
-    """A ``/classes`` document as a reading. Raises KeyError, TypeError when it is of another form."""
-    workers = int(document["workers"])
-    details = [str(document["datapath"]), f"up {duration_words(document['uptime_seconds'])}"]
-    if workers > 1:
-        details.insert(1, f"{workers} workers")
+def reading_of(document: Classes) -> Reading:
+    """The classes as a reading."""
+    details = [document.datapath, f"up {duration_words(document.uptime_seconds)}"]
+    if document.workers > 1:
+        details.insert(1, f"{document.workers} workers")
     return Reading(
-        float(document["read_at_seconds"] or 0.0),
-        str(document["interface"]),
-        Rate(document["total_bits_per_second"]),
+        document.read_at_seconds or 0.0,
+        document.interface,
+        Rate(document.total_bits_per_second),
         tuple(_readings(document)),
         tuple(details),
     )
 
 
-def _readings(document: Mapping[str, Any]) -> Iterator[ClassReading]:
+def _readings(document: Classes) -> Iterator[ClassReading]:
     """The classes that send, and those that limit what arrives, if there are any."""
-    for entry in document["classes"]:
-        counted = entry["connections"]
-        yield replace(_class(entry), active=counted["active"], opened=counted["total"])
-    if (received := document.get("received")) is not None:
-        for entry in received["classes"]:
-            yield replace(_class(entry), key=f"{received['device']} {entry['handle']}", arrives=True)
+    yield from map(_class, document.classes)
+    if (received := document.received) is not None:
+        for each in received.classes:
+            yield replace(_class(each), key=f"{received.device} {each.handle}", arrives=True)
 
 
-def _class(entry: Mapping[str, Any]) -> ClassReading:
+def _class(each: Class) -> ClassReading:
+    counted = each.connections
     return ClassReading(
-        entry["handle"],
-        entry["name"],
+        each.handle,
+        each.name,
         ClassStats(
-            bytes=entry["bytes"],
-            packets=entry["packets"],
-            drops=entry["drops"],
-            overlimits=entry["overlimits"],
-            backlog_bytes=entry["backlog_bytes"],
-            backlog_packets=entry["backlog_packets"],
-            lended=entry["lended"],
-            borrowed=entry["borrowed"],
+            bytes=each.bytes,
+            packets=each.packets,
+            drops=each.drops,
+            overlimits=each.overlimits,
+            backlog_bytes=each.backlog_bytes,
+            backlog_packets=each.backlog_packets,
+            lended=each.lended,
+            borrowed=each.borrowed,
         ),
-        Rate(entry["rate_bits_per_second"]),
-        Rate(entry["ceil_bits_per_second"]),
-        entry["priority"],
+        Rate(each.rate_bits_per_second),
+        Rate(each.ceil_bits_per_second),
+        each.priority,
+        active=None if counted is None else counted.active,
+        opened=None if counted is None else counted.total,
     )
-
-
-def shown_of(document: Mapping[str, Any]) -> Shown:
-    """A ``/connections`` document. Raises KeyError, TypeError when it is of another form."""
-    connections = [
-        LiveConnection(
-            each["class"],
-            (each["client"]["address"], each["client"]["port"]),
-            (each["destination"]["address"], each["destination"]["port"]),
-            each["direction"],
-            each["name"],
-            each["protocol"],
-            each["state"],
-            each["age_seconds"],
-            each["bytes_up"],
-            each["bytes_down"],
-        )
-        for each in document["connections"]
-    ]
-    return Shown(int(document["active"]), connections)

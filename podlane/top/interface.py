@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from datapath.connection_list import Order, Shown
+from daemon.documents.connections import Connections
+from datapath.connection_list import Order
 from podlane.tc.records import Knowledge
 from podlane.tc.show import Shown as Interface
 from podlane.tc.show import look
@@ -47,7 +48,7 @@ class InterfaceSource:
         classes = tuple(_readings(shown)) or (_whole(self.interface),)
         return Reading(at, self.interface, _total(shown.sends), classes, (shown.origin,))
 
-    def connections(self, limit: int, order: Order) -> Shown:  # noqa: ARG002 (the protocol's)
+    def connections(self, limit: int, order: Order) -> Connections:  # noqa: ARG002 (the protocol's)
         """The kernel has no classes of connections."""
         raise SourceError("Only a sidecar knows connections. Look at its admin port (--admin) instead of an interface.")
 

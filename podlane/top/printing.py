@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
-from datapath.connection_list import Shown
+from daemon.documents.connections import Connections
 from podlane.top.columns import MINUTE, arranged, fitting
 from podlane.top.connections import count_words, in_class
 from podlane.top.connections import document as connection_document
@@ -49,7 +49,7 @@ def frames(
         due = max(due + interval, clock())
 
 
-def print_frame(console: Console, source: Source, frame: Frame, view: View, shown: Shown | None) -> None:
+def print_frame(console: Console, source: Source, frame: Frame, view: View, shown: Connections | None) -> None:
     """A table of classes, or of the connections in ``shown``."""
     if not console.is_terminal:
         console.width = _UNBOUNDED
@@ -66,7 +66,7 @@ def print_frame(console: Console, source: Source, frame: Frame, view: View, show
     console.print(Text(count_words(shown)), soft_wrap=True)
 
 
-def json_line(source: Source, frame: Frame, shown: Shown | None, now: float) -> str:
+def json_line(source: Source, frame: Frame, shown: Connections | None, now: float) -> str:
     """A frame as one line. Rates are bits per second, amounts bytes, times seconds, shares from 0 to 1.
 
     ``now`` is in seconds since 1970.

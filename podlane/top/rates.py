@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from podlane.top.readings import ClassReading, Reading
-from tc_core.stats import ClassStats, rate_between
+from tc_core.sampling import Window
+from tc_core.stats import ClassStats, grown, rate_between
 from traffic_policy.units import Rate
 
 THROTTLED_SECONDS: Final = 10.0
@@ -76,34 +77,31 @@ class Watch:
     """Remembers looks. ``interval``: seconds that a rate is the mean of."""
 
     interval: float
-    _looks: deque[Reading] = field(default_factory=deque)
+    _looks: Window[Reading] = field(init=False)
     _minutes: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._looks = Window(max(THROTTLED_SECONDS, self.interval) + self.interval)
 
     def add(self, reading: Reading) -> None:
         """Remember a look. One that is no newer than the last adds nothing; a clock set back begins anew."""
-        looks = self._looks
-        if looks and reading.at == looks[-1].at:
-            return
-        if looks and reading.at < looks[-1].at:
-            looks.clear()
+        if len(self._looks) and reading.at < self._looks.latest.at:
             self._minutes.clear()
-        looks.append(reading)
-        oldest = reading.at - max(THROTTLED_SECONDS, self.interval) - self.interval
-        while looks[0].at < oldest and len(looks) > 2:
-            looks.popleft()
+        self._looks.add(reading.at, reading)
 
     def frame(self) -> Frame:
         """What happened in the last interval; needs one look at least, and knows rates from two on.
 
         Each call adds a point to the last minute.
         """
-        latest = self._looks[-1]
-        before = self._before(latest)
+        latest = self._looks.latest
+        # An interval ago, or at the oldest look there is.
+        before = self._looks.before(self.interval - min(LOOK_SECONDS, self.interval) * _SLACK)
         seconds = latest.at - before.at
         earlier = {each.key: each for each in before.classes}
-        throttled = self._throttled(latest)
+        throttled = self._throttled()
         rows = [_row(each, earlier.get(each.key), seconds, throttled[each.key]) for each in latest.classes]
-        totals = _totals(latest, rows, self._any_waits(latest))
+        totals = _totals(latest, rows, self._any_waits())
         if seconds:
             for row in (*rows, totals):
                 points = self._minutes.setdefault(row.reading.key, deque())
@@ -114,26 +112,19 @@ class Watch:
         *rows, totals = (replace(row, minute=self._minute(row.reading.key, latest.at)) for row in (*rows, totals))
         return Frame(latest, seconds, tuple(rows), totals)
 
-    def _before(self, latest: Reading) -> Reading:
-        """The newest look that is an interval older, or the oldest there is."""
-        enough = latest.at - self.interval + min(LOOK_SECONDS, self.interval) * _SLACK
-        older = [look for look in self._looks if look.at <= enough]
-        return older[-1] if older else self._looks[0]
+    def _recent(self) -> list[Reading]:
+        return list(self._looks.last(max(THROTTLED_SECONDS, self.interval)))
 
-    def _recent(self, latest: Reading) -> list[Reading]:
-        since = latest.at - max(THROTTLED_SECONDS, self.interval)
-        return [look for look in self._looks if look.at > since]
-
-    def _throttled(self, latest: Reading) -> Mapping[str, float]:
-        looks = self._recent(latest)
+    def _throttled(self) -> Mapping[str, float]:
+        looks = self._recent()
         waited: dict[str, int] = {}
         for look in looks:
             for each in look.classes:
                 waited[each.key] = waited.get(each.key, 0) + (each.stats.backlog_packets > 0)
         return {key: number / len(looks) for key, number in waited.items()}
 
-    def _any_waits(self, latest: Reading) -> float:
-        looks = self._recent(latest)
+    def _any_waits(self) -> float:
+        looks = self._recent()
         return sum(any(each.stats.backlog_packets > 0 for each in _sent(look.classes)) for look in looks) / len(looks)
 
     def _minute(self, key: str, at: float) -> tuple[int | None, ...]:
@@ -169,24 +160,19 @@ def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttl
     if not seconds:
         return Row(now, Rate(0), None, None, 0.0, 0.0, 0.0, _waits(now), throttled, None)
     rate = rate_between(earlier, stats, seconds)
-    own, lent = _grown(earlier.lended, stats.lended), _grown(earlier.borrowed, stats.borrowed)
+    own, lent = grown(earlier.lended, stats.lended), grown(earlier.borrowed, stats.borrowed)
     return Row(
         now,
         rate,
         rate.bits_per_second / now.ceil.bits_per_second if now.ceil and now.ceil.bits_per_second else None,
         lent / (own + lent) if own + lent else None,
-        _grown(earlier.packets, stats.packets) / seconds,
-        _grown(earlier.drops, stats.drops) / seconds,
-        _grown(earlier.overlimits, stats.overlimits) / seconds,
+        grown(earlier.packets, stats.packets) / seconds,
+        grown(earlier.drops, stats.drops) / seconds,
+        grown(earlier.overlimits, stats.overlimits) / seconds,
         _waits(now),
         throttled,
-        None if now.opened is None else _grown((before.opened if before else 0) or 0, now.opened) / seconds,
+        None if now.opened is None else grown((before.opened if before else 0) or 0, now.opened) / seconds,
     )
-
-
-def _grown(before: int, after: int) -> int:
-    """A counter that has fallen was made anew."""
-    return after - before if after >= before else after
 
 
 def _waits(now: ClassReading) -> float | None:

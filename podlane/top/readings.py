@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from datapath.connection_list import Order, Shown
+from daemon.documents.connections import Connections
+from datapath.connection_list import Order
 from tc_core.stats import ClassStats
 from traffic_policy.errors import PodlaneError
 from traffic_policy.units import Rate
@@ -56,7 +57,7 @@ class Source(Protocol):
     def read(self) -> Reading:
         """Look at the classes."""
 
-    def connections(self, limit: int, order: Order) -> Shown:
+    def connections(self, limit: int, order: Order) -> Connections:
         """Look at live connections."""
 
 

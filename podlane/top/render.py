@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from datapath.connection_list import LiveConnection, Order, Shown
+from daemon.documents.connections import Connection, Connections
+from datapath.connection_list import Order
 from podlane.top.columns import (
     COLUMNS,
     MINUTE,
@@ -56,7 +57,7 @@ def classes_picture(
 
 
 def connections_picture(
-    source: str, frame: Frame, shown: Shown, view: View, width: int, height: int, problem: str = ""
+    source: str, frame: Frame, shown: Connections, view: View, width: int, height: int, problem: str = ""
 ) -> RenderableType:
     """The live connections for a screen of this size."""
     listed = in_class(shown.connections, view.connection_sort, reverse=view.reverse)
@@ -128,7 +129,7 @@ def class_table(rows: Sequence[Row], totals: Row, columns: Sequence[Column]) -> 
     return table
 
 
-def connection_table(connections: Sequence[LiveConnection]) -> Table:
+def connection_table(connections: Sequence[Connection]) -> Table:
     """Live connections; long names are cut where room is short."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in TITLES:

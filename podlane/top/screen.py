@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.live import Live
 
-from datapath.connection_list import Shown
+from daemon.documents.connections import Connections
+from datapath.connection_list import Order
 from podlane.top.keys import single_keys, wait_for_keys
 from podlane.top.rates import Frame, Watch, pause_after_look
 from podlane.top.readings import Source, SourceError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _SUSPEND: Final = "\x1a"
 """Ctrl-Z, which single_keys() hands over as a key."""
-_NO_CONNECTIONS: Final = Shown(0, [])
+_NO_CONNECTIONS: Final = Connections(0, Order.NEWEST, ())
 
 
 class Screen:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from socket import if_nameindex
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.cleanup import remove_remains
 from datapath.errors import RulesetError
 from datapath.mesh.types import MeshProxy
@@ -27,7 +26,7 @@ from traffic_policy.marks import ClassIds
 
 NOT_REFUSED: Final = "connections that names decide could not be refused, as on-failure closed wants it"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 def do_without_start(settings: SidecarSettings, wanted: Wanted | None = None, mesh: MeshProxy | None = None) -> None:

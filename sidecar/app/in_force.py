@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.cleanup import forget_aside_marks
 from datapath.errors import ConntrackError
 from datapath.exclusions import left_alone
@@ -43,7 +43,7 @@ from traffic_policy.policy import Bound, TrafficPolicy, TransportProtocol
 MakePool = Callable[..., WorkerPool]
 """A :class:`WorkerPool` of which the first arguments are given."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class InForce(Supervised, Protocol):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 
-import structlog
 import trio
 
+from daemon.log import Logger
+from daemon.log import configure as configure_log
 from datapath.instance_lock import only_instance
 from datapath.kinds import Datapath
 from datapath.mesh.join import join
@@ -23,7 +24,6 @@ from sidecar.app.in_force import MakePool
 from sidecar.app.reloading import tell_warnings
 from sidecar.app.sidecar import Sidecar
 from sidecar.config.loader import contents, load_wanted
-from sidecar.config.logging import configure as configure_log
 from sidecar.config.settings import SidecarSettings
 from sidecar.errors import single
 from sidecar.supervisor.client import Guard
@@ -36,7 +36,7 @@ from tc_core.netlink import NetlinkKernel
 from tc_core.probe import features
 from traffic_policy.errors import PodlaneError
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 def run(

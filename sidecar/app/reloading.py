@@ -9,9 +9,9 @@ import gc
 from functools import partial
 from typing import Final, Protocol
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.netfilter.ruleset import Ruleset
 from sidecar.app.in_force import InForce
 from sidecar.config.loader import Wanted, attempt
@@ -23,7 +23,7 @@ from traffic_policy.policy import TrafficPolicy
 
 _NOT_USED: Final = "the new policy is not used; the old one stays in force"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Reloading(InForce, Protocol):

@@ -19,9 +19,9 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final, TypeVar
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.cleanup import forget_aside_marks
 from datapath.kinds import Datapath
 from datapath.mesh.types import MeshProxy
@@ -54,7 +54,7 @@ _T = TypeVar("_T")
 _SAMPLE_INTERVAL: Final = 1.0
 """Seconds between two readings of the class counters; rates are means over it."""
 
-log = structlog.get_logger()
+log = Logger()
 
 
 class Sidecar(Reloading):

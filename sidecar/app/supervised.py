@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Final, Protocol
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.install import Installer
 from datapath.netfilter.ruleset import Ruleset
@@ -20,7 +20,7 @@ from traffic_policy.policy import TrafficPolicy
 _ASK_S: Final = 1.0
 """Seconds between two questions to the workers."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Supervised(Answers, Protocol):

@@ -24,13 +24,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from sidecar.config import inotify
 from sidecar.config.inotify import Inotify
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 QUIET_S: Final = 0.05
 """Seconds without an event after which a change is over ..."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sidecar.observability.prometheus_text import Family, counter, gauge
+from daemon.prometheus_text import Family, counter, gauge
 
 
 class Result(StrEnum):

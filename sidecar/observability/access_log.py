@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.stepaside.class_cache import Known, Witness, ends
 from sidecar.observability.access_log_format import connection_line, decision_line
 from sidecar.transport.observer import ConnectionSummary, Observer
@@ -36,7 +35,7 @@ _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _LAST_WORDS_S: Final = 3.0
 """For what is still in the queue at the end, before it is given up."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

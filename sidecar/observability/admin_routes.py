@@ -11,6 +11,9 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from daemon.documents.codec import to_json
+from daemon.documents.health import NOT_READY, READY, Health
+from daemon.prometheus_text import CONTENT_TYPE
 from datapath.connection_list import Shown
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.quic_classifier import QuicReader
@@ -22,15 +25,12 @@ from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_server import Handler, Query, Reply
 from sidecar.observability.documents import (
     POLICY_SOURCES,
-    Arriving,
     Process,
     classes_document,
     connections_asked,
     connections_document,
-    policy_document,
 )
 from sidecar.observability.metrics import Crew, Metrics
-from sidecar.observability.prometheus_text import CONTENT_TYPE
 from sidecar.proxy.server import ProxyServer
 from sidecar.workers.pool import WorkerPool
 from traffic_policy.errors import PodlaneError
@@ -66,7 +66,7 @@ class Answers(Protocol):
         return {
             "/metrics": lambda _: self._metrics_reply(),
             "/healthz": lambda _: self._health(),
-            "/readyz": lambda _: Reply.text(200, "ready") if self.ready else Reply.text(503, "not ready"),
+            "/readyz": lambda _: Reply.text(200, READY) if self.ready else Reply.text(503, NOT_READY),
             "/classes": lambda _: self._classes_reply(),
             "/policy": lambda _: self._policy_reply(),
             "/connections": self._connections_reply,
@@ -86,13 +86,16 @@ class Answers(Protocol):
         return Reply.json(self.classes_document())
 
     async def _policy_reply(self) -> Reply:
+        from sidecar.policy_status import Arriving, policy_document
+
         policy, ids, settings = self.policy, self.shaping.ids, self._capture_settings()
         source = {name: str(path) for name in POLICY_SOURCES if (path := getattr(self.settings, name)) is not None}
         kernel = await self._blocking(self.shaping.classes_in_force)
         arriving = Arriving(
             await self._blocking(self.shaping.received_in_force), self.shaping.teller, self.shaping.paced(policy, ids)
         )
-        return Reply.json(policy_document(self.shaping.interface, source, policy, ids, kernel, settings, arriving))
+        document = policy_document(self.shaping.interface, source, policy, ids, kernel, settings, arriving)
+        return Reply.json(to_json(document))
 
     async def _connections_reply(self, query: Query) -> Reply:
         limit, order = connections_asked(query)
@@ -102,15 +105,13 @@ class Answers(Protocol):
         elif self._server is not None:
             shown = await self._server.connections(limit, order)
         shown = await self._quic.beside(shown, limit, order)
-        return Reply.json(connections_document(shown, order))
+        return Reply.json(to_json(connections_document(shown, order)))
 
     async def _health(self) -> Reply:
         missing = await self._ask_workers()
-        if not missing:
-            problem = self.policy_state.problem
-            said = (problem, self._quic.problem, *self._wanted.warnings)
-            return Reply.text(200, "\n".join(("ok", *filter(None, said))))
-        return Reply.text(503, f"no answer from worker {', '.join(map(str, missing))}")
+        notes = (self.policy_state.problem, self._quic.problem, *self._wanted.warnings)
+        health = Health(tuple(missing), tuple(filter(None, notes)))
+        return Reply.text(health.status, health.text)
 
     async def _ask_workers(self) -> list[int]:
         """Have the workers say what they have counted; gives the numbers of those that do not."""
@@ -124,11 +125,14 @@ class Answers(Protocol):
         """Limits, counters and connections of every class, as plain data."""
         uptime = time.monotonic() - self._began
         process = Process(self.settings.datapath, uptime, self._crew().present, self.shaping.read_at)
-        return classes_document(
-            self.shaping.interface,
-            self.policy.total,
-            self.shaping.snapshots,
-            self.metrics.sum().connections,
-            process,
-            self.shaping.received,
+        document: dict[str, object] = to_json(
+            classes_document(
+                self.shaping.interface,
+                self.policy.total,
+                self.shaping.snapshots,
+                self.metrics.sum().connections,
+                process,
+                self.shaping.received,
+            )
         )
+        return document

@@ -1,7 +1,6 @@
 """What a relay has counted: plain numbers, which can be added up and sent to another process.
 
-Everything is counted in plain tallies, and made metrics of when somebody asks (:mod:`sidecar.observability.metrics`):
-prometheus_client's own counters and histograms take longer than choosing a connection's class.
+Everything is counted in plain tallies, and made metrics of when somebody asks (:mod:`sidecar.observability.metrics`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from daemon.prometheus_text import Collector, Family, counter, gauge, histogram, render
 from datapath.shaping import ClassSnapshot, Received
 from sidecar.observability.counters import DETECTION_BUCKETS, Tallies
-from sidecar.observability.prometheus_text import Collector, Family, counter, gauge, histogram, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,8 @@ class _Collector:
         detections = counter("podlane_detections", "Detections by protocol found and reason.", "protocol", "reason")
         for (protocol, reason), number in list(counted.detections.items()):
             detections.add(number, protocol, reason)
-        seconds = histogram(
-            "podlane_detection_seconds",
-            "From accept to the end of detection.",
-            DETECTION_BUCKETS,
-            counted.detection_times,
-            counted.detection_seconds,
-        )
+        seconds = histogram("podlane_detection_seconds", "From accept to the end of detection.")
+        seconds.add_counts(DETECTION_BUCKETS, counted.detection_times, counted.detection_seconds)
         lost = counter("podlane_access_log_lost", "Lines of the access log that could not be kept or written.")
         lost.add(counted.lines_lost)
         refused = counter("podlane_connections_refused", "Connections that were not relayed.", "reason")

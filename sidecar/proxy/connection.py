@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from socket import SocketType
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect_helpers import awaits_answer
 from datapath.routing.flow import Destination
@@ -44,7 +43,7 @@ from traffic_policy.policy import Bound
 if TYPE_CHECKING:
     from sidecar.proxy.context import Proxy
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _CONNECTED_ONCE: Final = frozenset({0, errno.ECONNRESET, errno.EPIPE})
 """Errors of a socket that dialled and was connected. RST in answer to the SYN is ECONNREFUSED."""

@@ -5,13 +5,11 @@ What one connection does is in :mod:`sidecar.proxy.connection`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from socket import SocketType
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.routing.cached import Routing
 from datapath.sockets import SocketAddress, reset_on_close
 from sidecar.proxy.connection import Connection
@@ -24,7 +22,7 @@ from sidecar.transport.observer import Observer, Refusal
 from sidecar.transport.pacing import Pacer
 from sidecar.transport.timers import Timers
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 IDLE_SWEEPS: Final = 8
 """An idle timeout is noticed in steps of an eighth of it: no clock is read and nothing stamped when bytes move."""
@@ -69,7 +67,7 @@ class Proxy:
         self.connecting = timers.queue(connect_timeout, Connection.connect_timed_out)
         self.waiting = timers.queue(RETRY_S, Connection.dial_again)
         self.failures = DialFailures(timers.now)
-        self.logs_connections = log.is_enabled_for(logging.DEBUG)
+        self.logs_connections = log.is_enabled_for("debug")
         self._sweeps = timers.queue(idle_timeout / IDLE_SWEEPS, Proxy._sweep)
         self._sweeping = False
 

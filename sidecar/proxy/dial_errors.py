@@ -6,12 +6,11 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from datapath.routing.flow import Destination
 from sidecar.transport.observer import Outcome
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 WARN_EVERY_S: Final = 10.0
 """Seconds between two warnings about the same kind of local failure."""

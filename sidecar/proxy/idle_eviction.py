@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Final
 
-import structlog
-
+from daemon.log import Logger
 from sidecar.proxy.connection import Connection
 from sidecar.transport.observer import Outcome
 from sidecar.transport.states import Event
@@ -29,7 +28,7 @@ QUIET_S: Final = 3.0
 but then everybody else waits."""
 _SAY_EVERY_S: Final = 60.0
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Crowding:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.connection_list import LiveConnection, Order, Shown, first
 from datapath.routing.cached import Routing
 from datapath.shared_counters import Ledger, LedgerRow
@@ -53,7 +53,7 @@ __all__ = [
     "tune_garbage_collector",
 ]
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
 """Descriptors that are not for connections: splice pipes; and listeners, admin server, netlink, logs, imports."""

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
+from daemon.prometheus_text import Family, counter
 from datapath.netfilter.fallback import Command
 from datapath.on_failure import OnFailure
 from sidecar.config.settings import LogFormat
-from sidecar.observability.prometheus_text import Family, counter
 from sidecar.supervisor.commands import Action, run_all
 from sidecar.supervisor.heartbeat import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
 from sidecar.supervisor.ipc import Wire
@@ -26,7 +26,7 @@ from traffic_policy.marks import ClassIds
 
 _FORSAKEN: Final = 1
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Guard:

@@ -22,8 +22,7 @@ from itertools import chain
 from socket import SocketType
 from typing import Final, Protocol
 
-import structlog
-
+from daemon.log import Logger
 from datapath.errors import PortInUseError, PrivilegeError
 from datapath.mesh.owner import stream_socket_of
 from datapath.mesh.types import MeshProxy
@@ -44,7 +43,7 @@ from datapath.sockets import (
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import OWN
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 LISTENER_ADDRESSES: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 """Loopback only: nobody outside the Pod can reach a listener."""

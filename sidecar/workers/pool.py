@@ -16,9 +16,9 @@ from itertools import chain
 from socket import SocketType
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from datapath.connection_list import Order, Shown, first_shown
 from datapath.routing.cached import Routing
 from sidecar.config.settings import LogFormat, LogLevel
@@ -33,7 +33,7 @@ from sidecar.workers.messages import Ask, Begin, Drain, Follow
 from sidecar.workers.sizing import shares
 from traffic_policy.units import Duration
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _ANSWER_S: Final = 1.0
 """A worker answers between two rounds of its loop, 5 ms at most; who needs longer is not well."""

@@ -185,7 +185,7 @@ def test_a_place_that_fails_is_told_once_and_lines_are_counted(capsys: pytest.Ca
         log.write(b"x\n")
         until("it to be lost", lambda n=number: sum(lost) == n + 1)
     log.close()
-    assert capsys.readouterr().out.count("the access log cannot be written") == 1
+    assert capsys.readouterr().err.count("the access log cannot be written") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from captured_logs import capture_logs
 from istio_rules import Mode, rules_of
-from structlog.testing import capture_logs
 
 from datapath.kinds import Datapath
 from datapath.mesh.check import beyond_mesh

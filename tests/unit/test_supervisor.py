@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
+from captured_logs import capture_logs
 
 from datapath.kinds import Datapath
 from datapath.netfilter.backend import BackendKind

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from captured_logs import capture_logs
 from downward import Volume
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from sidecar.config import file_watch, inotify

@@ -1,13 +1,12 @@
 """Metrics as data, and in Prometheus' text format, version 0.0.4.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/. The forty lines of prometheus_client that would be used
-here come with an HTTP server and client, wsgiref and the parsers of mail headers, which a sidecar would import at every
-start and keep in memory.
+https://prometheus.io/docs/instrumenting/exposition_formats/. The library for it, prometheus_client, brings an HTTP
+server and client, wsgiref and the parsers of mail headers, which every sidecar would import and keep in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
@@ -17,7 +16,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Kind(StrEnum):
-    """What a metric's numbers are; histograms are made by :func:`histogram`."""
+    """What a metric's numbers are."""
 
     COUNTER = "counter"
     """Only grows; its name ends in ``_total``."""
@@ -38,7 +37,16 @@ class Family:
 
     def add(self, number: float, *values: str) -> None:
         """One of its numbers, with a value for each label."""
-        self.samples.append(_sample(self.name, zip(self.labels, values, strict=True), number))
+        self.samples.append(_sample(self.name, list(zip(self.labels, values, strict=True)), number))
+
+    def add_counts(self, bounds: Iterable[float], counts: Sequence[int], total: float, *values: str) -> None:
+        """Counts of a histogram: up to each bound and above the one before, at last above all; and the sum."""
+        labels = list(zip(self.labels, values, strict=True))
+        reached = list(accumulate(counts))
+        for bound, number in zip((*(str(float(each)) for each in bounds), "+Inf"), reached, strict=True):
+            self.samples.append(_sample(f"{self.name}_bucket", [*labels, ("le", bound)], number))
+        self.samples.append(_sample(f"{self.name}_count", labels, reached[-1]))
+        self.samples.append(_sample(f"{self.name}_sum", labels, total))
 
 
 def counter(name: str, text: str, *labels: str) -> Family:
@@ -51,15 +59,9 @@ def gauge(name: str, text: str, *labels: str) -> Family:
     return Family(Kind.GAUGE, name, text, labels)
 
 
-def histogram(name: str, text: str, bounds: Iterable[float], counts: Iterable[int], total: float) -> Family:
-    """A histogram: how many there are up to each bound and above the one before, at last above all; and their sum."""
-    found = Family(Kind.HISTOGRAM, name, text)
-    reached = list(accumulate(counts))
-    for bound, number in zip((*map(str, bounds), "+Inf"), reached, strict=True):
-        found.samples.append(_sample(f"{name}_bucket", [("le", bound)], number))
-    found.samples.append(_sample(f"{name}_count", (), reached[-1]))
-    found.samples.append(_sample(f"{name}_sum", (), total))
-    return found
+def histogram(name: str, text: str, *labels: str) -> Family:
+    """A histogram without numbers yet, which come by :meth:`Family.add_counts`."""
+    return Family(Kind.HISTOGRAM, name, text, labels)
 
 
 class Collector(Protocol):
@@ -79,7 +81,7 @@ def render(families: Iterable[Family]) -> bytes:
     return "".join(lines).encode()
 
 
-def _sample(name: str, labels: Iterable[tuple[str, str]], number: float) -> str:
+def _sample(name: str, labels: Sequence[tuple[str, str]], number: float) -> str:
     said = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels)
     return f"{name}{{{said}}} {float(number)}\n" if said else f"{name} {float(number)}\n"
 
