@@ -24,7 +24,8 @@ from benchmarks.processes import wait_until
 from podlane.errors import LabError
 from podlane.lab import Host, Lab, PodNodeServer, pod_node_server
 from podlane.lab.tools import require_tool
-from tc_core import features, reconcile
+from tc_core import features
+from tc_core.apply.execute import apply, clear
 from tc_core.capability import Features
 from tc_core.compile import compile_policy
 from tc_core.netlink import NetlinkKernel
@@ -160,12 +161,12 @@ class Stage:
         traffic = policy.policy(by_port=by_port)
         with self.pod.namespace.entered(), NetlinkKernel() as kernel:
             tree = compile_policy(traffic, self.features(), policy.ids)
-            reconcile.apply(kernel, INTERFACE, tree)
+            apply(kernel, INTERFACE, tree)
         try:
             yield
         finally:
             with self.pod.namespace.entered(), NetlinkKernel() as kernel:
-                reconcile.remove(kernel, INTERFACE)
+                clear(kernel, INTERFACE)
 
     # --- servers ---------------------------------------------------------------------------------------------------
 

@@ -18,12 +18,12 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import render, render_route
 from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy
-from tc_core.lanes import Lanes, lanes_of
 from tc_core.marks import ClassIds
-from tc_core.packet_lanes import compile_ingress
+from tc_core.packet_lanes import compile_ingress, lanes_of
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_scope import beyond_packets, beyond_sidecar
 from tc_core.render import lanes_commands
+from tc_core.trees import Lanes
 
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
 _IP: Final = {Family.V4: "ip", Family.V6: "ip -6"}

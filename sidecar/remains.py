@@ -11,7 +11,7 @@ from sidecar.instance import only_instance
 from sidecar.netfilter.choose import holders
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.stepaside.server import forget_marks
-from tc_core import lanes
+from tc_core.apply.execute import clear
 from tc_core.netlink import NetlinkKernel
 
 log = structlog.get_logger(__name__)
@@ -48,4 +48,4 @@ def _remove_classes(interface: str | None) -> None:
     with NetlinkKernel() as kernel:
         named = interface or kernel.default_route_interface()
         if named is not None:
-            lanes.clear(kernel, named)
+            clear(kernel, named)

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tc_core.handles import ROOT, Handle
 from tc_core.marks import Mark
+from tc_core.packet_rules import PacketRule
 from tc_core.qdiscs import DEFAULT_FLOWS as DEFAULT_FLOWS
 from tc_core.qdiscs import DEFAULT_FQ_QUANTUM as DEFAULT_FQ_QUANTUM
 from tc_core.qdiscs import DEFAULT_PRIOMAP as DEFAULT_PRIOMAP
@@ -43,9 +44,6 @@ from tc_core.qdiscs import Tbf as Tbf
 from tc_core.qdiscs import same_burst
 from tc_core.qdiscs import tc_rate as tc_rate
 from tc_core.units import ByteCount, Rate
-
-if TYPE_CHECKING:
-    from tc_core.packet_program import PacketRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,18 +23,19 @@ from typing import Final
 
 from tc_core.capability import Features
 from tc_core.compile import LEAF_BASE, ROOT_HANDLE, burst, htb_tree, leaf_handle, queue_handle, whole_bytes
+from tc_core.errors import PolicyError
 from tc_core.handles import ROOT, Handle
 from tc_core.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
 from tc_core.model import INGRESS_HOOK, Cake, OurQdisc, Prio, RedirectFilter, Tbf, TrafficTree
 from tc_core.packet_program import filters
 from tc_core.packet_rules import PacketRule
 from tc_core.policy import DEFAULT_CLASS, Bound, Match, ResolvedClass, Shaper, TrafficPolicy, TransportProtocol
-from tc_core.policy_scope import needs_names
+from tc_core.policy_scope import beyond_packets, needs_names
 from tc_core.queues import fifo_limit, queue_for, require
 from tc_core.relayed import relayed_rules, with_id, with_relayed
 from tc_core.socket_program import socket_redirect
 from tc_core.tellers import Teller
-from tc_core.trees import PLAIN_ROOT, IngressTree, PlainTree, Tree
+from tc_core.trees import PLAIN_ROOT, IngressTree, Lanes, PlainTree, Tree
 from tc_core.units import Rate
 
 _PRIO: Final = Handle(PLAIN_ROOT.major + 1)
@@ -54,6 +55,19 @@ _ALIAS: Final = "podlane: arrives at"
 """How the alias of our ifbs begins."""
 _NAME_SIZE: Final = 15
 """Bytes of an interface's name (IFNAMSIZ of linux/if.h less the final zero)."""
+
+
+def lanes_of(policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds | None = None) -> Lanes:
+    """What a checked policy becomes where packets alone tell their class: what leaves and what arrives.
+
+    ``ids`` are those in force, to be kept by classes that stay. Raises :class:`PolicyError` for what packets alone
+    cannot tell, :class:`MissingFeatureError` for what the kernel cannot do.
+    """
+    if problems := beyond_packets(policy):
+        raise PolicyError(problems)
+    names = [c.name for c in policy.classes]
+    ids = ClassIds.assign(names) if ids is None else ids.evolve(names)
+    return Lanes(compile_packets(policy, features, ids), compile_ingress(policy, interface, features, ids), ids)
 
 
 def compile_packets(policy: TrafficPolicy, features: Features, ids: ClassIds) -> Tree:

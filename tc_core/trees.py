@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tc_core.handles import Handle
+from tc_core.marks import ClassIds
 from tc_core.model import BpfFilter, OurQdisc, RedirectFilter, TrafficTree
 
 PLAIN_ROOT: Final = Handle(0x70D1)
@@ -41,3 +42,12 @@ class IngressTree:
     alias: str
     tree: TrafficTree
     redirect: RedirectFilter
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """What an interface should have, both ways. ``ids`` are the class ids behind the handles."""
+
+    tree: Tree
+    ingress: IngressTree | None
+    ids: ClassIds

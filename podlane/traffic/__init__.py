@@ -1,7 +1,7 @@
 """What ``podlane tc`` does: looking at the traffic control of an interface, changing it, and what the history says.
 
 :mod:`podlane.traffic.tree` and :mod:`podlane.traffic.words` are pure: what was read becomes a tree of lanes and its
-words. :mod:`podlane.traffic.changes` is the only part that changes anything, and writes down everything it does.
+words. What is done to an interface, and written down, is in :mod:`tc_core.apply`.
 """
 
 from __future__ import annotations

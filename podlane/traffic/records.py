@@ -14,12 +14,12 @@ from tc_core.errors import PolicyError
 from tc_core.handles import Handle
 from tc_core.history import Standing
 from tc_core.history.events import State
-from tc_core.lanes import Lanes, lanes_of
 from tc_core.marks import ClassIds
 from tc_core.model import Observed, TrafficTree
+from tc_core.packet_lanes import lanes_of
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import dump_policy, policy_from_document
-from tc_core.trees import Tree
+from tc_core.trees import Lanes, Tree
 
 
 def policy_of(state: State, source: str) -> TrafficPolicy:

@@ -16,7 +16,7 @@ from tc_core import features
 from tc_core.controller import TrafficController
 from tc_core.errors import ForeignQdiscError, MissingFeatureError
 from tc_core.history import Outcome, SqliteHistory
-from tc_core.lanes import lanes_of
+from tc_core.packet_lanes import lanes_of
 from tc_core.profiles import Profile, profiles
 from tc_core.units import Rate
 

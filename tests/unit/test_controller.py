@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from tc_core.apply.execute import ApplyError
 from tc_core.builder import ClassBuilder, DefaultBuilder
 from tc_core.capability import ALL_FEATURES, CAKE, Features, absent
 from tc_core.controller import TrafficController
@@ -26,7 +27,6 @@ from tc_core.packet_lanes import ifb_name
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import load_policy, policy_from_document
 from tc_core.ports import PortRange
-from tc_core.reconcile import ApplyError
 from tc_core.stats import ClassStats
 from tc_core.units import ByteCount, Duration, Rate
 

@@ -6,11 +6,11 @@ from importlib import resources
 
 import pytest
 
-from tc_core import lanes
 from tc_core.capability import ALL_FEATURES
 from tc_core.controller import TrafficController
 from tc_core.errors import PolicyError, UnitError
 from tc_core.fake import FakeKernel
+from tc_core.packet_lanes import lanes_of
 from tc_core.policy import Queue
 from tc_core.profiles import Profile, profile_named, profiles
 from tc_core.units import Rate
@@ -70,7 +70,7 @@ def test_each_keeps_its_promise() -> None:
 
 def test_both_directions_of_a_home_network_are_fair() -> None:
     made = TrafficController.from_profile("eth0", "home-fair", total="18Mbit").ingress_total("90Mbit")
-    tree = lanes.lanes_of(made.policy(), "eth0", ALL_FEATURES).ingress
+    tree = lanes_of(made.policy(), "eth0", ALL_FEATURES).ingress
     assert tree is not None
     assert [leaf.kind for leaf in tree.tree.leaves] == ["fq_codel"]
 

@@ -13,6 +13,7 @@ from sidecar.config import SidecarSettings
 from sidecar.left_alone import left_alone
 from sidecar.shaping import Shaping
 from sidecar.transport.ledger import Ledger
+from tc_core.apply.execute import ApplyError
 from tc_core.capability import ALL_FEATURES, absent
 from tc_core.compile import INNER_HANDLE, leaf_handle
 from tc_core.errors import MissingFeatureError, TcError
@@ -25,7 +26,6 @@ from tc_core.packet_lanes import compile_ingress
 from tc_core.packet_rules import PacketRule
 from tc_core.policy import Match, PortRange, TrafficPolicy
 from tc_core.policy_file import parse_policy
-from tc_core.reconcile import ApplyError
 from tc_core.socket_program import socket_redirect
 from tc_core.stats import ClassStats
 from tc_core.tellers import Teller

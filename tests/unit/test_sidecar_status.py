@@ -14,12 +14,12 @@ from sidecar.live_connections import LiveConnection, Order, first_shown
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.shaping import Shaping
 from sidecar.status import Arriving, connections_asked, policy_document
+from tc_core.apply.execute import apply
 from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy
 from tc_core.fake import FakeKernel
 from tc_core.marks import ClassIds
 from tc_core.policy_file import parse_policy, policy_from_document
-from tc_core.reconcile import apply
 from tc_core.tellers import Teller
 
 POLICY = """

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from podlane.traffic.changes import Outcome
 from podlane.traffic.records import Knowledge, Recorded, fits, knowledge
 from podlane.traffic.report import report
 from podlane.traffic.show import look
 from podlane.traffic.tree import Node, Owner, Reading, side_of
 from podlane.traffic.words import filter_lines, filter_words, node_document, queue_words, tree_lines
+from tc_core.apply.execute import Report, apply
+from tc_core.apply.journal import Intent
 from tc_core.capability import ALL_FEATURES
 from tc_core.fake import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.history import Standing
 from tc_core.kernel import SetLink
-from tc_core.lanes import Lanes, apply, lanes_of
 from tc_core.marks import Mark
 from tc_core.model import (
     INGRESS_HOOK,
@@ -40,9 +40,10 @@ from tc_core.model import (
     RedirectFilter,
     Sfq,
 )
+from tc_core.packet_lanes import lanes_of
 from tc_core.packet_program import PACKET_PRIO
 from tc_core.policy_file import parse_policy
-from tc_core.recording import Intent
+from tc_core.trees import Lanes
 from tc_core.units import ByteCount, Duration, Rate
 
 H, P = Handle(0x101), Handle(1, 0x101)
@@ -297,7 +298,7 @@ def test_names_are_not_given_to_what_others_made(followed: tuple[Lanes, Observed
 
 def test_packets_that_were_dropped_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     intent = Intent("eth0", "apply", None, None, (("eth0", SetLink(tx_queue_len=5)),), is_recorded=True)
-    report(intent, Outcome(1, 7, dropped_packets=3), as_json=False, state="eth0 follows policy.yaml")
+    report(intent, (Report("eth0", intent.steps, dropped_packets=3, number=7), None), as_json=False, state="eth0 follows policy.yaml")
     said = capsys.readouterr()
     assert said.out == "~ ip link set dev eth0 txqueuelen 5\n"
     assert said.err == (

@@ -23,6 +23,7 @@ from sidecar.live_connections import LiveConnection, Order, Shown
 from sidecar.shaping import ClassSnapshot, Received
 from sidecar.status import Process, classes_document, connections_document
 from sidecar.tallies import ClassConnections
+from tc_core.apply.execute import apply
 from tc_core.capability import ALL_FEATURES
 from tc_core.compile import compile_policy, leaf_handle
 from tc_core.fake import FakeKernel
@@ -30,7 +31,6 @@ from tc_core.handles import ROOT, Handle
 from tc_core.marks import ClassIds
 from tc_core.model import Observed, Tbf
 from tc_core.policy_file import parse_policy
-from tc_core.reconcile import apply
 from tc_core.stats import ClassStats
 from tc_core.units import ByteCount, Rate
 
