@@ -28,7 +28,7 @@ from tc_core import features
 from tc_core.apply.execute import apply, clear
 from tc_core.capability import Features
 from tc_core.compile import compile_policy
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 INTERFACE: Final = "eth0"
 HTTP_PORT, TLS_PORT, HTTP2_PORT, IPERF_PORT = 80, 443, 8080, 5201

@@ -12,7 +12,7 @@ from sidecar.netfilter.choose import holders
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.stepaside.server import forget_marks
 from tc_core.apply.execute import clear
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 log = structlog.get_logger(__name__)
 

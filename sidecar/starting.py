@@ -36,7 +36,7 @@ from sidecar.workers.pool import WorkerPool
 from sidecar.workers.worker import work
 from tc_core import features
 from tc_core.errors import TcError
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 _CHANGED_MEANWHILE: Final = (
     "The datapath was changed to step-aside after an upgrade had begun that stays with the relay, whose connections "

@@ -269,7 +269,7 @@ class TrafficController:
             return self._given_kernel
         if self._own_kernel is None:
             # pyroute2 takes a while to import, and a policy can be written without it.
-            from tc_core.netlink import NetlinkKernel
+            from tc_core.rtnetlink.kernel import NetlinkKernel
 
             self._own_kernel = NetlinkKernel()
         return self._own_kernel

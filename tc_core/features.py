@@ -34,8 +34,8 @@ from tc_core.kernel import (
 )
 from tc_core.marks import class_mark
 from tc_core.model import INGRESS_HOOK, BpfFlavour, FwFilter, HtbClass, RedirectFilter
-from tc_core.netlink import NetlinkKernel
 from tc_core.qdiscs import NO_TIME, Bfifo, Cake, Clsact, FqCodel, HtbQdisc, Netem, Prio, RootQdisc, Sfq, Tbf
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from tc_core.scratch import in_scratch_namespace
 from tc_core.socket_program import socket_redirect
 from tc_core.units import ByteCount, Duration, Rate

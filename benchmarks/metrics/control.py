@@ -14,7 +14,7 @@ from benchmarks.policies import BenchPolicy, wide
 from benchmarks.stage import INTERFACE
 from tc_core.apply import execute
 from tc_core.compile import compile_policy
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 CLASSES: Final = (1, 10, 100, 200)
 

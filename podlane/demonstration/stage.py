@@ -35,9 +35,9 @@ from tc_core.compile import leaf_handle
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
 from tc_core.marks import ClassIds
-from tc_core.netlink import NetlinkKernel
 from tc_core.packet_lanes import ifb_name
 from tc_core.policy_file import parse_policy
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 _DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
 """Where the classes of what goes that way are."""

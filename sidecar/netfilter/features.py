@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pyroute2 import IPRoute
-
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
 from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
@@ -36,8 +34,10 @@ from sidecar.netfilter.rules import (
 )
 from sidecar.netfilter.ruleset import PRE, CaptureSettings
 from tc_core.errors import MissingFeatureError
+from tc_core.kernel import SetLink
 from tc_core.marks import DIVERT, UNDECIDED
 from tc_core.policy import PortRange, TransportProtocol
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from tc_core.scratch import in_scratch_namespace
 
 _UNTRIED: Final = "looks right, but was not tried: making a scratch namespace takes CAP_SYS_ADMIN"
@@ -164,8 +164,8 @@ def _check_routing(family: Family) -> Check:
     route = PolicyRoute(DIVERT, settings.route_table, settings.rule_preference)
 
     def lay() -> None:
-        with IPRoute() as ipr:
-            ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
+        with NetlinkKernel() as kernel:
+            kernel.apply("lo", SetLink(up=True))
         routes.lay(family, [route])
 
     remedy = "Use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES."

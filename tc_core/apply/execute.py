@@ -76,9 +76,9 @@ def apply(
 ) -> Report:
     """Bring the interface, and its ifb, to what is wanted; sends only what differs.
 
-    A tree alone leaves the ifb as it is. ``replace`` takes over from a foreign root qdisc. ``pause`` waits some seconds while classes drain. Raises
-    :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`, :class:`ForeignLinkError`, and :class:`ApplyError` when
-    the kernel refuses a change; the next call goes on from there.
+    A tree alone leaves the ifb as it is. ``replace`` takes over from a foreign root qdisc. ``pause`` waits some seconds
+    while classes drain. Raises :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`, :class:`ForeignLinkError`,
+    and :class:`ApplyError` when the kernel refuses a change; the next call goes on from there.
     """
     steps = plan(look(kernel, interface), wanted, replace=replace)
     return execute(kernel, interface, steps, drain=drain, pause=pause)

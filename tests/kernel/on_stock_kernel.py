@@ -36,8 +36,8 @@ from tc_core.compile import leaf_handle
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddQdisc
 from tc_core.marks import ClassIds, class_mark
-from tc_core.netlink import NetlinkKernel
 from tc_core.qdiscs import Netem
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from tc_core.units import Duration
 
 pytestmark = pytest.mark.root

@@ -14,9 +14,9 @@ from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from tc_core import features
 from tc_core.apply.plan import look, plan
 from tc_core.marks import ClassIds
-from tc_core.netlink import NetlinkKernel
 from tc_core.packet_lanes import lanes_of
 from tc_core.policy_file import load_policy
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 pytestmark = pytest.mark.root
 

@@ -26,7 +26,7 @@ from podlane.lab import Lab, pod_node_server
 from podlane.lab.lab import Host
 from tc_core.compile import leaf_handle
 from tc_core.marks import ClassIds
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 pytestmark = pytest.mark.root
 

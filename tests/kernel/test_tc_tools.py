@@ -186,7 +186,7 @@ def test_every_mark_reaches_its_class_and_no_other(pair: Pair, variant: Features
 
 
 def test_without_privileges_the_error_says_which(pair: Pair) -> None:
-    program = "from tc_core.netlink import NetlinkKernel; from tc_core.kernel import SetLink; NetlinkKernel().apply('eth0', SetLink(tx_queue_len=5))"
+    program = "from tc_core.rtnetlink.kernel import NetlinkKernel; from tc_core.kernel import SetLink; NetlinkKernel().apply('eth0', SetLink(tx_queue_len=5))"
     refused = subprocess.run(
         ["ip", "netns", "exec", pair.client, "setpriv", "--bounding-set=-all", sys.executable, "-c", program],
         capture_output=True, text=True, check=False,
@@ -234,7 +234,7 @@ def test_with_net_admin_alone_a_policy_is_installed(pair: Pair) -> None:
             "import sys; sys.path.insert(0, sys.argv[1])",
             "from trees import policy, tree_of",
             "from tc_core import features; from tc_core.apply.execute import apply",
-            "from tc_core.netlink import NetlinkKernel",
+            "from tc_core.rtnetlink.kernel import NetlinkKernel",
             "tree = tree_of(policy(a='1Mbit'), features.probe())",
             "with NetlinkKernel() as kernel: print(len(apply(kernel, 'eth0', tree).done))",
         )

@@ -378,7 +378,7 @@ def test_only_an_own_kernel_is_closed(kernel: FakeKernel, monkeypatch: pytest.Mo
         made.total("1Mbit").apply()
     assert closed == []
     own = FakeKernel("eth0")
-    monkeypatch.setattr("tc_core.netlink.NetlinkKernel", lambda: own)
+    monkeypatch.setattr("tc_core.rtnetlink.kernel.NetlinkKernel", lambda: own)
     with TrafficController("eth0", features=ALL_FEATURES) as made:
         made.total("1Mbit").apply()
         assert closed == []

@@ -298,7 +298,12 @@ def test_names_are_not_given_to_what_others_made(followed: tuple[Lanes, Observed
 
 def test_packets_that_were_dropped_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     intent = Intent("eth0", "apply", None, None, (("eth0", SetLink(tx_queue_len=5)),), is_recorded=True)
-    report(intent, (Report("eth0", intent.steps, dropped_packets=3, number=7), None), as_json=False, state="eth0 follows policy.yaml")
+    report(
+        intent,
+        (Report("eth0", intent.steps, dropped_packets=3, number=7), None),
+        as_json=False,
+        state="eth0 follows policy.yaml",
+    )
     said = capsys.readouterr()
     assert said.out == "~ ip link set dev eth0 txqueuelen 5\n"
     assert said.err == (
