@@ -268,7 +268,7 @@ class TrafficController:
         if self._given_kernel is not None:
             return self._given_kernel
         if self._own_kernel is None:
-            # pyroute2 takes a while to import, and a policy can be written without it.
+            # A policy can be written without it.
             from tc_core.rtnetlink.kernel import NetlinkKernel
 
             self._own_kernel = NetlinkKernel()

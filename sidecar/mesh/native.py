@@ -15,8 +15,8 @@ from typing import Final
 
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, Mesh
 from sidecar.mesh.recognise import REDIRECT, TPROXY, Found
-from sidecar.stepaside.nfnetlink import read_attributes
 from tc_core.marks import Mark
+from tc_core.netlink.codec import read_attributes
 
 _SIDECAR: Final = "istio-proxy-"
 _AMBIENT: Final = "istio-ambient-"

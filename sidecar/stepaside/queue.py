@@ -9,8 +9,6 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from sidecar.errors import PrivilegeError, QueueError, SidecarError
-from sidecar.stepaside.nfnetlink import NLMSG_ERROR, error_of, read_messages
-from sidecar.stepaside.nfnetlink_socket import NETLINK_NETFILTER
 from sidecar.stepaside.queue_messages import (
     MAX_MESSAGE,
     QueuedPacket,
@@ -20,6 +18,8 @@ from sidecar.stepaside.queue_messages import (
     unbind,
     wake,
 )
+from tc_core.netlink.codec import NLMSG_ERROR, error_of, read_messages
+from tc_core.netlink.socket import NETFILTER
 
 _SOL_NETLINK: Final = 270
 _NETLINK_NO_ENOBUFS: Final = 5
@@ -46,7 +46,7 @@ class Queue:
         self._verdicts = Verdicts(number)
         self._buffer = bytearray(MAX_MESSAGE)
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
         except OSError as error:
             raise _explain(number, error.errno or 0) from None
         with ExitStack() as undo:

@@ -63,6 +63,11 @@ class Message(NamedTuple):
     start: int
     end: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the message with its header."""
+        return self.end - self.start + NLMSGHDR.size
+
 
 def message(kind: int, payload: bytes, *, flags: int = REQUEST, sequence: int = 0) -> bytes:
     """A whole message."""

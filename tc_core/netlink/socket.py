@@ -72,6 +72,8 @@ class NetlinkSocket:
     def ask(self, request: bytes) -> list[bytes]:
         """Send a request; all that the kernel answers, without headers. A dump that a change interrupted is repeated.
 
+        Several messages in one request are a batch, of which one asks for an acknowledgement.
+
         Raises :class:`NetlinkError`, with ETIMEDOUT when no answer comes.
         """
         parts: list[bytes] = []
@@ -92,10 +94,13 @@ class NetlinkSocket:
 
     def _exchange(self, request: bytes, take: Callable[[int, bytes], None]) -> bool:
         self._sequence = self._sequence % 0xFFFFFFFF + 1
-        length, kind, flags, _, port = NLMSGHDR.unpack_from(request)
-        head = NLMSGHDR.pack(length, kind, flags, self._sequence, port)
+        data = bytearray(request)
+        flags = 0
+        for each in read_messages(data, len(data)):
+            NLMSGHDR.pack_into(data, each.start - NLMSGHDR.size, each.size, each.kind, each.flags, self._sequence, 0)
+            flags |= each.flags
         try:
-            self._socket.send(head + request[NLMSGHDR.size :])
+            self._socket.send(data)
             return self._receive(flags, take)
         except NetlinkError:
             raise

@@ -25,9 +25,10 @@ from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.stepaside import conntrack
 from sidecar.stepaside.conntrack_messages import Entry
 from sidecar.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN
-from sidecar.stepaside.nfnetlink import ACK, REQUEST, message
 from sidecar.stepaside.queue import Queue
 from tc_core.marks import STATE_MASK, Mark, class_id_of, class_mark
+from tc_core.netlink.codec import ACK, REQUEST
+from tc_core.netlink.netfilter import message
 
 pytestmark = pytest.mark.root
 

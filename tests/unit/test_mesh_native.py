@@ -10,8 +10,8 @@ import pytest
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, MeshProxy
 from sidecar.mesh.native import Expression, NativeRule, recognise_native
 from sidecar.mesh.nftables import read_rule
-from sidecar.stepaside.nfnetlink import attribute, nested
 from tc_core.marks import Mark
+from tc_core.netlink.codec import attribute, nested
 
 SKUID, SKGID, MARK = 10, 11, 3
 EQUAL, OTHER = 0, 1
