@@ -10,8 +10,8 @@ from datapath.instance_lock import only_instance
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.netfilter.select import holders
 from datapath.stepaside.server import forget_marks
-from tc_core import lanes
-from tc_core.netlink import NetlinkKernel
+from tc_core.apply.execute import clear
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 log = Logger()
 
@@ -47,4 +47,4 @@ def _remove_classes(interface: str | None) -> None:
     with NetlinkKernel() as kernel:
         named = interface or kernel.default_route_interface()
         if named is not None:
-            lanes.clear(kernel, named)
+            clear(kernel, named)

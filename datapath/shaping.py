@@ -13,18 +13,19 @@ from typing import Final
 from datapath.download_limits import ReceiveLimits
 from datapath.shared_counters import Ledger
 from datapath.transition import transition
-from tc_core import lanes, reconcile
+from tc_core.apply.execute import Report, apply, clear, execute
+from tc_core.apply.plan import look, plan_arriving
 from tc_core.compile.ingress_classifier import Teller, teller_of
 from tc_core.compile.mark_tree import LEAF_BASE, compile_policy, leaf_handle
 from tc_core.compile.packet_tree import compile_ingress
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
-from tc_core.lanes import Lanes, LanesReport
 from tc_core.model import HtbClass
 from tc_core.probe.capability import Features
 from tc_core.sampling import RateMeter
 from tc_core.stats import ClassStats
+from tc_core.trees import Lanes
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, ResolvedClass, TrafficPolicy
@@ -123,6 +124,7 @@ class Shaping:
         self._replace = replace
         self._policy: TrafficPolicy | None = None
         self._lanes: Lanes | None = None  # what is there in the end
+        self._goes = False  # whether classes are there that have to go
         self._rest = True  # whether the second step has anything to do
         self.unfinished = False
         """Whether more is there than that: :meth:`finish` has not been called, or has failed."""
@@ -143,7 +145,7 @@ class Shaping:
         ids: ClassIds,
         left_alone: Sequence[Match] = (),
         silent_ports: Sequence[int] = (),
-    ) -> reconcile.Report:
+    ) -> Report:
         """Bring the interface to a policy, except that classes of the one before that go are still there.
 
         What arrives is not touched yet. What is ``left_alone`` is the default class's then. ``silent_ports`` are those
@@ -167,26 +169,32 @@ class Shaping:
         if self._policy is not None:
             both, both_ids = transition(self._policy, self.ids, policy, ids)
             first = wanted if both is policy else compile_policy(both, self._features, both_ids)
-        report = reconcile.apply(self._kernel, self.interface, first, replace=self._replace)
+        report = apply(self._kernel, self.interface, first, replace=self._replace)
         self._lanes = Lanes(wanted, ingress, ids)
-        self._rest = self.unfinished or first != wanted or self._policy is None or ingress is not None
+        self._goes = first != wanted
+        self._rest = self.unfinished or self._goes or self._policy is None or ingress is not None
         self.unfinished = True
         self.ids, self._policy, self.teller = ids, policy, teller
         self._sending.follow(policy.resolved())
         return report
 
-    def finish(self) -> LanesReport:
+    def finish(self) -> Report:
         """Take away the classes that go, once nobody sends there any more, and do all for what arrives.
 
         Connections have the class of the new policy by now, which is how their packets are found. Raises the errors of
         :mod:`tc_core`.
         """
         if self._lanes is None or self._policy is None:
-            return LanesReport(self.interface)
+            return Report(self.interface)
         if not self._rest and self._receiving is None:
             self.unfinished = False
-            return LanesReport(self.interface)
-        report = lanes.apply(self._kernel, self.interface, self._lanes, replace=self._replace)
+            return Report(self.interface)
+        if self._goes:
+            report = apply(self._kernel, self.interface, self._lanes, replace=self._replace)
+        else:
+            seen = look(self._kernel, self.interface)
+            steps = plan_arriving(seen, self._lanes.ingress, replace=self._replace)
+            report = execute(self._kernel, self.interface, steps)
         received = self._policy.received()
         if received is None or self._lanes.ingress is None:
             self._receiving = self.received = None
@@ -200,7 +208,7 @@ class Shaping:
     def remove(self) -> None:
         """Take our trees away; another's is never touched. An interface that is gone has taken its own along."""
         with suppress(InterfaceNotFoundError):
-            lanes.clear(self._kernel, self.interface)
+            clear(self._kernel, self.interface)
 
     def sample(self, now: float) -> None:
         """Read the counters. ``now`` is a monotonic time in seconds.

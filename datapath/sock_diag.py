@@ -12,25 +12,22 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from daemon.log import Logger
 from datapath.routing.flow import Address
+from tc_core.netlink.codec import DUMP, REQUEST, NetlinkError, message
+from tc_core.netlink.socket import SOCK_DIAG, NetlinkSocket
 from traffic_policy.errors import PodlaneError
 
-_NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
-_NLM_F_REQUEST_DUMP: Final = 0x001 | 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TCP_LISTEN: Final = 10
-_NLMSGHDR: Final = struct.Struct("=IHHII")
 _REQUEST: Final = struct.Struct("=BBBBI48s")
 """linux/inet_diag.h, struct inet_diag_req_v2: family, protocol, extensions, padding, states, socket identity."""
 _MESSAGE: Final = struct.Struct("=4s2s2s16s16sI8s20s")
@@ -38,7 +35,6 @@ _MESSAGE: Final = struct.Struct("=4s2s2s16s16sI8s20s")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _V6ONLY: Final = 11
 """INET_DIAG_SKV6ONLY"""
-_RECEIVED: Final = 1 << 16
 _FRESH_S: Final = 0.05
 """A program that opens a port twice is not caught out for longer."""
 
@@ -89,11 +85,11 @@ def _differs(listeners: list[Listening], version: int) -> bool:
 def listening() -> list[Listening]:
     """All TCP listeners of this network namespace. Raises :class:`ListenersError`."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as link:
+        with NetlinkSocket(SOCK_DIAG) as link:
             return [each for family in (socket.AF_INET, socket.AF_INET6) for each in _dump(link, family)]
-    except OSError as error:
+    except NetlinkError as error:
         raise ListenersError(
-            f"The kernel does not tell who listens: {error.strerror}. It takes CONFIG_INET_DIAG (modprobe tcp_diag)."
+            f"The kernel does not tell who listens: {error.detail}. It takes CONFIG_INET_DIAG (modprobe tcp_diag)."
         ) from None
 
 
@@ -122,34 +118,26 @@ class Listeners:
         return self._apart
 
 
-def _dump(link: socket.socket, family: int) -> Iterator[Listening]:
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN, bytes(48))
-    link.send(_NLMSGHDR.pack(_NLMSGHDR.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0) + body)
-    while True:
-        data = link.recv(_RECEIVED)
-        at = 0
-        while at < len(data):
-            length, kind, *_ = _NLMSGHDR.unpack_from(data, at)
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                number = -int.from_bytes(data[at + 16 : at + 20], "little", signed=True)
-                if number == errno.ENOENT and family == socket.AF_INET6:
-                    return  # a kernel without IPv6
-                raise OSError(number, os.strerror(number))
-            yield parse(data[at + _NLMSGHDR.size : at + length])
-            at += (length + 3) & ~3
+def _dump(link: NetlinkSocket, family: int) -> list[Listening]:
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN, bytes(48))
+    try:
+        found = link.ask(message(_SOCK_DIAG_BY_FAMILY, request, flags=REQUEST | DUMP))
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT and family == socket.AF_INET6:
+            return []  # a kernel without IPv6
+        raise
+    return [parse(each) for each in found]
 
 
-def parse(message: bytes) -> Listening:
+def parse(data: bytes) -> Listening:
     """One listener of an answer, without its netlink header. Pure."""
-    what, port, _, address, _, interface, *_ = _MESSAGE.unpack_from(message)
+    what, port, _, address, _, interface, *_ = _MESSAGE.unpack_from(data)
     size = 4 if what[0] == socket.AF_INET else 16
     v6only = False
     at = _MESSAGE.size
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
         if kind == _V6ONLY:
-            v6only = bool(message[at + _ATTRIBUTE.size])
+            v6only = bool(data[at + _ATTRIBUTE.size])
         at += max((length + 3) & ~3, _ATTRIBUTE.size)
     return Listening(ipaddress.ip_address(address[:size]), int.from_bytes(port, "big"), v6only, bool(interface))

@@ -148,13 +148,11 @@ def _begin() -> None:
     SIGHUP would end the process, but the policy that it speaks of is still to be read.
     """
     from podlane.console import end_at_once_on_sigterm
-    from podlane.imports import only_what_is_used
 
     end_at_once_on_sigterm()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # else it reads the metadata of each package that is installed
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
-    only_what_is_used()
 
 
 def _write(descriptor: int | None, text: str) -> None:

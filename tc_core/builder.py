@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from traffic_policy.errors import PolicyError, Problem
 from traffic_policy.policy import DEFAULT_CLASS, Network, Queue, TrafficPolicy, TransportProtocol
@@ -23,8 +23,7 @@ from traffic_policy.units import ByteCount, Duration, Percentage, Rate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tc_core.controller import TrafficController
-    from tc_core.lanes import LanesReport
+    from tc_core.apply.execute import Report
     from tc_core.statistics import Statistics
 
 Document = dict[str, Any]
@@ -103,10 +102,34 @@ def given(**values: object) -> Document:
     return {name: value for name, value in values.items() if value is not None}
 
 
+class Controller(Protocol):
+    """What a sentence goes on with after a class: :class:`tc_core.controller.TrafficController`."""
+
+    def traffic_class(self, name: str) -> ClassBuilder: ...
+
+    def default_class(self) -> DefaultBuilder: ...
+
+    def policy(self) -> TrafficPolicy: ...
+
+    def validate(self) -> list[Problem]: ...
+
+    def explain(self) -> str: ...
+
+    def plan(self, *, replace: bool = False) -> list[str]: ...
+
+    def apply(self, *, replace: bool = False) -> Report: ...
+
+    def statistics(self, over: Duration | str = "1s") -> Statistics: ...
+
+    def clear(self) -> Report: ...
+
+    def save(self, path: Path | str) -> None: ...
+
+
 class _Part:
     """A class that is being described. What concerns the whole policy goes on from here, so that a sentence does."""
 
-    def __init__(self, controller: TrafficController, document: Document) -> None:
+    def __init__(self, controller: Controller, document: Document) -> None:
         self._controller = controller
         self._document = document
 
@@ -191,7 +214,7 @@ class _Part:
         """:meth:`TrafficController.plan`."""
         return self._controller.plan(replace=replace)
 
-    def apply(self, *, replace: bool = False) -> LanesReport:
+    def apply(self, *, replace: bool = False) -> Report:
         """:meth:`TrafficController.apply`."""
         return self._controller.apply(replace=replace)
 
@@ -199,7 +222,7 @@ class _Part:
         """:meth:`TrafficController.statistics`."""
         return self._controller.statistics(over)
 
-    def clear(self) -> LanesReport:
+    def clear(self) -> Report:
         """:meth:`TrafficController.clear`."""
         return self._controller.clear()
 
@@ -220,7 +243,7 @@ class ClassBuilder(_Part):
     Limits that are said again replace what was said before.
     """
 
-    def __init__(self, controller: TrafficController, document: Document, path: str, problems: list[Problem]) -> None:
+    def __init__(self, controller: Controller, document: Document, path: str, problems: list[Problem]) -> None:
         super().__init__(controller, document)
         self._path = path
         self._problems = problems

@@ -2,7 +2,7 @@
 
 The order keeps three promises. *Nothing goes unshaped*: a class exists, with its queue, before a filter selects it, and
 what no filter selects is in the default class. *Nothing is dropped*: a class loses its traffic (its filter) before it
-goes, and :mod:`tc_core.reconcile` waits for its queue; everything that can be altered in place is. *The total holds*:
+goes, and :mod:`tc_core.apply` waits for its queue; everything that can be altered in place is. *The total holds*:
 guarantees shrink, and classes go, before others grow or come; the inner class grows before its children and shrinks
 after them.
 

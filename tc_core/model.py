@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from tc_core.compile.packet_rules import PacketRule
 from tc_core.handles import ROOT, Handle
 from tc_core.qdiscs import DEFAULT_FLOWS as DEFAULT_FLOWS
 from tc_core.qdiscs import DEFAULT_FQ_QUANTUM as DEFAULT_FQ_QUANTUM
@@ -26,6 +27,7 @@ from tc_core.qdiscs import Cake as Cake
 from tc_core.qdiscs import Clsact as Clsact
 from tc_core.qdiscs import Diffserv as Diffserv
 from tc_core.qdiscs import FqCodel as FqCodel
+from tc_core.qdiscs import HtbClass as HtbClass
 from tc_core.qdiscs import HtbQdisc as HtbQdisc
 from tc_core.qdiscs import Ingress as Ingress
 from tc_core.qdiscs import Isolation as Isolation
@@ -38,13 +40,8 @@ from tc_core.qdiscs import Qdisc as Qdisc
 from tc_core.qdiscs import RootQdisc as RootQdisc
 from tc_core.qdiscs import Sfq as Sfq
 from tc_core.qdiscs import Tbf as Tbf
-from tc_core.qdiscs import same_burst
 from tc_core.qdiscs import tc_rate as tc_rate
 from traffic_policy.marks import Mark
-from traffic_policy.units import ByteCount, Rate
-
-if TYPE_CHECKING:
-    from tc_core.bpf.packet_program import PacketRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +64,6 @@ class Link:
     def default_gso_max_size(self) -> int:
         """What the kernel gives a new device: GSO_LEGACY_MAX_SIZE, or less where the hardware takes less."""
         return min(65536, self.tso_max_size)
-
-
-@dataclass(frozen=True, slots=True)
-class HtbClass:
-    """An HTB class (tc-htb(8)). ``quantum`` and ``prio`` count only for leaves; ``is_inner`` has children."""
-
-    handle: Handle
-    parent: Handle
-    rate: Rate
-    ceil: Rate
-    burst: ByteCount
-    cburst: ByteCount
-    prio: int
-    quantum: ByteCount
-    is_inner: bool = False
-
-    def agrees_with(self, other: HtbClass) -> bool:
-        """Whether ``other``, read from the kernel, is this class. Quantum and priority of inner classes do nothing."""
-        return (
-            (self.handle, self.parent, self.rate, self.ceil) == (other.handle, other.parent, other.rate, other.ceil)
-            and same_burst(self.rate, self.burst, other.burst)
-            and same_burst(self.ceil, self.cburst, other.cburst)
-            and (self.is_inner or (self.prio, self.quantum) == (other.prio, other.quantum))
-        )
-
-    def __str__(self) -> str:
-        lending = "" if self.is_inner else f" prio {self.prio}"
-        return (
-            f"parent {self.parent} classid {self.handle} htb rate {tc_rate(self.rate)} ceil {tc_rate(self.ceil)} "
-            f"burst {self.burst.count}b cburst {self.cburst.count}b quantum {self.quantum.count}{lending}"
-        )
 
 
 ETH_P_ALL: Final = 3

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from tc_core.diff import diff
+from tc_core.apply.plan import Seen, Step, plan
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddClass, AddFilter, AddLink, AddQdisc, Change, SetLink
-from tc_core.lanes import Lanes, Step
 from tc_core.model import (
     BpfFilter,
     Cake,
@@ -22,7 +21,7 @@ from tc_core.model import (
     RedirectFilter,
     Tbf,
 )
-from tc_core.trees import Tree
+from tc_core.trees import Lanes, Tree
 
 
 def tc_commands(tree: Tree, interface: str) -> list[str]:
@@ -30,8 +29,7 @@ def tc_commands(tree: Tree, interface: str) -> list[str]:
 
     Joined by newlines they are a shell script.
     """
-    steps = [(interface, change) for change in diff(tree, Observed(Link(interface)))]
-    return list(_lines(steps, {interface: tree}))
+    return list(_lines(plan(Seen(interface, Observed(Link(interface))), tree), {interface: tree}))
 
 
 def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
@@ -39,7 +37,7 @@ def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
     trees: dict[str, Tree] = {interface: lanes.tree}
     if lanes.ingress is not None:
         trees[lanes.ingress.device] = lanes.ingress.tree
-    return list(_lines(lanes.steps(interface, Observed(Link(interface)), None), trees))
+    return list(_lines(plan(Seen(interface, Observed(Link(interface))), lanes), trees))
 
 
 def _lines(steps: Iterable[Step], trees: Mapping[str, Tree]) -> Iterator[str]:

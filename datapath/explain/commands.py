@@ -17,10 +17,10 @@ from datapath.netfilter.render import render, render_route
 from datapath.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from tc_core.compile.mark_tree import compile_policy
-from tc_core.compile.packet_tree import compile_ingress
-from tc_core.lanes import Lanes, lanes_of
+from tc_core.compile.packet_tree import compile_ingress, lanes_of
 from tc_core.probe.capability import ALL_FEATURES
 from tc_core.render import lanes_commands
+from tc_core.trees import Lanes
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.scope import beyond_packets, beyond_sidecar

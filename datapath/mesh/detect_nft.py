@@ -15,7 +15,7 @@ from typing import Final
 
 from datapath.mesh.detect import REDIRECT, TPROXY, Found
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, Mesh
-from datapath.stepaside.nfnetlink import read_attributes
+from tc_core.netlink.codec import read_attributes
 from traffic_policy.marks import Mark
 
 _SIDECAR: Final = "istio-proxy-"

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pyroute2 import IPRoute
-
 from datapath.errors import RulesetError
 from datapath.netfilter import routes
 from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
@@ -36,7 +34,9 @@ from datapath.netfilter.rules import (
 from datapath.netfilter.ruleset import PRE, CaptureSettings
 from datapath.netfilter.select import detect_backend, may_be_python, python_backend, sample
 from tc_core.errors import MissingFeatureError
+from tc_core.kernel import SetLink
 from tc_core.probe.scratch import in_scratch_namespace
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import DIVERT, UNDECIDED
 from traffic_policy.policy import PortRange, TransportProtocol
@@ -165,8 +165,8 @@ def _check_routing(family: Family) -> Check:
     route = PolicyRoute(DIVERT, settings.route_table, settings.rule_preference)
 
     def lay() -> None:
-        with IPRoute() as ipr:
-            ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
+        with NetlinkKernel() as kernel:
+            kernel.apply("lo", SetLink(up=True))
         routes.lay(family, [route])
 
     remedy = "Use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES."

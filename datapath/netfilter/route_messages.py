@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Set
-from typing import Any, Final
-
-from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, rtnl
-from pyroute2.netlink.rtnl.fibmsg import fibmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from typing import Final
 
 from datapath.netfilter.rules import LOOPBACK, Family, PolicyRoute
+from tc_core.netlink.codec import attribute, number, string, text, u32
+from tc_core.rtnetlink import messages as m
+from tc_core.rtnetlink.messages import RouteMessage, route_message
 from traffic_policy.marks import DIVERT
 
 AF: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
@@ -24,57 +23,50 @@ _STATIC: Final = 4
 """RTPROT_STATIC: made by an administrator."""
 _SEE_ATTRIBUTE: Final = 252
 """RT_TABLE_COMPAT: the table's number does not fit into the header, and is in an attribute."""
-_ADD: Final = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-_DELETE: Final = NLM_F_REQUEST | NLM_F_ACK
+_FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME = 2, 3, 6, 10, 15, 16, 17
 
 
-def rules_request(family: Family) -> Any:
+def rules_request(family: Family) -> bytes:
     """Ask for all routing rules of a family."""
-    message = fibmsg()
-    message["header"]["type"] = rtnl.RTM_GETRULE
-    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_DUMP
-    message["family"] = AF[family]
-    return message
+    return route_message(m.RTM_GETRULE, m.ASK_ALL, AF[family])
 
 
-def rule_request(family: Family, route: PolicyRoute, *, add: bool) -> Any:
+def rule_request(family: Family, route: PolicyRoute, *, add: bool) -> bytes:
     """Add or delete the rule that leads to a route's table."""
-    message = fibmsg()
-    message["header"]["type"] = rtnl.RTM_NEWRULE if add else rtnl.RTM_DELRULE
-    message["header"]["flags"] = _ADD if add else _DELETE
-    message["family"], message["table"], message["action"] = AF[family], _SEE_ATTRIBUTE, _TO_TABLE
-    attributes: list[list[Any]] = [["FRA_PRIORITY", route.preference], ["FRA_TABLE", route.table]]
+    data = u32(_FRA_PRIORITY, route.preference) + u32(_FRA_TABLE, route.table)
+    src_len = 0
     if route.mark is not None:
-        attributes += [["FRA_FWMARK", route.mark.value], ["FRA_FWMASK", route.mark.mask]]
+        data += u32(_FRA_FWMARK, route.mark.value) + u32(_FRA_FWMASK, route.mark.mask)
     else:
         network, _, length = LOOPBACK[family].partition("/")
-        message["src_len"] = int(length)
+        src_len = int(length)
         # "iif lo" means packets that are made here (ip-rule(8)).
-        attributes += [["FRA_SRC", network], ["FRA_IIFNAME", "lo"]]
-    message["attrs"] = attributes
-    return message
+        data += attribute(_FRA_SRC, socket.inet_pton(AF[family], network)) + text(_FRA_IIFNAME, "lo")
+    kind, flags = (m.RTM_NEWRULE, m.MAKE) if add else (m.RTM_DELRULE, m.DELETE)
+    return route_message(kind, flags, AF[family], data, src_len=src_len, table=_SEE_ATTRIBUTE, type_=_TO_TABLE)
 
 
-def local_route_request(family: Family, table: int, lo: int, *, add: bool) -> Any:
+def local_route_request(family: Family, table: int, lo: int, *, add: bool) -> bytes:
     """Add or delete the route by which every address is this machine's own; ``lo``: the index of that interface."""
-    message = rtmsg()
-    message["header"]["type"] = rtnl.RTM_NEWROUTE if add else rtnl.RTM_DELROUTE
-    message["header"]["flags"] = _ADD if add else _DELETE
-    message["family"], message["table"] = AF[family], _SEE_ATTRIBUTE
-    message["type"], message["scope"], message["proto"] = _LOCAL, _HOST, _STATIC
-    message["attrs"] = [["RTA_TABLE", table], ["RTA_OIF", lo]]
-    return message
+    kind, flags = (m.RTM_NEWROUTE, m.MAKE) if add else (m.RTM_DELROUTE, m.DELETE)
+    data = u32(m.RTA_TABLE, table) + u32(m.RTA_OIF, lo)
+    return route_message(
+        kind, flags, AF[family], data, table=_SEE_ATTRIBUTE, protocol=_STATIC, scope=_HOST, type_=_LOCAL
+    )
 
 
-def rule_of(message: Any, family: Family, tables: Set[int]) -> PolicyRoute | None:
+def rule_of(message: RouteMessage, family: Family, tables: Set[int]) -> PolicyRoute | None:
     """One of our rules, known by our mark, or by one of these ``tables`` of ours; None: somebody else's."""
-    if message["action"] != _TO_TABLE or message["dst_len"] or message.get_attr("FRA_OIFNAME"):
+    found = message.attributes
+    if message.type != _TO_TABLE or message.dst_len or _FRA_OIFNAME in found:
         return None
-    mark = (message.get_attr("FRA_FWMARK") or 0, message.get_attr("FRA_FWMASK") or 0)
-    table = message.get_attr("FRA_TABLE") or message["table"]
-    preference = message.get_attr("FRA_PRIORITY") or 0
-    source = f"{message.get_attr('FRA_SRC')}/{message['src_len']}" if message["src_len"] else None
-    incoming = message.get_attr("FRA_IIFNAME")
+    mark = number(found, _FRA_FWMARK), number(found, _FRA_FWMASK)
+    table = number(found, _FRA_TABLE) or message.table
+    preference = number(found, _FRA_PRIORITY)
+    source = None
+    if message.src_len:
+        source = f"{socket.inet_ntop(AF[family], found[_FRA_SRC])}/{message.src_len}"
+    incoming = string(found, _FRA_IIFNAME)
     if mark == (DIVERT.value, DIVERT.mask) and source is None and not incoming:
         return PolicyRoute(DIVERT, table, preference)
     if not mark[0] and source == LOOPBACK[family] and incoming == "lo" and table in tables:
@@ -82,8 +74,8 @@ def rule_of(message: Any, family: Family, tables: Set[int]) -> PolicyRoute | Non
     return None
 
 
-def table_of_local_route(message: Any, lo: int) -> int | None:
+def table_of_local_route(message: RouteMessage, lo: int) -> int | None:
     """The table in which such a route is; None: it is another route."""
-    if message["type"] != _LOCAL or message["dst_len"] or message.get_attr("RTA_OIF") != lo:
+    if message.type != _LOCAL or message.dst_len or number(message.attributes, m.RTA_OIF) != lo:
         return None
-    return int(message.get_attr("RTA_TABLE") or message["table"])
+    return number(message.attributes, m.RTA_TABLE) or message.table

@@ -30,9 +30,10 @@ from datapath.netfilter.route_messages import (
     table_of_local_route,
 )
 from datapath.netfilter.rules import Family, PolicyRoute
-from tc_core.errors import KernelError
-from tc_core.netlink_socket import NetlinkSocket
-from tc_core.requests import link_request, routes_request
+from tc_core.netlink.codec import NetlinkError
+from tc_core.netlink.socket import NetlinkSocket
+from tc_core.rtnetlink.messages import LinkMessage, RouteMessage
+from tc_core.rtnetlink.requests import link_request, routes_request
 from traffic_policy.errors import PodlaneError
 
 _REMEDIES: Final = {
@@ -97,8 +98,8 @@ def _netlink(doing: str) -> Iterator[NetlinkSocket]:
     try:
         with NetlinkSocket() as netlink:
             yield netlink
-    except KernelError as error:
-        raise _explain(doing, error.errno, error.detail) from None
+    except NetlinkError as error:
+        raise _explain(doing, error.errno or 0, error.detail) from None
 
 
 def _explain(doing: str, number: int, said: str) -> PodlaneError:
@@ -108,24 +109,25 @@ def _explain(doing: str, number: int, said: str) -> PodlaneError:
 
 
 def _observe(netlink: NetlinkSocket, family: Family, tables: Set[int]) -> InstalledRoutes:
-    found = (rule_of(each, family, tables) for each in netlink.ask("ip rule show", rules_request(family)))
+    rules_there = map(RouteMessage.parse, netlink.ask(rules_request(family)))
+    found = (rule_of(each, family, tables) for each in rules_there)
     rules = tuple(rule for rule in found if rule is not None)
     looked_at = {*tables, *(route.table for route in rules)}
     lo = _loopback(netlink)
-    routes = netlink.ask("ip route show table all", routes_request(AF[family]))
+    routes = map(RouteMessage.parse, netlink.ask(routes_request(AF[family])))
     local = {table_of_local_route(each, lo) for each in routes}
     return InstalledRoutes(rules, tuple(sorted(table for table in looked_at if table in local)))
 
 
 def _change_rule(netlink: NetlinkSocket, command: str, family: Family, route: PolicyRoute) -> None:
-    netlink.ask(f"ip rule {command}", rule_request(family, route, add=command == "add"))
+    netlink.ask(rule_request(family, route, add=command == "add"))
 
 
 def _change_route(netlink: NetlinkSocket, command: str, family: Family, table: int) -> None:
     request = local_route_request(family, table, _loopback(netlink), add=command == "add")
-    netlink.ask(f"ip route {command}", request)
+    netlink.ask(request)
 
 
 def _loopback(netlink: NetlinkSocket) -> int:
-    [link] = netlink.ask("ip link show lo", link_request("lo"))
-    return int(link["index"])
+    [link] = netlink.ask(link_request("lo"))
+    return LinkMessage.parse(link).index

@@ -6,21 +6,18 @@ Works in the network namespace of the calling thread.
 from __future__ import annotations
 
 import errno
-import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from datapath.errors import ConntrackError, PrivilegeError
 from datapath.stepaside.conntrack_messages import AF_INET, AF_INET6, ENTRY, Entry, dump, read_entry, update
-from datapath.stepaside.nfnetlink import NLMSG_ERROR, error_of, read_messages
-from datapath.stepaside.nfnetlink_socket import CHUNK, dumped, opened
+from tc_core.netlink.codec import NetlinkError
+from tc_core.netlink.netfilter import NFGENMSG_SIZE
+from tc_core.netlink.socket import NETFILTER, NetlinkSocket
 from traffic_policy.marks import Mark
 from traffic_policy.ports import TransportProtocol
 
-_PATIENCE: Final = 10.0
-"""Seconds for one answer; a dump comes in many."""
 _TRIES: Final = 3
 """Dumps of a table that changes meanwhile may lack entries: try again, but not for ever."""
 _FAMILIES: Final = (AF_INET, AF_INET6)
@@ -49,12 +46,14 @@ def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
     """
     changed = 0
     with _socket("changing them") as sock:
-        for sequence, (entry, mark) in enumerate(changes, 1):
-            sock.send(update(entry, mark, sequence=sequence))
-            number = _answer(sock)
-            if number not in (0, errno.ENOENT):  # ENOENT: it has ended meanwhile
-                raise OSError(number, os.strerror(number))
-            changed += not number
+        for entry, mark in changes:
+            try:
+                sock.ask(update(entry, mark))
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                continue  # it has ended meanwhile
+            changed += 1
     return changed
 
 
@@ -63,33 +62,27 @@ def rewrite(mark: Mark, choose: Callable[[Entry], Mark | None]) -> int:
     return change((entry, new) for entry in entries(mark) if (new := choose(entry)) is not None)
 
 
-def _dump(sock: socket.socket, family: int, mark: Mark) -> tuple[list[Entry], bool]:
+def _dump(sock: NetlinkSocket, family: int, mark: Mark) -> tuple[list[Entry], bool]:
     """Entries of one family, and whether that was all."""
     found: list[Entry] = []
 
-    def take(data: bytearray, start: int, end: int) -> None:
-        entry = read_entry(data, start, end)
+    def take(kind: int, payload: bytes) -> None:
+        entry = read_entry(payload, NFGENMSG_SIZE, len(payload)) if kind == ENTRY else None
         # Kernels before 3.16 do not filter.
         if entry is not None and entry.mark & mark.mask == mark.value:
             found.append(entry)
 
-    complete = dumped(sock, dump(family, mark, sequence=1), ENTRY, take)
+    complete = sock.dump(dump(family, mark), take)
     return found, complete
 
 
-def _answer(sock: socket.socket) -> int:
-    buffer = bytearray(CHUNK)
-    size = sock.recv_into(buffer)
-    return next(error_of(buffer, m) for m in read_messages(buffer, size) if m.kind == NLMSG_ERROR)
-
-
 @contextmanager
-def _socket(doing: str) -> Iterator[socket.socket]:
+def _socket(doing: str) -> Iterator[NetlinkSocket]:
     try:
-        with opened(_PATIENCE) as sock:
+        with NetlinkSocket(NETFILTER) as sock:
             yield sock
-    except OSError as error:
-        said = f"The marks of tracked connections: {doing} failed: {error.strerror or error}."
+    except NetlinkError as error:
+        said = f"The marks of tracked connections: {doing} failed: {error.detail}."
         if error.errno == errno.EPERM:
             raise PrivilegeError(f"{said} It takes CAP_NET_ADMIN: run as root or add the capability.") from None
         raise ConntrackError(f"{said} Load the module on the node: modprobe nf_conntrack_netlink.") from None

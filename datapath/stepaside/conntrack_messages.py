@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from datapath.stepaside.nfnetlink import ACK, DUMP, REQUEST, attribute, message, nested, read_attributes
+from tc_core.netlink.codec import ACK, DUMP, REQUEST, attribute, nested, read_attributes
+from tc_core.netlink.netfilter import message
 from traffic_policy.marks import Mark
 from traffic_policy.ports import TransportProtocol
 
@@ -66,13 +67,13 @@ class Entry(NamedTuple):
     transport: TransportProtocol = TransportProtocol.TCP
 
 
-def dump(family: int, mark: Mark, *, sequence: int) -> bytes:
+def dump(family: int, mark: Mark) -> bytes:
     """The request for all entries of a family whose mark is ``mark`` under its mask."""
     wanted = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
-    return message(_GET, wanted, family=family, flags=REQUEST | DUMP, sequence=sequence)
+    return message(_GET, wanted, family=family, flags=REQUEST | DUMP)
 
 
-def update(entry: Entry, mark: Mark, *, sequence: int) -> bytes:
+def update(entry: Entry, mark: Mark) -> bytes:
     """The request to write ``mark``, under its mask, into an entry that exists. ENOENT: it has ended."""
     size = (len(entry.flow) - 4) // 2
     source, destination = entry.flow[:size], entry.flow[size : 2 * size]
@@ -89,7 +90,7 @@ def update(entry: Entry, mark: Mark, *, sequence: int) -> bytes:
     )
     changed = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
     family = AF_INET if size == 4 else AF_INET6
-    return message(ENTRY, identity + changed, family=family, flags=REQUEST | ACK, sequence=sequence)
+    return message(ENTRY, identity + changed, family=family, flags=REQUEST | ACK)
 
 
 def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:

@@ -9,9 +9,9 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from datapath.errors import PrivilegeError, QueueError
-from datapath.stepaside.nfnetlink import NLMSG_ERROR, error_of, read_messages
-from datapath.stepaside.nfnetlink_socket import NETLINK_NETFILTER
 from datapath.stepaside.queue_messages import MAX_MESSAGE, QueuedPacket, Verdicts, bind, read_packets, unbind, wake
+from tc_core.netlink.codec import NLMSG_ERROR, error_of, read_messages
+from tc_core.netlink.socket import NETFILTER
 from traffic_policy.errors import PodlaneError
 
 _SOL_NETLINK: Final = 270
@@ -39,7 +39,7 @@ class Queue:
         self._verdicts = Verdicts(number)
         self._buffer = bytearray(MAX_MESSAGE)
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
         except OSError as error:
             raise _explain(number, error.errno or 0) from None
         with ExitStack() as undo:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from datapath.stepaside.nfnetlink import ACK, HEAD, REQUEST, attribute, message
+from tc_core.netlink.codec import ACK, REQUEST, attribute
+from tc_core.netlink.netfilter import HEAD, message
 
 _SUBSYSTEM: Final = 3 << 8
 PACKET: Final = _SUBSYSTEM | 0

@@ -37,7 +37,7 @@ from tc_core.compile.mark_tree import leaf_handle
 from tc_core.compile.packet_tree import ifb_name
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
 

@@ -13,7 +13,7 @@ import click
 from podlane.console import MISUSED, OK, failing_clearly, say
 from podlane.tc.history_commands import history
 from podlane.tc.policies import PolicySource
-from podlane.tc.report import DIFFERENT, print_json, print_plan, report
+from podlane.tc.report import DIFFERENT, carry_out, print_json, print_plan, report
 from traffic_policy.errors import UnitError
 from traffic_policy.units import Rate
 
@@ -157,17 +157,20 @@ def apply(
     """
     with failing_clearly():
         from podlane.tc import kernel_access
-        from podlane.tc.changes import carry_out, to_policy
+        from podlane.tc.sidecar_check import look_to_change
+        from tc_core.apply.journal import to_policy
 
         policy = source.read()
         with kernel_access.open_kernel(to_change=True) as kernel:
             features = kernel_access.probe_features()
             if dry_run:
                 known = book.standing(interface)
-                print_plan(to_policy(kernel, interface, policy, features, known, take_over=replace), as_json)
+                seen = look_to_change(kernel, interface, known)
+                print_plan(to_policy(seen, policy, features, known, replace=replace), as_json)
                 return
             with book.writing(interface) as (log, known):
-                intent = to_policy(kernel, interface, policy, features, known, take_over=replace)
+                seen = look_to_change(kernel, interface, known)
+                intent = to_policy(seen, policy, features, known, replace=replace)
                 outcome = carry_out(kernel, log, intent)
         report(intent, outcome, as_json, f"{interface} follows {source}")
 
@@ -200,12 +203,14 @@ def diff(
     """
     with failing_clearly(MISUSED):
         from podlane.tc import kernel_access
-        from podlane.tc.changes import to_policy
+        from podlane.tc.sidecar_check import look_to_change
+        from tc_core.apply.journal import to_policy
 
         policy = source.read()
         with kernel_access.open_kernel(to_change=True) as kernel:
             features, known = kernel_access.probe_features(), book.standing(interface)
-            intent = to_policy(kernel, interface, policy, features, known, take_over=replace)
+            seen = look_to_change(kernel, interface, known)
+        intent = to_policy(seen, policy, features, known, replace=replace)
         print_plan(intent, as_json)
         sys.exit(DIFFERENT if intent.steps else OK)
 
@@ -229,10 +234,11 @@ def clear(book: Book, interface: str, as_json: bool) -> None:
     """
     with failing_clearly():
         from podlane.tc import kernel_access
-        from podlane.tc.changes import carry_out, to_nothing
+        from podlane.tc.sidecar_check import look_to_change
+        from tc_core.apply.journal import to_nothing
 
         with kernel_access.open_kernel(to_change=True) as kernel, book.writing(interface) as (log, known):
-            intent = to_nothing(kernel, interface, known)
+            intent = to_nothing(look_to_change(kernel, interface, known), known)
             outcome = carry_out(kernel, log, intent)
         report(intent, outcome, as_json, f"{interface} has no lanes", nothing="nothing of Podlane's was there")
 

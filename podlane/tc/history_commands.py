@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from podlane.console import MISUSED, OK, failing_clearly, say
-from podlane.tc.report import DIFFERENT, coloured, print_json, print_plan, report
+from podlane.tc.report import DIFFERENT, carry_out, coloured, print_json, print_plan, report
 
 if TYPE_CHECKING:
     from podlane.tc.history_file import Book
@@ -142,16 +142,22 @@ def restore(book: Book, number: int, replace: bool, dry_run: bool, as_json: bool
     """
     with failing_clearly():
         from podlane.tc import kernel_access
-        from podlane.tc.changes import carry_out, to_state
+        from podlane.tc.records import policy_of
+        from podlane.tc.sidecar_check import look_to_change
+        from tc_core.apply.journal import to_nothing, to_policy
 
         with book.reading() as log:
             state, record = log.state_after(number), log.change(number)
         interface = record.started.interface
         _note_other_place(record)
         with kernel_access.open_kernel(to_change=True) as kernel, book.writing(interface) as (log, standing):
-            source = f"the policy of change {number}"
             features = kernel_access.probe_features()
-            intent = to_state(kernel, interface, state, source, features, standing, take_over=replace)
+            seen = look_to_change(kernel, interface, standing)
+            if state is None:
+                intent = to_nothing(seen, standing, action="restore")
+            else:
+                policy = policy_of(state, f"the policy of change {number}")
+                intent = to_policy(seen, policy, features, standing, replace=replace, action="restore")
             if dry_run:
                 print_plan(intent, as_json)
                 return

@@ -18,7 +18,7 @@ def open_kernel(*, to_change: bool = False) -> Kernel:
     :class:`tc_core.errors.KernelError` when the kernel does not talk to us.
     """
     from datapath.netfilter.backend import has_net_admin
-    from tc_core.netlink import NetlinkKernel
+    from tc_core.rtnetlink.kernel import NetlinkKernel
 
     if to_change and not has_net_admin():
         raise NotPermittedError(

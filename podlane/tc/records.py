@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.handles import Handle
 from tc_core.history import Standing
 from tc_core.history.events import State
-from tc_core.lanes import Lanes, lanes_of
 from tc_core.model import Observed, TrafficTree
 from tc_core.probe.capability import ALL_FEATURES
-from tc_core.trees import Tree
+from tc_core.trees import Lanes, Tree
 from traffic_policy.errors import PolicyError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy

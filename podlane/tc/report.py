@@ -12,9 +12,12 @@ import click
 from podlane.console import FAILED, say
 
 if TYPE_CHECKING:
-    from podlane.tc.changes import Outcome
-    from tc_core.lanes import Step
-    from tc_core.recording import Intent
+    from tc_core.apply.execute import Report
+    from tc_core.apply.journal import Intent
+    from tc_core.apply.plan import Step
+    from tc_core.history import History
+    from tc_core.kernel import Kernel
+    from traffic_policy.errors import PodlaneError
 
 _COLOURS: Final = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
 """By the first character of a line: what comes, what goes, what is altered, where."""
@@ -52,26 +55,49 @@ def print_plan(intent: Intent, as_json: bool) -> None:
     say(f"{intent.interface}: {_count(count)} would be made." if count else f"{intent.interface}: nothing to change.")
 
 
-def report(intent: Intent, outcome: Outcome, as_json: bool, state: str, *, nothing: str = "nothing to change") -> None:
+def carry_out(kernel: Kernel, history: History | None, intent: Intent) -> tuple[Report, PodlaneError | None]:
+    """Make it so, and write it down; the kernel's refusal, if any, is the second value.
+
+    Raises :class:`HistoryError`, and :class:`InterfaceNotFoundError` when the interface vanishes in the middle.
+    """
+    from tc_core.apply import journal
+    from tc_core.apply.execute import ApplyError
+    from tc_core.history import this_namespace
+
+    try:
+        return journal.carry_out(kernel, history, this_namespace() if history is not None else "", intent), None
+    except ApplyError as error:
+        return error.report, error
+
+
+def report(
+    intent: Intent,
+    outcome: tuple[Report, PodlaneError | None],
+    as_json: bool,
+    state: str,
+    *,
+    nothing: str = "nothing to change",
+) -> None:
     """What was done, and one sentence; ends with 1 when the kernel refused something.
 
     ``state`` is what the interface has come to, ``nothing`` what is said when it was so already.
     """
-    made = outcome.made
+    done, error = outcome
+    made = len(done.done)
     if as_json:
-        print_json(_result_document(intent, outcome))
+        print_json(_result_document(intent, done, error))
     else:
         _print_steps(intent, made)
-    recorded = "" if outcome.number is None else f" (change {outcome.number} of the history)"
-    if outcome.error is not None:
-        say(f"{shortened(str(outcome.error))}{recorded}", error=True)
+    recorded = "" if done.number is None else f" (change {done.number} of the history)"
+    if error is not None:
+        say(f"{shortened(str(error))}{recorded}", error=True)
         sys.exit(FAILED)
     if not made:
         say(f"{state}: {nothing}{', now written down' + recorded if recorded else ''}.")
         return
     say(f"{state}: {_count(made)} made{recorded}.")
-    if outcome.dropped_packets:
-        say(f"{outcome.dropped_packets} packets that waited in classes which had to go were dropped.")
+    if done.dropped_packets:
+        say(f"{done.dropped_packets} packets that waited in classes which had to go were dropped.")
 
 
 def _print_steps(intent: Intent, count: int) -> None:
@@ -106,12 +132,12 @@ def _plan_document(intent: Intent) -> dict[str, Any]:
     }
 
 
-def _result_document(intent: Intent, outcome: Outcome) -> dict[str, Any]:
+def _result_document(intent: Intent, done: Report, error: PodlaneError | None) -> dict[str, Any]:
     return {
         **_plan_document(intent),
-        "result": "failed" if outcome.error else "done" if intent.steps else "nothing to change",
-        "made": outcome.made,
-        "change": outcome.number,
-        "dropped_packets": outcome.dropped_packets,
-        "error": str(outcome.error) if outcome.error else None,
+        "result": "failed" if error else "done" if intent.steps else "nothing to change",
+        "made": len(done.done),
+        "change": done.number,
+        "dropped_packets": done.dropped_packets,
+        "error": str(error) if error else None,
     }

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from podlane.tc.words import chosen_by_marks
+from tc_core.apply.plan import Seen, look
 from tc_core.diff import is_ours
 from tc_core.history import Standing
+from tc_core.kernel import Kernel
 from tc_core.model import HtbQdisc, Observed
 from traffic_policy.errors import PodlaneError
 
@@ -45,10 +47,16 @@ def is_sidecars(observed: Observed, standing: Standing | None) -> bool:
     return standing is None or standing.state is None
 
 
-def refuse_sidecars(observed: Observed, standing: Standing | None) -> None:
-    """Raise :class:`SidecarAtWorkError` when the interface belongs to a running sidecar."""
-    if is_sidecars(observed, standing):
+def look_to_change(kernel: Kernel, interface: str, standing: Standing | None) -> Seen:
+    """Look at an interface that is to be changed.
+
+    Raises :class:`SidecarAtWorkError` when it belongs to a running sidecar, and what
+    :func:`tc_core.apply.plan.look` does.
+    """
+    seen = look(kernel, interface)
+    if is_sidecars(seen.leaving, standing):
         raise SidecarAtWorkError(
-            f"A sidecar shapes {observed.link.name} in this network namespace. Change its policy file instead and send "
+            f"A sidecar shapes {interface} in this network namespace. Change its policy file instead and send "
             "it SIGHUP, or stop it first."
         )
+    return seen

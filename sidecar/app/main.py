@@ -32,8 +32,8 @@ from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.sizing import worker_count
 from sidecar.workers.worker import work
-from tc_core.netlink import NetlinkKernel
 from tc_core.probe import features
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 
 log = Logger()

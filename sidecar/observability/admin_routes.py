@@ -86,7 +86,7 @@ class Answers(Protocol):
         return Reply.json(self.classes_document())
 
     async def _policy_reply(self) -> Reply:
-        from sidecar.policy_status import Arriving, policy_document
+        from sidecar.observability.policy_document import Arriving, policy_document
 
         policy, ids, settings = self.policy, self.shaping.ids, self._capture_settings()
         source = {name: str(path) for name in POLICY_SOURCES if (path := getattr(self.settings, name)) is not None}

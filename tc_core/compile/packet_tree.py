@@ -32,10 +32,11 @@ from tc_core.compile.relay_lane import relayed_rules, with_id, with_relayed
 from tc_core.handles import ROOT, Handle
 from tc_core.model import INGRESS_HOOK, Cake, OurQdisc, Prio, RedirectFilter, Tbf, TrafficTree
 from tc_core.probe.capability import Features
-from tc_core.trees import PLAIN_ROOT, IngressTree, PlainTree, Tree
+from tc_core.trees import PLAIN_ROOT, IngressTree, Lanes, PlainTree, Tree
+from traffic_policy.errors import PolicyError
 from traffic_policy.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
 from traffic_policy.policy import DEFAULT_CLASS, Bound, Match, ResolvedClass, Shaper, TrafficPolicy, TransportProtocol
-from traffic_policy.scope import needs_names
+from traffic_policy.scope import beyond_packets, needs_names
 from traffic_policy.units import Rate
 
 _PRIO: Final = Handle(PLAIN_ROOT.major + 1)
@@ -55,6 +56,19 @@ _ALIAS: Final = "podlane: arrives at"
 """How the alias of our ifbs begins."""
 _NAME_SIZE: Final = 15
 """Bytes of an interface's name (IFNAMSIZ of linux/if.h less the final zero)."""
+
+
+def lanes_of(policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds | None = None) -> Lanes:
+    """What a checked policy becomes where packets alone tell their class: what leaves and what arrives.
+
+    ``ids`` are those in force, to be kept by classes that stay. Raises :class:`PolicyError` for what packets alone
+    cannot tell, :class:`MissingFeatureError` for what the kernel cannot do.
+    """
+    if problems := beyond_packets(policy):
+        raise PolicyError(problems)
+    names = [c.name for c in policy.classes]
+    ids = ClassIds.assign(names) if ids is None else ids.evolve(names)
+    return Lanes(compile_packets(policy, features, ids), compile_ingress(policy, interface, features, ids), ids)
 
 
 def compile_packets(policy: TrafficPolicy, features: Features, ids: ClassIds) -> Tree:

@@ -1,6 +1,6 @@
 """A kernel in memory that refuses what the real one refuses, with the same numbers. For tests, and for planning.
 
-It passes the same contract suite as :class:`tc_core.netlink.NetlinkKernel`. Failures can be had on order: see
+It passes the same contract suite as :class:`tc_core.rtnetlink.kernel.NetlinkKernel`. Failures can be had on order: see
 :meth:`FakeKernel.fail_at`. Time does not pass in it: what is queued in a class is what a test says, reading by reading.
 """
 

@@ -32,11 +32,11 @@ from tc_core.kernel import (
     SetLink,
 )
 from tc_core.model import INGRESS_HOOK, FwFilter, HtbClass, RedirectFilter
-from tc_core.netlink import NetlinkKernel
 from tc_core.probe import capability
 from tc_core.probe.capability import ALL_FEATURES, Classifier, Feature, Features, absent, present
 from tc_core.probe.scratch import in_scratch_namespace
 from tc_core.qdiscs import NO_TIME, Bfifo, Cake, Clsact, FqCodel, HtbQdisc, Netem, Prio, RootQdisc, Sfq, Tbf
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import class_mark
 from traffic_policy.units import ByteCount, Duration, Rate
 

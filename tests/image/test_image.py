@@ -135,7 +135,7 @@ def test_has_the_versions_that_are_tested(engine: Engine, image: str) -> None:
     )
     own = installed.pop("podlane")
     assert own
-    assert {"trio", "h11", "cryptography", "pyroute2"} <= installed.keys()
+    assert {"trio", "h11", "cryptography"} <= installed.keys()
     assert {name: version for name, version in installed.items() if pinned.get(name) != version} == {}
 
 

@@ -21,7 +21,7 @@ from benchmarks.policies import BenchPolicy, shaped, wide
 from benchmarks.stage import INTERFACE, PAGE, PAGE_BYTES, Placement, Stage
 from podlane.netns.namespace import NAMES
 from tc_core.compile.mark_tree import leaf_handle
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 

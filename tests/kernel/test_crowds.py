@@ -289,7 +289,7 @@ def test_reading_the_counters_leaves_little_behind() -> None:
     program = (
         "import re\n"
         "from sidecar.proxy.server import tune_garbage_collector\n"
-        "from tc_core.netlink import NetlinkKernel\n"
+        "from tc_core.rtnetlink.kernel import NetlinkKernel\n"
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
         "with NetlinkKernel() as kernel:\n"
         "    kernel.counters('lo'); tune_garbage_collector(); before = peak()\n"

@@ -25,7 +25,7 @@ from webserver import CHAT, HTTP2, WebServer, start_nginx, upload
 from podlane.netns import Lab, pod_node_server
 from podlane.netns.lab import Host
 from tc_core.compile.mark_tree import leaf_handle
-from tc_core.netlink import NetlinkKernel
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import ClassIds
 
 pytestmark = pytest.mark.root

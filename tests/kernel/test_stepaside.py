@@ -24,9 +24,10 @@ from datapath.netfilter.ruleset import CaptureSettings
 from datapath.stepaside import conntrack
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN
-from datapath.stepaside.nfnetlink import ACK, REQUEST, message
 from datapath.stepaside.queue import Queue
 from podlane.netns.topology import PodNodeServer
+from tc_core.netlink.codec import ACK, REQUEST
+from tc_core.netlink.netfilter import message
 from traffic_policy.marks import STATE_MASK, Mark, class_id_of, class_mark
 
 pytestmark = pytest.mark.root

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from tc_core.apply.execute import ApplyError
 from tc_core.builder import ClassBuilder, DefaultBuilder
 from tc_core.compile.packet_tree import ifb_name
 from tc_core.controller import TrafficController
@@ -23,7 +24,6 @@ from tc_core.handles import ROOT, Handle
 from tc_core.history import MemoryHistory, Outcome
 from tc_core.model import Link, Observed, OtherQdisc
 from tc_core.probe.capability import ALL_FEATURES, CAKE, Features, absent
-from tc_core.reconcile import ApplyError
 from tc_core.stats import ClassStats
 from traffic_policy.errors import PolicyError, UnitError
 from traffic_policy.policy import TrafficPolicy
@@ -379,7 +379,7 @@ def test_only_an_own_kernel_is_closed(kernel: FakeKernel, monkeypatch: pytest.Mo
         made.total("1Mbit").apply()
     assert closed == []
     own = FakeKernel("eth0")
-    monkeypatch.setattr("tc_core.netlink.NetlinkKernel", lambda: own)
+    monkeypatch.setattr("tc_core.rtnetlink.kernel.NetlinkKernel", lambda: own)
     with TrafficController("eth0", features=ALL_FEATURES) as made:
         made.total("1Mbit").apply()
         assert closed == []

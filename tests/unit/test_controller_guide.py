@@ -21,7 +21,7 @@ BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
 
 def test_every_block_runs_and_prints_what_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = FakeKernel("eth0")
-    monkeypatch.setattr("tc_core.netlink.NetlinkKernel", lambda: kernel)
+    monkeypatch.setattr("tc_core.rtnetlink.kernel.NetlinkKernel", lambda: kernel)
     monkeypatch.setattr("tc_core.probe.features.probe", lambda: ALL_FEATURES)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

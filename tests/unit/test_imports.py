@@ -13,13 +13,11 @@ classes:
 """
 NEEDLESS = {
     "aioquic", "argparse", "asyncio", "cryptography", "h2", "http.server", "jsonschema", "matplotlib", "prometheus_client", "pydantic_settings", "pygments",
-    "pyroute2.iproute", "pyroute2.ndb", "pyroute2.netlink.nlsocket", "rich", "scapy", "datapath.explain.policy", "sqlite3", "structlog", "traffic_policy.describe", "unittest", "xml",
+    "pyroute2", "rich", "scapy", "datapath.explain.policy", "sqlite3", "structlog", "traffic_policy.describe", "unittest", "xml",
 }  # fmt: skip
 """With all that is in them."""
 START = """
 import sys
-from podlane.imports import only_what_is_used
-only_what_is_used()
 import podlane.sidecar
 from datapath import cleanup
 from sidecar.app import main

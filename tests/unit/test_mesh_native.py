@@ -10,7 +10,7 @@ import pytest
 from datapath.mesh.detect_nft import Expression, NativeRule, recognise_native
 from datapath.mesh.nftables import read_rule
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, MeshProxy
-from datapath.stepaside.nfnetlink import attribute, nested
+from tc_core.netlink.codec import attribute, nested
 from traffic_policy.marks import Mark
 
 SKUID, SKGID, MARK = 10, 11, 3

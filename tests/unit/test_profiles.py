@@ -6,7 +6,7 @@ from importlib import resources
 
 import pytest
 
-from tc_core import lanes
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.controller import TrafficController
 from tc_core.fake.kernel import FakeKernel
 from tc_core.probe.capability import ALL_FEATURES
@@ -72,7 +72,7 @@ def test_each_keeps_its_promise() -> None:
 
 def test_both_directions_of_a_home_network_are_fair() -> None:
     made = TrafficController.from_profile("eth0", "home-fair", total="18Mbit").ingress_total("90Mbit")
-    tree = lanes.lanes_of(made.policy(), "eth0", ALL_FEATURES).ingress
+    tree = lanes_of(made.policy(), "eth0", ALL_FEATURES).ingress
     assert tree is not None
     assert [leaf.kind for leaf in tree.tree.leaves] == ["fq_codel"]
 

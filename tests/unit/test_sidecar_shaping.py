@@ -13,6 +13,7 @@ from datapath.exclusions import left_alone
 from datapath.shaping import Shaping
 from datapath.shared_counters import Ledger
 from sidecar.config.settings import SidecarSettings
+from tc_core.apply.execute import ApplyError
 from tc_core.bpf.socket_program import socket_redirect
 from tc_core.compile.ingress_classifier import Teller
 from tc_core.compile.mark_tree import INNER_HANDLE, leaf_handle
@@ -24,7 +25,6 @@ from tc_core.handles import Handle
 from tc_core.kernel import AddClass, AddLink, AddQdisc, DeleteClass, DeleteLink, ReplaceFilter
 from tc_core.model import INGRESS_HOOK, BpfFilter, FwFilter, RedirectFilter
 from tc_core.probe.capability import ALL_FEATURES, absent
-from tc_core.reconcile import ApplyError
 from tc_core.stats import ClassStats
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds, class_mark

@@ -15,12 +15,12 @@ from datapath.netfilter.ruleset import CaptureSettings
 from datapath.shaping import Shaping
 from sidecar.observability.admin_server import QueryError
 from sidecar.observability.documents import connections_asked
-from sidecar.policy_status import Arriving, policy_document
+from sidecar.observability.policy_document import Arriving, policy_document
+from tc_core.apply.execute import apply
 from tc_core.compile.ingress_classifier import Teller
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.fake.kernel import FakeKernel
 from tc_core.probe.capability import ALL_FEATURES
-from tc_core.reconcile import apply
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy, policy_from_document
 

@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from podlane.tc.changes import Outcome
 from podlane.tc.records import Knowledge, Recorded, fits, knowledge
 from podlane.tc.report import report
 from podlane.tc.show import look
 from podlane.tc.tree import Node, Owner, Reading, side_of
 from podlane.tc.words import filter_lines, filter_words, node_document, queue_words, tree_lines
+from tc_core.apply.execute import Report, apply
+from tc_core.apply.journal import Intent
 from tc_core.bpf.packet_program import PACKET_PRIO
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.history import Standing
 from tc_core.kernel import SetLink
-from tc_core.lanes import Lanes, apply, lanes_of
 from tc_core.model import (
     INGRESS_HOOK,
     Bfifo,
@@ -39,7 +40,7 @@ from tc_core.model import (
     Sfq,
 )
 from tc_core.probe.capability import ALL_FEATURES
-from tc_core.recording import Intent
+from tc_core.trees import Lanes
 from traffic_policy.marks import Mark
 from traffic_policy.policy_file import parse_policy
 from traffic_policy.units import ByteCount, Duration, Rate
@@ -295,7 +296,12 @@ def test_names_are_not_given_to_what_others_made(followed: tuple[Lanes, Observed
 
 def test_packets_that_were_dropped_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     intent = Intent("eth0", "apply", None, None, (("eth0", SetLink(tx_queue_len=5)),), is_recorded=True)
-    report(intent, Outcome(1, 7, dropped_packets=3), as_json=False, state="eth0 follows policy.yaml")
+    report(
+        intent,
+        (Report("eth0", intent.steps, dropped_packets=3, number=7), None),
+        as_json=False,
+        state="eth0 follows policy.yaml",
+    )
     said = capsys.readouterr()
     assert said.out == "~ ip link set dev eth0 txqueuelen 5\n"
     assert said.err == (

@@ -19,7 +19,7 @@ from podlane.tc import sidecar_check
 from podlane.tc.command import tc
 from podlane.tc.records import Knowledge
 from podlane.tc.show import lines, look
-from tc_core import reconcile
+from tc_core.apply.execute import apply
 from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.model import HtbQdisc, Link, Observed, OtherQdisc
@@ -371,7 +371,7 @@ def test_what_a_sidecar_shapes_is_its_business(
     podlane: Terminal, verb: list[str], classes: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sidecar_check, "sidecar_runs_here", lambda: True)
-    reconcile.apply(podlane.kernel, "eth0", tree_of(policy(**classes), FW_FQ_CODEL))
+    apply(podlane.kernel, "eth0", tree_of(policy(**classes), FW_FQ_CODEL))
     before = list(podlane.kernel.applied)
     done = podlane(*verb, input=POLICY)
     assert done.exit_code == 1

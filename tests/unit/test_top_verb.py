@@ -26,12 +26,12 @@ from podlane.top.printing import frames
 from podlane.top.readings import Reading, Source, SourceError
 from sidecar.observability.counters import ClassConnections
 from sidecar.observability.documents import Process, classes_document, connections_document
+from tc_core.apply.execute import apply
 from tc_core.compile.mark_tree import compile_policy, leaf_handle
 from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.model import Observed, Tbf
 from tc_core.probe.capability import ALL_FEATURES
-from tc_core.reconcile import apply
 from tc_core.stats import ClassStats
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy

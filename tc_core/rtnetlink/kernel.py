@@ -1,7 +1,7 @@
 """The kernel itself, by rtnetlink(7): the only place where traffic control is read and changed.
 
-Messages are made by :mod:`tc_core.requests`, read by :mod:`tc_core.answers`, and sent by
-:class:`~tc_core.netlink_socket.NetlinkSocket`: it belongs to the network namespace of the thread that made it and stays
+Messages are made by :mod:`.requests`, read by :mod:`.answers`, and sent by
+:class:`~tc_core.netlink.socket.NetlinkSocket`: it belongs to the network namespace of the thread that made it and stays
 there, and any thread may call.
 """
 
@@ -13,11 +13,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
-from pyroute2.netlink import rtnl
-
-from tc_core import answers, requests
 from tc_core.bpf.socket_program import load_for_sockets
 from tc_core.errors import KernelError
 from tc_core.handles import Handle
@@ -27,12 +24,17 @@ from tc_core.model import (
     INGRESS_HOOK,
     Clsact,
     Filter,
+    HtbClass,
     HtbQdisc,
     Link,
     Observed,
     RedirectFilter,
 )
-from tc_core.netlink_socket import NetlinkSocket
+from tc_core.netlink.codec import NetlinkError
+from tc_core.netlink.socket import NetlinkSocket
+from tc_core.rtnetlink import answers, requests
+from tc_core.rtnetlink import messages as m
+from tc_core.rtnetlink.messages import LinkMessage, RouteMessage, TcMessage
 from tc_core.stats import with_leaf_drops
 
 
@@ -43,7 +45,10 @@ class NetlinkKernel:
     """
 
     def __init__(self) -> None:
-        self._netlink = NetlinkSocket()
+        try:
+            self._netlink = NetlinkSocket()
+        except NetlinkError as error:
+            raise refused("opening a netlink socket", error.errno or errno.EIO) from None
         self._seen: dict[str, int] = {}
         """Indices of interfaces as they were last observed. To ask for one takes as long as to change a class."""
 
@@ -64,30 +69,30 @@ class NetlinkKernel:
         index, link_message = self._find(interface)
         self._seen[interface] = index
         link = answers.link_of(link_message)
-        qdiscs = tuple(answers.qdisc_of(m) for m in self._dump_tc(rtnl.RTM_GETQDISC, index))
+        qdiscs = tuple(answers.qdisc_of(each) for each in self._dump_tc(m.RTM_GETQDISC, index))
         observed = Observed(link, qdiscs)
         root, ingress_qdisc = observed.root, observed.ingress_qdisc
-        classes = self._dump_tc(rtnl.RTM_GETTCLASS, index) if isinstance(root, HtbQdisc) else ()
+        classes = self._classes(index, root.handle.major) if isinstance(root, HtbQdisc) else ()
         return replace(
             observed,
-            classes=tuple(
-                c
-                for m in classes
-                if (c := answers.class_of(m)) is not None and root is not None and c.handle.major == root.handle.major
-            ),
+            classes=classes,
             filters=tuple(f for qdisc in observed.filtering for f in self._filters(index, qdisc.handle)),
             ingress=self._filters(index, INGRESS_HOOK) if ingress_qdisc else (),
             # Asked for what leaves, an ``ingress`` qdisc tells what arrives.
             egress=self._filters(index, EGRESS_HOOK) if isinstance(ingress_qdisc, Clsact) else (),
         )
 
+    def _classes(self, index: int, major: int) -> tuple[HtbClass, ...]:
+        found = map(answers.class_of, self._dump_tc(m.RTM_GETTCLASS, index))
+        return tuple(c for c in found if c is not None and c.handle.major == major)
+
     def _filters(self, index: int, parent: Handle) -> tuple[Filter, ...]:
-        messages = list(self._dump_tc(rtnl.RTM_GETTFILTER, index, parent))
+        messages = list(self._dump_tc(m.RTM_GETTFILTER, index, parent))
         if parent in (INGRESS_HOOK, EGRESS_HOOK):
             names = self._names() if messages else {}
-            found = [answers.hook_filter_of(m, names) for m in messages]
+            found = [answers.hook_filter_of(each, names) for each in messages]
         else:
-            found = [answers.filter_of(m) for m in messages]
+            found = [answers.filter_of(each) for each in messages]
         return tuple(dict.fromkeys(f for f in found if f is not None))
 
     def apply(self, interface: str, change: Change) -> None:
@@ -143,35 +148,37 @@ class NetlinkKernel:
     def counters(self, interface: str) -> Counters:
         """Counters of every HTB class by handle. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
         index, _ = self._find(interface)
-        queues = self._dump_tc(rtnl.RTM_GETQDISC, index)
-        leaf_drops = {Handle.from_int(m["parent"]): answers.qdisc_stats_of(m).drops for m in queues}
+        queues = self._dump_tc(m.RTM_GETQDISC, index)
+        leaf_drops = {Handle.from_int(each.parent): answers.qdisc_stats_of(each).drops for each in queues}
         return {
-            handle: with_leaf_drops(answers.class_stats_of(m), leaf_drops.get(handle, 0))
-            for m in self._dump_tc(rtnl.RTM_GETTCLASS, index)
-            if m.get_attr("TCA_KIND") == "htb"
-            for handle in [Handle.from_int(m["handle"])]
+            handle: with_leaf_drops(answers.class_stats_of(each), leaf_drops.get(handle, 0))
+            for each in self._dump_tc(m.RTM_GETTCLASS, index)
+            if answers.kind_of(each) == "htb"
+            for handle in [Handle.from_int(each.handle)]
         }
 
     def qdisc_counters(self, interface: str) -> Counters:
         """Counters of every qdisc that has a handle. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
         index, _ = self._find(interface)
         return {
-            handle: answers.qdisc_stats_of(m)
-            for m in self._dump_tc(rtnl.RTM_GETQDISC, index)
-            for handle in [Handle.from_int(m["handle"])]
+            handle: answers.qdisc_stats_of(each)
+            for each in self._dump_tc(m.RTM_GETQDISC, index)
+            for handle in [Handle.from_int(each.handle)]
             if handle.major
         }
 
     def interfaces(self) -> Mapping[str, Link]:
         """Every interface by name. Raises :class:`KernelError`."""
-        links = [answers.link_of(m) for m in self._ask("ip link show", requests.link_request(None))]
+        links = [answers.link_of(each) for each in self._links()]
         return {link.name: link for link in links}
 
     def default_route_interface(self) -> str | None:
         """The interface of the preferred default route, IPv4 before IPv6. Raises :class:`KernelError`."""
         for family in (socket.AF_INET, socket.AF_INET6):
             routes = self._ask("ip route show default", requests.routes_request(family))
-            found = [route for m in routes if (route := answers.default_route_of(m)) is not None]
+            found = [
+                route for each in routes if (route := answers.default_route_of(RouteMessage.parse(each))) is not None
+            ]
             if found:
                 _, index = min(found)
                 return self._names().get(index)
@@ -200,27 +207,34 @@ class NetlinkKernel:
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    def _find(self, interface: str) -> tuple[int, Any]:
+    def _find(self, interface: str) -> tuple[int, LinkMessage]:
         """Index and RTM_NEWLINK message of an interface."""
         if not 0 < len(interface.encode()) < 16:  # IFNAMSIZ counts the closing zero; the kernel would say EINVAL
             raise interface_not_found(interface, self._names().values())
         try:
-            message = self._ask(f"ip link show {interface}", requests.link_request(interface))[0]
+            [payload] = self._ask(f"ip link show {interface}", requests.link_request(interface))
         except KernelError as error:
             if error.errno in (errno.ENODEV, errno.EINVAL):
                 raise interface_not_found(interface, self._names().values()) from None
             raise
-        return int(message["index"]), message
+        message = LinkMessage.parse(payload)
+        return message.index, message
 
     def _names(self) -> dict[int, str]:
-        links = self._ask("ip link show", requests.link_request(None))
-        return {int(m["index"]): str(m.get_attr("IFLA_IFNAME")) for m in links}
+        return {each.index: answers.link_of(each).name for each in self._links()}
 
-    def _dump_tc(self, kind: int, index: int, parent: Handle | None = None) -> Iterator[Any]:
+    def _links(self) -> list[LinkMessage]:
+        return [LinkMessage.parse(each) for each in self._ask("ip link show", requests.link_request(None))]
+
+    def _dump_tc(self, kind: int, index: int, parent: Handle | None = None) -> Iterator[TcMessage]:
         """Dumped messages of one interface. Before Linux 4.20 the kernel lists qdiscs of all interfaces anyway."""
-        for message in self._ask("reading traffic control", requests.dump_request(kind, index, parent)):
-            if message["index"] == index:
+        for payload in self._ask("reading traffic control", requests.dump_request(kind, index, parent)):
+            message = TcMessage.parse(payload)
+            if message.index == index:
                 yield message
 
-    def _ask(self, operation: str, request: Any) -> list[Any]:
-        return self._netlink.ask(operation, request)
+    def _ask(self, operation: str, request: bytes) -> list[bytes]:
+        try:
+            return self._netlink.ask(request)
+        except NetlinkError as error:
+            raise refused(operation, error.errno or errno.EIO, error.words) from None

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tc_core import lanes
+from tc_core.apply.execute import ApplyError, Report, execute
+from tc_core.apply.plan import Seen, Steps, plan
 from tc_core.compile.mark_tree import leaf_handle
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.diff import is_ours
 from tc_core.errors import HistoryError
 from tc_core.history import History, Result, Standing
 from tc_core.history.events import Started, State
 from tc_core.kernel import Kernel
-from tc_core.lanes import Lanes, LanesReport, Step
 from tc_core.model import Observed
 from tc_core.probe.capability import Features
-from tc_core.reconcile import ApplyError
+from tc_core.trees import Lanes
 from traffic_policy.errors import PolicyError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
@@ -38,7 +39,7 @@ class Intent:
     action: str
     before: State | None
     after: State | None
-    steps: tuple[Step, ...]
+    steps: Steps
     is_recorded: bool
 
     @property
@@ -47,18 +48,16 @@ class Intent:
         return tuple(change.command(name) for name, change in self.steps)
 
 
-def lanes_for(
-    kernel: Kernel, interface: str, policy: TrafficPolicy, features: Features, standing: Standing | None
-) -> Lanes:
+def lanes_for(seen: Seen, policy: TrafficPolicy, features: Features, standing: Standing | None) -> Lanes:
     """What a policy becomes on an interface. Classes that stay keep the ids that the history has for them, if the
     interface has a class for each: then their handles and counters stay too.
 
-    Raises what :func:`tc_core.lanes.lanes_of` does, :class:`InterfaceNotFoundError` and :class:`KernelError`.
+    Raises what :func:`tc_core.compile.packet_tree.lanes_of` does.
     """
     ids = None
     if standing is not None and standing.state is not None:
-        ids = _ids_in_force(standing.state, kernel.observe(interface))
-    return lanes.lanes_of(policy, interface, features, ids)
+        ids = _ids_in_force(standing.state, seen.leaving)
+    return lanes_of(policy, seen.interface, features, ids)
 
 
 def _ids_in_force(state: State, observed: Observed) -> ClassIds | None:
@@ -67,60 +66,59 @@ def _ids_in_force(state: State, observed: Observed) -> ClassIds | None:
     return ids if is_ours(observed) and {leaf_handle(number) for number in ids.values()} <= present else None
 
 
-def recorded_lanes(interface: str, features: Features, standing: Standing) -> Lanes | None:
+def recorded_lanes(interface: str, features: Features, standing: Standing | None) -> Lanes | None:
     """What the state in force, as the history knows it, is on an interface; None if there is none.
 
     None also for a policy that this version cannot read any more. Raises :class:`MissingFeatureError`.
     """
-    if standing.state is None:
+    if standing is None or standing.state is None:
         return None
     try:
         policy = policy_from_document(standing.state["policy"])
     except PolicyError:
         return None
-    return lanes.lanes_of(policy, interface, features, ClassIds(standing.state["ids"]))
+    return lanes_of(policy, interface, features, ClassIds(standing.state["ids"]))
 
 
 def to_policy(
-    kernel: Kernel,
-    interface: str,
+    seen: Seen,
     policy: TrafficPolicy,
     features: Features,
     standing: Standing | None,
     *,
     replace: bool = False,
+    action: str = "apply",
 ) -> Intent:
     """What brings an interface to a policy. ``standing`` is what the history knows, None without one.
 
-    Raises what :func:`tc_core.lanes.lanes_of` and :func:`tc_core.lanes.plan` do.
+    Raises what :func:`tc_core.compile.packet_tree.lanes_of` and :func:`tc_core.apply.plan.plan` do.
     """
-    wanted = lanes_for(kernel, interface, policy, features, standing)
-    steps = lanes.plan(kernel, interface, wanted, replace=replace)
+    wanted = lanes_for(seen, policy, features, standing)
     after = {"policy": policy.to_document(), "ids": dict(wanted.ids)}
-    return _intent(interface, "apply", standing, after, steps)
+    return _intent(seen.interface, action, standing, after, plan(seen, wanted, replace=replace))
 
 
-def to_nothing(kernel: Kernel, interface: str, standing: Standing | None) -> Intent:
-    """What takes away all that is ours on an interface. Raises what :func:`tc_core.lanes.clear_plan` does."""
-    return _intent(interface, "clear", standing, None, lanes.clear_plan(kernel, interface))
+def to_nothing(seen: Seen, standing: Standing | None, *, action: str = "clear") -> Intent:
+    """What takes away all that is ours on an interface."""
+    return _intent(seen.interface, action, standing, None, plan(seen, None))
 
 
-def _intent(interface: str, action: str, standing: Standing | None, after: State | None, steps: list[Step]) -> Intent:
+def _intent(interface: str, action: str, standing: Standing | None, after: State | None, steps: Steps) -> Intent:
     before = standing.state if standing else None
     is_recorded = standing is None or (standing.certain and before == after)
-    return Intent(interface, action, before, after, tuple(steps), is_recorded)
+    return Intent(interface, action, before, after, steps, is_recorded)
 
 
-def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: Intent) -> LanesReport:
+def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: Intent) -> Report:
     """Write the intent down, make it so, write down how that went. Nothing is written where nothing changes.
 
-    The report, or the error, has the change's number. Raises :class:`ApplyError` when the kernel refuses a
+    The report, also that of an error, has the change's number. Raises :class:`ApplyError` when the kernel refuses a
     step; :class:`HistoryError`, before anything is changed, when the intent cannot be written down, or after, when its
     end cannot. An interface that vanishes in the middle raises
     :class:`InterfaceNotFoundError` and leaves a change without an end.
     """
     if history is None or (not intent.steps and intent.is_recorded):
-        return lanes.carry_out(kernel, intent.interface, intent.steps)
+        return execute(kernel, intent.interface, intent.steps)
     try:
         started = history.start(
             interface=intent.interface,
@@ -133,9 +131,9 @@ def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: I
     except HistoryError as error:
         raise HistoryError(f"{error} Nothing has been changed.") from error
     try:
-        report = lanes.carry_out(kernel, intent.interface, intent.steps)
+        report = execute(kernel, intent.interface, intent.steps)
     except ApplyError as error:
-        error.number = started.number
+        error.report = replace(error.report, number=started.number)
         _finish(history, started, Result.FAILED, len(error.report.done), str(error))
         raise
     _finish(history, started, Result.DONE, len(report.done))
