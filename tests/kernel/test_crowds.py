@@ -18,13 +18,11 @@ from sidecar import crowding, first_bytes, memory
 from sidecar.protocols.detect import Reason
 from sidecar.protocols.http2_requests import Http2Cutter
 from sidecar.server import Outcome, ServerSettings
-from sidecar.transport import following
+from sidecar.transport import following, relay
 from sidecar.transport.edge import Original
-from sidecar.transport.ledger import Ledger
 from sidecar.transport.loop import EventLoop
-from sidecar.transport.pacing import Pacer
-from sidecar.transport.relay import Workshop
 from sidecar.transport.timers import Timers
+from sidecar.transport.workshop import Workshop
 
 FOLLOWED = """
 total: 1Gbit
@@ -112,7 +110,7 @@ def test_a_client_that_leaves_while_there_is_no_descriptor_is_let_go() -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
         assert proxy.recorder.closed_one().outcome is Outcome.CLIENT_RESET
-        assert len(proxy.server._proxy.waiting) == 0
+        assert len(proxy.server._context.waiting) == 0
 
 
 def test_first_bytes_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +125,11 @@ def test_first_bytes_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch
         for server in servers:
             assert read_exactly(server, len(hello)) == hello
         assert [d.reason for d in b.recorder.detections] == [Reason.LIMIT] * 4
-        shop = b.proxy.server._proxy.shop
-        assert shop.first_bytes == 40_000
+        awaited = b.proxy.server._context.first_bytes
+        assert awaited.size == 40_000
         for client in clients:
             client.close()
-        until("an empty account", lambda: shop.first_bytes == 0)
+        until("an empty account", lambda: awaited.size == 0)
 
 
 @pytest.mark.parametrize("kind", ["rapid-reset", "settings", "ping", "empty-data", "continuation"])
@@ -181,9 +179,9 @@ def test_reads_of_a_flood_are_small() -> None:
         for _ in range(4):
             client.sendall(speaker.more())
             until("its arrival", lambda: _readable(server) and server.recv(1 << 20))
-        (connection,) = made.proxy.server._proxy.live
-        assert isinstance(connection.up, following.FollowingDirection)
-        assert connection.up._at_most <= following._FIRST_READ
+        (connection,) = made.proxy.server._context.live
+        assert isinstance(connection.pair.up.requests, following.FollowedRequests)
+        assert connection.pair.up.requests.at_most <= following._FIRST_READ
 
 
 def test_a_large_body_is_read_in_large_pieces() -> None:
@@ -197,9 +195,9 @@ def test_a_large_body_is_read_in_large_pieces() -> None:
         for _ in range(30):
             client.sendall(b"x" * 100_000)
             read_exactly(server, 100_000)
-        (connection,) = made.proxy.server._proxy.live
-        assert isinstance(connection.up, following.FollowingDirection)
-        assert connection.up._at_most > following._FIRST_READ
+        (connection,) = made.proxy.server._context.live
+        assert isinstance(connection.pair.up.requests, following.FollowedRequests)
+        assert connection.pair.up.requests.at_most > following._FIRST_READ
 
 
 class _AnyRequest:
@@ -213,7 +211,7 @@ class _AnyRequest:
 def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
     monkeypatch: pytest.MonkeyPatch, seconds: float, whole: bool
 ) -> None:
-    monkeypatch.setattr(following, "_DRAIN_S", seconds)
+    monkeypatch.setattr(relay, "CUTTING_S", seconds)
     speaker = Speaker("named.example", "/", "hpack-bomb")
     sent = speaker.greeting + speaker.more()
     pairs = [socket.socketpair() for _ in range(2)]
@@ -225,8 +223,8 @@ def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         assert client.send(sent) == len(sent)
-        shop = Workshop(loop, Pacer(timers, Ledger().row(0)))
-        direction = following.FollowingDirection(shop, _AnyRequest(), source, sink, Http2Cutter())  # type: ignore[arg-type]
+        direction = relay.Direction(Workshop(loop), _AnyRequest(), source, sink)  # type: ignore[arg-type]
+        direction.requests = following.FollowedRequests(_AnyRequest(), Http2Cutter(), b"")
         direction.drain()
         assert (direction.count == len(sent)) == whole
     finally:
