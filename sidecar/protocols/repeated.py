@@ -6,6 +6,7 @@ import os
 from hashlib import blake2b
 from typing import Final
 
+from sidecar.bounded_map import BoundedMap
 from sidecar.protocols.detect import Detection, detect_at_once
 from sidecar.protocols.opening import TLS_BEGINNING
 
@@ -17,7 +18,7 @@ _REMEMBERED: Final = 1024
 # A head may have a password or a cookie, which is not to stay here for longer than its connection. So it is known by a
 # digest (RFC 7693) that nobody can try guesses at without the key, nor find two heads for.
 _blank: Final = blake2b(digest_size=16, key=os.urandom(blake2b.MAX_KEY_SIZE))
-_remembered: Final[dict[bytes, Detection | None]] = {}
+_remembered: Final = BoundedMap[bytes, Detection](_REMEMBERED)
 
 
 def detect_repeated(data: bytes) -> Detection | None:
@@ -28,11 +29,9 @@ def detect_repeated(data: bytes) -> Detection | None:
     keyed = _blank.copy()
     keyed.update(data)
     digest = keyed.digest()
-    try:
-        return _remembered[digest]
-    except KeyError:
+    detection = _remembered.get(digest)
+    if detection is None:
         detection = detect_at_once(data)
-    if len(_remembered) >= _REMEMBERED:
-        _remembered.clear()  # what comes again is soon back
-    _remembered[digest] = detection
+        if detection is not None:
+            _remembered[digest] = detection
     return detection

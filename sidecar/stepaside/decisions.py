@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, NamedTuple, Protocol
 
+from sidecar.bounded_map import BoundedMap
 from sidecar.protocols.detect import Detection
 from sidecar.routing.cached import Routing
 from sidecar.routing.flow import Destination
@@ -51,7 +52,7 @@ class Choices:
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
-        self._known: dict[tuple[bytes, Known], Choice] = {}
+        self._known = BoundedMap[tuple[bytes, Known], Choice](_CHOICES)
 
     def of(self, flow: bytes, known: Known) -> Choice:
         """The class of a connection."""
@@ -59,8 +60,6 @@ class Choices:
         key = (flow[:-4] + flow[-2:], known)
         choice = self._known.get(key)
         if choice is None:
-            if len(self._known) >= _CHOICES:
-                self._known.clear()
             source, destination = ends(flow, known)
             class_name = self.routing.class_of(destination, source, known.detection)
             choice = self._known[key] = Choice(class_name, self.routing.mark_of(class_name))

@@ -42,8 +42,9 @@ def test_no_head_is_kept() -> None:
     detection = detect_repeated(data)
     assert detection is detect_repeated(data), "it is not remembered"
     assert sys.getrefcount(data) == held
-    assert SECRET not in repr(repeated._remembered).encode()
-    assert {len(key) for key in repeated._remembered} == {16}
+    kept = repeated._remembered._entries
+    assert SECRET not in repr(kept).encode()
+    assert {len(key) for key in kept} == {16}
 
 
 def test_what_is_remembered_is_bounded() -> None:
