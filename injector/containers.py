@@ -32,6 +32,7 @@ from typing import Any, Final
 from injector.defaults import InjectionDefaults
 from pod_policy.annotations import SHARED_POLICY_KEY, shared_policy_file
 from pod_policy.effective import Resources
+from pod_policy.settings import variable
 
 NAME: Final = "podlane"
 PREPARE: Final = "podlane-prepare"
@@ -110,7 +111,7 @@ def sidecar(
         if grace.linger:
             container["lifecycle"]["preStop"] = {"exec": {"command": ["sleep", str(grace.linger)]}}
     container["livenessProbe"] = copy.deepcopy(_LIVENESS)
-    if defaults.settings["PODLANE_ADMIN_ADDRESS"] not in _LOOPBACK:
+    if defaults.settings[variable("admin_address")] not in _LOOPBACK:
         container["ports"] = [{"name": "podlane-admin", "containerPort": defaults.admin_port, "protocol": "TCP"}]
     return container
 
@@ -167,9 +168,9 @@ def _container(
 
 def _environment(defaults: InjectionDefaults, grace: Grace, mesh: str | None) -> list[dict[str, str]]:
     """All written out: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL, as Services do."""
-    settings = {"PODLANE_GRACE": f"{grace.drain}s", **defaults.settings}
+    settings = {variable("grace"): f"{grace.drain}s", **defaults.settings}
     if mesh is not None:
-        settings["PODLANE_MESH"] = mesh
+        settings[variable("mesh")] = mesh
     return [{"name": name, "value": settings[name]} for name in sorted(settings)]
 
 

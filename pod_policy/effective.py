@@ -17,12 +17,8 @@ from pod_policy import annotations as known
 from pod_policy.composition import Parts, compose
 from pod_policy.errors import AnnotationsError, Problem
 from pod_policy.quantities import bandwidth, bandwidth_text
+from pod_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 from pod_policy.values import (
-    DATAPATHS,
-    LOG_LEVELS,
-    MESHES,
-    ON_FAILURE,
-    STEP_ASIDE,
     Resources,
     one_of,
     parse_cpu,
@@ -105,7 +101,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
-    on_failure = reader.read(known.ON_FAILURE, one_of(ON_FAILURE))
+    on_failure = reader.read(known.ON_FAILURE, one_of(OnFailure))
     parts = _parts(reader, shared)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
@@ -118,10 +114,10 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
         reader.read(name, _at_most(parse_networks)) or () for name in (known.EXCLUDE_CIDRS, known.EXCLUDE_INBOUND_CIDRS)
     )
     timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
-    level = reader.read(known.LOG_LEVEL, one_of(LOG_LEVELS))
-    datapath = reader.read(known.DATAPATH, one_of(DATAPATHS))
-    mesh = reader.read(known.MESH, one_of(MESHES))
-    if datapath == STEP_ASIDE and composed.policy is not None:
+    level = reader.read(known.LOG_LEVEL, one_of(LogLevel))
+    datapath = reader.read(known.DATAPATH, one_of(Datapath))
+    mesh = reader.read(known.MESH, one_of(Mesh))
+    if datapath == Datapath.STEP_ASIDE and composed.policy is not None:
         reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
     resources = _resources(reader)
     if reader.problems or composed.policy is None:

@@ -77,12 +77,13 @@ def classify(
     by the proxy's own detection and routing, so the verdict is the one that live traffic would get.
     """
     with failing_clearly():
+        from pod_policy.settings import Mesh
         from podlane.captures.files import CaptureFile
         from podlane.captures.flow import Flow
         from podlane.captures.flows import FlowTable
         from podlane.captures.totals import Totals
         from podlane.captures.verdicts import Judge
-        from sidecar.mesh.kinds import USUAL, Mesh
+        from sidecar.mesh.kinds import USUAL
         from sidecar.policies import load_sidecar_policy
 
         policy = load_sidecar_policy(policy_file)

@@ -89,10 +89,10 @@ def explain(
     Touches nothing and needs no privileges: it works on any machine, for any interface.
     """
     with failing_clearly():
+        from pod_policy.settings import Datapath, Mesh
         from podlane.explanation_commands import commands_for
-        from sidecar.datapath import Datapath
         from sidecar.explanation import explain_policy
-        from sidecar.mesh.kinds import USUAL, Mesh
+        from sidecar.mesh.kinds import USUAL
         from sidecar.netfilter.ruleset import CaptureSettings
         from tc_core.policy_file import load_policy
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.netfilter import aside, inbound, quic
 from sidecar.netfilter import ruleset as rules
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules

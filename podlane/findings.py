@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.netfilter.backend import Way
+    from pod_policy.settings import Way
     from tc_core.capability import Features
 
 

@@ -68,10 +68,9 @@ def injector(ready_fd: int | None, **options: Any) -> None:
         from injector import service
         from injector.config import load_settings
         from sidecar import log
-        from sidecar.config import LogFormat, LogLevel
 
         settings = load_settings(options)
-        log.configure(LogFormat(settings.log_format), LogLevel(settings.log_level))
+        log.configure(settings.log_format, settings.log_level)
         try:
             trio.run(partial(service.serve, settings, on_ready=partial(_tell, ready_fd)))
         finally:

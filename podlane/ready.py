@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from pod_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 from podlane.console import stop
 
 _EVERY: Final = 0.1
@@ -31,8 +32,10 @@ Exit codes: 0 the sidecar is ready (or alive), 1 it is not (the reason is on sta
 )
 @click.option("--wait", metavar="TIME", help="Wait this long for it.  [default: ask once]")
 @click.option("--alive", is_flag=True, help="Ask the supervisor whether it does its work, be the proxy ready or not.")
-@click.option("--admin-address", envvar="PODLANE_ADMIN_ADDRESS", default="127.0.0.1", metavar="ADDRESS", hidden=True)
-@click.option("--admin-port", envvar="PODLANE_ADMIN_PORT", default=15109, type=int, metavar="PORT", hidden=True)
+@click.option(
+    "--admin-address", envvar=variable("admin_address"), default=ADMIN_ADDRESS, metavar="ADDRESS", hidden=True
+)
+@click.option("--admin-port", envvar=variable("admin_port"), default=ADMIN_PORT, type=int, metavar="PORT", hidden=True)
 def ready(wait: str | None, alive: bool, admin_address: str, admin_port: int) -> None:
     """Ask the sidecar of this network namespace whether all is in force.
 

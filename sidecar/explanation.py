@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.mesh.words import mesh_notes
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.recommendation import recommend

@@ -11,8 +11,7 @@ from socket import SocketType
 from typing import Final, Protocol
 
 from sidecar.protocols.answerable import awaits_answer
-from sidecar.protocols.detect import Detection, Detector, Reason
-from sidecar.protocols.repeated import detect_repeated
+from sidecar.protocols.detect import Detection, Detector, Reason, detect_repeated
 from sidecar.transport.loop import END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT
 from sidecar.transport.sockets import acknowledge
 from sidecar.transport.timers import Timers

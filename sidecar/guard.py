@@ -15,12 +15,11 @@ from typing import Any, Final
 import structlog
 import trio
 
-from sidecar.config import LogFormat
+from pod_policy.settings import LogFormat, OnFailure
 from sidecar.errors import SidecarError
 from sidecar.exposition import Family, counter
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.failing import Command
-from sidecar.on_failure import OnFailure
 from sidecar.supervisor.actions import Action, run_all
 from sidecar.supervisor.beats import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
 from sidecar.supervisor.wire import MOST_DESCRIPTORS, Wire

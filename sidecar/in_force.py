@@ -14,8 +14,8 @@ from typing import Protocol
 import structlog
 import trio
 
+from pod_policy.settings import Datapath, OnFailure
 from sidecar import servers
-from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, ConntrackError
 from sidecar.left_alone import left_alone
 from sidecar.listening import Listeners
@@ -25,7 +25,6 @@ from sidecar.netfilter.aside import SAVE, save_rules
 from sidecar.netfilter.capture_settings import CaptureSettings, capture_settings
 from sidecar.netfilter.ports import release
 from sidecar.netfilter.ruleset import Ruleset, build_ruleset
-from sidecar.on_failure import OnFailure
 from sidecar.refusal import refuse
 from sidecar.remains import forget_aside_marks
 from sidecar.routing.cached import Routing

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import structlog
 
-from sidecar.config import LogFormat, LogLevel
+from pod_policy.settings import LogFormat, LogLevel
 
 
 def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:

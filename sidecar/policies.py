@@ -16,11 +16,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.config import LogLevel, SidecarSettings
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, LogLevel, Mesh, OnFailure
+from sidecar.config import SidecarSettings
 from sidecar.errors import ConfigError
-from sidecar.mesh.kinds import Mesh
-from sidecar.on_failure import OnFailure
 from tc_core.errors import PolicyError, Problem
 from tc_core.policy import TrafficPolicy
 from tc_core.policy_file import load_policy

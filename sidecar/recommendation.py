@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from tc_core.policy import DEFAULT_CLASS, TrafficPolicy
 from tc_core.policy_scope import beyond_step_aside, needs_names
 

@@ -12,13 +12,13 @@ from typing import Final
 
 import structlog
 
+from pod_policy.settings import OnFailure
 from sidecar.config import SidecarSettings
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.netfilter.capture_settings import capture_settings
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ruleset import build_ruleset
-from sidecar.on_failure import OnFailure
 from sidecar.policies import Wanted, on_failure_asked
 from sidecar.remains import remove_remains
 from sidecar.supervisor.actions import Action, run_all

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pod_policy.settings import AccessLogMode
 from sidecar.access_log import AccessLogSettings
-from sidecar.config import AccessLogMode, SidecarSettings
+from sidecar.config import SidecarSettings
 from sidecar.heirloom import Heirloom
 from sidecar.mesh.kinds import MeshProxy
 from sidecar.metrics import Metrics

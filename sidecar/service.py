@@ -23,9 +23,9 @@ from typing import Final, TypeVar
 import structlog
 import trio
 
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.admin import open_admin
 from sidecar.config import SidecarSettings
-from sidecar.datapath import Datapath
 from sidecar.errors import SidecarError
 from sidecar.guard import Guard, RestartMetrics, ids_of
 from sidecar.in_force import MakePool
@@ -36,7 +36,6 @@ from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer
 from sidecar.netfilter.ports import PortReservation, release, reserve
 from sidecar.netfilter.ruleset import Ruleset
-from sidecar.on_failure import OnFailure
 from sidecar.policies import Wanted, sources
 from sidecar.policy_state import PolicyState
 from sidecar.quic import QuicReader, forget_quic_marks

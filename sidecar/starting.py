@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 import trio
 
+from pod_policy.settings import Datapath
 from sidecar.config import SidecarSettings
-from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, SidecarError, single
 from sidecar.guard import Guard
 from sidecar.heirloom import Heirloom

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pod_policy.settings import Datapath
 from sidecar.admin import Query, QueryError
-from sidecar.datapath import Datapath
 from sidecar.explanation import ClassWords, explain_policy
 from sidecar.live_connections import DEFAULT_SHOWN, MOST_SHOWN, LiveConnection, Order, Shown
 from sidecar.netfilter.ruleset import CaptureSettings

@@ -11,10 +11,10 @@ from typing import Final, Protocol
 import structlog
 import trio
 
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.admin import serve_admin_on
 from sidecar.answers import Answers
 from sidecar.config import SidecarSettings
-from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.guard import Guard, ids_told
 from sidecar.heirloom import Heirloom
@@ -22,7 +22,6 @@ from sidecar.netfilter.failing import Command
 from sidecar.netfilter.install import Installer
 from sidecar.netfilter.ports import PortReservation, release
 from sidecar.netfilter.ruleset import Ruleset
-from sidecar.on_failure import OnFailure
 from sidecar.policies import load_wanted
 from sidecar.stepaside.server import StepAside
 from tc_core.policy import Bound, TrafficPolicy

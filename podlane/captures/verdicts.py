@@ -17,8 +17,7 @@ from sidecar.mesh.kinds import MeshProxy
 from sidecar.protocols.detect import Detection, Protocol, Reason
 from sidecar.protocols.packets import UDP
 from sidecar.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
-from sidecar.routing.matchers import Matcher
-from sidecar.routing.table import SILENT_PORTS, Route, RoutingTable
+from sidecar.routing.table import SILENT_PORTS, Matcher, Route, RoutingTable
 from tc_core.policy import Match, PortRange, TrafficPolicy, TransportProtocol
 from tc_core.services import service_named
 from tc_core.words import traffic_words

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pod_policy.settings import ADMIN_ADDRESS, ADMIN_PORT
 from podlane.demonstration.clients import Downloader, Running, Transfer, Uploader
 from podlane.demonstration.conversation import Conversation, Request
 from podlane.demonstration.kernel import INTERFACE
@@ -43,7 +44,6 @@ _DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
 """Where the classes of what goes that way are."""
 _EVERY_ADDRESS: Final = "0.0.0.0"
 """The Pod's programs listen on it, as programs do: the proxy reaches them at their loopback address."""
-_ADMIN_PORT: Final = 15109
 _READY_PATIENCE: Final = 60.0
 """Seconds until the sidecar has everything in force; imports and the look at the kernel are the slow parts."""
 _STOP_PATIENCE: Final = 15.0
@@ -173,7 +173,7 @@ class Stage:
 
     def _classes(self) -> list[dict[str, Any]]:
         with self.hosts.pod.namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", _ADMIN_PORT, timeout=_CHANGE_PATIENCE)
+            connection = http.client.HTTPConnection(ADMIN_ADDRESS, ADMIN_PORT, timeout=_CHANGE_PATIENCE)
             try:
                 connection.request("GET", "/classes")
                 document = json.loads(connection.getresponse().read())
@@ -250,7 +250,7 @@ def _start_sidecar(hosts: PodNodeServer, folder: Path) -> subprocess.Popen[Any]:
     log = _sidecar_log(folder)
     ready, writing = os.pipe2(os.O_CLOEXEC)
     options = ["--policy", str(_policy_file(folder)), "--interface", INTERFACE, "--grace", "3s"]
-    options += ["--admin-port", str(_ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
+    options += ["--admin-port", str(ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
     # Settings of the user's own sidecar must not change the demo.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PODLANE_")}
     try:

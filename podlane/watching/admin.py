@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
+from pod_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 from podlane.watching.readings import ClassReading, Reading, SourceError, duration_words
 from sidecar.live_connections import LiveConnection, Order, Shown
 from tc_core.stats import ClassStats
@@ -19,7 +20,6 @@ _PATIENCE: Final = 2.0
 """Seconds for one answer; a sidecar gives it in milliseconds."""
 _MOST: Final = 1 << 24
 """Bytes of an answer; 255 classes, or 5,000 connections, are 2 MiB at most."""
-_PORT: Final = 15109
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Where to ask when the admin server listens on all addresses."""
 _OLDER: Final = (
@@ -42,8 +42,8 @@ class AdminSource:
         What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
         """
         host, port = (
-            environment.get("PODLANE_ADMIN_ADDRESS") or "127.0.0.1",
-            environment.get("PODLANE_ADMIN_PORT") or "",
+            environment.get(variable("admin_address")) or ADMIN_ADDRESS,
+            environment.get(variable("admin_port")) or "",
         )
         written = text or ""
         if written.startswith("[") and "]" in written:
@@ -56,9 +56,11 @@ class AdminSource:
         elif written:
             name, _, after = written.partition(":")
             host, port = name or host, after or port
-        if not (port or str(_PORT)).isdecimal() or not 1 <= int(port or _PORT) <= 65535:
-            raise ValueError(f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in 127.0.0.1:{_PORT}.")
-        return cls(_ANY.get(host, host), int(port or _PORT))
+        if not (port or str(ADMIN_PORT)).isdecimal() or not 1 <= int(port or ADMIN_PORT) <= 65535:
+            raise ValueError(
+                f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in 127.0.0.1:{ADMIN_PORT}."
+            )
+        return cls(_ANY.get(host, host), int(port or ADMIN_PORT))
 
     @property
     def name(self) -> str:

@@ -11,21 +11,11 @@ sign, so our sockets wear it, too; the two are told apart by our OWN mark (:mod:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
+from pod_policy.settings import Mesh
 from tc_core.marks import Mark
 from tc_core.ports import PortRange
-
-
-class Mesh(StrEnum):
-    """What the setting says of the Pod's mesh."""
-
-    AUTO = "auto"
-    """Whichever the rules in the network namespace tell of."""
-    ISTIO = "istio"
-    LINKERD = "linkerd"
-    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)

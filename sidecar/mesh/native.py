@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, Mesh
+from pod_policy.settings import Mesh
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT
 from sidecar.mesh.recognise import REDIRECT, TPROXY, Found
 from sidecar.stepaside.nfnetlink import read_attributes
 from tc_core.marks import Mark

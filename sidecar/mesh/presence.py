@@ -7,10 +7,10 @@ from contextlib import suppress
 
 import structlog
 
+from pod_policy.settings import Datapath, Mesh
 from sidecar.config import SidecarSettings
-from sidecar.datapath import Datapath
 from sidecar.errors import ConfigError, RulesetError, SidecarError
-from sidecar.mesh.kinds import USUAL, Mesh, MeshProxy
+from sidecar.mesh.kinds import USUAL, MeshProxy
 from sidecar.mesh.native import recognise_native
 from sidecar.mesh.nftables import inet_rules
 from sidecar.mesh.owner import check_may_be

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from pod_policy.settings import Mesh
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from tc_core.marks import Mark
 
 REDIRECT, TPROXY = "REDIRECT", "TPROXY"

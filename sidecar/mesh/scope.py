@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.mesh.kinds import MeshProxy
 from tc_core.policy import Bound, TrafficPolicy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.mesh.kinds import HBONE_PORT, MeshProxy
 from sidecar.mesh.scope import beyond_mesh
 from tc_core.policy import Quic, TrafficPolicy

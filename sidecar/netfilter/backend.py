@@ -17,11 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.parse import Installed
 from sidecar.netfilter.rules import Family, FamilyRules
-from sidecar.on_failure import OnFailure
 
 NET_ADMIN_REMEDY: Final = "Changing mangle rules takes CAP_NET_ADMIN: run as root, or add the capability."
 LOAD_TABLES_REMEDY: Final = (
@@ -38,14 +37,6 @@ LOCK_WAIT: Final = 10
 """Seconds to wait for /run/xtables.lock when somebody else is changing legacy rules; nft needs none."""
 _CAP_NET_ADMIN: Final = 12
 """Its bit in a capability set (linux/capability.h)."""
-
-
-class Way(StrEnum):
-    """How mangle rules are to be installed; ``auto``: by the programs where they are, else by the library."""
-
-    AUTO = "auto"
-    RESTORE = "restore"
-    PYTHON = "python"
 
 
 class BackendKind(StrEnum):

@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from pod_policy.settings import Way
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
-from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, Way, has_net_admin, legacy_tables
+from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, has_net_admin, legacy_tables
 from sidecar.netfilter.restore import INSTALL_REMEDY, RestoreBackend, installed_programs
 from sidecar.netfilter.rules import Family, FamilyRules
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.netfilter.aside import SHOW
 from sidecar.netfilter.inbound import IN_CAPTURE
 from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
@@ -40,7 +40,6 @@ from sidecar.netfilter.rules import (
 )
 from sidecar.netfilter.ruleset import CAPTURE
 from sidecar.netfilter.text import render_rule
-from sidecar.on_failure import OnFailure
 from tc_core.marks import DIVERT
 from tc_core.policy import TransportProtocol
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.netfilter.failing import without_proxy
 from sidecar.netfilter.parse import Installed, parse_rule
 from sidecar.netfilter.python_iptables import PythonBackend
 from sidecar.netfilter.rules import Chain, Family, FamilyRules, Hook, Rule
-from sidecar.on_failure import OnFailure
 
 
 def changed(installed: Installed, family: Family, way: OnFailure) -> FamilyRules | None:

@@ -13,9 +13,10 @@ from typing import Final
 
 from pyroute2 import IPRoute
 
+from pod_policy.settings import OUTBOUND_PORT, Way
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
-from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
+from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
 from sidecar.netfilter.choose import detect_backend, may_be_python, python_backend, sample
 from sidecar.netfilter.ipv6 import ipv6_missing
 from sidecar.netfilter.parse import Installed
@@ -86,7 +87,7 @@ _PARTS: Final = (
     ),
     _Part(
         "TPROXY target",
-        Rule(Tproxy(ipaddress.IPv4Address("127.0.0.1"), 15101, DIVERT), protocol=_TCP),
+        Rule(Tproxy(ipaddress.IPv4Address("127.0.0.1"), OUTBOUND_PORT, DIVERT), protocol=_TCP),
         "xt_TPROXY",
     ),
 )
@@ -154,7 +155,7 @@ def _check_ip6tables(backend: Backend) -> Check:
         return Check("IPv6", False, f"{reason}; IPv6 is left alone", "Nothing, unless this Pod should have IPv6.")
     if Family.V6 not in backend.families:
         return Check("IPv6", False, "there is no ip6tables; IPv6 is left alone", "Install ip6tables.")
-    rules = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), 15101, DIVERT), protocol=_TCP))
+    rules = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), OUTBOUND_PORT, DIVERT), protocol=_TCP))
     remedy = "Load the modules on the node: modprobe -a ip6table_mangle nf_tproxy_ipv6."
     return _try("IPv6", lambda: backend.apply(rules, Installed()), lambda: backend.rehearse(rules), remedy)
 

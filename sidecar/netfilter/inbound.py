@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.netfilter import quic
 from sidecar.netfilter.aside import show_rule
 from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings

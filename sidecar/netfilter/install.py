@@ -17,11 +17,11 @@ from typing import Final
 
 import structlog
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure, Way
 from sidecar.errors import RulesetError, SidecarError
 from sidecar.netfilter import routes
 from sidecar.netfilter.aside import SAVE, save_rules
-from sidecar.netfilter.backend import Backend, Way
+from sidecar.netfilter.backend import Backend
 from sidecar.netfilter.choose import detect_backend
 from sidecar.netfilter.failing import Command
 from sidecar.netfilter.ipv6 import ipv6_missing
@@ -29,7 +29,6 @@ from sidecar.netfilter.parse import Installed
 from sidecar.netfilter.rules import Chain, Family, FamilyRules, Rule
 from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
 from sidecar.netfilter.text import difference
-from sidecar.on_failure import OnFailure
 from tc_core.policy import TransportProtocol
 
 __all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]

@@ -34,7 +34,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
 from sidecar.netfilter import xtables_compat
 from sidecar.netfilter.backend import (
@@ -52,7 +52,6 @@ from sidecar.netfilter.parse import Installed, InstalledHook
 from sidecar.netfilter.python_rules import check, entry_of
 from sidecar.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules, Rule
 from sidecar.netfilter.text import render_rule
-from sidecar.on_failure import OnFailure
 from tc_core.errors import MissingFeatureError
 
 INSTALL_REMEDY: Final = "Install it: pip install 'podlane[python-iptables]'."

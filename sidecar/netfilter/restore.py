@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.errors import PrivilegeError, RulesetError, SidecarError
 from sidecar.netfilter.backend import (
     LOAD_EXTENSIONS_REMEDY,
@@ -31,7 +31,6 @@ from sidecar.netfilter.failing import Command, failing_text, without_refusal
 from sidecar.netfilter.parse import Installed, parse
 from sidecar.netfilter.rules import Family, FamilyRules
 from sidecar.netfilter.text import render, transaction
-from sidecar.on_failure import OnFailure
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where the programs are even when PATH, as for ordinary users on Debian, does not say so."""

@@ -49,7 +49,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.netfilter import quic
 from sidecar.netfilter.aside import aside_chains, follow_rule, save_hooks, show_rule, undecided_rule
 from sidecar.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings

@@ -25,10 +25,9 @@ from collections.abc import Container
 from typing import Final, NamedTuple
 
 from sidecar.bounded_map import BoundedMap
-from sidecar.protocols.detect import Detection, Reason
+from sidecar.protocols.detect import Detection, Reason, detect_repeated
 from sidecar.protocols.detect import Protocol as WireProtocol
 from sidecar.protocols.packets import TCP, UDP, read_ip
-from sidecar.protocols.repeated import detect_repeated
 from sidecar.protocols.streams import FirstBytes
 from sidecar.routing.cached import Routing
 from sidecar.stepaside.decisions import Choices, Known, Witness

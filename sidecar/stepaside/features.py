@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, Way
 from sidecar.errors import RulesetError, SidecarError
-from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
+from sidecar.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
 from sidecar.netfilter.choose import detect_backend
 from sidecar.netfilter.features import Check
 from sidecar.netfilter.parse import Installed

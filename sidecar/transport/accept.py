@@ -2,6 +2,21 @@
 
 When the proxy is full it stops listening to its listeners; the kernel's backlog then holds new connections, and when
 that is full too, clients' SYNs wait. Nobody who comes is turned away; :mod:`sidecar.crowding` makes room for them.
+
+Here a connection's way through the modules begins. It is
+
+1. accepted here,
+2. adopted by the server (:mod:`sidecar.server`),
+3. which asks where the client meant to go, and later dials there and marks what is sent (:mod:`sidecar.transport.edge`).
+4. A connection is made (:mod:`sidecar.connection`), which takes all further steps and knows their order.
+5. It asks whether a name could decide, and later for the class, of the routing in force (:mod:`sidecar.routing.cached`),
+6. which walks the table for what it does not remember (:mod:`sidecar.routing.table`).
+7. The first bytes are read (:mod:`sidecar.first_bytes`)
+8. and their protocol is found (:mod:`sidecar.protocols.detect`)
+9. and read: :mod:`~sidecar.protocols.client_hello`, :mod:`~sidecar.protocols.http1` or :mod:`~sidecar.protocols.http2`.
+10. The class is chosen (:mod:`sidecar.connection_class`),
+11. and once the server is dialled there are two directions (:mod:`sidecar.transport.pair`),
+12. which move the bytes (:mod:`sidecar.transport.relay`).
 """
 
 from __future__ import annotations

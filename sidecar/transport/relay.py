@@ -71,7 +71,7 @@ class Pace(Protocol):
 
 
 class RequestStream(Protocol):
-    """Copies for a direction, and cuts at requests. Nothing is read while ``held`` has bytes, or is empty."""
+    """Copies for a direction, and cuts at requests. Nothing is read while the direction holds something."""
 
     def copy(self, direction: Direction, limit: int) -> Turn | None:
         """Read up to ``limit`` bytes."""
@@ -250,10 +250,9 @@ class Direction:
             self.full_since = 0.0
 
     def drain(self) -> None:
-        """Move what the source has left, as far as the sink takes it without waiting: the source was reset.
+        """The source was reset: move what it has left at once, as far as the sink takes it without waiting.
 
-        At once, whatever the limits. What has requests is cut for some milliseconds only: a client could leave a MiB
-        that takes seconds to cut.
+        Requests are cut for some milliseconds only: a client could leave a MiB that takes seconds.
         """
         self.readable = self.exhaust = True
         self.pace = None

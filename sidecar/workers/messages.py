@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sidecar.config import LogFormat, LogLevel
+from pod_policy.settings import LogFormat, LogLevel
 from sidecar.live_connections import LiveConnection, Order
 from sidecar.receive_limits import ReceiveLimits
 from sidecar.routing.table import RoutingTable

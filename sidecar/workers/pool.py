@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 import trio
 
-from sidecar.config import LogFormat, LogLevel
+from pod_policy.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError, single
 from sidecar.live_connections import Order, Shown, first_shown
 from sidecar.metrics import Crew

@@ -10,9 +10,10 @@ from istio_native import native_rules_of
 from istio_rules import Mode, rules_of
 from sidecars import refused_sidecar
 
+from pod_policy.settings import Mesh
 from podlane.lab import Host, Lab
 from sidecar.errors import ConfigError
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from sidecar.mesh.presence import find, resolve
 
 pytestmark = pytest.mark.root

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from netfilter_pod import Pod, installed_backends, ruleset
 
+from pod_policy.settings import Datapath
 from podlane.lab import Lab
-from sidecar.datapath import Datapath
 from sidecar.errors import RulesetError
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD
 from sidecar.netfilter.backend import BackendKind
@@ -357,7 +357,8 @@ def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Pat
 def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     program = (
         "from sidecar.errors import PrivilegeError\n"
-        "from sidecar.netfilter.backend import BackendKind, Way\n"
+        "from pod_policy.settings import Way\n"
+        "from sidecar.netfilter.backend import BackendKind\n"
         "from sidecar.netfilter.choose import detect_backend, python_backend\n"
         "from sidecar.netfilter.features import probe\n"
         "from sidecar.netfilter.parse import Installed\n"

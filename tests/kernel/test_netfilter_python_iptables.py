@@ -16,9 +16,10 @@ from runs import RunHost
 from sidecars import refused_sidecar, start_sidecar
 from webserver import start_nginx
 
+from pod_policy.settings import Way
 from podlane.lab import Lab, PodNodeServer
 from sidecar.errors import RulesetError
-from sidecar.netfilter.backend import Backend, BackendKind, Way
+from sidecar.netfilter.backend import Backend, BackendKind
 from sidecar.netfilter.choose import detect_backend, why_not
 from sidecar.netfilter.features import probe, python_iptables
 from sidecar.netfilter.restore import RestoreBackend, installed_programs

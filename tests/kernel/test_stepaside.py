@@ -18,8 +18,8 @@ from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx
 
+from pod_policy.settings import Datapath
 from podlane.lab.topology import PodNodeServer
-from sidecar.datapath import Datapath
 from sidecar.netfilter.install import Installer, detect_backend
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.stepaside import conntrack

@@ -8,9 +8,9 @@ import click
 import pytest
 from trees import TOLD_BY
 
+from pod_policy.settings import Way
 from podlane.check import report
 from podlane.findings import Finding, Status, capabilities, findings, shaping
-from sidecar.netfilter.backend import Way
 from tc_core.capability import ALL_FEATURES, USES, Features, absent
 from tc_core.tellers import TELLERS, Teller
 

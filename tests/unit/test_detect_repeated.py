@@ -7,9 +7,8 @@ import sys
 import pytest
 from first_bytes import hello, records, sni
 
-from sidecar.protocols import repeated
-from sidecar.protocols.detect import detect_at_once
-from sidecar.protocols.repeated import detect_repeated
+from sidecar.protocols import detect
+from sidecar.protocols.detect import detect_at_once, detect_repeated
 
 SECRET = b"Basic dXNlcjpwYXNzd29yZA=="
 
@@ -42,7 +41,7 @@ def test_no_head_is_kept() -> None:
     detection = detect_repeated(data)
     assert detection is detect_repeated(data), "it is not remembered"
     assert sys.getrefcount(data) == held
-    kept = repeated._remembered._entries
+    kept = detect._remembered._entries
     assert SECRET not in repr(kept).encode()
     assert {len(key) for key in kept} == {16}
 
@@ -50,4 +49,4 @@ def test_no_head_is_kept() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     for number in range(3000):
         detect_repeated(head(number))
-    assert len(repeated._remembered) <= 1024
+    assert len(detect._remembered) <= 1024

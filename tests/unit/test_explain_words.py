@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.explanation import (
     BY_BOTH,
     BY_KERNEL,

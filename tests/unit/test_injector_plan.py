@@ -25,14 +25,14 @@ from injected_pods import (
     status,
 )
 
-from injector import defaults as injector_defaults
 from injector.containers import Grace
 from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
 from injector.plan import InjectionPlan, Skip, plan
 from pod_policy.effective import AnnotationsError
 from pod_policy.service_links import service_behind
-from sidecar.config import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
+from pod_policy.settings import ADMIN_PORT, OUTBOUND_PORT
+from sidecar.config import SidecarSettings
 
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),
@@ -292,11 +292,6 @@ def test_no_service_of_the_namespace_can_take_the_place_of_a_setting(defaults: I
     in_danger = {setting for setting in settings if service_behind(setting)}
     assert "PODLANE_ADMIN_PORT" in in_danger
     assert in_danger <= environment(injected(pod(), defaults), name).keys()
-
-
-def test_numbers_that_two_packages_must_know_agree() -> None:
-    ours = (injector_defaults.ADMIN_PORT, injector_defaults.OUTBOUND_PORT, injector_defaults.INBOUND_PORT)
-    assert ours == (ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT)
 
 
 # --- policies that Pods share ------------------------------------------------------------------------------------------

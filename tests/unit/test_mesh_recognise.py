@@ -8,8 +8,8 @@ import pytest
 from istio_rules import Mode, rules_of
 from structlog.testing import capture_logs
 
-from sidecar.datapath import Datapath
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from pod_policy.settings import Datapath, Mesh
+from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from sidecar.mesh.presence import resolve
 from sidecar.mesh.recognise import Found, recognise
 from sidecar.mesh.scope import beyond_mesh

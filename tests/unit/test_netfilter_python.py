@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 
+from pod_policy.settings import Way
 from podlane.check import check
 from podlane.findings import Status, findings
 from podlane.run import run
@@ -18,7 +19,6 @@ from podlane.sidecar import sidecar
 from sidecar.config import load_settings
 from sidecar.errors import ConfigError, RulesetError
 from sidecar.netfilter import python_iptables
-from sidecar.netfilter.backend import Way
 from sidecar.netfilter.choose import detect_backend, has_python_iptables
 from sidecar.netfilter.features import python_iptables as python_iptables_check
 from sidecar.netfilter.python_rules import check as check_rules

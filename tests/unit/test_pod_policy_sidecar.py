@@ -11,11 +11,9 @@ import pytest
 from downward import Volume, format_map
 
 from pod_policy.annotations import shared_policy_file
-from sidecar.config import LogLevel, SidecarSettings, load_settings
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, LogLevel, Mesh, OnFailure
+from sidecar.config import SidecarSettings, load_settings
 from sidecar.errors import ConfigError
-from sidecar.mesh.kinds import Mesh
-from sidecar.on_failure import OnFailure
 from sidecar.policies import Wanted, attempt, contents, load_wanted, on_failure_asked, reload_wanted, sources
 from tc_core.ports import PortRange
 from tc_core.units import Duration, Rate

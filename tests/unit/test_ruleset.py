@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.netfilter.quic import QUIC
 from sidecar.netfilter.rules import MULTIPORT_SLOTS, Family, FamilyRules, Rule, SaveMark, SetMark, port_groups
 from sidecar.netfilter.ruleset import CAPTURE, CLASSES, OUT, PRE, CaptureSettings, Ruleset, build_ruleset

@@ -31,7 +31,7 @@ from test_ruleset_walk import (
     written_twice,
 )
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.netfilter.data_filter import PROGRAMS
 from sidecar.netfilter.rules import Direction, Family, FamilyRules
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD
 from sidecar.netfilter.parse import parse
 from sidecar.netfilter.rules import Family

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruleset_walk import Packet, answer, arrival, captured, has, output, walk
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from sidecar.netfilter.rules import (
     Direction,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.mesh.kinds import ISTIO, LINKERD, MeshProxy
 from sidecar.mesh.words import mesh_notes
 from sidecar.routing.flow import Content, Destination

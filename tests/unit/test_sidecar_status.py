@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from trees import TOLD_BY
 
+from pod_policy.settings import Datapath
 from sidecar.admin import QueryError
-from sidecar.datapath import Datapath
 from sidecar.live_connections import LiveConnection, Order, first_shown
 from sidecar.netfilter.ruleset import CaptureSettings
 from sidecar.shaping import Shaping

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath, OnFailure
 from sidecar.guard import ids_of, ids_told
 from sidecar.heirloom import Heirloom
 from sidecar.netfilter.aside import SHOW
@@ -28,7 +28,6 @@ from sidecar.netfilter.restore import RestoreBackend, Tools
 from sidecar.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
 from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.netfilter.text import difference, render
-from sidecar.on_failure import OnFailure
 from sidecar.refusal import refuse
 from sidecar.starting import most_processes
 from sidecar.supervisor.actions import Action, run_all

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pod_policy.settings import Datapath
 from podlane import traffic
 from podlane.main import main
 from podlane.watching.admin import AdminSource, reading_of, shown_of
 from podlane.watching.interface import InterfaceSource
 from podlane.watching.printing import frames
 from podlane.watching.readings import Reading, Source, SourceError
-from sidecar.datapath import Datapath
 from sidecar.live_connections import LiveConnection, Order, Shown
 from sidecar.shaping import ClassSnapshot, Received
 from sidecar.status import Process, classes_document, connections_document

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from proxy_harness import routing
 
-from sidecar.datapath import Datapath
+from pod_policy.settings import Datapath
 from sidecar.errors import PortInUseError, PrivilegeError
 from sidecar.metrics import Crew, Metrics
 from sidecar.protocols.detect import Detection, Protocol, Reason
