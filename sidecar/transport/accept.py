@@ -7,9 +7,9 @@ Here a connection's way through the modules begins. It is
 
 1. accepted here,
 2. adopted by the server (:mod:`sidecar.server`),
-3. which asks where the client meant to go, and later dials there and marks what is sent (:mod:`sidecar.transport.edge`).
+3. which asks where the client meant to go; later it dials there and marks what is sent (:mod:`sidecar.transport.edge`).
 4. A connection is made (:mod:`sidecar.connection`), which takes all further steps and knows their order.
-5. It asks whether a name could decide, and later for the class, of the routing in force (:mod:`sidecar.routing.cached`),
+5. It asks the routing in force whether a name could decide, and later for the class (:mod:`sidecar.routing.cached`),
 6. which walks the table for what it does not remember (:mod:`sidecar.routing.table`).
 7. The first bytes are read (:mod:`sidecar.first_bytes`)
 8. and their protocol is found (:mod:`sidecar.protocols.detect`)
