@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,6 +15,7 @@ from injector.errors import DefaultsError
 from injector.tls import TlsVersion
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.service_links import service_link
+from traffic_policy.settings import LogFormat, LogLevel
 from traffic_policy.units import Duration
 
 ENVIRONMENT: Final = "PODLANE_INJECTOR_"
@@ -113,8 +114,8 @@ class InjectorSettings(BaseSettings):
     sidecar_environment: VariablesSetting = Field(
         (), description="further settings of the sidecar, as PODLANE_GRACE=20s,PODLANE_SILENT_PORTS=25,3306"
     )
-    log_format: Literal["console", "json"] = "json"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = LogFormat.JSON
+    log_level: LogLevel = LogLevel.INFO
 
     @field_validator("names")
     @classmethod

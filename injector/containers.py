@@ -19,6 +19,7 @@ from typing import Any, Final
 from injector.defaults import InjectionDefaults
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY, shared_policy_file
 from traffic_policy.pod.effective import Resources
+from traffic_policy.settings import variable
 
 NAME: Final = "podlane"
 _POD_VOLUME: Final = "podlane-pod"
@@ -96,7 +97,7 @@ def sidecar(
     container["restartPolicy"] = "Always"
     container["startupProbe"] = copy.deepcopy(_STARTUP)
     container["livenessProbe"] = copy.deepcopy(_LIVENESS)
-    if defaults.settings["PODLANE_ADMIN_ADDRESS"] not in _LOOPBACK:
+    if defaults.settings[variable("admin_address")] not in _LOOPBACK:
         container["ports"] = [{"name": "podlane-admin", "containerPort": defaults.admin_port, "protocol": "TCP"}]
     return container
 
@@ -115,9 +116,9 @@ def volumes(shared: str | None) -> list[dict[str, Any]]:
 
 def _environment(defaults: InjectionDefaults, drain: int, mesh: str | None) -> list[dict[str, str]]:
     """All written out: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL, as Services do."""
-    settings = {"PODLANE_GRACE": f"{drain}s", **defaults.settings}
+    settings = {variable("grace"): f"{drain}s", **defaults.settings}
     if mesh is not None:
-        settings["PODLANE_MESH"] = mesh
+        settings[variable("mesh")] = mesh
     return [{"name": name, "value": settings[name]} for name in sorted(settings)]
 
 

@@ -10,25 +10,28 @@ from typing import Final
 from injector.errors import DefaultsError
 from traffic_policy.pod.errors import QuantityError
 from traffic_policy.pod.quantities import Quantity
+from traffic_policy.settings import (
+    ADMIN_ADDRESS,
+    ADMIN_PORT,
+    INBOUND_PORT,
+    OUTBOUND_PORT,
+    VARIABLE_PREFIX,
+    LogFormat,
+    variable,
+)
 
-ADMIN_PORT: Final = 15109
-"""The sidecar's own default (sidecar.config.ADMIN_PORT, which this package may not import; a test compares them)."""
-OUTBOUND_PORT: Final = 15101
-"""Likewise: where captured connections arrive."""
-INBOUND_PORT: Final = 15106
-"""Likewise: where captured connections of clients arrive."""
 _PORTS: Final = {
-    "PODLANE_ADMIN_PORT": str(ADMIN_PORT),
-    "PODLANE_INBOUND_PORT": str(INBOUND_PORT),
-    "PODLANE_OUTBOUND_PORT": str(OUTBOUND_PORT),
+    variable("admin_port"): str(ADMIN_PORT),
+    variable("inbound_port"): str(INBOUND_PORT),
+    variable("outbound_port"): str(OUTBOUND_PORT),
 }
 """Always told, since the kubelet puts the address of a Service podlane-admin in PODLANE_ADMIN_PORT, and so on
 (:mod:`traffic_policy.pod.service_links`)."""
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 """Values of imagePullPolicy (https://kubernetes.io/docs/concepts/containers/images/)."""
-_USUAL: Final = {"PODLANE_ADMIN_ADDRESS": "127.0.0.1", "PODLANE_LOG_FORMAT": "json", **_PORTS}
+_USUAL: Final = {variable("admin_address"): ADMIN_ADDRESS, variable("log_format"): LogFormat.JSON.value, **_PORTS}
 """What the sidecar is told unless the administrator's environment says otherwise."""
-_GIVEN: Final = ("PODLANE_POLICY", "PODLANE_ANNOTATIONS", "PODLANE_SHARED_POLICY")
+_GIVEN: Final = tuple(map(variable, ("policy", "annotations", "shared_policy")))
 """Settings that say where the policy comes from, which injection decides."""
 
 
@@ -73,7 +76,7 @@ class InjectionDefaults:
             except QuantityError as error:
                 raise DefaultsError(f"{name.replace('_', '-')}: {error}") from None
         for name, _ in self.environment:
-            if not name.startswith("PODLANE_") or name in _GIVEN:
+            if not name.startswith(VARIABLE_PREFIX) or name in _GIVEN:
                 raise DefaultsError(f"{name} cannot be set. Name a setting of the sidecar, as PODLANE_MAX_CONNECTIONS.")
         for name, usual in _PORTS.items():
             port = self.settings[name]
@@ -90,7 +93,7 @@ class InjectionDefaults:
     @property
     def admin_port(self) -> int:
         """Where the sidecar's admin server listens."""
-        return int(self.settings["PODLANE_ADMIN_PORT"])
+        return int(self.settings[variable("admin_port")])
 
     @property
     def ports(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from injector import pods
-from traffic_policy.pod.values import MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE
+from traffic_policy.settings import Mesh
 
 ISTIO_ID: Final = 1337
 """Istio's gid where its containers do not tell another (https://istio.io/latest/docs/ops/deployment/
@@ -49,11 +49,11 @@ class PodMesh:
 
 def mesh_of(pod: Mapping[str, Any], asked: str | None) -> PodMesh:
     """The mesh that was ``asked`` for by annotation or by default (None: auto), or that the Pod shows."""
-    if asked == MESH_NONE:
-        return PodMesh(setting=MESH_NONE)
-    if asked == MESH_ISTIO:
+    if asked == Mesh.NONE:
+        return PodMesh(setting=Mesh.NONE.value)
+    if asked == Mesh.ISTIO:
         return _istio(pod)
-    if asked == MESH_LINKERD:
+    if asked == Mesh.LINKERD:
         return _LINKERD
     if pods.has_istio(pod):
         return _istio(pod) if _intercepts(pod) else PodMesh(setting=asked)
@@ -62,15 +62,15 @@ def mesh_of(pod: Mapping[str, Any], asked: str | None) -> PodMesh:
     return PodMesh("Istio (ambient)", asked, redirects=True) if _is_ambient(pod) else PodMesh(setting=asked)
 
 
-_LINKERD: Final = PodMesh("Linkerd", MESH_LINKERD, capabilities=(SETUID,), redirects=True)
+_LINKERD: Final = PodMesh("Linkerd", Mesh.LINKERD.value, capabilities=(SETUID,), redirects=True)
 
 
 def _istio(pod: Mapping[str, Any]) -> PodMesh:
     if _is_ambient(pod) and not pods.has_istio(pod):
-        return PodMesh("Istio (ambient)", MESH_AUTO, redirects=True)
+        return PodMesh("Istio (ambient)", Mesh.AUTO.value, redirects=True)
     groups = (pods.mapping(proxy.get("securityContext")).get("runAsGroup") for proxy in _proxies(pod))
     group = next((g for g in groups if isinstance(g, int) and not isinstance(g, bool) and g > 0), ISTIO_ID)
-    return PodMesh("Istio", MESH_ISTIO, group=group, redirects=True, ports=tuple(_ports(pod)))
+    return PodMesh("Istio", Mesh.ISTIO.value, group=group, redirects=True, ports=tuple(_ports(pod)))
 
 
 def _proxies(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

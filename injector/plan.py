@@ -16,9 +16,9 @@ from injector.mesh import PodMesh, mesh_of
 from injector.status import Injected, Status
 from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
-from traffic_policy.pod.values import MESH_NONE, STEP_ASIDE
 from traffic_policy.policy import Bound
 from traffic_policy.scope import beyond_step_aside, needs_names
+from traffic_policy.settings import Datapath, Mesh, variable
 
 SharedPolicy = Callable[[str], str | None]
 """The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""
@@ -60,7 +60,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     annotations = _texts(pod)
     policy, known, warnings = _policy(annotations, shared)
     name = shared_policy_name(annotations)
-    mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get("PODLANE_MESH"))
+    mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
     _refuse_beyond_the_mesh(policy, mesh, defaults)
     _refuse_beyond_the_default_datapath(policy, defaults)
     items = _items(bare, defaults, policy, name, mesh)
@@ -144,7 +144,7 @@ def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: Injectio
 
     (The sidecar refuses the same, where a mesh shows only there, or a shared policy could not be read here.)
     """
-    if not mesh.redirects or _datapath(policy, defaults) == STEP_ASIDE:
+    if not mesh.redirects or _datapath(policy, defaults) == Datapath.STEP_ASIDE:
         return
     names = [name for name, match in policy.policy.rules(Bound.INBOUND) if match.needs_content]
     if names:
@@ -156,12 +156,12 @@ def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: Injectio
 
 
 def _datapath(policy: PodPolicy, defaults: InjectionDefaults) -> str:
-    return policy.datapath or dict(defaults.environment).get("PODLANE_DATAPATH", "relay")
+    return policy.datapath or dict(defaults.environment).get(variable("datapath"), Datapath.RELAY)
 
 
 def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDefaults) -> None:
     """What the datapath cannot do that is the injector's default: of the Pod's own, its annotations have told."""
-    if policy.datapath is None and _datapath(policy, defaults) == STEP_ASIDE:
+    if policy.datapath is None and _datapath(policy, defaults) == Datapath.STEP_ASIDE:
         problems = [Problem(DATAPATH, str(each)) for each in beyond_step_aside(policy.policy)]
         if problems:
             raise AnnotationsError(problems)
@@ -171,7 +171,7 @@ def _items(
     pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, mesh: PodMesh
 ) -> Items:
     drain = containers.drain_seconds(pods.termination_grace(pod))
-    relays = _datapath(policy, defaults) != STEP_ASIDE
+    relays = _datapath(policy, defaults) != Datapath.STEP_ASIDE
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
     # Also for a policy without names: it may get some while the Pod runs.
     capabilities = (containers.CAPABILITY, *sockets, *(mesh.capabilities if relays else ()))
@@ -201,7 +201,7 @@ def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, polic
 def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, mesh: PodMesh) -> Iterator[str]:
     if mesh.title == "Linkerd":
         yield "Beside Linkerd Podlane has been tried with a stand-in for its proxy only; docs/mesh.md says how far."
-    elif not mesh.title and (other := pods.other_mesh(pod)) is not None and mesh.setting != MESH_NONE:
+    elif not mesh.title and (other := pods.other_mesh(pod)) is not None and mesh.setting != Mesh.NONE:
         yield f"Podlane has not been tried in a Pod with {other}, which redirects connections, too."
     for own in mesh.ports:
         if own in defaults.ports:

@@ -6,10 +6,6 @@ import http.client
 from dataclasses import dataclass
 from typing import Final
 
-ADMIN_ADDRESS: Final = "127.0.0.1"
-ADMIN_PORT: Final = 15109
-"""Where a sidecar's admin server listens unless told otherwise (:mod:`sidecar.config.settings`, too heavy to import
-here)."""
 _TIMEOUT: Final = 2.0
 """Seconds for one answer; a sidecar gives it in milliseconds."""
 _MOST: Final = 1 << 24

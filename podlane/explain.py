@@ -91,10 +91,10 @@ def explain(
     with failing_clearly():
         from datapath.explain.commands import commands_for
         from datapath.explain.policy import explain_policy
-        from datapath.kinds import Datapath
-        from datapath.mesh.types import USUAL, Mesh
+        from datapath.mesh.types import USUAL
         from datapath.netfilter.ruleset import CaptureSettings
         from traffic_policy.policy_file import load_policy
+        from traffic_policy.settings import Datapath, Mesh
 
         loaded = load_policy(policy, total=total)
         settings = CaptureSettings(

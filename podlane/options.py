@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, Final
 
 import click
 
-_WAYS: Final = ("auto", "restore", "python")
-"""The values of :class:`datapath.netfilter.backend.Way`, which is not imported for the sake of --help."""
+from traffic_policy.settings import Datapath, Mesh, Way, variable
 
-_DATAPATHS: Final = ("relay", "step-aside")
-"""The values of :class:`datapath.kinds.Datapath`, likewise."""
+HISTORY_VARIABLE: Final = "PODLANE_HISTORY"
+"""Where ``podlane tc`` writes down its changes."""
 
 
-_MESHES: Final = ("auto", "istio", "linkerd", "none")
-"""The values of :class:`datapath.mesh.types.Mesh`, likewise."""
+def choice(kind: type[StrEnum]) -> click.Choice[str]:
+    """One of the values of an enumeration."""
+    return click.Choice([each.value for each in kind])
 
 
 def datapath_option(purpose: str) -> Callable[[Any], Any]:
     """``--datapath``: how a connection's first bytes are, or would be, seen; None where nothing is said."""
-    return click.option("--datapath", type=click.Choice(_DATAPATHS), envvar="PODLANE_DATAPATH", help=purpose)
+    return click.option("--datapath", type=choice(Datapath), envvar=variable("datapath"), help=purpose)
 
 
 def exclusion_options(purpose: str) -> Callable[[Any], Any]:
@@ -61,15 +62,16 @@ def mesh_option(purpose: str, *, auto: bool = False) -> Callable[[Any], Any]:
 
     ``auto``: where that can be found out, by looking.
     """
-    return click.option("--mesh", type=click.Choice(_MESHES if auto else _MESHES[1:]), help=purpose)
+    kinds = click.Choice([each.value for each in Mesh if auto or each is not Mesh.AUTO])
+    return click.option("--mesh", type=kinds, help=purpose)
 
 
 def workers_option() -> Callable[[Any], Any]:
     """``--workers``: how many processes relay; None where nothing is said."""
     text = "Processes that relay; auto for one per CPU, at most 8.  [default: 1]"
-    return click.option("--workers", metavar="N", envvar="PODLANE_WORKERS", help=text)
+    return click.option("--workers", metavar="N", envvar=variable("workers"), help=text)
 
 
 def iptables_option(purpose: str) -> Callable[[Any], Any]:
     """``--iptables``: how rules are, or would be, installed; None where nothing is said."""
-    return click.option("--iptables", type=click.Choice(_WAYS), envvar="PODLANE_IPTABLES", help=purpose)
+    return click.option("--iptables", type=choice(Way), envvar=variable("iptables"), help=purpose)

@@ -6,8 +6,9 @@ from typing import Final
 
 import click
 
-from podlane.admin_client import ADMIN_ADDRESS, ADMIN_PORT, NoAnswerError, ask, reachable
+from podlane.admin_client import NoAnswerError, ask, reachable
 from podlane.console import stop
+from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 
 _PATIENCE: Final = 2.0
 """Seconds for one answer; the sidecar's event loop gives it in milliseconds."""
@@ -23,8 +24,10 @@ Exit codes: 0 the sidecar is ready (or alive), 1 it is not (the reason is on sta
 """
 )
 @click.option("--alive", is_flag=True, help="Ask the supervisor whether it does its work, be the proxy ready or not.")
-@click.option("--admin-address", envvar="PODLANE_ADMIN_ADDRESS", default=ADMIN_ADDRESS, metavar="ADDRESS", hidden=True)
-@click.option("--admin-port", envvar="PODLANE_ADMIN_PORT", default=ADMIN_PORT, type=int, metavar="PORT", hidden=True)
+@click.option(
+    "--admin-address", envvar=variable("admin_address"), default=ADMIN_ADDRESS, metavar="ADDRESS", hidden=True
+)
+@click.option("--admin-port", envvar=variable("admin_port"), default=ADMIN_PORT, type=int, metavar="PORT", hidden=True)
 def ready(alive: bool, admin_address: str, admin_port: int) -> None:
     """Ask the sidecar of this network namespace whether all is in force.
 

@@ -12,7 +12,18 @@ from typing import Any, NoReturn
 
 import click
 
-from podlane.options import datapath_option, exclusion_options, iptables_option, mesh_option, workers_option
+from podlane.options import choice, datapath_option, exclusion_options, iptables_option, mesh_option, workers_option
+from traffic_policy.settings import (
+    ADMIN_ADDRESS,
+    ADMIN_PORT,
+    INBOUND_PORT,
+    OUTBOUND_PORT,
+    AccessLogMode,
+    LogFormat,
+    LogLevel,
+    OnFailure,
+    variable,
+)
 
 
 class _Sidecar(click.Command):
@@ -49,7 +60,7 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 @click.option(
     "--interface",
     metavar="NAME",
-    envvar="PODLANE_INTERFACE",  # for --cleanup, which reads no other settings
+    envvar=variable("interface"),  # for --cleanup, which reads no other settings
     help="Interface to shape.  [default: the default route's]",
 )
 @click.option("--replace", is_flag=True, default=None, help="Replace a root qdisc that somebody else installed.")
@@ -60,11 +71,15 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 )
 @click.option(
     "--on-failure",
-    type=click.Choice(["open", "closed"]),
+    type=choice(OnFailure),
     help="While the proxy is gone, connections that it would relay go direct, or are refused.  [default: open]",
 )
-@click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
-@click.option("--inbound-port", metavar="PORT", type=int, help="Where those of clients arrive.  [default: 15106]")
+@click.option(
+    "--outbound-port", metavar="PORT", type=int, help=f"Where captured connections arrive.  [default: {OUTBOUND_PORT}]"
+)
+@click.option(
+    "--inbound-port", metavar="PORT", type=int, help=f"Where those of clients arrive.  [default: {INBOUND_PORT}]"
+)
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
 @exclusion_options("Leave alone")
 @click.option("--detection-timeout", metavar="TIME", help="How long to wait for a connection's first bytes.")
@@ -73,12 +88,12 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 @click.option("--max-connections", metavar="N", type=int, help="Connections relayed at once.")
 @workers_option()
 @click.option("--grace", metavar="TIME", help="How long connections may go on after SIGTERM.")
-@click.option("--admin-address", metavar="ADDRESS", help="Where the admin server listens.  [default: 127.0.0.1]")
-@click.option("--admin-port", metavar="PORT", type=int, help="Its port; 0 for none.  [default: 15109]")
-@click.option("--access-log", type=click.Choice(["off", "connections"]), help="A line of JSON per ended connection.")
+@click.option("--admin-address", metavar="ADDRESS", help=f"Where the admin server listens.  [default: {ADMIN_ADDRESS}]")
+@click.option("--admin-port", metavar="PORT", type=int, help=f"Its port; 0 for none.  [default: {ADMIN_PORT}]")
+@click.option("--access-log", type=choice(AccessLogMode), help="A line of JSON per ended connection.")
 @click.option("--access-log-file", metavar="FILE", help="Where it goes.  [default: standard output]")
-@click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
+@click.option("--log-format", type=choice(LogFormat), help="How log lines are written.")
+@click.option("--log-level", type=choice(LogLevel), help="From which severity on.")
 @click.option("--cleanup", is_flag=True, help="Remove what an earlier sidecar left here, and exit.")
 @click.option("--alone", is_flag=True, hidden=True, help="Without a supervisor: whoever starts it sees to its end.")
 @click.option("--supervisor-fd", type=int, hidden=True, help="The supervisor's socket.")

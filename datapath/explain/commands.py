@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from datapath.kinds import Datapath
 from datapath.netfilter import inbound, nfqueue_rules, quic
 from datapath.netfilter import ruleset as rules
 from datapath.netfilter.render import render, render_route
@@ -24,6 +23,7 @@ from tc_core.trees import Lanes
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.scope import beyond_packets, beyond_sidecar
+from traffic_policy.settings import Datapath
 
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
 _IP: Final = {Family.V4: "ip", Family.V6: "ip -6"}

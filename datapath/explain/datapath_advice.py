@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from datapath.kinds import Datapath
 from traffic_policy.policy import DEFAULT_CLASS, TrafficPolicy
 from traffic_policy.scope import beyond_step_aside, needs_names
+from traffic_policy.settings import Datapath
 
 _STEP_ASIDE: Final = (
     "Recommended datapath: step-aside (--datapath step-aside). Nothing here needs a relay, so it is enough to look at "

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from datapath.explain.datapath_advice import recommend
-from datapath.kinds import Datapath
 from datapath.mesh.notes import mesh_notes
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.routing.table import RoutingTable
@@ -31,6 +30,7 @@ from traffic_policy.policy import (
     TransportProtocol,
 )
 from traffic_policy.scope import beyond_packets, beyond_sidecar, needs_names
+from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
 BY_KERNEL: Final = "kernel alone"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datapath.kinds import Datapath
 from datapath.mesh.types import MeshProxy
 from traffic_policy.policy import Bound, TrafficPolicy
+from traffic_policy.settings import Datapath
 
 
 def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapath) -> str | None:

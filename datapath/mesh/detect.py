@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from traffic_policy.marks import Mark
+from traffic_policy.settings import Mesh
 
 REDIRECT, TPROXY = "REDIRECT", "TPROXY"
 """How clients' connections come to the mesh's proxy."""

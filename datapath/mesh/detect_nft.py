@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from datapath.mesh.detect import REDIRECT, TPROXY, Found
-from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, Mesh
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT
 from tc_core.netlink.codec import read_attributes
 from traffic_policy.marks import Mark
+from traffic_policy.settings import Mesh
 
 _SIDECAR: Final = "istio-proxy-"
 _AMBIENT: Final = "istio-ambient-"

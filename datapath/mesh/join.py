@@ -7,17 +7,17 @@ from contextlib import suppress
 
 from daemon.log import Logger
 from datapath.errors import RulesetError
-from datapath.kinds import Datapath
 from datapath.mesh.detect import Found, recognise
 from datapath.mesh.detect_nft import recognise_native
 from datapath.mesh.nftables import inet_rules
 from datapath.mesh.owner import check_may_be
-from datapath.mesh.types import USUAL, Mesh, MeshProxy
+from datapath.mesh.types import USUAL, MeshProxy
 from datapath.netfilter.restore import INSTALL_REMEDY, installed_programs
 from datapath.netfilter.rules import Family
 from sidecar.config.loader import load_wanted
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.errors import ConfigError, PodlaneError
+from traffic_policy.settings import Datapath, Mesh
 
 log = Logger()
 

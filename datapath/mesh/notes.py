@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datapath.kinds import Datapath
 from datapath.mesh.check import beyond_mesh
 from datapath.mesh.types import HBONE_PORT, MeshProxy
 from traffic_policy.policy import Quic, TrafficPolicy
+from traffic_policy.settings import Datapath
 
 
 def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> Iterator[str]:

@@ -11,21 +11,11 @@ sign, so our sockets wear it, too; the two are told apart by our OWN mark (:mod:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from traffic_policy.marks import Mark
 from traffic_policy.ports import PortRange
-
-
-class Mesh(StrEnum):
-    """What the setting says of the Pod's mesh."""
-
-    AUTO = "auto"
-    """Whichever the rules in the network namespace tell of."""
-    ISTIO = "istio"
-    LINKERD = "linkerd"
-    NONE = "none"
+from traffic_policy.settings import Mesh
 
 
 @dataclass(frozen=True, slots=True)

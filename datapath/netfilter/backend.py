@@ -17,11 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
-from datapath.kinds import Datapath
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.parse import Installed
 from datapath.netfilter.rules import Family, FamilyRules
-from datapath.on_failure import OnFailure
+from traffic_policy.settings import Datapath, OnFailure
 
 NET_ADMIN_REMEDY: Final = "Changing mangle rules takes CAP_NET_ADMIN: run as root, or add the capability."
 LOAD_TABLES_REMEDY: Final = (
@@ -38,14 +37,6 @@ LOCK_WAIT: Final = 10
 """Seconds to wait for /run/xtables.lock when somebody else is changing legacy rules; nft needs none."""
 _CAP_NET_ADMIN: Final = 12
 """Its bit in a capability set (linux/capability.h)."""
-
-
-class Way(StrEnum):
-    """How mangle rules are to be installed; ``auto``: by the programs where they are, else by the library."""
-
-    AUTO = "auto"
-    RESTORE = "restore"
-    PYTHON = "python"
 
 
 class BackendKind(StrEnum):

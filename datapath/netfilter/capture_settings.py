@@ -5,17 +5,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from datapath.kinds import Datapath
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.rules import Address, Family
 from datapath.routing.table import SILENT_PORTS
+from sidecar.config.settings import SidecarSettings
 from traffic_policy.policy import Match, Network, PortRange
+from traffic_policy.settings import INBOUND_PORT, OUTBOUND_PORT, Datapath
 
-if TYPE_CHECKING:
-    from sidecar.config.settings import SidecarSettings  # which itself names ways to install rules
-
+ROUTE_TABLE: Final = 15101
+"""Ours alone: a routing table, and the preference of the rule that leads there (the next one is ours, too)."""
 LISTENER_ADDRESS: Final[dict[Family, Address]] = {
     Family.V4: ipaddress.IPv4Address("127.0.0.1"),
     Family.V6: ipaddress.IPv6Address("::1"),
@@ -38,15 +38,15 @@ class CaptureSettings:
     """
 
     datapath: Datapath = Datapath.RELAY
-    outbound_port: int = 15101
-    inbound_port: int = 15106
+    outbound_port: int = OUTBOUND_PORT
+    inbound_port: int = INBOUND_PORT
     silent_ports: tuple[int, ...] = SILENT_PORTS
     exclude_outbound_ports: tuple[PortRange, ...] = ()
     exclude_outbound_cidrs: tuple[Network, ...] = ()
     exclude_inbound_ports: tuple[PortRange, ...] = ()
     exclude_inbound_cidrs: tuple[Network, ...] = ()
-    route_table: int = 15101
-    rule_preference: int = 15101
+    route_table: int = ROUTE_TABLE
+    rule_preference: int = ROUTE_TABLE
     interface: str | None = None
     connmark: bool = False
     quic: bool = True

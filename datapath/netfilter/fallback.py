@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from datapath.kinds import Datapath
 from datapath.netfilter.inbound import IN_CAPTURE
 from datapath.netfilter.nfqueue_rules import SHOW
 from datapath.netfilter.quic import AGAIN, IN_QUIC, QUIC
@@ -40,9 +39,9 @@ from datapath.netfilter.rules import (
     Tproxy,
 )
 from datapath.netfilter.ruleset import CAPTURE
-from datapath.on_failure import OnFailure
 from traffic_policy.marks import DIVERT
 from traffic_policy.policy import TransportProtocol
+from traffic_policy.settings import Datapath, OnFailure
 
 REFUSE: Final = f"{CHAIN_PREFIX}REFUSE"
 _LEAD_TO_THE_PROXY: Final = (CAPTURE, IN_CAPTURE, QUIC, IN_QUIC, AGAIN, SHOW)

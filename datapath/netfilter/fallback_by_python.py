@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from datapath.kinds import Datapath
 from datapath.netfilter.fallback import without_proxy
 from datapath.netfilter.parse import Installed, parse_rule
 from datapath.netfilter.python_iptables import PythonBackend
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Hook, Rule
-from datapath.on_failure import OnFailure
+from traffic_policy.settings import Datapath, OnFailure
 
 
 def changed(installed: Installed, family: Family, way: OnFailure) -> FamilyRules | None:

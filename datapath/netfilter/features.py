@@ -13,7 +13,7 @@ from typing import Final
 
 from datapath.errors import RulesetError
 from datapath.netfilter import routes
-from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.netfilter.parse import Installed
 from datapath.netfilter.restore import installed_programs
@@ -40,6 +40,7 @@ from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import DIVERT, UNDECIDED
 from traffic_policy.policy import PortRange, TransportProtocol
+from traffic_policy.settings import OUTBOUND_PORT, Way
 
 _UNTRIED: Final = "looks right, but was not tried: making a scratch namespace takes CAP_SYS_ADMIN"
 
@@ -87,7 +88,7 @@ _PARTS: Final = (
     ),
     _Part(
         "TPROXY target",
-        Rule(Tproxy(ipaddress.IPv4Address("127.0.0.1"), 15101, DIVERT), protocol=_TCP),
+        Rule(Tproxy(ipaddress.IPv4Address("127.0.0.1"), OUTBOUND_PORT, DIVERT), protocol=_TCP),
         "xt_TPROXY",
     ),
 )
@@ -155,7 +156,7 @@ def _check_ip6tables(backend: Backend) -> Check:
         return Check("IPv6", False, f"{reason}; IPv6 is left alone", "Nothing, unless this Pod should have IPv6.")
     if Family.V6 not in backend.families:
         return Check("IPv6", False, "there is no ip6tables; IPv6 is left alone", "Install ip6tables.")
-    rules = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), 15101, DIVERT), protocol=_TCP))
+    rules = _try_out(Family.V6, Rule(Tproxy(ipaddress.IPv6Address("::1"), OUTBOUND_PORT, DIVERT), protocol=_TCP))
     remedy = "Load the modules on the node: modprobe -a ip6table_mangle nf_tproxy_ipv6."
     return _try("IPv6", lambda: backend.apply(rules, Installed()), lambda: backend.rehearse(rules), remedy)
 

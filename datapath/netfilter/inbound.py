@@ -34,7 +34,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from datapath.kinds import Datapath
 from datapath.netfilter import quic
 from datapath.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from datapath.netfilter.match_compiler import (
@@ -67,6 +66,7 @@ from datapath.netfilter.rules import (
 from datapath.stepaside.marks import UNDECIDED_ASIDE
 from traffic_policy.marks import DIVERT, UNDECIDED, ClassIds, Mark
 from traffic_policy.policy import Bound, Quic, TrafficPolicy, TransportProtocol
+from traffic_policy.settings import Datapath
 
 IN: Final = f"{CHAIN_PREFIX}IN"
 IN_SYN: Final = f"{CHAIN_PREFIX}IN-SYN"

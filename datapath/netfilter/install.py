@@ -17,9 +17,8 @@ from typing import Final
 
 from daemon.log import Logger
 from datapath.errors import RulesetError
-from datapath.kinds import Datapath
 from datapath.netfilter import routes
-from datapath.netfilter.backend import Backend, Way
+from datapath.netfilter.backend import Backend
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
@@ -28,9 +27,9 @@ from datapath.netfilter.render import difference
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Rule
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset
 from datapath.netfilter.select import detect_backend
-from datapath.on_failure import OnFailure
 from traffic_policy.errors import PodlaneError
 from traffic_policy.policy import TransportProtocol
+from traffic_policy.settings import Datapath, OnFailure, Way
 
 __all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]
 

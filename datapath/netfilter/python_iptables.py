@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.kinds import Datapath
 from datapath.netfilter import xtables_compat
 from datapath.netfilter.backend import (
     LOAD_EXTENSIONS_REMEDY,
@@ -52,9 +51,9 @@ from datapath.netfilter.python_rules import check, entry_of
 from datapath.netfilter.render import render_rule
 from datapath.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules, Rule
 from datapath.netfilter.xt_decode import decode
-from datapath.on_failure import OnFailure
 from tc_core.errors import MissingFeatureError
 from traffic_policy.errors import PodlaneError
+from traffic_policy.settings import Datapath, OnFailure
 
 INSTALL_REMEDY: Final = "Install it: pip install 'podlane[python-iptables]'."
 LIBRARY_REMEDY: Final = (

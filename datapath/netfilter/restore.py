@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.kinds import Datapath
 from datapath.netfilter.backend import (
     LOAD_EXTENSIONS_REMEDY,
     LOAD_TABLES_REMEDY,
@@ -31,8 +30,8 @@ from datapath.netfilter.fallback import Command, failing_text, without_refusal
 from datapath.netfilter.parse import Installed, parse
 from datapath.netfilter.render import render, transaction
 from datapath.netfilter.rules import Family, FamilyRules
-from datapath.on_failure import OnFailure
 from traffic_policy.errors import PodlaneError
+from traffic_policy.settings import Datapath, OnFailure
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where the programs are even when PATH, as for ordinary users on Debian, does not say so."""

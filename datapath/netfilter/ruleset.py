@@ -50,7 +50,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from datapath.kinds import Datapath
 from datapath.netfilter import quic
 from datapath.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from datapath.netfilter.inbound import REPLIES, inbound_rules, reply_exclusions, reply_rule, reply_walk
@@ -84,6 +83,7 @@ from datapath.netfilter.rules import (
 )
 from traffic_policy.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, UNDECIDED, ClassIds, Mark, class_mark
 from traffic_policy.policy import Bound, Quic, TrafficPolicy, TransportProtocol
+from traffic_policy.settings import Datapath
 
 __all__ = ["EMPTY_RULESET", "CaptureSettings", "Ruleset", "build_ruleset"]
 

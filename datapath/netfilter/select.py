@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, Way, has_net_admin, legacy_tables
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, has_net_admin, legacy_tables
 from datapath.netfilter.restore import INSTALL_REMEDY, RestoreBackend, installed_programs
 from datapath.netfilter.rules import Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -16,6 +16,7 @@ from tc_core.probe.scratch import in_scratch_namespace
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, PortRange, TrafficClass, TrafficPolicy
+from traffic_policy.settings import Way
 from traffic_policy.units import Rate
 
 _T = TypeVar("_T")

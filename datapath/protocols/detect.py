@@ -1,5 +1,7 @@
 """From the first bytes of a connection to what it is: TLS, HTTP/1, HTTP/2 or none of them, and the names it gives.
 
+Clients without keep-alive repeat their requests, so :func:`detect_repeated` remembers what short first bytes said.
+
 How it works: nearly always the client's first segment holds a whole ClientHello or HTTP/1 head and nothing of it is
 missing. :func:`detect_at_once` reads that in one go, without keeping anything. Everything else goes the long way:
 :class:`datapath.protocols.sniff.Opening` finds out which protocol begins, then that protocol's reader takes over until
@@ -13,8 +15,11 @@ the bytes, even when they drip in one at a time.
 
 from __future__ import annotations
 
+import os
+from hashlib import blake2b
 from typing import ClassVar, Final, NamedTuple
 
+from datapath.bounded_map import BoundedMap
 from datapath.protocols.client_hello import ClientHello, ClientHelloReader, whole_client_hello
 from datapath.protocols.http1 import Http1Reader, Http1Request, read_head
 from datapath.protocols.http2 import Http2Reader, Http2Request, whole_request
@@ -22,7 +27,7 @@ from datapath.protocols.proxy_header import FIRST_BYTES, bytes_to_come, header_s
 from datapath.protocols.result import NeedMore, Protocol, Reason, Rejected
 from datapath.protocols.sniff import CAN_BEGIN_A_LINE, HTTP2_PREFACE, TLS_BEGINNING, Opening
 
-__all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once"]
+__all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once", "detect_repeated"]
 
 MAX_BYTES: Final = (64 << 10) + 1024
 """Bytes looked at, at most: a ClientHello of 64 KiB, and 1 KiB for its handshake header and the headers of up to 204
@@ -46,6 +51,17 @@ class Detection(NamedTuple):
     """What the ClientHello offers, in its order, decoded as latin-1."""
     ech: bool = False
     """The ClientHello has an encrypted_client_hello extension, so ``sni`` may be only the outer name."""
+
+
+_ALIKE: Final = 512
+"""Bytes at most that are looked up instead of read again."""
+_REMEMBERED: Final = 1024
+"""Beginnings."""
+
+# A head may have a password or a cookie, which is not to stay here for longer than its connection. So it is known by a
+# digest (RFC 7693) that nobody can try guesses at without the key, nor find two heads for.
+_blank: Final = blake2b(digest_size=16, key=os.urandom(blake2b.MAX_KEY_SIZE))
+_remembered: Final = BoundedMap[bytes, Detection](_REMEMBERED)
 
 
 _NOT_THIS: Final = Detection(Protocol.OPAQUE, Reason.NOT_THIS)
@@ -76,6 +92,22 @@ def detect_at_once(data: bytes) -> Detection | None:
     if isinstance(request, Rejected):
         return Detection(_HTTP1, request.reason)
     return Detection(_HTTP1, _FOUND, None, request.host)
+
+
+def detect_repeated(data: bytes) -> Detection | None:
+    """As :func:`detect_at_once`, from memory where that may help. Several threads may call it."""
+    # Hellos differ each time.
+    if len(data) > _ALIKE or data[:1] == TLS_BEGINNING[:1]:
+        return detect_at_once(data)
+    keyed = _blank.copy()
+    keyed.update(data)
+    digest = keyed.digest()
+    detection = _remembered.get(digest)
+    if detection is None:
+        detection = detect_at_once(data)
+        if detection is not None:
+            _remembered[digest] = detection
+    return detection
 
 
 class Detector:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from datapath.bounded_map import BoundedMap
 from datapath.download_limits import ReceiveLimits
 from datapath.protocols.detect import Detection
 from datapath.routing.flow import Address, Content, Destination, parse_address
@@ -18,7 +19,7 @@ from traffic_policy.marks import OWN, ClassIds, class_mark
 from traffic_policy.policy import DEFAULT_CLASS, Requests
 
 _REMEMBERED: Final = 4096
-"""Answers of each kind. When there are more (somebody makes up names), all are forgotten and found anew."""
+"""Answers of each kind: somebody may make up names without end."""
 
 _Where = tuple[Destination, Address | None]
 _What = tuple[Destination, Address | None, str | None, str | None, tuple[str, ...]]
@@ -36,17 +37,15 @@ class Routing:
         self.limits = limits
         self._marks = {name: (OWN | class_mark(class_id)).value for name, class_id in ids.items()}
         self._reads_source = table.reads_source
-        self._undecided: dict[_Where, bool] = {}
-        self._classes: dict[_What, str] = {}
-        self._may_differ: dict[_Where, bool] = {}
+        self._undecided = BoundedMap[_Where, bool](_REMEMBERED)
+        self._classes = BoundedMap[_What, str](_REMEMBERED)
+        self._may_differ = BoundedMap[_Where, bool](_REMEMBERED)
 
     def undecided(self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]) -> bool:
         """Whether the first bytes could still decide."""
         where = (destination, parse_address(client[0]) if self._reads_source else None)
         known = self._undecided.get(where)
         if known is None:
-            if len(self._undecided) >= _REMEMBERED:
-                self._undecided.clear()
             known = self._undecided[where] = self.table.undecided(destination, source=where[1])
         return known
 
@@ -61,8 +60,6 @@ class Routing:
         what = (destination, source, detection.sni, detection.host, detection.alpn)
         known = self._classes.get(what)
         if known is None:
-            if len(self._classes) >= _REMEMBERED:
-                self._classes.clear()
             content = Content(detection.sni, detection.host, detection.alpn)
             known = self._classes[what] = self.table.route(destination, content, source=source).class_name
         return known
@@ -76,8 +73,6 @@ class Routing:
         where = (destination, parse_address(client[0]) if self._reads_source else None)
         known = self._may_differ.get(where)
         if known is None:
-            if len(self._may_differ) >= _REMEMBERED:
-                self._may_differ.clear()
             known = self._may_differ[where] = self.table.requests_may_differ(destination, source=where[1])
         return known
 

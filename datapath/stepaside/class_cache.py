@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, NamedTuple, Protocol
 
+from datapath.bounded_map import BoundedMap
 from datapath.protocols.detect import Detection
 from datapath.routing.cached import Routing
 from datapath.routing.flow import Destination
@@ -52,7 +53,7 @@ class Choices:
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
-        self._known: dict[tuple[bytes, Known], Choice] = {}
+        self._known = BoundedMap[tuple[bytes, Known], Choice](_CHOICES)
 
     def of(self, flow: bytes, known: Known) -> Choice:
         """The class of a connection."""
@@ -60,8 +61,6 @@ class Choices:
         key = (flow[:-4] + flow[-2:], known)
         choice = self._known.get(key)
         if choice is None:
-            if len(self._known) >= _CHOICES:
-                self._known.clear()
             source, destination = ends(flow, known)
             class_name = self.routing.class_of(destination, source, known.detection)
             choice = self._known[key] = Choice(class_name, self.routing.mark_of(class_name))

@@ -22,12 +22,11 @@ One thread calls ``judge``; :attr:`~Classifier.routing` and :meth:`~Classifier.c
 from __future__ import annotations
 
 from collections.abc import Container
-from itertools import islice
 from typing import Final, NamedTuple
 
-from datapath.protocols.detect import Detection, Reason
+from datapath.bounded_map import BoundedMap
+from datapath.protocols.detect import Detection, Reason, detect_repeated
 from datapath.protocols.detect import Protocol as WireProtocol
-from datapath.protocols.detection_cache import detect_repeated
 from datapath.protocols.packets import TCP, UDP, read_ip
 from datapath.protocols.streams import FirstBytes
 from datapath.routing.cached import Routing
@@ -43,9 +42,7 @@ MAX_OPENINGS: Final = 4096
 MAX_HELD: Final = 16 << 20
 """Bytes held for them in all."""
 MAX_DECIDED: Final = 16384
-"""Connections whose content is remembered; up to 280 bytes each (measured)."""
-_FORGOTTEN_PART: Final = 64
-"""A table that is full forgets this part of what it holds, the oldest."""
+"""Connections whose content is remembered; up to 330 bytes each (measured)."""
 
 _FIN, _SYN = 0x01, 0x02
 _TCP_HEADER: Final = 20
@@ -81,10 +78,9 @@ class Classifier:
         self._choices = Choices(routing)
         self._witness = witness
         self._timeout = detection_timeout
-        self._max_decided = max_decided
         longest = detection_timeout + PATIENCE_S
         self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
-        self._decided: dict[bytes, Known] = {}
+        self._decided = BoundedMap[bytes, Known](max_decided)
         self.quic = QuicFlows(witness, detection_timeout=detection_timeout)
 
     @property
@@ -224,15 +220,11 @@ class Classifier:
         self._decide(flow, Known(detection, opening.bound), now - opening.since, 0)
 
     def _forget(self, flow: bytes) -> None:
-        self._decided.pop(flow, None)
+        self._decided.pop(flow)
         self._openings.pop(flow)
 
     def _decide(self, flow: bytes, known: Known, seconds: float, mark: int) -> int:
         choice = self._choices.of(flow, known)
-        if len(self._decided) >= self._max_decided:
-            # Some at once: to find the first of a dict passes over those before it that are gone.
-            for old in list(islice(self._decided, self._max_decided // _FORGOTTEN_PART + 1)):
-                del self._decided[old]
         self._decided[flow] = known
         self._witness.detected(known.detection, seconds)
         self._witness.stepped_aside(flow, known, choice.class_name)

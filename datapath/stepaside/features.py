@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from datapath.errors import RulesetError
-from datapath.kinds import Datapath
-from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
 from datapath.netfilter.features import Check
 from datapath.netfilter.parse import Installed
 from datapath.netfilter.rules import Family, FamilyRules
@@ -19,6 +18,7 @@ from tc_core.probe.scratch import in_scratch_namespace
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, TrafficClass, TrafficPolicy
+from traffic_policy.settings import Datapath, Way
 from traffic_policy.units import Rate
 
 _NAME: Final = "step-aside"

@@ -21,9 +21,9 @@ Nothing is held back, and nothing raises, whatever a datagram holds.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from datapath.bounded_map import BoundedMap
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.quic_initial import QuicInitialReader, detection_of
 from datapath.protocols.quic_packets import PacketName, begins_with, is_short
@@ -76,10 +76,9 @@ class QuicFlows:
         """``detection_timeout`` in seconds, from a connection's first datagram."""
         self._witness = witness
         self._timeout = detection_timeout
-        self._max_decided = max_decided
         longest = detection_timeout + PATIENCE_S
         self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
-        self._decided: OrderedDict[bytes, _Decided] = OrderedDict()  # the last are those that were needed last
+        self._decided = BoundedMap[bytes, _Decided](max_decided)  # renewed when a flow is needed
         self.moved: list[tuple[bytes, int]] = []
         """Flows and marks for the caller to write down and clear: the kernel does not save these by itself."""
 
@@ -157,7 +156,7 @@ class QuicFlows:
         return _undecided(mark)
 
     def _as_before(self, flow: bytes, decided: _Decided, mark: int, choices: Choices) -> int:
-        self._decided.move_to_end(flow)
+        self._decided.renew(flow)
         return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
 
     def _make_room(self, flow: bytes, now: float, choices: Choices) -> None:
@@ -179,10 +178,7 @@ class QuicFlows:
         known = Known(detection, opening.bound, TransportProtocol.UDP)
         choice = choices.of(flow, known)
         before = self._decided.get(flow)
-        if before is None and len(self._decided) >= self._max_decided:
-            self._decided.popitem(last=False)
         self._decided[flow] = _Decided(known, opening.begun)
-        self._decided.move_to_end(flow)
         if before is None or before.known != known:  # else it is the same hello again, behind a Retry
             self._witness.detected(detection, now - opening.since)
             self._witness.stepped_aside(flow, known, choice.class_name)

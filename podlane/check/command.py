@@ -37,7 +37,7 @@ def check(iptables: str | None, as_json: bool) -> None:
     Features are found out by trying them in a scratch network namespace; nothing stays behind.
     """
     with failing_clearly():
-        from datapath.netfilter.backend import Way
+        from traffic_policy.settings import Way
 
         found = list(findings(Way(iptables or Way.AUTO)))
     if as_json:

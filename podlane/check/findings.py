@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from datapath.netfilter.backend import Way
     from tc_core.probe.capability import Features
+    from traffic_policy.settings import Way
 
 
 class Status(StrEnum):

@@ -77,13 +77,14 @@ def classify(
     by the proxy's own detection and routing, so the verdict is the one that live traffic would get.
     """
     with failing_clearly():
-        from datapath.mesh.types import USUAL, Mesh
+        from datapath.mesh.types import USUAL
         from podlane.classify.files import CaptureFile
         from podlane.classify.flow import Flow
         from podlane.classify.flows import FlowTable
         from podlane.classify.totals import Totals
         from podlane.classify.verdicts import Judge
         from sidecar.config.loader import load_sidecar_policy
+        from traffic_policy.settings import Mesh
 
         policy = load_sidecar_policy(policy_file)
         proxy = USUAL.get(Mesh(mesh or Mesh.NONE))

@@ -16,8 +16,7 @@ from datapath.mesh.types import MeshProxy
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.packets import UDP
 from datapath.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
-from datapath.routing.matchers import Matcher
-from datapath.routing.table import SILENT_PORTS, Route, RoutingTable
+from datapath.routing.table import SILENT_PORTS, Matcher, Route, RoutingTable
 from podlane.classify.flow import Flow
 from traffic_policy.describe import traffic_words
 from traffic_policy.policy import Match, PortRange, TrafficPolicy, TransportProtocol

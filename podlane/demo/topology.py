@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from daemon.documents.classes import Class, Classes
 from daemon.documents.codec import DocumentError, from_json
-from podlane.admin_client import ADMIN_PORT, NoAnswerError, ask
+from podlane.admin_client import NoAnswerError, ask
 from podlane.demo.clients import Downloader, Running, Transfer, Uploader
 from podlane.demo.conversation import Conversation, Request
 from podlane.demo.kernel import INTERFACE
@@ -40,6 +40,7 @@ from tc_core.kernel import Kernel
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
+from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT
 
 _DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
 """Where the classes of what goes that way are."""
@@ -175,7 +176,7 @@ class Stage:
     def _classes(self) -> tuple[Class, ...]:
         with self.hosts.pod.namespace.entered():
             try:
-                answer = ask("127.0.0.1", ADMIN_PORT, "/classes", _CHANGE_PATIENCE)
+                answer = ask(ADMIN_ADDRESS, ADMIN_PORT, "/classes", _CHANGE_PATIENCE)
                 return from_json(Classes, json.loads(answer.body)).classes
             except (NoAnswerError, ValueError, DocumentError) as error:
                 raise DemoError(f"The sidecar's admin server does not answer: {error}.") from None

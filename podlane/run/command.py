@@ -16,6 +16,7 @@ import click
 from podlane.console import NOT_EXECUTABLE, NOT_FOUND, RUN_FAILED, failing_clearly, stop
 from podlane.options import datapath_option, iptables_option, workers_option
 from traffic_policy.errors import UnitError
+from traffic_policy.settings import variable
 from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def run(
             options.append(f"--iptables={iptables}")
         if workers is not None:
             options.append(f"--workers={workers}")
-        if "PODLANE_MAX_CONNECTIONS" not in os.environ:
+        if variable("max_connections") not in os.environ:
             options.append(f"--max-connections={_connections_that_fit()}")
         sys.exit(supervise(RunPlan(command, name, options, identity, ipv6, summary), dict(os.environ)))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from podlane.console import MISUSED, OK, failing_clearly, say
+from podlane.options import HISTORY_VARIABLE
 from podlane.tc.history_commands import history
 from podlane.tc.policies import PolicySource
 from podlane.tc.report import DIFFERENT, carry_out, print_json, print_plan, report
@@ -66,9 +67,9 @@ Exit codes: 0 done, 1 failed, 2 the command line or the policy cannot be used; `
     "--history",
     "history_file",
     metavar="FILE",
-    envvar="PODLANE_HISTORY",
+    envvar=HISTORY_VARIABLE,
     type=click.Path(readable=False, path_type=Path),
-    help="Where changes are written down.  [env PODLANE_HISTORY; default: /var/lib/podlane/history.db for root]",
+    help=f"Where changes are written down.  [env {HISTORY_VARIABLE}; default: /var/lib/podlane/history.db for root]",
 )
 @click.option("--no-history", is_flag=True, help="Write nothing down, and look nothing up.")
 @click.pass_context

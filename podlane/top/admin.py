@@ -13,9 +13,10 @@ from daemon.documents.classes import Class, Classes
 from daemon.documents.codec import DocumentError, from_json
 from daemon.documents.connections import Connections
 from datapath.connection_list import Order
-from podlane.admin_client import ADMIN_ADDRESS, ADMIN_PORT, NoAnswerError, ask, reachable
+from podlane.admin_client import NoAnswerError, ask, reachable
 from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
 from tc_core.stats import ClassStats
+from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 from traffic_policy.units import Rate
 
 _T = TypeVar("_T")
@@ -39,8 +40,8 @@ class AdminSource:
         What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
         """
         host, port = (
-            environment.get("PODLANE_ADMIN_ADDRESS") or ADMIN_ADDRESS,
-            environment.get("PODLANE_ADMIN_PORT") or "",
+            environment.get(variable("admin_address")) or ADMIN_ADDRESS,
+            environment.get(variable("admin_port")) or "",
         )
         written = text or ""
         if written.startswith("[") and "]" in written:

@@ -15,7 +15,9 @@ import click
 
 from podlane.console import console, end_by_exception, failing_clearly
 from podlane.errors import LabError, NotPermittedError
+from podlane.options import HISTORY_VARIABLE
 from traffic_policy.errors import UnitError
+from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT
 from traffic_policy.units import Duration
 
 if TYPE_CHECKING:
@@ -58,7 +60,11 @@ Keys: q quit, s and < > sort, r reverse, p pause, c connections, ? help.
 Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard error), 2 the command line cannot be used.
 """
 )
-@click.option("--admin", metavar="HOST:PORT", help="Where the sidecar's admin server is.  [default: 127.0.0.1:15109]")
+@click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    help=f"Where the sidecar's admin server is.  [default: {ADMIN_ADDRESS}:{ADMIN_PORT}]",
+)
 @click.option("-i", "--interface", metavar="NAME", help="An interface instead of a sidecar: the kernel's own counters.")
 @click.option("--netns", metavar="NAME", help="Look from inside this network namespace (of `ip netns`, or a path).")
 @click.option("--connections", is_flag=True, help="Live connections instead of classes; of a sidecar only.")
@@ -163,7 +169,7 @@ def _interface(name: str, netns: str | None) -> Source:
     from podlane.tc.records import knowledge
     from podlane.top.interface import InterfaceSource
 
-    history = os.environ.get("PODLANE_HISTORY")
+    history = os.environ.get(HISTORY_VARIABLE)
     book = Book(Path(history) if history else None)
     return InterfaceSource(kernel_access.open_kernel(), name, knowledge(book.standing(name), name), netns or "")
 

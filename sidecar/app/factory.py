@@ -7,12 +7,13 @@ from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.routing.cached import Routing
 from datapath.shared_counters import LedgerRow
 from datapath.stepaside.server import StepAside
-from sidecar.config.settings import AccessLogMode, SidecarSettings
+from sidecar.config.settings import SidecarSettings
 from sidecar.observability.access_log import AccessLogSettings
 from sidecar.observability.counters import Tallies
 from sidecar.observability.metrics import Metrics
 from sidecar.proxy.server import ProxyServer, ServerSettings
 from sidecar.transport.kernel_sockets import TransparentEdge
+from traffic_policy.settings import AccessLogMode
 
 
 def access_log_of(settings: SidecarSettings) -> AccessLogSettings | None:

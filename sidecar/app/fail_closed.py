@@ -17,12 +17,12 @@ from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import capture_settings
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.netfilter.ruleset import build_ruleset
-from datapath.on_failure import OnFailure
 from sidecar.config.loader import Wanted, on_failure_asked
 from sidecar.config.settings import SidecarSettings
 from sidecar.supervisor.commands import Action, run_all
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
+from traffic_policy.settings import OnFailure
 
 NOT_REFUSED: Final = "connections that names decide could not be refused, as on-failure closed wants it"
 

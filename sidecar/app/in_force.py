@@ -17,14 +17,12 @@ from daemon.log import Logger
 from datapath.cleanup import forget_aside_marks
 from datapath.errors import ConntrackError
 from datapath.exclusions import left_alone
-from datapath.kinds import Datapath
 from datapath.mesh.check import beyond_mesh
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import CaptureSettings, capture_settings
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.ports import PortReservation, release
 from datapath.netfilter.ruleset import Ruleset, build_ruleset
-from datapath.on_failure import OnFailure
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.sock_diag import Listeners
@@ -39,6 +37,7 @@ from tc_core.compile.ingress_classifier import TELLERS, Teller
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Bound, TrafficPolicy, TransportProtocol
+from traffic_policy.settings import Datapath, OnFailure
 
 MakePool = Callable[..., WorkerPool]
 """A :class:`WorkerPool` of which the first arguments are given."""

@@ -12,7 +12,6 @@ import trio
 from daemon.log import Logger
 from daemon.log import configure as configure_log
 from datapath.instance_lock import only_instance
-from datapath.kinds import Datapath
 from datapath.mesh.join import join
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.install import Installer, detect_backend
@@ -35,6 +34,7 @@ from sidecar.workers.worker import work
 from tc_core.probe import features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
+from traffic_policy.settings import Datapath
 
 log = Logger()
 

@@ -23,13 +23,11 @@ import trio
 
 from daemon.log import Logger
 from datapath.cleanup import forget_aside_marks
-from datapath.kinds import Datapath
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.install import Installer
 from datapath.netfilter.ports import PortReservation, release, reserve
 from datapath.netfilter.ruleset import Ruleset
-from datapath.on_failure import OnFailure
 from datapath.quic_classifier import QuicReader, forget_quic_marks
 from datapath.shaping import Shaping
 from datapath.sock_diag import Listeners
@@ -48,6 +46,7 @@ from sidecar.supervisor.client import Guard, RestartMetrics, ids_of
 from sidecar.workers.pool import WorkerPool
 from tc_core.compile.ingress_classifier import Teller
 from traffic_policy.errors import PodlaneError
+from traffic_policy.settings import Datapath, OnFailure
 from traffic_policy.units import Duration
 
 _T = TypeVar("_T")

@@ -15,14 +15,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from datapath.kinds import Datapath
-from datapath.mesh.types import Mesh
-from datapath.on_failure import OnFailure
-from sidecar.config.settings import LogLevel, SidecarSettings
+from sidecar.config.settings import SidecarSettings
 from traffic_policy.errors import ConfigError, PolicyError, Problem
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.policy_file import load_policy
 from traffic_policy.scope import beyond_sidecar, beyond_step_aside
+from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 from traffic_policy.units import Rate
 
 _EXCLUSIONS: Final = (

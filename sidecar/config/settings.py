@@ -3,55 +3,34 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
-from datapath.kinds import Datapath
-from datapath.mesh.types import Mesh
-from datapath.netfilter.backend import Way
-from datapath.on_failure import OnFailure
 from datapath.routing.table import SILENT_PORTS
 from traffic_policy.errors import ConfigError
 from traffic_policy.fields import Network, parse_networks
 from traffic_policy.ports import PortRange
+from traffic_policy.settings import (
+    ADMIN_ADDRESS,
+    ADMIN_PORT,
+    INBOUND_PORT,
+    OUTBOUND_PORT,
+    AccessLogMode,
+    Datapath,
+    LogFormat,
+    LogLevel,
+    Mesh,
+    OnFailure,
+    Way,
+    variable,
+)
 from traffic_policy.units import Duration, Rate
-
-OUTBOUND_PORT = 15101
-"""Where captured connections arrive; clear of the ports of Istio, Linkerd and Consul (15000-15090, 4140-4191)."""
-INBOUND_PORT = 15106
-"""Where those arrive that others opened."""
-ADMIN_PORT = 15109
-
 
 MOST_WORKERS: Final = 64
 """Far more than one network interface can use."""
-
-
-class LogFormat(StrEnum):
-    """How log lines are written."""
-
-    CONSOLE = "console"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """From which severity on log lines are written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class AccessLogMode(StrEnum):
-    """What the access log has."""
-
-    OFF = "off"
-    CONNECTIONS = "connections"
 
 
 def _port_list(value: object) -> tuple[int, ...]:
@@ -105,7 +84,7 @@ WorkersSetting = Annotated[int | Literal["auto"], PlainValidator(_worker_count)]
 
 
 class SidecarSettings(BaseModel):
-    """Everything that can be set; the field's name in capitals behind ``PODLANE_`` is its environment variable."""
+    """Everything that can be set, also by the environment variables of :func:`traffic_policy.settings.variable`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -171,7 +150,7 @@ class SidecarSettings(BaseModel):
         Duration.from_seconds(25),
         description="how long running connections may go on after SIGTERM (Kubernetes kills after 30 s)",
     )
-    admin_address: str = Field("127.0.0.1", description="address of the admin server")
+    admin_address: str = Field(ADMIN_ADDRESS, description="address of the admin server")
     admin_port: Annotated[int, Field(ge=0, le=65535)] = Field(ADMIN_PORT, description="its port; 0: no admin server")
     access_log: AccessLogMode = Field(
         AccessLogMode.OFF, description="off, or connections: a line of JSON for each connection that has ended"
@@ -253,7 +232,7 @@ def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
 def _environment() -> dict[str, str]:
     """What the environment says, by the names of settings."""
     said = {key.upper(): value for key, value in os.environ.items()}
-    names = {name: f"PODLANE_{name.upper()}" for name in SidecarSettings.model_fields}
+    names = {name: variable(name) for name in SidecarSettings.model_fields}
     return {name: said[variable] for name, variable in names.items() if variable in said}
 
 
@@ -261,7 +240,7 @@ def _explain(error: Any, given: dict[str, Any]) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])  # of several settings together, which it names
     key = str(error["loc"][0])
-    where = f"--{key.replace('_', '-')}" if key in given else f"PODLANE_{key.upper()}"
+    where = f"--{key.replace('_', '-')}" if key in given else variable(key)
     # Only here: whose settings can be read starts faster without.
     from traffic_policy.pod.service_links import service_link
 

@@ -9,10 +9,10 @@ from typing import Final
 from daemon.documents.classes import Class, Classes, ConnectionCounts, ReceivedClasses
 from daemon.documents.connections import Connection, Connections, Endpoint
 from datapath.connection_list import DEFAULT_SHOWN, MOST_SHOWN, LiveConnection, Order, Shown
-from datapath.kinds import Datapath
 from datapath.shaping import ClassSnapshot, Received
 from sidecar.observability.admin_server import Query, QueryError
 from sidecar.observability.counters import ClassConnections
+from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
 POLICY_SOURCES: Final = ("policy", "annotations", "shared_policy")

@@ -19,7 +19,6 @@ from daemon.documents.policy import (
 )
 from datapath.download_limits import ReceiveLimits
 from datapath.explain.policy import ClassWords, explain_policy
-from datapath.kinds import Datapath
 from datapath.netfilter.ruleset import CaptureSettings
 from tc_core.compile.ingress_classifier import TELLERS, Teller
 from tc_core.compile.mark_tree import leaf_handle
@@ -27,6 +26,7 @@ from tc_core.handles import Handle
 from tc_core.model import HtbClass
 from traffic_policy.marks import ClassIds, class_mark
 from traffic_policy.policy import DEFAULT_CLASS, Match, ResolvedClass, TrafficPolicy
+from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
 BY_KERNEL_RULE: Final = "kernel rule"

@@ -1,10 +1,12 @@
-"""What it means when connect(2) fails: for the client's side of the story, and for whoever reads the log."""
+"""How connect(2) ends: the event that says so, and what its failure means for the client and the log."""
 
 from __future__ import annotations
 
 import errno
+import select
 from collections.abc import Callable
-from typing import Final
+from socket import SocketType
+from typing import Final, Protocol
 
 from daemon.log import Logger
 from datapath.routing.flow import Destination
@@ -33,6 +35,43 @@ _REMEDIES: Final = {
     errno.ENOBUFS: "The kernel has no buffer memory left. Raise net.ipv4.tcp_mem, or lower the connection limit.",
     errno.EPERM: "A firewall rule of this namespace rejects it, or CAP_NET_ADMIN is missing.",
 }
+_DIALLED: Final = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
+
+
+class Dials(Protocol):
+    """The connection whose server is being dialled."""
+
+    @property
+    def upstream(self) -> SocketType | None:
+        """The socket that dials; None: not any more."""
+
+    def dialled(self, upstream: SocketType, events: int) -> None:
+        """connect(2) has ended, well or not."""
+
+    def crashed(self, error: Exception) -> None:
+        """A handler raised: clean up. Must not raise."""
+
+
+class Dialling:
+    """The loop's handler of the upstream descriptor while it is being connected."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Dials) -> None:
+        self._connection = connection
+
+    def on_events(self, events: int) -> None:
+        """Writable: connected. Error: not."""
+        upstream = self._connection.upstream
+        if events & _DIALLED and upstream is not None:
+            self._connection.dialled(upstream, events)
+
+    def on_turn(self) -> None:
+        """Not used."""
+
+    def crashed(self, error: Exception) -> None:
+        """Hand a fault to the connection."""
+        self._connection.crashed(error)
 
 
 class DialFailures:

@@ -23,16 +23,18 @@ from daemon.log import Logger
 from datapath.connection_list import LiveConnection, Order, Shown, first
 from datapath.routing.cached import Routing
 from datapath.shared_counters import Ledger, LedgerRow
+from datapath.sockets import SocketAddress, reset_on_close
 from sidecar.app.memory_trim import Tide, give_back
 from sidecar.observability.access_log import AccessLog, AccessLogSettings, Logged
-from sidecar.proxy.connection import ConnectionView
-from sidecar.proxy.context import Proxy
-from sidecar.proxy.idle_eviction import CROWDED, Crowding
+from sidecar.proxy.connection import Connection
+from sidecar.proxy.context import ConnectionContext
+from sidecar.proxy.idle_eviction import CROWDED, Crowding, IdleSweep
 from sidecar.transport.accept import RETRY_S, Acceptor
 from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.kernel_sockets import BACKLOG, Edge, TransparentEdge
 from sidecar.transport.loop import EventLoop
-from sidecar.transport.observer import ConnectionSummary, NullObserver, Observer, Outcome, Refusal
+from sidecar.transport.loop_context import LoopContext
+from sidecar.transport.observer import ConnectionSummary, ConnectionView, NullObserver, Observer, Outcome, Refusal
 from sidecar.transport.pacing import Pacer
 from sidecar.transport.pipes import MAX_PIPES
 from sidecar.transport.states import Event
@@ -157,33 +159,31 @@ class ProxyServer:
         self._acceptors: list[Acceptor] = []
         self._emptied = trio.Event()
         self._life = trio.CancelScope()
-        self._pacer = Pacer(self._timers, ledger or Ledger().row(0))
-        self._pacer.follow(routing.limits)
-        self._proxy = Proxy(
-            loop=self._loop,
+        self._context = ConnectionContext[Connection](
+            shop=LoopContext(self._loop),
             timers=self._timers,
             routing=routing,
             observer=self._observer,
+            pacer=Pacer(self._timers, ledger or Ledger().row(0)),
             detection_timeout=settings.detection_timeout.seconds,
             connect_timeout=settings.connect_timeout.seconds,
-            idle_timeout=settings.idle_timeout.seconds,
             on_closed=self._connection_closed,
             on_exhausted=self._nothing_left,
-            times_waits=self._access_log is not None,
-            pacer=self._pacer,
         )
-        self._crowding = Crowding(self._timers, self._proxy.live, lambda: self.max_connections, self._resume)
+        live = self._context.live
+        self._idle = IdleSweep(self._timers, live, settings.idle_timeout.seconds)
+        self._crowding = Crowding(self._timers, live, lambda: self.max_connections, self._resume)
         self._tide = Tide(self._timers, give_back)
 
     @property
     def routing(self) -> Routing:
         """The routing in force; :meth:`follow` brings another."""
-        return self._proxy.routing
+        return self._context.routing
 
     @property
     def active(self) -> int:
         """Connections alive."""
-        return len(self._proxy.live)
+        return len(self._context.live)
 
     @property
     def wakeups(self) -> int:
@@ -197,11 +197,11 @@ class ProxyServer:
 
     def snapshot(self) -> list[ConnectionView]:
         """The connections alive."""
-        return [connection.view() for connection in self._proxy.live]
+        return [connection.view() for connection in self._context.live]
 
     def connections(self, limit: int, order: Order) -> Shown:
         """The connections alive, and ``limit`` of them."""
-        live = self._proxy.live
+        live = self._context.live
         chosen = first(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
         return Shown(len(live), [_told(each.view()) for each in chosen])
 
@@ -221,7 +221,7 @@ class ProxyServer:
         make_room_for_descriptors(self.max_connections * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS)
         try:
             for edge, port in self._doors:
-                adopt = partial(self._proxy.adopt, edge)
+                adopt = partial(self._adopt, edge)
                 for listener in edge.listen(port, self.settings.families):
                     self._acceptors.append(
                         Acceptor(self._loop, listener, adopt, self._has_room, self._crowding.make_room, self._exhausted)
@@ -232,7 +232,7 @@ class ProxyServer:
         finally:
             self._close_listeners()
             self.cut()
-            self._proxy.shop.pipes.close()
+            self._context.shop.pipes.close()
             self._loop.close()
             if self._access_log is not None:
                 self._access_log.close()
@@ -242,16 +242,14 @@ class ProxyServer:
 
         None is cut. What such a connection sends from now on is in the class that the new routing gives it.
         """
-        proxy = self._proxy
-        proxy.routing = routing
-        self._pacer.follow(routing.limits)
-        live = list(proxy.live)
+        self._context.follow(routing)
+        live = list(self._context.live)
         moved = 0
         failure: OSError | None = None
         for at in range(0, len(live), REROUTED_AT_ONCE):
             await trio.lowlevel.checkpoint()
             for connection in live[at : at + REROUTED_AT_ONCE]:
-                connection.be_held()
+                connection.set_pace()
                 try:
                     moved += connection.reroute()
                 except OSError as error:
@@ -274,7 +272,7 @@ class ProxyServer:
         """
         self.stop_accepting()
         with trio.move_on_after(grace.seconds):
-            while self._proxy.live:
+            while self._context.live:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
         left = self.cut()
@@ -283,13 +281,30 @@ class ProxyServer:
 
     def cut(self) -> int:
         """Reset all connections; returns how many there were."""
-        connections = list(self._proxy.live)
+        connections = list(self._context.live)
         for connection in connections:
             connection.end(Event.CUT, Outcome.CUT)
         return len(connections)
 
+    def _adopt(self, edge: Edge, client: socket.SocketType, address: SocketAddress) -> None:
+        """Take over a connection that was accepted at this edge."""
+        original = edge.original(client)
+        if original is None:
+            reset_on_close(client)
+            client.close()
+            self._observer.refused(Refusal.NOT_DIVERTED)
+            log.debug("refused a connection to the listener itself", client=address)
+            return
+        connection = Connection(self._context, edge, client, address, original)
+        self._context.live.add(connection)
+        self._idle.begin()
+        try:
+            connection.begin()
+        except Exception as error:  # noqa: BLE001 (one connection's fault must not end all others)
+            connection.crashed(error)
+
     def _has_room(self) -> bool:
-        taken = len(self._proxy.live)
+        taken = len(self._context.live)
         if taken >= self.max_connections * CROWDED:
             self._crowding.begin()
         return taken < self.max_connections
@@ -310,10 +325,10 @@ class ProxyServer:
         self._retries.add(acceptor)
 
     def _connection_closed(self) -> None:
-        if not len(self._proxy.waiting):  # those are first
+        if not len(self._context.waiting):  # those are first
             self._resume()
-        self._tide.closed(len(self._proxy.live), self._proxy.shop.first_bytes)
-        if not self._proxy.live and not self._emptied.is_set():
+        self._tide.closed(len(self._context.live), self._context.first_bytes.size)
+        if not self._context.live and not self._emptied.is_set():
             self._emptied.set()
 
     def _close_listeners(self) -> None:

@@ -8,12 +8,14 @@ theirs before they are accepted: then the first read decides, and no :class:`Det
 from __future__ import annotations
 
 from socket import SocketType
-from typing import Final
+from typing import Final, Protocol
 
-from datapath.protocols.detect import Detection, Detector, Reason
-from datapath.protocols.detection_cache import detect_repeated
-from sidecar.transport.direction import BUFFER_SIZE, Workshop
-from sidecar.transport.loop import END_EVENTS, ENDED, READ_EVENTS, URGENT
+from datapath.protocols.detect import Detection, Detector, Reason, detect_repeated
+from datapath.protocols.detect_helpers import awaits_answer
+from datapath.sockets import acknowledge
+from sidecar.transport.loop import END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT
+from sidecar.transport.loop_context import BUFFER_SIZE, LoopContext
+from sidecar.transport.timers import Timers
 
 FIRST_BYTES_LIMIT: Final = 1 << 17
 """Bytes kept while detecting, at the very most. The detector's own limit is lower; this one does not trust it."""
@@ -22,36 +24,148 @@ ALL_FIRST_BYTES: Final = 16 << 20
 KiB, so 8,000 of them can be awaited at once; who would wait for more goes by port."""
 
 
+_GREETED_S: Final = 0.02
+"""A client that has greeted by HTTP/2 and asks for nothing may wait for the server; else its request is on its way."""
+
+
+class Owner(Protocol):
+    """The connection: who wants to know what the first bytes say."""
+
+    def detected(self, detection: Detection) -> None:
+        """They are enough, or no more are waited for."""
+
+    def client_reset(self) -> None:
+        """The client has reset the connection."""
+
+    def crashed(self, error: Exception) -> None:
+        """A handler raised: clean up. Must not raise."""
+
+
+class Awaited:
+    """The first bytes of all connections of a loop: their deadlines, and how many bytes await a decision."""
+
+    def __init__(self, shop: LoopContext, timers: Timers, timeout: float) -> None:
+        """``timeout`` in seconds: how long a client may say too little."""
+        self.shop = shop
+        self.size = 0
+        self._silent = timers.queue(timeout, FirstBytes.timed_out)
+        self._greeted = timers.queue(min(_GREETED_S, timeout), FirstBytes.timed_out)
+
+    def add(self, size: int) -> None:
+        """So many bytes more, or less where it is negative."""
+        self.size += size
+
+    def begin(self, first: FirstBytes) -> None:
+        """One waits from now on."""
+        self._silent.add(first)
+
+    def greeted(self, first: FirstBytes) -> None:
+        """Its client may wait for a word of the server's: it waits from now on, and not for long."""
+        self._greeted.add(first)
+
+    def end(self, first: FirstBytes) -> None:
+        """One waits no more."""
+        self._silent.discard(first)
+        self._greeted.discard(first)
+
+
 class FirstBytes:
     """The client's bytes before there is a :class:`~sidecar.transport.direction.Direction`, and what is known of its
     end.
 
-    ``readable``, ``fin`` and ``exhaust`` are as there, and handed on to it.
+    The loop's handler of the client's descriptor until then. ``readable``, ``fin`` and ``exhaust`` are as there, and
+    handed on to it.
     """
 
-    __slots__ = ("_counted", "_detector", "data", "exhaust", "fin", "readable")
+    __slots__ = ("_all", "_client", "_counted", "_detector", "_owner", "_waits", "data", "exhaust", "fin", "readable")
 
-    def __init__(self) -> None:
+    def __init__(self, all_awaited: Awaited, owner: Owner, client: SocketType) -> None:
+        self._all = all_awaited
+        self._owner = owner
+        self._client = client
         self.data: bytes | bytearray = b""
         self.readable = True  # nobody has asked yet
         self.fin = False
         self.exhaust = False
         self._detector: Detector | None = None
         self._counted = 0  # bytes that are awaiting a decision, in the account of all connections
+        self._waits = False  # for more bytes
 
-    def note(self, events: int) -> None:
-        """Take down what the loop reports of the client."""
+    def begin(self) -> None:
+        """Read what is there, and wait for more where it does not decide."""
+        try:
+            detection = self._read()
+        except OSError:
+            self._owner.client_reset()
+            return
+        # After the read, so that what was read raises no event; the kernel reports what has come since.
+        self._all.shop.loop.watch(self._client.fileno(), self)
+        if detection is not None:
+            self._decide(detection)
+        else:
+            self._waits = True
+            self._all.begin(self)
+            self._wait_for_more()
+
+    def on_events(self, events: int) -> None:
+        """Take down what the loop reports of the client, and read what came."""
         if events & READ_EVENTS:
             self.readable = True
             if events & END_EVENTS:
                 self.fin = self.fin or bool(events & ENDED)
                 self.exhaust = self.exhaust or bool(events & URGENT)
+        if not self._waits:
+            if events & FAILURE:
+                self._owner.client_reset()
+        elif events & READ_EVENTS:
+            try:
+                detection = self._read()
+            except OSError:
+                self._owner.client_reset()
+                return
+            if detection is not None:
+                self._decide(detection)
+            else:
+                self._wait_for_more()
 
-    def read(self, client: SocketType, shop: Workshop) -> Detection | None:
+    def on_turn(self) -> None:
+        """Not used: detection works through what is there at once, it is bounded."""
+
+    def crashed(self, error: Exception) -> None:
+        """Hand a fault to the connection."""
+        self._owner.crashed(error)
+
+    def timed_out(self) -> None:
+        """The client said too little in time: a server-first protocol, or a slow client."""
+        self._decide(self.finish(Reason.TIMEOUT))
+
+    def stop(self) -> None:
+        """No more bytes are awaited: take them off the account of all connections."""
+        if self._waits:
+            self._waits = False
+            self._all.end(self)
+        self._all.add(-self._counted)
+        self._counted = 0
+
+    def _decide(self, detection: Detection) -> None:
+        self.stop()
+        if not awaits_answer(self.data):
+            acknowledge(self._client)
+        self._owner.detected(detection)
+
+    def _wait_for_more(self) -> None:
+        """The client's next bytes are waited for; not as long if it may wait for us."""
+        if self.data:
+            acknowledge(self._client)
+        if self._detector is not None and self._detector.awaits_server:
+            self._all.greeted(self)
+
+    def _read(self) -> Detection | None:
         """Read what is there, until it decides; None: more must come. Raises OSError when the client has reset it."""
+        shop = self._all.shop
         while self.readable:
             try:
-                size = client.recv_into(shop.buffer)
+                size = self._client.recv_into(shop.buffer)
             except BlockingIOError:
                 self.readable = False
                 return None
@@ -60,26 +174,16 @@ class FirstBytes:
                 return self.finish(Reason.EOF)
             if size < BUFFER_SIZE and not (self.fin or self.exhaust):
                 self.readable = False
-            detection = self._add(bytes(shop.view[:size]), shop)
+            detection = self._add(bytes(shop.view[:size]))
             if detection is not None:
                 return detection
         return None
-
-    @property
-    def awaits_server(self) -> bool:
-        """Whether the client may wait for a word of the server's before it says which host it wants."""
-        return self._detector is not None and self._detector.awaits_server
 
     def finish(self, reason: Reason) -> Detection:
         """No more bytes will come, or be waited for: what is known so far."""
         return (self._detector or Detector()).finish(reason)
 
-    def decided(self, shop: Workshop) -> None:
-        """No more bytes are awaited: take them off the account of all connections."""
-        shop.first_bytes -= self._counted
-        self._counted = 0
-
-    def _add(self, fresh: bytes, shop: Workshop) -> Detection | None:
+    def _add(self, fresh: bytes) -> Detection | None:
         """Show the detector what is new, once it is enough for it to get on."""
         detector = self._detector
         if detector is None:
@@ -89,21 +193,21 @@ class FirstBytes:
                 return detection
             self._detector = detector = Detector()
             self.data = bytearray(fresh)
-            self._count(len(fresh), shop)
-            return detector.feed(fresh) or self._unless_all_have_too_many(shop)
+            self._count(len(fresh))
+            return detector.feed(fresh) or self._unless_all_have_too_many()
         self.data += fresh
-        self._count(len(fresh), shop)
+        self._count(len(fresh))
         have = len(self.data)
         if have < detector.needed and have < FIRST_BYTES_LIMIT:
-            return self._unless_all_have_too_many(shop)
+            return self._unless_all_have_too_many()
         detection = detector.feed(self.data[detector.seen :])
         if detection is None and have >= FIRST_BYTES_LIMIT:
             return detector.finish(Reason.LIMIT)
-        return detection or self._unless_all_have_too_many(shop)
+        return detection or self._unless_all_have_too_many()
 
-    def _count(self, size: int, shop: Workshop) -> None:
+    def _count(self, size: int) -> None:
         self._counted += size
-        shop.first_bytes += size
+        self._all.add(size)
 
-    def _unless_all_have_too_many(self, shop: Workshop) -> Detection | None:
-        return self.finish(Reason.LIMIT) if shop.first_bytes > ALL_FIRST_BYTES else None
+    def _unless_all_have_too_many(self) -> Detection | None:
+        return self.finish(Reason.LIMIT) if self._all.size > ALL_FIRST_BYTES else None

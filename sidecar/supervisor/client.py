@@ -17,12 +17,11 @@ import trio
 from daemon.log import Logger
 from daemon.prometheus_text import Family, counter
 from datapath.netfilter.fallback import Command
-from datapath.on_failure import OnFailure
-from sidecar.config.settings import LogFormat
 from sidecar.supervisor.commands import Action, run_all
 from sidecar.supervisor.heartbeat import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
 from sidecar.supervisor.ipc import Wire
 from traffic_policy.marks import ClassIds
+from traffic_policy.settings import LogFormat, OnFailure
 
 _FORSAKEN: Final = 1
 

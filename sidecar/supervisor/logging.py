@@ -8,12 +8,14 @@ import signal
 import time
 from contextlib import suppress
 
+from traffic_policy.settings import LogFormat, variable
+
 
 class Speech:
     """Writes to standard error. ``format``: ``console`` or ``json``, which the proxy tells."""
 
     def __init__(self) -> None:
-        self.format = os.environ.get("PODLANE_LOG_FORMAT", "console")
+        self.format = os.environ.get(variable("log_format"), LogFormat.CONSOLE)
 
     def info(self, event: str, **fields: object) -> None:
         """Something to know."""

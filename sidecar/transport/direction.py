@@ -10,6 +10,10 @@ splice (bulk)           after two full buffers in a row: socket -> pipe -> socke
                         becomes a Python object; the pipe is borrowed for as long as there are bytes in it
 ======================  =======================================================================================
 
+Two parts may be added, and a direction without them pays nothing for them: ``pace`` decides when it may read, and how
+much (:mod:`sidecar.transport.paced_direction`), and ``requests`` cuts what it copies
+(:mod:`sidecar.transport.request_direction`).
+
 Invariants: at most one of ``held`` and ``pipe`` has bytes; nothing is read while one has; so one direction hoards at
 most 1 MiB outside the socket buffers, and an idle one nothing at all. Ends are told apart exactly, because a cut-off
 transfer must not look complete: a FIN is a read of 0 bytes; a reset is an error. The kernel reports an error once, and
@@ -18,22 +22,19 @@ afterwards the socket reads 0 as if a FIN had come, so whoever takes the error f
 
 from __future__ import annotations
 
-import enum
 import errno
+import math
 import os
 from socket import MSG_MORE, SocketType
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from datapath.sockets import bound_unsent, pending_error
-from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS, EventLoop
-from sidecar.transport.pipes import PIPE_SIZE, Pipe, PipePool
+from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS
+from sidecar.transport.loop_context import BUFFER_SIZE, LoopContext
+from sidecar.transport.pipes import PIPE_SIZE, Pipe
+from sidecar.transport.turn import Turn
 
-if TYPE_CHECKING:
-    from sidecar.transport.pacing import Pacer
-
-BUFFER_SIZE: Final = 1 << 16
-"""Bytes per read: larger reads fall out of the L2 cache, smaller ones cost more calls."""
 BUDGET: Final = 16
 """Reads per turn: 1 MiB of copying, about 0.2 ms, before others get theirs."""
 BULK_AFTER: Final = 2
@@ -41,24 +42,9 @@ BULK_AFTER: Final = 2
 UNSENT_LIMIT: Final = PIPE_SIZE
 """Bytes that the sink's kernel takes in bulk ahead of what it can send. Its own limit (``net.ipv4.tcp_wmem``) is
 several times that; what a fast reader has made of it would be hoarded when the reader turns slow."""
+CUTTING_S: Final = 0.02
+"""For what a client had sent before it reset a connection whose requests are cut; a body of a MiB takes a tenth."""
 _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-
-class Turn(enum.IntEnum):
-    """How a pump ended."""
-
-    BLOCKED = enum.auto()
-    """Nothing to read, or the sink is full: an event will tell."""
-    BUDGET_SPENT = enum.auto()
-    """There is more to do: queue for another turn."""
-    FINISHED = enum.auto()
-    """The source's FIN was read, and all before it is written."""
-    BROKEN = enum.auto()
-    """The sink had finished, and has reset now: it takes nothing more."""
-    SOURCE_RESET = enum.auto()
-    """The source reset the connection; all that had come before is written or lost."""
-    SINK_RESET = enum.auto()
-    """The sink reset the connection, not having finished before."""
 
 
 # As plain globals: looking a member up in an enum class costs more than comparing it.
@@ -67,8 +53,6 @@ _BLOCKED, _BUDGET_SPENT, _FINISHED = Turn.BLOCKED, Turn.BUDGET_SPENT, Turn.FINIS
 
 class Owner(Protocol):
     """The connection that a direction belongs to."""
-
-    class_name: str | None
 
     def ended(self, direction: Direction, turn: Turn) -> None:
         """A pump ended with FINISHED, BROKEN, SOURCE_RESET or SINK_RESET."""
@@ -80,29 +64,24 @@ class Owner(Protocol):
         """A handler raised: clean up."""
 
 
-class Workshop:
-    """What all directions of a loop share: the loop itself, the copy buffer, the pipes, limits for what arrives."""
+class Pace(Protocol):
+    """Reads for a direction no faster than is allowed."""
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        pacer: Pacer,
-        pipes: PipePool | None = None,
-        *,
-        times_waits: bool = False,
-    ) -> None:
-        """``pacer`` has the limits of directions that are held (:mod:`sidecar.transport.paced_direction`).
+    def read(self, direction: Direction) -> Turn | None:
+        """Copy or splice once; or wait: then ``direction.on_turn`` is called in its turn."""
 
-        ``times_waits``: whether somebody wants :meth:`Direction.waited`, which costs a little.
-        """
-        self.loop = loop
-        self.pacer = pacer
-        self.direction = TimedDirection if times_waits else Direction
-        self.buffer = bytearray(BUFFER_SIZE)
-        self.view = memoryview(self.buffer)
-        self.first_bytes = 0
-        """Bytes of all connections that await a decision about what they are."""
-        self.pipes = pipes if pipes is not None else PipePool()
+
+class RequestStream(Protocol):
+    """Copies for a direction, and cuts at requests. Nothing is read while the direction holds something."""
+
+    def copy(self, direction: Direction, limit: int) -> Turn | None:
+        """Read up to ``limit`` bytes."""
+
+    def flush(self, direction: Direction) -> Turn | None:
+        """Send what is held, then hold the next piece."""
+
+    def clear(self) -> None:
+        """Let go of everything."""
 
 
 class Direction:
@@ -115,14 +94,18 @@ class Direction:
         "exhaust",
         "fin",
         "full_reads",
+        "full_seconds",
+        "full_since",
         "held",
         "last_read",
         "open",
         "opposite",
         "owner",
+        "pace",
         "pipe",
         "queued",
         "readable",
+        "requests",
         "shop",
         "sink",
         "sink_watched",
@@ -132,7 +115,7 @@ class Direction:
 
     opposite: Direction
 
-    def __init__(self, shop: Workshop, owner: Owner, source: SocketType, sink: SocketType) -> None:
+    def __init__(self, shop: LoopContext, owner: Owner, source: SocketType, sink: SocketType) -> None:
         self.shop = shop
         self.owner = owner
         self.source = source
@@ -148,14 +131,19 @@ class Direction:
         self.held: memoryview | None = None  # read, and refused by the sink
         self.bounded = False  # the sink takes UNSENT_LIMIT ahead at most
         self.full_reads = 0  # in a row; from BULK_AFTER on the transfer is bulk
+        self.full_seconds = 0.0  # during which the sink was full, up to full_since
+        self.full_since = 0.0  # on the clock of perf_counter; 0: it is not full
         self.pipe: Pipe | None = None
         self.count = 0  # bytes that the sink took
         self.last_read = 0  # bytes that the last read brought
+        self.pace: Pace | None = None  # None: nothing limits what is read
+        self.requests: RequestStream | None = None  # None: its requests are not looked at
 
     def on_events(self, events: int) -> None:
         """Events of the source's descriptor: it can be read, or the opposite direction can write to it."""
         opposite = self.opposite
         if events & FAILURE:
+            opposite.sink_has_room()
             self.source_failed(pending_error(self.source))
             return
         if not self.open:
@@ -168,6 +156,7 @@ class Direction:
                 self.run()
         if events & WRITE_EVENTS and not opposite.writable:
             opposite.writable = True
+            opposite.sink_has_room()
             if opposite.open and not opposite.queued:
                 opposite.run()
 
@@ -176,10 +165,8 @@ class Direction:
 
         recv(2) stops at an urgent mark, even if bytes and a FIN are behind it. Once there was one, only EAGAIN counts.
         """
-        if events & ENDED:
-            self.fin = True
-        if events & URGENT:
-            self.exhaust = True
+        self.fin = self.fin or bool(events & ENDED)
+        self.exhaust = self.exhaust or bool(events & URGENT)
 
     def on_turn(self) -> None:
         """Go on after the budget was spent."""
@@ -211,9 +198,18 @@ class Direction:
     def run(self) -> None:
         """Pump, and see to what comes of it."""
         # Nearly always one short read is all there is: that way without the loop of pump().
-        turn = self._copy() if self.readable and self.held is None and self.full_reads < BULK_AFTER else None
-        if turn is _BLOCKED:
-            return
+        if (
+            self.readable
+            and self.held is None
+            and self.full_reads < BULK_AFTER
+            and self.pace is None
+            and self.requests is None
+        ):
+            turn = self._copy(BUFFER_SIZE)
+            if turn is _BLOCKED:
+                return
+        else:
+            turn = None
         if turn is None:
             turn = self.pump()
         if turn is _BLOCKED:
@@ -228,27 +224,41 @@ class Direction:
         """Move bytes until a side blocks, the budget is spent or the direction ends."""
         for _ in range(BUDGET):
             if self.held is not None:
-                turn = self._flush(self.held)
+                turn = self.flush(self.held) if self.requests is None else self.requests.flush(self)
             elif not self.readable:
                 turn = _BLOCKED
+            elif self.pace is not None:
+                turn = self.pace.read(self)
             elif self.full_reads >= BULK_AFTER:
-                turn = self._splice()
+                turn = self.splice(PIPE_SIZE)
             else:
-                turn = self._copy()
+                turn = self.copy(BUFFER_SIZE)
             if turn is not None:
                 if self.pipe is not None and not self.pipe.inside:
-                    self._return_pipe()
+                    self._return_pipe(self.pipe)
                 return turn
         return _BUDGET_SPENT
 
     def waited(self) -> float:
-        """Seconds in which there were bytes and the sink took none; 0 where nobody wants to know."""
-        return 0.0
+        """Seconds, up to now, in which the sink was full: from a send that took less than there was to the event that
+        says that it takes more. What the kernel has taken and not sent is no part of it."""
+        return self.full_seconds + (perf_counter() - self.full_since if self.full_since else 0.0)
+
+    def sink_has_room(self) -> None:
+        """The sink's event has come: it is not full any more."""
+        if self.full_since:
+            self.full_seconds += perf_counter() - self.full_since
+            self.full_since = 0.0
 
     def drain(self) -> None:
-        """Move what the source has left, as far as the sink takes it without waiting: the source was reset."""
+        """The source was reset: move what it has left at once, as far as the sink takes it without waiting.
+
+        Requests are cut for some milliseconds only: a client could leave a MiB that takes seconds.
+        """
         self.readable = self.exhaust = True
-        while self.open and self.writable and self.pump() is Turn.BUDGET_SPENT:
+        self.pace = None
+        until = math.inf if self.requests is None else perf_counter() + CUTTING_S
+        while self.open and self.writable and self.pump() is Turn.BUDGET_SPENT and perf_counter() < until:
             pass
 
     def release(self) -> None:
@@ -260,10 +270,13 @@ class Direction:
         """The end of this direction, whatever the reason: move nothing more, let go of what is held."""
         self.open = False
         self.held = None
+        if self.requests is not None:
+            self.requests.clear()
         if self.pipe is not None:
-            self._return_pipe()
+            self._return_pipe(self.pipe)
 
-    def _flush(self, held: memoryview) -> Turn | None:
+    def flush(self, held: memoryview) -> Turn | None:
+        """Send what is held."""
         try:
             sent = self.sink.send(held)
         except BlockingIOError:
@@ -277,7 +290,11 @@ class Direction:
         self.held = None
         return None
 
-    def _copy(self, limit: int = BUFFER_SIZE) -> Turn | None:
+    def copy(self, limit: int) -> Turn | None:
+        """Read once, up to ``limit`` bytes, and send them."""
+        return self._copy(limit) if self.requests is None else self.requests.copy(self, limit)
+
+    def _copy(self, limit: int) -> Turn | None:
         shop = self.shop
         try:
             size = self.last_read = self.source.recv_into(shop.buffer, limit)
@@ -316,12 +333,13 @@ class Direction:
             return _BLOCKED
         return None
 
-    def _splice(self, limit: int = PIPE_SIZE) -> Turn | None:
+    def splice(self, limit: int) -> Turn | None:
+        """Read once, up to ``limit`` bytes, into a pipe, or send what is in it."""
         pipe = self.pipe
         if pipe is None:
             pipe = self.shop.pipes.borrow()
             if pipe is None:
-                self._end_bulk()
+                self.end_bulk()
                 return None
             self.pipe = pipe
             if not self.bounded:
@@ -334,7 +352,7 @@ class Direction:
                 # The pipe is empty, so it is the socket that has nothing.
                 self.readable = False
                 if pipe.moved < BUFFER_SIZE:
-                    self._end_bulk()
+                    self.end_bulk()
                 pipe.moved = 0
                 return _BLOCKED
             except OSError:
@@ -357,19 +375,20 @@ class Direction:
     def _sink_full(self) -> Turn:
         """Wait for the sink; from its first time on, the loop reports it."""
         self.writable = False
+        if not self.full_since:
+            self.full_since = perf_counter()
         if not self.sink_watched:
             self.sink_watched = True
             self.shop.loop.rewatch(self.sink.fileno(), EDGES)
         return _BLOCKED
 
-    def _end_bulk(self) -> None:
+    def end_bulk(self) -> None:
         """Little comes per wake-up: copying is cheaper. One full read will do to begin again."""
         self.full_reads = BULK_AFTER - 1
 
-    def _return_pipe(self) -> None:
-        if self.pipe is not None:
-            self.shop.pipes.give_back(self.pipe)
-            self.pipe = None
+    def _return_pipe(self, pipe: Pipe) -> None:
+        self.shop.pipes.give_back(pipe)
+        self.pipe = None
 
     def sink_failure(self, error: OSError) -> Turn:
         """What the failure of a send says of the sink.
@@ -380,32 +399,3 @@ class Direction:
         if error.errno == errno.EPIPE or self.opposite.eof:
             return Turn.BROKEN
         return Turn.SINK_RESET
-
-
-class TimedDirection(Direction):
-    """A direction that measures how long its sink was full: from a send that took less than there was to the event that
-    says that it takes more. What the kernel has taken and not sent is no part of it."""
-
-    __slots__ = ("full_seconds", "full_since")
-
-    def __init__(self, shop: Workshop, owner: Owner, source: SocketType, sink: SocketType) -> None:
-        super().__init__(shop, owner, source, sink)
-        self.full_seconds = 0.0
-        self.full_since = 0.0
-
-    def on_events(self, events: int) -> None:
-        """The sink of the opposite direction is the source of this one."""
-        opposite = self.opposite
-        if events & WRITE_EVENTS and not opposite.writable and isinstance(opposite, TimedDirection):
-            opposite.full_seconds += perf_counter() - opposite.full_since
-            opposite.full_since = 0.0
-        super().on_events(events)
-
-    def waited(self) -> float:
-        """Seconds, up to now."""
-        return self.full_seconds + (perf_counter() - self.full_since if self.full_since else 0.0)
-
-    def _sink_full(self) -> Turn:
-        if not self.full_since:
-            self.full_since = perf_counter()
-        return super()._sink_full()

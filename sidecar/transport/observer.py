@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from datapath.protocols.detect import Detection
 from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.routing.flow import Destination
 from datapath.sockets import SocketAddress
+from sidecar.transport.states import State
 
 
 class Outcome(enum.StrEnum):
@@ -61,6 +63,20 @@ class ConnectionSummary(NamedTuple):
     """Of its bytes, those that :meth:`Observer.moved` told of already."""
     waited: float = 0.0
     """Seconds in which bytes waited because the socket that is shaped took no more; 0 when nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionView:
+    """A live connection, for ``/classes`` and diagnosis."""
+
+    client: SocketAddress
+    destination: Destination
+    state: State
+    class_name: str | None
+    detection: Detection
+    bytes_up: int
+    bytes_down: int
+    seconds: float
 
 
 class Observer(Protocol):

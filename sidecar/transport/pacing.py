@@ -11,8 +11,6 @@ The window is left to the kernel. It grows with what is read, so that it stays s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 from datapath.download_limits import ReceiveLimits
@@ -43,7 +41,6 @@ class Pacer:
         self._looks = False  # somebody waits, so that there is a deadline
         self._chosen: Paced | None = None  # whose turn it is
         self._granted = 0  # bytes for it
-        self._lifted = False
 
     def follow(self, limits: ReceiveLimits | None) -> None:
         """Other limits from now on; None: no more."""
@@ -57,7 +54,7 @@ class Pacer:
 
     def lane(self, name: str | None) -> Lane[Paced] | None:
         """The class that holds connections of this one; None: nothing does."""
-        return None if self._buckets is None or self._lifted else self._buckets.lane(name)
+        return None if self._buckets is None else self._buckets.lane(name)
 
     def allowance(self, lane: Lane[Paced], who: Paced) -> int:
         """Bytes that ``who`` may receive now; 0: it has to wait."""
@@ -90,15 +87,6 @@ class Pacer:
     def holds(self) -> bool:
         """Whether there are limits."""
         return self._buckets is not None
-
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """Within the block nothing is held: what a sender that is gone has left is not worth keeping it waiting."""
-        self._lifted = True
-        try:
-            yield
-        finally:
-            self._lifted = False
 
     def crashed(self, error: Exception) -> None:
         """Pacing itself failed: a mistake of this program, to be seen."""

@@ -26,10 +26,10 @@ from typing import Any, Final
 from datapath.connection_list import LiveConnection, Order
 from datapath.download_limits import ReceiveLimits
 from datapath.routing.table import RoutingTable
-from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.observability.counters import Tallies
 from sidecar.proxy.server import ServerSettings
 from traffic_policy.marks import ClassIds
+from traffic_policy.settings import LogFormat, LogLevel
 from traffic_policy.units import Duration
 
 _LENGTH: Final = struct.Struct("!I")

@@ -21,7 +21,6 @@ import trio
 from daemon.log import Logger
 from datapath.connection_list import Order, Shown, first_shown
 from datapath.routing.cached import Routing
-from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError, single
 from sidecar.observability.counters import Tallies
 from sidecar.observability.metrics import Crew
@@ -31,6 +30,7 @@ from sidecar.workers.forkserver import ForkServer, HasDescriptor
 from sidecar.workers.handle import Member
 from sidecar.workers.messages import Ask, Begin, Drain, Follow
 from sidecar.workers.sizing import shares
+from traffic_policy.settings import LogFormat, LogLevel
 from traffic_policy.units import Duration
 
 log = Logger()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final, Literal
 
-from datapath.kinds import Datapath
+from traffic_policy.settings import Datapath
 
 MOST_AUTOMATIC: Final = 8
 """Beyond that HTB's lock is what all wait for: every packet of an interface passes one qdisc."""

@@ -16,15 +16,13 @@ from benchmarks.abuse.clients.hello import beginning
 from benchmarks.abuse.clients.http2 import Speaker
 from datapath.protocols.detect import Reason
 from datapath.protocols.http2_requests import Http2Cutter
-from datapath.shared_counters import Ledger
 from sidecar.app import memory_trim
 from sidecar.proxy import idle_eviction, sniffer
 from sidecar.proxy.server import Outcome, ServerSettings
-from sidecar.transport import request_direction
-from sidecar.transport.direction import Workshop
+from sidecar.transport import direction, request_direction
 from sidecar.transport.kernel_sockets import Original
 from sidecar.transport.loop import EventLoop
-from sidecar.transport.pacing import Pacer
+from sidecar.transport.loop_context import LoopContext
 from sidecar.transport.timers import Timers
 
 FOLLOWED = """
@@ -113,7 +111,7 @@ def test_a_client_that_leaves_while_there_is_no_descriptor_is_let_go() -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
         assert proxy.recorder.closed_one().outcome is Outcome.CLIENT_RESET
-        assert len(proxy.server._proxy.waiting) == 0
+        assert len(proxy.server._context.waiting) == 0
 
 
 def test_first_bytes_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +126,11 @@ def test_first_bytes_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch
         for server in servers:
             assert read_exactly(server, len(hello)) == hello
         assert [d.reason for d in b.recorder.detections] == [Reason.LIMIT] * 4
-        shop = b.proxy.server._proxy.shop
-        assert shop.first_bytes == 40_000
+        awaited = b.proxy.server._context.first_bytes
+        assert awaited.size == 40_000
         for client in clients:
             client.close()
-        until("an empty account", lambda: shop.first_bytes == 0)
+        until("an empty account", lambda: awaited.size == 0)
 
 
 @pytest.mark.parametrize("kind", ["rapid-reset", "settings", "ping", "empty-data", "continuation"])
@@ -182,9 +180,9 @@ def test_reads_of_a_flood_are_small() -> None:
         for _ in range(4):
             client.sendall(speaker.more())
             until("its arrival", lambda: _readable(server) and server.recv(1 << 20))
-        (connection,) = made.proxy.server._proxy.live
-        assert isinstance(connection.up, request_direction.FollowingDirection)
-        assert connection.up._at_most <= request_direction._FIRST_READ
+        (connection,) = made.proxy.server._context.live
+        assert isinstance(connection.pair.up.requests, request_direction.FollowedRequests)
+        assert connection.pair.up.requests.at_most <= request_direction._FIRST_READ
 
 
 def test_a_large_body_is_read_in_large_pieces() -> None:
@@ -198,9 +196,9 @@ def test_a_large_body_is_read_in_large_pieces() -> None:
         for _ in range(30):
             client.sendall(b"x" * 100_000)
             read_exactly(server, 100_000)
-        (connection,) = made.proxy.server._proxy.live
-        assert isinstance(connection.up, request_direction.FollowingDirection)
-        assert connection.up._at_most > request_direction._FIRST_READ
+        (connection,) = made.proxy.server._context.live
+        assert isinstance(connection.pair.up.requests, request_direction.FollowedRequests)
+        assert connection.pair.up.requests.at_most > request_direction._FIRST_READ
 
 
 class _AnyRequest:
@@ -214,7 +212,7 @@ class _AnyRequest:
 def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
     monkeypatch: pytest.MonkeyPatch, seconds: float, whole: bool
 ) -> None:
-    monkeypatch.setattr(request_direction, "_DRAIN_S", seconds)
+    monkeypatch.setattr(direction, "CUTTING_S", seconds)
     speaker = Speaker("named.example", "/", "hpack-bomb")
     sent = speaker.greeting + speaker.more()
     pairs = [socket.socketpair() for _ in range(2)]
@@ -226,10 +224,10 @@ def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         assert client.send(sent) == len(sent)
-        shop = Workshop(loop, Pacer(timers, Ledger().row(0)))
-        direction = request_direction.FollowingDirection(shop, _AnyRequest(), source, sink, Http2Cutter())  # type: ignore[arg-type]
-        direction.drain()
-        assert (direction.count == len(sent)) == whole
+        upwards = direction.Direction(LoopContext(loop), _AnyRequest(), source, sink)  # type: ignore[arg-type]
+        upwards.requests = request_direction.FollowedRequests(_AnyRequest(), Http2Cutter(), b"")
+        upwards.drain()
+        assert (upwards.count == len(sent)) == whole
     finally:
         loop.close()
         for sock in (*pairs[0], *pairs[1]):

@@ -11,9 +11,10 @@ from istio_rules import Mode, rules_of
 from sidecars import refused_sidecar
 
 from datapath.mesh.join import find, resolve
-from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from podlane.netns import Host, Lab
 from traffic_policy.errors import ConfigError
+from traffic_policy.settings import Mesh
 
 pytestmark = pytest.mark.root
 

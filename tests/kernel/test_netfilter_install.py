@@ -21,7 +21,6 @@ import pytest
 from netfilter_pod import Pod, installed_backends, ruleset
 
 from datapath.errors import RulesetError
-from datapath.kinds import Datapath
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD
 from datapath.netfilter.backend import BackendKind
 from datapath.netfilter.features import probe
@@ -34,6 +33,7 @@ from datapath.netfilter.select import detect_backend, why_not
 from podlane.netns import Lab
 from traffic_policy.marks import DIVERT, MAX_CLASSES
 from traffic_policy.policy import PortRange, TransportProtocol
+from traffic_policy.settings import Datapath
 
 pytestmark = pytest.mark.root
 
@@ -357,7 +357,8 @@ def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Pat
 def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     program = (
         "from sidecar.errors import PrivilegeError\n"
-        "from datapath.netfilter.backend import BackendKind, Way\n"
+        "from traffic_policy.settings import Way\n"
+        "from datapath.netfilter.backend import BackendKind\n"
         "from datapath.netfilter.select import detect_backend, python_backend\n"
         "from datapath.netfilter.features import probe\n"
         "from datapath.netfilter.parse import Installed\n"

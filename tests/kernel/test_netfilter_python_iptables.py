@@ -17,13 +17,14 @@ from sidecars import refused_sidecar, start_sidecar
 from webserver import start_nginx
 
 from datapath.errors import RulesetError
-from datapath.netfilter.backend import Backend, BackendKind, Way
+from datapath.netfilter.backend import Backend, BackendKind
 from datapath.netfilter.features import probe, python_iptables
 from datapath.netfilter.render import difference
 from datapath.netfilter.restore import RestoreBackend, installed_programs
 from datapath.netfilter.rules import Family
 from datapath.netfilter.select import detect_backend, why_not
 from podlane.netns import Lab, PodNodeServer
+from traffic_policy.settings import Way
 
 RULES = ruleset(
     {"sni": ["api.example.com"]},

@@ -199,5 +199,5 @@ def test_idle_connections_are_small() -> None:
         used = rss() - before
         # 500 connections are 1,000 socket objects of the test and 1,000 of the proxy.
         assert used < 500 * 6_000
-        assert b.proxy.server._proxy.shop.pipes.alive == 0
+        assert b.proxy.server._context.shop.pipes.alive == 0
         assert (len(warm), len(pairs)) == (50, 500)

@@ -18,7 +18,6 @@ from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from datapath.kinds import Datapath
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.stepaside import conntrack
@@ -29,6 +28,7 @@ from podlane.netns.topology import PodNodeServer
 from tc_core.netlink.codec import ACK, REQUEST
 from tc_core.netlink.netfilter import message
 from traffic_policy.marks import STATE_MASK, Mark, class_id_of, class_mark
+from traffic_policy.settings import Datapath
 
 pytestmark = pytest.mark.root
 

@@ -8,11 +8,11 @@ import click
 import pytest
 from trees import TOLD_BY
 
-from datapath.netfilter.backend import Way
 from podlane.check.command import report
 from podlane.check.findings import Finding, Status, capabilities, findings, shaping
 from tc_core.compile.ingress_classifier import TELLERS, Teller
 from tc_core.probe.capability import ALL_FEATURES, USES, Features, absent
+from traffic_policy.settings import Way
 
 
 def _status(effective: int) -> str:

@@ -7,9 +7,8 @@ import sys
 import pytest
 from first_bytes import hello, records, sni
 
-from datapath.protocols import detection_cache
-from datapath.protocols.detect import detect_at_once
-from datapath.protocols.detection_cache import detect_repeated
+from datapath.protocols import detect
+from datapath.protocols.detect import detect_at_once, detect_repeated
 
 SECRET = b"Basic dXNlcjpwYXNzd29yZA=="
 
@@ -42,11 +41,12 @@ def test_no_head_is_kept() -> None:
     detection = detect_repeated(data)
     assert detection is detect_repeated(data), "it is not remembered"
     assert sys.getrefcount(data) == held
-    assert SECRET not in repr(detection_cache._remembered).encode()
-    assert {len(key) for key in detection_cache._remembered} == {16}
+    kept = detect._remembered._entries
+    assert SECRET not in repr(kept).encode()
+    assert {len(key) for key in kept} == {16}
 
 
 def test_what_is_remembered_is_bounded() -> None:
     for number in range(3000):
         detect_repeated(head(number))
-    assert len(detection_cache._remembered) <= 1024
+    assert len(detect._remembered) <= 1024

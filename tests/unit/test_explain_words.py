@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from datapath.explain.policy import BY_BOTH, BY_KERNEL, BY_PROXY, BY_REST, Explanation, explain_policy
-from datapath.kinds import Datapath
 from datapath.mesh.types import ISTIO, LINKERD, MeshProxy
 from datapath.netfilter.ruleset import CaptureSettings
 from traffic_policy.policy_file import parse_policy
+from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
 ISSUE = """

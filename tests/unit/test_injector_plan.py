@@ -22,14 +22,14 @@ from injected_pods import (
     pod,
 )
 
-from injector import defaults as injector_defaults
 from injector.containers import drain_seconds
 from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
 from injector.plan import InjectionPlan, Skip, plan
-from sidecar.config.settings import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
+from sidecar.config.settings import SidecarSettings
 from traffic_policy.pod.effective import AnnotationsError
 from traffic_policy.pod.service_links import service_behind
+from traffic_policy.settings import ADMIN_PORT, OUTBOUND_PORT
 
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),
@@ -264,11 +264,6 @@ def test_no_service_of_the_namespace_can_take_the_place_of_a_setting() -> None:
     in_danger = {setting for setting in settings if service_behind(setting)}
     assert "PODLANE_ADMIN_PORT" in in_danger
     assert in_danger <= environment(injected(pod())).keys()
-
-
-def test_numbers_that_two_packages_must_know_agree() -> None:
-    ours = (injector_defaults.ADMIN_PORT, injector_defaults.OUTBOUND_PORT, injector_defaults.INBOUND_PORT)
-    assert ours == (ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT)
 
 
 # --- policies that Pods share ------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ import pytest
 from captured_logs import capture_logs
 from istio_rules import Mode, rules_of
 
-from datapath.kinds import Datapath
 from datapath.mesh.check import beyond_mesh
 from datapath.mesh.detect import Found, recognise
 from datapath.mesh.join import resolve
-from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from datapath.netfilter import restore
 from traffic_policy.policy_file import parse_policy
+from traffic_policy.settings import Datapath, Mesh
 
 LINKERDS = """
 *nat

@@ -13,7 +13,6 @@ import pytest
 
 from datapath.errors import RulesetError
 from datapath.netfilter import python_iptables
-from datapath.netfilter.backend import Way
 from datapath.netfilter.features import python_iptables as python_iptables_check
 from datapath.netfilter.python_rules import check as check_rules
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Hook, Jump, Return, Rule, Tproxy
@@ -28,6 +27,7 @@ from tc_core.errors import MissingFeatureError
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import DIVERT
 from traffic_policy.policy import PortRange, TransportProtocol
+from traffic_policy.settings import Way
 
 _FIELDS: list[tuple[str, Any]] = [
     ("name", ctypes.c_char_p),

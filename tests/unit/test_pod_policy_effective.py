@@ -10,11 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datapath.kinds import Datapath
-from sidecar.config.settings import LogLevel
 from traffic_policy.pod.annotations import ANNOTATIONS, INJECT_LABEL, PREFIX, STATUS
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
-from traffic_policy.pod.values import DATAPATHS, LOG_LEVELS
 from traffic_policy.policy_file import parse_policy, policy_from_document
 from traffic_policy.ports import PortRange
 from traffic_policy.units import Duration, Rate
@@ -94,11 +91,6 @@ def test_the_examples_of_the_reference_can_be_used() -> None:
                          ids=["flow YAML", "JSON", "block YAML"])  # fmt: skip
 def test_classes_are_written_in_yaml_or_json(text: str) -> None:
     assert pod(egress_bandwidth="100M", classes=text) == pod(egress_bandwidth="100M", classes=API)
-
-
-def test_the_values_that_can_be_chosen_are_the_sidecars() -> None:
-    assert set(LOG_LEVELS) == set(LogLevel)
-    assert set(DATAPATHS) == set(Datapath)
 
 
 def test_annotations_of_others_are_passed_over() -> None:

@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 from downward import Volume, format_map
 
-from datapath.kinds import Datapath
-from datapath.mesh.types import Mesh
-from datapath.on_failure import OnFailure
 from sidecar.config.loader import Wanted, attempt, contents, load_wanted, on_failure_asked, reload_wanted, sources
-from sidecar.config.settings import LogLevel, SidecarSettings, load_settings
+from sidecar.config.settings import SidecarSettings, load_settings
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.annotations import shared_policy_file
 from traffic_policy.ports import PortRange
+from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 from traffic_policy.units import Duration, Rate
 
 API = "[{name: api, rate: 1Mbit, match: {port: 80}}]"

@@ -31,7 +31,6 @@ from test_ruleset_walk import (
     written_twice,
 )
 
-from datapath.kinds import Datapath
 from datapath.netfilter.data_filter import PROGRAMS
 from datapath.netfilter.rules import Direction, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -39,6 +38,7 @@ from datapath.routing.table import RoutingTable
 from datapath.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
 from traffic_policy.marks import DIVERT, ClassIds, class_id_of
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TrafficPolicy
+from traffic_policy.settings import Datapath
 
 QUEUE = 77
 ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE)

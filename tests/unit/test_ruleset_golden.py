@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from datapath.kinds import Datapath
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD
 from datapath.netfilter.parse import parse
 from datapath.netfilter.render import difference, render, render_route
@@ -18,6 +17,7 @@ from datapath.netfilter.rules import Family
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import PortRange, Quic, TrafficPolicy
+from traffic_policy.settings import Datapath
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ruleset"
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruleset_walk import Packet, answer, arrival, captured, has, output, walk
 
-from datapath.kinds import Datapath
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from datapath.netfilter.rules import Direction, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
@@ -23,6 +22,7 @@ from datapath.routing.table import RoutingTable
 from datapath.stepaside.marks import SHOWN
 from traffic_policy.marks import DIVERT, OWN, ClassIds, class_id_of, class_mark
 from traffic_policy.policy import DEFAULT_CLASS, Bound, PortRange, TrafficPolicy, TransportProtocol
+from traffic_policy.settings import Datapath
 
 TCP, UDP, ICMP = TransportProtocol
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapath.kinds import Datapath
 from datapath.mesh.notes import mesh_notes
 from datapath.mesh.types import ISTIO, LINKERD, MeshProxy
 from datapath.routing.flow import Content, Destination
@@ -15,6 +14,7 @@ from datapath.routing.table import RoutingTable
 from traffic_policy.names import normalise_host
 from traffic_policy.policy import Quic, TransportProtocol
 from traffic_policy.policy_file import parse_policy
+from traffic_policy.settings import Datapath
 
 REVIEWS = "reviews.default.svc.cluster.local"
 

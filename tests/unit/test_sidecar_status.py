@@ -10,7 +10,6 @@ from trees import TOLD_BY
 
 from daemon.documents.codec import to_json
 from datapath.connection_list import LiveConnection, Order, first_shown
-from datapath.kinds import Datapath
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.shaping import Shaping
 from sidecar.observability.admin_server import QueryError
@@ -23,6 +22,7 @@ from tc_core.fake.kernel import FakeKernel
 from tc_core.probe.capability import ALL_FEATURES
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy, policy_from_document
+from traffic_policy.settings import Datapath
 
 POLICY = """
 total: 100Mbit

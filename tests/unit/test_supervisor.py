@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from captured_logs import capture_logs
 
-from datapath.kinds import Datapath
 from datapath.netfilter.backend import BackendKind
 from datapath.netfilter.fallback import REFUSE, failing_text, without_proxy, without_refusal
 from datapath.netfilter.fallback_by_python import changed
@@ -25,7 +24,6 @@ from datapath.netfilter.render import difference, render
 from datapath.netfilter.restore import RestoreBackend, Tools
 from datapath.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
-from datapath.on_failure import OnFailure
 from sidecar.app.fail_closed import refuse
 from sidecar.supervisor.argv import without_options
 from sidecar.supervisor.client import ids_of, ids_told
@@ -35,6 +33,7 @@ from sidecar.supervisor.ipc import Wire
 from sidecar.supervisor.watchdog import HUNG_S, SILENT_S, Restarts, Watch
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
+from traffic_policy.settings import Datapath, OnFailure
 
 BOTH_WAYS = TrafficPolicy.model_validate(
     {

@@ -16,7 +16,6 @@ from daemon.documents.classes import Classes
 from daemon.documents.codec import from_json, to_json
 from daemon.documents.connections import Connection, Connections, Endpoint
 from datapath.connection_list import LiveConnection, Order, Shown
-from datapath.kinds import Datapath
 from datapath.shaping import ClassSnapshot, Received
 from podlane.main import main
 from podlane.tc import kernel_access
@@ -35,6 +34,7 @@ from tc_core.probe.capability import ALL_FEATURES
 from tc_core.stats import ClassStats
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
+from traffic_policy.settings import Datapath
 from traffic_policy.units import ByteCount, Rate
 
 MBIT = 1_000_000

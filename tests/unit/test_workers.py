@@ -15,7 +15,6 @@ import trio.testing
 from proxy_harness import routing
 
 from datapath.errors import PortInUseError, PrivilegeError
-from datapath.kinds import Datapath
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.flow import Destination
 from sidecar.observability.counters import Tallies
@@ -27,6 +26,7 @@ from sidecar.workers.handle import Member
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToWorker, Unframer, frame
 from sidecar.workers.pool import WorkerPool, _Place
 from sidecar.workers.sizing import cgroup_cpus, shares, worker_count
+from traffic_policy.settings import Datapath
 from traffic_policy.units import Duration
 
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")

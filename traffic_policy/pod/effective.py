@@ -19,20 +19,11 @@ from traffic_policy.pod import annotations as known
 from traffic_policy.pod.composition import Parts, compose
 from traffic_policy.pod.errors import AnnotationsError, Problem
 from traffic_policy.pod.quantities import bandwidth, bandwidth_text
-from traffic_policy.pod.values import (
-    DATAPATHS,
-    LOG_LEVELS,
-    MESHES,
-    ON_FAILURE,
-    STEP_ASIDE,
-    Resources,
-    one_of,
-    parse_cpu,
-    parse_memory,
-)
+from traffic_policy.pod.values import Resources, one_of, parse_cpu, parse_memory
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.policy_file import parse_document
 from traffic_policy.scope import beyond_step_aside
+from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 from traffic_policy.units import Duration, Rate
 
 __all__ = ["AnnotationsError", "PodPolicy", "Problem", "Resources", "effective", "shared_policy_name"]
@@ -105,7 +96,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
-    on_failure = reader.read(known.ON_FAILURE, one_of(ON_FAILURE))
+    on_failure = reader.read(known.ON_FAILURE, one_of(OnFailure))
     parts = _parts(reader, shared)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
@@ -118,10 +109,10 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
         reader.read(name, _at_most(parse_networks)) or () for name in (known.EXCLUDE_CIDRS, known.EXCLUDE_INBOUND_CIDRS)
     )
     timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
-    level = reader.read(known.LOG_LEVEL, one_of(LOG_LEVELS))
-    datapath = reader.read(known.DATAPATH, one_of(DATAPATHS))
-    mesh = reader.read(known.MESH, one_of(MESHES))
-    if datapath == STEP_ASIDE and composed.policy is not None:
+    level = reader.read(known.LOG_LEVEL, one_of(LogLevel))
+    datapath = reader.read(known.DATAPATH, one_of(Datapath))
+    mesh = reader.read(known.MESH, one_of(Mesh))
+    if datapath == Datapath.STEP_ASIDE and composed.policy is not None:
         reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
     resources = _resources(reader)
     if reader.problems or composed.policy is None:

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
 from traffic_policy.pod.errors import QuantityError
 from traffic_policy.pod.quantities import Quantity
-
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-STEP_ASIDE: Final = "step-aside"
-DATAPATHS: Final = ("relay", STEP_ASIDE)
-MESH_AUTO: Final = "auto"
-MESH_ISTIO: Final = "istio"
-MESH_LINKERD: Final = "linkerd"
-MESH_NONE: Final = "none"
-MESHES: Final = (MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE)
-ON_FAILURE: Final = ("open", "closed")
 
 _MOST_CPUS: Final = 1024
 """More than any node has: 500M, say, where 500m was meant."""
@@ -39,8 +30,9 @@ class Resources:
     memory_limit: Quantity | None = None
 
 
-def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+def one_of(kind: type[StrEnum]) -> Callable[[str], str]:
     """A reader for a value out of a few."""
+    choices = [each.value for each in kind]
 
     def parse(text: str) -> str:
         if text.strip() not in choices:
