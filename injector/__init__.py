@@ -1,1 +1,1 @@
-"""The webhook that puts Podlane's sidecar into Pods. Pure in the middle: Pod, defaults -> plan -> changes -> patch."""
+"""The webhook that puts Podlane's sidecar into Pods: ``pod`` decides, ``server`` answers, ``manifests`` edits files."""

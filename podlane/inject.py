@@ -47,9 +47,9 @@ def inject(
     has that label with another value than enabled, are left alone.
     """
     with failing_clearly():
-        from injector.defaults import InjectionDefaults
         from injector.errors import DefaultsError
-        from injector.manifests import inject_text
+        from injector.manifests.edit import inject_text
+        from injector.pod.defaults import InjectionDefaults
 
         try:
             defaults = InjectionDefaults(

@@ -65,8 +65,8 @@ def injector(ready_fd: int | None, **options: Any) -> None:
         import trio
 
         from daemon import log
-        from injector import service
-        from injector.config import load_settings
+        from injector.server import service
+        from injector.server.config import load_settings
 
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)

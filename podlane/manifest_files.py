@@ -17,7 +17,7 @@ from podlane.console import MISUSED, say, stop
 from podlane.errors import ManifestFileError
 
 if TYPE_CHECKING:
-    from injector.manifests import Result
+    from injector.manifests.edit import Result
 
 _STANDARD_INPUT: Final = "-"
 _OPTIONS: Final[tuple[Any, ...]] = (

@@ -24,7 +24,7 @@ def uninject(source: str, in_place: bool, quiet: bool) -> None:
     What remains is the text from before, to the byte, as long as nobody else has written it anew since.
     """
     with failing_clearly():
-        from injector.manifests import uninject_text
+        from injector.manifests.edit import uninject_text
 
         text = read_manifest(source, in_place=in_place)
         finish(source, text, lambda: uninject_text(text), in_place=in_place, quiet=quiet)

@@ -16,10 +16,10 @@ import trustme
 
 from daemon.http import Handler, Request, Response
 from daemon.http_server import HttpServer
-from injector.api_access import ApiAccess
-from injector.http import compact, failure, open_listeners, webhook_limits
-from injector.http_client import HttpAnswer, HttpClient
-from injector.tls import ServerTls
+from injector.server.api_access import ApiAccess
+from injector.server.http import compact, failure, open_listeners, webhook_limits
+from injector.server.http_client import HttpAnswer, HttpClient
+from injector.server.tls import ServerTls
 
 HOST = "127.0.0.1"
 

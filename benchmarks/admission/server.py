@@ -18,7 +18,7 @@ from typing import Final
 from benchmarks.admission.clients import HOST
 from benchmarks.candidates.base import stop
 from benchmarks.errors import CandidateError
-from injector.certificates import Lifetimes, Step, take_step
+from injector.server.certificates import Lifetimes, Step, take_step
 
 _SAID: Final = 2000
 """Characters of its log that are told when it fails."""

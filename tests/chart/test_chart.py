@@ -15,8 +15,8 @@ from rendering import CHART, NAMESPACE, ROOT, HelmError, Values, helm, of_kind, 
 from schemas import KUBERNETES, problems
 from value_sets import AUTHORITY, VALUE_SETS
 
-from injector.config import InjectorSettings, load_settings
-from injector.defaults import InjectionDefaults
+from injector.pod.defaults import InjectionDefaults
+from injector.server.config import InjectorSettings, load_settings
 from podlane.main import VERBS
 from traffic_policy.pod.annotations import KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX
 

@@ -19,8 +19,8 @@ import jsonpatch
 from datapath.explain.policy import explain_policy
 from datapath.routing.flow import Content, Destination
 from datapath.routing.table import RoutingTable
-from injector.admission import mutate, validate
-from injector.defaults import InjectionDefaults
+from injector.pod.admission import mutate, validate
+from injector.pod.defaults import InjectionDefaults
 from tests.fuzz.refusals import says_why
 from traffic_policy import policy_file
 from traffic_policy.errors import PodlaneError, PolicyError

@@ -19,7 +19,7 @@ import datapath.protocols.client_hello
 import datapath.protocols.http1_requests
 import datapath.protocols.http2_requests
 import datapath.protocols.quic_initial
-import injector.admission
+import injector.pod.admission
 import tests.fuzz.documents
 import traffic_policy.pod.effective
 from datapath.protocols.requests import Piece
@@ -75,7 +75,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "quic_initial": _returning(_without_name, datapath.protocols.quic_initial, "parse_client_hello"),
     "policy": _returning(lambda _: {"total": "1Mbit"}, tests.fuzz.documents.TrafficPolicy, "to_document"),
     "annotations": _returning(_complaining, traffic_policy.pod.effective, "compose"),
-    "review": _returning(lambda _: [{"op": "add", "path": "/x", "value": 1}], injector.admission, "patch"),
+    "review": _returning(lambda _: [{"op": "add", "path": "/x", "value": 1}], injector.pod.admission, "patch"),
     "pcap": (FlowTable, "_end", _giving_twice),
 }
 """For each harness something that is wrong: a name that is not told, a piece that is lost ..."""

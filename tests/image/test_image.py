@@ -18,8 +18,8 @@ import pytest
 from engine import BASE, ROOT, Container, Engine, Pod
 from lab import serving
 
-from injector.admission import mutate
-from injector.defaults import InjectionDefaults
+from injector.pod.admission import mutate
+from injector.pod.defaults import InjectionDefaults
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first test builds the image
 

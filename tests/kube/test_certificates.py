@@ -24,13 +24,13 @@ from steady import PodCreator
 from trust import KINDS, Trust, metric
 from waiting import until
 
-from injector.api import ApiServer
-from injector.api_access import from_kubeconfig
-from injector.certificates import Certificates, Lifetimes, Step, split_bundle, take_step
-from injector.config import load_settings
-from injector.metrics import Metrics
-from injector.self_managed import Place, SelfManaged
-from injector.tls import ServerTls
+from injector.server.api import ApiServer
+from injector.server.api_access import from_kubeconfig
+from injector.server.certificates import Certificates, Lifetimes, Step, split_bundle, take_step
+from injector.server.config import load_settings
+from injector.server.metrics import Metrics
+from injector.server.self_managed import Place, SelfManaged
+from injector.server.tls import ServerTls
 
 HASTY: Final = Lifetimes(timedelta(hours=1), timedelta(seconds=9), timedelta(seconds=2))
 """Long enough for a busy machine, and a rotation takes seconds. The authority is ageing at 40 minutes."""

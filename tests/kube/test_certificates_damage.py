@@ -17,8 +17,8 @@ from steady import PodCreator
 from trust import KINDS, Trust
 from waiting import until
 
-from injector.certificates import Certificates, split_bundle
 from injector.errors import CertificateError
+from injector.server.certificates import Certificates, split_bundle
 
 HEALED_WITHIN: Final = 10.0
 """Seconds, on a busy machine."""

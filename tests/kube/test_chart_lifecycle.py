@@ -18,7 +18,7 @@ from steady import PodCreator
 from trust import KINDS, Trust
 from waiting import until
 
-from injector.certificates import split_bundle
+from injector.server.certificates import split_bundle
 
 CORE: Final = "/api/v1/namespaces/podlane-system"
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"

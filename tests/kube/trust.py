@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from release import Injector, Release
 from rest import WEBHOOKS, Rest
 
-from injector.certificates import Certificates
+from injector.server.certificates import Certificates
 
 KINDS: Final = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
 _PATIENCE: Final = 10.0

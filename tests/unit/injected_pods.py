@@ -9,10 +9,10 @@ from typing import Any
 
 import jsonpatch
 
-from injector.defaults import InjectionDefaults
-from injector.lists import removal
-from injector.patch import operations, patch
-from injector.plan import InjectionPlan, plan
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.list_diff import removal
+from injector.pod.patch import operations, patch
+from injector.pod.plan import InjectionPlan, plan
 from traffic_policy.pod.annotations import STATUS
 
 LIMITS = {"podlane.io/egress-bandwidth": "10M"}

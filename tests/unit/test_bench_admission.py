@@ -16,8 +16,8 @@ from benchmarks.analysis import Analysis
 from benchmarks.cli import main
 from benchmarks.errors import MeasurementError
 from benchmarks.results import Results, Sample
-from injector.admission import mutate, validate
-from injector.defaults import InjectionDefaults
+from injector.pod.admission import mutate, validate
+from injector.pod.defaults import InjectionDefaults
 
 MACHINE = dict.fromkeys(("date", "processor", "cpus", "memory", "kernel", "system", "python", "load before"), "x")
 SETTINGS = {"rounds": 2, "seconds": 30.0, "rate": 200.0, "precedence": False}

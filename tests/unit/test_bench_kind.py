@@ -63,8 +63,8 @@ from benchmarks.metrics.base import Outcome
 from benchmarks.metrics.shaping import PAYLOAD_SHARE
 from benchmarks.progress import Progress
 from benchmarks.results import CandidateInfo, Results, Sample
-from injector.admission import mutate
-from injector.defaults import InjectionDefaults
+from injector.pod.admission import mutate
+from injector.pod.defaults import InjectionDefaults
 
 PLACE = Place("bench", "node-1.example.com", "node-1", "application:1")
 MACHINE = {

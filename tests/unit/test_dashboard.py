@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from injector.metrics import Metrics as InjectorMetrics
+from injector.server.metrics import Metrics as InjectorMetrics
 from sidecar.config.reload_status import PolicyState
 from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
 from sidecar.supervisor.client import RestartMetrics

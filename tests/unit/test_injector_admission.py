@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from injected_pods import LIMITS, NAMES, SHARED, USUAL, WITH_SECRET, applied, container, injected, names, pod
 
-from injector import admission
-from injector.admission import SharedPolicies, mutate, validate
-from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
+from injector.pod import admission
+from injector.pod.admission import SharedPolicies, mutate, validate
+from injector.pod.defaults import InjectionDefaults
 from sidecar.config.loader import load_wanted
 from sidecar.config.settings import SidecarSettings
 from tests.documents import places

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from injected_pods import LANES, LANES_BY_NAME, LIMITS, USUAL, WITH_SECRET, injected, names, uninjected
 from manifest_samples import CRON_JOB, DEPLOYMENT, JSON_COMPACT, LIST, STATEFUL_SET, TEXTS
 
-from injector.defaults import InjectionDefaults
 from injector.errors import ManifestError
-from injector.manifests import inject_text, uninject_text
-from injector.yaml_tree import LOADER
+from injector.manifests.edit import inject_text, uninject_text
+from injector.manifests.yaml_tree import LOADER
+from injector.pod.defaults import InjectionDefaults
 
 CLASSIC = (Path(__file__).parent.parent / "golden" / "manifests" / "classic-0.1.yaml").read_text()
 """DEPLOYMENT, as version 0.1 injected it with `--classic`."""

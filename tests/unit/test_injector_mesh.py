@@ -12,10 +12,10 @@ import yaml
 from injected_pods import LIMITS, NAMES, container, environment, injected, planned, pod
 from istio_pods import FORMS, Form, with_istio
 
-from injector.defaults import InjectionDefaults
 from injector.errors import InjectionError
-from injector.mesh import PodMesh, mesh_of
-from injector.patch import patch
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.mesh import PodMesh, mesh_of
+from injector.pod.patch import patch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mesh"
 

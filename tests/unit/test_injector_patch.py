@@ -22,11 +22,11 @@ from injected_pods import (
     uninjected,
 )
 
-from injector import pods
-from injector.defaults import InjectionDefaults
-from injector.lists import changed, injection, without_ours
-from injector.patch import patch
-from injector.positions import position
+from injector.pod import pods
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.list_diff import changed, injection, without_ours
+from injector.pod.ordering import position
+from injector.pod.patch import patch
 
 FORMS = pytest.mark.parametrize("defaults", [USUAL, WITH_SECRET], ids=["usual", "other"])
 

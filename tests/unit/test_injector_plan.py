@@ -22,10 +22,10 @@ from injected_pods import (
     pod,
 )
 
-from injector.containers import drain_seconds
-from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
-from injector.plan import InjectionPlan, Skip, plan
+from injector.pod.containers import drain_seconds
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.plan import InjectionPlan, Skip, plan
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.pod.effective import AnnotationsError
 from traffic_policy.pod.service_links import service_behind

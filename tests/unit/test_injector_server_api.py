@@ -17,12 +17,12 @@ import trustme
 import yaml
 
 from daemon.http import JSON, Request, Response
-from injector.api import ApiServer, config_map, secret, webhook_configuration
-from injector.api_access import ApiAccess, find_access, from_kubeconfig, from_pod
 from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
-from injector.http import compact
-from injector.http_client import HttpClient
-from injector.shared_policies import SharedPolicies, SharedPolicyError
+from injector.server.api import ApiServer, config_map, secret, webhook_configuration
+from injector.server.api_access import ApiAccess, find_access, from_kubeconfig, from_pod
+from injector.server.http import compact
+from injector.server.http_client import HttpClient
+from injector.server.shared_policies import SharedPolicies, SharedPolicyError
 from tests.injector_server import HOST, MemoryApi, api_server, authority, serving
 
 CA = authority().cert_pem.bytes()
@@ -118,7 +118,7 @@ async def test_a_kept_connection_that_ends_before_its_answer_is_made_anew() -> N
 
 @pytest.mark.trio
 async def test_no_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("injector.api._PATIENCE", 0.05)
+    monkeypatch.setattr("injector.server.api._PATIENCE", 0.05)
 
     async def never(_request: Request) -> Response:
         await trio.sleep_forever()

@@ -11,8 +11,17 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from injector.certificates import Certificates, Lifetimes, Pair, Step, names_of, next_step, split_bundle, take_step
 from injector.errors import CertificateError
+from injector.server.certificates import (
+    Certificates,
+    Lifetimes,
+    Pair,
+    Step,
+    names_of,
+    next_step,
+    split_bundle,
+    take_step,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("podlane-injector.podlane.svc", "127.0.0.1")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from injector.config import ENVIRONMENT, InjectorSettings, load_settings
-from injector.defaults import InjectionDefaults
-from injector.metrics import Metrics
+from injector.pod.defaults import InjectionDefaults
+from injector.server.config import ENVIRONMENT, InjectorSettings, load_settings
+from injector.server.metrics import Metrics
 from podlane.injector import injector
 from tests.unit.test_docs import table_keys
 from traffic_policy.errors import ConfigError

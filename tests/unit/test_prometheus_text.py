@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.process_metrics import process_families
 from daemon.prometheus_text import counter, gauge, histogram, render
-from injector.metrics import Metrics
+from injector.server.metrics import Metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

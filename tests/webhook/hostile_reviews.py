@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from benchmarks.admission import reviews
 from benchmarks.admission.run import patched
-from injector.admission import mutate
-from injector.defaults import InjectionDefaults
-from injector.webhook import MAX_BODY
+from injector.pod.admission import mutate
+from injector.pod.defaults import InjectionDefaults
+from injector.server.webhook import MAX_BODY
 from tests.documents import places
 from tests.injector_server import review
 

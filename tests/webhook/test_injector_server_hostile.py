@@ -22,11 +22,11 @@ import yaml
 from hostile_reviews import LIMITED, Case, cases
 
 from benchmarks.admission.server import Injector, running
-from injector.admission import mutate, validate
-from injector.decoding import MAX_DECODED, DecodingBudget
-from injector.defaults import InjectionDefaults
-from injector.http_client import HttpClient
-from injector.webhook import MAX_BODY
+from injector.pod.admission import mutate, validate
+from injector.pod.defaults import InjectionDefaults
+from injector.server.decoding import MAX_DECODED, DecodingBudget
+from injector.server.http_client import HttpClient
+from injector.server.webhook import MAX_BODY
 from tests.injector_server import HOST, body_of, review
 
 pytestmark = pytest.mark.timeout(300)  # 15 s, on a machine that has nothing else to do

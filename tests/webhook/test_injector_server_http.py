@@ -16,15 +16,15 @@ import trio
 import trio.testing
 
 from daemon.http import Request, RequestError, Response
-from injector.admission import mutate, validate
-from injector.decoding import DecodingBudget
-from injector.defaults import InjectionDefaults
 from injector.errors import ApiError, ListenError
-from injector.http import open_listeners
-from injector.http_client import HttpError
-from injector.metrics import Metrics
-from injector.shared_policies import SharedPolicies
-from injector.webhook import MAX_BODY, Webhook, time_limit
+from injector.pod.admission import mutate, validate
+from injector.pod.defaults import InjectionDefaults
+from injector.server.decoding import DecodingBudget
+from injector.server.http import open_listeners
+from injector.server.http_client import HttpError
+from injector.server.metrics import Metrics
+from injector.server.shared_policies import SharedPolicies
+from injector.server.webhook import MAX_BODY, Webhook, time_limit
 from tests.injector_server import (
     HOST,
     body_of,

@@ -13,13 +13,13 @@ import pytest
 import trio
 
 from daemon.http_server import HttpServer
-from injector.api import ApiServer
-from injector.certificates import Certificates, Lifetimes, split_bundle
 from injector.errors import ApiError, CertificateError, NotFoundError
-from injector.http import open_listeners, webhook_limits
-from injector.metrics import Metrics
-from injector.self_managed import Place, SelfManaged
-from injector.tls import ServerTls
+from injector.server.api import ApiServer
+from injector.server.certificates import Certificates, Lifetimes, split_bundle
+from injector.server.http import open_listeners, webhook_limits
+from injector.server.metrics import Metrics
+from injector.server.self_managed import Place, SelfManaged
+from injector.server.tls import ServerTls
 from tests.injector_server import HOST, MemoryApi, api_server
 
 SECRET = "/api/v1/namespaces/podlane/secrets/podlane-injector"

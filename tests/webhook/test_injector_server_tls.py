@@ -12,10 +12,10 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from daemon.http_server import HttpServer
-from injector.certificate_files import CertificateFiles
 from injector.errors import CertificateError
-from injector.http import open_listeners, webhook_limits
-from injector.tls import ServerTls, TlsVersion
+from injector.server.certificate_files import CertificateFiles
+from injector.server.http import open_listeners, webhook_limits
+from injector.server.tls import ServerTls, TlsVersion
 from tests.injector_server import HOST, authority, identity, trusting
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, Self
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError
-from injector.tls import TlsVersion
+from injector.pod.defaults import InjectionDefaults
+from injector.server.tls import TlsVersion
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.service_links import service_link
 from traffic_policy.settings import LogFormat, LogLevel

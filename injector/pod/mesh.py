@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from injector import pods
+from injector.pod import pods
 from traffic_policy.settings import Mesh
 
 ISTIO_ID: Final = 1337

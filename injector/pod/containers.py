@@ -16,7 +16,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector.defaults import InjectionDefaults
+from injector.pod.defaults import InjectionDefaults
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY, shared_policy_file
 from traffic_policy.pod.effective import Resources
 from traffic_policy.settings import variable

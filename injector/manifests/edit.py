@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from injector.defaults import InjectionDefaults
 from injector.errors import InjectionError, ManifestError, SharedPolicyError
-from injector.lists import PodChange, changed, injection, removal
-from injector.plan import Skip, plan
-from injector.pods import labels_of, mapping
-from injector.workloads import Path, Thing, Workload, things, workload
-from injector.yaml_edit import Edit, Editor, apply
-from injector.yaml_tree import Document, ListNode, MappingNode, Node, read
+from injector.manifests.workloads import Path, Thing, Workload, things, workload
+from injector.manifests.yaml_edit import Edit, Editor, apply
+from injector.manifests.yaml_tree import Document, ListNode, MappingNode, Node, read
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.list_diff import PodChange, changed, injection, removal
+from injector.pod.plan import Skip, plan
+from injector.pod.pods import labels_of, mapping
 from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
 from traffic_policy.pod.effective import AnnotationsError
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector import containers, pods
-from injector.defaults import InjectionDefaults, product_version
 from injector.errors import InjectionError, SharedPolicyError
-from injector.lists import Items, without_ours
-from injector.mesh import PodMesh, mesh_of
-from injector.status import Injected, Status
+from injector.pod import containers, pods
+from injector.pod.defaults import InjectionDefaults, product_version
+from injector.pod.list_diff import Items, without_ours
+from injector.pod.mesh import PodMesh, mesh_of
+from injector.pod.status import Injected, Status
 from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
 from traffic_policy.policy import Bound

@@ -20,7 +20,7 @@ from typing import Any, Final
 import yaml
 
 from injector.errors import ManifestError
-from injector.yaml_tree import ListNode, MappingNode, Node
+from injector.manifests.yaml_tree import ListNode, MappingNode, Node
 
 _INDENT: Final = 2
 """Columns by which a new list is indented under its key, where no other list shows another way."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector.pods import listed, mapping, metadata_of
+from injector.pod.pods import listed, mapping, metadata_of
 
 Path = tuple[str | int, ...]
 

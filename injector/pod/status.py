@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from injector.pods import annotations_of, listed, mapping
+from injector.pod.pods import annotations_of, listed, mapping
 from traffic_policy.pod.annotations import STATUS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from injector.containers import NAME, RESERVED_VOLUMES
+from injector.pod.containers import NAME, RESERVED_VOLUMES
 
 INIT_CONTAINERS: Final = "initContainers"
 CONTAINERS: Final = "containers"

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from injector.pods import ISTIO_INIT, ISTIO_PROXY, LINKERD, name_of
+from injector.pod.pods import ISTIO_INIT, ISTIO_PROXY, LINKERD, name_of
 
 
 def position(others: Sequence[Any]) -> int:

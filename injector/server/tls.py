@@ -20,8 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from daemon.http_server import ALPN
-from injector.certificates import names_of
 from injector.errors import CertificateError
+from injector.server.certificates import names_of
 
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2, what has forward secrecy and authenticates (RFC 9325 section 4.2)."""

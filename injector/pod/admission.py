@@ -18,13 +18,13 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from injector import pods
-from injector.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
-from injector.defaults import InjectionDefaults
 from injector.errors import InjectionError, SharedPolicyError
-from injector.lists import Items
-from injector.patch import patch
-from injector.plan import Skip, plan
+from injector.pod import pods
+from injector.pod.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.list_diff import Items
+from injector.pod.patch import patch
+from injector.pod.plan import Skip, plan
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import trio
 
-from injector.api_access import ApiAccess
 from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
-from injector.http_client import HttpAnswer, HttpClient, HttpError
+from injector.server.api_access import ApiAccess
+from injector.server.http_client import HttpAnswer, HttpClient, HttpError
 
 _PATIENCE: Final = 5.0
 """Seconds for a request and its answer; an admission that waits for it has 10 by default."""

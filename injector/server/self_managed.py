@@ -1,4 +1,4 @@
-"""Certificates of our own making, in a Secret that all replicas share; :mod:`injector.certificates` decides what to do.
+"""Certificates of our own making, in a Secret that all replicas share; :mod:`.certificates` decides what to do.
 
 There is no leader. Whoever sees first that something has to be done writes the Secret with the resourceVersion that it
 has read; who comes second is told of a conflict, reads again and finds it done. The webhook configurations are read
@@ -23,11 +23,11 @@ from typing import Any, Final
 import trio
 
 from daemon.log import Logger
-from injector.api import ApiServer, Resource, secret, webhook_configuration
-from injector.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
 from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
-from injector.metrics import Metrics
-from injector.tls import ServerTls
+from injector.server.api import ApiServer, Resource, secret, webhook_configuration
+from injector.server.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
+from injector.server.metrics import Metrics
+from injector.server.tls import ServerTls
 
 _LONGEST_PAUSE: Final = 5.0
 """Seconds between two looks (three small GETs): what somebody damages is whole again before many Pods are refused."""

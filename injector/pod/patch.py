@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from injector.lists import ListChange, PodChange, injection
-from injector.plan import InjectionPlan
+from injector.pod.list_diff import ListChange, PodChange, injection
+from injector.pod.plan import InjectionPlan
 from traffic_policy.pod.annotations import STATUS
 
 _ANNOTATIONS: Final = "/metadata/annotations"

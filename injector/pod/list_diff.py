@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector.pods import (
+from injector.pod.ordering import position
+from injector.pod.pods import (
     CONTAINERS,
     INIT_CONTAINERS,
     PULL_SECRETS,
@@ -25,8 +26,7 @@ from injector.pods import (
     name_of,
     spec_of,
 )
-from injector.positions import position
-from injector.status import Status
+from injector.pod.status import Status
 from traffic_policy.pod.annotations import STATUS
 
 LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from injector.errors import ApiAccessError, CertificateError
-from injector.tls import load_chain
+from injector.server.tls import load_chain
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where the kubelet puts a Pod's token, CA and namespace (https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/)."""

@@ -16,7 +16,7 @@ import trio
 
 from daemon.log import Logger
 from injector.errors import CertificateError
-from injector.tls import ServerTls
+from injector.server.tls import ServerTls
 
 _LOOK_EVERY: Final = 1.0
 

@@ -1,6 +1,6 @@
 """The two webhooks: a review comes in by POST, is answered within its time, or not at all.
 
-What mutates and validates is synchronous and pure (:mod:`injector.admission`). Mostly it takes a millisecond, but a
+What mutates and validates is synchronous and pure (:mod:`injector.pod.admission`). Mostly it takes a millisecond, but a
 policy of many thousand lines takes seconds, and meanwhile others have to be answered, and the one who waits to be told
 that it takes too long: what may be long runs in a worker thread. "Not at all" is an HTTP error, so that the
 ``failurePolicy`` of the webhook configuration decides about the Pod.
@@ -23,13 +23,13 @@ import trio
 
 from daemon.http import JSON, Request, RequestError, Response
 from daemon.log import Logger
-from injector.admission import SharedPolicies as Lookup
-from injector.decoding import DecodingBudget
-from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
-from injector.http import compact, failure
-from injector.metrics import Metrics
-from injector.shared_policies import SharedPolicies
+from injector.pod.admission import SharedPolicies as Lookup
+from injector.pod.defaults import InjectionDefaults
+from injector.server.decoding import DecodingBudget
+from injector.server.http import compact, failure
+from injector.server.metrics import Metrics
+from injector.server.shared_policies import SharedPolicies
 from traffic_policy.pod.effective import shared_policy_name
 
 MAX_BODY: Final = 3 * 2**20
@@ -67,7 +67,7 @@ class Outcome:
 
 
 class Webhook:
-    """One of the two; ``judge`` is :func:`injector.admission.mutate` or ``validate``."""
+    """One of the two; ``judge`` is :func:`injector.pod.admission.mutate` or ``validate``."""
 
     def __init__(
         self,

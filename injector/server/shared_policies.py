@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from daemon.log import Logger
-from injector.api import ApiServer, config_map
 from injector.errors import ApiError, NotFoundError, SharedPolicyError
+from injector.server.api import ApiServer, config_map
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 
 _ABSENT_SECONDS: Final = 1.0

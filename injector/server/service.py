@@ -20,21 +20,21 @@ import trio
 from daemon.http import Handler
 from daemon.http_server import HttpServer
 from daemon.log import Logger
-from injector.admission import mutate, validate
-from injector.api import ApiServer
-from injector.api_access import ApiAccess, find_access
-from injector.certificate_files import CertificateFiles
-from injector.certificates import Lifetimes
-from injector.config import InjectorSettings
-from injector.decoding import DecodingBudget
 from injector.errors import ApiError
-from injector.health import Readiness, health_handlers, metrics_handler
-from injector.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
-from injector.metrics import Metrics
-from injector.self_managed import Place, SelfManaged
-from injector.shared_policies import SharedPolicies
-from injector.tls import ServerTls
-from injector.webhook import Webhook
+from injector.pod.admission import mutate, validate
+from injector.server.api import ApiServer
+from injector.server.api_access import ApiAccess, find_access
+from injector.server.certificate_files import CertificateFiles
+from injector.server.certificates import Lifetimes
+from injector.server.config import InjectorSettings
+from injector.server.decoding import DecodingBudget
+from injector.server.health import Readiness, health_handlers, metrics_handler
+from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
+from injector.server.metrics import Metrics
+from injector.server.self_managed import Place, SelfManaged
+from injector.server.shared_policies import SharedPolicies
+from injector.server.tls import ServerTls
+from injector.server.webhook import Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.units import Duration
 

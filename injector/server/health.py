@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from daemon.http import Handler, Request, Response
 from daemon.log import Logger
 from daemon.prometheus_text import CONTENT_TYPE
-from injector.metrics import Metrics
+from injector.server.metrics import Metrics
 
 log = Logger()
 

@@ -1,0 +1,1 @@
+"""Injection into YAML and JSON text. Pure."""

@@ -1,0 +1,1 @@
+"""The webhook server: certificates, the API server, health and metrics."""
