@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from injector.pod.defaults import InjectionDefaults
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY, shared_policy_file
-from traffic_policy.pod.effective import Resources
+from traffic_policy.pod.quantities import Resources
 from traffic_policy.settings import variable
 
 NAME: Final = "podlane"

@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from injector.errors import DefaultsError
-from traffic_policy.pod.errors import QuantityError
-from traffic_policy.pod.quantities import Quantity
+from traffic_policy.pod.quantities import Quantity, QuantityError
 from traffic_policy.settings import (
     ADMIN_ADDRESS,
     ADMIN_PORT,

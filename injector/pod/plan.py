@@ -14,8 +14,9 @@ from injector.pod.defaults import InjectionDefaults, product_version
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
 from injector.pod.status import Injected, Status
+from traffic_policy.errors import Problem
 from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
-from traffic_policy.pod.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
 from traffic_policy.policy import Bound
 from traffic_policy.scope import beyond_step_aside, needs_names
 from traffic_policy.settings import Datapath, Mesh, variable

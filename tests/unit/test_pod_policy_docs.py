@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,18 @@ CONFIG_MAPS = {d["metadata"]["name"]: d["data"] for d in documents() if d["kind"
 
 
 def test_the_table_is_the_code() -> None:
-    assert table("annotation") == [astuple(annotation) for annotation in ANNOTATIONS]
+    assert tuple(name for name, *_ in table("annotation")) == ANNOTATIONS
     assert {row[0] for row in table("label")} == {INJECT_LABEL}
     assert f"`{STATUS}`" in TEXT
+
+
+def test_the_examples_of_the_reference_can_be_used() -> None:
+    said = effective(
+        {name: example for name, _, _, example, _ in table("annotation")},
+        shared=CONFIG_MAPS["shared-lanes"][SHARED_POLICY_KEY],
+    ).policy
+    assert said.total == Rate.parse("100Mbit")
+    assert said.ingress is not None
 
 
 @pytest.mark.parametrize("name", sorted(set(PODS) - {"wrong"}))

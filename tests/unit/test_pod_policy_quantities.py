@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traffic_policy.pod.errors import QuantityError
-from traffic_policy.pod.quantities import Quantity, bandwidth, bandwidth_text
+from traffic_policy.pod.quantities import Quantity, QuantityError, bandwidth, bandwidth_text
 from traffic_policy.policy import MIN_RATE
 from traffic_policy.units import Rate
 

@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from traffic_policy.errors import PolicyError
-from traffic_policy.errors import Problem as PolicyProblem
+from traffic_policy.errors import PolicyError, Problem
 from traffic_policy.overlap import EarlierMatches
 from traffic_policy.pod.annotations import (
     CLASSES,
@@ -28,7 +27,6 @@ from traffic_policy.pod.annotations import (
     POLICY,
     SHARED_POLICY_KEY,
 )
-from traffic_policy.pod.errors import Problem
 from traffic_policy.pod.quantities import bandwidth_text
 from traffic_policy.policy import TrafficClass, TrafficPolicy
 from traffic_policy.policy_file import policy_from_document
@@ -161,7 +159,7 @@ def _reachable(
             )
 
 
-def _told(problem: PolicyProblem, parts: Parts, places: list[int]) -> Problem:
+def _told(problem: Problem, parts: Parts, places: list[int]) -> Problem:
     """A problem of the whole, under the annotation that it comes from and with the paths that are written there."""
     own = len(parts.classes or ())
     match = _CLASS_PATH.match(problem.path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from traffic_policy.pod.errors import DownwardError
+from traffic_policy.errors import PodlaneError
 
 _LINE: Final = re.compile(r'(?P<key>[^="]+)="(?P<value>(?:[^"\\]|\\.)*)"')
 _ESCAPE: Final = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
@@ -18,6 +18,10 @@ _SHORT: Final = {
     "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"',
 }  # fmt: skip
 _SURROGATES: Final = range(0xD800, 0xE000)
+
+
+class DownwardError(PodlaneError, ValueError):
+    """A text is not what a downward API volume makes of annotations."""
 
 
 def read_annotations(text: str) -> dict[str, str]:

@@ -9,30 +9,52 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from traffic_policy.errors import PolicyError
+from traffic_policy.errors import PodlaneError, PolicyError, Problem
 from traffic_policy.fields import parse_networks
 from traffic_policy.pod import annotations as known
 from traffic_policy.pod.composition import Parts, compose
-from traffic_policy.pod.errors import AnnotationsError, Problem
-from traffic_policy.pod.quantities import bandwidth, bandwidth_text
-from traffic_policy.pod.values import Resources, one_of, parse_cpu, parse_memory
+from traffic_policy.pod.quantities import Resources, bandwidth, bandwidth_text, parse_cpu, parse_memory
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.policy_file import parse_document
 from traffic_policy.scope import beyond_step_aside
 from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 from traffic_policy.units import Duration, Rate
 
-__all__ = ["AnnotationsError", "PodPolicy", "Problem", "Resources", "effective", "shared_policy_name"]
-
 _T = TypeVar("_T")
 _CONFIG_MAP: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """A DNS subdomain (RFC 1123), which names of ConfigMaps are."""
 MOST_EXCLUDED: Final = 100
 """Every packet that is sent passes a rule for each."""
+_SHOWN: Final = 20
+"""Problems that an error's text has; kubectl prints it as one line after another."""
+_LONGEST: Final = 600
+"""Characters of one problem's text; the longest of our own sentences have some 300."""
+
+
+class AnnotationsError(PodlaneError, ValueError):
+    """A Pod's annotations cannot be honoured. ``problems`` has every reason there is, never none."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(replace(p, message=_shortened(p.message)) for p in problems)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        lines = [f"  - {problem}" for problem in self.problems[:_SHOWN]]
+        if len(self.problems) > _SHOWN:
+            lines.append(f"  - and {len(self.problems) - _SHOWN} more")
+        return "\n".join([f"{len(self.problems)} problems in the Pod's annotations:", *lines])
+
+
+def _shortened(text: str) -> str:
+    """A text may quote a value of a quarter of a MiB: keep how it begins, and the remedy at its end."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +85,14 @@ class PodPolicy:
     @property
     def digest(self) -> str:
         """SHA-256 (64 hexadecimal digits) of all that is in force; the same for annotations that mean the same."""
-        meaning = {
-            "policy": self.document,
-            "exclude_outbound_ports": [str(p) for p in self.exclude_outbound_ports],
-            "exclude_outbound_cidrs": [str(n) for n in self.exclude_outbound_cidrs],
-            "exclude_inbound_ports": [str(p) for p in self.exclude_inbound_ports],
-            "exclude_inbound_cidrs": [str(n) for n in self.exclude_inbound_cidrs],
-            "detection_timeout": self.detection_timeout and str(self.detection_timeout),
-            "log_level": self.log_level,
-            "datapath": self.datapath,
-            "mesh": self.mesh,
-            "resources": {key: value and value["text"] for key, value in asdict(self.resources).items()},
-            "on_failure": self.on_failure,
-        }
-        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+        meaning = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "warnings"}
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, TrafficPolicy):
+        return value.to_document()
+    return {f.name: getattr(value, f.name) for f in fields(value)} if isinstance(value, Resources) else str(value)
 
 
 def shared_policy_name(annotations: Mapping[str, str]) -> str | None:
@@ -96,7 +112,7 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
-    on_failure = reader.read(known.ON_FAILURE, one_of(OnFailure))
+    on_failure = reader.read(known.ON_FAILURE, _one_of(OnFailure))
     parts = _parts(reader, shared)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
@@ -109,9 +125,9 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
         reader.read(name, _at_most(parse_networks)) or () for name in (known.EXCLUDE_CIDRS, known.EXCLUDE_INBOUND_CIDRS)
     )
     timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
-    level = reader.read(known.LOG_LEVEL, one_of(LogLevel))
-    datapath = reader.read(known.DATAPATH, one_of(Datapath))
-    mesh = reader.read(known.MESH, one_of(Mesh))
+    level = reader.read(known.LOG_LEVEL, _one_of(LogLevel))
+    datapath = reader.read(known.DATAPATH, _one_of(Datapath))
+    mesh = reader.read(known.MESH, _one_of(Mesh))
     if datapath == Datapath.STEP_ASIDE and composed.policy is not None:
         reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
     resources = _resources(reader)
@@ -132,6 +148,18 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
         on_failure=on_failure,
         warnings=warnings,
     )
+
+
+def _one_of(kind: type[StrEnum]) -> Callable[[str], str]:
+    """A reader for a value out of a few."""
+    choices = [each.value for each in kind]
+
+    def parse(text: str) -> str:
+        if text.strip() not in choices:
+            raise ValueError(f"{text!r} is not one of the values. Write {', '.join(choices[:-1])} or {choices[-1]}.")
+        return text.strip()
+
+    return parse
 
 
 def _at_most(parse: Callable[[str], tuple[_T, ...]]) -> Callable[[str], tuple[_T, ...]]:
@@ -169,7 +197,7 @@ class _Reader:
 
 def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
     """Annotations under our prefix that there are not."""
-    names = [a.name for a in known.ANNOTATIONS]
+    names = known.ANNOTATIONS
     for name in sorted(annotations):
         if not name.startswith(known.PREFIX) or name in names or name == known.STATUS:
             continue

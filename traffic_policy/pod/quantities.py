@@ -13,8 +13,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Final, Self
 
-from traffic_policy.errors import UnitError
-from traffic_policy.pod.errors import QuantityError
+from traffic_policy.errors import PodlaneError, UnitError
 from traffic_policy.policy import MIN_RATE
 from traffic_policy.units import Rate
 
@@ -35,6 +34,14 @@ _LARGEST_BINARY: Final = 2**63 - 1
 """Where Kubernetes cuts a quantity with a binary suffix."""
 _LARGEST_RATE: Final = Rate.parse("10Tbit")
 """What :meth:`traffic_policy.units.Rate.parse` ends at: beyond it is a typing error, not a network."""
+_MOST_CPUS: Final = 1024
+"""More than any node has: 500M, say, where 500m was meant."""
+_LEAST_MEMORY: Final = 16 * 2**20
+"""Bytes; the interpreter with the sidecar's modules does not even start with less."""
+
+
+class QuantityError(PodlaneError, ValueError):
+    """A text is no Kubernetes quantity, or none that makes sense where it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +124,44 @@ def bandwidth_text(rate: Rate) -> str:
         if bits and bits % factor == 0:
             return f"{bits // factor}{suffix}"
     return str(bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Requests and limits of the sidecar's container; None: what the injector gives by default."""
+
+    cpu_request: Quantity | None = None
+    cpu_limit: Quantity | None = None
+    memory_request: Quantity | None = None
+    memory_limit: Quantity | None = None
+
+
+def parse_cpu(text: str) -> Quantity:
+    """CPUs: ``20m``, ``0.5``, ``2``."""
+    quantity = _not_negative(text)
+    if quantity.value > _MOST_CPUS:
+        hint = f"Write {quantity.text[:-1]}m for thousandths of a CPU" if text.strip()[-1:] == "M" else "Write less"
+        raise QuantityError(f"{text!r} is {_number(quantity.value)} CPUs, more than any node has. {hint}.")
+    return quantity
+
+
+def parse_memory(text: str) -> Quantity:
+    """Bytes: ``64Mi``, ``128M``."""
+    quantity = _not_negative(text)
+    if quantity.value < _LEAST_MEMORY:
+        hint = f"Write {quantity.text[:-1]}Mi" if text.strip()[-1:] == "m" else "Write a suffix, as in 64Mi"
+        raise QuantityError(
+            f"{text!r} is {_number(quantity.value)} bytes of memory, with which the sidecar cannot start. {hint}."
+        )
+    return quantity
+
+
+def _not_negative(text: str) -> Quantity:
+    quantity = Quantity.parse(text.strip())
+    if quantity.value < 0:
+        raise QuantityError(f"{text!r} is less than nothing. Write a number without a sign.")
+    return quantity
+
+
+def _number(value: Fraction) -> str:
+    return str(value.numerator) if value.denominator == 1 else f"{float(value):g}"
