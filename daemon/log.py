@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, TextIO
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LEVEL_CELLS: Final = 9
@@ -28,13 +28,6 @@ _QUOTED: Final = frozenset(" \t=\r\n\"'")
 """Characters for which a text is quoted."""
 
 Fields = Mapping[str, Any]
-
-
-class Render(Protocol):
-    """Makes a line, without its end, of an event."""
-
-    def __call__(self, timestamp: str, level: str, event: str, fields: Fields, trace: str) -> str:
-        """``trace``: the traceback of an exception, or nothing."""
 
 
 @dataclass(slots=True)
@@ -99,13 +92,17 @@ def _write(level: str, event: str, fields: dict[str, Any]) -> None:
     now = time.time()
     timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
     stream = _settings.stream or sys.stderr
-    render = json_line if _settings.as_json else _coloured_line if _has_colours(stream) else plain_line
+    everything = {**fields, **_settings.always}
+    if _settings.as_json:
+        line = _json_line(timestamp, level, event, everything, trace)
+    else:
+        line = _columns(timestamp, level, event, everything, trace, colours=_has_colours(stream))
     # One write per line, even where Python does not buffer: workers write to the same place.
-    stream.write(render(timestamp, level, event, {**fields, **_settings.always}, trace) + "\n")
+    stream.write(line + "\n")
     stream.flush()
 
 
-def json_line(timestamp: str, level: str, event: str, fields: Fields, trace: str) -> str:
+def _json_line(timestamp: str, level: str, event: str, fields: Fields, trace: str) -> str:
     """A JSON object; values that JSON does not have are written as Python shows them."""
     document = {**fields, "event": event, "level": level, "timestamp": timestamp}
     if trace:
@@ -113,24 +110,16 @@ def json_line(timestamp: str, level: str, event: str, fields: Fields, trace: str
     return json.dumps(document, default=repr)
 
 
-def plain_line(timestamp: str, level: str, event: str, fields: Fields, trace: str) -> str:
-    """Columns, and the fields in the order of their names."""
-    told = (f"{name}={_shown(fields[name])}" for name in sorted(fields))
-    line = " ".join((timestamp, f"[{level:<{_LEVEL_CELLS}}]", f"{event:<{_EVENT_CELLS}}", *told)).rstrip()
-    return f"{line}\n{trace}" if trace else line
+def _columns(timestamp: str, level: str, event: str, fields: Fields, trace: str, *, colours: bool) -> str:
+    """The fields come in the order of their names."""
 
+    def painted(text: str, colour: str) -> str:
+        return f"{colour}{text}{_RESET}" if colours else text
 
-def _coloured_line(timestamp: str, level: str, event: str, fields: Fields, trace: str) -> str:
-    told = (f"{_KEY}{name}{_RESET}={_VALUE}{_shown(fields[name])}{_RESET}" for name in sorted(fields))
-    colour = f"{_LEVEL_COLOURS[level]}{_BOLD}"
-    line = " ".join(
-        (
-            f"{_DIM}{timestamp}{_RESET}",
-            f"[{colour}{level:<{_LEVEL_CELLS}}{_RESET}]",
-            f"{_BOLD}{event:<{_EVENT_CELLS}}{_RESET}",
-            *told,
-        )
-    )
+    told = [f"{painted(name, _KEY)}={painted(_shown(fields[name]), _VALUE)}" for name in sorted(fields)]
+    severity = painted(f"{level:<{_LEVEL_CELLS}}", _LEVEL_COLOURS[level] + _BOLD)
+    what = painted(f"{event:<{_EVENT_CELLS}}", _BOLD)
+    line = " ".join((painted(timestamp, _DIM), f"[{severity}]", what, *told)).rstrip()
     return f"{line}\n{trace}" if trace else line
 
 

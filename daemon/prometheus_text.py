@@ -8,27 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import accumulate
 from typing import Final, Protocol
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Kind(StrEnum):
-    """What a metric's numbers are."""
-
-    COUNTER = "counter"
-    """Only grows; its name ends in ``_total``."""
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
 @dataclass(frozen=True, slots=True)
 class Family:
-    """All numbers of one metric. ``labels`` are the names of what tells them apart."""
+    """All numbers of one metric, a counter, gauge or histogram. ``labels`` are the names of what tells them apart."""
 
-    kind: Kind
+    kind: str
     name: str
     text: str
     labels: tuple[str, ...] = ()
@@ -51,17 +41,17 @@ class Family:
 
 def counter(name: str, text: str, *labels: str) -> Family:
     """A counter without numbers yet; ``name`` without ``_total``."""
-    return Family(Kind.COUNTER, f"{name}_total", text, labels)
+    return Family("counter", f"{name}_total", text, labels)
 
 
 def gauge(name: str, text: str, *labels: str) -> Family:
     """A gauge without numbers yet."""
-    return Family(Kind.GAUGE, name, text, labels)
+    return Family("gauge", name, text, labels)
 
 
 def histogram(name: str, text: str, *labels: str) -> Family:
     """A histogram without numbers yet, which come by :meth:`Family.add_counts`."""
-    return Family(Kind.HISTOGRAM, name, text, labels)
+    return Family("histogram", name, text, labels)
 
 
 class Collector(Protocol):

@@ -27,7 +27,6 @@ from traffic_policy.fields import (
     BytesField,
     DurationField,
     MarkField,
-    Network,
     NetworkField,
     PatternField,
     PercentageField,
@@ -36,30 +35,11 @@ from traffic_policy.fields import (
     RateField,
     ServerNameField,
 )
-from traffic_policy.ports import PortRange, TransportProtocol
+from traffic_policy.fields import Network as Network
+from traffic_policy.ports import PortRange as PortRange
+from traffic_policy.ports import TransportProtocol as TransportProtocol
 from traffic_policy.services import service_named
 from traffic_policy.units import ByteCount, Rate
-
-__all__ = [
-    "DEFAULT_CLASS",
-    "MIN_RATE",
-    "Bound",
-    "ClassIngress",
-    "DefaultClass",
-    "Ingress",
-    "Match",
-    "Network",
-    "PortRange",
-    "Queue",
-    "Quic",
-    "Rehearsal",
-    "Requests",
-    "ResolvedClass",
-    "Shaper",
-    "TrafficClass",
-    "TrafficPolicy",
-    "TransportProtocol",
-]
 
 DEFAULT_CLASS: Final = "default"
 MIN_RATE: Final = Rate(8_000)

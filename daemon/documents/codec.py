@@ -26,13 +26,14 @@ class DocumentError(Exception):
 
 def to_json(document: object) -> Any:
     """A dataclass as a dictionary for :func:`json.dumps`."""
-    return _adapter(type(document)).dump_python(document, mode="json", by_alias=True, exclude_defaults=True)
+    kind: Any = type(document)
+    return _adapter(kind).dump_python(document, mode="json", by_alias=True, exclude_defaults=True)
 
 
 def from_json(kind: type[_T], value: object) -> _T:
     """A ``kind`` from what :func:`json.loads` gave. Unknown keys mean nothing. Raises :class:`DocumentError`."""
     try:
-        return cast(_T, _adapter(kind).validate_json(json.dumps(value)))
+        return cast(_T, _adapter(cast(Any, kind)).validate_json(json.dumps(value)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "missing":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from injector.errors import InjectionError, ManifestError, SharedPolicyError
 from injector.manifests.workloads import Path, Thing, Workload, things, workload
@@ -21,6 +21,7 @@ from injector.pod.pods import labels_of, mapping
 from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
 from traffic_policy.pod.effective import AnnotationsError
 
+_NodeT = TypeVar("_NodeT", MappingNode, ListNode)
 _BOM: Final = "\ufeff"
 
 
@@ -147,63 +148,45 @@ def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> Result:
 def _edits(editor: Editor, document: Document, found: Workload, change: PodChange) -> Iterator[Edit]:
     if not change:
         return
-    steps = _Steps(document)
     if change.status_changes:
-        about, _ = steps.mapping((*found.path, "metadata"))
+        about, _ = _find(document, (*found.path, "metadata"), MappingNode)
         if change.last:
             yield editor.remove_key("annotations", about)
         else:
-            annotations, key = steps.mapping((*found.path, "metadata", "annotations"))
+            annotations, key = _find(document, (*found.path, "metadata", "annotations"), MappingNode)
             if annotations.get(STATUS) is not None:
                 yield editor.remove_key(STATUS, annotations)
             if change.status is not None:
-                yield editor.add_text(STATUS, change.status, annotations, key)
-    spec, spec_key = steps.mapping((*found.path, "spec"))
+                yield editor.add(STATUS, change.status, annotations, key)
+    spec, spec_key = _find(document, (*found.path, "spec"), MappingNode)
     # Keys that are added all go to the same place, where the first comes first.
     for each in change.lists:
         if each.create or each.drop:
             if spec.get(each.key) is not None:
                 yield editor.remove_key(each.key, spec)
             if each.create:
-                yield editor.add_list(each.key, [item for _, item in each.added], spec, spec_key)
+                yield editor.add(each.key, [item for _, item in each.added], spec, spec_key)
         else:
-            nodes, key = steps.list((*found.path, "spec", each.key))
+            nodes, key = _find(document, (*found.path, "spec", each.key), ListNode)
             yield from editor.change_list(nodes, each.removed, each.added, key)
 
 
-class _Steps:
-    """Ways through one document's tree, of which nothing may be shared with another place in it."""
-
-    def __init__(self, document: Document) -> None:
-        self._document = document
-
-    def mapping(self, path: Path) -> tuple[MappingNode, Node]:
-        """The mapping at a path, and the key that holds it."""
-        node, key = self._walk(path)
-        if not isinstance(node, MappingNode):
-            raise _shared(path)
-        return node, key
-
-    def list(self, path: Path) -> tuple[ListNode, Node]:
-        """The list at a path, likewise."""
-        node, key = self._walk(path)
-        if not isinstance(node, ListNode):
-            raise _shared(path)
-        return node, key
-
-    def _walk(self, path: Path) -> tuple[Node, Node]:
-        node = key = self._document.root
-        for i, step in enumerate(path):
-            if isinstance(node, MappingNode) and isinstance(step, str):
-                found = next((pair for pair in reversed(node.pairs) if pair[0].value == step), None)
-                if found is None:
-                    raise _shared(path[: i + 1])
-                key, node = found
-            elif isinstance(node, ListNode) and isinstance(step, int):
-                node = node.items[step]
-            if node.alias or node.anchor in self._document.aliases:
+def _find(document: Document, path: Path, kind: type[_NodeT]) -> tuple[_NodeT, Node]:
+    """The node at a path, and the key that holds it. Nothing on the way may be shared with another place."""
+    node = key = document.root
+    for i, step in enumerate(path):
+        if isinstance(node, MappingNode) and isinstance(step, str):
+            found = next((pair for pair in reversed(node.pairs) if pair[0].value == step), None)
+            if found is None:
                 raise _shared(path[: i + 1])
-        return node, key
+            key, node = found
+        elif isinstance(node, ListNode) and isinstance(step, int):
+            node = node.items[step]
+        if node.alias or node.anchor in document.aliases:
+            raise _shared(path[: i + 1])
+    if not isinstance(node, kind):
+        raise _shared(path)
+    return node, key
 
 
 def _shared(path: Path) -> ManifestError:

@@ -53,18 +53,14 @@ class Editor:
         self._text = text
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
-    def add_list(self, key: str, items: Sequence[Any], into: MappingNode, holder: Node) -> Edit:
-        """Add a key with a list to a mapping, which is the value of the key ``holder``."""
-        if into.flow:
-            return self._flow_pair(key, list(items), into)
-        text = f"{key}:\n{textwrap.indent(_dump(list(items)), ' ' * self._list_indent(into))}"
-        return self._lines(self._next_line(holder.end), text, self._column(into.pairs[0][0].start))
-
-    def add_text(self, key: str, value: str, into: MappingNode, holder: Node) -> Edit:
-        """Add a key with a text to a mapping, likewise."""
+    def add(self, key: str, value: str | list[Any], into: MappingNode, holder: Node) -> Edit:
+        """Add a key with a text or a list to a mapping, which is the value of the key ``holder``."""
         if into.flow:
             return self._flow_pair(key, value, into)
-        return self._lines(self._next_line(holder.end), _dump({key: value}), self._column(into.pairs[0][0].start))
+        text = _dump({key: value})
+        if isinstance(value, list):
+            text = f"{key}:\n{textwrap.indent(_dump(value), ' ' * self._list_indent(into))}"
+        return self._lines(self._next_line(holder.end), text, self._column(into.pairs[0][0].start))
 
     def remove_key(self, key: str, out_of: MappingNode) -> Edit:
         """Take a key and its value out of a mapping in which it is."""

@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector.pod.ordering import position
 from injector.pod.pods import (
     CONTAINERS,
     INIT_CONTAINERS,
+    ISTIO_INIT,
+    ISTIO_PROXY,
+    LINKERD,
     PULL_SECRETS,
     RESERVED,
     VOLUMES,
@@ -145,6 +147,17 @@ def _after(
         present = {name_of(item) for item in result}
         return [*result, *(item for name, item in wanted.items() if name not in present)]
     return [*result, *wanted.values()]
+
+
+def position(others: Sequence[Any]) -> int:
+    """The index of the sidecar among init containers of which ``others`` are the others.
+
+    First, so that the application's init containers are shaped too, and no other sidecar talks before ours. In a mesh
+    after the last of its containers: it redirects before anything of ours captures, and what leaves the Pod is what its
+    proxy sends. The position is put right when the webhook is called again after others have changed the Pod.
+    """
+    mesh = (ISTIO_PROXY, *ISTIO_INIT, *LINKERD)
+    return max((i for i, item in enumerate(others) if name_of(item) in mesh), default=-1) + 1
 
 
 def _change(key: str, before: list[Any] | None, after: list[Any] | None, carried: Status | None) -> ListChange:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -160,17 +161,8 @@ class InjectorSettings(BaseSettings):
 
     def defaults(self) -> InjectionDefaults:
         """What the injected container gets."""
-        return InjectionDefaults(
-            image=self.image,
-            image_pull_policy=self.image_pull_policy,
-            image_pull_secrets=self.image_pull_secrets,
-            cpu_request=self.cpu_request,
-            cpu_limit=self.cpu_limit,
-            memory_request=self.memory_request,
-            memory_limit=self.memory_limit,
-            bpf=self.bpf,
-            environment=self.sidecar_environment,
-        )
+        own = {f.name: getattr(self, f.name) for f in fields(InjectionDefaults) if f.name != "environment"}
+        return InjectionDefaults(**own, environment=self.sidecar_environment)
 
     def certificate_names(self, namespace: str) -> tuple[str, ...]:
         """The names by which API servers know the Service, and those that were given."""

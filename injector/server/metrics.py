@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -17,19 +16,16 @@ _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 _BYTES: Final = (256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 
-@dataclass(slots=True)
 class _Histogram:
-    bounds: Sequence[float]
-    counts: list[int]
-    total: float = 0.0
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
 
     def observe(self, number: float) -> None:
         self.counts[bisect_left(self.bounds, number)] += 1
         self.total += number
 
-
-def _histogram(bounds: Sequence[float]) -> _Histogram:
-    return _Histogram(bounds, [0] * (len(bounds) + 1))
+    def add_to(self, family: Family, *labels: str) -> None:
+        family.add_counts(self.bounds, self.counts, self.total, *labels)
 
 
 class Metrics:
@@ -40,7 +36,7 @@ class Metrics:
         """Whether Pods can be answered for."""
         self._reviews: Tally[tuple[str, str]] = Tally()
         self._seconds: dict[str, _Histogram] = {}
-        self._patch_bytes = _histogram(_BYTES)
+        self._patch_bytes = _Histogram(_BYTES)
         self._api_errors: Tally[tuple[str, str, str]] = Tally()
         self._expiry: dict[str, float] = {}
         self._loads: Tally[str] = Tally()
@@ -48,7 +44,7 @@ class Metrics:
     def reviewed(self, webhook: str, result: str, seconds: float, patch_bytes: int) -> None:
         """A review was answered, so many seconds after its head; ``patch_bytes`` of a Pod that is not changed: 0."""
         self._reviews[result, webhook] += 1
-        self._seconds.setdefault(webhook, _histogram(_SECONDS)).observe(seconds)
+        self._seconds.setdefault(webhook, _Histogram(_SECONDS)).observe(seconds)
         if patch_bytes:
             self._patch_bytes.observe(patch_bytes)
 
@@ -74,9 +70,9 @@ class Metrics:
             reviews.add(number, *names)
         seconds = histogram("podlane_injector_admission_seconds", "From a review's head to its answer.", "webhook")
         for webhook, each in self._seconds.items():
-            seconds.add_counts(each.bounds, each.counts, each.total, webhook)
+            each.add_to(seconds, webhook)
         patches = histogram("podlane_injector_patch_bytes", "Size of the JSON patch of changed Pods.")
-        patches.add_counts(self._patch_bytes.bounds, self._patch_bytes.counts, self._patch_bytes.total)
+        self._patch_bytes.add_to(patches)
         errors = counter(
             "podlane_injector_api_errors", "Requests to the API server that failed; code 0: no answer.",
             "code", "resource", "verb",
@@ -90,9 +86,7 @@ class Metrics:
         )
         for certificate, when in self._expiry.items():
             expiry.add(when, certificate)
-        loads = counter(
-            "podlane_injector_certificate_loads", "Serving certificates put in use, by result.", "result"
-        )  # fmt: skip
+        loads = counter("podlane_injector_certificate_loads", "Serving certificates put in use, by result.", "result")
         for result, number in self._loads.items():
             loads.add(number, result)
         ready = gauge("podlane_injector_ready", "1 when Pods can be answered for.")

@@ -27,14 +27,13 @@ from injector.server.api_access import ApiAccess, find_access
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import Lifetimes
 from injector.server.config import InjectorSettings
-from injector.server.decoding import DecodingBudget
 from injector.server.health import Readiness, health_handlers, metrics_handler
 from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
 from injector.server.metrics import Metrics
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
-from injector.server.webhook import Webhook
+from injector.server.webhook import DecodingBudget, Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.units import Duration
 

@@ -13,7 +13,8 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -26,7 +27,6 @@ from daemon.log import Logger
 from injector.errors import SharedPolicyError
 from injector.pod.admission import SharedPolicies as Lookup
 from injector.pod.defaults import InjectionDefaults
-from injector.server.decoding import DecodingBudget
 from injector.server.http import compact, failure
 from injector.server.metrics import Metrics
 from injector.server.shared_policies import SharedPolicies
@@ -34,6 +34,9 @@ from traffic_policy.pod.effective import shared_policy_name
 
 MAX_BODY: Final = 3 * 2**20
 """Bytes of a review: the API server's own limit for what it takes (``MaxRequestBodyBytes`` in its options)."""
+MAX_DECODED: Final = 4 * 2**20
+"""Bytes of the bodies that are decoded at once; others wait. As Python's objects a body can take 30 times its size, and
+the chart allows the injector 256 MiB."""
 _MARGIN: Final = 0.1
 _LEAST_MARGIN: Final = 0.2
 """We give up this part of the API server's time limit before it does, at least so many seconds: the answer that says
@@ -64,6 +67,26 @@ class Outcome:
 
     result: str
     patch_bytes: int = 0
+
+
+class DecodingBudget:
+    """Bytes of the bodies that are decoded at once, for all webhooks together, so that memory stays bounded."""
+
+    def __init__(self) -> None:
+        self._decoded = 0
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    @asynccontextmanager
+    async def decoding(self, size: int) -> AsyncIterator[None]:
+        """Decode and use a body inside the block. Waits for room among others; alone there is always enough."""
+        while self._decoded and self._decoded + size > MAX_DECODED:
+            await self._waiting.park()
+        self._decoded += size
+        try:
+            yield
+        finally:
+            self._decoded -= size
+            self._waiting.unpark_all()
 
 
 class Webhook:

@@ -24,8 +24,7 @@ from injected_pods import (
 
 from injector.pod import pods
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.list_diff import changed, injection, without_ours
-from injector.pod.ordering import position
+from injector.pod.list_diff import changed, injection, position, without_ours
 from injector.pod.patch import patch
 
 FORMS = pytest.mark.parametrize("defaults", [USUAL, WITH_SECRET], ids=["usual", "other"])

@@ -24,9 +24,8 @@ from hostile_reviews import LIMITED, Case, cases
 from benchmarks.admission.server import Injector, running
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
-from injector.server.decoding import MAX_DECODED, DecodingBudget
 from injector.server.http_client import HttpClient
-from injector.server.webhook import MAX_BODY
+from injector.server.webhook import MAX_BODY, MAX_DECODED, DecodingBudget
 from tests.injector_server import HOST, body_of, review
 
 pytestmark = pytest.mark.timeout(300)  # 15 s, on a machine that has nothing else to do

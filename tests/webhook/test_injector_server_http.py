@@ -19,12 +19,11 @@ from daemon.http import Request, RequestError, Response
 from injector.errors import ApiError, ListenError
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
-from injector.server.decoding import DecodingBudget
 from injector.server.http import open_listeners
 from injector.server.http_client import HttpError
 from injector.server.metrics import Metrics
 from injector.server.shared_policies import SharedPolicies
-from injector.server.webhook import MAX_BODY, Webhook, time_limit
+from injector.server.webhook import MAX_BODY, DecodingBudget, Webhook, time_limit
 from tests.injector_server import (
     HOST,
     body_of,
