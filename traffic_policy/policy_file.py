@@ -57,6 +57,10 @@ _CHOICES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 """What a key with fixed values holds, and which there are."""
 
 
+def _refusal(message: str, remedy: str, source: str) -> PolicyError:
+    return PolicyError([Problem("", message, remedy)], source)
+
+
 def load_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
     """The policy in a file. ``total`` replaces the file's own. Raises :class:`PolicyError`, also when unreadable."""
     source = str(path)
@@ -64,11 +68,11 @@ def load_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy
         data = Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise PolicyError([Problem("", f"The policy cannot be read: {reason}.", "Name another.")], source) from None
+        raise _refusal(f"The policy cannot be read: {reason}.", "Name another.", source) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PolicyError([Problem("", f"Not UTF-8 text (byte {error.start}).", "Save it as UTF-8.")], source) from None
+        raise _refusal(f"Not UTF-8 text (byte {error.start}).", "Save it as UTF-8.", source) from None
     return parse_policy(text, source=source, total=total)
 
 
@@ -80,7 +84,7 @@ def parse_policy(text: str, *, source: str = "", total: Rate | None = None) -> T
 def parse_document(text: str, *, source: str = "") -> object:
     """The plain data in YAML or JSON text, of a policy or of a part of one; raises :class:`PolicyError`."""
     if len(text) > _MAX_TEXT:
-        raise PolicyError([Problem("", f"{len(text)} characters are too long for a policy.", "Shorten it.")], source)
+        raise _refusal(f"{len(text)} characters are too long for a policy.", "Shorten it.", source)
     try:
         document = _load(text)
         values = _count(document, {})
@@ -88,13 +92,11 @@ def parse_document(text: str, *, source: str = "") -> object:
         raise PolicyError([_yaml_problem(error)], source) from None
     except ValueError as error:
         # PyYAML reads dates and numbers by itself, and lets Python's complaint about 2020-13-45 through as it is.
-        raise PolicyError(
-            [Problem("", f"Not valid YAML or JSON: {error}.", "Put the value in quotes.")], source
-        ) from None
+        raise _refusal(f"Not valid YAML or JSON: {error}.", "Put the value in quotes.", source) from None
     except RecursionError:
-        raise PolicyError([Problem("", "The text is nested too deeply.", "See docs/policy.md.")], source) from None
+        raise _refusal("The text is nested too deeply.", "See docs/policy.md.", source) from None
     if values > max(len(text), _MANY_VALUES):
-        raise PolicyError([Problem("", "By its aliases the text stands for too much.", "Write it without.")], source)
+        raise _refusal("By its aliases the text stands for too much.", "Write it without.", source)
     return document
 
 

@@ -6,6 +6,7 @@ Only the standard library is imported, for the sake of ``podlane --help``.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -16,11 +17,36 @@ INBOUND_PORT: Final = 15106
 ADMIN_PORT: Final = 15109
 ADMIN_ADDRESS: Final = "127.0.0.1"
 VARIABLE_PREFIX: Final = "PODLANE_"
+_SERVICE_VARIABLE: Final = re.compile(
+    r"(?P<service>[A-Z0-9_]+?)_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+_SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+"""What a kubelet puts in the variables by which it tells containers of the Services in their namespace: a Service named
+``podlane-admin`` sets ``PODLANE_ADMIN_PORT`` to a URL (``FromServices`` of k8s.io/kubernetes,
+pkg/kubelet/envvars/envvars.go). A Pod goes without them with ``enableServiceLinks: false``; variables that a
+container's ``env`` has win over them."""
 
 
 def variable(setting: str) -> str:
     """The environment variable of one of the sidecar's settings: ``PODLANE_ADMIN_PORT`` for ``admin_port``."""
     return f"{VARIABLE_PREFIX}{setting.upper()}"
+
+
+def service_behind(variable: str) -> str | None:
+    """The name of a Service that would set this variable, as in ``podlane-admin``; None when none can."""
+    match = _SERVICE_VARIABLE.fullmatch(variable)
+    return match["service"].lower().replace("_", "-") if match else None
+
+
+def service_link(variable: str, value: object) -> str | None:
+    """A sentence on a variable that has a Service's URL instead of a setting, with the remedy; else None."""
+    service = service_behind(variable)
+    if service is None or not isinstance(value, str) or not _SERVICE_URL.fullmatch(value):
+        return None
+    return (
+        f"{value!r} is the address of the Service {service}, which Kubernetes puts in this variable. "
+        "Set enableServiceLinks: false in the Pod's spec, or this variable to what it should be."
+    )
 
 
 class Datapath(StrEnum):

@@ -22,16 +22,7 @@ from traffic_policy.errors import UnitError
 _SI = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _IEC = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 # Kubernetes quantities are case-sensitive: "m" is milli there, so it must not pass for "M".
-_QUANTITY = {
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
+_QUANTITY = {prefix: _SI[prefix.lower()] for prefix in "kMGT"} | {prefix.capitalize(): _IEC[prefix] for prefix in _IEC}
 # No more digits than any unit needs: Python refuses to write numbers of thousands of digits, and Decimal to hold some.
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})"
 _RATE = re.compile(rf"{_NUMBER}\s*(?P<prefix>[kmgt]i?)?bits?(?:/s|ps)?", re.IGNORECASE)

@@ -25,7 +25,7 @@ _PORTS: Final = {
     variable("outbound_port"): str(OUTBOUND_PORT),
 }
 """Always told, since the kubelet puts the address of a Service podlane-admin in PODLANE_ADMIN_PORT, and so on
-(:mod:`traffic_policy.pod.service_links`)."""
+(:func:`traffic_policy.settings.service_link`)."""
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 """Values of imagePullPolicy (https://kubernetes.io/docs/concepts/containers/images/)."""
 _USUAL: Final = {variable("admin_address"): ADMIN_ADDRESS, variable("log_format"): LogFormat.JSON.value, **_PORTS}

@@ -15,8 +15,7 @@ from injector.errors import DefaultsError
 from injector.pod.defaults import InjectionDefaults
 from injector.server.tls import TlsVersion
 from traffic_policy.errors import ConfigError
-from traffic_policy.pod.service_links import service_link
-from traffic_policy.settings import LogFormat, LogLevel
+from traffic_policy.settings import LogFormat, LogLevel, service_link
 from traffic_policy.units import Duration
 
 ENVIRONMENT: Final = "PODLANE_INJECTOR_"
@@ -64,57 +63,43 @@ PortSetting = Annotated[int, Field(ge=0, le=65535)]
 
 
 class InjectorSettings(BaseSettings):
-    """Everything that can be set; ``PODLANE_INJECTOR_`` and a field's name in capitals is its environment variable."""
+    """Everything that can be set; ``PODLANE_INJECTOR_`` and a field's name in capitals is its environment variable.
+
+    ``podlane injector --help`` says what each is.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
 
-    address: str = Field("", description="address to listen on; all when left out")
-    port: PortSetting = Field(8443, description="port of the webhooks (HTTPS)")
-    metrics_port: PortSetting = Field(8080, description="port of metrics and health (plain HTTP)")
-    tls_version: TlsVersion = Field(TlsVersion.TLS_1_3, description="oldest version of TLS that is spoken")
-    certificate: Path | None = Field(None, description="certificate chain to serve (PEM file)")
-    key: Path | None = Field(None, description="its private key (PEM file)")
-    secret: str = Field("", description="instead of files: the Secret for certificates of the injector's own making")
-    service: str = Field("podlane-injector", description="the Service that its certificate is for")
-    names: NamesSetting = Field((), description="further names and addresses that its certificate is for")
-    mutating_webhook: str = Field("", description="MutatingWebhookConfiguration that has to trust the certificate")
-    validating_webhook: str = Field("", description="ValidatingWebhookConfiguration that has to trust it")
-    ca_lifetime: TimeSetting = Field(
-        Duration.from_seconds(365 * 86400), description="how long an authority of its own making is valid"
-    )
-    certificate_lifetime: TimeSetting = Field(
-        Duration.from_seconds(30 * 86400), description="how long a serving certificate of its own making is valid"
-    )
-    ca_overlap: TimeSetting = Field(
-        Duration.from_seconds(600), description="how long a new authority is trusted before it signs"
-    )
-    kubeconfig: Path | None = Field(None, description="how to reach the API server from outside the cluster")
-    context: str | None = Field(None, description="context of the kubeconfig")
-    namespace: str = Field("", description="namespace of the Secret and the Service; the Pod's or the context's")
-    deadline: TimeSetting = Field(
-        Duration.from_seconds(9), description="longest time for an answer; less when the API server says so"
-    )
-    shared_policy_ttl: DurationSetting = Field(
-        Duration.from_seconds(10),
-        description="how long a ConfigMap with a shared policy is used before it is read again",
-    )
-    linger: DurationSetting = Field(
-        Duration.from_seconds(5), description="how long requests are still taken after SIGTERM, while Endpoints change"
-    )
-    grace: DurationSetting = Field(Duration.from_seconds(15), description="how long running requests may then go on")
-    image: str = Field("", description="image of the sidecar; this version's when left out")
-    image_pull_policy: str | None = Field(None, description="imagePullPolicy of the sidecar")
-    image_pull_secrets: NamesSetting = Field((), description="imagePullSecrets that Pods get")
-    cpu_request: str | None = Field(_DEFAULTS.cpu_request, description="CPU request of the sidecar")
-    cpu_limit: str | None = Field(_DEFAULTS.cpu_limit, description="CPU limit of the sidecar")
-    memory_request: str | None = Field(_DEFAULTS.memory_request, description="memory request of the sidecar")
-    memory_limit: str | None = Field(_DEFAULTS.memory_limit, description="memory limit of the sidecar")
-    bpf: bool = Field(
-        True, description="give sidecars CAP_BPF whose policy limits what arrives in classes that names tell apart"
-    )
-    sidecar_environment: VariablesSetting = Field(
-        (), description="further settings of the sidecar, as PODLANE_GRACE=20s,PODLANE_SILENT_PORTS=25,3306"
-    )
+    address: str = ""
+    port: PortSetting = 8443
+    metrics_port: PortSetting = 8080
+    tls_version: TlsVersion = TlsVersion.TLS_1_3
+    certificate: Path | None = None
+    key: Path | None = None
+    secret: str = ""
+    service: str = "podlane-injector"
+    names: NamesSetting = ()
+    mutating_webhook: str = ""
+    validating_webhook: str = ""
+    ca_lifetime: TimeSetting = Duration.from_seconds(365 * 86400)
+    certificate_lifetime: TimeSetting = Duration.from_seconds(30 * 86400)
+    ca_overlap: TimeSetting = Duration.from_seconds(600)
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: str = ""
+    deadline: TimeSetting = Duration.from_seconds(9)
+    shared_policy_ttl: DurationSetting = Duration.from_seconds(10)
+    linger: DurationSetting = Duration.from_seconds(5)
+    grace: DurationSetting = Duration.from_seconds(15)
+    image: str = ""
+    image_pull_policy: str | None = None
+    image_pull_secrets: NamesSetting = ()
+    cpu_request: str | None = _DEFAULTS.cpu_request
+    cpu_limit: str | None = _DEFAULTS.cpu_limit
+    memory_request: str | None = _DEFAULTS.memory_request
+    memory_limit: str | None = _DEFAULTS.memory_limit
+    bpf: bool = True
+    sidecar_environment: VariablesSetting = ()
     log_format: LogFormat = LogFormat.JSON
     log_level: LogLevel = LogLevel.INFO
 

@@ -242,7 +242,7 @@ def _explain(error: Any, given: dict[str, Any]) -> str:
     key = str(error["loc"][0])
     where = f"--{key.replace('_', '-')}" if key in given else variable(key)
     # Only here: whose settings can be read starts faster without.
-    from traffic_policy.pod.service_links import service_link
+    from traffic_policy.settings import service_link
 
     if link := service_link(where, error["input"]):
         return f"{where}: {link}"

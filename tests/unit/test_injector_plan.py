@@ -28,8 +28,7 @@ from injector.pod.defaults import InjectionDefaults
 from injector.pod.plan import InjectionPlan, Skip, plan
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.pod.effective import AnnotationsError
-from traffic_policy.pod.service_links import service_behind
-from traffic_policy.settings import ADMIN_PORT, OUTBOUND_PORT
+from traffic_policy.settings import ADMIN_PORT, OUTBOUND_PORT, service_behind
 
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.config.settings import load_settings
 from traffic_policy.errors import ConfigError
-from traffic_policy.pod.service_links import service_behind, service_link
+from traffic_policy.settings import service_behind, service_link
 
 OF_THE_KUBELET = {
     "REDIS_PRIMARY_SERVICE_HOST": "10.0.0.11",

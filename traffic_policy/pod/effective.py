@@ -117,18 +117,10 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
     reader.problems += composed.problems
-    ports, inbound_ports = (
-        reader.read(name, _at_most(PortRange.parse_list)) or ()
-        for name in (known.EXCLUDE_PORTS, known.EXCLUDE_INBOUND_PORTS)
-    )
-    networks, inbound_networks = (
-        reader.read(name, _at_most(parse_networks)) or () for name in (known.EXCLUDE_CIDRS, known.EXCLUDE_INBOUND_CIDRS)
-    )
-    timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
-    level = reader.read(known.LOG_LEVEL, _one_of(LogLevel))
-    datapath = reader.read(known.DATAPATH, _one_of(Datapath))
-    mesh = reader.read(known.MESH, _one_of(Mesh))
-    if datapath == Datapath.STEP_ASIDE and composed.policy is not None:
+    settings = {
+        field: value for field, (name, parse) in _SETTINGS.items() if (value := reader.read(name, parse)) is not None
+    }
+    if settings.get("datapath") == Datapath.STEP_ASIDE and composed.policy is not None:
         reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
     resources = _resources(reader)
     if reader.problems or composed.policy is None:
@@ -136,17 +128,10 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     warnings = (*_warnings(annotations, parts), *composed.warnings)
     return PodPolicy(
         policy=composed.policy,
-        exclude_outbound_ports=ports,
-        exclude_outbound_cidrs=networks,
-        exclude_inbound_ports=inbound_ports,
-        exclude_inbound_cidrs=inbound_networks,
-        detection_timeout=timeout,
-        log_level=level,
-        datapath=datapath,
-        mesh=mesh,
         resources=resources,
         on_failure=on_failure,
         warnings=warnings,
+        **settings,
     )
 
 
@@ -172,6 +157,19 @@ def _at_most(parse: Callable[[str], tuple[_T, ...]]) -> Callable[[str], tuple[_T
         return values
 
     return parse_some
+
+
+_SETTINGS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "exclude_outbound_ports": (known.EXCLUDE_PORTS, _at_most(PortRange.parse_list)),
+    "exclude_inbound_ports": (known.EXCLUDE_INBOUND_PORTS, _at_most(PortRange.parse_list)),
+    "exclude_outbound_cidrs": (known.EXCLUDE_CIDRS, _at_most(parse_networks)),
+    "exclude_inbound_cidrs": (known.EXCLUDE_INBOUND_CIDRS, _at_most(parse_networks)),
+    "detection_timeout": (known.DETECTION_TIMEOUT, Duration.parse),
+    "log_level": (known.LOG_LEVEL, _one_of(LogLevel)),
+    "datapath": (known.DATAPATH, _one_of(Datapath)),
+    "mesh": (known.MESH, _one_of(Mesh)),
+}
+"""Fields of :class:`PodPolicy`: the annotation of each, and how it is read."""
 
 
 class _Reader:
@@ -269,26 +267,23 @@ def _limits_missing(annotations: Mapping[str, str], parts: Parts) -> Iterator[Pr
     if known.EGRESS in annotations or known.KUBERNETES_EGRESS in annotations:
         return  # when it cannot be read, that has been told
     if known.POLICY in annotations:
-        if parts.shared is not None and "total" not in parts.shared:
-            yield Problem(
-                known.EGRESS,
-                f"ConfigMap {parts.shared_name} has no total, so the Pod must say what it may send in all. "
-                "Add this annotation, as in 100M, or total to the ConfigMap.",
-            )
-    elif known.CLASSES in annotations or known.DEFAULT_CLASS in annotations:
-        yield Problem(known.EGRESS, "The classes have nothing to share. Add what the Pod may send in all, as in 100M.")
-    elif known.INGRESS in annotations or known.KUBERNETES_INGRESS in annotations:
-        yield Problem(
-            known.EGRESS,
-            "What the Pod may receive is limited, what it may send is not. Add this annotation, as in 100M.",
+        if parts.shared is None or "total" in parts.shared:
+            return
+        text = (
+            f"ConfigMap {parts.shared_name} has no total, so the Pod must say what it may send in all. "
+            "Add this annotation, as in 100M, or total to the ConfigMap."
         )
+    elif known.CLASSES in annotations or known.DEFAULT_CLASS in annotations:
+        text = "The classes have nothing to share. Add what the Pod may send in all, as in 100M."
+    elif known.INGRESS in annotations or known.KUBERNETES_INGRESS in annotations:
+        text = "What the Pod may receive is limited, what it may send is not. Add this annotation, as in 100M."
     else:
-        yield Problem(
-            known.EGRESS,
+        text = (
             "The Pod is to carry Podlane, but no limit is set. Add this annotation, as in 100M, "
             f"or {known.POLICY} with the name of a ConfigMap; "
-            f'or set the Pod\'s label {known.INJECT_LABEL} to "false".',
+            f'or set the Pod\'s label {known.INJECT_LABEL} to "false".'
         )
+    yield Problem(known.EGRESS, text)
 
 
 def _resources(reader: _Reader) -> Resources:
