@@ -55,7 +55,6 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
         return len(self._open)
 
     async def run(self, listeners: list[trio.SocketListener]) -> None:
@@ -85,7 +84,6 @@ class HttpServer:
         return len(self._open)
 
     async def until_empty(self) -> None:
-        """Wait until no connection is open."""
         while self._open:
             self._ended = trio.Event()
             await self._ended.wait()

@@ -64,11 +64,9 @@ class Logger:
         return _LEVELS[level] >= _settings.threshold
 
     def debug(self, event: str, **fields: Any) -> None:
-        """For those who look for a fault."""
         _write("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """What happens."""
         _write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
@@ -76,7 +74,6 @@ class Logger:
         _write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """What failed."""
         _write("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:

@@ -63,7 +63,6 @@ class Collector(Protocol):
 
 
 def render(families: Iterable[Family]) -> bytes:
-    """The text of these metrics."""
     lines = []
     for family in families:
         text = family.text.replace("\\", r"\\").replace("\n", r"\n")

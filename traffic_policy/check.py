@@ -12,11 +12,13 @@ from traffic_policy.overlap import EarlierMatches
 from traffic_policy.policy import (
     DEFAULT_CLASS,
     MIN_RATE,
+    DefaultClass,
     Match,
     Queue,
     Quic,
     Rehearsal,
     Shaper,
+    TrafficClass,
     TrafficPolicy,
     TransportProtocol,
 )
@@ -36,6 +38,12 @@ def check(policy: TrafficPolicy) -> list[Problem]:
     """Everything that is wrong with a policy whose single values are all right. Empty when it can be used."""
     parts = (_shaper, _bandwidths, _ingress, _names, _waiting, _matches)
     return [problem for part in parts for problem in part(policy)]
+
+
+def _everyone(policy: TrafficPolicy) -> list[tuple[str, str, TrafficClass | DefaultClass]]:
+    """Path, name and limits of each class, the default class last."""
+    named = [(f"classes[{i}]", c.name, c) for i, c in enumerate(policy.classes)]
+    return [*named, ("default", DEFAULT_CLASS, policy.default)]
 
 
 def rate_is_missing(path: str) -> Problem:
@@ -65,11 +73,10 @@ def _shaper(policy: TrafficPolicy) -> Iterable[Problem]:
             f"prio has {MAX_BANDS} bands: one for each class and one for the default.",
             f"Merge classes until {MAX_BANDS - 1} are left, or write shaper: htb.",
         )
-    everyone = [(f"classes[{i}]", c.rate, c.burst) for i, c in enumerate(policy.classes)]
-    for path, rate, burst in (*everyone, ("default", default.rate, default.burst)):
-        if rate is not None:
+    for path, _, each in _everyone(policy):
+        if each.rate is not None:
             yield Problem(f"{path}.rate", f"{shaper} gives no guarantees.", "Remove the rate, or write shaper: htb.")
-        if burst is not None:
+        if each.burst is not None:
             yield Problem(f"{path}.burst", f"{shaper} has no burst for a class.", "Remove it, or write shaper: htb.")
     if not shaper.has_classes and {"ceil", "priority"} & default.model_fields_set:
         yield Problem("default", f"{shaper} limits all traffic to the total alone.", "Remove its ceil and priority.")
@@ -86,21 +93,19 @@ def _bandwidths(policy: TrafficPolicy) -> Iterable[Problem]:
     if total < MIN_RATE:
         yield _too_little("total", "The total is", total)
         return
-    shares = [_Share(f"classes[{i}]", c.name, c.rate, c.ceil) for i, c in enumerate(policy.classes)]
+    shares = [_Share(path, name, each.rate, each.ceil) for path, name, each in _everyone(policy)]
     if policy.shaper is not Shaper.HTB:
-        yield from _shares([*shares, _Share("default", DEFAULT_CLASS, default.rate, default.ceil)], total)
+        yield from _shares(shares, total)
         return
-    shares.append(_Share("default", DEFAULT_CLASS, default.rate or policy.default_rate, default.ceil))
+    shares[-1] = _Share("default", DEFAULT_CLASS, default.rate or policy.default_rate, default.ceil)
     yield from _shares(shares, total)
     yield from _bursts(policy)
-    promised = [rate for rate in (*(c.rate for c in policy.classes), default.rate) if rate is not None]
+    promised = [each.rate for _, _, each in _everyone(policy) if each.rate is not None]
     yield from _promises(shares, promised, total, "total")
 
 
 def _ingress(policy: TrafficPolicy) -> Iterable[Problem]:
-    written = [(f"classes[{i}].ingress", c.name, c.ingress) for i, c in enumerate(policy.classes)]
-    written.append(("default.ingress", DEFAULT_CLASS, policy.default.ingress))
-    limits = [(path, name, ingress) for path, name, ingress in written if ingress is not None]
+    limits = [(f"{path}.ingress", name, each.ingress) for path, name, each in _everyone(policy) if each.ingress]
     if policy.ingress is None:
         for path, name, _ in limits:
             yield Problem(
@@ -154,9 +159,8 @@ def _promises(shares: Iterable[_Share], written: Iterable[Rate], total: Rate, pa
 
 
 def _bursts(policy: TrafficPolicy) -> Iterable[Problem]:
-    written = [(f"classes[{i}]", c.rate, c.burst) for i, c in enumerate(policy.classes)]
-    written.append(("default", policy.default_rate, policy.default.burst))
-    for path, rate, burst in written:
+    for path, _, each in _everyone(policy):
+        rate, burst = policy.default_rate if each is policy.default else each.rate, each.burst
         if rate is None or burst is None:
             continue
         most = ByteCount(rate.bytes_in(_LONGEST_BURST_SECONDS))
@@ -189,10 +193,9 @@ def _cannot_guarantee(path: str, promised: Rate, total: Rate, whose: str, key: s
 def _waiting(policy: TrafficPolicy) -> Iterable[Problem]:
     """Queues, and rehearsals in their place."""
     yield from _rehearsal("rehearsal", policy.rehearsal)
-    everyone = [(f"classes[{i}]", c.queue, c.rehearsal) for i, c in enumerate(policy.classes)]
-    for path, queue, rehearsal in (*everyone, ("default", policy.default.queue, policy.default.rehearsal)):
-        yield from _rehearsal(f"{path}.rehearsal", rehearsal)
-        if queue is not Queue.AUTO and (rehearsal or policy.rehearsal):
+    for path, _, each in _everyone(policy):
+        yield from _rehearsal(f"{path}.rehearsal", each.rehearsal)
+        if each.queue is not Queue.AUTO and (each.rehearsal or policy.rehearsal):
             yield Problem(
                 f"{path}.queue",
                 "Delayed packets wait in the queue of the rehearsal, so there is no other.",

@@ -17,7 +17,6 @@ class TransportProtocol(StrEnum):
 
     @property
     def has_ports(self) -> bool:
-        """Whether packets of it have port numbers."""
         return self is not TransportProtocol.ICMP
 
 

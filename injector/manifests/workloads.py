@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector.pod.pods import listed, mapping, metadata_of
+from injector.pod.pods import mapping, metadata_of
 
 Path = tuple[str | int, ...]
 
@@ -37,42 +37,31 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One Kubernetes object and the path to it."""
+    """One Kubernetes object and the path to it.
+
+    ``group`` is empty for core/v1; ``name`` may be what the name will begin with; ``namespace`` is as written.
+    """
 
     path: Path
     data: Mapping[str, Any]
-
-    @property
-    def group(self) -> str:
-        """The API group; empty for core/v1."""
-        group, slash, _ = str(self.data.get("apiVersion", "")).rpartition("/")
-        return group if slash else ""
-
-    @property
-    def kind(self) -> str:
-        """As in ``kind``."""
-        return str(self.data.get("kind", ""))
-
-    @property
-    def name(self) -> str:
-        """The name, or what it will begin with."""
-        about = metadata_of(self.data)
-        return str(about.get("name") or about.get("generateName") or "")
-
-    @property
-    def namespace(self) -> str:
-        """As written; empty where it is not."""
-        return str(metadata_of(self.data).get("namespace") or "")
+    group: str
+    kind: str
+    name: str
+    namespace: str
 
 
 def things(document: Any, path: Path = ()) -> Iterator[Thing]:
     """The objects in a document: itself, or the items of a List."""
     data = mapping(document)
-    if str(data.get("kind", "")).endswith("List") and isinstance(data.get("items"), list):
-        for i, item in enumerate(listed(data["items"])):
+    kind = str(data.get("kind", ""))
+    if kind.endswith("List") and isinstance(data.get("items"), list):
+        for i, item in enumerate(data["items"]):
             yield from things(item, (*path, "items", i))
     elif data:
-        yield Thing(path, data)
+        group, slash, _ = str(data.get("apiVersion", "")).rpartition("/")
+        about = metadata_of(data)
+        name = str(about.get("name") or about.get("generateName") or "")
+        yield Thing(path, data, group if slash else "", kind, name, str(about.get("namespace") or ""))
 
 
 def workload(thing: Thing) -> Workload | None:

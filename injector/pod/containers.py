@@ -103,7 +103,6 @@ def sidecar(
 
 
 def volumes(shared: str | None) -> list[dict[str, Any]]:
-    """What the container mounts."""
     fields = [{"path": "annotations", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations"}}]
     result: list[dict[str, Any]] = [{"name": _POD_VOLUME, "downwardAPI": {"items": fields}}]
     if shared is not None:

@@ -131,7 +131,6 @@ def _after(
     same: bool,
     carried: Status | None,
 ) -> list[Any] | None:
-    """The list as it is to be."""
     mine = {name_of(item): item for item in current or () if same and _is_ours(key, item, carried)}
     wanted = {name_of(item): mine.get(name_of(item), item) for item in items}
     if not wanted:

@@ -19,7 +19,6 @@ _STATUS: Final = f"{_ANNOTATIONS}/{STATUS.replace('~', '~0').replace('/', '~1')}
 
 
 def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
-    """The operations that carry out a plan."""
     return list(operations(injection(pod, plan.items, plan.status), pod))
 
 

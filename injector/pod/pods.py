@@ -47,12 +47,10 @@ def name_of(item: object) -> str:
 
 
 def spec_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The Pod's spec."""
     return mapping(pod.get("spec"))
 
 
 def metadata_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The Pod's metadata."""
     return mapping(pod.get("metadata"))
 
 
@@ -78,7 +76,6 @@ def names(pod: Mapping[str, Any], key: str) -> list[str]:
 
 
 def is_windows(pod: Mapping[str, Any]) -> bool:
-    """Whether the Pod asks for a Windows node."""
     by_selector = mapping(spec_of(pod).get("nodeSelector")).get("kubernetes.io/os")
     return "windows" in (mapping(spec_of(pod).get("os")).get("name"), by_selector)
 
@@ -89,7 +86,6 @@ def is_mirror(pod: Mapping[str, Any]) -> bool:
 
 
 def has_istio(pod: Mapping[str, Any]) -> bool:
-    """Whether Istio's sidecar is in the Pod, in whichever form."""
     return any(name_of(c) in (ISTIO_PROXY, *ISTIO_INIT) for c in all_containers(pod))
 
 

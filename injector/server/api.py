@@ -73,7 +73,6 @@ class ApiServer:
         self._client = HttpClient(access.host, access.port, access.tls, access.server_name)
 
     async def aclose(self) -> None:
-        """Close the connections that are kept."""
         await self._client.aclose()
 
     async def version(self) -> tuple[int, int]:

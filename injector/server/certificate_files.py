@@ -74,7 +74,7 @@ class CertificateFiles:
                 log.error("the certificate is not exchanged; the old one stays", error=str(error))
             else:
                 if changed and self._tls.served:
-                    log.info("a new certificate is served", expires=self._tls.served.expires.isoformat())
+                    log.info("a new certificate is served", expires=self._tls.served.not_valid_after_utc.isoformat())
 
 
 def _version(path: Path) -> tuple[int, int, int, int]:

@@ -145,7 +145,6 @@ class InjectorSettings(BaseSettings):
         return self
 
     def defaults(self) -> InjectionDefaults:
-        """What the injected container gets."""
         own = {f.name: getattr(self, f.name) for f in fields(InjectionDefaults) if f.name != "environment"}
         return InjectionDefaults(**own, environment=self.sidecar_environment)
 

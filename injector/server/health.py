@@ -56,8 +56,6 @@ def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
 
 
 def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
-    """For Prometheus."""
-
     async def render(_request: Request) -> Response:
         return Response(200, CONTENT_TYPE, metrics.render())
 

@@ -49,7 +49,6 @@ class Metrics:
             self._patch_bytes.observe(patch_bytes)
 
     def api_failed(self, verb: str, resource: str, code: int) -> None:
-        """A request to the API server failed."""
         self._api_errors[str(code), resource, verb] += 1
 
     def expires(self, certificate: str, when: datetime) -> None:

@@ -144,7 +144,7 @@ class Injector:
     def _file_loaded(self, usable: bool) -> None:
         self._metrics.loaded("loaded" if usable else "failed")
         if self._tls.served:
-            self._metrics.expires("serving", self._tls.served.expires)
+            self._metrics.expires("serving", self._tls.served.not_valid_after_utc)
 
     def _certificate_state(self, trouble: str | None) -> None:
         self._readiness.arrived(CERTIFICATE, trouble)

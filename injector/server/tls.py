@@ -11,17 +11,13 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from daemon.http_server import ALPN
 from injector.errors import CertificateError
-from injector.server.certificates import names_of
 
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2, what has forward secrecy and authenticates (RFC 9325 section 4.2)."""
@@ -34,22 +30,14 @@ class TlsVersion(StrEnum):
     TLS_1_3 = "1.3"
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The certificate that is served: until when, for whom, and its SHA-256 in hexadecimal."""
-
-    expires: datetime
-    names: tuple[str, ...]
-    fingerprint: str
-
-
 class ServerTls:
     """Holds the context for new connections. :meth:`use` exchanges it, or raises and leaves the old one."""
 
     def __init__(self, oldest: TlsVersion = TlsVersion.TLS_1_3) -> None:
         self._oldest = oldest
         self._context: ssl.SSLContext | None = None
-        self.served: Served | None = None
+        self.served: x509.Certificate | None = None
+        """The certificate that is served."""
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -66,17 +54,14 @@ class ServerTls:
             leaf = x509.load_pem_x509_certificate(chain)
         except ValueError as error:
             raise CertificateError(f"The certificate cannot be read: {error}.") from None
-        served = Served(leaf.not_valid_after_utc, names_of(leaf), leaf.fingerprint(hashes.SHA256()).hex())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = (
-            ssl.TLSVersion.TLSv1_3 if self._oldest is TlsVersion.TLS_1_3 else ssl.TLSVersion.TLSv1_2
-        )
+        context.minimum_version = ssl.TLSVersion[f"TLSv{self._oldest.replace('.', '_')}"]
         context.set_ciphers(_CIPHERS_1_2)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(ALPN)
         load_chain(context, chain, key)
-        changed = served != self.served
-        self._context, self.served = context, served
+        changed = leaf != self.served
+        self._context, self.served = context, leaf
         return changed
 
 

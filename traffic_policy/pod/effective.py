@@ -136,7 +136,6 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
 
 
 def _one_of(kind: type[StrEnum]) -> Callable[[str], str]:
-    """A reader for a value out of a few."""
     choices = [each.value for each in kind]
 
     def parse(text: str) -> str:

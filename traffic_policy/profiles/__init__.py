@@ -49,7 +49,6 @@ class Profile:
 
 @cache
 def profiles() -> tuple[Profile, ...]:
-    """All profiles, by name."""
     return tuple(sorted(_read(), key=lambda profile: profile.name))
 
 
