@@ -40,12 +40,8 @@ class Resource:
 
     @property
     def path(self) -> str:
-        return f"{self.collection}/{self.name}"
-
-    @property
-    def collection(self) -> str:
         inside = f"/namespaces/{self.namespace}" if self.namespace else ""
-        return f"{self.group}{inside}/{self.plural}"
+        return f"{self.group}{inside}/{self.plural}/{self.name}"
 
     def __str__(self) -> str:
         return f"{self.plural} {self.name}" + (f" in namespace {self.namespace}" if self.namespace else "")

@@ -59,10 +59,6 @@ class Place:
         return tuple(webhook_configuration(kind, name) for kind, name in named if name)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class SelfManaged:
     """Keeps Secret, served certificate and ``caBundle`` right, for one replica of perhaps several."""
 
@@ -73,7 +69,7 @@ class SelfManaged:
         lifetimes: Lifetimes,
         tls: ServerTls,
         metrics: Metrics,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api = api
         self._place = place

@@ -35,7 +35,6 @@ from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
 from injector.server.webhook import DecodingBudget, Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
-from traffic_policy.units import Duration
 
 _OLDEST_KUBERNETES: Final = (1, 29)
 """From which on native sidecars are there without a feature gate (KEP-753)."""
@@ -137,7 +136,8 @@ class Injector:
             settings.mutating_webhook,
             settings.validating_webhook,
         )
-        lifetimes = Lifetimes(*map(_delta, (settings.ca_lifetime, settings.certificate_lifetime, settings.ca_overlap)))
+        durations = (settings.ca_lifetime, settings.certificate_lifetime, settings.ca_overlap)
+        lifetimes = Lifetimes(*(timedelta(seconds=each.seconds) for each in durations))
         kept = SelfManaged(self._api, place, lifetimes, self._tls, self._metrics)
         nursery.start_soon(kept.keep, self._certificate_state)
 
@@ -198,7 +198,11 @@ async def serve(
     """Run an injector until SIGTERM or SIGINT. Raises an :class:`traffic_policy.errors.PodlaneError`."""
     access = find_access(settings.kubeconfig, settings.context, os.environ)
     if access is None:
-        _needs_no_api(settings)
+        if settings.secret:
+            raise ConfigError(
+                "--secret: there is no API server to keep it. Start the injector in the cluster, name a file with "
+                "--kubeconfig, or give --certificate and --key."
+            )
         log.warning("there is no API server to ask: shared policies are not checked when Pods are created")
     injector = Injector(settings, access)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -211,21 +215,9 @@ async def serve(
             raise _first(ours) from None
 
 
-def _needs_no_api(settings: InjectorSettings) -> None:
-    if settings.secret:
-        raise ConfigError(
-            "--secret: there is no API server to keep it. Start the injector in the cluster, name a file with "
-            "--kubeconfig, or give --certificate and --key."
-        )
-
-
 def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _delta(duration: Duration) -> timedelta:
-    return timedelta(seconds=duration.seconds)
 
 
 def _tune() -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
+from cryptography.hazmat.primitives import hashes
 
 from daemon.http_server import HttpServer
 from injector.errors import ApiError, CertificateError, NotFoundError
@@ -41,7 +42,7 @@ class Replica:
     @property
     def fingerprint(self) -> str:
         assert self.tls.served is not None
-        return self.tls.served.fingerprint
+        return self.tls.served.fingerprint(hashes.SHA256()).hex()
 
 
 @asynccontextmanager
