@@ -78,7 +78,7 @@ test-kube: build system-packages kube-tools  ## injection by a real API server
 test-image: build  ## the container image, built and run by a container engine of its own
 	@tools/as-root $(BIN)/python -m pytest tests/image $(PYTEST_ARGS)
 
-kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/kind.md)
+kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/how-to/kind.md)
 	@tools/system-packages go=golang-go
 	@tools/as-root tools/kind-cluster up
 
@@ -98,7 +98,7 @@ bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/benchmarks.md)
+bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/explanation/benchmarks.md)
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m benchmarks kind $(BENCH_ARGS)
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds

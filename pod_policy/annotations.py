@@ -1,4 +1,6 @@
-"""The annotations and labels that Podlane knows, and what each is for. ``docs/annotations.md`` has the same table.
+"""The annotations and labels that Podlane knows, and what each is for.
+
+``docs/reference/annotations.md`` has the same table.
 
 Labels select (:data:`INJECT_LABEL`), annotations configure. What they mean together is :mod:`pod_policy.effective`.
 """
@@ -152,7 +154,7 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "auto, istio, linkerd or none",
         "the sidecar's (auto)",
         "istio",
-        "The service mesh behind whose proxy Podlane sits (docs/mesh.md). auto: the one that is in the Pod.",
+        "The service mesh behind whose proxy Podlane sits (docs/how-to/mesh.md). auto: the one that is in the Pod.",
     ),
     Annotation(
         LOG_LEVEL,

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Datapath(StrEnum):
-    """docs/datapaths.md compares them."""
+    """docs/explanation/datapaths.md compares them."""
 
     RELAY = "relay"
     """The proxy accepts the connection, reads its first bytes, and relays it."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class OnFailure(StrEnum):
-    """docs/operations.md has the table of faults."""
+    """docs/reference/operations.md has the table of faults."""
 
     OPEN = "open"
     """They go direct, in the class of their port."""

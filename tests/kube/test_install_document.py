@@ -1,4 +1,4 @@
-"""docs/install.md, line by line: what it says to type is typed, in a shell, against a real API server."""
+"""docs/how-to/install.md, line by line: what it says to type is typed, in a shell, against a real API server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Shell:
 
 
 def lines() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/install.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/how-to/install.md").read_text(), re.DOTALL)
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 

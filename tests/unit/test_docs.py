@@ -18,7 +18,7 @@ from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
 from tc_core.policy_file import load_policy, parse_policy
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def table_keys(text: str, heading: str) -> list[str]:
@@ -34,7 +34,7 @@ def table_keys(text: str, heading: str) -> list[str]:
 
 
 def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None:
-    text = (ROOT / "docs/operations.md").read_text()
+    text = (ROOT / "docs/reference/operations.md").read_text()
     fields = SidecarSettings.model_fields
     assert table_keys(text, "setting") == list(fields)
     options = {p.name for p in sidecar.params}
@@ -49,13 +49,13 @@ def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None
 
 
 def test_the_policy_reference_names_every_key_and_no_other() -> None:
-    keys = set(table_keys((ROOT / "docs/policy.md").read_text(), "key"))
+    keys = set(table_keys((ROOT / "docs/reference/policy.md").read_text(), "key"))
     models = (TrafficPolicy, TrafficClass, DefaultClass, Match)
     assert keys == {name for model in models for name in model.model_fields}
 
 
 def test_every_metric_in_the_docs_exists() -> None:
-    text = (ROOT / "docs/operations.md").read_text()
+    text = (ROOT / "docs/reference/operations.md").read_text()
     rendered = (
         Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render().decode()
     )
@@ -74,6 +74,15 @@ def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> N
         assert (document.parent / link).exists(), link
 
 
+def test_every_page_that_code_and_pages_name_is_there() -> None:
+    folders = ("benchmarks", "charts", "docs", "examples", "injector", "pod_policy", "podlane", "sidecar", "tc_core", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py", ".yaml")]
+    named = {(page, file) for file in [*files, *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "Dockerfile"]
+             for page in re.findall(r"(?<![\w./-])docs/[\w./-]+\.(?:md|json|svg)", file.read_text())}  # fmt: skip
+    assert len(named) > 50
+    assert [(page, str(file)) for page, file in sorted(named) if not (ROOT / page).exists()] == []
+
+
 _TOO_MUCH = """
 total: 50Mbit
 classes:
@@ -87,7 +96,7 @@ classes:
     [
         ("README.md", _TOO_MUCH),
         (
-            "docs/policy.md",
+            "docs/reference/policy.md",
             _TOO_MUCH.replace("port: 11", "port: 3, protocol: tcp").replace(
                 "match: [{port: 3", "ceil: 30Mbit, match: [{port: 3"
             ),
@@ -104,9 +113,9 @@ def test_errors_in_the_docs_are_what_is_printed(
 
 
 def test_the_way_from_nothing_to_a_shaped_pod_is_the_one_that_is_tried() -> None:
-    """The tests in kind type what docs/kind.md says."""
-    tried = re.findall(r"```console\n.*?```", (ROOT / "docs/kind.md").read_text(), re.DOTALL)[0]
-    assert tried in (ROOT / "docs/install.md").read_text()
+    """The tests in kind type what docs/how-to/kind.md says."""
+    tried = re.findall(r"```console\n.*?```", (ROOT / "docs/how-to/kind.md").read_text(), re.DOTALL)[0]
+    assert tried in (ROOT / "docs/how-to/install.md").read_text()
 
 
 def test_the_policy_in_the_readme_is_the_example_file() -> None:

@@ -1,4 +1,4 @@
-"""What docs/annotations.md says is what the code does."""
+"""What docs/reference/annotations.md says is what the code does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pod_policy.composition import MOST_MATCHES
 from pod_policy.effective import MOST_EXCLUDED, AnnotationsError, effective, shared_policy_name
 from tc_core.units import Rate
 
-TEXT = (Path(__file__).parents[2] / "docs/annotations.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs/reference/annotations.md").read_text()
 
 
 def table(heading: str) -> list[tuple[str, ...]]:
