@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
 FUZZ_STAMP := $(VENV)/.fuzz
+DOCS_STAMP := $(VENV)/.docs
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
@@ -16,7 +17,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -42,6 +43,10 @@ $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt
 $(FUZZ_STAMP): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=atheris -c constraints.txt -e '.[fuzz]' || \
 	  echo "atheris cannot be installed here; nothing is fuzzed." >&2
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 system-packages:  ## Debian packages that the demo and the tests use
@@ -103,6 +108,12 @@ bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds
 	@$(BIN)/python -W ignore -m tests.fuzz.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
+
+docs: build $(DOCS_STAMP)  ## the site of docs/ in out/site; broken links and anchors are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@if grep -rlE --include='*.html' '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' out/site; then \
+	  echo "These pages would fetch something from elsewhere." >&2; exit 1; fi
+	@echo "out/site/index.html"
 
 lint: build
 	@$(BIN)/ruff check .

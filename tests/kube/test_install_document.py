@@ -20,8 +20,6 @@ from waiting import until
 ROOT: Final = Path(__file__).parents[2]
 ELSEWHERE: Final = {
     "docker build": "tests/image builds it",
-    "make kind-up": "tests/kind is in such a cluster",
-    "sudo tools/kind-cluster exec": "tests/kind types them there",
     "helm test": "needs nodes",
 }
 """Beginnings of lines that are not run here, and why."""
