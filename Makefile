@@ -127,7 +127,7 @@ format: build
 
 constraints: build  ## pin what is installed now
 	@{ echo "# The versions this project is tested with. Regenerate: make constraints"; \
-	   $(BIN)/pip freeze --exclude-editable; } > constraints.txt
+	   $(BIN)/pip freeze --all --exclude pip --exclude-editable; } > constraints.txt
 
 clean:
 	@rm -rf $(VENV) out build *.egg-info
