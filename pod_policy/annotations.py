@@ -84,7 +84,7 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "YAML or JSON: a list as under classes in a policy",
         "the shared policy's classes",
         '[{name: api, rate: 20Mbit, match: {sni: "*.example.com"}}]',
-        "The lanes. They come before the shared policy's classes, and replace those of the same name.",
+        "The Pod's classes. They come before the shared policy's classes, and replace those of the same name.",
     ),
     Annotation(
         DEFAULT_CLASS,
@@ -181,8 +181,8 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "bytes, a Kubernetes quantity",
         "the injector's",
         "256Mi",
-        "The most memory that the sidecar may use; beyond it the proxy, or all of the container, is killed and started "
-        "anew.",
+        "The most memory that the sidecar may use; beyond it the proxy, or all of the container, is killed and "
+        "restarted.",
     ),
 )
 """In the order of the reference."""
