@@ -10,7 +10,7 @@ RUN python3 -m venv --without-pip /opt/podlane
 # What Podlane needs changes less often than Podlane: a layer of its own. Wheels only: there is no compiler here.
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*p["dependencies"], *p["optional-dependencies"]["injector"], sep="\n")' >requirements.txt \
+print(*p["dependencies"], sep="\n")' >requirements.txt \
  && python3 -m pip --python /opt/podlane install --no-cache-dir --no-compile --only-binary :all: \
       --constraint constraints.txt --requirement requirements.txt
 COPY . .
@@ -33,7 +33,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends iptables python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 COPY --from=build /opt/podlane /opt/podlane
-# PYTHONMALLOC: Python's own allocator would keep what a crowd of connections took (sidecar/memory.py).
+# PYTHONMALLOC: Python's own allocator would keep what a crowd of connections took (sidecar/app/memory_trim.py).
 ENV PATH=/opt/podlane/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONMALLOC=malloc \
     PYTHONDONTWRITEBYTECODE=1

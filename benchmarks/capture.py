@@ -13,9 +13,9 @@ from typing import Final
 
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import INTERFACE, Stage
-from sidecar.netfilter.install import Installer, Way, detect_backend
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from tc_core.marks import CLASS_MASK, OWN
+from datapath.netfilter.install import Installer, Way, detect_backend
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from traffic_policy.marks import CLASS_MASK, OWN
 
 PORT: Final = 15101
 """Where candidates listen: the product's own port."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import structlog
 from click.core import ParameterSource
 
 from benchmarks import machine, report
@@ -29,6 +27,7 @@ from benchmarks.progress import Progress
 from benchmarks.results import Results, load
 from benchmarks.runner import Runner
 from benchmarks.stage import Placement
+from daemon import log
 from podlane.console import console, failing_clearly
 
 _ROUNDS, _SECONDS = 3, 3
@@ -89,7 +88,7 @@ def main(
                 rounds or (_QUICK_ROUNDS if quick else _ROUNDS),
                 seconds or (_QUICK_SECONDS if quick else _SECONDS),
             )
-            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+            log.configure(level="warning")
             end_tidily()
             results = _measure(settings, output, quick=quick)
             if quick and (found := collapses(Analysis(results))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from podlane.errors import PodlaneError
+from traffic_policy.errors import PodlaneError
 
 
 class BenchmarkError(PodlaneError):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.candidates.base import said_version
-from podlane.lab.tools import find_tool
+from podlane.netns.tools import find_tool
 
 
 def describe() -> dict[str, str]:

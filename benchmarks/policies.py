@@ -1,7 +1,7 @@
 """The policies that candidates are held to, in one place: every candidate's configuration is made from these.
 
 A :class:`BenchPolicy` is a list of classes, told apart by name (SNI and Host), and for kernel-only candidates by port.
-It becomes a Podlane policy, and marks (the layout of :mod:`tc_core.marks`) for peers that mark by themselves.
+It becomes a Podlane policy, and marks (the layout of :mod:`traffic_policy.marks`) for peers that mark by themselves.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tc_core.marks import DEFAULT_CLASS_ID, OWN, ClassIds, class_mark
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import policy_from_document
+from traffic_policy.marks import DEFAULT_CLASS_ID, OWN, ClassIds, class_mark
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import policy_from_document
 
 UNLIMITED: Final = "90Gbit"
 """More than a veth pair carries here, so that HTB is in the way and never the limit."""

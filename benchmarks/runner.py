@@ -13,8 +13,7 @@ from benchmarks.progress import Progress
 from benchmarks.results import CandidateInfo, Results, Sample
 from benchmarks.stage import Placement, Stage
 from podlane.errors import LabError
-from sidecar.errors import SidecarError
-from tc_core.errors import TcError
+from traffic_policy.errors import PodlaneError
 
 
 class Runner:
@@ -67,7 +66,7 @@ class Runner:
                         self._progress.show(turn.round, turn.name, left[0].name)
                         self._measure(turn, left[0], bench)
                         del left[0]
-            except (CandidateError, LabError, TcError, SidecarError) as error:
+            except (CandidateError, LabError, PodlaneError) as error:
                 for metric in left:
                     self._keep(turn, metric, Sample(turn.round, turn.name, metric.name, {}, 1, str(error)))
 

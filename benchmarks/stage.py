@@ -22,12 +22,13 @@ from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.policies import FIRST_SINK_PORT, HTTP_PORT_OFFSET, BenchPolicy
 from benchmarks.processes import wait_until
 from podlane.errors import LabError
-from podlane.lab import Host, Lab, PodNodeServer, pod_node_server
-from podlane.lab.tools import require_tool
-from tc_core import features, reconcile
-from tc_core.capability import Features
-from tc_core.compile import compile_policy
-from tc_core.netlink import NetlinkKernel
+from podlane.netns import Host, Lab, PodNodeServer, pod_node_server
+from podlane.netns.tools import require_tool
+from tc_core.apply.execute import apply, clear
+from tc_core.compile.mark_tree import compile_policy
+from tc_core.probe import features
+from tc_core.probe.capability import Features
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 INTERFACE: Final = "eth0"
 HTTP_PORT, TLS_PORT, HTTP2_PORT, IPERF_PORT = 80, 443, 8080, 5201
@@ -160,12 +161,12 @@ class Stage:
         traffic = policy.policy(by_port=by_port)
         with self.pod.namespace.entered(), NetlinkKernel() as kernel:
             tree = compile_policy(traffic, self.features(), policy.ids)
-            reconcile.apply(kernel, INTERFACE, tree)
+            apply(kernel, INTERFACE, tree)
         try:
             yield
         finally:
             with self.pod.namespace.entered(), NetlinkKernel() as kernel:
-                reconcile.remove(kernel, INTERFACE)
+                clear(kernel, INTERFACE)
 
     # --- servers ---------------------------------------------------------------------------------------------------
 

@@ -19,13 +19,13 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from injector import pods
-from injector.containers import CAPABILITY, NAME, PREPARE, SOCKET_CAPABILITY
+from injector.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
 from injector.defaults import InjectionDefaults
 from injector.errors import InjectionError, SharedPolicyError
 from injector.lists import Items
 from injector.patch import patch
 from injector.plan import Skip, plan
-from pod_policy.annotations import (
+from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
     DATAPATH,
@@ -41,7 +41,7 @@ from pod_policy.annotations import (
     POLICY,
     PREFIX,
 )
-from pod_policy.effective import AnnotationsError
+from traffic_policy.pod.effective import AnnotationsError
 
 __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 
@@ -142,12 +142,12 @@ def _validate_change(
 
 
 def _lacking(pod: Mapping[str, Any], items: Items) -> Iterator[str]:
-    """What of the plan a Pod does not have: containers, volumes, and volumes and capabilities in our containers.
+    """What of the plan a Pod does not have: the container, volumes, and volumes and capabilities in our container.
 
     The capability that every plan has is :func:`_refuse_powerless`'s: without it nothing works at all.
     """
     volumes = set(pods.names(pod, pods.VOLUMES))
-    for key in (pods.INIT_CONTAINERS, pods.CONTAINERS, pods.VOLUMES):
+    for key in (pods.INIT_CONTAINERS, pods.VOLUMES):
         what = "volume" if key == pods.VOLUMES else "container"
         there = {pods.name_of(item): item for item in pods.listed(pods.spec_of(pod).get(key))}
         for item in items[key]:
@@ -183,15 +183,12 @@ def _told(skip: Skip) -> tuple[str, ...]:
 
 
 def _refuse_powerless(pod: Mapping[str, Any]) -> None:
-    """Raise :class:`InjectionError` when something took away what our containers need."""
-    for container in pods.all_containers(pod):
-        if pods.name_of(container) not in (NAME, PREPARE):
-            continue
-        if CAPABILITY not in _added(container):
-            raise InjectionError(
-                f"Something took the capability {CAPABILITY} from container {pods.name_of(container)}, without which "
-                f"no limit can be put in force. Have it allowed in this namespace. {_WITHOUT_LIMITS}"
-            )
+    """Raise :class:`InjectionError` when something took away what our container needs."""
+    if any(pods.name_of(each) == NAME and CAPABILITY not in _added(each) for each in pods.all_containers(pod)):
+        raise InjectionError(
+            f"Something took the capability {CAPABILITY} from container {NAME}, without which "
+            f"no limit can be put in force. Have it allowed in this namespace. {_WITHOUT_LIMITS}"
+        )
 
 
 # --- reviews ---------------------------------------------------------------------------------------------------

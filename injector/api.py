@@ -85,7 +85,7 @@ class ApiServer:
         except (KeyError, ValueError):
             raise ApiError(
                 f"The API server at {self._place} says no version that is understood ({document.get('gitVersion')!r}). "
-                "Say with --native always or never which form the sidecar shall have."
+                "Podlane needs Kubernetes 1.29 or later."
             ) from None
 
     async def get(self, resource: Resource) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from injector.errors import CertificateError
 from injector.tls import ServerTls
 
 _LOOK_EVERY: Final = 1.0
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _Version = tuple[tuple[int, int, int, int], ...]
 

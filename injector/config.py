@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -12,23 +11,16 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, fi
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from injector.defaults import InjectionDefaults
-from injector.errors import ConfigError, DefaultsError
+from injector.errors import DefaultsError
 from injector.tls import TlsVersion
-from pod_policy.service_links import service_link
-from tc_core.units import Duration
+from traffic_policy.errors import ConfigError
+from traffic_policy.pod.service_links import service_link
+from traffic_policy.units import Duration
 
 ENVIRONMENT: Final = "PODLANE_INJECTOR_"
 _DEFAULTS: Final = InjectionDefaults()
 _BEFORE_A_NAME: Final = re.compile(r",(?=\s*\w+=)")
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-
-
-class Native(StrEnum):
-    """Whether Pods get a native sidecar (an init container that stays) or a classic container."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
 
 
 def _listed(value: object) -> tuple[str, ...]:
@@ -108,9 +100,6 @@ class InjectorSettings(BaseSettings):
         Duration.from_seconds(5), description="how long requests are still taken after SIGTERM, while Endpoints change"
     )
     grace: DurationSetting = Field(Duration.from_seconds(15), description="how long running requests may then go on")
-    native: Native = Field(
-        Native.AUTO, description="native sidecars: always, never, or when the API server is 1.29 or later"
-    )
     image: str = Field("", description="image of the sidecar; this version's when left out")
     image_pull_policy: str | None = Field(None, description="imagePullPolicy of the sidecar")
     image_pull_secrets: NamesSetting = Field((), description="imagePullSecrets that Pods get")
@@ -163,18 +152,17 @@ class InjectorSettings(BaseSettings):
                 "--certificate-lifetime and --ca-overlap are together."
             )
         try:
-            self.defaults(native=True)
+            self.defaults()
         except DefaultsError as error:
             raise ValueError(str(error)) from None
         return self
 
-    def defaults(self, *, native: bool) -> InjectionDefaults:
-        """What the injected containers get; ``native`` as it was decided."""
+    def defaults(self) -> InjectionDefaults:
+        """What the injected container gets."""
         return InjectionDefaults(
             image=self.image,
             image_pull_policy=self.image_pull_policy,
             image_pull_secrets=self.image_pull_secrets,
-            native=native,
             cpu_request=self.cpu_request,
             cpu_limit=self.cpu_limit,
             memory_request=self.memory_request,

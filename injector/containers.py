@@ -1,21 +1,9 @@
-"""The containers and volumes that are put into a Pod, as plain data of core/v1. Pure.
+"""The container and the volumes that are put into a Pod, as plain data of core/v1. Pure.
 
-Native form (Kubernetes 1.29 and later): one init container with ``restartPolicy: Always``. The kubelet starts what
-follows when the startup probe has succeeded, and stops it after the application. A sidecar that cannot get ready keeps
-the application from starting.
-
-Classic form: an init container that comes last and a container that comes first.
-
-* ``podlane-prepare`` puts everything in force and leaves it there: classes, marks, and the rules that capture. From
-  then on a captured connection waits for a listener, so the application never talks unshaped, and an application whose
-  limits cannot be put in force never starts. Nothing that talks may come between the two: it would wait for ever.
-* ``podlane`` adopts what it finds and listens. Its postStart hook ends when it is ready, and the kubelet starts the
-  next container only then, so the application does not meet connections that wait, either.
-* The hook alone would not do: when it fails the kubelet goes on with the next container (kuberuntime, SyncPod).
-* Both are stopped at once, so a preStop hook keeps the sidecar for the application's last new connections; those that
-  run are drained after it.
-* A Pod that ends by itself, whose policy needs no proxy, gets ``podlane-prepare`` only: what the kernel decides stays
-  in force without any process, and a container would keep a Job's Pod alive for ever.
+The container is a native sidecar: an init container with ``restartPolicy: Always`` (Kubernetes 1.29 and later,
+https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/). The kubelet starts what follows when its
+startup probe has succeeded, and stops it after the application. A sidecar that cannot get ready keeps the application
+from starting.
 
 Why root, when the image is not: capabilities that are added reach a process of another user only by file capabilities,
 which ``allowPrivilegeEscalation: false`` (no_new_privs) turns off, or as ambient ones, which Kubernetes cannot give.
@@ -25,16 +13,14 @@ Root here has NET_ADMIN and nothing else (BPF for some policies): it may not eve
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from injector.defaults import InjectionDefaults
-from pod_policy.annotations import SHARED_POLICY_KEY, shared_policy_file
-from pod_policy.effective import Resources
+from traffic_policy.pod.annotations import SHARED_POLICY_KEY, shared_policy_file
+from traffic_policy.pod.effective import Resources
 
 NAME: Final = "podlane"
-PREPARE: Final = "podlane-prepare"
 _POD_VOLUME: Final = "podlane-pod"
 _POLICY_VOLUME: Final = "podlane-policy"
 _RUN_VOLUME: Final = "podlane-run"
@@ -42,7 +28,8 @@ RESERVED_VOLUMES: Final = (_POD_VOLUME, _POLICY_VOLUME, _RUN_VOLUME)
 CAPABILITY: Final = "NET_ADMIN"
 """The one that is needed, as Kubernetes writes it."""
 SOCKET_CAPABILITY: Final = "BPF"
-"""Where a policy limits what arrives in classes that names tell apart, beside it (:mod:`tc_core.socket_program`)."""
+"""Where a policy limits what arrives in classes that names tell apart, beside it
+(:mod:`tc_core.bpf.socket_program`)."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _POD_FOLDER: Final = "/etc/podlane/pod"
@@ -57,73 +44,65 @@ _LIVENESS: Final = {
 }
 """It asks the supervisor, which sees to the proxy by itself: a proxy that is not ready is no reason to start both anew.
 Seldom, since each probe starts an interpreter."""
-_STARTUP_SECONDS: Final = 120
-"""How long the first start may take, with modules to load on a busy node, before the kubelet starts it anew."""
-_PROBE_TIMEOUT: Final = 5
-"""Seconds; the probe starts an interpreter, 0.1 s of CPU that a small limit stretches."""
+_STARTUP: Final = {
+    "exec": {"command": _READY},
+    "periodSeconds": 1,
+    "timeoutSeconds": 5,
+    "failureThreshold": 120,
+}
+"""The first start may take two minutes, with modules to load on a busy node, before the kubelet starts it once more.
+The probe starts an interpreter: 0.1 s of CPU, which a small limit stretches."""
 _MARGIN: Final = 5
 """Seconds between the end of the drain and the kubelet's SIGKILL, for removing what was installed."""
-_LINGER: Final = 5
-"""Seconds for which a classic sidecar ignores its end: time for the application to say its last, and for endpoints to
-forget the Pod."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grace:
-    """How a Pod's terminationGracePeriodSeconds is spent: seconds of ``linger`` (preStop), then of ``drain``."""
-
-    linger: int
-    drain: int
-
-    @classmethod
-    def of(cls, period: int, *, native: bool) -> Grace:
-        """Share out ``period``; where it is short, half of it is for the drain."""
-        linger = 0 if native else min(_LINGER, period // 6)
-        left = period - linger
-        return cls(linger, max(left - _MARGIN, left // 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """As whom the containers run: with these capabilities, in this group, and told of this mesh (None: of none)."""
+    """As whom the container runs: with these capabilities, in this group, and told of this mesh (None: of none)."""
 
     capabilities: tuple[str, ...] = (CAPABILITY,)
     group: int = 0
     mesh: str | None = None
 
 
+def drain_seconds(period: int) -> int:
+    """How long connections may go on, of a Pod's terminationGracePeriodSeconds; where that is short, half of it."""
+    return max(period - _MARGIN, period // 2)
+
+
 def sidecar(
-    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, identity: Identity
+    defaults: InjectionDefaults, resources: Resources, drain: int, shared: str | None, identity: Identity
 ) -> dict[str, Any]:
-    """The container that runs for as long as the application does; ``shared`` is the ConfigMap's name."""
-    container = _container(NAME, [], defaults, resources, grace, shared, identity)
-    if defaults.native:
-        container["restartPolicy"] = "Always"
-        container["startupProbe"] = {
-            "exec": {"command": _READY},
-            "periodSeconds": 1,
-            "timeoutSeconds": _PROBE_TIMEOUT,
-            "failureThreshold": _STARTUP_SECONDS,
-        }
-    else:
-        container["lifecycle"] = {"postStart": {"exec": {"command": [*_READY, "--wait", f"{_STARTUP_SECONDS}s"]}}}
-        if grace.linger:
-            container["lifecycle"]["preStop"] = {"exec": {"command": ["sleep", str(grace.linger)]}}
+    """The sidecar's container; ``drain`` is in seconds, ``shared`` is the ConfigMap's name."""
+    command = ["podlane", "sidecar", "--annotations", f"{_POD_FOLDER}/annotations"]
+    mounts: list[dict[str, Any]] = [{"name": _POD_VOLUME, "mountPath": _POD_FOLDER, "readOnly": True}]
+    if shared is not None:
+        command += ["--shared-policy", _POLICY_FOLDER]
+        mounts.append({"name": _POLICY_VOLUME, "mountPath": _POLICY_FOLDER, "readOnly": True})
+    mounts.append({"name": _RUN_VOLUME, "mountPath": "/run"})  # legacy iptables locks /run/xtables.lock
+    # Nothing, where the API server would mount the application's token: it leaves out containers that mount something
+    # there already (plugin/pkg/admission/serviceaccount).
+    mounts.append({"name": _RUN_VOLUME, "mountPath": _TOKEN_FOLDER, "subPath": "no-token", "readOnly": True})
+    container: dict[str, Any] = {"name": NAME, "image": defaults.image}
+    if defaults.image_pull_policy is not None:
+        container["imagePullPolicy"] = defaults.image_pull_policy
+    container["command"] = command
+    container["env"] = _environment(defaults, drain, identity.mesh)
+    if found := _resources(defaults, resources):
+        container["resources"] = found
+    container["volumeMounts"] = mounts
+    container["securityContext"] = _security(identity)
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # the reason, in `kubectl describe pod`
+    container["restartPolicy"] = "Always"
+    container["startupProbe"] = copy.deepcopy(_STARTUP)
     container["livenessProbe"] = copy.deepcopy(_LIVENESS)
     if defaults.settings["PODLANE_ADMIN_ADDRESS"] not in _LOOPBACK:
         container["ports"] = [{"name": "podlane-admin", "containerPort": defaults.admin_port, "protocol": "TCP"}]
     return container
 
 
-def prepare(
-    defaults: InjectionDefaults, resources: Resources, grace: Grace, shared: str | None, identity: Identity
-) -> dict[str, Any]:
-    """The init container of the classic form."""
-    return _container(PREPARE, ["--prepare"], defaults, resources, grace, shared, identity)
-
-
 def volumes(shared: str | None) -> list[dict[str, Any]]:
-    """What the containers mount."""
+    """What the container mounts."""
     fields = [{"path": "annotations", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations"}}]
     result: list[dict[str, Any]] = [{"name": _POD_VOLUME, "downwardAPI": {"items": fields}}]
     if shared is not None:
@@ -134,40 +113,9 @@ def volumes(shared: str | None) -> list[dict[str, Any]]:
     return result
 
 
-def _container(
-    name: str,
-    arguments: Sequence[str],
-    defaults: InjectionDefaults,
-    resources: Resources,
-    grace: Grace,
-    shared: str | None,
-    identity: Identity,
-) -> dict[str, Any]:
-    command = ["podlane", "sidecar", *arguments, "--annotations", f"{_POD_FOLDER}/annotations"]
-    mounts: list[dict[str, Any]] = [{"name": _POD_VOLUME, "mountPath": _POD_FOLDER, "readOnly": True}]
-    if shared is not None:
-        command += ["--shared-policy", _POLICY_FOLDER]
-        mounts.append({"name": _POLICY_VOLUME, "mountPath": _POLICY_FOLDER, "readOnly": True})
-    mounts.append({"name": _RUN_VOLUME, "mountPath": "/run"})  # legacy iptables locks /run/xtables.lock
-    # Nothing, where the API server would mount the application's token: it leaves out containers that mount something
-    # there already (plugin/pkg/admission/serviceaccount).
-    mounts.append({"name": _RUN_VOLUME, "mountPath": _TOKEN_FOLDER, "subPath": "no-token", "readOnly": True})
-    container: dict[str, Any] = {"name": name, "image": defaults.image}
-    if defaults.image_pull_policy is not None:
-        container["imagePullPolicy"] = defaults.image_pull_policy
-    container["command"] = command
-    container["env"] = _environment(defaults, grace, identity.mesh)
-    if found := _resources(defaults, resources):
-        container["resources"] = found
-    container["volumeMounts"] = mounts
-    container["securityContext"] = _security(identity)
-    container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # the reason, in `kubectl describe pod`
-    return container
-
-
-def _environment(defaults: InjectionDefaults, grace: Grace, mesh: str | None) -> list[dict[str, str]]:
+def _environment(defaults: InjectionDefaults, drain: int, mesh: str | None) -> list[dict[str, str]]:
     """All written out: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL, as Services do."""
-    settings = {"PODLANE_GRACE": f"{grace.drain}s", **defaults.settings}
+    settings = {"PODLANE_GRACE": f"{drain}s", **defaults.settings}
     if mesh is not None:
         settings["PODLANE_MESH"] = mesh
     return [{"name": name, "value": settings[name]} for name in sorted(settings)]
@@ -197,7 +145,7 @@ def _value(quantity: Any) -> Any:
 def _security(identity: Identity) -> dict[str, Any]:
     """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one.
 
-    In the group of Istio's proxy its rules let pass what we send; what the containers read is readable to all.
+    In the group of Istio's proxy its rules let pass what we send; what the container reads is readable to all.
     """
     return {
         "allowPrivilegeEscalation": False,

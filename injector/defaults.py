@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from injector.errors import DefaultsError
-from pod_policy.errors import QuantityError
-from pod_policy.quantities import Quantity
+from traffic_policy.pod.errors import QuantityError
+from traffic_policy.pod.quantities import Quantity
 
 ADMIN_PORT: Final = 15109
 """The sidecar's own default (sidecar.config.ADMIN_PORT, which this package may not import; a test compares them)."""
@@ -23,7 +23,7 @@ _PORTS: Final = {
     "PODLANE_OUTBOUND_PORT": str(OUTBOUND_PORT),
 }
 """Always told, since the kubelet puts the address of a Service podlane-admin in PODLANE_ADMIN_PORT, and so on
-(:mod:`pod_policy.service_links`)."""
+(:mod:`traffic_policy.pod.service_links`)."""
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 """Values of imagePullPolicy (https://kubernetes.io/docs/concepts/containers/images/)."""
 _USUAL: Final = {"PODLANE_ADMIN_ADDRESS": "127.0.0.1", "PODLANE_LOG_FORMAT": "json", **_PORTS}
@@ -45,16 +45,14 @@ def product_version() -> str:
 class InjectionDefaults:
     """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
 
-    ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``native`` chooses the form: an
-    init container with restartPolicy Always (Kubernetes 1.29 and later), else a classic container with an init
-    container before it. ``bpf``: sidecars get CAP_BPF if their policy has a use for it. ``environment`` has further
-    ``PODLANE_*`` variables for the sidecar; the last of a name counts.
+    ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``bpf``: sidecars get CAP_BPF if
+    their policy has a use for it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a
+    name counts.
     """
 
     image: str = ""
     image_pull_policy: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
-    native: bool = True
     cpu_request: str | None = "20m"
     cpu_limit: str | None = None
     memory_request: str | None = "80Mi"

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-
-class InjectorError(Exception):
-    """Base of everything this package raises on purpose."""
+from traffic_policy.errors import PodlaneError
 
 
-class DefaultsError(InjectorError, ValueError):
+class DefaultsError(PodlaneError, ValueError):
     """A setting for the injected containers cannot be used."""
 
 
-class InjectionError(InjectorError, ValueError):
+class InjectionError(PodlaneError, ValueError):
     """A Pod's limits cannot be honoured by injection, whatever its annotations say."""
 
 
-class SharedPolicyError(InjectorError, LookupError):
+class SharedPolicyError(PodlaneError, LookupError):
     """The ConfigMap with a shared policy cannot be read now; whether it exists is not known."""
 
 
-class ManifestError(InjectorError, ValueError):
+class ManifestError(PodlaneError, ValueError):
     """A manifest cannot be read, or cannot be changed without touching what must stay."""
 
 
-class ConfigError(InjectorError, ValueError):
-    """Settings of the webhook server that cannot be used."""
-
-
-class CertificateError(InjectorError):
+class CertificateError(PodlaneError):
     """A certificate or key cannot be read, or they do not belong together."""
 
 
-class ListenError(InjectorError):
+class ListenError(PodlaneError):
     """The server cannot listen where it should."""
 
 
-class ApiAccessError(InjectorError):
+class ApiAccessError(PodlaneError):
     """How to reach the API server cannot be found out, from the Pod or from the kubeconfig."""
 
 
-class ApiError(InjectorError):
+class ApiError(PodlaneError):
     """A request to the API server failed. ``status`` is its HTTP code, 0 when there was no answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:

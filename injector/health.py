@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import structlog
-from prometheus_client import CONTENT_TYPE_LATEST
-
-from injector.exchange import Answer, Handler, Request
+from daemon.http import Handler, Request, Response
+from daemon.log import Logger
+from daemon.prometheus_text import CONTENT_TYPE
 from injector.metrics import Metrics
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Readiness:
@@ -31,7 +30,7 @@ class Readiness:
             self._missing.pop(part, None)
         else:
             self._missing[part] = trouble
-        self._metrics.ready.set(self.ready)
+        self._metrics.ready = self.ready
         if self.ready != was:
             log.info("ready") if self.ready else log.info("not ready", because=trouble)
 
@@ -40,10 +39,6 @@ class Readiness:
         if trouble is None or part in self._missing:
             self.report(part, trouble)
 
-    def has(self, part: str) -> bool:
-        """Whether this part is in order."""
-        return part not in self._missing
-
     def explain(self) -> str:
         return "; ".join(f"{part}: {trouble}" for part, trouble in self._missing.items())
 
@@ -51,11 +46,11 @@ class Readiness:
 def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
     """For probes. An answer proves that the event loop turns, which is all that ``/healthz`` says."""
 
-    async def healthz(_request: Request) -> Answer:
-        return Answer.text(200, "ok")
+    async def healthz(_request: Request) -> Response:
+        return Response.text(200, "ok")
 
-    async def readyz(_request: Request) -> Answer:
-        return Answer.text(200, "ok") if readiness.ready else Answer.text(503, f"not ready: {readiness.explain()}")
+    async def readyz(_request: Request) -> Response:
+        return Response.text(200, "ok") if readiness.ready else Response.text(503, f"not ready: {readiness.explain()}")
 
     return {"/healthz": healthz, "/readyz": readyz}
 
@@ -63,7 +58,7 @@ def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
 def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
     """For Prometheus."""
 
-    async def render(_request: Request) -> Answer:
-        return Answer(200, metrics.render(), CONTENT_TYPE_LATEST)
+    async def render(_request: Request) -> Response:
+        return Response(200, CONTENT_TYPE, metrics.render())
 
     return {"/metrics": render}

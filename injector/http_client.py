@@ -118,7 +118,10 @@ class HttpClient:
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
-                connection.receive_data(bytes(await stream.receive_some(_CHUNK)))
+                data = await stream.receive_some(_CHUNK)
+                if not data and not status:
+                    raise HttpError("the connection was closed without an answer")
+                connection.receive_data(bytes(data))
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):

@@ -27,10 +27,10 @@ from injector.pods import (
 )
 from injector.positions import position
 from injector.status import Status
-from pod_policy.annotations import STATUS
+from traffic_policy.pod.annotations import STATUS
 
 LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)
-"""The lists of a spec that an injection changes."""
+"""The lists of a spec that an injection changes; containers only to take out what version 0.1 put there."""
 
 Items = Mapping[str, tuple[Mapping[str, Any], ...]]
 
@@ -70,11 +70,12 @@ def injection(pod: Mapping[str, Any], items: Items, status: Status) -> PodChange
     """What changes when ``items`` are put into a Pod, whether or not it had been injected before."""
     text = status.text()
     same = annotations_of(pod).get(STATUS) == text
-    bare, carried = spec_of(without_ours(pod)), Status.of(pod)
-    found = (
-        _change(key, _list(pod, key), _after(key, _list(pod, key), bare.get(key), items[key], same, carried), carried)
-        for key in LISTS
-    )
+    bare, carried = without_ours(pod), Status.of(pod)
+
+    def after(key: str) -> list[Any] | None:
+        return _after(key, _list(pod, key), _list(bare, key), items.get(key, ()), same, carried)
+
+    found = (_change(key, _list(pod, key), after(key), carried) for key in LISTS)
     return PodChange(tuple(change for change in found if change), text, status_changes=not same)
 
 
@@ -84,7 +85,7 @@ def removal(pod: Mapping[str, Any]) -> PodChange:
     if carried is None:
         return PodChange()
     bare = without_ours(pod)
-    found = (_change(key, _list(pod, key), spec_of(bare).get(key), carried) for key in LISTS)
+    found = (_change(key, _list(pod, key), _list(bare, key), carried) for key in LISTS)
     last = "annotations" not in metadata_of(bare)
     return PodChange(tuple(change for change in found if change), None, status_changes=True, last=last)
 
@@ -132,11 +133,11 @@ def _after(
     mine = {name_of(item): item for item in current or () if same and _is_ours(key, item, carried)}
     wanted = {name_of(item): mine.get(name_of(item), item) for item in items}
     if not wanted:
-        return others if isinstance(others, list) else None
-    result = list(others) if isinstance(others, list) else []
-    if key in (INIT_CONTAINERS, CONTAINERS):
-        for name, item in wanted.items():
-            result.insert(position(key, name, result), item)
+        return others
+    result = list(others or ())
+    if key == INIT_CONTAINERS:
+        for item in wanted.values():
+            result.insert(position(result), item)
         return result
     if same:
         # The order of volumes and secrets means nothing: what is there stays where it is.

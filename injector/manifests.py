@@ -18,8 +18,8 @@ from injector.pods import labels_of, mapping
 from injector.workloads import Path, Thing, Workload, things, workload
 from injector.yaml_edit import Edit, Editor, apply
 from injector.yaml_tree import Document, ListNode, MappingNode, Node, read
-from pod_policy.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
-from pod_policy.effective import AnnotationsError
+from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
+from traffic_policy.pod.effective import AnnotationsError
 
 _BOM: Final = "\ufeff"
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from injector import pods
-from pod_policy.values import MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE
+from traffic_policy.pod.values import MESH_AUTO, MESH_ISTIO, MESH_LINKERD, MESH_NONE
 
 ISTIO_ID: Final = 1337
 """Istio's gid where its containers do not tell another (https://istio.io/latest/docs/ops/deployment/

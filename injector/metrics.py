@@ -2,63 +2,99 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from daemon.process_metrics import process_families
+from daemon.prometheus_text import Family, counter, gauge, histogram, render
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From a Pod that is left alone (under a millisecond) to the webhook's time limit."""
-_BYTES = (256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+_BYTES: Final = (256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+
+
+@dataclass(slots=True)
+class _Histogram:
+    bounds: Sequence[float]
+    counts: list[int]
+    total: float = 0.0
+
+    def observe(self, number: float) -> None:
+        self.counts[bisect_left(self.bounds, number)] += 1
+        self.total += number
+
+
+def _histogram(bounds: Sequence[float]) -> _Histogram:
+    return _Histogram(bounds, [0] * (len(bounds) + 1))
 
 
 class Metrics:
     """Counters, histograms and gauges of one server; the process's own memory and CPU time are among them."""
 
     def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
-        ProcessCollector(registry=registry)
-        self.admissions = Counter(
-            "podlane_injector_admissions", "Reviews by webhook and result.", ["webhook", "result"], registry=registry
-        )  # fmt: skip
-        self.seconds = Histogram(
-            "podlane_injector_admission_seconds", "From a review's head to its answer.", ["webhook"],
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
-        self.patch_bytes = Histogram(
-            "podlane_injector_patch_bytes", "Size of the JSON patch of changed Pods.",
-            buckets=_BYTES, registry=registry,
-        )  # fmt: skip
-        self.api_errors = Counter(
-            "podlane_injector_api_errors", "Requests to the API server that failed; code 0: no answer.",
-            ["verb", "resource", "code"], registry=registry,
-        )  # fmt: skip
-        self.certificate_expiry = Gauge(
-            "podlane_injector_certificate_expiry_timestamp_seconds",
-            "When a certificate expires, in Unix time: the serving one, and the injector's own authority.",
-            ["certificate"], registry=registry,
-        )  # fmt: skip
-        self.certificate_loads = Counter(
-            "podlane_injector_certificate_loads", "Serving certificates put in use, by result.", ["result"],
-            registry=registry,
-        )  # fmt: skip
-        self.ready = Gauge("podlane_injector_ready", "1 when Pods can be answered for.", registry=registry)
+        self.ready = False
+        """Whether Pods can be answered for."""
+        self._reviews: Tally[tuple[str, str]] = Tally()
+        self._seconds: dict[str, _Histogram] = {}
+        self._patch_bytes = _histogram(_BYTES)
+        self._api_errors: Tally[tuple[str, str, str]] = Tally()
+        self._expiry: dict[str, float] = {}
+        self._loads: Tally[str] = Tally()
+
+    def reviewed(self, webhook: str, result: str, seconds: float, patch_bytes: int) -> None:
+        """A review was answered, so many seconds after its head; ``patch_bytes`` of a Pod that is not changed: 0."""
+        self._reviews[result, webhook] += 1
+        self._seconds.setdefault(webhook, _histogram(_SECONDS)).observe(seconds)
+        if patch_bytes:
+            self._patch_bytes.observe(patch_bytes)
 
     def api_failed(self, verb: str, resource: str, code: int) -> None:
         """A request to the API server failed."""
-        self.api_errors.labels(verb, resource, str(code)).inc()
+        self._api_errors[str(code), resource, verb] += 1
 
     def expires(self, certificate: str, when: datetime) -> None:
         """``certificate`` is serving or authority."""
-        self.certificate_expiry.labels(certificate).set(when.timestamp())
+        self._expiry[certificate] = when.timestamp()
+
+    def loaded(self, result: str) -> None:
+        """A serving certificate was put in use (loaded), or could not be (failed)."""
+        self._loads[result] += 1
 
     def render(self) -> bytes:
         """All metrics in Prometheus text format."""
-        return generate_latest(self._registry)
+        return render([*process_families(), *self._families()])
+
+    def _families(self) -> Iterator[Family]:
+        reviews = counter("podlane_injector_admissions", "Reviews by webhook and result.", "result", "webhook")
+        for names, number in self._reviews.items():
+            reviews.add(number, *names)
+        seconds = histogram("podlane_injector_admission_seconds", "From a review's head to its answer.", "webhook")
+        for webhook, each in self._seconds.items():
+            seconds.add_counts(each.bounds, each.counts, each.total, webhook)
+        patches = histogram("podlane_injector_patch_bytes", "Size of the JSON patch of changed Pods.")
+        patches.add_counts(self._patch_bytes.bounds, self._patch_bytes.counts, self._patch_bytes.total)
+        errors = counter(
+            "podlane_injector_api_errors", "Requests to the API server that failed; code 0: no answer.",
+            "code", "resource", "verb",
+        )  # fmt: skip
+        for place, number in self._api_errors.items():
+            errors.add(number, *place)
+        expiry = gauge(
+            "podlane_injector_certificate_expiry_timestamp_seconds",
+            "When a certificate expires, in Unix time: the serving one, and the injector's own authority.",
+            "certificate",
+        )
+        for certificate, when in self._expiry.items():
+            expiry.add(when, certificate)
+        loads = counter(
+            "podlane_injector_certificate_loads", "Serving certificates put in use, by result.", "result"
+        )  # fmt: skip
+        for result, number in self._loads.items():
+            loads.add(number, result)
+        ready = gauge("podlane_injector_ready", "1 when Pods can be answered for.")
+        ready.add(self.ready)
+        yield from (reviews, seconds, patches, errors, expiry, loads, ready)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from injector.lists import ListChange, PodChange, injection
 from injector.plan import InjectionPlan
-from pod_policy.annotations import STATUS
+from traffic_policy.pod.annotations import STATUS
 
 _ANNOTATIONS: Final = "/metadata/annotations"
 _STATUS: Final = f"{_ANNOTATIONS}/{STATUS.replace('~', '~0').replace('/', '~1')}"

@@ -14,11 +14,11 @@ from injector.errors import InjectionError, SharedPolicyError
 from injector.lists import Items, without_ours
 from injector.mesh import PodMesh, mesh_of
 from injector.status import Injected, Status
-from pod_policy.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
-from pod_policy.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
-from pod_policy.values import MESH_NONE, STEP_ASIDE
-from tc_core.policy import Bound
-from tc_core.policy_scope import beyond_step_aside, needs_names
+from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy, Problem, effective, shared_policy_name
+from traffic_policy.pod.values import MESH_NONE, STEP_ASIDE
+from traffic_policy.policy import Bound
+from traffic_policy.scope import beyond_step_aside, needs_names
 
 SharedPolicy = Callable[[str], str | None]
 """The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""
@@ -63,11 +63,11 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get("PODLANE_MESH"))
     _refuse_beyond_the_mesh(policy, mesh, defaults)
     _refuse_beyond_the_default_datapath(policy, defaults)
-    items = _items(bare, defaults, policy, name, mesh, kernel_only=known and not _captures(policy))
+    items = _items(bare, defaults, policy, name, mesh)
     return InjectionPlan(
         items=items,
         status=_status(pod, bare, items, policy.digest if known else None),
-        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, items, mesh)),
+        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, mesh)),
     )
 
 
@@ -139,11 +139,6 @@ def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPo
     return effective(annotations, shared=text), True, []
 
 
-def _captures(policy: PodPolicy) -> bool:
-    """Whether a process must run for this policy: some match looks into connections."""
-    return any(match.needs_content for _, match in policy.policy.rules())
-
-
 def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: InjectionDefaults) -> None:
     """What clients open, the mesh's proxy must get first; the relay would lead them past it, and its mutual TLS.
 
@@ -173,24 +168,17 @@ def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDe
 
 
 def _items(
-    pod: Mapping[str, Any],
-    defaults: InjectionDefaults,
-    policy: PodPolicy,
-    shared: str | None,
-    mesh: PodMesh,
-    *,
-    kernel_only: bool,
+    pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, mesh: PodMesh
 ) -> Items:
-    grace = containers.Grace.of(pods.termination_grace(pod), native=defaults.native)
+    drain = containers.drain_seconds(pods.termination_grace(pod))
     relays = _datapath(policy, defaults) != STEP_ASIDE
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
     # Also for a policy without names: it may get some while the Pod runs.
     capabilities = (containers.CAPABILITY, *sockets, *(mesh.capabilities if relays else ()))
-    parts = (defaults, policy.resources, grace, shared, containers.Identity(capabilities, mesh.group, mesh.setting))
+    identity = containers.Identity(capabilities, mesh.group, mesh.setting)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
-        pods.INIT_CONTAINERS: (containers.sidecar(*parts) if defaults.native else containers.prepare(*parts),),
-        pods.CONTAINERS: () if defaults.native or (kernel_only and pods.ends(pod)) else (containers.sidecar(*parts),),
+        pods.INIT_CONTAINERS: (containers.sidecar(defaults, policy.resources, drain, shared, identity),),
         pods.VOLUMES: tuple(containers.volumes(shared)),
         pods.PULL_SECRETS: tuple({"name": name} for name in defaults.image_pull_secrets if name in wanted),
     }
@@ -210,12 +198,7 @@ def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, polic
     )
 
 
-def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, items: Items, mesh: PodMesh) -> Iterator[str]:
-    if pods.ends(pod) and items[pods.CONTAINERS]:
-        yield (
-            "This Pod is meant to end, but without native sidecars (Kubernetes 1.29) Podlane's container keeps it "
-            "alive. Match by port and cidr only, which needs no container, or set activeDeadlineSeconds."
-        )
+def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, mesh: PodMesh) -> Iterator[str]:
     if mesh.title == "Linkerd":
         yield (
             "Beside Linkerd Podlane has been tried with a stand-in for its proxy only; docs/how-to/mesh.md says how "

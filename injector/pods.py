@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from injector.containers import NAME, PREPARE, RESERVED_VOLUMES
+from injector.containers import NAME, RESERVED_VOLUMES
 
 INIT_CONTAINERS: Final = "initContainers"
 CONTAINERS: Final = "containers"
 VOLUMES: Final = "volumes"
 PULL_SECRETS: Final = "imagePullSecrets"
+_FORMER: Final = "podlane-prepare"
+"""What version 0.1 could inject instead of a native sidecar: this init container, and ``podlane`` among the containers.
+Both are still taken out of what has them."""
 RESERVED: Final[Mapping[str, tuple[str, ...]]] = {
-    INIT_CONTAINERS: (NAME, PREPARE),
+    INIT_CONTAINERS: (NAME, _FORMER),
     CONTAINERS: (NAME,),
     VOLUMES: RESERVED_VOLUMES,
 }
@@ -83,14 +86,6 @@ def is_windows(pod: Mapping[str, Any]) -> bool:
 def is_mirror(pod: Mapping[str, Any]) -> bool:
     """Whether this only mirrors what a kubelet runs from a file: changing it changes nothing."""
     return _MIRROR in annotations_of(pod)
-
-
-def ends(pod: Mapping[str, Any]) -> bool:
-    """Whether the Pod is meant to end by itself, as a Job's is (whose restartPolicy is never Always)."""
-    owners = listed(metadata_of(pod).get("ownerReferences"))
-    return spec_of(pod).get("restartPolicy") in ("Never", "OnFailure") or any(
-        mapping(owner).get("kind") == "Job" for owner in owners
-    )
 
 
 def has_istio(pod: Mapping[str, Any]) -> bool:

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from injector.api import ApiServer, Resource, secret, webhook_configuration
 from injector.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
 from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
@@ -40,7 +40,7 @@ _ATTEMPTS: Final = 5
 _CERT_MANAGER: Final = "cert-manager.io/certificate-name"
 """The annotation by which cert-manager's Secrets are known."""
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class SelfManaged:
         self._metrics.expires("authority", held.authority.expires)
         self._metrics.expires("serving", held.serving.expires)
         if changed:
-            self._metrics.certificate_loads.labels("loaded").inc()
+            self._metrics.loaded("loaded")
             log.info("a new certificate is served", expires=held.serving.expires.isoformat())
 
     def _trusted_since(

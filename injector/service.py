@@ -15,31 +15,32 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.http import Handler
+from daemon.http_server import HttpServer
+from daemon.log import Logger
 from injector.admission import mutate, validate
 from injector.api import ApiServer
 from injector.api_access import ApiAccess, find_access
 from injector.certificate_files import CertificateFiles
 from injector.certificates import Lifetimes
-from injector.config import InjectorSettings, Native
-from injector.connections import Server, open_listeners
-from injector.errors import ApiError, ConfigError, InjectorError
-from injector.exchange import Application
+from injector.config import InjectorSettings
+from injector.decoding import DecodingBudget
+from injector.errors import ApiError
 from injector.health import Readiness, health_handlers, metrics_handler
+from injector.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
 from injector.metrics import Metrics
 from injector.self_managed import Place, SelfManaged
 from injector.shared_policies import SharedPolicies
 from injector.tls import ServerTls
 from injector.webhook import Webhook
-from tc_core.units import Duration
+from traffic_policy.errors import ConfigError, PodlaneError
+from traffic_policy.units import Duration
 
-_NATIVE_SINCE: Final = (1, 29)
-"""Kubernetes from which on native sidecars are there without a feature gate (KEP-753)."""
+_OLDEST_KUBERNETES: Final = (1, 29)
+"""From which on native sidecars are there without a feature gate (KEP-753)."""
 _VERSION_RETRY: Final = 2.0
-_VERSION_AGAIN: Final = 600.0
-"""Seconds after which the API server's version is asked for again: clusters are upgraded."""
 _SWITCH_INTERVAL: Final = 0.001
 """Seconds for which a thread keeps Python's interpreter while another wants it: five times less than usual, since the
 event loop must not wait long for a thread that reads a huge policy."""
@@ -48,7 +49,7 @@ CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
 END: Final = "end"
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 class Injector:
@@ -57,11 +58,9 @@ class Injector:
     def __init__(self, settings: InjectorSettings, access: ApiAccess | None) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        asks_version = settings.native is Native.AUTO
-        self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if asks_version else []))
+        self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if access else []))
         self._tls = ServerTls(settings.tls_version)
         self._api = ApiServer(access, self._metrics.api_failed) if access else None
-        self._defaults = settings.defaults(native=settings.native is not Native.NEVER)
         self._loaded = trio.Event()
         self._stop = trio.Event()
         self._hurry = trio.Event()
@@ -69,8 +68,8 @@ class Injector:
     async def run(self, signals: AsyncIterator[int], on_ready: Callable[[int, int], None]) -> None:
         """Serve until SIGTERM or SIGINT. ``on_ready`` is told the ports, once requests are taken."""
         settings = self._settings
-        application = {**health_handlers(self._readiness), **metrics_handler(self._metrics)}
-        side_server = Server(Application(application))
+        handlers = {**health_handlers(self._readiness), **metrics_handler(self._metrics)}
+        side_server = HttpServer(handlers, HEALTH_LIMITS)
         side = await open_listeners(settings.address, settings.metrics_port, "metrics-port")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_signals, signals)
@@ -88,12 +87,13 @@ class Injector:
         settings = self._settings
         async with trio.open_nursery() as keepers:
             self._start_certificates(keepers)
-            if settings.native is Native.AUTO:
-                keepers.start_soon(self._follow_version)
+            if self._api:
+                await self._require_native_sidecars(self._api)
             await self._loaded.wait()
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
-            server = Server(self._application(), lambda: self._tls.context)
+            limits = webhook_limits(settings.deadline.seconds)
+            server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context)
             with trio.CancelScope(shield=True):  # from here on the end is a graceful one
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(server.run, listeners)
@@ -104,21 +104,22 @@ class Injector:
                     await self._end(server)
             keepers.cancel_scope.cancel()
 
-    def _application(self) -> Application:
+    def _handlers(self) -> dict[str, Handler]:
         settings = self._settings
         shared = SharedPolicies(self._api, settings.shared_policy_ttl.seconds)
         make = partial(
             Webhook,
-            defaults=lambda: self._defaults,
+            defaults=settings.defaults(),
             shared=shared,
             metrics=self._metrics,
             longest=settings.deadline.seconds,
+            decoding=DecodingBudget(),
         )
-        return Application({
+        return {
             "/mutate": make("mutate", mutate).handle,
             "/validate": make("validate", validate).handle,
             **health_handlers(self._readiness),
-        })  # fmt: skip
+        }
 
     def _start_certificates(self, nursery: trio.Nursery) -> None:
         settings = self._settings
@@ -142,7 +143,7 @@ class Injector:
         nursery.start_soon(kept.keep, self._certificate_state)
 
     def _file_loaded(self, usable: bool) -> None:
-        self._metrics.certificate_loads.labels("loaded" if usable else "failed").inc()
+        self._metrics.loaded("loaded" if usable else "failed")
         if self._tls.served:
             self._metrics.expires("serving", self._tls.served.expires)
 
@@ -151,22 +152,23 @@ class Injector:
         if self._tls.served:
             self._loaded.set()
 
-    async def _follow_version(self) -> None:
-        assert self._api is not None, "serve() has checked it"
+    async def _require_native_sidecars(self, api: ApiServer) -> None:
+        """Wait until the API server says its version. Raises :class:`ConfigError` for one that has none."""
         while True:
             try:
-                version = await self._api.version()
+                version = await api.version()
             except ApiError as error:
                 self._readiness.arrived(VERSION, str(error))
                 log.warning("the API server's version is not known", error=str(error))
                 await trio.sleep(_VERSION_RETRY)
                 continue
-            native = version >= _NATIVE_SINCE
-            if not self._readiness.has(VERSION) or native != self._defaults.native:
-                log.info("form of the sidecar", native=native, kubernetes=".".join(map(str, version)))
-            self._defaults = self._settings.defaults(native=native)
+            if version < _OLDEST_KUBERNETES:
+                raise ConfigError(
+                    f"Kubernetes {'.'.join(map(str, version))} has no native sidecars. "
+                    f"Upgrade it to {'.'.join(map(str, _OLDEST_KUBERNETES))} or later."
+                )
             self._readiness.arrived(VERSION, None)
-            await trio.sleep(_VERSION_AGAIN)
+            return
 
     async def _follow_signals(self, signals: AsyncIterator[int]) -> None:
         async for _ in signals:
@@ -180,7 +182,7 @@ class Injector:
         await self._stop.wait()
         life.cancel()
 
-    async def _end(self, server: Server) -> None:
+    async def _end(self, server: HttpServer) -> None:
         linger, grace = self._settings.linger, self._settings.grace
         log.info("ending", linger=str(linger), grace=str(grace), connections=server.connections)
         server.leave()
@@ -194,7 +196,7 @@ class Injector:
 async def serve(
     settings: InjectorSettings, on_ready: Callable[[int, int], None] = lambda _port, _metrics: None
 ) -> None:
-    """Run an injector until SIGTERM or SIGINT. Raises an :class:`injector.errors.InjectorError`."""
+    """Run an injector until SIGTERM or SIGINT. Raises an :class:`traffic_policy.errors.PodlaneError`."""
     access = find_access(settings.kubeconfig, settings.context, os.environ)
     if access is None:
         _needs_no_api(settings)
@@ -204,19 +206,17 @@ async def serve(
         try:
             await injector.run(signals, on_ready)
         except ExceptionGroup as group:
-            ours = group.subgroup(InjectorError)
+            ours = group.subgroup(PodlaneError)
             if ours is None:
                 raise
             raise _first(ours) from None
 
 
 def _needs_no_api(settings: InjectorSettings) -> None:
-    remedy = "Start the injector in the cluster, name a file with --kubeconfig, or"
     if settings.secret:
-        raise ConfigError(f"--secret: there is no API server to keep it. {remedy} give --certificate and --key.")
-    if settings.native is Native.AUTO:
         raise ConfigError(
-            f"--native auto: there is no API server to ask for its version. {remedy} say always or never."
+            "--secret: there is no API server to keep it. Start the injector in the cluster, name a file with "
+            "--kubeconfig, or give --certificate and --key."
         )
 
 

@@ -12,19 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
 import trio
 
+from daemon.log import Logger
 from injector.api import ApiServer, config_map
 from injector.errors import ApiError, NotFoundError, SharedPolicyError
-from pod_policy.annotations import SHARED_POLICY_KEY
+from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 
 _ABSENT_SECONDS: Final = 1.0
 _STALE_SECONDS: Final = 600.0
 _MAX_ENTRIES: Final = 1000
 _MAX_CHARACTERS: Final = 16 * 2**20
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

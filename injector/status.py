@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from injector.pods import annotations_of, listed, mapping
-from pod_policy.annotations import STATUS
+from traffic_policy.pod.annotations import STATUS
 
 
 @dataclass(frozen=True, slots=True)

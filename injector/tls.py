@@ -19,12 +19,12 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from daemon.http_server import ALPN
 from injector.certificates import names_of
 from injector.errors import CertificateError
 
-ALPN: Final = ("h2", "http/1.1")
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2, what has forward secrecy and authenticates (RFC 9325 section 4.2); HTTP/2 forbids the rest (RFC 9113)."""
+"""Of TLS 1.2, what has forward secrecy and authenticates (RFC 9325 section 4.2)."""
 
 
 class TlsVersion(StrEnum):
@@ -73,7 +73,7 @@ class ServerTls:
         )
         context.set_ciphers(_CIPHERS_1_2)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-        context.set_alpn_protocols(list(ALPN))
+        context.set_alpn_protocols(ALPN)
         load_chain(context, chain, key)
         changed = served != self.served
         self._context, self.served = context, served

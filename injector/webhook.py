@@ -19,16 +19,18 @@ from functools import partial
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qs
 
-import structlog
 import trio
 
+from daemon.http import JSON, Request, RequestError, Response
+from daemon.log import Logger
 from injector.admission import SharedPolicies as Lookup
+from injector.decoding import DecodingBudget
 from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
-from injector.exchange import JSON, Answer, RefusedError, Request
+from injector.http import compact, failure
 from injector.metrics import Metrics
 from injector.shared_policies import SharedPolicies
-from pod_policy.effective import shared_policy_name
+from traffic_policy.pod.effective import shared_policy_name
 
 MAX_BODY: Final = 3 * 2**20
 """Bytes of a review: the API server's own limit for what it takes (``MaxRequestBodyBytes`` in its options)."""
@@ -36,6 +38,8 @@ _MARGIN: Final = 0.1
 _LEAST_MARGIN: Final = 0.2
 """We give up this part of the API server's time limit before it does, at least so many seconds: the answer that says
 why has a way to go, and the limit is rounded up to seconds (k8s.io/apiserver, webhook/mutating/dispatcher.go)."""
+_LEAST_TIMEOUT: Final = 0.01
+"""Seconds; API servers give whole ones, 1 to 30 (``timeoutSeconds``)."""
 _MAX_THREADS: Final = 8
 _SHORT_BODY: Final = 32 * 1024
 _SHORT_TEXT: Final = 4 * 1024
@@ -51,7 +55,7 @@ _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e
 
 Judge = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,11 @@ class Webhook:
         self,
         name: str,
         judge: Judge,
-        defaults: Callable[[], InjectionDefaults],
+        defaults: InjectionDefaults,
         shared: SharedPolicies,
         metrics: Metrics,
         longest: float,
+        decoding: DecodingBudget,
     ) -> None:
         self._name = name
         self._judge = judge
@@ -80,10 +85,11 @@ class Webhook:
         self._shared = shared
         self._metrics = metrics
         self._longest = longest
+        self._decoding = decoding
         self._threads = trio.CapacityLimiter(_MAX_THREADS)
 
-    async def handle(self, request: Request) -> Answer:
-        """Answer a review. Raises :class:`RefusedError` for what is none."""
+    async def handle(self, request: Request) -> Response:
+        """Answer a review. Raises :class:`RequestError` for what is none."""
         began = trio.current_time()
         outcome = Outcome("error")
         try:
@@ -93,22 +99,22 @@ class Webhook:
                 return answer
             outcome = Outcome("timeout")
             log.error("a review took too long", webhook=self._name, seconds=round(seconds, 3))
-            return Answer.failure(504, f"The injector could not answer within {seconds:.1f} s.")
-        except RefusedError as refusal:
-            outcome = Outcome("busy" if refusal.answer.status == 503 else "bad_request")
-            log.warning("what came is no review", webhook=self._name, code=refusal.answer.status, reason=str(refusal))
+            return failure(504, f"The injector could not answer within {seconds:.1f} s.")
+        except RequestError as refusal:
+            outcome = Outcome("busy" if refusal.status == 503 else "bad_request")
+            log.warning("what came is no review", webhook=self._name, code=refusal.status, reason=str(refusal))
+            raise
+        except trio.Cancelled:
+            outcome = Outcome("abandoned")
             raise
         finally:
-            self._metrics.admissions.labels(self._name, outcome.result).inc()
-            self._metrics.seconds.labels(self._name).observe(trio.current_time() - began)
-            if outcome.patch_bytes:
-                self._metrics.patch_bytes.observe(outcome.patch_bytes)
+            self._metrics.reviewed(self._name, outcome.result, trio.current_time() - began, outcome.patch_bytes)
 
-    async def _answer(self, request: Request, began: float) -> tuple[Answer, Outcome]:
+    async def _answer(self, request: Request, began: float) -> tuple[Response, Outcome]:
         _check_head(request)
         body = await request.body(MAX_BODY)
         threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
-        async with request.decoding():
+        async with self._decoding.decoding(len(body)):
             review = parse_review(body)  # in C and one piece: a thread would hold up the others just the same
             shared = await self._look_up(review)
             if len(body) <= _SHORT_BODY and has_short_texts(review):
@@ -118,9 +124,9 @@ class Webhook:
         self._log(review, outcome, trio.current_time() - began)
         return reply, outcome
 
-    def _judged(self, review: dict[str, Any], shared: Lookup) -> tuple[Answer, Outcome]:
-        reply = self._judge(review, self._defaults(), shared)
-        return Answer.json(reply), outcome_of(reply)
+    def _judged(self, review: dict[str, Any], shared: Lookup) -> tuple[Response, Outcome]:
+        reply = self._judge(review, self._defaults, shared)
+        return compact(reply), outcome_of(reply)
 
     async def _look_up(self, review: Mapping[str, Any]) -> Lookup:
         """What answers for the one ConfigMap that this Pod names; read beforehand, since judging is synchronous."""
@@ -158,7 +164,10 @@ class Webhook:
 
 
 def time_limit(query: str, longest: float) -> float:
-    """Seconds to answer in, from the ``timeout`` that the API server sends along, as in ``10s``; else ``longest``."""
+    """Seconds to answer in, from the ``timeout`` that the API server sends along, as in ``10s``; else ``longest``.
+
+    Raises :class:`RequestError` for one that nothing can keep.
+    """
     given = parse_qs(query).get("timeout", [""])[0]
     units = _GO_DURATION.findall(given)
     if not units or "".join(units) != given:
@@ -169,24 +178,28 @@ def time_limit(query: str, longest: float) -> float:
         seconds += float(unit.removesuffix(suffix)) * _GO_SECONDS[suffix]
     if not seconds:
         return longest  # no limit, as for Go's clients
+    if seconds < _LEAST_TIMEOUT:
+        raise RequestError(
+            400, f"timeout={given[:40]} is too short for any answer. Ask with {_LEAST_TIMEOUT:g}s or more."
+        )
     return min(longest, max(seconds - max(seconds * _MARGIN, _LEAST_MARGIN), seconds / 2))
 
 
 def parse_review(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body. Raises :class:`RefusedError` when it is none."""
+    """The JSON object in a body. Raises :class:`RequestError` when it is none."""
     try:
         review = json.loads(body.decode("utf-8-sig"), parse_float=_finite, parse_constant=_no_constant)
         if b"\\u" in body:
             # Half a surrogate pair is no text; it would fail wherever somebody makes bytes of it.
             json.dumps(review, ensure_ascii=False).encode()
     except UnicodeError:
-        raise RefusedError(400, "The body is not valid UTF-8 text.") from None
+        raise RequestError(400, "The body is not valid UTF-8 text.") from None
     except RecursionError:
-        raise RefusedError(400, "The body is nested too deeply.") from None
+        raise RequestError(400, "The body is nested too deeply.") from None
     except ValueError as error:
-        raise RefusedError(400, f"The body is not JSON: {error}.") from None
+        raise RequestError(400, f"The body is not JSON: {error}.") from None
     if not isinstance(review, dict):
-        raise RefusedError(400, f"The body is a JSON {type(review).__name__}, where an AdmissionReview is an object.")
+        raise RequestError(400, f"The body is a JSON {type(review).__name__}, where an AdmissionReview is an object.")
     return review
 
 
@@ -240,10 +253,10 @@ def _brief(name: object) -> str | None:
 
 def _check_head(request: Request) -> None:
     if request.method != "POST":
-        raise RefusedError(405, "Reviews come by POST.", ("allow", "POST"))
+        raise RequestError(405, "Reviews come by POST.", ("allow", "POST"))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != JSON:
-        raise RefusedError(415, f"Reviews are {JSON}, not {content_type[:100] or 'something without a content type'}.")
+        raise RequestError(415, f"Reviews are {JSON}, not {content_type[:100] or 'something without a content type'}.")
 
 
 def _finite(text: str) -> float:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from podlane.errors import PodlaneError, ResultError
-from tc_core.errors import PolicyError, TcError
+from podlane.errors import ResultError
+from traffic_policy.errors import ConfigError, PodlaneError, PolicyError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,17 +59,10 @@ def failing_clearly(status: int = FAILED) -> Iterator[None]:
         yield
     except ResultError:
         sys.exit(status)
-    except (TcError, PodlaneError) as error:
-        stop(str(error), MISUSED if isinstance(error, PolicyError) else status)
+    except PodlaneError as error:
+        stop(str(error), MISUSED if isinstance(error, (PolicyError, ConfigError)) else status)
     except KeyboardInterrupt:
         sys.exit(signalled(signal.SIGINT))
-    except Exception as error:
-        # The daemons are imported by some verbs only; when one of their errors is here, they have been imported.
-        for package, base in (("sidecar", "SidecarError"), ("injector", "InjectorError")):
-            errors = sys.modules.get(f"{package}.errors")
-            if errors is not None and isinstance(error, getattr(errors, base)):
-                stop(str(error), MISUSED if isinstance(error, errors.ConfigError) else status)
-        raise
 
 
 def end_at_once_on_sigterm() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class PodlaneError(Exception):
-    """Base of everything this package raises on purpose."""
+from traffic_policy.errors import PodlaneError
 
 
 class NotPermittedError(PodlaneError):

@@ -13,13 +13,13 @@ import click
 
 from podlane.console import failing_clearly
 from podlane.options import datapath_option, exclusion_options, mesh_option
-from tc_core.errors import UnitError
-from tc_core.units import Rate
+from traffic_policy.errors import UnitError
+from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
-    from podlane.explanation_commands import Commands
-    from sidecar.explanation import ClassWords, Explanation
-    from tc_core.policy import Network, PortRange
+    from datapath.explain.commands import Commands
+    from datapath.explain.policy import ClassWords, Explanation
+    from traffic_policy.policy import Network, PortRange
 
 _WIDTH: Final = 100
 """Columns of prose. Commands are never broken: a line that wraps cannot be pasted."""
@@ -89,12 +89,12 @@ def explain(
     Touches nothing and needs no privileges: it works on any machine, for any interface.
     """
     with failing_clearly():
-        from podlane.explanation_commands import commands_for
-        from sidecar.datapath import Datapath
-        from sidecar.explanation import explain_policy
-        from sidecar.mesh.kinds import USUAL, Mesh
-        from sidecar.netfilter.ruleset import CaptureSettings
-        from tc_core.policy_file import load_policy
+        from datapath.explain.commands import commands_for
+        from datapath.explain.policy import explain_policy
+        from datapath.kinds import Datapath
+        from datapath.mesh.types import USUAL, Mesh
+        from datapath.netfilter.ruleset import CaptureSettings
+        from traffic_policy.policy_file import load_policy
 
         loaded = load_policy(policy, total=total)
         settings = CaptureSettings(
@@ -156,7 +156,7 @@ def class_lines(source: str, explanation: Explanation) -> Iterator[str]:
 
 
 def _table(explanation: Explanation) -> Iterator[str]:
-    from tc_core.words import percent
+    from traffic_policy.describe import percent
 
     most = "at most" if explanation.unreserved is None else "borrows up to"
     rows = [("class", "guaranteed", "share", most, "priority", "decided by")]
@@ -186,7 +186,7 @@ def _table(explanation: Explanation) -> Iterator[str]:
 
 
 def _class(each: ClassWords, rest: str) -> Iterator[str]:
-    from sidecar.explanation import BY_PROXY
+    from datapath.explain.policy import BY_PROXY
 
     yield from _prose(f"{each.name} {each.sentence}", bold=each.name)
     for detail in each.details:

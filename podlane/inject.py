@@ -25,11 +25,6 @@ error, and nothing is written).
 @click.option("--image", metavar="IMAGE", help="The sidecar's image.  [default: podlane:VERSION]")
 @click.option("--image-pull-policy", metavar="POLICY", help="Its imagePullPolicy.")
 @click.option("--image-pull-secret", metavar="NAME", multiple=True, help="A Secret to add to imagePullSecrets.")
-@click.option(
-    "--native/--classic",
-    default=True,
-    help="A native sidecar (Kubernetes 1.29 and later), or a container and an init container.  [default: native]",
-)
 @click.option("--bpf/--no-bpf", default=True, help="Give it CAP_BPF where that is of use.  [default: bpf]")
 @click.option(
     "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."
@@ -41,16 +36,15 @@ def inject(
     image: str | None,
     image_pull_policy: str | None,
     image_pull_secret: tuple[str, ...],
-    native: bool,
     bpf: bool,
     policy_file: Path | None,
 ) -> None:
     """Put Podlane's sidecar into the Pods of a manifest, with the limits that their annotations declare.
 
-    Understands Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs,
-    PodTemplates, and Lists and streams of them. All other text stays as it is, comments included. Pods whose label
-    podlane.io/inject is "false", or whose namespace in the manifest has that label with another value than enabled,
-    are left alone.
+    It is a native sidecar, for Kubernetes 1.29 and later. Understands Pods, Deployments, StatefulSets, DaemonSets,
+    ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, and Lists and streams of them. All other text
+    stays as it is, comments included. Pods whose label podlane.io/inject is "false", or whose namespace in the manifest
+    has that label with another value than enabled, are left alone.
     """
     with failing_clearly():
         from injector.defaults import InjectionDefaults
@@ -62,7 +56,6 @@ def inject(
                 image=image or "",
                 image_pull_policy=image_pull_policy,
                 image_pull_secrets=image_pull_secret,
-                native=native,
                 bpf=bpf,
             )
         except DefaultsError as error:

@@ -14,7 +14,7 @@ import click
 Examples:
   podlane injector --secret podlane-injector --mutating-webhook podlane --validating-webhook podlane
   podlane injector --certificate tls.crt --key tls.key
-  podlane injector --certificate tls.crt --key tls.key --kubeconfig ~/.kube/config --native always
+  podlane injector --certificate tls.crt --key tls.key --kubeconfig ~/.kube/config
 
 Every option can be given as an environment variable, as in PODLANE_INJECTOR_LOG_LEVEL=debug.
 SIGTERM makes it unready, takes requests for the linger time, finishes what runs and exits with status 0.
@@ -41,7 +41,6 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
 @click.option("--shared-policy-ttl", metavar="TIME", help="How long a ConfigMap is used before it is read again.")
 @click.option("--linger", metavar="TIME", help="How long requests are taken after SIGTERM.  [default: 5s]")
 @click.option("--grace", metavar="TIME", help="How long running requests may then go on.  [default: 15s]")
-@click.option("--native", type=click.Choice(["auto", "always", "never"]), help="Native sidecars.  [default: auto]")
 @click.option("--image", metavar="IMAGE", help="Image of the sidecar.  [default: podlane:VERSION]")
 @click.option("--image-pull-policy", metavar="POLICY", help="Its imagePullPolicy.")
 @click.option("--image-pull-secrets", metavar="NAMES", help="imagePullSecrets that Pods get, with commas.")
@@ -65,13 +64,12 @@ def injector(ready_fd: int | None, **options: Any) -> None:
     with failing_clearly():
         import trio
 
+        from daemon import log
         from injector import service
         from injector.config import load_settings
-        from sidecar import log
-        from sidecar.config import LogFormat, LogLevel
 
         settings = load_settings(options)
-        log.configure(LogFormat(settings.log_format), LogLevel(settings.log_level))
+        log.configure(settings.log_format, settings.log_level)
         try:
             trio.run(partial(service.serve, settings, on_ready=partial(_tell, ready_fd)))
         finally:

@@ -12,31 +12,37 @@ import click
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb is implemented (module and function have its name) and its line in ``podlane --help``."""
+    """A verb's line in ``podlane --help``, and the module that has a function of its name: by default
+    ``podlane.NAME``."""
 
     name: str
     help: str
+    module: str = ""
 
     def load(self) -> click.Command:
-        command = getattr(importlib.import_module(f"podlane.{self.name}"), self.name)
+        command = getattr(importlib.import_module(self.module or f"podlane.{self.name}"), self.name)
         assert isinstance(command, click.Command)
         return command
 
 
 VERBS: Final = (
-    Verb("run", "Run a command in a namespace of its own, held to a policy."),
+    Verb("run", "Run a command in a namespace of its own, held to a policy.", "podlane.run.command"),
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
     Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
-    Verb("tc", "Show, change and undo traffic control of an interface, without a proxy."),
-    Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface."),
-    Verb("demo", "Watch real programs being held to their lanes; draws a plot."),
+    Verb("tc", "Show, change and undo traffic control of an interface, without a proxy.", "podlane.tc.command"),
+    Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface.", "podlane.top.command"),
+    Verb("demo", "Watch real programs being held to their lanes; draws a plot.", "podlane.demo.command"),
     Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
-    Verb("mesh", "Let a service mesh's own proxy set the marks by name, instead of a second proxy."),
-    Verb("classify", "Say what a policy would do to the traffic in a capture file."),
+    Verb(
+        "mesh",
+        "Let a service mesh's own proxy set the marks by name, instead of a second proxy.",
+        "podlane.mesh.command",
+    ),
+    Verb("classify", "Say what a policy would do to the traffic in a capture file.", "podlane.classify.command"),
     Verb("inject", "Put the sidecar into the Pods of a manifest."),
     Verb("uninject", "Take it out again."),
     Verb("ready", "Say whether this network namespace's sidecar is ready."),
-    Verb("check", "Say what this kernel and these privileges allow."),
+    Verb("check", "Say what this kernel and these privileges allow.", "podlane.check.command"),
     Verb("version", "Print the version."),
 )
 """In the order of the help text."""

@@ -8,14 +8,14 @@ from typing import Any, Final
 import click
 
 _WAYS: Final = ("auto", "restore", "python")
-"""The values of :class:`sidecar.netfilter.backend.Way`, which is not imported for the sake of --help."""
+"""The values of :class:`datapath.netfilter.backend.Way`, which is not imported for the sake of --help."""
 
 _DATAPATHS: Final = ("relay", "step-aside")
-"""The values of :class:`sidecar.datapath.Datapath`, likewise."""
+"""The values of :class:`datapath.kinds.Datapath`, likewise."""
 
 
 _MESHES: Final = ("auto", "istio", "linkerd", "none")
-"""The values of :class:`sidecar.mesh.kinds.Mesh`, likewise."""
+"""The values of :class:`datapath.mesh.types.Mesh`, likewise."""
 
 
 def datapath_option(purpose: str) -> Callable[[Any], Any]:
@@ -45,8 +45,8 @@ _EXCLUSIONS: Final = (
 
 
 def _excluded(_ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[object, ...] | None:
-    from tc_core.policy_fields import parse_networks
-    from tc_core.ports import PortRange
+    from traffic_policy.fields import parse_networks
+    from traffic_policy.ports import PortRange
 
     if value is None:
         return None

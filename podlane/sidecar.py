@@ -7,16 +7,12 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from podlane.options import datapath_option, exclusion_options, iptables_option, mesh_option, workers_option
-
-_UPGRADE_S: Final = 150.0
-"""More than the supervisor waits."""
 
 
 class _Sidecar(click.Command):
@@ -33,14 +29,12 @@ Examples:
   podlane sidecar --annotations /etc/podlane/pod/annotations
   podlane sidecar --policy policy.yaml --interface eth0 --log-format json --admin-address 0.0.0.0
   podlane sidecar --cleanup
-  podlane sidecar upgrade
 
 Every option can be given as an environment variable, as in PODLANE_LOG_LEVEL=debug.
 What annotations say wins over both.
 A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes everything and exits with status 0.
 """,
 )
-@click.argument("action", required=False, type=click.Choice(["upgrade"]))
 @click.option("--policy", metavar="FILE", help="Policy file (YAML or JSON).")
 @click.option("--annotations", metavar="FILE", help="A Pod's annotations (downward API file), instead of --policy.")
 @click.option(
@@ -69,11 +63,6 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
     type=click.Choice(["open", "closed"]),
     help="While the proxy is gone, connections that it would relay go direct, or are refused.  [default: open]",
 )
-@click.option(
-    "--standby/--no-standby",
-    default=None,
-    help="Keep a copy of the proxy that takes its place at once when it is gone.  [default: standby]",
-)
 @click.option("--outbound-port", metavar="PORT", type=int, help="Where captured connections arrive.  [default: 15101]")
 @click.option("--inbound-port", metavar="PORT", type=int, help="Where those of clients arrive.  [default: 15106]")
 @click.option("--silent-ports", metavar="PORTS", help="Ports captured only by matches that name them, as in 25,3306.")
@@ -90,9 +79,6 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 @click.option("--access-log-file", metavar="FILE", help="Where it goes.  [default: standard output]")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")
-@click.option(
-    "--prepare", is_flag=True, help="Put all in force and exit, leaving it there for the next sidecar to take over."
-)
 @click.option("--cleanup", is_flag=True, help="Remove what an earlier sidecar left here, and exit.")
 @click.option("--alone", is_flag=True, hidden=True, help="Without a supervisor: whoever starts it sees to its end.")
 @click.option("--supervisor-fd", type=int, hidden=True, help="The supervisor's socket.")
@@ -102,8 +88,6 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 def sidecar(
     context: click.Context,
     /,
-    action: str | None,
-    prepare: bool,
     cleanup: bool,
     alone: bool,
     supervisor_fd: int | None,
@@ -113,63 +97,35 @@ def sidecar(
 ) -> None:
     """Hold this network namespace's traffic to a policy until stopped.
 
-    `podlane sidecar upgrade` has the one that runs here replaced by a proxy that is started anew, as its program is on
-    disk now, without a connection being refused or cut.
-
     This is what runs in a Pod's sidecar container. It needs CAP_NET_ADMIN; `podlane check` says what else.
     """
     from podlane.console import failing_clearly, ignore_late_signals
 
-    if action is not None:
-        if context.obj != [action]:
-            raise click.UsageError("upgrade: The sidecar keeps the options that it was started with. Give none beside.")
-        _upgrade()
-        return
-    if not (prepare or cleanup or alone or supervisor_fd is not None):
+    if not (cleanup or alone or supervisor_fd is not None):
         _supervise(context.obj)
     if not cleanup:
         _begin()
     with failing_clearly():
-        from sidecar import log
-        from sidecar.config import load_settings
-        from sidecar.policies import import_readers
-        from sidecar.remains import cleanup as remove_remains
-        from sidecar.standby import begin
-        from sidecar.starting import run
+        from daemon import log
+        from datapath.cleanup import cleanup as remove_remains
+        from sidecar.app.main import run
+        from sidecar.config.settings import load_settings
+        from sidecar.supervisor.client import Guard
 
         if cleanup:
             remove_remains(options["interface"])
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)
-        guard = None
-        if supervisor_fd is not None:
-            import_readers(settings)
-            kept = () if summary_fd is None else (summary_fd,)
-            guard = begin(supervisor_fd, standby=settings.standby, kept=kept)
-            if guard.again or guard.restarts:
-                ready_fd = None  # the first proxy's alone: a standby has it no more, whether that one was ready or not
         try:
             run(
                 settings,
-                guard=guard,
-                on_ready=_leave if prepare else partial(_write, ready_fd, "ready\n"),
+                guard=None if supervisor_fd is None else Guard.of(supervisor_fd),
+                on_ready=partial(_write, ready_fd, "ready\n"),
                 on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
             )
         finally:
             ignore_late_signals()
-
-
-def _upgrade() -> None:
-    from podlane.console import failing_clearly, say, stop
-
-    with failing_clearly():
-        from sidecar.supervisor.control import OK, UPGRADE, request
-
-        answer = request(UPGRADE, _UPGRADE_S)
-        if answer != OK:
-            stop(answer, 1)
-        say("Another proxy has taken over; connections of the earlier one may end within its grace period.")
 
 
 def _supervise(arguments: list[str]) -> NoReturn:
@@ -179,10 +135,6 @@ def _supervise(arguments: list[str]) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    from sidecar.lifetime import adopt_orphans
-
-    with suppress(OSError):  # then there is no standby to be had
-        adopt_orphans()
     # What comes meanwhile waits for the supervisor's handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     python = [sys.executable, "-P", "-m"]
@@ -190,27 +142,17 @@ def _supervise(arguments: list[str]) -> NoReturn:
 
 
 def _begin() -> None:
-    """Until :mod:`sidecar.service` follows signals and tunes the garbage collector; importing takes most of a start.
+    """Until :mod:`sidecar.app.sidecar` follows signals and tunes the garbage collector; importing takes most of a
+    start.
 
     SIGHUP would end the process, but the policy that it speaks of is still to be read.
     """
     from podlane.console import end_at_once_on_sigterm
-    from podlane.imports import only_what_is_used
 
     end_at_once_on_sigterm()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # else it reads the metadata of each package that is installed
     gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
-    only_what_is_used()
-
-
-def _leave() -> None:
-    """End at once, as SIGKILL would: what is in force stays, and captured connections wait for whoever adopts it.
-
-    An init container does this where the sidecar is a container of its own: the application starts under its limits.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
 
 
 def _write(descriptor: int | None, text: str) -> None:

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-
-class SidecarError(Exception):
-    """Base of everything this package raises on purpose."""
+from traffic_policy.errors import PodlaneError
 
 
-class ConfigError(SidecarError):
-    """Settings that cannot be used."""
-
-
-class PrivilegeError(SidecarError):
-    """The process lacks a capability it needs; the text names it and how to get it."""
-
-
-class PortInUseError(SidecarError):
-    """A listener's port is taken, by a second instance or by somebody else."""
-
-
-class RulesetError(SidecarError):
-    """The capture rules cannot be installed, verified or removed."""
-
-
-class QueueError(SidecarError):
-    """The queue by which the kernel shows packets cannot be used."""
-
-
-class ConntrackError(SidecarError):
-    """The kernel's table of connections cannot be read or changed."""
-
-
-class InstanceRunningError(SidecarError):
-    """Another Podlane already works in this network namespace."""
-
-
-class WorkersError(SidecarError):
+class WorkersError(PodlaneError):
     """Worker processes cannot be had, or not be kept alive."""
 
 
-class SupervisorError(SidecarError):
+class SupervisorError(PodlaneError):
     """The supervisor of a sidecar cannot be asked."""
 
 

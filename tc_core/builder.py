@@ -1,8 +1,8 @@
 """A policy as it is being written by calls: the document, what went wrong on the way, and the calls for its classes.
 
-The document is a policy file as plain data, and the loader alone judges it (:mod:`tc_core.policy_file`): there is no
-second grammar here. So nothing is checked while a sentence is being said, and everything at its end, all at once. What
-the document cannot express is kept beside it as a problem: a criterion without values, or twice in one match.
+The document is a policy file as plain data, and the loader alone judges it (:mod:`traffic_policy.policy_file`): there
+is no second grammar here. So nothing is checked while a sentence is being said, and everything at its end, all at once.
+What the document cannot express is kept beside it as a problem: a criterion without values, or twice in one match.
 
 Remedies of the loader speak of keys. :meth:`Draft.policy` says them as calls: ``as in rate: 10Mbit`` becomes
 ``as in guaranteed("10Mbit")``.
@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from tc_core.errors import PolicyError, Problem
-from tc_core.policy import DEFAULT_CLASS, Network, Queue, TrafficPolicy, TransportProtocol
-from tc_core.policy_file import policy_from_document
-from tc_core.ports import PortRange
-from tc_core.units import ByteCount, Duration, Percentage, Rate
+from traffic_policy.errors import PolicyError, Problem
+from traffic_policy.policy import DEFAULT_CLASS, Network, Queue, TrafficPolicy, TransportProtocol
+from traffic_policy.policy_file import policy_from_document
+from traffic_policy.ports import PortRange
+from traffic_policy.units import ByteCount, Duration, Percentage, Rate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tc_core.controller import TrafficController
-    from tc_core.lanes import LanesReport
+    from tc_core.apply.execute import Report
     from tc_core.statistics import Statistics
 
 Document = dict[str, Any]
@@ -103,10 +102,34 @@ def given(**values: object) -> Document:
     return {name: value for name, value in values.items() if value is not None}
 
 
+class Controller(Protocol):
+    """What a sentence goes on with after a class: :class:`tc_core.controller.TrafficController`."""
+
+    def traffic_class(self, name: str) -> ClassBuilder: ...
+
+    def default_class(self) -> DefaultBuilder: ...
+
+    def policy(self) -> TrafficPolicy: ...
+
+    def validate(self) -> list[Problem]: ...
+
+    def explain(self) -> str: ...
+
+    def plan(self, *, replace: bool = False) -> list[str]: ...
+
+    def apply(self, *, replace: bool = False) -> Report: ...
+
+    def statistics(self, over: Duration | str = "1s") -> Statistics: ...
+
+    def clear(self) -> Report: ...
+
+    def save(self, path: Path | str) -> None: ...
+
+
 class _Part:
     """A class that is being described. What concerns the whole policy goes on from here, so that a sentence does."""
 
-    def __init__(self, controller: TrafficController, document: Document) -> None:
+    def __init__(self, controller: Controller, document: Document) -> None:
         self._controller = controller
         self._document = document
 
@@ -135,7 +158,7 @@ class _Part:
     # --- how packets wait ----------------------------------------------------------------------------------------
 
     def queue(self, kind: Queue | str) -> Self:
-        """How its packets wait: one of :class:`tc_core.policy.Queue`; key ``queue``."""
+        """How its packets wait: one of :class:`traffic_policy.policy.Queue`; key ``queue``."""
         self._document["queue"] = kind
         return self
 
@@ -191,7 +214,7 @@ class _Part:
         """:meth:`TrafficController.plan`."""
         return self._controller.plan(replace=replace)
 
-    def apply(self, *, replace: bool = False) -> LanesReport:
+    def apply(self, *, replace: bool = False) -> Report:
         """:meth:`TrafficController.apply`."""
         return self._controller.apply(replace=replace)
 
@@ -199,7 +222,7 @@ class _Part:
         """:meth:`TrafficController.statistics`."""
         return self._controller.statistics(over)
 
-    def clear(self) -> LanesReport:
+    def clear(self) -> Report:
         """:meth:`TrafficController.clear`."""
         return self._controller.clear()
 
@@ -220,7 +243,7 @@ class ClassBuilder(_Part):
     Limits that are said again replace what was said before.
     """
 
-    def __init__(self, controller: TrafficController, document: Document, path: str, problems: list[Problem]) -> None:
+    def __init__(self, controller: Controller, document: Document, path: str, problems: list[Problem]) -> None:
         super().__init__(controller, document)
         self._path = path
         self._problems = problems

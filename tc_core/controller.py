@@ -20,20 +20,25 @@ import json
 from pathlib import Path
 from typing import Final, Self
 
-from tc_core import lanes, recording, statistics
+from tc_core import statistics
+from tc_core.apply import journal
+from tc_core.apply.execute import Report
+from tc_core.apply.plan import Seen, look, plan
 from tc_core.builder import ClassBuilder, DefaultBuilder, Draft, given, in_calls
-from tc_core.capability import Features
-from tc_core.errors import MissingFeatureError, PolicyError, Problem, TcError
+from tc_core.compile.packet_tree import lanes_of
+from tc_core.errors import MissingFeatureError
 from tc_core.history import History, Standing, this_namespace
 from tc_core.kernel import Kernel
-from tc_core.lanes import Lanes, LanesReport
-from tc_core.policy import Shaper, TrafficPolicy
-from tc_core.policy_file import dump_policy, load_policy
-from tc_core.policy_scope import beyond_packets
-from tc_core.profiles import profile_named
+from tc_core.probe.capability import Features
 from tc_core.statistics import Statistics
-from tc_core.units import Duration, Percentage, Rate
-from tc_core.words import describe
+from tc_core.trees import Lanes
+from traffic_policy.describe import describe
+from traffic_policy.errors import PodlaneError, PolicyError, Problem
+from traffic_policy.policy import Shaper, TrafficPolicy
+from traffic_policy.policy_file import dump_policy, load_policy
+from traffic_policy.profiles import profile_named
+from traffic_policy.scope import beyond_packets
+from traffic_policy.units import Duration, Percentage, Rate
 
 _YAML: Final = frozenset({".yaml", ".yml"})
 _JSON: Final = frozenset({".json"})
@@ -104,7 +109,7 @@ class TrafficController:
         history: History | None = None,
         features: Features | None = None,
     ) -> Self:
-        """A controller that begins with a policy for a common need (:func:`tc_core.profiles.profiles`).
+        """A controller that begins with a policy for a common need (:func:`traffic_policy.profiles.profiles`).
 
         Raises :class:`PolicyError` when there is no such profile or the total is too small for it, and
         :class:`UnitError` when the total is no rate.
@@ -132,7 +137,8 @@ class TrafficController:
         return self
 
     def shaper(self, kind: Shaper | str) -> Self:
-        """How the total is shared: one of :class:`tc_core.policy.Shaper`, ``htb`` when left out; key ``shaper``."""
+        """How the total is shared: one of :class:`traffic_policy.policy.Shaper`, ``htb`` when left out; key
+        ``shaper``."""
         self._draft.document["shaper"] = kind
         return self
 
@@ -206,10 +212,10 @@ class TrafficController:
         if all(feature.errno == errno.EPERM for feature in self._features):
             return []
         try:
-            lanes.lanes_of(policy, self.interface, self._features)
+            lanes_of(policy, self.interface, self._features)
         except MissingFeatureError as error:
             return [in_calls(Problem("", error.feature, error.remedy))]
-        except TcError as error:
+        except PodlaneError as error:
             return [Problem("", str(error))]
         return []
 
@@ -239,7 +245,7 @@ class TrafficController:
 
     # --- acting --------------------------------------------------------------------------------------------------
 
-    def apply(self, *, replace: bool = False) -> LanesReport:
+    def apply(self, *, replace: bool = False) -> Report:
         """Bring the interface to the policy. Only what differs is changed, so that a second time does nothing.
 
         ``replace`` takes over from a root qdisc that somebody else made. Raises :class:`PolicyError`,
@@ -247,15 +253,15 @@ class TrafficController:
         :class:`ForeignLinkError`, :class:`KernelError`, :class:`HistoryError`, and :class:`ApplyError` when the kernel
         refuses something half-way; the next call goes on from there.
         """
-        return recording.carry_out(self._kernel, self._history, self._namespace, self._intent(replace=replace))
+        return journal.carry_out(self._kernel, self._history, self._namespace, self._intent(replace=replace))
 
-    def clear(self) -> LanesReport:
+    def clear(self) -> Report:
         """Take away all that is ours on the interface; what others made is left alone. The policy here stays as it is.
 
         Raises :class:`InterfaceNotFoundError`, :class:`KernelError`, :class:`HistoryError`, :class:`ApplyError`.
         """
-        intent = recording.to_nothing(self._kernel, self.interface, self._standing())
-        return recording.carry_out(self._kernel, self._history, self._namespace, intent)
+        intent = journal.to_nothing(look(self._kernel, self.interface), self._standing())
+        return journal.carry_out(self._kernel, self._history, self._namespace, intent)
 
     # --- the kernel ----------------------------------------------------------------------------------------------
 
@@ -264,8 +270,8 @@ class TrafficController:
         if self._given_kernel is not None:
             return self._given_kernel
         if self._own_kernel is None:
-            # pyroute2 takes a while to import, and a policy can be written without it.
-            from tc_core.netlink import NetlinkKernel
+            # A policy can be written without it.
+            from tc_core.rtnetlink.kernel import NetlinkKernel
 
             self._own_kernel = NetlinkKernel()
         return self._own_kernel
@@ -273,7 +279,7 @@ class TrafficController:
     @property
     def _features(self) -> Features:
         if self._known_features is None:
-            from tc_core import features
+            from tc_core.probe import features
 
             self._known_features = features.probe()
         return self._known_features
@@ -281,28 +287,31 @@ class TrafficController:
     def _standing(self) -> Standing | None:
         return self._history.standing(self.interface, self._namespace) if self._history is not None else None
 
-    def _intent(self, *, replace: bool) -> recording.Intent:
+    def _intent(self, *, replace: bool) -> journal.Intent:
         policy = self.policy()
         if problems := beyond_packets(policy):
             raise PolicyError(problems)
-        return recording.to_policy(
-            self._kernel, self.interface, policy, self._features, self._standing(), replace=replace
-        )
+        seen = look(self._kernel, self.interface)
+        return journal.to_policy(seen, policy, self._features, self._standing(), replace=replace)
 
     def _lanes_in_force(self) -> Lanes | None:
         """What is in force, where that is known: this policy, or what the history has."""
         standing = self._standing()
-        for look in (self._own_lanes, self._recorded_lanes):
+        try:
+            seen = look(self._kernel, self.interface)
+        except PodlaneError:
+            return None
+        for lanes in (self._own_lanes, self._recorded_lanes):
             try:
-                known = look(standing)
-                if known is not None and not lanes.plan(self._kernel, self.interface, known):
+                known = lanes(seen, standing)
+                if known is not None and not plan(seen, known):
                     return known
-            except TcError:
+            except PodlaneError:
                 continue  # Not in force then, or not to be known: names are all that is lost.
         return None
 
-    def _own_lanes(self, standing: Standing | None) -> Lanes:
-        return recording.lanes_for(self._kernel, self.interface, self.policy(), self._features, standing)
+    def _own_lanes(self, seen: Seen, standing: Standing | None) -> Lanes:
+        return journal.lanes_for(seen, self.policy(), self._features, standing)
 
-    def _recorded_lanes(self, standing: Standing | None) -> Lanes | None:
-        return recording.recorded_lanes(self.interface, self._features, standing) if standing is not None else None
+    def _recorded_lanes(self, seen: Seen, standing: Standing | None) -> Lanes | None:
+        return journal.recorded_lanes(seen.interface, self._features, standing)

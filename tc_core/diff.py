@@ -2,7 +2,7 @@
 
 The order keeps three promises. *Nothing goes unshaped*: a class exists, with its queue, before a filter selects it, and
 what no filter selects is in the default class. *Nothing is dropped*: a class loses its traffic (its filter) before it
-goes, and :mod:`tc_core.reconcile` waits for its queue; everything that can be altered in place is. *The total holds*:
+goes, and :mod:`tc_core.apply` waits for its queue; everything that can be altered in place is. *The total holds*:
 guarantees shrink, and classes go, before others grow or come; the inner class grows before its children and shrinks
 after them.
 
@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace as altered
 from typing import cast
 
-from tc_core.bpf import mark_filter
-from tc_core.compile import DEFAULT_MINOR, INNER_HANDLE, LEAF_BASE, ROOT_HANDLE
+from tc_core.bpf.mark_classifier import mark_filter
+from tc_core.compile.mark_tree import DEFAULT_MINOR, INNER_HANDLE, LEAF_BASE, ROOT_HANDLE
 from tc_core.errors import ForeignQdiscError
 from tc_core.handles import Handle
 from tc_core.kernel import (
@@ -270,7 +270,7 @@ def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None
     ids = selected & {handle.minor - LEAF_BASE for handle in classes}
     if ids == selected:
         return wanted
-    return mark_filter(wanted.parent, wanted.flavour, ids) if ids else None
+    return mark_filter(wanted.parent, ids) if ids else None
 
 
 def _filter_changes(wanted: Sequence[ClassFilter], current: Sequence[Filter]) -> list[Change]:

@@ -2,51 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from traffic_policy.errors import PodlaneError
 
 
-class TcError(Exception):
-    """Base of everything this package raises on purpose."""
-
-
-class UnitError(TcError, ValueError):
-    """A rate, byte count or duration cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong in a policy.
-
-    ``path`` is where (``classes[2].match[0].port``), ``message`` what, ``remedy`` how to mend it.
-    """
-
-    path: str
-    message: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        where = f"{self.path}: " if self.path else ""
-        return f"{where}{self.message}{' ' + self.remedy if self.remedy else ''}"
-
-
-class PolicyError(TcError, ValueError):
-    """A policy cannot be used. ``problems`` has every reason, in the order of the document."""
-
-    def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
-        self.problems = tuple(problems)
-        self.source = source
-        super().__init__(str(self))
-
-    def __str__(self) -> str:
-        head = f"{self.source}: " if self.source else ""
-        if len(self.problems) == 1:
-            return f"{head}{self.problems[0]}"
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        return f"{head}{len(self.problems)} problems:\n{lines}"
-
-
-class MissingFeatureError(TcError):
+class MissingFeatureError(PodlaneError):
     """The running kernel cannot do what the plan needs."""
 
     def __init__(self, feature: str, remedy: str) -> None:
@@ -55,7 +14,7 @@ class MissingFeatureError(TcError):
         super().__init__(f"{feature} {remedy}")
 
 
-class KernelError(TcError):
+class KernelError(PodlaneError):
     """The kernel refused an operation. ``errno`` is the number it gave."""
 
     def __init__(self, operation: str, errno: int, detail: str, remedy: str = "") -> None:
@@ -66,17 +25,17 @@ class KernelError(TcError):
         super().__init__(f"{operation}: {detail}.{' ' + remedy if remedy else ''}")
 
 
-class InterfaceNotFoundError(TcError):
+class InterfaceNotFoundError(PodlaneError):
     """There is no network interface of that name here."""
 
 
-class ForeignQdiscError(TcError):
+class ForeignQdiscError(PodlaneError):
     """The interface already has a root qdisc that somebody else installed."""
 
 
-class HistoryError(TcError):
+class HistoryError(PodlaneError):
     """The change history cannot be opened, read or written, or has no such change. Nothing in it was altered."""
 
 
-class ForeignLinkError(TcError):
+class ForeignLinkError(PodlaneError):
     """There is an interface of the name that we need, and somebody else made it."""

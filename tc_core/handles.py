@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from tc_core.errors import UnitError
+from traffic_policy.errors import UnitError
 
 _PATTERN = re.compile(r"([0-9a-fA-F]{1,4}):([0-9a-fA-F]{0,4})")
 

@@ -1,14 +1,13 @@
 """What we ask of a kernel, and every change that we may ask for.
 
-:class:`Kernel` has two implementations that pass the same suite of tests: :class:`tc_core.netlink.NetlinkKernel` and
-:class:`tc_core.fake.FakeKernel`. A change is a value; ``command(interface)`` is the tc(8) or ip(8) command that does
-the same, for plans and for error messages.
+:class:`Kernel` has two implementations that pass the same suite of tests: :mod:`tc_core.rtnetlink.kernel` and
+:mod:`tc_core.fake.kernel`. A change is a value; ``command(interface)`` is the tc(8) or ip(8) command that does the
+same, for plans and for error messages.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -33,6 +32,7 @@ from tc_core.model import (
     Qdisc,
     RootQdisc,
 )
+from tc_core.netlink.codec import NetlinkError
 from tc_core.stats import ClassStats
 
 
@@ -271,9 +271,6 @@ def interface_not_found(interface: str, existing: Iterable[str]) -> InterfaceNot
     )
 
 
-def refused(operation: str, code: int, words: str | None = None) -> KernelError:
+def refused(operation: str, code: int, words: str = "") -> KernelError:
     """The error for an operation that the kernel refused with an errno, in the kernel's own words where it has some."""
-    meaning = os.strerror(code)
-    words = (words or "").strip().rstrip(".")
-    detail = f"{words} ({meaning})" if words and words != meaning else meaning
-    return KernelError(operation, code, detail, _REMEDIES.get(code, ""))
+    return KernelError(operation, code, NetlinkError(code, words).detail, _REMEDIES.get(code, ""))

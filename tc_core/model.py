@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from tc_core.compile.packet_rules import PacketRule
 from tc_core.handles import ROOT, Handle
-from tc_core.marks import Mark
 from tc_core.qdiscs import DEFAULT_FLOWS as DEFAULT_FLOWS
 from tc_core.qdiscs import DEFAULT_FQ_QUANTUM as DEFAULT_FQ_QUANTUM
 from tc_core.qdiscs import DEFAULT_PRIOMAP as DEFAULT_PRIOMAP
@@ -28,6 +27,7 @@ from tc_core.qdiscs import Cake as Cake
 from tc_core.qdiscs import Clsact as Clsact
 from tc_core.qdiscs import Diffserv as Diffserv
 from tc_core.qdiscs import FqCodel as FqCodel
+from tc_core.qdiscs import HtbClass as HtbClass
 from tc_core.qdiscs import HtbQdisc as HtbQdisc
 from tc_core.qdiscs import Ingress as Ingress
 from tc_core.qdiscs import Isolation as Isolation
@@ -40,12 +40,8 @@ from tc_core.qdiscs import Qdisc as Qdisc
 from tc_core.qdiscs import RootQdisc as RootQdisc
 from tc_core.qdiscs import Sfq as Sfq
 from tc_core.qdiscs import Tbf as Tbf
-from tc_core.qdiscs import same_burst
 from tc_core.qdiscs import tc_rate as tc_rate
-from tc_core.units import ByteCount, Rate
-
-if TYPE_CHECKING:
-    from tc_core.packet_program import PacketRule
+from traffic_policy.marks import Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +64,6 @@ class Link:
     def default_gso_max_size(self) -> int:
         """What the kernel gives a new device: GSO_LEGACY_MAX_SIZE, or less where the hardware takes less."""
         return min(65536, self.tso_max_size)
-
-
-@dataclass(frozen=True, slots=True)
-class HtbClass:
-    """An HTB class (tc-htb(8)). ``quantum`` and ``prio`` count only for leaves; ``is_inner`` has children."""
-
-    handle: Handle
-    parent: Handle
-    rate: Rate
-    ceil: Rate
-    burst: ByteCount
-    cburst: ByteCount
-    prio: int
-    quantum: ByteCount
-    is_inner: bool = False
-
-    def agrees_with(self, other: HtbClass) -> bool:
-        """Whether ``other``, read from the kernel, is this class. Quantum and priority of inner classes do nothing."""
-        return (
-            (self.handle, self.parent, self.rate, self.ceil) == (other.handle, other.parent, other.rate, other.ceil)
-            and same_burst(self.rate, self.burst, other.burst)
-            and same_burst(self.ceil, self.cburst, other.cburst)
-            and (self.is_inner or (self.prio, self.quantum) == (other.prio, other.quantum))
-        )
-
-    def __str__(self) -> str:
-        lending = "" if self.is_inner else f" prio {self.prio}"
-        return (
-            f"parent {self.parent} classid {self.handle} htb rate {tc_rate(self.rate)} ceil {tc_rate(self.ceil)} "
-            f"burst {self.burst.count}b cburst {self.cburst.count}b quantum {self.quantum.count}{lending}"
-        )
 
 
 ETH_P_ALL: Final = 3
@@ -147,24 +112,16 @@ class FwFilter:
         )
 
 
-class BpfFlavour(StrEnum):
-    """How the program gets into the kernel: by bpf(2) as eBPF, or as classic BPF inside the netlink message."""
-
-    EBPF = "ebpf"
-    CLASSIC = "classic"
-
-
 @dataclass(frozen=True, slots=True)
 class BpfFilter:
-    """A cls_bpf program that finds a packet's class (tc-bpf(8), :mod:`tc_core.bpf`).
+    """A program of classic BPF that finds a packet's class (cls_bpf, tc-bpf(8), :mod:`tc_core.bpf.mark_classifier`).
 
     ``fingerprint`` identifies the program. It is the one that turns the mark's class field into a class handle, and
-    ``class_ids`` are the ids it selects; or, of the classic flavour, the one that is given as ``instructions``, made
-    from ``rules``. None of these is known of a program that was read back.
+    ``class_ids`` are the ids it selects; or the one that is given as ``instructions``, made from ``rules``. None of
+    these is known of a program that was read back; for one of eBPF, which is not ours, the fingerprint is its name.
     """
 
     parent: Handle
-    flavour: BpfFlavour
     fingerprint: str
     class_ids: frozenset[int] | None = field(default=None, compare=False)
     text: str = field(default="", compare=False, repr=False)
@@ -190,8 +147,8 @@ class RedirectFilter:
 
     ``device`` is empty when what was read back names a device that is gone; such packets are lost. ``program`` is the
     fingerprint of the eBPF program that finds the class by the packet's socket on the way
-    (:mod:`tc_core.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read back.
-    ``connmark``: before, the packet gets the mark of its connection (tc-connmark(8)), the whole word.
+    (:mod:`tc_core.bpf.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read
+    back. ``connmark``: before, the packet gets the mark of its connection (tc-connmark(8)), the whole word.
     """
 
     parent: Handle

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from tc_core.diff import diff
+from tc_core.apply.plan import Seen, Step, plan
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddClass, AddFilter, AddLink, AddQdisc, Change, SetLink
-from tc_core.lanes import Lanes, Step
 from tc_core.model import (
     BpfFilter,
-    BpfFlavour,
     Cake,
     Clsact,
     FwFilter,
@@ -23,17 +21,15 @@ from tc_core.model import (
     RedirectFilter,
     Tbf,
 )
-from tc_core.trees import Tree
+from tc_core.trees import Lanes, Tree
 
 
 def tc_commands(tree: Tree, interface: str) -> list[str]:
     """The commands that make the tree on an untouched interface, in order, with comment lines (``# ...``) between.
 
-    Joined by newlines they are a shell script. An eBPF program cannot be written as a command; its classic form, which
-    does the same, stands for it.
+    Joined by newlines they are a shell script.
     """
-    steps = [(interface, change) for change in diff(tree, Observed(Link(interface)))]
-    return list(_lines(steps, {interface: tree}))
+    return list(_lines(plan(Seen(interface, Observed(Link(interface))), tree), {interface: tree}))
 
 
 def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
@@ -41,7 +37,7 @@ def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
     trees: dict[str, Tree] = {interface: lanes.tree}
     if lanes.ingress is not None:
         trees[lanes.ingress.device] = lanes.ingress.tree
-    return list(_lines(lanes.steps(interface, Observed(Link(interface)), None), trees))
+    return list(_lines(plan(Seen(interface, Observed(Link(interface))), lanes), trees))
 
 
 def _lines(steps: Iterable[Step], trees: Mapping[str, Tree]) -> Iterator[str]:
@@ -80,9 +76,8 @@ def _comment(tree: Tree, change: Change) -> str:
             return "podlane loads a program here that also finds the class by the socket; a command can only redirect"
         case AddFilter(FwFilter() as fw):
             return f"mark {fw.mark}: {tree.names.get(fw.target, fw.target)}"
-        case AddFilter(BpfFilter() as bpf):
-            form = "the same as classic BPF" if bpf.flavour is BpfFlavour.EBPF else "as classic BPF"
-            return f"bits 24-31 of the mark select the class ({form})"
+        case AddFilter(BpfFilter()):
+            return "bits 24-31 of the mark select the class (as classic BPF)"
         case SetLink():
             return "smaller segments, so that no flow waits long behind another's in a FIFO"
         case _:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tc_core.compile.packet_tree import ifb_name, is_our_ifb
 from tc_core.diff import is_ours
 from tc_core.handles import Handle
 from tc_core.kernel import Counters, Kernel
 from tc_core.model import Cake, Observed, Prio, Qdisc, Tbf
-from tc_core.packet_lanes import ifb_name, is_our_ifb
 from tc_core.stats import ClassStats, rate_between, with_leaf_drops
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 Names = Mapping[Handle, str]
 

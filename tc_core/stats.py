@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from tc_core.handles import Handle
-from tc_core.units import Rate
+from traffic_policy.units import Rate
+
+_K = TypeVar("_K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +33,23 @@ class ClassStats:
     giants: int = 0
 
 
-def rate_between(before: ClassStats, after: ClassStats, seconds: float) -> Rate:
-    """The mean rate between two readings that are ``seconds`` apart.
+def grown(before: int, after: int) -> int:
+    """What a counter has counted between two readings.
 
-    Byte counters have 64 bits and do not wrap, so one that has fallen belongs to a class that was made anew: then
-    everything it counted is new.
+    Counters have 64 bits and do not wrap, so one that has fallen belongs to a class that was made anew: then everything
+    it counted is new.
     """
+    return after - before if after >= before else after
+
+
+def rate_between(before: ClassStats, after: ClassStats, seconds: float) -> Rate:
+    """The mean rate between two readings that are ``seconds`` apart."""
     if seconds <= 0:
         raise ValueError(f"two readings cannot be {seconds} seconds apart")
-    sent = after.bytes - before.bytes if after.bytes >= before.bytes else after.bytes
-    return Rate(int(sent * 8 / seconds))
+    return Rate(int(grown(before.bytes, after.bytes) * 8 / seconds))
 
 
-def rates(
-    before: Mapping[Handle, ClassStats], after: Mapping[Handle, ClassStats], seconds: float
-) -> dict[Handle, Rate]:
+def rates(before: Mapping[_K, ClassStats], after: Mapping[_K, ClassStats], seconds: float) -> dict[_K, Rate]:
     """The mean rate of every class in ``after``; a class that is new there counts from nothing."""
     nothing = ClassStats()
     return {handle: rate_between(before.get(handle, nothing), stats, seconds) for handle, stats in after.items()}

@@ -9,6 +9,7 @@ from typing import Final
 
 from tc_core.handles import Handle
 from tc_core.model import BpfFilter, OurQdisc, RedirectFilter, TrafficTree
+from traffic_policy.marks import ClassIds
 
 PLAIN_ROOT: Final = Handle(0x70D1)
 """The root of a tree that is not HTB ("podl"): such a tree has no other sign by which to know it for ours."""
@@ -41,3 +42,12 @@ class IngressTree:
     alias: str
     tree: TrafficTree
     redirect: RedirectFilter
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """What an interface should have, both ways. ``ids`` are the class ids behind the handles."""
+
+    tree: Tree
+    ingress: IngressTree | None
+    ids: ClassIds

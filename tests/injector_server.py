@@ -14,12 +14,12 @@ from typing import Any
 import trio
 import trustme
 
+from daemon.http import Handler, Request, Response
+from daemon.http_server import HttpServer
 from injector.api_access import ApiAccess
-from injector.connections import Server, open_listeners
-from injector.exchange import Answer, Application, Handler, Request
+from injector.http import compact, failure, open_listeners, webhook_limits
 from injector.http_client import HttpAnswer, HttpClient
 from injector.tls import ServerTls
-from tests.http2_client import Http2Client, http2_client
 
 HOST = "127.0.0.1"
 
@@ -52,21 +52,15 @@ def served() -> ServerTls:
 
 
 @asynccontextmanager
-async def serving(handlers: Mapping[str, Handler], *, encrypted: bool = True) -> AsyncIterator[tuple[Server, int]]:
+async def serving(handlers: Mapping[str, Handler], *, encrypted: bool = True) -> AsyncIterator[tuple[HttpServer, int]]:
     """A server of these handlers, and its port."""
     tls = served()
-    server = Server(Application(handlers), (lambda: tls.context) if encrypted else None)
+    server = HttpServer(handlers, webhook_limits(9.0), refuse=failure, tls=(lambda: tls.context) if encrypted else None)
     listeners = await open_listeners(HOST, 0, "port")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run, listeners)
         yield server, listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def http2(port: int) -> AsyncIterator[Http2Client]:
-    async with http2_client(HOST, port, trusting("h2")) as client:
-        yield client
 
 
 def http1(port: int, *, encrypted: bool = True) -> HttpClient:
@@ -151,35 +145,35 @@ class MemoryApi:
         self.put(path, {"metadata": {"name": name}, "webhooks": made})
         return path
 
-    async def handle(self, request: Request) -> Answer:
+    async def handle(self, request: Request) -> Response:
         body = await request.body(2**22)
         self.requests.append((request.method, request.path, dict(request.headers)))
         self.before(request.method, request.path)
         if request.path == "/version":
-            return Answer.json(self.version)
+            return compact(self.version)
         kind = re.sub(r".*/(\w+)/[^/]+$", r"\1", request.path)
         if f"{request.method} {kind}" in self.forbidden:
-            return Answer.failure(403, f'User "robot" cannot do this to resource "{kind}"')
+            return failure(403, f'User "robot" cannot do this to resource "{kind}"')
         stored = self.objects.get(request.path)
         if request.headers.get("content-type") == "application/apply-patch+yaml":
             assert request.query == "fieldManager=podlane-injector"
-            return Answer.json(self.put(request.path, {**(stored or {}), **json.loads(body)}))
+            return compact(self.put(request.path, {**(stored or {}), **json.loads(body)}))
         if stored is None:
-            return Answer.failure(404, "not found")
+            return failure(404, "not found")
         if request.method == "GET":
-            return Answer.json(stored)
+            return compact(stored)
         change = json.loads(body)
         wanted = change.get("metadata", {}).get("resourceVersion")
         if wanted not in (None, stored["metadata"]["resourceVersion"]):
-            return Answer.failure(409, "the object has been modified; please apply your changes to the latest version")
+            return failure(409, "the object has been modified; please apply your changes to the latest version")
         if request.method == "PUT":
-            return Answer.json(self.put(request.path, change))
+            return compact(self.put(request.path, change))
         assert request.headers["content-type"] == "application/strategic-merge-patch+json"
         merged = json.loads(json.dumps(stored))
         for item in change["webhooks"]:
             webhook = next(w for w in merged["webhooks"] if w["name"] == item["name"])
             webhook["clientConfig"].update(item["clientConfig"])
-        return Answer.json(self.put(request.path, merged))
+        return compact(self.put(request.path, merged))
 
 
 class _Everything(dict[str, Handler]):

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from podlane.lab import Host
+from podlane.netns import Host
 
 OUTBOUND, INBOUND = 15001, 15006
 """Where Envoy listens for what is redirected to it."""

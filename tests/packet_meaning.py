@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bpf_machine import Skb
 
-from tc_core.packet_rules import PacketRule
+from tc_core.compile.packet_rules import PacketRule
 
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 PORTED = (6, 17, 33, 132, 136)

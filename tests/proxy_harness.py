@@ -15,16 +15,16 @@ from typing import Any, Self
 
 import trio
 
-from sidecar.receive_limits import ReceiveLimits
-from sidecar.routing.cached import Routing
-from sidecar.routing.flow import Destination
-from sidecar.routing.table import RoutingTable
-from sidecar.server import ConnectionSummary, ProxyServer, ServerSettings
-from sidecar.transport.edge import Edge, Original, connect
-from sidecar.transport.sockets import deliver_at_once, speak_first, stream_socket
-from tc_core.marks import ClassIds
-from tc_core.policy_file import parse_policy
-from tc_core.units import Duration
+from datapath.download_limits import ReceiveLimits
+from datapath.routing.cached import Routing
+from datapath.routing.flow import Destination
+from datapath.routing.table import RoutingTable
+from datapath.sockets import deliver_at_once, speak_first, stream_socket
+from sidecar.proxy.server import ConnectionSummary, ProxyServer, ServerSettings
+from sidecar.transport.kernel_sockets import Edge, Original, connect
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import Duration
 
 PATIENCE = 20.0
 """Seconds after which a test gives up waiting; nothing normally takes a tenth of it."""

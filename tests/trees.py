@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tc_core.capability import ALL_FEATURES, CONNMARK, EBPF, FQ_CODEL, FW, SOCKETS, Features, absent
-from tc_core.compile import compile_policy
-from tc_core.marks import ClassIds
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import compile_policy
 from tc_core.model import TrafficTree
-from tc_core.policy import TrafficPolicy
-from tc_core.tellers import Teller
+from tc_core.probe.capability import ALL_FEATURES, CONNMARK, FQ_CODEL, FW, SOCKETS, Features, absent
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
 
 FW_FQ_CODEL = ALL_FEATURES
-EBPF_FIFO = replace(ALL_FEATURES, fw=absent(FW, "not here"), fq_codel=absent(FQ_CODEL, "not here"))
-CLASSIC_FIFO = replace(EBPF_FIFO, ebpf=absent(EBPF, "not allowed"))
+CLASSIC_FIFO = replace(ALL_FEATURES, fw=absent(FW, "not here"), fq_codel=absent(FQ_CODEL, "not here"))
 _NO_SOCKETS = replace(ALL_FEATURES, sockets=absent(SOCKETS, "no CAP_BPF"))
 TOLD_BY: Mapping[Teller, Features] = {
     Teller.SOCKETS: ALL_FEATURES,
@@ -25,10 +24,9 @@ TOLD_BY: Mapping[Teller, Features] = {
 """Kernels on which the class of what arrives is told so, where names decide and a relay has the connections."""
 VARIANTS: Mapping[str, Features] = {
     "fw and fq_codel": FW_FQ_CODEL,
-    "ebpf and fifo": EBPF_FIFO,
     "classic bpf and fifo": CLASSIC_FIFO,
     "fw and fifo": replace(FW_FQ_CODEL, fq_codel=absent(FQ_CODEL, "not here")),
-    "ebpf and fq_codel": replace(FW_FQ_CODEL, fw=absent(FW, "not here")),
+    "classic bpf and fq_codel": replace(FW_FQ_CODEL, fw=absent(FW, "not here")),
 }
 
 

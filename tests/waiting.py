@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from podlane.lab.lab import Host
+from podlane.netns.lab import Host
 
 _T = TypeVar("_T")
 _PAUSE = 0.01

@@ -18,17 +18,17 @@ from socket import SocketType
 import trio
 from proxy_harness import POLICY, LoopbackEdge, read_exactly, routing, with_patience
 
+from datapath.connection_list import Order
+from datapath.sockets import stream_socket
+from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError
-from sidecar.live_connections import Order
-from sidecar.log import LogFormat, LogLevel
-from sidecar.server import ServerSettings
-from sidecar.tallies import Tallies
-from sidecar.transport.edge import Edge
-from sidecar.transport.sockets import stream_socket
+from sidecar.observability.counters import Tallies
+from sidecar.proxy.server import ServerSettings
+from sidecar.transport.kernel_sockets import Edge
 from sidecar.workers.forkserver import ForkServer, fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.worker import work
-from tc_core.units import Duration
+from traffic_policy.units import Duration
 
 CONNECTIONS = 40
 HELLO = b"GET / HTTP/1.1\r\nHost: named.example\r\n\r\n"

@@ -24,7 +24,7 @@ from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.policies import BenchPolicy, wide
 from benchmarks.processes import Growth, wait_until
 from benchmarks.stage import HTTP2_PORT, HTTP_PORT, PAGE, PAGE_BYTES, Stage, listens
-from tc_core.policy import Requests
+from traffic_policy.policy import Requests
 
 LONG_PAGE: Final = "/long"
 _LONG_PAGE_BYTES: Final = 64 << 20

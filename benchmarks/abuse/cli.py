@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import click
-import structlog
 
 from benchmarks import machine
 from benchmarks.abuse.figures import DATAPATHS, Size, broken, document
@@ -21,6 +19,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.progress import Progress
 from benchmarks.report import JSON, MARKDOWN
 from benchmarks.results import CandidateInfo, Results
+from daemon import log
 from podlane.console import console, failing_clearly
 
 _FOLDER: Final = FOLDER / "abuse"
@@ -83,7 +82,7 @@ def abuse(
         plan = Plan(tuple(wanted.values()), datapath or tuple(DATAPATHS), rounds, size)
         if not plan.pairs:
             raise BenchmarkError(f"{', '.join(chosen)}: on {', '.join(datapath)} there is nothing to be seen of it.")
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        log.configure(level="warning")
         analysis = Analysis(_measure(plan, output or (_FOLDER / "quick" if quick else _FOLDER)))
         if strict and (found := broken(analysis, wanted)):
             raise BenchmarkError("Not kept:\n" + "\n".join(found))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.abuse.arena import GIVES_BACK_S, Arena, Sidecar
 from benchmarks.abuse.figures import ASIDE, Size, honest_figures
 from benchmarks.abuse.readings import Reading
-from tc_core.policy import Requests
+from traffic_policy.policy import Requests
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,19 @@ INJECTOR: Final = "injector"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent over which protocol. ``traffic`` is a key of :func:`benchmarks.admission.reviews.traffic`."""
+    """What is sent. ``traffic`` is a key of :func:`benchmarks.admission.reviews.traffic`."""
 
     name: str
     traffic: str
-    protocol: str
     title: str
 
 
 LOADS: Final = {
     load.name: load
     for load in (
-        Load("reviews", "reviews", "http1", "reviews of Pods with limits"),
-        Load("untouched", "untouched", "http1", "reviews of a Pod without limits"),
-        Load("health", "health", "http1", "GET /healthz: HTTP and TLS alone"),
-        Load("reviews-http2", "reviews", "http2", "reviews, HTTP/2"),
-        Load("health-http2", "health", "http2", "GET /healthz, HTTP/2"),
+        Load("reviews", "reviews", "reviews of Pods with limits"),
+        Load("untouched", "untouched", "reviews of a Pod without limits"),
+        Load("health", "health", "GET /healthz: HTTP and TLS alone"),
     )
 }
 

@@ -49,7 +49,6 @@ class Job:
 
     port: int
     authority: bytes
-    protocol: str
     questions: tuple[Question, ...]
     seconds: float
     rate: float | None
@@ -140,7 +139,7 @@ class _Asker:
 
 async def generate(job: Job) -> Outcome:
     """Carry out a job, after a warm-up that does not count."""
-    async with connected(job.protocol, job.port, job.authority) as client:
+    async with connected(job.port, job.authority) as client:
         asker = _Asker(client, job.questions)
         await asker.flat_out(requests=WARM_UP)
         asker.outcome = Outcome()

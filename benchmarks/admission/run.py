@@ -71,7 +71,7 @@ class Runner:
         for measured, long, pace in ((PACED, seconds, rate), (FLAT_OUT, seconds / _FLAT_OUT_SHARE, None)):
             for each in self._plan.loads:
                 self._progress.show(number, each.name, measured.name)
-                job = Job(injector.port, injector.authority, each.protocol, traffic[each.traffic], long, pace)
+                job = Job(injector.port, injector.authority, traffic[each.traffic], long, pace)
                 first_of_all = self._plan.precedence and pace is not None
                 with precedence(injector.pid, load.pid) if first_of_all else nullcontext():
                     values, errors, first = _measure(injector, load, job)
@@ -123,7 +123,7 @@ def _measure(injector: Injector, load: Generator, job: Job) -> tuple[dict[str, f
 async def _patches(injector: Injector) -> dict[str, bytes]:
     """By sort of Pod, the JSON patch that the injector answers with."""
     found = {}
-    async with connected("http1", injector.port, injector.authority) as client:
+    async with connected(injector.port, injector.authority) as client:
         for name, pod in reviews.pods().items():
             question = reviews.mutation(pod)
             try:

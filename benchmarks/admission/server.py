@@ -24,7 +24,7 @@ _SAID: Final = 2000
 """Characters of its log that are told when it fails."""
 _CPU_CLOCK: Final = 2
 """CPUCLOCK_SCHED: with the complement of a pid it is the clock of that process (clock_getcpuclockid(3))."""
-OPTIONS: Final = ("--address", HOST, "--port", "0", "--metrics-port", "0", "--native", "always", "--linger", "0s")
+OPTIONS: Final = ("--address", HOST, "--port", "0", "--metrics-port", "0", "--linger", "0s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from benchmarks.candidates.base import ALL, Ability, Candidate, Running, said_ve
 from benchmarks.capture import PORT, rules
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import Stage
-from podlane.lab.tools import find_tool
+from podlane.netns.tools import find_tool
 
 _TYPES: Final = "type.googleapis.com/envoy.extensions.filters"
 _SOL_SOCKET, _SO_MARK = 1, 36

@@ -16,7 +16,7 @@ from benchmarks.candidates.base import ALL, Ability, Candidate, Running, said_ve
 from benchmarks.capture import INBOUND_PORT, PORT, marked_by_source, rules, source_addresses
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import Stage
-from podlane.lab.tools import find_tool
+from podlane.netns.tools import find_tool
 
 _MARKS_SINCE: Final = (3, 0)
 """The first release with ``tcp-request content set-bc-mark``."""

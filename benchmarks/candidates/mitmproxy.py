@@ -17,7 +17,7 @@ from benchmarks.candidates.base import ALL, Ability, Candidate, Running, said_ve
 from benchmarks.capture import PORT, marked_by_source, source_addresses
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import INTERFACE, IPERF_PORT, Stage
-from podlane.lab.tools import find_tool
+from podlane.netns.tools import find_tool
 
 _OWN_ENVIRONMENT: Final = Path(sys.prefix) / "mitmproxy" / "bin" / "mitmdump"
 """It pins the versions of libraries that Podlane uses too, so it gets a virtual environment of its own in .venv."""

@@ -13,7 +13,7 @@ from benchmarks.candidates.base import ALL, Ability, Candidate, Running, said_ve
 from benchmarks.capture import PORT, marked_by_source, rules, source_addresses
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import Stage
-from podlane.lab.tools import find_tool
+from podlane.netns.tools import find_tool
 
 _MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 

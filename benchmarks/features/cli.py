@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import structlog
 
 from benchmarks import machine
 from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement, tell
@@ -21,6 +19,7 @@ from benchmarks.progress import Progress
 from benchmarks.report import DOCUMENT, JSON, MARKDOWN, put
 from benchmarks.results import CandidateInfo, Results, load
 from benchmarks.runner import Runner
+from daemon import log
 from podlane.console import console, failing_clearly
 
 _FOLDER: Final = FOLDER / "features"
@@ -64,7 +63,7 @@ def features(
             return
         if os.geteuid():
             raise BenchmarkError("Network namespaces take root. Run it by `make bench`, or with sudo.")
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        log.configure(level="warning")
         end_tidily()
         _measure(
             only,

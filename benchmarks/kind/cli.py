@@ -26,8 +26,8 @@ from benchmarks.metrics.base import GIB
 from benchmarks.progress import Progress
 from benchmarks.report import JSON
 from benchmarks.results import CandidateInfo, Results, load
-from pod_policy.quantities import Quantity
 from podlane.console import console, failing_clearly
+from traffic_policy.pod.quantities import Quantity
 
 _FOLDER: Final = FOLDER / "kind"
 _ROUNDS, _SECONDS, _PODS, _BURST = 3, 3, 50, 100

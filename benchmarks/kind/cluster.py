@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks.errors import BenchmarkError, MeasurementError
-from podlane.demonstration.programs import guarded
+from podlane.demo.programs import guarded
 
 PATIENCE: Final = 180.0
 """Seconds for something to come or go on a busy machine."""

@@ -12,9 +12,9 @@ from benchmarks.candidates.base import Ability
 from benchmarks.metrics.base import Bench, Better, Figure, Metric, Outcome
 from benchmarks.policies import BenchPolicy, wide
 from benchmarks.stage import INTERFACE
-from tc_core import reconcile
-from tc_core.compile import compile_policy
-from tc_core.netlink import NetlinkKernel
+from tc_core.apply import execute
+from tc_core.compile.mark_tree import compile_policy
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 CLASSES: Final = (1, 10, 100, 200)
 
@@ -33,8 +33,8 @@ def _reconcile(bench: Bench, policy: BenchPolicy) -> Outcome:
     found = stage.features()
     with stage.pod.namespace.entered(), NetlinkKernel() as kernel:
 
-        def apply(wanted: BenchPolicy) -> reconcile.Report:
-            return reconcile.apply(kernel, INTERFACE, compile_policy(wanted.policy(), found, wanted.ids))
+        def apply(wanted: BenchPolicy) -> execute.Report:
+            return execute.apply(kernel, INTERFACE, compile_policy(wanted.policy(), found, wanted.ids))
 
         try:
             values = {
@@ -43,7 +43,7 @@ def _reconcile(bench: Bench, policy: BenchPolicy) -> Outcome:
                 "change_ms": _milliseconds(lambda: apply(changed)),
             }
         finally:
-            removed = _milliseconds(lambda: reconcile.remove(kernel, INTERFACE))
+            removed = _milliseconds(lambda: execute.clear(kernel, INTERFACE))
     return Outcome({**values, "remove_ms": removed})
 
 

@@ -10,7 +10,7 @@ import timeit
 import h2.config
 import h2.connection
 
-from sidecar.protocols.detect import Detector
+from datapath.protocols.detect import Detector
 
 _REPEATS = 9
 _SECONDS_PER_REPEAT = 0.1

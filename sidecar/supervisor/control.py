@@ -1,8 +1,7 @@
 """Where others of the container reach the supervisor: a socket of a name that belongs to the network namespace.
 
 A request is a word, an answer a line: ``ping`` is answered at once, by which a liveness probe sees that the supervisor
-does its work; ``upgrade`` when another proxy has taken over, or by the reason why none has. Only the user that it runs
-as, and root, are heard: other containers of a Pod share the namespace.
+does its work. Only the user that it runs as, and root, are heard: other containers of a Pod share the namespace.
 """
 
 from __future__ import annotations
@@ -11,30 +10,25 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
 from typing import Final
 
 from sidecar.errors import SupervisorError
 
 NAME: Final = "\0podlane/supervisor"
-"""Abstract (unix(7)), as that of :mod:`sidecar.instance`."""
+"""Abstract (unix(7)), as that of :mod:`datapath.instance_lock`."""
 PING: Final = "ping"
-UPGRADE: Final = "upgrade"
 OK: Final = "ok"
 _WORD: Final = 64
 _WAITING: Final = 8
 """Clients at once; probes come one after the other."""
 _CREDENTIALS: Final = struct.Struct("=iII")
 
-Answer = Callable[[str], None]
-
 
 class Control:
-    """The supervisor's side, for its poll(2). ``on_request`` gets a word and who is to be answered."""
+    """The supervisor's side, for its poll(2)."""
 
-    def __init__(self, poll: select.poll, on_request: Callable[[str, Answer], None]) -> None:
+    def __init__(self, poll: select.poll) -> None:
         self._poll = poll
-        self._on_request = on_request
         self._listener: socket.socket | None = None
         self._clients: dict[int, socket.socket] = {}
 
@@ -75,18 +69,12 @@ class Control:
     def _hear(self, client: socket.socket) -> None:
         try:
             word = client.recv(_WORD).decode(errors="replace")
+            if word:
+                client.send((OK if word == PING else f"There is no {word}.").encode())
+                return
         except OSError:
-            word = ""
-        if word:
-            self._on_request(word, lambda line: self._answer(client, line))
-        else:
-            self._drop(client)
-
-    def _answer(self, client: socket.socket, line: str) -> None:
-        try:
-            client.send(line.encode())
-        except OSError:
-            self._drop(client)
+            pass
+        self._drop(client)
 
     def _drop(self, client: socket.socket) -> None:
         if self._clients.pop(client.fileno(), None) is not None:

@@ -1,7 +1,8 @@
 """Accepting: in bounded batches, only while there is room, and again when there is room again.
 
 When the proxy is full it stops listening to its listeners; the kernel's backlog then holds new connections, and when
-that is full too, clients' SYNs wait. Nobody who comes is turned away; :mod:`sidecar.crowding` makes room for them.
+that is full too, clients' SYNs wait. Nobody who comes is turned away; :mod:`sidecar.proxy.idle_eviction` makes room for
+them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Callable
 from socket import SocketType
 from typing import Final
 
+from datapath.sockets import SocketAddress
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.observer import Refusal
-from sidecar.transport.sockets import SocketAddress
 
 ACCEPT_BATCH: Final = 16
 """Connections accepted per event, so that a burst of new ones does not hold up those that are there: each is usually

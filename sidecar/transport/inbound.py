@@ -4,7 +4,7 @@ The program shall see its client's address, and the client the Pod's. So the ups
 bound to the client's own address and port (ip(7), IP_TRANSPARENT), and connects to 127.0.0.1 or ::1 on the port that
 the client meant. Why there and not to the Pod's address: that connection would have the very addresses of the client's
 own, and the kernel tells connections apart by nothing else. What the program answers comes back by a policy route
-(:mod:`sidecar.netfilter.inbound`).
+(:mod:`datapath.netfilter.inbound`).
 
 What is shaped is the answer, so the class mark goes on the *accepted* socket.
 """
@@ -18,17 +18,9 @@ from functools import lru_cache
 from socket import SocketType
 from typing import Final
 
-from sidecar.listening import Listeners
-from sidecar.routing.flow import Destination
-from sidecar.transport.edge import (
-    LISTENER_ADDRESSES,
-    RECEIVED_LIMIT,
-    Original,
-    TransparentEdge,
-    connect,
-    transparent_listeners,
-)
-from sidecar.transport.sockets import (
+from datapath.routing.flow import Destination
+from datapath.sock_diag import Listeners
+from datapath.sockets import (
     IPV6_TRANSPARENT,
     SocketAddress,
     bound_received,
@@ -37,8 +29,16 @@ from sidecar.transport.sockets import (
     speak_first,
     stream_socket,
 )
-from tc_core.marks import OWN
-from tc_core.policy import Bound
+from sidecar.transport.kernel_sockets import (
+    LISTENER_ADDRESSES,
+    RECEIVED_LIMIT,
+    Original,
+    TransparentEdge,
+    connect,
+    transparent_listeners,
+)
+from traffic_policy.marks import OWN
+from traffic_policy.policy import Bound
 
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
 """linux/in.h: the port is chosen at connect(2), where it has to be free for this one destination only."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Protocol
 
-from sidecar.protocols.detect import Detection
-from sidecar.protocols.detect import Protocol as WireProtocol
-from sidecar.routing.flow import Destination
-from sidecar.transport.sockets import SocketAddress
+from datapath.protocols.detect import Detection
+from datapath.protocols.detect import Protocol as WireProtocol
+from datapath.routing.flow import Destination
+from datapath.sockets import SocketAddress
 
 
 class Outcome(enum.StrEnum):

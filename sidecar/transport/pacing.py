@@ -2,8 +2,8 @@
 
 Whoever sends to us is slowed by TCP itself: what is not read fills the window, and a sender with a full window waits.
 So nothing is lost, and nothing is sent twice. A direction that may not read now waits with its class
-(:mod:`sidecar.transport.buckets`), and goes on in its turn; while somebody waits, a deadline every 4 ms looks who may.
-When nobody does, pacing sleeps.
+(:mod:`sidecar.transport.token_bucket`), and goes on in its turn; while somebody waits, a deadline every 4 ms looks who
+may. When nobody does, pacing sleeps.
 
 The window is left to the kernel. It grows with what is read, so that it stays small for what is read slowly.
 """
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from sidecar.receive_limits import ReceiveLimits
-from sidecar.transport.buckets import TURN_S, Buckets, Lane
-from sidecar.transport.ledger import LedgerRow
+from datapath.download_limits import ReceiveLimits
+from datapath.shared_counters import LedgerRow
 from sidecar.transport.timers import Timers
+from sidecar.transport.token_bucket import TURN_S, Buckets, Lane
 
 
 class Paced(Protocol):

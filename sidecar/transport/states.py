@@ -22,10 +22,10 @@ import enum
 from types import MappingProxyType
 from typing import Final
 
-from sidecar.errors import SidecarError
+from traffic_policy.errors import PodlaneError
 
 
-class StateError(SidecarError):
+class StateError(PodlaneError):
     """An event in a state that does not know it: a mistake in this program."""
 
 

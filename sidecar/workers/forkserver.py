@@ -28,7 +28,7 @@ from typing import Final, NoReturn, Protocol
 import trio
 
 from sidecar.errors import WorkersError
-from sidecar.lifetime import die_with_parent
+from sidecar.prctl import die_with_parent
 
 _REQUEST: Final = struct.Struct("=Bi")
 _ANSWER: Final = struct.Struct("=i")

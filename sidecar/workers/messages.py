@@ -23,14 +23,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sidecar.config import LogFormat, LogLevel
-from sidecar.live_connections import LiveConnection, Order
-from sidecar.receive_limits import ReceiveLimits
-from sidecar.routing.table import RoutingTable
-from sidecar.server import ServerSettings
-from sidecar.tallies import Tallies
-from tc_core.marks import ClassIds
-from tc_core.units import Duration
+from datapath.connection_list import LiveConnection, Order
+from datapath.download_limits import ReceiveLimits
+from datapath.routing.table import RoutingTable
+from sidecar.config.settings import LogFormat, LogLevel
+from sidecar.observability.counters import Tallies
+from sidecar.proxy.server import ServerSettings
+from traffic_policy.marks import ClassIds
+from traffic_policy.units import Duration
 
 _LENGTH: Final = struct.Struct("!I")
 

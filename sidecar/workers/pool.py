@@ -1,4 +1,4 @@
-"""All workers together, seen from the main process: a :class:`~sidecar.server.ProxyServer` that is several.
+"""All workers together, seen from the main process: a :class:`~sidecar.proxy.server.ProxyServer` that is several.
 
 A *place* is a listener and whoever accepts from it now. A worker that dies is replaced in its place, with the policy
 in force; meanwhile what comes to its listener waits there. See :mod:`sidecar.workers` for the whole.
@@ -16,24 +16,24 @@ from itertools import chain
 from socket import SocketType
 from typing import Final
 
-import structlog
 import trio
 
-from sidecar.config import LogFormat, LogLevel
+from daemon.log import Logger
+from datapath.connection_list import Order, Shown, first_shown
+from datapath.routing.cached import Routing
+from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError, single
-from sidecar.live_connections import Order, Shown, first_shown
-from sidecar.metrics import Crew
-from sidecar.routing.cached import Routing
-from sidecar.server import ServerSettings
-from sidecar.tallies import Tallies
-from sidecar.transport.edge import shared_listeners
-from sidecar.workers.count import shares
+from sidecar.observability.counters import Tallies
+from sidecar.observability.metrics import Crew
+from sidecar.proxy.server import ServerSettings
+from sidecar.transport.kernel_sockets import shared_listeners
 from sidecar.workers.forkserver import ForkServer, HasDescriptor
-from sidecar.workers.member import Member
+from sidecar.workers.handle import Member
 from sidecar.workers.messages import Ask, Begin, Drain, Follow
-from tc_core.units import Duration
+from sidecar.workers.sizing import shares
+from traffic_policy.units import Duration
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 _ANSWER_S: Final = 1.0
 """A worker answers between two rounds of its loop, 5 ms at most; who needs longer is not well."""
@@ -77,17 +77,12 @@ class WorkerPool:
         log_format: LogFormat = LogFormat.CONSOLE,
         log_level: LogLevel = LogLevel.INFO,
         listen: Listen = shared_listeners,
-        inherited: Sequence[Sequence[SocketType]] = (),
     ) -> None:
-        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended.
-
-        ``inherited``: listeners that are open already, of each place; there are as many workers then.
-        """
+        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended."""
         self.routing = routing
         """What workers follow from their start on; :meth:`follow` is for those that are there."""
         self._forks = forks
-        self._count = len(inherited) or count
-        self._inherited = [list(group) for group in inherited]
+        self._count = count
         self._lock = lock
         self._settings = settings
         self._gone = gone
@@ -117,7 +112,7 @@ class WorkerPool:
         cannot be had or die again and again.
         """
         settings = self._settings
-        groups = self._inherited or self._open()
+        groups = self._open()
         for number, (listeners, share) in enumerate(
             zip(groups, shares(settings.max_connections, self._count), strict=True), 1
         ):
@@ -150,7 +145,7 @@ class WorkerPool:
         return [[*each, *more] for each, more in zip(groups, inbound, strict=True)]
 
     async def follow(self, routing: Routing) -> None:
-        """Put a policy in force in every worker, as :meth:`sidecar.server.ProxyServer.follow` does.
+        """Put a policy in force in every worker, as :meth:`sidecar.proxy.server.ProxyServer.follow` does.
 
         A worker that does not take it is killed, and the one in its place begins with it: when this returns, no worker
         chooses by an older policy.
@@ -202,10 +197,6 @@ class WorkerPool:
                 await worker.kill()
             await self._ended.wait()
         return self._cut
-
-    def listeners(self) -> list[list[SocketType]]:
-        """Those of each place, to be lent to another."""
-        return [list(place.listeners) for place in self._places]
 
     def _draining(self) -> bool:
         return self._grace is not None

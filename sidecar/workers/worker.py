@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socket import SocketType
 
-import structlog
 import trio
 
-from sidecar.live_connections import Order
-from sidecar.log import configure as configure_log
-from sidecar.routing.cached import Routing
-from sidecar.server import ProxyServer, tune_garbage_collector
-from sidecar.tallies import Tallies
-from sidecar.transport.edge import Edge, TransparentEdge
+from daemon.log import Logger
+from daemon.log import configure as configure_log
+from datapath.connection_list import Order
+from datapath.routing.cached import Routing
+from datapath.shared_counters import Ledger, LedgerRow
+from sidecar.observability.counters import Tallies
+from sidecar.proxy.server import ProxyServer, tune_garbage_collector
 from sidecar.transport.inbound import InboundEdge
-from sidecar.transport.ledger import Ledger, LedgerRow
+from sidecar.transport.kernel_sockets import Edge, TransparentEdge
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToMain, ToWorker
-from tc_core.units import Duration
+from traffic_policy.units import Duration
 
-log = structlog.get_logger(__name__)
+log = Logger()
 
 MakeEdge = Callable[[Sequence[SocketType]], Edge]
 
@@ -113,10 +113,4 @@ class Worker:
 
 def _begin_log(begin: Begin) -> None:
     """Log as the main process does, with the worker's number in each line."""
-
-    def sign(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["worker"] = begin.number
-        return event
-
-    configure_log(begin.log_format, begin.log_level)
-    structlog.configure(processors=[sign, *structlog.get_config()["processors"]])
+    configure_log(begin.log_format, begin.log_level, worker=begin.number)

@@ -6,18 +6,30 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from tc_core.handles import Handle
+from tc_core.netlink.codec import attributes, number, u32, u64
 from tc_core.qdiscs.notation import attachment, tc_rate
 from tc_core.qdiscs.placed import Placed
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 INTERNET_RTT: Final = Duration(100_000_000)
 """What CAKE is tuned for unless told otherwise: 100 ms, fit for most of the Internet (tc-cake(8))."""
 BY_ITSELF: Final = ByteCount(0)
 """A size that the kernel is to choose."""
+_FLOW_MASK: Final = 7
+"""CAKE_FLOW_MASK: the rest of a flow mode are flags."""
+_TARGETS_PER_RTT: Final = 20
+"""CAKE's target delay is the twentieth part of the round trip, as tc(8) sets it."""
+_BASE_RATE64, _DIFFSERV_MODE, _FLOW_MODE, _OVERHEAD, _RTT, _TARGET, _AUTORATE, _MEMORY = 2, 3, 5, 6, 7, 8, 9, 10
+_NAT, _RAW, _WASH, _MPU, _INGRESS, _ACK_FILTER, _SPLIT_GSO = 11, 12, 13, 14, 15, 16, 17
+"""TCA_CAKE_*"""
 
 
 class Diffserv(StrEnum):
-    """How many priorities CAKE tells apart by a packet's DSCP, in the words of tc-cake(8)."""
+    """How many priorities CAKE tells apart by a packet's DSCP, in the words of tc-cake(8).
+
+    CAKE_DIFFSERV_* of linux/pkt_sched.h count from 0 in this order.
+    """
 
     DIFFSERV3 = "diffserv3"
     DIFFSERV4 = "diffserv4"
@@ -27,7 +39,7 @@ class Diffserv(StrEnum):
 
 
 class Isolation(StrEnum):
-    """Between whom CAKE shares fairly, in the words of tc-cake(8)."""
+    """Between whom CAKE shares fairly, in the words of tc-cake(8). CAKE_FLOW_* count from 0 in this order."""
 
     FLOWBLIND = "flowblind"
     SRCHOST = "srchost"
@@ -98,3 +110,46 @@ class Cake(Placed):
             *([f"memlimit {self.memory_limit.count}b"] if self.memory_limit.count else []),
         ]
         return f"{attachment(self.parent, self.handle)} cake {' '.join(words)}"
+
+    def options(self, *, creating: bool) -> bytes:  # noqa: ARG002 - one interface for all qdiscs
+        """TCA_OPTIONS. What others may have set is sent as the kernel's default: automatic rate."""
+        rtt = max(1, self.rtt.microseconds)
+        values = (
+            (_AUTORATE, 0),
+            (_DIFFSERV_MODE, tuple(Diffserv).index(self.diffserv)),
+            (_FLOW_MODE, tuple(Isolation).index(self.isolation)),
+            (_RTT, rtt),
+            (_TARGET, max(1, rtt // _TARGETS_PER_RTT)),
+            (_NAT, self.nat),
+            (_WASH, self.wash),
+            (_ACK_FILTER, self.ack_filter),
+            (_INGRESS, self.ingress),
+            (_SPLIT_GSO, self.split_gso),
+            (_OVERHEAD, self.overhead or 0),
+            (_MPU, self.mpu),
+            (_MEMORY, self.memory_limit.count),
+            *([(_RAW, 0)] if self.overhead is None else []),  # its presence counts
+        )
+        return u64(_BASE_RATE64, self.bytes_per_second) + b"".join(u32(kind, int(value)) for kind, value in values)
+
+    @classmethod
+    def from_options(cls, handle: Handle, parent: Handle, options: bytes) -> Cake:
+        """The qdisc that TCA_OPTIONS describe."""
+        found = attributes(options)
+        rate = number(found, _BASE_RATE64)
+        return cls(
+            handle,
+            parent,
+            bandwidth=Rate.from_bytes_per_second(rate) if rate else None,
+            diffserv=tuple(Diffserv)[number(found, _DIFFSERV_MODE)],
+            isolation=tuple(Isolation)[number(found, _FLOW_MODE) & _FLOW_MASK],
+            rtt=Duration(number(found, _RTT) * 1000),
+            nat=bool(number(found, _NAT)),
+            wash=bool(number(found, _WASH)),
+            ack_filter=bool(number(found, _ACK_FILTER)),
+            ingress=bool(number(found, _INGRESS)),
+            split_gso=bool(number(found, _SPLIT_GSO)),
+            overhead=None if _RAW in found else number(found, _OVERHEAD, signed=True),
+            mpu=number(found, _MPU),
+            memory_limit=ByteCount(number(found, _MEMORY)),
+        )

@@ -29,6 +29,10 @@ class Clsact(Placed):
     def __str__(self) -> str:
         return "clsact"
 
+    def options(self, *, creating: bool) -> bytes:  # noqa: ARG002 - one interface for all qdiscs
+        """There are none."""
+        return b""
+
 
 @dataclass(frozen=True, slots=True)
 class Ingress(Placed):

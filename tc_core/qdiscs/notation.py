@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from tc_core.handles import ROOT, Handle
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 
 def tc_rate(rate: Rate) -> str:

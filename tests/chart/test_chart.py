@@ -17,8 +17,8 @@ from value_sets import AUTHORITY, VALUE_SETS
 
 from injector.config import InjectorSettings, load_settings
 from injector.defaults import InjectionDefaults
-from pod_policy.annotations import KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX
 from podlane.main import VERBS
+from traffic_policy.pod.annotations import KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX
 
 SETS = pytest.mark.parametrize("case", VALUE_SETS.values(), ids=VALUE_SETS.keys())
 
@@ -175,14 +175,11 @@ def test_webhooks_are_as_a_cluster_wants_them(case: Values) -> None:
 def test_changes_of_pods_are_looked_at_and_never_wait_for_an_injector(case: Values) -> None:
     mutating, validating = webhook_configurations(render(case))
     assert webhooks_for(mutating, "UPDATE") == []
-    changing = webhooks_for(validating, "UPDATE")
-    # matchConditions are there from 1.28 on; without them each change of any Pod would come.
-    assert len(changing) == (not case.kubernetes.startswith("v1.27."))
-    for webhook in changing:
-        assert webhook["failurePolicy"] == "Ignore"
-        assert "objectSelector" not in webhook, "what has a sidecar has it, whatever its labels say by now"
-        read = set(re.findall(r'"(\S+\.io/[\w-]*)"', webhook["matchConditions"][1]["expression"]))
-        assert read == {PREFIX, KUBERNETES_EGRESS, KUBERNETES_INGRESS}
+    (webhook,) = webhooks_for(validating, "UPDATE")
+    assert webhook["failurePolicy"] == "Ignore"
+    assert "objectSelector" not in webhook, "what has a sidecar has it, whatever its labels say by now"
+    read = set(re.findall(r'"(\S+\.io/[\w-]*)"', webhook["matchConditions"][1]["expression"]))
+    assert read == {PREFIX, KUBERNETES_EGRESS, KUBERNETES_INGRESS}
 
 
 def test_is_called_before_istio() -> None:
@@ -325,8 +322,7 @@ def test_injectors_count_as_available_when_nodes_have_heard_of_them() -> None:
 
 def test_values_reach_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(render(VALUE_SETS["everything at once"]), monkeypatch)
-    defaults = settings.defaults(native=False)
-    assert settings.native == "never"
+    defaults = settings.defaults()
     assert defaults.image == "registry.example.com:5000/net/podlane:1.2.3"
     assert defaults.image_pull_policy == "Always"
     assert defaults.image_pull_secrets == ("registry", "other")
@@ -346,9 +342,9 @@ def test_defaults_are_the_injector_s_own(monkeypatch: pytest.MonkeyPatch) -> Non
     """One truth: what the chart says where nobody says anything is what the program does then."""
     settings = settings_of(render(VALUE_SETS["defaults"]), monkeypatch)
     own = InjectorSettings.model_fields
-    for name in ("port", "metrics_port", "native", "cpu_request", "cpu_limit", "memory_request", "memory_limit", "bpf"):
+    for name in ("port", "metrics_port", "cpu_request", "cpu_limit", "memory_request", "memory_limit", "bpf"):
         assert getattr(settings, name) == own[name].default, name
-    assert settings.defaults(native=True).settings == InjectionDefaults().settings
+    assert settings.defaults().settings == InjectionDefaults().settings
     assert settings.tls_version == own["tls_version"].default
     assert (settings.log_format, settings.log_level) == (own["log_format"].default, own["log_level"].default)
 
@@ -398,7 +394,7 @@ def test_every_value_is_in_the_schema_with_a_description() -> None:
         pytest.param({"injector": {"port": 443}}, "/injector/port", id="a port that takes a privilege"),
         pytest.param({"webhook": {"failurePolicy": "fail"}}, "/webhook/failurePolicy", id="failurePolicy"),
         pytest.param({"webhook": {"timeoutSeconds": 31}}, "/webhook/timeoutSeconds", id="longer than API servers wait"),
-        pytest.param({"sidecar": {"native": True}}, "/sidecar/native", id="native"),
+        pytest.param({"sidecar": {"native": "always"}}, "native", id="the form, which could be chosen up to 0.1"),
         pytest.param(
             {"sidecar": {"environment": {"HOME": "/"}}}, "'HOME' does not match", id="no setting of the sidecar"
         ),

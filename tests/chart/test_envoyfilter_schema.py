@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from schemas import KUBERNETES, problems
 
-from podlane.meshes.istio import ALL, envoy_filter
-from tc_core.policy_file import parse_policy
+from podlane.mesh.istio import ALL, envoy_filter
+from traffic_policy.policy_file import parse_policy
 
 POLICY = """
 total: 1Gbit

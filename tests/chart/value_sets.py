@@ -10,7 +10,7 @@ AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 VALUE_SETS = {
     "defaults": Values({}),
-    "oldest Kubernetes": Values({}, kubernetes="v1.27.16"),
+    "oldest Kubernetes": Values({}, kubernetes="v1.29.15"),
     "cert-manager is there": Values({}, apis=CERT_MANAGER),
     "an issuer of your own": Values(
         {"certificates": {"source": "cert-manager", "issuerRef": {"name": "corporate", "kind": "ClusterIssuer"}}}
@@ -39,7 +39,6 @@ VALUE_SETS = {
             "image": {"repository": "registry.example.com:5000/net/podlane", "tag": "1.2.3", "pullPolicy": "Always"},
             "imagePullSecrets": [{"name": "registry"}],
             "sidecar": {
-                "native": "never",
                 "imagePullSecrets": ["registry", "other"],
                 "resources": {"requests": {"cpu": 0.1, "memory": None}, "limits": {"cpu": 2, "memory": "1Gi"}},
                 "adminAddress": "0.0.0.0",

@@ -13,17 +13,17 @@ from typing import IO
 
 from scapy.error import log_runtime
 
-from podlane.captures import files
-from podlane.captures.files import CaptureFile, Frame
-from podlane.captures.flow import Flow
-from podlane.captures.flows import FlowTable
-from podlane.captures.links import NOT_IP, ip_start, known
-from podlane.captures.verdicts import Judge
+from datapath.protocols.detect import MAX_BYTES
+from datapath.protocols.packets import read_ip
+from podlane.classify import files
+from podlane.classify.files import CaptureFile, Frame
+from podlane.classify.flow import Flow
+from podlane.classify.flows import FlowTable
+from podlane.classify.links import NOT_IP, ip_start, known
+from podlane.classify.verdicts import Judge
 from podlane.errors import CaptureError
-from sidecar.protocols.detect import MAX_BYTES
-from sidecar.protocols.packets import read_ip
-from tc_core.policy_file import parse_policy
 from tests.fuzz.refusals import says_why
+from traffic_policy.policy_file import parse_policy
 
 _JUDGE = Judge(
     parse_policy(

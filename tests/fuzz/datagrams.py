@@ -14,12 +14,12 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
 from quic_datagrams import ID, crypto, variable
 
-from sidecar.protocols import quic_initial as reader_module
-from sidecar.protocols.client_hello import ClientHello, parse_client_hello
-from sidecar.protocols.outcome import NeedMore, Reason, Rejected
-from sidecar.protocols.quic_crypto import KEYS_SIZE, InitialKeys
-from sidecar.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, QuicInitialReader
-from sidecar.protocols.quic_packets import MIN_DATAGRAM, VERSION_1
+from datapath.protocols import quic_initial as reader_module
+from datapath.protocols.client_hello import ClientHello, parse_client_hello
+from datapath.protocols.quic_crypto import KEYS_SIZE, InitialKeys
+from datapath.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, QuicInitialReader
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1
+from datapath.protocols.result import NeedMore, Reason, Rejected
 
 _IDS = (ID, b"", b"other id", b"retried!", bytes(20))
 _TAG = 16

@@ -16,23 +16,25 @@ from typing import Any
 
 import jsonpatch
 
+from datapath.explain.policy import explain_policy
+from datapath.routing.flow import Content, Destination
+from datapath.routing.table import RoutingTable
 from injector.admission import mutate, validate
 from injector.defaults import InjectionDefaults
-from pod_policy.downward import read_annotations
-from pod_policy.effective import effective
-from pod_policy.errors import PodPolicyError
-from sidecar.explanation import explain_policy
-from sidecar.routing.flow import Content, Destination
-from sidecar.routing.table import RoutingTable
-from tc_core import policy_file
-from tc_core.errors import PolicyError
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import parse_policy, policy_from_document
-from tc_core.policy_scope import beyond_sidecar
 from tests.fuzz.refusals import says_why
+from traffic_policy import policy_file
+from traffic_policy.errors import PodlaneError, PolicyError
+from traffic_policy.pod.downward import read_annotations
+from traffic_policy.pod.effective import effective
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import parse_policy, policy_from_document
+from traffic_policy.scope import beyond_sidecar
 
 _SHARED = "total: 20Mbit\nclasses: [{name: db, rate: 1Mbit, match: {port: 5432}}]\n"
-_DEFAULTS = (InjectionDefaults(image="podlane:test"), InjectionDefaults(image="podlane:test", native=False))
+_DEFAULTS = (
+    InjectionDefaults(image="podlane:test"),
+    InjectionDefaults(image="podlane:test", image_pull_secrets=("registry",), cpu_limit="1"),
+)
 _WHERE = Destination.parse("192.0.2.1", 443)
 _WHAT = Content("a.example.com", "a.example.com", ("h2",))
 
@@ -81,14 +83,14 @@ def annotations(data: bytes, *, full: bool = True) -> None:
     """A Pod's annotations, as a downward API volume writes them; in brief with a shared policy or without."""
     try:
         found = read_annotations(data.decode("utf-8", "replace"))
-    except PodPolicyError as error:
+    except PodlaneError as error:
         says_why(error)
         return
     for shared in (None, _SHARED) if full else (_SHARED if zlib.crc32(data) & 1 else None,):
         try:
             with _advice(full):
                 pod = effective(found, shared=shared)
-        except PodPolicyError as error:
+        except PodlaneError as error:
             says_why(error)
             continue
         if full:

@@ -24,14 +24,14 @@ from h2.connection import H2Connection
 from h2.events import RequestReceived
 from h2.exceptions import ProtocolError
 
-from sidecar.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason, detect_at_once
-from sidecar.protocols.http1_requests import MAX_HEAD, Http1Cutter
-from sidecar.protocols.http2_requests import MAX_BLOCK, Http2Cutter
-from sidecar.protocols.opening import HTTP2_PREFACE
-from sidecar.protocols.outcome import host_name
-from sidecar.protocols.requests import Beyond, Cutter, Request
-from tc_core.names import normalise_host
+from datapath.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason, detect_at_once
+from datapath.protocols.http1_requests import MAX_HEAD, Http1Cutter
+from datapath.protocols.http2_requests import MAX_BLOCK, Http2Cutter
+from datapath.protocols.requests import Beyond, Cutter, Request
+from datapath.protocols.result import host_name
+from datapath.protocols.sniff import HTTP2_PREFACE
 from tests.fuzz.shares import is_chosen
+from traffic_policy.names import normalise_host
 
 _BEHIND = b"\x16\x03\x01\x00\x00\x00GET \xff\r\n\r\n"
 """What no reader could swallow, to stand behind the bytes that decide."""

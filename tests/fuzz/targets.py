@@ -67,22 +67,22 @@ TARGETS: Final = {
     target.name: target
     for target in (
         Target(
-            "client_hello", "tests.fuzz.streams", ("sidecar.protocols", "tc_core.names"), 4096,
+            "client_hello", "tests.fuzz.streams", ("datapath.protocols", "traffic_policy.names"), 4096,
             ("\\x16\\x03\\x01", "\\x00\\x00", "\\x00\\x10", "\\xfe\\x0d", "a.example.com", "xn--", "\\x00\\x05"),
         ),
-        Target("http1", "tests.fuzz.streams", ("sidecar.protocols", "tc_core.names"), 2048, _LINES),
+        Target("http1", "tests.fuzz.streams", ("datapath.protocols", "traffic_policy.names"), 2048, _LINES),
         Target(
-            "http2", "tests.fuzz.streams", ("sidecar.protocols", "tc_core.names"), 2048,
+            "http2", "tests.fuzz.streams", ("datapath.protocols", "traffic_policy.names"), 2048,
             (":method GET", ":path /", ":scheme http", ":authority a.example", "host ", "te trailers", "\\x0a\\x0a", "content-length ",
              "\\x00\\x00\\x00\\x09\\x04", "\\x01\\x05", "\\x01\\x0c", "\\x82\\x86\\x84\\x41"),
         ),
         Target(
-            "quic_initial", "tests.fuzz.datagrams", ("sidecar.protocols",), 4096,
+            "quic_initial", "tests.fuzz.datagrams", ("datapath.protocols",), 4096,
             ("\\xc0\\x00\\x00\\x00\\x01", "\\x6b\\x33\\x43\\xcf", "\\x06\\x00", "\\x1c", "\\x02", "\\x03"),
         ),
-        Target("policy", "tests.fuzz.documents", ("tc_core", "sidecar.routing"), 2048, _YAML),
-        Target("annotations", "tests.fuzz.documents", ("pod_policy", "tc_core"), 2048, (*_KEYS, *_YAML, '=\\\\"', '\\\\"\\x0a')),
-        Target("review", "tests.fuzz.documents", ("injector", "pod_policy"), 4096, (*_POD, *(f'"{key}"' for key in _KEYS)), is_json=True),
-        Target("pcap", "tests.fuzz.captures", ("podlane.captures", "sidecar.protocols"), 4096, ()),
+        Target("policy", "tests.fuzz.documents", ("traffic_policy", "datapath.routing"), 2048, _YAML),
+        Target("annotations", "tests.fuzz.documents", ("traffic_policy",), 2048, (*_KEYS, *_YAML, '=\\\\"', '\\\\"\\x0a')),
+        Target("review", "tests.fuzz.documents", ("injector", "traffic_policy.pod"), 4096, (*_POD, *(f'"{key}"' for key in _KEYS)), is_json=True),
+        Target("pcap", "tests.fuzz.captures", ("podlane.classify", "datapath.protocols"), 4096, ()),
     )
 }  # fmt: skip

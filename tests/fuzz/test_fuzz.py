@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
+import datapath.protocols.client_hello
+import datapath.protocols.http1_requests
+import datapath.protocols.http2_requests
+import datapath.protocols.quic_initial
 import injector.admission
-import pod_policy.effective
-import sidecar.protocols.client_hello
-import sidecar.protocols.http1_requests
-import sidecar.protocols.http2_requests
-import sidecar.protocols.quic_initial
 import tests.fuzz.documents
-from podlane.captures.flows import FlowTable
-from sidecar.protocols.requests import Piece
+import traffic_policy.pod.effective
+from datapath.protocols.requests import Piece
+from podlane.classify.flows import FlowTable
 from tests.fuzz.fuzz import run
 from tests.fuzz.json_mutation import mutated
 from tests.fuzz.targets import HERE, TARGETS
@@ -51,7 +51,7 @@ def _returning(changed: Callable[[Any], Any], module: Any, name: str) -> tuple[A
 
 
 def _without_name(hello: Any) -> Any:
-    return hello._replace(sni=None) if isinstance(hello, sidecar.protocols.client_hello.ClientHello) else hello
+    return hello._replace(sni=None) if isinstance(hello, datapath.protocols.client_hello.ClientHello) else hello
 
 
 def _without_last(pieces: list[Piece]) -> list[Piece]:
@@ -67,14 +67,14 @@ def _giving_twice(table: FlowTable, flow: Any) -> None:
     table._give(flow)
 
 
-HTTP1, HTTP2 = sidecar.protocols.http1_requests, sidecar.protocols.http2_requests
+HTTP1, HTTP2 = datapath.protocols.http1_requests, datapath.protocols.http2_requests
 PLANTED: dict[str, tuple[Any, str, Any]] = {
-    "client_hello": _returning(_without_name, sidecar.protocols.client_hello, "_client_hello"),
+    "client_hello": _returning(_without_name, datapath.protocols.client_hello, "_client_hello"),
     "http1": _returning(_without_last, HTTP1.Http1Cutter, "feed"),
     "http2": _returning(_without_last, HTTP2.Http2Cutter, "feed"),
-    "quic_initial": _returning(_without_name, sidecar.protocols.quic_initial, "parse_client_hello"),
+    "quic_initial": _returning(_without_name, datapath.protocols.quic_initial, "parse_client_hello"),
     "policy": _returning(lambda _: {"total": "1Mbit"}, tests.fuzz.documents.TrafficPolicy, "to_document"),
-    "annotations": _returning(_complaining, pod_policy.effective, "compose"),
+    "annotations": _returning(_complaining, traffic_policy.pod.effective, "compose"),
     "review": _returning(lambda _: [{"op": "add", "path": "/x", "value": 1}], injector.admission, "patch"),
     "pcap": (FlowTable, "_end", _giving_twice),
 }

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "kernel"))  # lab.py: serv
 
 from engine import BASE, Engine, NoEngineError, Pod, start_engine
 
-from podlane.lab import Lab
+from podlane.netns import Lab
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,11 @@ from typing import Any, Self
 
 from waiting import until
 
-from pod_policy.quantities import Quantity
-from podlane.lab import Host, Lab
-from podlane.lab.lab import Link
-from podlane.lab.namespace import Namespace
-from podlane.lab.tools import ip
+from podlane.netns import Host, Lab
+from podlane.netns.lab import Link
+from podlane.netns.namespace import Namespace
+from podlane.netns.tools import ip
+from traffic_policy.pod.quantities import Quantity
 
 ROOT = Path(__file__).parents[2]
 IMPOSSIBLE = 77

@@ -18,7 +18,7 @@ import pytest
 from waiting import until
 from webserver import H2C
 
-from podlane.lab import Host, PodNodeServer
+from podlane.netns import Host, PodNodeServer
 
 POLICY = """
 total: 100Mbit

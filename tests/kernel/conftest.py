@@ -14,8 +14,8 @@ from lab import describe
 from runs import RunHost
 from tclab import Pair, left_as_found, veth_pair
 
-from podlane.lab import Lab, PodNodeServer, pod_node_server
-from podlane.lab.tools import find_tool
+from podlane.netns import Lab, PodNodeServer, pod_node_server
+from podlane.netns.tools import find_tool
 
 _LABS = pytest.StashKey[list[Lab]]()
 

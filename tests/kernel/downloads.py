@@ -16,8 +16,8 @@ from meter import Meter
 from sidecars import RunningSidecar
 from waiting import until
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 DATAGRAM = 1400
 UDP_SHARE = DATAGRAM / (DATAGRAM + 42)

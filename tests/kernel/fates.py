@@ -6,7 +6,7 @@ from typing import Final
 
 from lab import connect
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 REQUEST: Final = b"GET /who HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n"
 

@@ -14,8 +14,8 @@ from meter import MEASURE, Meter
 from sidecars import RunningSidecar, start_sidecar
 from waiting import until
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 FAMILIES = ("ipv4", "ipv6")
 DATAPATHS = ("relay", "step-aside")

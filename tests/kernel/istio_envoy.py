@@ -17,7 +17,7 @@ from typing import Any
 from waiting import until_listening
 
 from benchmarks.candidates.envoy import envoy_binary
-from podlane.lab.lab import Host
+from podlane.netns.lab import Host
 
 GID = 1337
 CAPTURE = 15001

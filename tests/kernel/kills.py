@@ -32,8 +32,8 @@ from lab import connect, serving
 from sidecars import ADMIN_PORT, children, state_of, stopped
 from waiting import until
 
-from podlane.lab.lab import Host, Lab
-from podlane.lab.topology import PodNodeServer, pod_node_server
+from podlane.netns.lab import Host, Lab
+from podlane.netns.topology import PodNodeServer, pod_node_server
 
 POLICIES = tuple(
     f"""

@@ -1,4 +1,4 @@
-"""What tests in network namespaces share beyond :mod:`podlane.lab`: servers, waiting for events, snapshots of state."""
+"""What tests in network namespaces share beyond :mod:`podlane.netns`: servers, waiting for events, snapshots of state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from podlane.lab import Host
+from podlane.netns import Host
 
 _DUMPS = (
     ("ip", "-br", "address"),

@@ -12,7 +12,7 @@ from istio_rules import INBOUND, ISTIO_ID, OUTBOUND, Mode
 from waiting import until_listening
 
 from benchmarks.candidates.envoy import envoy_binary
-from podlane.lab import Host
+from podlane.netns import Host
 
 
 @dataclass

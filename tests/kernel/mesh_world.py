@@ -11,7 +11,7 @@ from istio_rules import IstioRules, Mode
 from mesh_envoy import MeshEnvoy
 from webserver import WebServer, start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 SERVICE: Final = "api.default.svc.cluster.local"
 SERVICE_PORT: Final = 8000

@@ -7,15 +7,15 @@ import select
 import socket
 from dataclasses import dataclass, field
 
-from podlane.lab import Host
-from sidecar.netfilter.backend import Backend, BackendKind
-from sidecar.netfilter.choose import has_python_iptables, python_backend
-from sidecar.netfilter.install import Installer, Report
-from sidecar.netfilter.restore import RestoreBackend, installed_programs
-from sidecar.netfilter.rules import Family
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from tc_core.marks import ClassIds, Mark
-from tc_core.policy import TrafficPolicy
+from datapath.netfilter.backend import Backend, BackendKind
+from datapath.netfilter.install import Installer, Report
+from datapath.netfilter.restore import RestoreBackend, installed_programs
+from datapath.netfilter.rules import Family
+from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from datapath.netfilter.select import has_python_iptables, python_backend
+from podlane.netns import Host
+from traffic_policy.marks import ClassIds, Mark
+from traffic_policy.policy import TrafficPolicy
 
 NO_PYTHON_IPTABLES = "python-iptables is not installed, or iptables-legacy is not: make test installs both"
 PROXY_PORT = CaptureSettings().outbound_port

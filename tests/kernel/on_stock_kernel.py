@@ -27,16 +27,18 @@ from trafficlab import at_once, payload
 from trees import policy, tree_of
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
 from podlane.main import main
-from tc_core import features, reconcile
-from tc_core.compile import leaf_handle
+from podlane.netns.topology import PodNodeServer
+from tc_core.apply.execute import apply
+from tc_core.apply.plan import look, plan
+from tc_core.compile.mark_tree import leaf_handle
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddQdisc
-from tc_core.marks import ClassIds, class_mark
-from tc_core.netlink import NetlinkKernel
+from tc_core.probe import features
 from tc_core.qdiscs import Netem
-from tc_core.units import Duration
+from tc_core.rtnetlink.kernel import NetlinkKernel
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.units import Duration
 
 pytestmark = pytest.mark.root
 
@@ -76,7 +78,7 @@ def test_a_policy_becomes_fw_filters_and_fq_codel_queues(pair: Pair) -> None:
     ]
     assert len(queues) == len(ids)
     assert all("qdisc fq_codel" in line for line in queues)
-    assert reconcile.plan(pair.kernel, DEVICE, tree_of(POLICY, features.probe(), ids)) == []
+    assert plan(look(pair.kernel, DEVICE), tree_of(POLICY, features.probe(), ids)) == ()
 
 
 def test_packets_reach_the_class_of_their_mark_through_fw(pair: Pair) -> None:
@@ -128,7 +130,7 @@ def test_a_guarantee_holds_and_the_rest_is_borrowed(pair: Pair) -> None:
 def test_fq_codel_keeps_a_full_class_short(pair: Pair) -> None:
     """Four greedy connections at 8 Mbit/s: the standing queue stays well under a tenth of a second."""
     ids = ClassIds.assign(["bulk"])
-    reconcile.apply(pair.kernel, DEVICE, tree_of(policy("20Mbit", bulk="8Mbit 8Mbit"), features.probe(), ids))
+    apply(pair.kernel, DEVICE, tree_of(policy("20Mbit", bulk="8Mbit 8Mbit"), features.probe(), ids))
     streams = [pair.stream(5000 + i, class_mark(ids["bulk"]).value) for i in range(4)]
     at_once(*(lambda s=s: s.goodput(2.0, after=SETTLE) for s in streams))
     backlog = pair.kernel.counters(DEVICE)[leaf_handle(ids["bulk"])].backlog_bytes

@@ -15,8 +15,8 @@ from meter import MEASURE, SETTLE
 from sidecars import RunningSidecar, start_sidecar
 from waiting import until
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 CLIENTS = Path(__file__).parent / "clients"
 QUIC, RETRY = 443, 8443

@@ -19,8 +19,8 @@ from typing import Any
 
 from lab import read_until
 
-from podlane.lab import Host, Lab, Link, Namespace
-from podlane.runner.outside import end_processes
+from podlane.netns import Host, Lab, Link, Namespace
+from podlane.run.outside import end_processes
 
 POLICY = """\
 total: 100Mbit

@@ -14,7 +14,7 @@ from typing import Any
 
 from waiting import until
 
-from podlane.lab.lab import Host
+from podlane.netns.lab import Host
 
 ADMIN_PORT = 15109
 ADMIN = f"http://127.0.0.1:{ADMIN_PORT}"

@@ -21,8 +21,8 @@ from typing import TypeVar
 
 from tc_core.handles import ROOT
 from tc_core.kernel import DeleteLink, DeleteQdisc, SetLink
-from tc_core.netlink import NetlinkKernel
 from tc_core.qdiscs import INGRESS
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000

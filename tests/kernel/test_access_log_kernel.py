@@ -20,7 +20,7 @@ from sidecars import RunningSidecar, refused_sidecar, start_sidecar
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

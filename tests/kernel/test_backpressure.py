@@ -14,7 +14,7 @@ import pytest
 from lab import connect, serving
 from sidecars import start_sidecar
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -19,9 +19,9 @@ from benchmarks.candidates import CANDIDATES, Ability, Candidate
 from benchmarks.metrics import METRICS, Bench
 from benchmarks.policies import BenchPolicy, shaped, wide
 from benchmarks.stage import INTERFACE, PAGE, PAGE_BYTES, Placement, Stage
-from podlane.lab.namespace import NAMES
-from tc_core.compile import leaf_handle
-from tc_core.netlink import NetlinkKernel
+from podlane.netns.namespace import NAMES
+from tc_core.compile.mark_tree import leaf_handle
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 

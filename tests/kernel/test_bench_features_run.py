@@ -21,9 +21,9 @@ from benchmarks.metrics import Bench
 from benchmarks.policies import wide
 from benchmarks.processes import cpu_seconds
 from benchmarks.stage import INTERFACE, PAGE, PAGE_BYTES, Placement, Stage
-from podlane.lab.namespace import NAMES
-from tc_core.compile import leaf_handle
-from tc_core.netlink import NetlinkKernel
+from podlane.netns.namespace import NAMES
+from tc_core.compile.mark_tree import leaf_handle
+from tc_core.rtnetlink.kernel import NetlinkKernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 

@@ -35,7 +35,7 @@ from scapy.utils import RawPcapReader, RawPcapWriter
 from waiting import until
 from webserver import H2C, HTTP, HTTPS, start_nginx
 
-from podlane.lab import Lab, PodNodeServer, pod_node_server
+from podlane.netns import Lab, PodNodeServer, pod_node_server
 
 pytestmark = pytest.mark.root
 

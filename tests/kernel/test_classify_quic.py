@@ -31,7 +31,7 @@ from client_captures import (
 from scapy.utils import RawPcapReader, RawPcapWriter
 from webserver import HTTPS, start_nginx
 
-from podlane.lab import Lab, PodNodeServer, pod_node_server
+from podlane.netns import Lab, PodNodeServer, pod_node_server
 
 pytestmark = pytest.mark.root
 

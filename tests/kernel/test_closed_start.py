@@ -15,7 +15,7 @@ from lab import connect, listen
 from sidecars import refused_sidecar, start_sidecar, state_of
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

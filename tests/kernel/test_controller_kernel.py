@@ -12,13 +12,13 @@ from tclab import DEVICE, SERVER, Pair, inside, veth_pair
 from trafficlab import ATTEMPTS, settles_at
 from waiting import until
 
-from tc_core import features
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.controller import TrafficController
 from tc_core.errors import ForeignQdiscError, MissingFeatureError
 from tc_core.history import Outcome, SqliteHistory
-from tc_core.lanes import lanes_of
-from tc_core.profiles import Profile, profiles
-from tc_core.units import Rate
+from tc_core.probe import features
+from traffic_policy.profiles import Profile, profiles
+from traffic_policy.units import Rate
 
 pytestmark = pytest.mark.root
 

@@ -14,16 +14,17 @@ from waiting import until
 
 from benchmarks.abuse.clients.hello import beginning
 from benchmarks.abuse.clients.http2 import Speaker
-from sidecar import crowding, first_bytes, memory
-from sidecar.protocols.detect import Reason
-from sidecar.protocols.http2_requests import Http2Cutter
-from sidecar.server import Outcome, ServerSettings
-from sidecar.transport import following
-from sidecar.transport.edge import Original
-from sidecar.transport.ledger import Ledger
+from datapath.protocols.detect import Reason
+from datapath.protocols.http2_requests import Http2Cutter
+from datapath.shared_counters import Ledger
+from sidecar.app import memory_trim
+from sidecar.proxy import idle_eviction, sniffer
+from sidecar.proxy.server import Outcome, ServerSettings
+from sidecar.transport import request_direction
+from sidecar.transport.direction import Workshop
+from sidecar.transport.kernel_sockets import Original
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.pacing import Pacer
-from sidecar.transport.relay import Workshop
 from sidecar.transport.timers import Timers
 
 FOLLOWED = """
@@ -38,8 +39,8 @@ classes:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quiet is who has moved nothing between two looks."""
-    monkeypatch.setattr(crowding, "LOOK_S", 0.05)
-    monkeypatch.setattr(crowding, "QUIET_S", 0.2)
+    monkeypatch.setattr(idle_eviction, "LOOK_S", 0.05)
+    monkeypatch.setattr(idle_eviction, "QUIET_S", 0.2)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -72,7 +73,7 @@ def test_a_proxy_that_is_not_full_ends_nobody() -> None:
         watch = b.proxy.server._crowding
         until("looks", lambda: watch._seen)
         began = {since for _, since in watch._seen.values()}
-        until("patience", lambda: watch._now() - max(began) > 3 * crowding.QUIET_S)
+        until("patience", lambda: watch._now() - max(began) > 3 * idle_eviction.QUIET_S)
         assert b.proxy.server.active == len(pairs)
         assert b.recorder.summaries == []
 
@@ -116,7 +117,7 @@ def test_a_client_that_leaves_while_there_is_no_descriptor_is_let_go() -> None:
 
 
 def test_first_bytes_of_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_bytes, "ALL_FIRST_BYTES", 50_000)
+    monkeypatch.setattr(sniffer, "ALL_FIRST_BYTES", 50_000)
     with bench(detection_timeout=20) as b:
         hello = beginning(20_000)
         clients = []
@@ -167,7 +168,7 @@ def test_the_same_frames_at_their_ease_are_followed(kind: str) -> None:
     cutter.feed(speaker.greeting)
     for _ in range(990):
         cutter.feed(speaker._make())
-    assert cutter.idle_work <= following._MAX_IDLE_WORK
+    assert cutter.idle_work <= request_direction._MAX_IDLE_WORK
 
 
 def test_reads_of_a_flood_are_small() -> None:
@@ -182,8 +183,8 @@ def test_reads_of_a_flood_are_small() -> None:
             client.sendall(speaker.more())
             until("its arrival", lambda: _readable(server) and server.recv(1 << 20))
         (connection,) = made.proxy.server._proxy.live
-        assert isinstance(connection.up, following.FollowingDirection)
-        assert connection.up._at_most <= following._FIRST_READ
+        assert isinstance(connection.up, request_direction.FollowingDirection)
+        assert connection.up._at_most <= request_direction._FIRST_READ
 
 
 def test_a_large_body_is_read_in_large_pieces() -> None:
@@ -198,8 +199,8 @@ def test_a_large_body_is_read_in_large_pieces() -> None:
             client.sendall(b"x" * 100_000)
             read_exactly(server, 100_000)
         (connection,) = made.proxy.server._proxy.live
-        assert isinstance(connection.up, following.FollowingDirection)
-        assert connection.up._at_most > following._FIRST_READ
+        assert isinstance(connection.up, request_direction.FollowingDirection)
+        assert connection.up._at_most > request_direction._FIRST_READ
 
 
 class _AnyRequest:
@@ -213,7 +214,7 @@ class _AnyRequest:
 def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
     monkeypatch: pytest.MonkeyPatch, seconds: float, whole: bool
 ) -> None:
-    monkeypatch.setattr(following, "_DRAIN_S", seconds)
+    monkeypatch.setattr(request_direction, "_DRAIN_S", seconds)
     speaker = Speaker("named.example", "/", "hpack-bomb")
     sent = speaker.greeting + speaker.more()
     pairs = [socket.socketpair() for _ in range(2)]
@@ -226,7 +227,7 @@ def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         assert client.send(sent) == len(sent)
         shop = Workshop(loop, Pacer(timers, Ledger().row(0)))
-        direction = following.FollowingDirection(shop, _AnyRequest(), source, sink, Http2Cutter())  # type: ignore[arg-type]
+        direction = request_direction.FollowingDirection(shop, _AnyRequest(), source, sink, Http2Cutter())  # type: ignore[arg-type]
         direction.drain()
         assert (direction.count == len(sent)) == whole
     finally:
@@ -239,7 +240,7 @@ def test_memory_is_given_back_once_when_most_are_gone() -> None:
     clock = [0.0]
     timers = Timers(lambda: clock[0])
     given: list[float] = []
-    tide = memory.Tide(timers, lambda: given.append(clock[0]))
+    tide = memory_trim.Tide(timers, lambda: given.append(clock[0]))
 
     def close(connections: range) -> None:
         for left in connections:
@@ -270,7 +271,7 @@ def test_what_is_free_goes_back_to_the_system() -> None:
     """Objects of all sizes of a connection's, most of which go: what is left is on every page of Python's own allocator."""
     program = (
         "import os\n"
-        "from sidecar.memory import give_back\n"
+        "from sidecar.app.memory_trim import give_back\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE')\n"
         "give_back(); before = rss()\n"
         "kept = [bytes(100 + i % 300) for i in range(200_000)]\n"
@@ -287,8 +288,8 @@ def test_reading_the_counters_leaves_little_behind() -> None:
     """What an idle sidecar does every second: some minutes of it."""
     program = (
         "import re\n"
-        "from sidecar.server import tune_garbage_collector\n"
-        "from tc_core.netlink import NetlinkKernel\n"
+        "from sidecar.proxy.server import tune_garbage_collector\n"
+        "from tc_core.rtnetlink.kernel import NetlinkKernel\n"
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
         "with NetlinkKernel() as kernel:\n"
         "    kernel.counters('lo'); tune_garbage_collector(); before = peak()\n"

@@ -20,7 +20,7 @@ from sidecars import RunningSidecar, start_sidecar, state_of
 from waiting import until
 from webserver import HTTP2, WebServer, start_nginx, upload
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from podlane.demonstration.parts import BOTH_WAYS, PARTS, UPLOADS
-from podlane.demonstration.scenario import Part
+from podlane.demo.parts import BOTH_WAYS, PARTS, UPLOADS
+from podlane.demo.scenario import Part
 
 pytestmark = pytest.mark.root
 

@@ -32,8 +32,8 @@ from sidecars import refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import HTTPS, start_nginx
 
-from podlane.lab.topology import PodNodeServer
-from tc_core import features
+from podlane.netns.topology import PodNodeServer
+from tc_core.probe import features
 
 pytestmark = pytest.mark.root
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sidecars import start_sidecar
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -11,9 +11,9 @@ from evasion_page import PAGE
 from lab import connect
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
-from sidecar.protocols.detect import Detector
-from tc_core.names import normalise_host
+from datapath.protocols.detect import Detector
+from podlane.netns.topology import PodNodeServer
+from traffic_policy.names import normalise_host
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 

@@ -14,7 +14,7 @@ from sidecars import RunningSidecar, start_sidecar
 from test_datapaths import client_hello
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from datapath.netfilter.install import Installer, detect_backend
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from podlane.explain import explain
-from podlane.lab import Lab
-from sidecar.netfilter.install import Installer, detect_backend
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from tc_core import features, lanes
-from tc_core.marks import ClassIds
-from tc_core.netlink import NetlinkKernel
-from tc_core.policy_file import load_policy
+from podlane.netns import Lab
+from tc_core.apply.plan import look, plan
+from tc_core.compile.packet_tree import lanes_of
+from tc_core.probe import features
+from tc_core.rtnetlink.kernel import NetlinkKernel
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import load_policy
 
 pytestmark = pytest.mark.root
 
@@ -62,7 +64,7 @@ def test_pasted_tc_commands_are_what_podlane_tc_wants(lab: Lab, tmp_path: Path) 
     assert result.exit_code == 0
     pod = lab.link(lab.host("pod"), "eth0", lab.host("server"), "eth0").a.host
     pod.run(["sh", "-e"], stdin=result.output)
-    wanted = lanes.lanes_of(load_policy(path), "eth0", features.probe())
+    wanted = lanes_of(load_policy(path), "eth0", features.probe())
     with pod.namespace.entered(), NetlinkKernel() as kernel:
-        steps = lanes.plan(kernel, "eth0", wanted)
+        steps = plan(look(kernel, "eth0"), wanted)
     assert [change.command(name) for name, change in steps] == []

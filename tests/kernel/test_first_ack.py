@@ -16,9 +16,9 @@ import pytest
 from lab import connect, serving
 from sidecars import start_sidecar
 
-from podlane.lab.topology import PodNodeServer
-from sidecar.transport.edge import transparent_listeners
-from sidecar.transport.sockets import acknowledge
+from datapath.sockets import acknowledge
+from podlane.netns.topology import PodNodeServer
+from sidecar.transport.kernel_sockets import transparent_listeners
 
 pytestmark = pytest.mark.root
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tc_core.history import describe_self, this_namespace
-from tc_core.scratch import in_scratch_namespace
+from tc_core.probe.scratch import in_scratch_namespace
 
 pytestmark = pytest.mark.root
 

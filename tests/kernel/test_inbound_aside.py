@@ -30,10 +30,10 @@ from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
 from test_stepaside import flush_conntrack, marks
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
-from sidecar.netfilter.backend import BackendKind
-from sidecar.stepaside.marks import DECIDED, OPEN, SHOWN
-from tc_core.marks import class_id_of
+from datapath.netfilter.backend import BackendKind
+from datapath.stepaside.marks import DECIDED, OPEN, SHOWN
+from podlane.netns.topology import PodNodeServer
+from traffic_policy.marks import class_id_of
 
 pytestmark = pytest.mark.root
 

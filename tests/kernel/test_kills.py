@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kills import Target, kills, watching
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -16,19 +16,21 @@ import pytest
 from tclab import DEVICE, Pair, veth_pair
 from trafficlab import ATTEMPTS, SETTLE, at_once, payload, settles_at
 
-from tc_core import features, lanes
-from tc_core.capability import Features
-from tc_core.compile import compile_policy
+from tc_core.apply.execute import ApplyError, apply, clear, execute
+from tc_core.apply.plan import look, plan
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import compile_policy
+from tc_core.compile.packet_tree import compile_ingress, lanes_of
 from tc_core.errors import MissingFeatureError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
-from tc_core.marks import ClassIds
-from tc_core.packet_lanes import compile_ingress
-from tc_core.policy_file import parse_policy
+from tc_core.probe import features
+from tc_core.probe.capability import Features
 from tc_core.qdiscs import OurQdisc
-from tc_core.reconcile import ApplyError
-from tc_core.tellers import Teller
+from tc_core.trees import Lanes
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
 
 HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 POLICIES = {
@@ -46,7 +48,7 @@ POLICIES = {
 
 def _runs_here(text: str) -> bool:
     try:
-        lanes.lanes_of(parse_policy(text), DEVICE, HERE)
+        lanes_of(parse_policy(text), DEVICE, HERE)
     except MissingFeatureError:
         return False
     return True
@@ -76,17 +78,17 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
     return real.kernel
 
 
-def compiled(text: str, features: Features = HERE) -> lanes.Lanes:
-    return lanes.lanes_of(parse_policy(text), DEVICE, features)
+def compiled(text: str, features: Features = HERE) -> Lanes:
+    return lanes_of(parse_policy(text), DEVICE, features)
 
 
-def on(kernel: Kernel, text: str) -> lanes.Lanes:
+def on(kernel: Kernel, text: str) -> Lanes:
     """What a policy becomes on this kernel; the fake has everything."""
     return compiled(text, features.ALL_FEATURES if isinstance(kernel, FakeKernel) else HERE)
 
 
 def install(pair: Pair, text: str) -> None:
-    lanes.apply(pair.kernel, DEVICE, compiled(text))
+    apply(pair.kernel, DEVICE, compiled(text))
 
 
 # --- in both kernels -------------------------------------------------------------------------------------------------
@@ -96,9 +98,9 @@ def install(pair: Pair, text: str) -> None:
 def test_the_second_time_nothing_changes_and_clearing_leaves_no_trace(kernel: Kernel, text: str) -> None:
     untouched = kernel.observe(DEVICE), set(kernel.interfaces())
     wanted = on(kernel, text)
-    assert lanes.apply(kernel, DEVICE, wanted).done
-    assert lanes.plan(kernel, DEVICE, wanted) == []
-    lanes.clear(kernel, DEVICE)
+    assert apply(kernel, DEVICE, wanted).done
+    assert plan(look(kernel, DEVICE), wanted) == ()
+    clear(kernel, DEVICE)
     assert (kernel.observe(DEVICE), set(kernel.interfaces())) == untouched
 
 
@@ -106,7 +108,7 @@ def test_these_policies_need_every_kind_of_qdisc() -> None:
     found: set[str] = set()
     for text in POLICIES.values():
         kernel = FakeKernel(DEVICE)
-        lanes.apply(kernel, DEVICE, on(kernel, text))
+        apply(kernel, DEVICE, on(kernel, text))
         found |= {q.kind for name in kernel.interfaces() for q in kernel.observe(name).qdiscs if q.handle.major}
     assert found == {field.default for kind in get_args(OurQdisc) for field in fields(kind) if field.name == "kind"}
 
@@ -117,10 +119,10 @@ def test_every_policy_can_follow_every_other(kernel: Kernel) -> None:
     for i, one in enumerate(wanted):
         for other in wanted[i + 1 :]:
             for each in (one, other):
-                lanes.apply(kernel, DEVICE, each)
-                assert lanes.plan(kernel, DEVICE, each) == []
-        lanes.apply(kernel, DEVICE, one)
-        assert lanes.plan(kernel, DEVICE, one) == []
+                apply(kernel, DEVICE, each)
+                assert plan(look(kernel, DEVICE), each) == ()
+        apply(kernel, DEVICE, one)
+        assert plan(look(kernel, DEVICE), one) == ()
 
 
 NAMES = """
@@ -151,10 +153,10 @@ def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kerne
     ids = ClassIds.assign(c.name for c in policy.classes)
     all_there = features.ALL_FEATURES if isinstance(kernel, FakeKernel) else HERE
     ingress = compile_ingress(policy, DEVICE, all_there, ids, teller=teller)
-    wanted = lanes.Lanes(compile_policy(policy, all_there, ids), ingress, ids)
-    assert lanes.apply(kernel, DEVICE, wanted).done
-    assert lanes.plan(kernel, DEVICE, wanted) == []
-    lanes.clear(kernel, DEVICE)
+    wanted = Lanes(compile_policy(policy, all_there, ids), ingress, ids)
+    assert apply(kernel, DEVICE, wanted).done
+    assert plan(look(kernel, DEVICE), wanted) == ()
+    clear(kernel, DEVICE)
     assert (kernel.observe(DEVICE), set(kernel.interfaces())) == untouched
 
 
@@ -165,24 +167,24 @@ def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kerne
 @pytest.mark.parametrize("text", RUN_HERE.values(), ids=RUN_HERE)
 def test_tc_and_ip_make_the_same(pair: Pair, text: str) -> None:
     """The commands of a plan, run by a shell, do what we do: nothing is left to be changed."""
-    for name, change in lanes.plan(pair.kernel, DEVICE, compiled(text)):
+    for name, change in plan(look(pair.kernel, DEVICE), compiled(text)):
         pair.on_client("sh", "-ec", change.command(name))
     # What tc(8) rounds, as releases before 6.10 do with bursts, counts for no difference.
-    assert [change.command(name) for name, change in lanes.plan(pair.kernel, DEVICE, compiled(text))] == []
+    assert [change.command(name) for name, change in plan(look(pair.kernel, DEVICE), compiled(text))] == []
 
 
 @pytest.mark.root
 def test_a_refusal_in_the_middle_is_made_good_by_the_next_call(pair: Pair) -> None:
     """The ifb's name is taken by a bridge, which the kernel says only when ours is to be made."""
     made = compiled(POLICIES["ingress"])
-    steps = lanes.plan(pair.kernel, DEVICE, made)
+    steps = plan(look(pair.kernel, DEVICE), made)
     pair.on_client("ip", "link", "add", "ifb-eth0", "type", "bridge")
     with pytest.raises(ApplyError, match="File exists") as caught:
-        lanes.carry_out(pair.kernel, DEVICE, steps)
+        execute(pair.kernel, DEVICE, steps)
     assert caught.value.report.done
     pair.on_client("ip", "link", "del", "ifb-eth0")
-    lanes.apply(pair.kernel, DEVICE, made)
-    assert lanes.plan(pair.kernel, DEVICE, made) == []
+    apply(pair.kernel, DEVICE, made)
+    assert plan(look(pair.kernel, DEVICE), made) == ()
 
 
 # --- measured --------------------------------------------------------------------------------------------------------

@@ -15,16 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from downward import Volume, format_map
 from fates import REQUEST, ask
 from lab import connect, listen
-from sidecars import RunningSidecar, children, command_of, refused_sidecar, start_sidecar, state_of
+from sidecars import RunningSidecar, children, command_of, refused_sidecar, start_annotated, start_sidecar, state_of
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
-from sidecar.supervisor.beats import EVERY_S, JUDGE
-from sidecar.supervisor.life import SILENT_S
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
+from sidecar.supervisor.heartbeat import EVERY_S, JUDGE
+from sidecar.supervisor.watchdog import SILENT_S
 
 pytestmark = pytest.mark.root
 
@@ -41,6 +42,8 @@ total: 100Mbit
 classes:
   - {name: port, rate: 1Mbit, ceil: 80Mbit, match: {port: 9000}}
 """
+NAMES = "[{name: host, rate: 1Mbit, match: {host: web.example.com}}, {name: video, rate: 1Mbit, match: {sni: video.example.com}}]"
+"""The second one also asks for QUIC to be read."""
 NONSENSE = "total: 5"
 WITHIN_S = 1.0
 """From the fault to new connections that do without the proxy."""
@@ -131,24 +134,20 @@ def test_without_a_proxy_new_connections_go_direct_until_there_is_another(
     assert sidecar.stop() == 0
 
 
-def test_its_standby_takes_the_place_of_a_proxy_that_is_killed(topology: PodNodeServer, tmp_path: Path) -> None:
+def test_another_proxy_takes_the_place_of_one_that_is_killed(topology: PodNodeServer, tmp_path: Path) -> None:
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path)
     before = state_of(topology.pod)
     for number in range(1, 4):
         victim = sidecar.proxy
-        [standby] = [each for each in children(victim) if command_of(each) == "podlane-standby"]
+        assert children(victim) == []
         os.kill(victim, signal.SIGKILL)
         until("its burial", lambda gone=victim: gone not in children(sidecar.process.pid))
         until("a proxy that is ready", lambda: ready(sidecar))
-        assert sidecar.proxy == standby
-        assert command_of(standby) != "podlane-standby"
         assert state_of(topology.pod) == before
         assert ask(topology) == "answered"
         assert counted(sidecar) == 1
         assert f'podlane_restarts_total{{reason="kill"}} {number}.0' in sidecar.get("/metrics")
-    [standby] = children(sidecar.proxy)
     assert sidecar.stop() == 0
-    assert not Path(f"/proc/{standby}").exists()
 
 
 def test_a_proxy_killed_while_it_says_that_it_is_ready_has_a_successor(topology: PodNodeServer, tmp_path: Path) -> None:
@@ -169,17 +168,6 @@ def test_a_proxy_killed_while_it_says_that_it_is_ready_has_a_successor(topology:
         assert sidecar.stop() == 0
 
 
-def test_without_a_standby_another_proxy_is_started(topology: PodNodeServer, tmp_path: Path) -> None:
-    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--no-standby")
-    victim = sidecar.proxy
-    assert children(victim) == []
-    os.kill(victim, signal.SIGKILL)
-    until("its burial", lambda: victim not in children(sidecar.process.pid))
-    until("a proxy that is ready", lambda: ready(sidecar))
-    assert "standby" not in sidecar.log.read_text()
-    assert sidecar.stop() == 0
-
-
 def test_the_next_proxy_knows_live_connections_by_the_classes_that_they_have(
     topology: PodNodeServer, tmp_path: Path
 ) -> None:
@@ -193,6 +181,41 @@ def test_the_next_proxy_knows_live_connections_by_the_classes_that_they_have(
     until("a proxy that is ready", lambda: ready(sidecar))
     assert sidecar.classes()["host"]["handle"] == handle
     assert sidecar.stop() == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [("relay", "step-aside"), ("step-aside", "relay")])
+def test_the_next_proxy_works_by_the_datapath_that_is_asked_for_now(
+    topology: PodNodeServer, tmp_path: Path, before: str, after: str
+) -> None:
+    """Both read QUIC from the same queue."""
+    clean = state_of(topology.pod)
+    volume = Volume(tmp_path / "pod", "annotations", annotated(before))
+    sidecar = start_annotated(topology.pod, volume.file, tmp_path)
+    assert queues(topology) == ["15101"]
+    volume.write(annotated(after))
+    until("it to be seen", lambda: "Not in force before the Pod is made anew" in sidecar.log.read_text())
+    assert json.loads(sidecar.get("/classes"))["datapath"] == before
+    victim = sidecar.proxy
+    os.kill(victim, signal.SIGKILL)
+    until("its burial", lambda: victim not in children(sidecar.process.pid))
+    until("a proxy that is ready", lambda: ready(sidecar))
+    assert json.loads(sidecar.get("/classes"))["datapath"] == after
+    assert ask(topology) == "answered"
+    until("its count", lambda: counted(sidecar))
+    assert queues(topology) == ["15101"]
+    assert sidecar.get("/healthz") == "ok\n"
+    assert sidecar.stop() == 0
+    assert state_of(topology.pod) == clean
+
+
+def annotated(datapath: str) -> str:
+    said = {"egress-bandwidth": "1G", "classes": NAMES, "datapath": datapath}
+    return format_map({f"podlane.io/{key}": text for key, text in said.items()})
+
+
+def queues(topology: PodNodeServer) -> list[str]:
+    """The numbers of the NFQUEUEs that somebody has."""
+    return [line.split()[0] for line in topology.pod.read("/proc/net/netfilter/nfnetlink_queue").splitlines()]
 
 
 @pytest.mark.parametrize("options", [SHAPES[0], SHAPES[2]])

@@ -24,7 +24,7 @@ from test_sidecar_annotations import API, annotations
 from waiting import until, until_listening
 from webserver import WebServer, start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

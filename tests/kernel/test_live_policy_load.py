@@ -23,9 +23,9 @@ from sidecars import RunningSidecar, start_sidecar
 from waiting import until
 from witness import most_within, witnessing
 
-from podlane.lab.topology import PodNodeServer
-from tc_core.queues import fifo_limit
-from tc_core.units import Rate
+from podlane.netns.topology import PodNodeServer
+from tc_core.compile.queues import fifo_limit
+from traffic_policy.units import Rate
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
 
@@ -216,7 +216,7 @@ def assert_held_to_its_lane(seen: dict[tuple[int, int], list[tuple[int, int]]], 
 
 
 def burst(ceil: float) -> float:
-    """As :func:`tc_core.compile.burst`: what may leave at once after a pause."""
+    """As :func:`tc_core.compile.mark_tree.burst`: what may leave at once after a pause."""
     return max(FRESH_BURST, min(1 << 16, ceil / 8 * 0.02))
 
 

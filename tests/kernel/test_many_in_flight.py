@@ -14,7 +14,7 @@ from lab import connect, listen
 from sidecars import start_sidecar, state_of
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

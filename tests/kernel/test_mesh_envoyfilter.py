@@ -15,7 +15,7 @@ from istio_envoy import bootstrap, patched, start_envoy
 from lab import connect, serving
 from webserver import WebServer, start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

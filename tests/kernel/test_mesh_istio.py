@@ -16,8 +16,8 @@ from uploads import http_upload, pushing, receiving, tls_hello
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

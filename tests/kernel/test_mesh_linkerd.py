@@ -13,7 +13,7 @@ from sidecars import start_sidecar
 from waiting import until_listening
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

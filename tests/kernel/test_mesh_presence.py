@@ -10,10 +10,10 @@ from istio_native import native_rules_of
 from istio_rules import Mode, rules_of
 from sidecars import refused_sidecar
 
-from podlane.lab import Host, Lab
-from sidecar.errors import ConfigError
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
-from sidecar.mesh.presence import find, resolve
+from datapath.mesh.join import find, resolve
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from podlane.netns import Host, Lab
+from traffic_policy.errors import ConfigError
 
 pytestmark = pytest.mark.root
 

@@ -15,12 +15,12 @@ from lab import listen
 from netfilter_pod import Pod, accepted_by, installed_backends, ruleset, talks
 from waiting import until
 
-from podlane.lab import Lab, Link
-from sidecar.netfilter.choose import why_not
-from sidecar.netfilter.rules import Family
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset
-from tc_core.marks import DIVERT, OWN, class_mark
-from tc_core.policy import PortRange
+from datapath.netfilter.rules import Family
+from datapath.netfilter.ruleset import CaptureSettings, Ruleset
+from datapath.netfilter.select import why_not
+from podlane.netns import Lab, Link
+from traffic_policy.marks import DIVERT, OWN, class_mark
+from traffic_policy.policy import PortRange
 
 pytestmark = pytest.mark.root
 

@@ -20,20 +20,20 @@ from pathlib import Path
 import pytest
 from netfilter_pod import Pod, installed_backends, ruleset
 
-from podlane.lab import Lab
-from sidecar.datapath import Datapath
-from sidecar.errors import RulesetError
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD
-from sidecar.netfilter.backend import BackendKind
-from sidecar.netfilter.choose import detect_backend, why_not
-from sidecar.netfilter.features import probe
-from sidecar.netfilter.ports import release, reserve
-from sidecar.netfilter.restore import RestoreBackend, Tools, installed_programs
-from sidecar.netfilter.rules import Chain, Family, Rule, Tproxy
-from sidecar.netfilter.ruleset import EMPTY_RULESET, CaptureSettings, Ruleset
-from sidecar.netfilter.text import difference
-from tc_core.marks import DIVERT, MAX_CLASSES
-from tc_core.policy import PortRange, TransportProtocol
+from datapath.errors import RulesetError
+from datapath.kinds import Datapath
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD
+from datapath.netfilter.backend import BackendKind
+from datapath.netfilter.features import probe
+from datapath.netfilter.ports import release, reserve
+from datapath.netfilter.render import difference
+from datapath.netfilter.restore import RestoreBackend, Tools, installed_programs
+from datapath.netfilter.rules import Chain, Family, Rule, Tproxy
+from datapath.netfilter.ruleset import EMPTY_RULESET, CaptureSettings, Ruleset
+from datapath.netfilter.select import detect_backend, why_not
+from podlane.netns import Lab
+from traffic_policy.marks import DIVERT, MAX_CLASSES
+from traffic_policy.policy import PortRange, TransportProtocol
 
 pytestmark = pytest.mark.root
 
@@ -357,14 +357,14 @@ def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Pat
 def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     program = (
         "from sidecar.errors import PrivilegeError\n"
-        "from sidecar.netfilter.backend import BackendKind, Way\n"
-        "from sidecar.netfilter.choose import detect_backend, python_backend\n"
-        "from sidecar.netfilter.features import probe\n"
-        "from sidecar.netfilter.parse import Installed\n"
-        "from sidecar.netfilter.restore import installed_programs\n"
-        "from sidecar.netfilter.rules import Chain, Family, FamilyRules, PolicyRoute\n"
-        "from sidecar.netfilter.routes import lay\n"
-        "from tc_core.marks import DIVERT\n"
+        "from datapath.netfilter.backend import BackendKind, Way\n"
+        "from datapath.netfilter.select import detect_backend, python_backend\n"
+        "from datapath.netfilter.features import probe\n"
+        "from datapath.netfilter.parse import Installed\n"
+        "from datapath.netfilter.restore import installed_programs\n"
+        "from datapath.netfilter.rules import Chain, Family, FamilyRules, PolicyRoute\n"
+        "from datapath.netfilter.routes import lay\n"
+        "from traffic_policy.marks import DIVERT\n"
         f"kind = BackendKind('{pod.backend.kind}')\n"
         "backend = python_backend() if kind is BackendKind.PYTHON else installed_programs()[kind]\n"
         "way = Way.PYTHON if kind is BackendKind.PYTHON else Way.AUTO\n"
@@ -527,8 +527,8 @@ def test_a_container_that_has_only_net_admin_finds_its_way(pod: Pod) -> None:
         pytest.skip("setpriv is not installed (package util-linux)")
     pod.install(RULES)
     program = (
-        "from sidecar.netfilter.features import probe\n"
-        "from sidecar.netfilter.install import Installer, Way, detect_backend\n"
+        "from datapath.netfilter.features import probe\n"
+        "from datapath.netfilter.install import Installer, Way, detect_backend\n"
         f"installer = Installer(detect_backend(Way.{'PYTHON' if pod.backend.kind is BackendKind.PYTHON else 'AUTO'}))\n"
         "print(installer.backend.kind, installer.remove(), all(check.available for check in probe()))\n"
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from netfilter_pod import NO_PYTHON_IPTABLES, installed_backends, legacy_release
 
-from podlane.lab import Lab
-from sidecar.netfilter.backend import BackendKind
+from datapath.netfilter.backend import BackendKind
+from podlane.netns import Lab
 
 ROOT = Path(__file__).parents[2]
 IMPOSSIBLE = 77

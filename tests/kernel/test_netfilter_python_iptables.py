@@ -16,14 +16,14 @@ from runs import RunHost
 from sidecars import refused_sidecar, start_sidecar
 from webserver import start_nginx
 
-from podlane.lab import Lab, PodNodeServer
-from sidecar.errors import RulesetError
-from sidecar.netfilter.backend import Backend, BackendKind, Way
-from sidecar.netfilter.choose import detect_backend, why_not
-from sidecar.netfilter.features import probe, python_iptables
-from sidecar.netfilter.restore import RestoreBackend, installed_programs
-from sidecar.netfilter.rules import Family
-from sidecar.netfilter.text import difference
+from datapath.errors import RulesetError
+from datapath.netfilter.backend import Backend, BackendKind, Way
+from datapath.netfilter.features import probe, python_iptables
+from datapath.netfilter.render import difference
+from datapath.netfilter.restore import RestoreBackend, installed_programs
+from datapath.netfilter.rules import Family
+from datapath.netfilter.select import detect_backend, why_not
+from podlane.netns import Lab, PodNodeServer
 
 RULES = ruleset(
     {"sni": ["api.example.com"]},
@@ -85,10 +85,10 @@ def test_what_one_way_has_installed_the_other_adopts_changes_and_removes(
 
 FIRST_USE = """
 from netfilter_pod import ruleset
-from sidecar.netfilter.backend import legacy_tables
-from sidecar.netfilter.install import Installer
-from sidecar.netfilter.choose import python_backend
-from sidecar.netfilter.rules import Family
+from datapath.netfilter.backend import legacy_tables
+from datapath.netfilter.install import Installer
+from datapath.netfilter.select import python_backend
+from datapath.netfilter.rules import Family
 installer = Installer(python_backend())
 print(installer.present(), [legacy_tables(family) for family in Family])
 installer.install(ruleset({"host": "h.example"}))
@@ -139,7 +139,7 @@ def test_nothing_is_printed(backend: Backend, lab: Lab, capfd: pytest.CaptureFix
 def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The only folder in which programs are found; there are none in it yet."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sidecar.netfilter.restore._SBIN", str(tmp_path))
+    monkeypatch.setattr("datapath.netfilter.restore._SBIN", str(tmp_path))
     return tmp_path
 
 
@@ -221,9 +221,9 @@ def test_podlane_check_tries_the_way_that_it_is_asked_for(backend: Backend, lab:
 
 
 CHECK = """
-from sidecar.netfilter.backend import legacy_tables
-from sidecar.netfilter.features import probe, python_iptables
-from sidecar.netfilter.rules import Family
+from datapath.netfilter.backend import legacy_tables
+from datapath.netfilter.features import probe, python_iptables
+from datapath.netfilter.rules import Family
 print([check.available for check in probe()] == [True] * len(probe()))
 print(python_iptables().reason.rpartition(": looks right, but was not tried")[1:])
 print([legacy_tables(family) for family in Family])
@@ -240,12 +240,12 @@ def test_podlane_check_leaves_no_table_where_it_may_not_make_a_namespace(lab: La
 
 
 DETECT = """
-from sidecar.errors import SidecarError
-from sidecar.netfilter.install import Way, detect_backend
+from sidecar.errors import PodlaneError
+from datapath.netfilter.install import Way, detect_backend
 from tc_core.errors import MissingFeatureError
 try:
     print(detect_backend(Way.PYTHON))
-except (MissingFeatureError, SidecarError) as error:
+except (MissingFeatureError, PodlaneError) as error:
     print(error)
 """
 
@@ -268,7 +268,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_and_then_named(
     backend: Backend, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    monkeypatch.setattr("sidecar.netfilter.python_iptables.LOCK_WAIT", 0.05)
+    monkeypatch.setattr("datapath.netfilter.python_iptables.LOCK_WAIT", 0.05)
     pod = Pod(lab.host("pod"), backend)
     with (tmp_path / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

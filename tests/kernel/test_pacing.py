@@ -24,7 +24,7 @@ from lab import serving
 from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
 from sidecars import NO_CAP_BPF, start_sidecar, state_of
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

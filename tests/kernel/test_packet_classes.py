@@ -24,13 +24,13 @@ from packet_meaning import ARP, extension, fragment_header, ipv4, ipv6, ports_of
 from tclab import CLIENT, DEVICE, SERVER, Pair, inside, run, set_mark, veth_pair
 from waiting import until
 
+from tc_core.bpf.packet_program import MAX_INSTRUCTIONS, PacketRule, filters
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddClass, AddFilter, AddQdisc, Change, DeleteFilter
-from tc_core.marks import Mark
 from tc_core.model import Bfifo, HtbClass, HtbQdisc, Prio
-from tc_core.packet_program import MAX_INSTRUCTIONS, PacketRule, filters
-from tc_core.policy import Network, PortRange
-from tc_core.units import ByteCount, Rate
+from traffic_policy.marks import Mark
+from traffic_policy.policy import Network, PortRange
+from traffic_policy.units import ByteCount, Rate
 
 pytestmark = pytest.mark.root
 

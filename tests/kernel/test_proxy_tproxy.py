@@ -19,12 +19,13 @@ from lab import connect, listen
 from proxy_harness import PATIENCE, RunningProxy, read_exactly, read_to_end, with_patience
 from waiting import until
 
-from podlane.lab import Host, Lab, Link
-from sidecar.errors import ConfigError, PortInUseError, PrivilegeError
-from sidecar.server import Outcome, Refusal, ServerSettings
-from sidecar.transport.edge import TransparentEdge
-from sidecar.transport.sockets import TCP_SAVE_SYN, saved_dscp, stream_socket
-from tc_core.units import Duration
+from datapath.errors import PortInUseError, PrivilegeError
+from datapath.sockets import TCP_SAVE_SYN, saved_dscp, stream_socket
+from podlane.netns import Host, Lab, Link
+from sidecar.proxy.server import Outcome, Refusal, ServerSettings
+from sidecar.transport.kernel_sockets import TransparentEdge
+from traffic_policy.errors import ConfigError
+from traffic_policy.units import Duration
 
 pytestmark = pytest.mark.root
 
@@ -275,7 +276,7 @@ def test_kernel_without_ipv6_is_served_by_ipv4(pod: Pod, monkeypatch: pytest.Mon
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         return stream_socket(family)
 
-    monkeypatch.setattr("sidecar.transport.edge.stream_socket", no_ipv6)
+    monkeypatch.setattr("sidecar.transport.kernel_sockets.stream_socket", no_ipv6)
     with pod.pod.namespace.entered():
         [listener] = TransparentEdge().listen(15101, [socket.AF_INET, socket.AF_INET6])
         assert listener.getsockname() == ("127.0.0.1", 15101)

@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 from tclab import CLIENT, DEVICE, Pair, inside, veth_pair
 
-from tc_core import features
-from tc_core.bpf import mark_filter
+from tc_core.bpf.mark_classifier import mark_filter
+from tc_core.bpf.socket_program import socket_redirect
 from tc_core.errors import InterfaceNotFoundError, KernelError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import (
     AddClass,
@@ -36,13 +36,13 @@ from tc_core.kernel import (
 from tc_core.model import (
     EGRESS_HOOK,
     INGRESS_HOOK,
-    BpfFlavour,
     HtbClass,
     Link,
     Observed,
     OtherFilter,
     RedirectFilter,
 )
+from tc_core.probe import features
 from tc_core.qdiscs import (
     INGRESS,
     Bfifo,
@@ -60,8 +60,7 @@ from tc_core.qdiscs import (
     Sfq,
     Tbf,
 )
-from tc_core.socket_program import socket_redirect
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.units import ByteCount, Duration, Rate
 
 HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 FAKE = "fake"
@@ -277,7 +276,7 @@ IFB = "ifb7"
 TO_IFB = RedirectFilter(INGRESS_HOOK, IFB)
 TO_SELF = RedirectFilter(INGRESS_HOOK, DEVICE)
 BY_SOCKET = socket_redirect(DEVICE, frozenset({1, 7}))
-PROGRAM = mark_filter(ONE, BpfFlavour.CLASSIC, {1})
+PROGRAM = mark_filter(ONE, {1})
 
 # What the kernel has to have, what is done first, what is refused, with which number.
 REFUSALS: list[tuple[str, str, list[Change], Change, int]] = [

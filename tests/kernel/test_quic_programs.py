@@ -19,8 +19,8 @@ from quic_world import CLIENTS, QUIC, QuicWorld, datagrams, grew, make_certifica
 from sidecars import start_sidecar
 from waiting import until
 
-from podlane.lab.topology import PodNodeServer
-from sidecar.stepaside.queue import Queue
+from datapath.stepaside.queue import Queue
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -22,11 +22,11 @@ from sidecars import RunningSidecar, start_sidecar
 from waiting import until, until_listening
 from webserver import CHAT, HTTP2, WebServer, start_nginx, upload
 
-from podlane.lab import Lab, pod_node_server
-from podlane.lab.lab import Host
-from tc_core.compile import leaf_handle
-from tc_core.marks import ClassIds
-from tc_core.netlink import NetlinkKernel
+from podlane.netns import Lab, pod_node_server
+from podlane.netns.lab import Host
+from tc_core.compile.mark_tree import leaf_handle
+from tc_core.rtnetlink.kernel import NetlinkKernel
+from traffic_policy.marks import ClassIds
 
 pytestmark = pytest.mark.root
 

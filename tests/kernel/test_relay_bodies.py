@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from proxy_harness import PATIENCE, bench, read_to_end, with_patience
 
-from sidecar.server import Outcome
+from sidecar.proxy.server import Outcome
+from sidecar.transport.direction import BUFFER_SIZE
 from sidecar.transport.pipes import PIPE_SIZE, PipePool
-from sidecar.transport.relay import BUFFER_SIZE
-from tc_core.units import ByteCount
+from traffic_policy.units import ByteCount
 
 _BLOCK = random.Random(7).randbytes(1 << 20)
 

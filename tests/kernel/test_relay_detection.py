@@ -9,8 +9,8 @@ import pytest
 from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_to_end, with_patience
 from waiting import until
 
-from sidecar.protocols.detect import Protocol, Reason
-from sidecar.server import Outcome, ServerSettings
+from datapath.protocols.detect import Protocol, Reason
+from sidecar.proxy.server import Outcome, ServerSettings
 from sidecar.transport.states import State
 
 REQUEST = b"POST /upload HTTP/1.1\r\nHost: named.example\r\nContent-Length: 5\r\n\r\nhello"

@@ -10,8 +10,8 @@ import pytest
 from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_to_end
 from waiting import until
 
-from sidecar.server import Outcome, Refusal, ServerSettings
-from sidecar.transport.sockets import unacknowledged
+from datapath.sockets import unacknowledged
+from sidecar.proxy.server import Outcome, Refusal, ServerSettings
 
 BIG = 8 << 20
 """Bytes: more than all buffers between two ends that do not read take without being stalled."""

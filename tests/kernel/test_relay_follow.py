@@ -8,11 +8,11 @@ from socket import SocketType
 import pytest
 from proxy_harness import DESTINATION, Bench, LoopbackEdge, RunningProxy, bench, read_exactly, with_patience
 
-from sidecar.metrics import Metrics
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.server import ServerSettings
+from datapath.protocols.detect import Detection, Protocol, Reason
+from sidecar.observability.metrics import Metrics
+from sidecar.proxy.server import ServerSettings
 from sidecar.transport.observer import ConnectionSummary, Outcome
-from tc_core.marks import OWN, ClassIds, class_mark
+from traffic_policy.marks import OWN, ClassIds, class_mark
 
 HELLO = b"GET / HTTP/1.1\r\nHost: named.example\r\n\r\n"
 RENAMED = "total: 1Gbit\nclasses: [{name: other, rate: 1Mbit, match: {host: named.example}}]"

@@ -18,10 +18,10 @@ from sidecars import start_sidecar
 from waiting import until
 
 from benchmarks.processes import process_tree
-from podlane.lab.topology import PodNodeServer
-from sidecar.connection import Connection
-from sidecar.server import Outcome, ServerSettings, fitting_connections, make_room_for_descriptors
-from sidecar.transport.edge import Original
+from podlane.netns.topology import PodNodeServer
+from sidecar.proxy.connection import Connection
+from sidecar.proxy.server import Outcome, ServerSettings, fitting_connections, make_room_for_descriptors
+from sidecar.transport.kernel_sockets import Original
 
 
 def descriptors() -> int:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 from proxy_harness import DESTINATION, bench, read_exactly, read_to_end
 
-from sidecar.routing.flow import Destination
-from tc_core.policy import Bound
+from datapath.routing.flow import Destination
+from traffic_policy.policy import Bound
 
 FRAMED = 1514 / 1448
 HELLO = b"GET / HTTP/1.1\r\nHost: %s.example\r\n\r\n"

@@ -13,7 +13,7 @@ from h2.connection import H2Connection
 from proxy_harness import Bench, bench, read_exactly, read_to_end
 
 from sidecar.transport.observer import Outcome
-from tc_core.marks import OWN, class_mark
+from traffic_policy.marks import OWN, class_mark
 
 CLASSES = """
 total: 1Gbit

@@ -17,8 +17,8 @@ from lab import connect
 from sidecars import start_sidecar
 from webserver import start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -14,8 +14,8 @@ import pytest
 from lab import listen, serving
 from runs import RunHost
 
-from podlane.lab import Namespace
-from podlane.runner.state import process_start
+from podlane.netns import Namespace
+from podlane.run.state import process_start
 
 pytestmark = pytest.mark.root
 

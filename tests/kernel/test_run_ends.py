@@ -12,7 +12,7 @@ from lab import serving
 from runs import RunHost
 from waiting import until
 
-from podlane.runner.state import process_start
+from podlane.run.state import process_start
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,7 @@ import pytest
 from lab import connect, listen, read_until, serving
 
 from podlane.errors import LabError
-from podlane.lab import Lab, Namespace, PodNodeServer
+from podlane.netns import Lab, Namespace, PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -15,8 +15,8 @@ from sidecars import refused_sidecar, start_sidecar, state_of
 from waiting import until, until_listening
 from webserver import HTTP2, WebServer, start_nginx, upload
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -13,7 +13,7 @@ from sidecars import RunningSidecar, refused_sidecar, start_annotated, state_of
 from waiting import until
 from webserver import start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 
@@ -62,28 +62,6 @@ def test_a_pod_gets_what_its_annotations_say(web: PodNodeServer, volume: Volume,
     get(web, "example.org")
     assert sidecar.connections("api") == {"http1": 1}
     assert sidecar.connections("default") == {"http1": 1}
-    assert sidecar.stop() == 0
-    assert state_of(web.pod) == before
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_what_is_prepared_stays_until_a_sidecar_adopts_it(
-    web: PodNodeServer, volume: Volume, tmp_path: Path, workers: str
-) -> None:
-    """The classic form: an init container's process has ended, the application's first connection waits for the next."""
-    before = state_of(web.pod)
-    options = ("--workers", workers)
-    assert refused_sidecar(web.pod, "--prepare", "--annotations", str(volume.file), *options)[0] == 0
-    prepared = state_of(web.pod)
-    assert "TPROXY" in prepared
-    assert "htb" in prepared
-    early = web.pod.popen(
-        ["curl", "-sS", "-f", "--max-time", "20", "-H", "Host: x.example.com", f"http://{web.server_ipv4}/who"]
-    )
-    sidecar = start_annotated(web.pod, volume.file, tmp_path, *options)
-    assert state_of(web.pod) == prepared
-    assert early.wait(20) == 0
-    assert sidecar.connections("api") == {"http1": 1}
     assert sidecar.stop() == 0
     assert state_of(web.pod) == before
 

@@ -17,8 +17,8 @@ from sidecars import ADMIN, RunningSidecar, children, refused_sidecar, start_sid
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 
@@ -129,10 +129,10 @@ def test_sigterm_while_starting_ends_it_well(topology: PodNodeServer, tmp_path: 
     assert state_of(pod) == before
 
 
-def test_the_standby_of_one_that_was_killed_before_it_was_ready_tells_nobody_in_its_name(
+def test_the_successor_of_one_that_was_killed_before_it_was_ready_tells_nobody_in_its_name(
     topology: PodNodeServer, tmp_path: Path
 ) -> None:
-    """``--ready-fd`` is the first proxy's alone: in its copy the number may be another file's."""
+    """``--ready-fd`` is the first proxy's alone: in the next one the number may be another file's."""
     pod = topology.pod
     before = state_of(pod)
     policy = tmp_path / "policy.fifo"

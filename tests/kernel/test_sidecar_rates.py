@@ -12,7 +12,7 @@ from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
 from sidecars import start_sidecar
 from uploads import http_upload, pushing, receiving
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
 

@@ -18,16 +18,17 @@ from sidecars import RunningSidecar, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.lab.topology import PodNodeServer
-from sidecar.datapath import Datapath
-from sidecar.netfilter.install import Installer, detect_backend
-from sidecar.netfilter.ruleset import CaptureSettings
-from sidecar.stepaside import conntrack
-from sidecar.stepaside.conntrack_messages import Entry
-from sidecar.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN
-from sidecar.stepaside.nfnetlink import ACK, REQUEST, message
-from sidecar.stepaside.queue import Queue
-from tc_core.marks import STATE_MASK, Mark, class_id_of, class_mark
+from datapath.kinds import Datapath
+from datapath.netfilter.install import Installer, detect_backend
+from datapath.netfilter.ruleset import CaptureSettings
+from datapath.stepaside import conntrack
+from datapath.stepaside.conntrack_messages import Entry
+from datapath.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN
+from datapath.stepaside.queue import Queue
+from podlane.netns.topology import PodNodeServer
+from tc_core.netlink.codec import ACK, REQUEST
+from tc_core.netlink.netfilter import message
+from traffic_policy.marks import STATE_MASK, Mark, class_id_of, class_mark
 
 pytestmark = pytest.mark.root
 

@@ -11,11 +11,11 @@ import pytest
 from tclab import DEVICE, Pair
 from trees import VARIANTS, policy, tree_of
 
-from tc_core import features, reconcile
-from tc_core.bpf import mark_filter
-from tc_core.capability import Features
+from tc_core.apply.execute import ApplyError, apply, clear
+from tc_core.apply.plan import look, plan
+from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.errors import InterfaceNotFoundError, KernelError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import (
     AddClass,
@@ -31,10 +31,8 @@ from tc_core.kernel import (
     ReplaceFilter,
     SetLink,
 )
-from tc_core.marks import ClassIds, Mark, class_mark
 from tc_core.model import (
     Bfifo,
-    BpfFlavour,
     FwFilter,
     HtbClass,
     HtbQdisc,
@@ -42,7 +40,10 @@ from tc_core.model import (
     Observed,
     OtherQdisc,
 )
-from tc_core.units import ByteCount, Rate
+from tc_core.probe import features
+from tc_core.probe.capability import Features
+from traffic_policy.marks import ClassIds, Mark, class_mark
+from traffic_policy.units import ByteCount, Rate
 
 OLD = policy("100Mbit", a="20Mbit 80Mbit 1", b="10Mbit 20Mbit 4", c="5Mbit 5Mbit 7")
 NEW = policy("80Mbit", b="20Mbit 30Mbit 2", d="30Mbit 40Mbit 1")
@@ -52,7 +53,7 @@ HERE = features.probe() if os.geteuid() == 0 else features.ALL_FEATURES
 
 def _runs_here(wanted: Features) -> bool:
     """Whether the real kernel has all that the variant uses. What it has not is checked on kernels that have."""
-    return getattr(HERE, {"fw": "fw", "ebpf": "ebpf", "classic bpf": "classic_bpf"}[wanted.classifier]).available and (
+    return getattr(HERE, {"fw": "fw", "classic bpf": "classic_bpf"}[wanted.classifier]).available and (
         HERE.fq_codel.available or not wanted.fq_codel.available
     )
 
@@ -108,15 +109,15 @@ def test_a_missing_interface(kernel: Kernel, name: str) -> None:
 @both_with_variants
 def test_the_second_apply_sends_nothing(kernel: Kernel, variant: Features) -> None:
     tree = tree_of(OLD, variant)
-    assert reconcile.apply(kernel, DEVICE, tree).done
-    assert reconcile.plan(kernel, DEVICE, tree) == []
+    assert apply(kernel, DEVICE, tree).done
+    assert plan(look(kernel, DEVICE), tree) == ()
     assert set(kernel.counters(DEVICE)) == {tree.inner.handle, *(c.handle for c in tree.classes)}
 
 
 @both_with_variants
 def test_what_was_written_is_read_back(kernel: Kernel, variant: Features) -> None:
     tree = tree_of(OLD, variant)
-    reconcile.apply(kernel, DEVICE, tree)
+    apply(kernel, DEVICE, tree)
     found = kernel.observe(DEVICE)
     assert found.filters == tree.filters
     assert {c.handle: (c.rate, c.ceil) for c in found.classes} == {
@@ -132,10 +133,10 @@ def test_what_was_written_is_read_back(kernel: Kernel, variant: Features) -> Non
 @both_with_variants
 @pytest.mark.parametrize("words", ["30Mbit 80Mbit 1", "10Mbit 80Mbit 1", "20Mbit 80Mbit 6"], ids=["up", "down", "prio"])
 def test_rate_and_priority_change_in_place(kernel: Kernel, variant: Features, words: str) -> None:
-    reconcile.apply(kernel, DEVICE, tree_of(policy(a="20Mbit 80Mbit 1"), variant))
+    apply(kernel, DEVICE, tree_of(policy(a="20Mbit 80Mbit 1"), variant))
     wanted = tree_of(policy(a=words), variant)
-    assert reconcile.apply(kernel, DEVICE, wanted).done == (ChangeClass(wanted.classes[0]),)
-    assert reconcile.plan(kernel, DEVICE, wanted) == []
+    assert apply(kernel, DEVICE, wanted).done == ((DEVICE, ChangeClass(wanted.classes[0])),)
+    assert plan(look(kernel, DEVICE), wanted) == ()
 
 
 @both_with_variants
@@ -144,15 +145,15 @@ def test_classes_come_and_go(kernel: Kernel, variant: Features) -> None:
     for written in (OLD, NEW, policy("10Mbit"), OLD, policy("2Gbit", e="1Gbit 2Gbit 0")):
         ids = ids.evolve(c.name for c in written.classes)
         tree = tree_of(written, variant, ids)
-        reconcile.apply(kernel, DEVICE, tree)
-        assert reconcile.plan(kernel, DEVICE, tree) == []
+        apply(kernel, DEVICE, tree)
+        assert plan(look(kernel, DEVICE), tree) == ()
 
 
 @both_with_variants
 def test_254_classes(kernel: Kernel, variant: Features) -> None:
     tree = tree_of(policy("10Gbit", **{f"c{i}": f"1Mbit {i + 1}Mbit {i % 8}" for i in range(254)}), variant)
-    reconcile.apply(kernel, DEVICE, tree)
-    assert reconcile.plan(kernel, DEVICE, tree) == []
+    apply(kernel, DEVICE, tree)
+    assert plan(look(kernel, DEVICE), tree) == ()
     assert len(kernel.counters(DEVICE)) == 256
 
 
@@ -161,35 +162,35 @@ def test_254_classes(kernel: Kernel, variant: Features) -> None:
 def test_rates_of_every_size_survive(kernel: Kernel, variant: Features, total: str) -> None:
     """34 Gbit/s is just below, 35 just above what 32 bits of bytes per second hold."""
     tree = tree_of(policy(total), variant)
-    reconcile.apply(kernel, DEVICE, tree)
-    assert reconcile.plan(kernel, DEVICE, tree) == []
+    apply(kernel, DEVICE, tree)
+    assert plan(look(kernel, DEVICE), tree) == ()
     assert {c.rate for c in kernel.observe(DEVICE).classes} == {tree.inner.rate, tree.classes[0].rate}
 
 
 @both_with_variants
 def test_one_kind_of_filter_and_queue_takes_over_from_another(kernel: Kernel, variant: Features) -> None:
-    reconcile.apply(kernel, DEVICE, tree_of(OLD, VARIANTS["classic bpf and fifo"]))
+    apply(kernel, DEVICE, tree_of(OLD, VARIANTS["classic bpf and fifo"]))
     tree = tree_of(OLD, variant)
-    reconcile.apply(kernel, DEVICE, tree)
-    assert reconcile.plan(kernel, DEVICE, tree) == []
+    apply(kernel, DEVICE, tree)
+    assert plan(look(kernel, DEVICE), tree) == ()
 
 
 @both_with_variants
 def test_removal_leaves_the_interface_as_it_was(kernel: Kernel, variant: Features) -> None:
     kernel.apply(DEVICE, SetLink(gso_max_size=40_000))
     untouched = kernel.observe(DEVICE)
-    reconcile.apply(kernel, DEVICE, tree_of(OLD, variant))
-    assert reconcile.remove(kernel, DEVICE).done
+    apply(kernel, DEVICE, tree_of(OLD, variant))
+    assert clear(kernel, DEVICE).done
     assert kernel.observe(DEVICE) == untouched
-    assert reconcile.remove(kernel, DEVICE).done == ()
+    assert clear(kernel, DEVICE).done == ()
 
 
 @both_with_variants
 def test_an_interface_without_queue_length(kernel: Kernel, variant: Features) -> None:
     kernel.apply(DEVICE, SetLink(tx_queue_len=0))
     tree = tree_of(OLD, variant)
-    reconcile.apply(kernel, DEVICE, tree)
-    assert reconcile.plan(kernel, DEVICE, tree) == []
+    apply(kernel, DEVICE, tree)
+    assert plan(look(kernel, DEVICE), tree) == ()
     assert kernel.observe(DEVICE).link.tx_queue_len == 0
 
 
@@ -201,7 +202,7 @@ class Flaky:
 
     def __init__(self, kernel: Kernel, position: int) -> None:
         self._kernel, self._left = kernel, position
-        self.observe, self.counters = kernel.observe, kernel.counters
+        self.observe, self.counters, self.interfaces = kernel.observe, kernel.counters, kernel.interfaces
         self.default_route_interface, self.close = kernel.default_route_interface, kernel.close
 
     def apply(self, interface: str, change: Change) -> None:
@@ -223,16 +224,16 @@ def test_whatever_fails_the_next_apply_completes(kernel: Kernel, variant: Featur
     old, new = tree_of(OLD, variant, ids), tree_of(NEW, variant, ids.evolve("bd"))
     position = 0
     while True:
-        reconcile.remove(kernel, DEVICE)
-        reconcile.apply(kernel, DEVICE, old)
-        planned = reconcile.plan(kernel, DEVICE, new)
+        clear(kernel, DEVICE)
+        apply(kernel, DEVICE, old)
+        planned = plan(look(kernel, DEVICE), new)
         if position == len(planned):
             break
-        with pytest.raises(reconcile.ApplyError) as caught:
-            reconcile.apply(Flaky(kernel, position), DEVICE, new)
+        with pytest.raises(ApplyError) as caught:
+            apply(Flaky(kernel, position), DEVICE, new)
         assert len(caught.value.report.done) == position
-        reconcile.apply(kernel, DEVICE, new)
-        assert reconcile.plan(kernel, DEVICE, new) == []
+        apply(kernel, DEVICE, new)
+        assert plan(look(kernel, DEVICE), new) == ()
         position += 1
     assert position > 5
 
@@ -245,7 +246,7 @@ ROOT_QDISC = HtbQdisc(Handle(1), 0x1FF)
 INNER = HtbClass(Handle(1, 1), Handle(1), MBIT, MBIT, SIZE, SIZE, 0, SIZE)
 LEAF = HtbClass(Handle(1, 0x101), Handle(1, 1), MBIT, MBIT, SIZE, SIZE, 3, SIZE)
 FIFO = Bfifo(Handle(0x101), Handle(1, 0x101), ByteCount(50_000))
-PROGRAM = mark_filter(Handle(1), BpfFlavour.CLASSIC, {1})
+PROGRAM = mark_filter(Handle(1), {1})
 BASE = [AddQdisc(ROOT_QDISC), AddClass(INNER), AddClass(LEAF), AddQdisc(FIFO), AddFilter(PROGRAM)]
 
 REFUSALS = [
@@ -311,7 +312,7 @@ EFFECTS = [
     pytest.param(DeleteClass(LEAF), lambda o: len(o.classes), 1, id="class gone"),
     pytest.param(DeleteClass(LEAF), lambda o: o.leaf_of(LEAF.handle), None, id="queue gone with its class"),
     pytest.param(DeleteClass(LEAF), lambda o: o.class_named(INNER.handle).is_inner, False, id="no longer inner"),
-    pytest.param(ReplaceFilter(mark_filter(Handle(1), BpfFlavour.CLASSIC, {1, 2})), lambda o: o.filters, (mark_filter(Handle(1), BpfFlavour.CLASSIC, {1, 2}),), id="program replaced"),
+    pytest.param(ReplaceFilter(mark_filter(Handle(1), {1, 2})), lambda o: o.filters, (mark_filter(Handle(1), {1, 2}),), id="program replaced"),
     pytest.param(DeleteFilter(PROGRAM), lambda o: o.filters, (), id="filter gone"),
     pytest.param(DeleteQdisc(ROOT_QDISC), lambda o: o.qdiscs, (OtherQdisc(Handle(0), ROOT, "noqueue"),), id="all gone"),
     pytest.param(AddClass(replace(LEAF, handle=Handle(1, 0x102), parent=Handle(1, 0x177))), lambda o: o.class_named(Handle(1, 0x102)).parent, Handle(1), id="htb takes an unknown parent for none"),

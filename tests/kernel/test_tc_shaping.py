@@ -14,13 +14,14 @@ from tclab import DEVICE, Pair, veth_pair
 from trafficlab import ATTEMPTS, SECONDS, SETTLE, at_once, payload, settles_at
 from trees import VARIANTS, policy, tree_of
 
-from tc_core import features, reconcile
-from tc_core.compile import compile_policy, leaf_handle
+from tc_core.apply.execute import apply
+from tc_core.compile.mark_tree import compile_policy, leaf_handle
 from tc_core.kernel import ChangeClass
-from tc_core.marks import ClassIds, class_mark
-from tc_core.policy import TrafficPolicy
+from tc_core.probe import features
 from tc_core.stats import rates
-from tc_core.units import Rate
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import Rate
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
 
@@ -34,7 +35,7 @@ def pair() -> Iterator[Pair]:
 def install(pair: Pair, written: TrafficPolicy, ids: ClassIds | None = None) -> ClassIds:
     """Put a policy in force with what this kernel has."""
     ids = ids or ClassIds.assign(c.name for c in written.classes)
-    reconcile.apply(pair.kernel, DEVICE, compile_policy(written, features.probe(), ids))
+    apply(pair.kernel, DEVICE, compile_policy(written, features.probe(), ids))
     return ids
 
 
@@ -86,9 +87,9 @@ def test_limits_change_in_place_while_traffic_flows(pair: Pair) -> None:
     for rate in ("80Mbit", "10Mbit"):
         before = pair.kernel.counters(DEVICE)
         wanted = compile_policy(policy("200Mbit", moving=f"{rate} {rate}"), features.probe(), ids)
-        report = reconcile.apply(pair.kernel, DEVICE, wanted)
+        report = apply(pair.kernel, DEVICE, wanted)
         after = pair.kernel.counters(DEVICE)
-        assert [c.traffic_class.handle for c in report.done if isinstance(c, ChangeClass)] == [handle]
+        assert [c.traffic_class.handle for _, c in report.done if isinstance(c, ChangeClass)] == [handle]
         assert after[handle].drops == before[handle].drops
         assert after[handle].bytes >= before[handle].bytes, "the class was made anew"
         settles_at(stream, rate, 2.0)
@@ -103,7 +104,7 @@ def test_a_removed_class_loses_nothing(pair: Pair) -> None:
     stream.goodput(1.0, after=SETTLE)
     sent_again = stream.retransmissions
     wanted = compile_policy(policy("200Mbit", staying="10Mbit"), features.probe(), ids.evolve(["staying"]))
-    report = reconcile.apply(pair.kernel, DEVICE, wanted)
+    report = apply(pair.kernel, DEVICE, wanted)
     assert report.dropped_packets == 0
     assert handle not in pair.kernel.counters(DEVICE)
     stream.goodput(0.2)
@@ -116,7 +117,7 @@ def test_fifos_are_short(pair: Pair) -> None:
     ids = ClassIds.assign(["bulk"])
     variant = VARIANTS["classic bpf and fifo"]
     tree = tree_of(policy("100Mbit", bulk="50Mbit 50Mbit"), variant, ids)
-    reconcile.apply(pair.kernel, DEVICE, tree)
+    apply(pair.kernel, DEVICE, tree)
     streams = [pair.stream(5000 + i, class_mark(1).value) for i in range(4)]
     at_once(*(lambda s=s: s.goodput(1.0, after=SETTLE) for s in streams))
     backlog = pair.kernel.counters(DEVICE)[leaf_handle(1)].backlog_bytes

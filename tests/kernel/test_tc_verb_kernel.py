@@ -20,10 +20,10 @@ from sidecars import start_sidecar
 from tclab import CLIENT, DEVICE, SERVER, Pair, inside, veth_pair
 from waiting import until
 
-from podlane.lab import Lab
-from tc_core import features
-from tc_core.capability import USES, Features
+from podlane.netns import Lab
 from tc_core.history import Outcome, SqliteHistory
+from tc_core.probe import features
+from tc_core.probe.capability import USES, Features
 
 pytestmark = pytest.mark.root
 

@@ -21,7 +21,7 @@ from terminal import Terminal, on_terminal
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 

@@ -25,8 +25,8 @@ from sidecars import RunningSidecar, children, command_of, refused_sidecar, star
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.lab.lab import Host
-from podlane.lab.topology import PodNodeServer
+from podlane.netns.lab import Host
+from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 
@@ -317,7 +317,7 @@ def test_workers_do_not_outlive_a_killed_main_process(topology: PodNodeServer, t
     sidecar = start(topology, tmp_path)
     clients = [open_connection(topology) for _ in range(9)]
     processes = family(sidecar.proxy)
-    assert Counter(processes.values()) == {"podlane-standby": 1, "podlane-forks": 1, "podlane-worker": WORKERS}
+    assert Counter(processes.values()) == {"podlane-forks": 1, "podlane-worker": WORKERS}
     assert sidecar.stop(signal.SIGKILL) == -signal.SIGKILL
     until("their end", lambda: gone(list(processes)), patience=1.0)
     again = start(topology, tmp_path)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from tclab import Stream
 
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from waiting import until_listening
 
-from podlane.lab.lab import Host
+from podlane.netns.lab import Host
 
 HTTP, HTTPS, H2C = 80, 443, 8080
 CHAT = 8765

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from podlane.lab.lab import Host
+from podlane.netns.lab import Host
 
 _ETH_P_IP = 0x0800
 _SO_RCVBUFFORCE = 33

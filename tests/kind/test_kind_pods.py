@@ -1,9 +1,8 @@
-"""Pods of all kinds of owners in a kind cluster, with init containers and probes of their own, in both forms of the sidecar."""
+"""Pods of all kinds of owners in a kind cluster, with init containers and probes of their own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -11,7 +10,6 @@ from kind_cluster import (
     EACH_SECOND,
     SIZE,
     Client,
-    KindCluster,
     Server,
     application,
     deployment,
@@ -27,10 +25,6 @@ from waiting import until
 pytestmark = pytest.mark.timeout(300, method="signal")
 
 PROBES: Final = 8
-PORTS_ONLY: Final = {
-    "podlane.io/egress-bandwidth": "100M",
-    "podlane.io/classes": '[{"name": "bulk", "rate": "1Mbit", "ceil": "8Mbit", "match": {"port": [9000]}}]',
-}
 
 
 def uploading(server: Server, **more: Any) -> dict[str, Any]:
@@ -145,38 +139,6 @@ def captured(pod: Client) -> int:
     """HTTP/2 connections that clients opened and the proxy saw."""
     by_protocol: dict[str, int] = pod.lanes()["default"]["connections"]["by_protocol"]
     return by_protocol.get("http2", 0)
-
-
-@pytest.fixture(scope="module")
-def classic(installed: KindCluster) -> Iterator[None]:
-    """Sidecars as before Kubernetes 1.29, for a while."""
-    installed.upgrade("sidecar.native=never")
-    yield
-    installed.upgrade()
-
-
-@pytest.mark.usefixtures("classic")
-def test_a_classic_sidecar_holds_limits_too(shop: Kubectl, server: Server) -> None:
-    pod = Client.start(shop, "classic")
-    spec = pod.document["spec"]
-    assert [c["name"] for c in spec["initContainers"]] == ["podlane-prepare"]
-    assert [c["name"] for c in spec["containers"]] == ["podlane", "app"]
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
-    shop("delete", "deployment", "classic", "--wait=false")
-
-
-@pytest.mark.usefixtures("classic")
-def test_a_job_of_ports_alone_completes_without_a_container(shop: Kubectl, server: Server) -> None:
-    container = application("sh", "-c", f"{upload(server, SIZE, 'other.example.com', 'bulk')} >/dev/termination-log")
-    spec = {
-        "backoffLimit": 0,
-        "template": template("ports", PORTS_ONLY, containers=[container], restartPolicy="Never"),
-    }
-    shop.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "ports"}, "spec": spec})
-    shop("wait", "--for=condition=Complete", "job/ports", "--timeout=90s", timeout=120)
-    pod = Client.of(shop, "ports")
-    assert [c["name"] for c in pod.document["spec"]["containers"]] == ["app"]
-    assert held(rate_of(said(pod.status_of("app")), SIZE))
 
 
 def etcd_image(kubectl: Kubectl) -> str:

@@ -19,7 +19,7 @@ from kubectl import Kubectl, RefusedError
 from pki import ClusterPki, KeyPair
 from waiting import until
 
-from podlane.lab.tools import find_tool
+from podlane.netns.tools import find_tool
 
 TOOLS: Final = Path(__file__).parents[2] / "tools" / "kube-tools"
 MISSING: Final = 77

@@ -88,18 +88,6 @@ def vacant(release: Release) -> Iterator[Release]:
         yield release
 
 
-@pytest.fixture(scope="module", params=["native", "classic"])
-def form(request: pytest.FixtureRequest, release: Release) -> Iterator[str]:
-    """Both forms of the sidecar, as the chart's value has the injectors make them."""
-    if request.param == "native":
-        yield "native"
-        return
-    with release.alone():
-        release.install({"sidecar": {"native": "never"}})
-        release.serve([release.start()])
-        yield "classic"
-
-
 @pytest.fixture
 def world(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[World]:
     """Where Pods run; described in the report if the test fails."""

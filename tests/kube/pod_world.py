@@ -22,7 +22,7 @@ from tclab import Stream
 from trafficlab import ETHERNET, IPV4, TCP_WITH_TIMESTAMPS
 from webserver import WebServer, start_nginx
 
-from podlane.lab import Lab, PodNodeServer, pod_node_server
+from podlane.netns import Lab, PodNodeServer, pod_node_server
 
 NAMES: Final = ("api.example.com", "web.example.com", "push.example.com", "other.example.com")
 """What applications call the server, by the Pod's hostAliases."""

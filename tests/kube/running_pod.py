@@ -24,7 +24,7 @@ from oci import Image, bind, configuration, service_links
 from runtime import Container, Runtime, image_folders
 from volumes import Volumes
 
-from podlane.lab import Host
+from podlane.netns import Host
 
 _MINIMUM_GRACE: Final = 2.0
 """Seconds that a container gets at least (minimumGracePeriodInSeconds in kuberuntime)."""
@@ -94,7 +94,7 @@ class RunningPod:
 
     @property
     def applications(self) -> list[str]:
-        """The containers that are no init containers, a classic sidecar among them."""
+        """The containers that are no init containers."""
         return [c["name"] for c in self.spec["containers"]]
 
     # --- its life ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from waiting import until
 
-from podlane.lab.tools import find_tool, require_tool
+from podlane.netns.tools import find_tool, require_tool
 
 _PROFILE: Final = Path("/usr/share/containers/seccomp.json")
 """What RuntimeDefault means to CRI-O and Podman."""

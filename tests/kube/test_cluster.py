@@ -17,7 +17,7 @@ POD = {
 
 
 def test_it_says_its_version(cluster: Cluster) -> None:
-    """The injector decides by it whether native sidecars exist."""
+    """The injector refuses one that has no native sidecars."""
     version = json.loads(cluster.kubectl("get", "--raw", "/version"))
     assert (version["major"], int(version["minor"]) >= 31) == ("1", True)
     assert version["gitVersion"].startswith(f"v1.{version['minor']}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pytest
 from cluster import Cluster
@@ -96,12 +95,3 @@ def test_without_its_rights_an_injector_says_which_is_missing(alone: Release) ->
     assert "may not get secrets podlane-injector-certificates in namespace podlane-system" in said
     assert "Give its service account the verb 'get' on secrets" in said
     assert alone.kubectl.get("secret", "podlane-injector-certificates")["data"] == kept
-
-
-def test_classic_containers_are_valid_for_the_api_server_too(cluster: Cluster, alone: Release) -> None:
-    """What clusters before 1.29 get."""
-    alone.serve([alone.start("--native=never")])
-    own: dict[str, Any] = {"initContainers": [{"name": "migrate", "image": "registry.example.com/app:1"}]}
-    spec = cluster.namespace(INJECTED).create(pod(**own))["spec"]
-    assert [c["name"] for c in spec["initContainers"]] == ["migrate", "podlane-prepare"]
-    assert [c["name"] for c in spec["containers"]] == ["podlane", "app"]

@@ -34,7 +34,7 @@ def kubectl(cluster: Cluster, both: list[Injector]) -> Kubectl:  # noqa: ARG001
 
 def asked(injectors: list[Injector]) -> float:
     """How many reviews of whatever result the validating webhook has had."""
-    results = ("allowed", "refused", "patched", "error", "timeout", "bad_request", "busy")
+    results = ("allowed", "refused", "patched", "error", "timeout", "bad_request", "busy", "abandoned")
     return sum(
         metric(i, "podlane_injector_admissions_total", missing=0, webhook="validate", result=r)
         for i in injectors for r in results

@@ -12,7 +12,7 @@ from kubectl import Kubectl
 from oci import bind
 from runtime import Runtime
 
-from pod_policy.quantities import Quantity
+from traffic_policy.pod.quantities import Quantity
 
 _Document = Mapping[str, Any]
 

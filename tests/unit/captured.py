@@ -10,8 +10,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from podlane.captures.flow import Flow
-from podlane.captures.flows import FlowTable
+from podlane.classify.flow import Flow
+from podlane.classify.flows import FlowTable
 
 ETHERNET = 1
 RAW = 101

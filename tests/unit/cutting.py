@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from sidecar.protocols.requests import Beyond, Cutter, Piece, Request
+from datapath.protocols.requests import Beyond, Cutter, Piece, Request
 
 
 def begins(pieces: list[Piece]) -> list[tuple[int, str | Beyond | None]]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sidecar.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason
+from datapath.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason
 
 JUNK = b"\x16\x03\x01\x00\x00\x00GET \xff\r\n\r\n" * 3
 """Bytes that no reader could swallow, to stand behind the ones that decide."""

@@ -13,17 +13,16 @@ from injector.defaults import InjectionDefaults
 from injector.lists import removal
 from injector.patch import operations, patch
 from injector.plan import InjectionPlan, plan
-from pod_policy.annotations import STATUS
+from traffic_policy.pod.annotations import STATUS
 
 LIMITS = {"podlane.io/egress-bandwidth": "10M"}
 NAMES = {**LIMITS, "podlane.io/classes": '[{name: api, rate: 1Mbit, match: {sni: "*.example.com"}}]'}
-PORTS = {**LIMITS, "podlane.io/classes": "[{name: db, rate: 1Mbit, match: {port: 5432}}]"}
 SHARED = {"podlane.io/policy": "lanes"}
 LANES = "total: 20Mbit\nclasses: [{name: db, rate: 1Mbit, match: {port: 5432}}]\n"
 LANES_BY_NAME = 'total: 20Mbit\nclasses: [{name: api, rate: 1Mbit, match: {host: "api.example.com"}}]\n'
 
-NATIVE = InjectionDefaults(image="podlane:test")
-CLASSIC = InjectionDefaults(image="podlane:test", native=False)
+USUAL = InjectionDefaults(image="podlane:test")
+WITH_SECRET = InjectionDefaults(image="podlane:other", image_pull_secrets=("registry",))
 
 
 def pod(
@@ -47,14 +46,14 @@ def no_shared(name: str) -> str | None:
     raise AssertionError(f"no shared policy is named, but {name} was asked for")
 
 
-def planned(given: Mapping[str, Any], defaults: InjectionDefaults = NATIVE) -> InjectionPlan:
+def planned(given: Mapping[str, Any], defaults: InjectionDefaults = USUAL) -> InjectionPlan:
     """The plan for a Pod that is to be injected."""
     result = plan(given, defaults, no_shared)
     assert isinstance(result, InjectionPlan), result
     return result
 
 
-def injected(given: Mapping[str, Any], defaults: InjectionDefaults = NATIVE) -> dict[str, Any]:
+def injected(given: Mapping[str, Any], defaults: InjectionDefaults = USUAL) -> dict[str, Any]:
     """The Pod after its patch, applied by a library that knows nothing of ours."""
     return applied(given, patch(given, planned(given, defaults)))
 

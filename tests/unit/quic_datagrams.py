@@ -8,10 +8,10 @@ from aioquic.quic.crypto import CryptoPair
 from first_bytes import alpn, extension, hello, sni
 from hypothesis import strategies as st
 
-from sidecar.protocols.client_hello import ClientHello
-from sidecar.protocols.outcome import NeedMore, Rejected
-from sidecar.protocols.quic_initial import MAX_HELLO, QuicInitialReader
-from sidecar.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
+from datapath.protocols.client_hello import ClientHello
+from datapath.protocols.quic_initial import MAX_HELLO, QuicInitialReader
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
+from datapath.protocols.result import NeedMore, Rejected
 
 VERSIONS = (VERSION_1, VERSION_2)
 ID = bytes.fromhex("8394c8f03e515708")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sidecar.netfilter.rules import (
+from datapath.netfilter.rules import (
     Direction,
     Drop,
     FamilyRules,
@@ -19,9 +19,9 @@ from sidecar.netfilter.rules import (
     SetMark,
     Tproxy,
 )
-from sidecar.routing.flow import Address
-from tc_core.marks import DIVERT, Mark
-from tc_core.policy import TransportProtocol
+from datapath.routing.flow import Address
+from traffic_policy.marks import DIVERT, Mark
+from traffic_policy.policy import TransportProtocol
 
 TCP, UDP, ICMP = TransportProtocol
 

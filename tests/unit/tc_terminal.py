@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from podlane import traffic
 from podlane.main import main
-from podlane.traffic import guard
-from tc_core.capability import ALL_FEATURES
-from tc_core.fake import FakeKernel
+from podlane.tc import kernel_access, sidecar_check
+from tc_core.fake.kernel import FakeKernel
+from tc_core.probe.capability import ALL_FEATURES
 
 POLICY = """
 total: 100Mbit
@@ -59,7 +58,7 @@ class Terminal:
 
 def terminal(kernel: FakeKernel, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """One where ``podlane`` finds this kernel, with all features and no sidecar."""
-    monkeypatch.setattr(traffic, "open_kernel", lambda **_: kernel)
-    monkeypatch.setattr(traffic, "probe_features", lambda: ALL_FEATURES)
-    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: False)
+    monkeypatch.setattr(kernel_access, "open_kernel", lambda **_: kernel)
+    monkeypatch.setattr(kernel_access, "probe_features", lambda: ALL_FEATURES)
+    monkeypatch.setattr(sidecar_check, "sidecar_runs_here", lambda: False)
     return Terminal(kernel, directory)

@@ -14,14 +14,14 @@ import pytest
 from proxy_harness import bench, read_to_end
 from waiting import until
 
-from sidecar import access_log
-from sidecar.access_lines import connection_line, decision_line
-from sidecar.access_log import AccessLog, AccessLogSettings
-from sidecar.errors import ConfigError
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.routing.flow import Destination
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.routing.flow import Destination
+from sidecar.observability import access_log
+from sidecar.observability.access_log import AccessLog, AccessLogSettings
+from sidecar.observability.access_log_format import connection_line, decision_line
 from sidecar.transport.observer import ConnectionSummary, Outcome
-from tc_core.policy import Bound
+from traffic_policy.errors import ConfigError
+from traffic_policy.policy import Bound
 
 NOW = 1_795_617_000.25
 """2026-11-25, 14:30:00.25."""
@@ -185,7 +185,7 @@ def test_a_place_that_fails_is_told_once_and_lines_are_counted(capsys: pytest.Ca
         log.write(b"x\n")
         until("it to be lost", lambda n=number: sum(lost) == n + 1)
     log.close()
-    assert capsys.readouterr().out.count("the access log cannot be written") == 1
+    assert capsys.readouterr().err.count("the access log cannot be written") == 1
 
 
 @pytest.mark.parametrize(

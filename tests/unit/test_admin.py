@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from sidecar.admin import Handler, Query, QueryError, Reply, serve_admin
-from sidecar.errors import PortInUseError
+from datapath.errors import PortInUseError
+from sidecar.observability.admin_server import Handler, Query, QueryError, Reply, serve_admin
 
 
 def picky(query: Query) -> Reply:

@@ -24,13 +24,13 @@ from benchmarks.errors import MeasurementError
 from benchmarks.processes import Growth, process_tree
 from benchmarks.results import Results, Sample
 from benchmarks.stage import HTTP2_PORT
-from sidecar.protocols.detect import Detector
-from sidecar.protocols.http2_requests import Http2Cutter
-from sidecar.protocols.requests import AMBIGUOUS
-from sidecar.routing.flow import Destination
-from sidecar.routing.table import RoutingTable
-from tc_core.policy import Bound, Requests, TransportProtocol
-from tc_core.policy_file import policy_from_document
+from datapath.protocols.detect import Detector
+from datapath.protocols.http2_requests import Http2Cutter
+from datapath.protocols.requests import AMBIGUOUS
+from datapath.routing.flow import Destination
+from datapath.routing.table import RoutingTable
+from traffic_policy.policy import Bound, Requests, TransportProtocol
+from traffic_policy.policy_file import policy_from_document
 
 MACHINE = dict.fromkeys(
     ("date", "processor", "cpus", "memory", "kernel", "system", "python", "nginx", "load before"), "?"

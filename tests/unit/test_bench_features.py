@@ -21,8 +21,8 @@ from benchmarks.features.report import BEGIN, END, costs, document
 from benchmarks.metrics import METRICS
 from benchmarks.policies import wide
 from benchmarks.results import CandidateInfo, Results, Sample
-from tc_core.policy import Bound, Requests
-from tc_core.policy_file import policy_from_document
+from traffic_policy.policy import Bound, Requests
+from traffic_policy.policy_file import policy_from_document
 
 MACHINE = {
     "date": "2026-01-02 03:04 UTC", "processor": "a CPU", "cpus": "2", "memory": "8 GiB", "kernel": "6.18",

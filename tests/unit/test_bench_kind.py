@@ -221,7 +221,7 @@ def injected(pod: manifests.Document) -> manifests.Document:
     """The Pod as the injector leaves it."""
     import base64
 
-    response = mutate(review(pod), InjectionDefaults(native=True), lambda _namespace, _name: None)["response"]
+    response = mutate(review(pod), InjectionDefaults(), lambda _namespace, _name: None)["response"]
     assert response["allowed"], response
     assert "warnings" not in response, response["warnings"]
     return patched(pod, json.loads(base64.b64decode(response["patch"])))

@@ -16,8 +16,8 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.metrics import METRICS
 from benchmarks.plan import applicable, choose_candidates, choose_metrics, turns
 from benchmarks.policies import shaped, wide
-from tc_core.marks import OWN, class_id_of
-from tc_core.policy import TrafficPolicy
+from traffic_policy.marks import OWN, class_id_of
+from traffic_policy.policy import TrafficPolicy
 
 SOURCES = {None: "10.0.0.10", "web": "10.0.0.11"}
 

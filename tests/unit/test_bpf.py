@@ -1,20 +1,15 @@
-"""The mark programs, executed: both forms against the plain meaning of a set of class ids."""
+"""The mark program, executed, against the plain meaning of a set of class ids."""
 
 from __future__ import annotations
-
-import struct
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.bpf import classic_bytes, classic_program, classic_text, ebpf_bytes, fingerprint, mark_filter
+from tc_core.bpf.mark_classifier import classic_program, classic_text, mark_filter
 from tc_core.handles import Handle
-from tc_core.model import BpfFlavour
 
 BASE = 0x10100
-U32 = 0xFFFFFFFF
 CLASS_IDS = st.frozensets(st.integers(min_value=1, max_value=255))
 
 
@@ -57,69 +52,24 @@ def run_classic(program: tuple[tuple[int, int, int, int], ...], mark: int) -> in
                 raise AssertionError(f"unknown instruction {code:#x}")
 
 
-def run_ebpf(instructions: Sequence[tuple[int, ...]], mark: int) -> int:
-    """An eBPF machine, likewise (Documentation/bpf/standardization/instruction-set.rst)."""
-    r = [0] * 11
-    at = 0
-    while True:
-        op, registers, offset, immediate = instructions[at]
-        dst, src, k = registers & 15, registers >> 4, immediate & U32
-        at += 1
-        match op:
-            case 0x61:
-                assert (src, offset) == (1, 8), "only __sk_buff.mark may be loaded"
-                r[dst] = mark
-            case 0xB4:
-                r[dst] = k
-            case 0xBC:
-                r[dst] = r[src] & U32
-            case 0x54:
-                r[dst] = r[dst] & k & U32
-            case 0x44:
-                r[dst] = (r[dst] | k) & U32
-            case 0x74:
-                r[dst] = (r[dst] & U32) >> k
-            case 0x7C:
-                r[dst] = (r[dst] & U32) >> (r[src] & 31)
-            case 0x05:
-                at += offset
-            case 0x15:
-                at += offset if r[dst] == immediate else 0
-            case 0x55:
-                at += offset if r[dst] != immediate else 0
-            case 0x95:
-                return r[0]
-            case _:
-                raise AssertionError(f"unknown instruction {op:#x}")
-
-
 @given(CLASS_IDS, st.integers(min_value=0, max_value=0xFFFFFF))
-def test_both_forms_select_exactly_the_ids(ids: frozenset[int], other_bits: int) -> None:
-    classic, ebpf = classic_program(ids, BASE), list(struct.iter_unpack("=BBhi", ebpf_bytes(ids, BASE)))
+def test_it_selects_exactly_the_ids(ids: frozenset[int], other_bits: int) -> None:
+    program = classic_program(ids, BASE)
     for class_id in range(256):
-        mark = class_id << 24 | other_bits
         expected = BASE | class_id if class_id in ids else 0
-        assert run_classic(classic, mark) == expected
-        assert run_ebpf(ebpf, mark) == expected
+        assert run_classic(program, class_id << 24 | other_bits) == expected
 
 
 @given(CLASS_IDS)
 def test_the_size_does_not_depend_on_the_classes(ids: frozenset[int]) -> None:
     assert len(classic_program(ids, BASE)) == len(classic_program(frozenset(), BASE))
-    assert len(ebpf_bytes(ids, BASE)) == len(ebpf_bytes(frozenset(), BASE))
 
 
 @given(CLASS_IDS, CLASS_IDS)
 def test_fingerprints_tell_programs_apart(one: frozenset[int], other: frozenset[int]) -> None:
-    for flavour in BpfFlavour:
-        first, second = mark_filter(Handle(1), flavour, one), mark_filter(Handle(1), flavour, other)
-        assert (first == second) == (one == other)
-        assert first.fingerprint.startswith("podlane-")
-
-
-def test_the_two_forms_have_different_fingerprints() -> None:
-    ids = frozenset({1})
-    assert fingerprint(ebpf_bytes(ids, BASE)) != fingerprint(classic_bytes(classic_program(ids, BASE)))
+    first, second = mark_filter(Handle(1), one), mark_filter(Handle(1), other)
+    assert (first == second) == (one == other)
+    assert first.fingerprint.startswith("podlane-")
 
 
 def test_text_is_what_tc_reads() -> None:
@@ -132,4 +82,4 @@ def test_text_is_what_tc_reads() -> None:
 @pytest.mark.parametrize("class_id", [0, 256, -1], ids=["undecided", "too large", "negative"])
 def test_an_id_outside_the_mark_is_refused(class_id: int) -> None:
     with pytest.raises(ValueError, match="outside 1 to 255"):
-        ebpf_bytes(frozenset({class_id}), BASE)
+        classic_program(frozenset({class_id}), BASE)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.receive_limits import LaneLimits, ReceiveLimits
-from sidecar.transport.buckets import TURN_S, Buckets
-from sidecar.transport.ledger import CLASSES, Ledger
-from tc_core.marks import ClassIds
-from tc_core.policy_file import parse_policy
+from datapath.download_limits import LaneLimits, ReceiveLimits
+from datapath.shared_counters import CLASSES, Ledger
+from sidecar.transport.token_bucket import TURN_S, Buckets
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
 
 FRAMED = 1514 / 1448
 SECONDS = 2.0

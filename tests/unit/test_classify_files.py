@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scapy.utils import RawPcapNgWriter, RawPcapWriter
 
-from podlane.captures.files import CaptureFile, Frame
+from podlane.classify.files import CaptureFile, Frame
 from podlane.errors import CaptureError
 
 PACKETS = [b"first packet", b"second", b"the third and last one"]

@@ -10,9 +10,9 @@ from first_bytes import alpn, hello, records, sni
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Packet, Raw
 
-from podlane.captures.flow import Flow
-from podlane.captures.quic import is_quic
-from sidecar.protocols.detect import Protocol, Reason
+from datapath.protocols.detect import Protocol, Reason
+from podlane.classify.flow import Flow
+from podlane.classify.quic import is_quic
 
 HELLO = records(hello(sni(b"a.example.com"), alpn(b"h2")))
 REQUEST = b"GET / HTTP/1.1\r\nHost: b.example.com\r\n\r\n"

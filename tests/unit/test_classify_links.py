@@ -11,7 +11,7 @@ from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Ethe
 from scapy.layers.ppp import HDLC, PPP, PPPoE
 from scapy.packet import Packet, Raw
 
-from podlane.captures.links import NOT_IP, ip_start, known
+from podlane.classify.links import NOT_IP, ip_start, known
 
 V4 = IP(src="10.0.0.2", dst="10.0.0.1") / TCP(sport=40000, dport=443)
 V6 = IPv6(src="fd00::2", dst="fd00::1") / TCP(sport=40000, dport=443)

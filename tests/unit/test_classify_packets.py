@@ -21,8 +21,8 @@ from scapy.layers.inet6 import (
 from scapy.layers.ipsec import AH
 from scapy.packet import Packet, Raw
 
-from podlane.captures.fragments import Reassembler, Whole
-from sidecar.protocols.packets import read_ip
+from datapath.protocols.packets import read_ip
+from podlane.classify.fragments import Reassembler, Whole
 
 HELLO = records(hello(sni(b"a.example.com")))
 SEGMENT = TCP(sport=40_000, dport=443, flags="PA", seq=1001) / Raw(HELLO)

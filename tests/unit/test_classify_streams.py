@@ -10,8 +10,8 @@ from first_bytes import alpn, cut, detect, hello, records, singly, sni, tls
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.protocols.detect import Detection, Detector, Protocol, Reason
-from sidecar.protocols.streams import FirstBytes
+from datapath.protocols.detect import Detection, Detector, Protocol, Reason
+from datapath.protocols.streams import FirstBytes
 
 HELLO = records(hello(sni(b"a.example.com"), alpn(b"h2")), [40, 1, 200])
 BASES = [pytest.param(1000, id="plain"), pytest.param(2**32 - 100, id="numbers that wrap"), pytest.param(0, id="zero")]

@@ -18,9 +18,9 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Packet, Raw
 from scapy.utils import RawPcapWriter
 
-from podlane.captures.flow import Seen
-from podlane.captures.notes import notes
-from podlane.classify import classify
+from podlane.classify.command import classify
+from podlane.classify.flow import Seen
+from podlane.classify.notes import notes
 
 ROOT = Path(__file__).parents[2]
 KEYS = [

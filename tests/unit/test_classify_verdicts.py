@@ -8,14 +8,14 @@ from first_bytes import alpn, extension, hello, records, sni
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Packet, Raw
 
-from podlane.captures.totals import Totals, chart
-from podlane.captures.verdicts import DETECTION_TIMEOUT, Judge, Verdict
-from sidecar.config import SidecarSettings
-from sidecar.mesh.kinds import ISTIO
-from sidecar.routing.flow import Content, Destination, parse_address
-from sidecar.routing.table import RoutingTable
-from tc_core.policy import TransportProtocol
-from tc_core.policy_file import parse_policy
+from datapath.mesh.types import ISTIO
+from datapath.routing.flow import Content, Destination, parse_address
+from datapath.routing.table import RoutingTable
+from podlane.classify.totals import Totals, chart
+from podlane.classify.verdicts import DETECTION_TIMEOUT, Judge, Verdict
+from sidecar.config.settings import SidecarSettings
+from traffic_policy.policy import TransportProtocol
+from traffic_policy.policy_file import parse_policy
 
 POLICY = parse_policy("""
 total: 100Mbit

@@ -8,11 +8,11 @@ import click
 import pytest
 from trees import TOLD_BY
 
-from podlane.check import report
-from podlane.findings import Finding, Status, capabilities, findings, shaping
-from sidecar.netfilter.backend import Way
-from tc_core.capability import ALL_FEATURES, USES, Features, absent
-from tc_core.tellers import TELLERS, Teller
+from datapath.netfilter.backend import Way
+from podlane.check.command import report
+from podlane.check.findings import Finding, Status, capabilities, findings, shaping
+from tc_core.compile.ingress_classifier import TELLERS, Teller
+from tc_core.probe.capability import ALL_FEATURES, USES, Features, absent
 
 
 def _status(effective: int) -> str:
@@ -71,9 +71,9 @@ def test_a_container_that_can_run_the_sidecar_alone_is_told_so() -> None:
 
 
 def test_without_cap_net_admin_nothing_is_called_missing_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.netfilter.backend.has_net_admin", lambda: False)
-    monkeypatch.setattr("sidecar.netfilter.features.has_net_admin", lambda: False)
-    monkeypatch.setattr("sidecar.stepaside.features.has_net_admin", lambda: False)
+    monkeypatch.setattr("datapath.netfilter.backend.has_net_admin", lambda: False)
+    monkeypatch.setattr("datapath.netfilter.features.has_net_admin", lambda: False)
+    monkeypatch.setattr("datapath.stepaside.features.has_net_admin", lambda: False)
     found = {f.name: f for f in findings(Way.AUTO) if f.group in ("Shaping", "Capture")}
     assert found.keys() == {"HTB", "iptables", "step-aside", "python-iptables"}
     assert found["HTB"].detail == found["iptables"].detail == "nothing can be tried without CAP_NET_ADMIN"
@@ -91,10 +91,10 @@ def _without(*names: str) -> Features:
     [
         (ALL_FEATURES, 0, []),
         (_without("fw"), 0, ["fw"]),
-        (_without("fw", "ebpf", "fq_codel"), 0, ["fw", "ebpf", "fq_codel"]),
+        (_without("fw", "fq_codel"), 0, ["fw", "fq_codel"]),
         (_without("gso_max_size"), 0, ["gso_max_size"]),
         (_without("htb"), 1, []),
-        (_without("fw", "ebpf", "classic_bpf"), 4, []),
+        (_without("fw", "classic_bpf"), 3, []),
         (_without("fq_codel", "bfifo"), 2, []),
     ],
     ids=["stock kernel", "no fw", "the least that works", "no gso", "no HTB", "no classifier", "no queue"],

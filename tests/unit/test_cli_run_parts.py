@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.documents.classes import Classes
+from daemon.documents.codec import from_json
 from podlane.errors import RunError
-from podlane.runner.addresses import IPv4_POOL, IPv6_POOL, Networks, free_networks
-from podlane.runner.delivery import unsent_bytes
-from podlane.runner.nat import HostRules, removal_text
-from podlane.runner.resolver import choose_resolver
-from podlane.runner.state import RunRecord, State, locked_state, process_start
-from podlane.runner.summary import summary_lines
+from podlane.run.addresses import IPv4_POOL, IPv6_POOL, Networks, free_networks
+from podlane.run.delivery import unsent_bytes
+from podlane.run.nat import HostRules, removal_text
+from podlane.run.resolver import choose_resolver
+from podlane.run.state import RunRecord, State, locked_state, process_start
+from podlane.run.summary import summary_lines
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
@@ -122,21 +124,36 @@ def test_unsent_bytes_are_those_of_all_but_listeners() -> None:
 # --- summary ----------------------------------------------------------------------------------------------------------
 
 
-def _class(name: str, count: int, peak: int = 0) -> dict[str, object]:
+LIMITS = {"rate_bits_per_second": 1_000_000, "ceil_bits_per_second": 10_000_000}
+IDLE = dict.fromkeys(
+    ("priority", "overlimits", "lended", "borrowed", "backlog_bytes", "backlog_packets", "current_rate_bits_per_second"), 0
+)  # fmt: skip
+
+
+def _class(name: str, count: int, peak: int = 0, *, connects: bool = True) -> dict[str, object]:
+    connections = {"active": 0, "total": 3, "by_protocol": {"tls": 2, "http1": 1, "http2": 0}}
     return {
         "name": name,
-        "rate_bits_per_second": 1_000_000,
-        "ceil_bits_per_second": 10_000_000,
+        "id": 1,
+        "handle": "1:101",
+        **LIMITS,
+        **IDLE,
         "bytes": count,
         "packets": count // 1000,
         "drops": 2,
         "peak_rate_bits_per_second": peak,
-        "connections": {"active": 0, "total": 3, "by_protocol": {"tls": 2, "http1": 1, "http2": 0}},
+        **({"connections": connections} if connects else {}),
     }
 
 
+def _document(*classes: dict[str, object], received: dict[str, object] | None = None) -> Classes:
+    arriving = received and {"device": "ifb", "names_told_by": None, "total_bits_per_second": 1, "classes": [received]}
+    head = {"interface": "eth0", "total_bits_per_second": 1, "datapath": "relay", "workers": 1, "uptime_seconds": 1.0}
+    return from_json(Classes, {**head, "read_at_seconds": 1.0, "classes": [*classes], "received": arriving})
+
+
 def test_the_summary_has_one_aligned_line_per_class() -> None:
-    document = {"classes": [_class("api", 1_250_000, 2_500_000), _class("default", 0)]}
+    document = _document(_class("api", 1_250_000, 2_500_000), _class("default", 0))
     assert summary_lines(document, 5.0) == [
         "class    guaranteed    ceiling     sent     average        peak  packets  drops  connections",
         "api        1 Mbit/s  10 Mbit/s  1.2 MiB  2.0 Mbit/s  2.5 Mbit/s     1250      2  3 (2 tls, 1 http1)",
@@ -145,17 +162,16 @@ def test_the_summary_has_one_aligned_line_per_class() -> None:
 
 
 def test_what_was_received_follows_if_it_is_limited() -> None:
-    web = {key: value for key, value in _class("web", 2_500_000, 5_000_000).items() if key != "connections"}
-    document = {"classes": [_class("api", 1_250_000, 2_500_000)], "received": {"classes": [web]}}
-    assert summary_lines(document, 5.0)[2:] == [
+    api, web = _class("api", 1_250_000, 2_500_000), _class("web", 2_500_000, 5_000_000, connects=False)
+    assert summary_lines(_document(api, received=web), 5.0)[2:] == [
         "class  guaranteed    ceiling  received     average        peak  packets  drops",
         "web      1 Mbit/s  10 Mbit/s   2.4 MiB  4.0 Mbit/s  5.0 Mbit/s     2500      2",
     ]
-    assert len(summary_lines({**document, "received": None}, 5.0)) == 2
+    assert len(summary_lines(_document(api), 5.0)) == 2
 
 
 def test_of_many_classes_only_those_that_sent_are_listed() -> None:
-    document = {"classes": [_class(f"c{n}", 5000 if n == 7 else 0) for n in range(30)]}
+    document = _document(*(_class(f"c{n}", 5000 if n == 7 else 0) for n in range(30)))
     lines = summary_lines(document, 1.0)
     assert [line.split()[0] for line in lines] == ["class", "c7", "29"]
     assert lines[-1] == "29 more sent nothing"
@@ -186,7 +202,7 @@ def test_records_are_found_again_and_the_folder_goes_with_the_last(tmp_path: Pat
 def test_a_setting_is_put_back_with_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = tmp_path / "ip_forward"
     setting.write_text("0\n")
-    monkeypatch.setattr("podlane.runner.state.sysctl_path", lambda _key: setting)
+    monkeypatch.setattr("podlane.run.state.sysctl_path", lambda _key: setting)
     state = State(tmp_path / "net")
     first, second = _record(1, 1), _record(2, 2)
     for record in (first, second):
@@ -204,7 +220,7 @@ def test_a_setting_that_is_no_longer_ours_is_left_alone(
 ) -> None:
     setting = tmp_path / "ip_forward"
     setting.write_text("0\n")
-    monkeypatch.setattr("podlane.runner.state.sysctl_path", lambda _key: setting)
+    monkeypatch.setattr("podlane.run.state.sysctl_path", lambda _key: setting)
     state, record = State(tmp_path / "net"), _record(1, 1)
     state.write(record)
     state.set_setting("net.ipv4.ip_forward", "1")

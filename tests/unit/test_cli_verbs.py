@@ -10,11 +10,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from datapath.errors import RulesetError
 from podlane.console import failing_clearly
 from podlane.errors import LabError
 from podlane.main import VERBS, main
-from sidecar.errors import ConfigError, RulesetError
-from tc_core.errors import MissingFeatureError, PolicyError, Problem
+from tc_core.errors import MissingFeatureError
+from traffic_policy.errors import ConfigError, PolicyError, Problem
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_help_lists_every_verb_without_importing_any(cli: CliRunner) -> None:
     program = (
         "import sys; from click.testing import CliRunner; from podlane.main import main\n"
         "print(CliRunner().invoke(main, ['--help']).output)\n"
-        "heavy = {'trio', 'pyroute2', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "heavy = {'trio', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -64,13 +65,6 @@ def test_version(cli: CliRunner) -> None:
 
 def test_the_version_is_an_option_too(cli: CliRunner) -> None:
     assert cli.invoke(main, ["--version"]).output == cli.invoke(main, ["version"]).output
-
-
-def test_an_upgrade_takes_no_options(cli: CliRunner) -> None:
-    """They would not be those of the proxy that it starts."""
-    done = cli.invoke(main, ["sidecar", "upgrade", "--log-level", "debug"])
-    assert done.exit_code == 2
-    assert "keeps the options that it was started with" in done.output
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)], ids=["unset", "set"])

@@ -22,10 +22,10 @@ from first_bytes import (
     vector,
 )
 
-from sidecar.protocols import client_hello
-from sidecar.protocols.client_hello import ClientHelloReader
-from sidecar.protocols.detect import MAX_BYTES, Detection, Protocol, Reason
-from sidecar.protocols.outcome import Rejected
+from datapath.protocols import client_hello
+from datapath.protocols.client_hello import ClientHelloReader
+from datapath.protocols.detect import MAX_BYTES, Detection, Protocol, Reason
+from datapath.protocols.result import Rejected
 
 MALFORMED = malformed(Protocol.TLS)
 LIMIT = Detection(Protocol.TLS, Reason.LIMIT)

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import CLASSIC_FIFO, EBPF_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
+from trees import CLASSIC_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
 
-from tc_core.capability import CLASSIC_BPF, EBPF, FW, GSO_MAX_SIZE, HTB, Features, absent
-from tc_core.compile import burst, compile_policy, leaf_handle, quantum
+from tc_core.compile.mark_tree import burst, compile_policy, leaf_handle, quantum
 from tc_core.errors import MissingFeatureError
 from tc_core.handles import Handle
-from tc_core.marks import ClassIds, class_mark
-from tc_core.model import Bfifo, BpfFilter, BpfFlavour, FqCodel, FwFilter
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.model import Bfifo, BpfFilter, FqCodel, FwFilter
+from tc_core.probe.capability import CLASSIC_BPF, FW, GSO_MAX_SIZE, HTB, Features, absent
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.units import ByteCount, Duration, Rate
 
 
 def test_the_whole_tree_of_a_small_policy() -> None:
@@ -123,7 +123,7 @@ def test_guarantees_never_exceed_the_inner_class() -> None:
     ],
 )
 def test_fifo_is_sized_in_time(ceil: str, limit: int) -> None:
-    tree = tree_of(policy("1Gbit", only=f"1Mbit {ceil}"), EBPF_FIFO)
+    tree = tree_of(policy("1Gbit", only=f"1Mbit {ceil}"), CLASSIC_FIFO)
     assert tree.leaves[0] == Bfifo(Handle(0x101), Handle(1, 0x101), ByteCount(limit))
     assert tree.gso_max_size == 16384
 
@@ -131,11 +131,11 @@ def test_fifo_is_sized_in_time(ceil: str, limit: int) -> None:
 @pytest.mark.parametrize(
     ("ceil", "features", "size"),
     [
-        pytest.param("1Gbit", EBPF_FIFO, 16384, id="half a millisecond for a large segment"),
-        pytest.param("1.1Gbit", EBPF_FIFO, None, id="less"),
+        pytest.param("1Gbit", CLASSIC_FIFO, 16384, id="half a millisecond for a large segment"),
+        pytest.param("1.1Gbit", CLASSIC_FIFO, None, id="less"),
         pytest.param("1Gbit", FW_FQ_CODEL, None, id="fair to flows"),
         pytest.param(
-            "1Gbit", replace(EBPF_FIFO, gso_max_size=absent(GSO_MAX_SIZE, "old")), None, id="the kernel cannot"
+            "1Gbit", replace(CLASSIC_FIFO, gso_max_size=absent(GSO_MAX_SIZE, "old")), None, id="the kernel cannot"
         ),
     ],
 )
@@ -175,14 +175,10 @@ def test_a_changed_rate_leaves_the_queue_as_it_is() -> None:
         assert before.leaves[0] == after.leaves[0]
 
 
-@pytest.mark.parametrize(("features", "flavour"), [
-    pytest.param(EBPF_FIFO, BpfFlavour.EBPF, id="ebpf"),
-    pytest.param(CLASSIC_FIFO, BpfFlavour.CLASSIC, id="classic"),
-])  # fmt: skip
-def test_one_bpf_program_selects_all_classes(features: Features, flavour: BpfFlavour) -> None:
-    (only,) = tree_of(policy(a="1Mbit", b="1Mbit"), features).filters
+def test_one_bpf_program_selects_all_classes() -> None:
+    (only,) = tree_of(policy(a="1Mbit", b="1Mbit"), CLASSIC_FIFO).filters
     assert isinstance(only, BpfFilter)
-    assert (only.flavour, only.class_ids) == (flavour, frozenset({1, 2}))
+    assert only.class_ids == frozenset({1, 2})
 
 
 @pytest.mark.parametrize("features", VARIANTS.values(), ids=VARIANTS)
@@ -204,8 +200,6 @@ def test_without_htb_the_error_names_it() -> None:
 
 
 def test_without_any_classifier_the_error_names_them_all() -> None:
-    nothing = replace(
-        FW_FQ_CODEL, fw=absent(FW, "no fw"), ebpf=absent(EBPF, "no bpf"), classic_bpf=absent(CLASSIC_BPF, "no cls_bpf")
-    )
+    nothing = replace(FW_FQ_CODEL, fw=absent(FW, "no fw"), classic_bpf=absent(CLASSIC_BPF, "no cls_bpf"))
     with pytest.raises(MissingFeatureError, match=r"no fw.*no cls_bpf.*modprobe cls_fw or modprobe cls_bpf"):
         compile_policy(policy(), nothing, ClassIds.assign([]))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config import load_settings
-from sidecar.errors import ConfigError
-from tc_core.ports import PortRange
-from tc_core.units import Duration, Rate
+from sidecar.config.settings import load_settings
+from traffic_policy.errors import ConfigError
+from traffic_policy.ports import PortRange
+from traffic_policy.units import Duration, Rate
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

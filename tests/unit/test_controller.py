@@ -14,21 +14,22 @@ from unittest.mock import Mock
 
 import pytest
 
+from tc_core.apply.execute import ApplyError
 from tc_core.builder import ClassBuilder, DefaultBuilder
-from tc_core.capability import ALL_FEATURES, CAKE, Features, absent
+from tc_core.compile.packet_tree import ifb_name
 from tc_core.controller import TrafficController
-from tc_core.errors import ForeignQdiscError, HistoryError, InterfaceNotFoundError, PolicyError, UnitError
-from tc_core.fake import FakeKernel
+from tc_core.errors import ForeignQdiscError, HistoryError, InterfaceNotFoundError
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.history import MemoryHistory, Outcome
 from tc_core.model import Link, Observed, OtherQdisc
-from tc_core.packet_lanes import ifb_name
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import load_policy, policy_from_document
-from tc_core.ports import PortRange
-from tc_core.reconcile import ApplyError
+from tc_core.probe.capability import ALL_FEATURES, CAKE, Features, absent
 from tc_core.stats import ClassStats
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.errors import PolicyError, UnitError
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import load_policy, policy_from_document
+from traffic_policy.ports import PortRange
+from traffic_policy.units import ByteCount, Duration, Rate
 
 DB, WEB = Handle(1, 0x101), Handle(1, 0x102)
 
@@ -378,7 +379,7 @@ def test_only_an_own_kernel_is_closed(kernel: FakeKernel, monkeypatch: pytest.Mo
         made.total("1Mbit").apply()
     assert closed == []
     own = FakeKernel("eth0")
-    monkeypatch.setattr("tc_core.netlink.NetlinkKernel", lambda: own)
+    monkeypatch.setattr("tc_core.rtnetlink.kernel.NetlinkKernel", lambda: own)
     with TrafficController("eth0", features=ALL_FEATURES) as made:
         made.total("1Mbit").apply()
         assert closed == []

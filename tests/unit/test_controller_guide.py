@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tc_core.builder import ClassBuilder, DefaultBuilder
-from tc_core.capability import ALL_FEATURES
 from tc_core.controller import TrafficController
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
+from tc_core.probe.capability import ALL_FEATURES
 
 GUIDE = (Path(__file__).parents[2] / "docs/reference/library.md").read_text()
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
@@ -21,8 +21,8 @@ BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
 
 def test_every_block_runs_and_prints_what_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = FakeKernel("eth0")
-    monkeypatch.setattr("tc_core.netlink.NetlinkKernel", lambda: kernel)
-    monkeypatch.setattr("tc_core.features.probe", lambda: ALL_FEATURES)
+    monkeypatch.setattr("tc_core.rtnetlink.kernel.NetlinkKernel", lambda: kernel)
+    monkeypatch.setattr("tc_core.probe.features.probe", lambda: ALL_FEATURES)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     blocks = BLOCK.findall(GUIDE)

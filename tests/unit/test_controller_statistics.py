@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from tc_core import lanes, statistics
-from tc_core.capability import ALL_FEATURES
-from tc_core.fake import FakeKernel
+from tc_core import statistics
+from tc_core.apply.execute import apply, clear
+from tc_core.compile.packet_tree import ifb_name, lanes_of
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddQdisc
-from tc_core.lanes import Lanes
 from tc_core.model import HtbQdisc
-from tc_core.packet_lanes import ifb_name
-from tc_core.policy_file import parse_policy
+from tc_core.probe.capability import ALL_FEATURES
 from tc_core.statistics import Statistics
 from tc_core.stats import ClassStats
-from tc_core.trees import PLAIN_ROOT
-from tc_core.units import Duration, Rate
+from tc_core.trees import PLAIN_ROOT, Lanes
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import Duration, Rate
 
 HTB = """
 total: 10Mbit
@@ -55,8 +55,8 @@ class Traffic:
 
 def in_force(text: str) -> tuple[FakeKernel, Lanes]:
     kernel = FakeKernel("eth0")
-    made = lanes.lanes_of(parse_policy(text), "eth0", ALL_FEATURES)
-    lanes.apply(kernel, "eth0", made)
+    made = lanes_of(parse_policy(text), "eth0", ALL_FEATURES)
+    apply(kernel, "eth0", made)
     return kernel, made
 
 
@@ -123,7 +123,7 @@ def test_what_arrives_is_measured_on_the_ifb_and_only_on_ours() -> None:
     kernel.put(replace(ours, link=replace(ours.link, alias="somebody else's")))
     assert measured(kernel, made, traffic).receiving == ()
     kernel.put(ours)
-    lanes.clear(kernel, "eth0")
+    clear(kernel, "eth0")
     assert ifb_name("eth0") not in kernel.interfaces()
     assert measured(kernel, made, traffic).receiving == ()
 

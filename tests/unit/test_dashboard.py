@@ -12,9 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from injector.metrics import Metrics as InjectorMetrics
-from sidecar.guard import RestartMetrics
-from sidecar.metrics import Crew, Metrics, ReceivedMetrics
-from sidecar.policy_state import PolicyState
+from sidecar.config.reload_status import PolicyState
+from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
+from sidecar.supervisor.client import RestartMetrics
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "charts/podlane/dashboards/podlane.json").read_text()

@@ -8,16 +8,16 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from podlane.demonstration.clients import Transfer
-from podlane.demonstration.parts import BOTH_WAYS, PARTS, UPLOADS
-from podlane.demonstration.recording import SAMPLE_SECONDS, Recording, judge
-from podlane.demonstration.report import print_report
-from podlane.demonstration.scenario import Kind, Part, Scenario, Span, Way, make_scenario
-from podlane.demonstration.view import PlainView, live_table
-from sidecar.routing.flow import Content, Destination
-from sidecar.routing.table import RoutingTable
-from tc_core.policy import Bound, TransportProtocol
-from tc_core.policy_file import parse_policy
+from datapath.routing.flow import Content, Destination
+from datapath.routing.table import RoutingTable
+from podlane.demo.clients import Transfer
+from podlane.demo.parts import BOTH_WAYS, PARTS, UPLOADS
+from podlane.demo.recording import SAMPLE_SECONDS, Recording, judge
+from podlane.demo.report import print_report
+from podlane.demo.scenario import Kind, Part, Scenario, Span, Way, make_scenario
+from podlane.demo.view import PlainView, live_table
+from traffic_policy.policy import Bound, TransportProtocol
+from traffic_policy.policy_file import parse_policy
 
 EXPECTED = {}
 EXPECTED[UPLOADS.name] = [

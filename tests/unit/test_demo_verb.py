@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from podlane import demo as verb
-from podlane.demonstration import programs, quic
-from podlane.demonstration.clients import command
-from podlane.demonstration.conversation import conversation_command
-from podlane.demonstration.parts import BOTH_WAYS, UPLOADS
-from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import Kind, make_scenario
-from podlane.demonstration.servers import nginx_config
+from datapath.netfilter.features import Check
+from podlane.demo import command as verb
+from podlane.demo import programs, quic
+from podlane.demo.clients import command
+from podlane.demo.conversation import conversation_command
+from podlane.demo.parts import BOTH_WAYS, UPLOADS
+from podlane.demo.recording import Recording
+from podlane.demo.scenario import Kind, make_scenario
+from podlane.demo.servers import nginx_config
 from podlane.errors import DemoError
-from sidecar.netfilter.features import Check
-from tc_core import features
-from tc_core.capability import ALL_FEATURES, HTB, IFB, Feature, absent
+from tc_core.probe import features
+from tc_core.probe.capability import ALL_FEATURES, HTB, IFB, Feature, absent
 
 
 @pytest.mark.parametrize(

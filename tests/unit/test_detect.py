@@ -9,8 +9,8 @@ from first_bytes import NOT_THIS, Run, alpn, cut, detect, hello, http1, records,
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason
-from sidecar.protocols.opening import HTTP2_PREFACE
+from datapath.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason
+from datapath.protocols.sniff import HTTP2_PREFACE
 
 HELLO = records(hello(sni(b"api.example.com"), alpn(b"h2", b"http/1.1")), (60,))
 REQUEST = b"GET http://a.example/ HTTP/1.1\r\nHost: b.example\r\nA: b\r\n\r\n"

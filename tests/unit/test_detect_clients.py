@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from first_bytes import detect_every_way, http1, http2, tls
 
-from sidecar.protocols.detect import Detection, Detector
+from datapath.protocols.detect import Detection, Detector
 
 CURL = ("curl", "--silent", "--insecure", "--noproxy", "", "--max-time", "20")
 OPENSSL = ("openssl", "s_client", "-connect", "127.0.0.1:PORT")

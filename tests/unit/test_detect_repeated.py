@@ -7,9 +7,9 @@ import sys
 import pytest
 from first_bytes import hello, records, sni
 
-from sidecar.protocols import repeated
-from sidecar.protocols.detect import detect_at_once
-from sidecar.protocols.repeated import detect_repeated
+from datapath.protocols import detection_cache
+from datapath.protocols.detect import detect_at_once
+from datapath.protocols.detection_cache import detect_repeated
 
 SECRET = b"Basic dXNlcjpwYXNzd29yZA=="
 
@@ -42,11 +42,11 @@ def test_no_head_is_kept() -> None:
     detection = detect_repeated(data)
     assert detection is detect_repeated(data), "it is not remembered"
     assert sys.getrefcount(data) == held
-    assert SECRET not in repr(repeated._remembered).encode()
-    assert {len(key) for key in repeated._remembered} == {16}
+    assert SECRET not in repr(detection_cache._remembered).encode()
+    assert {len(key) for key in detection_cache._remembered} == {16}
 
 
 def test_what_is_remembered_is_bounded() -> None:
     for number in range(3000):
         detect_repeated(head(number))
-    assert len(repeated._remembered) <= 1024
+    assert len(detection_cache._remembered) <= 1024

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from trees import CLASSIC_FIFO, EBPF_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
+from trees import CLASSIC_FIFO, FW_FQ_CODEL, VARIANTS, policy, tree_of
 
-from tc_core.bpf import mark_filter
-from tc_core.capability import Features
+from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.diff import diff, is_ours, removal
 from tc_core.errors import ForeignQdiscError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddClass, AddQdisc, Change, ChangeClass, ChangeQdisc, DeleteClass, DeleteFilter, SetLink
-from tc_core.marks import ClassIds, Mark
 from tc_core.model import (
     Bfifo,
-    BpfFlavour,
+    BpfFilter,
     FqCodel,
     FwFilter,
     HtbQdisc,
@@ -27,8 +25,10 @@ from tc_core.model import (
     OtherQdisc,
     TrafficTree,
 )
-from tc_core.policy import TrafficPolicy
-from tc_core.units import ByteCount, Duration
+from tc_core.probe.capability import Features
+from traffic_policy.marks import ClassIds, Mark
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import ByteCount, Duration
 
 UNTOUCHED = Observed(Link("eth0"), (OtherQdisc(Handle(0), ROOT, "noqueue"),))
 SMALL = policy(api="20Mbit 80Mbit 1", backup="1Mbit 10Mbit 7")
@@ -80,13 +80,13 @@ def test_installing_makes_the_default_class_first_and_filters_last() -> None:
 
 
 def test_with_fifos_the_link_gets_smaller_segments_and_the_root_remembers() -> None:
-    changes = diff(tree_of(SMALL, EBPF_FIFO), replace(UNTOUCHED, link=Link("eth0", gso_max_size=196608)))
+    changes = diff(tree_of(SMALL, CLASSIC_FIFO), replace(UNTOUCHED, link=Link("eth0", gso_max_size=196608)))
     assert changes[0] == AddQdisc(HtbQdisc(Handle(1), 0x1FF, r2q=196608))
     assert changes[-1] == SetLink(gso_max_size=16384)
 
 
 def test_a_link_with_smaller_segments_already_keeps_them() -> None:
-    changes = diff(tree_of(SMALL, EBPF_FIFO), replace(UNTOUCHED, link=Link("eth0", gso_max_size=8192)))
+    changes = diff(tree_of(SMALL, CLASSIC_FIFO), replace(UNTOUCHED, link=Link("eth0", gso_max_size=8192)))
     assert not any(isinstance(c, SetLink) for c in changes)
     assert changes[0] == AddQdisc(HtbQdisc(Handle(1), 0x1FF))
 
@@ -197,9 +197,8 @@ def test_a_class_goes_after_its_filter_and_before_anything_grows() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    pytest.param(EBPF_FIFO, CLASSIC_FIFO, id="ebpf to classic"),
     pytest.param(CLASSIC_FIFO, FW_FQ_CODEL, id="classic to fw and fq_codel"),
-    pytest.param(FW_FQ_CODEL, EBPF_FIFO, id="fw and fq_codel to ebpf"),
+    pytest.param(FW_FQ_CODEL, CLASSIC_FIFO, id="fw and fq_codel to classic"),
 ])  # fmt: skip
 def test_another_kernel_means_other_filters_and_queues(old: Features, new: Features) -> None:
     before, wanted = tree_of(SMALL, old), tree_of(SMALL, new)
@@ -237,10 +236,10 @@ def test_fw_filters_with_another_mask_make_room_first() -> None:
 
 
 def test_a_program_that_is_not_ours_is_replaced() -> None:
-    tree = tree_of(policy(a="1Mbit"), EBPF_FIFO)
-    stale = mark_filter(Handle(1), BpfFlavour.EBPF, {9})
-    changes = diff(tree, replace(installed(tree), filters=(stale,)))
-    assert verbs(changes) == ["filter replace 0x1"]
+    tree = tree_of(policy(a="1Mbit"), CLASSIC_FIFO)
+    for stale in (mark_filter(Handle(1), {9}), BpfFilter(Handle(1), "podlane-1")):
+        changes = diff(tree, replace(installed(tree), filters=(stale,)))
+        assert verbs(changes) == ["filter replace 0x1"]
 
 
 def test_a_queue_that_cannot_be_altered_is_made_anew() -> None:
@@ -335,7 +334,7 @@ def test_ingress_is_left_alone() -> None:
 
 
 def test_a_root_alone_is_an_installation_that_was_cut_short() -> None:
-    tree = tree_of(SMALL, EBPF_FIFO)
+    tree = tree_of(SMALL, CLASSIC_FIFO)
     found = Observed(Link("eth0"), (HtbQdisc(Handle(1), 0x1FF, r2q=65536),))
     assert is_ours(found)
     assert diff(tree, found) == diff(tree, UNTOUCHED)[1:]
@@ -347,7 +346,7 @@ def test_a_root_alone_is_an_installation_that_was_cut_short() -> None:
 @pytest.mark.parametrize("gso", [65536, 196608, 30000], ids=["usual", "big tcp", "small already"])
 def test_removal_brings_back_what_was(gso: int) -> None:
     before = Observed(Link("eth0", gso_max_size=gso, tso_max_size=524280), UNTOUCHED.qdiscs)
-    there = after(diff(tree_of(SMALL, EBPF_FIFO), before), before)
+    there = after(diff(tree_of(SMALL, CLASSIC_FIFO), before), before)
     assert there.link.gso_max_size == 16384
     gone = after(removal(there), there)
     assert gone == before
@@ -360,5 +359,5 @@ def test_removal_leaves_the_link_alone_where_nothing_was_changed() -> None:
 
 
 def test_a_kernel_that_learns_fq_codel_gets_its_segments_back() -> None:
-    there = installed(tree_of(SMALL, EBPF_FIFO))
+    there = installed(tree_of(SMALL, CLASSIC_FIFO))
     assert SetLink(gso_max_size=65536) in diff(tree_of(SMALL), there)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from click.testing import CliRunner
 from injector.metrics import Metrics as InjectorMetrics
 from podlane.main import main
 from podlane.sidecar import sidecar
-from sidecar.config import SidecarSettings
-from sidecar.guard import RestartMetrics
-from sidecar.metrics import Crew, Metrics, ReceivedMetrics
-from sidecar.policy_state import PolicyState
-from tc_core.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
-from tc_core.policy_file import load_policy, parse_policy
+from sidecar.config.reload_status import PolicyState
+from sidecar.config.settings import SidecarSettings
+from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
+from sidecar.supervisor.client import RestartMetrics
+from traffic_policy.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
+from traffic_policy.policy_file import load_policy, parse_policy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,7 +41,7 @@ def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None
     fields = SidecarSettings.model_fields
     assert table_keys(text, "setting") == list(fields)
     options = {p.name for p in sidecar.params}
-    assert set(fields) == options - {"action", "alone", "cleanup", "prepare", "ready_fd", "summary_fd", "supervisor_fd"}
+    assert set(fields) == options - {"action", "alone", "cleanup", "ready_fd", "summary_fd", "supervisor_fd"}
     for name, field in fields.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         default = row.split("|")[2].strip().strip("`")
@@ -103,18 +104,8 @@ def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> N
 
 
 def test_every_page_that_code_and_pages_name_is_there() -> None:
-    folders = (
-        "benchmarks",
-        "charts",
-        "docs",
-        "examples",
-        "injector",
-        "pod_policy",
-        "podlane",
-        "sidecar",
-        "tc_core",
-        "tests",
-    )
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
+    folders = (*packages, "charts", "docs", "examples", "tests")
     files = [
         path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py", ".yaml")
     ]

@@ -12,14 +12,14 @@ from evasion_page import POLICY, rows
 from first_bytes import alpn, extension, hello, records, server_names, sni
 from test_http2_at_once import GET, SETTINGS, frame, request
 
-from podlane.captures.verdicts import Judge, Verdict
-from sidecar.protocols.http1_requests import Http1Cutter
-from sidecar.protocols.http2_requests import Http2Cutter
-from sidecar.protocols.opening import HTTP2_PREFACE
-from sidecar.protocols.requests import AMBIGUOUS, Cutter, Request
-from sidecar.routing.flow import Content, Destination
-from sidecar.routing.table import RoutingTable
-from tc_core.policy_file import parse_policy
+from datapath.protocols.http1_requests import Http1Cutter
+from datapath.protocols.http2_requests import Http2Cutter
+from datapath.protocols.requests import AMBIGUOUS, Cutter, Request
+from datapath.protocols.sniff import HTTP2_PREFACE
+from datapath.routing.flow import Content, Destination
+from datapath.routing.table import RoutingTable
+from podlane.classify.verdicts import Judge, Verdict
+from traffic_policy.policy_file import parse_policy
 
 JUDGE = Judge(parse_policy(POLICY))
 API, BACKUP = b"api.example.com", b"backup.example.com"

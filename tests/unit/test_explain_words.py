@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.datapath import Datapath
-from sidecar.explanation import (
-    BY_BOTH,
-    BY_KERNEL,
-    BY_PROXY,
-    BY_REST,
-    Explanation,
-    explain_policy,
-)
-from sidecar.mesh.kinds import ISTIO, LINKERD, MeshProxy
-from sidecar.netfilter.ruleset import CaptureSettings
-from tc_core.policy_file import parse_policy
-from tc_core.units import Rate
+from datapath.explain.policy import BY_BOTH, BY_KERNEL, BY_PROXY, BY_REST, Explanation, explain_policy
+from datapath.kinds import Datapath
+from datapath.mesh.types import ISTIO, LINKERD, MeshProxy
+from datapath.netfilter.ruleset import CaptureSettings
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import Rate
 
 ISSUE = """
 total: 100Mbit

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from first_bytes import NOT_THIS, count_calls, cut, detect, detect_every_way, http1, malformed, run, singly
 
-from sidecar.protocols.detect import MAX_BYTES, Detection, Protocol, Reason
-from sidecar.protocols.opening import MAX_REQUEST_LINE
+from datapath.protocols.detect import MAX_BYTES, Detection, Protocol, Reason
+from datapath.protocols.sniff import MAX_REQUEST_LINE
 
 MALFORMED = malformed(Protocol.HTTP1)
 

@@ -8,8 +8,8 @@ from cutting import begins, pieces_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.protocols.http1_requests import MAX_HEAD, Http1Cutter
-from sidecar.protocols.requests import AMBIGUOUS, SWITCHED, Beyond, Piece
+from datapath.protocols.http1_requests import MAX_HEAD, Http1Cutter
+from datapath.protocols.requests import AMBIGUOUS, SWITCHED, Beyond, Piece
 
 A = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n"
 B = b"GET /b HTTP/1.1\r\nHost: b.example\r\n\r\n"

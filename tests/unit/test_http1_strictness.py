@@ -11,9 +11,9 @@ from first_bytes import cut
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.protocols.detect import MAX_BYTES, Detector, detect_at_once
-from sidecar.protocols.http1 import Http1Reader, Http1Request, read_head
-from sidecar.protocols.outcome import NeedMore, Rejected, host_name
+from datapath.protocols.detect import MAX_BYTES, Detector, detect_at_once
+from datapath.protocols.http1 import Http1Reader, Http1Request, read_head
+from datapath.protocols.result import NeedMore, Rejected, host_name
 
 ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 PLAIN = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"

@@ -8,9 +8,9 @@ from first_bytes import http2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.protocols.detect import Detection, Detector, detect_at_once
-from sidecar.protocols.http2 import MAX_FRAME
-from sidecar.protocols.opening import HTTP2_PREFACE
+from datapath.protocols.detect import Detection, Detector, detect_at_once
+from datapath.protocols.http2 import MAX_FRAME
+from datapath.protocols.sniff import HTTP2_PREFACE
 
 Field = tuple[bytes, bytes]
 GET: list[Field] = [

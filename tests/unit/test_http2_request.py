@@ -21,9 +21,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.protocols.http2 import MAX_FRAMES
-from sidecar.protocols.opening import HTTP2_PREFACE
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.protocols.http2 import MAX_FRAMES
+from datapath.protocols.sniff import HTTP2_PREFACE
 
 MALFORMED = malformed(Protocol.HTTP2)
 LIMIT = Detection(Protocol.HTTP2, Reason.LIMIT)

@@ -12,9 +12,9 @@ from h2.settings import SettingCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.protocols.http2_requests import MAX_BLOCK, Http2Cutter
-from sidecar.protocols.opening import HTTP2_PREFACE
-from sidecar.protocols.requests import AMBIGUOUS, Beyond, Piece
+from datapath.protocols.http2_requests import MAX_BLOCK, Http2Cutter
+from datapath.protocols.requests import AMBIGUOUS, Beyond, Piece
+from datapath.protocols.sniff import HTTP2_PREFACE
 
 HEADERS, DATA, CONTINUATION, PING = 0x1, 0x0, 0x9, 0x6
 END_HEADERS, END_STREAM, PADDED, PRIORITY = 0x4, 0x1, 0x8, 0x20

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from injected_pods import CLASSIC, LIMITS, NAMES, NATIVE, SHARED, applied, container, injected, names, pod
+from injected_pods import LIMITS, NAMES, SHARED, USUAL, WITH_SECRET, applied, container, injected, names, pod
 
 from injector import admission
 from injector.admission import SharedPolicies, mutate, validate
 from injector.defaults import InjectionDefaults
 from injector.errors import SharedPolicyError
-from sidecar.config import SidecarSettings
-from sidecar.policies import load_wanted
+from sidecar.config.loader import load_wanted
+from sidecar.config.settings import SidecarSettings
 from tests.documents import places
 
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"
@@ -58,7 +58,7 @@ def review(
 def answer(
     webhook: Callable[..., dict[str, Any]],
     document: Any,
-    defaults: InjectionDefaults = NATIVE,
+    defaults: InjectionDefaults = USUAL,
     shared: SharedPolicies = no_policies,
 ) -> dict[str, Any]:
     """The response, which is checked to be one that an API server takes."""
@@ -92,7 +92,7 @@ def patched(given: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, 
     return applied(given, json.loads(base64.b64decode(response["patch"], validate=True)))
 
 
-@pytest.mark.parametrize("defaults", [NATIVE, CLASSIC], ids=["native", "classic"])
+@pytest.mark.parametrize("defaults", [USUAL, WITH_SECRET], ids=["usual", "other"])
 def test_a_pod_is_mutated_and_then_valid(defaults: InjectionDefaults) -> None:
     given = pod("app", "log")
     response = answer(mutate, review(given), defaults)
@@ -137,11 +137,12 @@ def test_long_warnings_are_cut_where_the_api_server_would() -> None:
     assert warning.endswith("...")
 
 
-def test_both_webhooks_warn_of_a_job_that_will_not_end() -> None:
-    job = pod(annotations=NAMES, restartPolicy="Never")
-    mutated = answer(mutate, review(job), CLASSIC)
-    assert "keeps it alive" in mutated["warnings"][0]
-    assert answer(validate, review(patched(job, mutated)), CLASSIC)["warnings"] == mutated["warnings"]
+def test_both_webhooks_warn_of_a_port_that_is_podlanes() -> None:
+    taken = pod("app")
+    taken["spec"]["containers"][0]["ports"] = [{"containerPort": 15101}]
+    mutated = answer(mutate, review(taken))
+    assert "uses port 15101" in mutated["warnings"][0]
+    assert answer(validate, review(patched(taken, mutated)))["warnings"] == mutated["warnings"]
 
 
 def _without(key: str, name: str) -> Callable[[dict[str, Any]], None]:
@@ -361,7 +362,7 @@ _OTHER = (None, True, 0, -1, 2**70, 1.5, "", "x", "podlane", [], [None], [[]], {
 def test_500_mutilated_reviews_have_an_answer() -> None:
     chance = random.Random(20261125)
     full = pod("app", "istio-proxy", init=("istio-init",), annotations={**NAMES, **SHARED}, restartPolicy="Never")
-    whole = [review(g) for g in (pod(), full, injected(pod()), injected(pod(volumes=[]), CLASSIC))]
+    whole = [review(g) for g in (pod(), full, injected(pod()), injected(pod(volumes=[]), WITH_SECRET))]
     verdicts = set()
     for _ in range(500):
         document = copy.deepcopy(chance.choice(whole))
@@ -375,7 +376,7 @@ def test_500_mutilated_reviews_have_an_answer() -> None:
             else:
                 spot[last] = copy.deepcopy(chance.choice(_OTHER))
         for webhook in (mutate, validate):
-            response = answer(webhook, document, chance.choice([NATIVE, CLASSIC]), any_policy)
+            response = answer(webhook, document, chance.choice([USUAL, WITH_SECRET]), any_policy)
             verdicts.add((webhook.__name__, response["allowed"], "patch" in response))
             if "patch" in response:
                 patched(document["request"]["object"], response)

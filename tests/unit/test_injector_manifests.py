@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from injected_pods import CLASSIC, LANES, LANES_BY_NAME, LIMITS, NATIVE, injected, names, uninjected
+from injected_pods import LANES, LANES_BY_NAME, LIMITS, USUAL, WITH_SECRET, injected, names, uninjected
 from manifest_samples import CRON_JOB, DEPLOYMENT, JSON_COMPACT, LIST, STATEFUL_SET, TEXTS
 
 from injector.defaults import InjectionDefaults
@@ -18,8 +19,9 @@ from injector.errors import ManifestError
 from injector.manifests import inject_text, uninject_text
 from injector.yaml_tree import LOADER
 
-WITH_SECRET = InjectionDefaults(image="podlane:test", native=False, image_pull_secrets=("registry",))
-FORMS = pytest.mark.parametrize("defaults", [NATIVE, CLASSIC, WITH_SECRET], ids=["native", "classic", "secret"])
+CLASSIC = (Path(__file__).parent.parent / "golden" / "manifests" / "classic-0.1.yaml").read_text()
+"""DEPLOYMENT, as version 0.1 injected it with `--classic`."""
+FORMS = pytest.mark.parametrize("defaults", [USUAL, WITH_SECRET], ids=["usual", "secret"])
 
 
 def documents(text: str) -> list[Any]:
@@ -71,10 +73,15 @@ def test_json_stays_json(defaults: InjectionDefaults) -> None:
 
 
 def test_what_is_new_stands_where_it_belongs() -> None:
-    text = inject_text(DEPLOYMENT, CLASSIC).text
+    with_init = DEPLOYMENT.replace(
+        "      containers:", "      initContainers:\n        # first\n        - name: migrate\n      containers:"
+    )
+    text = inject_text(with_init, USUAL).text
     lines = text.splitlines()
-    assert lines[lines.index("      containers:") + 1] == "        - name: podlane", "before the comment of the first"
-    assert lines[lines.index("        # pinned") + 1] == "        - name: app"
+    assert lines[lines.index("      initContainers:") + 1] == "        - name: podlane", (
+        "before the comment of the first"
+    )
+    assert lines[lines.index("        # first") + 1] == "        - name: migrate"
     assert lines[lines.index("      annotations:") + 1].startswith('        podlane.io/status: \'{"version"')
     assert "          emptyDir: {}\n        - name: podlane-pod\n" in text
     assert text.endswith("\n      # the end\n")
@@ -96,43 +103,51 @@ def test_what_is_new_stands_where_it_belongs() -> None:
     ids=["empty", "comment", "empty documents", "config map", "another group", "no spec", "list", "text", "loop"],
 )
 def test_without_workloads_every_byte_stays(text: str) -> None:
-    for result in (inject_text(text, NATIVE), uninject_text(text)):
+    for result in (inject_text(text, USUAL), uninject_text(text)):
         assert result.text == text
         assert not result.outcomes
 
 
 def test_other_documents_stay_to_the_byte() -> None:
     odd = "a:   {b: [1,2 ,  3]}   # odd\nc: !!binary |\n  R0lGODlh\n? x\n: y\n"
-    result = inject_text(f"{odd}---\n{DEPLOYMENT}---\n{odd}", NATIVE)
+    result = inject_text(f"{odd}---\n{DEPLOYMENT}---\n{odd}", USUAL)
     assert result.text.startswith(f"{odd}---\n")
     assert result.text.endswith(f"---\n{odd}")
 
 
 def test_changed_annotations_make_the_injection_anew() -> None:
-    once = inject_text(DEPLOYMENT, NATIVE).text
+    once = inject_text(DEPLOYMENT, USUAL).text
     changed = DEPLOYMENT.replace('"50M"', '"60M"')
-    anew = inject_text(once.replace('"50M"', '"60M"'), CLASSIC)
-    assert documents(anew.text) == documents(inject_text(changed, CLASSIC).text)
+    anew = inject_text(once.replace('"50M"', '"60M"'), WITH_SECRET)
+    assert documents(anew.text) == documents(inject_text(changed, WITH_SECRET).text)
     assert uninject_text(anew.text).text == changed
 
 
 @pytest.mark.parametrize("text", [DEPLOYMENT, JSON_COMPACT, LIST], ids=["block", "JSON", "list"])
 @FORMS
 def test_from_any_form_to_any_other(text: str, defaults: InjectionDefaults) -> None:
-    for first in (NATIVE, CLASSIC, WITH_SECRET):
+    for first in (USUAL, WITH_SECRET):
         anew = inject_text(inject_text(text, first).text, defaults).text
         assert documents(anew) == documents(inject_text(text, defaults).text)
         assert uninject_text(anew).text == text
 
 
+def test_the_classic_form_of_version_0_1_is_taken_out_and_replaced() -> None:
+    assert uninject_text(CLASSIC).text == DEPLOYMENT
+    anew = inject_text(CLASSIC, USUAL).text
+    assert documents(anew) == documents(inject_text(DEPLOYMENT, USUAL).text)
+    assert uninject_text(anew).text == DEPLOYMENT
+
+
 def test_uninjecting_what_kubectl_wrote_gives_the_same_pod_back() -> None:
     """As after `kubectl get -o yaml`: other order, other style, and still only ours goes."""
     (deployment,) = documents(DEPLOYMENT)
-    deployment["spec"]["template"] = injected(template(deployment), CLASSIC)
+    deployment["spec"]["template"] = injected(template(deployment), WITH_SECRET)
     text = yaml.safe_dump(deployment)
     (after,) = documents(uninject_text(text).text)
     assert template(after) == uninjected(template(deployment))
-    assert names(template(after), "containers") == ["app"]
+    assert names(template(after), "initContainers") == []
+    assert names(template(after), "imagePullSecrets") == []
 
 
 # --- who decides -------------------------------------------------------------------------------------------------------
@@ -159,15 +174,15 @@ DECISIONS = {
 
 @pytest.mark.parametrize(("labels", "label", "action"), DECISIONS.values(), ids=DECISIONS)
 def test_labels_decide(labels: str, label: str, action: str) -> None:
-    (outcome,) = inject_text(NAMESPACE % labels + _labelled(POD, label), NATIVE).outcomes
+    (outcome,) = inject_text(NAMESPACE % labels + _labelled(POD, label), USUAL).outcomes
     assert outcome.action == action
 
 
 def test_namespaces_decide_wherever_they_stand() -> None:
     late = f"{POD}---\n{NAMESPACE % 'podlane.io/inject: disabled'}"
-    assert inject_text(late, NATIVE).text == late
+    assert inject_text(late, USUAL).text == late
     other = late.replace("namespace: shop", "namespace: other")
-    assert inject_text(other, NATIVE).text != other
+    assert inject_text(other, USUAL).text != other
 
 
 CONFIG_MAP = (
@@ -181,11 +196,11 @@ def _indented(text: str) -> str:
 
 
 def test_shared_policies_come_from_the_manifest_or_by_option_or_stay_unchecked() -> None:
-    inside = inject_text(CONFIG_MAP % _indented(LANES) + SHARING, NATIVE)
+    inside = inject_text(CONFIG_MAP % _indented(LANES) + SHARING, USUAL)
     assert "--shared-policy" in inside.text
     assert not inside.outcomes[0].warnings
-    assert not inject_text(SHARING, NATIVE, LANES).outcomes[0].warnings
-    unknown = inject_text(SHARING, NATIVE)
+    assert not inject_text(SHARING, USUAL, LANES).outcomes[0].warnings
+    unknown = inject_text(SHARING, USUAL)
     assert unknown.outcomes[0].warnings == (
         "ConfigMap lanes was not checked: it is not in the manifest. Give its policy by --policy-file.",
     )
@@ -193,7 +208,7 @@ def test_shared_policies_come_from_the_manifest_or_by_option_or_stay_unchecked()
     meshed = SHARING.replace("{name: a}", "{name: istio-proxy}")
     inwards = LANES_BY_NAME.replace("host:", "direction: inbound, host:")
     with pytest.raises(ManifestError, match="Istio"):
-        inject_text(CONFIG_MAP % _indented(inwards) + meshed, NATIVE)
+        inject_text(CONFIG_MAP % _indented(inwards) + meshed, USUAL)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -202,7 +217,7 @@ def test_shared_policies_come_from_the_manifest_or_by_option_or_stay_unchecked()
 def test_errors_name_document_workload_and_annotation_all_at_once() -> None:
     wrong = STATEFUL_SET.replace("10M", "10X").replace("team: data", "podlane.io/on-failure: ajar")
     with pytest.raises(ManifestError) as caught:
-        inject_text(f"{DEPLOYMENT}---\n{wrong}---\n{CRON_JOB.replace('5M', '5')}", NATIVE)
+        inject_text(f"{DEPLOYMENT}---\n{wrong}---\n{CRON_JOB.replace('5M', '5')}", USUAL)
     first, second, third = str(caught.value).splitlines()
     assert first.startswith(
         "document 2 (line 43), StatefulSet/db: podlane.io/on-failure: 'ajar' is not one of the values"
@@ -227,7 +242,7 @@ def test_what_is_shared_with_other_places_is_not_changed(metadata: str, place: s
         + "  spec: {containers: [{name: a}]}\n"
     )
     with pytest.raises(ManifestError, match=f"Deployment/d: {place} is shared with other places"):
-        inject_text(text, NATIVE)
+        inject_text(text, USUAL)
 
 
 BROKEN = {
@@ -242,7 +257,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("text", "words"), BROKEN.values(), ids=BROKEN)
 def test_what_is_no_manifest_is_refused_with_the_place(text: str, words: str) -> None:
-    for call in (lambda: inject_text(text, NATIVE), lambda: uninject_text(text)):
+    for call in (lambda: inject_text(text, USUAL), lambda: uninject_text(text)):
         with pytest.raises(ManifestError) as caught:
             call()
         assert words in str(caught.value)
@@ -252,10 +267,10 @@ def test_a_layout_that_cannot_be_edited_is_refused_and_never_mangled() -> None:
     odd = POD.replace(
         "spec: {containers: [{name: a}]}", "spec:\n  containers:\n  - name: a\n  ? volumes\n  : - name: v"
     )
-    assert uninject_text(inject_text(odd, NATIVE).text).text == odd
+    assert uninject_text(inject_text(odd, USUAL).text).text == odd
     odd = POD.replace("spec: {containers: [{name: a}]}", "? spec\n: containers:\n  - name: a")
     with pytest.raises(ManifestError, match="layout"):
-        inject_text(odd, NATIVE)
+        inject_text(odd, USUAL)
 
 
 # --- any style ---------------------------------------------------------------------------------------------------------
@@ -276,7 +291,7 @@ _LISTS = st.fixed_dictionaries(
     json_indent=st.none() | st.integers(0, 4) | st.just("\t"),
     as_json=st.booleans(),
     end=st.sampled_from(["", "\n", "\n\n", "\n# end", "\n# end\n", "\n---\n"]),
-    defaults=st.sampled_from([NATIVE, CLASSIC, WITH_SECRET]),
+    defaults=st.sampled_from([USUAL, WITH_SECRET]),
 )
 @settings(max_examples=60)
 def test_any_style(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from injected_pods import CLASSIC, LIMITS, NAMES, NATIVE, container, environment, injected, planned, pod
+from injected_pods import LIMITS, NAMES, container, environment, injected, planned, pod
 from istio_pods import FORMS, Form, with_istio
 
 from injector.defaults import InjectionDefaults
@@ -18,7 +18,6 @@ from injector.mesh import PodMesh, mesh_of
 from injector.patch import patch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mesh"
-OWN = {"native": NATIVE, "classic": CLASSIC}
 
 
 def plain() -> dict[str, Any]:
@@ -32,20 +31,19 @@ def unordered(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(items, key=lambda item: str(item["name"]))
 
 
-@pytest.mark.parametrize("own", OWN)
 @pytest.mark.parametrize("name", FORMS)
-def test_after_both_webhooks_the_pod_is_the_same_whoever_came_first(name: str, own: str) -> None:
-    form, defaults = FORMS[name], OWN[own]
-    after = injected(with_istio(plain(), form), defaults)
+def test_after_both_webhooks_the_pod_is_the_same_whoever_came_first(name: str) -> None:
+    form = FORMS[name]
+    after = injected(with_istio(plain(), form))
     # Ours first, then Istio's, then ours once more, as reinvocationPolicy: IfNeeded has it.
-    before = injected(with_istio(injected(plain(), defaults), form), defaults)
+    before = injected(with_istio(injected(plain()), form))
     for made in (before, after):
         made["spec"]["volumes"] = unordered(made["spec"]["volumes"])  # whose order means nothing
     assert before["spec"] == after["spec"]
     assert before["metadata"]["annotations"].keys() == after["metadata"]["annotations"].keys()
-    assert patch(after, planned(after, defaults)) == []
+    assert patch(after, planned(after)) == []
 
-    path = GOLDEN / f"{name}-{own}.yaml"
+    path = GOLDEN / f"{name}.yaml"
     text = yaml.safe_dump(after["spec"], sort_keys=False, width=120)
     if os.environ.get("PODLANE_UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +52,7 @@ def test_after_both_webhooks_the_pod_is_the_same_whoever_came_first(name: str, o
 
 
 def test_every_golden_file_has_its_form() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.yaml")} == {f"{name}-{own}" for name in FORMS for own in OWN}
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(FORMS)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -69,14 +67,6 @@ def test_beside_istio_ours_is_in_its_group_and_told_of_it(form: Form) -> None:
     assert order.index(rules) < order.index("podlane") < order.index("app")
     if form.native:
         assert order.index("istio-proxy") < order.index("podlane")
-
-
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_in_the_classic_form_nobody_who_waits_for_the_network_starts_before_the_sidecar(form: Form) -> None:
-    """From podlane-prepare on, captured connections wait for it; what comes before that has its network."""
-    made = injected(with_istio(plain(), form), CLASSIC)
-    assert made["spec"]["initContainers"][-1]["name"] == "podlane-prepare"
-    assert made["spec"]["containers"][0]["name"] == "podlane"
 
 
 def meshed(**changes: Any) -> dict[str, Any]:

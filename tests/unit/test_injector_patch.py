@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from injected_pods import CLASSIC, LIMITS, NAMES, NATIVE, container, injected, names, planned, pod, status, uninjected
+from injected_pods import (
+    LIMITS,
+    NAMES,
+    USUAL,
+    WITH_SECRET,
+    container,
+    injected,
+    names,
+    planned,
+    pod,
+    status,
+    uninjected,
+)
 
 from injector import pods
 from injector.defaults import InjectionDefaults
@@ -16,7 +28,7 @@ from injector.lists import changed, injection, without_ours
 from injector.patch import patch
 from injector.positions import position
 
-FORMS = pytest.mark.parametrize("defaults", [NATIVE, CLASSIC], ids=["native", "classic"])
+FORMS = pytest.mark.parametrize("defaults", [USUAL, WITH_SECRET], ids=["usual", "other"])
 
 PODS = {
     "one container": pod(),
@@ -49,7 +61,8 @@ def test_what_is_not_ours_stays_as_it_is(original: dict[str, Any], defaults: Inj
     assert uninjected(after) == original
     everything = planned(original, defaults)
     assert changed(original, injection(original, everything.items, everything.status)) == after
-    for key in (pods.INIT_CONTAINERS, pods.CONTAINERS, pods.VOLUMES):
+    assert names(after, "containers") == names(original, "containers")
+    for key in (pods.INIT_CONTAINERS, pods.VOLUMES, pods.PULL_SECRETS):
         assert set(status(after)["injected"][key]) == set(names(after, key)) - set(names(original, key))
 
 
@@ -77,26 +90,20 @@ def test_lists_that_are_there_are_added_to_and_never_replaced() -> None:
 
 
 POSITIONS = {
-    "alone": ([], [], 0, 0, 0),
-    "after nothing of the application's": (["migrate"], ["app"], 0, 1, 0),
-    "istio-init": (["istio-init", "migrate"], ["app", "istio-proxy"], 1, 2, 0),
-    "istio-validation": (["other", "istio-validation"], ["istio-proxy", "app"], 2, 2, 0),
-    "istio-proxy as a native sidecar": (["istio-init", "istio-proxy", "migrate"], ["app"], 2, 3, 0),
-    "istio-proxy alone, with its CNI plugin": (["migrate"], ["istio-proxy", "app"], 0, 1, 0),
+    "alone": ([], [], 0),
+    "after nothing of the application's": (["migrate"], ["app"], 0),
+    "istio-init": (["istio-init", "migrate"], ["app", "istio-proxy"], 1),
+    "istio-validation": (["other", "istio-validation"], ["istio-proxy", "app"], 2),
+    "istio-proxy as a native sidecar": (["istio-init", "istio-proxy", "migrate"], ["app"], 2),
+    "istio-proxy alone, with its CNI plugin": (["migrate"], ["istio-proxy", "app"], 0),
 }
 
 
-@pytest.mark.parametrize(("init", "containers", "native", "prepare", "classic"), POSITIONS.values(), ids=POSITIONS)
-def test_positions(init: list[str], containers: list[str], native: int, prepare: int, classic: int) -> None:
-    others = [{"name": name} for name in init]
-    assert position("initContainers", "podlane", others) == native
-    assert position("initContainers", "podlane-prepare", others) == prepare
-    assert position("containers", "podlane", [{"name": name} for name in containers]) == classic
+@pytest.mark.parametrize(("init", "containers", "index"), POSITIONS.values(), ids=POSITIONS)
+def test_positions(init: list[str], containers: list[str], index: int) -> None:
+    assert position([{"name": name} for name in init]) == index
     whole = pod(*containers or ("app",), init=tuple(init))
-    assert names(injected(whole), "initContainers").index("podlane") == native
-    older = injected(whole, CLASSIC)
-    assert names(older, "initContainers")[prepare:] == ["podlane-prepare"]
-    assert names(older, "containers").index("podlane") == classic
+    assert names(injected(whole), "initContainers").index("podlane") == index
 
 
 def test_called_again_after_istio_it_moves_behind_it_and_keeps_what_others_changed() -> None:
@@ -126,26 +133,21 @@ def test_called_again_it_takes_its_places_among_containers_that_came_later(defau
         once["spec"][key].append({"name": f"after-{key}"})
     again = injected(once, defaults)
     inits, containers = names(again, "initContainers"), names(again, "containers")
-    others = ["before-initContainers", "migrate", "after-initContainers"]
-    if defaults.native:
-        assert inits == ["podlane", *others]
-        assert containers == ["before-containers", "app", "after-containers"]
-    else:
-        assert inits == [*others, "podlane-prepare"]
-        assert containers == ["podlane", "before-containers", "app", "after-containers"]
+    assert inits == ["podlane", "before-initContainers", "migrate", "after-initContainers"]
+    assert containers == ["before-containers", "app", "after-containers"]
     assert patch(again, planned(again, defaults)) == []
 
 
 @FORMS
 def test_what_somebody_took_out_comes_back(defaults: InjectionDefaults) -> None:
     whole = injected(pod(volumes=[{"name": "data"}]), defaults)
-    for key in ("initContainers", "containers", "volumes"):
+    for key in ("initContainers", "volumes"):
         for name in status(whole)["injected"][key]:
             broken = copy.deepcopy(whole)
             broken["spec"][key] = [item for item in broken["spec"][key] if item["name"] != name]
             mended = injected(broken, defaults)
-            assert {n for k in ("initContainers", "containers", "volumes") for n in names(mended, k)} == {
-                n for k in ("initContainers", "containers", "volumes") for n in names(whole, k)
+            assert {n for k in ("initContainers", "volumes") for n in names(mended, k)} == {
+                n for k in ("initContainers", "volumes") for n in names(whole, k)
             }
 
 
@@ -169,8 +171,8 @@ def test_changed_annotations_give_the_new_result(
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [(NATIVE, CLASSIC), (CLASSIC, NATIVE), (NATIVE, InjectionDefaults(image="podlane:next"))],
-    ids=["to classic", "to native", "another image"],
+    [(USUAL, WITH_SECRET), (WITH_SECRET, USUAL), (USUAL, InjectionDefaults(image="podlane:next"))],
+    ids=["a secret comes", "a secret goes", "another image"],
 )
 def test_changed_defaults_give_the_new_result(first: InjectionDefaults, then: InjectionDefaults) -> None:
     original = pod("a", "b", volumes=[])
@@ -193,7 +195,7 @@ def test_a_status_that_cannot_be_read_is_replaced(text: str) -> None:
 _NAME = st.sampled_from(["app", "web", "migrate", "istio-init", "istio-validation", "istio-proxy", "log"])
 _LIST = st.none() | st.lists(_NAME, max_size=5, unique=True).map(lambda found: [{"name": n} for n in found])
 _DEFAULTS = st.builds(
-    InjectionDefaults, native=st.booleans(), image_pull_secrets=st.lists(_NAME, max_size=2, unique=True).map(tuple)
+    InjectionDefaults, bpf=st.booleans(), image_pull_secrets=st.lists(_NAME, max_size=2, unique=True).map(tuple)
 )
 
 

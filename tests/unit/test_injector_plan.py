@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 from injected_pods import (
-    CLASSIC,
     LANES,
     LANES_BY_NAME,
     LIMITS,
     NAMES,
-    NATIVE,
-    PORTS,
     SHARED,
+    USUAL,
     container,
     environment,
     injected,
@@ -22,17 +20,16 @@ from injected_pods import (
     no_shared,
     planned,
     pod,
-    status,
 )
 
 from injector import defaults as injector_defaults
-from injector.containers import Grace
+from injector.containers import drain_seconds
 from injector.defaults import InjectionDefaults
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
 from injector.plan import InjectionPlan, Skip, plan
-from pod_policy.effective import AnnotationsError
-from pod_policy.service_links import service_behind
-from sidecar.config import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
+from sidecar.config.settings import ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT, SidecarSettings
+from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.service_links import service_behind
 
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),
@@ -52,7 +49,7 @@ SKIPPED = {
 
 @pytest.mark.parametrize(("given", "unexpected", "word"), SKIPPED.values(), ids=SKIPPED)
 def test_pods_that_are_left_alone(given: dict[str, Any], unexpected: bool, word: str) -> None:
-    skip = plan(given, NATIVE, no_shared)
+    skip = plan(given, USUAL, no_shared)
     assert isinstance(skip, Skip)
     assert skip.unexpected is unexpected
     assert word in skip.reason
@@ -76,7 +73,7 @@ REFUSED = {
 @pytest.mark.parametrize(("given", "words"), REFUSED.values(), ids=REFUSED)
 def test_pods_that_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises((AnnotationsError, InjectionError)) as caught:
-        plan(given, NATIVE, no_shared)
+        plan(given, USUAL, no_shared)
     assert words in str(caught.value)
 
 
@@ -84,10 +81,10 @@ def test_a_bandwidth_of_kubernetes_is_a_limit() -> None:
     assert names(injected(pod(annotations={"kubernetes.io/egress-bandwidth": "10M"})), "initContainers") == ["podlane"]
 
 
-# --- the native sidecar ------------------------------------------------------------------------------------------------
+# --- the container -----------------------------------------------------------------------------------------------------
 
 
-def test_the_native_sidecar() -> None:
+def test_the_container_and_its_volumes() -> None:
     after = injected(pod(securityContext={"runAsNonRoot": True, "runAsUser": 1000}))
     mine = container(after)
     assert mine == {
@@ -151,44 +148,29 @@ def test_the_native_sidecar() -> None:
     ]
 
 
-def test_the_classic_form() -> None:
-    after = injected(pod(), CLASSIC)
-    prepare, mine = container(after, "podlane-prepare"), container(after)
-    assert prepare["command"] == ["podlane", "sidecar", "--prepare", "--annotations", "/etc/podlane/pod/annotations"]
-    assert not {"restartPolicy", "startupProbe", "lifecycle"} & set(prepare)
-    assert not {"restartPolicy", "startupProbe"} & set(mine)
-    assert mine["lifecycle"] == {
-        "postStart": {"exec": {"command": ["podlane", "ready", "--wait", "120s"]}},
-        "preStop": {"exec": {"command": ["sleep", "5"]}},
-    }
-    same = ("image", "env", "resources", "volumeMounts", "securityContext")
-    assert {key: prepare[key] for key in same} == {key: mine[key] for key in same}
-
-
-@pytest.mark.parametrize("defaults", [NATIVE, CLASSIC], ids=["native", "classic"])
 @pytest.mark.parametrize(
     ("match", "capabilities"),
     [("sni: a.example.com", ["NET_ADMIN", "BPF"]), ("port: 443", ["NET_ADMIN"])],
     ids=["by name", "by port"],
 )
 def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_arrives(
-    defaults: InjectionDefaults, match: str, capabilities: list[str]
+    match: str, capabilities: list[str]
 ) -> None:
     lanes = f"[{{name: a, rate: 1Mbit, ingress: {{rate: 1Mbit}}, match: {{{match}}}}}]"
     annotations = {**LIMITS, "podlane.io/ingress-bandwidth": "10M", "podlane.io/classes": lanes}
-    after = injected(pod(annotations=annotations), defaults)
+    after = injected(pod(annotations=annotations))
     assert container(after)["securityContext"]["capabilities"] == {"add": capabilities, "drop": ["ALL"]}
     # Not where nobody would load one.
     aside = {**annotations, "podlane.io/datapath": "step-aside"}
     for without in (
-        injected(pod(annotations=annotations), replace(defaults, bpf=False)),
-        injected(pod(annotations=aside), defaults),
+        injected(pod(annotations=annotations), replace(USUAL, bpf=False)),
+        injected(pod(annotations=aside)),
     ):
         assert container(without)["securityContext"]["capabilities"] == {"add": ["NET_ADMIN"], "drop": ["ALL"]}
 
 
 def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:
-    aside = replace(NATIVE, environment=(("PODLANE_DATAPATH", "step-aside"),))
+    aside = replace(USUAL, environment=(("PODLANE_DATAPATH", "step-aside"),))
     annotations = {**LIMITS, "podlane.io/policy": "lanes"}
 
     def shared(_name: str) -> str:
@@ -204,19 +186,12 @@ def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("period", "native", "linger", "drain"),
-    [
-        (30, True, 0, 25), (30, False, 5, 20), (60, True, 0, 55), (600, False, 5, 590),
-        (10, True, 0, 5), (8, True, 0, 4), (6, False, 1, 2), (3, True, 0, 1), (1, False, 0, 0), (0, True, 0, 0),
-    ],
-)  # fmt: skip
-def test_the_grace_period_is_shared_out(period: int, native: bool, linger: int, drain: int) -> None:
-    assert Grace.of(period, native=native) == Grace(linger, drain)
-    defaults = NATIVE if native else CLASSIC
-    after = injected(pod(terminationGracePeriodSeconds=period), defaults)
+    ("period", "drain"), [(30, 25), (60, 55), (600, 595), (10, 5), (8, 4), (6, 3), (3, 1), (1, 0), (0, 0)]
+)
+def test_the_grace_period_is_shared_out(period: int, drain: int) -> None:
+    assert drain_seconds(period) == drain
+    after = injected(pod(terminationGracePeriodSeconds=period))
     assert environment(after)["PODLANE_GRACE"] == f"{drain}s"
-    stop = container(after).get("lifecycle", {}).get("preStop")
-    assert stop == ({"exec": {"command": ["sleep", str(linger)]}} if linger else None)
 
 
 @pytest.mark.parametrize(
@@ -283,15 +258,12 @@ def test_wrong_defaults_are_refused_with_a_remedy(wrong: dict[str, Any]) -> None
         InjectionDefaults(**wrong)
 
 
-@pytest.mark.parametrize(
-    ("defaults", "name"), [(NATIVE, "podlane"), (CLASSIC, "podlane"), (CLASSIC, "podlane-prepare")]
-)
-def test_no_service_of_the_namespace_can_take_the_place_of_a_setting(defaults: InjectionDefaults, name: str) -> None:
+def test_no_service_of_the_namespace_can_take_the_place_of_a_setting() -> None:
     """A Pod's own env wins over what the kubelet adds for Services, so each setting that it could add must be there."""
     settings = {f"PODLANE_{field.upper()}" for field in SidecarSettings.model_fields}
     in_danger = {setting for setting in settings if service_behind(setting)}
     assert "PODLANE_ADMIN_PORT" in in_danger
-    assert in_danger <= environment(injected(pod(), defaults), name).keys()
+    assert in_danger <= environment(injected(pod())).keys()
 
 
 def test_numbers_that_two_packages_must_know_agree() -> None:
@@ -304,8 +276,8 @@ def test_numbers_that_two_packages_must_know_agree() -> None:
 
 def test_a_shared_policy_is_mounted_and_part_of_the_status() -> None:
     given = pod(annotations=SHARED)
-    first = plan(given, NATIVE, {"lanes": LANES}.get)
-    other = plan(given, NATIVE, {"lanes": LANES_BY_NAME}.get)
+    first = plan(given, USUAL, {"lanes": LANES}.get)
+    other = plan(given, USUAL, {"lanes": LANES_BY_NAME}.get)
     assert isinstance(first, InjectionPlan)
     assert isinstance(other, InjectionPlan)
     (mine,) = first.items["initContainers"]
@@ -318,19 +290,19 @@ def test_a_shared_policy_is_mounted_and_part_of_the_status() -> None:
 
 def test_a_shared_policy_that_is_not_there_is_refused() -> None:
     with pytest.raises(AnnotationsError, match="no ConfigMap lanes"):
-        plan(pod(annotations=SHARED), NATIVE, lambda _: None)
+        plan(pod(annotations=SHARED), USUAL, lambda _: None)
 
 
 def test_a_shared_policy_that_cannot_be_read_now_is_a_warning_and_the_rest_is_checked() -> None:
     def unreachable(_: str) -> str | None:
         raise SharedPolicyError("the API server does not answer.")
 
-    result = plan(pod(annotations=SHARED), NATIVE, unreachable)
+    result = plan(pod(annotations=SHARED), USUAL, unreachable)
     assert isinstance(result, InjectionPlan)
     assert result.warnings == ("ConfigMap lanes was not checked: the API server does not answer.",)
     assert result.status.policy is None
     with pytest.raises(AnnotationsError, match="on-failure"):
-        plan(pod(annotations={**SHARED, "podlane.io/on-failure": "maybe"}), NATIVE, unreachable)
+        plan(pod(annotations={**SHARED, "podlane.io/on-failure": "maybe"}), USUAL, unreachable)
 
 
 # --- Pods that end by themselves ---------------------------------------------------------------------------------------
@@ -342,26 +314,9 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS)
-def test_a_native_sidecar_lets_jobs_end(spec: dict[str, Any]) -> None:
+def test_jobs_can_end(spec: dict[str, Any]) -> None:
     assert not planned(pod(annotations=NAMES, **spec)).warnings
     assert names(injected(pod(annotations=NAMES, **spec)), "containers") == ["app"]
-
-
-@pytest.mark.parametrize("spec", JOBS.values(), ids=JOBS)
-def test_classic_jobs_that_need_no_proxy_get_no_container(spec: dict[str, Any]) -> None:
-    after = injected(pod(annotations=PORTS, **spec), CLASSIC)
-    assert names(after, "containers") == ["app"]
-    assert names(after, "initContainers") == ["podlane-prepare"]
-    assert status(after)["injected"]["containers"] == []
-    assert names(injected(pod(annotations=PORTS), CLASSIC), "containers") == ["podlane", "app"]
-
-
-def test_classic_jobs_that_need_the_proxy_are_warned_of() -> None:
-    job = pod(annotations=NAMES)
-    job["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "backup"}]
-    (warning,) = planned(job, CLASSIC).warnings
-    assert "keeps it alive" in warning
-    assert names(injected(job, CLASSIC), "containers") == ["podlane", "app"]
 
 
 def test_what_else_is_warned_of() -> None:

@@ -16,10 +16,11 @@ import trio
 import trustme
 import yaml
 
+from daemon.http import JSON, Request, Response
 from injector.api import ApiServer, config_map, secret, webhook_configuration
 from injector.api_access import ApiAccess, find_access, from_kubeconfig, from_pod
 from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
-from injector.exchange import Answer, Request
+from injector.http import compact
 from injector.http_client import HttpClient
 from injector.shared_policies import SharedPolicies, SharedPolicyError
 from tests.injector_server import HOST, MemoryApi, api_server, authority, serving
@@ -119,7 +120,7 @@ async def test_a_kept_connection_that_ends_before_its_answer_is_made_anew() -> N
 async def test_no_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("injector.api._PATIENCE", 0.05)
 
-    async def never(_request: Request) -> Answer:
+    async def never(_request: Request) -> Response:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -132,15 +133,20 @@ async def test_no_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.trio
 async def test_what_is_no_api_server_is_told_so() -> None:
     answers = iter(
-        [Answer(200, b"<html>"), Answer(200, b"[]"), Answer.json({"gitVersion": "v?"}), Answer.text(502, "bad gateway")]
+        [
+            Response(200, JSON, b"<html>"),
+            Response(200, JSON, b"[]"),
+            compact({"gitVersion": "v?"}),
+            Response.text(502, "bad gateway"),
+        ]
     )
 
-    async def handle(_request: Request) -> Answer:
+    async def handle(_request: Request) -> Response:
         return next(answers)
 
     async with serving({"/version": handle}, encrypted=False) as (_, port):
         server = ApiServer(ApiAccess(HOST, port, "", None, HOST, None, "x", "the test"))
-        for says in ("no API server", "no API server", "--native", "502 .*bad gateway"):
+        for says in ("no API server", "no API server", "says no version that is understood", "502 .*bad gateway"):
             with pytest.raises(ApiError, match=says):
                 await server.version()
         await server.aclose()

@@ -10,10 +10,10 @@ import pytest
 
 from injector.config import ENVIRONMENT, InjectorSettings, load_settings
 from injector.defaults import InjectionDefaults
-from injector.errors import ConfigError
 from injector.metrics import Metrics
 from podlane.injector import injector
 from tests.unit.test_docs import table_keys
+from traffic_policy.errors import ConfigError
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reference/injector.md"
 FILES = {"certificate": "tls.crt", "key": "tls.key"}
@@ -51,10 +51,9 @@ def test_environment_variables_are_settings_and_the_command_line_wins(monkeypatc
     monkeypatch.setenv(f"{ENVIRONMENT}SIDECAR_ENVIRONMENT", variables)
     settings = load_settings({"port": 4321, "image": "registry.example/podlane:1", "address": None})
     assert (settings.secret, settings.port) == ("tls", 4321)
-    assert settings.defaults(native=False) == InjectionDefaults(
+    assert settings.defaults() == InjectionDefaults(
         image="registry.example/podlane:1",
         image_pull_secrets=("one", "two"),
-        native=False,
         memory_limit=None,
         environment=(
             ("PODLANE_MAX_CONNECTIONS", "500"),
@@ -65,7 +64,7 @@ def test_environment_variables_are_settings_and_the_command_line_wins(monkeypatc
 
 
 def test_the_defaults_are_those_of_injection() -> None:
-    assert load_settings(FILES).defaults(native=True) == InjectionDefaults()
+    assert load_settings(FILES).defaults() == InjectionDefaults()
 
 
 def test_the_certificate_is_for_all_names_of_the_service() -> None:

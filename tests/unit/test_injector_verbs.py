@@ -38,10 +38,10 @@ def test_in_place_keeps_mode_and_link(manifest: Path, tmp_path: Path) -> None:
     manifest.chmod(0o640)
     link = tmp_path / "link.yaml"
     link.symlink_to(manifest)
-    assert podlane("inject", "-f", link, "--in-place", "--classic").stdout == ""
+    assert podlane("inject", "-f", link, "--in-place").stdout == ""
     assert link.is_symlink()
     assert manifest.stat().st_mode & 0o777 == 0o640
-    assert "podlane-prepare" in manifest.read_text()
+    assert "- name: podlane\n" in manifest.read_text()
     assert podlane("uninject", "-f", link, "--in-place").exit_code == 0
     assert manifest.read_text() == DEPLOYMENT
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.yaml", "shop.yaml"]
@@ -62,7 +62,6 @@ MISUSES = {
     "no such policy": (["inject", "-f", "-", "--policy-file", "none.yaml"], 1, "none.yaml cannot be read"),
     "pull policy": (["inject", "-f", "-", "--image-pull-policy", "Maybe"], 2, "Write Always, IfNotPresent, Never"),
     "not YAML": (["uninject", "-f", "-"], 2, "standard input: line 2, column 1: Not valid YAML"),
-    "time": (["ready", "--wait", "soon"], 2, "soon"),
 }
 
 
@@ -103,17 +102,12 @@ def admin_port() -> Iterator[int]:
         thread.join()
 
 
-def test_ready_asks_once_or_waits(admin_port: int) -> None:
+def test_ready_asks_once(admin_port: int) -> None:
     environment = {"PODLANE_ADMIN_ADDRESS": "0.0.0.0", "PODLANE_ADMIN_PORT": str(admin_port)}
     once = podlane("ready", environment=environment)
     assert once.exit_code == 1
     assert f"The sidecar at 127.0.0.1:{admin_port} says: not ready." in once.stderr
-    assert podlane("ready", "--wait", "20s", environment=environment).exit_code == 0
-
-
-def test_ready_waits_through_not_ready(admin_port: int) -> None:
-    environment = {"PODLANE_ADMIN_PORT": str(admin_port)}
-    assert podlane("ready", "--wait", "20s", environment=environment).exit_code == 0
+    assert podlane("ready", environment=environment).exit_code == 0
 
 
 def test_ready_says_when_nobody_listens() -> None:

@@ -6,21 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from tc_core import lanes
-from tc_core.capability import ALL_FEATURES, CAKE, FQ_CODEL, IFB, SFQ, Features, absent
-from tc_core.errors import ForeignLinkError, ForeignQdiscError, MissingFeatureError, PolicyError
-from tc_core.fake import FakeKernel
+from tc_core.apply.execute import ApplyError, Report, apply, clear
+from tc_core.apply.plan import look, plan
+from tc_core.compile.packet_tree import ifb_name, lanes_of
+from tc_core.errors import ForeignLinkError, ForeignQdiscError, MissingFeatureError
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import AddFilter, AddLink, AddQdisc, DeleteLink
-from tc_core.marks import ClassIds
 from tc_core.model import Bfifo, Clsact, OtherFilter, RedirectFilter, Tbf
-from tc_core.packet_lanes import ifb_name
-from tc_core.policy import TrafficPolicy
-from tc_core.policy_file import parse_policy
-from tc_core.reconcile import ApplyError
+from tc_core.probe.capability import ALL_FEATURES, CAKE, FQ_CODEL, IFB, SFQ, Features, absent
 from tc_core.render import lanes_commands
-from tc_core.trees import PLAIN_ROOT
-from tc_core.units import ByteCount, Rate
+from tc_core.trees import PLAIN_ROOT, Lanes
+from traffic_policy.errors import PolicyError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import ByteCount, Rate
 
 HTB = """
 total: 100Mbit
@@ -52,19 +53,19 @@ BARE = replace(ALL_FEATURES, **{
 })  # fmt: skip
 
 
-def compiled(text: str, features: Features = ALL_FEATURES, ids: ClassIds | None = None) -> lanes.Lanes:
-    return lanes.lanes_of(parse_policy(text), "eth0", features, ids)
+def compiled(text: str, features: Features = ALL_FEATURES, ids: ClassIds | None = None) -> Lanes:
+    return lanes_of(parse_policy(text), "eth0", features, ids)
 
 
 @EVERY
 def test_the_second_time_nothing_changes_and_clearing_leaves_no_trace(text: str) -> None:
     kernel = FakeKernel("eth0")
     untouched = kernel.observe("eth0"), kernel.interfaces()
-    assert lanes.apply(kernel, "eth0", compiled(text)).done
-    assert lanes.plan(kernel, "eth0", compiled(text)) == []
-    assert lanes.clear(kernel, "eth0").done
+    assert apply(kernel, "eth0", compiled(text)).done
+    assert plan(look(kernel, "eth0"), compiled(text)) == ()
+    assert clear(kernel, "eth0").done
     assert (kernel.observe("eth0"), kernel.interfaces()) == untouched
-    assert lanes.clear(kernel, "eth0").done == ()
+    assert clear(kernel, "eth0").done == ()
 
 
 @EVERY
@@ -74,19 +75,19 @@ def test_whatever_was_there_before_and_wherever_it_fails_the_next_apply_complete
     position = 0
     while True:
         kernel = FakeKernel("eth0")
-        lanes.apply(kernel, "eth0", old)
+        apply(kernel, "eth0", old)
         wanted = compiled(text, ids=old.ids)
-        steps = lanes.plan(kernel, "eth0", wanted)
+        steps = plan(look(kernel, "eth0"), wanted)
         if position == len(steps):
             break
         kernel.fail_at(position)
         with pytest.raises(ApplyError) as caught:
-            lanes.apply(kernel, "eth0", wanted)
+            apply(kernel, "eth0", wanted)
         report = caught.value.report
-        assert isinstance(report, lanes.LanesReport)
-        assert [*report.done, report.failed[0] if report.failed else None, *report.remaining] == steps
-        lanes.apply(kernel, "eth0", wanted)
-        assert lanes.plan(kernel, "eth0", wanted) == []
+        assert isinstance(report, Report)
+        assert (*report.done, report.failed[0] if report.failed else None, *report.remaining) == steps
+        apply(kernel, "eth0", wanted)
+        assert plan(look(kernel, "eth0"), wanted) == ()
         position += 1
 
 
@@ -122,7 +123,7 @@ def test_prio_gives_each_class_its_band_in_the_order_of_priorities() -> None:
 def test_what_arrives_goes_through_an_ifb_that_is_ready_before() -> None:
     kernel = FakeKernel("eth0")
     made = compiled(BOTH_WAYS)
-    steps = lanes.apply(kernel, "eth0", made).done
+    steps = apply(kernel, "eth0", made).done
     names = [name for name, _ in steps]
     first = names.index("ifb-eth0")
     assert steps[first] == ("ifb-eth0", AddLink("ifb", "podlane: arrives at eth0 (clsact too)"))
@@ -132,7 +133,7 @@ def test_what_arrives_goes_through_an_ifb_that_is_ready_before() -> None:
     assert made.ingress is not None
     targets = [rule.target for f in made.ingress.tree.filters for rule in f.rules]  # type: ignore[union-attr]
     assert targets == [Handle(1, 0x1FF), Handle(1, 0x102)]
-    gone = lanes.apply(kernel, "eth0", compiled(HTB)).done
+    gone = apply(kernel, "eth0", compiled(HTB)).done
     assert gone[-1] == ("ifb-eth0", DeleteLink())
 
 
@@ -142,10 +143,10 @@ def test_a_place_for_filters_that_others_made_or_use_stays() -> None:
         kernel = FakeKernel("eth0")
         if observe_first:
             kernel.apply("eth0", AddQdisc(Clsact()))
-        lanes.apply(kernel, "eth0", compiled(BOTH_WAYS))
+        apply(kernel, "eth0", compiled(BOTH_WAYS))
         if not observe_first:
             kernel.put(replace(kernel.observe("eth0"), ingress=(*kernel.observe("eth0").ingress, others)))
-        lanes.clear(kernel, "eth0")
+        clear(kernel, "eth0")
         left = kernel.observe("eth0")
         assert left.ingress_qdisc == Clsact()
         assert left.ingress == (() if observe_first else (others,))
@@ -154,16 +155,16 @@ def test_a_place_for_filters_that_others_made_or_use_stays() -> None:
 def test_what_others_made_is_not_touched() -> None:
     kernel = FakeKernel("eth0", ifb_name("eth0"))
     with pytest.raises(ForeignLinkError, match="Rename the other one"):
-        lanes.apply(kernel, "eth0", compiled(BOTH_WAYS))
-    assert lanes.clear(kernel, "eth0").done == ()
+        apply(kernel, "eth0", compiled(BOTH_WAYS))
+    assert clear(kernel, "eth0").done == ()
     assert "ifb-eth0" in kernel.interfaces()
     kernel.apply(
         "eth0", AddQdisc(Tbf(Handle(8), Handle(0xFFFF, 0xFFFF), Rate(10**6), ByteCount(9000), ByteCount(9000)))
     )
     with pytest.raises(ForeignQdiscError, match="--replace"):
-        lanes.apply(kernel, "eth0", compiled(TBF))
-    assert lanes.clear(kernel, "eth0").done == ()
-    assert lanes.apply(kernel, "eth0", compiled(TBF), replace=True).done
+        apply(kernel, "eth0", compiled(TBF))
+    assert clear(kernel, "eth0").done == ()
+    assert apply(kernel, "eth0", compiled(TBF), replace=True).done
     assert kernel.observe("eth0").root == compiled(TBF).tree.qdiscs[0]  # type: ignore[union-attr]
 
 
@@ -203,4 +204,4 @@ def test_wishes_are_met_by_what_there_is() -> None:
 def test_names_are_for_a_proxy() -> None:
     policy: TrafficPolicy = parse_policy("{total: 5Mbit, classes: [{name: a, rate: 1Mbit, match: {sni: a.example}}]}")
     with pytest.raises(PolicyError, match="sni can be seen only by a proxy"):
-        lanes.lanes_of(policy, "eth0", ALL_FEATURES)
+        lanes_of(policy, "eth0", ALL_FEATURES)

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from sidecar.listening import Listeners, ListenersError, Listening, apart, listening, parse
+from datapath.sock_diag import Listeners, ListenersError, Listening, apart, listening, parse
 
 
 def at(address: str, port: int = 80, **about: bool) -> Listening:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.errors import TcError
-from tc_core.marks import DEFAULT_CLASS_ID, DIVERT, MAX_CLASSES, OWN, ClassIds, Mark, class_id_of, class_mark
+from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import DEFAULT_CLASS_ID, DIVERT, MAX_CLASSES, OWN, ClassIds, Mark, class_id_of, class_mark
 
 
 def test_fields_do_not_overlap_and_print_as_iptables_does() -> None:
@@ -47,7 +47,7 @@ def test_the_mark_holds_254_classes_and_no_more() -> None:
     names = [f"c{i}" for i in range(MAX_CLASSES)]
     ids = ClassIds.assign(names)
     assert sorted(ids.values()) == list(range(1, DEFAULT_CLASS_ID + 1))
-    with pytest.raises(TcError, match="Merge"):
+    with pytest.raises(PodlaneError, match="Merge"):
         ids.evolve([*names, "one-more"])
 
 

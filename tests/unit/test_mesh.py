@@ -10,10 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from podlane.main import main
-from podlane.meshes.istio import ALL, envoy_filter
-from podlane.meshes.lanes import for_packets
-from tc_core.errors import PolicyError
-from tc_core.policy_file import parse_policy
+from podlane.mesh.istio import ALL, envoy_filter
+from podlane.mesh.lanes import for_packets
+from traffic_policy.errors import PolicyError
+from traffic_policy.policy_file import parse_policy
 
 NAMES = """
 total: 1Gbit

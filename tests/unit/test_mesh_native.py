@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, MeshProxy
-from sidecar.mesh.native import Expression, NativeRule, recognise_native
-from sidecar.mesh.nftables import read_rule
-from sidecar.stepaside.nfnetlink import attribute, nested
-from tc_core.marks import Mark
+from datapath.mesh.detect_nft import Expression, NativeRule, recognise_native
+from datapath.mesh.nftables import read_rule
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, MeshProxy
+from tc_core.netlink.codec import attribute, nested
+from traffic_policy.marks import Mark
 
 SKUID, SKGID, MARK = 10, 11, 3
 EQUAL, OTHER = 0, 1

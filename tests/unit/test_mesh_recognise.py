@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from captured_logs import capture_logs
 from istio_rules import Mode, rules_of
-from structlog.testing import capture_logs
 
-from sidecar.datapath import Datapath
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
-from sidecar.mesh.presence import resolve
-from sidecar.mesh.recognise import Found, recognise
-from sidecar.mesh.scope import beyond_mesh
-from sidecar.netfilter import restore
-from tc_core.policy_file import parse_policy
+from datapath.kinds import Datapath
+from datapath.mesh.check import beyond_mesh
+from datapath.mesh.detect import Found, recognise
+from datapath.mesh.join import resolve
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from datapath.netfilter import restore
+from traffic_policy.policy_file import parse_policy
 
 LINKERDS = """
 *nat

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.names import HostNameError, normalise_host, parse_host
+from traffic_policy.names import HostNameError, normalise_host, parse_host
 
 
 @pytest.mark.parametrize(

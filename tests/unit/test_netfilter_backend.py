@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sidecar.netfilter.backend import BackendKind
-from sidecar.netfilter.restore import RestoreBackend, Tools
-from sidecar.netfilter.rules import Family
+from datapath.netfilter.backend import BackendKind
+from datapath.netfilter.restore import RestoreBackend, Tools
+from datapath.netfilter.rules import Family
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_iptables(tmp_path: Path) -> None:

@@ -11,22 +11,23 @@ from typing import Any
 import click
 import pytest
 
-from podlane.check import check
-from podlane.findings import Status, findings
-from podlane.run import run
+from datapath.errors import RulesetError
+from datapath.netfilter import python_iptables
+from datapath.netfilter.backend import Way
+from datapath.netfilter.features import python_iptables as python_iptables_check
+from datapath.netfilter.python_rules import check as check_rules
+from datapath.netfilter.rules import Chain, Family, FamilyRules, Hook, Jump, Return, Rule, Tproxy
+from datapath.netfilter.select import detect_backend, has_python_iptables
+from datapath.netfilter.xtables_compat import address_of, is_since_1_8_11, stride_of, walk
+from podlane.check.command import check
+from podlane.check.findings import Status, findings
+from podlane.run.command import run
 from podlane.sidecar import sidecar
-from sidecar.config import load_settings
-from sidecar.errors import ConfigError, RulesetError
-from sidecar.netfilter import python_iptables
-from sidecar.netfilter.backend import Way
-from sidecar.netfilter.choose import detect_backend, has_python_iptables
-from sidecar.netfilter.features import python_iptables as python_iptables_check
-from sidecar.netfilter.python_rules import check as check_rules
-from sidecar.netfilter.rules import Chain, Family, FamilyRules, Hook, Jump, Return, Rule, Tproxy
-from sidecar.netfilter.xtables_compat import address_of, is_since_1_8_11, stride_of, walk
+from sidecar.config.settings import load_settings
 from tc_core.errors import MissingFeatureError
-from tc_core.marks import DIVERT
-from tc_core.policy import PortRange, TransportProtocol
+from traffic_policy.errors import ConfigError
+from traffic_policy.marks import DIVERT
+from traffic_policy.policy import PortRange, TransportProtocol
 
 _FIELDS: list[tuple[str, Any]] = [
     ("name", ctypes.c_char_p),
@@ -152,7 +153,7 @@ def _no_python_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
     # The import system's own way to say that there is no such module.
     monkeypatch.setitem(sys.modules, "iptc", None)
     monkeypatch.setattr(python_iptables, "_loaded", None)
-    monkeypatch.setattr("sidecar.netfilter.choose.has_net_admin", lambda: True)
+    monkeypatch.setattr("datapath.netfilter.select.has_net_admin", lambda: True)
 
 
 @pytest.mark.usefixtures("_no_python_iptables")
@@ -166,7 +167,7 @@ def test_what_is_not_installed_is_named_with_the_extra() -> None:
 @pytest.mark.parametrize(("way", "both"), [(Way.AUTO, True), (Way.RESTORE, False)], ids=["auto", "restore"])
 def test_without_either_the_remedy_is_for_what_was_asked(way: Way, both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("sidecar.netfilter.restore._SBIN", "")
+    monkeypatch.setattr("datapath.netfilter.restore._SBIN", "")
     with pytest.raises(MissingFeatureError, match="programs are not installed") as error:
         detect_backend(way)
     assert "Install the package iptables" in str(error.value)
@@ -186,8 +187,8 @@ def test_without_either_the_remedy_is_for_what_was_asked(way: Way, both: bool, m
 def test_podlane_check_accepts_python_iptables_in_the_place_of_the_programs(
     way: Way, here: bool, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podlane.lab.tools.find_tool", lambda _name: None)
-    monkeypatch.setattr("sidecar.netfilter.choose.has_python_iptables", lambda: here)
+    monkeypatch.setattr("podlane.netns.tools.find_tool", lambda _name: None)
+    monkeypatch.setattr("datapath.netfilter.select.has_python_iptables", lambda: here)
     found = {f.name: f for f in takewhile(lambda f: f.group in ("Privileges", "Commands"), findings(way))}
     for name in ("iptables-restore", "ip6tables-restore"):
         assert found[name].status is status

@@ -7,11 +7,10 @@ import struct
 
 import pytest
 
-from sidecar.netfilter import quic_filter
-from sidecar.netfilter.data_filter import PROGRAMS
-from sidecar.netfilter.entries import ENTRY_SIZE, decode
-from sidecar.netfilter.parse import parse_rule
-from sidecar.netfilter.rules import (
+from datapath.netfilter import quic_filter
+from datapath.netfilter.data_filter import PROGRAMS
+from datapath.netfilter.parse import parse_rule
+from datapath.netfilter.rules import (
     Direction,
     Drop,
     Family,
@@ -26,8 +25,9 @@ from sidecar.netfilter.rules import (
     SetMark,
     Tproxy,
 )
-from tc_core.marks import DIVERT, UNDECIDED, Mark
-from tc_core.policy import PortRange, TransportProtocol
+from datapath.netfilter.xt_decode import ENTRY_SIZE, decode
+from traffic_policy.marks import DIVERT, UNDECIDED, Mark
+from traffic_policy.policy import PortRange, TransportProtocol
 
 V4, V6 = Family.V4, Family.V6
 TCP, UDP, ICMP = TransportProtocol.TCP, TransportProtocol.UDP, TransportProtocol.ICMP

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packet_meaning import ARP, IPV6, extension, fragment_header, ipv4, ipv6, ports_of, verdict
 
-from tc_core import packet_program
-from tc_core.bpf import classic_bytes, classic_text, fingerprint
-from tc_core.bpf_assembler import IF_AT_LEAST, IF_EQUAL, LD_IMMEDIATE, LD_LENGTH, RETURN, Assembler, Label
-from tc_core.errors import TcError
+from tc_core.bpf import packet_program
+from tc_core.bpf.classic_assembler import IF_AT_LEAST, IF_EQUAL, LD_IMMEDIATE, LD_LENGTH, RETURN, Assembler, Label
+from tc_core.bpf.mark_classifier import classic_bytes, classic_text, fingerprint
+from tc_core.bpf.packet_program import MAX_INSTRUCTIONS, PACKET_PRIO, PacketRule, Program, filters, programs
 from tc_core.handles import ROOT, Handle
-from tc_core.marks import Mark
-from tc_core.packet_program import MAX_INSTRUCTIONS, PACKET_PRIO, PacketRule, Program, filters, programs
-from tc_core.policy import Network, PortRange
+from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import Mark
+from traffic_policy.policy import Network, PortRange
 
 A, B, C = Handle(1, 0x10), Handle(1, 0x11), Handle(1, 0x12)
 TCP, UDP, ICMP, ESP, SCTP, ICMPV6, NO_NEXT = 6, 17, 1, 50, 132, 58, 59
@@ -470,7 +470,7 @@ def test_a_rule_too_large_for_a_program_is_split_exactly() -> None:
 def test_more_than_all_programs_hold_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packet_program, "MAX_PROGRAMS", 1)
     assert len(programs([many(1000)])) == 1
-    with pytest.raises(TcError, match=r"^1 rules need more than 1 programs of 3900 .* Write larger networks"):
+    with pytest.raises(PodlaneError, match=r"^1 rules need more than 1 programs of 3900 .* Write larger networks"):
         programs([many(1500)])
 
 

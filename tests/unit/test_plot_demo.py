@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from podlane.demonstration.parts import BOTH_WAYS, UPLOADS
-from podlane.demonstration.recording import Recording
-from podlane.demonstration.scenario import Part, make_scenario
+from podlane.demo.parts import BOTH_WAYS, UPLOADS
+from podlane.demo.recording import Recording
+from podlane.demo.scenario import Part, make_scenario
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'podlane[demo]'")
 
-from podlane.plot import draw, plateau_middle
+from podlane.demo.plot import draw, plateau_middle
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_both_formats_are_written(drawn: tuple[Path, Path]) -> None:
 def test_limits_and_names_are_written_in(
     part: Part, words: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from podlane import plot
+    from podlane.demo import plot
 
     # Text as text instead of outlines, so that it can be looked for (what has a halo stays an outline).
     monkeypatch.setitem(plot._STYLE, "svg.fonttype", "none")
@@ -82,7 +82,7 @@ def test_limits_and_names_are_written_in(
 
 
 def test_a_layer_is_named_where_it_keeps_still() -> None:
-    from podlane import plot
+    from podlane.demo import plot
 
     written = []
     axes = SimpleNamespace(text=lambda x, y, name, **_: written.append((x, y, name)))

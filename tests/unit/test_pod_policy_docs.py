@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pod_policy.annotations import ANNOTATIONS, INJECT_LABEL, PREFIX, SHARED_POLICY_KEY, STATUS
-from pod_policy.composition import MOST_MATCHES
-from pod_policy.effective import MOST_EXCLUDED, AnnotationsError, effective, shared_policy_name
-from tc_core.units import Rate
+from traffic_policy.pod.annotations import ANNOTATIONS, INJECT_LABEL, PREFIX, SHARED_POLICY_KEY, STATUS
+from traffic_policy.pod.composition import MOST_MATCHES
+from traffic_policy.pod.effective import MOST_EXCLUDED, AnnotationsError, effective, shared_policy_name
+from traffic_policy.units import Rate
 
 TEXT = (Path(__file__).parents[2] / "docs/reference/annotations.md").read_text()
 

@@ -15,8 +15,8 @@ from downward import Volume, format_map
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_policy.downward import read_annotations
-from pod_policy.errors import DownwardError
+from traffic_policy.pod.downward import read_annotations
+from traffic_policy.pod.errors import DownwardError
 
 WRITTEN_BY_GO: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "golden/kubernetes/downward.json").read_text()

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_policy.annotations import ANNOTATIONS, INJECT_LABEL, PREFIX, STATUS
-from pod_policy.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
-from pod_policy.values import DATAPATHS, LOG_LEVELS
-from sidecar.config import LogLevel
-from sidecar.datapath import Datapath
-from tc_core.policy_file import parse_policy, policy_from_document
-from tc_core.ports import PortRange
-from tc_core.units import Duration, Rate
+from datapath.kinds import Datapath
+from sidecar.config.settings import LogLevel
+from traffic_policy.pod.annotations import ANNOTATIONS, INJECT_LABEL, PREFIX, STATUS
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
+from traffic_policy.pod.values import DATAPATHS, LOG_LEVELS
+from traffic_policy.policy_file import parse_policy, policy_from_document
+from traffic_policy.ports import PortRange
+from traffic_policy.units import Duration, Rate
 
 API = '[{name: api, rate: 20Mbit, match: {sni: "*.example.com"}}]'
 SHARED = """

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_policy.errors import QuantityError
-from pod_policy.quantities import Quantity, bandwidth, bandwidth_text
-from tc_core.policy import MIN_RATE
-from tc_core.units import Rate
+from traffic_policy.pod.errors import QuantityError
+from traffic_policy.pod.quantities import Quantity, bandwidth, bandwidth_text
+from traffic_policy.policy import MIN_RATE
+from traffic_policy.units import Rate
 
 ANSWERS: list[tuple[str, str | None]] = json.loads(
     (Path(__file__).parent.parent / "golden/kubernetes/quantities.json").read_text()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pod_policy.service_links import service_behind, service_link
-from sidecar.config import load_settings
-from sidecar.errors import ConfigError
+from sidecar.config.settings import load_settings
+from traffic_policy.errors import ConfigError
+from traffic_policy.pod.service_links import service_behind, service_link
 
 OF_THE_KUBELET = {
     "REDIS_PRIMARY_SERVICE_HOST": "10.0.0.11",

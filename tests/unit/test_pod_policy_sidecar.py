@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from downward import Volume, format_map
 
-from pod_policy.annotations import shared_policy_file
-from sidecar.config import LogLevel, SidecarSettings, load_settings
-from sidecar.datapath import Datapath
-from sidecar.errors import ConfigError
-from sidecar.mesh.kinds import Mesh
-from sidecar.on_failure import OnFailure
-from sidecar.policies import Wanted, attempt, contents, load_wanted, on_failure_asked, reload_wanted, sources
-from tc_core.ports import PortRange
-from tc_core.units import Duration, Rate
+from datapath.kinds import Datapath
+from datapath.mesh.types import Mesh
+from datapath.on_failure import OnFailure
+from sidecar.config.loader import Wanted, attempt, contents, load_wanted, on_failure_asked, reload_wanted, sources
+from sidecar.config.settings import LogLevel, SidecarSettings, load_settings
+from traffic_policy.errors import ConfigError
+from traffic_policy.pod.annotations import shared_policy_file
+from traffic_policy.ports import PortRange
+from traffic_policy.units import Duration, Rate
 
 API = "[{name: api, rate: 1Mbit, match: {port: 80}}]"
 SHARED = "total: 50Mbit\nclasses: [{name: web, rate: 5Mbit, match: {port: 443}}]\n"

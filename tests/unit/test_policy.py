@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.errors import PolicyError
-from tc_core.policy import Match, PortRange, TrafficPolicy
-from tc_core.policy_file import dump_policy, load_policy, parse_policy, policy_from_document
-from tc_core.policy_overlap import covers
-from tc_core.units import Rate
+from traffic_policy.errors import PolicyError
+from traffic_policy.overlap import covers
+from traffic_policy.policy import Match, PortRange, TrafficPolicy
+from traffic_policy.policy_file import dump_policy, load_policy, parse_policy, policy_from_document
+from traffic_policy.units import Rate
 
 EXAMPLE = """
 total: 100Mbit

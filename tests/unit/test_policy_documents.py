@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from tc_core.builder import ClassBuilder, DefaultBuilder
 from tc_core.controller import TrafficController
-from tc_core.errors import PolicyError
-from tc_core.policy import (
+from traffic_policy.errors import PolicyError
+from traffic_policy.policy import (
     ClassIngress,
     DefaultClass,
     Ingress,
@@ -28,10 +28,10 @@ from tc_core.policy import (
     TrafficClass,
     TrafficPolicy,
 )
-from tc_core.policy_file import policy_from_document
-from tc_core.policy_scope import beyond_packets, beyond_sidecar
-from tc_core.profiles import profiles
-from tc_core.schema import policy_schema, policy_schema_text
+from traffic_policy.policy_file import policy_from_document
+from traffic_policy.profiles import profiles
+from traffic_policy.schema import policy_schema, policy_schema_text
+from traffic_policy.scope import beyond_packets, beyond_sidecar
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/policy.md").read_text()

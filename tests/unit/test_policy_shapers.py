@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from tc_core.capability import ALL_FEATURES, absent
-from tc_core.errors import PolicyError
-from tc_core.marks import Mark
-from tc_core.policy import Match, PortRange, Queue, Shaper, TrafficPolicy, TransportProtocol
-from tc_core.policy_file import dump_policy, parse_policy
-from tc_core.policy_overlap import covers
-from tc_core.policy_scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_names
-from tc_core.ports import TransportProtocol as Protocol
-from tc_core.services import service_named, services
-from tc_core.tellers import Teller, teller_of
-from tc_core.units import Duration, Percentage, Rate
+from tc_core.compile.ingress_classifier import Teller, teller_of
+from tc_core.probe.capability import ALL_FEATURES, absent
+from traffic_policy.errors import PolicyError
+from traffic_policy.marks import Mark
+from traffic_policy.overlap import covers
+from traffic_policy.policy import Match, PortRange, Queue, Shaper, TrafficPolicy, TransportProtocol
+from traffic_policy.policy_file import dump_policy, parse_policy
+from traffic_policy.ports import TransportProtocol as Protocol
+from traffic_policy.scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_names
+from traffic_policy.services import service_named, services
+from traffic_policy.units import Duration, Percentage, Rate
 
 ALL_KEYS = """
 total: 100Mbit

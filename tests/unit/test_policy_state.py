@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.metrics import Crew, Metrics
-from sidecar.policy_state import PolicyState, Result
+from sidecar.config.reload_status import PolicyState, Result
+from sidecar.observability.metrics import Crew, Metrics
 
 
 class Clock:

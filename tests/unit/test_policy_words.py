@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tc_core import words
-from tc_core.policy import Match, TrafficPolicy
-from tc_core.policy_file import parse_policy
-from tc_core.words import describe, percent, traffic_words
+from traffic_policy import describe as words
+from traffic_policy.describe import describe, percent, traffic_words
+from traffic_policy.policy import Match, TrafficPolicy
+from traffic_policy.policy_file import parse_policy
 
 PRIO = parse_policy(
     """

@@ -6,14 +6,14 @@ from importlib import resources
 
 import pytest
 
-from tc_core import lanes
-from tc_core.capability import ALL_FEATURES
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.controller import TrafficController
-from tc_core.errors import PolicyError, UnitError
-from tc_core.fake import FakeKernel
-from tc_core.policy import Queue
-from tc_core.profiles import Profile, profile_named, profiles
-from tc_core.units import Rate
+from tc_core.fake.kernel import FakeKernel
+from tc_core.probe.capability import ALL_FEATURES
+from traffic_policy.errors import PolicyError, UnitError
+from traffic_policy.policy import Queue
+from traffic_policy.profiles import Profile, profile_named, profiles
+from traffic_policy.units import Rate
 
 EVERY = pytest.mark.parametrize("profile", profiles(), ids=lambda profile: profile.name)
 SIZES = ("500kbit", "3.333Mbit", "100Mbit", "1Gbit", "40Gbit")
@@ -21,7 +21,9 @@ SIZES = ("500kbit", "3.333Mbit", "100Mbit", "1Gbit", "40Gbit")
 
 def test_these_there_are() -> None:
     assert [profile.name for profile in profiles()] == ["bulk-backup", "home-fair", "voip", "web-server"]
-    files = {entry.name for entry in resources.files("tc_core.profiles").iterdir() if entry.name.endswith(".yaml")}
+    files = {
+        entry.name for entry in resources.files("traffic_policy.profiles").iterdir() if entry.name.endswith(".yaml")
+    }
     assert files == {f"{profile.name}.yaml" for profile in profiles()}
 
 
@@ -70,7 +72,7 @@ def test_each_keeps_its_promise() -> None:
 
 def test_both_directions_of_a_home_network_are_fair() -> None:
     made = TrafficController.from_profile("eth0", "home-fair", total="18Mbit").ingress_total("90Mbit")
-    tree = lanes.lanes_of(made.policy(), "eth0", ALL_FEATURES).ingress
+    tree = lanes_of(made.policy(), "eth0", ALL_FEATURES).ingress
     assert tree is not None
     assert [leaf.kind for leaf in tree.tree.leaves] == ["fq_codel"]
 

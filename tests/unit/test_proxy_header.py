@@ -10,8 +10,8 @@ from first_bytes import NOT_THIS, cut, detect, hello, http1, records, run, singl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.protocols.detect import Detection, Detector, Protocol, Reason
-from sidecar.protocols.proxy_header import MAX_V1, MAX_V2, bytes_to_come, header_size
+from datapath.protocols.detect import Detection, Detector, Protocol, Reason
+from datapath.protocols.proxy_header import MAX_V1, MAX_V2, bytes_to_come, header_size
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 """As the specification prints it."""

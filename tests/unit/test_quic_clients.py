@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from quic_datagrams import VERSIONS, feed
 
-from sidecar.protocols.client_hello import ClientHello
-from sidecar.protocols.outcome import NeedMore
-from sidecar.protocols.quic_initial import QuicInitialReader
-from sidecar.protocols.quic_packets import VERSION_1, VERSION_2
+from datapath.protocols.client_hello import ClientHello
+from datapath.protocols.quic_initial import QuicInitialReader
+from datapath.protocols.quic_packets import VERSION_1, VERSION_2
+from datapath.protocols.result import NeedMore
 
 SERVER, CLIENT = ("192.0.2.1", 443), ("192.0.2.2", 40_000)
 MANY = tuple(f"protocol-{number:03d}" for number in range(200))

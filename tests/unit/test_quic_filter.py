@@ -9,9 +9,9 @@ from quic_datagrams import HELLO, crypto, initial, long_packet, odd_datagrams
 from test_ruleset_aside import selects
 from udp_packets import udp_packet
 
-from sidecar.netfilter.quic_filter import PROGRAMS
-from sidecar.netfilter.rules import Family
-from sidecar.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind, begins_with
+from datapath.netfilter.quic_filter import PROGRAMS
+from datapath.netfilter.rules import Family
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind, begins_with
 
 OTHER = 0x0A1A2A3A
 """A version that is reserved to be refused (RFC 9000 15)."""

@@ -15,15 +15,15 @@ from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 
-from podlane.captures.flow import Flow
-from podlane.captures.flows import FlowTable
-from podlane.captures.verdicts import Judge, Verdict
-from sidecar.mesh.kinds import ISTIO
-from sidecar.protocols.quic_crypto import KEYS_SIZE
-from sidecar.protocols.quic_initial import MAX_BYTES
-from sidecar.protocols.quic_packets import MIN_DATAGRAM
-from tc_core.policy import Quic
-from tc_core.policy_file import parse_policy
+from datapath.mesh.types import ISTIO
+from datapath.protocols.quic_crypto import KEYS_SIZE
+from datapath.protocols.quic_initial import MAX_BYTES
+from datapath.protocols.quic_packets import MIN_DATAGRAM
+from podlane.classify.flow import Flow
+from podlane.classify.flows import FlowTable
+from podlane.classify.verdicts import Judge, Verdict
+from traffic_policy.policy import Quic
+from traffic_policy.policy_file import parse_policy
 
 MESSAGE = hello(sni(b"API.example.com"), alpn(b"h3", b"h3-29"), extension(0xFE0D), extension(51, b"k" * 1300))
 FIRST, SECOND = initial(crypto(0, MESSAGE[:900])), initial(crypto(900, MESSAGE[900:]), number=1)

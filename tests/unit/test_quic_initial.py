@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quic_datagrams import ACK, ID, PING, VERSIONS, crypto, feed, initial, long_packet, odd_datagrams, variable
 
-from sidecar.protocols.client_hello import ClientHello
-from sidecar.protocols.outcome import NeedMore, Reason, Rejected
-from sidecar.protocols.quic_crypto import KEYS_SIZE
-from sidecar.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, QuicInitialReader
-from sidecar.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
+from datapath.protocols.client_hello import ClientHello
+from datapath.protocols.quic_crypto import KEYS_SIZE
+from datapath.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, QuicInitialReader
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
+from datapath.protocols.result import NeedMore, Reason, Rejected
 
 PUBLISHED_FRAMES = bytes.fromhex(
     "060040f1010000ed0303ebf8fa56f12939b9584a3896472ec40bb863cfd3e86804fe3a47f06a2b69484c00000413011302010000c000"
@@ -366,7 +366,7 @@ def test_memory_is_bounded() -> None:
 def test_the_memory_of_keys_is_what_held_says() -> None:
     """Most of it is OpenSSL's, so only the process can tell."""
     program = (
-        "from pathlib import Path\nfrom sidecar.protocols.quic_crypto import KEYS_SIZE, InitialKeys\n"
+        "from pathlib import Path\nfrom datapath.protocols.quic_crypto import KEYS_SIZE, InitialKeys\n"
         "def pages(): return int(Path('/proc/self/statm').read_text().split()[1])\n"
         "InitialKeys(1, b'first'); before = pages()\n"
         "keys = [InitialKeys(1, i.to_bytes(8, 'big')) for i in range(4000)]\n"
@@ -406,7 +406,7 @@ def test_work_is_bounded_by_the_bytes(frames: bytes) -> None:
 
 def test_cryptography_is_imported_for_the_first_initial_only() -> None:
     program = (
-        "import sys; from sidecar.protocols.quic_initial import QuicInitialReader\n"
+        "import sys; from datapath.protocols.quic_initial import QuicInitialReader\n"
         "QuicInitialReader().feed(bytes(1200))\n"
         "assert not [name for name in sys.modules if name.startswith('cryptography')]\n"
         f"QuicInitialReader().feed(bytes.fromhex('{initial(SMALL).hex()}'))\n"

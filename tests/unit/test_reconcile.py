@@ -7,16 +7,17 @@ import errno
 import pytest
 from trees import VARIANTS, policy, tree_of
 
-from tc_core import reconcile
-from tc_core.capability import Features
+from tc_core.apply.execute import ApplyError, apply, clear
+from tc_core.apply.plan import look, plan
 from tc_core.errors import ForeignQdiscError, InterfaceNotFoundError
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import ChangeClass, DeleteClass
-from tc_core.marks import ClassIds
 from tc_core.model import Link, Observed, OtherQdisc, TrafficTree
-from tc_core.policy import TrafficPolicy
-from tc_core.units import Duration
+from tc_core.probe.capability import Features
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.units import Duration
 
 OLD = policy("100Mbit", a="20Mbit 80Mbit 1", b="10Mbit 20Mbit 4", c="5Mbit 5Mbit 7")
 NEW = policy("80Mbit", b="20Mbit 30Mbit 2", d="30Mbit 40Mbit 1")
@@ -36,34 +37,34 @@ def kernel() -> FakeKernel:
 @pytest.mark.parametrize("features", VARIANTS.values(), ids=VARIANTS)
 def test_the_second_apply_sends_nothing(kernel: FakeKernel, features: Features) -> None:
     tree = tree_of(OLD, features)
-    first = reconcile.apply(kernel, "eth0", tree)
-    assert list(first.done) == kernel.applied
+    first = apply(kernel, "eth0", tree)
+    assert [change for _, change in first.done] == kernel.applied
     assert first.failed is None
-    second = reconcile.apply(kernel, "eth0", tree)
+    second = apply(kernel, "eth0", tree)
     assert second.done == ()
-    assert kernel.applied == list(first.done)
+    assert kernel.applied == [change for _, change in first.done]
 
 
 def test_plan_is_what_apply_does(kernel: FakeKernel) -> None:
     tree = tree_of(OLD)
-    planned = reconcile.plan(kernel, "eth0", tree)
+    planned = plan(look(kernel, "eth0"), tree)
     assert kernel.applied == []
-    assert reconcile.apply(kernel, "eth0", tree).done == tuple(planned)
+    assert apply(kernel, "eth0", tree).done == planned
 
 
 def test_a_rate_changes_one_class(kernel: FakeKernel) -> None:
-    reconcile.apply(kernel, "eth0", tree_of(policy(a="20Mbit 80Mbit")))
-    report = reconcile.apply(kernel, "eth0", tree_of(policy(a="30Mbit 80Mbit")))
-    assert [type(c) for c in report.done] == [ChangeClass]
+    apply(kernel, "eth0", tree_of(policy(a="20Mbit 80Mbit")))
+    report = apply(kernel, "eth0", tree_of(policy(a="30Mbit 80Mbit")))
+    assert [type(c) for _, c in report.done] == [ChangeClass]
 
 
 def _changes(features: Features, *, installing: bool) -> int:
     kernel = FakeKernel("eth0")
     old, new = trees(features)
     if installing:
-        return len(reconcile.plan(kernel, "eth0", old))
-    reconcile.apply(kernel, "eth0", old)
-    return len(reconcile.plan(kernel, "eth0", new))
+        return len(plan(look(kernel, "eth0"), old))
+    apply(kernel, "eth0", old)
+    return len(plan(look(kernel, "eth0"), new))
 
 
 POSITIONS = [
@@ -81,28 +82,28 @@ def test_a_failure_anywhere_is_reported_and_the_next_apply_completes(
     old, new = trees(features)
     wanted = old if installing else new
     if not installing:
-        reconcile.apply(kernel, "eth0", old)
-    planned = reconcile.plan(kernel, "eth0", wanted)
+        apply(kernel, "eth0", old)
+    planned = plan(look(kernel, "eth0"), wanted)
     kernel.fail_at(position, errno.ENOBUFS)
-    with pytest.raises(reconcile.ApplyError) as caught:
-        reconcile.apply(kernel, "eth0", wanted)
+    with pytest.raises(ApplyError) as caught:
+        apply(kernel, "eth0", wanted)
     report = caught.value.report
-    assert report.done == tuple(planned[:position])
+    assert report.done == planned[:position]
     assert report.failed is not None
     assert (report.failed[0], report.failed[1].errno) == (planned[position], errno.ENOBUFS)
-    assert report.remaining == tuple(planned[position + 1 :])
+    assert report.remaining == planned[position + 1 :]
     assert f"Change {position + 1} of {len(planned)} on eth0 was refused" in str(caught.value)
-    assert planned[position].command("eth0") in str(caught.value)
-    reconcile.apply(kernel, "eth0", wanted)
-    assert reconcile.plan(kernel, "eth0", wanted) == []
-    reconcile.remove(kernel, "eth0")
+    assert planned[position][1].command("eth0") in str(caught.value)
+    apply(kernel, "eth0", wanted)
+    assert plan(look(kernel, "eth0"), wanted) == ()
+    clear(kernel, "eth0")
     assert kernel.observe("eth0") == FakeKernel("eth0").observe("eth0")
 
 
 def test_a_report_tells_done_failed_and_not_tried(kernel: FakeKernel) -> None:
     kernel.fail_at(1, errno.EPERM)
-    with pytest.raises(reconcile.ApplyError, match="CAP_NET_ADMIN") as caught:
-        reconcile.apply(kernel, "eth0", tree_of(policy()))
+    with pytest.raises(ApplyError, match="CAP_NET_ADMIN") as caught:
+        apply(kernel, "eth0", tree_of(policy()))
     assert str(caught.value.report).splitlines() == [
         "1 changes on eth0",
         "  done: tc qdisc add dev eth0 root handle 1: htb default 1ff r2q 10 direct_qlen 1000",
@@ -129,12 +130,12 @@ class Clock:
 
 
 def test_a_class_goes_when_its_queue_is_empty(kernel: FakeKernel) -> None:
-    old, new = trees(VARIANTS["ebpf and fifo"])
-    reconcile.apply(kernel, "eth0", old)
+    old, new = trees(VARIANTS["classic bpf and fifo"])
+    apply(kernel, "eth0", old)
     kernel.queue(A, 30_000, 20_000, 10_000, 0)
     clock = Clock(kernel)
     begin = len(kernel.applied)
-    report = reconcile.apply(kernel, "eth0", new, pause=clock.pause)
+    report = apply(kernel, "eth0", new, pause=clock.pause)
     assert clock.waits == 3
     assert report.dropped_packets == 0
     before_waiting = kernel.applied[begin : clock.applied_before]
@@ -144,20 +145,20 @@ def test_a_class_goes_when_its_queue_is_empty(kernel: FakeKernel) -> None:
 
 def test_a_queue_that_does_not_empty_is_waited_for_only_so_long(kernel: FakeKernel) -> None:
     old, new = trees(VARIANTS["fw and fq_codel"])
-    reconcile.apply(kernel, "eth0", old)
+    apply(kernel, "eth0", old)
     kernel.queue(C, 15_140)
     clock = Clock(kernel)
-    report = reconcile.apply(kernel, "eth0", new, drain=Duration.from_seconds(0.2), pause=clock.pause)
+    report = apply(kernel, "eth0", new, drain=Duration.from_seconds(0.2), pause=clock.pause)
     assert clock.waits == 20
     assert report.dropped_packets == 10
-    assert reconcile.plan(kernel, "eth0", new) == []
+    assert plan(look(kernel, "eth0"), new) == ()
 
 
 def test_nothing_is_waited_for_when_no_class_goes(kernel: FakeKernel) -> None:
-    reconcile.apply(kernel, "eth0", tree_of(OLD))
+    apply(kernel, "eth0", tree_of(OLD))
     kernel.queue(A, 1000)
     clock = Clock(kernel)
-    reconcile.apply(kernel, "eth0", tree_of(policy("90Mbit", a="1Mbit", b="1Mbit", c="1Mbit")), pause=clock.pause)
+    apply(kernel, "eth0", tree_of(policy("90Mbit", a="1Mbit", b="1Mbit", c="1Mbit")), pause=clock.pause)
     assert clock.waits == 0
 
 
@@ -166,9 +167,9 @@ def test_nothing_is_waited_for_when_no_class_goes(kernel: FakeKernel) -> None:
 
 def test_a_missing_interface_names_those_that_exist(kernel: FakeKernel) -> None:
     for call in (
-        lambda: reconcile.apply(kernel, "eth7", tree_of(OLD)),
-        lambda: reconcile.remove(kernel, "eth7"),
-        lambda: reconcile.plan(kernel, "eth7", tree_of(OLD)),
+        lambda: apply(kernel, "eth7", tree_of(OLD)),
+        lambda: clear(kernel, "eth7"),
+        lambda: plan(look(kernel, "eth7"), tree_of(OLD)),
     ):
         with pytest.raises(InterfaceNotFoundError, match=r"no interface 'eth7'.*eth0, lo"):
             call()
@@ -178,19 +179,19 @@ def test_a_foreign_root_stays_as_it_is(kernel: FakeKernel) -> None:
     theirs = Observed(Link("eth0"), (OtherQdisc(Handle(0x8001), ROOT, "tbf"),))
     kernel.put(theirs)
     with pytest.raises(ForeignQdiscError):
-        reconcile.apply(kernel, "eth0", tree_of(OLD))
-    assert reconcile.remove(kernel, "eth0").done == ()
+        apply(kernel, "eth0", tree_of(OLD))
+    assert clear(kernel, "eth0").done == ()
     assert kernel.observe("eth0") == theirs
-    reconcile.apply(kernel, "eth0", tree_of(OLD), replace=True)
-    assert reconcile.plan(kernel, "eth0", tree_of(OLD)) == []
+    apply(kernel, "eth0", tree_of(OLD), replace=True)
+    assert plan(look(kernel, "eth0"), tree_of(OLD)) == ()
 
 
 def test_removal_is_repeatable(kernel: FakeKernel) -> None:
     untouched = kernel.observe("eth0")
-    reconcile.apply(kernel, "eth0", tree_of(OLD, VARIANTS["ebpf and fifo"]))
-    assert len(reconcile.remove(kernel, "eth0").done) == 2
+    apply(kernel, "eth0", tree_of(OLD, VARIANTS["classic bpf and fifo"]))
+    assert len(clear(kernel, "eth0").done) == 2
     assert kernel.observe("eth0") == untouched
-    assert reconcile.remove(kernel, "eth0").done == ()
+    assert clear(kernel, "eth0").done == ()
 
 
 def test_policies_may_follow_each_other_in_any_order(kernel: FakeKernel) -> None:
@@ -199,6 +200,6 @@ def test_policies_may_follow_each_other_in_any_order(kernel: FakeKernel) -> None
     for written in history:
         ids = ids.evolve(c.name for c in written.classes)
         tree = tree_of(written, VARIANTS["classic bpf and fifo"], ids)
-        reconcile.apply(kernel, "eth0", tree)
-        assert reconcile.plan(kernel, "eth0", tree) == []
+        apply(kernel, "eth0", tree)
+        assert plan(look(kernel, "eth0"), tree) == ()
         assert len(kernel.observe("eth0").classes) == len(written.classes) + 2

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.routing.flow import Content, Destination, parse_address
-from sidecar.routing.table import RoutingTable
-from tc_core.names import NameSet
-from tc_core.policy import Bound, Quic, TransportProtocol
-from tc_core.policy_file import parse_policy
+from datapath.routing.flow import Content, Destination, parse_address
+from datapath.routing.table import RoutingTable
+from traffic_policy.names import NameSet
+from traffic_policy.policy import Bound, Quic, TransportProtocol
+from traffic_policy.policy_file import parse_policy
 
 POLICY = parse_policy(
     """

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.datapath import Datapath
-from sidecar.netfilter.quic import QUIC
-from sidecar.netfilter.rules import MULTIPORT_SLOTS, Family, FamilyRules, Rule, SaveMark, SetMark, port_groups
-from sidecar.netfilter.ruleset import CAPTURE, CLASSES, OUT, PRE, CaptureSettings, Ruleset, build_ruleset
-from tc_core.marks import CLASS_MASK, MAX_CLASSES, OWN, STATE_MASK, ClassIds, Mark
-from tc_core.policy import PortRange, TrafficPolicy, TransportProtocol
+from datapath.kinds import Datapath
+from datapath.netfilter.quic import QUIC
+from datapath.netfilter.rules import MULTIPORT_SLOTS, Family, FamilyRules, Rule, SaveMark, SetMark, port_groups
+from datapath.netfilter.ruleset import CAPTURE, CLASSES, OUT, PRE, CaptureSettings, Ruleset, build_ruleset
+from traffic_policy.marks import CLASS_MASK, MAX_CLASSES, OWN, STATE_MASK, ClassIds, Mark
+from traffic_policy.policy import PortRange, TrafficPolicy, TransportProtocol
 
 UDP = TransportProtocol.UDP
 SNI = {"sni": ["a.example"]}

@@ -31,14 +31,14 @@ from test_ruleset_walk import (
     written_twice,
 )
 
-from sidecar.datapath import Datapath
-from sidecar.netfilter.data_filter import PROGRAMS
-from sidecar.netfilter.rules import Direction, Family, FamilyRules
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.routing.table import RoutingTable
-from sidecar.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
-from tc_core.marks import DIVERT, ClassIds, class_id_of
-from tc_core.policy import DEFAULT_CLASS, Bound, TrafficPolicy
+from datapath.kinds import Datapath
+from datapath.netfilter.data_filter import PROGRAMS
+from datapath.netfilter.rules import Direction, Family, FamilyRules
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from datapath.routing.table import RoutingTable
+from datapath.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
+from traffic_policy.marks import DIVERT, ClassIds, class_id_of
+from traffic_policy.policy import DEFAULT_CLASS, Bound, TrafficPolicy
 
 QUEUE = 77
 ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE)

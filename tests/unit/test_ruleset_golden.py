@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.datapath import Datapath
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD
-from sidecar.netfilter.parse import parse
-from sidecar.netfilter.rules import Family
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from sidecar.netfilter.text import difference, render, render_route
-from tc_core.marks import ClassIds
-from tc_core.policy import PortRange, Quic, TrafficPolicy
+from datapath.kinds import Datapath
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD
+from datapath.netfilter.parse import parse
+from datapath.netfilter.render import difference, render, render_route
+from datapath.netfilter.rules import Family
+from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import PortRange, Quic, TrafficPolicy
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ruleset"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.netfilter.ports import PortReservation, release, reserve
+from datapath.netfilter.ports import PortReservation, release, reserve
 
 
 @pytest.fixture

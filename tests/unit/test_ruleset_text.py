@@ -6,8 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from sidecar.netfilter.parse import Installed, parse, parse_rule
-from sidecar.netfilter.rules import (
+from datapath.netfilter.parse import Installed, parse, parse_rule
+from datapath.netfilter.render import difference, render_rule, transaction
+from datapath.netfilter.rules import (
     Chain,
     Direction,
     Family,
@@ -20,9 +21,8 @@ from sidecar.netfilter.rules import (
     SetConnmark,
     SetMark,
 )
-from sidecar.netfilter.text import difference, render_rule, transaction
-from tc_core.marks import Mark
-from tc_core.policy import PortRange, TransportProtocol
+from traffic_policy.marks import Mark
+from traffic_policy.policy import PortRange, TransportProtocol
 
 TCP, ICMP = TransportProtocol.TCP, TransportProtocol.ICMP
 ONE = Rule(SetMark(Mark(0x1000000, 0xFF000000)))

@@ -14,19 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruleset_walk import Packet, answer, arrival, captured, has, output, walk
 
-from sidecar.datapath import Datapath
-from sidecar.mesh.kinds import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
-from sidecar.netfilter.rules import (
-    Direction,
-    Family,
-    FamilyRules,
-)
-from sidecar.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
-from sidecar.routing.flow import Address, Content, Destination, parse_address
-from sidecar.routing.table import RoutingTable
-from sidecar.stepaside.marks import SHOWN
-from tc_core.marks import DIVERT, OWN, ClassIds, class_id_of, class_mark
-from tc_core.policy import DEFAULT_CLASS, Bound, PortRange, TrafficPolicy, TransportProtocol
+from datapath.kinds import Datapath
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
+from datapath.netfilter.rules import Direction, Family, FamilyRules
+from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
+from datapath.routing.flow import Address, Content, Destination, parse_address
+from datapath.routing.table import RoutingTable
+from datapath.stepaside.marks import SHOWN
+from traffic_policy.marks import DIVERT, OWN, ClassIds, class_id_of, class_mark
+from traffic_policy.policy import DEFAULT_CLASS, Bound, PortRange, TrafficPolicy, TransportProtocol
 
 TCP, UDP, ICMP = TransportProtocol
 

@@ -13,15 +13,15 @@ import pytest
 from bpf_machine import Skb, run
 from packet_meaning import extension, ipv4, ipv6, ports_of
 
-from tc_core import lanes
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import INNER_HANDLE, ROOT_HANDLE
+from tc_core.compile.mark_tree import INNER_HANDLE, ROOT_HANDLE
+from tc_core.compile.packet_tree import lanes_of
 from tc_core.controller import TrafficController
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.model import BpfFilter
-from tc_core.policy import DEFAULT_CLASS
-from tc_core.units import Rate
+from tc_core.probe.capability import ALL_FEATURES
+from traffic_policy.policy import DEFAULT_CLASS
+from traffic_policy.units import Rate
 
 Packet = Callable[..., Skb]
 TCP, UDP, ICMP, SCTP, ICMPV6 = 6, 17, 1, 132, 58
@@ -35,7 +35,7 @@ def controller() -> TrafficController:
 
 def class_of(controller: TrafficController, skb: Skb) -> str:
     """The class that a packet gets: the filters are asked one after the other, as the kernel does."""
-    tree = lanes.lanes_of(controller.policy(), "eth0", ALL_FEATURES).tree
+    tree = lanes_of(controller.policy(), "eth0", ALL_FEATURES).tree
     for program in tree.filters:
         assert isinstance(program, BpfFilter)
         if found := run(program.instructions, skb):
@@ -174,7 +174,7 @@ def test_there_may_be_many_classes_and_priorities_may_be_equal(
     report = controller.apply()
     assert report.failed is None
     assert controller.plan() == []
-    tree = lanes.lanes_of(controller.policy(), "eth0", ALL_FEATURES).tree
+    tree = lanes_of(controller.policy(), "eth0", ALL_FEATURES).tree
     assert len(set(tree.names)) == 42, "a handle for each, for the default class and for the total"
     for i in (0, 7, 8, 9, 39):
         assert class_of(controller, ipv4(ports_of(40000, 1000 + i))) == f"c{i}"

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.datapath import Datapath
-from sidecar.mesh.kinds import ISTIO, LINKERD, MeshProxy
-from sidecar.mesh.words import mesh_notes
-from sidecar.routing.flow import Content, Destination
-from sidecar.routing.service_names import ServiceName, service_name, understood
-from sidecar.routing.table import RoutingTable
-from tc_core.names import normalise_host
-from tc_core.policy import Quic, TransportProtocol
-from tc_core.policy_file import parse_policy
+from datapath.kinds import Datapath
+from datapath.mesh.notes import mesh_notes
+from datapath.mesh.types import ISTIO, LINKERD, MeshProxy
+from datapath.routing.flow import Content, Destination
+from datapath.routing.service_names import ServiceName, service_name, understood
+from datapath.routing.table import RoutingTable
+from traffic_policy.names import normalise_host
+from traffic_policy.policy import Quic, TransportProtocol
+from traffic_policy.policy_file import parse_policy
 
 REVIEWS = "reviews.default.svc.cluster.local"
 

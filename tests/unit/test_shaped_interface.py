@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.errors import ConfigError
-from sidecar.shaping import shaped_interface
-from tc_core.fake import FakeKernel
+from datapath.shaping import shaped_interface
+from tc_core.fake.kernel import FakeKernel
+from traffic_policy.errors import ConfigError
 
 
 @pytest.mark.parametrize(("named", "shaped"), [(None, "eth0"), ("eth1", "eth1")], ids=["default route's", "named"])

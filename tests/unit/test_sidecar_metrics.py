@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sidecar.metrics import Crew, Metrics, ReceivedMetrics
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.routing.flow import Destination
-from sidecar.shaping import ClassSnapshot, Received
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.routing.flow import Destination
+from datapath.shaping import ClassSnapshot, Received
+from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
 from sidecar.transport.observer import ConnectionSummary, Outcome
 from tc_core.handles import Handle
 from tc_core.stats import ClassStats
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
 

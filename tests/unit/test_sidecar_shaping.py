@@ -9,27 +9,28 @@ from pathlib import Path
 import pytest
 from trees import TOLD_BY
 
-from sidecar.config import SidecarSettings
-from sidecar.left_alone import left_alone
-from sidecar.shaping import Shaping
-from sidecar.transport.ledger import Ledger
-from tc_core.capability import ALL_FEATURES, absent
-from tc_core.compile import INNER_HANDLE, leaf_handle
-from tc_core.errors import MissingFeatureError, TcError
-from tc_core.fake import FakeKernel
+from datapath.exclusions import left_alone
+from datapath.shaping import Shaping
+from datapath.shared_counters import Ledger
+from sidecar.config.settings import SidecarSettings
+from tc_core.apply.execute import ApplyError
+from tc_core.bpf.socket_program import socket_redirect
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import INNER_HANDLE, leaf_handle
+from tc_core.compile.packet_rules import PacketRule
+from tc_core.compile.packet_tree import compile_ingress
+from tc_core.errors import MissingFeatureError
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import Handle
 from tc_core.kernel import AddClass, AddLink, AddQdisc, DeleteClass, DeleteLink, ReplaceFilter
-from tc_core.marks import ClassIds, class_mark
 from tc_core.model import INGRESS_HOOK, BpfFilter, FwFilter, RedirectFilter
-from tc_core.packet_lanes import compile_ingress
-from tc_core.packet_rules import PacketRule
-from tc_core.policy import Match, PortRange, TrafficPolicy
-from tc_core.policy_file import parse_policy
-from tc_core.reconcile import ApplyError
-from tc_core.socket_program import socket_redirect
+from tc_core.probe.capability import ALL_FEATURES, absent
 from tc_core.stats import ClassStats
-from tc_core.tellers import Teller
-from tc_core.units import Rate
+from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.policy import Match, PortRange, TrafficPolicy
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import Rate
 
 ONE = parse_policy("total: 100Mbit\nclasses: [{name: one, rate: 1Mbit, match: {port: 80}}]")
 TWO = parse_policy("total: 100Mbit\nclasses: [{name: two, rate: 1Mbit, match: {port: 80}}]")
@@ -393,7 +394,7 @@ def test_no_class_id_may_be_left_for_what_is_relayed() -> None:
     lanes = ",".join(f"{{name: c{n}, rate: 8kbit, match: {{port: {n}}}}}" for n in range(1, 254))
     full = parse_policy(f"{{total: 1Gbit, ingress: {{total: 1Gbit}}, classes: [{{name: n, rate: 8kbit, ingress: {{rate: 8kbit}}, match: {{host: a.b}}}}, {lanes}]}}")  # fmt: skip
     shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[Teller.PACING], replace=False)
-    with pytest.raises(TcError, match="Merge two of them, or give the process CAP_BPF"):
+    with pytest.raises(PodlaneError, match="Merge two of them, or give the process CAP_BPF"):
         shaping.begin(full, shaping.ids_for(full))
 
 

@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 from trees import TOLD_BY
 
-from sidecar.admin import QueryError
-from sidecar.datapath import Datapath
-from sidecar.live_connections import LiveConnection, Order, first_shown
-from sidecar.netfilter.ruleset import CaptureSettings
-from sidecar.shaping import Shaping
-from sidecar.status import Arriving, connections_asked, policy_document
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import compile_policy
-from tc_core.fake import FakeKernel
-from tc_core.marks import ClassIds
-from tc_core.policy_file import parse_policy, policy_from_document
-from tc_core.reconcile import apply
-from tc_core.tellers import Teller
+from daemon.documents.codec import to_json
+from datapath.connection_list import LiveConnection, Order, first_shown
+from datapath.kinds import Datapath
+from datapath.netfilter.ruleset import CaptureSettings
+from datapath.shaping import Shaping
+from sidecar.observability.admin_server import QueryError
+from sidecar.observability.documents import connections_asked
+from sidecar.observability.policy_document import Arriving, policy_document
+from tc_core.apply.execute import apply
+from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.mark_tree import compile_policy
+from tc_core.fake.kernel import FakeKernel
+from tc_core.probe.capability import ALL_FEATURES
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy, policy_from_document
 
 POLICY = """
 total: 100Mbit
@@ -43,7 +45,7 @@ def document(text: str = POLICY, *, datapath: Datapath = Datapath.RELAY, lost: s
     there = {c.handle: c for c in kernel.observe("eth0").classes if c.handle.minor != (lost and 0x100 + ids[lost])}
     settings = CaptureSettings(datapath=datapath, interface="eth0")
     made: dict[str, Any] = json.loads(
-        json.dumps(policy_document("eth0", {"policy": "p.yaml"}, policy, ids, there, settings))
+        json.dumps(to_json(policy_document("eth0", {"policy": "p.yaml"}, policy, ids, there, settings)))
     )
     return made
 
@@ -99,7 +101,7 @@ def test_what_arrives_has_its_limits_and_who_keeps_them(teller: Teller) -> None:
     arriving = Arriving(shaping.received_in_force(), shaping.teller, shaping.paced(policy, shaping.ids))
     settings = CaptureSettings(interface="eth0")
     made = policy_document("eth0", {}, policy, shaping.ids, shaping.classes_in_force(), settings, arriving)
-    told = json.loads(json.dumps(made))
+    told = json.loads(json.dumps(to_json(made)))
     assert (told["received"]["total"], told["received"]["names_told_by"]) == ("50Mbit", teller.value)
     api, calls, default = (each["received"] for each in told["classes"])
     asked = {"rate": "10Mbit", "ceil": "40Mbit", "priority": 1}

@@ -10,9 +10,9 @@ from ebpf_machine import Machine, Packet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.ebpf_assembler import EbpfAssembler
-from tc_core.marks import OWN, class_mark
-from tc_core.socket_program import socket_program, socket_redirect
+from tc_core.bpf.ebpf_assembler import EbpfAssembler
+from tc_core.bpf.socket_program import socket_program, socket_redirect
+from traffic_policy.marks import OWN, class_mark
 
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 TCP, UDP = 6, 17

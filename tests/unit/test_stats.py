@@ -6,7 +6,7 @@ import pytest
 
 from tc_core.handles import Handle
 from tc_core.stats import ClassStats, rate_between, rates, with_leaf_drops
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 A, B = Handle(1, 0x101), Handle(1, 0x102)
 

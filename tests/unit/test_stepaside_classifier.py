@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tcp_packets import ACK, CLIENT, FIN, PSH, SYN, flow_of, tcp_packet
 
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.routing.cached import Routing
-from sidecar.routing.table import RoutingTable
-from sidecar.stepaside.classifier import Classifier
-from sidecar.stepaside.decisions import Known, known_marks
-from sidecar.stepaside.marks import DECIDED, FIRST, OURS
-from sidecar.stepaside.openings import PATIENCE_S
-from tc_core.marks import STATE_MASK, ClassIds, class_mark
-from tc_core.policy import Bound, TrafficPolicy
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.routing.cached import Routing
+from datapath.routing.table import RoutingTable
+from datapath.stepaside.class_cache import Known, known_marks
+from datapath.stepaside.classifier import Classifier
+from datapath.stepaside.marks import DECIDED, FIRST, OURS
+from datapath.stepaside.pending_flows import PATIENCE_S
+from traffic_policy.marks import STATE_MASK, ClassIds, class_mark
+from traffic_policy.policy import Bound, TrafficPolicy
 
 HELLO = records(hello(sni(b"api.example.com")), [40, 1, 200])
 REQUEST = b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n"

@@ -14,12 +14,12 @@ from first_bytes import hello, records, sni
 from tcp_packets import tcp_packet
 from test_stepaside_classifier import ROUTING, Notes
 
-from sidecar.protocols.detect import Detection, Reason
-from sidecar.stepaside import server
-from sidecar.stepaside.marks import FIRST
-from sidecar.stepaside.queue import Queue
-from sidecar.stepaside.queue_messages import QueuedPacket
-from tc_core.units import Duration
+from datapath.protocols.detect import Detection, Reason
+from datapath.stepaside import server
+from datapath.stepaside.marks import FIRST
+from datapath.stepaside.queue import Queue
+from datapath.stepaside.queue_messages import QueuedPacket
+from traffic_policy.units import Duration
 
 HELLO = records(hello(sni(b"api.example.com")), [40, 1, 200])
 WOKEN: list[QueuedPacket] = []

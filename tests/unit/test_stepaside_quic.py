@@ -12,17 +12,17 @@ from quic_datagrams import ID, PING, crypto, initial, long_packet, odd_datagrams
 from test_stepaside_classifier import DEFAULT, OTHERS, TIMEOUT, Notes, decided, routing
 from udp_packets import udp_packet
 
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.protocols.quic_crypto import KEYS_SIZE
-from sidecar.protocols.quic_packets import VERSION_1, VERSION_2, Kind
-from sidecar.routing.cached import Routing
-from sidecar.stepaside.classifier import Classifier
-from sidecar.stepaside.decisions import known_marks
-from sidecar.stepaside.marks import DECIDED, FIRST, OURS, SHOWN
-from sidecar.stepaside.openings import PATIENCE_S
-from sidecar.stepaside.quic_flows import QuicFlows
-from tc_core.marks import STATE_MASK, class_id_of
-from tc_core.policy import Bound, TransportProtocol
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.protocols.quic_crypto import KEYS_SIZE
+from datapath.protocols.quic_packets import VERSION_1, VERSION_2, Kind
+from datapath.routing.cached import Routing
+from datapath.stepaside.class_cache import known_marks
+from datapath.stepaside.classifier import Classifier
+from datapath.stepaside.marks import DECIDED, FIRST, OURS, SHOWN
+from datapath.stepaside.pending_flows import PATIENCE_S
+from datapath.stepaside.quic_flows import QuicFlows
+from traffic_policy.marks import STATE_MASK, class_id_of
+from traffic_policy.policy import Bound, TransportProtocol
 
 VIDEO, API, PORT = 1, 2, 3
 ROUTING = routing(

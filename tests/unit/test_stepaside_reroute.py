@@ -11,13 +11,13 @@ from quic_datagrams import crypto, initial
 from test_stepaside_classifier import Notes, decided, routing
 from udp_packets import udp_packet
 
-from sidecar.stepaside import conntrack
-from sidecar.stepaside.conntrack_messages import Entry
-from sidecar.stepaside.marks import DECIDED, FIRST, OURS
-from sidecar.stepaside.server import StepAside
-from tc_core.marks import Mark
-from tc_core.policy import TransportProtocol
-from tc_core.units import Duration
+from datapath.stepaside import conntrack
+from datapath.stepaside.conntrack_messages import Entry
+from datapath.stepaside.marks import DECIDED, FIRST, OURS
+from datapath.stepaside.server import StepAside
+from traffic_policy.marks import Mark
+from traffic_policy.policy import TransportProtocol
+from traffic_policy.units import Duration
 
 VIDEO, API, OTHER = 1, 2, 3
 OLD = routing(("video", {"sni": "video.example"}), ("api", {"sni": "api.example"}), ("other", {"port": 1}))

@@ -8,36 +8,33 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
+from captured_logs import capture_logs
 
-from sidecar.datapath import Datapath
-from sidecar.guard import ids_of, ids_told
-from sidecar.heirloom import Heirloom
-from sidecar.netfilter.aside import SHOW
-from sidecar.netfilter.backend import BackendKind
-from sidecar.netfilter.failing import REFUSE, failing_text, without_proxy, without_refusal
-from sidecar.netfilter.failing_by_python import changed
-from sidecar.netfilter.install import Installer
-from sidecar.netfilter.parse import Installed, InstalledHook, parse
-from sidecar.netfilter.quic import AGAIN, IN_QUIC, QUIC
-from sidecar.netfilter.restore import RestoreBackend, Tools
-from sidecar.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
-from sidecar.netfilter.ruleset import CaptureSettings, build_ruleset
-from sidecar.netfilter.text import difference, render
-from sidecar.on_failure import OnFailure
-from sidecar.refusal import refuse
-from sidecar.starting import most_processes
-from sidecar.supervisor.actions import Action, run_all
-from sidecar.supervisor.arguments import without_options
-from sidecar.supervisor.beats import JUDGE, LOOP, Beats, new_page
-from sidecar.supervisor.life import HUNG_S, SILENT_S, Restarts, Watch
-from sidecar.supervisor.wire import Wire
-from tc_core.marks import ClassIds
-from tc_core.policy import TrafficPolicy
+from datapath.kinds import Datapath
+from datapath.netfilter.backend import BackendKind
+from datapath.netfilter.fallback import REFUSE, failing_text, without_proxy, without_refusal
+from datapath.netfilter.fallback_by_python import changed
+from datapath.netfilter.install import Installer
+from datapath.netfilter.nfqueue_rules import SHOW
+from datapath.netfilter.parse import Installed, InstalledHook, parse
+from datapath.netfilter.quic import AGAIN, IN_QUIC, QUIC
+from datapath.netfilter.render import difference, render
+from datapath.netfilter.restore import RestoreBackend, Tools
+from datapath.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from datapath.on_failure import OnFailure
+from sidecar.app.fail_closed import refuse
+from sidecar.supervisor.argv import without_options
+from sidecar.supervisor.client import ids_of, ids_told
+from sidecar.supervisor.commands import Action, run_all
+from sidecar.supervisor.heartbeat import JUDGE, LOOP, Beats, new_page
+from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.watchdog import HUNG_S, SILENT_S, Restarts, Watch
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
 
 BOTH_WAYS = TrafficPolicy.model_validate(
     {
@@ -282,7 +279,7 @@ def test_the_library_does_the_same_and_loses_nothing_of_others(way: OnFailure, d
 
 PROXY = """
 import os, signal, socket, sys
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.ipc import Wire
 wire = Wire(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
 ids = wire.receive()[0]["ids"]
 print(ids, flush=True)
@@ -304,31 +301,3 @@ def test_class_ids_are_told_with_those_that_are_not_to_be_used_again() -> None:
     ids = ClassIds.assign(["a", "b", "c"]).evolve(["b", "c"])
     again = ids_of(json.loads(json.dumps(ids_told(ids))))
     assert dict(again.evolve(["b", "c", "d"])) == {"b": 2, "c": 3, "d": 4, "default": 255}
-
-
-# --- what an heir gets ------------------------------------------------------------------------------------------------
-
-
-def test_an_heir_gets_the_same_sockets_in_their_places() -> None:
-    with ExitStack() as stack:
-
-        def listener() -> socket.socket:
-            return stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-
-        lock, admin = listener(), listener()
-        groups = ((listener(), listener()), (listener(),))
-        lent = Heirloom(lock, (admin,), groups, (15101,), captured=True)
-        descriptors = [os.dup(each) for each in lent.descriptors()]
-        got = Heirloom.of(json.loads(json.dumps(lent.told())), descriptors)
-        for each in (got.lock, *got.admin, *(one for group in got.groups for one in group)):
-            stack.callback(each.close)
-        assert (got.reserved, got.captured, got.captured_inbound) == ((15101,), True, False)
-        assert got.lock.getsockname() == lock.getsockname()
-        assert [each.getsockname() for each in got.admin] == [admin.getsockname()]
-        assert [most_processes(workers, got) for workers in (1, 3)] == [2, 3]
-        port = groups[0][1].getsockname()[1]
-        assert [[each.getsockname()[1] for each in group] for group in got.on(port)] == [[port], []]
-        got.let_go(got.groups[1])
-        assert [each.fileno() < 0 for each in (got.lock, *got.admin, *got.groups[0], *got.groups[1])] == [
-            False, True, True, True, False
-        ]  # fmt: skip

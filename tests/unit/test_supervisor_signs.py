@@ -14,11 +14,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sidecar.guard import Guard
-from sidecar.supervisor.beats import JUDGE, KINDS, LOOP, Beats, new_page
 from sidecar.supervisor.child import Child
-from sidecar.supervisor.life import Watch
-from sidecar.supervisor.wire import Wire
+from sidecar.supervisor.client import Guard
+from sidecar.supervisor.heartbeat import JUDGE, KINDS, LOOP, Beats, new_page
+from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.watchdog import Watch
 
 
 @contextmanager
@@ -107,7 +107,8 @@ def test_threads_that_wait_for_a_cpu_do_not_excuse_the_one_that_gives_the_signs(
         over.wait()
 
     with theirs:
-        child = Child(os.getpid(), Wire(ours), page)
+        child = Child(os.getpid(), Wire(ours), Beats(page))
+        os.close(page)
         before = child.queued()
         threads = [Thread(target=compete, args=[min(os.sched_getaffinity(0))]) for _ in range(2)]
         for thread in threads:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from trees import VARIANTS, policy, tree_of
 
-from tc_core import answers, requests
-from tc_core.bpf import classic_bytes, mark_filter
-from tc_core.capability import Features
+from tc_core.bpf.mark_classifier import classic_bytes, mark_filter
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import (
     AddClass,
@@ -27,9 +25,9 @@ from tc_core.kernel import (
     DeleteQdisc,
     SetLink,
 )
-from tc_core.layouts import TcMessage
-from tc_core.model import INGRESS_HOOK, BpfFilter, BpfFlavour, FqCodel, OtherFilter, RedirectFilter
-from tc_core.qdisc_layouts import burst_bytes, burst_ticks, chance, chance_ppm
+from tc_core.model import INGRESS_HOOK, BpfFilter, FqCodel, OtherFilter, RedirectFilter
+from tc_core.netlink.codec import NLMSGHDR, attribute, attributes, number, read_messages, text
+from tc_core.probe.capability import Features
 from tc_core.qdiscs import (
     Bfifo,
     Cake,
@@ -45,7 +43,11 @@ from tc_core.qdiscs import (
     tc_percent,
     tc_time,
 )
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.qdiscs.wire import burst_bytes, burst_ticks, chance, chance_ppm
+from tc_core.rtnetlink import answers, requests
+from tc_core.rtnetlink import messages as m
+from tc_core.rtnetlink.messages import LinkMessage, TcMessage
+from traffic_policy.units import ByteCount, Duration, Rate
 
 RATES = st.integers(min_value=8_000, max_value=10**13).map(Rate)
 # Rates of HTB and TBF are whole bytes per second; the kernel has no others.
@@ -58,12 +60,25 @@ BURSTS = st.integers(min_value=0, max_value=2**31).map(ByteCount)
 
 def echoed(change: Change, program: int | None = None, device: int | None = None) -> Any:
     """The message of a change, as bytes and back."""
-    message = requests.request(3, change, program=program, device=device)
-    message.encode()
-    again = (ifinfmsg if isinstance(change, SetLink | AddLink | DeleteLink) else TcMessage)(bytes(message.data))
-    again.decode()
-    assert again["index"] == 3
+    data = requests.request(3, change, program=program, device=device)
+    again = (LinkMessage if isinstance(change, SetLink | AddLink | DeleteLink) else TcMessage).parse(payload(data))
+    assert again.index == 3
     return again
+
+
+def payload(data: bytes) -> bytes:
+    """What follows the header of the one message."""
+    [message] = read_messages(data, len(data))
+    assert (message.start, message.end) == (NLMSGHDR.size, len(data))
+    return data[message.start : message.end]
+
+
+def options_of(message: TcMessage) -> dict[int, bytes]:
+    return dict(attributes(message.attributes[m.TCA_OPTIONS]))
+
+
+def joined(found: Mapping[int, bytes]) -> bytes:
+    return b"".join(attribute(kind, data) for kind, data in found.items())
 
 
 @given(RATES, BURSTS)
@@ -99,8 +114,14 @@ def test_a_whole_tree(variant: Features) -> None:
     for leaf in tree.leaves:
         assert leaf.agrees_with(answers.qdisc_of(echoed(AddQdisc(leaf))))
     for each in tree.filters:
-        program = 7 if getattr(each, "flavour", None) is BpfFlavour.EBPF else None
-        assert answers.filter_of(echoed(AddFilter(each), program)) == each
+        assert answers.filter_of(echoed(AddFilter(each))) == each
+
+
+def test_an_ebpf_program_in_our_place_is_known_by_its_name() -> None:
+    """As earlier versions loaded one there: another program, which is replaced."""
+    message = echoed(AddFilter(mark_filter(Handle(1), {1})))
+    message.get_attr("TCA_OPTIONS")["attrs"] = [["TCA_BPF_NAME", "podlane-1"]]
+    assert answers.filter_of(message) == BpfFilter(Handle(1), "podlane-1")
 
 
 @given(RATES, RATES, BURSTS, st.integers(min_value=0, max_value=7))
@@ -122,20 +143,20 @@ def test_a_change_of_fq_codel_does_not_carry_its_flows() -> None:
 
 
 @pytest.mark.parametrize(("change", "info"), [
-    pytest.param(DeleteFilter(mark_filter(Handle(1), BpfFlavour.CLASSIC, {1})), 2 << 16 | 0x0300, id="ours, by handle"),
+    pytest.param(DeleteFilter(mark_filter(Handle(1), {1})), 2 << 16 | 0x0300, id="ours, by handle"),
     pytest.param(DeleteFilter(OtherFilter(Handle(1), "u32", 9, 0x0800)), 9 << 16 | 0x0008, id="others, all at once"),
 ])  # fmt: skip
 def test_removing_filters_names_priority_and_protocol(change: DeleteFilter, info: int) -> None:
     message = echoed(change)
-    assert message["info"] == info
-    assert message["handle"] == (0 if isinstance(change.filter, OtherFilter) else 1)
+    assert message.info == info
+    assert message.handle == (0 if isinstance(change.filter, OtherFilter) else 1)
 
 
 def test_only_named_settings_of_a_link_are_sent() -> None:
     message = echoed(SetLink(gso_max_size=16384))
-    assert message.get_attr("IFLA_GSO_MAX_SIZE") == 16384
-    assert message.get_attr("IFLA_TXQLEN") is None
-    assert message["change"] == 0
+    assert number(message.attributes, m.IFLA_GSO_MAX_SIZE) == 16384
+    assert m.IFLA_TXQLEN not in message.attributes
+    assert message.change == 0
 
 
 # --- every kind of qdisc ---------------------------------------------------------------------------------------------
@@ -241,9 +262,8 @@ def test_what_the_kernel_rounds_is_no_difference(one: Any, other: Any) -> None:
 def test_what_the_kernel_chose_by_itself_is_not_ours(kind: str) -> None:
     by_kind = {p.values[0].kind: p.values[0] for p in QDISCS}
     message = echoed(AddQdisc(by_kind.get(kind, tree_of(policy()).leaves[0])))
-    message["handle"] = 0
-    message["attrs"][0] = ["TCA_KIND", kind]
-    assert answers.qdisc_of(message) == OtherQdisc(Handle(0), Handle.from_int(message["parent"]), kind)
+    message = replace(message, handle=0, attributes={**message.attributes, m.TCA_KIND: kind.encode() + b"\0"})
+    assert answers.qdisc_of(message) == OtherQdisc(Handle(0), Handle.from_int(message.parent), kind)
 
 
 # --- filters with an action, explicit programs, links ----------------------------------------------------------------
@@ -255,40 +275,46 @@ def test_a_redirection() -> None:
     message = echoed(AddFilter(TO_IFB), device=12)
     assert answers.hook_filter_of(message, {12: "ifb0"}) == TO_IFB
     assert answers.hook_filter_of(message, {11: "ifb0"}) == RedirectFilter(INGRESS_HOOK, "")
-    assert message["info"] == TO_IFB.prio << 16 | 0x0300
+    assert message.info == TO_IFB.prio << 16 | 0x0300
 
 
 def test_a_redirection_with_the_mark_of_the_connection() -> None:
     marked = replace(TO_IFB, connmark=True)
     message = echoed(AddFilter(marked), device=12)
     assert answers.hook_filter_of(message, {12: "ifb0"}) == marked != TO_IFB
-    actions = message.get_attr("TCA_OPTIONS").get_attr("TCA_BPF_ACT")
-    parms = actions.get_attr("TCA_ACT_PRIO_1").get_attr("TCA_ACT_OPTIONS").get_attr("TCA_CONNMARK_PARMS")
-    assert (parms["action"], parms["zone"]) == (3, 0)
+    options = options_of(message)
+    first, second = attributes(options[m.TCA_BPF_ACT]).values()
+    parms = attributes(attributes(first)[m.TCA_ACT_OPTIONS])[m.TCA_CONNMARK_PARMS]
+    _, _, action, _, _, zone = m.CONNMARK.unpack(parms)
+    assert (action, zone) == (3, 0)
     # In the other order the mark would come too late.
-    actions["attrs"] = actions["attrs"][::-1]
-    assert isinstance(answers.hook_filter_of(message, {12: "ifb0"}), OtherFilter)
+    options[m.TCA_BPF_ACT] = joined({1: second, 2: first})
+    turned = replace(message, attributes={**message.attributes, m.TCA_OPTIONS: joined(options)})
+    assert isinstance(answers.hook_filter_of(turned, {12: "ifb0"}), OtherFilter)
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    pytest.param("TCA_ACT_KIND", "gact", id="another action"),
+    pytest.param("TCA_ACT_KIND", b"gact\0", id="another action"),
     pytest.param("TCA_BPF_OPS", bytes(8), id="another program"),
 ])  # fmt: skip
-def test_what_only_looks_like_a_redirection(name: str, value: object) -> None:
+def test_what_only_looks_like_a_redirection(name: str, value: bytes) -> None:
     message = echoed(AddFilter(TO_IFB), device=12)
-    options = message.get_attr("TCA_OPTIONS")
-    action = options.get_attr("TCA_BPF_ACT").get_attr("TCA_ACT_PRIO_1")
-    holder = action if name.startswith("TCA_ACT") else options
-    holder["attrs"] = [[n, value if n == name else v] for n, v in holder["attrs"]]
-    assert isinstance(answers.hook_filter_of(message, {12: "ifb0"}), OtherFilter)
+    options = options_of(message)
+    [action] = attributes(options[m.TCA_BPF_ACT]).values()
+    if name == "TCA_ACT_KIND":
+        options[m.TCA_BPF_ACT] = attribute(1, joined({**attributes(action), m.TCA_ACT_KIND: value}))
+    else:
+        options[m.TCA_BPF_OPS] = value
+    other = replace(message, attributes={**message.attributes, m.TCA_OPTIONS: joined(options)})
+    assert isinstance(answers.hook_filter_of(other, {12: "ifb0"}), OtherFilter)
 
 
 def test_a_program_that_is_given_is_sent_as_it_is() -> None:
     program = ((0x20, 0, 0, 4), (0x06, 0, 0, 0x10001))
-    given_filter = BpfFilter(Handle(1), BpfFlavour.CLASSIC, "x", instructions=program)
-    options = echoed(AddFilter(given_filter)).get_attr("TCA_OPTIONS")
-    assert options.get_attr("TCA_BPF_OPS_LEN") == 2
-    assert options.get_attr("TCA_BPF_OPS") == classic_bytes(program)
+    given_filter = BpfFilter(Handle(1), "x", instructions=program)
+    options = options_of(echoed(AddFilter(given_filter)))
+    assert number(options, m.TCA_BPF_OPS_LEN) == 2
+    assert options[m.TCA_BPF_OPS] == classic_bytes(program)
 
 
 @pytest.mark.parametrize(("change", "flags"), [
@@ -298,16 +324,12 @@ def test_a_program_that_is_given_is_sent_as_it_is() -> None:
 ])  # fmt: skip
 def test_a_link_is_set_up_or_down(change: Change, flags: int) -> None:
     message = echoed(change)
-    assert (message["flags"], message["change"]) == (flags, 1)
+    assert (message.flags, message.change) == (flags, 1)
 
 
 def test_a_link_is_read() -> None:
-    message = requests.add_link_request("ifb0", "ifb")
-    message["attrs"].append(["IFLA_IFALIAS", "ours"])
-    message.encode()
-    again = ifinfmsg(bytes(message.data))
-    again.decode()
-    link = answers.link_of(again)
+    data = payload(requests.add_link_request("ifb0", "ifb")) + text(m.IFLA_IFALIAS, "ours")
+    link = answers.link_of(LinkMessage.parse(data))
     assert (link.name, link.kind, link.alias, link.is_up) == ("ifb0", "ifb", "ours", False)
 
 

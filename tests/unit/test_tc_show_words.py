@@ -6,24 +6,23 @@ from dataclasses import replace
 
 import pytest
 
-from podlane.traffic.changes import Outcome
-from podlane.traffic.records import Knowledge, Recorded, fits, knowledge
-from podlane.traffic.report import report
-from podlane.traffic.show import look
-from podlane.traffic.tree import Node, Owner, Reading, side_of
-from podlane.traffic.words import filter_lines, filter_words, node_document, queue_words, tree_lines
-from tc_core.capability import ALL_FEATURES
-from tc_core.fake import FakeKernel
+from podlane.tc.records import Knowledge, Recorded, fits, knowledge
+from podlane.tc.report import report
+from podlane.tc.show import look
+from podlane.tc.tree import Node, Owner, Reading, side_of
+from podlane.tc.words import filter_lines, filter_words, node_document, queue_words, tree_lines
+from tc_core.apply.execute import Report, apply
+from tc_core.apply.journal import Intent
+from tc_core.bpf.packet_program import PACKET_PRIO
+from tc_core.compile.packet_tree import lanes_of
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.history import Standing
 from tc_core.kernel import SetLink
-from tc_core.lanes import Lanes, apply, lanes_of
-from tc_core.marks import Mark
 from tc_core.model import (
     INGRESS_HOOK,
     Bfifo,
     BpfFilter,
-    BpfFlavour,
     Cake,
     Clsact,
     Filter,
@@ -40,10 +39,11 @@ from tc_core.model import (
     RedirectFilter,
     Sfq,
 )
-from tc_core.packet_program import PACKET_PRIO
-from tc_core.policy_file import parse_policy
-from tc_core.recording import Intent
-from tc_core.units import ByteCount, Duration, Rate
+from tc_core.probe.capability import ALL_FEATURES
+from tc_core.trees import Lanes
+from traffic_policy.marks import Mark
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import ByteCount, Duration, Rate
 
 H, P = Handle(0x101), Handle(1, 0x101)
 MS = 10**6
@@ -77,22 +77,21 @@ def test_queues_in_words(qdisc: Qdisc, words: str) -> None:
         (FwFilter(Handle(1), Mark(0x2000000, 0xFF000000), Handle(1, 0x102)), "mark 0x2000000/0xff000000 → 1:102"),
         (RedirectFilter(INGRESS_HOOK, "ifb-eth0"), "everything → ifb-eth0"),
         (RedirectFilter(INGRESS_HOOK, ""), "everything → a device that is gone: it is lost"),
-        (BpfFilter(Handle(1), BpfFlavour.EBPF, "podlane-1"), "eBPF program podlane-1 chooses the class by the mark"),
-        (BpfFilter(Handle(1), BpfFlavour.CLASSIC, "abc"), "BPF program abc chooses the class by the mark (bits 24-31)"),
+        (BpfFilter(Handle(1), "abc"), "BPF program abc chooses the class by the mark (bits 24-31)"),
         (
-            BpfFilter(Handle(1), BpfFlavour.CLASSIC, "abc", prio=PACKET_PRIO),
+            BpfFilter(Handle(1), "abc", prio=PACKET_PRIO),
             "BPF program abc chooses the class by packets (its policy is not recorded)",
         ),
         (OtherFilter(Handle(1), "u32", 49152, 0x800), "u32 at prio 49152 → not Podlane's, not looked into"),
     ],
-    ids=["known class", "unknown class", "redirect", "lost", "ebpf", "marks", "packets", "other"],
+    ids=["known class", "unknown class", "redirect", "lost", "marks", "packets", "other"],
 )
 def test_filters_in_words(existing: Filter, words: str) -> None:
     assert filter_words(existing, {P: "db"}) == words
 
 
 def test_programs_on_others_trees_are_not_guessed_at() -> None:
-    program = BpfFilter(Handle(5), BpfFlavour.CLASSIC, "abc", prio=PACKET_PRIO)
+    program = BpfFilter(Handle(5), "abc", prio=PACKET_PRIO)
     assert filter_words(program, {}, ours=False) == "a BPF program at prio 10 → not Podlane's, not looked into"
 
 
@@ -297,7 +296,12 @@ def test_names_are_not_given_to_what_others_made(followed: tuple[Lanes, Observed
 
 def test_packets_that_were_dropped_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     intent = Intent("eth0", "apply", None, None, (("eth0", SetLink(tx_queue_len=5)),), is_recorded=True)
-    report(intent, Outcome(1, 7, dropped_packets=3), as_json=False, state="eth0 follows policy.yaml")
+    report(
+        intent,
+        (Report("eth0", intent.steps, dropped_packets=3, number=7), None),
+        as_json=False,
+        state="eth0 follows policy.yaml",
+    )
     said = capsys.readouterr()
     assert said.out == "~ ip link set dev eth0 txqueuelen 5\n"
     assert said.err == (

@@ -15,16 +15,16 @@ from tc_terminal import ONLY_BACKUP, POLICY, Terminal, terminal
 from trees import FW_FQ_CODEL, policy, tree_of
 
 from podlane.main import main
-from podlane.tc import tc
-from podlane.traffic import guard
-from podlane.traffic.records import Knowledge
-from podlane.traffic.show import lines, look
-from tc_core import reconcile
-from tc_core.fake import FakeKernel
+from podlane.tc import sidecar_check
+from podlane.tc.command import tc
+from podlane.tc.records import Knowledge
+from podlane.tc.show import lines, look
+from tc_core.apply.execute import apply
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
 from tc_core.model import HtbQdisc, Link, Observed, OtherQdisc
 from tc_core.stats import ClassStats
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 FOREIGN = Observed(Link("eth0"), (HtbQdisc(Handle(5), 0x10),))
 
@@ -342,7 +342,7 @@ def test_the_history_can_be_named_by_the_environment(podlane: Terminal, monkeypa
 def test_without_the_privilege_it_is_named(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.netfilter.backend.has_net_admin", lambda: False)
+    monkeypatch.setattr("datapath.netfilter.backend.has_net_admin", lambda: False)
     path = tmp_path / "history.db"
     done = CliRunner().invoke(main, ["tc", "--history", str(path), *arguments], input=POLICY)
     assert done.exit_code == (2 if arguments[0] == "diff" else 1)
@@ -360,9 +360,9 @@ _SOCKETS = """Num       RefCount Protocol Flags    Type St Inode Path
 
 
 def test_a_sidecar_is_seen_by_its_lock() -> None:
-    assert guard.sidecar_runs_here(_SOCKETS.format(more=""))
-    assert not guard.sidecar_runs_here(_SOCKETS.format(more="2"))
-    assert not guard.sidecar_runs_here("Num       RefCount Protocol Flags    Type St Inode Path\n")
+    assert sidecar_check.sidecar_runs_here(_SOCKETS.format(more=""))
+    assert not sidecar_check.sidecar_runs_here(_SOCKETS.format(more="2"))
+    assert not sidecar_check.sidecar_runs_here("Num       RefCount Protocol Flags    Type St Inode Path\n")
 
 
 @pytest.mark.parametrize("verb", [["clear", "eth0"], ["apply", "eth0", "--file", "-"]], ids=lambda words: words[0])
@@ -370,8 +370,8 @@ def test_a_sidecar_is_seen_by_its_lock() -> None:
 def test_what_a_sidecar_shapes_is_its_business(
     podlane: Terminal, verb: list[str], classes: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: True)
-    reconcile.apply(podlane.kernel, "eth0", tree_of(policy(**classes), FW_FQ_CODEL))
+    monkeypatch.setattr(sidecar_check, "sidecar_runs_here", lambda: True)
+    apply(podlane.kernel, "eth0", tree_of(policy(**classes), FW_FQ_CODEL))
     before = list(podlane.kernel.applied)
     done = podlane(*verb, input=POLICY)
     assert done.exit_code == 1
@@ -382,7 +382,7 @@ def test_what_a_sidecar_shapes_is_its_business(
 
 @pytest.mark.parametrize("text", [POLICY, "total: 5Mbit"], ids=["classes", "total alone"])
 def test_what_a_sidecar_does_not_shape_is_ours(podlane: Terminal, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "sidecar_runs_here", lambda: True)
+    monkeypatch.setattr(sidecar_check, "sidecar_runs_here", lambda: True)
     podlane.applied(text)
     assert "as change 1 left it" in podlane("show", "eth0").stdout
     assert podlane("clear", "eth0").exit_code == 0
@@ -486,14 +486,14 @@ def test_rates_are_the_difference_of_two_readings(podlane: Terminal) -> None:
 
 
 def test_schema_is_the_published_one(podlane: Terminal) -> None:
-    from tc_core.schema import policy_schema
+    from traffic_policy.schema import policy_schema
 
     assert json.loads(podlane("schema").stdout) == policy_schema()
 
 
 def test_profiles_are_listed_and_printed(podlane: Terminal) -> None:
-    from tc_core.policy_file import parse_policy
-    from tc_core.profiles import profiles
+    from traffic_policy.policy_file import parse_policy
+    from traffic_policy.profiles import profiles
 
     listed = podlane("profiles").stdout.splitlines()
     assert [line.split()[0] for line in listed] == [profile.name for profile in profiles()]

@@ -10,7 +10,7 @@ from histories import ADA
 from histories import done as settled
 from tc_terminal import ONLY_BACKUP, Terminal, terminal
 
-from tc_core.fake import FakeKernel
+from tc_core.fake.kernel import FakeKernel
 from tc_core.history import SqliteHistory, this_namespace
 
 

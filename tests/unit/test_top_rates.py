@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from podlane.watching.rates import Frame, Watch, pause_after_look
-from podlane.watching.readings import ClassReading, Reading, duration_words
+from podlane.top.rates import Frame, Watch, pause_after_look
+from podlane.top.readings import ClassReading, Reading, duration_words
 from tc_core.stats import ClassStats
-from tc_core.units import Rate
+from traffic_policy.units import Rate
 
 MBIT = 1_000_000
 API = ClassReading("1:101", "api", ClassStats(), Rate(20 * MBIT), Rate(80 * MBIT), 1, 0, 0)

@@ -8,14 +8,15 @@ import pytest
 from rich.console import Console
 from test_top_rates import API, MBIT, REST, api, reading, watched
 
-from podlane.top import _SORTS
-from podlane.watching.columns import COLUMNS, SORTS, arranged, bar, compact, fitting, percent, short_time, spark
-from podlane.watching.connections import TITLES, cells, in_class
-from podlane.watching.keys import read_keys
-from podlane.watching.picture import MEANINGS, classes_picture, connections_picture, help_picture
-from podlane.watching.rates import Frame
-from podlane.watching.view import HELP, View, after
-from sidecar.live_connections import LiveConnection, Order, Shown
+from daemon.documents.connections import Connection, Connections, Endpoint
+from datapath.connection_list import Order
+from podlane.top.columns import COLUMNS, SORTS, arranged, bar, compact, fitting, percent, short_time, spark
+from podlane.top.command import _SORTS
+from podlane.top.connections import TITLES, cells, in_class
+from podlane.top.keys import read_keys
+from podlane.top.rates import Frame
+from podlane.top.render import MEANINGS, classes_picture, connections_picture, help_picture
+from podlane.top.view import HELP, View, after
 from tc_core.stats import ClassStats
 
 
@@ -143,10 +144,11 @@ def test_a_spark_stands_at_the_right_and_is_full_at_its_top() -> None:
 
 # --- connections -----------------------------------------------------------------------------------------------------
 
-OLD = LiveConnection(
+CLIENT, SERVER = Endpoint("10.0.0.1", 4001), Endpoint("192.0.2.1", 80)
+OLD = Connection(
     "api",
-    ("10.0.0.1", 4000),
-    ("2001:db8::1", 443),
+    Endpoint("10.0.0.1", 4000),
+    Endpoint("2001:db8::1", 443),
     "outbound",
     "api.example.com",
     "tls",
@@ -155,8 +157,8 @@ OLD = LiveConnection(
     517,
     2_000_000,
 )
-NEW = LiveConnection(None, ("10.0.0.1", 4001), ("192.0.2.1", 80), "inbound", None, None, "detecting", 0.2, 0, 0)
-ASIDE = LiveConnection("x", ("10.0.0.1", 4002), ("192.0.2.1", 80), None, None, None, "stepped-aside", None, None, None)
+NEW = Connection(None, CLIENT, SERVER, "inbound", None, None, "detecting", 0.2, 0, 0)
+ASIDE = Connection("x", CLIENT, SERVER, None, None, None, "stepped-aside", None, None, None)
 
 
 def test_connections_in_words() -> None:
@@ -178,7 +180,9 @@ def test_connections_are_sorted_by_any_column() -> None:
 
 
 def test_a_picture_of_connections(frame: Frame) -> None:
-    lines = drawn(connections_picture("here", frame, Shown(300, [NEW, OLD]), View(connection_sort="age"), 160, 30))
+    lines = drawn(
+        connections_picture("here", frame, Connections(300, "newest", (NEW, OLD)), View(connection_sort="age"), 160, 30)
+    )
     assert lines[3].split() == list(TITLES)
     assert lines[4].startswith("api")
     assert lines[5].startswith("(awaited)")

@@ -12,27 +12,30 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from podlane import traffic
+from daemon.documents.classes import Classes
+from daemon.documents.codec import from_json, to_json
+from daemon.documents.connections import Connection, Connections, Endpoint
+from datapath.connection_list import LiveConnection, Order, Shown
+from datapath.kinds import Datapath
+from datapath.shaping import ClassSnapshot, Received
 from podlane.main import main
-from podlane.watching.admin import AdminSource, reading_of, shown_of
-from podlane.watching.interface import InterfaceSource
-from podlane.watching.printing import frames
-from podlane.watching.readings import Reading, Source, SourceError
-from sidecar.datapath import Datapath
-from sidecar.live_connections import LiveConnection, Order, Shown
-from sidecar.shaping import ClassSnapshot, Received
-from sidecar.status import Process, classes_document, connections_document
-from sidecar.tallies import ClassConnections
-from tc_core.capability import ALL_FEATURES
-from tc_core.compile import compile_policy, leaf_handle
-from tc_core.fake import FakeKernel
+from podlane.tc import kernel_access
+from podlane.top.admin import AdminSource, reading_of
+from podlane.top.interface import InterfaceSource
+from podlane.top.printing import frames
+from podlane.top.readings import Reading, Source, SourceError
+from sidecar.observability.counters import ClassConnections
+from sidecar.observability.documents import Process, classes_document, connections_document
+from tc_core.apply.execute import apply
+from tc_core.compile.mark_tree import compile_policy, leaf_handle
+from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
-from tc_core.marks import ClassIds
 from tc_core.model import Observed, Tbf
-from tc_core.policy_file import parse_policy
-from tc_core.reconcile import apply
+from tc_core.probe.capability import ALL_FEATURES
 from tc_core.stats import ClassStats
-from tc_core.units import ByteCount, Rate
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
+from traffic_policy.units import ByteCount, Rate
 
 MBIT = 1_000_000
 STATS = ClassStats(
@@ -43,15 +46,22 @@ SNAPSHOT = ClassSnapshot(
 )  # fmt: skip
 
 
+def through_json(document: object) -> Any:
+    return json.loads(json.dumps(to_json(document)))
+
+
+def read(document: Any) -> Reading:
+    return reading_of(from_json(Classes, document))
+
+
 def classes(read_at: float | None = 5.0, workers: int = 1) -> dict[str, Any]:
     process = Process(Datapath.RELAY, 3725.0, workers, read_at)
     counted = {"api": ClassConnections()}
-    document: dict[str, Any] = classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], counted, process)
-    return json.loads(json.dumps(document))
+    return through_json(classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], counted, process))
 
 
 def test_a_reading_is_what_the_sidecar_wrote() -> None:
-    reading = reading_of(classes(workers=3))
+    reading = read(classes(workers=3))
     assert (reading.at, reading.interface, reading.total) == (5.0, "eth0", Rate(100 * MBIT))
     assert reading.details == ("relay", "3 workers", "up 1h 2m")
     [api] = reading.classes
@@ -60,14 +70,14 @@ def test_a_reading_is_what_the_sidecar_wrote() -> None:
         "1:101", "api", Rate(20 * MBIT), Rate(80 * MBIT), 1,
     )  # fmt: skip
     assert (api.active, api.opened) == (0, 0)
-    assert reading_of(classes(read_at=None)).at == 0.0
+    assert read(classes(read_at=None)).at == 0.0
 
 
 def test_what_arrives_is_read_too() -> None:
     process = Process(Datapath.RELAY, 1.0, 1, 5.0)
     received = Received("ifb-eth0", Rate(50 * MBIT), (SNAPSHOT,))
     document = classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], {}, process, received)
-    sent, arriving = reading_of(json.loads(json.dumps(document))).classes
+    sent, arriving = read(through_json(document)).classes
     assert (sent.arrives, arriving.arrives) == (False, True)
     assert (arriving.name, arriving.stats, arriving.active) == ("api", STATS, None)
     assert sent.key != arriving.key, "they are compared with themselves from look to look"
@@ -78,7 +88,11 @@ def test_connections_are_what_the_sidecar_wrote() -> None:
         LiveConnection("api", ("10.0.0.1", 1), ("2001:db8::1", 2), "outbound", "a.example", "tls", "relaying", 1.5, 3, 4),
         LiveConnection(None, ("10.0.0.1", 1), ("192.0.2.1", 2), "inbound", None, None, "detecting", None, None, None),
     ])  # fmt: skip
-    assert shown_of(json.loads(json.dumps(connections_document(shown, Order.NEWEST)))) == shown
+    client = Endpoint("10.0.0.1", 1)
+    assert from_json(Connections, through_json(connections_document(shown, Order.NEWEST))) == Connections(7, "newest", (
+        Connection("api", client, Endpoint("2001:db8::1", 2), "outbound", "a.example", "tls", "relaying", 1.5, 3, 4),
+        Connection(None, client, Endpoint("192.0.2.1", 2), "inbound", None, None, "detecting", None, None, None),
+    ))  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -141,7 +155,7 @@ def good() -> dict[str, tuple[int, bytes]]:
     )
     return {
         "/classes": (200, json.dumps(classes()).encode()),
-        "/connections": (200, json.dumps(connections_document(shown, Order.NEWEST)).encode()),
+        "/connections": (200, json.dumps(to_json(connections_document(shown, Order.NEWEST))).encode()),
     }
 
 
@@ -263,7 +277,7 @@ def test_an_interface_that_counts_nothing_is_shown_by_its_own_counters() -> None
 
 
 def test_a_wrong_interface_is_said_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic, "open_kernel", lambda: FakeKernel("eth0", "eth1"))
+    monkeypatch.setattr(kernel_access, "open_kernel", lambda: FakeKernel("eth0", "eth1"))
     done = top("-i", "eth7", "--once")
     assert done.exit_code == 1
     assert "There is no interface 'eth7'" in done.output

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tc_core.errors import UnitError
 from tc_core.handles import ROOT, Handle
-from tc_core.units import ByteCount, Duration, Rate
+from traffic_policy.errors import UnitError
+from traffic_policy.units import ByteCount, Duration, Rate
 
 
 @pytest.mark.parametrize(

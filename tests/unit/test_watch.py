@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from captured_logs import capture_logs
 from downward import Volume
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from sidecar import inotify, watch
-from sidecar.inotify import Happening, parse
-from sidecar.watch import CHANGING_S, QUIET_S, UNCLOSED_S, WRITING_S, Settling, follow, steps
+from sidecar.config import file_watch, inotify
+from sidecar.config.file_watch import CHANGING_S, QUIET_S, UNCLOSED_S, WRITING_S, Settling, follow, steps
+from sidecar.config.inotify import Happening, parse
 
 OLD, NEW = "the old text", "the new text"
 PATIENCE = 5.0
@@ -191,7 +191,7 @@ async def test_other_files_in_the_folder_tell_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.trio
 async def test_a_folder_that_comes_later_is_found_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_S", 0.05)
+    monkeypatch.setattr(file_watch, "LOOK_S", 0.05)
     path = tmp_path / "later/policy.yaml"
     async with watching(path) as told:
         path.parent.mkdir()
@@ -210,7 +210,7 @@ async def test_without_inotify_files_are_looked_at_and_one_warning_says_so(
     def none_left() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(watch, "Inotify", none_left)
+    monkeypatch.setattr(file_watch, "Inotify", none_left)
     path = plain(tmp_path)
     with capture_logs() as logs:
         async with watching_slowly(path) as told:
@@ -221,14 +221,14 @@ async def test_without_inotify_files_are_looked_at_and_one_warning_says_so(
             await told.until(None)
     assert [line["log_level"] for line in logs] == ["warning"]
     assert "fs.inotify.max_user_instances" in logs[0]["remedy"]
-    assert trio.current_time() > 4 * watch.LOOK_ONLY_S
+    assert trio.current_time() > 4 * file_watch.LOOK_ONLY_S
 
 
 @pytest.mark.trio
 async def test_no_room_for_another_watch_is_warned_of_once_and_changes_are_still_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "LOOK_S", 0.05)
+    monkeypatch.setattr(file_watch, "LOOK_S", 0.05)
     path = plain(tmp_path)
 
     def full(*_: object) -> int:

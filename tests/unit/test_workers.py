@@ -14,20 +14,20 @@ import trio
 import trio.testing
 from proxy_harness import routing
 
-from sidecar.datapath import Datapath
-from sidecar.errors import PortInUseError, PrivilegeError
-from sidecar.metrics import Crew, Metrics
-from sidecar.protocols.detect import Detection, Protocol, Reason
-from sidecar.routing.flow import Destination
-from sidecar.server import ServerSettings
-from sidecar.tallies import Tallies
+from datapath.errors import PortInUseError, PrivilegeError
+from datapath.kinds import Datapath
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.routing.flow import Destination
+from sidecar.observability.counters import Tallies
+from sidecar.observability.metrics import Crew, Metrics
+from sidecar.proxy.server import ServerSettings
 from sidecar.transport.observer import ConnectionSummary, Outcome, Refusal
-from sidecar.workers.count import cgroup_cpus, shares, worker_count
 from sidecar.workers.forkserver import Forked, ForkServer
-from sidecar.workers.member import Member
+from sidecar.workers.handle import Member
 from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToWorker, Unframer, frame
 from sidecar.workers.pool import WorkerPool, _Place
-from tc_core.units import Duration
+from sidecar.workers.sizing import cgroup_cpus, shares, worker_count
+from traffic_policy.units import Duration
 
 TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
 

@@ -300,7 +300,7 @@ def _head(chance: random.Random) -> Case:
 
 def _injected(given: dict[str, Any]) -> dict[str, Any]:
     """The review of a Pod that has been injected already."""
-    answer = mutate(given, InjectionDefaults(native=True), lambda _namespace, _name: None)
+    answer = mutate(given, InjectionDefaults(), lambda _namespace, _name: None)
     changes = json.loads(base64.b64decode(answer["response"]["patch"]))
     return {**given, "request": {**given["request"], "object": patched(given["request"]["object"], changes)}}
 

@@ -22,7 +22,7 @@ from benchmarks.admission.reviews import Question
 from benchmarks.admission.server import running
 from benchmarks.analysis import Analysis
 from benchmarks.errors import BenchmarkError, CandidateError
-from injector.exchange import Answer, Request
+from daemon.http import Request, Response
 from injector.http_client import HttpError
 from tests.injector_server import authority, serving
 from tests.waiting import until
@@ -36,7 +36,7 @@ def benchmark(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_run_measures_its_loads_and_writes_json_and_tables(tmp_path: Path) -> None:
-    loads = ["reviews", "health", "reviews-http2"]
+    loads = ["reviews", "health"]
     process = benchmark(
         "admission", "--rounds", "1", "--seconds", "0.2", "--loads", ",".join(loads), "--output", str(tmp_path)
     )
@@ -91,7 +91,7 @@ def test_an_injector_that_ends_or_never_begins_is_told_with_its_last_words() -> 
     with pytest.raises(CandidateError, match=r"(?s)ended with -9\. It said: .*listening"):
         kill()
     with pytest.raises(CandidateError, match=r"(?s)did not come up\. It said: .*'sometimes' is not one of"):
-        start("--native", "sometimes")
+        start("--log-format", "sometimes")
 
 
 def scheduling_of(pid: int) -> set[int]:
@@ -115,9 +115,9 @@ def test_precedence_ends_with_the_load_and_takes_the_right_to_it() -> None:
 # --- the load generator ----------------------------------------------------------------------------------------------
 
 
-def job(port: int, protocol: str, rate: float | None, path: str = "/", seconds: float = 0.2) -> Job:
+def job(port: int, rate: float | None, path: str = "/", seconds: float = 0.2) -> Job:
     pem = authority().cert_pem.bytes()
-    return Job(port, pem, protocol, (Question("GET", path, b"", b"done"),), seconds, rate)
+    return Job(port, pem, (Question("GET", path, b"", b"done"),), seconds, rate)
 
 
 class Stalling:
@@ -128,20 +128,19 @@ class Stalling:
         self.pause = pause
         self.free = trio.Lock()
 
-    async def __call__(self, _request: Request) -> Answer:
+    async def __call__(self, _request: Request) -> Response:
         async with self.free:
             self.after -= 1
             if self.after == 0:
                 await trio.sleep(self.pause)
-        return Answer.text(200, "done")
+        return Response.text(200, "done")
 
 
-@pytest.mark.parametrize("protocol", ["http1", "http2"])
 @pytest.mark.trio
-async def test_a_stall_is_charged_to_all_that_had_to_wait(protocol: str) -> None:
+async def test_a_stall_is_charged_to_all_that_had_to_wait() -> None:
     """Requests that were due while the server stalled count from then; a client that waits would have one slow one."""
     async with serving({"/": Stalling(after=150, pause=0.2)}) as (_, port):  # 100 of them are the warm-up's
-        outcome = await generate(job(port, protocol, rate=500, seconds=0.5))
+        outcome = await generate(job(port, rate=500, seconds=0.5))
     assert outcome.errors == 0
     assert len(outcome.took) == 250
     slow = [took for took in outcome.took if took > 0.05]
@@ -151,24 +150,23 @@ async def test_a_stall_is_charged_to_all_that_had_to_wait(protocol: str) -> None
 
 @pytest.mark.trio
 async def test_wrong_answers_are_errors_and_told() -> None:
-    async def wrong(_request: Request) -> Answer:
-        return Answer.text(200, "something else")
+    async def wrong(_request: Request) -> Response:
+        return Response.text(200, "something else")
 
     async with serving({"/": wrong}) as (_, port):
-        outcome = await generate(job(port, "http1", None, seconds=0.05))
+        outcome = await generate(job(port, None, seconds=0.05))
     assert not outcome.took
     assert outcome.errors > 0
     assert "something else" in outcome.first_error
 
 
-@pytest.mark.parametrize("protocol", ["http1", "http2"])
 @pytest.mark.trio
-async def test_many_long_requests_at_once_share_the_connections_window(protocol: str) -> None:
-    async def length(request: Request) -> Answer:
-        return Answer.text(200, str(len(await request.body(2**20))))
+async def test_many_long_requests_at_once_are_answered() -> None:
+    async def length(request: Request) -> Response:
+        return Response.text(200, str(len(await request.body(2**20))))
 
     said: list[Any] = []
-    async with serving({"/": length}) as (_, port), connected(protocol, port, authority().cert_pem.bytes()) as client:
+    async with serving({"/": length}) as (_, port), connected(port, authority().cert_pem.bytes()) as client:
 
         async def ask(size: int) -> None:
             said.append((await client.ask("POST", "/", bytes(size))).body.strip() == str(size).encode())
@@ -184,7 +182,7 @@ async def test_many_long_requests_at_once_share_the_connections_window(protocol:
 async def test_a_server_that_goes_away_is_an_error() -> None:
     gone = trio.Event()
 
-    async def never(_request: Request) -> Answer:
+    async def never(_request: Request) -> Response:
         gone.set()
         await trio.sleep_forever()
         raise AssertionError
@@ -192,7 +190,7 @@ async def test_a_server_that_goes_away_is_an_error() -> None:
     async with serving({"/": never}) as (server, port), trio.open_nursery() as nursery:
 
         async def ask() -> None:
-            async with connected("http2", port, authority().cert_pem.bytes()) as client:
+            async with connected(port, authority().cert_pem.bytes()) as client:
                 with pytest.raises(HttpError, match=r"closed|broke"):
                     await client.ask("GET", "/", b"")
 

@@ -9,9 +9,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ PATIENCE = 20
 """Seconds for what takes less than one, on a machine that is busy."""
 JSON = {"content-type": "application/json"}
 BODY = body_of(review({"podlane.io/egress-bandwidth": "10M"}))
-FILES = ("--certificate", "tls.crt", "--key", "tls.key", "--native", "always")
+FILES = ("--certificate", "tls.crt", "--key", "tls.key")
 ANY_PORTS = ("--address", HOST, "--port", "0", "--metrics-port", "0")
 
 
@@ -87,6 +89,17 @@ class Running:
         _, said = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, said
         return [json.loads(line)["event"] for line in said.splitlines()]
+
+
+def write_kubeconfig(folder: Path, server: str) -> None:
+    """In the file config."""
+    document = {
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "x",
+    }
+    (folder / "config").write_text(json.dumps(document))
 
 
 @contextmanager
@@ -158,16 +171,7 @@ def test_it_ends_at_once_while_it_is_not_ready(folder: Path) -> None:
     with socket.create_server((HOST, 0)) as silent:
         silent.settimeout(PATIENCE)
         server = f"http://{HOST}:{silent.getsockname()[1]}"
-        (folder / "config").write_text(
-            json.dumps(
-                {
-                    "clusters": [{"name": "c", "cluster": {"server": server}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                    "users": [{"name": "u", "user": {}}],
-                    "current-context": "x",
-                }
-            )
-        )
+        write_kubeconfig(folder, server)
         options = ("--kubeconfig", "config", "--secret", "tls", "--namespace", "podlane", "--linger", "1h")
         with started(folder, options) as process:
             silent.accept()
@@ -188,7 +192,6 @@ def test_it_ends_at_once_while_it_is_not_ready(folder: Path) -> None:
         pytest.param([], 2, "podlane: There is no certificate to serve. Name its files with --certificate and --key, or", id="nothing at all"),
         pytest.param([*FILES, "--linger", "soon", "--metrics-port", "99999"], 2, "podlane: --metrics-port: Input should be less than or equal to 65535 (got 99999).\n--linger: 'soon' is not a duration. Write a number and a unit", id="two wrong settings"),
         pytest.param(["--secret", "tls"], 2, "podlane: --secret: there is no API server to keep it. Start the injector in the cluster,", id="no API server for the Secret"),
-        pytest.param(["--certificate", "tls.crt", "--key", "tls.key"], 2, "podlane: --native auto: there is no API server to ask for its version.", id="no API server for the version"),
         pytest.param(["--kubeconfig", "nowhere", "--secret", "tls"], 1, "podlane: nowhere cannot be read: No such file or directory.", id="no kubeconfig"),
         pytest.param([*FILES, "--certificate", "nowhere", *ANY_PORTS], 1, "podlane: nowhere cannot be read: No such file or directory. Name the files with --certificate and --key,", id="no certificate"),
         pytest.param([*FILES, "--certificate", "tls.key", *ANY_PORTS], 1, "podlane: tls.key, tls.key: The certificate cannot be read:", id="a key for a certificate"),
@@ -200,6 +203,45 @@ def test_a_start_that_cannot_be_says_why(folder: Path, arguments: list[str], cod
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == (code, "")
+
+
+class _Versions(BaseHTTPRequestHandler):
+    """An API server that says which version it is."""
+
+    version: dict[str, str]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.version).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def kubernetes(folder: Path, minor: str) -> Iterator[None]:
+    """Of this version; its kubeconfig is the file config."""
+    says = type("Says", (_Versions,), {"version": {"major": "1", "minor": minor}})
+    with HTTPServer((HOST, 0), says) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        write_kubeconfig(folder, f"http://{HOST}:{server.server_address[1]}")
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_kubernetes_without_native_sidecars_is_refused(folder: Path) -> None:
+    with kubernetes(folder, "28+"):
+        done = podlane_injector(folder, [*FILES, *ANY_PORTS, "--kubeconfig", "config"])
+    assert "podlane: Kubernetes 1.28 has no native sidecars. Upgrade it to 1.29 or later." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    with kubernetes(folder, "29"), running(folder, "--kubeconfig", "config", "--linger", "0s") as injector:
+        assert injector.get("/readyz").status == 200
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])

@@ -19,29 +19,28 @@ import pytest
 import trio
 import trio.testing
 import yaml
-from hostile_reviews import JSON, LIMITED, Case, cases
+from hostile_reviews import LIMITED, Case, cases
 
 from benchmarks.admission.server import Injector, running
 from injector.admission import mutate, validate
+from injector.decoding import MAX_DECODED, DecodingBudget
 from injector.defaults import InjectionDefaults
-from injector.exchange import MAX_DECODED, BodyBudget
 from injector.http_client import HttpClient
 from injector.webhook import MAX_BODY
-from tests.http2_client import http2_client
 from tests.injector_server import HOST, body_of, review
 
 pytestmark = pytest.mark.timeout(300)  # 15 s, on a machine that has nothing else to do
 
 SEED = 20261125
-OVER_HTTP2, OVER_HTTP1 = 5000, 5000
+REVIEWS = 10_000
 AT_ONCE = 12
-"""Requests at once: streams of one HTTP/2 connection, or as many HTTP/1.1 connections."""
+"""Connections, each with a request at a time."""
 PATIENCE = 60
 """Seconds for an answer, on a machine that is busy."""
 VALUES = Path(__file__).parents[2] / "charts/podlane/values.yaml"
 
-Ask = Callable[[Case], Awaitable[tuple[int, str, bytes]]]
-"""Gives status code, content type and body of the answer."""
+Ask = Callable[[Case], Awaitable[tuple[int, bytes]]]
+"""Gives status code and body of the answer."""
 
 
 @pytest.fixture(scope="module")
@@ -60,35 +59,18 @@ def deep_stack() -> Iterator[None]:
     sys.setrecursionlimit(before)
 
 
-def trusted(injector: Injector, protocol: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=injector.authority.decode())
-    context.set_alpn_protocols([protocol])
-    return context
-
-
 def fields(case: Case) -> dict[str, str]:
     return {} if case.content_type is None else {"content-type": case.content_type}
 
 
 @asynccontextmanager
-async def over_http2(injector: Injector) -> AsyncIterator[Ask]:
-    async with http2_client(HOST, injector.port, trusted(injector, "h2")) as client:
-
-        async def ask(case: Case) -> tuple[int, str, bytes]:
-            answer = await client.request(case.method, case.path, fields(case), case.body)
-            return answer.status, answer.headers["content-type"], answer.body
-
-        yield ask
-
-
-@asynccontextmanager
-async def over_http1(injector: Injector) -> AsyncIterator[Ask]:
-    context = trusted(injector, "http/1.1")
+async def asking(injector: Injector) -> AsyncIterator[Ask]:
+    context = ssl.create_default_context(cadata=injector.authority.decode())
     client = HttpClient(HOST, injector.port, lambda: context, HOST)
 
-    async def ask(case: Case) -> tuple[int, str, bytes]:
+    async def ask(case: Case) -> tuple[int, bytes]:
         answer = await client.request(case.method, case.path, fields(case), case.body)
-        return answer.status, JSON["content-type"], answer.body
+        return answer.status, answer.body
 
     yield ask
     await client.aclose()
@@ -131,10 +113,9 @@ def wanted(case: Case) -> set[int]:
     return {200, 400} if verdict is None else {200} if verdict else {400}
 
 
-def check(case: Case, status: int, content_type: str, body: bytes) -> str:
+def check(case: Case, status: int, body: bytes) -> str:
     """That an answer is right; gives what it is, in a word."""
     assert status in wanted(case), body[:300]
-    assert content_type == "application/json"
     document = strictly(body)
     if status != 200:
         assert (document["kind"], document["code"]) == ("Status", status)
@@ -202,7 +183,7 @@ def test_what_is_nested_too_deeply_for_us_is_refused() -> None:
 
 @pytest.mark.trio
 async def test_large_reviews_wait_for_each_other_and_small_ones_for_nobody() -> None:
-    budget, order = BodyBudget(), list[str]()
+    budget, order = DecodingBudget(), list[str]()
     ends = {"large": trio.Event(), "next": trio.Event(), "small": trio.Event(), "too large": trio.Event()}
 
     async def use(name: str, size: int) -> None:
@@ -227,19 +208,12 @@ async def test_large_reviews_wait_for_each_other_and_small_ones_for_nobody() -> 
         ends["too large"].set()
 
 
-@pytest.mark.parametrize(
-    ("connect", "number", "seed"),
-    [
-        pytest.param(over_http2, OVER_HTTP2, SEED, id="http2"),
-        pytest.param(over_http1, OVER_HTTP1, SEED + 1, id="http1"),
-    ],
-)
 @pytest.mark.trio
-async def test_hostile_reviews_are_answered(injector: Injector, connect: Any, number: int, seed: int) -> None:
-    async with connect(injector) as ask:
-        verdicts = await send(ask, cases(number, seed))
+async def test_hostile_reviews_are_answered(injector: Injector) -> None:
+    async with asking(injector) as ask:
+        verdicts = await send(ask, cases(REVIEWS, SEED))
         print(dict(verdicts))
-        assert sum(verdicts.values()) == number
+        assert sum(verdicts.values()) == REVIEWS
         assert set(verdicts) == {"patched", "allowed", "refused", "400", "404", "405", "413", "415"}
         # As good as before, on the same connection.
         good = Case("good", body_of(review(LIMITED)))

@@ -1,4 +1,4 @@
-"""The injector's HTTP server and webhooks, spoken to over real TLS by HTTP/1.1 and HTTP/2 clients."""
+"""The injector's HTTP server and webhooks, spoken to over real TLS."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
+from daemon.http import Request, RequestError, Response
 from injector.admission import mutate, validate
-from injector.connections import open_listeners
+from injector.decoding import DecodingBudget
 from injector.defaults import InjectionDefaults
 from injector.errors import ApiError, ListenError
-from injector.exchange import Answer, Request
+from injector.http import open_listeners
+from injector.http_client import HttpError
 from injector.metrics import Metrics
 from injector.shared_policies import SharedPolicies
 from injector.webhook import MAX_BODY, Webhook, time_limit
-from tests.http2_client import Http2Error
 from tests.injector_server import (
     HOST,
     body_of,
     document_of,
     http1,
-    http2,
     patch_of,
     raw,
     review,
@@ -39,6 +40,8 @@ from tests.injector_server import (
 JSON = {"content-type": "application/json"}
 LIMITED = {"podlane.io/egress-bandwidth": "10M"}
 BODY = body_of(review(LIMITED))
+POST = b"POST /mutate HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+SPLIT = b"\r\n\r\n"
 
 
 class NoApi:
@@ -61,7 +64,7 @@ async def webhooks(
     metrics = Metrics()
     shared = SharedPolicies(NoApi(), 10.0)  # type: ignore[arg-type]
     made = {
-        f"/{name}": Webhook(name, function, InjectionDefaults, shared, metrics, longest).handle
+        f"/{name}": Webhook(name, function, InjectionDefaults(), shared, metrics, longest, DecodingBudget()).handle
         for name, function in (("mutate", judge), ("validate", validate))
     }
     async with serving(made) as (_, port):
@@ -76,27 +79,33 @@ def counted(metrics: Metrics, result: str, webhook: str = "mutate") -> float:
 
 
 @pytest.mark.trio
-async def test_a_pod_gets_its_patch_over_both_protocols() -> None:
-    async with webhooks() as (port, metrics), http2(port) as client:
+async def test_a_pod_gets_its_patch() -> None:
+    async with webhooks() as (port, metrics):
+        client = http1(port)
         second = await client.request("POST", "/mutate?timeout=10s", JSON, BODY)
-        first = await http1(port).request(
+        first = await client.request(
             "POST", "/mutate?timeout=10s", {"content-type": "application/json; charset=utf-8"}, BODY
         )
         assert (first.status, second.status) == (200, 200)
         assert document_of(first) == document_of(second)
         assert document_of(first)["response"]["uid"] == review()["request"]["uid"]
         assert any(change["path"] == "/spec/initContainers" for change in patch_of(first))
-        assert second.headers["content-type"] == "application/json"
-        assert counted(metrics, "patched") == 2
+        head, _, said = (await raw(port, POST + f"Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY)).partition(
+            SPLIT
+        )
+        assert b"\r\ncontent-type: application/json\r\n" in head
+        assert json.loads(said) == document_of(first)
+        assert counted(metrics, "patched") == 3
         bucket = (
-            f"podlane_injector_patch_bytes_sum {2.0 * len(base64.b64decode(document_of(first)['response']['patch']))}"
+            f"podlane_injector_patch_bytes_sum {3.0 * len(base64.b64decode(document_of(first)['response']['patch']))}"
         )
         assert bucket in metrics.render().decode()
 
 
 @pytest.mark.trio
 async def test_wrong_annotations_are_refused_with_the_remedy() -> None:
-    async with webhooks() as (port, metrics), http2(port) as client:
+    async with webhooks() as (port, metrics):
+        client = http1(port)
         for path in ("/mutate", "/validate"):
             answer = await client.request("POST", path, JSON, body_of(review({"podlane.io/egress-bandwith": "10M"})))
             response = document_of(answer)["response"]
@@ -107,7 +116,8 @@ async def test_wrong_annotations_are_refused_with_the_remedy() -> None:
 
 @pytest.mark.trio
 async def test_the_shared_policy_of_the_pods_namespace_is_read() -> None:
-    async with webhooks() as (port, _), http2(port) as client:
+    async with webhooks() as (port, _):
+        client = http1(port)
         answer = await client.request("POST", "/mutate", JSON, body_of(review({"podlane.io/policy": "common"})))
         assert any("podlane-policy" in json.dumps(change) for change in patch_of(answer))
         answer = await client.request("POST", "/mutate", JSON, body_of(review({"podlane.io/policy": "broken"})))
@@ -134,38 +144,40 @@ async def test_the_shared_policy_of_the_pods_namespace_is_read() -> None:
         pytest.param("POST", "/mutate", JSON, b'{"a": ' + b"9" * 5000 + b"}", 400, "not JSON", id="huge number"),
         pytest.param("POST", "/mutate", JSON, b"[" * 200_000, 400, "deep", id="deep"),
         pytest.param("POST", "/mutate", JSON, b" " * (MAX_BODY + 1), 413, str(MAX_BODY), id="too long"),
-        pytest.param("POST", "/mutate", {**JSON, "content-length": "99999999"}, None, 413, str(MAX_BODY), id="declared"),
+        pytest.param("POST", "/mutate?timeout=1ns", JSON, BODY, 400, "timeout=1ns is too short", id="no time"),
         pytest.param("POST", "/mutat", JSON, BODY, 404, "/mutate, /validate", id="path"),
     ],
 )  # fmt: skip
 @pytest.mark.trio
 async def test_what_is_no_review_is_told_so(
-    method: str, path: str, headers: dict[str, str], body: bytes | None, status: int, says: str
+    method: str, path: str, headers: dict[str, str], body: bytes, status: int, says: str
 ) -> None:
-    async with webhooks() as (port, metrics), http2(port) as client:
-        answers: list[Any] = []
-        if body is None:
-            with trio.fail_after(1):
-                answers.append(await client.answer(await client.begin(method, path, headers)))  # the rest never comes
-        else:
-            answers += [await client.request(method, path, headers, body)]
-            answers += [await http1(port).request(method, path, headers, body)]
-            assert len(answers) == 2
-        for answer in answers:
-            assert answer.status == status
-            document = document_of(answer)
-            assert (document["kind"], document["code"]) == ("Status", status)
-            assert says in document["message"]
-        if path == "/mutate":
-            assert counted(metrics, "bad_request") >= len(answers)
-        assert (
-            await client.request("POST", "/mutate", JSON, BODY)
-        ).status == 200  # the connection is as good as before
+    async with webhooks() as (port, metrics):
+        client = http1(port)
+        answer = await client.request(method, path, headers, body)
+        assert answer.status == status
+        document = document_of(answer)
+        assert (document["kind"], document["code"]) == ("Status", status)
+        assert says in document["message"]
+        if path.startswith("/mutate"):
+            assert counted(metrics, "bad_request") >= 1
+        assert (await client.request("POST", "/mutate", JSON, BODY)).status == 200  # the client is served as before
+
+
+@pytest.mark.trio
+async def test_too_long_a_body_is_refused_before_it_comes() -> None:
+    async with webhooks() as (port, _):
+        with trio.fail_after(1):
+            said = await raw(port, POST + b"Content-Length: 99999999\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\ncontent-type: application/json\r\n" in said
+        assert str(MAX_BODY).encode() in said
 
 
 @pytest.mark.trio
 async def test_a_review_of_the_greatest_size_is_taken() -> None:
-    async with webhooks() as (port, _), http2(port) as client:
+    async with webhooks() as (port, _):
+        client = http1(port)
         padded = BODY + b" " * (MAX_BODY - len(BODY))
         assert (await client.request("POST", "/mutate", JSON, padded)).status == 200
 
@@ -210,7 +222,8 @@ class Slow:
 async def test_what_takes_too_long_is_an_error_and_delays_nobody() -> None:
     slow = Slow()
     try:
-        async with webhooks(slow) as (port, metrics), http2(port) as client:
+        async with webhooks(slow) as (port, metrics):
+            client = http1(port)
             late: list[Any] = []
 
             async def ask() -> None:
@@ -229,19 +242,41 @@ async def test_what_takes_too_long_is_an_error_and_delays_nobody() -> None:
         slow.go.set()
 
 
+@pytest.mark.parametrize("timeout", ["1ns", "1us", "9.9ms"])
+def test_a_time_limit_that_nothing_can_keep_is_refused(timeout: str) -> None:
+    with pytest.raises(
+        RequestError, match=f"timeout={timeout} is too short for any answer. Ask with 0.01s or more"
+    ) as e:
+        time_limit(f"timeout={timeout}", 20.0)
+    assert e.value.status == 400
+
+
 @pytest.mark.trio
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
-    async with webhooks() as (port, metrics), http2(port) as client:
-        stream = await client.begin("POST", "/mutate?timeout=200ms", JSON)
-        await client.send(stream, BODY[:100], ends=False)
-        assert (await client.answer(stream)).status == 504
-        # What comes after the answer is thrown away, and harms nobody else on the connection.
-        other = await client.begin("POST", "/mutate", JSON)
-        client._answers[stream] = type(client._answers[other])()
-        await client.send(stream, BODY[100:], ends=True)
-        await client.send(other, BODY, ends=True)
-        assert (await client.answer(other)).status == 200
+    async with webhooks() as (port, metrics):
+        head = POST.replace(b"/mutate", b"/mutate?timeout=200ms") + f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+        assert (await raw(port, head + BODY[:100])).startswith(b"HTTP/1.1 504 ")
+        assert (await http1(port).request("POST", "/mutate", JSON, BODY)).status == 200
         assert counted(metrics, "timeout") == 1
+
+
+@pytest.mark.trio
+async def test_a_review_whose_client_leaves_is_abandoned() -> None:
+    slow = Slow()
+    try:
+        async with webhooks(slow) as (port, metrics):
+            with trio.move_on_after(10) as leaving:
+                async with trio.open_nursery() as nursery:
+                    long = body_of({"slow": "x" * 40_000})
+                    nursery.start_soon(http1(port).request, "POST", "/mutate", JSON, long)
+                    await trio.to_thread.run_sync(slow.began.wait, 5)
+                    leaving.cancel()  # which closes the connection
+            with trio.fail_after(5):
+                while not counted(metrics, "abandoned"):
+                    await trio.lowlevel.checkpoint()
+            assert not slow.go.is_set()
+    finally:
+        slow.go.set()
 
 
 @pytest.mark.trio
@@ -249,7 +284,8 @@ async def test_an_error_of_our_own_is_an_answer_and_no_end() -> None:
     def broken(*_: object) -> dict[str, Any]:
         raise RuntimeError("a bug")
 
-    async with webhooks(broken) as (port, metrics), http2(port) as client:
+    async with webhooks(broken) as (port, metrics):
+        client = http1(port)
         answer = await client.request("POST", "/mutate", JSON, BODY)
         assert answer.status == 500
         assert "a bug" not in document_of(answer)["message"]
@@ -274,7 +310,8 @@ async def test_an_error_of_our_own_is_an_answer_and_no_end() -> None:
 )
 @pytest.mark.trio
 async def test_a_connection_of_nonsense_ends_alone(data: bytes) -> None:
-    async with webhooks() as (port, _), http2(port) as client:
+    async with webhooks() as (port, _):
+        client = http1(port)
         with trio.move_on_after(0.2):
             await raw(port, data)
         assert (await client.request("POST", "/mutate", JSON, BODY)).status == 200
@@ -282,7 +319,8 @@ async def test_a_connection_of_nonsense_ends_alone(data: bytes) -> None:
 
 @pytest.mark.trio
 async def test_clients_without_tls_or_with_an_old_one_end_alone() -> None:
-    async with webhooks() as (port, _), http2(port) as client:
+    async with webhooks() as (port, _):
+        client = http1(port)
         stream = await trio.open_tcp_stream(HOST, port)
         async with stream:
             await stream.send_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -308,20 +346,20 @@ class Gate:
         self.asked = trio.Event()
         self.go = trio.Event()
 
-    async def __call__(self, _request: Request) -> Answer:
+    async def __call__(self, _request: Request) -> Response:
         self.asked.set()
         await self.go.wait()
-        return Answer.text(200, "done")
+        return Response.text(200, "done")
 
 
 @pytest.mark.trio
-async def test_at_the_end_what_runs_is_finished_and_http2_clients_are_sent_away() -> None:
+async def test_at_the_end_what_runs_is_finished() -> None:
     gate = Gate()
-    async with serving({"/slow": gate}) as (server, port), http2(port) as client, trio.open_nursery() as nursery:
-        answers: list[Any] = []
+    async with serving({"/slow": gate}) as (server, port), trio.open_nursery() as nursery:
+        answers: list[bytes] = []
 
         async def ask() -> None:
-            answers.append(await client.request("GET", "/slow"))
+            answers.append(await raw(port, b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"))
 
         nursery.start_soon(ask)
         await gate.asked.wait()
@@ -331,14 +369,13 @@ async def test_at_the_end_what_runs_is_finished_and_http2_clients_are_sent_away(
             ended.append(await server.drain(5))
 
         nursery.start_soon(end)
-        await client.goaway.wait()
-        late = await client.begin("GET", "/slow", ends=True)  # sent before the client knew
+        await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream(HOST, port)
+        assert not answers
         gate.go.set()
-        assert (await client.answer(late)).status == 200
-        await client.closed.wait()
-    assert [answer.body for answer in answers] == [b"done\n"]
+    assert answers[0].endswith(b"done\n")
+    assert b"\r\nconnection: close\r\n" in answers[0]
     assert ended == [0]
 
 
@@ -368,11 +405,11 @@ async def test_at_the_end_idle_connections_are_closed_at_once() -> None:
 @pytest.mark.trio
 async def test_after_the_grace_period_what_still_runs_is_cut() -> None:
     gate = Gate()
-    async with serving({"/slow": gate}) as (server, port), http2(port) as client, trio.open_nursery() as nursery:
+    async with serving({"/slow": gate}) as (server, port), trio.open_nursery() as nursery:
 
         async def ask() -> None:
-            with pytest.raises(Http2Error, match="closed"):
-                await client.request("GET", "/slow")
+            with pytest.raises(HttpError, match=r"closed without an answer|broke"):
+                await http1(port).request("GET", "/slow")
 
         nursery.start_soon(ask)
         await gate.asked.wait()
@@ -382,9 +419,10 @@ async def test_after_the_grace_period_what_still_runs_is_cut() -> None:
 @pytest.mark.trio
 async def test_a_connection_that_the_client_closes_is_forgotten() -> None:
     async with serving({"/": Gate()}) as (server, port):
-        async with http2(port) as client:
-            await client.request("GET", "/nothing")
-            assert server.connections == 1
+        client = http1(port)
+        await client.request("GET", "/nothing")
+        assert server.connections == 1
+        await client.aclose()
         with trio.fail_after(5):
             await server.until_empty()
 

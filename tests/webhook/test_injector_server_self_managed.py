@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trio
 
+from daemon.http_server import HttpServer
 from injector.api import ApiServer
 from injector.certificates import Certificates, Lifetimes, split_bundle
-from injector.connections import Server, open_listeners
 from injector.errors import ApiError, CertificateError, NotFoundError
-from injector.exchange import Application
+from injector.http import open_listeners, webhook_limits
 from injector.metrics import Metrics
 from injector.self_managed import Place, SelfManaged
 from injector.tls import ServerTls
@@ -79,7 +79,7 @@ async def accepts(bundle: bytes, replica: Replica) -> bool:
     context = ssl.create_default_context(cadata=bundle.decode())
     listeners = await open_listeners(HOST, 0, "port")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Server(Application({}), lambda: replica.tls.context).run, listeners)
+        nursery.start_soon(HttpServer({}, webhook_limits(9.0), tls=lambda: replica.tls.context).run, listeners)
         port = listeners[0].socket.getsockname()[1]
         stream = trio.SSLStream(await trio.open_tcp_stream(HOST, port), context, server_hostname=PLACE.names[0])
         try:

@@ -11,10 +11,10 @@ import trio
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from daemon.http_server import HttpServer
 from injector.certificate_files import CertificateFiles
-from injector.connections import Server, open_listeners
 from injector.errors import CertificateError
-from injector.exchange import Application
+from injector.http import open_listeners, webhook_limits
 from injector.tls import ServerTls, TlsVersion
 from tests.injector_server import HOST, authority, identity, trusting
 
@@ -49,7 +49,7 @@ async def seen_names(port: int, context: ssl.SSLContext | None = None) -> set[st
 
 async def serve_with(tls: ServerTls, nursery: trio.Nursery) -> int:
     listeners = await open_listeners(HOST, 0, "port")
-    nursery.start_soon(Server(Application({}), lambda: tls.context).run, listeners)
+    nursery.start_soon(HttpServer({}, webhook_limits(9.0), tls=lambda: tls.context).run, listeners)
     port = listeners[0].socket.getsockname()[1]
     assert isinstance(port, int)
     return port

@@ -10,7 +10,7 @@ from benchmarks.abuse.arena import POLICY, Arena
 from benchmarks.abuse.course import course
 from benchmarks.abuse.figures import ASIDE, BACK, ERRORS, LEFT, MOST_KIB, RELAY, Promise, Scenario, Size
 from benchmarks.stage import PAGE
-from sidecar.server import fitting_connections
+from sidecar.proxy.server import fitting_connections
 
 _IDLE, _SLOW, _PERIOD_S = 5000, 5000, 10
 _PLACES: Final = 20_000

@@ -10,7 +10,7 @@ from benchmarks.abuse.arena import POLICY, Arena
 from benchmarks.abuse.course import course
 from benchmarks.abuse.figures import ERRORS, Promise, Scenario, Size
 from benchmarks.stage import HTTP2_PORT, PAGE
-from tc_core.policy import Requests
+from traffic_policy.policy import Requests
 
 _CONNECTIONS: Final = 10
 _MOST_MIB: Final = 32.0

@@ -11,7 +11,7 @@ from benchmarks.abuse.course import course
 from benchmarks.abuse.figures import ERRORS, LEFT, Promise, Scenario, Size, honest_figures
 from benchmarks.abuse.readings import Reading
 from benchmarks.stage import HTTP2_PORT, PAGE
-from tc_core.policy import Requests
+from traffic_policy.policy import Requests
 
 _TURN_S: Final = 6.0
 """Seconds of abuse in a turn, at whose end all that came leaves ..."""

@@ -170,11 +170,9 @@ Whatever labels say, no Pod is meant by both: the first is for namespaces that o
 {{/*
 The webhook for annotations of Pods that have a sidecar already, whatever labels say by now. The API server itself looks (matchConditions)
 whether those that Podlane reads have changed: for all else that happens to Pods nobody is asked. And no Pod has to wait for an injector
-(Ignore), since its sidecar refuses wrong annotations itself, but in its log. Before Kubernetes 1.28 there are no such conditions,
-and so there is no such webhook.
+(Ignore), since its sidecar refuses wrong annotations itself, but in its log.
 */}}
 {{- define "podlane.updateWebhook" -}}
-{{- if semverCompare ">=1.28-0" .Capabilities.KubeVersion.Version }}
 - name: update.validate.podlane.io
   {{- include "podlane.webhookCall" (dict "root" . "path" "/validate" "operation" "UPDATE") | nindent 2 }}
   failurePolicy: Ignore
@@ -196,5 +194,4 @@ and so there is no such webhook.
         || object.metadata.annotations.exists(name,
         (name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
         && !(name in oldObject.metadata.annotations))
-{{- end }}
 {{- end -}}

@@ -1,0 +1,34 @@
+"""``/healthz`` and ``/readyz``: short texts, with the status code for machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+READY: Final = "ready"
+"""What ``/readyz`` says with status 200: everything is in force."""
+NOT_READY: Final = "not ready"
+"""What it says with status 503, before and while draining."""
+_OK: Final = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``/healthz``. An answer proves that the proxy's event loop turns."""
+
+    missing_workers: tuple[int, ...] = ()
+    """Numbers of the workers that do not answer."""
+    notes: tuple[str, ...] = ()
+    """What is not as it is wanted, one line each: a refused policy, QUIC without names, warnings."""
+
+    @property
+    def status(self) -> int:
+        """200, or 503 when a worker is missing."""
+        return 503 if self.missing_workers else 200
+
+    @property
+    def text(self) -> str:
+        """``ok``, and each note on a line of its own; or which workers are missing."""
+        if self.missing_workers:
+            return f"no answer from worker {', '.join(map(str, self.missing_workers))}"
+        return "\n".join((_OK, *self.notes))

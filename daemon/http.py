@@ -1,0 +1,64 @@
+"""Requests and responses of HTTP as values, and what a handler of them is. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of a request; its body is read on demand.
+
+    ``path`` and ``query`` are as they were sent, without the question mark between them. Names of ``headers`` are in
+    lower case; the last one of a name counts.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    read_body: Callable[[int], Awaitable[bytes]]
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; to be called once. Raises :class:`RequestError` when it is too long or breaks off."""
+        return await self.read_body(limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Status code, content type, body, and further header fields."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def text(cls, status: int, text: str) -> Response:
+        """A line of text, or several."""
+        return cls(status, TEXT, f"{text}\n".encode())
+
+    @classmethod
+    def json(cls, document: object) -> Response:
+        """A document, indented for people."""
+        return cls(200, JSON, json.dumps(document, indent=2).encode() + b"\n")
+
+
+class RequestError(Exception):
+    """Ends a request with this status code. The text, which becomes the response, says why."""
+
+    def __init__(self, status: int, message: str, *headers: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+Refuse = Callable[[int, str], Response]
+"""Makes the response to a request that failed, from the status code and the reason."""

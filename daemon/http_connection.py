@@ -1,0 +1,254 @@
+"""One connection of an HTTP/1.1 server: requests one after another, each within bounds (RFC 9112; h11 parses).
+
+While a response is being made the connection is read: when the client leaves, what would have answered it is cancelled.
+So nothing outlives the connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import h11
+import trio
+
+from daemon.http import Handler, Refuse, Request, RequestError, Response
+
+_CHUNK: Final = 64 * 1024
+_AHEAD: Final = 16 * 1024
+"""Bytes of further requests that are read before the present one is answered."""
+_LAST_LOOK_SECONDS: Final = 0.2
+"""How long a connection without a request is kept when the server ends: a request may be on its way."""
+_LINGER_SECONDS: Final = 1.0
+"""How long the client may take to close after the last response: if bytes of its arrived at a closed socket, the
+connection would be reset, and the response might be lost (RFC 9112 section 9.6)."""
+_DISCARD_SECONDS: Final = 5.0
+"""The same for a client that has not sent its whole body: few look for a response before."""
+_DISCARD_BYTES: Final = 16 * 2**20
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+"""What reading and writing raise when the client has left, or does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a server. Times are in seconds, sizes in bytes."""
+
+    connections: int
+    """At once. One too many is closed without a word."""
+    per_peer: int
+    """Connections at once of one client address."""
+    respond: float
+    """From a request's head to the end of its handler."""
+    handshake: float = 10.0
+    idle: float = 120.0
+    """Until a connection's next request begins; longer than Go's clients keep one (90 s), so that they close first."""
+    head: float = 10.0
+    """From a request's first byte to the end of its head."""
+    head_bytes: int = 16 * 1024
+    body: float = 10.0
+    """From when a handler asks for the body to its end."""
+    bodies_bytes: int = 64 * 2**20
+    """Of all bodies that are held at once; a request above that is answered 503, before memory runs out."""
+    send: float = 10.0
+    """Until a response has been taken by the kernel."""
+    keep_alive: bool = True
+    """Whether a connection may carry several requests."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the connections of one server share."""
+
+    limits: Limits
+    respond: Handler
+    """Answers every request; raises nothing."""
+    refuse: Refuse
+    held: int = 0
+    """Bytes of the bodies that are held now."""
+    leaving: bool = False
+    """Whether each response ends its connection."""
+    draining: bool = False
+    """Whether connections without a request end as well."""
+
+
+class HttpConnection:
+    """One connection. :meth:`run` serves it; closing the stream is left to the caller."""
+
+    def __init__(self, stream: Stream, shared: Shared) -> None:
+        self._stream = stream
+        self._shared = shared
+        self._limits = shared.limits
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=shared.limits.head_bytes)
+        self._idle: trio.CancelScope | None = None
+        self._whole = trio.Event()
+        """The present request has been read to its end."""
+        self._held = 0
+
+    async def run(self) -> None:
+        """Answer requests until either side ends the connection."""
+        try:
+            while await self._exchange():
+                self._http.start_next_cycle()
+        except GONE:
+            pass  # nobody is left to tell
+
+    def drain(self) -> None:
+        """End the connection soon if it carries no request; ``shared.draining`` must be set."""
+        if self._idle is not None:
+            self._idle.deadline = min(self._idle.deadline, trio.current_time() + _LAST_LOOK_SECONDS)
+
+    async def _exchange(self) -> bool:
+        """Serve one request. Says whether there may be another."""
+        self._whole = trio.Event()
+        try:
+            head = await self._read_head()
+        except h11.RemoteProtocolError as error:
+            reason = f"Not a request that can be answered: {error}"
+            return await self._send(self._shared.refuse(error.error_status_hint, reason), last=True)
+        except RequestError as error:
+            return await self._send(self._shared.refuse(error.status, str(error)), last=True)
+        if head is None:
+            return False
+        response = await self._response_to(head)
+        return response is not None and await self._send(response, head_only=head.method == b"HEAD")
+
+    async def _read_head(self) -> h11.Request | None:
+        """The next request; None when there is none. Raises h11.RemoteProtocolError, :class:`RequestError`."""
+        event = self._http.next_event()
+        if event is h11.NEED_DATA and not self._http.trailing_data[0]:
+            seconds = _LAST_LOOK_SECONDS if self._shared.draining else self._limits.idle
+            with trio.move_on_after(seconds) as self._idle:
+                await self._receive()
+            timed_out, self._idle = self._idle.cancelled_caught, None
+            if timed_out:
+                return None
+            event = self._http.next_event()
+        with trio.move_on_after(self._limits.head):
+            while event is h11.NEED_DATA:
+                await self._receive()
+                event = self._http.next_event()
+            if not isinstance(event, h11.Request):
+                return None
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise RequestError(505, f"HTTP/{event.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
+            return event
+        raise RequestError(408, f"The request's head did not come within {self._limits.head:g} s.")
+
+    async def _response_to(self, head: h11.Request) -> Response | None:
+        """None when the client has left."""
+        path, _, query = head.target.decode("latin-1").partition("?")
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        declared = int(headers.get("content-length", 0))  # h11 has checked it
+        method = head.method.decode("latin-1")
+        request = Request(method, path, query, headers, partial(self._read_body, declared))
+        if declared == 0 and "transfer-encoding" not in headers:
+            self._skip()  # there is no body: the request ends with its head
+        response = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+                response = await self._shared.respond(request)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._shared.held -= self._held
+            self._held = 0
+        return response
+
+    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        await self._whole.wait()
+        try:
+            while len(self._http.trailing_data[0]) < _AHEAD:
+                data = await self._stream.receive_some(_AHEAD)
+                self._http.receive_data(bytes(data))
+                if not data:
+                    break
+            else:
+                return
+        except GONE:
+            pass
+        scope.cancel()
+
+    async def _read_body(self, declared: int, limit: int) -> bytes:
+        """See :meth:`daemon.http.Request.body`."""
+        with trio.move_on_after(self._limits.body):
+            try:
+                return await self._body(declared, limit)
+            except h11.RemoteProtocolError as error:
+                raise RequestError(400, f"The body breaks off or is not HTTP: {error}") from None
+            except GONE:
+                raise RequestError(400, "The connection ended in the middle of the request.") from None
+        raise RequestError(408, f"The body did not come within {self._limits.body:g} s.")
+
+    async def _body(self, declared: int, limit: int) -> bytes:
+        if self._whole.is_set():
+            return b""
+        too_long = RequestError(413, f"The body is longer than {limit} bytes.")
+        if declared > limit:
+            raise too_long
+        parts: list[bytes] = []
+        if self._http.they_are_waiting_for_100_continue:
+            await self._stream.send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                await self._receive()
+            elif isinstance(event, h11.Data):
+                self._hold(len(event.data))
+                if self._held > limit:
+                    raise too_long
+                parts.append(bytes(event.data))
+            else:
+                assert isinstance(event, h11.EndOfMessage)  # a body that breaks off is an error (h11)
+                self._whole.set()
+                return b"".join(parts)
+
+    def _hold(self, size: int) -> None:
+        if self._shared.held + size > self._limits.bodies_bytes:
+            raise RequestError(503, "Too much is being answered already. Try again.")
+        self._shared.held += size
+        self._held += size
+
+    async def _send(self, response: Response, *, head_only: bool = False, last: bool = False) -> bool:
+        """Says whether there may be another request. Raises one of :data:`GONE`."""
+        self._skip()
+        fields = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
+        fields.extend(response.headers)
+        if last or self._shared.leaving or not self._limits.keep_alive or not self._whole.is_set():
+            fields.append(("connection", "close"))
+        events: list[h11.Event] = [h11.Response(status_code=response.status, headers=fields)]
+        if not head_only:
+            events.append(h11.Data(data=response.body))
+        events.append(h11.EndOfMessage())
+        with trio.fail_after(self._limits.send):
+            await self._stream.send_all(b"".join(self._http.send(event) or b"" for event in events))
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            return True
+        await self._linger()
+        return False
+
+    def _skip(self) -> None:
+        """Throw away what has come of a body that nobody asked for."""
+        try:
+            while not self._whole.is_set():
+                event = self._http.next_event()
+                if isinstance(event, h11.EndOfMessage):
+                    self._whole.set()
+                elif not isinstance(event, h11.Data):
+                    return
+        except h11.RemoteProtocolError:
+            pass  # the connection ends with the response
+
+    async def _linger(self) -> None:
+        """Send nothing more, and wait for the client to close."""
+        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
+        with trio.move_on_after(_LINGER_SECONDS if self._whole.is_set() else _DISCARD_SECONDS):
+            await transport.send_eof()
+            left = _DISCARD_BYTES
+            while left > 0 and (data := await transport.receive_some(_CHUNK)):
+                left -= len(data)
+
+    async def _receive(self) -> None:
+        self._http.receive_data(bytes(await self._stream.receive_some(_CHUNK)))

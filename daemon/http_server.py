@@ -1,0 +1,165 @@
+"""A small HTTP/1.1 server on trio and h11, with or without TLS: bounded in every respect, and with a graceful end.
+
+HTTP/1.1 alone: API servers ask webhooks behind a Service by it (k8s.io/apiserver, pkg/util/webhook/client.go), and so
+do kubelets and Prometheus.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from daemon.http import Handler, Refuse, Request, RequestError, Response
+from daemon.http_connection import HttpConnection, Limits, Shared, Stream
+from daemon.log import Logger
+
+ALPN: Final = ("http/1.1",)
+"""What a server that uses TLS may agree to speak (RFC 7301)."""
+_TOLD_EVERY: Final = 60.0
+"""Seconds between two lines of the log about connections that were refused."""
+
+log = Logger()
+
+
+class HttpServer:
+    """Serves handlers by path. ``tls`` gives the context for each new connection; None: plain HTTP.
+
+    ``refuse`` makes the responses to requests that cannot be answered.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        limits: Limits,
+        *,
+        refuse: Refuse = Response.text,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        self._handlers = handlers
+        self._limits = limits
+        self._refuse = refuse
+        self._tls = tls
+        self._shared = Shared(limits, self._respond, refuse)
+        self._open: dict[trio.CancelScope, HttpConnection | None] = {}
+        """Connections, by what cancels them; None: the TLS handshake is not over."""
+        self._peers = Counter[str]()
+        self._accepting = trio.CancelScope()
+        self._ended = trio.Event()
+        self._refused = 0
+        self._tell_at = 0.0
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    async def run(self, listeners: list[trio.SocketListener]) -> None:
+        """Accept and serve until :meth:`drain`; then until the last connection has ended. The listeners are closed."""
+        async with trio.open_nursery() as nursery:
+            with self._accepting:
+                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+
+    def leave(self) -> None:
+        """Go on serving, but end each connection with its response, so that clients open the next one elsewhere.
+
+        Go's client does not repeat a POST that it sent while its connection was being closed.
+        """
+        self._shared.leaving = True
+
+    async def drain(self, grace: float) -> int:
+        """Accept no more, answer what has come, close. Gives how many connections were cut after ``grace`` seconds."""
+        self._accepting.cancel()
+        self._shared.leaving = self._shared.draining = True
+        for connection in self._open.values():
+            if connection is not None:
+                connection.drain()
+        with trio.move_on_after(grace):
+            await self.until_empty()
+        for scope in self._open:
+            scope.cancel()
+        return len(self._open)
+
+    async def until_empty(self) -> None:
+        """Wait until no connection is open."""
+        while self._open:
+            self._ended = trio.Event()
+            await self._ended.wait()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        scope = trio.CancelScope()
+        peer = _peer_of(stream)
+        if peer is None or len(self._open) >= self._limits.connections or self._peers[peer] >= self._limits.per_peer:
+            if peer is not None:
+                self._tell_refused(peer)
+            await trio.aclose_forcefully(stream)
+            return
+        self._open[scope] = None
+        self._peers[peer] += 1
+        try:
+            with scope:
+                secured = await self._secured(stream)
+                if secured is not None:
+                    connection = self._open[scope] = HttpConnection(secured, self._shared)
+                    await connection.run()
+        except Exception as error:
+            log.error("a connection failed", exc_info=error)  # one connection's trouble is not the server's
+        finally:
+            del self._open[scope]
+            self._peers -= Counter((peer,))
+            self._ended.set()
+            await trio.aclose_forcefully(stream)
+
+    async def _secured(self, stream: trio.SocketStream) -> Stream | None:
+        """The stream after the TLS handshake; None when that failed."""
+        if self._tls is None:
+            return stream
+        secure = trio.SSLStream(stream, self._tls(), server_side=True, https_compatible=True)
+        try:
+            with trio.fail_after(self._limits.handshake):
+                await secure.do_handshake()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            log.info("a TLS handshake failed", reason=str(error.__cause__ or error) or type(error).__name__)
+            return None
+        return secure
+
+    async def _respond(self, request: Request) -> Response:
+        with trio.move_on_after(self._limits.respond):
+            try:
+                return await self._handle(request)
+            except RequestError as error:
+                return replace(self._refuse(error.status, str(error)), headers=error.headers)
+            except Exception as error:
+                log.error("a request could not be answered", path=request.path, exc_info=error)
+                return self._refuse(500, "This answer failed; the log says why.")
+        log.error("a request took too long", path=request.path, seconds=self._limits.respond)
+        return self._refuse(504, f"There was no answer within {self._limits.respond:g} s.")
+
+    async def _handle(self, request: Request) -> Response:
+        if "websocket" in request.headers.get("upgrade", "").lower():
+            raise RequestError(400, "There are no WebSockets here. Send the request without Upgrade.")
+        handler = self._handlers.get(request.path)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers))
+            raise RequestError(404, f"There is no {request.path[:200]} here. Ask for {known}.")
+        return await handler(request)
+
+    def _tell_refused(self, peer: str) -> None:
+        self._refused += 1
+        if trio.current_time() >= self._tell_at:
+            log.warning(
+                "connections are refused: there are too many", refused=self._refused, open=len(self._open), last=peer
+            )
+            self._refused, self._tell_at = 0, trio.current_time() + _TOLD_EVERY
+
+
+def _peer_of(stream: trio.SocketStream) -> str | None:
+    """The client's address; None when it has left already."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return None

@@ -1,0 +1,46 @@
+"""What the kernel says of this process, by the metric names that Prometheus recommends to all.
+
+https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics; proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from daemon.prometheus_text import Family, counter, gauge
+
+_UTIME, _STIME, _STARTTIME, _VSIZE, _RSS = 11, 12, 19, 20, 21
+"""Places in /proc/self/stat behind the name of the program, which may contain anything."""
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def process_families() -> Iterator[Family]:
+    """CPU time, memory, start and descriptors of this process."""
+    numbers = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    ticks = [int(numbers[place]) / _TICKS for place in (_UTIME, _STIME, _STARTTIME)]
+    cpu = counter("process_cpu_seconds", "Total user and system CPU time spent in seconds.")
+    cpu.add(ticks[0] + ticks[1])
+    yield cpu
+    for name, text, number in (
+        ("virtual_memory_bytes", "Virtual memory size in bytes.", int(numbers[_VSIZE])),
+        ("resident_memory_bytes", "Resident memory size in bytes.", int(numbers[_RSS]) * _PAGE),
+        ("start_time_seconds", "Start time of the process since unix epoch in seconds.", _boot_time() + ticks[2]),
+        ("open_fds", "Number of open file descriptors.", len(os.listdir("/proc/self/fd"))),
+        ("max_fds", "Maximum number of open file descriptors.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    ):
+        family = gauge(f"process_{name}", text)
+        family.add(number)
+        yield family
+
+
+def _boot_time() -> float:
+    """In seconds since 1970."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return float(line.split()[1])
+    return 0.0

@@ -1,0 +1,90 @@
+"""Metrics as data, and in Prometheus' text format, version 0.0.4.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/. The library for it, prometheus_client, brings an HTTP
+server and client, wsgiref and the parsers of mail headers, which every sidecar would import and keep in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import accumulate
+from typing import Final, Protocol
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Kind(StrEnum):
+    """What a metric's numbers are."""
+
+    COUNTER = "counter"
+    """Only grows; its name ends in ``_total``."""
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """All numbers of one metric. ``labels`` are the names of what tells them apart."""
+
+    kind: Kind
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    samples: list[str] = field(default_factory=list)
+    """Lines of the text format."""
+
+    def add(self, number: float, *values: str) -> None:
+        """One of its numbers, with a value for each label."""
+        self.samples.append(_sample(self.name, list(zip(self.labels, values, strict=True)), number))
+
+    def add_counts(self, bounds: Iterable[float], counts: Sequence[int], total: float, *values: str) -> None:
+        """Counts of a histogram: up to each bound and above the one before, at last above all; and the sum."""
+        labels = list(zip(self.labels, values, strict=True))
+        reached = list(accumulate(counts))
+        for bound, number in zip((*(str(float(each)) for each in bounds), "+Inf"), reached, strict=True):
+            self.samples.append(_sample(f"{self.name}_bucket", [*labels, ("le", bound)], number))
+        self.samples.append(_sample(f"{self.name}_count", labels, reached[-1]))
+        self.samples.append(_sample(f"{self.name}_sum", labels, total))
+
+
+def counter(name: str, text: str, *labels: str) -> Family:
+    """A counter without numbers yet; ``name`` without ``_total``."""
+    return Family(Kind.COUNTER, f"{name}_total", text, labels)
+
+
+def gauge(name: str, text: str, *labels: str) -> Family:
+    """A gauge without numbers yet."""
+    return Family(Kind.GAUGE, name, text, labels)
+
+
+def histogram(name: str, text: str, *labels: str) -> Family:
+    """A histogram without numbers yet, which come by :meth:`Family.add_counts`."""
+    return Family(Kind.HISTOGRAM, name, text, labels)
+
+
+class Collector(Protocol):
+    """Who has metrics."""
+
+    def collect(self) -> Iterator[Family]:
+        """As they are now."""
+        ...
+
+
+def render(families: Iterable[Family]) -> bytes:
+    """The text of these metrics."""
+    lines = []
+    for family in families:
+        text = family.text.replace("\\", r"\\").replace("\n", r"\n")
+        lines += [f"# HELP {family.name} {text}\n", f"# TYPE {family.name} {family.kind}\n", *family.samples]
+    return "".join(lines).encode()
+
+
+def _sample(name: str, labels: Sequence[tuple[str, str]], number: float) -> str:
+    said = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels)
+    return f"{name}{{{said}}} {float(number)}\n" if said else f"{name} {float(number)}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,50 @@
+"""What an earlier sidecar may have left in this network namespace, and its removal."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from daemon.log import Logger
+from datapath.errors import ConntrackError
+from datapath.instance_lock import only_instance
+from datapath.netfilter.install import Installer, detect_backend
+from datapath.netfilter.select import holders
+from datapath.stepaside.server import forget_marks
+from tc_core.apply.execute import clear
+from tc_core.rtnetlink.kernel import NetlinkKernel
+
+log = Logger()
+
+
+def cleanup(interface: str | None) -> None:
+    """Remove what an earlier sidecar left in this network namespace, in whatever way. Nothing there is no error.
+
+    ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
+    :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
+    """
+    with only_instance():
+        remove_remains(interface)
+
+
+def remove_remains(interface: str | None) -> None:
+    """Rules, then marks and classes; the rules' failure does not keep those from being removed."""
+    with ExitStack() as steps:
+        steps.callback(_remove_classes, interface)
+        steps.callback(forget_aside_marks)
+        for backend in holders() or [detect_backend()]:
+            steps.callback(Installer(backend).remove)
+
+
+def forget_aside_marks() -> None:
+    """Of connections that were stepped aside from. Without our rules nobody reads them, so failing does no harm."""
+    try:
+        forget_marks()
+    except ConntrackError as error:
+        log.warning("marks of connections stay", error=str(error))
+
+
+def _remove_classes(interface: str | None) -> None:
+    with NetlinkKernel() as kernel:
+        named = interface or kernel.default_route_interface()
+        if named is not None:
+            clear(kernel, named)

@@ -1,0 +1,69 @@
+"""Live connections as they are told to somebody who looks: which of many, and what is known of each. Pure."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import math
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, TypeVar
+
+DEFAULT_SHOWN: Final = 200
+MOST_SHOWN: Final = 5000
+"""About 1 MB of JSON, and 30 ms of the event loop's time."""
+
+_T = TypeVar("_T")
+
+
+class Order(enum.StrEnum):
+    """Which connections are told of first."""
+
+    NEWEST = "newest"
+    LARGEST = "largest"
+    """Those that have carried the most bytes, both ways together."""
+
+
+class LiveConnection(NamedTuple):
+    """A connection as it is now. ``age`` in seconds; None is what the datapath cannot tell of it.
+
+    ``direction`` is a :class:`traffic_policy.policy.Bound`. ``name`` is the TLS server name, or the HTTP host. Without
+    a class its first bytes are still awaited.
+    """
+
+    class_name: str | None
+    client: tuple[str, int]
+    destination: tuple[str, int]
+    direction: str | None
+    name: str | None
+    protocol: str | None
+    state: str
+    age: float | None
+    bytes_up: int | None
+    bytes_down: int | None
+
+
+class Shown(NamedTuple):
+    """How many connections there are, and some of them, in order."""
+
+    active: int
+    connections: list[LiveConnection]
+
+
+def first(
+    many: Iterable[_T], limit: int, order: Order, *, begun: Callable[[_T], float], size: Callable[[_T], int]
+) -> list[_T]:
+    """The ``limit`` first ones by ``order``, without sorting all. ``begun``: when, on whatever clock."""
+    return heapq.nlargest(limit, many, key=size if order is Order.LARGEST else begun)
+
+
+def first_shown(many: Iterable[LiveConnection], limit: int, order: Order) -> list[LiveConnection]:
+    """The same of such as are told of already; those of unknown age or size come last."""
+    return first(many, limit, order, begun=_begun, size=_size)
+
+
+def _begun(connection: LiveConnection) -> float:
+    return -math.inf if connection.age is None else -connection.age
+
+
+def _size(connection: LiveConnection) -> int:
+    return (connection.bytes_up or 0) + (connection.bytes_down or 0)

@@ -1,0 +1,29 @@
+"""The errors of ``datapath``: every error says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+from traffic_policy.errors import PodlaneError
+
+
+class PrivilegeError(PodlaneError):
+    """The process lacks a capability it needs; the text names it and how to get it."""
+
+
+class PortInUseError(PodlaneError):
+    """A listener's port is taken, by a second instance or by somebody else."""
+
+
+class RulesetError(PodlaneError):
+    """The capture rules cannot be installed, verified or removed."""
+
+
+class QueueError(PodlaneError):
+    """The queue by which the kernel shows packets cannot be used."""
+
+
+class ConntrackError(PodlaneError):
+    """The kernel's table of connections cannot be read or changed."""
+
+
+class InstanceRunningError(PodlaneError):
+    """Another Podlane already works in this network namespace."""

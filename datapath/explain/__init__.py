@@ -1,0 +1,1 @@
+"""A policy in plain words and as the commands that it equals. Pure."""

@@ -1,0 +1,77 @@
+"""Which mesh redirects this namespace's connections, told by its rules as iptables-save prints them. Pure.
+
+Every mesh gives the chains of its nat table names of its own, and writes into them by what it knows its own proxy:
+
+* Istio's sidecar: ``ISTIO_OUTPUT`` returns what gid 1337 (or the gid that it was told) sends; ``ISTIO_TPROXY`` in the
+  mangle table where it takes inbound connections by TPROXY.
+* Istio's ambient mode: ``ISTIO_OUTPUT`` redirects what has not the mark 0x539/0xfff.
+* Linkerd: ``PROXY_INIT_OUTPUT`` returns what uid 2102 (or another) sends.
+* Consul: chains named ``CONSUL_``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, Mesh, MeshProxy
+from traffic_policy.marks import Mark
+
+REDIRECT, TPROXY = "REDIRECT", "TPROXY"
+"""How clients' connections come to the mesh's proxy."""
+
+_OWNER_RETURNS: Final = re.compile(
+    r"^-A (\S+) (?:.* )?-m owner --(uid|gid)-owner (\d+) (?:.* )?-j RETURN$", re.MULTILINE
+)
+_AMBIENT: Final = re.compile(r"^-A ISTIO_OUTPUT .*! --mark (0x[0-9a-f]+)/(0x[0-9a-f]+) .*-j REDIRECT", re.MULTILINE)
+_PORT: Final = re.compile(r"^-A (?P<chain>\S+) .*(?:--to-ports|--on-port) (?P<port>\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mesh that was recognised. ``ports``: where it redirects to, in the order of its rules, each once.
+
+    ``mesh`` is None for one that is known by name only; then there is no ``proxy``.
+    """
+
+    mesh: Mesh | None
+    title: str
+    proxy: MeshProxy | None = None
+    inbound: str = REDIRECT
+    ports: tuple[int, ...] = ()
+
+
+def recognise(saved: str) -> Found | None:
+    """The mesh whose rules are in ``saved``, the output of iptables-save for all tables; None: none that is known."""
+    chains = set(re.findall(r"^:(\S+) ", saved, re.MULTILINE))
+    if "ISTIO_OUTPUT" in chains:
+        return _istio(saved, chains)
+    if "PROXY_INIT_OUTPUT" in chains:
+        proxy = replace(LINKERD, user=next(_owners(saved, "PROXY_INIT_OUTPUT", "uid"), LINKERD.user))
+        return Found(Mesh.LINKERD, proxy.title, proxy, ports=_ports(saved, "PROXY_INIT_"))
+    if any(chain.startswith("CONSUL_") for chain in chains):
+        return Found(None, "Consul", ports=_ports(saved, "CONSUL_"))
+    return None
+
+
+def _istio(saved: str, chains: set[str]) -> Found:
+    if ambient := _AMBIENT.search(saved):
+        proxy = replace(ISTIO_AMBIENT, mark=Mark(int(ambient[1], 16), int(ambient[2], 16)))
+    else:
+        proxy = replace(ISTIO, group=next(_owners(saved, "ISTIO_OUTPUT", "gid"), ISTIO.group))
+    inbound = TPROXY if "ISTIO_TPROXY" in chains else REDIRECT
+    return Found(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(saved, "ISTIO_"))
+
+
+def _owners(saved: str, chain: str, kind: str) -> Iterator[int]:
+    """Whose packets a chain lets go, whatever they are."""
+    for found, owner, number in _OWNER_RETURNS.findall(saved):
+        if found == chain and owner == kind:
+            yield int(number)
+
+
+def _ports(saved: str, prefix: str) -> tuple[int, ...]:
+    found = (int(m["port"]) for m in _PORT.finditer(saved) if m["chain"].startswith(prefix))
+    return tuple(dict.fromkeys(found))

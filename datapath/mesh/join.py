@@ -1,0 +1,122 @@
+"""Finding the mesh in this network namespace, and taking the identity that it lets pass."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from daemon.log import Logger
+from datapath.errors import RulesetError
+from datapath.kinds import Datapath
+from datapath.mesh.detect import Found, recognise
+from datapath.mesh.detect_nft import recognise_native
+from datapath.mesh.nftables import inet_rules
+from datapath.mesh.owner import check_may_be
+from datapath.mesh.types import USUAL, Mesh, MeshProxy
+from datapath.netfilter.restore import INSTALL_REMEDY, installed_programs
+from datapath.netfilter.rules import Family
+from sidecar.config.loader import load_wanted
+from sidecar.config.settings import SidecarSettings
+from traffic_policy.errors import ConfigError, PodlaneError
+
+log = Logger()
+
+
+def find() -> Found | None:
+    """The mesh whose rules are here. Its programs need not be those that we use, so all tables are looked at.
+
+    IPv4 is enough: no mesh does without. Raises :class:`RulesetError` when those of iptables cannot be read.
+    """
+    problems: list[str] = []
+    programs = installed_programs()
+    for backend in programs.values():
+        try:
+            found = recognise(backend.read_all(Family.V4))
+        except PodlaneError as error:
+            log.debug("no mesh can be looked for", backend=str(backend), error=str(error))
+            problems.append(str(error))
+            continue
+        if found is not None:
+            return found
+    try:
+        found = recognise_native(inet_rules())
+    except PodlaneError as error:  # a kernel without nftables, which has no such rules
+        log.debug("no mesh can be looked for", backend="nftables", error=str(error))
+        found = None
+    if found is None and len(problems) == len(programs):
+        raise RulesetError(" ".join(problems) or f"There is no iptables-save. {INSTALL_REMEDY}")
+    return found
+
+
+def resolve(asked: Mesh) -> MeshProxy | None:
+    """The proxy beside which we are to work, by what was ``asked`` for and what is here.
+
+    What is asked for holds, also when its rules come later; they tell ids that are not the usual ones. Raises
+    :class:`ConfigError` when another mesh is here than the one that was named.
+    """
+    if asked is Mesh.NONE:
+        return None
+    try:
+        found = find()
+    except RulesetError as error:
+        found = None
+        if asked is Mesh.AUTO:
+            log.warning(
+                "whether a mesh is here cannot be seen, so none is assumed; if there is one, connections go past it",
+                error=str(error),
+                remedy="name it: --mesh istio or linkerd; --mesh none takes back this warning",
+            )
+    if found is None:
+        usual = USUAL.get(asked)
+        if usual is not None:
+            log.info("beside a mesh", mesh=usual.title, its=usual.sign, rules="not here yet, or not to be seen")
+        return usual
+    if asked is not Mesh.AUTO and found.mesh is not asked:
+        raise ConfigError(
+            f"--mesh {asked}: The rules in this network namespace are those of {found.title}. "
+            "Name the mesh that is here, or auto."
+        )
+    if found.proxy is None:
+        log.warning(
+            "a mesh that is known by its name only redirects connections here",
+            mesh=found.title,
+            remedy="docs/how-to/mesh.md says what works beside it; --mesh none takes back this warning",
+        )
+        return None
+    log.info("beside a mesh", mesh=found.title, its=found.proxy.sign, inbound=found.inbound, ports=list(found.ports))
+    return found.proxy
+
+
+def join(settings: SidecarSettings) -> MeshProxy | None:
+    """:func:`resolve` what the settings ask for, and :func:`_assume` what the relay needs there.
+
+    Annotations have the last word on both; what is wrong with them is told when the policy is read. Raises
+    :class:`ConfigError`, :class:`PrivilegeError`.
+    """
+    if settings.annotations is not None:
+        with suppress(PodlaneError):
+            settings = load_wanted(settings).settings
+    proxy = resolve(settings.mesh)
+    if proxy is not None and settings.datapath is Datapath.RELAY:
+        _assume(proxy)
+    return proxy
+
+
+def _assume(proxy: MeshProxy) -> None:
+    """Have this process belong to the mesh's group, so that it lets pass what we send; others we need not be.
+
+    (What is known by uid or mark wears that socket by socket: :mod:`sidecar.transport.kernel_sockets`.) Raises
+    :class:`ConfigError` or :class:`PrivilegeError` when that is not allowed.
+    """
+    if proxy.user is not None:
+        check_may_be(proxy.user)
+    if proxy.group is None or os.getegid() == proxy.group:
+        return
+    try:
+        os.setegid(proxy.group)
+    except PermissionError:
+        raise ConfigError(
+            f"Beside {proxy.title} this process must have gid {proxy.group}, but has {os.getegid()}, and what it sends "
+            f"would be redirected to {proxy.title}'s proxy again. Set runAsGroup: {proxy.group} in the container's "
+            "securityContext, or give it CAP_SETGID."
+        ) from None

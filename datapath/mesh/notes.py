@@ -1,0 +1,34 @@
+"""What working beside a mesh means for a policy, in plain words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from datapath.kinds import Datapath
+from datapath.mesh.check import beyond_mesh
+from datapath.mesh.types import HBONE_PORT, MeshProxy
+from traffic_policy.policy import Quic, TrafficPolicy
+
+
+def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> Iterator[str]:
+    """Sentences for whoever reads what a policy does there."""
+    if problem := beyond_mesh(policy, mesh, datapath):
+        yield f"Refused as it is: {problem}"
+    if not any(match.needs_content for _, match in policy.rules()):
+        return
+    ports = ", ".join(str(each) for each in mesh.ports)
+    yield (
+        f"Beside {mesh.title}, in TCP, names decide about what its proxy sends ({mesh.sign}), and not on ports "
+        f"{ports}, which are the mesh's. Ports and networks are those of the connections that the proxy opens: behind "
+        "a service, those of its Pod."
+    )
+    if policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules()):
+        yield "QUIC does not go through the mesh: it is read as the program sends it."
+    if mesh.service_names:
+        yield (
+            "In the mesh's mutual TLS the server name is Istio's name of a service, as outbound_.80_._.HOST. It is "
+            "taken for HOST, by sni and by host, and a match by name holds for the service's port or the Pod's."
+        )
+        yield (
+            f"What goes through HBONE (port {HBONE_PORT}) shows no names: it is in the class of its port and address."
+        )

@@ -1,0 +1,206 @@
+"""Putting a ruleset in force, checking that it is, and taking it away without a trace.
+
+The ways in and out are ordered so that no packet meets half of it: the policy route exists before a rule marks packets
+for it, and goes after the last such rule. Each family's rules change in one transaction. What is there already and
+right is not touched at all, so a restarted container adopts what its predecessor left, counters included; what is
+there and different, be it of another policy or half removed, is replaced within the same transaction.
+
+What counts as ours: chains named ``PODLANE-*`` in the mangle table, rules elsewhere in it that lead into them, and the
+policy route by its mark. Nothing else is ever changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from daemon.log import Logger
+from datapath.errors import RulesetError
+from datapath.kinds import Datapath
+from datapath.netfilter import routes
+from datapath.netfilter.backend import Backend, Way
+from datapath.netfilter.fallback import Command
+from datapath.netfilter.ipv6 import ipv6_missing
+from datapath.netfilter.nfqueue_rules import SAVE, save_rules
+from datapath.netfilter.parse import Installed
+from datapath.netfilter.render import difference
+from datapath.netfilter.rules import Chain, Family, FamilyRules, Rule
+from datapath.netfilter.ruleset import CaptureSettings, Ruleset
+from datapath.netfilter.select import detect_backend
+from datapath.on_failure import OnFailure
+from traffic_policy.errors import PodlaneError
+from traffic_policy.policy import TransportProtocol
+
+__all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]
+
+_DEFAULT_TABLE: Final = CaptureSettings().route_table
+_SHOWN: Final = 12
+"""Lines of a difference that an error shows; the first ones tell what kind of trouble it is."""
+
+log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an installation did. ``adopted``: an earlier run had left something; ``notes``: what was skipped and why."""
+
+    changed: bool
+    adopted: bool
+    notes: tuple[str, ...] = ()
+
+
+class Installer:
+    """Installs rulesets in the network namespace of the calling thread, one after the other.
+
+    Not for concurrent use: whoever calls makes sure that there is only one Podlane in the namespace.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._tables = {_DEFAULT_TABLE}
+        self._installed_before = False
+
+    def install(self, ruleset: Ruleset) -> Report:
+        """Put ``ruleset`` in force; nothing is written when it is already.
+
+        Raises :class:`RulesetError` (with the difference when reading back shows another state than was written) or
+        :class:`PrivilegeError`. After an error each family is either as before or as wanted; :meth:`remove` cleans up.
+        """
+        notes: list[str] = []
+        changed = leftovers = False
+        for family in self._families(notes):
+            rules = ruleset.of(family)
+            installed = self.installed(family)
+            leftovers = leftovers or bool(installed)
+            changed = self._install_family(rules, installed) or changed
+            if not self._installed_before:
+                # After the rules: they lead to a listener by now, so nobody need be refused any more.
+                changed = self.backend.lift_refusal(family) or changed
+        report = Report(changed, leftovers and not self._installed_before, tuple(notes))
+        self._installed_before = True
+        log.info(
+            "mangle rules in place",
+            backend=str(self.backend),
+            capture=ruleset.capture,
+            changed=report.changed,
+            adopted=report.adopted,
+        )
+        for note in notes:
+            log.info(note)
+        return report
+
+    def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:
+        """What somebody else can run, when ``ruleset`` is in force, for new connections to do without the proxy."""
+        commands = (self.backend.failing(ruleset.of(family), way, datapath) for family in self._families([]))
+        return tuple(command for command in commands if command is not None)
+
+    def refusing(self) -> tuple[Command, ...]:
+        """What somebody else can run for new connections to be refused that the rules, as they are, lead to a proxy.
+
+        Where they are refused already there is nothing to run; :meth:`refused` tells.
+        """
+        return tuple(
+            command
+            for family in self._families([], even_disabled=True)
+            if (command := self._refusing(family)) is not None
+        )
+
+    def refused(self) -> bool:
+        """Whether somebody has run that, or what :meth:`failing` gave, and it is in force."""
+        return any(self.backend.refuses(family) for family in self._families([], even_disabled=True))
+
+    def distrust(self) -> None:
+        """Somebody has run that: look at everything again, as at the first time."""
+        self._installed_before = False
+
+    def remove(self) -> bool:
+        """Remove everything of ours, also when half of it is missing; whether there was anything.
+
+        A family that fails does not keep the other from being cleaned; the first error is raised at the end.
+        """
+        removed = False
+        errors: list[PodlaneError] = []
+        for family in self._families([], even_disabled=True):
+            try:
+                removed = self._remove_family(family) or removed
+            except PodlaneError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return removed
+
+    def present(self) -> bool:
+        """Whether anything of ours is in this namespace."""
+        return any(
+            bool(self.installed(family)) or bool(routes.observe(family, _DEFAULT_TABLE))
+            for family in self._families([], even_disabled=True)
+        )
+
+    def has_rule(self, chain: str, rule: Rule) -> bool:
+        """Whether a family has this rule in a chain of ours; a policy may be about one of them alone."""
+        families = self._families([], even_disabled=True)
+        return any(rule in self.installed(family).chains.get(chain, ()) for family in families)
+
+    def installed(self, family: Family) -> Installed:
+        """What one family's mangle table has of ours."""
+        return self.backend.installed(family)
+
+    # --- one family -----------------------------------------------------------------------------------------------
+
+    def _install_family(self, rules: FamilyRules, installed: Installed) -> bool:
+        family = rules.family
+        self._tables |= {route.table for route in rules.routes}
+        changed = routes.lay(family, rules.routes)
+        if difference(rules, installed):
+            self.backend.apply(rules, installed)
+            changed = True
+            self._verify(rules)
+        return routes.clear(family, rules.routes, self._tables) or changed
+
+    def _remove_family(self, family: Family) -> bool:
+        installed = self.installed(family)
+        nothing = FamilyRules(family)
+        refusal = self.backend.lift_refusal(family)
+        if installed:
+            self.backend.apply(nothing, installed)
+            self._verify(nothing)
+        return routes.clear(family, (), self._tables) or bool(installed) or refusal
+
+    def _refusing(self, family: Family) -> Command | None:
+        if self.backend.refuses(family):
+            return None
+        found = self.installed(family).chains
+        chains = (Chain(name, tuple(rule for rule in rules if isinstance(rule, Rule))) for name, rules in found.items())
+        aside = set(save_rules((TransportProtocol.TCP,))) & set(found.get(SAVE, ()))
+        datapath = Datapath.STEP_ASIDE if aside else Datapath.RELAY
+        return self.backend.failing(FamilyRules(family, tuple(chains)), OnFailure.CLOSED, datapath)
+
+    def _verify(self, rules: FamilyRules) -> None:
+        lines = difference(rules, self.installed(rules.family))
+        if lines:
+            more = f"\n  ... {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+            shown = "\n  ".join(lines[:_SHOWN])
+            raise RulesetError(
+                f"{self.backend} took the {rules.family} rules, but reading them back shows others "
+                f"(- missing, + not wanted). Does another program change the mangle table?\n  {shown}{more}"
+            )
+
+    def _families(self, notes: list[str], *, even_disabled: bool = False) -> Iterable[Family]:
+        """The families there are here; why not, for the others, into ``notes``."""
+        yield Family.V4
+        reason = ipv6_missing()
+        if Family.V6 not in self.backend.families:
+            notes.append(f"IPv6 is left alone: there is no ip6tables-{self.backend.kind}.")
+        elif reason is not None and not (even_disabled and self._works(Family.V6)):
+            notes.append(f"IPv6 is left alone: {reason}.")
+        else:
+            yield Family.V6
+
+    def _works(self, family: Family) -> bool:
+        try:
+            self.backend.installed(family)
+            routes.observe(family, _DEFAULT_TABLE)
+        except PodlaneError:
+            return False
+        return True

@@ -1,0 +1,133 @@
+"""The rules of QUIC, for either datapath, beside those of :mod:`datapath.netfilter.ruleset`.
+
+No UDP goes through the proxy: the first datagrams of a flow are shown to the classifier, as in stepping aside
+(:mod:`datapath.netfilter.nfqueue_rules`), and the flow's mark does the rest::
+
+    OUTPUT -> PODLANE-OUT       packets of decided flows are done, or -> AGAIN; the walk; open ones -> SHOW
+              PODLANE-CLASSES   as ever; every packet has the class of its port until a name is known
+                -j PODLANE-QUIC   UDP that a name could decide, of a flow of which nothing is known: open from now on
+              PODLANE-AGAIN     a new connection begins on a decided flow: to the classifier, in the class it has
+    PREROUTING -> PODLANE-PRE -> PODLANE-IN -> PODLANE-IN-UDP   the same for what clients open
+
+* UDP has no SYN. A flow is new when its conntrack entry is, which also is so when it was silent for longer than that
+  lives (nf_conntrack_udp_timeout_stream, 120 s): the classifier still knows the class then, and is asked by the first
+  packet, whatever that is.
+* One socket may speak to one server about several names, one connection after the other. So packets that begin a
+  connection (:mod:`datapath.netfilter.quic_filter`) are shown on decided flows, too; there are two or three in each.
+  The newest connection decides; what the classifier finds it writes by ctnetlink, since SAVE is for open flows.
+* With ``quic: block`` the packets that begin a connection are dropped in OUTPUT, where that is no loss that a client
+  has to wait for: its sendmsg(2) fails with EPERM. REJECT, which would say the same by ICMP, is for the filter table
+  alone. Other UDP passes, and so do connections that have begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from datapath.netfilter.capture_settings import CaptureSettings
+from datapath.netfilter.match_compiler import ends, networks_of, return_on_ports
+from datapath.netfilter.nfqueue_rules import SHOW, follow_rule, undecided_rule
+from datapath.netfilter.rules import (
+    CHAIN_PREFIX,
+    Chain,
+    Direction,
+    Drop,
+    Family,
+    Goto,
+    Jump,
+    Queue,
+    RestoreMark,
+    Return,
+    Rule,
+    SetConnmark,
+    port_groups,
+)
+from datapath.stepaside.marks import DECIDED, OPEN, OURS, UNDECIDED_ASIDE
+from traffic_policy.marks import UNDECIDED
+from traffic_policy.policy import Match, Quic, TrafficPolicy, TransportProtocol
+
+QUIC: Final = f"{CHAIN_PREFIX}QUIC"
+AGAIN: Final = f"{CHAIN_PREFIX}AGAIN"
+IN_UDP: Final = f"{CHAIN_PREFIX}IN-UDP"
+IN_QUIC: Final = f"{CHAIN_PREFIX}IN-QUIC"
+_UDP: Final = TransportProtocol.UDP
+
+
+def treatment(policy: TrafficPolicy, settings: CaptureSettings) -> Quic | None:
+    """What the rules do about QUIC that a name could decide; None: nothing."""
+    return None if policy.quic is Quic.CLASSIFY and not settings.quic else policy.quic
+
+
+def quic_rules(
+    family: Family, match: Match, settings: CaptureSettings, quic: Quic | None, chain: str
+) -> Iterator[Rule]:
+    """A match that needs content: UDP which meets the rest of it is led to ``chain``."""
+    silenced = not match.port and any(port in ports for ports in match.quic_ports for port in settings.silent_ports)
+    if quic is None or not match.quic_ports or silenced:
+        return
+    blocks = quic is Quic.BLOCK
+    for source, destination in ends(family, match):
+        for ports in port_groups(match.quic_ports):
+            yield Rule(
+                Jump(chain),
+                protocol=_UDP,
+                source=source,
+                destination=destination,
+                ports=ports,
+                connmark=None if blocks else UNDECIDED,
+                quic_initial=blocks,
+            )
+
+
+def quic_chain(quic: Quic | None, *, capture: bool) -> Chain:
+    """What becomes of it; without ``capture`` it goes on as if no name could decide."""
+    rule = Rule(Drop()) if quic is Quic.BLOCK else undecided_rule()
+    return Chain(QUIC, (rule,) if capture else ())
+
+
+def follow_rules(direction: Direction | None = None) -> Iterator[Rule]:
+    """In front of the walk: what was decided holds, until another connection begins. Answers begin none."""
+    if direction is None:
+        yield again_rule()
+    yield follow_rule(_UDP, direction)
+
+
+def again_rule() -> Rule:
+    """A connection begins on a flow that had one before."""
+    return Rule(Goto(AGAIN), protocol=_UDP, connmark=DECIDED, quic_initial=True)
+
+
+def show_rule() -> Rule:
+    """What content may still decide, is shown."""
+    return Rule(Goto(SHOW), protocol=_UDP, connmark=OPEN)
+
+
+def again_chain(queue: int) -> Chain:
+    """``queue`` is the classifier's."""
+    return Chain(AGAIN, (Rule(RestoreMark(OURS)), Rule(Queue(queue))))
+
+
+# --- what clients open -----------------------------------------------------------------------------------------------
+
+
+def arriving_rules() -> Iterator[Rule]:
+    """In PODLANE-IN, for the packets of clients."""
+    yield again_rule()
+    yield Rule(Goto(IN_UDP), protocol=_UDP, connmark=UNDECIDED)
+    yield show_rule()
+
+
+def arriving_chains(family: Family, settings: CaptureSettings, classes: str, *, capture: bool) -> Iterator[Chain]:
+    """Flows of which nothing is known walk the chain ``classes``. Open are only those that a program here takes."""
+    yield Chain(
+        IN_UDP,
+        (
+            *(Rule(Return(), source=network) for network in networks_of(family, settings.exclude_inbound_cidrs)),
+            *return_on_ports(settings.exclude_inbound_ports, _UDP),
+            Rule(Jump(classes)),
+            show_rule(),
+        ),
+    )
+    opened = Rule(SetConnmark(UNDECIDED_ASIDE), protocol=_UDP, to_here=True, has_socket=True)
+    yield Chain(IN_QUIC, (opened,) if capture else ())

@@ -1,0 +1,186 @@
+"""Rules as iptables-restore reads them, the transactions between two states, and how states differ.
+
+The forms are those that iptables-save prints (``--tcp-flags FIN,SYN,RST,ACK SYN`` for ``--syn``, ``-m tcp`` in front of
+``--dport``, ``value/mask`` marks), so that what is shown to people looks like what they find in the kernel.
+
+All changes of one family are one ``iptables-restore --noflush`` input, which the kernel takes whole or not at all. In
+it ``:NAME - [0:0]`` makes a chain, or empties it when it is there; built-in chains are not mentioned, so others' rules
+and counters stay as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from datapath.netfilter import data_filter, quic_filter
+from datapath.netfilter.data_filter import bytecode
+from datapath.netfilter.parse import Installed, parse_rule
+from datapath.netfilter.rules import (
+    LOOPBACK,
+    Action,
+    Drop,
+    Family,
+    FamilyRules,
+    Goto,
+    Jump,
+    PolicyRoute,
+    Queue,
+    Reject,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetConnmark,
+    SetMark,
+    Tproxy,
+)
+from traffic_policy.policy import PortRange, TransportProtocol
+
+
+def render_rule(rule: Rule, family: Family) -> str:
+    """A rule in the words of iptables, or for IPv6 of ip6tables, without ``-A CHAIN``."""
+    return " ".join(_words(rule, family))
+
+
+def _words(rule: Rule, family: Family) -> Iterator[str]:
+    if rule.source is not None:
+        yield f"-s {rule.source}"
+    if rule.destination is not None:
+        yield f"-d {rule.destination}"
+    if rule.in_interface is not None:
+        yield f"-i {rule.in_interface}"
+    if rule.out_interface is not None:
+        yield f"-o {rule.out_interface}"
+    if rule.not_out_interface is not None:
+        yield f"! -o {rule.not_out_interface}"
+    if rule.protocol is not None:
+        is_icmpv6 = rule.protocol is TransportProtocol.ICMP and family is Family.V6
+        yield f"-p {'ipv6-icmp' if is_icmpv6 else rule.protocol}"
+    singles = [
+        f"--{way}port {port_words(ports[0])}"
+        for way, ports in (("s", rule.source_ports), ("d", rule.ports))
+        if len(ports) == 1
+    ]
+    if singles or rule.syn:
+        yield f"-m {rule.protocol}"
+    yield from singles
+    if rule.syn:
+        yield "--tcp-flags FIN,SYN,RST,ACK SYN"
+    for way, ports in (("s", rule.source_ports), ("d", rule.ports)):
+        if len(ports) > 1:
+            yield f"-m multiport --{way}ports {','.join(port_words(p) for p in ports)}"
+    if rule.mark is not None:
+        yield f"-m mark --mark {rule.mark}"
+    if rule.connmark is not None:
+        yield f"-m connmark --mark {rule.connmark}"
+    if rule.original_port is not None or rule.direction is not None:
+        yield "-m conntrack"
+    if rule.original_port is not None:
+        yield f"--ctorigdstport {port_words(rule.original_port)}"
+    if rule.direction is not None:
+        yield f"--ctdir {rule.direction}"
+    if rule.user is not None or rule.group is not None:
+        yield "-m owner"
+    if rule.user is not None:
+        yield f"--uid-owner {rule.user}"
+    if rule.group is not None:
+        yield f"--gid-owner {rule.group}"
+    if rule.to_here:
+        yield "-m addrtype --dst-type LOCAL"
+    if rule.has_socket:
+        yield "-m socket --nowildcard"
+    if rule.carries_data:
+        yield f'-m bpf --bytecode "{bytecode(data_filter.PROGRAMS[family])}"'
+    if rule.quic_initial:
+        yield f'-m bpf --bytecode "{bytecode(quic_filter.PROGRAMS[family])}"'
+    yield _render_action(rule.action)
+
+
+def _render_action(action: Action) -> str:
+    match action:
+        case Return():
+            return "-j RETURN"
+        case Drop():
+            return "-j DROP"
+        case Reject():
+            return "-j REJECT --reject-with tcp-reset"
+        case Jump(chain):
+            return f"-j {chain}"
+        case Goto(chain):
+            return f"-g {chain}"
+        case SetMark(mark):
+            return f"-j MARK --set-xmark {mark}"
+        case SetConnmark(mark):
+            return f"-j CONNMARK --set-xmark {mark}"
+        case SaveMark(mask):
+            return f"-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"
+        case RestoreMark(mask):
+            return f"-j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {mask:#x}"
+        case Queue(number):
+            return f"-j NFQUEUE --queue-num {number} --queue-bypass"
+        case Tproxy(address, port, mark):
+            return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"
+
+
+def render_route(route: PolicyRoute, family: Family) -> str:
+    """What selects the packets of a policy route, in the words of ``ip rule add``."""
+    which = f"from {LOOPBACK[family]} iif lo" if route.mark is None else f"fwmark {route.mark}"
+    return f"pref {route.preference} {which} lookup {route.table}"
+
+
+def port_words(ports: PortRange) -> str:
+    """A port or a range in the words of iptables."""
+    return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
+
+
+def render(rules: FamilyRules) -> str:
+    """The whole of one family's rules as input for ``iptables-restore --noflush`` on a table without any of ours."""
+    return transaction(rules, Installed())
+
+
+def transaction(rules: FamilyRules, installed: Installed) -> str:
+    """What turns ``installed`` into ``rules``, whole or not at all; with no rules wanted, what removes it."""
+    wanted = {chain.name for chain in rules.chains}
+    stale = [name for name in installed.chains if name not in wanted]
+    lines = ["*mangle"]
+    lines += [f":{chain.name} - [0:0]" for chain in rules.chains]
+    # Hooks first, then what the chains hold: iptables does not delete a chain that somebody still leads to.
+    lines += [f"-D {hook.chain} {hook.words}" for hook in installed.hooks]
+    lines += [f"-F {name}" for name in stale]
+    lines += [f"-X {name}" for name in stale]
+    lines += [f"-I {hook.builtin} 1 {render_rule(hook.rule, rules.family)}" for hook in rules.hooks]
+    lines += [f"-A {chain.name} {render_rule(rule, rules.family)}" for chain in rules.chains for rule in chain.rules]
+    lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
+def difference(rules: FamilyRules, installed: Installed) -> list[str]:
+    """How ``installed`` differs from ``rules``: lines with ``-`` (missing) or ``+`` (not wanted). None: the same."""
+    if not _differs(rules, installed):
+        return []
+    wanted = sorted(f"{hook.builtin} 1: {render_rule(hook.rule, rules.family)}" for hook in rules.hooks)
+    found = sorted(f"{hook.chain} {hook.position}: {hook.words}" for hook in installed.hooks)
+    wanted += _listed({chain.name: chain.rules for chain in rules.chains}, rules.family)
+    found += _listed(installed.chains, rules.family)
+    diff = difflib.unified_diff(wanted, found, n=0, lineterm="")
+    return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
+
+
+def _listed(chains: Mapping[str, Sequence[Rule | str]], family: Family) -> list[str]:
+    lines: list[str] = []
+    for name in sorted(chains):
+        lines.append(f":{name}")
+        lines += [f"-A {name} {rule if isinstance(rule, str) else render_rule(rule, family)}" for rule in chains[name]]
+    return lines
+
+
+def _differs(rules: FamilyRules, installed: Installed) -> bool:
+    wanted_hooks = {(hook.builtin, 1, hook.rule) for hook in rules.hooks}
+    found_hooks = {(hook.chain, hook.position, parse_rule(hook.words, rules.family)) for hook in installed.hooks}
+    wanted_chains = {chain.name: chain.rules for chain in rules.chains}
+    return (
+        wanted_hooks != found_hooks
+        or len(installed.hooks) != len(rules.hooks)
+        or wanted_chains != dict(installed.chains)
+    )

@@ -1,0 +1,283 @@
+"""From a policy to the mangle rules that mark what the kernel can decide and capture what only content can.
+
+How it works, and why so (every rule here was settled by experiment):
+
+* **Decide once, on the SYN; follow by connmark.** A captured connection carries DIVERT in its conntrack mark, and each
+  later packet copies it to the packet mark. Rules that ask every packet who owns it fail twice: replies of inbound
+  connections get captured, and the packets of closed ("orphaned") sockets, which have no owner any more, leave by the
+  wrong way and kill the connection. For the same reason rules that come late or change do no harm to running
+  connections: those are told apart by what was decided then, not by what would be decided now.
+* **Exempt by mark, never by uid or gid.** What the proxy sends has OWN set on its socket, and keeps it when the socket
+  is orphaned. The exemption is the first rule, so such packets keep the class the proxy gave them.
+* **Every mark is a value under a mask** (:mod:`traffic_policy.marks`): other bits belong to a mesh, a CNI plugin or the
+  user.
+* **Replies are another matter.** A policy speaks of where connections go; a reply's destination port is the client's
+  ephemeral one. Those to connections that others opened are asked the policy's inbound matches
+  (:mod:`datapath.netfilter.inbound`).
+
+The chains, in the order a packet of this namespace meets them::
+
+    OUTPUT -> PODLANE-OUT       exemptions; followers of captured connections; what is excluded; then the walk
+              PODLANE-CLASSES   the policy's matches in order: the first that holds decides
+                -g PODLANE-C<id>    no content needed: write the class mark, the walk is over (TCP, UDP, ICMP ...)
+                -j PODLANE-ANY-PORT content match that names no port: not on silent ports, else
+                -j PODLANE-CAPTURE  SYNs whose class only content can tell: set DIVERT
+    (the DIVERT mark leads by the policy route to lo, and so to)
+    PREROUTING -> PODLANE-PRE   TPROXY to the listener; what comes in from outside -> PODLANE-IN
+
+That is the relay datapath. :mod:`datapath.netfilter.nfqueue_rules` has what the step-aside datapath has instead of
+TPROXY, for connections opened either way; :mod:`datapath.netfilter.quic` what both have for QUIC.
+
+CAPTURE is jumped to and comes back, so that emptying it is all it takes to drain: the walk then goes on to the class of
+the port, and the follower rules still serve what was captured before. With CAPTURE in place the walk of a captured SYN
+goes on too and may add class bits. That is harmless: the SYN only travels over lo, and the proxy chooses the class of
+the upstream socket afresh; cutting it short would cost every other packet a rule.
+
+**Beside a mesh** (:mod:`datapath.mesh.types`) CAPTURE asks who sends the SYN, and takes only what the mesh's proxy
+sends: the application's own SYNs look as if they left, but nat, which comes after us, leads them to that proxy. Only
+SYNs are asked for their owner (see above). That such packets may get class bits is harmless, since they stay on lo. The
+walk is asked about connections as the mesh's proxy opens them: behind load balancing, to a Pod's address and port.
+
+What is excluded stays outside the walk, so it is neither captured nor given a class. The followers come before, so that
+excluding something cuts no connection which is captured already.
+
+The same walk is written down for the proxy in :mod:`datapath.routing.table`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from datapath.kinds import Datapath
+from datapath.netfilter import quic
+from datapath.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
+from datapath.netfilter.inbound import REPLIES, inbound_rules, reply_exclusions, reply_rule, reply_walk
+from datapath.netfilter.match_compiler import (
+    chains_called,
+    class_chain,
+    class_rules,
+    content_rules,
+    networks_of,
+    quiet_rules,
+    return_on_ports,
+    without_repeats,
+)
+from datapath.netfilter.nfqueue_rules import aside_chains, follow_rule, save_hooks, show_rule, undecided_rule
+from datapath.netfilter.rules import (
+    CHAIN_PREFIX,
+    LINK_LOCAL,
+    Chain,
+    Direction,
+    Family,
+    FamilyRules,
+    Hook,
+    Jump,
+    PolicyRoute,
+    Return,
+    Rule,
+    SaveMark,
+    SetConnmark,
+    SetMark,
+    Tproxy,
+)
+from traffic_policy.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, UNDECIDED, ClassIds, Mark, class_mark
+from traffic_policy.policy import Bound, Quic, TrafficPolicy, TransportProtocol
+
+__all__ = ["EMPTY_RULESET", "CaptureSettings", "Ruleset", "build_ruleset"]
+
+OUT: Final = f"{CHAIN_PREFIX}OUT"
+CLASSES: Final = f"{CHAIN_PREFIX}CLASSES"
+ANY_PORT: Final = f"{CHAIN_PREFIX}ANY-PORT"
+CAPTURE: Final = f"{CHAIN_PREFIX}CAPTURE"
+PRE: Final = f"{CHAIN_PREFIX}PRE"
+_TCP: Final = TransportProtocol.TCP
+_UDP: Final = TransportProtocol.UDP
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """The rules of both families. ``capture``: whether new connections are captured."""
+
+    families: tuple[FamilyRules, ...]
+    capture: bool
+
+    def of(self, family: Family) -> FamilyRules:
+        """The rules of one family."""
+        return next(rules for rules in self.families if rules.family is family)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing at all is wanted: every packet's class is the default one."""
+        return not any(rules.chains for rules in self.families)
+
+
+EMPTY_RULESET: Final = Ruleset(tuple(FamilyRules(family) for family in Family), capture=False)
+
+
+def build_ruleset(
+    policy: TrafficPolicy,
+    ids: ClassIds,
+    settings: CaptureSettings,
+    *,
+    capture: bool = True,
+    keep_captured: bool = False,
+    keep_inbound: bool = False,
+) -> Ruleset:
+    """The rules that put a policy in force.
+
+    ``capture=False`` is the draining form: captured connections go on, new ones go directly, in the class of their
+    port. ``keep_captured`` keeps the follower rules although this policy captures nothing: for the time in which
+    connections captured under an earlier policy are finishing; ``keep_inbound`` does so for inbound ones. Raises
+    KeyError when ``ids`` lacks a class of it.
+    """
+    families = tuple(
+        _family_rules(
+            family, policy, ids, settings, capture=capture, keep_captured=keep_captured, keep_inbound=keep_inbound
+        )
+        for family in Family
+    )
+    captures = any(match.needs_content for _, match in policy.rules())
+    return Ruleset(families, capture=capture and captures)
+
+
+def _family_rules(
+    family: Family,
+    policy: TrafficPolicy,
+    ids: ClassIds,
+    settings: CaptureSettings,
+    *,
+    capture: bool,
+    keep_captured: bool,
+    keep_inbound: bool,
+) -> FamilyRules:
+    treatment = quic.treatment(policy, settings)
+    walk: list[Rule] = []
+    for name, match in policy.rules(Bound.OUTBOUND):
+        if match.needs_content:
+            walk += content_rules(family, match, settings, any_port=ANY_PORT, capture=CAPTURE)
+            walk += quic.quic_rules(family, match, settings, treatment, quic.QUIC)
+        else:
+            walk += class_rules(family, match, ids[name])
+    walk = without_repeats(walk)
+    replies = reply_walk(family, policy, ids, redirected=settings.mesh is not None)
+    called = chains_called(walk)
+    content = CAPTURE in called or ANY_PORT in called
+    follow = content or keep_captured
+    inbound = inbound_rules(family, policy, settings, capture=capture, keep=keep_inbound)
+    if not (walk or follow or replies or inbound):
+        return FamilyRules(family)
+
+    aside = settings.datapath is Datapath.STEP_ASIDE
+    outbound_quic = treatment is Quic.CLASSIFY and quic.QUIC in called
+    inbound_quic = inbound is not None and inbound.quic
+    answers = [follow_rule(direction=Direction.REPLY)] if aside and not follow and inbound and inbound.tcp else []
+    answers += quic.follow_rules(Direction.REPLY) if inbound_quic else ()
+    out = tuple(_out_rules(family, settings, answers, follow=follow, quic_too=outbound_quic, replies=bool(replies)))
+    chains = [Chain(OUT, out), Chain(CLASSES, tuple(walk))]
+    if replies:
+        chains.append(Chain(REPLIES, (*reply_exclusions(family, settings), *replies)))
+    if ANY_PORT in called:
+        chains.append(Chain(ANY_PORT, (*quiet_rules(settings), Rule(Jump(CAPTURE)))))
+    if content:
+        chains.append(Chain(CAPTURE, tuple(_divert_rules(family, settings)) if capture else ()))
+    if quic.QUIC in called:
+        chains.append(quic.quic_chain(treatment, capture=capture))
+    used = sorted({ids[name] for name, _ in policy.rules()})
+    called |= chains_called(replies)
+    chains += [Chain(class_chain(i), (Rule(SetMark(class_mark(i))),)) for i in used if class_chain(i) in called]
+    hooks = [Hook("OUTPUT", Rule(Jump(OUT)))]
+    routes = []
+    arriving = []
+    if follow and not aside:
+        arriving.append(_tproxy_rule(family, settings))
+        routes.append(PolicyRoute(DIVERT, settings.route_table, settings.rule_preference))
+    shown = [(_TCP, aside and follow, aside and inbound is not None and inbound.tcp)]
+    shown.append((_UDP, outbound_quic, inbound_quic))
+    if protocols := [protocol for protocol, *ways in shown if any(ways)]:
+        arrives = any(way for *_, way in shown)
+        chains += aside_chains(settings.outbound_port, protocols, inbound=arrives)
+        hooks += save_hooks(protocols, inbound=arrives)
+    if outbound_quic or inbound_quic:
+        chains.append(quic.again_chain(settings.outbound_port))
+    if inbound:
+        arriving.append(inbound.entry)
+        chains += inbound.chains
+        routes += inbound.routes
+    if arriving and settings.connmark:
+        # At the ingress hook the packet got the mark of its connection, whose state bits mean something else here.
+        arriving.insert(0, Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface=settings.interface))
+    if arriving:
+        chains.append(Chain(PRE, tuple(arriving)))
+        hooks.append(Hook("PREROUTING", Rule(Jump(PRE))))
+    return FamilyRules(family, tuple(chains), tuple(hooks), tuple(routes))
+
+
+def _out_rules(
+    family: Family, settings: CaptureSettings, answers: list[Rule], *, follow: bool, quic_too: bool, replies: bool
+) -> Iterator[Rule]:
+    """``answers``: rules for those of decided connections, where what we open has none that are theirs as well."""
+    # Every SYN starts clean: conntrack may still know what was decided for an earlier try, or for an earlier connection
+    # of the same addresses and ports.
+    clean = Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
+    aside = settings.datapath is Datapath.STEP_ASIDE
+    if follow and aside:
+        # In front of all others, and for answers as well: nearly every packet ends here.
+        yield clean
+        yield follow_rule()
+    if settings.connmark and not aside:
+        # What the proxy has chosen, for what arrives. The other bits are those of captured connections.
+        yield Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=OWN)
+    yield Rule(Return(), mark=OWN)
+    if settings.interface is None:
+        yield Rule(Return(), out_interface="lo")
+    else:
+        yield Rule(Return(), not_out_interface=settings.interface)
+    yield from answers
+    # Does not match what conntrack does not track: such packets are classified one by one, which is right for them.
+    yield reply_rule(classified=replies)
+    if follow and not aside:
+        yield clean
+        yield Rule(SetMark(DIVERT), protocol=_TCP, connmark=DIVERT)
+        yield Rule(Return(), protocol=_TCP, mark=DIVERT)
+    if quic_too:
+        yield from quic.follow_rules()
+    for network in networks_of(family, settings.exclude_outbound_cidrs):
+        yield Rule(Return(), destination=network)
+    yield from return_on_ports(settings.exclude_outbound_ports, _TCP, _UDP)
+    yield Rule(Jump(CLASSES))
+    if follow and aside:
+        yield show_rule()
+    if quic_too:
+        yield quic.show_rule()
+
+
+def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
+    """What CAPTURE does; returning from it before the end means "not captured"."""
+    if settings.mesh is not None:
+        yield from return_on_ports(settings.mesh.ports, TransportProtocol.TCP)
+    if settings.datapath is Datapath.STEP_ASIDE:
+        yield _of_the_mesh(undecided_rule(), settings)
+        return
+    if family is Family.V6:
+        yield Rule(Return(), destination=LINK_LOCAL)
+    yield _of_the_mesh(Rule(SetConnmark(DIVERT)), settings)
+    # Only when that worked: an untracked connection could not be followed, and would break after its SYN.
+    yield Rule(SetMark(DIVERT), connmark=DIVERT)
+
+
+def _of_the_mesh(rule: Rule, settings: CaptureSettings) -> Rule:
+    """The rule for what the mesh's proxy sends, if there is a mesh: what the application sends goes to that first."""
+    mesh = settings.mesh
+    return rule if mesh is None else replace(rule, user=mesh.user, group=mesh.group, mark=mesh.mark)
+
+
+def _tproxy_rule(family: Family, settings: CaptureSettings) -> Rule:
+    return Rule(
+        Tproxy(LISTENER_ADDRESS[family], settings.outbound_port, DIVERT),
+        protocol=_TCP,
+        in_interface="lo",
+        mark=DIVERT,
+        direction=Direction.ORIGINAL,
+    )

@@ -1,0 +1,148 @@
+"""Which way to the mangle tables is used here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from datapath.errors import PrivilegeError, RulesetError
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, Way, has_net_admin, legacy_tables
+from datapath.netfilter.restore import INSTALL_REMEDY, RestoreBackend, installed_programs
+from datapath.netfilter.rules import Family, FamilyRules
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from tc_core.errors import MissingFeatureError
+from tc_core.probe.scratch import in_scratch_namespace
+from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import Match, PortRange, TrafficClass, TrafficPolicy
+from traffic_policy.units import Rate
+
+_T = TypeVar("_T")
+_PYTHON_REMEDY: Final = "Without them, pip install 'podlane[python-iptables]' and their library do for legacy tables."
+
+
+def detect_backend(way: Way = Way.AUTO) -> Backend:
+    """The backend to use in the calling thread's network namespace.
+
+    ``restore``: the implementation of the programs that has rules of ours already; else legacy, if somebody has legacy
+    rules here; else nft if the kernel takes our rules through it; else legacy. ``python``: python-iptables, whatever
+    else there is. ``auto``: as ``restore`` where there are programs, else as ``python``. Raises
+    :class:`~tc_core.errors.MissingFeatureError` when it does not work, :class:`PrivilegeError` when this process may
+    not use it, and :class:`RulesetError` when rules of ours are where this way does not reach.
+    """
+    programs = installed_programs()
+    if not programs and not may_be_python(way):
+        remedy = INSTALL_REMEDY if way is Way.RESTORE else f"{INSTALL_REMEDY} {_PYTHON_REMEDY}"
+        raise MissingFeatureError("The iptables programs are not installed.", remedy)
+    if not has_net_admin():
+        raise PrivilegeError(f"This process lacks CAP_NET_ADMIN. {NET_ADMIN_REMEDY}")
+    by_python = way is Way.PYTHON or not programs
+    for holder in holders():
+        if way is Way.AUTO or (way is Way.RESTORE and holder.kind is not BackendKind.PYTHON):
+            return holder
+        if not by_python or holder.kind is BackendKind.NFT:
+            raise RulesetError(
+                f"Rules of an earlier Podlane are in the tables of {holder}, which `--iptables {way}` does not reach. "
+                "Remove them first: podlane sidecar --cleanup."
+            )
+    if by_python:
+        return _working([python_backend()])
+    legacy = programs.get(BackendKind.LEGACY)
+    if legacy is not None and _has_rules(legacy):
+        return legacy
+    return _working(list(programs.values()))
+
+
+def holders() -> list[Backend]:
+    """Every backend that finds rules of ours here, each table once: legacy ones by the programs if these are here."""
+    programs = installed_programs()
+    found: list[Backend] = [backend for backend in programs.values() if _holds_ours(backend)]
+    if BackendKind.LEGACY not in programs and _left_by_python():
+        found.append(python_backend())
+    return found
+
+
+def _holds_ours(backend: Backend) -> bool:
+    return any(bool(installed) for installed in _readable(backend, backend.installed))
+
+
+def _working(backends: list[Backend]) -> Backend:
+    reasons = []
+    for backend in backends:
+        reason = why_not(backend)
+        if reason is None:
+            return backend
+        reasons.append(reason)
+    raise MissingFeatureError("iptables does not work here.", " ".join(reasons))
+
+
+def has_python_iptables() -> bool:
+    """Whether python-iptables is installed; whether it works is another matter."""
+    return importlib.util.find_spec("iptc") is not None
+
+
+def may_be_python(way: Way) -> bool:
+    """Whether python-iptables is to be used when there are no programs."""
+    return way is Way.PYTHON or (way is Way.AUTO and has_python_iptables())
+
+
+def python_backend() -> Backend:
+    """python-iptables. Raises MissingFeatureError when it or its library is not here."""
+    # Its import runs programs and loads libraries: only for those who use it.
+    from datapath.netfilter.python_iptables import PythonBackend
+
+    return PythonBackend()
+
+
+def _left_by_python() -> bool:
+    """Whether rules of ours are in legacy tables, where the programs that are installed here cannot see them."""
+    if not has_python_iptables() or not any("mangle" in (legacy_tables(family) or ()) for family in Family):
+        return False
+    try:
+        backend = python_backend()
+    except MissingFeatureError:
+        return False
+    return _holds_ours(backend)
+
+
+def _has_rules(backend: RestoreBackend) -> bool:
+    """Whether there is any rule, or a built-in chain that does not accept."""
+    lines = [line for text in _readable(backend, backend.read_all) for line in text.splitlines()]
+    return any(line.startswith("-A") or (line.startswith(":") and " DROP" in line) for line in lines)
+
+
+def _readable(backend: Backend, read: Callable[[Family], _T]) -> list[_T]:
+    found = []
+    for family in backend.families:
+        try:
+            found.append(read(family))
+        except PodlaneError:
+            continue
+    return found
+
+
+def why_not(backend: Backend) -> str | None:
+    """Why the kernel does not take rules such as ours through this backend; None when it does.
+
+    Found by trying in a scratch namespace, or, where none may be made, by a rehearsal in place.
+    """
+    rules = sample()
+    try:
+        try:
+            in_scratch_namespace(lambda: backend.apply(rules, backend.installed(Family.V4)))
+        except PermissionError:
+            backend.rehearse(rules)
+    except PodlaneError as error:
+        return str(error)
+    return None
+
+
+def sample() -> FamilyRules:
+    """IPv4 rules with every match and target that the relay cannot do without."""
+    matches = (Match(port=(PortRange(80, 80), PortRange(8000, 8100)), protocol=()), Match(sni=("example.com",)))
+    policy = TrafficPolicy(
+        total=Rate(1_000_000),
+        classes=(TrafficClass(name="sample", rate=Rate(8_000), priority=0, match=matches),),
+    )
+    return build_ruleset(policy, ClassIds.assign(["sample"]), CaptureSettings(quic=False)).of(Family.V4)

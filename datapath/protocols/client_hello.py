@@ -1,0 +1,304 @@
+"""The TLS ClientHello: server name, ALPN offers, and whether ECH is there. TLS 1.0 to 1.3 and whatever comes.
+
+How it works: :class:`ClientHelloReader` takes the handshake message out of its records, which may cut it anywhere,
+and when it is complete :func:`parse_client_hello` reads it in one go. The reader works in steps (a record header, the
+message's header, the fragments), each of a size known beforehand, so every byte is copied once and looked at once,
+however the stream was segmented.
+
+* A message may be spread over any number of records (RFC 8446 5.1); browsers with post-quantum key shares do it with
+  segments, anti-censorship tools with one-byte records.
+* Fragments of length zero are forbidden for handshake messages (RFC 8446 5.1), but OpenSSL passes over some of them. So
+  they are passed over here, too: a name that the server reads must not stay out of sight.
+* Other records in between are forbidden (RFC 8446 5.1).
+* The record version says nothing: servers accept any {03,XX} there (RFC 5246 E.1, RFC 8446 5.1). Nor does the hello's
+  legacy_version: a version that is not known counts as the newest that is (RFC 5246 E.1), and OpenSSL takes {24,00}.
+* Unknown extensions, suites and versions are passed over, which is all that GREASE (RFC 8701) asks for. GREASE values
+  in the ALPN list are reported as they were offered.
+* A list of names that cannot be parsed, or has a type twice, makes the hello malformed (RFC 6066 3). A name that can be
+  parsed but is no DNS name (an address literal, odd bytes, none at all) counts as absent: the server will judge it, we
+  just cannot match it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from datapath.protocols.result import NeedMore, Reason, Rejected
+from traffic_policy.names import normalise_host
+
+RECORD_HEADER: Final = 5
+"""Bytes of a record header: type, version, length (RFC 8446 5.1)."""
+MAX_FRAGMENT: Final = 1 << 14
+"""Most bytes in the fragment of a plaintext record (RFC 8446 5.1)."""
+MESSAGE_HEADER: Final = 4
+"""Bytes of a handshake header: type and 24-bit length (RFC 8446 4)."""
+
+_HANDSHAKE: Final = 0x16
+_CLIENT_HELLO: Final = 0x01
+_MAJOR: Final = 0x03
+_FIXED: Final = 2 + 32
+"""Bytes before the session id: legacy_version and random."""
+_MAX_SESSION_ID: Final = 32
+_SERVER_NAME: Final = 0
+_ALPN: Final = 16
+_ENCRYPTED_CLIENT_HELLO: Final = 0xFE0D
+_HOST_NAME: Final = 0
+# Exactly what RFC 6066 3 allows, plus the underscore of service meshes: no port, no brackets, no U-labels.
+_DNS_NAME: Final = re.compile(rb"[A-Za-z0-9_.-]{1,254}")
+
+
+class ClientHello(NamedTuple):
+    """What a ClientHello says about where the connection goes.
+
+    ``sni`` is in comparable form (:mod:`traffic_policy.names`), None when absent or unusable. ``alpn`` is in the
+    client's order, decoded as latin-1 since the names are bytes (RFC 7301 3.1). ``ech`` says that the
+    encrypted_client_hello extension is there (RFC 9849), so ``sni`` may be only the outer name. It may also be the true
+    one: clients send the extension with random content when they have no key, and nobody but the server can tell.
+    """
+
+    sni: str | None = None
+    alpn: tuple[str, ...] = ()
+    ech: bool = False
+
+
+class _SyntaxError(Exception):
+    """The message cannot be parsed. Stays within this module, which turns it into an outcome."""
+
+
+class ClientHelloReader:
+    """Takes a ClientHello out of the records at the start of a stream.
+
+    ``limit`` is the number of stream bytes, record headers included, that the hello may take.
+    """
+
+    __slots__ = ("_fragment_left", "_header", "_limit", "_message", "_message_size", "_position")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._header = bytearray()
+        self._message = bytearray()
+        self._message_size = MESSAGE_HEADER  # until the header says how much follows it
+        self._fragment_left = 0
+        self._position = 0
+
+    def feed(self, data: bytes) -> ClientHello | NeedMore | Rejected:
+        """Take the new bytes. Those behind the hello are passed over. Not to be called again after a final outcome."""
+        at = 0
+        verdict: ClientHello | Rejected | None
+        while at < len(data):
+            if not self._fragment_left:
+                piece = data[at : at + RECORD_HEADER - len(self._header)]
+                self._header += piece
+                self._position += len(piece)
+                verdict = self._check_record() if len(self._header) == RECORD_HEADER else None
+            else:
+                piece = data[at : at + min(self._fragment_left, self._message_size - len(self._message))]
+                self._message += piece
+                self._fragment_left -= len(piece)
+                self._position += len(piece)
+                verdict = self._check_message() if len(self._message) == self._message_size else None
+            at += len(piece)
+            if verdict is not None:
+                return verdict
+        return NeedMore(self._missing())
+
+    def _missing(self) -> int:
+        """Bytes to the end of the current step."""
+        if not self._fragment_left:
+            return RECORD_HEADER - len(self._header)
+        message_left = self._message_size - len(self._message)
+        # The end of a fragment decides nothing, the header behind it does.
+        return message_left if message_left <= self._fragment_left else self._fragment_left + RECORD_HEADER
+
+    def _check_record(self) -> Rejected | None:
+        kind, major, _minor, high, low = self._header
+        length = high << 8 | low
+        self._header.clear()
+        if kind != _HANDSHAKE:
+            return _malformed(f"a record of type {kind} stands where the handshake should go on")
+        if major != _MAJOR:
+            return _malformed(f"a record has the major version {major}, not 3")
+        if length > MAX_FRAGMENT:
+            return _malformed(f"a handshake record has {length} bytes, more than {MAX_FRAGMENT}")
+        self._fragment_left = length
+        return self._check_limit()
+
+    def _check_message(self) -> ClientHello | Rejected | None:
+        if self._message_size == MESSAGE_HEADER:
+            if self._message[0] != _CLIENT_HELLO:
+                return _malformed(f"the first handshake message has type {self._message[0]}, not ClientHello (1)")
+            self._message_size += int.from_bytes(self._message[1:MESSAGE_HEADER], "big")
+            return (
+                _malformed("the ClientHello is empty") if self._message_size == MESSAGE_HEADER else self._check_limit()
+            )
+        return parse_client_hello(bytes(self._message[MESSAGE_HEADER:]))
+
+    def _check_limit(self) -> Rejected | None:
+        """A hello that cannot end within the limit is given up as soon as that is known, before its bytes have come.
+
+        Only at the end of a step: in the middle of one, the answer would depend on how the stream was cut.
+        """
+        if self._position + self._message_size - len(self._message) > self._limit:
+            return Rejected(Reason.LIMIT, f"the ClientHello takes more than {self._limit} bytes")
+        return None
+
+
+def parse_client_hello(body: bytes) -> ClientHello | Rejected:
+    """Read the whole body of a ClientHello message (RFC 8446 4.1.2), without the handshake header."""
+    try:
+        return _client_hello(body)
+    except _SyntaxError as error:
+        return _malformed(str(error))
+
+
+def whole_client_hello(data: bytes) -> ClientHello | Rejected | None:
+    """The hello at the start of ``data``, when one record there is exactly one hello, as nearly always.
+
+    None in every other case: :class:`ClientHelloReader` then takes the message out of the pieces. ``data`` begins with
+    the two bytes that make it TLS, and has no more bytes than may be looked at.
+    """
+    if len(data) < RECORD_HEADER + MESSAGE_HEADER or data[RECORD_HEADER] != _CLIENT_HELLO:
+        return None
+    length = data[3] << 8 | data[4]
+    message_length = data[6] << 16 | data[7] << 8 | data[8]
+    if not 0 < message_length == length - MESSAGE_HEADER or length > MAX_FRAGMENT:
+        return None
+    end = RECORD_HEADER + length
+    return parse_client_hello(data[RECORD_HEADER + MESSAGE_HEADER : end]) if end <= len(data) else None
+
+
+def _client_hello(body: bytes) -> ClientHello:
+    # By hand and not by the _Reader below: this is in the way of every TLS connection, and takes a third of the time.
+    if len(body) < _FIXED + 1:
+        raise _SyntaxError("the ClientHello is too short for its fixed part")
+    if body[_FIXED] > _MAX_SESSION_ID:
+        raise _SyntaxError(f"the session id is longer than {_MAX_SESSION_ID} bytes")
+    at = _FIXED + 1 + body[_FIXED]
+    size = int.from_bytes(body[at : at + 2], "big")
+    if not size or size % 2:
+        raise _SyntaxError("the list of cipher suites is empty or has an odd length")
+    at += 2 + size
+    if at >= len(body):
+        raise _SyntaxError("the ClientHello ends within its cipher suites")
+    if not body[at]:
+        raise _SyntaxError("the list of compression methods is empty")
+    at += 1 + body[at]
+    if at == len(body):
+        return ClientHello()  # before TLS 1.3 the extensions block may be missing altogether (RFC 5246 7.4.1.2)
+    missing = at + 2 - len(body)
+    if missing <= 0:
+        missing += body[at] << 8 | body[at + 1]
+    if missing > 0:
+        raise _SyntaxError(f"the ClientHello ends {missing} bytes too early")
+    if missing < 0:
+        raise _SyntaxError("bytes follow the extensions")
+    extensions = _extensions(body, at + 2)
+    sni = extensions.get(_SERVER_NAME)
+    alpn = extensions.get(_ALPN)
+    return ClientHello(
+        None if sni is None else (_known_name(sni) if len(sni) <= _KEPT_BYTES else _server_name(sni)),
+        () if alpn is None else (_known_alpn(alpn) if len(alpn) <= _KEPT_BYTES else _alpn(alpn)),
+        _ENCRYPTED_CLIENT_HELLO in extensions,
+    )
+
+
+def _extensions(body: bytes, at: int) -> dict[int, bytes]:
+    """All extensions by type, from ``at`` to the end of ``body``.
+
+    None may come twice (RFC 8446 4.2), but OpenSSL minds only those that it knows. So only two of those that are read
+    here make the hello malformed; of others the last counts.
+    """
+    end = len(body)
+    found: dict[int, bytes] = {}
+    while at < end:
+        if at + 4 > end:
+            raise _SyntaxError("the extensions end within the header of one")
+        kind = body[at] << 8 | body[at + 1]
+        start = at + 4
+        at = start + (body[at + 2] << 8 | body[at + 3])
+        if at > end:
+            raise _SyntaxError(f"the extension {kind} ends {at - end} bytes behind the ClientHello")
+        if kind in found and kind in (_SERVER_NAME, _ALPN):
+            raise _SyntaxError(f"the extension {kind} comes twice")
+        found[kind] = body[start:at]
+    return found
+
+
+def _server_name(extension: bytes) -> str | None:
+    """The host_name of a server_name extension (RFC 6066 3), if it is a usable DNS name."""
+    outer = _Reader(extension, "server_name")
+    names = _Reader(outer.vector(2), "server_name list")
+    if outer or not names:
+        raise _SyntaxError("the server_name extension is empty or has bytes behind its list")
+    found: dict[int, bytes] = {}
+    while names:
+        kind = names.integer(1)
+        if kind in found:
+            raise _SyntaxError(f"the server_name list has two names of the type {kind}")
+        found[kind] = names.vector(2)
+    name = found.get(_HOST_NAME)
+    if name is None or not _DNS_NAME.fullmatch(name):
+        return None
+    text = name.decode("ascii")
+    try:
+        ipaddress.ip_address(text.removesuffix("."))
+    except ValueError:
+        return normalise_host(text)
+    return None
+
+
+def _alpn(extension: bytes) -> tuple[str, ...]:
+    """The offers of an ALPN extension (RFC 7301 3.1)."""
+    outer = _Reader(extension, "ALPN")
+    names = _Reader(outer.vector(2), "ALPN list")
+    if outer or not names:
+        raise _SyntaxError("the ALPN extension is empty or has bytes behind its list")
+    offers: list[str] = []
+    while names:
+        offer = names.vector(1)
+        if not offer:
+            raise _SyntaxError("the ALPN list has an empty name")
+        offers.append(offer.decode("latin-1"))
+    return tuple(offers)
+
+
+# An application says the same few names again and again.
+_KEPT_BYTES: Final = 300
+"""Longest extension that is remembered: a host name and what frames it."""
+_known_name = lru_cache(maxsize=1024)(_server_name)
+_known_alpn = lru_cache(maxsize=256)(_alpn)
+
+
+class _Reader:
+    """A cursor over the TLS presentation language (RFC 8446 3): integers and length-prefixed vectors."""
+
+    __slots__ = ("_at", "_data", "_what")
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._at = 0
+        self._what = what
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise _SyntaxError(f"the {self._what} ends {end - len(self._data)} bytes too early")
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+    def integer(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, length_size: int) -> bytes:
+        return self.take(self.integer(length_size))
+
+
+def _malformed(why: str) -> Rejected:
+    return Rejected(Reason.MALFORMED, why)

@@ -1,0 +1,105 @@
+"""The head of the first HTTP/1 request: which host is it for?
+
+How it works: one regular expression says what a head is (RFC 9112 2.1, 3, 5): request line, lines, blank line. All its
+repetitions are possessive, so it takes time in proportion to the bytes whatever they are. What it accepts is searched
+for the one field that decides.
+
+**As lenient as servers are.** If a server reads a Host that is refused here, whoever sends such a head is in the class
+of the port instead of that of the name. So whatever nginx, Go or Node.js overlook is overlooked here: bytes above 7f in
+the target, lines that are no fields, odd controls, a Content-Length or Transfer-Encoding that makes no sense (where the
+request ends is another question, which :mod:`datapath.protocols.http1_requests` asks, strictly). Malformed is what they
+refuse: NUL or a lone CR, two hosts, none in HTTP/1.1, a space before the colon of Host. Lines may end in a bare LF and
+fields may be folded. Whatever h11 accepts is accepted with the same host, which a property test compares; h11 itself
+took 60 us per connection, this takes 3.
+
+The host is the authority of the target when the request has one, in absolute-form or, with CONNECT, authority-form;
+Host is then ignored (RFC 9112 3.2.2, 3.2.3). Otherwise it is Host. HTTP/1.0 may have neither.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from datapath.protocols.result import NeedMore, Reason, Rejected, host_name
+from datapath.protocols.sniff import MAX_METHOD, MAX_REQUEST_LINE
+
+_REST: Final = rb"[^\x00\r\n]*+"
+"""Of a line. RFC 9110 5.5 wants CR, LF and NUL refused; everything else has passed some server."""
+_FOLDED_REST: Final = _REST + rb"(?:\r?\n[ \t]" + _REST + rb")*+"
+"""Obsolete line folding (RFC 9112 5.2)."""
+_TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
+
+_HEAD: Final = re.compile(
+    rb"(%(token)s{1,%(max_method)d}+) ([^\x00-\x20\x7f]++) HTTP/1\.([0-9])\r?\n"
+    rb"((?:[^\x00\r\n \t]%(rest)s\r?\n)*+)\r?\n" % {b"token": _TOKEN, b"max_method": MAX_METHOD, b"rest": _FOLDED_REST}
+)
+"""A whole head: method, target, minor version, lines."""
+_HOST: Final = re.compile(rb"\n(?i:host):(%b)" % _FOLDED_REST)
+"""The field that decides, from the line feed before it on."""
+_FOLD: Final = re.compile(rb"\r?\n[ \t]+")
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
+# RFC 3986 3: scheme "://" authority, up to the path, query or fragment.
+_ABSOLUTE_FORM: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+
+
+class Http1Request(NamedTuple):
+    """``host`` in comparable form (:mod:`traffic_policy.names`); None when absent or unusable."""
+
+    host: str | None
+
+
+_MALFORMED: Final = Rejected(Reason.MALFORMED, "the HTTP/1 head is none that a server would accept")
+
+
+def read_head(data: bytes) -> Http1Request | Rejected | None:
+    """The request at the start of ``data``, which may go on behind its head.
+
+    None when ``data`` does not begin with a whole, well-formed head: it may be incomplete, malformed, or not HTTP.
+    Rejected when it has more hosts than it may, or fewer.
+    """
+    head = _HEAD.match(data)
+    if head is None:
+        return None
+    method, target, minor = head.group(1, 2, 3)
+    if len(target) > MAX_REQUEST_LINE:
+        return None
+    hosts = _HOST.findall(data, head.start(4) - 1, head.end(4))
+    if len(hosts) != 1 and (hosts or minor == b"1"):
+        return _MALFORMED  # RFC 9112 3.2: one Host at most, and in HTTP/1.1 one at least
+    if method == b"CONNECT":
+        return Http1Request(host_name(target))
+    if target[0] != 0x2F:  # "/", as nearly always
+        absolute = _ABSOLUTE_FORM.match(target)
+        if absolute is not None:
+            return Http1Request(host_name(absolute[1].rpartition(b"@")[2]))
+    return Http1Request(host_name(_unfolded(hosts[0])) if hosts else None)
+
+
+def _unfolded(value: bytes) -> bytes:
+    """A field's value without folds (RFC 9112 5.2: a fold stands for a space) and without the spaces around it."""
+    if b"\n" in value:
+        value = _FOLD.sub(b" ", value)
+    return value.strip(b" \t")
+
+
+class Http1Reader:
+    """Reads the first head of a stream that begins with a request line (no empty lines before it), in pieces.
+
+    Each byte is searched once for the end of the head. How many bytes that may take is for the caller to bound.
+    """
+
+    __slots__ = ("_head", "_searched")
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._searched = 0  # no blank line ends before this place
+
+    def feed(self, data: bytes) -> Http1Request | NeedMore | Rejected:
+        """Take the new bytes. Those behind the head are passed over. Not to be called again after a final outcome."""
+        self._head += data
+        blank = _BLANK_LINE.search(self._head, self._searched)
+        if blank is None:
+            self._searched = max(0, len(self._head) - 2)
+            return NeedMore()
+        return read_head(bytes(self._head[: blank.end()])) or _MALFORMED

@@ -1,0 +1,86 @@
+"""The words that the readers of this package share.
+
+A reader is fed the new bytes of a stream, in whatever pieces they came, and answers with one of three outcomes: a
+value, :class:`NeedMore`, or :class:`Rejected`. Needing more is an ordinary answer and no exception. What a reader
+answers depends on the bytes alone and never on how they were cut into pieces.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from traffic_policy.names import normalise_host
+
+_MAX_NAME_BYTES: Final = 1024
+"""Longest text taken for a host name. DNS allows 253 characters as A-labels, which as U-labels in UTF-8 and with a port
+are still fewer bytes; whatever is longer is no name and is not worth normalising (or caching)."""
+
+
+class Protocol(enum.StrEnum):
+    """What a connection speaks, as far as its first bytes tell."""
+
+    TLS = "tls"
+    HTTP1 = "http1"
+    HTTP2 = "http2"
+    QUIC = "quic"
+    OPAQUE = "opaque"
+    """None of these, or not enough bytes to tell."""
+
+
+class Reason(enum.StrEnum):
+    """Why a detection ended."""
+
+    FOUND = "found"
+    NOT_THIS = "no-match"
+    """The bytes begin none of the protocols."""
+    TIMEOUT = "timeout"
+    EOF = "eof"
+    """The client half-closed before anything was decided."""
+    LIMIT = "limit"
+    """Deciding would have taken more bytes than are looked at."""
+    MALFORMED = "malformed"
+    """The protocol is clear, but what it says is not valid."""
+    MISSED = "missed"
+    """The first bytes went by unseen: the classifier was not there, or its queue was full."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedMore:
+    """Nothing can be said before ``more`` further bytes (1 or more) have come."""
+
+    more: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Nothing will be found here: ``reason`` for machines, ``why`` for people."""
+
+    reason: Reason
+    why: str
+
+
+def host_name(field: bytes) -> str | None:
+    """The comparable host name in a Host field, an ``:authority`` or an authority; None when there is no usable one.
+
+    Raw UTF-8, which RFC 3986 does not allow but clients send, counts as an international name.
+    """
+    return None if len(field) > _MAX_NAME_BYTES else _host_name(field)
+
+
+@lru_cache(maxsize=1024)
+def _host_name(field: bytes) -> str | None:
+    """Cached, what is no name too: an application says the same few names again and again."""
+    try:
+        text = field.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if text != text.strip():
+        return None  # a space that servers do not take away, such as U+00A0
+    if not text.startswith("["):
+        name, colon, port = text.partition(":")
+        # Servers look at the name, whatever stands for a port. With another colon it may be an IPv6 address.
+        text = name if colon and ":" not in port else text
+    return normalise_host(text)

@@ -1,0 +1,155 @@
+"""Which protocol do the first bytes begin? The bytes decide as early as is sound, so that nobody waits for a timeout.
+
+==========================================  =============================================================
+first bytes                                 protocol
+==========================================  =============================================================
+``16 03``                                   TLS: handshake record of version {03,XX} (RFC 5246 E.1)
+``PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n``  HTTP/2 with prior knowledge (RFC 9113 3.4)
+``METHOD SP TARGET SP HTTP/1.N [CR] LF``    HTTP/1 (RFC 9112 3); empty lines before it are skipped (2.2)
+anything else                               none of them
+==========================================  =============================================================
+
+Any token is a method, as RFC 9110 9.1 has it, so a text protocol looks like HTTP/1 at first. The shape of its first
+line tells it apart, at the line's end at the latest: ``PING\\r\\n`` and ``SSH-2.0-x\\r\\n`` have no target,
+``EHLO a\\r\\n`` no version, and RTSP and SIP no ``HTTP/1.`` where it should be. A binary protocol mostly fails at its
+first or second byte. A list of known methods would decide a few bytes earlier and be wrong for the next WebDAV verb.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Final
+
+from datapath.protocols.result import NeedMore, Protocol, Reason, Rejected
+
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What an HTTP/2 client sends first (RFC 9113 3.4)."""
+
+MAX_EMPTY_LINE_BYTES: Final = 8
+"""Bytes of empty lines skipped before a request line: four CRLF. RFC 9112 2.2 asks for one; some clients sent two."""
+
+MAX_METHOD: Final = 32
+"""Longest method, in bytes. The longest registered one, UPDATEREDIRECTREF, has 17."""
+
+MAX_REQUEST_LINE: Final = 16 * 1024
+"""Longest request line, in bytes. RFC 9112 3 asks for 8000 at least, common servers take 8 to 16 KiB."""
+
+TLS_BEGINNING: Final = b"\x16\x03"
+"""The first two bytes of a TLS handshake record: its type, and its major version."""
+_TLS_HANDSHAKE, _TLS_MAJOR = TLS_BEGINNING
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*")
+CAN_BEGIN_A_LINE: Final = frozenset(byte for byte in range(256) if _TOKEN.fullmatch(bytes([byte])) or byte in b"\r\n")
+"""First bytes that do not rule out HTTP."""
+# A target is free of whitespace and controls. Bytes above 7f are not allowed either, but that is for the reader of the
+# head to say: the line is HTTP all the same.
+_TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
+_VERSION: Final = (b"H", b"T", b"T", b"P", b"/", b"1", b".", b"0123456789", b"\r\n")
+"""What may stand at each place behind the target, up to CR or LF."""
+
+_NOT_TLS: Final = Rejected(Reason.NOT_THIS, "the byte 16 (hex) is not followed by the TLS major version 03")
+_NO_REQUEST: Final = Rejected(Reason.NOT_THIS, "the first line is no HTTP/1 request line")
+_LONG_LINE: Final = Rejected(Reason.LIMIT, f"the first line is longer than {MAX_REQUEST_LINE} bytes")
+
+
+class _Phase(enum.Enum):
+    FIRST = enum.auto()
+    TLS = enum.auto()
+    METHOD = enum.auto()
+    TARGET = enum.auto()
+    VERSION = enum.auto()
+    LINE_FEED = enum.auto()
+
+
+class Opening:
+    """Reads first bytes until they can belong to one protocol only. ``seen`` has them all, for the next reader."""
+
+    __slots__ = ("_phase", "_scanned", "_start", "seen")
+
+    def __init__(self) -> None:
+        self.seen = bytearray()
+        self._phase = _Phase.FIRST
+        self._start = 0  # where the current part of the line begins
+        self._scanned = 0  # bytes that need not be looked at again
+
+    def feed(self, data: bytes) -> Protocol | NeedMore | Rejected:
+        """Take the new bytes. Not to be called again once the protocol is known or rejected."""
+        seen = self.seen
+        seen += data
+        if not seen:
+            return NeedMore()
+        if seen[0] == HTTP2_PREFACE[0]:
+            if seen.startswith(HTTP2_PREFACE):
+                return Protocol.HTTP2
+            if HTTP2_PREFACE.startswith(seen):
+                return NeedMore()
+        while (outcome := self._step()) is None:
+            pass
+        return outcome
+
+    @property
+    def line_start(self) -> int:
+        """Bytes of empty lines before the request line."""
+        return len(self.seen) - len(self.seen.lstrip(b"\r\n"))
+
+    def _step(self) -> Protocol | NeedMore | Rejected | None:
+        """Read one part of the opening; None when it is over and the next one begins."""
+        match self._phase:
+            case _Phase.FIRST:
+                return self._first()
+            case _Phase.TLS:
+                if len(self.seen) < 2:
+                    return NeedMore()
+                return Protocol.TLS if self.seen[1] == _TLS_MAJOR else _NOT_TLS
+            case _Phase.METHOD:
+                return self._part(_TOKEN, MAX_METHOD, _NO_REQUEST, _Phase.TARGET)
+            case _Phase.TARGET:
+                return self._part(_TARGET, MAX_REQUEST_LINE, _LONG_LINE, _Phase.VERSION)
+            case _Phase.VERSION:
+                return self._version()
+            case _Phase.LINE_FEED:
+                if self._scanned >= len(self.seen):
+                    return NeedMore()
+                return Protocol.HTTP1 if self.seen[self._scanned] == 0x0A else _NO_REQUEST
+
+    def _first(self) -> NeedMore | Rejected | None:
+        if self.seen[0] == _TLS_HANDSHAKE:
+            self._phase = _Phase.TLS
+            return None
+        self._start = self._scanned = self.line_start
+        if self._start > MAX_EMPTY_LINE_BYTES:
+            return Rejected(Reason.NOT_THIS, "there are too many empty lines before the first line")
+        if self._start == len(self.seen):
+            return NeedMore()
+        self._phase = _Phase.METHOD
+        return None
+
+    def _part(
+        self, allowed: re.Pattern[bytes], limit: int, too_long: Rejected, then: _Phase
+    ) -> NeedMore | Rejected | None:
+        """One or more allowed bytes, then a space."""
+        found = allowed.match(self.seen, self._scanned)
+        assert found is not None  # the patterns match the empty string
+        self._scanned = end = found.end()
+        if end - self._start > limit:
+            return too_long
+        if end == len(self.seen):
+            return NeedMore()
+        if end == self._start or self.seen[end] != 0x20:
+            return _NO_REQUEST
+        self._start = self._scanned = end + 1
+        self._phase = then
+        return None
+
+    def _version(self) -> NeedMore | Rejected | None:
+        while (place := self._scanned - self._start) < len(_VERSION):
+            if self._scanned == len(self.seen):
+                return NeedMore()
+            if self.seen[self._scanned] not in _VERSION[place]:
+                return _NO_REQUEST
+            self._scanned += 1
+        if self.seen[self._scanned - 1] == 0x0A:
+            # RFC 9112 2.2: a lone LF may end a line, and servers take it.
+            self._scanned -= 1
+        self._phase = _Phase.LINE_FEED
+        return None

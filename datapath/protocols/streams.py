@@ -1,0 +1,89 @@
+"""The first bytes of one direction of a TCP connection, put in order and shown to the proxy's detector. Pure.
+
+Segments may come in any order, again, and overlapping; of bytes that come twice the first ones count, so a decision
+never changes. Only bytes that could still decide are held: at most :attr:`Detector.MAX_BYTES` from the start of the
+stream.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from datapath.protocols.detect import Detection, Detector, Reason
+
+_SEQUENCE: Final = 1 << 32
+_HALF: Final = 1 << 31
+"""Sequence numbers less than this ahead come later, the others came before (RFC 9293 3.4)."""
+_MAX_PENDING: Final = 1024
+"""About so many pieces are held behind a gap. 64 KiB in segments of 1,460 bytes are 45: more is no accident."""
+
+
+class FirstBytes:
+    """One direction. ``base`` is the sequence number of its first byte; None: the first that is seen."""
+
+    __slots__ = ("_base", "_detector", "_pending", "fed", "held")
+
+    def __init__(self, base: int | None = None) -> None:
+        self._base = base
+        self._detector: Detector | None = None  # made for the first byte: many connections never have one
+        self._pending: list[tuple[int, bytes]] = []  # (offset, bytes) behind a gap, in order, none overlapping
+        self.fed = 0
+        """Bytes from the stream's start that the detector has seen."""
+        self.held = 0
+        """Bytes in memory on behalf of this direction."""
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether bytes are missing before some that came."""
+        return bool(self._pending)
+
+    def add(self, sequence: int, data: bytes) -> Detection | None:
+        """Take a segment's bytes; the detection when that decided. Not to be called again after one."""
+        if self._base is None:
+            self._base = sequence
+        offset = (sequence - self._base) % _SEQUENCE
+        if offset >= _HALF:  # from before the first byte: a keep-alive probe, or what was sent before
+            data = data[_SEQUENCE - offset :]
+            offset = 0
+        if offset >= Detector.MAX_BYTES or not data:
+            return None
+        if offset > self.fed:
+            self._keep(offset, data)
+            return None
+        detection = self._feed(data[self.fed - offset :])
+        while detection is None and self._pending and self._pending[0][0] <= self.fed:
+            start, piece = self._pending.pop(0)
+            self.held -= len(piece)
+            detection = self._feed(piece[self.fed - start :])
+        return detection
+
+    def finish(self, reason: Reason = Reason.EOF) -> Detection:
+        """No more bytes will come, or be waited for: what is known so far."""
+        return (self._detector or Detector()).finish(reason)
+
+    def _feed(self, data: bytes) -> Detection | None:
+        if not data:
+            return None
+        self.fed += len(data)
+        self.held += len(data)
+        if self._detector is None:
+            self._detector = Detector()
+        return self._detector.feed(data)
+
+    def _keep(self, offset: int, data: bytes) -> None:
+        """Put bytes behind a gap into those of them that nobody has brought yet."""
+        if len(self._pending) >= _MAX_PENDING:
+            return
+        end = min(offset + len(data), Detector.MAX_BYTES)
+        fresh: list[tuple[int, bytes]] = []
+        at = offset
+        for start, piece in self._pending:
+            if start >= end:
+                break
+            if at < start:
+                fresh.append((at, data[at - offset : start - offset]))
+            at = max(at, start + len(piece))
+        if at < end:
+            fresh.append((at, data[at - offset : end - offset]))
+        self._pending = sorted(self._pending + fresh)
+        self.held += sum(len(piece) for _, piece in fresh)

@@ -1,0 +1,168 @@
+"""The routing table: an ordered list of matchers, first match wins, then the default class.
+
+The same walk is written down twice, here for the proxy and in :mod:`datapath.netfilter.ruleset` for the kernel; the two
+must agree on what is decided without content, and a test compares them.
+
+**Silent ports.** On some ports the server speaks first (SMTP, MySQL ...), so waiting for the client's first bytes would
+cost every connection the whole detection timeout. A match by content applies there only when it names the port itself.
+
+**QUIC** is all of UDP in which content is read; :attr:`traffic_policy.policy.Match.quic_ports` says where. A policy
+that refuses it reads none.
+
+**Beside a mesh**, which is about TCP, names decide nothing on the mesh's own ports. Istio's names of services say a
+host and a port (:mod:`datapath.routing.service_names`), so a match by names that asks for a port holds if either port
+is the one: that of the connection, which is the Pod's, or that of the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from datapath.mesh.types import MeshProxy
+from datapath.routing.flow import NO_CONTENT, Address, Content, Destination
+from datapath.routing.matchers import Matcher
+from datapath.routing.service_names import understood
+from traffic_policy.policy import DEFAULT_CLASS, Bound, Match, Quic, Requests, TrafficPolicy, TransportProtocol
+
+SILENT_PORTS: tuple[int, ...] = (21, 25, 53, 110, 143, 587, 3306, 4444, 5432, 6379, 9300, 11211)
+"""Ports left alone by content matches that do not name them: server-first protocols, and DNS (53), whose resolver must
+not depend on a proxy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a connection goes: the class, and the match that decided (None: the default class)."""
+
+    class_name: str
+    match: Match | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """Ordered matchers with the class of each."""
+
+    entries: tuple[tuple[str, Matcher], ...]
+    silent_ports: frozenset[int]
+    requests: Requests = Requests.FIRST
+    strictness: tuple[str, ...] = ()
+    """The classes, the one with the lowest ceil (then guarantee) first."""
+    quic: Quic = Quic.CLASSIFY
+    mesh: MeshProxy | None = None
+
+    @classmethod
+    def of(
+        cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS, mesh: MeshProxy | None = None
+    ) -> RoutingTable:
+        entries = tuple((name, Matcher.of(match)) for name, match in policy.rules())
+        by_limits = sorted(policy.resolved(), key=lambda c: (c.ceil, c.rate))
+        return cls(
+            entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits), policy.quic, mesh
+        )
+
+    @property
+    def needs_capture(self) -> bool:
+        """Whether any match reads content in TCP connections: without one nothing has to be captured."""
+        return self.captures(Bound.INBOUND) or self.captures(Bound.OUTBOUND)
+
+    def captures(self, bound: Bound) -> bool:
+        """Whether connections opened that way have to be."""
+        return any(
+            m.match.needs_content
+            and m.match.direction.covers(bound)
+            and m.match.accepts_protocol(TransportProtocol.TCP)
+            for _, m in self.entries
+        )
+
+    @property
+    def reads_quic(self) -> bool:
+        """Whether any match reads the first packets of QUIC."""
+        return self.quic is Quic.CLASSIFY and any(m.match.quic_ports for _, m in self.entries)
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether any match asks where a connection comes from."""
+        return any(matcher.sources for _, matcher in self.entries)
+
+    def route(self, destination: Destination, content: Content = NO_CONTENT, *, source: Address | None = None) -> Route:
+        """The class of a connection. Without content, that is the port's class or the default one.
+
+        ``source`` is the client's address; None: not known, so that no match by source holds.
+        """
+        content = self.understood(content, destination.protocol)
+        for name, matcher in self.entries:
+            if (
+                self._may_hold(matcher, destination, source)
+                and matcher.accepts_a_port(destination, content)
+                and matcher.accepts_content(content)
+            ):
+                return Route(name, matcher.match)
+        return Route(DEFAULT_CLASS, None)
+
+    def undecided(self, destination: Destination, *, source: Address | None = None) -> bool:
+        """Whether content could still decide: a content match comes before the first match that needs none."""
+        for _, matcher in self.entries:
+            if self._may_hold(matcher, destination, source):
+                return matcher.match.needs_content
+        return False
+
+    def refuses_quic(self, destination: Destination, *, source: Address | None = None) -> bool:
+        """Whether a QUIC connection that we open there is refused: a name could decide, and the policy blocks it."""
+        if self.quic is not Quic.BLOCK or destination.bound is not Bound.OUTBOUND:
+            return False
+        return destination.protocol is TransportProtocol.UDP and replace(self, quic=Quic.CLASSIFY).undecided(
+            destination, source=source
+        )
+
+    def requests_may_differ(self, destination: Destination, *, source: Address | None = None) -> bool:
+        """Whether the policy wants each request looked at, and two of one connection could get different classes."""
+        return self.requests is not Requests.FIRST and len(self._classes_of_requests(destination, source)) > 1
+
+    def strictest(self, destination: Destination, *, source: Address | None = None) -> str:
+        """Of the classes that a request could get there, the one with the lowest ceil."""
+        possible = self._classes_of_requests(destination, source)
+        return next(name for name in self.strictness if name in possible)
+
+    def _classes_of_requests(self, destination: Destination, source: Address | None) -> set[str]:
+        """The classes of plain requests: those that matches by host lead to, and that of all others."""
+        possible = {
+            name
+            for name, matcher in self.entries
+            if matcher.host is not None
+            and matcher.sni is None
+            and matcher.alpn is None
+            and matcher.accepts_port(destination.port, destination.protocol)
+            and self._may_hold(matcher, destination, source)
+        }
+        return possible | {self.route(destination, source=source).class_name}
+
+    def understood(self, content: Content, protocol: TransportProtocol) -> Content:
+        """The content as matches see it: beside Istio, in TCP, its names of services stand for host and port."""
+        return understood(content) if self._reads_services and protocol is TransportProtocol.TCP else content
+
+    @property
+    def _reads_services(self) -> bool:
+        return self.mesh is not None and self.mesh.service_names
+
+    def _may_hold(self, matcher: Matcher, destination: Destination, source: Address | None) -> bool:
+        """Whether a match holds as far as packets tell: it does, unless it needs content, which is still to be asked.
+
+        A match of packets alone, or one whose names tell no port, must hold for the packet's port.
+        """
+        port = destination.port
+        by_content = matcher.match.needs_content
+        if by_content and (self._closed(destination) or self._refused(destination)):
+            return False
+        if matcher.accepts_port(port, destination.protocol):
+            silenced = by_content and not matcher.match.port and port in self.silent_ports
+        else:
+            may_tell = by_content and self._reads_services and destination.protocol is TransportProtocol.TCP
+            silenced = not may_tell or port in self.silent_ports
+        return not silenced and matcher.accepts_ends(destination, source)
+
+    def _closed(self, destination: Destination) -> bool:
+        """Whether the port is the mesh's own, where names decide nothing. A mesh is about TCP."""
+        ports = self.mesh.ports if self.mesh is not None and destination.protocol is TransportProtocol.TCP else ()
+        return any(destination.port in own for own in ports)
+
+    def _refused(self, destination: Destination) -> bool:
+        return destination.protocol is TransportProtocol.UDP and self.quic is not Quic.CLASSIFY

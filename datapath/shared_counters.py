@@ -1,0 +1,61 @@
+"""What all processes of the sidecar know of what was received: memory that they share.
+
+How much each process has received for each class: a row per process, and a number per class id. Only its own process
+writes a row. And a time per bucket (:mod:`sidecar.transport.token_bucket`), which any of them writes.
+
+Each number is stored in one piece, and nobody needs a lock; a process that is killed leaves nothing behind that others
+would wait for. When two charge a bucket within the same microsecond, what one of them has received is forgotten there:
+one turn in some thousands at most, for a lock that would be taken at every read.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+CLASSES: Final = 256
+"""Class ids have eight bits (:mod:`traffic_policy.marks`)."""
+_NUMBER: Final = 8
+"""Bytes."""
+_TIMES: Final = 2 * CLASSES
+"""Two buckets for each class."""
+
+
+class Ledger:
+    """Made before processes are forked; what they write then is seen by all."""
+
+    def __init__(self, rows: int = 1) -> None:
+        self._memory = mmap.mmap(-1, (_TIMES + rows * CLASSES) * _NUMBER)  # anonymous, shared (mmap(2)), and all zero
+        numbers = memoryview(self._memory)
+        self.times = numbers[: _TIMES * _NUMBER].cast("d")
+        """Seconds on the clock of :func:`time.perf_counter`, which all processes have in common (CLOCK_MONOTONIC)."""
+        self._numbers = numbers[_TIMES * _NUMBER :].cast("Q")
+        self._rows = rows
+
+    def total(self, class_id: int) -> int:
+        """Bytes of a class, of all processes."""
+        return sum(self._numbers[class_id::CLASSES])
+
+    def row(self, number: int) -> LedgerRow:
+        """The row of one process, from 0 on. Whoever comes in the place of another goes on with its row."""
+        if not 0 <= number < self._rows:
+            raise ValueError(f"there are {self._rows} rows, and no {number}")
+        return LedgerRow(self.times, self._numbers[number * CLASSES : (number + 1) * CLASSES])
+
+
+class LedgerRow:
+    """What one process works with: its own row, and the times of all buckets."""
+
+    __slots__ = ("_own", "times")
+
+    def __init__(self, times: memoryview[float], own: memoryview[int]) -> None:
+        self.times = times
+        self._own = own
+
+    def add(self, class_id: int, size: int) -> None:
+        """So much more was received here."""
+        self._own[class_id] += size
+
+    def clear(self, class_id: int) -> None:
+        """The class is gone; another may get its id."""
+        self._own[class_id] = 0

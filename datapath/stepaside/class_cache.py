@@ -1,0 +1,87 @@
+"""Decisions: what is known of a flow, the class that follows from it, and who is told. Pure.
+
+TCP connections (:mod:`datapath.stepaside.classifier`) and QUIC's flows (:mod:`datapath.stepaside.quic_flows`) share
+them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final, NamedTuple, Protocol
+
+from datapath.protocols.detect import Detection
+from datapath.routing.cached import Routing
+from datapath.routing.flow import Destination
+from traffic_policy.policy import Bound, TransportProtocol
+
+_CHOICES: Final = 4096
+
+
+class Known(NamedTuple):
+    """What the class of a connection depends on, beside its addresses and ports."""
+
+    detection: Detection
+    bound: Bound
+    transport: TransportProtocol = TransportProtocol.TCP
+
+
+class Witness(Protocol):
+    """Who wants to know what was decided."""
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        """Detection ended, ``seconds`` after the first bytes."""
+
+    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+        """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow``."""
+
+    def lost_lines(self, count: int) -> None:
+        """So many lines of the access log could not be kept or written. Comes from any thread."""
+
+
+class Choice(NamedTuple):
+    """A class, and the mark that says so: decided."""
+
+    class_name: str
+    mark: int
+
+
+class Choices:
+    """What one routing chooses, remembered: destinations and names repeat. A policy's change makes a new one."""
+
+    __slots__ = ("_known", "routing")
+
+    def __init__(self, routing: Routing) -> None:
+        self.routing = routing
+        self._known: dict[tuple[bytes, Known], Choice] = {}
+
+    def of(self, flow: bytes, known: Known) -> Choice:
+        """The class of a connection."""
+        # Without the client's port: it is not asked for, and differs each time.
+        key = (flow[:-4] + flow[-2:], known)
+        choice = self._known.get(key)
+        if choice is None:
+            if len(self._known) >= _CHOICES:
+                self._known.clear()
+            source, destination = ends(flow, known)
+            class_name = self.routing.class_of(destination, source, known.detection)
+            choice = self._known[key] = Choice(class_name, self.routing.mark_of(class_name))
+        return choice
+
+
+def addresses(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
+    """The client's address and port, and the server's, of what a flow has in network byte order."""
+    size = (len(flow) - 4) // 2
+    source, destination = (str(ipaddress.ip_address(flow[at : at + size])) for at in (0, size))
+    source_port, port = (int.from_bytes(flow[at : at + 2], "big") for at in (-4, len(flow) - 2))
+    return (source, source_port), (destination, port)
+
+
+def ends(flow: bytes, known: Known) -> tuple[tuple[str, int], Destination]:
+    """The client's address and port, and the destination."""
+    client, (address, port) = addresses(flow)
+    return client, Destination.parse(address, port, known.transport, known.bound)
+
+
+def known_marks(routing: Routing) -> frozenset[int]:
+    """The decided marks of all classes there are."""
+    return frozenset(routing.mark_of(name) for name in routing.ids)

@@ -1,0 +1,239 @@
+"""From packets to classes: the pure middle of the step-aside datapath.
+
+The kernel shows the first packets of a connection that carry data, one after the other, and lets each go as soon as
+:meth:`Classifier.judge` has said what mark it is to have. Once that is a decided one the kernel shows no more of the
+connection. In between a connection is here in one of two tables:
+
+* **opening**: its first bytes do not suffice yet. Left by an answer, by the end of the client's bytes, when the
+  detection timeout has gone by (noticed at the next packet: nobody waits for it), when there is no room, or when no
+  more packets come (:meth:`Classifier.give_up_silent`).
+* **decided**: what its content was, and who opened it. Needed for packets that were queued before the decision and
+  come after it, and to choose again when the policy changes. The oldest are forgotten when the table is full, which
+  costs just that.
+
+UDP is the part of :mod:`datapath.stepaside.quic_flows`.
+
+Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``judge``
+gives an answer and does not raise.
+
+One thread calls ``judge``; :attr:`~Classifier.routing` and :meth:`~Classifier.choose_again` are for others as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from itertools import islice
+from typing import Final, NamedTuple
+
+from datapath.protocols.detect import Detection, Reason
+from datapath.protocols.detect import Protocol as WireProtocol
+from datapath.protocols.detection_cache import detect_repeated
+from datapath.protocols.packets import TCP, UDP, read_ip
+from datapath.protocols.streams import FirstBytes
+from datapath.routing.cached import Routing
+from datapath.stepaside.class_cache import Choices, Known, Witness
+from datapath.stepaside.marks import FIRST, OURS
+from datapath.stepaside.pending_flows import PATIENCE_S, Openings
+from datapath.stepaside.quic_flows import QuicFlows
+from traffic_policy.marks import STATE_MASK
+from traffic_policy.policy import DEFAULT_CLASS, Bound, TransportProtocol
+
+MAX_OPENINGS: Final = 4096
+"""Connections whose first bytes are awaited at once."""
+MAX_HELD: Final = 16 << 20
+"""Bytes held for them in all."""
+MAX_DECIDED: Final = 16384
+"""Connections whose content is remembered; up to 280 bytes each (measured)."""
+_FORGOTTEN_PART: Final = 64
+"""A table that is full forgets this part of what it holds, the oldest."""
+
+_FIN, _SYN = 0x01, 0x02
+_TCP_HEADER: Final = 20
+_UDP_HEADER: Final = 8
+_SEQUENCES: Final = 1 << 32
+_UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
+
+
+class _Opening(NamedTuple):
+    stream: FirstBytes
+    since: float
+    bound: Bound
+
+    @property
+    def held(self) -> int:
+        return self.stream.held
+
+
+class Classifier:
+    """Judges packets by the routing in force. Give it a new one by setting :attr:`routing`."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        witness: Witness,
+        *,
+        detection_timeout: float,
+        max_openings: int = MAX_OPENINGS,
+        max_held: int = MAX_HELD,
+        max_decided: int = MAX_DECIDED,
+    ) -> None:
+        """``detection_timeout`` in seconds, from a connection's first bytes."""
+        self._choices = Choices(routing)
+        self._witness = witness
+        self._timeout = detection_timeout
+        self._max_decided = max_decided
+        longest = detection_timeout + PATIENCE_S
+        self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
+        self._decided: dict[bytes, Known] = {}
+        self.quic = QuicFlows(witness, detection_timeout=detection_timeout)
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in force."""
+        return self._choices.routing
+
+    @routing.setter
+    def routing(self, routing: Routing) -> None:
+        self._choices = Choices(routing)
+
+    @property
+    def undecided(self) -> int:
+        """Connections whose first bytes do not suffice yet."""
+        return len(self._openings)
+
+    @property
+    def held(self) -> int:
+        """Bytes held for them."""
+        return self._openings.held
+
+    @property
+    def remembered(self) -> int:
+        """Decided connections whose content is still known."""
+        return len(self._decided)
+
+    @property
+    def awaited(self) -> tuple[int, int]:
+        """Connections and flows whose first bytes do not suffice yet, and the bytes held for all of them."""
+        return len(self._openings) + self.quic.undecided, self.held + self.quic.held
+
+    def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> Known | None:
+        """What the content of a decided connection was, and who opened it, if that is still remembered."""
+        return self.quic.known(flow) if transport is TransportProtocol.UDP else self._decided.get(flow)
+
+    def judge(self, packet: bytes, mark: int, now: float, bound: Bound = Bound.OUTBOUND) -> int:
+        """The mark that a packet is to go on with. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
+
+        ``bound`` tells who opened the connection, which is who sent the packet. With the state "decided" the kernel
+        saves the mark for the connection; without, the next packet is shown too.
+        """
+        first = mark & STATE_MASK == FIRST.value
+        undecided = mark & ~STATE_MASK
+        ip = read_ip(packet, 0)
+        if ip is None or ip.fragment is not None:
+            return undecided
+        at = ip.start
+        if ip.protocol == UDP and min(ip.end, len(packet)) >= at + _UDP_HEADER:
+            flow = ip.addresses + packet[at : at + 4]
+            return self.quic.judge(flow, packet[at + _UDP_HEADER : ip.end], mark, now, bound, self._choices)
+        if ip.protocol != TCP:
+            return undecided
+        if min(ip.end, len(packet)) < at + _TCP_HEADER:
+            return undecided
+        flow = ip.addresses + packet[at : at + 4]
+        text = packet[at + (packet[at + 12] >> 4) * 4 : ip.end]
+        flags = packet[at + 13]
+        sequence = int.from_bytes(packet[at + 4 : at + 8], "big")
+        if flags & _SYN:
+            sequence = (sequence + 1) % _SEQUENCES
+        if first:
+            self._forget(flow)
+            detection = detect_repeated(text)
+            if detection is not None:
+                return self._decide(flow, Known(detection, bound), 0.0, mark)
+            opening = self._open(flow, sequence, now, bound)
+        else:
+            known = self._decided.get(flow)
+            if known is not None:
+                return mark & ~OURS | self._choices.of(flow, known).mark
+            waiting = self._openings.get(flow)
+            if waiting is None:
+                return self._decide(flow, Known(_UNSEEN, bound), 0.0, mark)
+            opening = waiting
+        return self._read(flow, opening, sequence, text, flags, mark, now)
+
+    def choose_again(
+        self,
+        flow: bytes,
+        mark: int,
+        known_marks: Container[int],
+        transport: TransportProtocol = TransportProtocol.TCP,
+    ) -> int:
+        """The mark that a decided connection is to have now; ``mark`` is the one it has.
+
+        By its content, if that is still known. Else it stays in its class, if that is still one of ``known_marks``, and
+        goes to the default class if not.
+        """
+        known = self.known(flow, transport)
+        if known is not None:
+            return mark & ~OURS | self._choices.of(flow, known).mark
+        return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
+
+    def give_up_silent(self, now: float) -> None:
+        """To be called now and then by who calls :meth:`judge`: connections that say nothing more go by port."""
+        for flow in self._openings.overdue(now):
+            self._give_up(flow, now)
+        self.quic.give_up_silent(now, self._choices)
+
+    # one opening ---------------------------------------------------------------------------------------------------
+
+    def _open(self, flow: bytes, sequence: int, now: float, bound: Bound) -> _Opening:
+        opening = _Opening(FirstBytes(sequence), now, bound)
+        self._openings.add(flow, opening)
+        self._make_room(flow, now)
+        return opening
+
+    def _make_room(self, flow: bytes, now: float) -> None:
+        for other in self._openings.surplus(flow):
+            self._give_up(other, now)
+
+    def _read(
+        self, flow: bytes, opening: _Opening, sequence: int, text: bytes, flags: int, mark: int, now: float
+    ) -> int:
+        stream = opening.stream
+        before = stream.held
+        detection = stream.add(sequence, text) if text else None
+        self._openings.grew(opening, before)
+        if detection is None:
+            if flags & _FIN and not stream.has_gap:
+                detection = stream.finish(Reason.EOF)
+            elif now - opening.since > self._timeout:
+                detection = stream.finish(Reason.TIMEOUT)
+        if detection is None:
+            self._make_room(flow, now)
+            return mark & ~STATE_MASK
+        self._forget(flow)
+        return self._decide(flow, Known(detection, opening.bound), now - opening.since, mark)
+
+    def _give_up(self, flow: bytes, now: float) -> None:
+        """No room, or no patience: its next packet gets what is known of it now."""
+        opening = self._openings.pop(flow)
+        if opening is None:
+            return
+        expired = now - opening.since > self._timeout
+        detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
+        self._decide(flow, Known(detection, opening.bound), now - opening.since, 0)
+
+    def _forget(self, flow: bytes) -> None:
+        self._decided.pop(flow, None)
+        self._openings.pop(flow)
+
+    def _decide(self, flow: bytes, known: Known, seconds: float, mark: int) -> int:
+        choice = self._choices.of(flow, known)
+        if len(self._decided) >= self._max_decided:
+            # Some at once: to find the first of a dict passes over those before it that are gone.
+            for old in list(islice(self._decided, self._max_decided // _FORGOTTEN_PART + 1)):
+                del self._decided[old]
+        self._decided[flow] = known
+        self._witness.detected(known.detection, seconds)
+        self._witness.stepped_aside(flow, known, choice.class_name)
+        return mark & ~OURS | choice.mark

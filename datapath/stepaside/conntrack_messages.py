@@ -1,0 +1,149 @@
+"""The messages of ctnetlink: which TCP connections and UDP flows have a mark, and giving them another one.
+
+linux/netfilter/nfnetlink_conntrack.h. Both the dump and the update work under a mask, in the kernel: other bits of a
+connection's mark stay with their owners, also when they change at the same moment.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from tc_core.netlink.codec import ACK, DUMP, REQUEST, attribute, nested, read_attributes
+from tc_core.netlink.netfilter import message
+from traffic_policy.marks import Mark
+from traffic_policy.ports import TransportProtocol
+
+AF_INET: Final = 2
+AF_INET6: Final = 10
+"""linux/socket.h; by number, for this module does no I/O."""
+_SUBSYSTEM: Final = 1 << 8
+ENTRY: Final = _SUBSYSTEM | 0
+"""IPCTNL_MSG_CT_NEW: an entry in a dump, or the request to change one (without NLM_F_CREATE)."""
+_GET: Final = _SUBSYSTEM | 1
+
+_TUPLE_ORIG: Final = 1
+_PROTOCOL: Final = 4
+_MARK: Final = 8
+_COUNTERS_ORIG: Final = 9
+_COUNTERS_REPLY: Final = 10
+_TIMESTAMP: Final = 20
+_MARK_MASK: Final = 21
+_TUPLE_IP: Final = 1
+_TUPLE_PROTO: Final = 2
+_V4: Final = (1, 2)
+_V6: Final = (3, 4)
+"""CTA_IP_V*_SRC and CTA_IP_V*_DST."""
+_PROTO_NUM: Final = 1
+_SRC_PORT: Final = 2
+_DST_PORT: Final = 3
+_NUMBERS: Final = {TransportProtocol.TCP: b"\x06", TransportProtocol.UDP: b"\x11"}
+_TRANSPORTS: Final = {number: transport for transport, number in _NUMBERS.items()}
+_PROTOCOL_TCP: Final = 1
+"""CTA_PROTOINFO_TCP, in which CTA_PROTOINFO_TCP_STATE has the same number."""
+_COUNTED_BYTES: Final = 2
+_BEGAN: Final = 1
+_BIG: Final = struct.Struct(">I")
+_HUGE: Final = struct.Struct(">Q")
+_ENDED: Final = frozenset({7, 8})
+"""TCP_CONNTRACK_TIME_WAIT and TCP_CONNTRACK_CLOSE (linux/netfilter/nf_conntrack_tcp.h): remembered only."""
+
+
+class Entry(NamedTuple):
+    """A tracked TCP connection or UDP flow.
+
+    ``flow`` is addresses, then ports, both source first and in network byte order.
+
+    ``bytes_up`` and ``bytes_down`` count IP packets, and are None unless net.netfilter.nf_conntrack_acct was on when it
+    began. ``began`` is in nanoseconds since 1970, and None unless net.netfilter.nf_conntrack_timestamp was.
+    """
+
+    flow: bytes
+    mark: int
+    ended: bool = False
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    began: int | None = None
+    transport: TransportProtocol = TransportProtocol.TCP
+
+
+def dump(family: int, mark: Mark) -> bytes:
+    """The request for all entries of a family whose mark is ``mark`` under its mask."""
+    wanted = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
+    return message(_GET, wanted, family=family, flags=REQUEST | DUMP)
+
+
+def update(entry: Entry, mark: Mark) -> bytes:
+    """The request to write ``mark``, under its mask, into an entry that exists. ENOENT: it has ended."""
+    size = (len(entry.flow) - 4) // 2
+    source, destination = entry.flow[:size], entry.flow[size : 2 * size]
+    kinds = _V4 if size == 4 else _V6
+    identity = nested(
+        _TUPLE_ORIG,
+        nested(_TUPLE_IP, attribute(kinds[0], source), attribute(kinds[1], destination)),
+        nested(
+            _TUPLE_PROTO,
+            attribute(_PROTO_NUM, _NUMBERS[entry.transport]),
+            attribute(_SRC_PORT, entry.flow[-4:-2]),
+            attribute(_DST_PORT, entry.flow[-2:]),
+        ),
+    )
+    changed = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
+    family = AF_INET if size == 4 else AF_INET6
+    return message(ENTRY, identity + changed, family=family, flags=REQUEST | ACK)
+
+
+def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
+    """The entry in a message's attributes; None for what is neither TCP nor UDP."""
+    flow: tuple[bytes, TransportProtocol] | None = None
+    mark = 0
+    ended = False
+    numbers: dict[int, int | None] = {}
+    for kind, at, stop in read_attributes(data, start, end):
+        if kind == _TUPLE_ORIG:
+            flow = _flow(data, at, stop)
+        elif kind == _MARK:
+            (mark,) = _BIG.unpack_from(data, at)
+        elif kind == _PROTOCOL:
+            ended = _has_ended(data, at, stop)
+        elif kind in (_COUNTERS_ORIG, _COUNTERS_REPLY):
+            numbers[kind] = _number(data, at, stop, _COUNTED_BYTES)
+        elif kind == _TIMESTAMP:
+            numbers[kind] = _number(data, at, stop, _BEGAN)
+    if flow is None:
+        return None
+    up, down, began = (numbers.get(kind) for kind in (_COUNTERS_ORIG, _COUNTERS_REPLY, _TIMESTAMP))
+    return Entry(flow[0], mark, ended, up, down, began, flow[1])
+
+
+def _has_ended(data: bytes | bytearray, start: int, end: int) -> bool:
+    return any(
+        kind == inner == _PROTOCOL_TCP and data[a] in _ENDED
+        for kind, at, stop in read_attributes(data, start, end)
+        for inner, a, b in read_attributes(data, at, stop)
+        if b > a
+    )
+
+
+def _number(data: bytes | bytearray, start: int, end: int, wanted: int) -> int | None:
+    """The 64-bit number of the kind ``wanted`` in a nested attribute."""
+    for kind, at, stop in read_attributes(data, start, end):
+        if kind == wanted and stop - at == _HUGE.size:
+            return int(_HUGE.unpack_from(data, at)[0])
+    return None
+
+
+def _flow(data: bytes | bytearray, start: int, end: int) -> tuple[bytes, TransportProtocol] | None:
+    addresses: dict[int, bytes] = {}
+    ports: dict[int, bytes] = {}
+    for kind, at, stop in read_attributes(data, start, end):
+        if kind in (_TUPLE_IP, _TUPLE_PROTO):
+            found = addresses if kind == _TUPLE_IP else ports
+            found.update((inner, bytes(data[a:b])) for inner, a, b in read_attributes(data, at, stop))
+    transport = _TRANSPORTS.get(ports.get(_PROTO_NUM, b""))
+    if transport is None:
+        return None
+    parts = [addresses.get(kind, b"") for kind in (_V4 if _V4[0] in addresses else _V6)]
+    parts += [ports.get(_SRC_PORT, b""), ports.get(_DST_PORT, b"")]
+    flow = b"".join(parts)
+    return (flow, transport) if len(flow) in (12, 36) else None

@@ -1,0 +1,64 @@
+"""What `podlane check` says about stepping aside: whether all of it works here, found out by doing it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from datapath.errors import RulesetError
+from datapath.kinds import Datapath
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, Way, has_net_admin
+from datapath.netfilter.features import Check
+from datapath.netfilter.parse import Installed
+from datapath.netfilter.rules import Family, FamilyRules
+from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from datapath.netfilter.select import detect_backend
+from datapath.stepaside import conntrack
+from datapath.stepaside.marks import DECIDED
+from datapath.stepaside.queue import Queue
+from tc_core.probe.scratch import in_scratch_namespace
+from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import Match, TrafficClass, TrafficPolicy
+from traffic_policy.units import Rate
+
+_NAME: Final = "step-aside"
+_INSTEAD: Final = "Without it, `--datapath relay` does the same, but for QUIC, which then goes by port."
+_MODULES: Final = f"Load the modules on the node: modprobe -a xt_NFQUEUE xt_bpf xt_connmark. {_INSTEAD}"
+_SETTINGS: Final = CaptureSettings(datapath=Datapath.STEP_ASIDE)
+
+
+def probe(way: Way = Way.AUTO) -> Check:
+    """Try rules, queue and conntrack's marks in a scratch namespace. Never raises.
+
+    Where no namespace may be made, the rules are rehearsed in place and the marks looked at.
+    """
+    if not has_net_admin():
+        return Check(_NAME, False, "not tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)
+    try:
+        backend = detect_backend(way)
+        try:
+            in_scratch_namespace(lambda: _use(backend))
+        except PermissionError:
+            backend.rehearse(_sample())
+            conntrack.entries(DECIDED)
+            return Check(_NAME, True, "looks right, but the queue was not tried: that takes CAP_SYS_ADMIN")
+    except RulesetError as error:
+        return Check(_NAME, False, str(error), _MODULES)
+    except PodlaneError as error:
+        return Check(_NAME, False, str(error), _INSTEAD)
+    except OSError as error:
+        return Check(_NAME, False, error.strerror or str(error), _INSTEAD)
+    return Check(_NAME, True, "works")
+
+
+def _use(backend: Backend) -> None:
+    backend.apply(_sample(), Installed())
+    Queue(_SETTINGS.outbound_port).close()
+    conntrack.entries(DECIDED)
+
+
+def _sample() -> FamilyRules:
+    """IPv4 rules with every match and target that this datapath adds."""
+    named = TrafficClass(name="sample", rate=Rate(8_000), priority=0, match=(Match(sni=("example.com",)),))
+    policy = TrafficPolicy(total=Rate(1_000_000), classes=(named,))
+    return build_ruleset(policy, ClassIds.assign(["sample"]), _SETTINGS).of(Family.V4)

@@ -1,0 +1,122 @@
+"""The edge to NFQUEUE: a netlink socket that packets come in by and verdicts go out by."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from datapath.errors import PrivilegeError, QueueError
+from datapath.stepaside.queue_messages import MAX_MESSAGE, QueuedPacket, Verdicts, bind, read_packets, unbind, wake
+from tc_core.netlink.codec import NLMSG_ERROR, error_of, read_messages
+from tc_core.netlink.socket import NETFILTER
+from traffic_policy.errors import PodlaneError
+
+_SOL_NETLINK: Final = 270
+_NETLINK_NO_ENOBUFS: Final = 5
+_SO_RCVBUFFORCE: Final = 33
+"""linux/netlink.h and asm-generic/socket.h; the socket module has no names for them."""
+MAX_PACKETS: Final = 4096
+"""Packets that may wait for a verdict; more pass unseen."""
+_RECEIVE_BUFFER: Final = 8 << 20
+"""Bytes of packets, with the kernel's overhead, that may wait to be read; more pass unseen."""
+_ANSWER_PATIENCE: Final = 5.0
+"""Seconds for the kernel's answer to a request; it comes at once."""
+
+
+class Queue:
+    """One queue of this network namespace.
+
+    For a thread that does nothing else: :meth:`receive` blocks. :meth:`wake` is for other threads.
+    """
+
+    def __init__(self, number: int, *, max_packets: int = MAX_PACKETS) -> None:
+        """Take the queue. Raises :class:`QueueError` or :class:`PrivilegeError` with the remedy."""
+        self.number = number
+        self._max_packets = max_packets
+        self._verdicts = Verdicts(number)
+        self._buffer = bytearray(MAX_MESSAGE)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
+        except OSError as error:
+            raise _explain(number, error.errno or 0) from None
+        with ExitStack() as undo:
+            undo.callback(self._socket.close)
+            self._set_up()
+            undo.pop_all()
+
+    def receive(self, flags: int = 0) -> list[QueuedPacket]:
+        """Wait for a message and give the packets in it: none if it was :meth:`wake` that ended the wait.
+
+        Raises BlockingIOError when ``flags`` are MSG_DONTWAIT and nothing waits.
+        """
+        # Answers to verdicts come only when one was wrong: for a packet that is gone (its interface was removed).
+        return read_packets(self._buffer, self._socket.recv_into(self._buffer, 0, flags))
+
+    def accept(self, packet: QueuedPacket, mark: int) -> None:
+        """Let a packet go on with this mark. Its way out is walked in this call."""
+        ticket = packet.ticket
+        same = mark == packet.mark
+        self._socket.send(self._verdicts.accept(ticket) if same else self._verdicts.accept_marked(ticket, mark))
+
+    def wake(self) -> None:
+        """Make a :meth:`receive` that waits in another thread return."""
+        self._socket.send(wake(self.number))
+
+    def close(self) -> None:
+        """Give the queue back. Packets that still wait are let go unseen first."""
+        try:
+            with suppress(BlockingIOError):
+                while True:
+                    for packet in self.receive(socket.MSG_DONTWAIT):
+                        self.accept(packet, packet.mark)
+            self._socket.send(unbind(self.number, sequence=0))
+        except OSError:
+            pass  # closing the socket gives the queue back as well
+        finally:
+            self._socket.close()
+
+    def _set_up(self) -> None:
+        sock = self._socket
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        except PermissionError:  # CAP_NET_ADMIN of another user namespace: what net.core.rmem_max allows
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        # A full buffer makes packets pass unseen (fail-open); an error to read would say nothing more.
+        sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+        sock.settimeout(_ANSWER_PATIENCE)
+        try:
+            sock.bind((0, 0))
+            for sequence, request in enumerate(bind(self.number, max_packets=self._max_packets, sequence=1), 1):
+                sock.send(request)
+                self._await_answer(sequence)
+        except OSError as error:
+            raise _explain(self.number, error.errno or 0) from None
+        sock.settimeout(None)
+
+    def _await_answer(self, sequence: int) -> None:
+        """Wait for the acknowledgement; packets may come before it. Raises OSError."""
+        while True:
+            size = self._socket.recv_into(self._buffer)
+            for packet in read_packets(self._buffer, size):
+                self.accept(packet, packet.mark)
+            for message in read_messages(self._buffer, size):
+                if message.kind == NLMSG_ERROR and message.sequence == sequence:
+                    number = error_of(self._buffer, message)
+                    if number:
+                        raise OSError(number, os.strerror(number))
+                    return
+
+
+def _explain(queue: int, number: int) -> PodlaneError:
+    what = f"NFQUEUE {queue} cannot be used: {os.strerror(number)}."
+    if number == errno.EPERM:
+        # The kernel says the same when another socket has the queue.
+        return PrivilegeError(f"{what} It takes CAP_NET_ADMIN, and no other program may have that queue.")
+    if number == errno.EBUSY:
+        return QueueError(f"{what} Another program has it: choose another number with --outbound-port.")
+    if number in (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):
+        return QueueError(f"{what} Load the module on the node: modprobe nfnetlink_queue; or use --datapath relay.")
+    return QueueError(f"{what} `podlane check` tells what this kernel can do; --datapath relay needs no queue.")

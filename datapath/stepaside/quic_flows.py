@@ -1,0 +1,199 @@
+"""QUIC's flows: from the first datagrams of a UDP flow to its class. Pure; the classifier's part for UDP.
+
+The kernel shows the datagrams of a flow until it is decided, and after that only those with which a client begins a
+connection (:mod:`datapath.netfilter.quic`). So there are three tables' worth to know:
+
+* **opening**: the hello is not whole yet: it takes several datagrams, or the client must try again with another version
+  or a token. Left by an answer, by a datagram that clients send only after their hello, when the detection timeout has
+  gone by (noticed at the next datagram), when there is no room, or when no more datagrams come.
+* **decided**: what a flow's newest connection said, and which Initial it began with. A flow that was silent for longer
+  than the kernel remembers it comes as a new one, in the middle of its connection, where nothing can be read: it gets
+  the class it had. There is no time limit: whatever else the same addresses and ports are used for later begins with an
+  Initial, or with the same right to a guess. The flows that were needed longest ago are forgotten first.
+* What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port, unless the kernel has it as
+  decided, by a classifier before this one: so it stays until a connection begins on it that can be read.
+
+A flow gets into conntrack's table when its first packet leaves, and that waits for us. So all that is sent meanwhile
+comes as a flow's first as well, and a mark that one of these is given is lost.
+
+Nothing is held back, and nothing raises, whatever a datagram holds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.protocols.quic_initial import QuicInitialReader, detection_of
+from datapath.protocols.quic_packets import PacketName, begins_with, is_short
+from datapath.stepaside.class_cache import Choices, Known, Witness
+from datapath.stepaside.marks import DECIDED, FIRST, OURS
+from datapath.stepaside.pending_flows import PATIENCE_S, Openings
+from traffic_policy.marks import STATE_MASK
+from traffic_policy.policy import Bound, TransportProtocol
+
+MAX_OPENINGS: Final = 1024
+"""Flows whose hello is awaited at once."""
+MAX_HELD: Final = 8 << 20
+"""Bytes of keys and hellos held for them in all."""
+MAX_DECIDED: Final = 16384
+"""Flows whose newest connection is remembered."""
+
+_UNSEEN: Final = Detection(Protocol.OPAQUE, Reason.MISSED)
+
+
+class _Opening(NamedTuple):
+    reader: QuicInitialReader
+    begun: PacketName | None
+    since: float
+    bound: Bound
+    kept: bool
+    """The flow has a class in the kernel, and stays in it if this comes to nothing."""
+
+    @property
+    def held(self) -> int:
+        return self.reader.held
+
+
+class _Decided(NamedTuple):
+    known: Known
+    begun: PacketName | None
+
+
+class QuicFlows:
+    """Judges datagrams. For the thread that calls :meth:`judge`; :meth:`known` is for others, too."""
+
+    def __init__(
+        self,
+        witness: Witness,
+        *,
+        detection_timeout: float,
+        max_openings: int = MAX_OPENINGS,
+        max_held: int = MAX_HELD,
+        max_decided: int = MAX_DECIDED,
+    ) -> None:
+        """``detection_timeout`` in seconds, from a connection's first datagram."""
+        self._witness = witness
+        self._timeout = detection_timeout
+        self._max_decided = max_decided
+        longest = detection_timeout + PATIENCE_S
+        self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
+        self._decided: OrderedDict[bytes, _Decided] = OrderedDict()  # the last are those that were needed last
+        self.moved: list[tuple[bytes, int]] = []
+        """Flows and marks for the caller to write down and clear: the kernel does not save these by itself."""
+
+    @property
+    def undecided(self) -> int:
+        """Flows whose hello is not whole yet."""
+        return len(self._openings)
+
+    @property
+    def held(self) -> int:
+        """Bytes held for them."""
+        return self._openings.held
+
+    @property
+    def remembered(self) -> int:
+        """Flows whose newest connection is still known."""
+        return len(self._decided)
+
+    def known(self, flow: bytes) -> Known | None:
+        """What a decided flow's newest connection said, if that is still remembered."""
+        decided = self._decided.get(flow)
+        return None if decided is None else decided.known
+
+    def judge(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
+        """The mark that a packet is to go on with. ``flow``: addresses and ports as it has them; ``now`` in seconds."""
+        opening = self._openings.get(flow)
+        expired = opening is not None and now - opening.since > self._timeout
+        if expired and mark & STATE_MASK:  # of a flow that the kernel has forgotten, or that is decided: it stays so
+            self._openings.pop(flow)
+            opening = None
+        if opening is None:
+            return self._begin(flow, datagram, mark, now, bound, choices)
+        if is_short(datagram):
+            detection: Detection | None = Detection(Protocol.QUIC, Reason.MISSED)
+        else:
+            before = opening.held
+            detection = detection_of(opening.reader.feed(datagram))
+            self._openings.grew(opening, before)
+            if detection is None and expired:
+                detection = Detection(Protocol.QUIC, Reason.TIMEOUT)
+        if detection is None:
+            self._make_room(flow, now, choices)
+            return _undecided(mark)
+        self._openings.pop(flow)
+        decided = self._decide(flow, opening, detection, now, mark, choices)
+        if mark & STATE_MASK != DECIDED.value:
+            self.moved.append((flow, decided))  # what is saved for this packet may be lost: see above
+        return decided
+
+    def give_up_silent(self, now: float, choices: Choices) -> None:
+        """To be called now and then: flows that say nothing more go by port."""
+        for flow in self._openings.overdue(now):
+            self._give_up(flow, now, choices)
+
+    def _begin(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
+        """A datagram of a flow from which nothing is awaited."""
+        begun = begins_with(datagram)
+        decided = self._decided.get(flow)
+        kept = mark & STATE_MASK == DECIDED.value
+        opening = _Opening(QuicInitialReader(), begun, now, bound, kept)
+        if decided is not None and (begun is None or begun == decided.begun):
+            return self._as_before(flow, decided, mark, choices)
+        if begun is None and mark & STATE_MASK != FIRST.value:
+            return mark if kept else self._decide(flow, opening, _UNSEEN, now, mark, choices)
+        detection = detection_of(opening.reader.feed(datagram))
+        if decided is not None and not opening.reader.opened:
+            # A later Initial of the connection that is known: it has the id that the server chose, which makes no keys.
+            return self._as_before(flow, decided, mark, choices)
+        if kept and not opening.reader.opened:
+            return mark
+        if detection is not None:
+            return self._decide(flow, opening, detection, now, mark, choices)
+        self._openings.add(flow, opening)
+        self._make_room(flow, now, choices)
+        return _undecided(mark)
+
+    def _as_before(self, flow: bytes, decided: _Decided, mark: int, choices: Choices) -> int:
+        self._decided.move_to_end(flow)
+        return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
+
+    def _make_room(self, flow: bytes, now: float, choices: Choices) -> None:
+        for other in self._openings.surplus(flow):
+            self._give_up(other, now, choices)
+
+    def _give_up(self, flow: bytes, now: float, choices: Choices) -> None:
+        """No room, or no patience: its next datagram gets what is known of it now."""
+        opening = self._openings.pop(flow)
+        if opening is None or opening.kept:
+            return
+        expired = now - opening.since > self._timeout
+        reason = Reason.TIMEOUT if expired else Reason.LIMIT
+        self._decide(flow, opening, Detection(Protocol.QUIC, reason), now, 0, choices)
+
+    def _decide(
+        self, flow: bytes, opening: _Opening, detection: Detection, now: float, mark: int, choices: Choices
+    ) -> int:
+        known = Known(detection, opening.bound, TransportProtocol.UDP)
+        choice = choices.of(flow, known)
+        before = self._decided.get(flow)
+        if before is None and len(self._decided) >= self._max_decided:
+            self._decided.popitem(last=False)
+        self._decided[flow] = _Decided(known, opening.begun)
+        self._decided.move_to_end(flow)
+        if before is None or before.known != known:  # else it is the same hello again, behind a Retry
+            self._witness.detected(detection, now - opening.since)
+            self._witness.stepped_aside(flow, known, choice.class_name)
+        return self._moved(flow, mark, mark & ~OURS | choice.mark)
+
+    def _moved(self, flow: bytes, before: int, mark: int) -> int:
+        if before & STATE_MASK == DECIDED.value and before != mark:
+            self.moved.append((flow, mark))
+        return mark
+
+
+def _undecided(mark: int) -> int:
+    """The mark as it is, without the state that says how the packet came here; decided flows keep their class."""
+    return mark if mark & STATE_MASK == DECIDED.value else mark & ~STATE_MASK

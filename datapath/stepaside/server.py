@@ -1,0 +1,257 @@
+"""The step-aside datapath as a service: packets from the queue to the classifier, verdicts back, until told to stop.
+
+It has the life of :class:`sidecar.proxy.server.ProxyServer`, with one difference: no connection depends on it. When it
+goes, by drain or by a crash, what was decided stays decided in the kernel, and what was not goes by port; nothing is
+cut.
+
+Packets are judged in a thread of their own, which waits in recv(2) itself. To wake a trio task for each new connection
+would cost more than all the rest (measured: see docs/explanation/datapaths.md), and the packet waits for it. The
+thread and trio's share the classifier, whose calls for either are made for that, and the witness.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import partial
+from time import monotonic, time_ns
+from typing import Final
+
+import trio
+
+from daemon.log import Logger
+from datapath.connection_list import LiveConnection, Order, Shown, first_shown
+from datapath.errors import ConntrackError, PrivilegeError
+from datapath.routing.cached import Routing
+from datapath.stepaside import conntrack
+from datapath.stepaside.class_cache import Known, Witness, addresses, ends, known_marks
+from datapath.stepaside.classifier import Classifier
+from datapath.stepaside.conntrack_messages import Entry
+from datapath.stepaside.marks import DECIDED, OPEN, OURS
+from datapath.stepaside.queue import Queue
+from sidecar.app.memory_trim import Level, give_back
+from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggedWitness
+from traffic_policy.marks import STATE_MASK, Mark, class_id_of
+from traffic_policy.policy import Bound, TransportProtocol
+from traffic_policy.units import Duration
+
+log = Logger()
+
+_SWITCH_S: Final = 0.0005
+"""How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
+_TIDY_S: Final = 10.0
+"""Seconds between two looks for connections that say nothing more, where no supervisor asks for signs of life."""
+_REROUTED: Final = 64
+"""Connections that are chosen for again at once: packets wait for that."""
+
+
+class StepAside:
+    """Judges the packets of one queue until cancelled or drained."""
+
+    def __init__(
+        self,
+        queue: int,
+        routing: Routing,
+        witness: Witness,
+        *,
+        detection_timeout: Duration,
+        access_log: AccessLogSettings | None = None,
+    ) -> None:
+        """``queue`` is the number that the rules name. Raises ConfigError when the access log cannot be written."""
+        self._number = queue
+        told: Witness = _Log(witness) if log.is_enabled_for("debug") else witness
+        self._access_log = None if access_log is None else AccessLog(access_log, witness.lost_lines)
+        if self._access_log is not None:
+            told = LoggedWitness(told, self._access_log)
+        self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
+        self._life = trio.CancelScope()
+        self._stopping = False
+        self._judging = threading.Lock()
+        self._queue: Queue | None = None
+        self._turned = True
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in force; :meth:`follow` brings another."""
+        return self._classifier.routing
+
+    @property
+    def active(self) -> int:
+        """Connections that need this service, which none does: 0."""
+        return 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled. Started when the queue is ours.
+
+        Raises :class:`~sidecar.errors.QueueError`, :class:`~sidecar.errors.PrivilegeError`.
+        """
+        queue = self._queue = Queue(self._number)
+        patience = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                # Shielded by nature: a thread is not cancelled, it is told to stop.
+                nursery.start_soon(
+                    partial(trio.to_thread.run_sync, self._judge, queue, limiter=trio.CapacityLimiter(1))
+                )
+                try:
+                    with self._life:
+                        while True:
+                            await trio.sleep(_TIDY_S)
+                            queue.wake()  # what is silent is given up also where no packet comes
+                finally:
+                    self._stopping = True
+                    queue.wake()
+        finally:
+            sys.setswitchinterval(patience)
+            self._queue = None
+            queue.close()
+            if self._access_log is not None:
+                self._access_log.close()
+
+    def turned(self) -> bool | None:
+        """Whether the thread that judges has come round since the last call; makes it come round once more.
+
+        None: it was told to end, or has.
+        """
+        if self._queue is None or self._stopping:
+            return None
+        turned, self._turned = self._turned, False
+        self._queue.wake()
+        return turned
+
+    async def drain(self, grace: Duration) -> int:  # noqa: ARG002  # the life of a proxy; here nothing has to end
+        """Stop. Connections go on by themselves, so there is nothing to wait for and nothing to cut: gives 0."""
+        self._life.cancel()
+        return 0
+
+    async def follow(self, routing: Routing) -> None:
+        """Put a routing in force for what is decided from now on; :meth:`reroute` is for the rest."""
+        with self._judging:  # what was judged by the old one is in conntrack's table when this returns
+            self._classifier.routing = routing
+
+    async def reroute(self) -> int:
+        """Choose anew for connections that are alive and decided; gives how many changed their class.
+
+        By their content if it is still known, else they keep their class while it exists, and go to the default class
+        when not. Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+        """
+        found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        changed = 0
+        for at in range(0, len(found), _REROUTED):
+            changed += await trio.to_thread.run_sync(self._reroute, found[at : at + _REROUTED])
+        return changed
+
+    def _reroute(self, found: list[Entry]) -> int:
+        changes: list[tuple[Entry, Mark]] = []
+        with self._judging:  # what is judged between choosing and writing would get its older mark back
+            marks = known_marks(self.routing)
+            for entry in found:
+                mark = self._classifier.choose_again(entry.flow, entry.mark, marks, entry.transport)
+                if mark != entry.mark:
+                    changes.append((entry, Mark(mark & OURS, OURS)))
+            return conntrack.change(changes) if changes else 0
+
+    async def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive that were decided, by conntrack's table, and ``limit`` of them.
+
+        Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+        """
+        found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        now = time_ns()
+        alive = [self._told(entry, now) for entry in found if not entry.ended]
+        return Shown(len(alive), first_shown(alive, limit, order))
+
+    def _told(self, entry: Entry, now: int) -> LiveConnection:
+        client, destination = addresses(entry.flow)
+        known = self._classifier.known(entry.flow, entry.transport)
+        detection, bound = (None, None) if known is None else (known.detection, known.bound)
+        return LiveConnection(
+            self.routing.ids.name_of(class_id_of(entry.mark)),
+            client,
+            destination,
+            bound and bound.value,
+            detection and (detection.sni or detection.host),
+            detection and detection.protocol.value,
+            "stepped-aside",
+            None if entry.began is None else (now - entry.began) / 1e9,
+            entry.bytes_up,
+            entry.bytes_down,
+        )
+
+    def _judge(self, queue: Queue) -> None:
+        classifier = self._classifier
+        level = Level()
+        while not self._stopping:
+            self._turned = True
+            packets = queue.receive()
+            if not packets:
+                with self._judging:
+                    try:
+                        classifier.give_up_silent(monotonic())
+                    except Exception:  # as below; the rest have their turn when it is woken next
+                        log.exception("a mistake in giving up connections that say nothing more")
+                if level.has_fallen(*classifier.awaited):
+                    give_back()  # packets that come meanwhile wait in the queue
+            for packet in packets:
+                bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
+                with self._judging:
+                    try:
+                        mark = classifier.judge(packet.data, packet.mark, monotonic(), bound)
+                    except Exception:  # one connection's fault must not end all others; it goes by port
+                        log.exception("a mistake in judging a packet")
+                        mark = packet.mark & ~STATE_MASK
+                    if classifier.quic.moved:
+                        _write_down(classifier.quic.moved)
+                    queue.accept(packet, mark)
+
+
+def _write_down(moved: list[tuple[bytes, int]]) -> None:
+    """Give UDP flows that were decided before the mark of their newest connection. It is not worth a packet's wait."""
+    changes = [(Entry(flow, mark, transport=TransportProtocol.UDP), Mark(mark & OURS, OURS)) for flow, mark in moved]
+    moved.clear()
+    try:
+        conntrack.change(changes)
+    except (ConntrackError, PrivilegeError) as error:
+        log.warning("a flow stays in the class of its connection before", error=str(error))
+
+
+class _Log:
+    """Writes a line for each connection, and tells the other witness."""
+
+    def __init__(self, witness: Witness) -> None:
+        self.detected = witness.detected
+        self.lost_lines = witness.lost_lines
+        self._witness = witness
+
+    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+        """The class is chosen."""
+        self._witness.stepped_aside(flow, known, class_name)
+        detection = known.detection
+        client, destination = ends(flow, known)
+        log.debug(
+            "stepped aside",
+            client=client,
+            destination=str(destination),
+            transport=known.transport.value,
+            bound=known.bound.value,
+            class_name=class_name,
+            protocol=detection.protocol.value,
+            reason=detection.reason.value,
+            sni=detection.sni,
+            host=detection.host,
+        )
+
+
+def forget_marks(*transports: TransportProtocol) -> int:
+    """Clear our bits in the marks of tracked connections, of all or of these ``transports``; how many had some.
+
+    Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+    """
+    clean = Mark(0, OURS)
+
+    def cleaned(entry: Entry) -> Mark | None:
+        return clean if not transports or entry.transport in transports else None
+
+    return sum(conntrack.rewrite(mark, cleaned) for mark in (DECIDED, OPEN))

@@ -1,0 +1,67 @@
+"""HTTP as the injector serves it: where it listens, within which bounds, and how it refuses.
+
+Errors go out as Kubernetes writes them (``Status`` objects), since the API server passes their message on to the user
+who creates the Pod.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from http import HTTPStatus
+from typing import Final
+
+import trio
+
+from daemon.http import JSON, Response
+from daemon.http_connection import Limits
+from injector.errors import ListenError
+
+_AFTER_DEADLINE: Final = 5.0
+"""Seconds that the server gives a webhook on top of its own time limit, which ends it first."""
+
+HEALTH_LIMITS: Final = Limits(connections=64, per_peer=32, respond=10.0)
+"""Of the port of metrics and health: kubelets and Prometheus have a connection or two each."""
+
+
+def webhook_limits(deadline: float) -> Limits:
+    """Bounds of the webhooks' port. ``deadline``: seconds for the longest answer.
+
+    An API server has 200 changing requests in flight at most by default (``--max-mutating-requests-inflight``), and a
+    connection for each; two may come from one address.
+    """
+    return Limits(connections=1000, per_peer=400, respond=deadline + _AFTER_DEADLINE, body=deadline)
+
+
+async def open_listeners(address: str, port: int, setting: str) -> list[trio.SocketListener]:
+    """Listen on an address, all of them when it is empty. Raises :class:`ListenError` naming the setting."""
+    try:
+        return await trio.open_tcp_listeners(port, host=address or None)
+    except OSError as error:
+        place = f"port {port}" if not address else f"{address} port {port}"
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(f"{place} is taken. Choose another with --{setting}.") from None
+        raise ListenError(
+            f"The server cannot listen on {place}: {error.strerror or error}. Choose another with --{setting}, "
+            "or an address of this machine with --address."
+        ) from None
+
+
+def compact(document: object) -> Response:
+    """A document for programs."""
+    # ASCII: a lone surrogate, which JSON can escape and UTF-8 cannot hold, goes through.
+    return Response(200, JSON, json.dumps(document, separators=(",", ":")).encode("ascii"))
+
+
+def failure(status: int, message: str) -> Response:
+    """A Status object (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/)."""
+    document = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": HTTPStatus(status).phrase.replace(" ", ""),
+        "code": status,
+    }
+    return Response(status, JSON, json.dumps(document).encode("ascii") + b"\n")

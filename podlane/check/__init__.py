@@ -1,0 +1,1 @@
+"""``podlane check``: what this kernel and these privileges allow."""

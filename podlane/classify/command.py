@@ -1,0 +1,199 @@
+"""``podlane classify``: what a policy would do to the traffic in a capture file. Needs no root."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from podlane.console import console, failing_clearly, say, signalled
+from podlane.options import mesh_option
+from traffic_policy.errors import UnitError
+from traffic_policy.units import ByteCount, Duration
+
+if TYPE_CHECKING:
+    from podlane.classify.files import CaptureFile
+    from podlane.classify.flow import Seen
+    from podlane.classify.flows import FlowTable
+    from podlane.classify.totals import Totals
+    from podlane.classify.verdicts import Verdict
+
+_PROGRESS_EVERY: Final = 4096
+"""Packets between two looks at the progress bar: some hundredths of a second."""
+_NARROW: Final = 100
+"""Columns where nobody says how many there are."""
+
+
+def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> Duration:
+    try:
+        return Duration.parse(value)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  podlane classify --policy policy.yaml capture.pcap
+  podlane classify --policy policy.yaml --summary capture.pcapng.gz
+  podlane classify --policy policy.yaml --json capture.pcap | jq 'select(.class == "default")'
+  podlane classify --policy policy.yaml --mesh istio capture.pcap
+  sudo tcpdump -i eth0 -w - | podlane classify --policy policy.yaml -
+
+\b
+Every flow is judged as if its client ran under the policy. docs/how-to/classify.md has the keys of
+the JSON objects and says how the client is told from the server.
+
+Exit codes: 0 classified (also when the capture is cut off; standard error says so), 1 the capture cannot
+be read, 2 the policy or an option cannot be used, 130 classified up to Ctrl-C.
+"""
+)
+@click.option("--policy", "policy_file", required=True, metavar="FILE", help="Policy file (YAML or JSON).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per flow and line; with --summary per class.")
+@click.option("--summary", is_flag=True, help="Traffic per class and a bar chart, instead of the flows.")
+@click.option(
+    "--detection-timeout",
+    callback=_duration,
+    default="1s",
+    show_default=True,
+    metavar="TIME",
+    help="How long the proxy would wait for a client's first bytes.",
+)
+@mesh_option("The mesh in whose Pod CAPTURE was taken, behind its proxy.  [default: none]")
+@click.argument("capture")
+def classify(
+    policy_file: str, as_json: bool, summary: bool, detection_timeout: Duration, mesh: str | None, capture: str
+) -> None:
+    """Say which class each flow of CAPTURE would be in, and why.
+
+    CAPTURE is a pcap or pcapng file, gzipped or not; - is standard input. The first bytes of each connection are read
+    by the proxy's own detection and routing, so the verdict is the one that live traffic would get.
+    """
+    with failing_clearly():
+        from datapath.mesh.types import USUAL, Mesh
+        from podlane.classify.files import CaptureFile
+        from podlane.classify.flow import Flow
+        from podlane.classify.flows import FlowTable
+        from podlane.classify.totals import Totals
+        from podlane.classify.verdicts import Judge
+        from sidecar.config.loader import load_sidecar_policy
+
+        policy = load_sidecar_policy(policy_file)
+        proxy = USUAL.get(Mesh(mesh or Mesh.NONE))
+        judge = Judge(policy, detection_timeout=detection_timeout.nanoseconds / 1e9, mesh=proxy)
+        totals = Totals(policy)
+
+        def give(flow: Flow) -> None:
+            verdict = judge.verdict(flow)
+            totals.add(verdict)
+            if not summary:
+                click.echo(json.dumps(verdict.document()) if as_json else _line(verdict))
+
+        table = FlowTable(give)
+        with CaptureFile(capture) as file:
+            seconds, interrupted = _read(file, table)
+        if summary:
+            _print_summary(totals, as_json=as_json)
+        _print_notes(file, table.seen, totals, seconds)
+        if interrupted:
+            sys.exit(signalled(signal.SIGINT))
+
+
+def _read(file: CaptureFile, table: FlowTable) -> tuple[float, bool]:
+    """Put the capture through the table: how many seconds that took, and whether Ctrl-C ended it.
+
+    What was read until then is classified: Ctrl-C is how one ends ``tcpdump | podlane classify``.
+    """
+    add = table.add
+    interrupted = False
+    started = time.perf_counter()
+    with _progress(file) as advance:
+        try:
+            for number, (link_type, data, wire_bytes, when) in enumerate(file):
+                add(link_type, data, wire_bytes, when)
+                if not number % _PROGRESS_EVERY:
+                    advance()
+        except KeyboardInterrupt:
+            interrupted = True
+        table.finish()
+    return time.perf_counter() - started, interrupted
+
+
+class _Bar:
+    """Moves a progress bar to where reading has come."""
+
+    def __init__(self, file: CaptureFile) -> None:
+        from rich import progress
+
+        self._file = file
+        self.live = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(binary_units=True),
+            progress.TimeRemainingColumn(),
+            console=console(error=True),
+            transient=True,
+        )
+        self._task = self.live.add_task(f"reading {file.name}", total=file.size)
+
+    def __call__(self) -> None:
+        self.live.update(self._task, completed=self._file.position)
+
+
+@contextmanager
+def _progress(file: CaptureFile) -> Iterator[_Bar | _NoBar]:
+    """A progress bar, if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    bar = _Bar(file)
+    with bar.live:
+        yield bar
+
+
+class _NoBar:
+    def __call__(self) -> None:
+        """Nothing to move."""
+
+
+def _line(verdict: Verdict) -> str:
+    """A flow for people: names before numbers, the reason last since it is the longest."""
+    name = verdict.sni or verdict.host or "–"
+    client, server = _end(verdict.src, verdict.sport), _end(verdict.dst, verdict.dport)
+    sent, received = ByteCount(verdict.bytes_up).human, ByteCount(verdict.bytes_down).human
+    kind = verdict.protocol if verdict.detected == "unknown" else f"{verdict.protocol} {verdict.detected}"
+    head = click.style(f"{verdict.class_name:<12}", bold=True)
+    return f"{head} {kind:<9} {name:<28} {client} > {server}  {sent} > < {received}  {verdict.why}"
+
+
+def _end(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _print_summary(totals: Totals, *, as_json: bool) -> None:
+    from podlane.classify.totals import chart
+
+    if as_json:
+        for each in totals.classes:
+            click.echo(json.dumps(each.document()))
+        return
+    width = shutil.get_terminal_size((_NARROW, 0)).columns
+    for index, line in enumerate(chart(totals.classes, width)):
+        click.echo(click.style(line, bold=True) if index == 0 else line)
+
+
+def _print_notes(file: CaptureFile, seen: Seen, totals: Totals, seconds: float) -> None:
+    """On standard error: what was not as it should be, and how fast it went."""
+    from podlane.classify.notes import notes
+
+    for note in notes(file.name, file.damage, seen):
+        say(note)
+    rate = f"{seen.packets / seconds:,.0f} packets/s" if seconds else "at once"
+    say(f"{seen.packets:,} packets ({ByteCount(seen.bytes).human}), {totals.flows:,} flows in {seconds:.1f} s: {rate}")

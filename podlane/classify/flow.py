@@ -1,0 +1,139 @@
+"""What is kept of a flow, and of everything that is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from datapath.protocols.detect import Detection
+from datapath.protocols.quic_initial import QuicInitialReader
+from datapath.protocols.streams import FirstBytes
+
+_AFRESH: Final = 16
+"""Segments at which the detector may start anew in a direction that the capture shows from its middle on."""
+_QUIC_LOOKS: Final = 8
+"""Datagrams of a UDP flow in which QUIC is looked for: the long headers come first."""
+_WELL_KNOWN: Final = 1024
+
+
+class Half:
+    """One direction of a flow."""
+
+    __slots__ = ("afresh", "bytes", "finished", "flow", "initials", "isn", "packets", "stream")
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.packets = 0
+        self.bytes = 0
+        """On the wire, with all headers."""
+        self.stream: FirstBytes | None = None
+        self.initials: QuicInitialReader | None = None
+        self.isn: int | None = None
+        self.finished = False
+        self.afresh = _AFRESH
+
+    @property
+    def other(self) -> Half:
+        """The opposite direction."""
+        first, second = self.flow.halves
+        return second if self is first else first
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory because something may still be learnt from them."""
+        of_stream = 0 if self.stream is None else self.stream.held
+        return of_stream if self.initials is None else of_stream + self.initials.held
+
+
+class Flow:
+    """A connection, or what went between two UDP ports. ``halves[0]`` is the direction that was seen first."""
+
+    __slots__ = (
+        "client",
+        "closed",
+        "delay",
+        "detection",
+        "gap",
+        "halves",
+        "hint",
+        "key",
+        "last",
+        "looks",
+        "number",
+        "opened_at",
+        "quic",
+        "spoke",
+        "whole",
+    )
+
+    def __init__(self, key: bytes, number: int) -> None:
+        self.key = key
+        self.number = number
+        self.halves = (Half(self), Half(self))
+        self.last = number
+        self.client: Half | None = None
+        """The half that the client sends, once it is certain."""
+        self.whole = False
+        """The capture has the connection's beginning."""
+        self.closed = False
+        self.detection: Detection | None = None
+        self.hint: Detection | None = None
+        """A protocol that was recognised in the middle of the flow, without the names."""
+        self.gap = False
+        """The capture lacks some of the first bytes."""
+        self.spoke = False
+        """Some payload was seen."""
+        self.opened_at: float | None = None
+        self.delay = 0.0
+        """Seconds from the end of the handshake to the byte that decided."""
+        self.quic = False
+        """UDP that has QUIC's headers; ``detection`` is what its client said."""
+        self.looks = _QUIC_LOOKS
+
+    @property
+    def protocol(self) -> int:
+        """IP protocol number: TCP or UDP."""
+        return self.key[-1]
+
+    @property
+    def up(self) -> Half:
+        """What the client sent."""
+        if self.client is not None:
+            return self.client
+        source, destination = self.key[-5:-3], self.key[-3:-1]
+        from_server = int.from_bytes(source, "big") < _WELL_KNOWN <= int.from_bytes(destination, "big")
+        return self.halves[1 if from_server else 0]
+
+    @property
+    def down(self) -> Half:
+        """What the server sent."""
+        return self.up.other
+
+    def ends(self) -> tuple[bytes, int, bytes, int]:
+        """Client's address and port, server's address and port."""
+        size = (len(self.key) - 5) // 2
+        first = (self.key[:size], int.from_bytes(self.key[-5:-3], "big"))
+        second = (self.key[size : 2 * size], int.from_bytes(self.key[-3:-1], "big"))
+        return (*first, *second) if self.up is self.halves[0] else (*second, *first)
+
+
+@dataclass
+class Seen:
+    """What went by besides flows; for the notes at the end."""
+
+    packets: int = 0
+    bytes: int = 0
+    not_ip: int = 0
+    other: int = 0
+    """IP, but neither TCP nor UDP."""
+    broken: int = 0
+    """No flow to be found in them: headers cut off or not valid."""
+    cut: int = 0
+    """Counted, but not captured whole."""
+    in_the_middle: int = 0
+    """Connections whose beginning is not in the capture."""
+    evicted: int = 0
+    """Flows given away before the end for lack of room, though they had not ended."""
+    fragments_given_up: int = 0
+    unknown_links: dict[int, int] = field(default_factory=dict)
+    """Link type: frames."""

@@ -1,0 +1,250 @@
+"""From a flow and a policy to a verdict: the class, and in plain words why. Pure.
+
+The class is the one that :class:`datapath.routing.table.RoutingTable` gives, asked as the proxy asks it: as if the
+client ran under the policy. A name that came after the detection timeout therefore does not count, and neither does
+one on a port where the server speaks first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from datapath.mesh.types import MeshProxy
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.protocols.packets import UDP
+from datapath.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
+from datapath.routing.matchers import Matcher
+from datapath.routing.table import SILENT_PORTS, Route, RoutingTable
+from podlane.classify.flow import Flow
+from traffic_policy.describe import traffic_words
+from traffic_policy.policy import Match, PortRange, TrafficPolicy, TransportProtocol
+from traffic_policy.services import service_named
+
+DETECTION_TIMEOUT: Final = 1.0
+"""Seconds; the sidecar's own default (a test compares)."""
+QUIC: Final = "quic"
+UNKNOWN: Final = "unknown"
+_WORDS_KEPT: Final = 4096
+"""Sentences and addresses remembered: flows of one kind share theirs."""
+
+_ECH: Final = "the true name may be encrypted (ECH)"
+_DETECTED: Final = {Protocol.OPAQUE: UNKNOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What ``podlane classify`` says of one flow. ``up``: from client to server. Bytes: on the wire."""
+
+    src: str
+    sport: int
+    dst: str
+    dport: int
+    protocol: str
+    detected: str
+    sni: str | None
+    host: str | None
+    alpn: tuple[str, ...]
+    ech: bool
+    class_name: str
+    why: str
+    bytes_up: int
+    packets_up: int
+    bytes_down: int
+    packets_down: int
+
+    def document(self) -> dict[str, Any]:
+        """As the JSON object that is printed; the keys are documented in docs/how-to/classify.md."""
+        return {
+            "src": self.src,
+            "sport": self.sport,
+            "dst": self.dst,
+            "dport": self.dport,
+            "protocol": self.protocol,
+            "detected": self.detected,
+            "sni": self.sni,
+            "host": self.host,
+            "alpn": list(self.alpn),
+            "ech": self.ech,
+            "class": self.class_name,
+            "why": self.why,
+            "bytes_up": self.bytes_up,
+            "packets_up": self.packets_up,
+            "bytes_down": self.bytes_down,
+            "packets_down": self.packets_down,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where a flow comes from and where it goes. The source is None where no match asks for it."""
+
+    source: Address | None
+    destination: Destination
+
+
+class Judge:
+    """Knows a policy, gives verdicts."""
+
+    def __init__(
+        self,
+        policy: TrafficPolicy,
+        *,
+        silent_ports: tuple[int, ...] = SILENT_PORTS,
+        detection_timeout: float = DETECTION_TIMEOUT,
+        mesh: MeshProxy | None = None,
+    ) -> None:
+        self._table = RoutingTable.of(policy, silent_ports, mesh)
+        self._table_of_all_ports = RoutingTable.of(policy, (), mesh)
+        # The table knows services by their ports; people know them by name.
+        self._written: dict[Match, Match] = {}
+        for match in (match for c in policy.classes for match in c.match if match.application):
+            for expanded in match.expanded():
+                self._written.setdefault(expanded, match)
+        self._reads_source = self._table.reads_source
+        self._timeout = detection_timeout
+
+    def verdict(self, flow: Flow) -> Verdict:
+        """The class of a flow, and why."""
+        client, sport, server, dport = flow.ends()
+        transport = TransportProtocol.UDP if flow.protocol == UDP else TransportProtocol.TCP
+        destination = Destination.parse(_address(server), dport, transport)
+        seen = flow.detection
+        names = NO_CONTENT if seen is None else Content(seen.sni, seen.host, seen.alpn)
+        source = parse_address(_address(client)) if self._reads_source else None
+        route = self._table.route(destination, names, source=source)
+        in_time = route if flow.delay <= self._timeout else self._table.route(destination, source=source)
+        late, route = in_time.class_name != route.class_name, in_time
+        up, down = flow.up, flow.down
+        return Verdict(
+            src=_address(client),
+            sport=sport,
+            dst=_address(server),
+            dport=dport,
+            protocol=transport.value,
+            detected=_detected(flow),
+            sni=names.sni,
+            host=names.host,
+            alpn=names.alpn,
+            ech=seen is not None and seen.ech,
+            class_name=route.class_name,
+            why=self._why(flow, _Ends(source, destination), names, route, late=late),
+            bytes_up=up.bytes,
+            packets_up=up.packets,
+            bytes_down=down.bytes,
+            packets_down=down.packets,
+        )
+
+    def _why(self, flow: Flow, ends: _Ends, content: Content, route: Route, *, late: bool) -> str:
+        destination = ends.destination
+        if route.match is None:
+            parts = [f"no class takes {_traffic(content, destination.port, destination.protocol)}"]
+        else:
+            known = self._table.understood(content, destination.protocol)
+            deciding = _deciding(self._written.get(route.match, route.match), ends, known)
+            parts = [f"{route.class_name} takes {traffic_words(deciding)}"]
+        if late:
+            parts.append(f"the first bytes took {flow.delay:.1f} s and the proxy waits {self._timeout:g} s for them")
+        elif self._silenced(ends, content, route):
+            parts.append(f"names do not decide on port {destination.port}, where the server speaks first")
+        if self._table.refuses_quic(destination, source=ends.source) and flow.quic:
+            parts.append("its first packets would be refused (quic: block), so that the client takes TCP")
+        parts += _remarks(flow, flow.detection)
+        if (port := self._table.understood(content, destination.protocol).port) is not None:
+            parts.append(f"the name is Istio's for port {port} of a service")
+        return "; ".join(parts)
+
+    def _silenced(self, ends: _Ends, content: Content, route: Route) -> bool:
+        """Whether a name would have decided otherwise on another port."""
+        if ends.destination.port not in self._table.silent_ports:
+            return False
+        elsewhere = self._table_of_all_ports.route(ends.destination, content, source=ends.source)
+        return elsewhere.class_name != route.class_name
+
+
+@lru_cache(_WORDS_KEPT)
+def _address(packed: bytes) -> str:
+    return str(ipaddress.ip_address(packed))
+
+
+def _detected(flow: Flow) -> str:
+    if flow.quic:
+        return QUIC
+    if flow.detection is None:
+        return UNKNOWN
+    return _DETECTED.get(flow.detection.protocol, flow.detection.protocol.value)
+
+
+def _remarks(flow: Flow, seen: Detection | None) -> list[str]:
+    """What to know about a verdict: everything that kept it from resting on the client's first bytes."""
+    if flow.protocol == UDP:
+        return _quic_remarks(seen) if flow.quic else []
+    remarks = []
+    if not flow.whole:
+        remarks.append("the capture starts in mid-connection")
+    if flow.gap:
+        remarks.append("some of the first bytes are not in the capture")
+    elif seen is None:
+        if flow.whole:
+            remarks.append("the client sent nothing")
+    elif seen.reason is Reason.MALFORMED and flow.whole:
+        remarks.append(f"what it says in {seen.protocol.value} is not valid")
+    elif seen.reason is Reason.EOF and flow.whole:
+        remarks.append("the client said too little to tell")
+    elif seen.reason is Reason.FOUND and seen.sni is None and seen.host is None:
+        remarks.append("it names no server")
+    if seen is not None and seen.ech:
+        remarks.append(_ECH)
+    return remarks
+
+
+def _quic_remarks(seen: Detection | None) -> list[str]:
+    if seen is None:
+        return ["its first packets are not in the capture, or not whole"]
+    if seen.reason is not Reason.FOUND:
+        return ["what its first packets say is not valid, or too much"]
+    remarks = [] if seen.sni is not None else ["it names no server"]
+    return [*remarks, _ECH] if seen.ech else remarks
+
+
+@lru_cache(_WORDS_KEPT)
+def _traffic(content: Content, port: int, protocol: TransportProtocol) -> str:
+    """What a flow is, in the words of a match that would take it and nothing else."""
+    names: dict[str, Any] = {}
+    if content.sni is not None:
+        names["sni"] = (content.sni,)
+    elif content.host is not None:
+        names["host"] = (content.host,)
+    elif content.alpn:
+        names["alpn"] = content.alpn
+    if not names or protocol is TransportProtocol.UDP:
+        names["protocol"] = (protocol,)
+    return traffic_words(Match.model_construct(**names, port=(PortRange(port, port),)))
+
+
+@lru_cache(_WORDS_KEPT)
+def _deciding(match: Match, ends: _Ends, content: Content) -> Match:
+    """The match with those of its alternatives only that held: one name of fifty."""
+    port, protocol = ends.destination.port, ends.destination.protocol
+    kept: dict[str, Any] = {}
+    for key in ("sni", "host", "alpn", "port", "cidr", "source"):
+        kept[key] = tuple(
+            value
+            for value in getattr(match, key)
+            if _holds(Matcher.of(match.model_copy(update={key: (value,)})), ends, content)
+        )
+    services = [(name, service_named(name)) for name in match.application]
+    kept["application"] = tuple(name for name, s in services if s.port == port and protocol in s.protocols)
+    if match.protocol or match.application or protocol is TransportProtocol.UDP:
+        kept["protocol"] = (protocol,)
+    return match.model_copy(update=kept)
+
+
+def _holds(matcher: Matcher, ends: _Ends, content: Content) -> bool:
+    return (
+        matcher.accepts_a_port(ends.destination, content)
+        and matcher.accepts_ends(ends.destination, ends.source)
+        and matcher.accepts_content(content)
+    )

@@ -1,0 +1,102 @@
+"""The two parts of the demo: who transfers what, and what happens when. Data alone.
+
+Lanes join one after another, so that each phase shows one thing. A further kind of traffic is one lane more, with its
+class in the part's policy file and a phase in which it joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from podlane.demo.scenario import HTTP2_PORT, HTTP_PORT, RAW_PORT, TLS_PORT, Client, Kind, Lane, Part, Phase
+
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+_BLUE, _RED, _GREEN, _PURPLE, _GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676"
+_ORANGE, _SKY = "#e69f00", "#56b4e9"
+
+UPLOADS: Final = Part(
+    "uploads",
+    "Five lanes to one server address",
+    "Uploads by unmodified curl and cat",
+    ("policy.yaml", "policy-changed.yaml"),
+    (
+        Lane(
+            "api", "sni", "api.shop.test", Client.CURL, _BLUE,
+            ("--http2", "https://api.shop.test/orders"), ("api.shop.test", TLS_PORT),
+        ),
+        Lane(
+            "video", "sni", "*.video.test", Client.CURL, _RED,
+            ("--http1.1", "https://eu.video.test/upload"), ("eu.video.test", TLS_PORT),
+        ),
+        Lane(
+            "web", "host", "www.shop.test", Client.CURL, _GREEN,
+            ("--header", "Host: www.shop.test", "http://{server}/form"),
+        ),
+        Lane(
+            "events", ":authority", "events.shop.test", Client.CURL, _PURPLE,
+            ("--http2-prior-knowledge", f"http://events.shop.test:{HTTP2_PORT}/stream"),
+            ("events.shop.test", HTTP2_PORT),
+        ),
+        Lane("backup", "port", str(RAW_PORT), Client.CAT, _GREY),
+    ),
+    (
+        Phase("backup alone", "it borrows up to its ceil", 4, join="backup"),
+        Phase("video joins", "it is lent to first, backup gets what is left", 4.5, join="video"),
+        Phase("web joins", "both are lent to in proportion to their guarantees", 4, join="web"),
+        Phase("events joins", "it goes before video and web", 4, join="events"),
+        Phase("api joins", "everybody wants everything, and gets what is guaranteed", 6.5, join="api"),
+        Phase("limits change", "api is cut, video is promised more; no connection breaks", 7, change_limits=True),
+        Phase("video ends", "the others borrow what it leaves", 6, end="video"),
+    ),
+)  # fmt: skip
+
+BOTH_WAYS: Final = Part(
+    "both-ways",
+    "Both ways, and request by request",
+    "Downloads and uploads by unmodified curl and aioquic",
+    ("both-ways.yaml",),
+    (
+        Lane(
+            "shop", "host", "www.shop.test", Client.CURL, _BLUE,
+            ("http://www.shop.test/shop",), ("www.shop.test", HTTP_PORT), Kind.ANSWER,
+        ),
+        Lane(
+            "media", "port", str(HTTP2_PORT), Client.CURL, _RED,
+            ("--http2-prior-knowledge", f"http://media.shop.test:{HTTP2_PORT}/media"),
+            ("media.shop.test", HTTP2_PORT), Kind.ANSWER,
+        ),
+        Lane(
+            "updates", "host", "updates.os.test", Client.CURL, _ORANGE,
+            ("http://updates.os.test/updates",), ("updates.os.test", HTTP_PORT), Kind.DOWNLOAD,
+        ),
+        Lane(
+            "dataset", "sni", "data.lab.test", Client.CURL, _SKY,
+            ("--http1.1", "https://data.lab.test/dataset"), ("data.lab.test", TLS_PORT), Kind.DOWNLOAD,
+        ),
+        Lane(
+            "live", "sni", "live.shop.test", Client.QUIC, _GREY, resolve=("live.shop.test", TLS_PORT),
+            note="all other QUIC on its port would be held to 2",
+        ),
+        Lane(
+            "reports", "host", "reports.shop.test", Client.CURL, _PURPLE,
+            ("--header", "Host: reports.shop.test", "http://{server}/reports"), None, Kind.REQUEST,
+        ),
+        Lane(
+            "orders", "host", "orders.shop.test", Client.CURL, _GREEN,
+            ("--header", "Host: orders.shop.test", "http://{server}/orders"), None, Kind.REQUEST,
+        ),
+    ),
+    (
+        Phase("shop", "a client downloads from the Pod: answers have lanes, too", 4, join="shop"),
+        Phase("media", "another client, another port: it gets what is left", 4, join="media"),
+        Phase("updates", "a download into the Pod, up to its ceil", 4, join="updates"),
+        Phase("dataset", "a second one: both get what they are guaranteed", 4, join="dataset"),
+        Phase("live", "an upload by QUIC, told by name: by its port it would get 2 Mbit/s", 4, join="live"),
+        Phase("reports", "an upload on a connection that is kept", 4, join="reports"),
+        Phase("orders", "the next request on the same connection, another lane", 5, join="orders", end="reports"),
+    ),
+)  # fmt: skip
+
+PARTS: Final[Mapping[str, Part]] = {part.name: part for part in (UPLOADS, BOTH_WAYS)}
+"""In the order in which they are played."""

@@ -1,0 +1,147 @@
+"""The report at the end of a part: settled rates phase by phase against the limits, what arrived, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from podlane.demo.clients import Transfer
+from podlane.demo.recording import Measured, Recording, Verdict
+from podlane.demo.scenario import Kind, Lane, Scenario, Span, Way
+from podlane.demo.view import mbit
+from traffic_policy.units import Rate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ABOUT: Final = {
+    Kind.UPLOAD: "What the Pod uploads",
+    Kind.ANSWER: "Answers to what clients open",
+    Kind.DOWNLOAD: "Downloads into the Pod",
+    Kind.REQUEST: "Requests of one connection, each in its own lane",
+}
+
+_WORD: Final = {Way.SENT: "out", Way.RECEIVED: "in"}
+"""Short: the table is to fit into 80 columns."""
+_MIB: Final = 1 << 20
+
+
+def print_report(
+    console: Console,
+    recording: Recording,
+    verdict: Verdict,
+    transfers: Sequence[Transfer],
+    protocols: Mapping[str, Sequence[str]],
+    clients_known: bool = True,
+) -> None:
+    """The table, what is wrong, and a line for each kind of traffic: kept or not, with the figures."""
+    scenario = recording.scenario
+    console.print()
+    console.print(
+        "Mbit/s in the settled part of each phase, as the kernel counted on the Pod's interface:\n", soft_wrap=True
+    )
+    console.print(report_table(scenario, verdict, {t.lane: t for t in transfers}, protocols))
+    for problem in [*verdict.problems, *transfer_problems(transfers)]:
+        console.print(Text(f"✗ {problem}", style="red"), soft_wrap=True)
+    for good, line in verdict_lines(recording, verdict, transfers, clients_known):
+        console.print(Text(f"{'✓' if good else '✗'} {line}", style="green" if good else "red"), soft_wrap=True)
+
+
+def verdict_lines(
+    recording: Recording, verdict: Verdict, transfers: Sequence[Transfer], clients_known: bool
+) -> Iterator[tuple[bool, str]]:
+    """Sentences with the figures, and whether each is good news: by kind of traffic, then what is true of all."""
+    scenario = recording.scenario
+    finished = {transfer.lane for transfer in transfers}
+    for kind in dict.fromkeys(lane.kind for lane in scenario.lanes):
+        found = [(lane, verdict.all_of(lane.name)) for lane in scenario.lanes if lane.kind is kind]
+        good = all(measured and all(m.good for m in measured) for _, measured in found)
+        word = "within guarantees and ceils" if good else "NOT within guarantees and ceils"
+        yield good, f"{_ABOUT[kind]}: {word} ({', '.join(_figures(*each) for each in found)} Mbit/s)."
+        if kind is Kind.ANSWER and any(lane.name in finished for lane, _ in found):
+            yield (
+                clients_known,
+                f"The Pod's server saw {'its' if clients_known else 'NOT only its'} clients' own addresses.",
+            )
+    if scenario.change_at is not None and recording.changed_at is not None:
+        yield True, f"Limits changed at {recording.changed_at:.0f} s, while all lanes were in use."
+    if transfers and all(transfer.complete for transfer in transfers):
+        yield True, "No connection broke, and every byte that was sent arrived."
+
+
+def _figures(lane: Lane, measured: Sequence[Measured]) -> str:
+    if not measured:
+        return f"{lane.name} nothing"
+    rates = [m.rate.bits_per_second / 1e6 for m in measured]
+    low, high = f"{min(rates):.1f}", f"{max(rates):.1f}"
+    return f"{lane.name} {low}" if low == high else f"{lane.name} {low}–{high}"
+
+
+def report_table(
+    scenario: Scenario, verdict: Verdict, transfers: Mapping[str, Transfer], protocols: Mapping[str, Sequence[str]]
+) -> Table:
+    """Phases down, lanes across."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    for lane in scenario.lanes:
+        table.add_column(Text(lane.name, style=lane.colour), justify="right", no_wrap=True)
+    ways = tuple(scenario.totals)
+    for _ in ways:
+        table.add_column("in use" if len(ways) == 1 else "use", justify="right", no_wrap=True)
+    if len(ways) > 1:
+        table.add_row("", *(_WORD[lane.kind.way] for lane in scenario.lanes), *(_WORD[way] for way in ways))
+    table.add_row("told by", *(lane.criterion for lane in scenario.lanes))
+    table.add_row("seen as", *(_seen_as(lane, protocols) for lane in scenario.lanes))
+    previous = None
+    for span in scenario.spans:
+        limits = span.limits(scenario)
+        if limits is not previous:
+            cells = (_limits(limits[lane.name].rate, limits[lane.name].ceil) for lane in scenario.lanes)
+            table.add_row(Text("guarantee–ceil", style="italic"), *(Text(c, style="italic") for c in cells))
+            previous = limits
+        row = [_cell(verdict, span, lane) for lane in scenario.lanes]
+        shares = (verdict.share(span, way) for way in ways)
+        table.add_row(f" {span.phase.name}", *row, *("–" if share is None else f"{share:.0%}" for share in shares))
+    table.add_row("MiB", *(_amount(transfers.get(lane.name)) for lane in scenario.lanes))
+    table.add_row("arrived whole", *(_arrived(transfers.get(lane.name)) for lane in scenario.lanes))
+    return table
+
+
+def transfer_problems(transfers: Sequence[Transfer]) -> list[str]:
+    """What is wrong with transfers that did not arrive whole."""
+    return [
+        f"{t.lane}: {t.problem or f'{t.sent} bytes were sent, {t.received} arrived'}."
+        for t in transfers
+        if not t.complete
+    ]
+
+
+def _limits(rate: Rate, ceil: Rate) -> str:
+    return f"{rate.bits_per_second / 1e6:g}–{ceil.bits_per_second / 1e6:g}"
+
+
+def _seen_as(lane: Lane, protocols: Mapping[str, Sequence[str]]) -> str:
+    if lane.criterion == "port":
+        return "(kernel)"
+    return ", ".join(protocols.get(lane.name, ())) or "?"
+
+
+def _cell(verdict: Verdict, span: Span, lane: Lane) -> Text:
+    found = verdict.of(span, lane.name)
+    if found is None:
+        return Text("–", style="dim")
+    mark, style = ("✓", "") if found.good else ("✗", "bold red")
+    return Text(f"{mbit(found.rate.bits_per_second)} {mark}", style=style)
+
+
+def _amount(transfer: Transfer | None) -> str:
+    return f"{transfer.sent / _MIB:.1f}" if transfer else "–"
+
+
+def _arrived(transfer: Transfer | None) -> Text:
+    if transfer is None:
+        return Text("–", style="dim")
+    return Text("yes ✓") if transfer.complete else Text("no ✗", style="bold red")

@@ -1,0 +1,9 @@
+"""Network namespaces as data and as an edge: what ``podlane run``, ``podlane demo`` and the kernel tests stand on."""
+
+from __future__ import annotations
+
+from podlane.netns.lab import Endpoint, Host, Lab, Link
+from podlane.netns.namespace import Namespace
+from podlane.netns.topology import PodNodeServer, pod_node_server
+
+__all__ = ["Endpoint", "Host", "Lab", "Link", "Namespace", "PodNodeServer", "pod_node_server"]

@@ -1,0 +1,171 @@
+"""Hosts and links on one machine: network namespaces that vanish with the block that made them.
+
+    with Lab("demo") as lab:
+        pod, node = lab.host("pod"), lab.host("node", forward=True)
+        link = lab.link(pod, "eth0", node, "pod0", gateway=True)
+        pod.run(["curl", f"http://{link.b.ipv4}/"])
+
+Names are made of the lab's prefix, this process's id and the host's name, so labs never meet. Every link gets an IPv4
+and an IPv6 network of its own, numbered in the order of creation: the same program gets the same addresses each time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+from podlane.errors import LabError
+from podlane.netns.namespace import Namespace
+from podlane.netns.tools import ip
+
+_IPV4_POOL: Final = ipaddress.IPv4Network("10.77.0.0/16")
+_IPV6_POOL: Final = ipaddress.IPv6Network("fd77:1ab::/48")
+_TERMINATE_PATIENCE: Final = 3.0
+"""Seconds a program of the lab gets to end by itself before it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One end of a link: whose, the interface's name, and its addresses."""
+
+    host: Host
+    interface: str
+    ipv4: ipaddress.IPv4Address
+    ipv6: ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A veth pair between two hosts, with a /24 and a /64 on it."""
+
+    a: Endpoint
+    b: Endpoint
+    ipv4: ipaddress.IPv4Network
+    ipv6: ipaddress.IPv6Network
+
+
+@dataclass(eq=False)
+class Host:
+    """A network namespace that plays a host. Programs started by :meth:`popen` end with the lab."""
+
+    short_name: str
+    namespace: Namespace
+    _processes: list[subprocess.Popen[Any]] = field(default_factory=list, repr=False)
+
+    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program here (options: subprocess.Popen's); the lab ends it at the latest."""
+        process = self.namespace.popen(argv, **options)
+        self._processes.append(process)
+        return process
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = 30.0,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program here to its end; see :meth:`Namespace.run`."""
+        return self.namespace.run(argv, check=check, timeout=timeout, stdin=stdin, env=env)
+
+    def ip(self, *arguments: str) -> str:
+        """Run ``ip`` here; raises :class:`LabError`."""
+        return self.namespace.ip(*arguments)
+
+    def read(self, path: str) -> str:
+        """The text of a file as a process here sees it."""
+        return self.namespace.read(path)
+
+    def add_address(self, interface: str, address: str) -> None:
+        """Give an interface a further address, such as ``10.1.2.3/24``; usable at once (no duplicate detection)."""
+        self.ip("address", "add", address, "dev", interface, *(["nodad"] if ":" in address else []))
+
+    def default_route(self, via: Endpoint) -> None:
+        """Send everything that is not local through a neighbour, IPv4 and IPv6."""
+        self.ip("route", "replace", "default", "via", str(via.ipv4))
+        self.ip("-6", "route", "replace", "default", "via", str(via.ipv6))
+
+    def route(self, network: str, via: Endpoint) -> None:
+        """Send what goes to ``network`` through a neighbour."""
+        version = ipaddress.ip_network(network).version
+        self.ip(f"-{version}", "route", "replace", network, "via", str(via.ipv6 if version == 6 else via.ipv4))
+
+    def end_programs(self) -> None:
+        """End everything that :meth:`popen` started: politely, then by force."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(_TERMINATE_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        self._processes.clear()
+
+
+class Lab:
+    """Hosts and links that exist while the ``with`` block runs. ``prefix`` begins every namespace's name."""
+
+    def __init__(self, prefix: str = "lab") -> None:
+        self._stack = ExitStack()
+        self._prefix = f"{prefix}-{os.getpid()}"
+        self._links = 0
+        self.hosts: list[Host] = []
+
+    def __enter__(self) -> Self:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, tb)
+        self.hosts.clear()
+
+    def host(self, name: str, *, forward: bool = False, sysctls: Mapping[str, str] | None = None) -> Host:
+        """Make a host. ``forward`` makes it a router; ``sysctls`` are set by their dotted names. Raises LabError."""
+        namespace = Namespace(f"{self._prefix}-{name}")
+        if forward:
+            sysctls = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1", **(sysctls or {})}
+        # Registered first: a namespace that is made halfway is deleted too.
+        taken = namespace.exists()
+        if not taken:
+            self._stack.callback(namespace.delete)
+        namespace.create(sysctls=sysctls)
+        host = Host(name, namespace)
+        self._stack.callback(host.end_programs)
+        self.hosts.append(host)
+        return host
+
+    def link(self, a: Host, a_interface: str, b: Host, b_interface: str, *, gateway: bool = False) -> Link:
+        """Join two hosts by a veth pair: ``b`` gets the first address of the networks, ``a`` the second.
+
+        ``gateway``: ``b`` becomes ``a``'s default route. Raises :class:`LabError`.
+        """
+        self._links += 1
+        if self._links > 255:
+            raise LabError("A lab has numbers for 255 links. Use another Lab.")
+        ipv4 = ipaddress.IPv4Network((int(_IPV4_POOL.network_address) + (self._links << 8), 24))
+        ipv6 = ipaddress.IPv6Network((int(_IPV6_POOL.network_address) + (self._links << 64), 64))
+        link = Link(Endpoint(a, a_interface, ipv4[2], ipv6[2]), Endpoint(b, b_interface, ipv4[1], ipv6[1]), ipv4, ipv6)
+        ip(
+            *("link", "add", a_interface, "netns", a.namespace.name, "type", "veth"),
+            *("peer", "name", b_interface, "netns", b.namespace.name),
+        )
+        for end in (link.a, link.b):
+            end.host.add_address(end.interface, f"{end.ipv4}/24")
+            end.host.add_address(end.interface, f"{end.ipv6}/64")
+            end.host.ip("link", "set", end.interface, "up")
+        if gateway:
+            a.default_route(link.b)
+        return link

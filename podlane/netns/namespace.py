@@ -1,0 +1,140 @@
+"""A named network namespace: making and deleting it, and getting into it.
+
+Names live in /run/netns, where ``ip netns`` and every other tool look for them (ip-netns(8)). Processes get in by
+nsenter(1), which does nothing but setns and exec: unlike ``ip netns exec`` it makes no mount namespace, so what such a
+process mounts or names is seen by everybody.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from podlane.errors import LabError
+from podlane.netns.syscalls import CLONE_NEWNET, setns
+from podlane.netns.tools import find_tool, ip, require_tool
+
+NAMES: Final = Path("/run/netns")
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace by its name."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return NAMES / self.name
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def create(self, *, sysctls: Mapping[str, str] | None = None) -> None:
+        """Make it, with its loopback interface up; raises :class:`LabError`, also when the name is taken."""
+        if self.exists():
+            raise LabError(f"There is a network namespace {self.name} already. Choose another name.")
+        ip("netns", "add", self.name)
+        self.ip("link", "set", "lo", "up")
+        for key, value in (sysctls or {}).items():
+            self.write_sysctl(key, value)
+
+    def delete(self) -> None:
+        """Take the name away; the kernel frees the namespace when the last process leaves. No name: nothing to do."""
+        if self.exists():
+            ip("netns", "delete", self.name)
+
+    def ip(self, *arguments: str) -> str:
+        """Run ``ip`` inside; gives its output, raises :class:`LabError`."""
+        return ip(*arguments, namespace=self.name)
+
+    def pids(self) -> list[int]:
+        """The processes inside."""
+        return [int(pid) for pid in ip("netns", "pids", self.name).split()] if self.exists() else []
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """``argv`` as a command that runs inside."""
+        program = find_tool(argv[0]) or argv[0]
+        return [require_tool("nsenter"), f"--net={self.path}", "--", program, *argv[1:]]
+
+    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program inside; ``options`` are those of subprocess.Popen. Its pid is the program's own."""
+        return subprocess.Popen(self.command(argv), **options)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = 30.0,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program inside to its end (seconds: ``timeout``) and collect what it writes, as text.
+
+        Raises :class:`LabError` with the program's words when ``check`` is set and it fails, or when time runs out.
+        """
+        try:
+            done = subprocess.run(
+                self.command(argv),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=env,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            said = _text(error.stderr) or _text(error.stdout)
+            raise LabError(f"In {self.name}: {' '.join(argv)} did not end within {timeout:g} s. {said}") from None
+        if check and done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            raise LabError(f"In {self.name}: {' '.join(argv)} ended with {done.returncode}: {said}")
+        return done
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put the calling thread inside for the block: sockets opened there stay there for their whole life."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            there = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                setns(there, CLONE_NEWNET)
+            finally:
+                os.close(there)
+            try:
+                yield
+            finally:
+                setns(here, CLONE_NEWNET)
+        finally:
+            os.close(here)
+
+    def read(self, path: str) -> str:
+        """The text of a file as a process inside sees it (matters below /proc/net and /proc/sys/net)."""
+        with self.entered():
+            # /proc/net is the main thread's view; only the calling thread has moved.
+            return Path(path.replace("/proc/net/", "/proc/thread-self/net/", 1)).read_text()
+
+    def write_sysctl(self, key: str, value: str) -> None:
+        """Set a kernel setting by its dotted name; raises :class:`LabError` when there is none of that name."""
+        path = sysctl_path(key)
+        try:
+            with self.entered():
+                path.write_text(value)
+        except OSError as error:
+            raise LabError(f"In {self.name}: {key} cannot be set to {value!r}: {error.strerror}.") from None
+
+
+def sysctl_path(key: str) -> Path:
+    """``net.ipv4.ip_forward`` as a path; a slash in the name of an interface stands for its dot (sysctl(8))."""
+    return Path("/proc/sys") / "/".join(part.replace("/", ".") for part in key.split("."))
+
+
+def _text(data: str | bytes | IO[str] | None) -> str:
+    return data.decode(errors="replace").strip() if isinstance(data, bytes) else str(data or "").strip()

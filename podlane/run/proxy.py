@@ -1,0 +1,157 @@
+"""The proxy of one run: ``podlane sidecar`` as a child process in the run's namespace.
+
+A process of its own, so that the proxy's end, of whatever kind, is something this one can see and act upon. It says
+that all is in force through one inherited pipe and its last counters through another; end of file on the first without
+a word means that it failed, and then it has printed why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from daemon.documents.classes import Classes
+from daemon.documents.codec import DocumentError, from_json
+from podlane.errors import RunError
+from podlane.netns.namespace import Namespace
+from podlane.netns.spawn import Child, Program, spawn
+from podlane.run.outside import INSIDE
+
+_START_PATIENCE: Final = 60.0
+"""Seconds until all is in force; the slow parts are imports and the look at what the kernel can do."""
+_CLEANUP_PATIENCE: Final = 20.0
+"""Seconds for removing a dead proxy's rules."""
+_STOP_MARGIN: Final = 15.0
+"""Seconds beyond the grace period in which the proxy removes what it installed."""
+_CHUNK: Final = 65536
+
+
+def sidecar_command(*options: str) -> list[str]:
+    """The sidecar by this very interpreter. ``-P``: modules lying in the working folder must not run as root."""
+    return [sys.executable, "-P", "-m", "podlane", "sidecar", "--alone", *options]
+
+
+@dataclass
+class Proxy:
+    """A running ``podlane sidecar``."""
+
+    namespace: Namespace
+    child: Child
+    grace: float
+    _environment: Mapping[str, str]
+    _ready: int
+    _summary: int
+    _said: bytes = field(default=b"", repr=False)
+    ended: bool = False
+
+    @classmethod
+    def start(cls, namespace: Namespace, options: Sequence[str], environment: Mapping[str, str], grace: float) -> Proxy:
+        """Start it; :meth:`wait_ready` comes next. ``grace`` in seconds. Raises SpawnError."""
+        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        summary_read, summary_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            child = spawn(
+                Program(
+                    sidecar_command(
+                        *options,
+                        f"--interface={INSIDE}",
+                        f"--grace={grace:g}s",
+                        "--admin-port=0",
+                        f"--ready-fd={ready_write}",
+                        f"--summary-fd={summary_write}",
+                    ),
+                    environment,
+                    namespace=namespace,
+                    detached=True,
+                    inherited=(ready_write, summary_write),
+                )
+            )
+        finally:
+            os.close(ready_write)
+            os.close(summary_write)
+        return cls(namespace, child, grace, environment, ready_read, summary_read)
+
+    def wait_ready(self, interruption: int) -> bool:
+        """Wait until everything is in force; False when ``interruption`` became readable first.
+
+        Raises :class:`RunError` when the proxy ends or takes too long.
+        """
+        readable, _, _ = select.select([self._ready, interruption], [], [], _START_PATIENCE)
+        if interruption in readable:
+            return False
+        if not readable:
+            raise RunError(f"The proxy did not get ready within {_START_PATIENCE:g} s. Is the machine overloaded?")
+        if not os.read(self._ready, _CHUNK):
+            raise RunError("The proxy could not start; the reason is above. `podlane check` says what is missing here.")
+        return True
+
+    def stop(self, interruption: int, give_up: Callable[[], None], *, hurry: bool = False) -> Classes | None:
+        """Let it drain, remove what it installed, and end; gives its last ``/classes`` document if it wrote one.
+
+        When ``interruption`` is readable ``give_up`` is called (it must read it) and the proxy told to hurry, as with
+        ``hurry`` from the start. Done already: only gives the document.
+        """
+        if not self.ended:
+            self.child.send(signal.SIGTERM)
+            if hurry:
+                # Not a second SIGTERM: two that are pending at once count as one.
+                self.child.send(signal.SIGINT)
+            self._wait_for_end(interruption, give_up)
+            self.bury()
+        try:
+            return from_json(Classes, json.loads(self._said))
+        except (ValueError, DocumentError):
+            return None
+
+    def _wait_for_end(self, interruption: int, give_up: Callable[[], None]) -> None:
+        deadline = time.monotonic() + self.grace + _STOP_MARGIN
+        watched = {self.child.descriptor, self._summary, interruption}
+        while True:
+            readable, _, _ = select.select(list(watched), [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                self.child.send(signal.SIGKILL)
+                deadline = time.monotonic() + _STOP_MARGIN
+            if interruption in readable:
+                give_up()
+                self.child.send(signal.SIGINT)
+            if self._summary in readable and not self._read_summary():
+                watched.discard(self._summary)
+            if self.child.descriptor in readable:
+                return
+
+    def bury(self) -> str:
+        """Reap the proxy, which has ended, and collect its last words; gives how it ended, for a sentence."""
+        status = self.child.reap()
+        self.ended = True
+        while self._read_summary():
+            pass
+        os.close(self._summary)
+        os.close(self._ready)
+        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+
+    def remove_remains(self) -> bool:
+        """After a crash: remove its rules, so that connections go direct from now on. False when that failed."""
+        cleaner = spawn(
+            Program(
+                sidecar_command("--cleanup", f"--interface={INSIDE}"),
+                self._environment,
+                namespace=self.namespace,
+                detached=True,
+            )
+        )
+        if not select.select([cleaner.descriptor], [], [], _CLEANUP_PATIENCE)[0]:
+            cleaner.send(signal.SIGKILL)
+        return cleaner.reap() == 0
+
+    def _read_summary(self) -> bool:
+        """Read what there is; False at the end of the file. The document of 255 classes does not fit into the pipe."""
+        data = os.read(self._summary, _CHUNK)
+        self._said += data
+        return bool(data)

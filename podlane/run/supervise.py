@@ -1,0 +1,203 @@
+"""``podlane run`` from start to end: namespace, proxy, COMMAND, and everything taken away again.
+
+Signals. The signals that would end this process are blocked from the first step to the last and read from a descriptor
+where the program waits, so no step is ever cut in half and none is missed. COMMAND stays in the terminal's foreground
+process group: Ctrl-C, Ctrl-\\ and a hang-up reach it from the terminal itself. A signal that somebody sent to this
+process alone (kill, systemd) is passed on to COMMAND. Either way COMMAND's end is what ends the run.
+
+Ends. SIGKILL cannot be read: the kernel then kills proxy and COMMAND (PR_SET_PDEATHSIG), and the next run sweeps. A
+proxy that crashes takes its connections with it; its rules are removed, new connections go direct, COMMAND goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from daemon.documents.classes import Classes
+from podlane.console import NOT_EXECUTABLE, NOT_FOUND, say, signalled
+from podlane.errors import SpawnError
+from podlane.netns.namespace import Namespace
+from podlane.netns.spawn import EXECUTION, Identity, Program, spawn
+from podlane.netns.syscalls import read_signal, signal_descriptor
+from podlane.run.delivery import unsent_in
+from podlane.run.outside import RUN_VARIABLE, close_namespace, end_processes, open_namespace
+from podlane.run.proxy import Proxy
+from podlane.run.resolver import choose_resolver
+from podlane.run.state import RunRecord
+from podlane.run.summary import summary_lines
+from traffic_policy.errors import PodlaneError
+from traffic_policy.units import ByteCount, Rate
+
+_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_GRACE: Final = 5.0
+"""Seconds the proxy's connections may go on after COMMAND has ended: for answers nobody reads any more."""
+_INTERRUPTED: Final = tuple(signalled(number) for number in (*_HANDLED, signal.SIGKILL))
+"""Exit codes of a COMMAND that somebody stopped: whoever did does not want to wait for what it sent."""
+_DELIVERY_PATIENCE: Final = 60.0
+"""Seconds for what COMMAND sent and the lane has not let through yet; 7.5 MB at 1 Mbit/s."""
+_DELIVERY_LOOK: Final = 0.05
+"""Seconds between two looks at the sockets: the kernel reports no such event."""
+_TELL_AFTER: Final = 2.0
+"""Seconds of waiting after which the user is told what for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What to run, and how. ``proxy_options`` are those of ``podlane sidecar``."""
+
+    argv: Sequence[str]
+    name: str
+    proxy_options: Sequence[str]
+    identity: Identity | None = None
+    ipv6: bool = False
+    summary: bool = True
+
+
+class StoppedError(Exception):
+    """A signal came while COMMAND was not running. ``number`` is the signal's."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        super().__init__(number.name)
+
+
+def run(plan: RunPlan, environment: Mapping[str, str]) -> int:
+    """Do all of it; gives the exit code. Raises PodlaneError when the namespace or the proxy cannot be had."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    signals = signal_descriptor(_HANDLED)
+    try:
+        return _Run(plan, environment, signals, frozenset(signal.Signals(number) for number in mask)).run()
+    except StoppedError as stopped:
+        return signalled(stopped.number)
+    finally:
+        os.close(signals)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _Run:
+    def __init__(
+        self, plan: RunPlan, environment: Mapping[str, str], signals: int, mask: frozenset[signal.Signals]
+    ) -> None:
+        self._plan = plan
+        self._signals = signals
+        self._mask = mask
+        self._environment = {**environment, RUN_VARIABLE: plan.name}
+
+    def run(self) -> int:
+        outside = open_namespace(self._plan.name, ipv6=self._plan.ipv6)
+        with ExitStack() as steps:
+            steps.callback(self._close, outside.record)
+            for sentence in outside.swept:
+                say(sentence)
+            proxy = Proxy.start(outside.namespace, self._plan.proxy_options, self._environment, _GRACE)
+            steps.callback(proxy.stop, self._signals, self._give_up)
+            if not proxy.wait_ready(self._signals):
+                raise StoppedError(read_signal(self._signals).number)
+            began = time.monotonic()
+            code = self._run_command(proxy)
+            self._wind_up(proxy, time.monotonic() - began, hasty=code in _INTERRUPTED)
+            return code
+
+    def _close(self, record: RunRecord) -> None:
+        """Take the namespace away. Should that fail, COMMAND's exit code is still the one to report."""
+        try:
+            close_namespace(record)
+        except PodlaneError as error:
+            say(f"Not everything could be removed; the next run will try again. {error}", error=True)
+
+    def _run_command(self, proxy: Proxy) -> int:
+        """Start COMMAND, see to signals and to the proxy while it runs; gives its exit code."""
+        resolver = choose_resolver()
+        if resolver.warning:
+            say(resolver.warning)
+        identity = self._plan.identity
+        program = Program(
+            self._plan.argv,
+            {**self._environment, **(identity.environment if identity else {})},
+            namespace=proxy.namespace,
+            identity=identity,
+            resolv_conf=resolver.replacement,
+            signal_mask=self._mask,
+        )
+        try:
+            command = spawn(program)
+        except SpawnError as error:
+            if error.stage != EXECUTION:
+                raise
+            say(str(error), error=True)
+            return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+        while True:
+            watched = [command.descriptor, self._signals, *([] if proxy.ended else [proxy.child.descriptor])]
+            readable, _, _ = select.select(watched, [], [])
+            if self._signals in readable:
+                arrived = read_signal(self._signals)
+                if not arrived.from_terminal:
+                    command.send(arrived.number)
+            if command.descriptor in readable:
+                status = command.reap()
+                return status if status >= 0 else signalled(-status)
+            if proxy.child.descriptor in readable:
+                self._go_direct(proxy)
+
+    def _go_direct(self, proxy: Proxy) -> None:
+        """The proxy has ended by itself: let new connections do without it."""
+        how = proxy.bury()
+        if proxy.remove_remains():
+            say(f"The proxy {how}. COMMAND goes on; new connections go direct and are not shaped.", error=True)
+        else:
+            say(
+                f"The proxy {how}, and its rules could not be removed: connections that they capture fail. "
+                f"Look with `ip netns exec {proxy.namespace.name} iptables-save -t mangle`.",
+                error=True,
+            )
+
+    def _wind_up(self, proxy: Proxy, seconds: float, *, hasty: bool) -> None:
+        """COMMAND has ended: end what it left, let what it sent arrive, stop the proxy, print the summary."""
+        if left := end_processes(proxy.namespace, but=proxy.child.pid):
+            names = ", ".join(f"{process.program} ({process.pid})" for process in left)
+            say(f"Ended what COMMAND left running in the background: {names}.")
+        if not hasty:
+            hasty = not self._wait_for_delivery(proxy.namespace)
+        document = proxy.stop(self._signals, self._give_up, hurry=hasty)
+        if not hasty:
+            self._wait_for_delivery(proxy.namespace)
+        if self._plan.summary and document is not None:
+            self._print_summary(document, seconds)
+
+    def _wait_for_delivery(self, namespace: Namespace) -> bool:
+        """Wait until everything sent has been acknowledged; False when a signal or time put an end to it."""
+        began = time.monotonic()
+        told = False
+        while unsent := unsent_in(namespace):
+            waited = time.monotonic() - began
+            if waited > _DELIVERY_PATIENCE:
+                say(f"{ByteCount(unsent).human} could not be delivered within {_DELIVERY_PATIENCE:g} s.", error=True)
+                return False
+            if waited > _TELL_AFTER and not told:
+                say(f"COMMAND has ended; {ByteCount(unsent).human} that it sent are still on their way (Ctrl-C: drop).")
+                told = True
+            if select.select([self._signals], [], [], _DELIVERY_LOOK)[0]:
+                self._give_up()
+                return False
+        return True
+
+    def _give_up(self) -> None:
+        read_signal(self._signals)
+
+    def _print_summary(self, document: Classes, seconds: float) -> None:
+        total = Rate(document.total_bits_per_second)
+        say(f"{seconds:.1f} s, {total.human} in all")
+        headings, *rows = summary_lines(document, seconds)
+        click.echo(click.style(headings, bold=True), err=True)
+        for row in rows:
+            click.echo(row, err=True)

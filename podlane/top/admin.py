@@ -1,0 +1,143 @@
+"""Readings from the admin server of a running sidecar."""
+
+from __future__ import annotations
+
+import http
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Self, TypeVar
+
+from daemon.documents.classes import Class, Classes
+from daemon.documents.codec import DocumentError, from_json
+from daemon.documents.connections import Connections
+from datapath.connection_list import Order
+from podlane.admin_client import ADMIN_ADDRESS, ADMIN_PORT, NoAnswerError, ask, reachable
+from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
+from tc_core.stats import ClassStats
+from traffic_policy.units import Rate
+
+_T = TypeVar("_T")
+_OLDER: Final = (
+    "is of an older version than this command, and does not tell what is needed ({}). Update one of them, "
+    "or look at its interface: podlane top --interface NAME."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSource:
+    """A sidecar, by the address of its admin server."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ) -> Self:
+        """``HOST:PORT``, ``HOST``, ``PORT`` or ``[ADDRESS]:PORT``; raises ValueError with the remedy.
+
+        What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
+        """
+        host, port = (
+            environment.get("PODLANE_ADMIN_ADDRESS") or ADMIN_ADDRESS,
+            environment.get("PODLANE_ADMIN_PORT") or "",
+        )
+        written = text or ""
+        if written.startswith("[") and "]" in written:
+            address, _, after = written[1:].partition("]")
+            host, port = address, after.removeprefix(":") or port
+        elif written.count(":") > 1:
+            host = written  # an IPv6 address alone
+        elif written.isdecimal():
+            port = written
+        elif written:
+            name, _, after = written.partition(":")
+            host, port = name or host, after or port
+        port = port or str(ADMIN_PORT)
+        if not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise ValueError(
+                f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{ADMIN_PORT}."
+            )
+        return cls(reachable(host), int(port))
+
+    @property
+    def name(self) -> str:
+        """``127.0.0.1:15109``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def read(self) -> Reading:
+        """Ask for ``/classes``. Raises :class:`SourceError`."""
+        return reading_of(self._ask("/classes", Classes))
+
+    def connections(self, limit: int, order: Order) -> Connections:
+        """Ask for ``/connections``. Raises :class:`SourceError`."""
+        return self._ask(f"/connections?limit={limit}&order={order.value}", Connections)
+
+    def _ask(self, question: str, kind: type[_T]) -> _T:
+        path = question.partition("?")[0]
+        try:
+            answer = ask(self.host, self.port, question)
+        except NoAnswerError as error:
+            raise SourceError(
+                f"No sidecar is to be reached at {self.name}: {error}. Is one running here, with an admin port? "
+                "--admin HOST:PORT asks another, and --interface NAME does without a sidecar."
+            ) from None
+        if answer.status == http.HTTPStatus.NOT_FOUND:
+            if answer.body.startswith(b"There is no "):  # a sidecar's own words
+                raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'there is no {path}')}")
+            raise SourceError(f"What answers at {self.name} is no sidecar: it has no {path}. Name another by --admin.")
+        if answer.status != http.HTTPStatus.OK:
+            raise SourceError(f"The sidecar at {self.name} cannot answer ({answer.status}): {answer.begins}")
+        try:
+            return from_json(kind, json.loads(answer.body))
+        except ValueError:
+            raise SourceError(
+                f"What answers at {self.name} is no sidecar: {path} is no JSON. Name another by --admin."
+            ) from None
+        except DocumentError as error:
+            raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'{path} {error}')}") from None
+
+
+def reading_of(document: Classes) -> Reading:
+    """The classes as a reading."""
+    details = [document.datapath, f"up {duration_words(document.uptime_seconds)}"]
+    if document.workers > 1:
+        details.insert(1, f"{document.workers} workers")
+    return Reading(
+        document.read_at_seconds or 0.0,
+        document.interface,
+        Rate(document.total_bits_per_second),
+        tuple(_readings(document)),
+        tuple(details),
+    )
+
+
+def _readings(document: Classes) -> Iterator[ClassReading]:
+    """The classes that send, and those that limit what arrives, if there are any."""
+    yield from map(_class, document.classes)
+    if (received := document.received) is not None:
+        for each in received.classes:
+            yield replace(_class(each), key=f"{received.device} {each.handle}", arrives=True)
+
+
+def _class(each: Class) -> ClassReading:
+    counted = each.connections
+    return ClassReading(
+        each.handle,
+        each.name,
+        ClassStats(
+            bytes=each.bytes,
+            packets=each.packets,
+            drops=each.drops,
+            overlimits=each.overlimits,
+            backlog_bytes=each.backlog_bytes,
+            backlog_packets=each.backlog_packets,
+            lended=each.lended,
+            borrowed=each.borrowed,
+        ),
+        Rate(each.rate_bits_per_second),
+        Rate(each.ceil_bits_per_second),
+        each.priority,
+        active=None if counted is None else counted.active,
+        opened=None if counted is None else counted.total,
+    )

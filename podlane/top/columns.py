@@ -1,0 +1,160 @@
+"""The columns of the table of classes: what stands in a cell, what it is sorted by, and which go when room is short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from podlane.top.rates import Row
+from traffic_policy.units import ByteCount
+
+BAR_CELLS: Final = 10
+SPARK_CELLS: Final = 20
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_NONE: Final = "–"
+_GAP: Final = 2
+"""Columns of the terminal between two columns of the table."""
+
+Value = float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. ``key`` names it for ``--sort``; ``value`` is what it is sorted by, ``text`` what it shows."""
+
+    key: str
+    title: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], Value]
+    is_left: bool = False
+
+
+def compact(number: float, unit: str) -> str:
+    """Three digits with a decimal prefix: ``18.3Mbit``, ``950bit``, ``1.2k``."""
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * factor:
+            return f"{number / factor:.3g}{prefix}{unit}"
+    return f"{number:.3g}{unit}"
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percent."""
+    return _NONE if share is None else f"{share:.0%}"
+
+
+def short_time(seconds: float) -> str:
+    """``<1ms``, ``38ms``, ``1.2s``."""
+    if seconds >= 0.9995:
+        return f"{seconds:.2g}s" if seconds < 10 else f"{seconds:.0f}s"
+    return "<1ms" if seconds < 0.001 else f"{seconds * 1000:.0f}ms"
+
+
+def bar(share: float | None, cells: int = BAR_CELLS) -> str:
+    """A bar that is full at 1."""
+    filled = 0 if share is None else min(cells, round(share * cells))
+    return "█" * filled + "░" * (cells - filled)
+
+
+def spark(values: Sequence[float | None], cells: int, top: float) -> str:
+    """A line of ``cells`` characters, whose highest stands for ``top``; blank where nothing is known or nothing was."""
+    size = max(1, math.ceil(len(values) / cells))
+    groups = [values[max(0, end - size) : end] for end in range(len(values), 0, -size)][::-1]
+    return "".join(_level([v for v in group if v is not None], top) for group in groups).rjust(cells)
+
+
+def _level(values: Sequence[float], top: float) -> str:
+    if not values or not any(values) or top <= 0:
+        return " "
+    mean = sum(values) / len(values)
+    return _SPARKS[min(len(_SPARKS) - 1, int(mean / top * len(_SPARKS)))]
+
+
+def _backlog(row: Row) -> str:
+    waiting = row.reading.stats.backlog_bytes
+    if not waiting:
+        return "0"
+    time = "" if row.backlog_seconds is None else f" {short_time(row.backlog_seconds)}"
+    return f"{ByteCount(waiting).human}{time}"
+
+
+def highest(row: Row) -> int:
+    """What the highest character of a row's last minute stands for, in bit/s: the ceil, or the highest rate."""
+    if row.reading.ceil is not None:
+        return row.reading.ceil.bits_per_second
+    return max((rate for rate in row.minute if rate is not None), default=0)
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else compact(round(value, 1), "")
+
+
+MINUTE: Final = "minute"
+NAME: Final = Column("name", "class", lambda r: r.name, lambda r: r.name, is_left=True)
+COLUMNS: Final = (
+    NAME,
+    Column("prio", "prio", lambda r: _whole(r.reading.priority), lambda r: r.reading.priority),
+    Column(
+        "rate", "rate", lambda r: _NONE if r.reading.rate is None else compact(r.reading.rate.bits_per_second, "bit"),
+        lambda r: None if r.reading.rate is None else r.reading.rate.bits_per_second,
+    ),
+    Column(
+        "ceil", "ceil", lambda r: _NONE if r.reading.ceil is None else compact(r.reading.ceil.bits_per_second, "bit"),
+        lambda r: None if r.reading.ceil is None else r.reading.ceil.bits_per_second,
+    ),
+    Column("now", "now", lambda r: compact(r.now.bits_per_second, "bit"), lambda r: r.now.bits_per_second),
+    Column("use", "of ceil", lambda r: f"{bar(r.of_ceil)} {percent(r.of_ceil):>4}", lambda r: r.of_ceil),
+    Column("borrowed", "borrowed", lambda r: percent(r.borrowed), lambda r: r.borrowed),
+    Column("packets", "pkt/s", lambda r: _number(r.packets), lambda r: r.packets),
+    Column("drops", "drop/s", lambda r: _number(r.drops), lambda r: r.drops),
+    Column("backlog", "backlog", _backlog, lambda r: r.reading.stats.backlog_bytes),
+    Column("throttled", "throttled", lambda r: percent(r.throttled), lambda r: r.throttled),
+    Column("conns", "conns", lambda r: _whole(r.reading.active), lambda r: r.reading.active),
+    Column("new", "new/s", lambda r: _number(r.opened), lambda r: r.opened),
+    Column(
+        MINUTE, "last 60 s", lambda r: spark(r.minute, SPARK_CELLS, highest(r)), lambda r: r.now.bits_per_second,
+        is_left=True,
+    ),
+)  # fmt: skip
+_GO_FIRST: Final = (MINUTE, "packets", "prio", "new", "borrowed", "rate", "conns", "drops", "throttled", "backlog")
+"""Columns that are left out, one after the other, until the rest fits."""
+ORDER: Final = "policy"
+"""Not sorted: as the policy has them."""
+SORTS: Final = (ORDER, *(column.key for column in COLUMNS if column.key != MINUTE))
+
+
+def _whole(value: int | None) -> str:
+    return _NONE if value is None else str(value)
+
+
+def arranged(rows: Iterable[Row], sort: str, *, reverse: bool) -> list[Row]:
+    """The rows by a column: texts and priorities rise, other numbers fall, what is not known comes last."""
+    listed = list(rows)
+    if sort == ORDER:
+        return listed[::-1] if reverse else listed
+    column = next(each for each in COLUMNS if each.key == sort)
+    known = [row for row in listed if column.value(row) is not None]
+    falls = sort not in ("name", "prio")
+    # A stable sort, so that equals keep the policy's order also where others fall.
+    known.sort(key=lambda row: _key(column.value(row)), reverse=falls != reverse)
+    return known + [row for row in listed if column.value(row) is None]
+
+
+def _key(value: Value) -> tuple[float, str]:
+    return (0.0, value) if isinstance(value, str) else (float(value or 0), "")
+
+
+def fitting(rows: Sequence[Row], width: int) -> list[Column]:
+    """The columns that a terminal of ``width`` columns has room for, without those of which nothing is known."""
+    columns = [c for c in COLUMNS if c is NAME or any(c.value(row) is not None for row in rows)]
+    for key in _GO_FIRST:
+        if _width(columns, rows) <= width:
+            break
+        columns = [column for column in columns if column.key != key]
+    return columns
+
+
+def _width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+    widths = [max(len(column.title), *(len(column.text(row)) for row in rows)) for column in columns]
+    return sum(widths) + _GAP * (len(columns) - 1)

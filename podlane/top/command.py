@@ -1,0 +1,191 @@
+"""``podlane top``: what each class does, live. Of a running sidecar, or of any interface."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from podlane.console import console, end_by_exception, failing_clearly
+from podlane.errors import LabError, NotPermittedError
+from traffic_policy.errors import UnitError
+from traffic_policy.units import Duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from podlane.top.readings import Source
+    from podlane.top.view import View
+
+_LEAST: Final = Duration.parse("100ms")
+_MOST: Final = Duration.parse("1m")
+_SORTS: Final = (
+    "policy", "name", "prio", "rate", "ceil", "now", "use", "borrowed", "packets", "drops", "backlog", "throttled",
+    "conns", "new",
+)  # fmt: skip
+"""Those of :mod:`podlane.top.columns`, which is not imported for the sake of --help."""
+_MOST_CONNECTIONS: Final = 5000
+
+
+def _interval(_ctx: click.Context, _param: click.Parameter, value: str) -> Duration:
+    try:
+        interval = Duration.parse(value)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+    if not _LEAST <= interval <= _MOST:
+        raise click.BadParameter(f"{interval} is not from {_LEAST} to {_MOST}.")
+    return interval
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  podlane top
+  podlane top --admin 127.0.0.1:15109 --sort now
+  podlane top --connections
+  podlane top --interface eth0 --once
+  podlane top --json --interval 5s --count 12 > minute.jsonl
+  kubectl port-forward POD 15109 & podlane top
+
+Keys: q quit, s and < > sort, r reverse, p pause, c connections, ? help.
+Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard error), 2 the command line cannot be used.
+"""
+)
+@click.option("--admin", metavar="HOST:PORT", help="Where the sidecar's admin server is.  [default: 127.0.0.1:15109]")
+@click.option("-i", "--interface", metavar="NAME", help="An interface instead of a sidecar: the kernel's own counters.")
+@click.option("--netns", metavar="NAME", help="Look from inside this network namespace (of `ip netns`, or a path).")
+@click.option("--connections", is_flag=True, help="Live connections instead of classes; of a sidecar only.")
+@click.option(
+    "--order", type=click.Choice(["newest", "largest"]), default="newest", help="Connections that come first."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, _MOST_CONNECTIONS),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Connections at most.",
+)
+@click.option("--sort", type=click.Choice(_SORTS), default="policy", help="Sort classes by a column.", metavar="COLUMN")
+@click.option("--reverse", is_flag=True, help="The other way round.")
+@click.option(
+    "--interval",
+    callback=_interval,
+    default="1s",
+    show_default=True,
+    metavar="TIME",
+    help="What a rate is the mean of.",
+)
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N intervals.")
+@click.option("--once", is_flag=True, help="Print one table, after one interval, and end.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per interval.")
+def top(
+    admin: str | None,
+    interface: str | None,
+    netns: str | None,
+    connections: bool,
+    order: str,
+    limit: int,
+    sort: str,
+    reverse: bool,
+    interval: Duration,
+    count: int | None,
+    once: bool,
+    as_json: bool,
+) -> None:
+    """Watch what each class does: its rate, what it borrows, drops, waits, and its connections.
+
+    Asks the admin server of a sidecar, by default the one of this network namespace, or reads the counters of an
+    interface. Changes nothing. Where the output is no terminal a table is printed for each interval.
+    """
+    if interface is not None and admin is not None:
+        raise click.UsageError("--interface and --admin: Look at one of them. An interface needs no sidecar.")
+    if interface is not None and connections:
+        raise click.UsageError("--connections: Only a sidecar knows connections. Leave --interface out.")
+    if once and count is not None:
+        raise click.UsageError("--once and --count: Once is a count of 1. Leave one of them out.")
+    with failing_clearly():
+        from datapath.connection_list import Order
+        from podlane.top.view import View
+
+        view = View(sort=sort, reverse=reverse, order=Order(order), shows_connections=connections)
+        with _inside(netns):
+            source = _interface(interface, netns) if interface is not None else _sidecar(admin)
+            out = console()
+            is_live = sys.stdin.isatty() and sys.stdout.isatty() and not out.is_dumb_terminal
+            if is_live and not (once or as_json):
+                from podlane.top.screen import Screen
+
+                end_by_exception()
+                Screen(out, source, view, interval.seconds, limit).run(count)
+            else:
+                _print(out, source, view, interval.seconds, 1 if once else count, limit, as_json=as_json)
+
+
+def _print(
+    out: Console, source: Source, view: View, interval: float, count: int | None, limit: int, *, as_json: bool
+) -> None:
+    from podlane.top.printing import frames, json_line, print_frame
+
+    try:
+        for number, frame in enumerate(islice(frames(source, interval), count)):
+            shown = source.connections(limit, view.order) if view.shows_connections else None
+            if as_json:
+                click.echo(json_line(source, frame, shown, time.time()))
+                continue
+            if number:
+                click.echo()
+            print_frame(out, source, frame, view, shown)
+    except BrokenPipeError:
+        # Whoever read has enough, as head(1) does. What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _sidecar(admin: str | None) -> Source:
+    from podlane.top.admin import AdminSource
+
+    try:
+        return AdminSource.parse(admin)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--admin") from None
+
+
+def _interface(name: str, netns: str | None) -> Source:
+    from podlane.tc import kernel_access
+    from podlane.tc.history_file import Book
+    from podlane.tc.records import knowledge
+    from podlane.top.interface import InterfaceSource
+
+    history = os.environ.get("PODLANE_HISTORY")
+    book = Book(Path(history) if history else None)
+    return InterfaceSource(kernel_access.open_kernel(), name, knowledge(book.standing(name), name), netns or "")
+
+
+@contextmanager
+def _inside(netns: str | None) -> Iterator[None]:
+    """Look from another network namespace. Raises :class:`LabError`, :class:`NotPermittedError`."""
+    if netns is None:
+        yield
+        return
+    from podlane.netns.namespace import NAMES, Namespace
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Namespace(netns).entered())  # an absolute path stays one
+        except PermissionError:
+            raise NotPermittedError(
+                f"Looking from inside {netns} takes CAP_SYS_ADMIN. Use sudo: sudo podlane top --netns {netns}"
+            ) from None
+        except OSError as error:
+            raise LabError(
+                f"There is no network namespace {netns} ({error.strerror}). `ip netns` lists those in {NAMES}; "
+                "of a process it is /proc/PID/ns/net."
+            ) from None
+        yield

@@ -1,0 +1,77 @@
+"""One look at the classes of an interface, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from daemon.documents.connections import Connections
+from datapath.connection_list import Order
+from tc_core.stats import ClassStats
+from traffic_policy.errors import PodlaneError
+from traffic_policy.units import Rate
+
+
+class SourceError(PodlaneError):
+    """The classes cannot be looked at (any more); the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassReading:
+    """A class at one moment. ``key`` is what stays the same from look to look.
+
+    None where the shaper has no such thing; ``active`` and ``opened`` (connections alive, and since the start) where
+    nobody counts connections. ``arrives``: it limits what the interface receives.
+    """
+
+    key: str
+    name: str
+    stats: ClassStats
+    rate: Rate | None = None
+    ceil: Rate | None = None
+    priority: int | None = None
+    active: int | None = None
+    opened: int | None = None
+    arrives: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All classes at one moment, in seconds of a clock that only goes forward. ``details`` are for a title."""
+
+    at: float
+    interface: str
+    total: Rate | None
+    classes: tuple[ClassReading, ...]
+    details: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Where readings come from. Its methods block, and raise :class:`SourceError` or what :mod:`tc_core` raises."""
+
+    @property
+    def name(self) -> str:
+        """What is looked at, for a title."""
+
+    def read(self) -> Reading:
+        """Look at the classes."""
+
+    def connections(self, limit: int, order: Order) -> Connections:
+        """Look at live connections."""
+
+
+def duration_words(seconds: float) -> str:
+    """``42s``, ``3m 5s``, ``2h 10m``, ``5d 3h``: two units at most."""
+    whole = int(seconds)
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    used = _from_first(parts)
+    return " ".join(f"{number}{unit}" for number, unit in used[:2] if number or len(used) == 1) or "0s"
+
+
+def _from_first(parts: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The parts from the first one that is not zero on; at least the last."""
+    kept = list(parts)
+    while len(kept) > 1 and not kept[0][0]:
+        kept.pop(0)
+    return kept

@@ -1,0 +1,178 @@
+"""The picture of a frame: a title, the table of classes or of connections, a line of help. Pure, but for rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from daemon.documents.connections import Connection, Connections
+from datapath.connection_list import Order
+from podlane.top.columns import (
+    COLUMNS,
+    MINUTE,
+    NAME,
+    ORDER,
+    Column,
+    arranged,
+    bar,
+    compact,
+    fitting,
+    highest,
+    percent,
+    spark,
+)
+from podlane.top.connections import RIGHT, TITLES, cells, count_words, in_class
+from podlane.top.rates import Frame, Row
+from podlane.top.view import HELP, View
+
+_MINUTE_CELLS: Final = 60
+_NEAR: Final = 0.9
+"""Of the ceil: where a class begins to be held back."""
+_OVER: Final = 1.02
+"""... and where it is above, beyond what bursts and a late look explain."""
+_AROUND: Final = 6
+"""Lines of a screen that are not the table's body: title, last minute, state, headings, totals, keys."""
+_KEYS: Final = "q quit  s sort  r reverse  p pause  c {other}  ? help"
+
+
+def classes_picture(
+    source: str, frame: Frame, view: View, width: int, height: int, problem: str = ""
+) -> RenderableType:
+    """Everything for a screen of this size."""
+    rows = arranged(frame.rows, view.sort, reverse=view.reverse)
+    room = max(1, height - _AROUND)
+    sort = "in the policy's order" if view.sort == ORDER else f"sorted by {_title(view.sort)}"
+    return Group(
+        title(source, frame, width),
+        last_minute(frame.totals, width),
+        _state(view, problem, width),
+        # Of all rows, so that scrolling moves no column.
+        class_table(rows[view.top : view.top + room], frame.totals, fitting((*rows, frame.totals), width)),
+        _footer(view, "connections", sort, len(rows), view.top + room, width),
+    )
+
+
+def connections_picture(
+    source: str, frame: Frame, shown: Connections, view: View, width: int, height: int, problem: str = ""
+) -> RenderableType:
+    """The live connections for a screen of this size."""
+    listed = in_class(shown.connections, view.connection_sort, reverse=view.reverse)
+    room = max(1, height - _AROUND)
+    first = "the newest first" if view.order is Order.NEWEST else "the largest first"
+    sort = f"sorted by {view.connection_sort}" if view.connection_sort else first
+    return Group(
+        title(source, frame, width),
+        last_minute(frame.totals, width),
+        _state(view, problem, width),
+        connection_table(listed[view.top : view.top + room]),
+        Text(count_words(shown), style="bold"),
+        _footer(view, "classes", sort, len(listed), view.top + room, width),
+    )
+
+
+def help_picture() -> RenderableType:
+    """What the keys do, and what the columns mean."""
+    keys = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    for key, words in HELP:
+        keys.add_row(Text(key, style="bold"), words)
+    columns = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    for name, words in MEANINGS:
+        columns.add_row(Text(name, style="bold"), words)
+    return Group(Text("Keys", style="bold cyan"), keys, Text(), Text("Columns", style="bold cyan"), columns)
+
+
+MEANINGS: Final = (
+    ("rate, ceil", "what the class is guaranteed, and the most it may borrow up to"),
+    ("now", "the mean of the last interval, link headers included"),
+    ("borrowed", "packets sent in the interval that the class's own rate did not cover"),
+    ("backlog", "bytes that wait now, and how long they take at the class's rate"),
+    ("throttled", "share of the last 10 s in which packets of the class were waiting"),
+    ("conns, new/s", "connections that the sidecar gave the class: alive, and new ones"),
+)
+
+
+def title(source: str, frame: Frame, width: int) -> Text:
+    """What is looked at, and how much of it is used."""
+    reading, totals = frame.reading, frame.totals
+    line = Text.assemble((reading.interface, "bold cyan"), "  ", source)
+    if reading.total is not None:
+        line.append(f"  total {compact(reading.total.bits_per_second, 'bit')}")
+        line.append(f"  used {percent(totals.of_ceil)} ")
+        line.append(bar(totals.of_ceil), style=_colour(totals.of_ceil))
+    for detail in reading.details:
+        line.append(f"  {detail}", style="dim")
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def last_minute(totals: Row, width: int) -> Text:
+    """What was sent in all, second by second."""
+    return Text.assemble(
+        ("last 60 s ", "dim"),
+        (spark(totals.minute, min(_MINUTE_CELLS, max(1, width - 30)), highest(totals)), "cyan"),
+        f" {compact(totals.now.bits_per_second, 'bit')}",
+    )
+
+
+def class_table(rows: Sequence[Row], totals: Row, columns: Sequence[Column]) -> Table:
+    """The rows, and the totals below."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(column.text(row), style=_style(column, row)) for column in columns))
+    table.add_row(*(Text(column.text(totals), style="bold") for column in columns))
+    return table
+
+
+def connection_table(connections: Sequence[Connection]) -> Table:
+    """Live connections; long names are cut where room is short."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in TITLES:
+        table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=True, overflow="ellipsis")
+    for each in connections:
+        table.add_row(*(Text(cell) for cell in cells(each)))
+    return table
+
+
+def _title(sort: str) -> str:
+    return next(column.title for column in COLUMNS if column.key == sort)
+
+
+def _state(view: View, problem: str, width: int) -> Text:
+    """One line, empty when all is well."""
+    if not problem:
+        return Text("paused: p goes on" if view.is_paused else "", style="bold yellow")
+    text = Text(problem, style="bold red")
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _footer(view: View, other: str, sort: str, count: int, end: int, width: int) -> Text:
+    more = f"  {count - end} more below" if count > end else ""
+    turned = ", reversed" if view.reverse else ""
+    text = Text(f"{_KEYS.format(other=other)}   {sort}{turned}{more}", style="dim")
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _style(column: Column, row: Row) -> str:
+    if column is NAME:
+        return "bold"
+    if column.key in ("now", "use"):
+        return _colour(row.of_ceil)
+    if column.key == "drops" and row.drops:
+        return "red"
+    if column.key == "throttled" and row.throttled:
+        return "yellow"
+    return "cyan" if column.key == MINUTE else ""
+
+
+def _colour(share: float | None) -> str:
+    if share is None or share < _NEAR:
+        return "green"
+    return "yellow" if share <= _OVER else "red"

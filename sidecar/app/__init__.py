@@ -1,0 +1,1 @@
+"""The life of a sidecar: brought up in order, reloaded, and taken down in reverse."""

@@ -1,0 +1,52 @@
+"""From settings to the parts that serve connections: a relay, or a classifier of packets. Makes them, runs nothing."""
+
+from __future__ import annotations
+
+from datapath.mesh.types import MeshProxy
+from datapath.netfilter.ipv6 import ipv6_missing
+from datapath.routing.cached import Routing
+from datapath.shared_counters import LedgerRow
+from datapath.stepaside.server import StepAside
+from sidecar.config.settings import AccessLogMode, SidecarSettings
+from sidecar.observability.access_log import AccessLogSettings
+from sidecar.observability.counters import Tallies
+from sidecar.observability.metrics import Metrics
+from sidecar.proxy.server import ProxyServer, ServerSettings
+from sidecar.transport.kernel_sockets import TransparentEdge
+
+
+def access_log_of(settings: SidecarSettings) -> AccessLogSettings | None:
+    """Where the access log goes; None: nowhere."""
+    return None if settings.access_log is AccessLogMode.OFF else AccessLogSettings(settings.access_log_file)
+
+
+def server_settings(settings: SidecarSettings) -> ServerSettings:
+    """What each process that relays is told."""
+    return ServerSettings(
+        port=settings.outbound_port,
+        inbound_port=settings.inbound_port,
+        ipv6=ipv6_missing() is None,
+        max_connections=settings.max_connections,
+        detection_timeout=settings.detection_timeout,
+        connect_timeout=settings.connect_timeout,
+        idle_timeout=settings.idle_timeout,
+        access_log=access_log_of(settings),
+    )
+
+
+def relay(
+    settings: SidecarSettings, routing: Routing, metrics: Metrics, *, mesh: MeshProxy | None, ledger: LedgerRow
+) -> ProxyServer:
+    """The relay of this process."""
+    return ProxyServer(server_settings(settings), routing, metrics, edge=TransparentEdge(mesh=mesh), ledger=ledger)
+
+
+def classifier(settings: SidecarSettings, routing: Routing, tallies: Tallies) -> StepAside:
+    """What judges packets: of all connections, or of QUIC alone."""
+    return StepAside(
+        settings.outbound_port,
+        routing,
+        tallies,
+        detection_timeout=settings.detection_timeout,
+        access_log=access_log_of(settings),
+    )

@@ -1,0 +1,120 @@
+"""From settings to a running sidecar: what it is made of, before and while it lives."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import trio
+
+from daemon.log import Logger
+from daemon.log import configure as configure_log
+from datapath.instance_lock import only_instance
+from datapath.kinds import Datapath
+from datapath.mesh.join import join
+from datapath.mesh.types import MeshProxy
+from datapath.netfilter.install import Installer, detect_backend
+from datapath.shaping import Shaping, shaped_interface
+from datapath.shared_counters import Ledger
+from sidecar.app.factory import access_log_of
+from sidecar.app.fail_closed import do_without_start
+from sidecar.app.in_force import MakePool
+from sidecar.app.reloading import tell_warnings
+from sidecar.app.sidecar import Sidecar
+from sidecar.config.loader import contents, load_wanted
+from sidecar.config.settings import SidecarSettings
+from sidecar.errors import single
+from sidecar.supervisor.client import Guard
+from sidecar.transport.kernel_sockets import TransparentEdge
+from sidecar.workers.forkserver import fork_server
+from sidecar.workers.pool import WorkerPool
+from sidecar.workers.sizing import worker_count
+from sidecar.workers.worker import work
+from tc_core.probe import features
+from tc_core.rtnetlink.kernel import NetlinkKernel
+from traffic_policy.errors import PodlaneError
+
+log = Logger()
+
+
+def run(
+    settings: SidecarSettings,
+    *,
+    guard: Guard | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
+) -> None:
+    """Run a sidecar until it is told to stop, as :func:`serve` does, with its workers if it is to have some.
+
+    Has the process for itself: one thread so far, and no trio yet.
+    """
+    workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
+    ledger = Ledger(workers)
+    try:
+        mesh = join(settings)
+    except PodlaneError:
+        if guard is None or not guard.again:
+            with suppress(PodlaneError), only_instance():  # as in serve; unless another sidecar is alive here
+                do_without_start(settings)
+        raise
+    with ExitStack() as stack:
+        make_pool = None
+        if workers > 1:
+            be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
+            make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
+        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, guard=guard)
+        trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
+
+
+async def serve(
+    settings: SidecarSettings,
+    *,
+    make_pool: MakePool | None = None,
+    ledger: Ledger | None = None,
+    mesh: MeshProxy | None = None,
+    guard: Guard | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_summary: Callable[[dict[str, object]], None] = lambda _: None,
+) -> None:
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``guard``: its supervisor; the others: see :func:`run`.
+
+    ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
+    removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
+    a predecessor that was killed had left, is removed first, or refuses what names decide
+    (:mod:`sidecar.app.fail_closed`).
+    """
+    wanted = None
+    with ExitStack() as stack:
+        lock = stack.enter_context(only_instance())
+        try:
+            tried = contents(settings)  # first: what changes from here on is another
+            wanted = load_wanted(settings)
+            if wanted.settings.log_level is not settings.log_level:
+                configure_log(settings.log_format, wanted.settings.log_level)
+            tell_warnings(wanted)
+            if (access_log := access_log_of(settings)) is not None:
+                access_log.check()
+            signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+            kernel = stack.enter_context(NetlinkKernel())
+            interface = shaped_interface(kernel, settings.interface)
+            shaping = Shaping(
+                kernel,
+                interface,
+                features.probe(),
+                replace=settings.replace,
+                relays=wanted.settings.datapath is Datapath.RELAY,
+                ledger=ledger,
+            )
+            installer = Installer(detect_backend(settings.iptables))
+            pool = partial(make_pool, lock) if make_pool else None
+            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard)
+        except PodlaneError:
+            if guard is None or not guard.again:  # else connections have been seen to
+                do_without_start(settings, wanted, mesh)
+            raise
+        try:
+            await running.run(signals, on_ready, on_summary)
+        except BaseExceptionGroup as group:
+            raise single(group, PodlaneError) or group from None

@@ -1,0 +1,1 @@
+"""Settings, policy files and annotations: how they are read, and when they have changed."""

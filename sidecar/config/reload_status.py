@@ -1,0 +1,77 @@
+"""Which policy is in force, since when, and what came of the last attempt to change it: for health, metrics and log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from daemon.prometheus_text import Family, counter, gauge
+
+
+class Result(StrEnum):
+    """What came of reading the policy again."""
+
+    APPLIED = "applied"
+    """It is in force, be it another one or the same."""
+    REFUSED = "refused"
+    """It cannot be used; nothing was touched."""
+    FAILED = "failed"
+    """It could not be put in force, and the old one was put back."""
+
+
+class PolicyState:
+    """Told what happens to the policy; says it to whoever asks. Times are of the system's clock."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._digest = ""
+        self._in_force_since = 0.0
+        self._reloads: Tally[Result] = Tally(dict.fromkeys(Result, 0))
+        self._refused: str | None = None
+        self._refused_at = 0.0
+
+    def begin(self, digest: str) -> None:
+        """The first policy is in force."""
+        self._digest, self._in_force_since = digest, self._now()
+
+    def applied(self, digest: str) -> None:
+        """A policy that was read again is in force. The same policy has been in force all the time."""
+        self._reloads[Result.APPLIED] += 1
+        self._refused = None
+        if digest != self._digest:
+            self.begin(digest)
+
+    def refused(self, reason: str, result: Result) -> None:
+        """A policy that was read again is not used."""
+        self._reloads[result] += 1
+        self._refused, self._refused_at = reason, self._now()
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the policy that is wanted now, and that it is not the one in force; None: nothing."""
+        if self._refused is None:
+            return None
+        read, since = _said(self._refused_at), _said(self._in_force_since)
+        return f"The policy read at {read} is not used, that of {since} stays in force: {self._refused}"
+
+    def collect(self) -> Iterator[Family]:
+        """The metrics."""
+        info = gauge("podlane_policy_info", "The policy in force.", "hash")
+        info.add(1, self._digest)
+        since = gauge(
+            "podlane_policy_in_force_timestamp_seconds", "When the policy in force came into force (Unix time)."
+        )
+        since.add(self._in_force_since)
+        refused = gauge("podlane_policy_refused", "1: the policy that is wanted now is not used.")
+        refused.add(self._refused is not None)
+        reloads = counter("podlane_policy_reloads", "Policies that were read again.", "result")
+        for result, number in self._reloads.items():
+            reloads.add(number, result)
+        yield from (info, since, refused, reloads)
+
+
+def _said(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

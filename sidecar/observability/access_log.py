@@ -1,0 +1,209 @@
+"""The access log: a line of JSON for each connection that has ended (:mod:`sidecar.observability.access_log_format`).
+
+Writing never holds up the relay: a line is made when its connection ends, and put in a queue; a thread writes what has
+gathered a moment later, to a pipe in pieces that arrive whole (PIPE_BUF, pipe(7)), since workers write to the same
+place. When whoever reads the log does not keep up, the queue fills, and what does not fit is counted instead of kept: a
+log must not cost memory without bound, nor stop traffic.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from daemon.log import Logger
+from datapath.stepaside.class_cache import Known, Witness, ends
+from sidecar.observability.access_log_format import connection_line, decision_line
+from sidecar.transport.observer import ConnectionSummary, Observer
+from traffic_policy.errors import ConfigError
+
+MOST_WAITING: Final = 50_000
+"""Lines in the queue, about 40 MB: what a stalled reader of the log costs at most."""
+_GATHER_S: Final = 0.1
+"""Between two batches: waking a thread for each line would cost the relay more than the line."""
+_PIECE: Final = select.PIPE_BUF
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+_LAST_WORDS_S: Final = 3.0
+"""For what is still in the queue at the end, before it is given up."""
+
+log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogSettings:
+    """Where lines go: a file, or standard output when None."""
+
+    file: Path | None = None
+
+    def open(self) -> int:
+        """A descriptor to append to. Raises :class:`ConfigError`."""
+        if self.file is None:
+            return os.dup(sys.stdout.fileno())
+        try:
+            # Not blocking, for opening a FIFO that nobody reads would wait for ever (fifo(7)); writing may.
+            descriptor = os.open(
+                self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640
+            )
+            os.set_blocking(descriptor, True)
+            return descriptor
+        except OSError as error:
+            raise ConfigError(
+                f"--access-log-file: {self.file} cannot be written: {error.strerror}. "
+                "Name a file in a folder that is there and can be written to, or leave it out for standard output."
+            ) from None
+
+    def check(self) -> None:
+        """Raises :class:`ConfigError` when nothing can be written there."""
+        os.close(self.open())
+
+
+class AccessLog:
+    """Writes lines in a thread of its own, from the start until :meth:`close`. Any thread may call :meth:`write`."""
+
+    def __init__(self, settings: AccessLogSettings, lost: Callable[[int], None] = lambda _: None) -> None:
+        """``lost`` is told of lines that could not be kept, or not be written. Raises :class:`ConfigError`."""
+        self._settings = settings
+        self._lost = lost
+        self._descriptor = settings.open()
+        self._lines: deque[bytes] = deque()
+        self._wake = threading.Event()
+        self._is_woken = False
+        self._closing = threading.Event()
+        self._fails = False
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Put a line in the queue; never waits."""
+        if len(self._lines) >= MOST_WAITING:
+            self._lost(1)
+            return
+        self._lines.append(line)
+        if not self._is_woken:
+            self._is_woken = True
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what is in the queue, and end; gives up on a reader that has stalled."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(_LAST_WORDS_S)
+        if self._thread.is_alive():
+            log.error("the access log is not read: its last lines are lost", count=len(self._lines))
+            return  # the thread has the descriptor
+        os.close(self._descriptor)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(_GATHER_S)
+            self._wake.clear()
+            # First: a line that comes while the queue is being emptied wakes us again.
+            self._is_woken = False
+            self._empty()
+        self._empty()
+
+    def _empty(self) -> None:
+        if not self._lines:
+            return
+        self._follow_rotation()
+        for piece, count in self._pieces():
+            try:
+                _write_all(self._descriptor, piece)
+            except OSError as error:
+                self._lost(count)
+                if not self._fails:
+                    log.error("the access log cannot be written: lines are lost", error=error.strerror)
+                self._fails = True
+            else:
+                self._fails = False
+
+    def _pieces(self) -> Iterator[tuple[bytes, int]]:
+        """Whole lines, as many as a pipe takes at once, and how many they are."""
+        piece, count = b"", 0
+        for _ in range(len(self._lines)):
+            line = self._lines.popleft()
+            if piece and len(piece) + len(line) > _PIECE:
+                yield piece, count
+                piece, count = b"", 0
+            piece += line
+            count += 1
+        yield piece, count
+
+    def _follow_rotation(self) -> None:
+        """Open the file anew when another one, or none, has its name now: logrotate(8) has moved it away."""
+        file = self._settings.file
+        if file is None:
+            return
+        ours = os.fstat(self._descriptor)
+        if not stat.S_ISREG(ours.st_mode):
+            return
+        try:
+            named = file.stat()
+        except OSError:
+            named = None
+        if named is not None and (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
+            return
+        try:
+            descriptor = self._settings.open()
+        except ConfigError as error:
+            log.error("the access log goes on in the file that was moved away", error=str(error))
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody who shares the descriptor has made it so
+            select.select([], [descriptor], [])
+
+
+# --- who writes ------------------------------------------------------------------------------------------------------
+
+
+class Logged:
+    """An observer that writes down how connections end, and tells another everything."""
+
+    def __init__(self, observer: Observer, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
+        self.detected = observer.detected
+        self.routed = observer.routed
+        self.moved = observer.moved
+        self.refused = observer.refused
+        self.doubted = observer.doubted
+        self.lost_lines = observer.lost_lines
+        self._closed = observer.closed
+        self._write = lines.write
+        self._clock = clock
+
+    def closed(self, summary: ConnectionSummary) -> None:
+        """A routed connection ended."""
+        self._closed(summary)
+        self._write(connection_line(summary, self._clock()))
+
+
+class LoggedWitness:
+    """The same for stepping aside, where the choice of the class is all that is seen."""
+
+    def __init__(self, witness: Witness, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
+        self.detected = witness.detected
+        self.lost_lines = witness.lost_lines
+        self._witness = witness
+        self._write = lines.write
+        self._clock = clock
+
+    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+        """The class is chosen."""
+        self._witness.stepped_aside(flow, known, class_name)
+        self._write(decision_line(*ends(flow, known), class_name, known.detection, self._clock()))

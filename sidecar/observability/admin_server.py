@@ -1,0 +1,77 @@
+"""The admin server: ``/metrics``, ``/healthz``, ``/classes`` and others over HTTP/1.1, read only.
+
+It runs in the proxy's own event loop, so that an answer proves that the loop turns: a health check answered by another
+thread would stay green while the proxy hangs. Each connection serves one request; scrapers and kubelets ask rarely.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final
+from urllib.parse import parse_qsl
+
+import trio
+
+from daemon.http import Request, RequestError, Response
+from daemon.http_connection import Limits
+from daemon.http_server import HttpServer
+from datapath.errors import PortInUseError
+
+_LIMITS: Final = Limits(
+    connections=32, per_peer=32, handshake=5.0, idle=5.0, head=5.0, respond=5.0, send=5.0, keep_alive=False
+)
+"""Scrapers and kubelets are few, and the descriptors are for the proxy's connections."""
+
+Reply = Response
+Query = Mapping[str, str]
+"""What follows the question mark of a path; the last one of a name counts."""
+Handler = Callable[[Query], Reply | Awaitable[Reply]]
+
+
+class QueryError(Exception):
+    """The query cannot be answered; the text says why and what can be asked. It becomes the answer."""
+
+
+async def serve_admin(
+    address: str,
+    port: int,
+    handlers: dict[str, Handler],
+    *,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; reports the port it listens on. Raises :class:`PortInUseError`."""
+    listeners = await open_admin(address, port)
+    task_status.started(listeners[0].socket.getsockname()[1])
+    await serve_admin_on(listeners, handlers)
+
+
+async def open_admin(address: str, port: int) -> list[trio.SocketListener]:
+    """Listen. Raises :class:`PortInUseError`."""
+    try:
+        return await trio.open_tcp_listeners(port, host=address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"The admin port {address}:{port} is taken. Choose another with --admin-port, or 0 for none."
+            ) from None
+        raise PortInUseError(
+            f"The admin server cannot listen on {address}:{port}: {error.strerror or error}. "
+            "Choose an address of this machine with --admin-address."
+        ) from None
+
+
+async def serve_admin_on(listeners: list[trio.SocketListener], handlers: dict[str, Handler]) -> None:
+    """Serve on listeners that are open until cancelled; they are closed then."""
+    await HttpServer({path: partial(_read_only, each) for path, each in handlers.items()}, _LIMITS).run(listeners)
+
+
+async def _read_only(handler: Handler, request: Request) -> Response:
+    if request.method not in ("GET", "HEAD"):
+        raise RequestError(405, "Nothing can be changed here: use GET.")
+    try:
+        reply = handler(dict(parse_qsl(request.query, keep_blank_values=True)))
+        return reply if isinstance(reply, Response) else await reply
+    except QueryError as error:
+        raise RequestError(400, str(error)) from None

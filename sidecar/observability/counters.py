@@ -1,0 +1,147 @@
+"""What a relay has counted: plain numbers, which can be added up and sent to another process.
+
+Everything is counted in plain tallies, and made metrics of when somebody asks (:mod:`sidecar.observability.metrics`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from datapath.protocols.detect import Detection, Protocol, Reason
+from datapath.stepaside.class_cache import Known
+from sidecar.transport.observer import ConnectionSummary
+
+# From a hello in the first packet (tens of microseconds) to the default detection timeout of a second, and beyond.
+DETECTION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5)
+
+
+@dataclass(slots=True)
+class ClassConnections:
+    """Connections that got one class, by protocol, and the payload of those that have ended or moved to another."""
+
+    active_by_protocol: Tally[str] = field(default_factory=Tally)
+    by_protocol: Tally[str] = field(default_factory=Tally)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def active(self) -> int:
+        """Connections alive."""
+        return self.active_by_protocol.total()
+
+    @property
+    def total(self) -> int:
+        """Connections since the class came."""
+        return self.by_protocol.total()
+
+    def add(self, other: ClassConnections) -> None:
+        """Count what another has counted as well."""
+        self.active_by_protocol.update(other.active_by_protocol)
+        self.by_protocol.update(other.by_protocol)
+        self.bytes_up += other.bytes_up
+        self.bytes_down += other.bytes_down
+
+
+@dataclass(slots=True)
+class Tallies:
+    """Counts connections by class and protocol: the ``Observer`` of a proxy, or the ``Witness`` of stepping aside.
+
+    What has a class for a label is kept in :attr:`connections` alone and goes with the class, so that reloads with ever
+    new names do not fill the memory. One thread may count while another reads.
+    """
+
+    connections: dict[str, ClassConnections] = field(default_factory=dict)
+    detections: Tally[tuple[Protocol, Reason]] = field(default_factory=Tally)
+    detection_times: list[int] = field(default_factory=lambda: [0] * (len(DETECTION_BUCKETS) + 1))
+    """How many took up to each bucket's bound and more than the one before; the last: even longer."""
+    detection_seconds: float = 0.0
+    refusals: Tally[str] = field(default_factory=Tally)
+    doubts: int = 0
+    """Connections of which nobody could say any more where a request begins."""
+    lines_lost: int = 0
+    """Lines of the access log that could not be kept or written."""
+    workers_replaced: int = 0
+    """Worker processes that ended unasked, and others came in their place."""
+
+    def keep(self, names: Container[str]) -> None:
+        """Forget the classes that are not among ``names``, except those that connections still have."""
+        for name in [n for n, counts in self.connections.items() if n not in names and not counts.active]:
+            del self.connections[name]
+
+    def detected(self, detection: Detection, seconds: float) -> None:
+        """A connection's first bytes were looked at for ``seconds``."""
+        self.detections[detection.protocol, detection.reason] += 1
+        self.detection_times[bisect_left(DETECTION_BUCKETS, seconds)] += 1
+        self.detection_seconds += seconds
+
+    def routed(self, class_name: str, protocol: Protocol) -> None:
+        """A connection got its class and is being dialled."""
+        counts = self._of_class(class_name)
+        counts.by_protocol[protocol] += 1
+        counts.active_by_protocol[protocol] += 1
+
+    def moved(self, old: str, new: str, protocol: Protocol, bytes_up: int, bytes_down: int) -> None:
+        """A connection is in another class from now on. It is not counted as a new one there."""
+        left, counts = self.connections[old], self._of_class(new)
+        left.active_by_protocol[protocol] -= 1
+        left.bytes_up += bytes_up
+        left.bytes_down += bytes_down
+        counts.active_by_protocol[protocol] += 1
+        counts.by_protocol[protocol] += 0  # there is such a protocol in this class now
+
+    def stepped_aside(
+        self,
+        flow: bytes,  # noqa: ARG002  # for others
+        known: Known,
+        class_name: str,
+    ) -> None:
+        """A connection got its class and goes on by itself; its end will not be seen."""
+        self._of_class(class_name).by_protocol[known.detection.protocol] += 1
+
+    def doubted(self) -> None:
+        """Of a connection whose requests are followed nobody can say any more where the next one begins."""
+        self.doubts += 1
+
+    def refused(self, reason: str) -> None:
+        """A connection was turned away, or its upstream could not be reached."""
+        self.refusals[reason] += 1
+
+    def closed(self, summary: ConnectionSummary) -> None:
+        """A routed connection ended."""
+        counts = self.connections[summary.class_name]
+        counts.active_by_protocol[summary.detection.protocol] -= 1
+        counts.bytes_up += summary.bytes_up - summary.told_up
+        counts.bytes_down += summary.bytes_down - summary.told_down
+
+    def lost_lines(self, count: int) -> None:
+        """Lines of the access log could not be kept or written."""
+        self.lines_lost += count
+
+    def add(self, other: Tallies) -> None:
+        """Count what another has counted as well."""
+        for name, counts in other.connections.items():
+            self._of_class(name).add(counts)
+        self.detections.update(other.detections)
+        self.detection_times = [a + b for a, b in zip(self.detection_times, other.detection_times, strict=True)]
+        self.detection_seconds += other.detection_seconds
+        self.refusals.update(other.refusals)
+        self.doubts += other.doubts
+        self.lines_lost += other.lines_lost
+        self.workers_replaced += other.workers_replaced
+
+    def at_rest(self) -> Self:
+        """Itself, once nobody counts any more: whoever counted is gone, and its connections with it."""
+        for counts in self.connections.values():
+            counts.active_by_protocol.clear()
+        return self
+
+    def _of_class(self, name: str) -> ClassConnections:
+        counts = self.connections.get(name)
+        if counts is None:
+            # One thread may count while another does: what setdefault answers is what is there.
+            counts = self.connections.setdefault(name, ClassConnections())
+        return counts

@@ -1,0 +1,136 @@
+"""What the proxy did, and what the kernel counted, in Prometheus' text format.
+
+The proxy reports each event of a connection's life to :class:`~sidecar.observability.counters.Tallies`, which
+:class:`Metrics` is as well; where workers relay (:mod:`sidecar.workers`), each has its own and they are added up here.
+The kernel's counters of each class are read by :mod:`datapath.shaping`. All of it is put together when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from daemon.prometheus_text import Collector, Family, counter, gauge, histogram, render
+from datapath.shaping import ClassSnapshot, Received
+from sidecar.observability.counters import DETECTION_BUCKETS, Tallies
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The processes that relay: how many there are, and what those that are not this one have counted."""
+
+    present: int = 1
+    tallies: tuple[Tallies, ...] = ()
+
+
+class Metrics(Tallies):
+    """The tallies of this process, and the way to those of all. See :meth:`sum` and :meth:`render`."""
+
+    def __init__(
+        self, classes: Callable[[], Iterable[ClassSnapshot]], crew: Callable[[], Crew] = Crew, *more: Collector
+    ) -> None:
+        """``more``: who has metrics of its own."""
+        super().__init__()
+        self._crew = crew
+        self._collectors: tuple[Collector, ...] = (_Collector(classes, crew, self), *more)
+
+    def sum(self) -> Tallies:
+        """What all processes together have counted: this one, its workers, and those that are gone."""
+        others = self._crew().tallies
+        if not others:
+            return self
+        total = Tallies()
+        for tallies in (self, *others):
+            total.add(tallies)
+        return total
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus text format."""
+        return render(family for collector in self._collectors for family in collector.collect())
+
+
+class _Collector:
+    """What there is to tell: the kernel's counters of each class, as the sampler last read them, and connections."""
+
+    def __init__(
+        self, classes: Callable[[], Iterable[ClassSnapshot]], crew: Callable[[], Crew], metrics: Metrics
+    ) -> None:
+        self._classes = classes
+        self._crew = crew
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Family]:
+        counted = self._metrics.sum()
+        yield from class_families("podlane_class", "sent", list(self._classes()))
+        yield from self._of_the_proxy(counted)
+        yield from self._of_detection(counted)
+        yield from self._of_workers(counted)
+
+    def _of_workers(self, counted: Tallies) -> Iterator[Family]:
+        workers = gauge("podlane_workers", "Processes that relay connections.")
+        workers.add(self._crew().present)
+        replaced = counter("podlane_workers_replaced", "Workers that ended unasked and were replaced.")
+        replaced.add(counted.workers_replaced)
+        yield from (workers, replaced)
+
+    def _of_detection(self, counted: Tallies) -> Iterator[Family]:
+        detections = counter("podlane_detections", "Detections by protocol found and reason.", "protocol", "reason")
+        for (protocol, reason), number in list(counted.detections.items()):
+            detections.add(number, protocol, reason)
+        seconds = histogram("podlane_detection_seconds", "From accept to the end of detection.")
+        seconds.add_counts(DETECTION_BUCKETS, counted.detection_times, counted.detection_seconds)
+        lost = counter("podlane_access_log_lost", "Lines of the access log that could not be kept or written.")
+        lost.add(counted.lines_lost)
+        refused = counter("podlane_connections_refused", "Connections that were not relayed.", "reason")
+        for name, number in list(counted.refusals.items()):
+            refused.add(number, name)
+        doubted = counter("podlane_requests_ambiguous", "Connections whose requests could not be followed any more.")
+        doubted.add(counted.doubts)
+        yield from (detections, seconds, refused, doubted, lost)
+
+    def _of_the_proxy(self, counted: Tallies) -> Iterator[Family]:
+        active = gauge("podlane_connections_active", "Connections alive.", "class", "protocol")
+        total = counter("podlane_connections", "Connections that were given a class.", "class", "protocol")
+        relayed = counter("podlane_relayed_bytes", "Payload of finished connections.", "class", "direction")
+        for name, counts in list(counted.connections.items()):
+            for protocol, number in list(counts.by_protocol.items()):
+                total.add(number, name, protocol)
+                active.add(counts.active_by_protocol[protocol], name, protocol)
+            relayed.add(counts.bytes_up, name, "up")
+            relayed.add(counts.bytes_down, name, "down")
+        yield from (active, total, relayed)
+
+
+def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[Family]:
+    """What the kernel counted of each class, whose packets were ``verb`` (sent, received)."""
+    counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
+        ("bytes", f"Bytes {verb}, link headers included.", lambda s: s.stats.bytes),
+        ("packets", f"Packets {verb}.", lambda s: s.stats.packets),
+        ("drops", "Packets dropped.", lambda s: s.stats.drops),
+        ("overlimits", "Times the class had to wait for tokens.", lambda s: s.stats.overlimits),
+    )
+    gauges: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
+        ("backlog_bytes", "Bytes waiting.", lambda s: s.stats.backlog_bytes),
+        ("backlog_packets", "Packets waiting.", lambda s: s.stats.backlog_packets),
+        ("rate_bits_per_second", "Rate now.", lambda s: s.current_rate.bits_per_second),
+        ("guaranteed_bits_per_second", "Guaranteed rate.", lambda s: s.rate.bits_per_second),
+        ("ceil_bits_per_second", "Most it may borrow up to.", lambda s: s.ceil.bits_per_second),
+    )
+    for make, metrics in ((counter, counters), (gauge, gauges)):
+        for name, text, value in metrics:
+            family = make(f"{prefix}_{name}", text, "class")
+            for snapshot in snapshots:
+                family.add(value(snapshot), snapshot.name)
+            yield family
+
+
+class ReceivedMetrics:
+    """The same of what arrives, for the classes that limit it."""
+
+    def __init__(self, received: Callable[[], Received | None]) -> None:
+        self._received = received
+
+    def collect(self) -> Iterator[Family]:
+        """All families, which are empty where nothing is limited."""
+        received = self._received()
+        return class_families("podlane_received", "received", received.classes if received else ())

@@ -1,0 +1,1 @@
+"""The relay: from an accepted connection to its class and its server."""

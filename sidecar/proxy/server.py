@@ -1,0 +1,339 @@
+"""The proxy server: listeners, limits, drain. Bytes are moved elsewhere (:mod:`sidecar.transport.loop`).
+
+``run`` is the server's life. ``stop_accepting`` and ``drain`` are for the end: the caller first removes the capture, so
+that new connections go direct, then drains.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import resource
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from daemon.log import Logger
+from datapath.connection_list import LiveConnection, Order, Shown, first
+from datapath.routing.cached import Routing
+from datapath.shared_counters import Ledger, LedgerRow
+from sidecar.app.memory_trim import Tide, give_back
+from sidecar.observability.access_log import AccessLog, AccessLogSettings, Logged
+from sidecar.proxy.connection import ConnectionView
+from sidecar.proxy.context import Proxy
+from sidecar.proxy.idle_eviction import CROWDED, Crowding
+from sidecar.transport.accept import RETRY_S, Acceptor
+from sidecar.transport.inbound import InboundEdge
+from sidecar.transport.kernel_sockets import BACKLOG, Edge, TransparentEdge
+from sidecar.transport.loop import EventLoop
+from sidecar.transport.observer import ConnectionSummary, NullObserver, Observer, Outcome, Refusal
+from sidecar.transport.pacing import Pacer
+from sidecar.transport.pipes import MAX_PIPES
+from sidecar.transport.states import Event
+from sidecar.transport.timers import Timers
+from traffic_policy.errors import ConfigError
+from traffic_policy.units import Duration
+
+__all__ = [
+    "ConnectionSummary",
+    "ConnectionView",
+    "NullObserver",
+    "Observer",
+    "Outcome",
+    "ProxyServer",
+    "Refusal",
+    "Routing",
+    "ServerSettings",
+    "tune_garbage_collector",
+]
+
+log = Logger()
+
+RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
+"""Descriptors that are not for connections: splice pipes; and listeners, admin server, netlink, logs, imports."""
+DESCRIPTORS_PER_CONNECTION: Final = 2
+REROUTED_AT_ONCE: Final = 256
+"""Connections that follow a new policy before bytes move on: about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How the server behaves. ``inbound_port`` is where clients' connections arrive; None: they do not."""
+
+    port: int
+    inbound_port: int | None = None
+    ipv4: bool = True
+    ipv6: bool = True
+    max_connections: int = 10_000
+    detection_timeout: Duration = field(default=Duration(1 * 10**9))
+    connect_timeout: Duration = field(default=Duration(10 * 10**9))
+    idle_timeout: Duration = field(default=Duration(3600 * 10**9))
+    access_log: AccessLogSettings | None = None
+
+    @property
+    def families(self) -> Sequence[int]:
+        """Address families to listen on. Raises ConfigError when there is none."""
+        chosen = [family for family, on in ((socket.AF_INET, self.ipv4), (socket.AF_INET6, self.ipv6)) if on]
+        if not chosen:
+            raise ConfigError("Neither IPv4 nor IPv6 is on, so there is nothing to listen on. Switch one of them on.")
+        return chosen
+
+
+def fitting_connections(wanted: int, descriptor_limit: int) -> int:
+    """How many of ``wanted`` connections fit under a limit of open files (at least one)."""
+    return max(1, min(wanted, (descriptor_limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION))
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one (setrlimit(2)); returns what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 30
+
+
+def make_room_for_descriptors(count: int) -> None:
+    """Have the kernel's table of this process's open files hold so many, of 8 bytes each, from now on.
+
+    By itself it doubles when it is full, and a process of several threads then waits until nobody can be reading the
+    old one (expand_fdtable() in fs/file.c, synchronize_rcu()): 8 to 16 ms each time in which no connection moves.
+    Measured: the first hundred connections waited for it twice, and p99 of two seconds' was 11.6 ms instead of 6.2.
+    """
+    descriptor = os.eventfd(0)
+    with suppress(OSError):  # beyond the limit, or no memory: then it grows when it has to
+        os.close(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, count - 1))
+    os.close(descriptor)
+
+
+def tune_garbage_collector() -> None:
+    """What exists now stays for good, so it need not be looked through again; connections leave no cycles behind.
+
+    But netlink's messages do, some hundred objects each time when the counters are read. With ten times the first
+    threshold they took 12 MiB of an idle sidecar before they were looked for; who lives longer is as seldom asked as
+    then.
+    """
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 500, 50)
+
+
+class ProxyServer:
+    """Accepts captured connections and proxies them until cancelled."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        routing: Routing,
+        observer: Observer | None = None,
+        *,
+        edge: Edge | None = None,
+        inbound: Edge | None = None,
+        ledger: LedgerRow | None = None,
+    ) -> None:
+        """``edge`` and ``inbound`` are how listening and dialling are done; TPROXY when not given.
+
+        ``ledger`` is where this process writes down what it has received; one of its own when not given.
+        """
+        self.settings = settings
+        self.max_connections = settings.max_connections
+        self._doors: list[tuple[Edge, int]] = [(edge if edge is not None else TransparentEdge(), settings.port)]
+        if settings.inbound_port is not None:
+            self._doors.append((inbound if inbound is not None else InboundEdge(), settings.inbound_port))
+        self._observer = observer if observer is not None else NullObserver()
+        self._access_log: AccessLog | None = None
+        if settings.access_log is not None:
+            self._access_log = AccessLog(settings.access_log, self._observer.lost_lines)
+            self._observer = Logged(self._observer, self._access_log)
+        self._timers = Timers()
+        self._loop = EventLoop(self._timers)
+        self._retries = self._timers.queue(RETRY_S, Acceptor.resume)
+        self._acceptors: list[Acceptor] = []
+        self._emptied = trio.Event()
+        self._life = trio.CancelScope()
+        self._pacer = Pacer(self._timers, ledger or Ledger().row(0))
+        self._pacer.follow(routing.limits)
+        self._proxy = Proxy(
+            loop=self._loop,
+            timers=self._timers,
+            routing=routing,
+            observer=self._observer,
+            detection_timeout=settings.detection_timeout.seconds,
+            connect_timeout=settings.connect_timeout.seconds,
+            idle_timeout=settings.idle_timeout.seconds,
+            on_closed=self._connection_closed,
+            on_exhausted=self._nothing_left,
+            times_waits=self._access_log is not None,
+            pacer=self._pacer,
+        )
+        self._crowding = Crowding(self._timers, self._proxy.live, lambda: self.max_connections, self._resume)
+        self._tide = Tide(self._timers, give_back)
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in force; :meth:`follow` brings another."""
+        return self._proxy.routing
+
+    @property
+    def active(self) -> int:
+        """Connections alive."""
+        return len(self._proxy.live)
+
+    @property
+    def wakeups(self) -> int:
+        """How often the relay loop woke up: an idle proxy does not."""
+        return self._loop.wakeups
+
+    @property
+    def events(self) -> int:
+        """How many epoll events were handled."""
+        return self._loop.events
+
+    def snapshot(self) -> list[ConnectionView]:
+        """The connections alive."""
+        return [connection.view() for connection in self._proxy.live]
+
+    def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive, and ``limit`` of them."""
+        live = self._proxy.live
+        chosen = first(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
+        return Shown(len(live), [_told(each.view()) for each in chosen])
+
+    async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when listening.
+
+        Raises PortInUseError, PrivilegeError, ConfigError, before anything is accepted.
+        """
+        self.max_connections = fitting_connections(self.settings.max_connections, raise_descriptor_limit())
+        if self.max_connections < self.settings.max_connections:
+            log.warning(
+                "fewer connections than configured fit under the limit of open files",
+                configured=self.settings.max_connections,
+                possible=self.max_connections,
+                remedy="Raise the hard limit (ulimit -Hn).",
+            )
+        make_room_for_descriptors(self.max_connections * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS)
+        try:
+            for edge, port in self._doors:
+                adopt = partial(self._proxy.adopt, edge)
+                for listener in edge.listen(port, self.settings.families):
+                    self._acceptors.append(
+                        Acceptor(self._loop, listener, adopt, self._has_room, self._crowding.make_room, self._exhausted)
+                    )
+            task_status.started([acceptor.listener.getsockname()[:2] for acceptor in self._acceptors])
+            with self._life:
+                await self._loop.run()
+        finally:
+            self._close_listeners()
+            self.cut()
+            self._proxy.shop.pipes.close()
+            self._loop.close()
+            if self._access_log is not None:
+                self._access_log.close()
+
+    async def follow(self, routing: Routing) -> None:
+        """Put a routing in force: for connections that get their class from now on, and for those that have one.
+
+        None is cut. What such a connection sends from now on is in the class that the new routing gives it.
+        """
+        proxy = self._proxy
+        proxy.routing = routing
+        self._pacer.follow(routing.limits)
+        live = list(proxy.live)
+        moved = 0
+        failure: OSError | None = None
+        for at in range(0, len(live), REROUTED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            for connection in live[at : at + REROUTED_AT_ONCE]:
+                connection.be_held()
+                try:
+                    moved += connection.reroute()
+                except OSError as error:
+                    failure = error
+        if moved:
+            log.info("live connections changed their class", count=moved)
+        if failure is not None:
+            log.warning("live connections stay in the classes they had", error=failure.strerror)
+
+    def stop_accepting(self) -> None:
+        """Take what waits in the backlogs, as far as there is room, and close the listeners."""
+        for acceptor in self._acceptors:
+            acceptor.accept(BACKLOG)  # a bound: whoever keeps connecting must not keep us here
+        self._close_listeners()
+
+    async def drain(self, grace: Duration) -> int:
+        """Stop accepting, wait until every connection has ended, cut what is left after ``grace``, and end ``run``.
+
+        Returns how many connections were cut.
+        """
+        self.stop_accepting()
+        with trio.move_on_after(grace.seconds):
+            while self._proxy.live:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+        left = self.cut()
+        self._life.cancel()
+        return left
+
+    def cut(self) -> int:
+        """Reset all connections; returns how many there were."""
+        connections = list(self._proxy.live)
+        for connection in connections:
+            connection.end(Event.CUT, Outcome.CUT)
+        return len(connections)
+
+    def _has_room(self) -> bool:
+        taken = len(self._proxy.live)
+        if taken >= self.max_connections * CROWDED:
+            self._crowding.begin()
+        return taken < self.max_connections
+
+    def _resume(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.resume()
+
+    def _nothing_left(self) -> None:
+        """A connection could not be dialled for want of something: let no more in for a moment."""
+        for acceptor in self._acceptors:
+            acceptor.pause()
+            self._retries.add(acceptor)
+
+    def _exhausted(self, acceptor: Acceptor, refusal: Refusal) -> None:
+        """accept(2) failed for want of something: try again when a connection closes, or a little later."""
+        self._observer.refused(refusal)
+        self._retries.add(acceptor)
+
+    def _connection_closed(self) -> None:
+        if not len(self._proxy.waiting):  # those are first
+            self._resume()
+        self._tide.closed(len(self._proxy.live), self._proxy.shop.first_bytes)
+        if not self._proxy.live and not self._emptied.is_set():
+            self._emptied.set()
+
+    def _close_listeners(self) -> None:
+        for acceptor in self._acceptors:
+            self._retries.discard(acceptor)
+            acceptor.close()
+        self._acceptors.clear()
+
+
+def _told(view: ConnectionView) -> LiveConnection:
+    undetected = view.class_name is None
+    return LiveConnection(
+        view.class_name,
+        view.client[:2],
+        (str(view.destination.address), view.destination.port),
+        view.destination.bound.value,
+        view.detection.sni or view.detection.host,
+        None if undetected else view.detection.protocol.value,
+        view.state.name.lower().replace("_", "-"),
+        view.seconds,
+        view.bytes_up,
+        view.bytes_down,
+    )

@@ -1,0 +1,153 @@
+"""The proxy's side of its supervisor: signs of life, what to do when it is gone, and what it is told.
+
+See :mod:`sidecar.supervisor`. A sidecar may run without one (``podlane run`` looks after its own), and then has no
+:class:`Guard`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import trio
+
+from daemon.log import Logger
+from daemon.prometheus_text import Family, counter
+from datapath.netfilter.fallback import Command
+from datapath.on_failure import OnFailure
+from sidecar.config.settings import LogFormat
+from sidecar.supervisor.commands import Action, run_all
+from sidecar.supervisor.heartbeat import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
+from sidecar.supervisor.ipc import Wire
+from traffic_policy.marks import ClassIds
+
+_FORSAKEN: Final = 1
+
+log = Logger()
+
+
+class Guard:
+    """The supervisor, as its proxy knows it."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        beats: Beats,
+        restarts: Mapping[str, int],
+        *,
+        again: bool,
+        ids: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.restarts = dict(restarts)
+        """How often a proxy was started again, by reason."""
+        self.again = again
+        """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
+        self.ids = ids
+        """The class ids in force, as :func:`ids_told` gives them; None: there have been none yet."""
+        self._wire = wire
+        self._beats = beats
+        self._armed: tuple[Command, ...] | None = None
+        self._over = False
+
+    @classmethod
+    def of(cls, descriptor: int) -> Guard:
+        """Take the socket that a supervisor has given, and hear its first words."""
+        end = socket.socket(fileno=descriptor)
+        end.set_inheritable(False)
+        wire = Wire(end)
+        message, descriptors = wire.receive()
+        if message is None:
+            os._exit(_FORSAKEN)  # it has gone before anything began
+        [page] = descriptors
+        beats = Beats(page)
+        os.close(page)
+        return cls(wire, beats, message["restarts"], again=message["again"], ids=message["ids"])
+
+    def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
+        """Say what to run if this process should be gone; to be called before what captures is installed.
+
+        ``ids``, as :func:`ids_told` gives them, are for the next one: connections that need no proxy to live wear them.
+        """
+        self._armed, self.ids = tuple(commands), ids
+        actions = [asdict(each) for each in commands]
+        said = {"actions": actions, "ids": ids, "on_failure": way.value, "log_format": log_format.value}
+        self._wire.send("armed", said)
+
+    def ready(self) -> None:
+        """Say that all is in force."""
+        self._wire.send("ready")
+
+    def not_ready(self) -> None:
+        """Take that back: this process ends, and there is to be no other."""
+        self._wire.send("not-ready")
+
+    def nothing_left(self) -> None:
+        """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
+        self._over = True
+        for kind in range(KINDS):
+            self._beats.take_back(kind)
+
+    def all_workers_answer(self) -> None:
+        """Say so."""
+        self._beats.give(WORKERS)
+
+    async def give_signs(self, judge_turns: Callable[[], bool | None]) -> None:
+        """Tell that the event loop turns, again and again; and the thread that judges packets, if there is one.
+
+        ``judge_turns`` says whether it has come round since the last call; None: there is none, or none any more.
+        """
+        while not self._over:
+            self._beats.give(LOOP)
+            turned = judge_turns()
+            if turned:
+                self._beats.give(JUDGE)
+            elif turned is None:
+                self._beats.take_back(JUDGE)
+            await trio.sleep(EVERY_S)
+
+    async def listen(self, put_back: Callable[[], Awaitable[None]]) -> None:
+        """Follow what the supervisor says: ``put_back`` what captures, and go on as before.
+
+        If the supervisor is gone this process ends at once.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.lowlevel.wait_readable(self._wire.socket)
+                message, _ = self._wire.receive()
+                if message is None:
+                    self._end_forsaken()
+                elif message["kind"] == "resume":
+                    nursery.start_soon(put_back)
+
+    def _end_forsaken(self) -> None:
+        """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""
+        problem = run_all([Action(each.argv, each.input) for each in self._armed or ()])
+        log.error("the supervisor has gone, and so does this process; start the sidecar again", error=problem)
+        os._exit(_FORSAKEN)
+
+
+def ids_told(ids: ClassIds) -> dict[str, Any]:
+    """Class ids as plain data, with those that are not to be used again soon."""
+    return {"ids": dict(ids), "retired": list(ids.retired)}
+
+
+def ids_of(told: Mapping[str, Any]) -> ClassIds:
+    """The other way round."""
+    return ClassIds(told["ids"], tuple(told["retired"]))
+
+
+class RestartMetrics:
+    """How often the proxy was started again; nothing where it has no supervisor."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        self._restarts = guard.restarts if guard is not None else {}
+
+    def collect(self) -> Iterator[Family]:
+        """One family."""
+        restarts = counter("podlane_restarts", "Proxies that were started again.", "reason")
+        for reason, number in self._restarts.items():
+            restarts.add(number, reason)
+        yield restarts

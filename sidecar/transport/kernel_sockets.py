@@ -1,0 +1,254 @@
+"""Where the proxy meets the kernel: listening, asking for the original destination, dialling.
+
+:class:`Edge` is what the proxy needs, :class:`TransparentEdge` how it is done with TPROXY
+(Documentation/networking/tproxy.rst):
+
+* The listeners are IP_TRANSPARENT, so the kernel hands them connections to any address, and getsockname(2) of an
+  accepted socket is where the client meant to go. A connection whose destination is the listener itself was not
+  diverted: somebody found the port, or the proxy is talking to itself.
+* The listeners carry the OWN mark and accepted sockets inherit it, SYN-ACKs included: nothing that goes back to the
+  client is ever captured.
+* A socket that dials carries OWN and the class from before connect(2), so the SYN is in its lane already.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from socket import SocketType
+from typing import Final, Protocol
+
+from daemon.log import Logger
+from datapath.errors import PortInUseError, PrivilegeError
+from datapath.mesh.owner import stream_socket_of
+from datapath.mesh.types import MeshProxy
+from datapath.routing.flow import Destination
+from datapath.sockets import (
+    IPV6_TRANSPARENT,
+    TCP_SAVE_SYN,
+    SocketAddress,
+    bound_received,
+    deliver_at_once,
+    hold_first_ack,
+    saved_dscp,
+    set_dscp,
+    set_mark,
+    speak_first,
+    stream_socket,
+)
+from traffic_policy.errors import ConfigError
+from traffic_policy.marks import OWN
+
+log = Logger()
+
+LISTENER_ADDRESSES: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+"""Loopback only: nobody outside the Pod can reach a listener."""
+BACKLOG: Final = 65_535
+"""Connections waiting to be accepted; the kernel lowers it to net.core.somaxconn."""
+RECEIVED_LIMIT: Final = 1 << 19
+"""Bytes of a client that wait to be read (the kernel counts up to twice as many). Left to itself it lets them grow with
+the rate to 32 MiB and more, and keeps that when the way to the server turns slow: half a minute's data at 10 Mbit/s.
+Between two sockets on one machine such a window is no brake; 256 KiB would cost 10 % more per byte. The side of the
+network is left to the kernel: there the window must fit the distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """Where a client meant to go: as the routing table sees it, and exactly as the kernel said (with an IPv6 scope)."""
+
+    destination: Destination
+    address: SocketAddress
+
+
+class NoFamilyError(ConfigError):
+    """An address family is not to be had here."""
+
+
+class Edge(Protocol):
+    """The proxy's way to the kernel; unit tests, which have no privileges, bring another."""
+
+    def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
+        """Non-blocking listeners, one per address family."""
+
+    def original(self, accepted: SocketType) -> Original | None:
+        """Where an accepted connection was going; None when it was meant for the listener."""
+
+    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
+        """A non-blocking socket that is connecting, sending under ``mark`` and the DSCP of ``client``'s SYN.
+
+        ``speaks``: there are bytes that will be sent the moment it is connected. Raises OSError when connecting is
+        impossible at once.
+        """
+
+    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:
+        """Have what a connection sends into the network go under another mark from now on. Raises OSError."""
+
+
+class TransparentEdge:
+    """TPROXY listeners and marked dials, for connections that are opened here."""
+
+    def __init__(self, inherited: Sequence[SocketType] = (), *, mesh: MeshProxy | None = None) -> None:
+        """``inherited``: listeners that are open already, for a process that was given them.
+
+        Beside a ``mesh`` sockets that dial wear its proxy's mark, or belong to its user, so that it lets them pass.
+        """
+        self._inherited = list(inherited)
+        self._user = mesh.user if mesh is not None else None
+        self._more = mesh.mark.value if mesh is not None and mesh.mark is not None else 0
+        self._own: set[tuple[str, int]] = set()
+
+    def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
+        """Listen on loopback, in those of the families that this namespace has.
+
+        Raises PortInUseError, PrivilegeError, ConfigError (it has none of them).
+        """
+        listeners = self._inherited or self._open(port, families)
+        self._own = {listener.getsockname()[:2] for listener in listeners}
+        return listeners
+
+    def _open(self, port: int, families: Sequence[int]) -> list[SocketType]:
+        return transparent_listeners(port, families)
+
+    def original(self, accepted: SocketType) -> Original | None:
+        """getsockname(2), which TPROXY leaves at the original destination."""
+        address = accepted.getsockname()
+        if address[:2] in self._own:
+            return None
+        return self._meant(address)
+
+    def _meant(self, address: SocketAddress) -> Original:
+        return _original(address)
+
+    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
+        """Mark, then connect(2) to exactly where the client meant to go."""
+        upstream = stream_socket(client.family) if self._user is None else stream_socket_of(self._user, client.family)
+        try:
+            set_mark(upstream, mark | self._more)
+            deliver_at_once(upstream)
+            dscp = saved_dscp(client)
+            if dscp:
+                set_dscp(upstream, dscp)
+            if speaks:
+                speak_first(upstream)
+            connect(upstream, original.address)
+        except BaseException:
+            upstream.close()
+            raise
+        return upstream
+
+    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+        """The kernel copies a socket's mark to each packet, retransmissions too (__ip_queue_xmit, net/ipv4)."""
+        set_mark(upstream, mark | self._more)
+
+
+def transparent_listeners(
+    port: int, families: Sequence[int], *, shared: bool = False, near: bool = True
+) -> list[SocketType]:
+    """Listen on loopback, in those of the families that this namespace has.
+
+    ``shared``: others of this user may listen there as well, if they say so too, and the kernel chooses one for each
+    connection. ``near``: the clients are on this machine, so little needs to be on the way from them. Raises
+    PortInUseError, PrivilegeError, ConfigError (the namespace has none of the families).
+    """
+    listeners: list[SocketType] = []
+    missing: list[NoFamilyError] = []
+    try:
+        for family in families:
+            try:
+                listeners.append(_transparent_listener(family, port, shared=shared, near=near))
+            except NoFamilyError as error:
+                missing.append(error)
+        if missing and not listeners:
+            raise missing[0]
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    for reason in missing:
+        log.info("an address family is not served", reason=str(reason))
+    return listeners
+
+
+def shared_listeners(port: int, families: Sequence[int], count: int, *, near: bool = True) -> list[list[SocketType]]:
+    """``count`` times the same listeners, among which the kernel spreads connections (socket(7), SO_REUSEPORT).
+
+    Raises as :func:`transparent_listeners`.
+    """
+    opened: list[list[SocketType]] = []
+    try:
+        for _ in range(count):
+            # What the first ones have found missing need not be said again.
+            had = [listener.family for listener in opened[0]] if opened else families
+            opened.append(transparent_listeners(port, had, shared=True, near=near))
+    except BaseException:
+        for listener in chain.from_iterable(opened):
+            listener.close()
+        raise
+    return opened
+
+
+@lru_cache(maxsize=4096)
+def _original(address: SocketAddress) -> Original:
+    """Cached: an application has few destinations, and parsing an address takes as long as accepting a connection."""
+    return Original(Destination.parse(address[0], address[1]), address)
+
+
+def connect(sock: SocketType, address: SocketAddress) -> None:
+    """Begin to connect a non-blocking socket. Raises OSError when it fails at once."""
+    number = sock.connect_ex(address)
+    if number not in (0, errno.EINPROGRESS):
+        raise OSError(number, f"connect to {address[0]} port {address[1]}")
+
+
+def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -> SocketType:
+    """A listener for one family, with everything set that accepted sockets shall inherit."""
+    address = LISTENER_ADDRESSES[socket.AddressFamily(family)]
+    try:
+        listener = stream_socket(family)
+    except OSError as error:
+        raise NoFamilyError(f"This kernel has no {_name(family)} ({error.strerror}).") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+        set_mark(listener, OWN.value)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
+        deliver_at_once(listener)
+        if near:
+            bound_received(listener, RECEIVED_LIMIT)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+        hold_first_ack(listener)
+    except OSError as error:
+        listener.close()
+        raise _listen_error(error, family, address, port) from error
+    return listener
+
+
+def _listen_error(error: OSError, family: int, address: str, port: int) -> Exception:
+    """What a refused listener means, and what to do about it."""
+    where = f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PrivilegeError(
+            f"A transparent listener on {where} needs CAP_NET_ADMIN in this network namespace. "
+            "Run as root, or give the process the capability (ambient, or on the file)."
+        )
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(
+            f"{where} is in use, perhaps by a second Podlane. Stop the other program (ss -ltnp 'sport = :{port}' names "
+            "it), or choose another port for the proxy."
+        )
+    return ConfigError(f"Cannot listen on {where}: {error.strerror}.")
+
+
+def _name(family: int) -> str:
+    return "IPv6" if family == socket.AF_INET6 else "IPv4"

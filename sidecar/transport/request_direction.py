@@ -1,0 +1,140 @@
+"""The client's direction of an HTTP connection whose requests are followed: cut at each request, and told of it.
+
+Bytes are copied, never spliced: each request has to be seen before its first byte goes on. What has been cut and not
+been sent waits in order, and nothing is read meanwhile, so a direction hoards at most one read and one head.
+
+**What a client can make of that.** Cutting 64 KiB takes 50 us where they are a body, and 100 ms where they are
+thousands of requests, which all other connections would wait for. So a direction reads little at first, more as long as
+that is quickly cut, less where it is not, and its turn is over when cutting took long. And frames of HTTP/2 that
+neither ask nor carry anything have a limit; beyond it the stream is no longer followed, as if it were ambiguous.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from socket import SocketType
+from time import perf_counter
+from typing import Final, Protocol
+
+from datapath.protocols.proxy_header import FIRST_BYTES, header_size
+from datapath.protocols.requests import AMBIGUOUS, Beyond, Cutter, Piece, Request
+from sidecar.transport.direction import BUFFER_SIZE, Owner, TimedDirection, Turn, Workshop
+
+_BLOCKED, _FINISHED = Turn.BLOCKED, Turn.FINISHED
+_NOTHING: Final = memoryview(b"")
+_LEAST_READ: Final = 1 << 10
+_FIRST_READ: Final = 1 << 13
+_QUICK_S: Final = 0.0003
+_LONG_S: Final = 0.001
+"""Cutting what was read is to take between these times; others wait for it."""
+_DRAIN_S: Final = 0.02
+"""For what a client had sent before it reset the connection; a body of a MiB takes a tenth of this."""
+_MAX_IDLE_WORK: Final = 10_000
+"""In a second (see :attr:`Cutter.idle_work`): a thousand cancelled requests, or ten thousand PINGs. Programs that
+measure the way by PINGs send one per round trip; floods send a hundred thousand and more."""
+
+
+class Follower(Owner, Protocol):
+    """The connection: who wants to know where requests begin."""
+
+    def begins(self, what: Request | Beyond) -> bool:
+        """The next byte that is sent begins this. False: it is not to be sent, the connection has ended."""
+
+
+class FollowingDirection(TimedDirection):
+    """See above. :meth:`Direction.run` and the rest work on what this one gives them in ``held``."""
+
+    __slots__ = ("_at_most", "_cutter", "_early", "_follower", "_idle_before", "_second", "_waiting")
+
+    def __init__(
+        self, shop: Workshop, follower: Follower, source: SocketType, sink: SocketType, cutter: Cutter
+    ) -> None:
+        super().__init__(shop, follower, source, sink)
+        self._follower = follower
+        self._cutter = cutter
+        self._waiting: deque[Piece] = deque()
+        self._early = b""  # read before there was a direction, and not cut yet
+        self._at_most = _FIRST_READ  # bytes per read
+        self._second = 0.0  # when the second began in which idle work is counted
+        self._idle_before = 0
+
+    def take(self, data: bytes) -> None:
+        """Bytes that were read before there was a direction; they go at the next :meth:`run`."""
+        if data[:1] in FIRST_BYTES and (size := header_size(data)):
+            self._waiting.append(Piece(data[:size]))  # of the PROXY protocol: belongs to no request
+            data = data[size:]
+        self._early = data
+        self.held = _NOTHING
+
+    def shut(self) -> None:
+        """Also what waits."""
+        super().shut()
+        self._waiting.clear()
+        self._early = b""
+
+    def drain(self) -> None:
+        """For a few milliseconds: a client could leave a MiB that takes seconds to cut, and reset then."""
+        self.readable = self.exhaust = True
+        until = perf_counter() + _DRAIN_S
+        while self.open and self.writable and self.pump() is Turn.BUDGET_SPENT and perf_counter() < until:
+            pass
+
+    def _copy(self, limit: int = BUFFER_SIZE) -> Turn | None:
+        shop = self.shop
+        try:
+            limit = min(limit, self._at_most)
+            size = self.last_read = self.source.recv_into(shop.buffer, limit)
+        except BlockingIOError:
+            self.readable = False
+            return _BLOCKED
+        except OSError:
+            return Turn.SOURCE_RESET
+        took = 0.0
+        if size:
+            # A short read emptied the socket; but behind a FIN no event would tell of the end.
+            if size < limit and not self.exhaust and not self.fin:
+                self.readable = False
+            took = self._cut(bytes(shop.view[:size]))
+        elif rest := self._cutter.finish():
+            self._waiting.append(Piece(rest))
+        else:
+            self.eof = True
+            return _FINISHED
+        if self._waiting:
+            self.held = _NOTHING
+        return Turn.BUDGET_SPENT if took > _LONG_S else None
+
+    def _cut(self, data: bytes) -> float:
+        """Cut what was read, and choose how much to read next; the seconds that it took."""
+        cutter = self._cutter
+        began = perf_counter()
+        self._waiting.extend(cutter.feed(data))
+        now = perf_counter()
+        took = now - began
+        if took > _LONG_S:
+            self._at_most = max(_LEAST_READ, self._at_most // 2)
+        elif took < _QUICK_S and len(data) == self._at_most:
+            self._at_most = min(BUFFER_SIZE, self._at_most * 2)
+        if cutter.idle_work - self._idle_before > _MAX_IDLE_WORK:
+            if now - self._second < 1.0:
+                self._waiting.append(Piece(cutter.finish(), AMBIGUOUS))
+            self._second, self._idle_before = now, cutter.idle_work
+        elif now - self._second >= 1.0:
+            self._second, self._idle_before = now, cutter.idle_work
+        return took
+
+    def _flush(self, held: memoryview) -> Turn | None:
+        turn = super()._flush(held) if held else None
+        if turn is not None:
+            return turn
+        self.held = None
+        if self._waiting:
+            piece = self._waiting.popleft()
+            if piece.begins is not None and not self._follower.begins(piece.begins):
+                return _BLOCKED  # and never again: it is closed
+            self.held = memoryview(piece.data)
+        elif early := self._early:
+            self._early = early[self._at_most :]
+            self.held = _NOTHING
+            return Turn.BUDGET_SPENT if self._cut(early[: self._at_most]) > _LONG_S else None
+        return None

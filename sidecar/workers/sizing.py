@@ -1,0 +1,57 @@
+"""How many workers there are, and what each one's share is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+from datapath.kinds import Datapath
+
+MOST_AUTOMATIC: Final = 8
+"""Beyond that HTB's lock is what all wait for: every packet of an interface passes one qdisc."""
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+
+
+def automatic() -> int:
+    """One for each CPU that this process may use, by its affinity and its cgroup, at most :data:`MOST_AUTOMATIC`."""
+    return min(len(os.sched_getaffinity(0)), cgroup_cpus(), MOST_AUTOMATIC)
+
+
+def worker_count(wanted: int | Literal["auto"], max_connections: int, datapath: Datapath) -> int:
+    """How many workers a sidecar has. By itself it chooses no more than have something to do."""
+    if wanted != "auto":
+        return wanted
+    return 1 if datapath is Datapath.STEP_ASIDE else min(automatic(), max_connections)
+
+
+def cgroup_cpus(own: Path = _OWN_CGROUP, cgroups: Path = _CGROUPS) -> int:
+    """How many CPUs the limits of a cgroup (version 2) and those around it leave; begun ones count as whole.
+
+    ``cpu.max`` has a quota and a period in microseconds, or "max" (Documentation/admin-guide/cgroup-v2.rst). Very many
+    without any limit, or where cgroups cannot be read.
+    """
+    least = 1 << 20
+    try:
+        [path] = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
+    except (OSError, ValueError):
+        return least
+    folder = cgroups / path.lstrip("/")
+    for place in (folder, *folder.parents):
+        if place == cgroups.parent:
+            break
+        try:
+            quota, period = (place / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue  # the root has none
+        if quota != "max":
+            least = min(least, max(1, -(-int(quota) // int(period))))
+    return least
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """``total`` in ``parts`` that differ by one at most, the larger ones first."""
+    each, more = divmod(total, parts)
+    return [each + (number < more) for number in range(parts)]

@@ -1,0 +1,150 @@
+"""Changes that are written down: what is intended before the kernel is touched, how it ended after.
+
+An :class:`Intent` is made by looking, so it can be shown, or dropped; :func:`carry_out` makes it so. A process that
+dies in between leaves a change that the history shows as interrupted, and the next one, which begins by looking at
+the kernel, settles it. A state in the history is ``{"policy": document, "ids": {class name: class id}}``, None when
+nothing of ours is in force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tc_core.apply.execute import ApplyError, Report, execute
+from tc_core.apply.plan import Seen, Steps, plan
+from tc_core.compile.mark_tree import leaf_handle
+from tc_core.compile.packet_tree import lanes_of
+from tc_core.diff import is_ours
+from tc_core.errors import HistoryError
+from tc_core.history import History, Result, Standing
+from tc_core.history.events import Started, State
+from tc_core.kernel import Kernel
+from tc_core.model import Observed
+from tc_core.probe.capability import Features
+from tc_core.trees import Lanes
+from traffic_policy.errors import PolicyError
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import policy_from_document
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is to be done on an interface, and the states before and after it.
+
+    ``is_recorded``: the history says already that ``after`` is in force, or there is no history.
+    """
+
+    interface: str
+    action: str
+    before: State | None
+    after: State | None
+    steps: Steps
+    is_recorded: bool
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The steps as tc(8) and ip(8) commands."""
+        return tuple(change.command(name) for name, change in self.steps)
+
+
+def lanes_for(seen: Seen, policy: TrafficPolicy, features: Features, standing: Standing | None) -> Lanes:
+    """What a policy becomes on an interface. Classes that stay keep the ids that the history has for them, if the
+    interface has a class for each: then their handles and counters stay too.
+
+    Raises what :func:`tc_core.compile.packet_tree.lanes_of` does.
+    """
+    ids = None
+    if standing is not None and standing.state is not None:
+        ids = _ids_in_force(standing.state, seen.leaving)
+    return lanes_of(policy, seen.interface, features, ids)
+
+
+def _ids_in_force(state: State, observed: Observed) -> ClassIds | None:
+    ids = ClassIds(state["ids"])
+    present = {c.handle for c in observed.classes}
+    return ids if is_ours(observed) and {leaf_handle(number) for number in ids.values()} <= present else None
+
+
+def recorded_lanes(interface: str, features: Features, standing: Standing | None) -> Lanes | None:
+    """What the state in force, as the history knows it, is on an interface; None if there is none.
+
+    None also for a policy that this version cannot read any more. Raises :class:`MissingFeatureError`.
+    """
+    if standing is None or standing.state is None:
+        return None
+    try:
+        policy = policy_from_document(standing.state["policy"])
+    except PolicyError:
+        return None
+    return lanes_of(policy, interface, features, ClassIds(standing.state["ids"]))
+
+
+def to_policy(
+    seen: Seen,
+    policy: TrafficPolicy,
+    features: Features,
+    standing: Standing | None,
+    *,
+    replace: bool = False,
+    action: str = "apply",
+) -> Intent:
+    """What brings an interface to a policy. ``standing`` is what the history knows, None without one.
+
+    Raises what :func:`tc_core.compile.packet_tree.lanes_of` and :func:`tc_core.apply.plan.plan` do.
+    """
+    wanted = lanes_for(seen, policy, features, standing)
+    after = {"policy": policy.to_document(), "ids": dict(wanted.ids)}
+    return _intent(seen.interface, action, standing, after, plan(seen, wanted, replace=replace))
+
+
+def to_nothing(seen: Seen, standing: Standing | None, *, action: str = "clear") -> Intent:
+    """What takes away all that is ours on an interface."""
+    return _intent(seen.interface, action, standing, None, plan(seen, None))
+
+
+def _intent(interface: str, action: str, standing: Standing | None, after: State | None, steps: Steps) -> Intent:
+    before = standing.state if standing else None
+    is_recorded = standing is None or (standing.certain and before == after)
+    return Intent(interface, action, before, after, steps, is_recorded)
+
+
+def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: Intent) -> Report:
+    """Write the intent down, make it so, write down how that went. Nothing is written where nothing changes.
+
+    The report, also that of an error, has the change's number. Raises :class:`ApplyError` when the kernel refuses a
+    step; :class:`HistoryError`, before anything is changed, when the intent cannot be written down, or after, when its
+    end cannot. An interface that vanishes in the middle raises
+    :class:`InterfaceNotFoundError` and leaves a change without an end.
+    """
+    if history is None or (not intent.steps and intent.is_recorded):
+        return execute(kernel, intent.interface, intent.steps)
+    try:
+        started = history.start(
+            interface=intent.interface,
+            action=intent.action,
+            before=intent.before,
+            after=intent.after,
+            commands=intent.commands,
+            namespace=namespace,
+        )
+    except HistoryError as error:
+        raise HistoryError(f"{error} Nothing has been changed.") from error
+    try:
+        report = execute(kernel, intent.interface, intent.steps)
+    except ApplyError as error:
+        error.report = replace(error.report, number=started.number)
+        _finish(history, started, Result.FAILED, len(error.report.done), str(error))
+        raise
+    _finish(history, started, Result.DONE, len(report.done))
+    return replace(report, number=started.number)
+
+
+def _finish(history: History, started: Started, result: Result, made: int, error: str = "") -> None:
+    try:
+        history.finish(started, result, made=made, error=error)
+    except HistoryError as failure:
+        raise HistoryError(
+            f"{failure} {error or 'All changes were made.'} The history will show change {started.number} as "
+            "interrupted; applying again settles it."
+        ) from failure

@@ -1,0 +1,127 @@
+"""From what an interface and its ifb have to what they should have, as steps in an order in which nothing gets lost.
+
+The ifb has its tree before the first packet is sent through it, and keeps it until no more are. What is ours can be
+told: the tree by its shape (:func:`tc_core.diff.is_ours`), the ifb by its alias, which also says whether we made the
+clsact qdisc of its interface, so that only what we made is taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tc_core.compile.packet_tree import ifb_name, is_our_ifb
+from tc_core.diff import diff, removal
+from tc_core.errors import ForeignLinkError
+from tc_core.kernel import (
+    AddFilter,
+    AddLink,
+    AddQdisc,
+    Change,
+    DeleteFilter,
+    DeleteLink,
+    DeleteQdisc,
+    Kernel,
+    ReplaceFilter,
+    SetLink,
+)
+from tc_core.model import Clsact, Link, Observed, RedirectFilter
+from tc_core.trees import IngressTree, Lanes, Tree
+
+Step = tuple[str, Change]
+"""An interface and a change on it."""
+Steps = tuple[Step, ...]
+
+_WITH_CLSACT: Final = " (clsact too)"
+"""Behind the alias of an ifb that came together with the clsact qdisc of its interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An interface as it is: what leaves, and the ifb for what arrives (None: there is none)."""
+
+    interface: str
+    leaving: Observed
+    arriving: Observed | None = None
+
+
+def look(kernel: Kernel, interface: str) -> Seen:
+    """Read the interface and its ifb. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
+    return Seen(interface, kernel.observe(interface), look_at_ifb(kernel, interface))
+
+
+def look_at_ifb(kernel: Kernel, interface: str) -> Observed | None:
+    """Read the ifb for what arrives at an interface. Raises :class:`KernelError`."""
+    device = ifb_name(interface)
+    return kernel.observe(device) if device in kernel.interfaces() else None
+
+
+def plan(seen: Seen, wanted: Lanes | Tree | None, *, replace: bool = False) -> Steps:
+    """The steps from what was seen to what is wanted; none when it is that already.
+
+    A tree alone says nothing of what arrives, which is left as it is; None takes away all that is ours. ``replace``
+    takes over from a foreign root qdisc. Raises :class:`ForeignQdiscError`, :class:`ForeignLinkError`.
+    """
+    if wanted is None:
+        leaving = ((seen.interface, change) for change in removal(seen.leaving))
+        return (*leaving, *_without_ingress(seen))
+    if isinstance(wanted, Lanes):
+        return (*plan(seen, wanted.tree, replace=replace), *plan_arriving(seen, wanted.ingress, replace=replace))
+    return tuple((seen.interface, change) for change in diff(wanted, seen.leaving, replace=replace))
+
+
+def plan_arriving(seen: Seen, wanted: IngressTree | None, *, replace: bool = False) -> Steps:
+    """The part of :func:`plan` that is about what arrives; with None nothing of ours is left there."""
+    return tuple(_without_ingress(seen) if wanted is None else _with_ingress(seen, wanted, replace))
+
+
+def _with_ingress(seen: Seen, wanted: IngressTree, replace: bool) -> Iterator[Step]:
+    interface, leaving, arriving = seen.interface, seen.leaving, seen.arriving
+    device, redirect = wanted.device, wanted.redirect
+    if arriving is None:
+        made_with_clsact = leaving.ingress_qdisc is None
+        yield device, AddLink("ifb", wanted.alias + (_WITH_CLSACT if made_with_clsact else ""))
+        arriving = Observed(Link(device))
+    elif not is_our_ifb(arriving.link.alias):
+        raise ForeignLinkError(
+            f"There is an interface {device} that Podlane did not make; it needs this name for what arrives at "
+            f"{interface}. Rename the other one (ip link set dev {device} name NEW), or remove it."
+        )
+    elif not arriving.link.is_up:
+        yield device, SetLink(up=True)
+    current = _redirect(leaving)
+    if current is not None and current.device == device and current != redirect:
+        # Its program first: a class that goes gets nothing more, and of one that is not there yet HTB takes no notice.
+        yield interface, ReplaceFilter(redirect)
+        current = redirect
+    for change in diff(wanted.tree, arriving, replace=replace):
+        yield device, change
+    if leaving.ingress_qdisc is None:
+        yield interface, AddQdisc(Clsact())
+    if current is None:
+        yield interface, AddFilter(redirect)
+    elif current != redirect:
+        yield interface, ReplaceFilter(redirect)
+
+
+def _without_ingress(seen: Seen) -> Iterator[Step]:
+    """Take our redirection away, and what was made for it."""
+    interface, leaving, arriving = seen.interface, seen.leaving, seen.arriving
+    current = _redirect(leaving)
+    if current is not None and current.device in (ifb_name(interface), ""):
+        yield interface, DeleteFilter(current)
+    else:
+        current = None
+    if arriving is None or not is_our_ifb(arriving.link.alias):
+        return
+    others = [f for f in leaving.ingress if f is not current]
+    clsact = leaving.ingress_qdisc
+    if clsact is not None and arriving.link.alias.endswith(_WITH_CLSACT) and not others and not leaving.egress:
+        yield interface, DeleteQdisc(clsact)
+    yield arriving.link.name, DeleteLink()
+
+
+def _redirect(leaving: Observed) -> RedirectFilter | None:
+    """The filter that is in the place of ours, if it is one of its kind."""
+    return next((f for f in leaving.ingress if isinstance(f, RedirectFilter)), None)

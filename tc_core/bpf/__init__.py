@@ -1,0 +1,1 @@
+"""Programs by which packets find their class: classic BPF and eBPF, as data. Pure but for loading."""

@@ -1,0 +1,1 @@
+"""From a policy to the trees that an interface should have. Pure."""

@@ -1,0 +1,55 @@
+"""Who tells the class of what arrives, where names decide it: the packets themselves do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from tc_core.probe.capability import Features
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.scope import needs_names
+
+
+class Teller(StrEnum):
+    """The ways, best first."""
+
+    SOCKETS = "sockets"
+    """The socket that waits for a packet, which the relay has marked (:mod:`tc_core.bpf.socket_program`)."""
+    CONNMARK = "connmark"
+    """The mark of its connection, which the relay or the classifier has chosen and rules have saved."""
+    PACING = "pacing"
+    """Nobody: the relay holds its connections itself, by reading no faster, and the kernel all the rest."""
+
+
+TELLERS: Final[Mapping[Teller, str]] = MappingProxyType(
+    {
+        Teller.SOCKETS: "by the socket that waits for it, which the relay has marked and a program looks up",
+        Teller.CONNMARK: "by the mark of its connection",
+        Teller.PACING: (
+            "not by its packets: the relay holds the connections that it relays itself, by reading no faster, and the "
+            "kernel holds them together to the total"
+        ),
+    }
+)
+"""How each of them finds the class of what arrives, in words."""
+
+
+def teller_of(policy: TrafficPolicy, features: Features, *, relays: bool = True) -> Teller | None:
+    """The best way that there is for a policy; None where ports and networks tell, or nothing is limited.
+
+    ``relays``: whether a relay has the connections. Without one (stepping aside) there are neither its sockets nor its
+    reads: then it is the connection's mark, also where :func:`tc_core.compile.packet_tree.compile_ingress` will refuse
+    that.
+    """
+    return best_teller(features, relays=relays) if needs_names(policy) else None
+
+
+def best_teller(features: Features, *, relays: bool = True) -> Teller:
+    """The best way for policies that need one; see :func:`teller_of`."""
+    if not relays:
+        return Teller.CONNMARK
+    if features.sockets.available:
+        return Teller.SOCKETS
+    return Teller.CONNMARK if features.connmark.available else Teller.PACING

@@ -1,0 +1,1 @@
+"""A kernel in memory that refuses what the real one refuses. For tests, and for planning."""

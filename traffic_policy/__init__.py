@@ -1,0 +1,1 @@
+"""What users write and what it means: the grammar of policies, units, validation, schema, words. Pure."""

@@ -1,0 +1,51 @@
+"""The base of all errors of Podlane, and those about policies. Every error says what is wrong and what to do about
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class PodlaneError(Exception):
+    """Base of everything that any package of Podlane raises on purpose. Its text is for people."""
+
+
+class ConfigError(PodlaneError, ValueError):
+    """Settings of a command or a daemon that cannot be used."""
+
+
+class UnitError(PodlaneError, ValueError):
+    """A rate, byte count or duration cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a policy.
+
+    ``path`` is where (``classes[2].match[0].port``), ``message`` what, ``remedy`` how to mend it.
+    """
+
+    path: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}{self.message}{' ' + self.remedy if self.remedy else ''}"
+
+
+class PolicyError(PodlaneError, ValueError):
+    """A policy cannot be used. ``problems`` has every reason, in the order of the document."""
+
+    def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        head = f"{self.source}: " if self.source else ""
+        if len(self.problems) == 1:
+            return f"{head}{self.problems[0]}"
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        return f"{head}{len(self.problems)} problems:\n{lines}"

@@ -1,0 +1,316 @@
+"""What a Pod's annotations mean together: a policy and the sidecar's settings, or every reason why not. Pure.
+
+A limit that cannot be honoured is a problem, never ignored: a misspelt annotation is one, too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, TypeVar
+
+from traffic_policy.errors import PolicyError
+from traffic_policy.fields import parse_networks
+from traffic_policy.pod import annotations as known
+from traffic_policy.pod.composition import Parts, compose
+from traffic_policy.pod.errors import AnnotationsError, Problem
+from traffic_policy.pod.quantities import bandwidth, bandwidth_text
+from traffic_policy.pod.values import (
+    DATAPATHS,
+    LOG_LEVELS,
+    MESHES,
+    ON_FAILURE,
+    STEP_ASIDE,
+    Resources,
+    one_of,
+    parse_cpu,
+    parse_memory,
+)
+from traffic_policy.policy import Network, PortRange, TrafficPolicy
+from traffic_policy.policy_file import parse_document
+from traffic_policy.scope import beyond_step_aside
+from traffic_policy.units import Duration, Rate
+
+__all__ = ["AnnotationsError", "PodPolicy", "Problem", "Resources", "effective", "shared_policy_name"]
+
+_T = TypeVar("_T")
+_CONFIG_MAP: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+"""A DNS subdomain (RFC 1123), which names of ConfigMaps are."""
+MOST_EXCLUDED: Final = 100
+"""Every packet that is sent passes a rule for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodPolicy:
+    """All that annotations set. None: not set by them, so that the default of whoever reads it holds.
+
+    ``policy`` has been checked, and the sidecar can put it in force. ``warnings`` are whole sentences.
+    """
+
+    policy: TrafficPolicy
+    exclude_outbound_ports: tuple[PortRange, ...] = ()
+    exclude_outbound_cidrs: tuple[Network, ...] = ()
+    exclude_inbound_ports: tuple[PortRange, ...] = ()
+    exclude_inbound_cidrs: tuple[Network, ...] = ()
+    detection_timeout: Duration | None = None
+    log_level: str | None = None
+    datapath: str | None = None
+    mesh: str | None = None
+    resources: Resources = field(default_factory=Resources)
+    on_failure: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The policy as plain data in policy-file grammar."""
+        return self.policy.to_document()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of all that is in force; the same for annotations that mean the same."""
+        meaning = {
+            "policy": self.document,
+            "exclude_outbound_ports": [str(p) for p in self.exclude_outbound_ports],
+            "exclude_outbound_cidrs": [str(n) for n in self.exclude_outbound_cidrs],
+            "exclude_inbound_ports": [str(p) for p in self.exclude_inbound_ports],
+            "exclude_inbound_cidrs": [str(n) for n in self.exclude_inbound_cidrs],
+            "detection_timeout": self.detection_timeout and str(self.detection_timeout),
+            "log_level": self.log_level,
+            "datapath": self.datapath,
+            "mesh": self.mesh,
+            "resources": {key: value and value["text"] for key, value in asdict(self.resources).items()},
+            "on_failure": self.on_failure,
+        }
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def shared_policy_name(annotations: Mapping[str, str]) -> str | None:
+    """The ConfigMap that the annotation ``podlane.io/policy`` names; its key is ``policy.yaml``.
+
+    None also for what cannot be a name, so that it is safe in a path; :func:`effective` tells that as a problem.
+    """
+    name = annotations.get(known.POLICY, "").strip()
+    return name if _CONFIG_MAP.fullmatch(name) else None
+
+
+def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> PodPolicy:
+    """What all annotations of a Pod mean together; those of others are passed over.
+
+    ``shared`` is the text of the policy in the ConfigMap that :func:`shared_policy_name` gives; None: there is none,
+    which is a problem where one is named. Raises :class:`AnnotationsError` with every problem there is.
+    """
+    reader = _Reader(annotations)
+    reader.problems += _misplaced(annotations)
+    on_failure = reader.read(known.ON_FAILURE, one_of(ON_FAILURE))
+    parts = _parts(reader, shared)
+    composed = compose(parts)
+    reader.problems += _limits_missing(annotations, parts)
+    reader.problems += composed.problems
+    ports, inbound_ports = (
+        reader.read(name, _at_most(PortRange.parse_list)) or ()
+        for name in (known.EXCLUDE_PORTS, known.EXCLUDE_INBOUND_PORTS)
+    )
+    networks, inbound_networks = (
+        reader.read(name, _at_most(parse_networks)) or () for name in (known.EXCLUDE_CIDRS, known.EXCLUDE_INBOUND_CIDRS)
+    )
+    timeout = reader.read(known.DETECTION_TIMEOUT, Duration.parse)
+    level = reader.read(known.LOG_LEVEL, one_of(LOG_LEVELS))
+    datapath = reader.read(known.DATAPATH, one_of(DATAPATHS))
+    mesh = reader.read(known.MESH, one_of(MESHES))
+    if datapath == STEP_ASIDE and composed.policy is not None:
+        reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
+    resources = _resources(reader)
+    if reader.problems or composed.policy is None:
+        raise AnnotationsError(reader.problems)
+    warnings = (*_warnings(annotations, parts), *composed.warnings)
+    return PodPolicy(
+        policy=composed.policy,
+        exclude_outbound_ports=ports,
+        exclude_outbound_cidrs=networks,
+        exclude_inbound_ports=inbound_ports,
+        exclude_inbound_cidrs=inbound_networks,
+        detection_timeout=timeout,
+        log_level=level,
+        datapath=datapath,
+        mesh=mesh,
+        resources=resources,
+        on_failure=on_failure,
+        warnings=warnings,
+    )
+
+
+def _at_most(parse: Callable[[str], tuple[_T, ...]]) -> Callable[[str], tuple[_T, ...]]:
+    def parse_some(text: str) -> tuple[_T, ...]:
+        values = parse(text)
+        if len(values) > MOST_EXCLUDED:
+            raise ValueError(
+                f"{len(values)} are too many. Merge them into {MOST_EXCLUDED} ranges or networks, or fewer."
+            )
+        return values
+
+    return parse_some
+
+
+class _Reader:
+    """Reads annotations one by one, and keeps what is wrong with them."""
+
+    def __init__(self, annotations: Mapping[str, str]) -> None:
+        self.annotations = annotations
+        self.problems: list[Problem] = []
+
+    def read(self, name: str, parse: Callable[[str], _T]) -> _T | None:
+        """What an annotation says; None when it is not there, or is wrong."""
+        text = self.annotations.get(name)
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except PolicyError as error:
+            self.problems += (Problem(name, str(problem)) for problem in error.problems)
+        except ValueError as error:
+            self.problems.append(Problem(name, str(error)))
+        return None
+
+
+def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
+    """Annotations under our prefix that there are not."""
+    names = [a.name for a in known.ANNOTATIONS]
+    for name in sorted(annotations):
+        if not name.startswith(known.PREFIX) or name in names or name == known.STATUS:
+            continue
+        if name == known.INJECT_LABEL:
+            yield Problem(name, "This is a label, not an annotation. Move it to metadata.labels.")
+            continue
+        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.7)
+        remedy = f"Did you mean {near[0]}?" if near else f"There are {', '.join(names)}."
+        yield Problem(name, f"There is no such annotation. {remedy}")
+
+
+def _parts(reader: _Reader, shared: str | None) -> Parts:
+    source = known.EGRESS if known.EGRESS in reader.annotations else known.KUBERNETES_EGRESS
+    received = known.INGRESS if known.INGRESS in reader.annotations else known.KUBERNETES_INGRESS
+    name = reader.read(known.POLICY, _config_map_name)
+    document = None
+    if name is not None:
+        document = reader.read(known.POLICY, lambda _: _shared_document(name, shared))
+    return Parts(
+        reader.read(source, lambda text: bandwidth(text.strip())),
+        source,
+        reader.read(known.CLASSES, _classes),
+        reader.read(known.DEFAULT_CLASS, _default_class),
+        document,
+        name or "",
+        reader.read(received, lambda text: bandwidth(text.strip())),
+        received,
+    )
+
+
+def _config_map_name(text: str) -> str:
+    if not _CONFIG_MAP.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is not the name of a ConfigMap. Write its metadata.name, as in shared-lanes.")
+    return text.strip()
+
+
+def _shared_document(name: str, text: str | None) -> Mapping[str, Any]:
+    if text is None:
+        raise ValueError(
+            f"The Pod's namespace has no ConfigMap {name} with the key {known.SHARED_POLICY_KEY}. "
+            "Create it, or remove the annotation."
+        )
+    where = f"ConfigMap {name}, {known.SHARED_POLICY_KEY}"
+    try:
+        document = parse_document(text, source=where)
+    except PolicyError as error:
+        raise ValueError(str(error)) from None  # with where, as all that is said of a shared policy
+    if not isinstance(document, dict):
+        raise ValueError(
+            f"{where}: This is not a policy. Write keys and values; docs/reference/policy.md has examples."
+        )
+    return document
+
+
+def _classes(text: str) -> list[Any]:
+    document = parse_document(text)
+    if not isinstance(document, list):
+        raise ValueError("This is not a list of classes. Start each class with '- ', as under classes in a policy.")
+    return document
+
+
+def _default_class(text: str) -> Mapping[str, Any]:
+    document = parse_document(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"{text!r} is not a mapping. Write keys and values, as in {{rate: 1Mbit, ceil: 50Mbit}}.")
+    return document
+
+
+def _limits_missing(annotations: Mapping[str, str], parts: Parts) -> Iterator[Problem]:
+    """No total at all, and why that is."""
+    if known.EGRESS in annotations or known.KUBERNETES_EGRESS in annotations:
+        return  # when it cannot be read, that has been told
+    if known.POLICY in annotations:
+        if parts.shared is not None and "total" not in parts.shared:
+            yield Problem(
+                known.EGRESS,
+                f"ConfigMap {parts.shared_name} has no total, so the Pod must say what it may send in all. "
+                "Add this annotation, as in 100M, or total to the ConfigMap.",
+            )
+    elif known.CLASSES in annotations or known.DEFAULT_CLASS in annotations:
+        yield Problem(known.EGRESS, "The classes have nothing to share. Add what the Pod may send in all, as in 100M.")
+    elif known.INGRESS in annotations or known.KUBERNETES_INGRESS in annotations:
+        yield Problem(
+            known.EGRESS,
+            "What the Pod may receive is limited, what it may send is not. Add this annotation, as in 100M.",
+        )
+    else:
+        yield Problem(
+            known.EGRESS,
+            "The Pod is to carry Podlane, but no limit is set. Add this annotation, as in 100M, "
+            f"or {known.POLICY} with the name of a ConfigMap; "
+            f'or set the Pod\'s label {known.INJECT_LABEL} to "false".',
+        )
+
+
+def _resources(reader: _Reader) -> Resources:
+    resources = Resources(
+        reader.read(known.CPU_REQUEST, parse_cpu),
+        reader.read(known.CPU_LIMIT, parse_cpu),
+        reader.read(known.MEMORY_REQUEST, parse_memory),
+        reader.read(known.MEMORY_LIMIT, parse_memory),
+    )
+    for request, limit, name, other in (
+        (resources.cpu_request, resources.cpu_limit, known.CPU_REQUEST, known.CPU_LIMIT),
+        (resources.memory_request, resources.memory_limit, known.MEMORY_REQUEST, known.MEMORY_LIMIT),
+    ):
+        if request is not None and limit is not None and request.value > limit.value:
+            reader.problems.append(
+                Problem(name, f"{request} is more than the limit of {limit}. Lower it, or raise {other}.")
+            )
+    return resources
+
+
+def _warnings(annotations: Mapping[str, str], parts: Parts) -> Iterator[str]:
+    if parts.total_from == known.EGRESS:
+        yield from _overruled(annotations, known.KUBERNETES_EGRESS, known.EGRESS, parts.total)
+    if parts.received_from == known.INGRESS:
+        yield from _overruled(annotations, known.KUBERNETES_INGRESS, known.INGRESS, parts.received)
+
+
+def _overruled(annotations: Mapping[str, str], theirs: str, ours: str, rate: Rate | None) -> Iterator[str]:
+    """What an annotation of the bandwidth plugins says beside ours, where the difference matters."""
+    other = annotations.get(theirs)
+    if other is None or rate is None:
+        return
+    try:
+        least = bandwidth(other.strip())
+    except ValueError:
+        yield f"{theirs} cannot be read ({other!r}); {ours} is what counts here."
+        return
+    if least < rate:
+        yield (
+            f"{ours} is what counts here, but a network plugin may hold the Pod to "
+            f"{theirs}, which is less ({bandwidth_text(least)})."
+        )

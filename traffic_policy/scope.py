@@ -1,0 +1,116 @@
+"""What of a policy each way of finding a packet's class can honour. A limit must never be ignored silently. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from traffic_policy.errors import Problem
+from traffic_policy.policy import Bound, Match, Quic, Requests, Shaper, TrafficPolicy
+
+
+def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
+    """What traffic control alone cannot do: ``podlane tc`` and the library see packets, not what they say."""
+    problems = [
+        Problem(
+            path,
+            f"{_written(match, 'sni', 'host', 'alpn')} can be seen only by a proxy that reads the first bytes.",
+            "Use podlane run or podlane sidecar, or match by port, cidr, source, protocol or mark.",
+        )
+        for path, match in _matches(policy)
+        if match.needs_content
+    ]
+    problems += (
+        Problem(
+            f"{path}.direction",
+            "A packet does not tell who opened its connection.",
+            "Use podlane run or podlane sidecar, or remove it and match by what is in the packet.",
+        )
+        for path, match in _matches(policy)
+        if match.direction is not Bound.OUTBOUND
+    )
+    if policy.requests is not Requests.FIRST:
+        problems.append(
+            Problem("requests", "Requests can be seen only by a proxy.", "Remove it, or use podlane run or sidecar.")
+        )
+    if policy.quic is not Quic.CLASSIFY:
+        problems.append(
+            Problem("quic", "Traffic control alone refuses nothing.", "Remove it, or use podlane run or sidecar.")
+        )
+    return problems
+
+
+def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
+    """What ``podlane run`` and the sidecar cannot do (yet): there, marks tell the classes apart."""
+    problems = []
+    if policy.shaper is not Shaper.HTB:
+        problems.append(
+            Problem(
+                "shaper",
+                f"The sidecar shares the total by guarantees, not by {policy.shaper}.",
+                "Write shaper: htb, or use podlane tc.",
+            )
+        )
+    problems += _unseen_in_what_arrives(policy)
+    problems += (
+        Problem(
+            f"{path}.mark",
+            "The sidecar writes the mark itself, so it cannot tell traffic apart by it.",
+            "Match by port, cidr, source, application or name, or use podlane tc.",
+        )
+        for path, match in _matches(policy)
+        if match.mark
+    )
+    return problems
+
+
+def needs_names(policy: TrafficPolicy) -> bool:
+    """Whether the class of what arrives depends on names, so that its packets cannot tell it
+    (:mod:`tc_core.compile.ingress_classifier`).
+
+    Not where every match of the classes that limit what they receive comes before all that ask for a name.
+    """
+    limited = {c.name for c in policy.classes if c.ingress} if policy.ingress else set()
+    names_decide = False
+    for name, match in policy.rules():
+        names_decide = names_decide or match.needs_content
+        if names_decide and name in limited:
+            return True
+    return False
+
+
+def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
+    """What cannot be done when the proxy steps aside, which sees no more than first packets."""
+    problems = []
+    if policy.requests is not Requests.FIRST:
+        problems.append(
+            Problem(
+                "requests",
+                "With datapath: step-aside a connection's first packets are all that is seen, so its requests cannot "
+                "be followed.",
+                "Use datapath: relay, or remove it.",
+            )
+        )
+    return problems
+
+
+def _unseen_in_what_arrives(policy: TrafficPolicy) -> Iterator[Problem]:
+    """Matches that would take packets of the wrong connections, where that can matter to a limit."""
+    if not policy.ingress or not any(c.ingress for c in policy.classes):
+        return
+    for path, match in _matches(policy):
+        if match.direction is Bound.INBOUND and not (match.needs_content or match.port or match.application):
+            yield Problem(
+                f"{path}.direction",
+                "A packet that arrives does not tell who opened its connection; by the port it can be told.",
+                "Add the port here that clients connect to, or remove ingress from the classes.",
+            )
+
+
+def _matches(policy: TrafficPolicy) -> Iterator[tuple[str, Match]]:
+    for i, traffic_class in enumerate(policy.classes):
+        for j, match in enumerate(traffic_class.match):
+            yield f"classes[{i}].match[{j}]", match
+
+
+def _written(match: Match, *keys: str) -> str:
+    return " and ".join(key for key in keys if getattr(match, key))
