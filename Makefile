@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
 FUZZ_STAMP := $(VENV)/.fuzz
+DOCS_STAMP := $(VENV)/.docs
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
@@ -16,7 +17,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz lint format constraints system-packages clean
+.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -42,6 +43,10 @@ $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt
 $(FUZZ_STAMP): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=atheris -c constraints.txt -e '.[fuzz]' || \
 	  echo "atheris cannot be installed here; nothing is fuzzed." >&2
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 system-packages:  ## Debian packages that the demo and the tests use
@@ -78,7 +83,7 @@ test-kube: build system-packages kube-tools  ## injection by a real API server
 test-image: build  ## the container image, built and run by a container engine of its own
 	@tools/as-root $(BIN)/python -m pytest tests/image $(PYTEST_ARGS)
 
-kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/kind.md)
+kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/how-to/kind.md)
 	@tools/system-packages go=golang-go
 	@tools/as-root tools/kind-cluster up
 
@@ -98,11 +103,17 @@ bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/benchmarks.md)
+bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/explanation/benchmarks.md)
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m benchmarks kind $(BENCH_ARGS)
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds
 	@$(BIN)/python -W ignore -m tests.fuzz.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
+
+docs: build $(DOCS_STAMP)  ## the site of docs/ in out/site; broken links and anchors are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@if grep -rlE --include='*.html' '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' out/site; then \
+	  echo "These pages would fetch something from elsewhere." >&2; exit 1; fi
+	@echo "out/site/index.html"
 
 lint: build
 	@$(BIN)/ruff check .
@@ -116,7 +127,7 @@ format: build
 
 constraints: build  ## pin what is installed now
 	@{ echo "# The versions this project is tested with. Regenerate: make constraints"; \
-	   $(BIN)/pip freeze --exclude-editable; } > constraints.txt
+	   $(BIN)/pip freeze --all --exclude pip --exclude-editable; } > constraints.txt
 
 clean:
 	@rm -rf $(VENV) out build *.egg-info

@@ -92,7 +92,9 @@ def parse_document(text: str, *, source: str = "") -> object:
             [Problem("", f"Not valid YAML or JSON: {error}.", "Put the value in quotes.")], source
         ) from None
     except RecursionError:
-        raise PolicyError([Problem("", "The text is nested too deeply.", "See docs/policy.md.")], source) from None
+        raise PolicyError(
+            [Problem("", "The text is nested too deeply.", "See docs/reference/policy.md.")], source
+        ) from None
     if values > max(len(text), _MANY_VALUES):
         raise PolicyError([Problem("", "By its aliases the text stands for too much.", "Write it without.")], source)
     return document
@@ -130,7 +132,7 @@ def policy_from_document(document: object, *, source: str = "", total: Rate | No
                 Problem(
                     "",
                     f"A policy is a mapping with total and classes, but this is {found}.",
-                    "See docs/policy.md.",
+                    "See docs/reference/policy.md.",
                 )
             ],
             source,
@@ -201,7 +203,8 @@ def _yaml_problem(error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     detail = getattr(error, "problem", None) or str(error).partition("\n")[0]
-    return Problem(place, f"Not valid YAML or JSON: {detail}.", "Mend the text there; docs/policy.md has examples.")
+    remedy = "Mend the text there; docs/reference/policy.md has examples."
+    return Problem(place, f"Not valid YAML or JSON: {detail}.", remedy)
 
 
 def _problem(error: Any) -> Problem:
@@ -227,7 +230,7 @@ def _problem(error: Any) -> Problem:
         return Problem(path, f"{value!r} is not a list.", "Start each entry with '- '.")
     if kind == "string_type":
         return Problem(path, f"{value!r} is not text.", "Put it in quotes.")
-    return Problem(path, f"{error['msg']} ({value!r}).", "See docs/policy.md.")
+    return Problem(path, f"{error['msg']} ({value!r}).", "See docs/reference/policy.md.")
 
 
 def _unknown_key(location: tuple[int | str, ...]) -> Problem:

@@ -1,4 +1,6 @@
-"""The annotations and labels that Podlane knows, and what each is for. ``docs/annotations.md`` has the same table.
+"""The annotations and labels that Podlane knows, and what each is for.
+
+``docs/reference/annotations.md`` has the same table.
 
 Labels select (:data:`INJECT_LABEL`), annotations configure. What they mean together is
 :mod:`traffic_policy.pod.effective`.
@@ -83,7 +85,7 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "YAML or JSON: a list as under classes in a policy",
         "the shared policy's classes",
         '[{name: api, rate: 20Mbit, match: {sni: "*.example.com"}}]',
-        "The lanes. They come before the shared policy's classes, and replace those of the same name.",
+        "The Pod's classes. They come before the shared policy's classes, and replace those of the same name.",
     ),
     Annotation(
         DEFAULT_CLASS,
@@ -153,7 +155,7 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "auto, istio, linkerd or none",
         "the sidecar's (auto)",
         "istio",
-        "The service mesh behind whose proxy Podlane sits (docs/mesh.md). auto: the one that is in the Pod.",
+        "The service mesh behind whose proxy Podlane sits (docs/how-to/mesh.md). auto: the one that is in the Pod.",
     ),
     Annotation(
         LOG_LEVEL,
@@ -180,8 +182,8 @@ ANNOTATIONS: Final[tuple[Annotation, ...]] = (
         "bytes, a Kubernetes quantity",
         "the injector's",
         "256Mi",
-        "The most memory that the sidecar may use; beyond it the proxy, or all of the container, is killed and started "
-        "anew.",
+        "The most memory that the sidecar may use; beyond it the proxy, or all of the container, is killed and "
+        "restarted.",
     ),
 )
 """In the order of the reference."""
