@@ -107,6 +107,16 @@ def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> N
         assert (document.parent / link).exists(), link
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_prose_is_wrapped(document: Path) -> None:
+    """At 120 columns. Not tables, blocks of code, pictures, and what benchmarks write between their markers."""
+    written = re.sub(
+        r"<!-- (\w+): begin.*?<!-- \1: end -->|^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    prose = [line for line in written.splitlines() if not line.startswith(("|", "![", "`make "))]
+    assert [line for line in prose if len(line) > 120] == []
+
+
 def test_every_page_that_code_and_pages_name_is_there() -> None:
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
     folders = (*packages, "charts", "docs", "examples", "tests")
