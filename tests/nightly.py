@@ -1,7 +1,8 @@
-"""Chooses what only ``make test-nightly`` runs: tests marked ``nightly``, and most of large products of parameters.
+"""Chooses what only ``make test-nightly`` runs: tests marked ``nightly``, and most of the combinations of parameters.
 
-Of a test marked ``covering`` so many variants are run each time that every value of every parameter occurs, and that every
-pair of values occurs somewhere in its module. The other variants are nightly.
+Of a test marked ``covering`` so many variants are run each time that every value of every parameter occurs; of three or more
+parameters, also every pair of their values. Of the variants that would do, those come first whose pairs no test of the module
+has had. The other variants are nightly.
 """
 
 from __future__ import annotations
@@ -11,49 +12,53 @@ from itertools import combinations, groupby
 
 import pytest
 
-_Value = tuple[str, Hashable]
+Value = tuple[str, Hashable]
+"""The name of a parameter, and one of its values."""
+Pair = frozenset[Value]
 
 
 def mark_variants(items: Iterable[pytest.Item]) -> None:
     """Mark the variants that a covering set does without as ``nightly``."""
-    variants = [item for item in items if item.get_closest_marker("covering") and _values(item)]
-    for _, of_module in groupby(variants, key=lambda item: item.nodeid.partition("::")[0]):
-        seen: set[frozenset[_Value]] = set()
-        tests: dict[str, list[pytest.Item]] = {}
-        for item in of_module:
-            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    variants = [(item, _values(item)) for item in items if item.get_closest_marker("covering")]
+    for _, of_module in groupby(variants, key=lambda variant: variant[0].nodeid.partition("::")[0]):
+        seen: set[Pair] = set()
+        tests: dict[str, list[tuple[pytest.Item, set[Value]]]] = {}
+        for item, values in of_module:
+            if values:
+                tests.setdefault(item.nodeid.partition("[")[0], []).append((item, values))
         for of_test in tests.values():
-            values: dict[pytest.Item, set[_Value]] = {item: _values(item) for item in of_test}
-            chosen = covering(values.values(), seen)
-            for item in of_test:
-                if values[item] not in chosen:
+            chosen = covering([values for _, values in of_test], seen)
+            for item, values in of_test:
+                if values not in chosen:
                     item.add_marker(pytest.mark.nightly)
 
 
-def covering(variants: Iterable[set[_Value]], seen: set[frozenset[_Value]]) -> list[set[_Value]]:
-    """The fewest variants, as far as a greedy choice finds them, that have every value, and every pair not yet ``seen``.
+def covering(variants: Iterable[set[Value]], seen: set[Pair]) -> list[set[Value]]:
+    """The fewest variants of a test that cover it, as far as a greedy choice finds them.
 
-    Adds the pairs of those to ``seen``.
+    Those with pairs not yet ``seen`` are preferred, and what is chosen is added to it.
     """
     left = list(variants)
-    missing: set[_Value] = set().union(*left)
-    wanted = {pair for variant in left for pair in _pairs(variant)} - seen
-    chosen: list[set[_Value]] = []
-    while missing or wanted:
-        best = max(left, key=lambda variant: (len(_pairs(variant) & wanted), len(variant & missing)))
+    values: set[Value] = set().union(*left)
+    pairs: set[Pair] = set()
+    if len({name for name, _ in values}) > 2:
+        pairs = set().union(*map(_pairs, left))
+    chosen: list[set[Value]] = []
+    while values or pairs:
+        best = max(left, key=lambda v: (len(_pairs(v) & pairs), len(v & values), len(_pairs(v) - seen)))
         left.remove(best)
         chosen.append(best)
-        missing -= best
-        wanted -= _pairs(best)
+        values -= best
+        pairs -= _pairs(best)
         seen |= _pairs(best)
     return chosen
 
 
-def _pairs(variant: set[_Value]) -> set[frozenset[_Value]]:
+def _pairs(variant: set[Value]) -> set[Pair]:
     return {frozenset(pair) for pair in combinations(variant, 2)}
 
 
-def _values(item: pytest.Item) -> set[_Value]:
+def _values(item: pytest.Item) -> set[Value]:
     """A test's parameters: by what they are, where that can be a key, else by their position."""
     callspec = getattr(item, "callspec", None)
     if callspec is None:

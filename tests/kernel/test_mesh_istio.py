@@ -19,7 +19,7 @@ from webserver import start_nginx
 from podlane.lab import Host
 from podlane.lab.topology import PodNodeServer
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.covering]
 
 POLICY = f"""
 total: 200Mbit

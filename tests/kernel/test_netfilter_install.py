@@ -35,7 +35,7 @@ from sidecar.netfilter.text import difference
 from tc_core.marks import DIVERT, MAX_CLASSES
 from tc_core.policy import PortRange, TransportProtocol
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.covering]
 
 CONTENT = {"sni": ["api.example.com"]}
 RULES = ruleset(

@@ -36,7 +36,11 @@ from sidecar.stepaside.marks import DECIDED, OPEN
 from tc_core.marks import Mark
 from tc_core.policy import TransportProtocol
 
-pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.covering,
+    pytest.mark.parametrize("datapath", ["relay", "step-aside"]),
+]
 
 POLICY = """
 total: 1Gbit
