@@ -13,7 +13,7 @@ BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
-TEST_PROCESSES ?= $(shell echo $$(($$(nproc) + 2)))
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
 BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=

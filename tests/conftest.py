@@ -11,7 +11,6 @@ import pytest
 from durations import Durations
 from hypothesis import settings
 from nightly import mark_variants
-from parallel import Controller, Worker
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -36,13 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     ignored = [int(number) for number in _HANDLED if signal.getsignal(number) is signal.SIG_IGN]
     _deliver(worker["ignored_signals"] if worker else ignored)
-    if worker:
-        config.pluginmanager.register(Worker())
-        return
-    config.pluginmanager.register(Durations())
-    if config.getoption("numprocesses", None):
-        config.pluginmanager.register(Controller())
+    if not worker:
+        config.pluginmanager.register(Durations())
+        if not config.getoption("numprocesses", None):
+            return
         config.pluginmanager.register(_TellWorkers(ignored))
+    import parallel  # only now: tests also run where there is no pytest-xdist (tools/other-libxtables)
+
+    config.pluginmanager.register(parallel.Worker() if worker else parallel.Controller())
 
 
 class _TellWorkers:

@@ -58,6 +58,7 @@ class Controller:
         """The others have ended when this goes on."""
         done = yield
         divided = session.testscollected
+        session.config.pluginmanager.get_plugin("terminalreporter").ensure_newline()
         session.perform_collect()
         session.items[:] = [item for item in session.items if _measures(item)]
         session.testscollected = divided + len(session.items)
