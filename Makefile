@@ -13,11 +13,13 @@ DOCS_STAMP := $(VENV)/.docs
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
+# Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
 BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -55,22 +57,31 @@ system-packages:  ## Debian packages that the demo and the tests use
 demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) system-packages lint  ## everything, real-kernel tests included
+test: test-environment test-packages lint  ## everything, real-kernel tests included
+	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
+	  $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+test-nightly:  ## what takes too long for every change: a soak, kills, fuzzing, benchmarks, kind (CONTRIBUTING.md)
+	@.ci/nightly
+
+test-environment: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP)
+
+test-packages: system-packages
 	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
-	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
-	  $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
-	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
+	@tools/as-root $(BIN)/python -m pytest -s -m 'nightly or not nightly' tests/stock $(PYTEST_ARGS)
 
 test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds helm by Go where there is none
 	@tools/system-packages go=golang-go
 	@tools/kube-tools helm >/dev/null
 	@$(BIN)/python -m pytest tests/chart $(PYTEST_ARGS)
 
-kube-tools:  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
+kube-packages:
 	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common
+
+kube-tools: kube-packages  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
 	@tools/kube-tools >/dev/null
 
 istio-iptables:  ## Istio's programs that write its rules, for the tests of the mesh: built once (some minutes) and kept in ~/.cache

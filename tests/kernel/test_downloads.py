@@ -251,6 +251,7 @@ def test_a_reload_changes_limits_in_place_and_takes_them_away(topology: PodNodeS
             counted(sidecar, "named", 100_000)
 
 
+@pytest.mark.measure
 def test_downloads_of_all_workers_share_a_class(topology: PodNodeServer, tmp_path: Path) -> None:
     """Eight connections, of which one worker would hardly get all (once in 128 runs): together they keep the ceil."""
     sidecar = start_sidecar(topology.pod, TWO % ("1Gbit", "40Mbit"), tmp_path, "--workers", "2")
