@@ -38,7 +38,7 @@ ENV PATH=/opt/podlane/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONMALLOC=malloc \
     PYTHONDONTWRITEBYTECODE=1
 # By number, so that Kubernetes can tell that it is not root (runAsNonRoot). The sidecar says runAsUser: 0, since
-# capabilities that a Pod adds reach no other user's process; see docs/install.md.
+# capabilities that a Pod adds reach no other user's process; see docs/how-to/install.md.
 USER 65532:65532
 ENTRYPOINT ["podlane"]
 CMD ["--help"]

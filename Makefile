@@ -9,14 +9,17 @@ STAMP := $(VENV)/.installed
 IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
 FUZZ_STAMP := $(VENV)/.fuzz
+DOCS_STAMP := $(VENV)/.docs
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
+# Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
 BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-stock-kernel test-chart test-kube test-image kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz lint format constraints system-packages clean
+.PHONY: build demo test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -44,28 +47,41 @@ $(FUZZ_STAMP): $(STAMP)
 	  echo "atheris cannot be installed here; nothing is fuzzed." >&2
 	@touch $@
 
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 system-packages:  ## Debian packages that the demo and the tests use
 	@tools/system-packages
 
 demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) system-packages lint  ## everything, real-kernel tests included
+test: test-environment test-packages lint  ## everything, real-kernel tests included
+	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
+	  $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+test-nightly:  ## what takes too long for every change: a soak, kills, fuzzing, benchmarks, kind (CONTRIBUTING.md)
+	@.ci/nightly
+
+test-environment: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP)
+
+test-packages: system-packages
 	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
 	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
-	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
-	  $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
-	@tools/as-root $(BIN)/python -m pytest -s tests/stock $(PYTEST_ARGS)
+	@tools/as-root $(BIN)/python -m pytest -s -m 'nightly or not nightly' tests/stock $(PYTEST_ARGS)
 
 test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds helm by Go where there is none
 	@tools/system-packages go=golang-go
 	@tools/kube-tools helm >/dev/null
 	@$(BIN)/python -m pytest tests/chart $(PYTEST_ARGS)
 
-kube-tools:  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
+kube-packages:
 	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common
+
+kube-tools: kube-packages  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
 	@tools/kube-tools >/dev/null
 
 istio-iptables:  ## Istio's programs that write its rules, for the tests of the mesh: built once (some minutes) and kept in ~/.cache
@@ -78,7 +94,7 @@ test-kube: build system-packages kube-tools  ## injection by a real API server
 test-image: build  ## the container image, built and run by a container engine of its own
 	@tools/as-root $(BIN)/python -m pytest tests/image $(PYTEST_ARGS)
 
-kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/kind.md)
+kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/how-to/kind.md)
 	@tools/system-packages go=golang-go
 	@tools/as-root tools/kind-cluster up
 
@@ -98,11 +114,17 @@ bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_
 	@tools/system-packages $(BENCH_PACKAGES)
 	@tools/as-root $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/benchmarks.md)
+bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/explanation/benchmarks.md)
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m benchmarks kind $(BENCH_ARGS)
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds
 	@$(BIN)/python -W ignore -m tests.fuzz.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
+
+docs: build $(DOCS_STAMP)  ## the site of docs/ in out/site; broken links and anchors are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@if grep -rlE --include='*.html' '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//' out/site; then \
+	  echo "These pages would fetch something from elsewhere." >&2; exit 1; fi
+	@echo "out/site/index.html"
 
 lint: build
 	@$(BIN)/ruff check .
@@ -116,7 +138,7 @@ format: build
 
 constraints: build  ## pin what is installed now
 	@{ echo "# The versions this project is tested with. Regenerate: make constraints"; \
-	   $(BIN)/pip freeze --exclude-editable; } > constraints.txt
+	   $(BIN)/pip freeze --all --exclude pip --exclude-editable; } > constraints.txt
 
 clean:
 	@rm -rf $(VENV) out build *.egg-info

@@ -52,7 +52,7 @@ _QUICK_METRICS: Final = ("bulk-up-1", "conn", "keepalive-50")
 )
 @click.option("--list", "listing", is_flag=True, help="Show the candidates and the metrics, and exit.")
 @click.option("--draw", is_flag=True, help="Measure nothing: write the tables and plots of the last run again.")
-@click.option("--publish", is_flag=True, help="Measure nothing: put the last run's tables into docs/benchmarks.md.")
+@click.option("--publish", is_flag=True, help="Measure nothing: put the last run's tables into the page of benchmarks.")
 @click.pass_context
 def main(
     context: click.Context,

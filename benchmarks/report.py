@@ -1,4 +1,4 @@
-"""Writes a run's files, and puts its tables into docs/benchmarks.md between two markers."""
+"""Writes a run's files, and puts its tables into docs/explanation/benchmarks.md between two markers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.tables import document
 JSON, MARKDOWN = "results.json", "results.md"
 BEGIN: Final = "<!-- results: begin (python -m benchmarks --publish) -->"
 END: Final = "<!-- results: end -->"
-DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "explanation" / "benchmarks.md"
 IMAGES: Final = "images"
 
 

@@ -7,7 +7,7 @@
 A controller holds a policy for one interface while it is being written (:mod:`tc_core.builder`), and knows the verbs
 that act on it. Nothing is touched, or even looked at, before a verb asks for it, and nothing wrong raises before one:
 :meth:`TrafficController.validate` lists everything that is wrong at once, and the others raise
-:class:`tc_core.errors.PolicyError` with the same list. ``docs/library.md`` is the guide.
+:class:`tc_core.errors.PolicyError` with the same list. ``docs/reference/library.md`` is the guide.
 
 Packets alone tell their class here, without the proxy, so there are no calls for names (``sni``, ``host``, ``alpn``). A
 policy that has such criteria can be loaded, explained and saved, and not applied.

@@ -1,11 +1,11 @@
-"""docs/evasion.md as its tests read it: the policy, and the class of each trick."""
+"""docs/explanation/evasion.md as its tests read it: the policy, and the class of each trick."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-PAGE = (Path(__file__).parents[1] / "docs/evasion.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs/explanation/evasion.md").read_text()
 POLICY: str = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 
 

@@ -2,8 +2,8 @@
 
 Inside one match all criteria hold together (AND); the values of one criterion are alternatives, and so are the
 matches of a class (OR). Order decides: the first match, in the order of classes and matches, wins; what matches
-nothing goes to the default class. ``docs/policy.md`` is the reference; :mod:`traffic_policy.policy_file` reads policies
-from YAML and JSON, and :mod:`traffic_policy.check` finds what contradicts itself.
+nothing goes to the default class. ``docs/reference/policy.md`` is the reference; :mod:`traffic_policy.policy_file`
+reads policies from YAML and JSON, and :mod:`traffic_policy.check` finds what contradicts itself.
 
 One policy serves two ways of finding a packet's class, and each has criteria that only it can see: the sidecar reads
 names in the first bytes of connections, ``podlane tc`` and the library read packets alone

@@ -94,7 +94,7 @@ def parse_document(text: str, *, source: str = "") -> object:
         # PyYAML reads dates and numbers by itself, and lets Python's complaint about 2020-13-45 through as it is.
         raise _refusal(f"Not valid YAML or JSON: {error}.", "Put the value in quotes.", source) from None
     except RecursionError:
-        raise _refusal("The text is nested too deeply.", "See docs/policy.md.", source) from None
+        raise _refusal("The text is nested too deeply.", "See docs/reference/policy.md.", source) from None
     if values > max(len(text), _MANY_VALUES):
         raise _refusal("By its aliases the text stands for too much.", "Write it without.", source)
     return document
@@ -127,16 +127,8 @@ def policy_from_document(document: object, *, source: str = "", total: Rate | No
     """The policy in plain data (dicts and lists); raises :class:`PolicyError`."""
     if not isinstance(document, dict):
         found = "empty" if document is None else f"a {type(document).__name__}"
-        raise PolicyError(
-            [
-                Problem(
-                    "",
-                    f"A policy is a mapping with total and classes, but this is {found}.",
-                    "See docs/policy.md.",
-                )
-            ],
-            source,
-        )
+        what = f"A policy is a mapping with total and classes, but this is {found}."
+        raise _refusal(what, "See docs/reference/policy.md.", source)
     if total is not None:
         document = {**document, "total": total}
     try:
@@ -203,7 +195,8 @@ def _yaml_problem(error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     detail = getattr(error, "problem", None) or str(error).partition("\n")[0]
-    return Problem(place, f"Not valid YAML or JSON: {detail}.", "Mend the text there; docs/policy.md has examples.")
+    remedy = "Mend the text there; docs/reference/policy.md has examples."
+    return Problem(place, f"Not valid YAML or JSON: {detail}.", remedy)
 
 
 def _problem(error: Any) -> Problem:
@@ -229,7 +222,7 @@ def _problem(error: Any) -> Problem:
         return Problem(path, f"{value!r} is not a list.", "Start each entry with '- '.")
     if kind == "string_type":
         return Problem(path, f"{value!r} is not text.", "Put it in quotes.")
-    return Problem(path, f"{error['msg']} ({value!r}).", "See docs/policy.md.")
+    return Problem(path, f"{error['msg']} ({value!r}).", "See docs/reference/policy.md.")
 
 
 def _unknown_key(location: tuple[int | str, ...]) -> Problem:

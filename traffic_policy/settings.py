@@ -50,7 +50,7 @@ def service_link(variable: str, value: object) -> str | None:
 
 
 class Datapath(StrEnum):
-    """The two ways a connection can get its class by what its first bytes say; docs/datapaths.md compares them."""
+    """How a connection gets its class by what its first bytes say. docs/explanation/datapaths.md compares the two."""
 
     RELAY = "relay"
     """The proxy accepts the connection, reads its first bytes, and relays it."""
@@ -61,7 +61,7 @@ class Datapath(StrEnum):
 class OnFailure(StrEnum):
     """What becomes of new connections that the proxy would relay while there is no proxy.
 
-    docs/operations.md has the table of faults.
+    docs/reference/operations.md has the table of faults.
     """
 
     OPEN = "open"

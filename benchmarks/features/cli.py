@@ -44,7 +44,7 @@ Features:
     help="Where results are written.  [default: benchmarks/results/features, with --quick its folder quick]",
 )
 @click.option("--draw", is_flag=True, help="Measure nothing: write the table and the plot of the last run again.")
-@click.option("--publish", is_flag=True, help="Measure nothing: put the last run's table into docs/benchmarks.md.")
+@click.option("--publish", is_flag=True, help="Measure nothing: put the last run's table into the page of benchmarks.")
 def features(
     quick: bool,
     rounds: int | None,

@@ -1,4 +1,4 @@
-"""What features cost, as a table, as a picture, and between two markers of docs/benchmarks.md."""
+"""What features cost, as a table, as a picture, and between two markers of docs/explanation/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ Measures:
     help="Where results are written.  [default: benchmarks/results/kind, with --quick its folder quick]",
 )  # fmt: skip
 @click.option("--draw", is_flag=True, help="Measure nothing: write the table and the plot of the last run again.")
-@click.option("--publish", is_flag=True, help="Measure nothing: put the last run into docs/benchmarks.md.")
+@click.option("--publish", is_flag=True, help="Measure nothing: put the last run into the page of benchmarks.")
 def kind(
     quick: bool,
     context: str | None,

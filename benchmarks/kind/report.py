@@ -1,4 +1,4 @@
-"""A run as Markdown, as files, and between two markers of docs/benchmarks.md."""
+"""A run as Markdown, as files, and between two markers of docs/explanation/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``docs/admin-api.md`` from the types of the documents: ``python -m daemon.documents.reference > docs/admin-api.md``.
+"""``docs/reference/admin-api.md`` from the types of the documents.
+
+    python -m daemon.documents.reference > docs/reference/admin-api.md
 
 What a field means is the string literal after it, which Python does not keep, so the source is read.
 """

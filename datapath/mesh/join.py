@@ -80,7 +80,7 @@ def resolve(asked: Mesh) -> MeshProxy | None:
         log.warning(
             "a mesh that is known by its name only redirects connections here",
             mesh=found.title,
-            remedy="docs/mesh.md says what works beside it; --mesh none takes back this warning",
+            remedy="docs/how-to/mesh.md says what works beside it; --mesh none takes back this warning",
         )
         return None
     log.info("beside a mesh", mesh=found.title, its=found.proxy.sign, inbound=found.inbound, ports=list(found.ports))

@@ -5,8 +5,8 @@ goes, by drain or by a crash, what was decided stays decided in the kernel, and 
 cut.
 
 Packets are judged in a thread of their own, which waits in recv(2) itself. To wake a trio task for each new connection
-would cost more than all the rest (measured: see docs/datapaths.md), and the packet waits for it. The thread and trio's
-share the classifier, whose calls for either are made for that, and the witness.
+would cost more than all the rest (measured: see docs/explanation/datapaths.md), and the packet waits for it. The
+thread and trio's share the classifier, whose calls for either are made for that, and the witness.
 """
 
 from __future__ import annotations

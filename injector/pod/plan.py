@@ -55,7 +55,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     if (skip := _skip(pod)) is not None:
         return skip
     if not asked:
-        return Skip(f"It has no limits: no annotation {PREFIX}... says any. docs/annotations.md has them.")
+        return Skip(f"It has no limits: no annotation {PREFIX}... says any. docs/reference/annotations.md has them.")
     bare = without_ours(pod)
     _refuse_conflicts(bare)
     annotations = _texts(pod)
@@ -201,7 +201,10 @@ def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, polic
 
 def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, mesh: PodMesh) -> Iterator[str]:
     if mesh.title == "Linkerd":
-        yield "Beside Linkerd Podlane has been tried with a stand-in for its proxy only; docs/mesh.md says how far."
+        yield (
+            "Beside Linkerd Podlane has been tried with a stand-in for its proxy only; docs/how-to/mesh.md says how "
+            "far."
+        )
     elif not mesh.title and (other := pods.other_mesh(pod)) is not None and mesh.setting != Mesh.NONE:
         yield f"Podlane has not been tried in a Pod with {other}, which redirects connections, too."
     for own in mesh.ports:

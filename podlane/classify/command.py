@@ -48,8 +48,8 @@ Examples:
   sudo tcpdump -i eth0 -w - | podlane classify --policy policy.yaml -
 
 \b
-Every flow is judged as if its client ran under the policy. docs/classify.md has the keys of the JSON
-objects and says how the client is told from the server.
+Every flow is judged as if its client ran under the policy. docs/how-to/classify.md has the keys of
+the JSON objects and says how the client is told from the server.
 
 Exit codes: 0 classified (also when the capture is cut off; standard error says so), 1 the capture cannot
 be read, 2 the policy or an option cannot be used, 130 classified up to Ctrl-C.

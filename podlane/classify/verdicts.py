@@ -55,7 +55,7 @@ class Verdict:
     packets_down: int
 
     def document(self) -> dict[str, Any]:
-        """As the JSON object that is printed; the keys are documented in docs/classify.md."""
+        """As the JSON object that is printed; the keys are documented in docs/how-to/classify.md."""
         return {
             "src": self.src,
             "sport": self.sport,

@@ -41,7 +41,7 @@ Examples:
   podlane mesh policy --policy policy.yaml > marks.yaml
   sudo podlane tc apply eth0 --file marks.yaml
 
-docs/envoyfilter.md says what this can and cannot do, and what there is for Linkerd and Consul.
+docs/how-to/envoyfilter.md says what this can and cannot do, and what there is for Linkerd and Consul.
 """
 )
 def mesh() -> None:

@@ -9,13 +9,15 @@ Here a connection's way through the modules begins. It is
 1. accepted here,
 2. adopted by the server (:mod:`sidecar.proxy.server`),
 3. which asks where the client meant to go; later it dials there and marks what is sent
-(:mod:`sidecar.transport.kernel_sockets`). 4. A connection is made (:mod:`sidecar.proxy.connection`), which takes all
-further steps and knows their order. 5. It asks the routing in force whether a name could decide, and later for the
-class (:mod:`datapath.routing.cached`), 6. which walks the table for what it does not remember
-(:mod:`datapath.routing.table`). 7. The first bytes are read (:mod:`sidecar.proxy.sniffer`)
+   (:mod:`sidecar.transport.kernel_sockets`).
+4. A connection is made (:mod:`sidecar.proxy.connection`), which takes all further steps and knows their order.
+5. It asks the routing in force whether a name could decide, and later for the class (:mod:`datapath.routing.cached`),
+6. which walks the table for what it does not remember (:mod:`datapath.routing.table`).
+7. The first bytes are read (:mod:`sidecar.proxy.sniffer`)
 8. and their protocol is found (:mod:`datapath.protocols.detect`)
 9. and read: :mod:`~datapath.protocols.client_hello`, :mod:`~datapath.protocols.http1` or
-:mod:`~datapath.protocols.http2`. 10. The class is chosen (:mod:`sidecar.proxy.class_tracking`),
+   :mod:`~datapath.protocols.http2`.
+10. The class is chosen (:mod:`sidecar.proxy.class_tracking`),
 11. and once the server is dialled there are two directions (:mod:`sidecar.transport.pair`),
 12. which move the bytes (:mod:`sidecar.transport.direction`).
 """

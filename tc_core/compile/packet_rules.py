@@ -14,7 +14,7 @@ What the words mean, to the last byte:
   protocol.
 * Ports are those of protocols that have them where TCP does (:data:`PORTED`), in whole packets and first fragments.
   Later fragments have none, and neither have packets that end before them. A rule with ports and no protocol means
-  TCP and UDP (docs/policy.md).
+  TCP and UDP (docs/reference/policy.md).
 * A packet without an IPv4 or IPv6 header, or with less than all of it, is matched only by rules without IP criteria.
 * IPv4-mapped addresses (::ffff:10.0.0.1) in an IPv6 header are IPv6 addresses.
 """

@@ -112,5 +112,5 @@ def test_changed_json_is_json_and_the_seed_decides() -> None:
 
 
 def test_the_page_names_every_harness_in_both_tables() -> None:
-    page = (HERE.parents[1] / "docs/fuzzing.md").read_text()
+    page = (HERE.parents[1] / "docs/development/fuzzing.md").read_text()
     assert re.findall(r"(?m)^\| `(\w+)` \|", page) == 2 * list(TARGETS)

@@ -36,7 +36,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and (reason := _why_not()):
         pytest.skip(reason)
     if item.get_closest_marker("istio_programs") and istio_program() is None:
-        pytest.skip("Istio's programs that write its rules are not built: tools/kube-tools istio-iptables")
+        pytest.skip("Istio's programs that write its rules are not built: make istio-iptables")
 
 
 @pytest.hookimpl(wrapper=True)

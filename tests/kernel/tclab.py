@@ -154,6 +154,10 @@ class Stream:
         except OSError:
             pass
 
+    def hold_window(self, size: int) -> None:
+        """Let at most so many bytes be on their way (TCP_WINDOW_CLAMP in tcp(7)): fewer than a queue takes, and none is dropped."""
+        self._receiver.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size)
+
     @property
     def retransmissions(self) -> int:
         """Segments sent again since the beginning (tcpi_total_retrans in linux/tcp.h, at byte 100)."""

@@ -21,7 +21,7 @@ SMALL = Size(scale=0.02, seconds=2.0, rate=60.0, around=0.5)
 SOAK_SECONDS = float(os.environ.get("PODLANE_SOAK_SECONDS", "0"))
 """How long the soak takes. Five minutes, as on CI, show growth: memory settles in the first of them."""
 _LIMIT_S = 180.0
-pytestmark = [pytest.mark.root, pytest.mark.timeout(_LIMIT_S)]
+pytestmark = [pytest.mark.root, pytest.mark.nightly, pytest.mark.timeout(_LIMIT_S)]
 
 
 @pytest.fixture(scope="module")

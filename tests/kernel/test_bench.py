@@ -68,6 +68,7 @@ def packets_by_class(stage: Stage, policy: BenchPolicy) -> dict[str, int]:
     return {name: counters[leaf_handle(number)].packets for name, number in policy.ids.items()}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("candidate", those_with())
 def test_it_carries_a_page_and_leaves_nothing(stage: Stage, candidate: Candidate) -> None:
     policy = wide(3)
@@ -80,6 +81,7 @@ def test_it_carries_a_page_and_leaves_nothing(stage: Stage, candidate: Candidate
     assert state_of(stage.pod) == before
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("candidate", those_with(Ability.PROXY, Ability.TLS))
 def test_a_tls_connection_is_in_the_class_of_its_server_name(stage: Stage, candidate: Candidate) -> None:
     """Otherwise a candidate would be measured that does less than the others."""
@@ -92,6 +94,7 @@ def test_a_tls_connection_is_in_the_class_of_its_server_name(stage: Stage, candi
     assert packets["c1"] == packets["c2"] == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("candidate", those_with(Ability.PROXY))
 def test_what_it_costs_is_seen(stage: Stage, candidate: Candidate) -> None:
     metric = METRICS["conn"]
@@ -104,6 +107,7 @@ def test_what_it_costs_is_seen(stage: Stage, candidate: Candidate) -> None:
     assert outcome.values["p99_us"] >= outcome.values["p50_us"] > 0
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["direct-htb", "podlane-relay"])
 def test_a_class_is_saturated_and_probed(stage: Stage, name: str) -> None:
     policy = shaped(10)
@@ -116,6 +120,7 @@ def test_a_class_is_saturated_and_probed(stage: Stage, name: str) -> None:
     assert latency["inside_p50_ms"] > latency["beside_p50_ms"]  # the queue is inside
 
 
+@pytest.mark.nightly
 def test_parts_are_measured_by_themselves(stage: Stage) -> None:
     with CANDIDATES["podlane-library"].running(stage, wide()) as running:
         for name in ("reconcile-10", "detection"):
@@ -152,6 +157,7 @@ def test_a_run_writes_json_tables_and_plots(tmp_path: Path) -> None:
     assert not namespaces_of(process)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_its_samples_and_removes_everything(tmp_path: Path, number: int) -> None:
     options = ("--candidates", "direct,podlane-relay", "--metrics", "conn", "--rounds", "50", "--seconds", "1")

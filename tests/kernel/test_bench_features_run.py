@@ -25,7 +25,7 @@ from podlane.netns.namespace import NAMES
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.rtnetlink.kernel import NetlinkKernel
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.nightly, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
 INBOUND = FEATURES["inbound"]

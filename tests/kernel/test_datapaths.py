@@ -22,7 +22,11 @@ from webserver import HTTP2, WebServer, start_nginx, upload
 
 from podlane.netns.topology import PodNodeServer
 
-pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.covering,
+    pytest.mark.parametrize("datapath", ["relay", "step-aside"]),
+]
 
 POLICY = """
 total: 1Gbit

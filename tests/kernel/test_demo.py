@@ -37,16 +37,16 @@ def leftovers(pid: int) -> list[str]:
     return [str(path) for folder in ("/run", "/run/netns") for path in Path(folder).glob(f"*podlane-demo-{pid}*")]
 
 
-def programs_of(pid: int) -> list[str]:
-    """Command lines of processes that still work for the demo of that process id."""
-    found = []
+def programs_of(pid: int) -> dict[int, str]:
+    """Command lines, by process id, of processes that still work for the demo of that process id."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if f"podlane-demo-{pid}" in line:
-            found.append(line)
+            found[int(path.parent.name)] = line
     return found
 
 
@@ -134,7 +134,7 @@ def test_a_short_demo_keeps_every_lane_draws_the_plot_and_leaves_nothing(tmp_pat
     owners = {path.stat().st_uid for path in (output.parent, svg, svg.with_suffix(".png"))}
     assert owners == {65534}, "under sudo the plot belongs to who called it"
     assert leftovers(demo.pid) == []
-    assert programs_of(demo.pid) == []
+    assert not programs_of(demo.pid)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_demo_that_is_interrupted_clears_up(tmp_path: Path, number: signal.Sig
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == status, output
         assert "Traceback" not in output
-        assert programs_of(process.pid) == []
+        assert not programs_of(process.pid)
     assert leftovers(process.pid) == []
 
 
@@ -158,7 +158,7 @@ def test_after_a_kill_the_programs_die_and_the_next_demo_clears_up(tmp_path: Pat
         killed.wait()
         with running_demo(tmp_path) as following:
             assert leftovers(killed.pid) == []
-            assert programs_of(killed.pid) == []
+            assert not programs_of(killed.pid)
             following.send_signal(signal.SIGINT)
             following.communicate(timeout=PATIENCE)
     assert leftovers(following.pid) == []
@@ -166,11 +166,7 @@ def test_after_a_kill_the_programs_die_and_the_next_demo_clears_up(tmp_path: Pat
 
 def test_a_sidecar_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
     with running_demo(tmp_path) as process:
-        sidecar = next(
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if f"podlane-demo-{process.pid}/policy.yaml" in path.read_bytes().decode(errors="replace")
-        )
+        sidecar = next(pid for pid, line in programs_of(process.pid).items() if "/policy.yaml" in line)
         os.kill(sidecar, signal.SIGKILL)
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""The heads of docs/evasion.md at a real nginx: what it reads there must not be hidden from us."""
+"""The heads of docs/explanation/evasion.md at a real nginx: what it reads there must not be hidden from us."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of docs/evasion.md that need a wire: pauses, segments and fragments, on both datapaths."""
+"""The rows of docs/explanation/evasion.md that need a wire: pauses, segments and fragments, on both datapaths."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ from webserver import start_nginx
 
 from podlane.netns.topology import PodNodeServer
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.covering]
 
 
 @pytest.fixture(params=FAMILIES)

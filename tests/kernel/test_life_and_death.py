@@ -1,4 +1,4 @@
-"""The table of faults in docs/operations.md, row by row: real processes, real signals, real traffic."""
+"""The table of faults in docs/reference/operations.md, row by row: real processes, real signals, real traffic."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from waiting import until
 
 from podlane.netns.topology import PodNodeServer
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.measure]
 
 MANY = 1000
 BODY = b"x" * 16_384

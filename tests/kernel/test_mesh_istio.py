@@ -19,7 +19,7 @@ from webserver import start_nginx
 from podlane.netns import Host
 from podlane.netns.topology import PodNodeServer
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.covering]
 
 POLICY = f"""
 total: 200Mbit

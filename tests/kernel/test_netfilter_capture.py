@@ -22,7 +22,7 @@ from podlane.netns import Lab, Link
 from traffic_policy.marks import DIVERT, OWN, class_mark
 from traffic_policy.policy import PortRange
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.covering]
 
 WEB, SSH, MAIL, OTHER = 8443, 2222, 3306, 9000
 """Ports of the server: any port, a class's own, a silent one, and one that no rule speaks of."""

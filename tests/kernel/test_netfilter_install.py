@@ -35,7 +35,7 @@ from traffic_policy.marks import DIVERT, MAX_CLASSES
 from traffic_policy.policy import PortRange, TransportProtocol
 from traffic_policy.settings import Datapath
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.covering]
 
 CONTENT = {"sni": ["api.example.com"]}
 RULES = ruleset(

@@ -34,7 +34,11 @@ from podlane.netns.topology import PodNodeServer
 from traffic_policy.marks import Mark
 from traffic_policy.policy import TransportProtocol
 
-pytestmark = [pytest.mark.root, pytest.mark.parametrize("datapath", ["relay", "step-aside"])]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.covering,
+    pytest.mark.parametrize("datapath", ["relay", "step-aside"]),
+]
 
 POLICY = """
 total: 1Gbit

@@ -121,7 +121,17 @@ def as_postgres(name: str) -> list[str]:
     return ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups", str(found[-1])]
 
 
-@pytest.fixture(scope="module", params=WORLDS.values(), ids=WORLDS)
+EVERY_TIME = ("the Pod asks, relay, every request", "the Pod asks, step aside", "the Pod answers, relay")
+"""Each datapath and each direction; the other combinations are nightly."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(world, id=name, marks=() if name in EVERY_TIME else pytest.mark.nightly)
+        for name, world in WORLDS.items()
+    ],
+)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[World]:
     datapath, requests, asks = request.param
     folder = tmp_path_factory.mktemp("world")

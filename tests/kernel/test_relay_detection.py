@@ -39,9 +39,11 @@ def test_nothing_is_dialled_before_the_class_is_known() -> None:
 
 def unread(client: socket.socket) -> int | None:
     """Bytes from ``client`` that wait in the kernel to be read at the other end (proc(5), net/tcp); None: no such end."""
-    port = f":{client.getsockname()[1]:04X}"
+    theirs, port = (f":{address[1]:04X}" for address in (client.getpeername(), client.getsockname()))
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return next((int(row[4].partition(":")[2], 16) for row in rows if row[2].endswith(port)), None)
+    return next(
+        (int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(theirs) and row[2].endswith(port)), None
+    )
 
 
 def test_dripping_bytes_wake_the_proxy_once_each() -> None:

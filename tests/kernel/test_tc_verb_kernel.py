@@ -1,4 +1,4 @@
-"""``podlane tc`` as a program, on real interfaces in a network namespace; and everything that docs/tc.md shows."""
+"""``podlane tc`` as a program, on real interfaces in a network namespace; and everything that docs/how-to/tc.md shows."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_on_a_terminal(podlane: Program, no_color: bool) -> None:
     assert b"\x1b[" not in podlane.run("show", DEVICE).stdout.encode()
 
 
-# --- docs/tc.md ------------------------------------------------------------------------------------------------------
+# --- docs/how-to/tc.md ------------------------------------------------------------------------------------------------------
 
 
 LEFT_OUT = "…"
@@ -322,7 +322,7 @@ class Section:
 
 
 def sections() -> list[Section]:
-    parts = re.split(r"^##+ (.+)\n", (ROOT / "docs/tc.md").read_text(), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^##+ (.+)\n", (ROOT / "docs/how-to/tc.md").read_text(), flags=re.MULTILINE)[1:]
     found = [
         Section(title, tuple(re.findall(r"^```(yaml|console)\n(.*?)^```", body, re.DOTALL | re.MULTILINE)))
         for title, body in zip(parts[::2], parts[1::2], strict=True)

@@ -52,7 +52,7 @@ def refused_for(cluster: KindCluster) -> float:
 
 @pytest.fixture(scope="session")
 def installed(cluster: KindCluster, refused_for: float) -> Iterator[KindCluster]:  # noqa: ARG001  # it installs
-    """The chart, installed as docs/install.md says, with both its injectors ready."""
+    """The chart, installed as docs/how-to/install.md says, with both its injectors ready."""
     yield cluster
     cluster.clear(wait=False)
 

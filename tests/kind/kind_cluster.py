@@ -19,7 +19,7 @@ from waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 SYSTEM: Final = "podlane-system"
-"""The namespace that docs/install.md installs the chart into."""
+"""The namespace that docs/how-to/install.md installs the chart into."""
 INJECTORS: Final = "podlane-injector"
 """The chart's Deployment."""
 OPEN: Final = "open"
@@ -118,7 +118,7 @@ class KindCluster:
         return done.stdout
 
     def install(self) -> None:
-        """Install the chart as docs/install.md says, in a namespace that allows no Pod special rights."""
+        """Install the chart as docs/how-to/install.md says, in a namespace that allows no Pod special rights."""
         self.make_namespace(SYSTEM, {"pod-security.kubernetes.io/enforce": "restricted"})
         self.helm("install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}", f"--set={CHART_VALUES}")
 

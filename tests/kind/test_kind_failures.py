@@ -1,4 +1,4 @@
-"""Sidecars in a kind cluster that are killed, hang or lack memory, as docs/operations.md tells, and a node that is restarted."""
+"""Sidecars in a kind cluster that are killed, hang or lack memory, as docs/reference/operations.md tells, and a node that is restarted."""
 
 from __future__ import annotations
 

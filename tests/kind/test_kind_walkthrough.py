@@ -1,4 +1,4 @@
-"""docs/kind.md: what a newcomer is told to type is typed, in order, once all other tests are done with the cluster."""
+"""docs/tutorials/shaped-pod.md: what a newcomer is told to type is typed, in order, once all other tests are done with the cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENTERED = "$ sudo tools/kind-cluster exec "
 
 def commands() -> list[str]:
     """Those of the page's first section."""
-    section = (ROOT / "docs/kind.md").read_text().split("\n## ")[1]
+    section = (ROOT / "docs/tutorials/shaped-pod.md").read_text().split("\n## ")[1]
     assert section.startswith("From nothing to a shaped Pod\n")
     return [line for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
 

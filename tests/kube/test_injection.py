@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("release")
 CLASSES = '[{name: api, rate: 2Mbit, match: {sni: "*.example.com"}}]'
 SIDECAR = {
     "name": "podlane",
-    "image": "podlane:0.1.0",
+    "image": "podlane:0.2.0",
     "imagePullPolicy": "IfNotPresent",
     "command": ["podlane", "sidecar", "--annotations", "/etc/podlane/pod/annotations"],
     "env": [

@@ -1,4 +1,4 @@
-"""docs/install.md, line by line: what it says to type is typed, in a shell, against a real API server."""
+"""docs/how-to/install.md, line by line: what it says to type is typed, in a shell, against a real API server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from waiting import until
 ROOT: Final = Path(__file__).parents[2]
 ELSEWHERE: Final = {
     "docker build": "tests/image builds it",
-    "make kind-up": "tests/kind is in such a cluster",
-    "sudo tools/kind-cluster exec": "tests/kind types them there",
     "helm test": "needs nodes",
 }
 """Beginnings of lines that are not run here, and why."""
@@ -48,7 +46,7 @@ class Shell:
 
 
 def lines() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/install.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/how-to/install.md").read_text(), re.DOTALL)
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 

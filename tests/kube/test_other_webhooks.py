@@ -149,9 +149,9 @@ def test_what_cannot_be_put_back_is_refused(cluster: Cluster, reinvoked: str, me
 
 
 def test_podlanes_own_webhook_by_url(cluster: Cluster, release: Release) -> None:
-    """As docs/injector.md has it: no Service leads to this injector. It keeps caBundle right all the same."""
+    """As docs/reference/injector.md has it: no Service leads to this injector. It keeps caBundle right all the same."""
     (port,) = free_ports(1)
-    text = (DOCS / "injector.md").read_text().replace("\\\n", " ")
+    text = (DOCS / "reference/injector.md").read_text().replace("\\\n", " ")
     (command,) = re.findall(r"\$ podlane injector (.*)", text)
     command = command.replace("injector.example.com", "127.0.0.1").replace("admin.kube", f"{cluster.folder}/admin.kube")
     (manifest,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "clientConfig" in block)

@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.stock_kernel, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "out" / "stock-kernel"
 MACHINES = sorted(path.stem for path in Path(__file__).parent.glob("*.txt"))
+EVERY_TIME = "shaping"
+"""The machine that CI boots; the others are nightly."""
 IMPOSSIBLE = 77
 """The tool's exit code where emulation cannot work at all."""
 PROOFS = {
@@ -73,6 +75,7 @@ PROOFS = {
 class Run:
     """What the tool left behind."""
 
+    machines: list[str]
     status: int
     complaints: str
     """What the tool said on standard error: about packages, downloads, and what is impossible."""
@@ -91,21 +94,30 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run(request: pytest.FixtureRequest) -> Run:
+    """All machines whose tests are selected, at the same time."""
     if os.geteuid():
         pytest.skip("needs root to install QEMU: run the tests by `make test`, or as root")
+    chosen = {item.callspec.params["machine"] for item in request.session.items if _boots(item)}
     # Reports of an earlier run must not pass for this one's.
     shutil.rmtree(OUTPUT, ignore_errors=True)
     done = subprocess.run(
-        [ROOT / "tools" / "stock-kernel", "--output", OUTPUT],
+        [ROOT / "tools" / "stock-kernel", "--output", OUTPUT, *(word for name in sorted(chosen) for word in ("--machine", name))],
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode == IMPOSSIBLE:
         pytest.skip(done.stderr.splitlines()[-1])
-    return Run(done.returncode, done.stderr)
+    return Run(sorted(chosen), done.returncode, done.stderr)
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+def _boots(item: pytest.Item) -> bool:
+    return item.path == Path(__file__) and "machine" in getattr(item, "fixturenames", ())
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [pytest.param(name, marks=() if name == EVERY_TIME else pytest.mark.nightly) for name in MACHINES],
+)
 def test_the_selected_tests_pass_on_a_stock_kernel(
     run: Run, machine: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -126,4 +138,4 @@ def test_the_selected_tests_pass_on_a_stock_kernel(
 
 def test_nothing_else_went_wrong(run: Run) -> None:
     """Exit codes of machines and of pytest in them, which the reports may not show: a time-out, a crash at the end."""
-    assert run.status == 0, "\n".join([run.complaints, *map(run.console, MACHINES)])
+    assert run.status == 0, "\n".join([run.complaints, *map(run.console, run.machines)])

@@ -87,7 +87,7 @@ def test_one_json_object_per_flow_with_exactly_these_keys(cli: CliRunner, policy
 
 
 def test_the_keys_in_the_docs_are_those_keys() -> None:
-    rows = re.findall(r"^\| `(\w+)`(?:, `(\w+)`)?", (ROOT / "docs/classify.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)`(?:, `(\w+)`)?", (ROOT / "docs/how-to/classify.md").read_text(), re.MULTILINE)
     assert [key for row in rows for key in row if key] == KEYS
 
 

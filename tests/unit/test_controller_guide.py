@@ -1,4 +1,4 @@
-"""Every code block of docs/library.md runs, in order, and prints what the block behind it says."""
+"""Every code block of docs/reference/library.md runs, in order, and prints what the block behind it says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tc_core.controller import TrafficController
 from tc_core.fake.kernel import FakeKernel
 from tc_core.probe.capability import ALL_FEATURES
 
-GUIDE = (Path(__file__).parents[2] / "docs/library.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs/reference/library.md").read_text()
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
 
 
@@ -30,7 +30,7 @@ def test_every_block_runs_and_prints_what_the_guide_says(tmp_path: Path, monkeyp
     for code, expected in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, "docs/library.md", "exec"), names)
+            exec(compile(code, "docs/reference/library.md", "exec"), names)
         if expected.endswith("\n...\n"):  # the rest is left out
             assert printed.getvalue().startswith(expected.removesuffix("...\n"))
             continue

@@ -91,6 +91,6 @@ def test_health_is_a_status_and_a_text() -> None:
 
 
 def test_the_reference_is_that_of_the_types() -> None:
-    page = (ROOT / "docs/admin-api.md").read_text()
-    assert page == reference(), "python -m daemon.documents.reference > docs/admin-api.md"
+    page = (ROOT / "docs/reference/admin-api.md").read_text()
+    assert page == reference(), "python -m daemon.documents.reference > docs/reference/admin-api.md"
     assert "| `read_at_seconds` | number or null |" in page

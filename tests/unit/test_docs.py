@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from injector.server.metrics import Metrics as InjectorMetrics
 from podlane.main import main
 from podlane.sidecar import sidecar
 from sidecar.config.reload_status import PolicyState
@@ -18,7 +23,7 @@ from traffic_policy.policy import DefaultClass, Match, TrafficClass, TrafficPoli
 from traffic_policy.policy_file import load_policy, parse_policy
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def table_keys(text: str, heading: str) -> list[str]:
@@ -34,7 +39,7 @@ def table_keys(text: str, heading: str) -> list[str]:
 
 
 def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None:
-    text = (ROOT / "docs/operations.md").read_text()
+    text = (ROOT / "docs/reference/operations.md").read_text()
     fields = SidecarSettings.model_fields
     assert table_keys(text, "setting") == list(fields)
     options = {p.name for p in sidecar.params}
@@ -49,19 +54,47 @@ def test_the_settings_table_is_the_settings_class_and_the_command_line() -> None
 
 
 def test_the_policy_reference_names_every_key_and_no_other() -> None:
-    keys = set(table_keys((ROOT / "docs/policy.md").read_text(), "key"))
+    keys = set(table_keys((ROOT / "docs/reference/policy.md").read_text(), "key"))
     models = (TrafficPolicy, TrafficClass, DefaultClass, Match)
     assert keys == {name for model in models for name in model.model_fields}
 
 
-def test_every_metric_in_the_docs_exists() -> None:
-    text = (ROOT / "docs/operations.md").read_text()
-    rendered = (
+def types_exported(text: str, prefix: str) -> dict[str, str]:
+    """The type of each metric, in Prometheus' text format."""
+    return {
+        name: kind for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE) if name.startswith(prefix)
+    }
+
+
+def rendered_metrics() -> str:
+    return (
         Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render().decode()
     )
+
+
+def test_every_metric_in_the_docs_exists() -> None:
+    text = (ROOT / "docs/reference/operations.md").read_text()
     documented = set(re.findall(r"`(podlane_\w+)`", text))
-    exported = {re.sub(r"_(total|bucket|created)$", "", name) for name in re.findall(r"# TYPE (\w+)", rendered)}
+    exported = {
+        re.sub(r"_(total|bucket|created)$", "", name) for name in types_exported(rendered_metrics(), "podlane_")
+    }
     assert {re.sub(r"_total$", "", name) for name in documented} <= exported
+
+
+def test_the_page_of_metrics_has_those_that_are_exported_and_no_other() -> None:
+    text = (ROOT / "docs/reference/metrics.md").read_text()
+    documented = dict(re.findall(r"^\| `(podlane_\w+)` \| (\w+) \|", text, re.MULTILINE))
+    of_injector = types_exported(InjectorMetrics().render().decode(), "podlane_injector_")
+    exported = types_exported(rendered_metrics(), "podlane_") | of_injector
+    assert documented == {name: kind for name, kind in exported.items() if not name.endswith("_created")}
+
+
+def test_the_page_of_the_command_line_is_what_the_command_line_says() -> None:
+    """In a process of its own, with nothing of this one's environment that help texts could depend on."""
+    command = [sys.executable, str(ROOT / "tools/cli_reference.py")]
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+    page = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs/reference/cli.md").read_text() == page, "python tools/cli_reference.py > docs/reference/cli.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -72,6 +105,28 @@ def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> N
             parse_policy(block)
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_prose_is_wrapped(document: Path) -> None:
+    """At 120 columns. Not tables, blocks of code, pictures, and what benchmarks write between their markers."""
+    written = re.sub(
+        r"<!-- (\w+): begin.*?<!-- \1: end -->|^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    prose = [line for line in written.splitlines() if not line.startswith(("|", "![", "`make "))]
+    assert [line for line in prose if len(line) > 120] == []
+
+
+def test_every_page_that_code_and_pages_name_is_there() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
+    folders = (*packages, "charts", "docs", "examples", "tests")
+    files = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py", ".yaml")
+    ]
+    named = {(page, file) for file in [*files, *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "Dockerfile"]
+             for page in re.findall(r"(?<![\w./-])docs/[\w./-]+\.(?:md|json|svg)", file.read_text())}  # fmt: skip
+    assert len(named) > 50
+    assert [(page, str(file)) for page, file in sorted(named) if not (ROOT / page).exists()] == []
 
 
 _TOO_MUCH = """
@@ -87,7 +142,7 @@ classes:
     [
         ("README.md", _TOO_MUCH),
         (
-            "docs/policy.md",
+            "docs/reference/policy.md",
             _TOO_MUCH.replace("port: 11", "port: 3, protocol: tcp").replace(
                 "match: [{port: 3", "ceil: 30Mbit, match: [{port: 3"
             ),
@@ -104,9 +159,9 @@ def test_errors_in_the_docs_are_what_is_printed(
 
 
 def test_the_way_from_nothing_to_a_shaped_pod_is_the_one_that_is_tried() -> None:
-    """The tests in kind type what docs/kind.md says."""
-    tried = re.findall(r"```console\n.*?```", (ROOT / "docs/kind.md").read_text(), re.DOTALL)[0]
-    assert tried in (ROOT / "docs/install.md").read_text()
+    """The tests in kind type what the tutorial says; the README has the same lines."""
+    tried = re.findall(r"```console\n.*?```", (ROOT / "docs/tutorials/shaped-pod.md").read_text(), re.DOTALL)[0]
+    assert tried in (ROOT / "README.md").read_text()
 
 
 def test_the_policy_in_the_readme_is_the_example_file() -> None:

@@ -1,4 +1,4 @@
-"""docs/evasion.md: each of its rows is a trick that is played here, and has the class that the page says."""
+"""docs/explanation/evasion.md: each of its rows is a trick that is played here, and has the class that the page says."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from podlane.injector import injector
 from tests.unit.test_docs import table_keys
 from traffic_policy.errors import ConfigError
 
-DOCUMENT = Path(__file__).parents[2] / "docs/injector.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/injector.md"
 FILES = {"certificate": "tls.crt", "key": "tls.key"}
 
 

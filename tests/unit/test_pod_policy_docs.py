@@ -1,4 +1,4 @@
-"""What docs/annotations.md says is what the code does."""
+"""What docs/reference/annotations.md says is what the code does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from traffic_policy.pod.composition import MOST_MATCHES
 from traffic_policy.pod.effective import MOST_EXCLUDED, AnnotationsError, effective, shared_policy_name
 from traffic_policy.units import Rate
 
-TEXT = (Path(__file__).parents[2] / "docs/annotations.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs/reference/annotations.md").read_text()
 
 
 def table(heading: str) -> list[tuple[str, ...]]:

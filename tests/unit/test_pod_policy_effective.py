@@ -324,7 +324,7 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
     ),
     "classes that are no YAML": (
         named(egress_bandwidth="10M", classes="[{name: a"),
-        "podlane.io/classes: line 1, column 10: Not valid YAML or JSON: expected ',' or '}', but got '<stream end>'. Mend the text there; docs/policy.md has examples.",
+        "podlane.io/classes: line 1, column 10: Not valid YAML or JSON: expected ',' or '}', but got '<stream end>'. Mend the text there; docs/reference/policy.md has examples.",
     ),
     "a class's own mistake": (
         named(egress_bandwidth="10M", classes="[{name: a, rate: 1Mbit, match: {prot: 1}}]"),
@@ -377,9 +377,9 @@ SHARED_PROBLEMS = {
     "no YAML": (
         "a: [",
         {},
-        "line 1, column 5: Not valid YAML or JSON: expected the node content, but found '<stream end>'. Mend the text there; docs/policy.md has examples.",
+        "line 1, column 5: Not valid YAML or JSON: expected the node content, but found '<stream end>'. Mend the text there; docs/reference/policy.md has examples.",
     ),
-    "empty": ("", {}, "This is not a policy. Write keys and values; docs/policy.md has examples."),
+    "empty": ("", {}, "This is not a policy. Write keys and values; docs/reference/policy.md has examples."),
     "an unknown key": ("total: 1Mbit\nclases: []", {}, "There is no key clases. Did you mean classes?"),
     "a total without a unit": ("total: 5", {}, "total: 5 has no unit. Write bits per second with a unit, as in 5Mbit."),
     "a shaper that the sidecar does not have": (

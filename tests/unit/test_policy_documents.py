@@ -1,4 +1,4 @@
-"""One grammar, told five times: the loader, the JSON schema, docs/policy.md, the README, and the calls of the library."""
+"""One grammar, told five times: the loader, the JSON schema, docs/reference/policy.md, the README, and the calls of the library."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from traffic_policy.schema import policy_schema, policy_schema_text
 from traffic_policy.scope import beyond_packets, beyond_sidecar
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = (ROOT / "docs/policy.md").read_text()
+REFERENCE = (ROOT / "docs/reference/policy.md").read_text()
 SCHEMA = policy_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 MODELS: Mapping[str, type[BaseModel]] = {
@@ -110,7 +110,7 @@ def test_the_reference_says_which_keys_only_one_way_of_use_has() -> None:
 
 
 def test_the_library_has_a_call_for_every_key_that_packets_can_tell() -> None:
-    guide = (ROOT / "docs/library.md").read_text()
+    guide = (ROOT / "docs/reference/library.md").read_text()
     start = guide.index("| call | on | key |")
     table = guide[start : guide.index("\n\n", start)].splitlines()[2:]
     told = {key for row in table for key in re.findall(r"`(\w+)`", row.split("|")[3])}
@@ -123,7 +123,7 @@ def test_the_library_has_a_call_for_every_key_that_packets_can_tell() -> None:
 
 def test_the_readme_uses_keys_that_there_are_and_leads_to_the_reference() -> None:
     text = (ROOT / "README.md").read_text()
-    assert "(docs/policy.md)" in text
+    assert "(docs/reference/policy.md)" in text
     for document in policies_in(text):
         assert set(document) <= keys(TrafficPolicy)
         for traffic_class in document["classes"]:
@@ -160,7 +160,7 @@ def policies_in(text: str, *, wrong: bool = False) -> Iterator[dict[str, Any]]:
 
 def every_policy() -> Iterator[Any]:
     """All policies that this project shows anybody."""
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for i, document in enumerate(policies_in(path.read_text()), 1):
             yield pytest.param(document, id=f"{path.name} {i}")
     for path in sorted((ROOT / "examples").glob("*.yaml")):
@@ -182,7 +182,7 @@ def test_every_policy_that_is_shown_is_taken_by_the_loader_and_by_the_schema(doc
 
 
 def test_a_policy_that_is_shown_as_wrong_is_wrong() -> None:
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted((ROOT / "docs").rglob("*.md")):
         for document in policies_in(path.read_text(), wrong=True):
             with pytest.raises(PolicyError):
                 policy_from_document(document)

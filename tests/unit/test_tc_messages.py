@@ -120,8 +120,8 @@ def test_a_whole_tree(variant: Features) -> None:
 def test_an_ebpf_program_in_our_place_is_known_by_its_name() -> None:
     """As earlier versions loaded one there: another program, which is replaced."""
     message = echoed(AddFilter(mark_filter(Handle(1), {1})))
-    message.get_attr("TCA_OPTIONS")["attrs"] = [["TCA_BPF_NAME", "podlane-1"]]
-    assert answers.filter_of(message) == BpfFilter(Handle(1), "podlane-1")
+    loaded = {**message.attributes, m.TCA_OPTIONS: text(m.TCA_BPF_NAME, "podlane-1")}
+    assert answers.filter_of(replace(message, attributes=loaded)) == BpfFilter(Handle(1), "podlane-1")
 
 
 @given(RATES, RATES, BURSTS, st.integers(min_value=0, max_value=7))

@@ -1,4 +1,4 @@
-"""The names of the annotations and labels that Podlane knows. ``docs/annotations.md`` is their reference.
+"""The names of the annotations and labels that Podlane knows. ``docs/reference/annotations.md`` is their reference.
 
 Labels select (:data:`INJECT_LABEL`), annotations configure. What they mean together is
 :mod:`traffic_policy.pod.effective`.

@@ -243,7 +243,9 @@ def _shared_document(name: str, text: str | None) -> Mapping[str, Any]:
     except PolicyError as error:
         raise ValueError(str(error)) from None  # with where, as all that is said of a shared policy
     if not isinstance(document, dict):
-        raise ValueError(f"{where}: This is not a policy. Write keys and values; docs/policy.md has examples.")
+        raise ValueError(
+            f"{where}: This is not a policy. Write keys and values; docs/reference/policy.md has examples."
+        )
     return document
 
 

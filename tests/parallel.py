@@ -1,0 +1,72 @@
+"""Divides tests among the processes of pytest-xdist, and runs those that measure by themselves, after all others.
+
+A module runs in one process, since its tests may share a fixture; so do the folders whose fixtures serve a whole session.
+The modules that took longest (``durations.tsv``) begin first, so that no process is left with a long one at the end.
+Tests marked ``measure`` run in the controlling process when the others have ended: they need the processors for themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from durations import recorded
+from xdist.scheduler import LoadScopeScheduling
+
+WHOLE_FOLDERS = ("tests/kube/", "tests/image/")
+"""Their session's fixture is a Kubernetes API server, or a container engine: one is enough."""
+
+
+def unit_of_work(nodeid: str) -> str:
+    """What one process runs: a test's module, or its folder."""
+    return next((folder for folder in WHOLE_FOLDERS if nodeid.startswith(folder)), nodeid.partition("::")[0])
+
+
+class _Scheduler(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of_work(nodeid)
+
+
+def _measures(item: pytest.Item) -> bool:
+    return item.get_closest_marker("measure") is not None
+
+
+class Worker:
+    """In a process of pytest-xdist: everything that does not measure, long modules first."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        seconds = recorded()
+        of_unit: dict[str, float] = {}
+        for module, duration in seconds.items():
+            unit = unit_of_work(module)
+            of_unit[unit] = of_unit.get(unit, 0.0) + duration
+        items[:] = [item for item in items if not _measures(item)]
+        items.sort(key=lambda item: -of_unit.get(unit_of_work(item.nodeid), 0.0))
+
+
+class Controller:
+    """In the process that people start, when it divides the work."""
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> LoadScopeScheduling:
+        config.option.loadscopereorder = False  # that order would be by the number of tests
+        return _Scheduler(config, log)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
+        """The others have ended when this goes on."""
+        done = yield
+        divided = session.testscollected
+        session.config.pluginmanager.get_plugin("terminalreporter").ensure_newline()
+        session.perform_collect()
+        session.items[:] = [item for item in session.items if _measures(item)]
+        session.testscollected = divided + len(session.items)
+        for position, item in enumerate(session.items):
+            following = session.items[position + 1] if position + 1 < len(session.items) else None
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+        return done

@@ -1,0 +1,75 @@
+"""How tests are chosen and divided: every value is tried each time, and what measures runs alone, after the others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import combinations, product
+from pathlib import Path
+
+import pytest
+from nightly import covering
+
+ROOT = Path(__file__).parents[2]
+DIVIDED = """
+import fcntl, time
+import pytest
+
+def test_it_waits(number):
+    with open({path!r}, "a") as log:
+        log.write("begin\\n")
+        log.flush()
+        time.sleep(0.1)
+        log.write("end\\n")
+
+def pytest_generate_tests(metafunc):
+    if "number" in metafunc.fixturenames:
+        metafunc.parametrize("number", range(3))
+
+@pytest.mark.measure
+def test_it_measures():
+    said = open({path!r}).read()
+    assert said.count("end") == {tests}
+
+@pytest.mark.nightly
+def test_it_is_left_out():
+    raise AssertionError
+"""
+
+
+def test_of_three_parameters_every_pair_occurs() -> None:
+    names = {"datapath": ("relay", "step-aside"), "family": (4, 6), "backend": ("nft", "legacy", "python")}
+    variants = [set(zip(names, values, strict=True)) for values in product(*names.values())]
+    everything = {frozenset(pair) for variant in variants for pair in combinations(variant, 2)}
+    seen: set[frozenset[tuple[str, object]]] = set()
+    first = covering(variants, seen)
+    assert {frozenset(pair) for variant in first for pair in combinations(variant, 2)} == everything == seen
+    assert len(first) < len(variants)
+
+
+def test_of_two_parameters_every_value_occurs_and_tests_take_different_pairs() -> None:
+    variants = [set(zip(("family", "datapath"), values, strict=True)) for values in product((4, 6), ("relay", "aside"))]
+    seen: set[frozenset[tuple[str, object]]] = set()
+    first, second = covering(variants, seen), covering(variants, seen)
+    assert set().union(*first) == set().union(*second) == set().union(*variants)
+    assert len(first) == len(second) == 2
+    assert all(variant not in first for variant in second)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_measures_runs_when_all_others_have_ended(tmp_path: Path, processes: int) -> None:
+    log = str(tmp_path / "log")
+    for name in ("conftest.py", "parallel.py", "durations.py", "nightly.py"):
+        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  measure: x\n  nightly: x\n  covering: x\n")
+    for name in ("one", "two"):
+        # One after the other, a module's own tests have ended; side by side, those of all have.
+        text = DIVIDED.format(path=log, tests=6 if processes or name == "two" else 3)
+        (tmp_path / f"test_{name}.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--numprocesses={processes}", str(tmp_path)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert "8 passed, 2 deselected" in done.stdout, done.stdout
+    assert done.returncode == 0
+    assert "test_one.py: 4 tests" in done.stdout
