@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from tc_core.history.events import ChangeRecord, Event, Finished, Outcome, Result, Standing, Started, Who
 from tc_core.history.identity import default_path, describe_self, this_namespace
-from tc_core.history.log import History, MemoryHistory
-from tc_core.history.sqlite import SqliteHistory
+from tc_core.history.log import History
+from tc_core.history.sqlite import MemoryHistory, SqliteHistory
 
 __all__ = [
     "ChangeRecord",
