@@ -13,8 +13,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
-from datapath.netfilter import data_filter, quic_filter
-from datapath.netfilter.data_filter import bytecode
+from datapath.netfilter import packet_filters
+from datapath.netfilter.packet_filters import bytecode
 from datapath.netfilter.parse import Installed, parse_rule
 from datapath.netfilter.rules import (
     LOOPBACK,
@@ -88,9 +88,9 @@ def extensions(rule: Rule, family: Family) -> Iterator[str]:
     if rule.has_socket:
         yield "-m socket --nowildcard"
     if rule.carries_data:
-        yield f'-m bpf --bytecode "{bytecode(data_filter.PROGRAMS[family])}"'
+        yield f'-m bpf --bytecode "{bytecode(packet_filters.CARRIES_DATA[family])}"'
     if rule.quic_initial:
-        yield f'-m bpf --bytecode "{bytecode(quic_filter.PROGRAMS[family])}"'
+        yield f'-m bpf --bytecode "{bytecode(packet_filters.QUIC_INITIAL[family])}"'
     yield _render_action(rule.action)
 
 

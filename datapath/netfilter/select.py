@@ -91,7 +91,7 @@ def may_be_python(way: Way) -> bool:
 def python_backend() -> Backend:
     """python-iptables. Raises MissingFeatureError when it or its library is not here."""
     # Its import runs programs and loads libraries: only for those who use it.
-    from datapath.netfilter.python_iptables import PythonBackend
+    from datapath.netfilter.python_iptables.backend import PythonBackend
 
     return PythonBackend()
 

@@ -1,8 +1,7 @@
 """One rule by python-iptables: refusing what cannot be, and the kernel's form of what can.
 
 The options of matches and targets are those that iptables-restore gets (:mod:`datapath.netfilter.render`).
-:mod:`datapath.netfilter.xt_decode` is the way back. Why a rule is checked before libxtables sees it is said in
-:mod:`datapath.netfilter.python_iptables`.
+:mod:`.xt_decode` is the way back. Why a rule is checked before libxtables sees it is said in :mod:`.backend`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import shlex
 from typing import Any, Final
 
 from datapath.errors import RulesetError
+from datapath.netfilter.python_iptables.xt_decode import PROTOCOL_NUMBERS
 from datapath.netfilter.render import extensions, render_rule
 from datapath.netfilter.rules import CHAIN_PREFIX, MULTIPORT_SLOTS, Family, FamilyRules, Rule, Tproxy
-from datapath.netfilter.xt_decode import PROTOCOL_NUMBERS
 from traffic_policy.policy import TransportProtocol
 
 _NAME_LENGTH: Final = 15
