@@ -60,11 +60,6 @@ class Link:
     alias: str = ""
     is_up: bool = True
 
-    @property
-    def default_gso_max_size(self) -> int:
-        """What the kernel gives a new device: GSO_LEGACY_MAX_SIZE, or less where the hardware takes less."""
-        return min(65536, self.tso_max_size)
-
 
 ETH_P_ALL: Final = 3
 """Every protocol (linux/if_ether.h): what our filters look at."""

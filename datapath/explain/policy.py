@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from datapath.explain.datapath_advice import recommend
-from datapath.mesh.notes import mesh_notes
+from datapath.mesh.check import mesh_notes
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.routing.table import RoutingTable
 from traffic_policy import describe
@@ -94,18 +94,14 @@ class Explanation:
     use: tuple[str, ...]
 
 
+_FOLLOWED: Final = (
+    "Each request of an HTTP/1 connection chooses its class anew; an HTTP/2 connection is in the strictest class "
+    "of its requests. Where nobody can say for sure where a request begins, the connection"
+)
 _REQUESTS: Final = {
     Requests.FIRST: "The class is chosen once for a connection and stays.",
-    Requests.FOLLOW: (
-        "Each request of an HTTP/1 connection chooses its class anew; an HTTP/2 connection is in the strictest class "
-        "of its requests. Where nobody can say for sure where a request "
-        "begins, the connection goes on in the strictest class that its requests could have."
-    ),
-    Requests.FOLLOW_STRICTLY: (
-        "Each request of an HTTP/1 connection chooses its class anew; an HTTP/2 connection is in the strictest class "
-        "of its requests. Where nobody can say for sure where a request "
-        "begins, the connection is reset."
-    ),
+    Requests.FOLLOW: f"{_FOLLOWED} goes on in the strictest class that its requests could have.",
+    Requests.FOLLOW_STRICTLY: f"{_FOLLOWED} is reset.",
 }
 
 

@@ -1,9 +1,11 @@
-"""What a policy asks for that cannot be had beside a mesh. Pure."""
+"""What working beside a mesh means for a policy: what cannot be had there, and what to know. Pure."""
 
 from __future__ import annotations
 
-from datapath.mesh.types import MeshProxy
-from traffic_policy.policy import Bound, TrafficPolicy
+from collections.abc import Iterator
+
+from datapath.mesh.types import HBONE_PORT, MeshProxy
+from traffic_policy.policy import Bound, Quic, TrafficPolicy
 from traffic_policy.settings import Datapath
 
 
@@ -23,3 +25,27 @@ def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapat
         f"would lead clients past {mesh.title}'s proxy. Use datapath: step-aside, or match inbound by port, cidr and "
         "source."
     )
+
+
+def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> Iterator[str]:
+    """Sentences for whoever reads what a policy does there."""
+    if problem := beyond_mesh(policy, mesh, datapath):
+        yield f"Refused as it is: {problem}"
+    if not any(match.needs_content for _, match in policy.rules()):
+        return
+    ports = ", ".join(str(each) for each in mesh.ports)
+    yield (
+        f"Beside {mesh.title}, in TCP, names decide about what its proxy sends ({mesh.sign}), and not on ports "
+        f"{ports}, which are the mesh's. Ports and networks are those of the connections that the proxy opens: behind "
+        "a service, those of its Pod."
+    )
+    if policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules()):
+        yield "QUIC does not go through the mesh: it is read as the program sends it."
+    if mesh.service_names:
+        yield (
+            "In the mesh's mutual TLS the server name is Istio's name of a service, as outbound_.80_._.HOST. It is "
+            "taken for HOST, by sni and by host, and a match by name holds for the service's port or the Pod's."
+        )
+        yield (
+            f"What goes through HBONE (port {HBONE_PORT}) shows no names: it is in the class of its port and address."
+        )

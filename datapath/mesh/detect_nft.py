@@ -15,7 +15,7 @@ from typing import Final
 
 from datapath.mesh.detect import REDIRECT, TPROXY, Found
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT
-from tc_core.netlink.codec import read_attributes
+from tc_core.netlink.codec import attributes
 from traffic_policy.marks import Mark
 from traffic_policy.settings import Mesh
 
@@ -46,8 +46,7 @@ class Expression:
         """What the attribute of that type holds, and the one of the next type in it; empty: there is none."""
         data = self.attributes
         for kind in path:
-            held = (data[start:end] for each, start, end in read_attributes(data, 0, len(data)) if each == kind)
-            data = next(held, b"")
+            data = attributes(data).get(kind, b"")
         return data
 
     def number(self, kind: int) -> int:

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from datapath.netfilter import data_filter, quic_filter
-from datapath.netfilter.data_filter import bytecode
+from datapath.netfilter import packet_filters
+from datapath.netfilter.packet_filters import bytecode
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
@@ -51,8 +51,8 @@ _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
 for IPv6 is none of ours."""
 _PROGRAMS: Final[Mapping[Family, Mapping[str, str]]] = {
     family: {
-        bytecode(data_filter.PROGRAMS[family]): "carries_data",
-        bytecode(quic_filter.PROGRAMS[family]): "quic_initial",
+        bytecode(packet_filters.CARRIES_DATA[family]): "carries_data",
+        bytecode(packet_filters.QUIC_INITIAL[family]): "quic_initial",
     }
     for family in Family
 }

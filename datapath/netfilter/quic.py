@@ -13,7 +13,7 @@ No UDP goes through the proxy: the first datagrams of a flow are shown to the cl
   lives (nf_conntrack_udp_timeout_stream, 120 s): the classifier still knows the class then, and is asked by the first
   packet, whatever that is.
 * One socket may speak to one server about several names, one connection after the other. So packets that begin a
-  connection (:mod:`datapath.netfilter.quic_filter`) are shown on decided flows, too; there are two or three in each.
+  connection (:mod:`datapath.netfilter.packet_filters`) are shown on decided flows, too; there are two or three in each.
   The newest connection decides; what the classifier finds it writes by ctnetlink, since SAVE is for open flows.
 * With ``quic: block`` the packets that begin a connection are dropped in OUTPUT, where that is no loss that a client
   has to wait for: its sendmsg(2) fails with EPERM. REJECT, which would say the same by ICMP, is for the filter table

@@ -13,8 +13,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
-from datapath.netfilter import data_filter, quic_filter
-from datapath.netfilter.data_filter import bytecode
+from datapath.netfilter import packet_filters
+from datapath.netfilter.packet_filters import bytecode
 from datapath.netfilter.parse import Installed, parse_rule
 from datapath.netfilter.rules import (
     LOOPBACK,
@@ -40,10 +40,11 @@ from traffic_policy.policy import PortRange, TransportProtocol
 
 def render_rule(rule: Rule, family: Family) -> str:
     """A rule in the words of iptables, or for IPv6 of ip6tables, without ``-A CHAIN``."""
-    return " ".join(_words(rule, family))
+    return " ".join((*_head(rule, family), *extensions(rule, family)))
 
 
-def _words(rule: Rule, family: Family) -> Iterator[str]:
+def _head(rule: Rule, family: Family) -> Iterator[str]:
+    """The criteria that are no extension."""
     if rule.source is not None:
         yield f"-s {rule.source}"
     if rule.destination is not None:
@@ -57,43 +58,39 @@ def _words(rule: Rule, family: Family) -> Iterator[str]:
     if rule.protocol is not None:
         is_icmpv6 = rule.protocol is TransportProtocol.ICMP and family is Family.V6
         yield f"-p {'ipv6-icmp' if is_icmpv6 else rule.protocol}"
-    singles = [
-        f"--{way}port {port_words(ports[0])}"
-        for way, ports in (("s", rule.source_ports), ("d", rule.ports))
-        if len(ports) == 1
-    ]
-    if singles or rule.syn:
-        yield f"-m {rule.protocol}"
-    yield from singles
+
+
+def extensions(rule: Rule, family: Family) -> Iterator[str]:
+    """The matches of a rule and its target, each with its options."""
+    ways = (("s", rule.source_ports), ("d", rule.ports))
+    options = [f" --{way}port {port_words(ports[0])}" for way, ports in ways if len(ports) == 1]
     if rule.syn:
-        yield "--tcp-flags FIN,SYN,RST,ACK SYN"
-    for way, ports in (("s", rule.source_ports), ("d", rule.ports)):
+        options.append(" --tcp-flags FIN,SYN,RST,ACK SYN")
+    if options:
+        yield f"-m {rule.protocol}{''.join(options)}"
+    for way, ports in ways:
         if len(ports) > 1:
-            yield f"-m multiport --{way}ports {','.join(port_words(p) for p in ports)}"
+            yield f"-m multiport --{way}ports {','.join(map(port_words, ports))}"
     if rule.mark is not None:
         yield f"-m mark --mark {rule.mark}"
     if rule.connmark is not None:
         yield f"-m connmark --mark {rule.connmark}"
-    if rule.original_port is not None or rule.direction is not None:
-        yield "-m conntrack"
-    if rule.original_port is not None:
-        yield f"--ctorigdstport {port_words(rule.original_port)}"
-    if rule.direction is not None:
-        yield f"--ctdir {rule.direction}"
-    if rule.user is not None or rule.group is not None:
-        yield "-m owner"
-    if rule.user is not None:
-        yield f"--uid-owner {rule.user}"
-    if rule.group is not None:
-        yield f"--gid-owner {rule.group}"
+    original = "" if rule.original_port is None else f" --ctorigdstport {port_words(rule.original_port)}"
+    direction = "" if rule.direction is None else f" --ctdir {rule.direction}"
+    if original or direction:
+        yield f"-m conntrack{original}{direction}"
+    user = "" if rule.user is None else f" --uid-owner {rule.user}"
+    group = "" if rule.group is None else f" --gid-owner {rule.group}"
+    if user or group:
+        yield f"-m owner{user}{group}"
     if rule.to_here:
         yield "-m addrtype --dst-type LOCAL"
     if rule.has_socket:
         yield "-m socket --nowildcard"
     if rule.carries_data:
-        yield f'-m bpf --bytecode "{bytecode(data_filter.PROGRAMS[family])}"'
+        yield f'-m bpf --bytecode "{bytecode(packet_filters.CARRIES_DATA[family])}"'
     if rule.quic_initial:
-        yield f'-m bpf --bytecode "{bytecode(quic_filter.PROGRAMS[family])}"'
+        yield f'-m bpf --bytecode "{bytecode(packet_filters.QUIC_INITIAL[family])}"'
     yield _render_action(rule.action)
 
 

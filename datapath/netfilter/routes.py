@@ -15,27 +15,34 @@ Everything is done by rtnetlink in the network namespace of the calling thread.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.netfilter.route_messages import (
-    AF,
-    local_route_request,
-    rule_of,
-    rule_request,
-    rules_request,
-    table_of_local_route,
-)
-from datapath.netfilter.rules import Family, PolicyRoute
-from tc_core.netlink.codec import NetlinkError
+from datapath.netfilter.rules import LOOPBACK, Family, PolicyRoute
+from tc_core.netlink.codec import NetlinkError, attribute, number, string, text, u32
 from tc_core.netlink.socket import NetlinkSocket
-from tc_core.rtnetlink.messages import LinkMessage, RouteMessage
+from tc_core.rtnetlink import messages as m
+from tc_core.rtnetlink.messages import LinkMessage, RouteMessage, route_message
 from tc_core.rtnetlink.requests import link_request, routes_request
 from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import DIVERT
 
+_AF: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
+_TO_TABLE: Final = 1
+"""FR_ACT_TO_TBL: the rule's action is a look-up in its table."""
+_LOCAL: Final = 2
+"""RTN_LOCAL: addresses that are this machine's own."""
+_HOST: Final = 254
+"""RT_SCOPE_HOST: they are reached on this machine."""
+_STATIC: Final = 4
+"""RTPROT_STATIC: made by an administrator."""
+_SEE_ATTRIBUTE: Final = 252
+"""RT_TABLE_COMPAT: the table's number does not fit into the header, and is in an attribute."""
+_FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME = 2, 3, 6, 10, 15, 16, 17
 _REMEDIES: Final = {
     errno.ENETDOWN: "The loopback interface is down. Bring it up: ip link set lo up.",
     errno.EACCES: "IPv6 is disabled on lo. Enable it: sysctl net.ipv6.conf.lo.disable_ipv6=0.",
@@ -74,9 +81,9 @@ def lay(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
         missing = [route for route in wanted if route not in found.rules]
         without = tables.difference(found.tables)
         for table in sorted(without):
-            _change_route(netlink, "add", family, table)
+            netlink.ask(_local_route_request(family, table, _loopback(netlink), add=True))
         for route in missing:
-            _change_rule(netlink, "add", family, route)
+            netlink.ask(_rule_request(family, route, add=True))
         return bool(missing or without)
 
 
@@ -87,9 +94,9 @@ def clear(family: Family, wanted: Sequence[PolicyRoute], tables: Set[int]) -> bo
         rules = [route for route in found.rules if route not in wanted]
         local = set(found.tables).difference(route.table for route in wanted)
         for route in rules:
-            _change_rule(netlink, "del", family, route)
+            netlink.ask(_rule_request(family, route, add=False))
         for table in sorted(local):
-            _change_route(netlink, "del", family, table)
+            netlink.ask(_local_route_request(family, table, _loopback(netlink), add=False))
         return bool(rules or local)
 
 
@@ -109,25 +116,74 @@ def _explain(doing: str, number: int, said: str) -> PodlaneError:
 
 
 def _observe(netlink: NetlinkSocket, family: Family, tables: Set[int]) -> InstalledRoutes:
-    rules_there = map(RouteMessage.parse, netlink.ask(rules_request(family)))
-    found = (rule_of(each, family, tables) for each in rules_there)
+    rules_there = map(RouteMessage.parse, netlink.ask(_rules_request(family)))
+    found = (_rule_of(each, family, tables) for each in rules_there)
     rules = tuple(rule for rule in found if rule is not None)
     looked_at = {*tables, *(route.table for route in rules)}
     lo = _loopback(netlink)
-    routes = map(RouteMessage.parse, netlink.ask(routes_request(AF[family])))
-    local = {table_of_local_route(each, lo) for each in routes}
+    routes = map(RouteMessage.parse, netlink.ask(routes_request(_AF[family])))
+    local = {_table_of_local_route(each, lo) for each in routes}
     return InstalledRoutes(rules, tuple(sorted(table for table in looked_at if table in local)))
-
-
-def _change_rule(netlink: NetlinkSocket, command: str, family: Family, route: PolicyRoute) -> None:
-    netlink.ask(rule_request(family, route, add=command == "add"))
-
-
-def _change_route(netlink: NetlinkSocket, command: str, family: Family, table: int) -> None:
-    request = local_route_request(family, table, _loopback(netlink), add=command == "add")
-    netlink.ask(request)
 
 
 def _loopback(netlink: NetlinkSocket) -> int:
     [link] = netlink.ask(link_request("lo"))
     return LinkMessage.parse(link).index
+
+
+# --- messages (rtnetlink(7), linux/fib_rules.h) -----------------------------------------------------------------------
+
+
+def _rules_request(family: Family) -> bytes:
+    """Ask for all routing rules of a family."""
+    return route_message(m.RTM_GETRULE, m.ASK_ALL, _AF[family])
+
+
+def _rule_request(family: Family, route: PolicyRoute, *, add: bool) -> bytes:
+    """Add or delete the rule that leads to a route's table."""
+    data = u32(_FRA_PRIORITY, route.preference) + u32(_FRA_TABLE, route.table)
+    src_len = 0
+    if route.mark is not None:
+        data += u32(_FRA_FWMARK, route.mark.value) + u32(_FRA_FWMASK, route.mark.mask)
+    else:
+        network, _, length = LOOPBACK[family].partition("/")
+        src_len = int(length)
+        # "iif lo" means packets that are made here (ip-rule(8)).
+        data += attribute(_FRA_SRC, socket.inet_pton(_AF[family], network)) + text(_FRA_IIFNAME, "lo")
+    kind, flags = (m.RTM_NEWRULE, m.MAKE) if add else (m.RTM_DELRULE, m.DELETE)
+    return route_message(kind, flags, _AF[family], data, src_len=src_len, table=_SEE_ATTRIBUTE, type_=_TO_TABLE)
+
+
+def _local_route_request(family: Family, table: int, lo: int, *, add: bool) -> bytes:
+    """Add or delete the route by which every address is this machine's own; ``lo``: the index of that interface."""
+    kind, flags = (m.RTM_NEWROUTE, m.MAKE) if add else (m.RTM_DELROUTE, m.DELETE)
+    data = u32(m.RTA_TABLE, table) + u32(m.RTA_OIF, lo)
+    return route_message(
+        kind, flags, _AF[family], data, table=_SEE_ATTRIBUTE, protocol=_STATIC, scope=_HOST, type_=_LOCAL
+    )
+
+
+def _rule_of(message: RouteMessage, family: Family, tables: Set[int]) -> PolicyRoute | None:
+    """One of our rules, known by our mark, or by one of these ``tables`` of ours; None: somebody else's."""
+    found = message.attributes
+    if message.type != _TO_TABLE or message.dst_len or _FRA_OIFNAME in found:
+        return None
+    mark = number(found, _FRA_FWMARK), number(found, _FRA_FWMASK)
+    table = number(found, _FRA_TABLE) or message.table
+    preference = number(found, _FRA_PRIORITY)
+    source = None
+    if message.src_len:
+        source = f"{socket.inet_ntop(_AF[family], found[_FRA_SRC])}/{message.src_len}"
+    incoming = string(found, _FRA_IIFNAME)
+    if mark == (DIVERT.value, DIVERT.mask) and source is None and not incoming:
+        return PolicyRoute(DIVERT, table, preference)
+    if not mark[0] and source == LOOPBACK[family] and incoming == "lo" and table in tables:
+        return PolicyRoute(None, table, preference)
+    return None
+
+
+def _table_of_local_route(message: RouteMessage, lo: int) -> int | None:
+    """The table in which such a route is; None: it is another route."""
+    if message.type != _LOCAL or message.dst_len or number(message.attributes, m.RTA_OIF) != lo:
+        return None
+    return number(message.attributes, m.RTA_TABLE) or message.table

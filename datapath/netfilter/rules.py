@@ -128,8 +128,8 @@ class Rule:
     """Criteria that must all hold, and what then happens. ICMP is that of the family which the rule is for.
 
     ``ports`` are destination ports. ``to_here``: the destination address is this machine's. ``has_socket``: a socket
-    here would take the packet, be it a listening one. ``carries_data`` is about TCP packets: see
-    :mod:`datapath.netfilter.data_filter`; ``quic_initial`` about UDP packets: :mod:`datapath.netfilter.quic_filter`.
+    here would take the packet, be it a listening one. ``carries_data`` is about TCP packets and ``quic_initial`` about
+    UDP packets: see :mod:`datapath.netfilter.packet_filters`.
     ``user`` and ``group`` own the socket that sends. ``original_port``: where whoever opened the connection meant to
     go, whatever nat has made of it.
     """

@@ -91,7 +91,7 @@ def may_be_python(way: Way) -> bool:
 def python_backend() -> Backend:
     """python-iptables. Raises MissingFeatureError when it or its library is not here."""
     # Its import runs programs and loads libraries: only for those who use it.
-    from datapath.netfilter.python_iptables import PythonBackend
+    from datapath.netfilter.python_iptables.backend import PythonBackend
 
     return PythonBackend()
 
@@ -139,11 +139,11 @@ def why_not(backend: Backend) -> str | None:
     return None
 
 
-def sample() -> FamilyRules:
-    """IPv4 rules with every match and target that the relay cannot do without."""
+def sample(settings: CaptureSettings | None = None) -> FamilyRules:
+    """IPv4 rules with every match and target that these settings, or the relay, cannot do without."""
     matches = (Match(port=(PortRange(80, 80), PortRange(8000, 8100)), protocol=()), Match(sni=("example.com",)))
     policy = TrafficPolicy(
         total=Rate(1_000_000),
         classes=(TrafficClass(name="sample", rate=Rate(8_000), priority=0, match=matches),),
     )
-    return build_ruleset(policy, ClassIds.assign(["sample"]), CaptureSettings(quic=False)).of(Family.V4)
+    return build_ruleset(policy, ClassIds.assign(["sample"]), settings or CaptureSettings(quic=False)).of(Family.V4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from tc_core.netlink.codec import ACK, DUMP, REQUEST, attribute, nested, read_attributes
+from tc_core.netlink.codec import ACK, DUMP, REQUEST, attribute, attributes, nested
 from tc_core.netlink.netfilter import message
 from traffic_policy.marks import Mark
 from traffic_policy.ports import TransportProtocol
@@ -22,21 +22,12 @@ ENTRY: Final = _SUBSYSTEM | 0
 """IPCTNL_MSG_CT_NEW: an entry in a dump, or the request to change one (without NLM_F_CREATE)."""
 _GET: Final = _SUBSYSTEM | 1
 
-_TUPLE_ORIG: Final = 1
-_PROTOCOL: Final = 4
-_MARK: Final = 8
-_COUNTERS_ORIG: Final = 9
-_COUNTERS_REPLY: Final = 10
-_TIMESTAMP: Final = 20
-_MARK_MASK: Final = 21
-_TUPLE_IP: Final = 1
-_TUPLE_PROTO: Final = 2
+_TUPLE_ORIG, _PROTOCOL, _MARK, _COUNTERS_ORIG, _COUNTERS_REPLY, _TIMESTAMP, _MARK_MASK = 1, 4, 8, 9, 10, 20, 21
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
 _V4: Final = (1, 2)
 _V6: Final = (3, 4)
 """CTA_IP_V*_SRC and CTA_IP_V*_DST."""
-_PROTO_NUM: Final = 1
-_SRC_PORT: Final = 2
-_DST_PORT: Final = 3
+_PROTO_NUM, _SRC_PORT, _DST_PORT = 1, 2, 3
 _NUMBERS: Final = {TransportProtocol.TCP: b"\x06", TransportProtocol.UDP: b"\x11"}
 _TRANSPORTS: Final = {number: transport for transport, number in _NUMBERS.items()}
 _PROTOCOL_TCP: Final = 1
@@ -44,7 +35,7 @@ _PROTOCOL_TCP: Final = 1
 _COUNTED_BYTES: Final = 2
 _BEGAN: Final = 1
 _BIG: Final = struct.Struct(">I")
-_HUGE: Final = struct.Struct(">Q")
+_HUGE_SIZE: Final = 8
 _ENDED: Final = frozenset({7, 8})
 """TCP_CONNTRACK_TIME_WAIT and TCP_CONNTRACK_CLOSE (linux/netfilter/nf_conntrack_tcp.h): remembered only."""
 
@@ -95,55 +86,39 @@ def update(entry: Entry, mark: Mark) -> bytes:
 
 def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
     """The entry in a message's attributes; None for what is neither TCP nor UDP."""
-    flow: tuple[bytes, TransportProtocol] | None = None
-    mark = 0
-    ended = False
-    numbers: dict[int, int | None] = {}
-    for kind, at, stop in read_attributes(data, start, end):
-        if kind == _TUPLE_ORIG:
-            flow = _flow(data, at, stop)
-        elif kind == _MARK:
-            (mark,) = _BIG.unpack_from(data, at)
-        elif kind == _PROTOCOL:
-            ended = _has_ended(data, at, stop)
-        elif kind in (_COUNTERS_ORIG, _COUNTERS_REPLY):
-            numbers[kind] = _number(data, at, stop, _COUNTED_BYTES)
-        elif kind == _TIMESTAMP:
-            numbers[kind] = _number(data, at, stop, _BEGAN)
+    found = attributes(bytes(data[start:end]))
+    flow = _flow(found.get(_TUPLE_ORIG, b""))
     if flow is None:
         return None
-    up, down, began = (numbers.get(kind) for kind in (_COUNTERS_ORIG, _COUNTERS_REPLY, _TIMESTAMP))
-    return Entry(flow[0], mark, ended, up, down, began, flow[1])
-
-
-def _has_ended(data: bytes | bytearray, start: int, end: int) -> bool:
-    return any(
-        kind == inner == _PROTOCOL_TCP and data[a] in _ENDED
-        for kind, at, stop in read_attributes(data, start, end)
-        for inner, a, b in read_attributes(data, at, stop)
-        if b > a
+    up, down = (_number(found.get(kind, b""), _COUNTED_BYTES) for kind in (_COUNTERS_ORIG, _COUNTERS_REPLY))
+    return Entry(
+        flow[0],
+        int.from_bytes(found.get(_MARK, b""), "big"),
+        _has_ended(found.get(_PROTOCOL, b"")),
+        up,
+        down,
+        _number(found.get(_TIMESTAMP, b""), _BEGAN),
+        flow[1],
     )
 
 
-def _number(data: bytes | bytearray, start: int, end: int, wanted: int) -> int | None:
-    """The 64-bit number of the kind ``wanted`` in a nested attribute."""
-    for kind, at, stop in read_attributes(data, start, end):
-        if kind == wanted and stop - at == _HUGE.size:
-            return int(_HUGE.unpack_from(data, at)[0])
-    return None
+def _has_ended(data: bytes) -> bool:
+    state = attributes(attributes(data).get(_PROTOCOL_TCP, b"")).get(_PROTOCOL_TCP, b"")
+    return state != b"" and state[0] in _ENDED
 
 
-def _flow(data: bytes | bytearray, start: int, end: int) -> tuple[bytes, TransportProtocol] | None:
-    addresses: dict[int, bytes] = {}
-    ports: dict[int, bytes] = {}
-    for kind, at, stop in read_attributes(data, start, end):
-        if kind in (_TUPLE_IP, _TUPLE_PROTO):
-            found = addresses if kind == _TUPLE_IP else ports
-            found.update((inner, bytes(data[a:b])) for inner, a, b in read_attributes(data, at, stop))
+def _number(data: bytes, wanted: int) -> int | None:
+    """The 64-bit number of the kind ``wanted`` among attributes."""
+    found = attributes(data).get(wanted, b"")
+    return int.from_bytes(found, "big") if len(found) == _HUGE_SIZE else None
+
+
+def _flow(data: bytes) -> tuple[bytes, TransportProtocol] | None:
+    found = attributes(data)
+    addresses, ports = (attributes(found.get(kind, b"")) for kind in (_TUPLE_IP, _TUPLE_PROTO))
     transport = _TRANSPORTS.get(ports.get(_PROTO_NUM, b""))
     if transport is None:
         return None
     parts = [addresses.get(kind, b"") for kind in (_V4 if _V4[0] in addresses else _V6)]
-    parts += [ports.get(_SRC_PORT, b""), ports.get(_DST_PORT, b"")]
-    flow = b"".join(parts)
+    flow = b"".join([*parts, ports.get(_SRC_PORT, b""), ports.get(_DST_PORT, b"")])
     return (flow, transport) if len(flow) in (12, 36) else None

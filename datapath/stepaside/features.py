@@ -8,18 +8,14 @@ from datapath.errors import RulesetError
 from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
 from datapath.netfilter.features import Check
 from datapath.netfilter.parse import Installed
-from datapath.netfilter.rules import Family, FamilyRules
-from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
-from datapath.netfilter.select import detect_backend
+from datapath.netfilter.ruleset import CaptureSettings
+from datapath.netfilter.select import detect_backend, sample
 from datapath.stepaside import conntrack
 from datapath.stepaside.marks import DECIDED
 from datapath.stepaside.queue import Queue
 from tc_core.probe.scratch import in_scratch_namespace
 from traffic_policy.errors import PodlaneError
-from traffic_policy.marks import ClassIds
-from traffic_policy.policy import Match, TrafficClass, TrafficPolicy
 from traffic_policy.settings import Datapath, Way
-from traffic_policy.units import Rate
 
 _NAME: Final = "step-aside"
 _INSTEAD: Final = "Without it, `--datapath relay` does the same, but for QUIC, which then goes by port."
@@ -39,7 +35,7 @@ def probe(way: Way = Way.AUTO) -> Check:
         try:
             in_scratch_namespace(lambda: _use(backend))
         except PermissionError:
-            backend.rehearse(_sample())
+            backend.rehearse(sample(_SETTINGS))
             conntrack.entries(DECIDED)
             return Check(_NAME, True, "looks right, but the queue was not tried: that takes CAP_SYS_ADMIN")
     except RulesetError as error:
@@ -52,13 +48,6 @@ def probe(way: Way = Way.AUTO) -> Check:
 
 
 def _use(backend: Backend) -> None:
-    backend.apply(_sample(), Installed())
+    backend.apply(sample(_SETTINGS), Installed())
     Queue(_SETTINGS.outbound_port).close()
     conntrack.entries(DECIDED)
-
-
-def _sample() -> FamilyRules:
-    """IPv4 rules with every match and target that this datapath adds."""
-    named = TrafficClass(name="sample", rate=Rate(8_000), priority=0, match=(Match(sni=("example.com",)),))
-    policy = TrafficPolicy(total=Rate(1_000_000), classes=(named,))
-    return build_ruleset(policy, ClassIds.assign(["sample"]), _SETTINGS).of(Family.V4)

@@ -17,20 +17,10 @@ PACKET: Final = _SUBSYSTEM | 0
 _VERDICT: Final = _SUBSYSTEM | 1
 _CONFIG: Final = _SUBSYSTEM | 2
 
-_PACKET_HDR: Final = 1
-_VERDICT_HDR: Final = 2
-_MARK: Final = 3
-_PAYLOAD: Final = 10
-_CFG_CMD: Final = 1
-_CFG_PARAMS: Final = 2
-_CFG_MAXLEN: Final = 3
-_CFG_MASK: Final = 4
-_CFG_FLAGS: Final = 5
-_BIND: Final = 1
-_UNBIND: Final = 2
-_COPY_PACKET: Final = 2
-_FAIL_OPEN: Final = 1 << 0
-_GSO: Final = 1 << 2
+_PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD = 1, 2, 3, 10
+_CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5
+_BIND, _UNBIND, _COPY_PACKET = 1, 2, 2
+_FAIL_OPEN, _GSO = 1 << 0, 1 << 2
 _PRE_ROUTING: Final = 0
 """NF_INET_PRE_ROUTING of linux/netfilter.h."""
 _HEADER: Final = 4 + 7

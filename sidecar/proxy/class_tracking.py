@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.http1_requests import Http1Cutter
-from datapath.protocols.http2_late import FirstRequestCutter, is_unnamed
-from datapath.protocols.http2_requests import Http2Cutter
+from datapath.protocols.http2_requests import FirstRequestCutter, Http2Cutter, is_unnamed
 from datapath.protocols.requests import SWITCHED, Beyond, Cutter, Request
 from datapath.routing.flow import Destination
 from datapath.sockets import SocketAddress

@@ -11,7 +11,7 @@ from socket import SocketType
 from typing import Final, Protocol
 
 from datapath.protocols.detect import Detection, Detector, Reason, detect_repeated
-from datapath.protocols.detect_helpers import awaits_answer
+from datapath.protocols.sniff import awaits_answer
 from datapath.sockets import acknowledge
 from sidecar.transport.loop import END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT
 from sidecar.transport.loop_context import BUFFER_SIZE, LoopContext

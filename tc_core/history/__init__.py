@@ -5,19 +5,16 @@ done or has failed. A process that dies in between leaves the first without the 
 interrupted: nothing that was done to the kernel is ever missing here. The package knows nothing of policies or netlink;
 states before and after are JSON objects.
 
-Why not the ``eventsourcing`` library (looked at 9.5.6: alive, BSD-3-Clause, few dependencies): it persists domain
-aggregates. Its SQLite recorder stores originator id, version, the path of a Python class, and bytes, so that time,
-author, interface and outcome cannot be asked for in SQL, and reading depends on where a class once lived. Append-only
-tables, checksums, a schema version, read-only readers, file modes, and errors for damaged or foreign files would all
-have to be built on top; it would take one INSERT off our hands, for some 20 ms of import in every ``podlane tc``.
+The ``eventsourcing`` library is not used: its recorder stores Python class paths and bytes, so that author, time and
+outcome cannot be asked for in SQL, and it would take one INSERT off our hands.
 """
 
 from __future__ import annotations
 
 from tc_core.history.events import ChangeRecord, Event, Finished, Outcome, Result, Standing, Started, Who
 from tc_core.history.identity import default_path, describe_self, this_namespace
-from tc_core.history.log import History, MemoryHistory
-from tc_core.history.sqlite import SqliteHistory
+from tc_core.history.log import History
+from tc_core.history.sqlite import MemoryHistory, SqliteHistory
 
 __all__ = [
     "ChangeRecord",

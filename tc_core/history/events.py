@@ -8,6 +8,7 @@ Order is by number, never by time: clocks are set back, numbers are not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -239,3 +240,36 @@ def _mapping(value: object) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An event as it is stored. ``checksum`` covers number and text, so a row that was moved is noticed as well."""
+
+    number: int
+    text: str
+    checksum: str
+
+    @classmethod
+    def of(cls, event: Event) -> Row:
+        """The row for a numbered event. Raises :class:`HistoryError` when it cannot be written as JSON."""
+        text = encode(event)
+        return cls(event.number, text, checksum(event.number, text))
+
+    def event(self, source: str) -> Event:
+        """The event in it. Raises :class:`HistoryError`, naming ``source``, when it is not what was written."""
+        problem = "its checksum does not fit"
+        if self.checksum == checksum(self.number, self.text):
+            try:
+                return decode(self.number, self.text)
+            except (ValueError, KeyError, TypeError) as error:
+                problem = f"it is not of this version ({error!r})"
+        raise HistoryError(
+            f"Event {self.number} of {source} cannot be read: {problem}. Take the file back from a backup, or move it "
+            f"away to begin a new history; the changes before and after this one can still be read."
+        )
+
+
+def checksum(number: int, text: str) -> str:
+    """SHA-256 of the number in decimal, a line feed, and the text."""
+    return hashlib.sha256(f"{number}\n{text}".encode()).hexdigest()

@@ -1,20 +1,20 @@
-"""The log: what every history can do, and one that is kept in memory.
+"""The log: what every history can do.
 
-:class:`History` holds the rules, once for all kinds: events are numbered from 1 without gaps, only ever appended, and a
-change ends at most once. A kind of history brings storage: a transaction, the last number, one insert, two queries.
+:class:`History` holds the rules: events are numbered from 1 without gaps, only ever appended, and a change ends at most
+once. It works on a connection to SQLite; where the database is kept is the business of :mod:`tc_core.history.sqlite`.
 
 A history may be used by several threads; each call is one transaction. It must not be carried through a fork.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from tc_core.errors import HistoryError
 from tc_core.history.events import (
@@ -24,6 +24,7 @@ from tc_core.history.events import (
     Finished,
     Outcome,
     Result,
+    Row,
     Standing,
     Started,
     State,
@@ -32,7 +33,25 @@ from tc_core.history.events import (
     standing,
 )
 from tc_core.history.identity import describe_self, lives, this_namespace
-from tc_core.history.rows import Query, Row
+
+_REMEDIES: Final = {
+    sqlite3.SQLITE_NOTADB: "It is some other file, or a history that is damaged. Name another file, take it back from "
+    "a backup, or move it away to begin a new history",
+    sqlite3.SQLITE_CORRUPT: "The file is damaged. Copy it with its -wal, try .recover of the sqlite3 command on the "
+    "copy, take it back from a backup, or move both away to begin a new history",
+    sqlite3.SQLITE_BUSY: "Another process has kept it locked. Try again, and look for the one that hangs: fuser has it",
+    sqlite3.SQLITE_FULL: "The disk is full. Make room and try again",
+    sqlite3.SQLITE_IOERR: "The disk or its file system fails (see dmesg). Name a file on another one",
+    sqlite3.SQLITE_READONLY: "It or its directory may not be written, which readers need as well. Use the user that "
+    "owns it, or name another file",
+    sqlite3.SQLITE_CANTOPEN: "Check that it is a file, that you may read and write it and its directory (readers too "
+    "need that), and that it is not on a read-only file system",
+    sqlite3.SQLITE_PERM: "It may not be used. Use the user that owns it, or name another file",
+}
+"""By primary result code (https://www.sqlite.org/rescode.html), which is the low byte of the extended one."""
+_PRIMARY: Final = 0xFF
+_LARGEST: Final = 2**63 - 1
+"""SQLite's integers end there; no number in a log is that large."""
 
 
 def now() -> datetime:
@@ -40,7 +59,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class History(ABC):
+class History:
     """An append-only log of changes. Every method raises :class:`HistoryError` when the log cannot be used.
 
     As the two events of a change are written around what is done to the kernel::
@@ -54,8 +73,12 @@ class History(ABC):
 
     source = "this history"
     """What errors call it."""
+    place = "The history"
+    """What errors of SQLite call it."""
 
-    def __init__(self, clock: Callable[[], datetime] = now) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], datetime]) -> None:
+        """``connection`` has the table of events, begins no transactions by itself and may be used by any thread."""
+        self._connection = connection
         self._clock = clock
         self._lock = threading.RLock()
         self._closed = False
@@ -127,18 +150,21 @@ class History(ABC):
     ) -> list[ChangeRecord]:
         """The changes, newest first: of one interface, of one namespace, before a number, at most so many."""
         with self._open():
-            return [self._record(*pair) for pair in self._pairs(Query(None, interface, namespace, before, limit))]
+            return [
+                self._record(*pair)
+                for pair in self._pairs(limit, interface=interface, namespace=namespace, before=before)
+            ]
 
     def change(self, number: int) -> ChangeRecord:
         """The change of that number. Raises :class:`HistoryError` when there is none."""
         with self._open():
-            for pair in self._pairs(Query(number)):
+            for pair in self._pairs(number=number):
                 return self._record(*pair)
             if 0 < number <= self._last_number():
                 [end] = self._events(number - 1, 1)
                 assert isinstance(end, Finished)
                 raise HistoryError(f"Number {number} is the end of change {end.change}. Ask for change {end.change}.")
-            newest = self._pairs(Query(limit=1))
+            newest = self._pairs(1)
         hint = f"The newest is {newest[0][0].number}; list them to see all." if newest else "None was recorded yet."
         raise HistoryError(f"There is no change {number} in {self.source}. {hint}")
 
@@ -176,7 +202,8 @@ class History(ABC):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._release()
+                with self._explained():
+                    self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -186,31 +213,52 @@ class History(ABC):
     ) -> None:
         self.close()
 
-    # What a kind of history brings
+    # The table
 
-    @abstractmethod
-    def _writing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         """A transaction that nobody else can write in; undone when it is left by an exception."""
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
-    @abstractmethod
     def _last_number(self) -> int:
-        """The number of the last event; 0 when there is none."""
+        return self._number("SELECT coalesce(max(number), 0) FROM events")
 
-    @abstractmethod
     def _insert(self, row: Row) -> None:
         """Add a row at the end."""
+        self._connection.execute(
+            "INSERT INTO events (number, document, checksum) VALUES (?, ?, ?)", (row.number, row.text, row.checksum)
+        )
 
-    @abstractmethod
-    def _rows(self, after: int, limit: int | None) -> Sequence[Row]:
+    def _rows(self, after: int, limit: int | None) -> list[Row]:
         """The rows above a number, in order."""
+        question = "SELECT number, document, checksum FROM events WHERE number > ? ORDER BY number LIMIT ?"
+        return [Row(*columns) for columns in self._ask(question, (after, _limit(limit)))]
 
-    @abstractmethod
-    def _changes(self, query: Query) -> Sequence[tuple[Row, Row | None]]:
-        """The changes that a query wants, newest first, each with its end; all of one moment."""
+    def _number(self, question: str) -> int:
+        [[answer]] = self._ask(question)
+        assert isinstance(answer, int)
+        return answer
 
-    @abstractmethod
-    def _release(self) -> None:
-        """Close what is open."""
+    def _ask(self, question: str, values: tuple[int | str, ...] = ()) -> list[tuple[Any, ...]]:
+        fitting = tuple(min(value, _LARGEST) if isinstance(value, int) else value for value in values)
+        with self._explained():
+            return self._connection.execute(question, fitting).fetchall()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what SQLite complains of into words with a remedy."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise HistoryError(_explanation(self.place, error)) from error
 
     # The rules
 
@@ -222,7 +270,7 @@ class History(ABC):
             yield
 
     def _check_end(self, end: Finished) -> None:
-        for _, finished in self._pairs(Query(end.change)):
+        for _, finished in self._pairs(number=end.change):
             if finished is None:
                 return
             raise HistoryError(f"Change {end.change} has ended already ({finished.result}). Start a new one.")
@@ -239,13 +287,36 @@ class History(ABC):
             events.append(row.event(self.source))
         return events
 
-    def _pairs(self, query: Query) -> list[tuple[Started, Finished | None]]:
-        if query.limit is not None and query.limit < 0:
-            raise ValueError(f"there cannot be {query.limit} changes")
+    def _pairs(
+        self,
+        limit: int | None = None,
+        *,
+        number: int | None = None,
+        interface: str | None = None,
+        namespace: str | None = None,
+        before: int | None = None,
+    ) -> list[tuple[Started, Finished | None]]:
+        """The changes of which all that is given holds, newest first, each with its end; all of one moment."""
+        if limit is not None and limit < 0:
+            raise ValueError(f"there cannot be {limit} changes")
+        conditions: dict[str, int | str | None] = {
+            "began.number = ?": number,
+            "began.interface = ?": interface,
+            "began.namespace = ?": namespace,
+            "began.number < ?": before,
+        }
+        wanted = {condition: value for condition, value in conditions.items() if value is not None}
+        # One statement, so that change and end are of the same moment.
+        rows = self._ask(
+            "SELECT began.number, began.document, began.checksum, ended.number, ended.document, ended.checksum "
+            "FROM events AS began LEFT JOIN events AS ended ON ended.change = began.number "
+            f"WHERE {' AND '.join(['began.kind = ?', *wanted])} ORDER BY began.number DESC LIMIT ?",
+            ("started", *wanted.values(), _limit(limit)),
+        )
         pairs = []
-        for first, second in self._changes(query):
-            started = first.event(self.source)
-            finished = None if second is None else second.event(self.source)
+        for columns in rows:
+            started = Row(*columns[:3]).event(self.source)
+            finished = None if columns[3] is None else Row(*columns[3:]).event(self.source)
             assert isinstance(started, Started)
             assert finished is None or isinstance(finished, Finished)
             pairs.append((started, finished))
@@ -257,40 +328,16 @@ class History(ABC):
         if lives(started.who):
             return ChangeRecord(started, None, alive=True)
         # It may have written its end and gone between our reading and our looking for it. Now it cannot any more.
-        [(_, finished)] = self._pairs(Query(started.number))
+        [(_, finished)] = self._pairs(number=started.number)
         return ChangeRecord(started, finished)
 
 
-class MemoryHistory(History):
-    """A history that ends with the process: for tests, and where nothing may be written."""
+def _explanation(place: str, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", None)  # missing where the module itself complains
+    remedy = _REMEDIES.get(code & _PRIMARY) if code is not None else None
+    return f"{place} cannot be used: {error}. {remedy or 'If it is a history, it is damaged: take it from a backup'}."
 
-    def __init__(self, clock: Callable[[], datetime] = now) -> None:
-        super().__init__(clock)
-        self._log: list[Row] = []
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return nullcontext()  # the one write of an append is its last step
-
-    def _last_number(self) -> int:
-        return len(self._log)
-
-    def _insert(self, row: Row) -> None:
-        self._log.append(row)
-
-    def _rows(self, after: int, limit: int | None) -> Sequence[Row]:
-        rows = self._log[max(after, 0) :]
-        return rows if limit is None else rows[:limit]
-
-    def _changes(self, query: Query) -> Sequence[tuple[Row, Row | None]]:
-        found: dict[int, tuple[Row, Row | None]] = {}
-        for row in self._log:
-            event = row.event(self.source)
-            if isinstance(event, Finished):
-                if event.change in found:
-                    found[event.change] = (found[event.change][0], row)
-            elif query.fits(event):
-                found[event.number] = (row, None)
-        return list(reversed(found.values()))[: query.limit]
-
-    def _release(self) -> None:
-        self._log = []
+def _limit(limit: int | None) -> int:
+    """SQL has -1 for no limit."""
+    return -1 if limit is None else limit

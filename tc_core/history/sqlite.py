@@ -25,15 +25,14 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tc_core.errors import HistoryError
 from tc_core.history.log import History, now
-from tc_core.history.rows import Query, Row
 
 _APPLICATION: Final = 0x506F644C
 """``PRAGMA application_id``: "PodL". Tells our files from all others."""
@@ -68,34 +67,15 @@ PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 
-_REMEDIES: Final = {
-    sqlite3.SQLITE_NOTADB: "It is some other file, or a history that is damaged. Name another file, take it back from "
-    "a backup, or move it away to begin a new history",
-    sqlite3.SQLITE_CORRUPT: "The file is damaged. Copy it with its -wal, try .recover of the sqlite3 command on the "
-    "copy, take it back from a backup, or move both away to begin a new history",
-    sqlite3.SQLITE_BUSY: "Another process has kept it locked. Try again, and look for the one that hangs: fuser has it",
-    sqlite3.SQLITE_FULL: "The disk is full. Make room and try again",
-    sqlite3.SQLITE_IOERR: "The disk or its file system fails (see dmesg). Name a file on another one",
-    sqlite3.SQLITE_READONLY: "It or its directory may not be written, which readers need as well. Use the user that "
-    "owns it, or name another file",
-    sqlite3.SQLITE_CANTOPEN: "Check that it is a file, that you may read and write it and its directory (readers too "
-    "need that), and that it is not on a read-only file system",
-    sqlite3.SQLITE_PERM: "It may not be used. Use the user that owns it, or name another file",
-}
-"""By primary result code (https://www.sqlite.org/rescode.html), which is the low byte of the extended one."""
-_PRIMARY: Final = 0xFF
-_LARGEST: Final = 2**63 - 1
-"""SQLite's integers end there; no number in a log is that large."""
-
 
 class SqliteHistory(History):
     """The history in the file at ``path``, which is made when it is missing; with ``read_only`` it must exist."""
 
     def __init__(self, path: Path | str, *, read_only: bool = False, clock: Callable[[], datetime] = now) -> None:
         """Raises :class:`HistoryError` when the file cannot be made or opened, is damaged, or is not a history."""
-        super().__init__(clock)
         self.path = Path(path).absolute()
         self.source = f"the history {self.path}"
+        self.place = str(self.path)
         self.read_only = read_only
         with self._explained():
             if not self.path.exists():
@@ -104,17 +84,18 @@ class SqliteHistory(History):
                 _make(self.path)
             if not self.path.is_file():
                 raise HistoryError(f"{self.path} is not a regular file. Name another one to keep the history in.")
-            self._connection = sqlite3.connect(
+            connection = sqlite3.connect(
                 f"{self.path.as_uri()}?mode={'ro' if read_only else 'rw'}",
                 uri=True,
                 timeout=_PATIENCE,
                 isolation_level=None,  # transactions are begun here, not by the module
                 check_same_thread=False,  # the lock of History serialises
             )
+            super().__init__(connection, clock)
             try:
                 self._prepare()
             except BaseException:
-                self._connection.close()
+                connection.close()
                 raise
 
     def _prepare(self) -> None:
@@ -136,11 +117,6 @@ class SqliteHistory(History):
         # Not before the file is open: opening to write can give it another inode (overlayfs copies it up).
         self._file = self._which_file()
 
-    def _number(self, question: str) -> int:
-        [[answer]] = self._ask(question)
-        assert isinstance(answer, int)
-        return answer
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         if self.read_only:
@@ -148,57 +124,8 @@ class SqliteHistory(History):
         with self._explained():
             if self._which_file() != self._file:
                 raise HistoryError(f"{self.path} was removed or replaced while it was in use. Open it again.")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def _last_number(self) -> int:
-        return self._number("SELECT coalesce(max(number), 0) FROM events")
-
-    def _insert(self, row: Row) -> None:
-        self._connection.execute(
-            "INSERT INTO events (number, document, checksum) VALUES (?, ?, ?)", (row.number, row.text, row.checksum)
-        )
-
-    def _rows(self, after: int, limit: int | None) -> Sequence[Row]:
-        return [
-            Row(*columns)
-            for columns in self._ask(
-                "SELECT number, document, checksum FROM events WHERE number > ? ORDER BY number LIMIT ?",
-                (after, _limit(limit)),
-            )
-        ]
-
-    def _changes(self, query: Query) -> Sequence[tuple[Row, Row | None]]:
-        conditions: dict[str, int | str | None] = {
-            "began.number = ?": query.number,
-            "began.interface = ?": query.interface,
-            "began.namespace = ?": query.namespace,
-            "began.number < ?": query.before,
-        }
-        wanted = {condition: value for condition, value in conditions.items() if value is not None}
-        # One statement, so that change and end are of the same moment.
-        rows = self._ask(
-            "SELECT began.number, began.document, began.checksum, ended.number, ended.document, ended.checksum "
-            "FROM events AS began LEFT JOIN events AS ended ON ended.change = began.number "
-            f"WHERE {' AND '.join(['began.kind = ?', *wanted])} ORDER BY began.number DESC LIMIT ?",
-            ("started", *wanted.values(), _limit(query.limit)),
-        )
-        return [(Row(*columns[:3]), None if columns[3] is None else Row(*columns[3:])) for columns in rows]
-
-    def _ask(self, question: str, values: tuple[int | str, ...] = ()) -> list[tuple[Any, ...]]:
-        fitting = tuple(min(value, _LARGEST) if isinstance(value, int) else value for value in values)
-        with self._explained():
-            return self._connection.execute(question, fitting).fetchall()
-
-    def _release(self) -> None:
-        with self._explained():
-            self._connection.close()
+        with super()._writing():
+            yield
 
     def _which_file(self) -> tuple[int, int] | None:
         """What tells the file from any other that may take its name; None when nothing has it."""
@@ -210,11 +137,10 @@ class SqliteHistory(History):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns what SQLite and the system complain of into words with a remedy."""
+        """What the system complains of, too."""
         try:
-            yield
-        except sqlite3.Error as error:
-            raise HistoryError(_explanation(self.path, error)) from error
+            with super()._explained():
+                yield
         except OSError as error:
             raise HistoryError(
                 f"{self.path} cannot be used: {error}. Check that you may read and write it and its "
@@ -222,15 +148,12 @@ class SqliteHistory(History):
             ) from error
 
 
-def _explanation(path: Path, error: sqlite3.Error) -> str:
-    code = getattr(error, "sqlite_errorcode", None)  # missing where the module itself complains
-    remedy = _REMEDIES.get(code & _PRIMARY) if code is not None else None
-    return f"{path} cannot be used: {error}. {remedy or 'If it is a history, it is damaged: take it from a backup'}."
+class MemoryHistory(History):
+    """A history that ends with the process: for tests, and where nothing may be written."""
 
-
-def _limit(limit: int | None) -> int:
-    """SQL has -1 for no limit."""
-    return -1 if limit is None else limit
+    def __init__(self, clock: Callable[[], datetime] = now) -> None:
+        super().__init__(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False), clock)
+        self._connection.executescript(_SCHEMA)
 
 
 def _make(path: Path) -> None:

@@ -143,22 +143,5 @@ class Features:
             raise MissingFeatureError(f"This kernel cannot shape: {self.htb.name}: {self.htb.reason}.", self.htb.remedy)
 
 
-ALL_FEATURES: Final = Features(
-    htb=present(HTB),
-    fw=present(FW),
-    classic_bpf=present(CLASSIC_BPF),
-    fq_codel=present(FQ_CODEL),
-    bfifo=present(BFIFO),
-    gso_max_size=present(GSO_MAX_SIZE),
-    tbf=present(TBF),
-    sfq=present(SFQ),
-    cake=present(CAKE),
-    prio=present(PRIO),
-    netem=present(NETEM),
-    clsact=present(CLSACT),
-    ifb=present(IFB),
-    redirect=present(REDIRECT),
-    connmark=present(CONNMARK),
-    sockets=present(SOCKETS),
-)
+ALL_FEATURES: Final = Features(*map(present, REMEDIES))
 """A stock kernel, as distributions ship it: it has everything. For explaining policies away from one."""

@@ -27,7 +27,7 @@ from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS, INGRESS_HOOK, Clsact, Ing
 from tc_core.qdiscs.htb import DEFAULT_R2Q, HtbClass, HtbQdisc
 from tc_core.qdiscs.netem import NO_TIME, Netem
 from tc_core.qdiscs.notation import same_burst, tc_percent, tc_rate, tc_time
-from tc_core.qdiscs.other import OtherQdisc
+from tc_core.qdiscs.placed import OtherQdisc
 from tc_core.qdiscs.prio import DEFAULT_PRIOMAP, Prio
 from tc_core.qdiscs.sfq import SFQ_FLOWS, Sfq
 from tc_core.qdiscs.tbf import Tbf

@@ -78,7 +78,6 @@ class Cake(Placed):
     kind: str = field(default="cake", init=False)
 
     def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
         return isinstance(other, Cake) and self._on_the_wire == other._on_the_wire
 
     @property

@@ -38,7 +38,6 @@ class FqCodel(Placed):
     kind: str = field(default="fq_codel", init=False)
 
     def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
         return (
             isinstance(other, FqCodel)
             and (self.place, self.limit) == (other.place, other.limit)
@@ -49,7 +48,6 @@ class FqCodel(Placed):
         )
 
     def can_become(self, other: object) -> bool:
-        """Whether the kernel can alter this qdisc into ``other`` and keep its queue."""
         return isinstance(other, FqCodel) and (self.place, self.flows) == (other.place, other.flows)
 
     def __str__(self) -> str:

@@ -52,7 +52,6 @@ class Netem(Placed):
     kind: str = field(default="netem", init=False)
 
     def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
         return (
             isinstance(other, Netem)
             and self._on_the_wire == other._on_the_wire

@@ -35,7 +35,6 @@ class Sfq(Placed):
     kind: str = field(default="sfq", init=False)
 
     def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
         return (
             isinstance(other, Sfq)
             and self.place == other.place

@@ -33,7 +33,6 @@ class Tbf(Placed):
     kind: str = field(default="tbf", init=False)
 
     def agrees_with(self, other: object) -> bool:
-        """Whether ``other``, read from the kernel, is this qdisc."""
         return (
             isinstance(other, Tbf)
             and (self.place, self.limit) == (other.place, other.limit)

@@ -120,19 +120,13 @@ class NetlinkKernel:
                 if device is None:
                     raise refused(operation, errno.ENODEV, f"There is no interface {redirect.device!r}")
                 program = load_for_sockets(redirect.class_ids or frozenset()) if redirect.program else None
-                self._ask_with_program(operation, index, change, program, device)
+                try:
+                    self._ask(operation, requests.request(index, change, program=program, device=device))
+                finally:
+                    if program is not None:  # the filter holds it from then on
+                        os.close(program)
             case _:
                 self._ask(operation, requests.request(index, change))
-
-    def _ask_with_program(
-        self, operation: str, index: int, change: Change, program: int | None, device: int | None = None
-    ) -> None:
-        """Make a change whose filter holds the loaded ``program`` from then on."""
-        try:
-            self._ask(operation, requests.request(index, change, program=program, device=device))
-        finally:
-            if program is not None:
-                os.close(program)
 
     def _add_link(self, interface: str, change: AddLink) -> None:
         """Make the link, and set it up; when that fails it goes again."""

@@ -356,7 +356,7 @@ def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Pat
 
 def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     program = (
-        "from sidecar.errors import PrivilegeError\n"
+        "from datapath.errors import PrivilegeError\n"
         "from traffic_policy.settings import Way\n"
         "from datapath.netfilter.backend import BackendKind\n"
         "from datapath.netfilter.select import detect_backend, python_backend\n"

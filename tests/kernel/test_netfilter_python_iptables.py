@@ -269,7 +269,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_and_then_named(
     backend: Backend, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    monkeypatch.setattr("datapath.netfilter.python_iptables.LOCK_WAIT", 0.05)
+    monkeypatch.setattr("datapath.netfilter.python_iptables.backend.LOCK_WAIT", 0.05)
     pod = Pod(lab.host("pod"), backend)
     with (tmp_path / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from first_bytes import extension, hello, records, sni
 
-from datapath.protocols.detect_helpers import awaits_answer
+from datapath.protocols.sniff import awaits_answer
 
 HELLO = records(hello(sni(b"a.example")))
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n"

@@ -15,7 +15,7 @@ from histories import HERE, done, process, start, verified, write_some
 
 from tc_core.errors import HistoryError
 from tc_core.history import Outcome, Result, SqliteHistory, log
-from tc_core.history.rows import Row, checksum
+from tc_core.history.events import Row, checksum
 
 
 @pytest.fixture

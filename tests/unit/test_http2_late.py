@@ -10,7 +10,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from datapath.protocols.detect import Detection, Detector, Protocol, Reason
-from datapath.protocols.http2_late import FirstRequestCutter, is_unnamed
+from datapath.protocols.http2_requests import FirstRequestCutter, is_unnamed
 from datapath.protocols.sniff import HTTP2_PREFACE
 
 NONSENSE = b"\0\0\x05\x01\x04\0\0\0\x01" + b"\xff" * 5

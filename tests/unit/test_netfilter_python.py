@@ -12,12 +12,12 @@ import click
 import pytest
 
 from datapath.errors import RulesetError
-from datapath.netfilter import python_iptables
 from datapath.netfilter.features import python_iptables as python_iptables_check
-from datapath.netfilter.python_rules import check as check_rules
+from datapath.netfilter.python_iptables import backend as python_backend
+from datapath.netfilter.python_iptables.rules import check as check_rules
+from datapath.netfilter.python_iptables.xtables_compat import address_of, is_since_1_8_11, stride_of, walk
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Hook, Jump, Return, Rule, Tproxy
 from datapath.netfilter.select import detect_backend, has_python_iptables
-from datapath.netfilter.xtables_compat import address_of, is_since_1_8_11, stride_of, walk
 from podlane.check.command import check
 from podlane.check.findings import Status, findings
 from podlane.run.command import run
@@ -152,7 +152,7 @@ def test_a_way_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def _no_python_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
     # The import system's own way to say that there is no such module.
     monkeypatch.setitem(sys.modules, "iptc", None)
-    monkeypatch.setattr(python_iptables, "_loaded", None)
+    monkeypatch.setattr(python_backend, "_loaded", None)
     monkeypatch.setattr("datapath.netfilter.select.has_net_admin", lambda: True)
 
 

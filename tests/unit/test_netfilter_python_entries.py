@@ -7,9 +7,10 @@ import struct
 
 import pytest
 
-from datapath.netfilter import quic_filter
-from datapath.netfilter.data_filter import PROGRAMS
+from datapath.netfilter import packet_filters
+from datapath.netfilter.packet_filters import CARRIES_DATA
 from datapath.netfilter.parse import parse_rule
+from datapath.netfilter.python_iptables.xt_decode import ENTRY_SIZE, decode
 from datapath.netfilter.rules import (
     Direction,
     Drop,
@@ -25,7 +26,6 @@ from datapath.netfilter.rules import (
     SetMark,
     Tproxy,
 )
-from datapath.netfilter.xt_decode import ENTRY_SIZE, decode
 from traffic_policy.marks import DIVERT, UNDECIDED, Mark
 from traffic_policy.policy import PortRange, TransportProtocol
 
@@ -225,31 +225,31 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
     ),
     "NFQUEUE": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 1))), V4, "NFQUEUE", Rule(Queue(7))),
     "IPv4 data": (
-        entry(V4, bpf(PROGRAMS[V4]), protocol=6),
+        entry(V4, bpf(CARRIES_DATA[V4]), protocol=6),
         V4,
         "RETURN",
         Rule(Return(), protocol=TCP, carries_data=True),
     ),
     "IPv6 data": (
-        entry(V6, bpf(PROGRAMS[V6]), protocol=6, flags=1),
+        entry(V6, bpf(CARRIES_DATA[V6]), protocol=6, flags=1),
         V6,
         "RETURN",
         Rule(Return(), protocol=TCP, carries_data=True),
     ),
     "IPv4 QUIC": (
-        entry(V4, bpf(quic_filter.PROGRAMS[V4]), protocol=17),
+        entry(V4, bpf(packet_filters.QUIC_INITIAL[V4]), protocol=17),
         V4,
         "DROP",
         Rule(Drop(), protocol=UDP, quic_initial=True),
     ),
     "IPv6 QUIC": (
-        entry(V6, bpf(quic_filter.PROGRAMS[V6]), protocol=17, flags=1),
+        entry(V6, bpf(packet_filters.QUIC_INITIAL[V6]), protocol=17, flags=1),
         V6,
         "PODLANE-QUIC",
         Rule(Jump("PODLANE-QUIC"), protocol=UDP, quic_initial=True),
     ),
     "data, by an old kernel": (
-        entry(V4, bpf(PROGRAMS[V4], revision=0), protocol=6),
+        entry(V4, bpf(CARRIES_DATA[V4], revision=0), protocol=6),
         V4,
         "RETURN",
         Rule(Return(), protocol=TCP, carries_data=True),
@@ -323,8 +323,8 @@ OTHERS: dict[str, tuple[bytes, Family, str]] = {
     "save-mark": (entry(V4, target=connmark_target(1)), V4, "CONNMARK"),
     "a queue without bypass": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 0))), V4, "NFQUEUE"),
     "several queues": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 2, 1))), V4, "NFQUEUE"),
-    "the program of the other family": (entry(V4, bpf(PROGRAMS[V6]), protocol=6), V4, "RETURN"),
-    "a pinned program": (entry(V4, bpf(PROGRAMS[V4], mode=1), protocol=6), V4, "RETURN"),
+    "the program of the other family": (entry(V4, bpf(CARRIES_DATA[V6]), protocol=6), V4, "RETURN"),
+    "a pinned program": (entry(V4, bpf(CARRIES_DATA[V4], mode=1), protocol=6), V4, "RETURN"),
     "LOG": (entry(V4, target=extension("LOG", 0, bytes(32))), V4, "LOG"),
     "cut off": (entry(V4, extension("mark", 1, b"")), V4, "RETURN"),
 }

@@ -9,7 +9,7 @@ from quic_datagrams import HELLO, crypto, initial, long_packet, odd_datagrams
 from test_ruleset_aside import selects
 from udp_packets import udp_packet
 
-from datapath.netfilter.quic_filter import PROGRAMS
+from datapath.netfilter.packet_filters import QUIC_INITIAL
 from datapath.netfilter.rules import Family
 from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind, begins_with
 
@@ -19,7 +19,7 @@ FRAMES = crypto(0, HELLO[:800])
 
 
 def begins(datagram: bytes, family: Family = Family.V4) -> bool:
-    return selects(PROGRAMS, udp_packet(datagram, v6=family is Family.V6), family)
+    return selects(QUIC_INITIAL, udp_packet(datagram, v6=family is Family.V6), family)
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
@@ -42,7 +42,7 @@ def begins(datagram: bytes, family: Family = Family.V4) -> bool:
     ],
 )
 def test_what_begins_a_connection_is_told_from_the_rest(datagram: bytes, expected: bool, family: Family) -> None:
-    check(PROGRAMS[family])
+    check(QUIC_INITIAL[family])
     assert begins(datagram, family) is expected
 
 
@@ -57,8 +57,8 @@ def test_nothing_is_missed_that_a_reader_would_begin_with(datagram: bytes) -> No
 def test_options_and_other_protocols() -> None:
     packet = udp_packet(initial(FRAMES))
     longer = bytes([0x46]) + packet[1:20] + bytes(4) + packet[20:]
-    assert selects(PROGRAMS, longer, Family.V4)
+    assert selects(QUIC_INITIAL, longer, Family.V4)
     six = udp_packet(initial(FRAMES), v6=True)
-    assert not selects(PROGRAMS, six[:6] + b"\x3c" + six[7:], Family.V6), "with an extension header"
+    assert not selects(QUIC_INITIAL, six[:6] + b"\x3c" + six[7:], Family.V6), "with an extension header"
     assert long_packet(FRAMES)[0] & 0xC0 == 0xC0
     assert begins_with(initial(FRAMES)) == (VERSION_1, bytes.fromhex("8394c8f03e515708"))

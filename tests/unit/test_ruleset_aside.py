@@ -31,7 +31,7 @@ from test_ruleset_walk import (
     written_twice,
 )
 
-from datapath.netfilter.data_filter import PROGRAMS
+from datapath.netfilter.packet_filters import CARRIES_DATA
 from datapath.netfilter.rules import Direction, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from datapath.routing.table import RoutingTable
@@ -252,13 +252,13 @@ def selects(programs: Mapping[Family, Sequence[Instruction]], packet: bytes, fam
 
 
 def carries_data(packet: bytes, family: Family) -> bool:
-    return selects(PROGRAMS, packet, family)
+    return selects(CARRIES_DATA, packet, family)
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
 @given(words=st.integers(0, 10), text=st.binary(max_size=40))
 def test_packets_with_data_are_told_from_those_without(family: Family, words: int, text: bytes) -> None:
-    check(PROGRAMS[family])
+    check(CARRIES_DATA[family])
     packet = tcp_packet(text, v6=family is Family.V6, options=bytes(4 * words), flags=ACK | PSH)
     assert carries_data(packet, family) == bool(text)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapath.mesh.notes import mesh_notes
+from datapath.mesh.check import mesh_notes
 from datapath.mesh.types import ISTIO, LINKERD, MeshProxy
 from datapath.routing.flow import Content, Destination
 from datapath.routing.service_names import ServiceName, service_name, understood

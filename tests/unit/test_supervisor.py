@@ -15,10 +15,10 @@ from captured_logs import capture_logs
 
 from datapath.netfilter.backend import BackendKind
 from datapath.netfilter.fallback import REFUSE, failing_text, without_proxy, without_refusal
-from datapath.netfilter.fallback_by_python import changed
 from datapath.netfilter.install import Installer
 from datapath.netfilter.nfqueue_rules import SHOW
 from datapath.netfilter.parse import Installed, InstalledHook, parse
+from datapath.netfilter.python_iptables.fallback import changed
 from datapath.netfilter.quic import AGAIN, IN_QUIC, QUIC
 from datapath.netfilter.render import difference, render
 from datapath.netfilter.restore import RestoreBackend, Tools

@@ -10,7 +10,7 @@ What is left out of python-iptables, and why:
   security would come into being in the Pod, and stay.
 * ``Table(name)`` and ``Chain``, which keep one handle per process: another thread's namespace would be changed.
 * ``final_check()`` and reading parameters, which send the process's standard output through a pipe for a moment.
-  Entries are read by :mod:`datapath.netfilter.xt_decode` instead.
+  Entries are read by :mod:`datapath.netfilter.python_iptables.xt_decode` instead.
 * ``in_interface`` of IPv6 rules: its mask compares one bit of each letter ("lo" matches "nm" as well).
 * Its errors. libxtables reports bad input by a function that must not return; python-iptables jumps out of it over the
   interpreter's frames (longjmp). So a rule is checked before libxtables sees it.
@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.netfilter import xtables_compat
 from datapath.netfilter.backend import (
     LOAD_EXTENSIONS_REMEDY,
     LOCK_REMEDY,
@@ -47,10 +46,11 @@ from datapath.netfilter.backend import (
 )
 from datapath.netfilter.fallback import REFUSE, Command, captures, refusal
 from datapath.netfilter.parse import Installed, InstalledHook
-from datapath.netfilter.python_rules import check, entry_of
+from datapath.netfilter.python_iptables import xtables_compat
+from datapath.netfilter.python_iptables.rules import check, entry_of
+from datapath.netfilter.python_iptables.xt_decode import decode
 from datapath.netfilter.render import render_rule
 from datapath.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules, Rule
-from datapath.netfilter.xt_decode import decode
 from tc_core.errors import MissingFeatureError
 from traffic_policy.errors import PodlaneError
 from traffic_policy.settings import Datapath, OnFailure
@@ -199,7 +199,7 @@ class PythonBackend:
         """This library in a process of its own, which takes half a second."""
         if not captures(rules):
             return None
-        program = (sys.executable, "-P", "-m", "datapath.netfilter.fallback_by_python")
+        program = (sys.executable, "-P", "-m", "datapath.netfilter.python_iptables.fallback")
         return Command((*program, str(rules.family.value), way.value, datapath.value), "")
 
     def refuse(self, family: Family, datapath: Datapath) -> None:

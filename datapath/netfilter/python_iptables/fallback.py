@@ -1,4 +1,4 @@
-"""``python -m datapath.netfilter.fallback_by_python FAMILY WAY DATAPATH``: do without the proxy, by python-iptables.
+"""``python -m datapath.netfilter.python_iptables.fallback FAMILY WAY DATAPATH``: do without the proxy.
 
 For a supervisor whose proxy is gone, where there are no iptables programs: what :mod:`datapath.netfilter.fallback`
 says, from the rules as they are. The refusal comes first, as there.
@@ -10,7 +10,7 @@ import sys
 
 from datapath.netfilter.fallback import without_proxy
 from datapath.netfilter.parse import Installed, parse_rule
-from datapath.netfilter.python_iptables import PythonBackend
+from datapath.netfilter.python_iptables.backend import PythonBackend
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Hook, Rule
 from traffic_policy.settings import Datapath, OnFailure
 

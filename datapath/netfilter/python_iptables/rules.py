@@ -1,35 +1,19 @@
 """One rule by python-iptables: refusing what cannot be, and the kernel's form of what can.
 
-:mod:`datapath.netfilter.xt_decode` is the way back. Why a rule is checked before libxtables sees it is said in
-:mod:`datapath.netfilter.python_iptables`.
+The options of matches and targets are those that iptables-restore gets (:mod:`datapath.netfilter.render`).
+:mod:`.xt_decode` is the way back. Why a rule is checked before libxtables sees it is said in :mod:`.backend`.
 """
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from typing import Any, Final
 
 from datapath.errors import RulesetError
-from datapath.netfilter import data_filter, quic_filter
-from datapath.netfilter.data_filter import bytecode
-from datapath.netfilter.render import port_words, render_rule
-from datapath.netfilter.rules import (
-    MULTIPORT_SLOTS,
-    Drop,
-    Family,
-    FamilyRules,
-    Goto,
-    Jump,
-    Queue,
-    Reject,
-    RestoreMark,
-    Return,
-    Rule,
-    SaveMark,
-    SetConnmark,
-    SetMark,
-    Tproxy,
-)
-from datapath.netfilter.xt_decode import PROTOCOL_NUMBERS
+from datapath.netfilter.python_iptables.xt_decode import PROTOCOL_NUMBERS
+from datapath.netfilter.render import extensions, render_rule
+from datapath.netfilter.rules import CHAIN_PREFIX, MULTIPORT_SLOTS, Family, FamilyRules, Rule, Tproxy
 from traffic_policy.policy import TransportProtocol
 
 _NAME_LENGTH: Final = 15
@@ -92,46 +76,20 @@ def entry_of(rule: Rule, family: Family, made: Any) -> Any:
     Raises what python-iptables raises when the kernel or the library lacks a match or target.
     """
     _write_head(made, rule, family)
-    ways = (("s", rule.source_ports), ("d", rule.ports))
-    singles = [(f"{way}port", port_words(ports[0])) for way, ports in ways if len(ports) == 1]
-    if singles or rule.syn:
-        match = made.create_match(str(rule.protocol))
-        for option, value in singles:
-            match.set_parameter(option, value)
-        if rule.syn:
-            match.set_parameter("syn")
-        match._final_check()
-    for way, ports in ways:
-        if len(ports) > 1:
-            _match(made, "multiport", f"{way}ports", ",".join(port_words(each) for each in ports))
-    if rule.mark is not None:
-        _match(made, "mark", "mark", str(rule.mark))
-    if rule.connmark is not None:
-        _match(made, "connmark", "mark", str(rule.connmark))
-    if rule.original_port is not None:
-        _match(made, "conntrack", "ctorigdstport", port_words(rule.original_port))
-    if rule.direction is not None:
-        _match(made, "conntrack", "ctdir", str(rule.direction))
-    if rule.user is not None:
-        _match(made, "owner", "uid-owner", str(rule.user))
-    if rule.group is not None:
-        _match(made, "owner", "gid-owner", str(rule.group))
-    if rule.to_here:
-        _match(made, "addrtype", "dst-type", "LOCAL")
-    if rule.has_socket:
-        _match(made, "socket", "nowildcard")
-    if rule.carries_data:
-        _match(made, "bpf", "bytecode", bytecode(data_filter.PROGRAMS[family]))
-    if rule.quic_initial:
-        _match(made, "bpf", "bytecode", bytecode(quic_filter.PROGRAMS[family]))
-    _write_action(made, rule)
+    for words in extensions(rule, family):
+        flag, name, *options = shlex.split(words)
+        if flag == "-m":
+            extension = made.create_match(name)
+        elif name.startswith(CHAIN_PREFIX):
+            extension = made.create_target("", goto=flag == "-g")
+            extension.standard_target = name
+        else:
+            extension = made.create_target(name)
+        starts = [at for at, word in enumerate(options) if word.startswith("--")]
+        for start, end in itertools.pairwise((*starts, len(options))):
+            extension.set_parameter(options[start].removeprefix("--"), options[start + 1 : end])
+        extension._final_check()
     return made.rule
-
-
-def _match(made: Any, name: str, option: str, *value: str) -> None:
-    match = made.create_match(name)
-    match.set_parameter(option, *value)
-    match._final_check()
 
 
 def _write_head(made: Any, rule: Rule, family: Family) -> None:
@@ -155,41 +113,3 @@ def _interface(name: str) -> tuple[bytes, bytes]:
     """A name, and the mask that compares all of it with its terminating zero."""
     packed = name.encode()
     return packed, b"\xff" * (len(packed) + 1)
-
-
-def _write_action(made: Any, rule: Rule) -> None:
-    match rule.action:
-        case Return():
-            target = made.create_target("RETURN")
-        case Drop():
-            target = made.create_target("DROP")
-        case Reject():
-            target = made.create_target("REJECT")
-            target.set_parameter("reject-with", "tcp-reset")
-        case Jump(chain):
-            target = made.create_target("")
-            target.standard_target = chain
-        case Goto(chain):
-            target = made.create_target("", goto=True)
-            target.standard_target = chain
-        case SetMark(mark):
-            target = made.create_target("MARK")
-            target.set_parameter("set-xmark", str(mark))
-        case SetConnmark(mark):
-            target = made.create_target("CONNMARK")
-            target.set_parameter("set-xmark", str(mark))
-        case SaveMark(mask) | RestoreMark(mask):
-            target = made.create_target("CONNMARK")
-            target.set_parameter("save-mark" if isinstance(rule.action, SaveMark) else "restore-mark")
-            target.set_parameter("nfmask", hex(mask))
-            target.set_parameter("ctmask", hex(mask))
-        case Queue(number):
-            target = made.create_target("NFQUEUE")
-            target.set_parameter("queue-num", str(number))
-            target.set_parameter("queue-bypass")
-        case Tproxy(address, port, mark):
-            target = made.create_target("TPROXY")
-            target.set_parameter("on-port", str(port))
-            target.set_parameter("on-ip", str(address))
-            target.set_parameter("tproxy-mark", str(mark))
-    target._final_check()

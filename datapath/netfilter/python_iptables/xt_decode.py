@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from datapath.netfilter import data_filter, quic_filter
-from datapath.netfilter.data_filter import Instruction
+from datapath.netfilter import packet_filters
+from datapath.netfilter.packet_filters import Instruction
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
@@ -244,9 +244,9 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
             yield "has_socket", True
         case "bpf", 0 | 1:
             program = tuple(_program(match))
-            if program == data_filter.PROGRAMS[family]:
+            if program == packet_filters.CARRIES_DATA[family]:
                 yield "carries_data", True
-            elif program == quic_filter.PROGRAMS[family]:
+            elif program == packet_filters.QUIC_INITIAL[family]:
                 yield "quic_initial", True
             else:
                 raise _OtherwiseError("another program")
