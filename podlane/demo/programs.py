@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from podlane.errors import ToolMissingError
+from podlane.errors import DemoError, ToolMissingError
+from podlane.netns import Host
 from podlane.netns.tools import find_tool
 
 _PACKAGES: Final = {
@@ -22,7 +27,6 @@ _PACKAGES: Final = {
     "setpriv": "util-linux",
 }
 """What the demo runs, and the Debian and Ubuntu packages that have it."""
-
 _LAST_LINES: Final = 8
 
 
@@ -39,11 +43,8 @@ def require_programs() -> None:
 
 
 def tool(name: str) -> str:
-    """The path of a program; raises :class:`ToolMissingError`."""
-    path = find_tool(name)
-    if path is None:
-        raise ToolMissingError(f"{name} is not installed. Install: apt-get install {_PACKAGES.get(name, name)}")
-    return path
+    """The path of a program, or its name where it is not found any more."""
+    return find_tool(name) or name
 
 
 def guarded(argv: Sequence[str]) -> list[str]:
@@ -58,3 +59,53 @@ def last_words(log: Path) -> str:
     except OSError:
         return ""
     return "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
+
+
+class Program:
+    """A program that runs in a host: its standard error goes to a log, its standard output to a pipe."""
+
+    def __init__(self, name: str, host: Host, argv: Sequence[str], log: Path, stdin: Any, **options: Any) -> None:
+        """Start it; ``name`` begins sentences about it, ``options`` are those of subprocess.Popen."""
+        self._name = name
+        self._log = log
+        options = {"stdout": subprocess.PIPE, "env": {**os.environ, "LC_ALL": "C"}, **options}
+        with log.open("ab") as stream:
+            self.process: subprocess.Popen[Any] = host.popen(
+                # Unbuffered: select(2) must see every line that has not been read yet.
+                guarded(argv), stdin=stdin, stderr=stream, bufsize=0, start_new_session=True, **options
+            )  # fmt: skip
+
+    def check(self, what: str = "") -> None:
+        """Raise :class:`DemoError` when it has ended, in the middle of ``what``."""
+        if self.process.poll() is not None:
+            raise self.error(f"ended with {self.process.returncode}{what}.")
+
+    def error(self, what: str) -> DemoError:
+        """An error about it, with its last words."""
+        return DemoError(f"{self._name} {what}{last_words(self._log)}")
+
+    def line(self, patience: float) -> str:
+        """The next line that it prints; nothing when none comes within ``patience`` seconds, or ever."""
+        stream = self.process.stdout
+        assert stream is not None
+        # It writes whole lines; once something is there, a line is.
+        return stream.readline().decode().strip() if select.select([stream], [], [], patience)[0] else ""
+
+    def wait_ready(self, patience: float) -> None:
+        """Wait for its line ``ready``. Raises :class:`DemoError` when it ends, or after ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        if self.line(patience) != "ready":
+            if time.monotonic() < deadline:
+                self.process.wait(patience)
+            self.check()
+            raise self.error(f"is not ready within {patience:g} s.")
+
+    def output(self, patience: float) -> tuple[bytes, str | None]:
+        """Wait for its end, ``patience`` seconds at most; what it printed, and what went wrong, if anything."""
+        try:
+            said, _ = self.process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            return b"", f"it did not finish within {patience:g} s"
+        if self.process.returncode:
+            return said, f"it ended with {self.process.returncode}{last_words(self._log)}"
+        return said, None
