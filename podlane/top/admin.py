@@ -14,12 +14,16 @@ from daemon.documents.codec import DocumentError, from_json
 from daemon.documents.connections import Connections
 from datapath.connection_list import Order
 from podlane.admin_client import NoAnswerError, ask, reachable
+from podlane.text_output import address_words
 from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
 from tc_core.stats import ClassStats
 from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 from traffic_policy.units import Rate
 
 _T = TypeVar("_T")
+_COUNTERS: Final = (
+    "bytes", "packets", "drops", "overlimits", "backlog_bytes", "backlog_packets", "lended", "borrowed"
+)  # fmt: skip
 _OLDER: Final = (
     "is of an older version than this command, and does not tell what is needed ({}). Update one of them, "
     "or look at its interface: podlane top --interface NAME."
@@ -64,7 +68,7 @@ class AdminSource:
     @property
     def name(self) -> str:
         """``127.0.0.1:15109``."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_words(self.host, self.port)
 
     def read(self) -> Reading:
         """Ask for ``/classes``. Raises :class:`SourceError`."""
@@ -126,16 +130,7 @@ def _class(each: Class) -> ClassReading:
     return ClassReading(
         each.handle,
         each.name,
-        ClassStats(
-            bytes=each.bytes,
-            packets=each.packets,
-            drops=each.drops,
-            overlimits=each.overlimits,
-            backlog_bytes=each.backlog_bytes,
-            backlog_packets=each.backlog_packets,
-            lended=each.lended,
-            borrowed=each.borrowed,
-        ),
+        ClassStats(**{name: getattr(each, name) for name in _COUNTERS}),
         Rate(each.rate_bits_per_second),
         Rate(each.ceil_bits_per_second),
         each.priority,
