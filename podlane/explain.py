@@ -18,7 +18,6 @@ from traffic_policy.units import Rate
 if TYPE_CHECKING:
     from datapath.explain.commands import Commands
     from datapath.explain.policy import ClassWords, Explanation
-    from traffic_policy.policy import Network, PortRange
 
 _SECTIONS: Final = ("classes", "rules", "tc")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9._:@-]{1,15}")
@@ -67,12 +66,9 @@ def explain(
     interface: str,
     datapath: str | None,
     mesh: str | None,
-    exclude_outbound_ports: tuple[PortRange, ...] | None,
-    exclude_outbound_cidrs: tuple[Network, ...] | None,
-    exclude_inbound_ports: tuple[PortRange, ...] | None,
-    exclude_inbound_cidrs: tuple[Network, ...] | None,
     only: str | None,
     as_json: bool,
+    **excluded: Any,
 ) -> None:
     """Say what a policy means, and show the mangle rules and tc commands it equals.
 
@@ -87,14 +83,12 @@ def explain(
         from traffic_policy.settings import Datapath, Mesh
 
         loaded = load_policy(policy, total=total)
+        exclusions: dict[str, Any] = {name: value or () for name, value in excluded.items()}
         settings = CaptureSettings(
             datapath=Datapath(datapath or Datapath.RELAY),
-            exclude_outbound_ports=exclude_outbound_ports or (),
-            exclude_outbound_cidrs=exclude_outbound_cidrs or (),
-            exclude_inbound_ports=exclude_inbound_ports or (),
-            exclude_inbound_cidrs=exclude_inbound_cidrs or (),
             interface=interface,
             mesh=USUAL.get(Mesh(mesh or Mesh.NONE)),
+            **exclusions,
         )
         explanation = explain_policy(loaded, settings)
         commands = commands_for(loaded, interface, settings)

@@ -158,14 +158,10 @@ def _capture(way: Way) -> Iterator[Finding]:
         optional = part.name.startswith("IPv6") or part.name in (features.INBOUND_PART, features.MESH_PART)
         absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
-    beside = aside.probe(way)
-    # The other datapath does without.
-    status = Status.OK if beside.available else Status.NOTE
-    yield Finding("Capture", beside.name, status, beside.reason, beside.remedy)
-    second = features.python_iptables()
-    # That it is needed and does not work is said of "iptables", above.
-    status = Status.OK if second.available else Status.NOTE
-    yield Finding("Capture", second.name, status, second.reason, second.remedy)
+    # The relay does without the first. That the second is needed and does not work is said of "iptables", above.
+    for part in (aside.probe(way), features.python_iptables()):
+        status = Status.OK if part.available else Status.NOTE
+        yield Finding("Capture", part.name, status, part.reason, part.remedy)
 
 
 def _limits() -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -91,7 +91,7 @@ def classify(
                 click.echo(json.dumps(verdict.document()) if as_json else _line(verdict))
 
         table = FlowTable(give)
-        with CaptureFile(capture) as file:
+        with closing(CaptureFile(capture)) as file:
             seconds, interrupted = _read(file, table)
         if summary:
             _print_summary(totals, as_json=as_json)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from podlane.demo.peer import RAW
-from podlane.demo.programs import Program, guarded, tool
+from podlane.demo.programs import Program, tool
 from podlane.demo.scenario import RAW_PORT, Client, Lane
 from podlane.demo.servers import PYTHON_MODULE, Servers
 from podlane.errors import DemoError
@@ -92,15 +92,12 @@ def _curl_options(lane: Lane, server: str, certificate: Path, *, upload: str | N
 class Feeder:
     """``dd``, which writes zeros without end into a pipe, or into the file named by ``into``, and counts them."""
 
-    def __init__(self, into: Path | None = None) -> None:
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            guarded([tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if into is None else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-            start_new_session=True,
-        )
+    def __init__(self, lane: Lane, host: Host, folder: Path, into: Path | None = None) -> None:
+        self._log = folder / f"{lane.name}.dd.log"
+        argv = [tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
+        stdout = subprocess.PIPE if into is None else subprocess.DEVNULL
+        program = Program(f"{lane.name}: dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
+        self._process = program.process
 
     @property
     def output(self) -> IO[bytes]:
@@ -110,26 +107,16 @@ class Feeder:
 
     def end(self) -> None:
         """No more bytes; what is in the pipe stays there for its reader."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGINT)
 
     def count(self) -> int:
         """How many bytes it has written, after :meth:`end`. Raises :class:`DemoError`."""
         try:
-            _, words = self._process.communicate(timeout=_FEEDER_PATIENCE)
+            self._process.wait(_FEEDER_PATIENCE)
         except subprocess.TimeoutExpired:
             raise DemoError("dd does not end.") from None
-        counts = _COUNT.findall(words.decode(errors="replace"))
+        counts = _COUNT.findall(self._log.read_text())
         return int(counts[-1]) if counts else 0
-
-    def kill(self) -> None:
-        """End it at once."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
 
 
 @dataclass
@@ -169,13 +156,9 @@ class Running:
 
 
 def start_upload(lane: Lane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
-    """An upload by a program of its own. Raises :class:`DemoError` when it cannot be started."""
-    feeder = Feeder()
-    try:
-        program = _program(lane, host, argv, folder, feeder.output)
-    except BaseException:  # interrupted, too: nobody else knows of the feeder
-        feeder.kill()
-        raise
+    """An upload by a program of its own."""
+    feeder = Feeder(lane, host, folder)
+    program = _program(lane, host, argv, folder, feeder.output)
     # Ours would keep dd's pipe open after the program is gone.
     feeder.output.close()
 
@@ -211,7 +194,7 @@ class Conversation:
     ) -> None:
         """Start it; raises :class:`DemoError` when curl cannot be started."""
         self._lanes = tuple(lanes)
-        self._servers = servers
+        self._host, self._servers, self._folder = host, servers, folder
         self._fifos = {lane.name: folder / f"{lane.name}.fifo" for lane in lanes}
         for path in self._fifos.values():
             os.mkfifo(path, 0o600)
@@ -221,7 +204,7 @@ class Conversation:
 
     def start_upload(self, lane: Lane) -> Running:
         """Let the request of a lane begin, as soon as those before it have ended."""
-        feeder = Feeder(self._fifos[lane.name])
+        feeder = Feeder(lane, self._host, self._folder, self._fifos[lane.name])
         return Running(lane, self._program, self._servers, lambda patience: self._received(lane, patience), feeder)
 
     def _received(self, lane: Lane, patience: float) -> Received:

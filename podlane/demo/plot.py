@@ -87,23 +87,21 @@ def _figure(recording: Recording) -> Figure:
     panels_inches = sum(heights) * _INCHES_PER_MBIT + _GAP_INCHES * (len(heights) - 1)
     height = panels_inches + _TOP_INCHES + _BOTTOM_INCHES
     figure = Figure(figsize=(_WIDTH_INCHES, height))
-    y = height - _TOP_INCHES
-    panels = []
-    for top in heights:
-        tall = top * _INCHES_PER_MBIT
-        y -= tall
-        wide = _WIDTH_INCHES - _LEFT_INCHES - _RIGHT_INCHES
-        box = (_LEFT_INCHES / _WIDTH_INCHES, y / height, wide / _WIDTH_INCHES, tall / height)
-        axes = figure.add_axes(box)
-        axes.set_xlim(0, scenario.seconds)
+    layout = {
+        "height_ratios": heights,
+        "hspace": _GAP_INCHES / (sum(heights) * _INCHES_PER_MBIT / len(heights)),
+        "left": _LEFT_INCHES / _WIDTH_INCHES,
+        "right": 1 - _RIGHT_INCHES / _WIDTH_INCHES,
+        "top": 1 - _TOP_INCHES / height,
+        "bottom": _BOTTOM_INCHES / height,
+    }
+    panels = figure.subplots(len(drawn), sharex=True, squeeze=False, gridspec_kw=layout)[:, 0].tolist()
+    panels[0].set_xlim(0, scenario.seconds)
+    for axes, top in zip(panels, heights, strict=True):
         axes.set_ylim(0, top)
         axes.set_yticks(range(0, int(top) + 1, 50 if top > 60 else 20))
         axes.tick_params(length=3, width=0.7)
         axes.set_axisbelow(True)
-        panels.append(axes)
-        y -= _GAP_INCHES
-    for axes in panels[:-1]:
-        axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel("seconds", color=_QUIET, fontsize=8.5)
     for axes, what in zip(panels, drawn, strict=True):
         if isinstance(what, Way):

@@ -183,18 +183,9 @@ def open_stage(scenario: Scenario) -> Iterator[Stage]:
             kernel = stack.enter_context(NetlinkKernel())
         ids = ClassIds.assign(c.name for c in parse_policy(scenario.part.policy_text()).classes)
         handles = {lane.name: leaf_handle(ids[lane.name]) for lane in scenario.lanes}
-        stage = Stage(scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles)
-        stack.callback(_kill_feeders, stage)
         # Runs first: a second Ctrl-C must not stop the clearing up.
         stack.callback(ignore_signals)
-        yield stage
-
-
-def _kill_feeders(stage: Stage) -> None:
-    """End what the lab does not end."""
-    for transfer in stage.transfers.values():
-        if transfer.feeder is not None:
-            transfer.feeder.kill()
+        yield Stage(scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles)
 
 
 def _write_policy(folder: Path, part: Part, *, changed: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self, TypeVar
@@ -24,6 +25,7 @@ _T = TypeVar("_T")
 _COUNTERS: Final = (
     "bytes", "packets", "drops", "overlimits", "backlog_bytes", "backlog_packets", "lended", "borrowed"
 )  # fmt: skip
+_HOST_AND_PORT: Final = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::(.*))?")
 _OLDER: Final = (
     "is of an older version than this command, and does not tell what is needed ({}). Update one of them, "
     "or look at its interface: podlane top --interface NAME."
@@ -43,22 +45,15 @@ class AdminSource:
 
         What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
         """
-        host, port = (
-            environment.get(variable("admin_address")) or ADMIN_ADDRESS,
-            environment.get(variable("admin_port")) or "",
-        )
         written = text or ""
-        if written.startswith("[") and "]" in written:
-            address, _, after = written[1:].partition("]")
-            host, port = address, after.removeprefix(":") or port
-        elif written.count(":") > 1:
-            host = written  # an IPv6 address alone
-        elif written.isdecimal():
-            port = written
-        elif written:
-            name, _, after = written.partition(":")
-            host, port = name or host, after or port
-        port = port or str(ADMIN_PORT)
+        if written.isdecimal():
+            written = f":{written}"
+        elif written.count(":") > 1 and not written.startswith("["):
+            written = f"[{written}]"  # an IPv6 address alone
+        found = _HOST_AND_PORT.fullmatch(written)
+        address, name, said = found.groups() if found else (None, None, written)
+        host = address or name or environment.get(variable("admin_address")) or ADMIN_ADDRESS
+        port = said or environment.get(variable("admin_port")) or str(ADMIN_PORT)
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise ValueError(
                 f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{ADMIN_PORT}."
