@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from podlane.console import failing_clearly
-from podlane.options import datapath_option, exclusion_options, mesh_option, total_option
+from podlane.options import datapath_option, exclusion_options, mesh_option, parsed, total_option
 from podlane.text_output import bold, heading, prose, table
 from traffic_policy.units import Rate
 
@@ -24,11 +24,9 @@ _INTERFACE: Final = re.compile(r"[A-Za-z0-9._:@-]{1,15}")
 """What names look like (15: IFNAMSIZ of linux/if.h less the final zero), and nothing that a shell would act on."""
 
 
-def _interface(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+def _interface(value: str) -> str:
     if not _INTERFACE.fullmatch(value):
-        raise click.BadParameter(
-            f"{value!r} is not an interface's name. Write one as `ip link` shows it, such as eth0."
-        )
+        raise ValueError(f"{value!r} is not an interface's name. Write one as `ip link` shows it, such as eth0.")
     return value
 
 
@@ -49,7 +47,7 @@ Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons a
 @total_option
 @click.option(
     "--interface",
-    callback=_interface,
+    callback=parsed(_interface),
     default="eth0",
     show_default=True,
     metavar="NAME",

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import IO, Final
 
 from podlane.demo.peer import RAW
-from podlane.demo.programs import Program, tool
+from podlane.demo.programs import Program
 from podlane.demo.scenario import RAW_PORT, Client, Lane
 from podlane.demo.servers import PYTHON_MODULE, Servers
 from podlane.errors import DemoError
 from podlane.netns import Host
+from podlane.netns.tools import require_tool
 
 _PIECE: Final = "bs=4k"
 _COUNT: Final = re.compile(r"^(\d+) bytes", re.MULTILINE)
@@ -56,22 +57,22 @@ class Transfer:
 def command(lane: Lane, server: str, certificate: Path) -> list[str]:
     """The program of a lane, with its arguments; ``server`` is the address that it connects to."""
     if lane.client is Client.CAT:
-        return [tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
+        return [require_tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
     if lane.client is Client.QUIC:
         assert lane.resolve is not None
         name, port = lane.resolve
         return [*PYTHON_MODULE, "podlane.demo.quic", "send", server, str(port), name, str(certificate)]
     if lane.kind.uploads:
-        return [tool("curl"), *_curl_options(lane, server, certificate, upload="-")]
+        return [require_tool("curl"), *_curl_options(lane, server, certificate, upload="-")]
     output = ["--output", "/dev/null", "--write-out", "%{size_download}"]
-    return [tool("curl"), *_curl_options(lane, server, certificate), *output]
+    return [require_tool("curl"), *_curl_options(lane, server, certificate), *output]
 
 
 def conversation_command(lanes: Sequence[Lane], bodies: Iterable[Path], address: str, certificate: Path) -> list[str]:
     """curl, told to make a request per lane with the bodies that these files give."""
     argv: list[str] = []
     for lane, body in zip(lanes, bodies, strict=True):
-        argv += ["--next"] if argv else [tool("curl")]
+        argv += ["--next"] if argv else [require_tool("curl")]
         argv += _curl_options(lane, address, certificate, upload=str(body))
         # Without Expect: the body begins at once.
         argv += ["--http1.1", "--header", "Expect:", "--write-out", _SAID]
@@ -94,7 +95,7 @@ class Feeder:
 
     def __init__(self, lane: Lane, host: Host, folder: Path, into: Path | None = None) -> None:
         self._log = folder / f"{lane.name}.dd.log"
-        argv = [tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
+        argv = [require_tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
         stdout = subprocess.PIPE if into is None else subprocess.DEVNULL
         program = Program(f"{lane.name}: dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
         self._process = program.process

@@ -7,34 +7,24 @@ import select
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from podlane.errors import DemoError, ToolMissingError
 from podlane.netns import Host
-from podlane.netns.tools import find_tool
+from podlane.netns.tools import PACKAGES, find_tool, require_tool
 
-_PACKAGES: Final = {
-    "nginx": "nginx-light",
-    "curl": "curl",
-    "openssl": "openssl",
-    "bash": "bash",
-    "dd": "coreutils",
-    "cat": "coreutils",
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-}
-"""What the demo runs, and the Debian and Ubuntu packages that have it."""
+_PROGRAMS: Final = ("nginx", "curl", "openssl", "bash", "dd", "cat", "ip", "iptables", "nsenter", "setpriv")
+"""What the demo runs."""
 _LAST_LINES: Final = 8
 
 
 def require_programs() -> None:
     """Raise :class:`ToolMissingError` naming everything that is missing, and the packages to install."""
-    missing = [name for name in _PACKAGES if find_tool(name) is None]
+    missing = [name for name in _PROGRAMS if find_tool(name) is None]
     if missing:
-        packages = " ".join(dict.fromkeys(_PACKAGES[name] for name in missing))
+        packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
         verb = "is" if len(missing) == 1 else "are"
         raise ToolMissingError(
             f"{', '.join(missing)} {verb} not installed; the demo uses real programs. "
@@ -42,14 +32,9 @@ def require_programs() -> None:
         )
 
 
-def tool(name: str) -> str:
-    """The path of a program, or its name where it is not found any more."""
-    return find_tool(name) or name
-
-
 def guarded(argv: Sequence[str]) -> list[str]:
     """``argv`` as a command that the kernel kills when the demo dies, however it dies (PR_SET_PDEATHSIG, prctl(2))."""
-    return [tool("setpriv"), "--pdeathsig", "KILL", *argv]
+    return [require_tool("setpriv"), "--pdeathsig", "KILL", *argv]
 
 
 def last_words(log: Path) -> str:
@@ -96,7 +81,8 @@ class Program:
         deadline = time.monotonic() + patience
         if self.line(patience) != "ready":
             if time.monotonic() < deadline:
-                self.process.wait(patience)
+                with suppress(subprocess.TimeoutExpired):  # its output has ended, and so will it
+                    self.process.wait(patience)
             self.check()
             raise self.error(f"is not ready within {patience:g} s.")
 

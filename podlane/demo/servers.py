@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from podlane.demo.programs import Program, tool
+from podlane.demo.programs import Program
 from podlane.demo.scenario import HTTP2_PORT, HTTP_PORT, RAW_PORT, TLS_NAMES, TLS_PORT
 from podlane.errors import DemoError
 from podlane.netns import Host
+from podlane.netns.tools import require_tool
 
 PYTHON_MODULE: Final = (sys.executable, "-P", "-m")
 _START_PATIENCE: Final = 15.0
@@ -41,7 +42,7 @@ class Servers:
         log, config = folder / "servers.log", folder / "nginx.conf"
         config.write_text(nginx_config(folder, address, certificate, key))
         peer = [*PYTHON_MODULE, "podlane.demo.peer", f"{folder}/peer.sock", address, str(RAW_PORT)]
-        nginx = [tool("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(config)]
+        nginx = [require_tool("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(config)]
         self._clients = folder / _CLIENTS
         self._counts: dict[str, int] = {}
         self._peer = Program("The peer of the transfers", host, peer, log, subprocess.PIPE)
@@ -105,7 +106,16 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A self-made certificate and its key, for :data:`~podlane.demo.scenario.TLS_NAMES`, in ``folder``."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = ",".join(f"DNS:{name}" for name in TLS_NAMES)
-    argv = [tool("openssl"), "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    argv = [
+        require_tool("openssl"),
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]
     argv += ["-subj", "/CN=podlane demo", "-addext", f"subjectAltName={names}", "-days", str(_CERTIFICATE_DAYS)]
     argv += ["-keyout", str(key), "-out", str(certificate)]
     done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

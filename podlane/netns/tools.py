@@ -18,8 +18,12 @@ PACKAGES: Final = {
     "iptables-save": "iptables",
     "iptables-restore": "iptables",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "nginx": "nginx-light",
+    "dd": "coreutils",
+    "cat": "coreutils",
 }
-"""Debian and Ubuntu packages that have the commands we call."""
+"""Debian and Ubuntu packages that have the commands we call, where these have another name."""
 
 _SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where administrators' commands live: an ordinary user's PATH often lacks the sbin folders."""
