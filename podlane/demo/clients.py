@@ -94,10 +94,10 @@ class Feeder:
     """``dd``, which writes zeros without end into a pipe, or into the file named by ``into``, and counts them."""
 
     def __init__(self, lane: Lane, host: Host, folder: Path, into: Path | None = None) -> None:
-        self._log = folder / f"{lane.name}.dd.log"
+        self._lane, self._log = lane.name, folder / f"{lane.name}.dd.log"
         argv = [require_tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
         stdout = subprocess.PIPE if into is None else subprocess.DEVNULL
-        program = Program(f"{lane.name}: dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
+        program = Program("dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
         self._process = program.process
 
     @property
@@ -115,7 +115,7 @@ class Feeder:
         try:
             self._process.wait(_FEEDER_PATIENCE)
         except subprocess.TimeoutExpired:
-            raise DemoError("dd does not end.") from None
+            raise DemoError(f"{self._lane}: dd does not end.") from None
         counts = _COUNT.findall(self._log.read_text())
         return int(counts[-1]) if counts else 0
 
@@ -135,7 +135,7 @@ class Running:
     def check(self) -> None:
         """Raise :class:`DemoError` when the program ended by itself: its connection broke."""
         if not self.is_ending:
-            self.program.check(" in the middle of its transfer")
+            self.program.check(self.lane.name)
 
     def end(self) -> None:
         """Let the transfer finish; what is on its way still arrives."""
@@ -184,7 +184,7 @@ def start_download(lane: Lane, host: Host, servers: Servers, argv: Sequence[str]
 
 
 def _program(lane: Lane, host: Host, argv: Sequence[str], folder: Path, stdin: IO[bytes] | int) -> Program:
-    return Program(f"{lane.name}: {lane.client.value}", host, argv, folder / f"{lane.name}.log", stdin)
+    return Program(lane.client.value, host, argv, folder / f"{lane.name}.log", stdin)
 
 
 class Conversation:

@@ -60,10 +60,12 @@ class Program:
                 guarded(argv), stdin=stdin, stderr=stream, bufsize=0, start_new_session=True, **options
             )  # fmt: skip
 
-    def check(self, what: str = "") -> None:
-        """Raise :class:`DemoError` when it has ended, in the middle of ``what``."""
+    def check(self, lane: str = "") -> None:
+        """Raise :class:`DemoError` when it has ended; ``lane``: in the middle of that lane's transfer."""
         if self.process.poll() is not None:
-            raise self.error(f"ended with {self.process.returncode}{what}.")
+            where = " in the middle of its transfer" if lane else ""
+            error = self.error(f"ended with {self.process.returncode}{where}.")
+            raise DemoError(f"{lane}: {error}") if lane else error
 
     def error(self, what: str) -> DemoError:
         """An error about it, with its last words."""
@@ -91,7 +93,7 @@ class Program:
         try:
             said, _ = self.process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
-            return b"", f"it did not finish within {patience:g} s"
+            return b"", f"{self._name} did not finish within {patience:g} s"
         if self.process.returncode:
-            return said, f"it ended with {self.process.returncode}{last_words(self._log)}"
+            return said, f"{self._name} ended with {self.process.returncode}{last_words(self._log)}"
         return said, None

@@ -106,18 +106,9 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A self-made certificate and its key, for :data:`~podlane.demo.scenario.TLS_NAMES`, in ``folder``."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = ",".join(f"DNS:{name}" for name in TLS_NAMES)
-    argv = [
-        require_tool("openssl"),
-        "req",
-        "-x509",
-        "-nodes",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]
-    argv += ["-subj", "/CN=podlane demo", "-addext", f"subjectAltName={names}", "-days", str(_CERTIFICATE_DAYS)]
-    argv += ["-keyout", str(key), "-out", str(certificate)]
+    argv = [require_tool("openssl"), "req", "-x509", "-nodes", "-subj", "/CN=podlane demo"]
+    argv += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", f"subjectAltName={names}"]
+    argv += ["-days", str(_CERTIFICATE_DAYS), "-keyout", str(key), "-out", str(certificate)]
     done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise DemoError(f"openssl cannot make a certificate: {done.stderr.strip()}")
