@@ -90,12 +90,17 @@ def end_by_exception() -> None:
 
     def end(number: int, _: object) -> None:
         # Only once: the next one would stop the clearing up.
-        for each in _POLITE:
-            signal.signal(each, signal.SIG_IGN)
+        ignore_signals()
         sys.exit(signalled(number))
 
     for number in _POLITE:
         signal.signal(number, end)
+
+
+def ignore_signals() -> None:
+    """Let none of the polite signals end this process any more."""
+    for number in _POLITE:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def console(*, error: bool = False) -> Console:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,34 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from podlane.console import failing_clearly
-from podlane.options import datapath_option, exclusion_options, mesh_option
-from traffic_policy.errors import UnitError
+from podlane.options import datapath_option, exclusion_options, mesh_option, parsed, total_option
+from podlane.text_output import bold, heading, prose, table
 from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
     from datapath.explain.commands import Commands
     from datapath.explain.policy import ClassWords, Explanation
-    from traffic_policy.policy import Network, PortRange
 
-_WIDTH: Final = 100
-"""Columns of prose. Commands are never broken: a line that wraps cannot be pasted."""
 _SECTIONS: Final = ("classes", "rules", "tc")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9._:@-]{1,15}")
 """What names look like (15: IFNAMSIZ of linux/if.h less the final zero), and nothing that a shell would act on."""
 
 
-def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Rate | None:
-    try:
-        return None if value is None else Rate.parse(value)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _interface(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+def _interface(value: str) -> str:
     if not _INTERFACE.fullmatch(value):
-        raise click.BadParameter(
-            f"{value!r} is not an interface's name. Write one as `ip link` shows it, such as eth0."
-        )
+        raise ValueError(f"{value!r} is not an interface's name. Write one as `ip link` shows it, such as eth0.")
     return value
 
 
@@ -57,10 +44,10 @@ Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons a
 """
 )
 @click.option("--policy", required=True, metavar="FILE", type=Path, help="Policy file (YAML or JSON).")
-@click.option("--total", callback=_rate, metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
+@total_option
 @click.option(
     "--interface",
-    callback=_interface,
+    callback=parsed(_interface),
     default="eth0",
     show_default=True,
     metavar="NAME",
@@ -77,12 +64,9 @@ def explain(
     interface: str,
     datapath: str | None,
     mesh: str | None,
-    exclude_outbound_ports: tuple[PortRange, ...] | None,
-    exclude_outbound_cidrs: tuple[Network, ...] | None,
-    exclude_inbound_ports: tuple[PortRange, ...] | None,
-    exclude_inbound_cidrs: tuple[Network, ...] | None,
     only: str | None,
     as_json: bool,
+    **excluded: Any,
 ) -> None:
     """Say what a policy means, and show the mangle rules and tc commands it equals.
 
@@ -97,14 +81,12 @@ def explain(
         from traffic_policy.settings import Datapath, Mesh
 
         loaded = load_policy(policy, total=total)
+        exclusions: dict[str, Any] = {name: value or () for name, value in excluded.items()}
         settings = CaptureSettings(
             datapath=Datapath(datapath or Datapath.RELAY),
-            exclude_outbound_ports=exclude_outbound_ports or (),
-            exclude_outbound_cidrs=exclude_outbound_cidrs or (),
-            exclude_inbound_ports=exclude_inbound_ports or (),
-            exclude_inbound_cidrs=exclude_inbound_cidrs or (),
             interface=interface,
             mesh=USUAL.get(Mesh(mesh or Mesh.NONE)),
+            **exclusions,
         )
         explanation = explain_policy(loaded, settings)
         commands = commands_for(loaded, interface, settings)
@@ -121,38 +103,38 @@ def _lines(
     if only in (None, "classes"):
         yield from class_lines(source, explanation)
     if only is None:
-        yield from ("", _heading("Rules: which packet belongs to which class (mangle table, as root)"), "")
+        yield from ("", heading("Rules: which packet belongs to which class (mangle table, as root)"), "")
     if only in (None, "rules"):
         yield from _shell(commands.rules)
     if only is None:
-        yield from ("", _heading(f"Classes: how fast each may send (traffic control on {interface}, as root)"), "")
+        yield from ("", heading(f"Classes: how fast each may send (traffic control on {interface}, as root)"), "")
     if only in (None, "tc"):
         yield from _shell(commands.tc)
 
 
 def class_lines(source: str, explanation: Explanation) -> Iterator[str]:
     """The plain words: a table of shares, each class's traffic, and what to know besides."""
-    yield _heading(f"{source}: {explanation.headline}")
+    yield heading(f"{source}: {explanation.headline}")
     if explanation.use:
         first, *reasons = explanation.use
         yield ""
-        yield from _prose(first)
+        yield from prose(first)
         for reason in reasons:
-            yield from _prose(reason, first="- ", rest="  ")
+            yield from prose(reason, first="- ", rest="  ")
     yield ""
     yield from _table(explanation)
     yield ""
-    yield from _prose(explanation.sharing)
+    yield from prose(explanation.sharing)
     for each in explanation.classes:
         yield ""
         yield from _class(each, explanation.rest)
     for paragraph in (explanation.captured, explanation.datapath):
         if paragraph:
             yield ""
-            yield from _prose(paragraph)
+            yield from prose(paragraph)
     yield ""
     for note in explanation.notes:
-        yield from _prose(note, first="- ", rest="  ")
+        yield from prose(note, first="- ", rest="  ")
 
 
 def _table(explanation: Explanation) -> Iterator[str]:
@@ -175,42 +157,22 @@ def _table(explanation: Explanation) -> Iterator[str]:
     if free is not None:
         share = percent(free.bits_per_second / explanation.total.bits_per_second)
         rows.append(("(nobody's)", free.human, share, "", "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for index, row in enumerate(rows):
-        cells = [
-            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        line = f"  {'  '.join(cells)}".rstrip()
-        yield click.style(line, bold=True) if index == 0 else line
+    yield from (f"  {line}" for line in table(rows, {0, 5}))
 
 
 def _class(each: ClassWords, rest: str) -> Iterator[str]:
     from datapath.explain.policy import BY_PROXY
 
-    yield from _prose(f"{each.name} {each.sentence}", bold=each.name)
+    first, *more = prose(f"{each.name} {each.sentence}")
+    yield bold(each.name) + first.removeprefix(each.name)
+    yield from more
     for detail in each.details:
-        yield from _prose(detail, first="  ", rest="  ")
+        yield from prose(detail, first="  ", rest="  ")
     if not each.matches:
         yield f"  {rest}"
     for match in each.matches:
         how = "the proxy reads the first bytes" if match.decided_by == BY_PROXY else "the kernel decides alone"
-        yield from _prose(f"{match.traffic} – {how}", first="  - ", rest="    ")
-
-
-def _prose(text: str, *, first: str = "", rest: str = "", bold: str = "") -> Iterator[str]:
-    lines = textwrap.wrap(
-        text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
-    for index, line in enumerate(lines):
-        if bold and index == 0:
-            yield click.style(bold, bold=True) + line.removeprefix(bold)
-        else:
-            yield line
-
-
-def _heading(text: str) -> str:
-    return click.style(text, bold=True, fg="cyan")
+        yield from prose(f"{match.traffic} – {how}", first="  - ", rest="    ")
 
 
 def _shell(lines: Sequence[str]) -> Iterator[str]:

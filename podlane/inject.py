@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,9 +23,15 @@ error, and nothing is written).
 """
 )
 @file_options
-@click.option("--image", metavar="IMAGE", help="The sidecar's image.  [default: podlane:VERSION]")
+@click.option("--image", default="", metavar="IMAGE", help="The sidecar's image.  [default: podlane:VERSION]")
 @click.option("--image-pull-policy", metavar="POLICY", help="Its imagePullPolicy.")
-@click.option("--image-pull-secret", metavar="NAME", multiple=True, help="A Secret to add to imagePullSecrets.")
+@click.option(
+    "--image-pull-secret",
+    "image_pull_secrets",
+    metavar="NAME",
+    multiple=True,
+    help="A Secret to add to imagePullSecrets.",
+)
 @click.option("--bpf/--no-bpf", default=True, help="Give it CAP_BPF where that is of use.  [default: bpf]")
 @click.option(
     "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."
@@ -33,11 +40,8 @@ def inject(
     source: str,
     in_place: bool,
     quiet: bool,
-    image: str | None,
-    image_pull_policy: str | None,
-    image_pull_secret: tuple[str, ...],
-    bpf: bool,
     policy_file: Path | None,
+    **options: Any,
 ) -> None:
     """Put Podlane's sidecar into the Pods of a manifest, with the limits that their annotations declare.
 
@@ -52,12 +56,7 @@ def inject(
         from injector.pod.defaults import InjectionDefaults
 
         try:
-            defaults = InjectionDefaults(
-                image=image or "",
-                image_pull_policy=image_pull_policy,
-                image_pull_secrets=image_pull_secret,
-                bpf=bpf,
-            )
+            defaults = InjectionDefaults(**options)
         except DefaultsError as error:
             stop(str(error), MISUSED)
         text = read_manifest(source, in_place=in_place)

@@ -9,9 +9,28 @@ from typing import Any, Final
 import click
 
 from traffic_policy.settings import Datapath, Mesh, Way, variable
+from traffic_policy.units import Rate
 
 HISTORY_VARIABLE: Final = "PODLANE_HISTORY"
 """Where ``podlane tc`` writes down its changes."""
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback for an option: its value by ``parse``, whose ValueError says what is wrong; None where not given."""
+
+    def callback(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+def total_option(command: Any) -> Any:
+    """``--total``; None where nothing is said."""
+    help_text = "Replaces the policy's total, as in 50Mbit."
+    return click.option("--total", callback=parsed(Rate.parse), metavar="RATE", help=help_text)(command)
 
 
 def choice(kind: type[StrEnum]) -> click.Choice[str]:
@@ -29,7 +48,8 @@ def exclusion_options(purpose: str) -> Callable[[Any], Any]:
 
     def add(command: Any) -> Any:
         for name, metavar, what in reversed(_EXCLUSIONS):
-            command = click.option(f"--exclude-{name}", metavar=metavar, callback=_excluded, help=f"{purpose} {what}")(
+            callback = parsed(_ports if metavar == "PORTS" else _networks)
+            command = click.option(f"--exclude-{name}", metavar=metavar, callback=callback, help=f"{purpose} {what}")(
                 command
             )
         return command
@@ -45,16 +65,16 @@ _EXCLUSIONS: Final = (
 )
 
 
-def _excluded(_ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[object, ...] | None:
-    from traffic_policy.fields import parse_networks
+def _ports(value: str) -> tuple[object, ...]:
     from traffic_policy.ports import PortRange
 
-    if value is None:
-        return None
-    try:
-        return PortRange.parse_list(value) if str(param.name).endswith("ports") else parse_networks(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    return PortRange.parse_list(value)
+
+
+def _networks(value: str) -> tuple[object, ...]:
+    from traffic_policy.fields import parse_networks
+
+    return parse_networks(value)
 
 
 def mesh_option(purpose: str, *, auto: bool = False) -> Callable[[Any], Any]:

@@ -158,14 +158,10 @@ def _capture(way: Way) -> Iterator[Finding]:
         optional = part.name.startswith("IPv6") or part.name in (features.INBOUND_PART, features.MESH_PART)
         absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
-    beside = aside.probe(way)
-    # The other datapath does without.
-    status = Status.OK if beside.available else Status.NOTE
-    yield Finding("Capture", beside.name, status, beside.reason, beside.remedy)
-    second = features.python_iptables()
-    # That it is needed and does not work is said of "iptables", above.
-    status = Status.OK if second.available else Status.NOTE
-    yield Finding("Capture", second.name, status, second.reason, second.remedy)
+    # The relay does without the first. That the second is needed and does not work is said of "iptables", above.
+    for part in (aside.probe(way), features.python_iptables()):
+        status = Status.OK if part.available else Status.NOTE
+        yield Finding("Capture", part.name, status, part.reason, part.remedy)
 
 
 def _limits() -> Iterator[Finding]:
@@ -173,24 +169,17 @@ def _limits() -> Iterator[Finding]:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _CONNECTIONS * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS
-    enough = hard == resource.RLIM_INFINITY or hard >= needed
-    yield Finding(
-        "Limits",
-        "open files",
-        Status.OK if enough else Status.NOTE,
-        ("not limited" if hard == resource.RLIM_INFINITY else f"at most {hard}")
-        + ("" if enough else f"; {_CONNECTIONS} connections need {needed}"),
-        f"Raise the hard limit (ulimit -Hn {needed}, LimitNOFILE=), or lower --max-connections.",
-    )
+    is_unlimited = hard == resource.RLIM_INFINITY
+    enough = is_unlimited or hard >= needed
+    detail = "not limited" if is_unlimited else f"at most {hard}"
+    detail += "" if enough else f"; {_CONNECTIONS} connections need {needed}"
+    remedy = f"Raise the hard limit (ulimit -Hn {needed}, LimitNOFILE=), or lower --max-connections."
+    yield Finding("Limits", "open files", Status.OK if enough else Status.NOTE, detail, remedy)
     pages = _read("/proc/sys/fs/pipe-user-pages-soft")
     unbounded = os.geteuid() == 0 or pages == "0"
-    yield Finding(
-        "Limits",
-        "pipe buffers",
-        Status.OK if unbounded else Status.NOTE,
-        "not limited" if unbounded else f"{pages} pages for this user, then small pipes",
-        "Bulk transfers copy more often with small pipes: sysctl fs.pipe-user-pages-soft=0, or run as root.",
-    )
+    detail = "not limited" if unbounded else f"{pages} pages for this user, then small pipes"
+    remedy = "Bulk transfers copy more often with small pipes: sysctl fs.pipe-user-pages-soft=0, or run as root."
+    yield Finding("Limits", "pipe buffers", Status.OK if unbounded else Status.NOTE, detail, remedy)
 
 
 def _network() -> Iterator[Finding]:
@@ -198,20 +187,12 @@ def _network() -> Iterator[Finding]:
 
     yield _nat()
     forwarding = _read("/proc/sys/net/ipv4/ip_forward")
-    yield Finding(
-        "Network",
-        "IPv4 forwarding",
-        Status.OK,
-        "on" if forwarding == "1" else "off; `podlane run` turns it on while it runs",
-    )
+    state = "on" if forwarding == "1" else "off; `podlane run` turns it on while it runs"
+    yield Finding("Network", "IPv4 forwarding", Status.OK, state)
     resolver = choose_resolver()
-    yield Finding(
-        "Network",
-        "name resolution",
-        Status.NOTE if resolver.warning else Status.OK,
-        resolver.warning
-        or (f"{resolver.replacement} is shown to COMMAND" if resolver.replacement else "works in `podlane run` too"),
-    )
+    works = f"{resolver.replacement} is shown to COMMAND" if resolver.replacement else "works in `podlane run` too"
+    status = Status.NOTE if resolver.warning else Status.OK
+    yield Finding("Network", "name resolution", status, resolver.warning or works)
 
 
 def _nat() -> Finding:

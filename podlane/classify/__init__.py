@@ -2,7 +2,7 @@
 
     files     pcap and pcapng, by scapy's raw readers       the edge: everything else is pure
     links     link layers: where the IP packet begins
-    fragments IP fragments put together                     quic       QUIC's datagrams, and what its client says
+    fragments IP fragments put together
     flow      what is kept of a flow
     flows     packets -> flows: who is the client, what it said, how much went each way
     verdicts  flow + policy -> class, and why               totals     sums by class, and their bar chart

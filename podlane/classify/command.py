@@ -7,15 +7,15 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from podlane.console import console, failing_clearly, say, signalled
-from podlane.options import mesh_option
-from traffic_policy.errors import UnitError
+from podlane.options import mesh_option, parsed
+from podlane.text_output import address_words, bold
 from traffic_policy.units import ByteCount, Duration
 
 if TYPE_CHECKING:
@@ -29,13 +29,6 @@ _PROGRESS_EVERY: Final = 4096
 """Packets between two looks at the progress bar: some hundredths of a second."""
 _NARROW: Final = 100
 """Columns where nobody says how many there are."""
-
-
-def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> Duration:
-    try:
-        return Duration.parse(value)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command(
@@ -60,7 +53,7 @@ be read, 2 the policy or an option cannot be used, 130 classified up to Ctrl-C.
 @click.option("--summary", is_flag=True, help="Traffic per class and a bar chart, instead of the flows.")
 @click.option(
     "--detection-timeout",
-    callback=_duration,
+    callback=parsed(Duration.parse),
     default="1s",
     show_default=True,
     metavar="TIME",
@@ -98,7 +91,7 @@ def classify(
                 click.echo(json.dumps(verdict.document()) if as_json else _line(verdict))
 
         table = FlowTable(give)
-        with CaptureFile(capture) as file:
+        with closing(CaptureFile(capture)) as file:
             seconds, interrupted = _read(file, table)
         if summary:
             _print_summary(totals, as_json=as_json)
@@ -127,55 +120,34 @@ def _read(file: CaptureFile, table: FlowTable) -> tuple[float, bool]:
     return time.perf_counter() - started, interrupted
 
 
-class _Bar:
-    """Moves a progress bar to where reading has come."""
-
-    def __init__(self, file: CaptureFile) -> None:
-        from rich import progress
-
-        self._file = file
-        self.live = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.DownloadColumn(binary_units=True),
-            progress.TimeRemainingColumn(),
-            console=console(error=True),
-            transient=True,
-        )
-        self._task = self.live.add_task(f"reading {file.name}", total=file.size)
-
-    def __call__(self) -> None:
-        self.live.update(self._task, completed=self._file.position)
-
-
 @contextmanager
-def _progress(file: CaptureFile) -> Iterator[_Bar | _NoBar]:
-    """A progress bar, if standard error is a terminal."""
+def _progress(file: CaptureFile) -> Iterator[Callable[[], None]]:
+    """What moves a progress bar to where reading has come, if standard error is a terminal."""
     if not sys.stderr.isatty():
-        yield _NoBar()
+        yield lambda: None
         return
-    bar = _Bar(file)
-    with bar.live:
-        yield bar
+    from rich import progress
 
-
-class _NoBar:
-    def __call__(self) -> None:
-        """Nothing to move."""
+    with progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(binary_units=True),
+        progress.TimeRemainingColumn(),
+        console=console(error=True),
+        transient=True,
+    ) as live:
+        task = live.add_task(f"reading {file.name}", total=file.size)
+        yield lambda: live.update(task, completed=file.position)
 
 
 def _line(verdict: Verdict) -> str:
     """A flow for people: names before numbers, the reason last since it is the longest."""
     name = verdict.sni or verdict.host or "–"
-    client, server = _end(verdict.src, verdict.sport), _end(verdict.dst, verdict.dport)
+    client, server = address_words(verdict.src, verdict.sport), address_words(verdict.dst, verdict.dport)
     sent, received = ByteCount(verdict.bytes_up).human, ByteCount(verdict.bytes_down).human
     kind = verdict.protocol if verdict.detected == "unknown" else f"{verdict.protocol} {verdict.detected}"
-    head = click.style(f"{verdict.class_name:<12}", bold=True)
+    head = bold(f"{verdict.class_name:<12}")
     return f"{head} {kind:<9} {name:<28} {client} > {server}  {sent} > < {received}  {verdict.why}"
-
-
-def _end(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _print_summary(totals: Totals, *, as_json: bool) -> None:
@@ -187,7 +159,7 @@ def _print_summary(totals: Totals, *, as_json: bool) -> None:
         return
     width = shutil.get_terminal_size((_NARROW, 0)).columns
     for index, line in enumerate(chart(totals.classes, width)):
-        click.echo(click.style(line, bold=True) if index == 0 else line)
+        click.echo(bold(line) if index == 0 else line)
 
 
 def _print_notes(file: CaptureFile, seen: Seen, totals: Totals, seconds: float) -> None:

@@ -17,12 +17,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
+from typing import IO, Any, Final, NamedTuple, cast
 
 from podlane.errors import CaptureError, ToolMissingError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 STANDARD_INPUT: Final = "-"
 MAX_PACKET: Final = 1 << 18
@@ -102,12 +99,6 @@ class CaptureFile:
         except BaseException:  # interrupted, too: nobody else can close the file
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -16,21 +16,19 @@ _QUIC_LOOKS: Final = 8
 _WELL_KNOWN: Final = 1024
 
 
+@dataclass(slots=True, eq=False)
 class Half:
     """One direction of a flow."""
 
-    __slots__ = ("afresh", "bytes", "finished", "flow", "initials", "isn", "packets", "stream")
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.packets = 0
-        self.bytes = 0
-        """On the wire, with all headers."""
-        self.stream: FirstBytes | None = None
-        self.initials: QuicInitialReader | None = None
-        self.isn: int | None = None
-        self.finished = False
-        self.afresh = _AFRESH
+    flow: Flow
+    packets: int = 0
+    bytes: int = 0
+    """On the wire, with all headers."""
+    stream: FirstBytes | None = None
+    initials: QuicInitialReader | None = None
+    isn: int | None = None
+    finished: bool = False
+    afresh: int = _AFRESH
 
     @property
     def other(self) -> Half:
@@ -45,50 +43,36 @@ class Half:
         return of_stream if self.initials is None else of_stream + self.initials.held
 
 
+@dataclass(slots=True, eq=False)
 class Flow:
     """A connection, or what went between two UDP ports. ``halves[0]`` is the direction that was seen first."""
 
-    __slots__ = (
-        "client",
-        "closed",
-        "delay",
-        "detection",
-        "gap",
-        "halves",
-        "hint",
-        "key",
-        "last",
-        "looks",
-        "number",
-        "opened_at",
-        "quic",
-        "spoke",
-        "whole",
-    )
+    key: bytes
+    number: int
+    halves: tuple[Half, Half] = field(init=False)
+    last: int = field(init=False)
+    client: Half | None = None
+    """The half that the client sends, once it is certain."""
+    whole: bool = False
+    """The capture has the connection's beginning."""
+    closed: bool = False
+    detection: Detection | None = None
+    hint: Detection | None = None
+    """A protocol that was recognised in the middle of the flow, without the names."""
+    gap: bool = False
+    """The capture lacks some of the first bytes."""
+    spoke: bool = False
+    """Some payload was seen."""
+    opened_at: float | None = None
+    delay: float = 0.0
+    """Seconds from the end of the handshake to the byte that decided."""
+    quic: bool = False
+    """UDP that has QUIC's headers; ``detection`` is what its client said."""
+    looks: int = _QUIC_LOOKS
 
-    def __init__(self, key: bytes, number: int) -> None:
-        self.key = key
-        self.number = number
+    def __post_init__(self) -> None:
         self.halves = (Half(self), Half(self))
-        self.last = number
-        self.client: Half | None = None
-        """The half that the client sends, once it is certain."""
-        self.whole = False
-        """The capture has the connection's beginning."""
-        self.closed = False
-        self.detection: Detection | None = None
-        self.hint: Detection | None = None
-        """A protocol that was recognised in the middle of the flow, without the names."""
-        self.gap = False
-        """The capture lacks some of the first bytes."""
-        self.spoke = False
-        """Some payload was seen."""
-        self.opened_at: float | None = None
-        self.delay = 0.0
-        """Seconds from the end of the handshake to the byte that decided."""
-        self.quic = False
-        """UDP that has QUIC's headers; ``detection`` is what its client said."""
-        self.looks = _QUIC_LOOKS
+        self.last = self.number
 
     @property
     def protocol(self) -> int:

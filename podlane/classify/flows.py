@@ -23,11 +23,11 @@ from typing import Final
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.packets import TCP, UDP, Payload, read_ip
 from datapath.protocols.quic_initial import QuicInitialReader, detection_of
+from datapath.protocols.quic_packets import read_header
 from datapath.protocols.streams import FirstBytes
 from podlane.classify.flow import Flow, Half, Seen
 from podlane.classify.fragments import Reassembler
 from podlane.classify.links import NOT_IP, ip_start, known
-from podlane.classify.quic import is_quic
 
 MAX_FLOWS: Final = 100_000
 """At most; some 150 MB of memory (measured)."""
@@ -41,6 +41,19 @@ _NEWS: Final = _FIN | _SYN | _RST
 _FLAGS_END: Final = 14
 """Bytes of a TCP header up to its flags (RFC 9293 3.1)."""
 _HEADER_UDP: Final = 8
+
+
+_QUIC_FIXED: Final = 0x40
+"""Is 1 in packets of these versions, or the server would have had to allow otherwise before (RFC 9287)."""
+
+
+def is_quic(datagram: bytes) -> bool:
+    """Whether it has a QUIC long header of version 1 or 2 (RFC 9000 17.2, RFC 9369 3), as connections begin.
+
+    Version negotiation, short headers and everything else look like any other bytes.
+    """
+    header = read_header(datagram, 0)
+    return header is not None and header.known and bool(header.first & _QUIC_FIXED)
 
 
 class FlowTable:

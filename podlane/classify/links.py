@@ -7,6 +7,7 @@ the link layer and IP are passed over, in any order and number: 802.1Q and 802.1
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 NOT_IP: Final = -1
@@ -29,10 +30,6 @@ def ip_start(link_type: int, frame: bytes) -> int:
 def known(link_type: int) -> bool:
     """Whether frames of this link type can be read."""
     return link_type in _READERS
-
-
-def _ethernet(frame: bytes) -> int:
-    return _after_type(frame, 12)
 
 
 def _after_type(frame: bytes, at: int) -> int:
@@ -68,25 +65,9 @@ def _ppp_protocol(frame: bytes, at: int) -> int:
     return at + 2 if frame[at] << 8 | frame[at + 1] in _PPP_IP else NOT_IP
 
 
-def _ppp(frame: bytes) -> int:
-    return _ppp_at(frame, 0)
-
-
-def _ppp_with_direction(frame: bytes) -> int:
-    return _ppp_at(frame, 1)
-
-
 def _ppp_pppd(frame: bytes) -> int:
     """The direction stands where the address was: 00 or 01, then the control byte."""
     return _ppp_protocol(frame, 2) if frame[1:2] == b"\x03" else _ppp_at(frame, 0)
-
-
-def _pppoe(frame: bytes) -> int:
-    return _ppp_at(frame, _PPPOE_HEADER)
-
-
-def _cooked(frame: bytes) -> int:
-    return _after_type(frame, 14)
 
 
 def _cooked2(frame: bytes) -> int:
@@ -97,32 +78,27 @@ def _cooked2(frame: bytes) -> int:
     return _after_type(frame, 22) if int.from_bytes(kind, "big") in _TAGS else NOT_IP
 
 
-def _loopback(frame: bytes) -> int:
-    """Four bytes of address family in some machine's byte order and numbering: the IP version tells more."""
-    return _raw_at(frame, 4)
-
-
-def _raw(frame: bytes) -> int:
-    return _raw_at(frame, 0)
-
-
 def _raw_at(frame: bytes, at: int) -> int:
     return at if len(frame) > at and frame[at] >> 4 in (4, 6) else NOT_IP
 
 
+_raw = partial(_raw_at, at=0)
+_ppp = partial(_ppp_at, at=0)
+# Four bytes of address family in some machine's byte order and numbering: the IP version tells more.
+_loopback = partial(_raw_at, at=4)
 _READERS: Final[dict[int, Callable[[bytes], int]]] = {
     0: _loopback,  # NULL: BSD loopback
-    1: _ethernet,
+    1: partial(_after_type, at=12),  # Ethernet
     9: _ppp,
     12: _raw,  # RAW as most systems number it inside, and some programs in files
     14: _raw,  # ... and OpenBSD
     50: _ppp,  # in HDLC-like framing
-    51: _pppoe,
+    51: partial(_ppp_at, at=_PPPOE_HEADER),
     101: _raw,
     108: _loopback,  # LOOP: OpenBSD loopback
-    113: _cooked,  # Linux cooked v1
+    113: partial(_after_type, at=14),  # Linux cooked v1
     166: _ppp_pppd,
-    204: _ppp_with_direction,
+    204: partial(_ppp_at, at=1),  # behind a byte of direction
     228: _raw,  # IPv4
     229: _raw,  # IPv6
     276: _cooked2,  # Linux cooked v2

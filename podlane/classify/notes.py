@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from podlane.classify.flow import Seen
+
+_SENTENCES: Final = (
+    ("in_the_middle", "connection",
+     "began before the capture: judged by what could be seen, which may lack the names."),
+    ("cut", "packet", "{are} not captured whole, so first bytes may be missing. Capture with tcpdump -s 0."),
+    ("broken", "packet", "{are} left out: cut off before the ports, or not valid."),
+    ("fragments_given_up", "fragmented packet", "{are} left out: parts are missing."),
+    ("evicted", "flow",
+     "had to be judged before the end, there were too many at once. What came of them later counts as further flows."),
+    ("other", "packet", "of IP without ports (ICMP ...) {are} left out."),
+    ("not_ip", "packet", "of other protocols than IP (ARP ...) {are} left out."),
+)  # fmt: skip
+"""What is counted, and what to say of it."""
 
 
 def notes(name: str, damage: str | None, seen: Seen) -> Iterator[str]:
@@ -18,30 +32,9 @@ def notes(name: str, damage: str | None, seen: Seen) -> Iterator[str]:
             f"{_count(frames, 'packet')} of link type {link_type} cannot be read and {_are(frames)} left out. "
             "Capture on another interface, or convert them."
         )
-    if seen.in_the_middle:
-        yield (
-            f"{_count(seen.in_the_middle, 'connection')} began before the capture: "
-            "judged by what could be seen, which may lack the names."
-        )
-    if seen.cut:
-        yield (
-            f"{_count(seen.cut, 'packet')} {_are(seen.cut)} not captured whole, so first bytes may be missing. "
-            "Capture with tcpdump -s 0."
-        )
-    if seen.broken:
-        yield f"{_count(seen.broken, 'packet')} {_are(seen.broken)} left out: cut off before the ports, or not valid."
-    if seen.fragments_given_up:
-        lost = seen.fragments_given_up
-        yield f"{_count(lost, 'fragmented packet')} {_are(lost)} left out: parts are missing."
-    if seen.evicted:
-        yield (
-            f"{_count(seen.evicted, 'flow')} had to be judged before the end, there were too many at once. "
-            "What came of them later counts as further flows."
-        )
-    if seen.other:
-        yield f"{_count(seen.other, 'packet')} of IP without ports (ICMP ...) {_are(seen.other)} left out."
-    if seen.not_ip:
-        yield f"{_count(seen.not_ip, 'packet')} of other protocols than IP (ARP ...) {_are(seen.not_ip)} left out."
+    for field, noun, text in _SENTENCES:
+        if number := getattr(seen, field):
+            yield f"{_count(number, noun)} {text.format(are=_are(number))}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from podlane.classify.verdicts import Verdict
+from podlane.text_output import aligned
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.units import ByteCount
 
@@ -34,14 +35,7 @@ class ClassTotal:
 
     def document(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {
-            "class": self.name,
-            "flows": self.flows,
-            "bytes_up": self.bytes_up,
-            "packets_up": self.packets_up,
-            "bytes_down": self.bytes_down,
-            "packets_down": self.packets_down,
-        }
+        return {"class" if key == "name" else key: getattr(self, key) for key in self.__slots__}
 
 
 class Totals:
@@ -84,13 +78,11 @@ def chart(classes: Sequence[ClassTotal], width: int) -> Iterator[str]:
         )
         for c in classes
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    room = max(_LEAST_BAR, width - sum(widths) - 2 * len(widths))
+    lines = list(aligned(rows, {0}))
+    room = max(_LEAST_BAR, width - max(len(line) for line in lines) - 2)
     largest = max((c.bytes for c in classes), default=0)
-    for index, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        bar = _bar(classes[index - 1], largest, room) if index else f"{_UP_BAR} sent {_DOWN_BAR} received"
-        yield "  ".join([*cells, bar]).rstrip()
+    bars = [f"{_UP_BAR} sent {_DOWN_BAR} received", *(_bar(c, largest, room) for c in classes)]
+    yield from (f"{line}  {bar}".rstrip() for line, bar in zip(lines, bars, strict=True))
 
 
 def _bar(total: ClassTotal, largest: int, room: int) -> str:

@@ -30,7 +30,6 @@ _WORDS_KEPT: Final = 4096
 """Sentences and addresses remembered: flows of one kind share theirs."""
 
 _ECH: Final = "the true name may be encrypted (ECH)"
-_DETECTED: Final = {Protocol.OPAQUE: UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +55,8 @@ class Verdict:
 
     def document(self) -> dict[str, Any]:
         """As the JSON object that is printed; the keys are documented in docs/how-to/classify.md."""
-        return {
-            "src": self.src,
-            "sport": self.sport,
-            "dst": self.dst,
-            "dport": self.dport,
-            "protocol": self.protocol,
-            "detected": self.detected,
-            "sni": self.sni,
-            "host": self.host,
-            "alpn": list(self.alpn),
-            "ech": self.ech,
-            "class": self.class_name,
-            "why": self.why,
-            "bytes_up": self.bytes_up,
-            "packets_up": self.packets_up,
-            "bytes_down": self.bytes_down,
-            "packets_down": self.packets_down,
-        }
+        document = {("class" if key == "class_name" else key): getattr(self, key) for key in self.__slots__}
+        return {**document, "alpn": list(self.alpn)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +154,9 @@ def _address(packed: bytes) -> str:
 def _detected(flow: Flow) -> str:
     if flow.quic:
         return QUIC
-    if flow.detection is None:
+    if flow.detection is None or flow.detection.protocol is Protocol.OPAQUE:
         return UNKNOWN
-    return _DETECTED.get(flow.detection.protocol, flow.detection.protocol.value)
+    return flow.detection.protocol.value
 
 
 def _remarks(flow: Flow, seen: Detection | None) -> list[str]:

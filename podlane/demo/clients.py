@@ -4,6 +4,10 @@ An upload is fed by ``dd`` through a pipe. Ending it means ending dd: the progra
 finishes properly, and dd has counted the bytes. It writes them in pieces that a pipe takes whole or not at all
 (PIPE_BUF, pipe(7)), so that its count is exact, and can be held against what arrived. A download ends when its server
 ends it, which has counted; so has the program.
+
+Requests on one kept connection are one curl, with a FIFO for the body of each. curl opens a file when its turn comes,
+and waits there until somebody writes (fifo(7)). So the first request lasts as long as its dd writes, then the next
+begins, on the same connection; curl says how many it has opened.
 """
 
 from __future__ import annotations
@@ -13,22 +17,27 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Final
 
 from podlane.demo.peer import RAW
-from podlane.demo.programs import guarded, last_words, tool
-from podlane.demo.quic import quic_sender_command
+from podlane.demo.programs import Program
 from podlane.demo.scenario import RAW_PORT, Client, Lane
-from podlane.demo.servers import Servers
+from podlane.demo.servers import PYTHON_MODULE, Servers
 from podlane.errors import DemoError
 from podlane.netns import Host
+from podlane.netns.tools import require_tool
 
 _PIECE: Final = "bs=4k"
 _COUNT: Final = re.compile(r"^(\d+) bytes", re.MULTILINE)
 _FEEDER_PATIENCE: Final = 5.0
+_SAID: Final = r"\n%{num_connects}\n"
+"""Behind the body of each answer: how many connections curl had to open for the request."""
+
+Received = tuple[int | None, str | None]
+"""What the other end got, if that is known, and what went wrong, if anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +54,32 @@ class Transfer:
         return self.problem is None and self.sent == self.received
 
 
-class Running(Protocol):
-    """A transfer that is going on."""
-
-    @property
-    def lane(self) -> Lane:
-        """The lane that it is in."""
-
-    def check(self) -> None:
-        """Raise :class:`DemoError` when the program ended by itself: its connection broke."""
-
-    def end(self) -> None:
-        """Let the transfer finish; what is on its way still arrives."""
-
-    def result(self, patience: float) -> Transfer:
-        """Wait up to ``patience`` seconds for the end of what :meth:`end` has ended."""
-
-    def kill(self) -> None:
-        """End what the lab does not end."""
-
-
 def command(lane: Lane, server: str, certificate: Path) -> list[str]:
     """The program of a lane, with its arguments; ``server`` is the address that it connects to."""
     if lane.client is Client.CAT:
-        return [tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
+        return [require_tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
     if lane.client is Client.QUIC:
-        return quic_sender_command(lane, server, certificate)
+        assert lane.resolve is not None
+        name, port = lane.resolve
+        return [*PYTHON_MODULE, "podlane.demo.quic", "send", server, str(port), name, str(certificate)]
     if lane.kind.uploads:
-        return [tool("curl"), *curl_options(lane, server, certificate, upload="-")]
+        return [require_tool("curl"), *_curl_options(lane, server, certificate, upload="-")]
     output = ["--output", "/dev/null", "--write-out", "%{size_download}"]
-    return [tool("curl"), *curl_options(lane, server, certificate), *output]
+    return [require_tool("curl"), *_curl_options(lane, server, certificate), *output]
 
 
-def curl_options(lane: Lane, server: str, certificate: Path, *, upload: str | None = None) -> list[str]:
+def conversation_command(lanes: Sequence[Lane], bodies: Iterable[Path], address: str, certificate: Path) -> list[str]:
+    """curl, told to make a request per lane with the bodies that these files give."""
+    argv: list[str] = []
+    for lane, body in zip(lanes, bodies, strict=True):
+        argv += ["--next"] if argv else [require_tool("curl")]
+        argv += _curl_options(lane, address, certificate, upload=str(body))
+        # Without Expect: the body begins at once.
+        argv += ["--http1.1", "--header", "Expect:", "--write-out", _SAID]
+    return argv
+
+
+def _curl_options(lane: Lane, server: str, certificate: Path, *, upload: str | None = None) -> list[str]:
     """What curl is told for one transfer; ``upload`` names the file to send."""
     options = ["--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(certificate)]
     if upload is not None:
@@ -88,24 +90,15 @@ def curl_options(lane: Lane, server: str, certificate: Path, *, upload: str | No
     return options + [argument.format(server=server) for argument in lane.arguments]
 
 
-def program_environment() -> dict[str, str]:
-    """For the demo's programs. LC_ALL: some of their words are read."""
-    return {**os.environ, "LC_ALL": "C"}
-
-
 class Feeder:
     """``dd``, which writes zeros without end into a pipe, or into the file named by ``into``, and counts them."""
 
-    def __init__(self, into: Path | None = None) -> None:
-        target = [] if into is None else [f"of={into}"]
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            guarded([tool("dd"), "if=/dev/zero", _PIECE, *target]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if into is None else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=program_environment(),
-            start_new_session=True,
-        )
+    def __init__(self, lane: Lane, host: Host, folder: Path, into: Path | None = None) -> None:
+        self._lane, self._log = lane.name, folder / f"{lane.name}.dd.log"
+        argv = [require_tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
+        stdout = subprocess.PIPE if into is None else subprocess.DEVNULL
+        program = Program("dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
+        self._process = program.process
 
     @property
     def output(self) -> IO[bytes]:
@@ -115,137 +108,123 @@ class Feeder:
 
     def end(self) -> None:
         """No more bytes; what is in the pipe stays there for its reader."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGINT)
 
-    def count(self, lane: str) -> int:
+    def count(self) -> int:
         """How many bytes it has written, after :meth:`end`. Raises :class:`DemoError`."""
         try:
-            _, words = self._process.communicate(timeout=_FEEDER_PATIENCE)
+            self._process.wait(_FEEDER_PATIENCE)
         except subprocess.TimeoutExpired:
-            raise DemoError(f"{lane}: dd does not end.") from None
-        counts = _COUNT.findall(words.decode(errors="replace"))
+            raise DemoError(f"{self._lane}: dd does not end.") from None
+        counts = _COUNT.findall(self._log.read_text())
         return int(counts[-1]) if counts else 0
 
-    def kill(self) -> None:
-        """End it at once."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
 
+@dataclass
+class Running:
+    """A transfer that is going on: from the Pod where it has a ``feeder``, else one that ``servers`` give."""
 
-class Program:
-    """The program of a transfer: started in a host, its words in a log, its output kept."""
-
-    def __init__(self, name: str, host: Host, argv: Sequence[str], log: Path, stdin: IO[bytes] | int) -> None:
-        self.name = name
-        self._log = log
-        with log.open("ab") as stream:
-            self._process: subprocess.Popen[Any] = host.popen(
-                guarded(argv),
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                env=program_environment(),
-                start_new_session=True,
-            )
-
-    def check(self, lane: str) -> None:
-        """Raise :class:`DemoError` when it has ended."""
-        if self._process.poll() is not None:
-            raise DemoError(
-                f"{lane}: {self.name} ended with {self._process.returncode} "
-                f"in the middle of its transfer.{last_words(self._log)}"
-            )
-
-    def output(self, patience: float) -> tuple[bytes, str | None]:
-        """Wait for its end; what it printed, and what went wrong, if anything."""
-        try:
-            said, _ = self._process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            return b"", f"{self.name} did not finish within {patience:g} s"
-        if self._process.returncode:
-            return said, f"{self.name} ended with {self._process.returncode}{last_words(self._log)}"
-        return said, None
-
-
-class Uploader:
-    """One running upload from the Pod; the servers count the raw one."""
-
-    def __init__(self, lane: Lane, pod: Host, servers: Servers, address: str, certificate: Path, folder: Path) -> None:
-        """Start it; raises :class:`DemoError` when the program cannot be started."""
-        self.lane = lane
-        self._servers = servers
-        self._ending = False
-        self._feeder = Feeder()
-        try:
-            argv = command(lane, address, certificate)
-            log = folder / f"{lane.name}.log"
-            self._program = Program(lane.client.value, pod, argv, log, self._feeder.output)
-        except BaseException:  # interrupted, too: nobody else knows of the feeder
-            self.kill()
-            raise
-        # Ours would keep dd's pipe open after the program is gone.
-        self._feeder.output.close()
+    lane: Lane
+    program: Program
+    servers: Servers
+    received: Callable[[float], Received]
+    """What has been received once the program has ended, for which it waits up to so many seconds."""
+    feeder: Feeder | None = None
+    is_ending: bool = False
 
     def check(self) -> None:
-        if not self._ending:
-            self._program.check(self.lane.name)
+        """Raise :class:`DemoError` when the program ended by itself: its connection broke."""
+        if not self.is_ending:
+            self.program.check(self.lane.name)
 
     def end(self) -> None:
-        self._ending = True
-        self._feeder.end()
+        """Let the transfer finish; what is on its way still arrives."""
+        if self.feeder is not None:
+            self.feeder.end()
+        elif not self.is_ending:
+            self.servers.end_download(self.lane.name)
+        self.is_ending = True
 
     def result(self, patience: float) -> Transfer:
-        sent = self._feeder.count(self.lane.name)
-        said, problem = self._program.output(patience)
-        if problem is not None:
-            return Transfer(self.lane.name, sent, None, problem)
-        if self.lane.client is Client.CAT:
-            return Transfer(self.lane.name, sent, self._servers.counted(RAW, patience))
-        return Transfer(self.lane.name, sent, received(said))
-
-    def kill(self) -> None:
-        self._feeder.kill()
-
-
-class Downloader:
-    """One running download: a program on ``client``, served by ``servers`` at ``address``."""
-
-    def __init__(
-        self, lane: Lane, client: Host, servers: Servers, address: str, certificate: Path, folder: Path
-    ) -> None:
-        """Start it; raises :class:`DemoError` when the program cannot be started."""
-        self.lane = lane
-        self._servers = servers
-        self._ending = False
-        argv = command(lane, address, certificate)
-        self._program = Program(lane.client.value, client, argv, folder / f"{lane.name}.log", subprocess.DEVNULL)
-
-    def check(self) -> None:
-        if not self._ending:
-            self._program.check(self.lane.name)
-
-    def end(self) -> None:
-        if not self._ending:
-            self._ending = True
-            self._servers.end_download(self.lane.name)
-
-    def result(self, patience: float) -> Transfer:
-        said, problem = self._program.output(patience)
-        sent = self._servers.counted(self.lane.name, patience)
+        """Wait up to ``patience`` seconds for the end of what :meth:`end` has ended."""
+        if self.feeder is not None:
+            return Transfer(self.lane.name, self.feeder.count(), *self.received(patience))
+        received, problem = self.received(patience)
+        sent = self.servers.counted(self.lane.name, patience)
         if problem is None and sent is None:
             problem = "its server did not end it"
-        return Transfer(self.lane.name, sent or 0, int(said) if problem is None else None, problem)
-
-    def kill(self) -> None:
-        """Nothing but the program runs, and the lab ends that."""
+        return Transfer(self.lane.name, sent or 0, received, problem)
 
 
-def received(answer: bytes) -> int | None:
+def start_upload(lane: Lane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
+    """An upload by a program of its own."""
+    feeder = Feeder(lane, host, folder)
+    program = _program(lane, host, argv, folder, feeder.output)
+    # Ours would keep dd's pipe open after the program is gone.
+    feeder.output.close()
+
+    def received(patience: float) -> Received:
+        said, problem = program.output(patience)
+        if problem is not None or lane.client is not Client.CAT:
+            return None if problem else _received(said), problem
+        return servers.counted(RAW, patience), None
+
+    return Running(lane, program, servers, received, feeder)
+
+
+def start_download(lane: Lane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
+    """A download from ``servers``."""
+    program = _program(lane, host, argv, folder, subprocess.DEVNULL)
+
+    def received(patience: float) -> Received:
+        said, problem = program.output(patience)
+        return int(said) if problem is None else None, problem
+
+    return Running(lane, program, servers, received)
+
+
+def _program(lane: Lane, host: Host, argv: Sequence[str], folder: Path, stdin: IO[bytes] | int) -> Program:
+    return Program(lane.client.value, host, argv, folder / f"{lane.name}.log", stdin)
+
+
+class Conversation:
+    """The curl that makes the requests of all ``lanes``, in their order."""
+
+    def __init__(
+        self, lanes: Sequence[Lane], host: Host, servers: Servers, address: str, certificate: Path, folder: Path
+    ) -> None:
+        """Start it; raises :class:`DemoError` when curl cannot be started."""
+        self._lanes = tuple(lanes)
+        self._host, self._servers, self._folder = host, servers, folder
+        self._fifos = {lane.name: folder / f"{lane.name}.fifo" for lane in lanes}
+        for path in self._fifos.values():
+            os.mkfifo(path, 0o600)
+        argv = conversation_command(lanes, self._fifos.values(), address, certificate)
+        self._program = Program("curl", host, argv, folder / "conversation.log", subprocess.DEVNULL)
+        self._said: tuple[bytes, str | None] | None = None
+
+    def start_upload(self, lane: Lane) -> Running:
+        """Let the request of a lane begin, as soon as those before it have ended."""
+        feeder = Feeder(lane, self._host, self._folder, self._fifos[lane.name])
+        return Running(lane, self._program, self._servers, lambda patience: self._received(lane, patience), feeder)
+
+    def _received(self, lane: Lane, patience: float) -> Received:
+        if self._said is None:
+            self._said = self._program.output(patience)
+        said, problem = self._said
+        lines = said.splitlines()
+        index = 2 * self._lanes.index(lane)
+        if problem is None and len(lines) != 2 * len(self._lanes):
+            problem = f"curl said something else than {len(self._lanes)} answers: {said!r}"
+        if problem is not None:
+            return None, problem
+        opened = int(lines[index + 1])
+        if opened != (index == 0):
+            return None, f"curl opened {opened} connections for it, instead of using the one that was there"
+        return _received(lines[index]), None
+
+
+def _received(answer: bytes) -> int | None:
     """What the server says that it got; None when it says something else."""
     try:
         return int(json.loads(answer)["received"])

@@ -105,7 +105,7 @@ def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
     from podlane.demo.recording import judge
     from podlane.demo.report import print_report
     from podlane.demo.scenario import make_scenario
-    from podlane.demo.show import Show
+    from podlane.demo.show import play
     from podlane.demo.topology import open_stage
     from podlane.demo.view import LiveView, PlainView
 
@@ -117,7 +117,7 @@ def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
     with open_stage(scenario) as stage:
         view: View = LiveView(out, scenario) if out.is_terminal and not plain else PlainView(out, scenario)
         try:
-            recording = Show(stage, view).play()
+            recording = play(stage, view)
         finally:
             view.close()
         say("waiting for the last bytes to arrive ...")
@@ -158,7 +158,7 @@ def _check_machine() -> None:
 
 def _possible(parts: Sequence[Part]) -> list[Part]:
     """The parts that this kernel has the pieces for; the others get a word. Raises :class:`DemoError` when none is."""
-    from podlane.demo.kernel import missing_for
+    from podlane.demo.requirements import missing_for, quic_lanes, quic_missing
 
     missing = {part.name: why for part in parts if (why := missing_for(part))}
     left = [part for part in parts if part.name not in missing]
@@ -166,19 +166,12 @@ def _possible(parts: Sequence[Part]) -> list[Part]:
         raise DemoError(" ".join(dict.fromkeys(missing.values())))
     for name, why in missing.items():
         say(f"the part {name} is left out. {why}")
-    return [_without_quic(part) for part in left]
-
-
-def _without_quic(part: Part) -> Part:
-    """The part, or what is left of it where QUIC cannot be shown."""
-    from podlane.demo.quic import quic_lanes, quic_missing
-
-    names = quic_lanes(part)
-    why = quic_missing() if names else None
-    if why is None:
-        return part
-    say(f"{part.name}: QUIC is left out (the lane {', '.join(names)}). {why}")
-    return part.without(names)
+    for number, part in enumerate(left):
+        names = quic_lanes(part)
+        if names and (why := quic_missing()):
+            say(f"{part.name}: QUIC is left out (the lane {', '.join(names)}). {why}")
+            left[number] = part.without(names)
+    return left
 
 
 def _can_draw() -> bool:

@@ -16,7 +16,8 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from podlane.demo.recording import Recording
-from podlane.demo.scenario import Client, Kind, Lane, Limits, Way
+from podlane.demo.scenario import Client, Kind, Lane, Way
+from traffic_policy.policy import ResolvedClass
 
 _INK: Final = "#222222"
 _QUIET: Final = "#6b6b6b"
@@ -86,23 +87,21 @@ def _figure(recording: Recording) -> Figure:
     panels_inches = sum(heights) * _INCHES_PER_MBIT + _GAP_INCHES * (len(heights) - 1)
     height = panels_inches + _TOP_INCHES + _BOTTOM_INCHES
     figure = Figure(figsize=(_WIDTH_INCHES, height))
-    y = height - _TOP_INCHES
-    panels = []
-    for top in heights:
-        tall = top * _INCHES_PER_MBIT
-        y -= tall
-        wide = _WIDTH_INCHES - _LEFT_INCHES - _RIGHT_INCHES
-        box = (_LEFT_INCHES / _WIDTH_INCHES, y / height, wide / _WIDTH_INCHES, tall / height)
-        axes = figure.add_axes(box)
-        axes.set_xlim(0, scenario.seconds)
+    layout = {
+        "height_ratios": heights,
+        "hspace": _GAP_INCHES / (sum(heights) * _INCHES_PER_MBIT / len(heights)),
+        "left": _LEFT_INCHES / _WIDTH_INCHES,
+        "right": 1 - _RIGHT_INCHES / _WIDTH_INCHES,
+        "top": 1 - _TOP_INCHES / height,
+        "bottom": _BOTTOM_INCHES / height,
+    }
+    panels = figure.subplots(len(drawn), sharex=True, squeeze=False, gridspec_kw=layout)[:, 0].tolist()
+    panels[0].set_xlim(0, scenario.seconds)
+    for axes, top in zip(panels, heights, strict=True):
         axes.set_ylim(0, top)
         axes.set_yticks(range(0, int(top) + 1, 50 if top > 60 else 20))
         axes.tick_params(length=3, width=0.7)
         axes.set_axisbelow(True)
-        panels.append(axes)
-        y -= _GAP_INCHES
-    for axes in panels[:-1]:
-        axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel("seconds", color=_QUIET, fontsize=8.5)
     for axes, what in zip(panels, drawn, strict=True):
         if isinstance(what, Way):
@@ -129,24 +128,13 @@ def _draw_heading(figure: Figure, height: float, recording: Recording) -> None:
     scenario = recording.scenario
     totals = [total.human for total in scenario.totals.values()]
     shared = totals[0] if len(totals) == 1 else f"{totals[0]} out and {totals[1]} in"
-    figure.text(
-        x,
-        1 - 0.30 / height,
-        f"{scenario.part.title}, sharing {shared}",
-        fontsize=14,
-        fontweight="bold",
-        color=_INK,
-        va="center",
-    )
-    figure.text(
-        x,
-        1 - 0.57 / height,
+    title = f"{scenario.part.title}, sharing {shared}"
+    figure.text(x, 1 - 0.30 / height, title, fontsize=14, fontweight="bold", color=_INK, va="center")
+    subtitle = (
         f"{scenario.part.subtitle}, in Mbit/s as the kernel counts them (half-second means). "
-        "Every panel has the same scale.",
-        fontsize=9,
-        color=_QUIET,
-        va="center",
+        "Every panel has the same scale."
     )
+    figure.text(x, 1 - 0.57 / height, subtitle, fontsize=9, color=_QUIET, va="center")
 
 
 def _draw_total(axes: Any, recording: Recording, way: Way) -> None:
@@ -158,7 +146,7 @@ def _draw_total(axes: Any, recording: Recording, way: Way) -> None:
         _label_layer(axes, lane.name, times, curves, index)
     total = recording.scenario.totals[way].bits_per_second / 1e6
     axes.axhline(total, color=_INK, linewidth=1.1)
-    _beside(axes, total, f"total {total:g}", _INK)
+    _beside(axes, total, f"total {total:g}")
     title = "all lanes together" if len(recording.scenario.totals) == 1 else _TOGETHER[way]
     axes.set_title(title, loc="left", fontsize=9.5, color=_INK, fontweight="bold", pad=4)
 
@@ -174,16 +162,9 @@ def _label_layer(axes: Any, name: str, times: Sequence[float], curves: Sequence[
     at = plateau_middle([rate if step < _STEP_MBIT else 0.0 for rate, step in zip(curve, steps, strict=True)])
     if at is None or curve[at] < _LABEL_MBIT:
         return
-    axes.text(
-        times[at],
-        below[at] + curve[at] / 2,
-        name,
-        color="white",
-        fontsize=9,
-        fontweight="bold",
-        ha="center",
-        va="center",
-    )
+    middle = below[at] + curve[at] / 2
+    style = {"color": "white", "fontsize": 9, "fontweight": "bold", "ha": "center", "va": "center"}
+    axes.text(times[at], middle, name, **style)
 
 
 def plateau_middle(values: Sequence[float]) -> int | None:
@@ -210,26 +191,15 @@ def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
     steps = [0, change, scenario.seconds]
     axes.step(steps, [ceil0, ceil1, ceil1], where="post", color=_INK, linewidth=1.1)
     axes.step(steps, [rate0, rate1, rate1], where="post", color=_INK, linewidth=1.0, linestyle=(0, (4, 2.5)))
-    _beside(axes, ceil1, f"ceil {ceil1:g}", _INK)
-    _beside(axes, rate1, f"guaranteed {rate1:g}", _INK)
+    _beside(axes, ceil1, f"ceil {ceil1:g}")
+    _beside(axes, rate1, f"guaranteed {rate1:g}")
     for word, before, after in (("ceil", ceil0, ceil1), ("guaranteed", rate0, rate1)):
         if before != after:
             _inside(axes, change, before, f"{word} {before:g}")
     axes.set_title(lane.name, loc="left", fontsize=9.5, color=colour, fontweight="bold", pad=4)
-    axes.annotate(
-        f"{_KINDS[lane.kind]}{_told_by(lane)} {lane.value}{lane.note and f' ({lane.note})'}",
-        (0, 1),
-        (58, 4),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=8.5,
-        color=_QUIET,
-        va="baseline",
-    )
-
-
-def _told_by(lane: Lane) -> str:
-    return "upload by QUIC, by its server name" if lane.client is Client.QUIC else _CRITERIA[lane.criterion]
+    told_by = "upload by QUIC, by its server name" if lane.client is Client.QUIC else _CRITERIA[lane.criterion]
+    text = f"{_KINDS[lane.kind]}{told_by} {lane.value}{lane.note and f' ({lane.note})'}"
+    _note(axes, text, (0, 1), (58, 4), xycoords="axes fraction", color=_QUIET, va="baseline")
 
 
 def _draw_events(panels: Sequence[Any], recording: Recording) -> None:
@@ -237,48 +207,30 @@ def _draw_events(panels: Sequence[Any], recording: Recording) -> None:
         change = span.phase.change_limits
         time = recording.changed_at if change and recording.changed_at is not None else span.start
         for axes in panels if index else ():
-            axes.axvline(
-                time, color=_INK if change else _HAIR, linewidth=1.0 if change else 0.8, zorder=3 if change else 0
+            style = (
+                {"color": _INK, "linewidth": 1.0, "zorder": 3}
+                if change
+                else {"color": _HAIR, "linewidth": 0.8, "zorder": 0}
             )
-        panels[0].annotate(
-            span.phase.name,
-            (time, 1),
-            (0, 20),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=_INK,
-            fontweight="bold" if change else "normal",
-            va="bottom",
-        )
+            axes.axvline(time, **style)
+        weight = "bold" if change else "normal"
+        above = ("data", "axes fraction")
+        _note(panels[0], span.phase.name, (time, 1), (0, 20), xycoords=above, fontweight=weight, va="bottom")
 
 
-def _beside(axes: Any, y: float, text: str, colour: str) -> None:
-    axes.annotate(
-        text,
-        (1, y),
-        (5, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=8.5,
-        color=colour,
-        va="center",
-    )
+def _beside(axes: Any, y: float, text: str) -> None:
+    _note(axes, text, (1, y), (5, 0), xycoords=("axes fraction", "data"), va="center")
 
 
 def _inside(axes: Any, x: float, y: float, text: str) -> None:
-    axes.annotate(
-        text,
-        (x, y),
-        (-4, 3),
-        textcoords="offset points",
-        fontsize=8.5,
-        color=_INK,
-        ha="right",
-        va="bottom",
-        path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")],
-    )
+    halo = [patheffects.withStroke(linewidth=2.2, foreground="white")]
+    _note(axes, text, (x, y), (-4, 3), ha="right", va="bottom", path_effects=halo)
 
 
-def _mbit(limits: Limits) -> tuple[float, float]:
+def _note(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """Small text, ``offset`` points away from a place."""
+    axes.annotate(text, at, offset, **{"textcoords": "offset points", "fontsize": 8.5, "color": _INK, **style})
+
+
+def _mbit(limits: ResolvedClass) -> tuple[float, float]:
     return limits.rate.bits_per_second / 1e6, limits.ceil.bits_per_second / 1e6

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from podlane.errors import ToolMissingError
-from podlane.netns.tools import find_tool
+from podlane.errors import DemoError, ToolMissingError
+from podlane.netns import Host
+from podlane.netns.tools import PACKAGES, find_tool, require_tool
 
-_PACKAGES: Final = {
-    "nginx": "nginx-light",
-    "curl": "curl",
-    "openssl": "openssl",
-    "bash": "bash",
-    "dd": "coreutils",
-    "cat": "coreutils",
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-}
-"""What the demo runs, and the Debian and Ubuntu packages that have it."""
-
+_PROGRAMS: Final = ("nginx", "curl", "openssl", "bash", "dd", "cat", "ip", "iptables", "nsenter", "setpriv")
+"""What the demo runs."""
 _LAST_LINES: Final = 8
 
 
 def require_programs() -> None:
     """Raise :class:`ToolMissingError` naming everything that is missing, and the packages to install."""
-    missing = [name for name in _PACKAGES if find_tool(name) is None]
+    missing = [name for name in _PROGRAMS if find_tool(name) is None]
     if missing:
-        packages = " ".join(dict.fromkeys(_PACKAGES[name] for name in missing))
+        packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
         verb = "is" if len(missing) == 1 else "are"
         raise ToolMissingError(
             f"{', '.join(missing)} {verb} not installed; the demo uses real programs. "
@@ -38,17 +32,9 @@ def require_programs() -> None:
         )
 
 
-def tool(name: str) -> str:
-    """The path of a program; raises :class:`ToolMissingError`."""
-    path = find_tool(name)
-    if path is None:
-        raise ToolMissingError(f"{name} is not installed. Install: apt-get install {_PACKAGES.get(name, name)}")
-    return path
-
-
 def guarded(argv: Sequence[str]) -> list[str]:
     """``argv`` as a command that the kernel kills when the demo dies, however it dies (PR_SET_PDEATHSIG, prctl(2))."""
-    return [tool("setpriv"), "--pdeathsig", "KILL", *argv]
+    return [require_tool("setpriv"), "--pdeathsig", "KILL", *argv]
 
 
 def last_words(log: Path) -> str:
@@ -58,3 +44,56 @@ def last_words(log: Path) -> str:
     except OSError:
         return ""
     return "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
+
+
+class Program:
+    """A program that runs in a host: its standard error goes to a log, its standard output to a pipe."""
+
+    def __init__(self, name: str, host: Host, argv: Sequence[str], log: Path, stdin: Any, **options: Any) -> None:
+        """Start it; ``name`` begins sentences about it, ``options`` are those of subprocess.Popen."""
+        self._name = name
+        self._log = log
+        options = {"stdout": subprocess.PIPE, "env": {**os.environ, "LC_ALL": "C"}, **options}
+        with log.open("ab") as stream:
+            self.process: subprocess.Popen[Any] = host.popen(
+                # Unbuffered: select(2) must see every line that has not been read yet.
+                guarded(argv), stdin=stdin, stderr=stream, bufsize=0, start_new_session=True, **options
+            )  # fmt: skip
+
+    def check(self, lane: str = "") -> None:
+        """Raise :class:`DemoError` when it has ended; ``lane``: in the middle of that lane's transfer."""
+        if self.process.poll() is not None:
+            where = " in the middle of its transfer" if lane else ""
+            error = self.error(f"ended with {self.process.returncode}{where}.")
+            raise DemoError(f"{lane}: {error}") if lane else error
+
+    def error(self, what: str) -> DemoError:
+        """An error about it, with its last words."""
+        return DemoError(f"{self._name} {what}{last_words(self._log)}")
+
+    def line(self, patience: float) -> str:
+        """The next line that it prints; nothing when none comes within ``patience`` seconds, or ever."""
+        stream = self.process.stdout
+        assert stream is not None
+        # It writes whole lines; once something is there, a line is.
+        return stream.readline().decode().strip() if select.select([stream], [], [], patience)[0] else ""
+
+    def wait_ready(self, patience: float) -> None:
+        """Wait for its line ``ready``. Raises :class:`DemoError` when it ends, or after ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        if self.line(patience) != "ready":
+            if time.monotonic() < deadline:
+                with suppress(subprocess.TimeoutExpired):  # its output has ended, and so will it
+                    self.process.wait(patience)
+            self.check()
+            raise self.error(f"is not ready within {patience:g} s.")
+
+    def output(self, patience: float) -> tuple[bytes, str | None]:
+        """Wait for its end, ``patience`` seconds at most; what it printed, and what went wrong, if anything."""
+        try:
+            said, _ = self.process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            return b"", f"{self._name} did not finish within {patience:g} s"
+        if self.process.returncode:
+            return said, f"{self._name} ended with {self.process.returncode}{last_words(self._log)}"
+        return said, None

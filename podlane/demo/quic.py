@@ -1,77 +1,106 @@
-"""The demo's QUIC lane: whether it can be shown here, and its two programs, which need aioquic.
+"""The two programs of the demo's QUIC lane, by aioquic: ``receive`` takes uploads and counts, ``send`` uploads.
 
-The programs are :mod:`podlane.demo.quic_sender` and :mod:`podlane.demo.quic_receiver`.
+On each stream the receiver says how many bytes have come so far, a number a line, and at its end ``{"received": N}``,
+which the sender prints. aioquic keeps all that it is given until the path takes it, so the sender itself waits: at most
+:data:`WINDOW` bytes are on their way.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import select
-import subprocess
+import asyncio
+import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from datapath.stepaside.features import probe
-from podlane.demo.programs import guarded, last_words
-from podlane.demo.scenario import TLS_PORT, Client, Lane, Part
-from podlane.errors import DemoError
-from podlane.netns import Host
+import click
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.server import serve
+from aioquic.quic.configuration import QuicConfiguration
 
-_START_PATIENCE: Final = 15.0
-"""Seconds until the server listens, on a busy machine."""
-_MODULE: Final = [sys.executable, "-P", "-m"]
-
-
-def quic_lanes(part: Part) -> tuple[str, ...]:
-    """The lanes of a part whose programs speak QUIC."""
-    return tuple(lane.name for lane in part.lanes if lane.client is Client.QUIC)
+PROTOCOL: Final = "podlane-demo"
+"""What both ends speak, by ALPN (RFC 7301)."""
+WINDOW: Final = 256 * 1024
+"""A fifth of a second at the lane's ceil: far more than a round trip, and soon over when the upload ends."""
+_CHUNK: Final = 32 * 1024
 
 
-def quic_missing() -> str | None:
-    """Why QUIC cannot be shown here, and the remedy; None when it can."""
-    if importlib.util.find_spec("aioquic") is None:
-        return "aioquic is not installed. To have it: pip install 'podlane[demo]'"
-    # With either datapath the classifier finds QUIC by what stepping aside is made of.
-    found = probe()
-    return None if found.available else f"{found.reason} {found.remedy}"
+@click.group()
+def main() -> None:
+    """Send by QUIC, or receive."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuicServer:
-    """The server of the lane, running."""
-
-    process: subprocess.Popen[Any]
-    log: Path
-
-    def check(self) -> None:
-        """Raise :class:`DemoError` when it is gone."""
-        if self.process.poll() is not None:
-            raise DemoError(f"The QUIC server ended with {self.process.returncode}.{last_words(self.log)}")
+@main.command()
+@click.argument("address")
+@click.argument("port", type=int)
+@click.argument("certificate", type=click.Path(path_type=Path))
+@click.argument("key", type=click.Path(path_type=Path))
+def receive(address: str, port: int, certificate: Path, key: Path) -> None:
+    """Take uploads on ADDRESS PORT, and count; print ``ready`` first."""
+    asyncio.run(_serve(address, port, certificate, key))
 
 
-def start_quic_server(host: Host, folder: Path, address: str, certificate: Path, key: Path) -> QuicServer:
-    """Start it on ``host`` and wait until it listens on UDP port 443. Raises :class:`DemoError`."""
-    log = folder / "quic.log"
-    argv = [*_MODULE, "podlane.demo.quic_receiver", address, str(TLS_PORT), str(certificate), str(key)]
-    with log.open("ab") as stream:
-        process = host.popen(
-            guarded(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stream, start_new_session=True
-        )
-    server = QuicServer(process, log)
-    assert process.stdout is not None
-    if not select.select([process.stdout], [], [], _START_PATIENCE)[0]:
-        raise DemoError(f"The QUIC server is not ready within {_START_PATIENCE:g} s.{last_words(log)}")
-    # One line comes, or the end of a process that could not start.
-    if not process.stdout.readline():
-        process.wait()
-        server.check()
-    return server
+async def _serve(address: str, port: int, certificate: Path, key: Path) -> None:
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=[PROTOCOL])
+    configuration.load_cert_chain(certificate, key)
+    tasks: list[asyncio.Task[None]] = []  # the event loop keeps only weak references
+
+    def began(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.ensure_future(_take(reader, writer)))
+
+    await serve(address, port, configuration=configuration, stream_handler=began)
+    print("ready", flush=True)  # noqa: T201 - this is the process's output
+    await asyncio.Event().wait()
 
 
-def quic_sender_command(lane: Lane, server: str, certificate: Path) -> list[str]:
-    """The client of a lane, which uploads what comes on its standard input."""
-    assert lane.resolve is not None
-    name, port = lane.resolve
-    return [*_MODULE, "podlane.demo.quic_sender", server, str(port), name, str(certificate)]
+async def _take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read a stream to its end."""
+    received = 0
+    while data := await reader.read(2 * _CHUNK):
+        received += len(data)
+        writer.write(b"%d\n" % received)
+    writer.write(json.dumps({"received": received}).encode() + b"\n")
+    writer.write_eof()
+
+
+@main.command()
+@click.argument("address")
+@click.argument("port", type=int)
+@click.argument("name")
+@click.argument("certificate", type=click.Path(path_type=Path))
+def send(address: str, port: int, name: str, certificate: Path) -> None:
+    """Upload standard input to NAME at ADDRESS PORT, whose CERTIFICATE is known; print its last line."""
+    try:
+        print(asyncio.run(_upload(address, port, name, certificate)))  # noqa: T201 - this is the process's output
+    except ConnectionError as error:
+        raise click.ClickException(f"the connection broke: {str(error) or 'see above'}") from None
+
+
+async def _upload(address: str, port: int, name: str, certificate: Path) -> str:
+    configuration = QuicConfiguration(is_client=True, server_name=name, alpn_protocols=[PROTOCOL])
+    configuration.load_verify_locations(str(certificate))
+    source = asyncio.StreamReader(limit=_CHUNK)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), sys.stdin)
+    async with connect(address, port, configuration=configuration) as connection:
+        reader, writer = await connection.create_stream()
+        sent = received = 0
+        while data := await source.read(_CHUNK):
+            while sent - received > WINDOW:
+                received = int(await _line(reader))
+            writer.write(data)
+            sent += len(data)
+        writer.write_eof()
+        while (line := await _line(reader)).isdecimal():
+            pass
+        return line
+
+
+async def _line(reader: asyncio.StreamReader) -> str:
+    line = await reader.readline()
+    if not line.endswith(b"\n"):
+        raise ConnectionError("the server is gone")
+    return line.decode().strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from podlane.demo.scenario import Limits, Scenario, Span, Way
+from podlane.demo.scenario import Scenario, Span, Way
+from traffic_policy.policy import ResolvedClass
 from traffic_policy.units import Rate
 
 SAMPLE_SECONDS: Final = 0.25
@@ -66,7 +67,7 @@ class Recording:
             if rate is not None:
                 yield sample.time, rate
 
-    def limits(self, lane: str, time: float) -> Limits:
+    def limits(self, lane: str, time: float) -> ResolvedClass:
         """What the lane is held to at a time."""
         changed = self.changed_at is not None and time >= self.changed_at
         return (self.scenario.after if changed else self.scenario.before)[lane]
@@ -86,7 +87,7 @@ class Measured:
     span: Span
     lane: str
     rate: Rate
-    limits: Limits
+    limits: ResolvedClass
 
     @property
     def within_ceil(self) -> bool:
@@ -103,33 +104,22 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Everything that was measured, phase by phase, and what is wrong with it (nothing: ``problems`` is empty).
+    """Everything that was measured, by phase and lane, and what is wrong with it (nothing: ``problems`` is empty).
 
-    ``used``: in a phase, how much of what was possible on a way the lanes together had, from 0 to 1.
+    ``used``: in a phase, how much of what was possible on a way the lanes together had, from 0 to 1. What was not
+    active in a phase is in neither.
     """
 
-    measured: tuple[Measured, ...]
-    used: tuple[tuple[Span, Way, float], ...]
+    measured: Mapping[tuple[Span, str], Measured]
+    used: Mapping[tuple[Span, Way], float]
     problems: tuple[str, ...]
-
-    def of(self, span: Span, lane: str) -> Measured | None:
-        """The measurement of a lane in a phase, if the lane was active then."""
-        return next((m for m in self.measured if m.span is span and m.lane == lane), None)
-
-    def all_of(self, lane: str) -> tuple[Measured, ...]:
-        """The measurements of a lane in all phases in which it was active."""
-        return tuple(m for m in self.measured if m.lane == lane)
-
-    def share(self, span: Span, way: Way) -> float | None:
-        """How much was used on a way in a phase; None when no lane was active there."""
-        return next((share for found, its_way, share in self.used if found is span and its_way is way), None)
 
 
 def judge(recording: Recording) -> Verdict:
     """Measure every phase and hold it against the limits."""
     scenario = recording.scenario
-    measured: list[Measured] = []
-    used: list[tuple[Span, Way, float]] = []
+    measured: dict[tuple[Span, str], Measured] = {}
+    used: dict[tuple[Span, Way], float] = {}
     problems: list[str] = []
     for span in scenario.spans:
         limits = span.limits(scenario)
@@ -137,18 +127,17 @@ def judge(recording: Recording) -> Verdict:
             lanes = [lane.name for lane in scenario.on(way) if lane.name in span.active]
             if not lanes:
                 continue
-            found = []
+            together = 0
             for lane in lanes:
                 rate = recording.rate(lane, span.steady, span.end)
                 if rate is None:
                     problems.append(f"{lane}: nothing was measured in the phase “{span.phase.name}”.")
-                else:
-                    found.append(Measured(span, lane, Rate(round(rate)), limits[lane]))
-            measured += found
-            problems += (problem for each in found for problem in _problems(each))
+                    continue
+                found = measured[span, lane] = Measured(span, lane, Rate(round(rate)), limits[lane])
+                problems += _problems(found)
+                together += found.rate.bits_per_second
             possible = min(total.bits_per_second, sum(limits[lane].ceil.bits_per_second for lane in lanes))
-            share = sum(each.rate.bits_per_second for each in found) / possible
-            used.append((span, way, share))
+            share = used[span, way] = together / possible
             if share < USE_TOLERANCE:
                 problems.append(
                     f"Only {share:.0%} of {Rate(possible).human} was used in the phase “{span.phase.name}”, "
@@ -156,7 +145,7 @@ def judge(recording: Recording) -> Verdict:
                 )
     if scenario.change_at is not None and recording.changed_at is None:
         problems.append("The change of limits never came into force.")
-    return Verdict(tuple(measured), tuple(used), tuple(problems))
+    return Verdict(measured, used, tuple(problems))
 
 
 def _problems(found: Measured) -> Iterator[str]:

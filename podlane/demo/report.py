@@ -10,9 +10,9 @@ from rich.text import Text
 
 from podlane.demo.clients import Transfer
 from podlane.demo.recording import Measured, Recording, Verdict
-from podlane.demo.scenario import Kind, Lane, Scenario, Span, Way
+from podlane.demo.scenario import Kind, Lane, Scenario, Way
 from podlane.demo.view import mbit
-from traffic_policy.units import Rate
+from traffic_policy.policy import ResolvedClass
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,11 +40,10 @@ def print_report(
     """The table, what is wrong, and a line for each kind of traffic: kept or not, with the figures."""
     scenario = recording.scenario
     console.print()
-    console.print(
-        "Mbit/s in the settled part of each phase, as the kernel counted on the Pod's interface:\n", soft_wrap=True
-    )
-    console.print(report_table(scenario, verdict, {t.lane: t for t in transfers}, protocols))
-    for problem in [*verdict.problems, *transfer_problems(transfers)]:
+    title = "Mbit/s in the settled part of each phase, as the kernel counted on the Pod's interface:\n"
+    console.print(title, soft_wrap=True)
+    console.print(report_table(scenario, verdict, transfers, protocols))
+    for problem in [*verdict.problems, *_transfer_problems(transfers)]:
         console.print(Text(f"✗ {problem}", style="red"), soft_wrap=True)
     for good, line in verdict_lines(recording, verdict, transfers, clients_known):
         console.print(Text(f"{'✓' if good else '✗'} {line}", style="green" if good else "red"), soft_wrap=True)
@@ -57,31 +56,30 @@ def verdict_lines(
     scenario = recording.scenario
     finished = {transfer.lane for transfer in transfers}
     for kind in dict.fromkeys(lane.kind for lane in scenario.lanes):
-        found = [(lane, verdict.all_of(lane.name)) for lane in scenario.lanes if lane.kind is kind]
-        good = all(measured and all(m.good for m in measured) for _, measured in found)
+        lanes = [lane.name for lane in scenario.lanes if lane.kind is kind]
+        found = {name: [m for m in verdict.measured.values() if m.lane == name] for name in lanes}
+        good = all(measured and all(m.good for m in measured) for measured in found.values())
         word = "within guarantees and ceils" if good else "NOT within guarantees and ceils"
-        yield good, f"{_ABOUT[kind]}: {word} ({', '.join(_figures(*each) for each in found)} Mbit/s)."
-        if kind is Kind.ANSWER and any(lane.name in finished for lane, _ in found):
-            yield (
-                clients_known,
-                f"The Pod's server saw {'its' if clients_known else 'NOT only its'} clients' own addresses.",
-            )
+        yield good, f"{_ABOUT[kind]}: {word} ({', '.join(_figures(*each) for each in found.items())} Mbit/s)."
+        if kind is Kind.ANSWER and not finished.isdisjoint(found):
+            whose = "its" if clients_known else "NOT only its"
+            yield clients_known, f"The Pod's server saw {whose} clients' own addresses."
     if scenario.change_at is not None and recording.changed_at is not None:
         yield True, f"Limits changed at {recording.changed_at:.0f} s, while all lanes were in use."
     if transfers and all(transfer.complete for transfer in transfers):
         yield True, "No connection broke, and every byte that was sent arrived."
 
 
-def _figures(lane: Lane, measured: Sequence[Measured]) -> str:
+def _figures(lane: str, measured: Sequence[Measured]) -> str:
     if not measured:
-        return f"{lane.name} nothing"
+        return f"{lane} nothing"
     rates = [m.rate.bits_per_second / 1e6 for m in measured]
     low, high = f"{min(rates):.1f}", f"{max(rates):.1f}"
-    return f"{lane.name} {low}" if low == high else f"{lane.name} {low}–{high}"
+    return f"{lane} {low}" if low == high else f"{lane} {low}–{high}"
 
 
 def report_table(
-    scenario: Scenario, verdict: Verdict, transfers: Mapping[str, Transfer], protocols: Mapping[str, Sequence[str]]
+    scenario: Scenario, verdict: Verdict, transfers: Sequence[Transfer], protocols: Mapping[str, Sequence[str]]
 ) -> Table:
     """Phases down, lanes across."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -99,28 +97,27 @@ def report_table(
     for span in scenario.spans:
         limits = span.limits(scenario)
         if limits is not previous:
-            cells = (_limits(limits[lane.name].rate, limits[lane.name].ceil) for lane in scenario.lanes)
-            table.add_row(Text("guarantee–ceil", style="italic"), *(Text(c, style="italic") for c in cells))
+            cells = (_limits(limits[lane.name]) for lane in scenario.lanes)
+            table.add_row("guarantee–ceil", *cells, style="italic")
             previous = limits
-        row = [_cell(verdict, span, lane) for lane in scenario.lanes]
-        shares = (verdict.share(span, way) for way in ways)
+        row = [_cell(verdict.measured.get((span, lane.name))) for lane in scenario.lanes]
+        shares = (verdict.used.get((span, way)) for way in ways)
         table.add_row(f" {span.phase.name}", *row, *("–" if share is None else f"{share:.0%}" for share in shares))
-    table.add_row("MiB", *(_amount(transfers.get(lane.name)) for lane in scenario.lanes))
-    table.add_row("arrived whole", *(_arrived(transfers.get(lane.name)) for lane in scenario.lanes))
+    ended = {transfer.lane: transfer for transfer in transfers}
+    amounts = (f"{ended[lane.name].sent / _MIB:.1f}" if lane.name in ended else "–" for lane in scenario.lanes)
+    table.add_row("MiB", *amounts)
+    table.add_row("arrived whole", *(_arrived(ended.get(lane.name)) for lane in scenario.lanes))
     return table
 
 
-def transfer_problems(transfers: Sequence[Transfer]) -> list[str]:
-    """What is wrong with transfers that did not arrive whole."""
-    return [
-        f"{t.lane}: {t.problem or f'{t.sent} bytes were sent, {t.received} arrived'}."
-        for t in transfers
-        if not t.complete
-    ]
+def _transfer_problems(transfers: Sequence[Transfer]) -> Iterator[str]:
+    for each in transfers:
+        if not each.complete:
+            yield f"{each.lane}: {each.problem or f'{each.sent} bytes were sent, {each.received} arrived'}."
 
 
-def _limits(rate: Rate, ceil: Rate) -> str:
-    return f"{rate.bits_per_second / 1e6:g}–{ceil.bits_per_second / 1e6:g}"
+def _limits(limits: ResolvedClass) -> str:
+    return f"{limits.rate.bits_per_second / 1e6:g}–{limits.ceil.bits_per_second / 1e6:g}"
 
 
 def _seen_as(lane: Lane, protocols: Mapping[str, Sequence[str]]) -> str:
@@ -129,16 +126,11 @@ def _seen_as(lane: Lane, protocols: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(protocols.get(lane.name, ())) or "?"
 
 
-def _cell(verdict: Verdict, span: Span, lane: Lane) -> Text:
-    found = verdict.of(span, lane.name)
+def _cell(found: Measured | None) -> Text:
     if found is None:
         return Text("–", style="dim")
     mark, style = ("✓", "") if found.good else ("✗", "bold red")
     return Text(f"{mbit(found.rate.bits_per_second)} {mark}", style=style)
-
-
-def _amount(transfer: Transfer | None) -> str:
-    return f"{transfer.sent / _MIB:.1f}" if transfer else "–"
 
 
 def _arrived(transfer: Transfer | None) -> Text:

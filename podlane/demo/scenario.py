@@ -11,7 +11,7 @@ from enum import Enum
 from importlib.resources import files
 from typing import Final
 
-from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy import ResolvedClass, TrafficPolicy
 from traffic_policy.policy_file import parse_policy
 from traffic_policy.units import Rate
 
@@ -87,14 +87,6 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a lane is held to: guaranteed rate and ceil."""
-
-    rate: Rate
-    ceil: Rate
-
-
-@dataclass(frozen=True, slots=True)
 class Phase:
     """A stretch of the demo. At its start a lane may join or end, or the limits change; then everything settles."""
 
@@ -151,7 +143,7 @@ class Span:
     active: frozenset[str]
     changed: bool
 
-    def limits(self, scenario: Scenario) -> Mapping[str, Limits]:
+    def limits(self, scenario: Scenario) -> Mapping[str, ResolvedClass]:
         """The limits in force during this phase."""
         return scenario.after if self.changed else scenario.before
 
@@ -162,8 +154,8 @@ class Scenario:
 
     part: Part
     totals: Mapping[Way, Rate]
-    before: Mapping[str, Limits]
-    after: Mapping[str, Limits]
+    before: Mapping[str, ResolvedClass]
+    after: Mapping[str, ResolvedClass]
     spans: tuple[Span, ...]
 
     @property
@@ -197,11 +189,10 @@ def make_scenario(part: Part, scale: float = 1.0) -> Scenario:
     return Scenario(part, totals, before, after, _spans(part.story, scale))
 
 
-def _limits(part: Part, policy: TrafficPolicy) -> dict[str, Limits]:
+def _limits(part: Part, policy: TrafficPolicy) -> dict[str, ResolvedClass]:
     received = policy.received()
     resolved = {Way.SENT: policy.resolved(), Way.RECEIVED: received.resolved() if received else ()}
-    found = {(way, c.name): Limits(c.rate, c.ceil) for way, classes in resolved.items() for c in classes}
-    return {lane.name: found[lane.kind.way, lane.name] for lane in part.lanes}
+    return {lane.name: next(c for c in resolved[lane.kind.way] if c.name == lane.name) for lane in part.lanes}
 
 
 def _spans(story: tuple[Phase, ...], scale: float) -> tuple[Span, ...]:

@@ -1,4 +1,4 @@
-"""The servers of the demo: a real nginx with TLS, HTTP/1.1 and HTTP/2 on one address, and behind and beside it a peer.
+"""The servers of the demo: a real nginx with TLS, HTTP/1.1 and HTTP/2 on one address, behind it a peer, and QUIC.
 
 nginx passes bodies on as they come, both ways (``proxy_request_buffering off``, ``proxy_buffering off``), so a transfer
 runs at the speed of its lane and never touches the disk. The peer (:mod:`podlane.demo.peer`) takes what is
@@ -8,20 +8,20 @@ uploaded, gives what is downloaded, and counts.
 from __future__ import annotations
 
 import json
-import select
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
-from podlane.demo.programs import guarded, last_words, tool
+from podlane.demo.programs import Program
 from podlane.demo.scenario import HTTP2_PORT, HTTP_PORT, RAW_PORT, TLS_NAMES, TLS_PORT
 from podlane.errors import DemoError
 from podlane.netns import Host
+from podlane.netns.tools import require_tool
 
+PYTHON_MODULE: Final = (sys.executable, "-P", "-m")
 _START_PATIENCE: Final = 15.0
 """Seconds until a server listens; a Python process needs about one on a busy machine."""
 _CERTIFICATE_DAYS: Final = 2
@@ -31,41 +31,62 @@ _PROBE_SECONDS: Final = 0.02
 """Between two attempts to connect to a server that is starting."""
 
 
-@dataclass
 class Servers:
     """nginx and its peer, running in one namespace."""
 
-    nginx: subprocess.Popen[Any]
-    peer: subprocess.Popen[Any]
-    folder: Path
-    log: Path
-    _counts: dict[str, int] = field(default_factory=dict)
+    def __init__(self, host: Host, folder: Path, address: str, certificate: Path, key: Path) -> None:
+        """Start them, with ``folder`` for what they write, and wait until every port answers.
+
+        Raises :class:`DemoError`.
+        """
+        log, config = folder / "servers.log", folder / "nginx.conf"
+        config.write_text(nginx_config(folder, address, certificate, key))
+        peer = [*PYTHON_MODULE, "podlane.demo.peer", f"{folder}/peer.sock", address, str(RAW_PORT)]
+        nginx = [require_tool("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(config)]
+        self._clients = folder / _CLIENTS
+        self._counts: dict[str, int] = {}
+        self._peer = Program("The peer of the transfers", host, peer, log, subprocess.PIPE)
+        self._nginx = Program("nginx", host, nginx, log, subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._peer.wait_ready(_START_PATIENCE)
+        for port in (TLS_PORT, HTTP_PORT, HTTP2_PORT):
+            self._wait_for_port(host, address, port)
+
+    def _wait_for_port(self, host: Host, address: str, port: int) -> None:
+        deadline = time.monotonic() + _START_PATIENCE
+        while True:
+            try:
+                with host.namespace.entered():
+                    socket.create_connection((address, port), timeout=1.0).close()
+                return
+            except OSError as error:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise self._nginx.error(f"does not answer on port {port}: {error}.") from None
+                time.sleep(_PROBE_SECONDS)
 
     def check(self) -> None:
         """Raise :class:`DemoError` when one of them is gone."""
-        for name, process in (("nginx", self.nginx), ("The peer of the transfers", self.peer)):
-            if process.poll() is not None:
-                raise DemoError(f"{name} ended with {process.returncode}.{last_words(self.log)}")
+        self._nginx.check()
+        self._peer.check()
 
     def clients(self) -> frozenset[str]:
         """The addresses of all whose requests nginx has answered."""
-        return frozenset((self.folder / _CLIENTS).read_text().split())
+        return frozenset(self._clients.read_text().split())
 
     def end_download(self, name: str) -> None:
         """Let the download of that name finish."""
-        assert self.peer.stdin is not None
+        assert self._peer.process.stdin is not None
         try:
-            self.peer.stdin.write(f"{name}\n".encode())
+            self._peer.process.stdin.write(f"{name}\n".encode())
         except BrokenPipeError:
             self.check()
-            raise DemoError(f"The peer of the transfers does not listen any more.{last_words(self.log)}") from None
+            raise self._peer.error("does not listen any more.") from None
 
     def counted(self, name: str, patience: float) -> int | None:
         """How many bytes a transfer had at the peer, once it has ended; None when it does not within ``patience`` s."""
-        assert self.peer.stdout is not None
         deadline = time.monotonic() + patience
         while name not in self._counts:
-            line = _line(self.peer.stdout, max(0.0, deadline - time.monotonic()))
+            line = self._peer.line(max(0.0, deadline - time.monotonic()))
             if not line:
                 return None
             said = json.loads(line)
@@ -73,13 +94,21 @@ class Servers:
         return self._counts[name]
 
 
+def start_quic_server(host: Host, folder: Path, address: str, certificate: Path, key: Path) -> Program:
+    """Start it on ``host`` and wait until it listens on UDP port 443. Raises :class:`DemoError`."""
+    argv = [*PYTHON_MODULE, "podlane.demo.quic", "receive", address, str(TLS_PORT), str(certificate), str(key)]
+    server = Program("The QUIC server", host, argv, folder / "quic.log", subprocess.DEVNULL)
+    server.wait_ready(_START_PATIENCE)
+    return server
+
+
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A self-made certificate and its key, for :data:`~podlane.demo.scenario.TLS_NAMES`, in ``folder``."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = ",".join(f"DNS:{name}" for name in TLS_NAMES)
-    argv = [tool("openssl"), "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    argv += ["-subj", "/CN=podlane demo", "-addext", f"subjectAltName={names}", "-days", str(_CERTIFICATE_DAYS)]
-    argv += ["-keyout", str(key), "-out", str(certificate)]
+    argv = [require_tool("openssl"), "req", "-x509", "-nodes", "-subj", "/CN=podlane demo"]
+    argv += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", f"subjectAltName={names}"]
+    argv += ["-days", str(_CERTIFICATE_DAYS), "-keyout", str(key), "-out", str(certificate)]
     done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise DemoError(f"openssl cannot make a certificate: {done.stderr.strip()}")
@@ -119,59 +148,3 @@ http {{
     }}
 }}
 """
-
-
-def start_servers(host: Host, folder: Path, address: str, certificate: Path, key: Path) -> Servers:
-    """Start them on ``host``, with ``folder`` for what they write, and wait until every port answers.
-
-    Raises :class:`DemoError`.
-    """
-    log = folder / "servers.log"
-    config = folder / "nginx.conf"
-    config.write_text(nginx_config(folder, address, certificate, key))
-    with log.open("ab") as stream:
-        command = [sys.executable, "-P", "-m", "podlane.demo.peer"]
-        peer = host.popen(
-            guarded([*command, f"{folder}/peer.sock", address, str(RAW_PORT)]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            # Unbuffered: select(2) must see every line that has not been read yet.
-            bufsize=0,
-            start_new_session=True,
-        )
-        nginx = host.popen(
-            guarded([tool("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(config)]),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    servers = Servers(nginx, peer, folder, log)
-    assert peer.stdout is not None
-    if _line(peer.stdout, _START_PATIENCE) != "ready":
-        servers.check()
-        raise DemoError(f"The peer of the transfers is not ready within {_START_PATIENCE:g} s.{last_words(log)}")
-    for port in (TLS_PORT, HTTP_PORT, HTTP2_PORT):
-        _wait_for_port(host, address, port, servers)
-    return servers
-
-
-def _line(stream: IO[bytes], patience: float) -> str | None:
-    # The peer writes whole lines; once something is there, a line is.
-    readable, _, _ = select.select([stream], [], [], patience)
-    return stream.readline().decode().strip() if readable else None
-
-
-def _wait_for_port(host: Host, address: str, port: int, servers: Servers) -> None:
-    deadline = time.monotonic() + _START_PATIENCE
-    while True:
-        try:
-            with host.namespace.entered():
-                socket.create_connection((address, port), timeout=1.0).close()
-            return
-        except OSError as error:
-            servers.check()
-            if time.monotonic() > deadline:
-                raise DemoError(f"nginx does not answer on port {port}: {error}.{last_words(servers.log)}") from None
-            time.sleep(_PROBE_SECONDS)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
 
 from podlane.demo.recording import SAMPLE_SECONDS, Recording
-from podlane.demo.scenario import Span
 from podlane.demo.topology import Stage
 from podlane.demo.view import View
 
@@ -18,62 +15,41 @@ _EXACT_SECONDS: Final = 0.005
 _MOST_READINGS: Final = 5
 
 
-@dataclass
-class Show:
-    """One performance. Times are seconds from its start, on the monotonic clock."""
-
-    stage: Stage
-    view: View
-    recording: Recording = field(init=False)
-    _clock: Callable[[], float] = time.monotonic
-    _started: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.recording = Recording(self.stage.scenario)
-        self._started = self._clock()
-
-    def play(self) -> Recording:
-        """From the first phase to the end of the last. Raises :class:`DemoError` as soon as something breaks."""
-        self._started = self._clock()
-        self._sample()
-        for span in self.stage.scenario.spans:
-            self._begin(span)
-            while self._now() < span.end:
-                self._wait_for_tick(span.end)
-                self._sample()
-                self.stage.check()
-                self.view.show(self.recording, span)
-        return self.recording
-
-    def _begin(self, span: Span) -> None:
+def play(stage: Stage, view: View) -> Recording:
+    """From the first phase to the end of the last. Raises :class:`DemoError` as soon as something breaks."""
+    scenario = stage.scenario
+    recording = Recording(scenario)
+    started = time.monotonic()
+    _sample(recording, stage, started)
+    for span in scenario.spans:
         phase = span.phase
         if phase.join is not None:
-            self.stage.start_lane(self.stage.scenario.lane(phase.join))
+            stage.start_lane(scenario.lane(phase.join))
         if phase.end is not None:
-            self.stage.end_lane(phase.end)
+            stage.transfers[phase.end].end()
         if phase.change_limits:
-            self.stage.change_limits()
-            self.recording.changed_at = self._now()
-        self.view.announce(self._now(), phase.title)
+            stage.change_limits()
+            recording.changed_at = time.monotonic() - started
+        view.announce(time.monotonic() - started, phase.title)
+        while (now := time.monotonic() - started) < span.end:
+            # Readings keep to the clock, however long each takes.
+            due = min((now // SAMPLE_SECONDS + 1) * SAMPLE_SECONDS, span.end)
+            time.sleep(due - now)
+            _sample(recording, stage, started)
+            stage.check()
+            view.show(recording, span)
+    return recording
 
-    def _now(self) -> float:
-        return self._clock() - self._started
 
-    def _wait_for_tick(self, end: float) -> None:
-        """Until the next reading is due: readings keep to the clock, however long each takes."""
-        now = self._now()
-        due = min((now // SAMPLE_SECONDS + 1) * SAMPLE_SECONDS, end)
-        time.sleep(max(0.0, due - now))
-
-    def _sample(self) -> None:
-        readings = []
-        for _ in range(_MOST_READINGS):
-            before = self._now()
-            sent = self.stage.sent()
-            after = self._now()
-            readings.append((after - before, (before + after) / 2, sent))
-            if after - before <= _EXACT_SECONDS:
-                break
-        # The kernel was asked somewhere between the two: the shorter that is, the better is the time known.
-        _, time_of_it, sent = min(readings, key=itemgetter(0))
-        self.recording.add(time_of_it, sent)
+def _sample(recording: Recording, stage: Stage, started: float) -> None:
+    readings = []
+    for _ in range(_MOST_READINGS):
+        before = time.monotonic()
+        sent = stage.sent()
+        after = time.monotonic()
+        readings.append((after - before, (before + after) / 2 - started, sent))
+        if after - before <= _EXACT_SECONDS:
+            break
+    # The kernel was asked somewhere between the two: the shorter that is, the better is the time known.
+    _, at, sent = min(readings, key=itemgetter(0))
+    recording.add(at, sent)

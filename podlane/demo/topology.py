@@ -17,21 +17,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from daemon.documents.classes import Class, Classes
 from daemon.documents.codec import DocumentError, from_json
 from podlane.admin_client import NoAnswerError, ask
-from podlane.demo.clients import Downloader, Running, Transfer, Uploader
-from podlane.demo.conversation import Conversation, Request
-from podlane.demo.kernel import INTERFACE
+from podlane.console import ignore_signals
+from podlane.demo.clients import Conversation, Running, Transfer, command, start_download, start_upload
 from podlane.demo.leftovers import PREFIX, own_folder
-from podlane.demo.programs import guarded, last_words
-from podlane.demo.quic import QuicServer, quic_lanes, start_quic_server
+from podlane.demo.programs import Program
+from podlane.demo.requirements import INTERFACE, quic_lanes
 from podlane.demo.scenario import Kind, Lane, Part, Scenario, Way
-from podlane.demo.servers import Servers, make_certificate, start_servers
+from podlane.demo.servers import Servers, make_certificate, start_quic_server
 from podlane.errors import DemoError
-from podlane.netns import Host, Lab, PodNodeServer, pod_node_server
+from podlane.netns import Lab, PodNodeServer, pod_node_server
 from podlane.run.proxy import sidecar_command
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.compile.packet_tree import ifb_name
@@ -54,6 +53,7 @@ _CHANGE_PATIENCE: Final = 5.0
 _FINISH_PATIENCE: Final = 20.0
 """Seconds for what is on its way when the transfers end: under a megabyte each, at 5 Mbit/s or more."""
 _POLL_SECONDS: Final = 0.02
+_POLICY: Final = "policy.yaml"
 
 SYSCTLS: Final = {
     # Always there and the same everywhere; what a host prefers (bbr paces by itself) would show in the picture.
@@ -73,9 +73,9 @@ class Stage:
     hosts: PodNodeServer
     servers: Servers
     pod_servers: Servers
-    quic_server: QuicServer | None
+    quic_server: Program | None
     certificate: Path
-    sidecar: subprocess.Popen[Any]
+    sidecar: Program
     kernel: Kernel
     handles: Mapping[str, Handle]
     transfers: dict[str, Running] = field(default_factory=dict)
@@ -83,44 +83,35 @@ class Stage:
 
     def start_lane(self, lane: Lane) -> None:
         """Start the lane's transfer."""
-        self.transfers[lane.name] = self._start(lane)
-
-    def _start(self, lane: Lane) -> Running:
-        pod, outside = self.hosts.pod, self.hosts.server
-        common = (self.certificate, self.folder)
-        match lane.kind:
-            case Kind.UPLOAD:
-                return Uploader(lane, pod, self.servers, self.hosts.server_ipv4, *common)
-            case Kind.DOWNLOAD:
-                return Downloader(lane, pod, self.servers, self.hosts.server_ipv4, *common)
-            case Kind.ANSWER:
-                return Downloader(lane, outside, self.pod_servers, str(self.hosts.pod_link.a.ipv4), *common)
-            case Kind.REQUEST:
-                if self._conversation is None:
-                    requests = [each for each in self.scenario.lanes if each.kind is Kind.REQUEST]
-                    self._conversation = Conversation(requests, pod, self.hosts.server_ipv4, *common)
-                return Request(lane, self._conversation)
-
-    def end_lane(self, name: str) -> None:
-        """Let the lane's transfer finish."""
-        self.transfers[name].end()
+        host, servers, address = self.hosts.pod, self.servers, self.hosts.server_ipv4
+        if lane.kind is Kind.REQUEST:
+            if self._conversation is None:
+                requests = [each for each in self.scenario.lanes if each.kind is Kind.REQUEST]
+                self._conversation = Conversation(requests, host, servers, address, self.certificate, self.folder)
+            self.transfers[lane.name] = self._conversation.start_upload(lane)
+            return
+        if lane.kind is Kind.ANSWER:
+            host, servers, address = self.hosts.server, self.pod_servers, str(self.hosts.pod_link.a.ipv4)
+        start = start_upload if lane.kind.uploads else start_download
+        argv = command(lane, address, self.certificate)
+        self.transfers[lane.name] = start(lane, host, servers, argv, self.folder)
 
     def change_limits(self) -> None:
         """Put the second policy in force, as an operator would: rewrite the file and send SIGHUP. Raises DemoError."""
         _write_policy(self.folder, self.scenario.part, changed=True)
-        self.sidecar.send_signal(signal.SIGHUP)
+        self.sidecar.process.send_signal(signal.SIGHUP)
         wanted = {
             name: (limits.rate.bits_per_second, limits.ceil.bits_per_second)
             for name, limits in self.scenario.after.items()
         }
         deadline = time.monotonic() + _CHANGE_PATIENCE
-        while (found := self._limits()) != wanted:
+        while True:
+            found = {c.name: (c.rate_bits_per_second, c.ceil_bits_per_second) for c in self._classes()}
+            if wanted.items() <= found.items():
+                return
             self.check()
             if time.monotonic() > deadline:
-                raise DemoError(
-                    f"The changed limits are not in force after {_CHANGE_PATIENCE:g} s: found {found}."
-                    f"{last_words(_sidecar_log(self.folder))}"
-                )
+                raise self.sidecar.error(f"has no changed limits in force after {_CHANGE_PATIENCE:g} s: found {found}.")
             time.sleep(_POLL_SECONDS)
 
     def sent(self) -> dict[str, int]:
@@ -134,13 +125,9 @@ class Stage:
 
     def check(self) -> None:
         """Raise :class:`DemoError` when something has ended that should still run."""
-        if self.sidecar.poll() is not None:
-            raise DemoError(f"The sidecar ended with {self.sidecar.returncode}.{last_words(_sidecar_log(self.folder))}")
-        for servers in (self.servers, self.pod_servers, self.quic_server):
-            if servers is not None:
-                servers.check()
-        for transfer in self.transfers.values():
-            transfer.check()
+        for each in (self.sidecar, self.servers, self.pod_servers, self.quic_server, *self.transfers.values()):
+            if each is not None:
+                each.check()
 
     def finish(self) -> list[Transfer]:
         """End all transfers and wait until each has arrived; gives what became of them, in the order of the lanes."""
@@ -156,22 +143,13 @@ class Stage:
 
     def stop_sidecar(self) -> None:
         """Stop it as Kubernetes would; raises :class:`DemoError` when it does not end well."""
-        self.sidecar.send_signal(signal.SIGTERM)
+        self.sidecar.process.send_signal(signal.SIGTERM)
         try:
-            status = self.sidecar.wait(_STOP_PATIENCE)
+            status = self.sidecar.process.wait(_STOP_PATIENCE)
         except subprocess.TimeoutExpired:
-            raise DemoError(
-                f"The sidecar did not end within {_STOP_PATIENCE:g} s.{last_words(_sidecar_log(self.folder))}"
-            ) from None
+            raise self.sidecar.error(f"did not end within {_STOP_PATIENCE:g} s.") from None
         if status:
-            raise DemoError(f"The sidecar ended with {status}.{last_words(_sidecar_log(self.folder))}")
-
-    def _limits(self) -> dict[str, tuple[int, int]]:
-        return {
-            c.name: (c.rate_bits_per_second, c.ceil_bits_per_second)
-            for c in self._classes()
-            if c.name in self.scenario.after
-        }
+            self.sidecar.check()
 
     def _classes(self) -> tuple[Class, ...]:
         with self.hosts.pod.namespace.entered():
@@ -192,10 +170,10 @@ def open_stage(scenario: Scenario) -> Iterator[Stage]:
         folder = stack.enter_context(own_folder())
         hosts = pod_node_server(stack.enter_context(Lab(PREFIX)), sysctls=SYSCTLS)
         certificate, key = make_certificate(folder)
-        servers, pod_servers = (
-            start_servers(host, _subfolder(folder, host), address, certificate, key)
-            for host, address in ((hosts.server, hosts.server_ipv4), (hosts.pod, _EVERY_ADDRESS))
-        )
+        for host in (hosts.server, hosts.pod):
+            (folder / host.short_name).mkdir()
+        servers = Servers(hosts.server, folder / "server", hosts.server_ipv4, certificate, key)
+        pod_servers = Servers(hosts.pod, folder / "pod", _EVERY_ADDRESS, certificate, key)
         quic_server = None
         if quic_lanes(scenario.part):
             quic_server = start_quic_server(hosts.server, folder, hosts.server_ipv4, certificate, key)
@@ -205,70 +183,40 @@ def open_stage(scenario: Scenario) -> Iterator[Stage]:
             kernel = stack.enter_context(NetlinkKernel())
         ids = ClassIds.assign(c.name for c in parse_policy(scenario.part.policy_text()).classes)
         handles = {lane.name: leaf_handle(ids[lane.name]) for lane in scenario.lanes}
-        stage = Stage(scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles)
-        stack.callback(_kill_feeders, stage)
         # Runs first: a second Ctrl-C must not stop the clearing up.
-        stack.callback(_ignore_signals)
-        yield stage
-
-
-def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _kill_feeders(stage: Stage) -> None:
-    for transfer in stage.transfers.values():
-        transfer.kill()
-
-
-def _subfolder(folder: Path, host: Host) -> Path:
-    made = folder / host.short_name
-    made.mkdir()
-    return made
-
-
-def _policy_file(folder: Path) -> Path:
-    return folder / "policy.yaml"
-
-
-def _sidecar_log(folder: Path) -> Path:
-    return folder / "sidecar.log"
+        stack.callback(ignore_signals)
+        yield Stage(scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles)
 
 
 def _write_policy(folder: Path, part: Part, *, changed: bool) -> None:
     # Replaced in one step: the sidecar must never read half a file.
     new = folder / "policy.new"
     new.write_text(part.policy_text(changed=changed), encoding="utf-8")
-    new.replace(_policy_file(folder))
+    new.replace(folder / _POLICY)
 
 
-def _start_sidecar(hosts: PodNodeServer, folder: Path) -> subprocess.Popen[Any]:
-    log = _sidecar_log(folder)
+def _start_sidecar(hosts: PodNodeServer, folder: Path) -> Program:
     ready, writing = os.pipe2(os.O_CLOEXEC)
-    options = ["--policy", str(_policy_file(folder)), "--interface", INTERFACE, "--grace", "3s"]
+    options = ["--policy", str(folder / _POLICY), "--interface", INTERFACE, "--grace", "3s"]
     options += ["--admin-port", str(ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
     # Settings of the user's own sidecar must not change the demo.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PODLANE_")}
     try:
-        with log.open("ab") as stream:
-            sidecar = hosts.pod.popen(
-                guarded(sidecar_command(*options)),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                pass_fds=(writing,),
-                env={**environment, "NO_COLOR": "1"},
-                start_new_session=True,
-            )
+        sidecar = Program(
+            "The sidecar",
+            hosts.pod,
+            sidecar_command(*options),
+            folder / "sidecar.log",
+            subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(writing,),
+            env={**environment, "NO_COLOR": "1"},
+        )
     finally:
         os.close(writing)
-    try:
-        readable, _, _ = select.select([ready], [], [], _READY_PATIENCE)
-        said = os.read(ready, 64) if readable else b""
-    finally:
-        os.close(ready)
-    if not said:
-        happened = "ended before it was ready" if readable else f"did not get ready within {_READY_PATIENCE:g} s"
-        raise DemoError(f"The sidecar {happened}.{last_words(log)}")
+    with os.fdopen(ready, "rb", buffering=0) as stream:
+        readable, _, _ = select.select([stream], [], [], _READY_PATIENCE)
+        if not (readable and stream.read(64)):
+            happened = "ended before it was ready" if readable else f"did not get ready within {_READY_PATIENCE:g} s"
+            raise sidecar.error(f"{happened}.")
     return sidecar

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
 from rich.live import Live
@@ -24,19 +24,6 @@ _NARROW_REST: Final = 66
 _NARROW_BAR: Final = 10
 _PLAIN_SECONDS: Final = 2.0
 """Between two lines where there is no terminal."""
-
-
-class View(Protocol):
-    """Shows a running demo."""
-
-    def show(self, recording: Recording, span: Span) -> None:
-        """Bring the picture up to date."""
-
-    def announce(self, time: float, text: str) -> None:
-        """Something happened at ``time`` (seconds from the start)."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
 
 
 def mbit(bits_per_second: float) -> str:
@@ -85,10 +72,14 @@ class PlainView:
         self._print(f"{time:5.1f} s  {text}")
 
     def close(self) -> None:
-        return
+        """Nothing to put in order."""
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False)
+
+
+View = LiveView | PlainView
+"""Shows a running demo: what happened (times in seconds from the start), and the present rates."""
 
 
 def _sums(scenario: Scenario) -> list[tuple[str, Rate, tuple[Lane, ...]]]:
@@ -115,30 +106,20 @@ def live_table(scenario: Scenario, recording: Recording, span: Span, width: int 
     cells = max(_NARROW_BAR, min(_BAR_CELLS, width - _NARROW_REST)) if narrow else _BAR_CELLS
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     sums = _sums(scenario)
-    for title, justify in (
-        ("lane", "left"),
-        ("told by", "left"),
-        ("guaranteed", "right"),
-        (" ceil", "right"),
-        ("  now", "right"),
-        (f"of {sums[0][1].human}" if len(sums) == 1 else "of the total", "left"),
-        ("share", "right"),
-        ("", "left"),
-    ):
-        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    share = f"of {sums[0][1].human}" if len(sums) == 1 else "of the total"
+    for title in ("lane", "told by", "guaranteed", " ceil", "  now", share, "share", ""):
+        is_number = title in ("guaranteed", " ceil", "  now", "share")
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=True)
     for lane in scenario.lanes:
         rate, limits = recording.current(lane.name), recording.limits(lane.name, recording.now)
         total = scenario.totals[lane.kind.way]
         over = rate > limits.ceil.bits_per_second * CEIL_TOLERANCE
         idle = lane.name not in span.active
-        settling = recording.now < span.steady
-        verdict = (
-            Text("–", style="dim")
-            if idle
-            else Text("settling" if settling else "over!", style="dim" if settling else "bold red")
-            if over
-            else Text("within", style="green")
-        )
+        verdict = Text("within", style="green")
+        if idle:
+            verdict = Text("–", style="dim")
+        elif over:
+            verdict = Text("settling", style="dim") if recording.now < span.steady else Text("over!", style="bold red")
         table.add_row(
             Text(lane.name, style=f"bold {lane.colour}"),
             lane.criterion if narrow else _told_by(lane),
@@ -151,16 +132,8 @@ def live_table(scenario: Scenario, recording: Recording, span: Span, width: int 
         )
     for word, total, lanes in sums:
         together = _together(recording, lanes)
-        table.add_row(
-            Text(word, style="bold"),
-            "",
-            "",
-            mbit(total.bits_per_second),
-            Text(mbit(together), style="bold"),
-            "",
-            f"{together / total.bits_per_second:.0%}",
-            "Mbit/s",
-        )
+        most, now, share = mbit(total.bits_per_second), mbit(together), f"{together / total.bits_per_second:.0%}"
+        table.add_row(Text(word, style="bold"), "", "", most, Text(now, style="bold"), "", share, "Mbit/s")
     return table
 
 

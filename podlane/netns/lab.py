@@ -64,17 +64,9 @@ class Host:
         self._processes.append(process)
         return process
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        check: bool = True,
-        timeout: float = 30.0,
-        stdin: str | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a program here to its end; see :meth:`Namespace.run`."""
-        return self.namespace.run(argv, check=check, timeout=timeout, stdin=stdin, env=env)
+    def run(self, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program here to its end (options: those of :meth:`Namespace.run`)."""
+        return self.namespace.run(argv, **options)
 
     def ip(self, *arguments: str) -> str:
         """Run ``ip`` here; raises :class:`LabError`."""

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from podlane.errors import LabError
 from podlane.netns.syscalls import CLONE_NEWNET, setns
-from podlane.netns.tools import find_tool, ip, require_tool
+from podlane.netns.tools import find_tool, finished, ip, require_tool
 
 NAMES: Final = Path("/run/netns")
 
@@ -80,18 +80,9 @@ class Namespace:
         Raises :class:`LabError` with the program's words when ``check`` is set and it fails, or when time runs out.
         """
         try:
-            done = subprocess.run(
-                self.command(argv),
-                input=stdin,
-                stdin=subprocess.DEVNULL if stdin is None else None,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                env=env,
-                check=False,
-            )
+            done = finished(self.command(argv), timeout=timeout, stdin=stdin, env=env)
         except subprocess.TimeoutExpired as error:
-            said = _text(error.stderr) or _text(error.stdout)
+            said = (error.stderr or error.stdout or b"").decode(errors="replace").strip()
             raise LabError(f"In {self.name}: {' '.join(argv)} did not end within {timeout:g} s. {said}") from None
         if check and done.returncode:
             said = (done.stderr or done.stdout).strip()
@@ -134,7 +125,3 @@ class Namespace:
 def sysctl_path(key: str) -> Path:
     """``net.ipv4.ip_forward`` as a path; a slash in the name of an interface stands for its dot (sysctl(8))."""
     return Path("/proc/sys") / "/".join(part.replace("/", ".") for part in key.split("."))
-
-
-def _text(data: str | bytes | IO[str] | None) -> str:
-    return data.decode(errors="replace").strip() if isinstance(data, bytes) else str(data or "").strip()

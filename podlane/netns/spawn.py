@@ -12,6 +12,7 @@ import os
 import pwd
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
@@ -82,10 +83,8 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; a process that has ended already does not mind."""
-        try:
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, number)
-        except ProcessLookupError:
-            return
 
     def reap(self) -> int:
         """Wait for the end: the exit code, or minus the number of the signal that ended it."""

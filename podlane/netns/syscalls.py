@@ -45,26 +45,19 @@ def setns(fd: int, kind: int) -> None:
     _check(_libc.setns(fd, kind), "setns")
 
 
-def unshare(flags: int) -> None:
-    """Give the calling thread namespaces of its own (unshare(2))."""
-    _check(_libc.unshare(flags), "unshare")
-
-
-def mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    """Mount a filesystem, or change a mount's propagation (mount(2))."""
-    name = None if kind is None else kind.encode()
-    _check(_libc.mount(source.encode(), target.encode(), name, ctypes.c_ulong(flags), None), f"mount {target}")
-
-
 def private_mounts() -> None:
     """Let this process mount what it likes without anybody else seeing it; mounts made outside still arrive here."""
-    unshare(CLONE_NEWNS)
-    mount("none", "/", None, MS_REC | MS_SLAVE)
+    _check(_libc.unshare(CLONE_NEWNS), "unshare")
+    _mount("none", "/", MS_REC | MS_SLAVE)
 
 
 def bind(source: Path, target: Path) -> None:
     """Show the file ``source`` in the place of ``target``; a symbolic link ``target`` is followed."""
-    mount(str(source), str(target), None, MS_BIND)
+    _mount(str(source), str(target), MS_BIND)
+
+
+def _mount(source: str, target: str, flags: int) -> None:
+    _check(_libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None), f"mount {target}")
 
 
 @dataclass(frozen=True, slots=True)

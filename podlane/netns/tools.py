@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from podlane.errors import LabError, ToolMissingError
 
@@ -18,8 +18,12 @@ PACKAGES: Final = {
     "iptables-save": "iptables",
     "iptables-restore": "iptables",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "nginx": "nginx-light",
+    "dd": "coreutils",
+    "cat": "coreutils",
 }
-"""Debian and Ubuntu packages that have the commands we call."""
+"""Debian and Ubuntu packages that have the commands we call, where these have another name."""
 
 _SYSTEM_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where administrators' commands live: an ordinary user's PATH often lacks the sbin folders."""
@@ -42,24 +46,23 @@ def require_tool(name: str) -> str:
 
 def run_tool(arguments: Sequence[str], *, stdin: str | None = None) -> str:
     """Run a command and give its standard output; raises :class:`LabError` with what the command said."""
-    path = require_tool(arguments[0])
+    command = [require_tool(arguments[0]), *arguments[1:]]
     try:
-        done = subprocess.run(
-            [path, *arguments[1:]],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
+        done = finished(command, timeout=_PATIENCE, stdin=stdin, env={**os.environ, "LC_ALL": "C"})
     except subprocess.TimeoutExpired:
         raise LabError(f"{' '.join(arguments)} did not end within {_PATIENCE:g} s. Try it by hand.") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().replace("\n", "; ") or f"exit code {done.returncode}"
         raise LabError(f"{' '.join(arguments)} failed: {said.rstrip('.')}.{_remedy(said)}")
     return done.stdout
+
+
+def finished(
+    command: Sequence[str], *, timeout: float, stdin: str | None, env: Mapping[str, str] | None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and collect what it writes; raises TimeoutExpired, with bytes, after so many seconds."""
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False, **given)
 
 
 def ip(*arguments: str, namespace: str | None = None) -> str:

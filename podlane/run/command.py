@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from podlane.console import NOT_EXECUTABLE, NOT_FOUND, RUN_FAILED, failing_clearly, stop
-from podlane.options import datapath_option, iptables_option, workers_option
-from traffic_policy.errors import UnitError
+from podlane.options import datapath_option, iptables_option, total_option, workers_option
 from traffic_policy.settings import variable
 from traffic_policy.units import Rate
 
@@ -27,13 +26,6 @@ _MOST_CONNECTIONS: Final = 10_000
 _SPARE_DESCRIPTORS: Final = 1024
 """Open files the proxy needs besides two for each connection: pipes for bulk data, listeners, its own."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,30}[A-Za-z0-9])?")
-
-
-def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Rate | None:
-    try:
-        return None if value is None else Rate.parse(value)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
@@ -63,7 +55,7 @@ not found.
 """,
 )
 @click.option("--policy", "policy_file", required=True, metavar="FILE", help="Policy file (YAML or JSON).")
-@click.option("--total", callback=_rate, metavar="RATE", help="Replaces the policy's total, as in 50Mbit.")
+@total_option
 @click.option("--user", metavar="NAME", help="Run COMMAND as this user.  [default: whoever called sudo, else root]")
 @click.option("--name", callback=_name, metavar="NAME", help="Name the namespace podlane-NAME.  [default: podlane-PID]")
 @click.option("--ipv6", is_flag=True, help="Let IPv6 out as well; makes the host forward IPv6 for that time.")
@@ -116,14 +108,8 @@ def run(
         for tool in ("ip", "iptables-restore"):
             require_tool(tool)
         options = [f"--policy={Path(policy_file).absolute()}", f"--log-level={log_level}"]
-        if total is not None:
-            options.append(f"--total={total}")
-        if datapath is not None:
-            options.append(f"--datapath={datapath}")
-        if iptables is not None:
-            options.append(f"--iptables={iptables}")
-        if workers is not None:
-            options.append(f"--workers={workers}")
+        given = {"total": total, "datapath": datapath, "iptables": iptables, "workers": workers}
+        options += [f"--{option}={value}" for option, value in given.items() if value is not None]
         if variable("max_connections") not in os.environ:
             options.append(f"--max-connections={_connections_that_fit()}")
         sys.exit(supervise(RunPlan(command, name, options, identity, ipv6, summary), dict(os.environ)))

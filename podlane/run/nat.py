@@ -9,7 +9,6 @@ one ``iptables-restore --noflush``, which is atomic and works with the nft and t
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,9 +144,3 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def remove_rules(tag: str, versions: Iterable[int]) -> None:
-    """Take every rule with the tag out of the host's tables."""
-    for version in versions:
-        Firewall(version).remove(tag)

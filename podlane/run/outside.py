@@ -14,15 +14,14 @@ import select
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from podlane.errors import LabError, RunError
 from podlane.netns.namespace import Namespace, sysctl_path
 from podlane.netns.tools import ip
 from podlane.run.addresses import AnyNetwork, Networks, free_networks
-from podlane.run.nat import Firewall, HostRules, remove_rules
+from podlane.run.nat import Firewall, HostRules
 from podlane.run.state import RunRecord, State, locked_state, process_start
 from traffic_policy.errors import PodlaneError
 
@@ -39,27 +38,17 @@ _END_PATIENCE: Final = 2.0
 """Seconds that processes which COMMAND left behind get between SIGTERM and SIGKILL."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(NamedTuple):
     """A process that COMMAND left behind."""
 
     pid: int
     program: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """A namespace that :func:`open_namespace` made."""
-
-    namespace: Namespace
-    record: RunRecord
-    ipv6_outside: bool
-    swept: tuple[str, ...]
-    """Sentences about earlier runs that had been killed and left something behind."""
-
-
-def open_namespace(name: str, *, ipv6: bool) -> Outside:
+def open_namespace(name: str, *, ipv6: bool) -> tuple[RunRecord, list[str]]:
     """Make the namespace ``name`` with a way out; removes what killed runs have left behind first.
+
+    Gives the run's record, and sentences about those earlier runs.
 
     IPv6 leads to the outside where the host forwards IPv6 already; ``ipv6`` turns that on. Raises
     :class:`~traffic_policy.errors.PodlaneError`; nothing is left behind then.
@@ -76,11 +65,11 @@ def open_namespace(name: str, *, ipv6: bool) -> Outside:
         record = RunRecord(name, pid, process_start(pid) or 0, f"pl{pid}", str(networks.ipv4), str(networks.ipv6))
         state.write(record)
         try:
-            outside = _make(state, record, networks, ipv6)
+            _make(state, record, networks, ipv6)
         except BaseException:
             _unmake(state, record)
             raise
-    return Outside(namespace, record, outside, tuple(swept))
+    return record, swept
 
 
 def close_namespace(record: RunRecord) -> None:
@@ -127,10 +116,10 @@ def _still_there(processes: set[int], patience: float) -> set[int]:
     return waiting
 
 
-def _make(state: State, record: RunRecord, networks: Networks, ipv6: bool) -> bool:
-    """Make what the record says; gives whether IPv6 leads to the outside."""
+def _make(state: State, record: RunRecord, networks: Networks, ipv6: bool) -> None:
+    """Make what the record says."""
     namespace = Namespace(record.name)
-    namespace.create(sysctls=_inherited_settings())
+    namespace.create(sysctls={key: _setting(key) for key in _INHERITED if sysctl_path(key).exists()})
     ip("link", "add", record.interface, "type", "veth", "peer", "name", INSIDE, "netns", record.name)
     with_ipv6 = _host_has_ipv6()
     families: list[AnyNetwork] = [networks.ipv4, networks.ipv6] if with_ipv6 else [networks.ipv4]
@@ -150,7 +139,6 @@ def _make(state: State, record: RunRecord, networks: Networks, ipv6: bool) -> bo
         firewall = Firewall(network.version)
         state.note_new(f"{network.version} {table}" for table in firewall.absent_tables())
         firewall.add(HostRules(record.name, network, record.interface))
-    return forward6
 
 
 def _unmake(state: State, record: RunRecord) -> None:
@@ -162,7 +150,7 @@ def _unmake(state: State, record: RunRecord) -> None:
     with ExitStack() as steps:  # runs from the last to the first
         steps.callback(namespace.delete)
         steps.callback(_delete_link, record.interface)
-        steps.callback(remove_rules, record.name, (4, 6) if _host_has_ipv6() else (4,))
+        steps.callback(_remove_rules, record.name)
         steps.callback(end_processes, namespace)
     for name in state.forget(record):
         version, _, table = name.partition(" ")
@@ -181,6 +169,11 @@ def _sweep(state: State) -> list[str]:
         except PodlaneError as error:
             said.append(f"What {record.name} left behind cannot be removed: {error}")
     return said
+
+
+def _remove_rules(tag: str) -> None:
+    for version in (4, 6) if _host_has_ipv6() else (4,):
+        Firewall(version).remove(tag)
 
 
 def _delete_link(interface: str) -> None:
@@ -202,10 +195,6 @@ def _networks_in_use() -> list[AnyNetwork]:
             if route.get("dst", "default") != "default"
         ]
     return found
-
-
-def _inherited_settings() -> dict[str, str]:
-    return {key: _setting(key) for key in _INHERITED if sysctl_path(key).exists()}
 
 
 def _setting(key: str) -> str:

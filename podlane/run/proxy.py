@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,12 +22,15 @@ from daemon.documents.codec import DocumentError, from_json
 from podlane.errors import RunError
 from podlane.netns.namespace import Namespace
 from podlane.netns.spawn import Child, Program, spawn
+from podlane.netns.syscalls import read_signal
 from podlane.run.outside import INSIDE
 
 _START_PATIENCE: Final = 60.0
 """Seconds until all is in force; the slow parts are imports and the look at what the kernel can do."""
 _CLEANUP_PATIENCE: Final = 20.0
 """Seconds for removing a dead proxy's rules."""
+_GRACE: Final = 5.0
+"""Seconds the connections may go on after COMMAND has ended: for answers nobody reads any more."""
 _STOP_MARGIN: Final = 15.0
 """Seconds beyond the grace period in which the proxy removes what it installed."""
 _CHUNK: Final = 65536
@@ -44,7 +47,8 @@ class Proxy:
 
     namespace: Namespace
     child: Child
-    grace: float
+    _interruption: int
+    """A signal descriptor: what comes there makes waiting shorter."""
     _environment: Mapping[str, str]
     _ready: int
     _summary: int
@@ -52,8 +56,10 @@ class Proxy:
     ended: bool = False
 
     @classmethod
-    def start(cls, namespace: Namespace, options: Sequence[str], environment: Mapping[str, str], grace: float) -> Proxy:
-        """Start it; :meth:`wait_ready` comes next. ``grace`` in seconds. Raises SpawnError."""
+    def start(
+        cls, namespace: Namespace, options: Sequence[str], environment: Mapping[str, str], interruption: int
+    ) -> Proxy:
+        """Start it; :meth:`wait_ready` comes next. Raises SpawnError."""
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         summary_read, summary_write = os.pipe2(os.O_CLOEXEC)
         try:
@@ -62,7 +68,7 @@ class Proxy:
                     sidecar_command(
                         *options,
                         f"--interface={INSIDE}",
-                        f"--grace={grace:g}s",
+                        f"--grace={_GRACE:g}s",
                         "--admin-port=0",
                         f"--ready-fd={ready_write}",
                         f"--summary-fd={summary_write}",
@@ -76,15 +82,15 @@ class Proxy:
         finally:
             os.close(ready_write)
             os.close(summary_write)
-        return cls(namespace, child, grace, environment, ready_read, summary_read)
+        return cls(namespace, child, interruption, environment, ready_read, summary_read)
 
-    def wait_ready(self, interruption: int) -> bool:
-        """Wait until everything is in force; False when ``interruption`` became readable first.
+    def wait_ready(self) -> bool:
+        """Wait until everything is in force; False when a signal came first.
 
         Raises :class:`RunError` when the proxy ends or takes too long.
         """
-        readable, _, _ = select.select([self._ready, interruption], [], [], _START_PATIENCE)
-        if interruption in readable:
+        readable, _, _ = select.select([self._ready, self._interruption], [], [], _START_PATIENCE)
+        if self._interruption in readable:
             return False
         if not readable:
             raise RunError(f"The proxy did not get ready within {_START_PATIENCE:g} s. Is the machine overloaded?")
@@ -92,34 +98,34 @@ class Proxy:
             raise RunError("The proxy could not start; the reason is above. `podlane check` says what is missing here.")
         return True
 
-    def stop(self, interruption: int, give_up: Callable[[], None], *, hurry: bool = False) -> Classes | None:
+    def stop(self, *, hurry: bool = False) -> Classes | None:
         """Let it drain, remove what it installed, and end; gives its last ``/classes`` document if it wrote one.
 
-        When ``interruption`` is readable ``give_up`` is called (it must read it) and the proxy told to hurry, as with
-        ``hurry`` from the start. Done already: only gives the document.
+        A signal, which is taken, tells the proxy to hurry, as ``hurry`` does from the start. Done already: only gives
+        the document.
         """
         if not self.ended:
             self.child.send(signal.SIGTERM)
             if hurry:
                 # Not a second SIGTERM: two that are pending at once count as one.
                 self.child.send(signal.SIGINT)
-            self._wait_for_end(interruption, give_up)
+            self._wait_for_end()
             self.bury()
         try:
             return from_json(Classes, json.loads(self._said))
         except (ValueError, DocumentError):
             return None
 
-    def _wait_for_end(self, interruption: int, give_up: Callable[[], None]) -> None:
-        deadline = time.monotonic() + self.grace + _STOP_MARGIN
-        watched = {self.child.descriptor, self._summary, interruption}
+    def _wait_for_end(self) -> None:
+        deadline = time.monotonic() + _GRACE + _STOP_MARGIN
+        watched = {self.child.descriptor, self._summary, self._interruption}
         while True:
             readable, _, _ = select.select(list(watched), [], [], max(0.0, deadline - time.monotonic()))
             if not readable:
                 self.child.send(signal.SIGKILL)
                 deadline = time.monotonic() + _STOP_MARGIN
-            if interruption in readable:
-                give_up()
+            if self._interruption in readable:
+                read_signal(self._interruption)
                 self.child.send(signal.SIGINT)
             if self._summary in readable and not self._read_summary():
                 watched.discard(self._summary)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from daemon.documents.classes import Class, Classes, ConnectionCounts
+from podlane.text_output import aligned
 from traffic_policy.units import ByteCount, Rate
 
 _MEASURED: Final = ("average", "peak", "packets", "drops")
@@ -13,7 +14,8 @@ _SENT: Final = ("class", "guaranteed", "ceiling", "sent", *_MEASURED, "connectio
 _RECEIVED: Final = ("class", "guaranteed", "ceiling", "received", *_MEASURED)
 _SHOW_ALL: Final = 12
 """Classes up to which idle ones are worth a line."""
-_LEFT: Final = frozenset({"class", "connections"})
+_LEFT: Final = frozenset({0, len(_SENT) - 1})
+"""Columns of text: the names, and the connections by protocol."""
 
 
 def summary_lines(document: Classes, seconds: float) -> list[str]:
@@ -30,7 +32,7 @@ def summary_lines(document: Classes, seconds: float) -> list[str]:
 
 def _table(headings: tuple[str, ...], classes: Sequence[Class], seconds: float) -> list[str]:
     shown = [entry for entry in classes if entry.packets or len(classes) <= _SHOW_ALL]
-    lines = _aligned([headings, *(_row(entry, seconds) for entry in shown)])
+    lines = list(aligned([headings, *(_row(entry, seconds) for entry in shown)], _LEFT))
     if silent := len(classes) - len(shown):
         lines.append(f"{silent} more {headings[3]} nothing")
     return lines
@@ -63,16 +65,3 @@ def _short(rate: Rate) -> str:
         if rate.bits_per_second >= factor:
             return f"{rate.bits_per_second / factor:.1f} {suffix}"
     return f"{rate.bits_per_second} bit/s"
-
-
-def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    table = list(rows)
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        cells = [
-            cell.ljust(width) if heading in _LEFT else cell.rjust(width)
-            for heading, cell, width in zip(table[0], row, widths, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -17,7 +17,7 @@ import select
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,6 @@ from podlane.errors import SpawnError
 from podlane.netns.namespace import Namespace
 from podlane.netns.spawn import EXECUTION, Identity, Program, spawn
 from podlane.netns.syscalls import read_signal, signal_descriptor
-from podlane.run.delivery import unsent_in
 from podlane.run.outside import RUN_VARIABLE, close_namespace, end_processes, open_namespace
 from podlane.run.proxy import Proxy
 from podlane.run.resolver import choose_resolver
@@ -38,9 +37,9 @@ from podlane.run.summary import summary_lines
 from traffic_policy.errors import PodlaneError
 from traffic_policy.units import ByteCount, Rate
 
+_TCP_LISTEN: Final = 0x0A
+"""linux/tcp_states.h: there the queue's length is the backlog's limit."""
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_GRACE: Final = 5.0
-"""Seconds the proxy's connections may go on after COMMAND has ended: for answers nobody reads any more."""
 _INTERRUPTED: Final = tuple(signalled(number) for number in (*_HANDLED, signal.SIGKILL))
 """Exit codes of a COMMAND that somebody stopped: whoever did does not want to wait for what it sent."""
 _DELIVERY_PATIENCE: Final = 60.0
@@ -94,14 +93,14 @@ class _Run:
         self._environment = {**environment, RUN_VARIABLE: plan.name}
 
     def run(self) -> int:
-        outside = open_namespace(self._plan.name, ipv6=self._plan.ipv6)
+        record, swept = open_namespace(self._plan.name, ipv6=self._plan.ipv6)
         with ExitStack() as steps:
-            steps.callback(self._close, outside.record)
-            for sentence in outside.swept:
+            steps.callback(self._close, record)
+            for sentence in swept:
                 say(sentence)
-            proxy = Proxy.start(outside.namespace, self._plan.proxy_options, self._environment, _GRACE)
-            steps.callback(proxy.stop, self._signals, self._give_up)
-            if not proxy.wait_ready(self._signals):
+            proxy = Proxy.start(Namespace(record.name), self._plan.proxy_options, self._environment, self._signals)
+            steps.callback(proxy.stop)
+            if not proxy.wait_ready():
                 raise StoppedError(read_signal(self._signals).number)
             began = time.monotonic()
             code = self._run_command(proxy)
@@ -168,7 +167,7 @@ class _Run:
             say(f"Ended what COMMAND left running in the background: {names}.")
         if not hasty:
             hasty = not self._wait_for_delivery(proxy.namespace)
-        document = proxy.stop(self._signals, self._give_up, hurry=hasty)
+        document = proxy.stop(hurry=hasty)
         if not hasty:
             self._wait_for_delivery(proxy.namespace)
         if self._plan.summary and document is not None:
@@ -187,12 +186,9 @@ class _Run:
                 say(f"COMMAND has ended; {ByteCount(unsent).human} that it sent are still on their way (Ctrl-C: drop).")
                 told = True
             if select.select([self._signals], [], [], _DELIVERY_LOOK)[0]:
-                self._give_up()
+                read_signal(self._signals)
                 return False
         return True
-
-    def _give_up(self) -> None:
-        read_signal(self._signals)
 
     def _print_summary(self, document: Classes, seconds: float) -> None:
         total = Rate(document.total_bits_per_second)
@@ -201,3 +197,22 @@ class _Run:
         click.echo(click.style(headings, bold=True), err=True)
         for row in rows:
             click.echo(row, err=True)
+
+
+def unsent_in(namespace: Namespace) -> int:
+    """Unacknowledged TCP bytes of everybody in the namespace, IPv4 and IPv6.
+
+    A program may end right after its last write; the kernel then goes on sending for it. In a slow lane that takes a
+    while, and deleting the namespace would cut it off: data that an ordinary run of the program would have delivered.
+    """
+    total = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError):  # a kernel without IPv6
+            total += unsent_bytes(namespace.read(table))
+    return total
+
+
+def unsent_bytes(table: str) -> int:
+    """Bytes that sockets hold and no peer has acknowledged, from the text of /proc/net/tcp or tcp6 (proc(5))."""
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return sum(int(row[4].partition(":")[0], 16) for row in rows if int(row[3], 16) != _TCP_LISTEN)

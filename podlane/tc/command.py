@@ -11,22 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from podlane.console import MISUSED, OK, failing_clearly, say
-from podlane.options import HISTORY_VARIABLE
+from podlane.options import HISTORY_VARIABLE, total_option
 from podlane.tc.history_commands import history
 from podlane.tc.policies import PolicySource
 from podlane.tc.report import DIFFERENT, carry_out, print_json, print_plan, report
-from traffic_policy.errors import UnitError
 from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
     from podlane.tc.history_file import Book
-
-
-def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Rate | None:
-    try:
-        return None if value is None else Rate.parse(value)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _takes_a_policy(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,7 +34,7 @@ def _takes_a_policy(command: Callable[..., None]) -> Callable[..., None]:
 
     for option in (
         click.option("--replace", is_flag=True, help="Take over from a root qdisc that Podlane did not make."),
-        click.option("--total", callback=_rate, metavar="RATE", help="Replaces the policy's total, as in 50Mbit."),
+        total_option,
         click.option("--profile", metavar="NAME", help="A profile instead of a file (podlane tc profiles)."),
         click.option("--file", "-f", metavar="FILE", help="Policy file (YAML or JSON); - is standard input."),
     ):

@@ -11,7 +11,7 @@ import click
 
 from podlane.tc.records import text_of
 from podlane.tc.report import shortened
-from podlane.tc.words import prose, table
+from podlane.text_output import bold, heading, prose, table
 from tc_core.history import ChangeRecord, Outcome
 from tc_core.history.events import State
 
@@ -41,14 +41,14 @@ def table_lines(records: Iterable[ChangeRecord], here: str) -> Iterator[str]:
         )
         for record in records
     ]
-    yield from table(rows, frozenset({1, 2, 3, 4, 5}))
+    yield from table(rows, {1, 2, 3, 4, 5})
     notes = [note for record in records if record.result is Outcome.INTERRUPTED for note in remedy(record)]
     if any(record.started.namespace != here for record in records):
         notes.append("*: in another network namespace, or before the last start of this machine")
     if notes:
         yield ""
     for note in notes:
-        yield from prose(note)
+        yield from prose(note, rest="  ")
 
 
 def remedy(record: ChangeRecord) -> Iterator[str]:
@@ -81,7 +81,7 @@ def change_lines(record: ChangeRecord, here: str) -> Iterator[str]:
     """One change in full."""
     started, finished = record.started, record.finished
     who = started.who
-    yield click.style(f"Change {record.number}: {started.action} on {started.interface}", bold=True, fg="cyan")
+    yield heading(f"Change {record.number}: {started.action} on {started.interface}")
     place = (
         "this network namespace" if started.namespace == here else f"another network namespace ({started.namespace})"
     )
@@ -97,17 +97,17 @@ def change_lines(record: ChangeRecord, here: str) -> Iterator[str]:
     for name, value in facts:
         yield f"  {name:<8} {value}"
     for note in remedy(record):
-        yield from prose(note, "  ")
+        yield from prose(note, "  ", "  ")
     yield ""
-    yield _bold("Commands" if started.commands else "Commands: none; it was so already")
+    yield bold("Commands" if started.commands else "Commands: none; it was so already")
     for number, command in enumerate(started.commands):
         yield f"  {_mark(record, number)} {shortened(command)}"
     for title, state in (("Before", started.before), ("After", started.after)):
         yield ""
         if state is None:
-            yield _bold(f"{title}: no lanes")
+            yield bold(f"{title}: no lanes")
             continue
-        yield _bold(f"{title}")
+        yield bold(title)
         yield from (f"  {line}" for line in text_of(state).splitlines())
 
 
@@ -120,16 +120,10 @@ def _mark(record: ChangeRecord, number: int) -> str:
     return click.style("✗", fg="red") if number == record.finished.made else "–"
 
 
-def _bold(text: str) -> str:
-    return click.style(text, bold=True)
-
-
 def difference(one: State | None, other: State | None, one_name: str, other_name: str) -> list[str]:
     """What differs between the policies of two states, as diff(1) has it; nothing when they are the same."""
-    lines = difflib.unified_diff(
-        text_of(one).splitlines(), text_of(other).splitlines(), one_name, other_name, lineterm=""
-    )
-    return list(lines)
+    old, new = text_of(one).splitlines(), text_of(other).splitlines()
+    return list(difflib.unified_diff(old, new, one_name, other_name, lineterm=""))
 
 
 def record_document(record: ChangeRecord) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from podlane.tc.words import (
     chosen_by_marks,
     filter_lines,
     filter_words,
-    prose,
     side_document,
     tree_lines,
 )
+from podlane.text_output import heading, prose
 from tc_core.compile.packet_tree import is_our_ifb
 from tc_core.diff import is_ours
 from tc_core.history import ChangeRecord
@@ -138,7 +138,7 @@ def _origin(observed: Observed, sends: Side, known: Knowledge, is_fit: bool) -> 
 def lines(shown: Shown) -> Iterator[str]:
     """Everything for a terminal (click strips the colours elsewhere)."""
     name = shown.link.name
-    yield _heading(f"{name} sends: {shown.origin}{'' if shown.link.is_up else ' (the interface is down)'}")
+    yield heading(f"{name} sends: {shown.origin}{'' if shown.link.is_up else ' (the interface is down)'}")
     yield from _side(shown.sends, shown.policy)
     for record in shown.unsettled:
         yield from _note(
@@ -169,20 +169,16 @@ def _arrivals(shown: Shown) -> Iterator[str]:
             state = f"goes to {arrives.redirect.device or 'a device that is gone'}"
         elif arrives.filters:
             state = "not Podlane's business: there are filters of others"
-        yield _heading(f"{name} receives: {state}")
+        yield heading(f"{name} receives: {state}")
         for existing in arrives.filters:
             yield f"    {filter_words(existing, {})}"
         return
     side = arrives.side
-    yield _heading(f"{name} receives: through {side.device}, {OWNERS[side.owner]}")
+    yield heading(f"{name} receives: through {side.device}, {OWNERS[side.owner]}")
     yield from _side(side, shown.received_policy, arriving=True)
     for existing in arrives.filters:
         if existing is not arrives.redirect:
             yield f"    {filter_words(existing, {})}"
-
-
-def _heading(text: str) -> str:
-    return click.style(text, bold=True, fg="cyan")
 
 
 def _note(text: str) -> Iterator[str]:

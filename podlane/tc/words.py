@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
-import click
-
 from podlane.tc.tree import NOTHING, Arrivals, Node, Owner, Side
+from podlane.text_output import table
 from tc_core.bpf.packet_program import PACKET_PRIO
 from tc_core.handles import Handle
 from tc_core.model import (
@@ -30,8 +29,6 @@ from traffic_policy.policy import DEFAULT_CLASS, TrafficPolicy
 from traffic_policy.units import ByteCount
 
 _COLUMNS: Final = ("", "guaranteed", "at most", "prio", "sent", "packets", "dropped", "waiting", "now", "queue")
-_WIDTH: Final = 100
-"""Columns of prose."""
 _LEFT: Final = frozenset({0, 9})
 """Columns of text; numbers are on the right."""
 
@@ -48,9 +45,9 @@ def tree_lines(side: Side) -> Iterator[str]:
         return
     rows = [_COLUMNS, *(_row(prefix, node) for prefix, node in _drawn(side.root, "", ""))]
     used = [c for c in range(len(_COLUMNS)) if c == 0 or any(row[c] for row in rows[1:])]
-    if len(used) == 1:
-        rows = rows[1:]
-    yield from table([[row[c] for c in used] for row in rows], frozenset(i for i, c in enumerate(used) if c in _LEFT))
+    left = {place for place, column in enumerate(used) if column in _LEFT}
+    lines = table([[row[c] for c in used] for row in rows], left)
+    yield from islice(lines, len(used) == 1, None)  # no heading for the names alone
 
 
 def _drawn(node: Node, first: str, rest: str) -> Iterator[tuple[str, Node]]:
@@ -227,20 +224,3 @@ def arrivals_document(arrivals: Arrivals, policy: TrafficPolicy | None) -> dict[
         "filters": [filter_document(existing, {}) for existing in arrivals.filters],
         "through": None if arrivals.side is None else side_document(arrivals.side, policy, arriving=True),
     }
-
-
-def table(rows: Sequence[Sequence[str]], left: frozenset[int]) -> Iterator[str]:
-    """Lines of aligned columns under a bold heading, if there is more than one; ``left`` are those of text."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        cells = (
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        line = "  ".join(cells).rstrip()
-        yield click.style(line, bold=True) if number == 0 < len(widths) - 1 else line
-
-
-def prose(text: str, first: str = "", rest: str = "  ") -> list[str]:
-    """Lines of a sentence, of at most 100 columns, each behind its indent."""
-    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self, TypeVar
@@ -14,12 +15,17 @@ from daemon.documents.codec import DocumentError, from_json
 from daemon.documents.connections import Connections
 from datapath.connection_list import Order
 from podlane.admin_client import NoAnswerError, ask, reachable
+from podlane.text_output import address_words
 from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
 from tc_core.stats import ClassStats
 from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 from traffic_policy.units import Rate
 
 _T = TypeVar("_T")
+_COUNTERS: Final = (
+    "bytes", "packets", "drops", "overlimits", "backlog_bytes", "backlog_packets", "lended", "borrowed"
+)  # fmt: skip
+_HOST_AND_PORT: Final = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::(.*))?")
 _OLDER: Final = (
     "is of an older version than this command, and does not tell what is needed ({}). Update one of them, "
     "or look at its interface: podlane top --interface NAME."
@@ -39,22 +45,15 @@ class AdminSource:
 
         What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
         """
-        host, port = (
-            environment.get(variable("admin_address")) or ADMIN_ADDRESS,
-            environment.get(variable("admin_port")) or "",
-        )
         written = text or ""
-        if written.startswith("[") and "]" in written:
-            address, _, after = written[1:].partition("]")
-            host, port = address, after.removeprefix(":") or port
-        elif written.count(":") > 1:
-            host = written  # an IPv6 address alone
-        elif written.isdecimal():
-            port = written
-        elif written:
-            name, _, after = written.partition(":")
-            host, port = name or host, after or port
-        port = port or str(ADMIN_PORT)
+        if written.isdecimal():
+            written = f":{written}"
+        elif written.count(":") > 1 and not written.startswith("["):
+            written = f"[{written}]"  # an IPv6 address alone
+        found = _HOST_AND_PORT.fullmatch(written)
+        address, name, said = found.groups() if found else (None, None, written)
+        host = address or name or environment.get(variable("admin_address")) or ADMIN_ADDRESS
+        port = said or environment.get(variable("admin_port")) or str(ADMIN_PORT)
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise ValueError(
                 f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{ADMIN_PORT}."
@@ -64,7 +63,7 @@ class AdminSource:
     @property
     def name(self) -> str:
         """``127.0.0.1:15109``."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_words(self.host, self.port)
 
     def read(self) -> Reading:
         """Ask for ``/classes``. Raises :class:`SourceError`."""
@@ -126,16 +125,7 @@ def _class(each: Class) -> ClassReading:
     return ClassReading(
         each.handle,
         each.name,
-        ClassStats(
-            bytes=each.bytes,
-            packets=each.packets,
-            drops=each.drops,
-            overlimits=each.overlimits,
-            backlog_bytes=each.backlog_bytes,
-            backlog_packets=each.backlog_packets,
-            lended=each.lended,
-            borrowed=each.borrowed,
-        ),
+        ClassStats(**{name: getattr(each, name) for name in _COUNTERS}),
         Rate(each.rate_bits_per_second),
         Rate(each.ceil_bits_per_second),
         each.priority,

@@ -15,8 +15,7 @@ import click
 
 from podlane.console import console, end_by_exception, failing_clearly
 from podlane.errors import LabError, NotPermittedError
-from podlane.options import HISTORY_VARIABLE
-from traffic_policy.errors import UnitError
+from podlane.options import HISTORY_VARIABLE, parsed
 from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT
 from traffic_policy.units import Duration
 
@@ -36,13 +35,10 @@ _SORTS: Final = (
 _MOST_CONNECTIONS: Final = 5000
 
 
-def _interval(_ctx: click.Context, _param: click.Parameter, value: str) -> Duration:
-    try:
-        interval = Duration.parse(value)
-    except UnitError as error:
-        raise click.BadParameter(str(error)) from None
+def _interval(value: str) -> Duration:
+    interval = Duration.parse(value)
     if not _LEAST <= interval <= _MOST:
-        raise click.BadParameter(f"{interval} is not from {_LEAST} to {_MOST}.")
+        raise ValueError(f"{interval} is not from {_LEAST} to {_MOST}.")
     return interval
 
 
@@ -83,7 +79,7 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option(
     "--interval",
-    callback=_interval,
+    callback=parsed(_interval),
     default="1s",
     show_default=True,
     metavar="TIME",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from daemon.documents.connections import Connection, Connections, Endpoint
+from daemon.documents.connections import Connection, Connections
+from podlane.text_output import address_words
 from podlane.top.readings import duration_words
 from traffic_policy.units import ByteCount
 
@@ -21,8 +22,8 @@ def cells(each: Connection) -> tuple[str, ...]:
     """A connection's cells, in the order of :data:`TITLES`."""
     return (
         each.class_ or _AWAITED,
-        address_words(each.client),
-        address_words(each.destination),
+        address_words(each.client.address, each.client.port),
+        address_words(each.destination.address, each.destination.port),
         _WAYS.get(each.direction or "", _NONE),
         each.name or _NONE,
         each.protocol or _NONE,
@@ -36,11 +37,6 @@ def cells(each: Connection) -> tuple[str, ...]:
 def count_words(shown: Connections) -> str:
     """How many there are, and how many of them are shown."""
     return f"{shown.active} connection{'' if shown.active == 1 else 's'} alive, {len(shown.connections)} of them here"
-
-
-def address_words(end: Endpoint) -> str:
-    """``192.0.2.1:443``, ``[2001:db8::1]:443``."""
-    return f"[{end.address}]:{end.port}" if ":" in end.address else f"{end.address}:{end.port}"
 
 
 def in_class(connections: Sequence[Connection], sort: str, *, reverse: bool) -> list[Connection]:
@@ -64,8 +60,8 @@ def document(each: Connection) -> dict[str, Any]:
     """A connection as data: ages in seconds."""
     return {
         "class": each.class_,
-        "client": address_words(each.client),
-        "server": address_words(each.destination),
+        "client": address_words(each.client.address, each.client.port),
+        "server": address_words(each.destination.address, each.destination.port),
         "direction": each.direction,
         "name": each.name,
         "protocol": each.protocol,

@@ -8,8 +8,8 @@ of looks at which packets of a class waited stands for the share of time.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -100,8 +100,8 @@ class Watch:
         seconds = latest.at - before.at
         earlier = {each.key: each for each in before.classes}
         throttled = self._throttled()
-        rows = [_row(each, earlier.get(each.key), seconds, throttled[each.key]) for each in latest.classes]
-        totals = _totals(latest, rows, self._any_waits())
+        rows = [_row(each, earlier.get(each.key), seconds, throttled.get(each.key, 0.0)) for each in latest.classes]
+        totals = _totals(latest, rows, throttled[""])
         if seconds:
             for row in (*rows, totals):
                 points = self._minutes.setdefault(row.reading.key, deque())
@@ -112,20 +112,16 @@ class Watch:
         *rows, totals = (replace(row, minute=self._minute(row.reading.key, latest.at)) for row in (*rows, totals))
         return Frame(latest, seconds, tuple(rows), totals)
 
-    def _recent(self) -> list[Reading]:
-        return list(self._looks.last(max(THROTTLED_SECONDS, self.interval)))
-
     def _throttled(self) -> Mapping[str, float]:
-        looks = self._recent()
-        waited: dict[str, int] = {}
+        """The share of looks at which a class had packets waiting, by its key; by "" for all that send."""
+        looks = list(self._looks.last(max(THROTTLED_SECONDS, self.interval)))
+        waited: Counter[str] = Counter()
         for look in looks:
-            for each in look.classes:
-                waited[each.key] = waited.get(each.key, 0) + (each.stats.backlog_packets > 0)
+            waiting = [each for each in look.classes if each.stats.backlog_packets > 0]
+            waited.update(each.key for each in waiting)
+            # Totals are of what the interface sends; what it receives has a total of its own.
+            waited[""] += any(not each.arrives for each in waiting)
         return {key: number / len(looks) for key, number in waited.items()}
-
-    def _any_waits(self) -> float:
-        looks = self._recent()
-        return sum(any(each.stats.backlog_packets > 0 for each in _sent(look.classes)) for look in looks) / len(looks)
 
     def _minute(self, key: str, at: float) -> tuple[int | None, ...]:
         """Second by second; a rate stands for all the seconds that it is the mean of."""
@@ -148,11 +144,6 @@ class Watch:
                 points.popleft()
 
 
-def _sent(classes: Iterable[ClassReading]) -> list[ClassReading]:
-    """Totals are of what the interface sends; what it receives has a total of its own."""
-    return [each for each in classes if not each.arrives]
-
-
 def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttled: float) -> Row:
     """``before`` is None for a class that is new: all it has counted is."""
     stats = now.stats
@@ -164,7 +155,7 @@ def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttl
     return Row(
         now,
         rate,
-        rate.bits_per_second / now.ceil.bits_per_second if now.ceil and now.ceil.bits_per_second else None,
+        _of(rate.bits_per_second, now.ceil),
         lent / (own + lent) if own + lent else None,
         grown(earlier.packets, stats.packets) / seconds,
         grown(earlier.drops, stats.drops) / seconds,
@@ -176,41 +167,36 @@ def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttl
 
 
 def _waits(now: ClassReading) -> float | None:
-    rate = now.rate if now.rate and now.rate.bits_per_second else now.ceil
-    if rate is None or not rate.bits_per_second:
-        return None
-    return now.stats.backlog_bytes * 8 / rate.bits_per_second
+    return _of(now.stats.backlog_bytes * 8, now.rate if now.rate and now.rate.bits_per_second else now.ceil)
+
+
+def _of(bits: int, rate: Rate | None) -> float | None:
+    return bits / rate.bits_per_second if rate and rate.bits_per_second else None
 
 
 def _totals(reading: Reading, rows: Sequence[Row], throttled: float) -> Row:
     """Everything that is sent, as a row without a name."""
     sent = [row for row in rows if not row.reading.arrives]
-    stats = [row.reading.stats for row in sent]
-    guaranteed = [row.reading.rate for row in sent if row.reading.rate is not None]
+    guaranteed = [row.reading.rate.bits_per_second for row in sent if row.reading.rate is not None]
     active = [row.reading.active for row in sent if row.reading.active is not None]
     opened = [row.opened for row in sent if row.opened is not None]
     now = Rate(sum(row.now.bits_per_second for row in sent))
     total = reading.total
-    everything = ClassReading(
-        "",
-        "all",
-        ClassStats(
-            backlog_bytes=sum(each.backlog_bytes for each in stats),
-            backlog_packets=sum(each.backlog_packets for each in stats),
-        ),
-        Rate(sum(each.bits_per_second for each in guaranteed)) if guaranteed else None,
-        total,
-        active=sum(active) if active else None,
+    waiting = ClassStats(
+        backlog_bytes=sum(row.reading.stats.backlog_bytes for row in sent),
+        backlog_packets=sum(row.reading.stats.backlog_packets for row in sent),
     )
+    guarantee = Rate(sum(guaranteed)) if guaranteed else None
+    everything = ClassReading("", "all", waiting, guarantee, total, active=sum(active) if active else None)
     return Row(
         everything,
         now,
-        now.bits_per_second / total.bits_per_second if total and total.bits_per_second else None,
+        _of(now.bits_per_second, total),
         None,
         sum(row.packets for row in sent),
         sum(row.drops for row in sent),
         sum(row.overlimits for row in sent),
-        everything.stats.backlog_bytes * 8 / total.bits_per_second if total and total.bits_per_second else None,
+        _of(everything.stats.backlog_bytes * 8, total),
         throttled,
         sum(opened) if opened else None,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Protocol
 
 from daemon.documents.connections import Connections
@@ -65,13 +65,5 @@ def duration_words(seconds: float) -> str:
     """``42s``, ``3m 5s``, ``2h 10m``, ``5d 3h``: two units at most."""
     whole = int(seconds)
     parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
-    used = _from_first(parts)
-    return " ".join(f"{number}{unit}" for number, unit in used[:2] if number or len(used) == 1) or "0s"
-
-
-def _from_first(parts: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The parts from the first one that is not zero on; at least the last."""
-    kept = list(parts)
-    while len(kept) > 1 and not kept[0][0]:
-        kept.pop(0)
-    return kept
+    used = list(dropwhile(lambda part: not part[0], parts))[:2]
+    return " ".join(f"{number}{unit}" for number, unit in used if number) or "0s"

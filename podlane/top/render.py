@@ -44,16 +44,12 @@ def classes_picture(
 ) -> RenderableType:
     """Everything for a screen of this size."""
     rows = arranged(frame.rows, view.sort, reverse=view.reverse)
-    room = max(1, height - _AROUND)
     sort = "in the policy's order" if view.sort == ORDER else f"sorted by {_title(view.sort)}"
-    return Group(
-        title(source, frame, width),
-        last_minute(frame.totals, width),
-        _state(view, problem, width),
-        # Of all rows, so that scrolling moves no column.
-        class_table(rows[view.top : view.top + room], frame.totals, fitting((*rows, frame.totals), width)),
-        _footer(view, "connections", sort, len(rows), view.top + room, width),
-    )
+    shown = rows[view.top : _end(view, height)]
+    # Of all rows, so that scrolling moves no column.
+    body = class_table(shown, frame.totals, fitting((*rows, frame.totals), width))
+    footer = _footer(view, "connections", sort, len(rows), _end(view, height), width)
+    return Group(*_head(source, frame, view, width, problem), body, footer)
 
 
 def connections_picture(
@@ -61,28 +57,31 @@ def connections_picture(
 ) -> RenderableType:
     """The live connections for a screen of this size."""
     listed = in_class(shown.connections, view.connection_sort, reverse=view.reverse)
-    room = max(1, height - _AROUND)
     first = "the newest first" if view.order is Order.NEWEST else "the largest first"
     sort = f"sorted by {view.connection_sort}" if view.connection_sort else first
-    return Group(
-        title(source, frame, width),
-        last_minute(frame.totals, width),
-        _state(view, problem, width),
-        connection_table(listed[view.top : view.top + room]),
-        Text(count_words(shown), style="bold"),
-        _footer(view, "classes", sort, len(listed), view.top + room, width),
-    )
+    body = connection_table(listed[view.top : _end(view, height)])
+    footer = _footer(view, "classes", sort, len(listed), _end(view, height), width)
+    return Group(*_head(source, frame, view, width, problem), body, Text(count_words(shown), style="bold"), footer)
+
+
+def _end(view: View, height: int) -> int:
+    """Behind the last line that there is room for."""
+    return view.top + max(1, height - _AROUND)
+
+
+def _head(source: str, frame: Frame, view: View, width: int, problem: str) -> tuple[Text, ...]:
+    return title(source, frame, width), last_minute(frame.totals, width), _state(view, problem, width)
 
 
 def help_picture() -> RenderableType:
     """What the keys do, and what the columns mean."""
-    keys = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    for key, words in HELP:
-        keys.add_row(Text(key, style="bold"), words)
-    columns = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    for name, words in MEANINGS:
-        columns.add_row(Text(name, style="bold"), words)
-    return Group(Text("Keys", style="bold cyan"), keys, Text(), Text("Columns", style="bold cyan"), columns)
+    parts: list[RenderableType] = []
+    for heading, meanings in (("Keys", HELP), ("Columns", MEANINGS)):
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+        for name, words in meanings:
+            table.add_row(Text(name, style="bold"), words)
+        parts += [Text(heading, style="bold cyan"), table, Text()]
+    return Group(*parts[:-1])
 
 
 MEANINGS: Final = (

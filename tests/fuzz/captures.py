@@ -7,7 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from typing import IO
 
@@ -93,7 +93,7 @@ def _as_file(data: bytes) -> CaptureFile:
 def _frames_of_file(opened: Callable[[bytes], CaptureFile], data: bytes) -> list[Frame]:
     """What the reader makes of a file. It may say that it is none, or how it is damaged."""
     try:
-        with opened(data) as file:
+        with closing(opened(data)) as file:
             frames = list(file)
             assert file.position <= len(data), "more was read than there is"
             assert file.damage is None or file.damage.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def section(order: str, interfaces: list[int], packets: list[tuple[int, bytes]],
 def read(tmp_path: Path, content: bytes) -> tuple[list[Frame], CaptureFile]:
     path = tmp_path / "capture"
     path.write_bytes(content)
-    with CaptureFile(str(path)) as file:
+    with closing(CaptureFile(str(path))) as file:
         return list(file), file
 
 
@@ -82,7 +83,7 @@ def test_a_file_of_scapys_own(tmp_path: Path) -> None:
     for packet in PACKETS:
         writer.write_packet(packet, sec=1, usec=0)
     writer.close()
-    with CaptureFile(str(path)) as file:
+    with closing(CaptureFile(str(path))) as file:
         assert [f.data for f in file] == PACKETS
 
 
@@ -209,7 +210,7 @@ def test_frame_check_sequences_in_the_link_type_field_are_ignored(tmp_path: Path
 def test_the_position_moves_with_reading(tmp_path: Path) -> None:
     path = tmp_path / "capture"
     path.write_bytes(pcap())
-    with CaptureFile(str(path)) as file:
+    with closing(CaptureFile(str(path))) as file:
         assert file.size == path.stat().st_size
         positions = [file.position for _ in file]
     assert positions == [52, 74, 112]

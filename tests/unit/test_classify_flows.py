@@ -12,7 +12,7 @@ from scapy.packet import Packet, Raw
 
 from datapath.protocols.detect import Protocol, Reason
 from podlane.classify.flow import Flow
-from podlane.classify.quic import is_quic
+from podlane.classify.flows import is_quic
 
 HELLO = records(hello(sni(b"a.example.com"), alpn(b"h2")))
 REQUEST = b"GET / HTTP/1.1\r\nHost: b.example.com\r\n\r\n"
@@ -242,7 +242,7 @@ def test_the_delay_counts_from_the_end_of_the_handshake() -> None:
     ],
 )
 def test_quic_is_told_by_its_long_header(data: bytes, quic: bool) -> None:
-    assert is_quic(data, 0) is quic
+    assert is_quic(data) is quic
     found, _ = flows([udp(40_000, 443, data)])
     assert found[0].quic is quic
 

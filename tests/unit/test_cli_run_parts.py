@@ -14,11 +14,11 @@ from daemon.documents.classes import Classes
 from daemon.documents.codec import from_json
 from podlane.errors import RunError
 from podlane.run.addresses import IPv4_POOL, IPv6_POOL, Networks, free_networks
-from podlane.run.delivery import unsent_bytes
 from podlane.run.nat import HostRules, removal_text
 from podlane.run.resolver import choose_resolver
 from podlane.run.state import RunRecord, State, locked_state, process_start
 from podlane.run.summary import summary_lines
+from podlane.run.supervise import unsent_bytes
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 

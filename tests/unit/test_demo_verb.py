@@ -10,9 +10,8 @@ from click.testing import CliRunner
 
 from datapath.netfilter.features import Check
 from podlane.demo import command as verb
-from podlane.demo import programs, quic
-from podlane.demo.clients import command
-from podlane.demo.conversation import conversation_command
+from podlane.demo import programs, requirements
+from podlane.demo.clients import command, conversation_command
 from podlane.demo.parts import BOTH_WAYS, UPLOADS
 from podlane.demo.recording import Recording
 from podlane.demo.scenario import Kind, make_scenario
@@ -113,19 +112,19 @@ def test_quic_that_cannot_be_shown_is_left_out_with_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: str | None, check: Check, why: str
 ) -> None:
     without(monkeypatch)
-    monkeypatch.setattr(quic.importlib.util, "find_spec", lambda _name: found)
-    monkeypatch.setattr(quic, "probe", lambda: check)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda _name: found)
+    monkeypatch.setattr(requirements, "probe", lambda: check)
     uploads, both_ways = verb._possible([UPLOADS, BOTH_WAYS])
     assert uploads is UPLOADS
-    assert quic.quic_lanes(BOTH_WAYS) == ("live",)
-    assert quic.quic_lanes(both_ways) == ()
+    assert requirements.quic_lanes(BOTH_WAYS) == ("live",)
+    assert requirements.quic_lanes(both_ways) == ()
     assert len(both_ways.lanes) == len(BOTH_WAYS.lanes) - 1
     assert f"QUIC is left out (the lane live). {why}" in capsys.readouterr().err
 
 
 def test_quic_that_can_be_shown_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     without(monkeypatch)
-    monkeypatch.setattr(quic, "probe", lambda: Check("step-aside", True, "works"))
+    monkeypatch.setattr(requirements, "probe", lambda: Check("step-aside", True, "works"))
     assert verb._possible([BOTH_WAYS]) == [BOTH_WAYS]
     assert capsys.readouterr().err == ""
 

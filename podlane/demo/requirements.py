@@ -1,10 +1,12 @@
-"""What the running kernel lacks for a part of the demo, found out before anything is made."""
+"""What this machine lacks for a part of the demo, found out before anything is made."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Final
 
-from podlane.demo.scenario import Part
+from datapath.stepaside.features import probe
+from podlane.demo.scenario import Client, Part
 from tc_core.compile.ingress_classifier import Teller, best_teller
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.compile.packet_tree import compile_ingress
@@ -30,3 +32,17 @@ def missing_for(part: Part) -> str | None:
     except MissingFeatureError as error:
         return str(error)
     return None
+
+
+def quic_lanes(part: Part) -> tuple[str, ...]:
+    """The lanes of a part whose programs speak QUIC."""
+    return tuple(lane.name for lane in part.lanes if lane.client is Client.QUIC)
+
+
+def quic_missing() -> str | None:
+    """Why QUIC cannot be shown here, and the remedy; None when it can."""
+    if importlib.util.find_spec("aioquic") is None:
+        return "aioquic is not installed. To have it: pip install 'podlane[demo]'"
+    # With either datapath the classifier finds QUIC by what stepping aside is made of.
+    found = probe()
+    return None if found.available else f"{found.reason} {found.remedy}"
