@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.routing.cached import Routing
 from datapath.shared_counters import LedgerRow
 from datapath.stepaside.server import StepAside
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.access_log import AccessLogSettings
+from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggedWitness
 from sidecar.observability.counters import Tallies
 from sidecar.observability.metrics import Metrics
+from sidecar.proxy.memory_trim import Trim, give_back
 from sidecar.proxy.server import ProxyServer, ServerSettings
 from sidecar.transport.kernel_sockets import TransparentEdge
 from traffic_policy.settings import AccessLogMode
@@ -43,11 +46,13 @@ def relay(
 
 
 def classifier(settings: SidecarSettings, routing: Routing, tallies: Tallies) -> StepAside:
-    """What judges packets: of all connections, or of QUIC alone."""
-    return StepAside(
-        settings.outbound_port,
-        routing,
-        tallies,
-        detection_timeout=settings.detection_timeout,
-        access_log=access_log_of(settings),
-    )
+    """What judges packets: of all connections, or of QUIC alone.
+
+    Raises ConfigError when the access log cannot be written.
+    """
+    make = partial(StepAside, detection_timeout=settings.detection_timeout, on_idle=Trim(give_back).left)
+    where = access_log_of(settings)
+    if where is None:
+        return make(settings.outbound_port, routing, tallies)
+    lines = AccessLog(where, tallies.lost_lines)
+    return make(settings.outbound_port, routing, LoggedWitness(tallies, lines), on_end=lines.close)

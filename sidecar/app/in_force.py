@@ -15,11 +15,12 @@ import trio
 
 from daemon.log import Logger
 from datapath.cleanup import forget_aside_marks
+from datapath.data_plane_settings import DataPlaneSettings
 from datapath.errors import ConntrackError
 from datapath.exclusions import left_alone
 from datapath.mesh.check import beyond_mesh
 from datapath.mesh.types import MeshProxy
-from datapath.netfilter.capture_settings import CaptureSettings, capture_settings
+from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.ports import PortReservation, release
 from datapath.netfilter.ruleset import Ruleset, build_ruleset
@@ -30,7 +31,7 @@ from datapath.stepaside.server import StepAside
 from sidecar.app import factory
 from sidecar.app.fail_closed import refuse
 from sidecar.app.supervised import Supervised
-from sidecar.observability.counters import Tallies
+from sidecar.config.data_plane import data_plane_settings
 from sidecar.proxy.server import ProxyServer
 from sidecar.workers.pool import WorkerPool
 from tc_core.compile.ingress_classifier import TELLERS, Teller
@@ -73,7 +74,7 @@ class InForce(Supervised, Protocol):
         relay = self.settings.datapath is Datapath.RELAY
         silent = self.settings.silent_ports
         report = await self._blocking(
-            partial(self.shaping.begin, policy, ids, left_alone(policy, self.settings), silent)
+            partial(self.shaping.begin, policy, ids, left_alone(policy, self._plane_settings().capture), silent)
         )
         table = RoutingTable.of(policy, silent, self.mesh)
         routing = Routing(table, ids, self.shaping.paced(policy, ids))
@@ -90,6 +91,7 @@ class InForce(Supervised, Protocol):
             await nursery.start(server.run)
             self._server = server
         if relay:
+            self._quic_tallies.keep(routing.ids)
             await self._quic.follow(routing, nursery)
         await self._blocking(partial(self._install, policy))
         await self._reroute()
@@ -189,7 +191,7 @@ class InForce(Supervised, Protocol):
     def _make_server(self, routing: Routing) -> ProxyServer | WorkerPool | StepAside:
         s = self.settings
         if s.datapath is Datapath.STEP_ASIDE:
-            return self._make_classifier(routing, self.metrics)
+            return factory.classifier(s, routing, self.metrics)
         if self._make_pool is not None:
             return self._make_pool(
                 factory.server_settings(s),
@@ -201,14 +203,15 @@ class InForce(Supervised, Protocol):
         ledger = self.shaping.ledger.row(0)
         return factory.relay(s, routing, self.metrics, mesh=self.mesh, ledger=ledger)
 
-    def _make_classifier(self, routing: Routing, tallies: Tallies) -> StepAside:
-        return factory.classifier(self.settings, routing, tallies)
+    def _make_classifier(self, routing: Routing) -> StepAside:
+        return factory.classifier(self.settings, routing, self._quic_tallies)
+
+    def _plane_settings(self) -> DataPlaneSettings:
+        return data_plane_settings(self.settings, self.mesh)
 
     def _capture_settings(self) -> CaptureSettings:
-        return capture_settings(
-            self.settings,
+        return self._plane_settings().captured(
             interface=self.shaping.interface,
-            mesh=self.mesh,
             quic=self._quic.available,
             connmark=self.shaping.teller is Teller.CONNMARK,
             apart=self._apart,

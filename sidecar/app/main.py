@@ -34,7 +34,7 @@ from sidecar.workers.worker import work
 from tc_core.probe import features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
-from traffic_policy.settings import Datapath
+from traffic_policy.settings import Datapath, Mesh
 
 log = Logger()
 
@@ -53,7 +53,7 @@ def run(
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
     ledger = Ledger(workers)
     try:
-        mesh = join(settings)
+        mesh = join(*_mesh_asked(settings))
     except PodlaneError:
         if guard is None or not guard.again:
             with suppress(PodlaneError), only_instance():  # as in serve; unless another sidecar is alive here
@@ -66,6 +66,14 @@ def run(
             make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
         running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, guard=guard)
         trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
+
+
+def _mesh_asked(settings: SidecarSettings) -> tuple[Mesh, Datapath]:
+    """Annotations have the last word on both; what is wrong with them is told when the policy is read."""
+    if settings.annotations is not None:
+        with suppress(PodlaneError):
+            settings = load_wanted(settings).settings
+    return settings.mesh, settings.datapath
 
 
 async def serve(

@@ -40,6 +40,7 @@ from sidecar.config.loader import Wanted, sources
 from sidecar.config.reload_status import PolicyState
 from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_server import serve_admin
+from sidecar.observability.counters import Tallies
 from sidecar.observability.metrics import Metrics, ReceivedMetrics
 from sidecar.proxy.server import ProxyServer, tune_garbage_collector
 from sidecar.supervisor.client import Guard, RestartMetrics, ids_of
@@ -105,6 +106,7 @@ class Sidecar(Reloading):
         self._guard = guard
         self._was_ready = guard is not None and guard.again
         self._armed: tuple[Command, ...] | None = None
+        self._quic_tallies = Tallies()  # of a thread of its own
         self._quic = QuicReader(self._make_classifier)
         self._stop = trio.Event()
         self._life = trio.CancelScope()

@@ -23,6 +23,7 @@ from sidecar.config.loader import Wanted
 from sidecar.config.reload_status import PolicyState
 from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_server import Handler, Query, Reply
+from sidecar.observability.counters import Tallies
 from sidecar.observability.documents import (
     POLICY_SOURCES,
     Process,
@@ -53,6 +54,7 @@ class Answers(Protocol):
     _wanted: Wanted
     _server: ProxyServer | WorkerPool | StepAside | None
     _quic: QuicReader
+    _quic_tallies: Tallies
     _in_thread: trio.CapacityLimiter
     _began: float
 
@@ -119,7 +121,7 @@ class Answers(Protocol):
 
     def _crew(self) -> Crew:
         crew = self._server.crew if isinstance(self._server, WorkerPool) else Crew()
-        return replace(crew, tallies=(*crew.tallies, self._quic.tallies)) if self._quic.used else crew
+        return replace(crew, tallies=(*crew.tallies, self._quic_tallies)) if self._quic.used else crew
 
     def classes_document(self) -> dict[str, object]:
         """Limits, counters and connections of every class, as plain data."""

@@ -24,11 +24,11 @@ from datapath.connection_list import LiveConnection, Order, Shown, first
 from datapath.routing.cached import Routing
 from datapath.shared_counters import Ledger, LedgerRow
 from datapath.sockets import SocketAddress, reset_on_close
-from sidecar.app.memory_trim import Tide, give_back
 from sidecar.observability.access_log import AccessLog, AccessLogSettings, Logged
 from sidecar.proxy.connection import Connection
 from sidecar.proxy.context import ConnectionContext
 from sidecar.proxy.idle_eviction import CROWDED, Crowding, IdleSweep
+from sidecar.proxy.memory_trim import Tide, give_back
 from sidecar.transport.accept import RETRY_S, Acceptor
 from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.kernel_sockets import BACKLOG, Edge, TransparentEdge
