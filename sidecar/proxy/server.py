@@ -199,8 +199,8 @@ class ProxyServer:
         """The connections alive."""
         return [connection.view() for connection in self._context.live]
 
-    def connections(self, limit: int, order: Order) -> Shown:
-        """The connections alive, and ``limit`` of them."""
+    async def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive, and ``limit`` of them. Waits for nothing; other servers have to ask first."""
         live = self._context.live
         chosen = first(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
         return Shown(len(live), [_told(each.view()) for each in chosen])
