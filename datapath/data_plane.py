@@ -53,8 +53,8 @@ log = Logger()
 class DataPlane:
     """Puts policies in force, one after the other, and removes what it installed.
 
-    Whoever changes what is in force (:meth:`apply`, :meth:`put_back`, :meth:`tend`, :meth:`stop_capture`) holds
-    :attr:`changing` meanwhile.
+    :attr:`changing` is for the caller to hold while it changes what is in force, by :meth:`apply`, :meth:`put_back`,
+    :meth:`tend` or :meth:`stop_capture`.
     """
 
     def __init__(

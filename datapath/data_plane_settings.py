@@ -1,4 +1,4 @@
-"""What a data plane is told, beside its policy. Pure."""
+"""What a data plane is told apart from its policy. Pure."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -114,7 +115,7 @@ class Sidecar:
                 async with self._plane.changing:
                     await self._bring_up(nursery)
                 nursery.start_soon(self._keep_house)
-                nursery.start_soon(self._follow_policy)
+                nursery.start_soon(partial(self._reloader.run, watch=self._settings.watch))
                 self.ready = True
                 if self._supervisor is not None:
                     nursery.start_soon(self._supervisor.watch_workers, self._processes.ask)
@@ -130,7 +131,7 @@ class Sidecar:
                 nursery.cancel_scope.cancel()
 
     def _say_ready(self, on_ready: Callable[[], None]) -> None:
-        """Say that all is in force. Raises PodlaneError when whoever waits for it is gone: then it was for nobody."""
+        """Tell the starter that all is in force. Raises PodlaneError when it is gone."""
         try:
             on_ready()
         except OSError as error:
@@ -213,6 +214,3 @@ class Sidecar:
                     await self._plane.tend()
             except PodlaneError as error:
                 log.warning("counters cannot be read, or rules not be tidied up", error=str(error))
-
-    async def _follow_policy(self) -> None:
-        await self._reloader.run(watch=self._settings.watch)
