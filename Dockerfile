@@ -33,7 +33,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends iptables python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 COPY --from=build /opt/podlane /opt/podlane
-# PYTHONMALLOC: Python's own allocator would keep what a crowd of connections took (sidecar/app/memory_trim.py).
+# PYTHONMALLOC: Python's own allocator would keep what a crowd of connections took (sidecar/proxy/memory_trim.py).
 ENV PATH=/opt/podlane/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONMALLOC=malloc \
     PYTHONDONTWRITEBYTECODE=1

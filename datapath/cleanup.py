@@ -20,7 +20,7 @@ def cleanup(interface: str | None) -> None:
     """Remove what an earlier sidecar left in this network namespace, in whatever way. Nothing there is no error.
 
     ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
-    :mod:`sidecar.errors`, the first :class:`InstanceRunningError`.
+    :mod:`datapath.errors`, the first :class:`InstanceRunningError`.
     """
     with only_instance():
         remove_remains(interface)

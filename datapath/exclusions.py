@@ -1,15 +1,15 @@
-"""What the settings have the sidecar leave alone, as matches for what arrives. Pure.
+"""What the settings leave alone, as matches for what arrives. Pure.
 
 For what is sent the rules say so (:mod:`datapath.netfilter.ruleset`); what arrives is told apart before any of them.
 """
 
 from __future__ import annotations
 
-from sidecar.config.settings import SidecarSettings
+from datapath.netfilter.capture_settings import CaptureSettings
 from traffic_policy.policy import Bound, Match, TrafficPolicy
 
 
-def left_alone(policy: TrafficPolicy, settings: SidecarSettings) -> tuple[Match, ...]:
+def left_alone(policy: TrafficPolicy, settings: CaptureSettings) -> tuple[Match, ...]:
     """Matches of all that is excluded: it is in the default class, whatever the policy says.
 
     Of excluded clients only what they send to ports of inbound matches; the rest may be the answers of servers there.

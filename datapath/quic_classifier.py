@@ -18,7 +18,6 @@ from datapath.errors import ConntrackError, PrivilegeError, QueueError, RulesetE
 from datapath.netfilter.ruleset import Ruleset
 from datapath.routing.cached import Routing
 from datapath.stepaside.server import StepAside, forget_marks
-from sidecar.observability.counters import Tallies
 from traffic_policy.policy import TransportProtocol
 from traffic_policy.units import Duration
 
@@ -30,10 +29,9 @@ log = Logger()
 class QuicReader:
     """Runs the classifier when the routing in force wants one."""
 
-    def __init__(self, make: Callable[[Routing, Tallies], StepAside]) -> None:
-        """``make`` gives a classifier that counts in these tallies, which no other thread does."""
+    def __init__(self, make: Callable[[Routing], StepAside]) -> None:
+        """``make`` gives a classifier. It judges in a thread of its own, so its witness is told by that thread."""
         self._make = make
-        self.tallies = Tallies()
         self._classifier: StepAside | None = None
         self.used = False
         """Whether there was a classifier, and there may be marks of it."""
@@ -58,7 +56,6 @@ class QuicReader:
 
     async def follow(self, routing: Routing, nursery: trio.Nursery) -> None:
         """Judge by this routing from now on; before the rules that go with it."""
-        self.tallies.keep(routing.ids)
         if self._classifier is not None:
             await self._classifier.follow(routing)
         elif routing.table.reads_quic and self.available:
@@ -68,7 +65,7 @@ class QuicReader:
                 self.give_up(str(error))
 
     async def _begin(self, routing: Routing, nursery: trio.Nursery) -> None:
-        classifier = self._make(routing, self.tallies)
+        classifier = self._make(routing)
         with trio.CancelScope(shield=True):  # it waits for nothing, and must not run unknown to us
             await nursery.start(classifier.run)
         self._classifier = classifier

@@ -125,7 +125,7 @@ def sidecar(
         from datapath.cleanup import cleanup as remove_remains
         from sidecar.app.main import run
         from sidecar.config.settings import load_settings
-        from sidecar.supervisor.client import Guard
+        from sidecar.supervisor.client import SupervisorClient
 
         if cleanup:
             remove_remains(options["interface"])
@@ -135,7 +135,7 @@ def sidecar(
         try:
             run(
                 settings,
-                guard=None if supervisor_fd is None else Guard.of(supervisor_fd),
+                supervisor=None if supervisor_fd is None else SupervisorClient.from_descriptor(supervisor_fd),
                 on_ready=partial(_write, ready_fd, "ready\n"),
                 on_summary=lambda document: _write(summary_fd, json.dumps(document) + "\n"),
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from daemon.log import Logger
 from datapath.errors import RulesetError
@@ -14,8 +13,6 @@ from datapath.mesh.owner import check_may_be
 from datapath.mesh.types import USUAL, MeshProxy
 from datapath.netfilter.restore import INSTALL_REMEDY, installed_programs
 from datapath.netfilter.rules import Family
-from sidecar.config.loader import load_wanted
-from sidecar.config.settings import SidecarSettings
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.settings import Datapath, Mesh
 
@@ -87,17 +84,13 @@ def resolve(asked: Mesh) -> MeshProxy | None:
     return found.proxy
 
 
-def join(settings: SidecarSettings) -> MeshProxy | None:
-    """:func:`resolve` what the settings ask for, and :func:`_assume` what the relay needs there.
+def join(asked: Mesh, datapath: Datapath) -> MeshProxy | None:
+    """:func:`resolve` what is ``asked`` for, and :func:`_assume` what the relay needs there.
 
-    Annotations have the last word on both; what is wrong with them is told when the policy is read. Raises
-    :class:`ConfigError`, :class:`PrivilegeError`.
+    Raises :class:`ConfigError`, :class:`PrivilegeError`.
     """
-    if settings.annotations is not None:
-        with suppress(PodlaneError):
-            settings = load_wanted(settings).settings
-    proxy = resolve(settings.mesh)
-    if proxy is not None and settings.datapath is Datapath.RELAY:
+    proxy = resolve(asked)
+    if proxy is not None and datapath is Datapath.RELAY:
         _assume(proxy)
     return proxy
 
@@ -105,7 +98,7 @@ def join(settings: SidecarSettings) -> MeshProxy | None:
 def _assume(proxy: MeshProxy) -> None:
     """Have this process belong to the mesh's group, so that it lets pass what we send; others we need not be.
 
-    (What is known by uid or mark wears that socket by socket: :mod:`sidecar.transport.kernel_sockets`.) Raises
+    (What is known by uid or mark wears that socket by socket.) Raises
     :class:`ConfigError` or :class:`PrivilegeError` when that is not allowed.
     """
     if proxy.user is not None:

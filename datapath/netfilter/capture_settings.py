@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.rules import Address, Family
 from datapath.routing.table import SILENT_PORTS
-from sidecar.config.settings import SidecarSettings
 from traffic_policy.policy import Match, Network, PortRange
 from traffic_policy.settings import INBOUND_PORT, OUTBOUND_PORT, Datapath
 
@@ -60,30 +58,3 @@ class CaptureSettings:
     def any_port(self, match: Match) -> bool:
         """Whether a content match applies on all ports but the silent ones."""
         return bool(self.silent_ports) and not match.port
-
-
-def capture_settings(
-    settings: SidecarSettings,
-    *,
-    interface: str | None,
-    mesh: MeshProxy | None,
-    quic: bool = True,
-    connmark: bool = False,
-    apart: Iterable[int] = (),
-) -> CaptureSettings:
-    """Those of a sidecar. Clients of the admin server, and of the ports ``apart``, are left alone."""
-    alone = {*apart, settings.admin_port} - {0}
-    return CaptureSettings(
-        datapath=settings.datapath,
-        outbound_port=settings.outbound_port,
-        silent_ports=settings.silent_ports,
-        exclude_outbound_ports=settings.exclude_outbound_ports,
-        exclude_outbound_cidrs=settings.exclude_outbound_cidrs,
-        inbound_port=settings.inbound_port,
-        exclude_inbound_ports=settings.exclude_inbound_ports + tuple(PortRange(p, p) for p in sorted(alone)),
-        exclude_inbound_cidrs=settings.exclude_inbound_cidrs,
-        interface=interface,
-        connmark=connmark,
-        quic=quic,
-        mesh=mesh,
-    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from time import monotonic, time_ns
 from typing import Final
@@ -29,8 +30,6 @@ from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import DECIDED, OPEN, OURS
 from datapath.stepaside.queue import Queue
-from sidecar.app.memory_trim import Level, give_back
-from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggedWitness
 from traffic_policy.marks import STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.units import Duration
@@ -55,14 +54,18 @@ class StepAside:
         witness: Witness,
         *,
         detection_timeout: Duration,
-        access_log: AccessLogSettings | None = None,
+        on_idle: Callable[[int, int], None] = lambda _left, _held: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """``queue`` is the number that the rules name. Raises ConfigError when the access log cannot be written."""
+        """``queue`` is the number that the rules name.
+
+        ``on_idle`` is called by the thread that judges, when no packet waits, with the number of connections whose
+        first bytes are awaited, and the bytes that are kept for them. ``on_end`` is called when :meth:`run` ends.
+        """
         self._number = queue
+        self._on_idle = on_idle
+        self._on_end = on_end
         told: Witness = _Log(witness) if log.is_enabled_for("debug") else witness
-        self._access_log = None if access_log is None else AccessLog(access_log, witness.lost_lines)
-        if self._access_log is not None:
-            told = LoggedWitness(told, self._access_log)
         self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
         self._life = trio.CancelScope()
         self._stopping = False
@@ -83,7 +86,7 @@ class StepAside:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled. Started when the queue is ours.
 
-        Raises :class:`~sidecar.errors.QueueError`, :class:`~sidecar.errors.PrivilegeError`.
+        Raises :class:`~datapath.errors.QueueError`, :class:`~datapath.errors.PrivilegeError`.
         """
         queue = self._queue = Queue(self._number)
         patience = sys.getswitchinterval()
@@ -107,8 +110,7 @@ class StepAside:
             sys.setswitchinterval(patience)
             self._queue = None
             queue.close()
-            if self._access_log is not None:
-                self._access_log.close()
+            self._on_end()
 
     def turned(self) -> bool | None:
         """Whether the thread that judges has come round since the last call; makes it come round once more.
@@ -135,7 +137,7 @@ class StepAside:
         """Choose anew for connections that are alive and decided; gives how many changed their class.
 
         By their content if it is still known, else they keep their class while it exists, and go to the default class
-        when not. Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+        when not. Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
         found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
         changed = 0
@@ -156,7 +158,7 @@ class StepAside:
     async def connections(self, limit: int, order: Order) -> Shown:
         """The connections alive that were decided, by conntrack's table, and ``limit`` of them.
 
-        Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+        Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
         found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
         now = time_ns()
@@ -182,7 +184,6 @@ class StepAside:
 
     def _judge(self, queue: Queue) -> None:
         classifier = self._classifier
-        level = Level()
         while not self._stopping:
             self._turned = True
             packets = queue.receive()
@@ -192,8 +193,7 @@ class StepAside:
                         classifier.give_up_silent(monotonic())
                     except Exception:  # as below; the rest have their turn when it is woken next
                         log.exception("a mistake in giving up connections that say nothing more")
-                if level.has_fallen(*classifier.awaited):
-                    give_back()  # packets that come meanwhile wait in the queue
+                self._on_idle(*classifier.awaited)  # packets that come meanwhile wait in the queue
             for packet in packets:
                 bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
                 with self._judging:
@@ -247,7 +247,7 @@ class _Log:
 def forget_marks(*transports: TransportProtocol) -> int:
     """Clear our bits in the marks of tracked connections, of all or of these ``transports``; how many had some.
 
-    Raises :class:`~sidecar.errors.ConntrackError`, :class:`~sidecar.errors.PrivilegeError`.
+    Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
     """
     clean = Mark(0, OURS)
 

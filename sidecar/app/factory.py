@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+from datapath.data_plane_types import Server
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.routing.cached import Routing
 from datapath.shared_counters import LedgerRow
 from datapath.stepaside.server import StepAside
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.access_log import AccessLogSettings
+from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggedWitness
 from sidecar.observability.counters import Tallies
-from sidecar.observability.metrics import Metrics
+from sidecar.proxy.memory_trim import Trim, give_back
 from sidecar.proxy.server import ProxyServer, ServerSettings
 from sidecar.transport.kernel_sockets import TransparentEdge
-from traffic_policy.settings import AccessLogMode
+from sidecar.workers.pool import WorkerPool
+from traffic_policy.settings import AccessLogMode, Datapath
+
+MakePool = Callable[..., WorkerPool]
+"""A :class:`WorkerPool` of which the first arguments are given."""
 
 
 def access_log_of(settings: SidecarSettings) -> AccessLogSettings | None:
@@ -35,19 +43,35 @@ def server_settings(settings: SidecarSettings) -> ServerSettings:
     )
 
 
-def relay(
-    settings: SidecarSettings, routing: Routing, metrics: Metrics, *, mesh: MeshProxy | None, ledger: LedgerRow
-) -> ProxyServer:
-    """The relay of this process."""
-    return ProxyServer(server_settings(settings), routing, metrics, edge=TransparentEdge(mesh=mesh), ledger=ledger)
+def server(
+    settings: SidecarSettings,
+    tallies: Tallies,
+    routing: Routing,
+    *,
+    make_pool: MakePool | None,
+    mesh: MeshProxy | None,
+    ledger: LedgerRow,
+) -> Server:
+    """What handles captured connections: a classifier, workers if there is ``make_pool``, or a relay in this process.
+
+    ``tallies`` are what it counts in; ``ledger`` is where this process writes down what it has received.
+    """
+    if settings.datapath is Datapath.STEP_ASIDE:
+        return classifier(settings, tallies, routing)
+    told = server_settings(settings)
+    if make_pool is not None:
+        return make_pool(told, routing, tallies, log_format=settings.log_format, log_level=settings.log_level)
+    return ProxyServer(told, routing, tallies, edge=TransparentEdge(mesh=mesh), ledger=ledger)
 
 
-def classifier(settings: SidecarSettings, routing: Routing, tallies: Tallies) -> StepAside:
-    """What judges packets: of all connections, or of QUIC alone."""
-    return StepAside(
-        settings.outbound_port,
-        routing,
-        tallies,
-        detection_timeout=settings.detection_timeout,
-        access_log=access_log_of(settings),
-    )
+def classifier(settings: SidecarSettings, tallies: Tallies, routing: Routing) -> StepAside:
+    """What judges packets: of all connections, or of QUIC alone.
+
+    Raises ConfigError when the access log cannot be written.
+    """
+    make = partial(StepAside, detection_timeout=settings.detection_timeout, on_idle=Trim(give_back).left)
+    where = access_log_of(settings)
+    if where is None:
+        return make(settings.outbound_port, routing, tallies)
+    lines = AccessLog(where, tallies.lost_lines)
+    return make(settings.outbound_port, routing, LoggedWitness(tallies, lines), on_end=lines.close)

@@ -14,9 +14,9 @@ from daemon.log import Logger
 from datapath.cleanup import remove_remains
 from datapath.errors import RulesetError
 from datapath.mesh.types import MeshProxy
-from datapath.netfilter.capture_settings import capture_settings
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.netfilter.ruleset import build_ruleset
+from sidecar.config.data_plane import data_plane_settings
 from sidecar.config.loader import Wanted, on_failure_asked
 from sidecar.config.settings import SidecarSettings
 from sidecar.supervisor.commands import Action, run_all
@@ -79,7 +79,7 @@ def _capture(installer: Installer, wanted: Wanted, mesh: MeshProxy | None, named
     interface = named if named in {name for _, name in if_nameindex()} else None
 
     def install(*, quic: bool) -> None:
-        capture = capture_settings(wanted.settings, interface=interface, mesh=mesh, quic=quic)
+        capture = data_plane_settings(wanted.settings, mesh).captured(interface=interface, quic=quic)
         installer.install(build_ruleset(wanted.policy, ids, capture))
 
     try:

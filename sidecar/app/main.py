@@ -17,15 +17,14 @@ from datapath.mesh.types import MeshProxy
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.shaping import Shaping, shaped_interface
 from datapath.shared_counters import Ledger
-from sidecar.app.factory import access_log_of
+from sidecar.app.assembly import assemble
+from sidecar.app.factory import MakePool, access_log_of
 from sidecar.app.fail_closed import do_without_start
-from sidecar.app.in_force import MakePool
-from sidecar.app.reloading import tell_warnings
-from sidecar.app.sidecar import Sidecar
+from sidecar.app.reloader import tell_warnings
 from sidecar.config.loader import contents, load_wanted
 from sidecar.config.settings import SidecarSettings
 from sidecar.errors import single
-from sidecar.supervisor.client import Guard
+from sidecar.supervisor.client import SupervisorClient
 from sidecar.transport.kernel_sockets import TransparentEdge
 from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
@@ -34,7 +33,7 @@ from sidecar.workers.worker import work
 from tc_core.probe import features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
-from traffic_policy.settings import Datapath
+from traffic_policy.settings import Datapath, Mesh
 
 log = Logger()
 
@@ -42,7 +41,7 @@ log = Logger()
 def run(
     settings: SidecarSettings,
     *,
-    guard: Guard | None = None,
+    supervisor: SupervisorClient | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
@@ -53,9 +52,9 @@ def run(
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
     ledger = Ledger(workers)
     try:
-        mesh = join(settings)
+        mesh = join(*_mesh_asked(settings))
     except PodlaneError:
-        if guard is None or not guard.again:
+        if supervisor is None or not supervisor.again:
             with suppress(PodlaneError), only_instance():  # as in serve; unless another sidecar is alive here
                 do_without_start(settings)
         raise
@@ -64,8 +63,16 @@ def run(
         if workers > 1:
             be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
             make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
-        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, guard=guard)
+        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, supervisor=supervisor)
         trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
+
+
+def _mesh_asked(settings: SidecarSettings) -> tuple[Mesh, Datapath]:
+    """Annotations have the last word on both; what is wrong with them is told when the policy is read."""
+    if settings.annotations is not None:
+        with suppress(PodlaneError):
+            settings = load_wanted(settings).settings
+    return settings.mesh, settings.datapath
 
 
 async def serve(
@@ -74,11 +81,11 @@ async def serve(
     make_pool: MakePool | None = None,
     ledger: Ledger | None = None,
     mesh: MeshProxy | None = None,
-    guard: Guard | None = None,
+    supervisor: SupervisorClient | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``guard``: its supervisor; the others: see :func:`run`.
+    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``supervisor``: its own; the others: see :func:`run`.
 
     ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
     removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
@@ -109,9 +116,11 @@ async def serve(
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
-            running = Sidecar(settings, wanted, shaping, installer, pool, tried, mesh, guard)
+            running = assemble(
+                settings, wanted, shaping, installer, make_pool=pool, tried=tried, mesh=mesh, supervisor=supervisor
+            )
         except PodlaneError:
-            if guard is None or not guard.again:  # else connections have been seen to
+            if supervisor is None or not supervisor.again:  # else connections have been seen to
                 do_without_start(settings, wanted, mesh)
             raise
         try:

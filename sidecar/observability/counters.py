@@ -69,7 +69,7 @@ class Tallies:
 
     def keep(self, names: Container[str]) -> None:
         """Forget the classes that are not among ``names``, except those that connections still have."""
-        for name in [n for n, counts in self.connections.items() if n not in names and not counts.active]:
+        for name in [n for n, counts in list(self.connections.items()) if n not in names and not counts.active]:
             del self.connections[name]
 
     def detected(self, detection: Detection, seconds: float) -> None:
@@ -123,7 +123,7 @@ class Tallies:
 
     def add(self, other: Tallies) -> None:
         """Count what another has counted as well."""
-        for name, counts in other.connections.items():
+        for name, counts in list(other.connections.items()):
             self._of_class(name).add(counts)
         self.detections.update(other.detections)
         self.detection_times = [a + b for a, b in zip(self.detection_times, other.detection_times, strict=True)]

@@ -31,12 +31,13 @@ class Metrics(Tallies):
     ) -> None:
         """``more``: who has metrics of its own."""
         super().__init__()
-        self._crew = crew
+        self.crew = crew
+        """Gives who relays now."""
         self._collectors: tuple[Collector, ...] = (_Collector(classes, crew, self), *more)
 
     def sum(self) -> Tallies:
         """What all processes together have counted: this one, its workers, and those that are gone."""
-        others = self._crew().tallies
+        others = self.crew().tallies
         if not others:
             return self
         total = Tallies()

@@ -24,11 +24,11 @@ from datapath.connection_list import LiveConnection, Order, Shown, first
 from datapath.routing.cached import Routing
 from datapath.shared_counters import Ledger, LedgerRow
 from datapath.sockets import SocketAddress, reset_on_close
-from sidecar.app.memory_trim import Tide, give_back
 from sidecar.observability.access_log import AccessLog, AccessLogSettings, Logged
 from sidecar.proxy.connection import Connection
 from sidecar.proxy.context import ConnectionContext
 from sidecar.proxy.idle_eviction import CROWDED, Crowding, IdleSweep
+from sidecar.proxy.memory_trim import Tide, give_back
 from sidecar.transport.accept import RETRY_S, Acceptor
 from sidecar.transport.inbound import InboundEdge
 from sidecar.transport.kernel_sockets import BACKLOG, Edge, TransparentEdge
@@ -199,8 +199,8 @@ class ProxyServer:
         """The connections alive."""
         return [connection.view() for connection in self._context.live]
 
-    def connections(self, limit: int, order: Order) -> Shown:
-        """The connections alive, and ``limit`` of them."""
+    async def connections(self, limit: int, order: Order) -> Shown:
+        """The connections alive, and ``limit`` of them. Waits for nothing; other servers have to ask first."""
         live = self._context.live
         chosen = first(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
         return Shown(len(live), [_told(each.view()) for each in chosen])

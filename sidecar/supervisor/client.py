@@ -1,7 +1,7 @@
 """The proxy's side of its supervisor: signs of life, what to do when it is gone, and what it is told.
 
 See :mod:`sidecar.supervisor`. A sidecar may run without one (``podlane run`` looks after its own), and then has no
-:class:`Guard`.
+:class:`SupervisorClient`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from traffic_policy.marks import ClassIds
 from traffic_policy.settings import LogFormat, OnFailure
 
 _FORSAKEN: Final = 1
+_ASK_S: Final = 1.0
+"""Seconds between two questions to the workers."""
 
 log = Logger()
 
 
-class Guard:
+class SupervisorClient:
     """The supervisor, as its proxy knows it."""
 
     def __init__(
@@ -52,7 +54,7 @@ class Guard:
         self._over = False
 
     @classmethod
-    def of(cls, descriptor: int) -> Guard:
+    def from_descriptor(cls, descriptor: int) -> SupervisorClient:
         """Take the socket that a supervisor has given, and hear its first words."""
         end = socket.socket(fileno=descriptor)
         end.set_inheritable(False)
@@ -107,6 +109,17 @@ class Guard:
                 self._beats.take_back(JUDGE)
             await trio.sleep(EVERY_S)
 
+    async def watch_workers(self, ask: Callable[[], Awaitable[list[int]]]) -> None:
+        """Tell that all workers answer, again and again, as long as they do.
+
+        ``ask`` gives the numbers of those that do not.
+        """
+        self.all_workers_answer()  # they have, when they began
+        while True:
+            await trio.sleep(_ASK_S)
+            if not await ask():
+                self.all_workers_answer()
+
     async def listen(self, put_back: Callable[[], Awaitable[None]]) -> None:
         """Follow what the supervisor says: ``put_back`` what captures, and go on as before.
 
@@ -141,8 +154,8 @@ def ids_of(told: Mapping[str, Any]) -> ClassIds:
 class RestartMetrics:
     """How often the proxy was started again; nothing where it has no supervisor."""
 
-    def __init__(self, guard: Guard | None) -> None:
-        self._restarts = guard.restarts if guard is not None else {}
+    def __init__(self, supervisor: SupervisorClient | None) -> None:
+        self._restarts = supervisor.restarts if supervisor is not None else {}
 
     def collect(self) -> Iterator[Family]:
         """One family."""

@@ -106,7 +106,7 @@ class Worker:
 
     async def _report(self, serial: int, connections: int = 0, order: Order = Order.NEWEST) -> None:
         # Shielded: the farewell must not follow half a report. With nobody to tell, the next message is the end.
-        shown = tuple(self._server.connections(connections, order).connections) if connections else None
+        shown = tuple((await self._server.connections(connections, order)).connections) if connections else None
         with trio.CancelScope(shield=True), suppress(*GONE):
             await self._channel.send(Report(serial, self._server.active, self.tallies, shown))
 

@@ -16,8 +16,7 @@ from benchmarks.abuse.clients.hello import beginning
 from benchmarks.abuse.clients.http2 import Speaker
 from datapath.protocols.detect import Reason
 from datapath.protocols.http2_requests import Http2Cutter
-from sidecar.app import memory_trim
-from sidecar.proxy import idle_eviction, sniffer
+from sidecar.proxy import idle_eviction, memory_trim, sniffer
 from sidecar.proxy.server import Outcome, ServerSettings
 from sidecar.transport import direction, request_direction
 from sidecar.transport.kernel_sockets import Original
@@ -269,7 +268,7 @@ def test_what_is_free_goes_back_to_the_system() -> None:
     """Objects of all sizes of a connection's, most of which go: what is left is on every page of Python's own allocator."""
     program = (
         "import os\n"
-        "from sidecar.app.memory_trim import give_back\n"
+        "from sidecar.proxy.memory_trim import give_back\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE')\n"
         "give_back(); before = rss()\n"
         "kept = [bytes(100 + i % 300) for i in range(200_000)]\n"

@@ -16,10 +16,11 @@ from datapath.netfilter.install import Backend, Installer, Report
 from datapath.netfilter.rules import Rule
 from datapath.netfilter.ruleset import Ruleset
 from datapath.shaping import Shaping
+from sidecar.app.assembly import assemble
 from sidecar.app.sidecar import Sidecar
 from sidecar.config.loader import Wanted
 from sidecar.config.settings import SidecarSettings
-from sidecar.supervisor.client import Guard
+from sidecar.supervisor.client import SupervisorClient
 from sidecar.supervisor.heartbeat import Beats, new_page
 from sidecar.supervisor.ipc import Wire
 from tc_core.fake.kernel import FakeKernel
@@ -51,18 +52,18 @@ class Recorded(Installer):
 
 def sidecar(settings: SidecarSettings, installer: Installer) -> Sidecar:
     shaping = Shaping(FakeKernel("eth0"), "eth0", ALL_FEATURES, replace=False)
-    return Sidecar(settings, Wanted(settings, POLICY), shaping, installer)
+    return assemble(settings, Wanted(settings, POLICY), shaping, installer)
 
 
 @contextmanager
-def guarded() -> Iterator[tuple[Guard, Wire]]:
-    """A proxy's guard, and its supervisor's end."""
+def supervised() -> Iterator[tuple[SupervisorClient, Wire]]:
+    """A proxy's client, and its supervisor's end."""
     page = new_page()
     beats = Beats(page)
     os.close(page)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        yield Guard(Wire(theirs), beats, {}, again=True), Wire(ours)
+        yield SupervisorClient(Wire(theirs), beats, {}, again=True), Wire(ours)
     beats.close()
 
 
@@ -73,9 +74,9 @@ async def test_who_is_told_to_puts_back_what_captures() -> None:
     async def put_back() -> None:
         resumed.set()
 
-    with guarded() as (guard, supervisor), trio.fail_after(10):
+    with supervised() as (client, supervisor), trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guard.listen, put_back)
+            nursery.start_soon(client.listen, put_back)
             supervisor.send("resume")
             await resumed.wait()
             nursery.cancel_scope.cancel()
@@ -85,16 +86,16 @@ async def test_who_is_told_to_puts_back_what_captures() -> None:
 async def test_what_is_put_in_force_first_is_nobody_elses_to_change_meanwhile() -> None:
     """The supervisor may want capture put back, where a start was silent for long; nor when that has failed."""
     settings = SidecarSettings(policy=Path("policy.yaml"), watch=False, admin_port=0)
-    installer = Recorded(lambda: begins._changing.locked())
+    installer = Recorded(lambda: begins._plane.changing.locked())
     begins = sidecar(settings, installer)
 
     def on_ready() -> None:
-        assert not begins._changing.locked()
+        assert not begins._plane.changing.locked()
         raise ConfigError("enough")
 
     with pytest.raises(ExceptionGroup):
         await begins.run(no_signals(), on_ready, lambda _: None)
-    await begins._put_back()
+    await begins.put_back()
     assert installer.seen == [True]
 
 

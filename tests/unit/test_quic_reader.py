@@ -10,7 +10,6 @@ from datapath.errors import RulesetError
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from datapath.quic_classifier import QuicReader
 from datapath.routing.cached import Routing
-from sidecar.observability.counters import Tallies
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
 
@@ -44,5 +43,5 @@ def test_only_what_fails_twice_is_done_without(failures: int, installed: str, tr
     assert reader.available
 
 
-def none_is_made(_routing: Routing, _tallies: Tallies) -> Never:
+def none_is_made(_routing: Routing) -> Never:
     raise AssertionError

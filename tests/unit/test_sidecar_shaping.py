@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 from trees import TOLD_BY
 
 from datapath.exclusions import left_alone
+from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.shaping import Shaping
 from datapath.shared_counters import Ledger
-from sidecar.config.settings import SidecarSettings
 from tc_core.apply.execute import ApplyError
 from tc_core.bpf.socket_program import socket_redirect
 from tc_core.compile.ingress_classifier import Teller
@@ -194,8 +193,7 @@ def test_packets_without_a_socket_of_ours_go_by_what_is_in_them() -> None:
 
 
 def test_what_is_left_alone_comes_first_and_is_the_default_class() -> None:
-    settings = SidecarSettings(
-        policy=Path("policy.yaml"),
+    settings = CaptureSettings(
         exclude_outbound_ports=(PortRange(25, 25),),
         exclude_outbound_cidrs=(ip_network("10.96.0.0/12"),),
         exclude_inbound_ports=(PortRange(22, 22),),
@@ -211,7 +209,7 @@ def test_what_is_left_alone_comes_first_and_is_the_default_class() -> None:
         ((), (), (PortRange(22, 22),)),
         ((ip_network("10.1.0.0/16"),), (), (PortRange(8080, 8080),)),
     ]
-    assert left_alone(parse_policy(NAMED), SidecarSettings(policy=Path("policy.yaml"))) == ()
+    assert left_alone(parse_policy(NAMED), CaptureSettings()) == ()
 
 
 def test_a_policy_without_limits_for_classes_needs_neither_program_nor_rules() -> None:

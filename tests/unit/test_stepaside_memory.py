@@ -19,6 +19,7 @@ from datapath.stepaside import server
 from datapath.stepaside.marks import FIRST
 from datapath.stepaside.queue import Queue
 from datapath.stepaside.queue_messages import QueuedPacket
+from sidecar.proxy.memory_trim import Trim
 from traffic_policy.units import Duration
 
 HELLO = records(hello(sni(b"api.example.com")), [40, 1, 200])
@@ -62,11 +63,11 @@ def ends(count: int) -> list[QueuedPacket]:
     ],
     ids=["once", "not while many are left", "again after many again", "not for few"],
 )
-def test_memory_goes_back(monkeypatch: pytest.MonkeyPatch, turns: list[list[QueuedPacket]], times: int) -> None:
+def test_memory_goes_back(turns: list[list[QueuedPacket]], times: int) -> None:
     given: list[int] = []
-    service = server.StepAside(1, ROUTING, Notes(), detection_timeout=Duration.parse("1s"))
+    trim = Trim(lambda: given.append(queue.accepted))
+    service = server.StepAside(1, ROUTING, Notes(), detection_timeout=Duration.parse("1s"), on_idle=trim.left)
     queue = Brings(turns, lambda: setattr(service, "_stopping", True))
-    monkeypatch.setattr(server, "give_back", lambda: given.append(queue.accepted))
     service._judge(cast("Queue", queue))
     assert len(given) == times
     assert queue.accepted == sum(map(len, turns))

@@ -15,21 +15,21 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sidecar.supervisor.child import Child
-from sidecar.supervisor.client import Guard
+from sidecar.supervisor.client import SupervisorClient
 from sidecar.supervisor.heartbeat import JUDGE, KINDS, LOOP, Beats, new_page
 from sidecar.supervisor.ipc import Wire
 from sidecar.supervisor.watchdog import Watch
 
 
 @contextmanager
-def guarded() -> Iterator[tuple[Guard, Beats]]:
-    """A proxy's guard, and the page as its supervisor sees it."""
+def supervised() -> Iterator[tuple[SupervisorClient, Beats]]:
+    """A proxy's client, and the page as its supervisor sees it."""
     page = new_page()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     seen, given = Beats(page), Beats(page)
     os.close(page)
     with ours, theirs:
-        yield Guard(Wire(theirs), given, {}, again=False), seen
+        yield SupervisorClient(Wire(theirs), given, {}, again=False), seen
     seen.close()
     given.close()
 
@@ -41,7 +41,7 @@ async def test_nobody_waits_for_a_judge_that_has_ended(
     """A policy that has no names any more, or a drain: its thread ends, and is no fault."""
     answers = iter([True, False, None])
     found: list[bool] = []
-    with guarded() as (guard, page), trio.CancelScope() as scope:
+    with supervised() as (client, page), trio.CancelScope() as scope:
 
         def turned() -> bool | None:
             found.append(page.last(JUDGE) > 0)
@@ -51,15 +51,15 @@ async def test_nobody_waits_for_a_judge_that_has_ended(
                 scope.cancel()
                 return None
 
-        await guard.give_signs(turned)
+        await client.give_signs(turned)
     assert found == [False, True, True, False]
 
 
 def test_nobody_waits_for_a_proxy_that_has_taken_all_down() -> None:
     """A start that failed: on a busy machine its process may take a second to end."""
-    with guarded() as (guard, page):
-        guard.all_workers_answer()
-        guard.nothing_left()
+    with supervised() as (client, page):
+        client.all_workers_answer()
+        client.nothing_left()
         assert [page.last(kind) for kind in range(KINDS)] == [0, 0, 0]
     assert not Watch().look(100.0, [0.0, 0.0, 0.0]).silent
 
@@ -69,13 +69,13 @@ async def test_no_sign_comes_after_the_last(
     autojump_clock: MockClock,  # noqa: ARG001 (takes no time)
 ) -> None:
     """The next one may have been due at the moment when all were taken back."""
-    with guarded() as (guard, page):
+    with supervised() as (client, page):
         with trio.move_on_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(guard.give_signs, lambda: None)
+                nursery.start_soon(client.give_signs, lambda: None)
                 await wait_all_tasks_blocked()
                 assert page.last(LOOP) > 0
-                guard.nothing_left()
+                client.nothing_left()
         assert page.last(LOOP) == 0
 
 

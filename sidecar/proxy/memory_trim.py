@@ -37,6 +37,19 @@ class Level:
         return was_much
 
 
+class Trim:
+    """Gives memory back at once when of many connections few are left: for a thread that has nothing else to do."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+        self._level = Level()
+
+    def left(self, left: int, held: int) -> None:
+        """So many connections are there, and ``held`` bytes are kept for them."""
+        if self._level.has_fallen(left, held):
+            self._give_back()
+
+
 class Tide:
     """Gives memory back when of many connections few are left, a second later."""
 

@@ -1,0 +1,118 @@
+"""The rules of the policy in force: which are written, when they need not be, and what replaces them in a fallback.
+
+Everything here blocks (netfilter, sock_diag), as :mod:`datapath.shaping` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from datapath.data_plane_settings import DataPlaneSettings
+from datapath.netfilter.capture_settings import CaptureSettings
+from datapath.netfilter.fallback import Command
+from datapath.netfilter.install import Installer
+from datapath.netfilter.ruleset import Ruleset, build_ruleset
+from datapath.quic_classifier import QuicReader
+from datapath.shaping import Shaping
+from datapath.sock_diag import Listeners
+from tc_core.compile.ingress_classifier import Teller
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy import Bound, TrafficPolicy
+from traffic_policy.settings import Datapath, OnFailure
+
+Fallback = Callable[[tuple[Command, ...], ClassIds, OnFailure], None]
+"""Told the programs that make new connections do without a server, the class ids, and what is meant to happen then."""
+
+
+class RulesetWriter:
+    """Writes rulesets that differ from the last one."""
+
+    def __init__(
+        self, installer: Installer, shaping: Shaping, quic: QuicReader, on_fallback: Fallback | None = None
+    ) -> None:
+        """``on_fallback`` is called before rules are written, for old and new ones, and after, for the new ones."""
+        self.apart: frozenset[int] = frozenset()
+        """Ports whose program is another one on loopback than elsewhere; see :mod:`datapath.sock_diag`."""
+        self._installer = installer
+        self._shaping = shaping
+        self._quic = quic
+        self._on_fallback = on_fallback
+        self._listeners = Listeners()
+        self._written: Ruleset | None = None  # what was written last, if that went well
+        self._fallback: tuple[Command, ...] | None = None
+        self._fallback_ids: tuple[dict[str, int], tuple[int, ...]] | None = None
+
+    def write(
+        self,
+        policy: TrafficPolicy,
+        settings: DataPlaneSettings,
+        *,
+        capture: bool = True,
+        keep_captured: bool = False,
+        keep_inbound: bool = False,
+    ) -> None:
+        """Install the rules of a policy whose classes are those of the shaping.
+
+        Without ``capture`` new connections go direct. ``keep_captured`` and ``keep_inbound`` leave the rules that live
+        connections need. Raises :class:`RulesetError`, :class:`PrivilegeError`.
+        """
+        relay = settings.capture.datapath is Datapath.RELAY
+        if relay and any(match.needs_content for _, match in policy.rules(Bound.INBOUND)):
+            self.apart = self._listeners.apart()
+        build = partial(
+            build_ruleset,
+            policy,
+            self._shaping.ids,
+            capture=capture,
+            keep_captured=keep_captured,
+            keep_inbound=keep_inbound,
+        )
+        ruleset = build(self.capture_settings(settings))
+        self._arm(ruleset, settings, replacing=ruleset != self._written)
+        if ruleset == self._written:
+            return  # that it is still there is for forget() to have looked at, since looking takes 30 ms
+        self._written = None
+        if relay:
+            without = partial(build, replace(self.capture_settings(settings), quic=False))
+            ruleset = self._quic.install(self._installer.install, ruleset, without)
+        else:
+            self._installer.install(ruleset)
+        self._written = ruleset
+        self._arm(ruleset, settings)
+
+    def capture_settings(self, settings: DataPlaneSettings) -> CaptureSettings:
+        """What rules are built with now."""
+        return settings.captured(
+            interface=self._shaping.interface,
+            quic=self._quic.available,
+            connmark=self._shaping.teller is Teller.CONNMARK,
+            apart=self.apart,
+        )
+
+    def forget(self) -> None:
+        """Do not rely on what was written: the next time it is compared with what is installed."""
+        self._written = None
+
+    def distrust(self) -> None:
+        """Somebody has run the fallback: the next time everything is looked at, as at the first time."""
+        self._written = self._fallback = None
+        self._installer.distrust()
+
+    def listeners_changed(self) -> bool:
+        """Whether the ports that are apart are others than the rules say."""
+        return self._listeners.apart() != self.apart
+
+    def _arm(self, ruleset: Ruleset, settings: DataPlaneSettings, *, replacing: bool = False) -> None:
+        """Tell what to do without this process; ``replacing``: until that is done, for both rulesets."""
+        if self._on_fallback is None:
+            return
+        ids = self._shaping.ids
+        commands = self._installer.failing(ruleset, settings.on_failure, settings.capture.datapath)
+        if replacing and self._fallback:
+            commands = (*self._fallback, *(each for each in commands if each not in self._fallback))
+        said = dict(ids), ids.retired
+        if commands != self._fallback or said != self._fallback_ids:
+            self._on_fallback(commands, ids, settings.on_failure)
+            self._fallback, self._fallback_ids = commands, said

@@ -1,0 +1,90 @@
+"""From settings and what is wanted to a sidecar: its parts, made and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from datapath.data_plane import DataPlane
+from datapath.data_plane_types import Callbacks, ServerFactory
+from datapath.mesh.types import MeshProxy
+from datapath.netfilter.fallback import Command
+from datapath.netfilter.install import Installer
+from datapath.shaping import Shaping
+from sidecar.app import factory
+from sidecar.app.fail_closed import refuse
+from sidecar.app.relay_processes import RelayProcesses
+from sidecar.app.reloader import Reloader
+from sidecar.app.sidecar import Sidecar
+from sidecar.config.data_plane import data_plane_settings
+from sidecar.config.loader import Wanted
+from sidecar.config.reload_status import PolicyState
+from sidecar.config.settings import SidecarSettings
+from sidecar.observability.admin_api import AdminApi
+from sidecar.observability.counters import Tallies
+from sidecar.observability.documents import POLICY_SOURCES
+from sidecar.observability.metrics import Metrics, ReceivedMetrics
+from sidecar.supervisor.client import RestartMetrics, SupervisorClient, ids_told
+from traffic_policy.marks import ClassIds
+from traffic_policy.settings import Datapath, OnFailure
+
+
+def assemble(
+    given: SidecarSettings,
+    wanted: Wanted,
+    shaping: Shaping,
+    installer: Installer,
+    *,
+    make_pool: factory.MakePool | None = None,
+    tried: bytes = b"",
+    mesh: MeshProxy | None = None,
+    supervisor: SupervisorClient | None = None,
+) -> Sidecar:
+    """``given`` are the settings before annotations had their say; ``tried`` is the digest of the files of ``wanted``.
+
+    ``make_pool``: who relays instead of this process. ``mesh``: the proxy that connections of this Pod come from.
+    """
+    settings = wanted.settings
+    state = PolicyState()
+    quic = Tallies()  # of a thread of its own
+    # Stepping aside, one classifier counts all.
+    processes = RelayProcesses(lambda: plane.server, (quic,) if settings.datapath is Datapath.RELAY else ())
+    metrics = Metrics(
+        lambda: shaping.snapshots,
+        processes.crew,
+        state,
+        ReceivedMetrics(lambda: shaping.received),
+        RestartMetrics(supervisor),
+    )
+
+    def keep(ids: ClassIds) -> None:
+        metrics.keep(ids)
+        quic.keep(ids)
+
+    def arm(commands: tuple[Command, ...], ids: ClassIds, way: OnFailure) -> None:
+        assert supervisor is not None
+        supervisor.arm(commands, ids_told(ids), way, settings.log_format)
+
+    plane_settings = partial(data_plane_settings, mesh=mesh)
+    plane = DataPlane(
+        wanted.policy,
+        plane_settings(settings),
+        shaping,
+        installer,
+        ServerFactory(
+            captured=partial(
+                factory.server, settings, metrics, make_pool=make_pool, mesh=mesh, ledger=shaping.ledger.row(0)
+            ),
+            quic=partial(factory.classifier, settings, quic),
+        ),
+        Callbacks(keep, arm if supervisor is not None else None),
+    )
+    reloader = Reloader(given, wanted, plane, state, plane_settings, tried)
+
+    def notes() -> Iterator[str | None]:
+        yield from (state.problem, plane.status().problem, *reloader.wanted.warnings)
+
+    source = {name: str(path) for name in POLICY_SOURCES if (path := getattr(settings, name)) is not None}
+    admin = AdminApi(plane, metrics, source=source, ask_workers=processes.ask, notes=notes)
+    close = partial(refuse, installer, wanted, mesh, shaping.interface)
+    return Sidecar(settings, plane, reloader, admin, processes, close, supervisor)

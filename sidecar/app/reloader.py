@@ -1,0 +1,114 @@
+"""Following the policy while the sidecar runs: from what is wanted to what is in force, and what came of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import trio
+
+from daemon.log import Logger
+from datapath.data_plane import DataPlane
+from datapath.data_plane_settings import DataPlaneSettings
+from sidecar.config.file_watch import follow
+from sidecar.config.loader import Wanted, attempt, sources
+from sidecar.config.reload_status import PolicyState, Result
+from sidecar.config.settings import SidecarSettings
+from traffic_policy.errors import PodlaneError
+
+_NOT_USED: Final = "the new policy is not used; the old one stays in force"
+
+log = Logger()
+
+
+class Reloader:
+    """Reads what is wanted again when it is asked to, and has the data plane apply it."""
+
+    def __init__(
+        self,
+        given: SidecarSettings,
+        wanted: Wanted,
+        plane: DataPlane,
+        state: PolicyState,
+        plane_settings: Callable[[SidecarSettings], DataPlaneSettings],
+        tried: bytes = b"",
+    ) -> None:
+        """``given`` are the settings before annotations had their say; ``wanted`` is what was read at the start.
+
+        ``tried`` are the :func:`~sidecar.config.loader.contents` that ``wanted`` was read from. ``plane_settings``
+        gives what the data plane is told of settings. ``state`` is told what comes of each reload.
+        """
+        self.wanted = wanted
+        """What is in force."""
+        self.state = state
+        self._given = given
+        self._plane = plane
+        self._plane_settings = plane_settings
+        self._tried = tried
+        self._asked = trio.Event()
+        self._signalled = False  # read it even if nothing has changed
+
+    async def begin(self) -> None:
+        """Put in force what was read at the start. The caller holds the data plane's lock. Raises what it raises."""
+        await self._apply(self.wanted)
+        self.state.begin(self.wanted.digest)
+
+    def ask(self, *, signalled: bool = False) -> None:
+        """Read it again soon; ``signalled``: also where nothing has changed, and look at what is installed."""
+        self._signalled = self._signalled or signalled
+        self._asked.set()
+
+    async def run(self, *, watch: bool) -> None:
+        """Read it when asked, until cancelled; ``watch``: also when a file changes."""
+        async with trio.open_nursery() as nursery:
+            if watch:
+                nursery.start_soon(follow, partial(sources, self._given), self.ask)
+            while True:
+                await self._asked.wait()
+                self._asked = trio.Event()
+                await self.reload()
+                # What was read leaves cycles behind, which would stay for as long as the thresholds that connections
+                # want.
+                gc.collect(0)
+
+    async def reload(self) -> None:
+        """Read the policy again; what cannot be used, or not be put in force, leaves the old policy as it is."""
+        signalled, self._signalled = self._signalled, False
+        read = partial(attempt, self._given, self.wanted, None if signalled else self._tried)
+        # In a thread of its own, left behind when the end comes: a policy may be huge, and a file a FIFO.
+        found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        if found is None:
+            return
+        if found.wanted is None:
+            self._tried = found.contents
+            self._refuse(found.problem, Result.REFUSED)
+            return
+        wanted = found.wanted
+        async with self._plane.changing:
+            self._tried = found.contents
+            if signalled:
+                self._plane.look_again()
+            try:
+                changes = await self._apply(wanted)
+            except PodlaneError as error:
+                self._refuse(str(error), Result.FAILED)
+            else:
+                self.wanted = wanted
+                self.state.applied(wanted.digest)
+                tell_warnings(wanted)
+                log.info("policy in force", changes=changes, hash=wanted.digest)
+
+    async def _apply(self, wanted: Wanted) -> int:
+        return await self._plane.apply(wanted.policy, self._plane_settings(wanted.settings))
+
+    def _refuse(self, problem: str, result: Result) -> None:
+        self.state.refused(problem, result)
+        log.error(_NOT_USED, error=problem)
+
+
+def tell_warnings(wanted: Wanted) -> None:
+    """Log what annotations ask for and do not get."""
+    for warning in wanted.warnings:
+        log.warning(warning)

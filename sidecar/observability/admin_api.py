@@ -1,0 +1,102 @@
+"""What the admin server answers: routes over the documents of :mod:`daemon.documents`. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
+
+from daemon.documents.codec import to_json
+from daemon.documents.health import NOT_READY, READY, Health
+from daemon.prometheus_text import CONTENT_TYPE
+from datapath.data_plane import DataPlane
+from sidecar.observability.admin_server import Handler, Query, Reply
+from sidecar.observability.documents import Process, classes_document, connections_asked, connections_document
+from sidecar.observability.metrics import Metrics
+
+_FRESH: Final = 0.1
+"""Seconds for which counters that were read answer ``/classes``, so that many who ask cost no more than one."""
+
+
+class AdminApi:
+    """Answers for one data plane and those who relay for it."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: Metrics,
+        *,
+        source: Mapping[str, str],
+        ask_workers: Callable[[], Awaitable[list[int]]],
+        notes: Callable[[], Iterable[str | None]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``source`` names the files that the policy comes from.
+
+        ``ask_workers`` has workers tell what they have counted, and gives the numbers of those that do not. ``notes``
+        are what ``/healthz`` is to mention, without those that are None or empty. The uptime is counted from here, in
+        seconds of ``clock``.
+        """
+        self._plane = plane
+        self._metrics = metrics
+        self._source = source
+        self._ask_workers = ask_workers
+        self._notes = notes
+        self._clock = clock
+        self._began = clock()
+
+    def handlers(self, ready: Callable[[], bool]) -> dict[str, Handler]:
+        """What answers each path. ``ready``: whether all is in force."""
+        return {
+            "/metrics": lambda _: self._metrics_reply(),
+            "/healthz": lambda _: self._health(),
+            "/readyz": lambda _: Reply.text(200, READY) if ready() else Reply.text(503, NOT_READY),
+            "/classes": lambda _: self._classes_reply(),
+            "/policy": lambda _: self._policy_reply(),
+            "/connections": self._connections_reply,
+        }
+
+    def classes(self) -> dict[str, object]:
+        """The document of ``/classes``: limits, counters and connections of every class, as plain data."""
+        status = self._plane.status()
+        uptime = self._clock() - self._began
+        process = Process(status.capture.datapath, uptime, self._metrics.crew().present, status.read_at)
+        document: dict[str, object] = to_json(
+            classes_document(
+                status.interface,
+                status.policy.total,
+                status.snapshots,
+                self._metrics.sum().connections,
+                process,
+                status.received,
+            )
+        )
+        return document
+
+    async def _metrics_reply(self) -> Reply:
+        await self._ask_workers()
+        return Reply(200, CONTENT_TYPE, self._metrics.render())
+
+    async def _classes_reply(self) -> Reply:
+        await self._ask_workers()
+        await self._plane.refresh(_FRESH)
+        return Reply.json(self.classes())
+
+    async def _policy_reply(self) -> Reply:
+        from sidecar.observability.policy_document import Arriving, policy_document
+
+        s = self._plane.status()
+        sent, received = await self._plane.classes_in_kernel()
+        arriving = Arriving(received, s.teller, s.limits)
+        document = policy_document(s.interface, self._source, s.policy, s.ids, sent, s.capture, arriving)
+        return Reply.json(to_json(document))
+
+    async def _connections_reply(self, query: Query) -> Reply:
+        limit, order = connections_asked(query)
+        shown = await self._plane.connections(limit, order)
+        return Reply.json(to_json(connections_document(shown, order)))
+
+    async def _health(self) -> Reply:
+        missing = await self._ask_workers()
+        health = Health(tuple(missing), tuple(filter(None, self._notes())))
+        return Reply.text(health.status, health.text)
