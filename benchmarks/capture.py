@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import INTERFACE, Stage
-from datapath.netfilter.install import Installer, Way, detect_backend
+from datapath.netfilter.install import Installer, IptablesSetting, detect_backend
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from traffic_policy.marks import CLASS_MASK, OWN
 
@@ -34,7 +34,7 @@ def rules(stage: Stage, policy: BenchPolicy, *, by_port: bool = False) -> Iterat
         CaptureSettings(outbound_port=PORT, inbound_port=INBOUND_PORT, interface=INTERFACE),
     )
     with stage.pod.namespace.entered():
-        installer = Installer(detect_backend(Way.AUTO))
+        installer = Installer(detect_backend(IptablesSetting.AUTO))
         installer.install(ruleset)
     try:
         yield

@@ -12,7 +12,7 @@ TEXT: Final = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """The head of a request; its body is read on demand.
 
     ``path`` and ``query`` are as they were sent, without the question mark between them. Names of ``headers`` are in
@@ -31,7 +31,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class HttpResponse:
     """Status code, content type, body, and further header fields."""
 
     status: int
@@ -40,12 +40,12 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def text(cls, status: int, text: str) -> Response:
+    def text(cls, status: int, text: str) -> HttpResponse:
         """A line of text, or several."""
         return cls(status, TEXT, f"{text}\n".encode())
 
     @classmethod
-    def json(cls, document: object) -> Response:
+    def json(cls, document: object) -> HttpResponse:
         """A document, indented for people."""
         return cls(200, JSON, json.dumps(document, indent=2).encode() + b"\n")
 
@@ -59,6 +59,6 @@ class RequestError(Exception):
         self.headers = headers
 
 
-Handler = Callable[[Request], Awaitable[Response]]
-Refuse = Callable[[int, str], Response]
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+Refuse = Callable[[int, str], HttpResponse]
 """Makes the response to a request that failed, from the status code and the reason."""

@@ -13,7 +13,7 @@ from typing import Final
 import h11
 import trio
 
-from daemon.http import Handler, Refuse, Request, RequestError, Response
+from daemon.http import Handler, HttpRequest, HttpResponse, Refuse, RequestError
 
 _CHUNK: Final = 64 * 1024
 _AHEAD: Final = 16 * 1024
@@ -33,7 +33,7 @@ GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """Bounds of a server. Times are in seconds, sizes in bytes."""
 
     connections: int
@@ -62,7 +62,7 @@ class Limits:
 class Shared:
     """What the connections of one server share."""
 
-    limits: Limits
+    limits: HttpLimits
     respond: Handler
     """Answers every request; raises nothing."""
     refuse: Refuse
@@ -137,13 +137,13 @@ class HttpConnection:
             return event
         raise RequestError(408, f"The request's head did not come within {self._limits.head:g} s.")
 
-    async def _response_to(self, head: h11.Request) -> Response | None:
+    async def _response_to(self, head: h11.Request) -> HttpResponse | None:
         """None when the client has left."""
         path, _, query = head.target.decode("latin-1").partition("?")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         declared = int(headers.get("content-length", 0))  # h11 has checked it
         method = head.method.decode("latin-1")
-        request = Request(method, path, query, headers, partial(self._read_body, declared))
+        request = HttpRequest(method, path, query, headers, partial(self._read_body, declared))
         if declared == 0 and "transfer-encoding" not in headers:
             self._skip()  # there is no body: the request ends with its head
         response = None
@@ -172,7 +172,7 @@ class HttpConnection:
         scope.cancel()
 
     async def _read_body(self, declared: int, limit: int) -> bytes:
-        """See :meth:`daemon.http.Request.body`."""
+        """See :meth:`daemon.http.HttpRequest.body`."""
         with trio.move_on_after(self._limits.body):
             try:
                 return await self._body(declared, limit)
@@ -211,7 +211,7 @@ class HttpConnection:
         self._shared.held += size
         self._held += size
 
-    async def _send(self, response: Response, *, head_only: bool = False, last: bool = False) -> bool:
+    async def _send(self, response: HttpResponse, *, head_only: bool = False, last: bool = False) -> bool:
         """Says whether there may be another request. Raises one of :data:`GONE`."""
         self._skip()
         fields = [("content-type", response.content_type), ("content-length", str(len(response.body)))]

@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
-from daemon.http import Handler, Refuse, Request, RequestError, Response
-from daemon.http_connection import HttpConnection, Limits, Shared, Stream
+from daemon.http import Handler, HttpRequest, HttpResponse, Refuse, RequestError
+from daemon.http_connection import HttpConnection, HttpLimits, Shared, Stream
 from daemon.log import Logger
 
 ALPN: Final = ("http/1.1",)
@@ -35,9 +35,9 @@ class HttpServer:
     def __init__(
         self,
         handlers: Mapping[str, Handler],
-        limits: Limits,
+        limits: HttpLimits,
         *,
-        refuse: Refuse = Response.text,
+        refuse: Refuse = HttpResponse.text,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._handlers = handlers
@@ -125,7 +125,7 @@ class HttpServer:
             return None
         return secure
 
-    async def _respond(self, request: Request) -> Response:
+    async def _respond(self, request: HttpRequest) -> HttpResponse:
         with trio.move_on_after(self._limits.respond):
             try:
                 return await self._handle(request)
@@ -137,7 +137,7 @@ class HttpServer:
         log.error("a request took too long", path=request.path, seconds=self._limits.respond)
         return self._refuse(504, f"There was no answer within {self._limits.respond:g} s.")
 
-    async def _handle(self, request: Request) -> Response:
+    async def _handle(self, request: HttpRequest) -> HttpResponse:
         if "websocket" in request.headers.get("upgrade", "").lower():
             raise RequestError(400, "There are no WebSockets here. Send the request without Upgrade.")
         handler = self._handlers.get(request.path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from daemon.prometheus_text import Family, counter, gauge
+from daemon.prometheus_text import MetricFamily, counter, gauge
 
 _UTIME, _STIME, _STARTTIME, _VSIZE, _RSS = 11, 12, 19, 20, 21
 """Places in /proc/self/stat behind the name of the program, which may contain anything."""
@@ -19,7 +19,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-def process_families() -> Iterator[Family]:
+def process_families() -> Iterator[MetricFamily]:
     """CPU time, memory, start and descriptors of this process."""
     numbers = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     ticks = [int(numbers[place]) / _TICKS for place in (_UTIME, _STIME, _STARTTIME)]

@@ -15,7 +15,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class MetricFamily:
     """All numbers of one metric, a counter, gauge or histogram. ``labels`` are the names of what tells them apart."""
 
     kind: str
@@ -39,30 +39,30 @@ class Family:
         self.samples.append(_sample(f"{self.name}_sum", labels, total))
 
 
-def counter(name: str, text: str, *labels: str) -> Family:
+def counter(name: str, text: str, *labels: str) -> MetricFamily:
     """A counter without numbers yet; ``name`` without ``_total``."""
-    return Family("counter", f"{name}_total", text, labels)
+    return MetricFamily("counter", f"{name}_total", text, labels)
 
 
-def gauge(name: str, text: str, *labels: str) -> Family:
+def gauge(name: str, text: str, *labels: str) -> MetricFamily:
     """A gauge without numbers yet."""
-    return Family("gauge", name, text, labels)
+    return MetricFamily("gauge", name, text, labels)
 
 
-def histogram(name: str, text: str, *labels: str) -> Family:
-    """A histogram without numbers yet, which come by :meth:`Family.add_counts`."""
-    return Family("histogram", name, text, labels)
+def histogram(name: str, text: str, *labels: str) -> MetricFamily:
+    """A histogram without numbers yet, which come by :meth:`MetricFamily.add_counts`."""
+    return MetricFamily("histogram", name, text, labels)
 
 
 class Collector(Protocol):
     """Who has metrics."""
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[MetricFamily]:
         """As they are now."""
         ...
 
 
-def render(families: Iterable[Family]) -> bytes:
+def render(families: Iterable[MetricFamily]) -> bytes:
     lines = []
     for family in families:
         text = family.text.replace("\\", r"\\").replace("\n", r"\n")

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 from daemon.log import Logger
 from datapath.errors import ConntrackError
-from datapath.instance_lock import only_instance
+from datapath.instance_lock import hold_instance_lock
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.netfilter.select import holders
-from datapath.stepaside.server import forget_marks
+from datapath.stepaside.server import clear_marks
 from tc_core.apply.execute import clear
 from tc_core.rtnetlink.kernel import NetlinkKernel
 
@@ -22,23 +22,23 @@ def cleanup(interface: str | None) -> None:
     ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
     :mod:`datapath.errors`, the first :class:`InstanceRunningError`.
     """
-    with only_instance():
-        remove_remains(interface)
+    with hold_instance_lock():
+        remove_leftovers(interface)
 
 
-def remove_remains(interface: str | None) -> None:
+def remove_leftovers(interface: str | None) -> None:
     """Rules, then marks and classes; the rules' failure does not keep those from being removed."""
     with ExitStack() as steps:
         steps.callback(_remove_classes, interface)
-        steps.callback(forget_aside_marks)
+        steps.callback(clear_stepaside_marks)
         for backend in holders() or [detect_backend()]:
             steps.callback(Installer(backend).remove)
 
 
-def forget_aside_marks() -> None:
+def clear_stepaside_marks() -> None:
     """Of connections that were stepped aside from. Without our rules nobody reads them, so failing does no harm."""
     try:
-        forget_marks()
+        clear_marks()
     except ConntrackError as error:
         log.warning("marks of connections stay", error=str(error))
 

@@ -42,23 +42,23 @@ class LiveConnection(NamedTuple):
     bytes_down: int | None
 
 
-class Shown(NamedTuple):
+class ConnectionPage(NamedTuple):
     """How many connections there are, and some of them, in order."""
 
     active: int
     connections: list[LiveConnection]
 
 
-def first(
+def select(
     many: Iterable[_T], limit: int, order: Order, *, begun: Callable[[_T], float], size: Callable[[_T], int]
 ) -> list[_T]:
     """The ``limit`` first ones by ``order``, without sorting all. ``begun``: when, on whatever clock."""
     return heapq.nlargest(limit, many, key=size if order is Order.LARGEST else begun)
 
 
-def first_shown(many: Iterable[LiveConnection], limit: int, order: Order) -> list[LiveConnection]:
+def select_connections(many: Iterable[LiveConnection], limit: int, order: Order) -> list[LiveConnection]:
     """The same of such as are told of already; those of unknown age or size come last."""
-    return first(many, limit, order, begun=_begun, size=_size)
+    return select(many, limit, order, begun=_begun, size=_size)
 
 
 def _begun(connection: LiveConnection) -> float:

@@ -21,24 +21,24 @@ from functools import partial
 import trio
 
 from daemon.log import Logger
-from datapath.cleanup import forget_aside_marks
-from datapath.connection_list import Order, Shown
+from datapath.cleanup import clear_stepaside_marks
+from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
-from datapath.data_plane_types import Callbacks, Server, ServerFactory, Status
+from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
 from datapath.errors import ConntrackError
-from datapath.exclusions import left_alone
+from datapath.exclusions import excluded_matches
 from datapath.kernel_thread import KernelThread
 from datapath.mesh.check import beyond_mesh
 from datapath.netfilter.install import Installer
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.ports import PortReservation, release, reserve
-from datapath.quic_classifier import QuicReader, forget_quic_marks
+from datapath.quic_classifier import QuicReader, clear_quic_marks
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.ruleset_writer import RulesetWriter
 from datapath.shaping import Shaping
 from datapath.stepaside.server import StepAside
-from tc_core.compile.ingress_classifier import TELLERS, Teller
+from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, IngressClassifier
 from tc_core.handles import Handle
 from tc_core.model import HtbClass
 from traffic_policy.errors import ConfigError, PodlaneError
@@ -53,8 +53,8 @@ log = Logger()
 class DataPlane:
     """Puts policies in force, one after the other, and removes what it installed.
 
-    :attr:`changing` is for the caller to hold while it changes what is in force, by :meth:`apply`, :meth:`put_back`,
-    :meth:`tend` or :meth:`stop_capture`.
+    :attr:`changing` is for the caller to hold while it changes what is in force, by :meth:`apply`,
+    :meth:`restore_capture`, :meth:`maintain` or :meth:`stop_capture`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class DataPlane:
         self._following = False
         self._following_inbound = False
         self._reservation = PortReservation()
-        self._teller_logged: Teller | None = None
+        self._teller_logged: IngressClassifier | None = None
 
     @property
     def server(self) -> Server | None:
@@ -123,7 +123,7 @@ class DataPlane:
             closed = self.settings.on_failure is OnFailure.CLOSED
             if not closed or self._installer.refusing() or not self._installer.refused():
                 self._installer.remove()
-            forget_aside_marks()
+            clear_stepaside_marks()
 
     async def apply(self, policy: TrafficPolicy, settings: DataPlaneSettings) -> int:
         """Put a policy in force; gives the number of changes to the classes.
@@ -157,15 +157,15 @@ class DataPlane:
         capture = self.settings.capture
         if problem := beyond_mesh(policy, capture.mesh, capture.datapath):
             raise ConfigError(problem)
-        alone = left_alone(policy, capture)
+        alone = excluded_matches(policy, capture)
         report = await self._thread.run(partial(self._shaping.begin, policy, ids, alone, capture.silent_ports))
-        table = RoutingTable.of(policy, capture.silent_ports, capture.mesh)
-        routing = Routing(table, ids, self._shaping.paced(policy, ids))
+        table = RoutingTable.from_policy(policy, capture.silent_ports, capture.mesh)
+        routing = Routing(table, ids, self._shaping.pacing_limits(policy, ids))
         await self._serve(routing)
         await self._thread.run(partial(self._write_rules, policy))
         await self._reroute()
         gone = await self._thread.run(self._shaping.finish)
-        self._log_teller()
+        self._log_ingress_classifier()
         if gone.dropped_packets:
             log.warning("packets that waited in classes which are gone were dropped", count=gone.dropped_packets)
         self.policy = policy
@@ -218,11 +218,11 @@ class DataPlane:
             if changed:
                 log.info("live connections changed their class", count=changed)
 
-    def _log_teller(self) -> None:
-        teller = self._shaping.teller
-        if teller is not None and teller is not self._teller_logged:
-            log.info("the class of what arrives is found " + TELLERS[teller])
-        self._teller_logged = teller
+    def _log_ingress_classifier(self) -> None:
+        ingress_classifier = self._shaping.ingress_classifier
+        if ingress_classifier is not None and ingress_classifier is not self._teller_logged:
+            log.info("the class of what arrives is found " + INGRESS_CLASSIFIERS[ingress_classifier])
+        self._teller_logged = ingress_classifier
 
     # --- while it is in force ------------------------------------------------------------------------------------
 
@@ -231,15 +231,15 @@ class DataPlane:
         self._rules.forget()
         self._quic.try_again()
 
-    async def put_back(self) -> None:
+    async def restore_capture(self) -> None:
         """Write the rules of the policy in force again: somebody has run what :attr:`Callbacks.fallback` was told.
 
         Raises what :meth:`apply` raises.
         """
-        self._rules.distrust()
+        self._rules.invalidate()
         await self._thread.run(partial(self._write_rules, self.policy))
 
-    async def tend(self) -> None:
+    async def maintain(self) -> None:
         """Read counters, follow programs that begin or cease to listen, remove what is needed no more.
 
         To be called every second or so. Raises the errors of :mod:`tc_core.errors` and :mod:`datapath.errors`; the next
@@ -277,16 +277,16 @@ class DataPlane:
 
     # --- what it tells -------------------------------------------------------------------------------------------
 
-    def status(self) -> Status:
+    def status(self) -> DataPlaneStatus:
         """What is in force."""
         shaping = self._shaping
-        return Status(
+        return DataPlaneStatus(
             interface=shaping.interface,
             policy=self.policy,
             ids=shaping.ids,
             capture=self._rules.capture_settings(self.settings),
-            teller=shaping.teller,
-            limits=shaping.paced(self.policy, shaping.ids),
+            ingress_classifier=shaping.ingress_classifier,
+            limits=shaping.pacing_limits(self.policy, shaping.ids),
             snapshots=shaping.snapshots,
             received=shaping.received,
             read_at=shaping.read_at,
@@ -316,9 +316,9 @@ class DataPlane:
         sent = await self._thread.run(self._shaping.classes_in_force)
         return sent, await self._thread.run(self._shaping.received_in_force)
 
-    async def connections(self, limit: int, order: Order) -> Shown:
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:
         """The connections alive that a server has to do with, and ``limit`` of them. Raises :class:`ConntrackError`."""
-        shown = Shown(0, []) if self._server is None else await self._server.connections(limit, order)
+        shown = ConnectionPage(0, []) if self._server is None else await self._server.connections(limit, order)
         return await self._quic.beside(shown, limit, order)
 
     def classifier_turned(self) -> bool | None:
@@ -346,9 +346,9 @@ class DataPlane:
             steps.callback(release, self._reservation)
             steps.callback(self._shaping.remove)
             if self.settings.capture.datapath is Datapath.STEP_ASIDE:
-                steps.callback(forget_aside_marks)
+                steps.callback(clear_stepaside_marks)
             elif self._quic.used:
-                steps.callback(forget_quic_marks)
+                steps.callback(clear_quic_marks)
             steps.callback(self._installer.remove)
             if self._shaping.snapshots:
                 # The interface may be gone, and its counters with it: then the last ones have to do.

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import trio
 
-from datapath.connection_list import Order, Shown
+from datapath.connection_list import ConnectionPage, Order
 from datapath.download_limits import ReceiveLimits
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.routing.cached import Routing
 from datapath.ruleset_writer import Fallback
 from datapath.shaping import ClassSnapshot, Received
 from datapath.stepaside.server import StepAside
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.ingress_classifier import IngressClassifier
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.units import Duration
@@ -41,7 +41,7 @@ class Server(Protocol):
     async def drain(self, grace: Duration) -> int:
         """Accept nothing more, end when all connections have, or after ``grace``; how many were cut then."""
 
-    async def connections(self, limit: int, order: Order) -> Shown:
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:
         """The connections alive, and ``limit`` of them."""
 
 
@@ -70,10 +70,10 @@ class Callbacks:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class DataPlaneStatus:
     """What is in force, without asking the kernel. Counters are those of the last :meth:`DataPlane.sample`.
 
-    ``teller`` says who tells the classes of what arrives, ``limits`` are those that a relay keeps of it.
+    ``ingress_classifier`` says who tells the classes of what arrives, ``limits`` are those that a relay keeps of it.
     ``captures``: whether a server runs. ``problem`` says what the policy wants and does not get; empty: nothing.
     """
 
@@ -81,7 +81,7 @@ class Status:
     policy: TrafficPolicy
     ids: ClassIds
     capture: CaptureSettings
-    teller: Teller | None
+    ingress_classifier: IngressClassifier | None
     limits: ReceiveLimits | None
     snapshots: tuple[ClassSnapshot, ...]
     received: Received | None

@@ -9,7 +9,7 @@ from traffic_policy.policy import TrafficPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class LaneLimits:
+class ClassLimits:
     """Limits of one class, in bytes per second. Of priorities, lower numbers come first."""
 
     name: str
@@ -24,10 +24,10 @@ class ReceiveLimits:
     """What is received through the relay, in bytes per second. Classes without a lane are in the default class's."""
 
     total: int
-    lanes: tuple[LaneLimits, ...]
+    lanes: tuple[ClassLimits, ...]
 
     @classmethod
-    def of(cls, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
+    def from_policy(cls, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
         """Those of a policy; None when it does not limit what arrives."""
         received = policy.received()
         if received is None:
@@ -35,7 +35,7 @@ class ReceiveLimits:
         return cls(
             received.total.bytes_per_second,
             tuple(
-                LaneLimits(c.name, ids[c.name], c.rate.bytes_per_second, c.ceil.bytes_per_second, c.priority)
+                ClassLimits(c.name, ids[c.name], c.rate.bytes_per_second, c.ceil.bytes_per_second, c.priority)
                 for c in received.resolved()
             ),
         )

@@ -9,7 +9,7 @@ from datapath.netfilter.capture_settings import CaptureSettings
 from traffic_policy.policy import Bound, Match, TrafficPolicy
 
 
-def left_alone(policy: TrafficPolicy, settings: CaptureSettings) -> tuple[Match, ...]:
+def excluded_matches(policy: TrafficPolicy, settings: CaptureSettings) -> tuple[Match, ...]:
     """Matches of all that is excluded: it is in the default class, whatever the policy says.
 
     Of excluded clients only what they send to ports of inbound matches; the rest may be the answers of servers there.

@@ -22,7 +22,7 @@ _PAUSE_S: Final = 0.02
 
 
 @contextmanager
-def only_instance() -> Iterator[socket.socket]:
+def hold_instance_lock() -> Iterator[socket.socket]:
     """Hold the namespace's lock; gives it, for others to hold it as well.
 
     Raises :class:`InstanceRunningError` when another instance holds it and does not end within a second.

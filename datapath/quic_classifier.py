@@ -13,11 +13,11 @@ from typing import Final
 import trio
 
 from daemon.log import Logger
-from datapath.connection_list import Order, Shown, first_shown
+from datapath.connection_list import ConnectionPage, Order, select_connections
 from datapath.errors import ConntrackError, PrivilegeError, QueueError, RulesetError
 from datapath.netfilter.ruleset import Ruleset
 from datapath.routing.cached import Routing
-from datapath.stepaside.server import StepAside, forget_marks
+from datapath.stepaside.server import StepAside, clear_marks
 from traffic_policy.policy import TransportProtocol
 from traffic_policy.units import Duration
 
@@ -112,7 +112,7 @@ class QuicReader:
         if self._classifier.routing.table.reads_quic and self.available:
             return await self._classifier.reroute()
         await self.stop()
-        await trio.to_thread.run_sync(forget_quic_marks)
+        await trio.to_thread.run_sync(clear_quic_marks)
         return 0
 
     async def stop(self) -> None:
@@ -121,7 +121,7 @@ class QuicReader:
             await self._classifier.drain(_AT_ONCE)
             self._classifier = None
 
-    async def beside(self, relayed: Shown, limit: int, order: Order) -> Shown:
+    async def beside(self, relayed: ConnectionPage, limit: int, order: Order) -> ConnectionPage:
         """The relay's connections, and the flows that were decided, where the kernel tells."""
         if self._classifier is None:
             return relayed
@@ -130,12 +130,12 @@ class QuicReader:
         except ConntrackError:  # the flows alone are not to be seen
             return relayed
         both = [*relayed.connections, *flows.connections]
-        return Shown(relayed.active + flows.active, first_shown(both, limit, order))
+        return ConnectionPage(relayed.active + flows.active, select_connections(both, limit, order))
 
 
-def forget_quic_marks() -> None:
+def clear_quic_marks() -> None:
     """Clear our bits in the marks of UDP flows. Without our rules nobody reads them, so failing does no harm."""
     try:
-        forget_marks(TransportProtocol.UDP)
+        clear_marks(TransportProtocol.UDP)
     except ConntrackError as error:
         log.warning("marks of QUIC's flows stay", error=str(error))

@@ -17,7 +17,7 @@ from datapath.netfilter.ruleset import Ruleset, build_ruleset
 from datapath.quic_classifier import QuicReader
 from datapath.shaping import Shaping
 from datapath.sock_diag import Listeners
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.ingress_classifier import IngressClassifier
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Bound, TrafficPolicy
 from traffic_policy.settings import Datapath, OnFailure
@@ -87,7 +87,7 @@ class RulesetWriter:
         return settings.captured(
             interface=self._shaping.interface,
             quic=self._quic.available,
-            connmark=self._shaping.teller is Teller.CONNMARK,
+            connmark=self._shaping.ingress_classifier is IngressClassifier.CONNMARK,
             apart=self.apart,
         )
 
@@ -95,10 +95,10 @@ class RulesetWriter:
         """Do not rely on what was written: the next time it is compared with what is installed."""
         self._written = None
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """Somebody has run the fallback: the next time everything is looked at, as at the first time."""
         self._written = self._fallback = None
-        self._installer.distrust()
+        self._installer.invalidate()
 
     def listeners_changed(self) -> bool:
         """Whether the ports that are apart are others than the rules say."""

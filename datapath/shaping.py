@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from datapath.download_limits import ReceiveLimits
-from datapath.shared_counters import Ledger
+from datapath.shared_counters import SharedCounters
 from datapath.transition import transition
 from tc_core.apply.execute import Report, apply, clear, execute
-from tc_core.apply.plan import look, plan_arriving
-from tc_core.compile.ingress_classifier import Teller, teller_of
+from tc_core.apply.plan import observe_interface, plan_arriving
+from tc_core.compile.ingress_classifier import IngressClassifier, select_ingress_classifier
 from tc_core.compile.mark_tree import LEAF_BASE, compile_policy, leaf_handle
 from tc_core.compile.packet_tree import compile_ingress
 from tc_core.errors import InterfaceNotFoundError
@@ -54,14 +54,15 @@ class ClassSnapshot:
 class Received:
     """What arrives and its limits: ``device`` is the ifb that it passes, whose classes have the ids of those sent.
 
-    ``teller`` says who tells the classes where names decide, None where ports and networks do. With
-    :attr:`Teller.PACING` the counters of a class are those of its packets on the ifb and of what the relay has read.
+    ``ingress_classifier`` says who tells the classes where names decide, None where ports and networks do. With
+    :attr:`IngressClassifier.PACING` the counters of a class are those of its packets on the ifb and of what the relay
+    has read.
     """
 
     device: str
     total: Rate
     classes: tuple[ClassSnapshot, ...]
-    teller: Teller | None = None
+    ingress_classifier: IngressClassifier | None = None
 
 
 class _Sampler:
@@ -105,13 +106,14 @@ class Shaping:
         *,
         replace: bool,
         relays: bool = True,
-        ledger: Ledger | None = None,
+        received_counters: SharedCounters | None = None,
     ) -> None:
-        """``relays``: whether connections are. ``ledger`` counts what the relay receives where it has to pace."""
+        """``relays``: whether connections are. ``received_counters`` counts what the relay receives where it has to
+        pace."""
         self._relays = relays
         self.interface = interface
-        self.ledger = ledger or Ledger()
-        self.teller: Teller | None = None
+        self.received_counters = received_counters or SharedCounters()
+        self.ingress_classifier: IngressClassifier | None = None
         """Of the policy that was begun last."""
         self.ids = ClassIds.assign([])
         self.snapshots: tuple[ClassSnapshot, ...] = ()
@@ -129,40 +131,40 @@ class Shaping:
         self.unfinished = False
         """Whether more is there than that: :meth:`finish` has not been called, or has failed."""
         self._sending = _Sampler()
-        self._receiving: tuple[str, Rate, Teller | None, _Sampler] | None = None
+        self._receiving: tuple[str, Rate, IngressClassifier | None, _Sampler] | None = None
 
     def ids_for(self, policy: TrafficPolicy) -> ClassIds:
         """The class ids that ``policy`` gets: those in force for classes that stay, new ones for new classes."""
         return self.ids.evolve(c.name for c in policy.classes)
 
-    def paced(self, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
+    def pacing_limits(self, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
         """The limits that the relay has to keep for a policy that was begun; None: the kernel keeps all."""
-        return ReceiveLimits.of(policy, ids) if self.teller is Teller.PACING else None
+        return ReceiveLimits.from_policy(policy, ids) if self.ingress_classifier is IngressClassifier.PACING else None
 
     def begin(
         self,
         policy: TrafficPolicy,
         ids: ClassIds,
-        left_alone: Sequence[Match] = (),
+        excluded_matches: Sequence[Match] = (),
         silent_ports: Sequence[int] = (),
     ) -> Report:
         """Bring the interface to a policy, except that classes of the one before that go are still there.
 
-        What arrives is not touched yet. What is ``left_alone`` is the default class's then. ``silent_ports`` are those
-        that matches by name do not capture unless they say so.
+        What arrives is not touched yet. What is ``excluded_matches`` is the default class's then. ``silent_ports`` are
+        those that matches by name do not capture unless they say so.
 
         Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the policy
         before.
         """
         wanted = compile_policy(policy, self._features, ids)  # first: whether it can be had does not depend on the old
-        teller = teller_of(policy, self._features, relays=self._relays)
+        ingress_classifier = select_ingress_classifier(policy, self._features, relays=self._relays)
         ingress = compile_ingress(
             policy,
             self.interface,
             self._features,
             ids,
-            left_alone=left_alone,
-            teller=teller or Teller.SOCKETS,
+            excluded_matches=excluded_matches,
+            ingress_classifier=ingress_classifier or IngressClassifier.SOCKETS,
             silent_ports=silent_ports,
         )
         first = wanted
@@ -174,7 +176,7 @@ class Shaping:
         self._goes = first != wanted
         self._rest = self.unfinished or self._goes or self._policy is None or ingress is not None
         self.unfinished = True
-        self.ids, self._policy, self.teller = ids, policy, teller
+        self.ids, self._policy, self.ingress_classifier = ids, policy, ingress_classifier
         self._sending.follow(policy.resolved())
         return report
 
@@ -192,7 +194,7 @@ class Shaping:
         if self._goes:
             report = apply(self._kernel, self.interface, self._lanes, replace=self._replace)
         else:
-            seen = look(self._kernel, self.interface)
+            seen = observe_interface(self._kernel, self.interface)
             steps = plan_arriving(seen, self._lanes.ingress, replace=self._replace)
             report = execute(self._kernel, self.interface, steps)
         received = self._policy.received()
@@ -201,7 +203,7 @@ class Shaping:
         else:
             sampler = self._receiving[-1] if self._receiving else _Sampler()
             sampler.follow(received.resolved())
-            self._receiving = self._lanes.ingress.device, received.total, self.teller, sampler
+            self._receiving = self._lanes.ingress.device, received.total, self.ingress_classifier, sampler
         self.unfinished = False
         return report
 
@@ -218,18 +220,18 @@ class Shaping:
         """
         self.snapshots = self._sending.sample(self._kernel.counters(self.interface), self.ids, now)
         if self._receiving is not None:
-            device, total, teller, sampler = self._receiving
+            device, total, ingress_classifier, sampler = self._receiving
             counters = self._kernel.counters(device)
-            if teller is Teller.PACING:
+            if ingress_classifier is IngressClassifier.PACING:
                 counters = {handle: self._with_relayed(handle, stats) for handle, stats in counters.items()}
-            self.received = Received(device, total, sampler.sample(counters, self.ids, now), teller)
+            self.received = Received(device, total, sampler.sample(counters, self.ids, now), ingress_classifier)
         self.read_at = now
 
     def _with_relayed(self, handle: Handle, stats: ClassStats) -> ClassStats:
         """The counters of a leaf on the ifb, which sees what is relayed in another one, and what the relay has read."""
         if not handle.minor & LEAF_BASE:
             return stats
-        return replace(stats, bytes=stats.bytes + self.ledger.total(handle.minor & ~LEAF_BASE))
+        return replace(stats, bytes=stats.bytes + self.received_counters.total(handle.minor & ~LEAF_BASE))
 
     def classes_in_force(self) -> dict[Handle, HtbClass]:
         """The classes that the interface has now. Raises the errors of :mod:`tc_core`."""

@@ -21,7 +21,7 @@ _TIMES: Final = 2 * CLASSES
 """Two buckets for each class."""
 
 
-class Ledger:
+class SharedCounters:
     """Made before processes are forked; what they write then is seen by all."""
 
     def __init__(self, rows: int = 1) -> None:
@@ -36,14 +36,14 @@ class Ledger:
         """Bytes of a class, of all processes."""
         return sum(self._numbers[class_id::CLASSES])
 
-    def row(self, number: int) -> LedgerRow:
+    def row(self, number: int) -> CounterRow:
         """The row of one process, from 0 on. Whoever comes in the place of another goes on with its row."""
         if not 0 <= number < self._rows:
             raise ValueError(f"there are {self._rows} rows, and no {number}")
-        return LedgerRow(self.times, self._numbers[number * CLASSES : (number + 1) * CLASSES])
+        return CounterRow(self.times, self._numbers[number * CLASSES : (number + 1) * CLASSES])
 
 
-class LedgerRow:
+class CounterRow:
     """What one process works with: its own row, and the times of all buckets."""
 
     __slots__ = ("_own", "times")

@@ -33,7 +33,7 @@ def stream_socket(family: int) -> SocketType:
     return SocketType(family, _STREAM)
 
 
-def deliver_at_once(sock: SocketType) -> None:
+def set_nodelay(sock: SocketType) -> None:
     """No Nagle (the sender's own kernel has already chosen the segments), and urgent bytes stay in the stream.
 
     Without SO_OOBINLINE recv(2) leaves urgent bytes out, and the server would miss them.
@@ -42,7 +42,7 @@ def deliver_at_once(sock: SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
-def bound_received(listener: SocketType, size: int) -> None:
+def limit_received(listener: SocketType, size: int) -> None:
     """Let the kernel keep at most about ``size`` bytes that were received and not read, per accepted socket.
 
     Accepted sockets inherit it (socket(7), SO_RCVBUF; the kernel doubles it for its bookkeeping). By force, since the
@@ -54,12 +54,12 @@ def bound_received(listener: SocketType, size: int) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
-def bound_unsent(sock: SocketType, size: int) -> None:
+def limit_unsent(sock: SocketType, size: int) -> None:
     """Take no more bytes while ``size`` of them wait unsent (tcp(7), TCP_NOTSENT_LOWAT). What is in flight is extra."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
 
-def speak_first(sock: SocketType) -> None:
+def delay_handshake_ack(sock: SocketType) -> None:
     """Before connect(2), when bytes are there to be sent at once: let them carry the last ACK of the handshake.
 
     The kernel holds that ACK back for the data (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process()) and acknowledges
@@ -68,7 +68,7 @@ def speak_first(sock: SocketType) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
 
-def hold_first_ack(listener: SocketType) -> None:
+def delay_first_ack(listener: SocketType) -> None:
     """Let the answer acknowledge what a client says first, not a packet of its own; accepted sockets inherit it.
 
     To be called after listen(2), which forgets it (inet_csk_delack_init(), include/net/inet_connection_sock.h).

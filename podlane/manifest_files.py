@@ -17,7 +17,7 @@ from podlane.console import MISUSED, say, stop
 from podlane.errors import ManifestFileError
 
 if TYPE_CHECKING:
-    from injector.manifests.edit import Result
+    from injector.manifests.edit import ManifestResult
 
 _STANDARD_INPUT: Final = "-"
 _OPTIONS: Final[tuple[Any, ...]] = (
@@ -58,7 +58,7 @@ def _decoded(data: bytes, source: str) -> str:
         raise ManifestFileError(f"{source} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
 
 
-def finish(source: str, text: str, work: Callable[[], Result], *, in_place: bool, quiet: bool) -> None:
+def finish(source: str, text: str, work: Callable[[], ManifestResult], *, in_place: bool, quiet: bool) -> None:
     """Do the work and write its result; what cannot be done ends the program, with every reason and nothing written."""
     from injector.errors import ManifestError
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from traffic_policy.settings import Datapath, Mesh, Way, variable
+from traffic_policy.settings import Datapath, IptablesSetting, Mesh, variable
 from traffic_policy.units import Rate
 
 HISTORY_VARIABLE: Final = "PODLANE_HISTORY"
@@ -94,4 +94,4 @@ def workers_option() -> Callable[[Any], Any]:
 
 def iptables_option(purpose: str) -> Callable[[Any], Any]:
     """``--iptables``: how rules are, or would be, installed; None where nothing is said."""
-    return click.option("--iptables", type=choice(Way), envvar=variable("iptables"), help=purpose)
+    return click.option("--iptables", type=choice(IptablesSetting), envvar=variable("iptables"), help=purpose)

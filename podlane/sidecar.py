@@ -122,13 +122,13 @@ def sidecar(
         _begin()
     with failing_clearly():
         from daemon import log
-        from datapath.cleanup import cleanup as remove_remains
+        from datapath.cleanup import cleanup as remove_leftovers
         from sidecar.app.main import run
         from sidecar.config.settings import load_settings
         from sidecar.supervisor.client import SupervisorClient
 
         if cleanup:
-            remove_remains(options["interface"])
+            remove_leftovers(options["interface"])
             return
         settings = load_settings(options)
         log.configure(settings.log_format, settings.log_level)

@@ -57,7 +57,7 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
-    def of(cls, policy: TrafficPolicy) -> Self:
+    def from_policy(cls, policy: TrafficPolicy) -> Self:
         """A draft that begins with what a policy says."""
         return cls(policy.to_document())
 

@@ -23,7 +23,7 @@ from typing import Final, Self
 from tc_core import statistics
 from tc_core.apply import journal
 from tc_core.apply.execute import Report
-from tc_core.apply.plan import Seen, look, plan
+from tc_core.apply.plan import ObservedInterface, observe_interface, plan
 from tc_core.builder import ClassBuilder, DefaultBuilder, Draft, given, in_calls
 from tc_core.compile.packet_tree import lanes_of
 from tc_core.errors import MissingFeatureError
@@ -82,7 +82,7 @@ class TrafficController:
     ) -> Self:
         """A controller that begins with a policy."""
         made = cls(interface, kernel=kernel, history=history, features=features)
-        made._draft = Draft.of(policy)
+        made._draft = Draft.from_policy(policy)
         return made
 
     @classmethod
@@ -260,7 +260,7 @@ class TrafficController:
 
         Raises :class:`InterfaceNotFoundError`, :class:`KernelError`, :class:`HistoryError`, :class:`ApplyError`.
         """
-        intent = journal.to_nothing(look(self._kernel, self.interface), self._standing())
+        intent = journal.to_nothing(observe_interface(self._kernel, self.interface), self._standing())
         return journal.carry_out(self._kernel, self._history, self._namespace, intent)
 
     # --- the kernel ----------------------------------------------------------------------------------------------
@@ -291,14 +291,14 @@ class TrafficController:
         policy = self.policy()
         if problems := beyond_packets(policy):
             raise PolicyError(problems)
-        seen = look(self._kernel, self.interface)
+        seen = observe_interface(self._kernel, self.interface)
         return journal.to_policy(seen, policy, self._features, self._standing(), replace=replace)
 
     def _lanes_in_force(self) -> Lanes | None:
         """What is in force, where that is known: this policy, or what the history has."""
         standing = self._standing()
         try:
-            seen = look(self._kernel, self.interface)
+            seen = observe_interface(self._kernel, self.interface)
         except PodlaneError:
             return None
         for lanes in (self._own_lanes, self._recorded_lanes):
@@ -310,8 +310,8 @@ class TrafficController:
                 continue  # Not in force then, or not to be known: names are all that is lost.
         return None
 
-    def _own_lanes(self, seen: Seen, standing: Standing | None) -> Lanes:
+    def _own_lanes(self, seen: ObservedInterface, standing: Standing | None) -> Lanes:
         return journal.lanes_for(seen, self.policy(), self._features, standing)
 
-    def _recorded_lanes(self, seen: Seen, standing: Standing | None) -> Lanes | None:
+    def _recorded_lanes(self, seen: ObservedInterface, standing: Standing | None) -> Lanes | None:
         return journal.recorded_lanes(seen.interface, self._features, standing)

@@ -21,7 +21,7 @@ from tc_core.model import (
     Filter,
     FqCodel,
     HtbClass,
-    Ingress,
+    IngressQdisc,
     LeafQdisc,
     Link,
     Netem,
@@ -90,7 +90,7 @@ class DeleteQdisc(_Change):
     qdisc: Qdisc
 
     def command(self, interface: str) -> str:
-        if isinstance(self.qdisc, Clsact | Ingress):
+        if isinstance(self.qdisc, Clsact | IngressQdisc):
             return f"tc qdisc del dev {interface} {self.qdisc}"
         if self.qdisc.parent == ROOT:
             return f"tc qdisc del dev {interface} root"

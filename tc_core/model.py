@@ -29,7 +29,7 @@ from tc_core.qdiscs import Diffserv as Diffserv
 from tc_core.qdiscs import FqCodel as FqCodel
 from tc_core.qdiscs import HtbClass as HtbClass
 from tc_core.qdiscs import HtbQdisc as HtbQdisc
-from tc_core.qdiscs import Ingress as Ingress
+from tc_core.qdiscs import IngressQdisc as IngressQdisc
 from tc_core.qdiscs import Isolation as Isolation
 from tc_core.qdiscs import LeafQdisc as LeafQdisc
 from tc_core.qdiscs import Netem as Netem
@@ -238,9 +238,9 @@ class Observed:
         return next((q for q in self.qdiscs if q.parent == ROOT), None)
 
     @property
-    def ingress_qdisc(self) -> Clsact | Ingress | None:
+    def ingress_qdisc(self) -> Clsact | IngressQdisc | None:
         """What gives filters a place to see what arrives; None without any."""
-        return next((q for q in self.qdiscs if isinstance(q, Clsact | Ingress)), None)
+        return next((q for q in self.qdiscs if isinstance(q, Clsact | IngressQdisc)), None)
 
     @property
     def filtering(self) -> tuple[HtbQdisc | Prio, ...]:

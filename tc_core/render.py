@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from tc_core.apply.plan import Seen, Step, plan
+from tc_core.apply.plan import ObservedInterface, Step, plan
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddClass, AddFilter, AddLink, AddQdisc, Change, SetLink
 from tc_core.model import (
@@ -29,7 +29,7 @@ def tc_commands(tree: Tree, interface: str) -> list[str]:
 
     Joined by newlines they are a shell script.
     """
-    return list(_lines(plan(Seen(interface, Observed(Link(interface))), tree), {interface: tree}))
+    return list(_lines(plan(ObservedInterface(interface, Observed(Link(interface))), tree), {interface: tree}))
 
 
 def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
@@ -37,7 +37,7 @@ def lanes_commands(lanes: Lanes, interface: str) -> list[str]:
     trees: dict[str, Tree] = {interface: lanes.tree}
     if lanes.ingress is not None:
         trees[lanes.ingress.device] = lanes.ingress.tree
-    return list(_lines(plan(Seen(interface, Observed(Link(interface))), lanes), trees))
+    return list(_lines(plan(ObservedInterface(interface, Observed(Link(interface))), lanes), trees))
 
 
 def _lines(steps: Iterable[Step], trees: Mapping[str, Tree]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 import trustme
 
-from daemon.http import Handler, Request, Response
+from daemon.http import Handler, HttpRequest, HttpResponse
 from daemon.http_server import HttpServer
 from injector.server.api_access import ApiAccess
 from injector.server.http import compact, failure, open_listeners, webhook_limits
@@ -145,7 +145,7 @@ class MemoryApi:
         self.put(path, {"metadata": {"name": name}, "webhooks": made})
         return path
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: HttpRequest) -> HttpResponse:
         body = await request.body(2**22)
         self.requests.append((request.method, request.path, dict(request.headers)))
         self.before(request.method, request.path)

@@ -19,9 +19,9 @@ from datapath.download_limits import ReceiveLimits
 from datapath.routing.cached import Routing
 from datapath.routing.flow import Destination
 from datapath.routing.table import RoutingTable
-from datapath.sockets import deliver_at_once, speak_first, stream_socket
+from datapath.sockets import delay_handshake_ack, set_nodelay, stream_socket
 from sidecar.proxy.server import ConnectionSummary, ProxyServer, ServerSettings
-from sidecar.transport.kernel_sockets import Edge, Original, connect
+from sidecar.transport.kernel_sockets import KernelSockets, OriginalDestination, connect
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
 from traffic_policy.units import Duration
@@ -41,7 +41,7 @@ def routing(policy: str = POLICY, ids: ClassIds | None = None) -> Routing:
     """The routing of a policy, with fresh class ids unless some are given. The relay keeps limits for what arrives."""
     parsed = parse_policy(policy)
     ids = ids or ClassIds.assign(c.name for c in parsed.resolved())
-    return Routing(RoutingTable.of(parsed), ids, ReceiveLimits.of(parsed, ids))
+    return Routing(RoutingTable.from_policy(parsed), ids, ReceiveLimits.from_policy(parsed, ids))
 
 
 class LoopbackEdge:
@@ -55,30 +55,30 @@ class LoopbackEdge:
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
         listener = stream_socket(families[0])
-        deliver_at_once(listener)
+        set_nodelay(listener)
         listener.bind(("127.0.0.1", port))
         listener.listen(1024)
         return [listener]
 
-    def original(self, _accepted: SocketType) -> Original | None:
+    def original_destination(self, _accepted: SocketType) -> OriginalDestination | None:
         if self.destination is None:
             return None
-        return Original(self.destination, self.target)
+        return OriginalDestination(self.destination, self.target)
 
-    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
+    def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         self.marks.append(mark)
         upstream = stream_socket(client.family)
         try:
-            deliver_at_once(upstream)
+            set_nodelay(upstream)
             if speaks:
-                speak_first(upstream)
+                delay_handshake_ack(upstream)
             connect(upstream, original.address)
         except BaseException:
             upstream.close()
             raise
         return upstream
 
-    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+    def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
         self.remarks.append((upstream.getsockname(), mark))
 
 
@@ -137,14 +137,14 @@ class RunningProxy:
 
     def __init__(
         self,
-        edge: Edge,
+        kernel_sockets: KernelSockets,
         settings: ServerSettings,
         policy: str = POLICY,
         inside: AbstractContextManager[Any] | None = None,
     ) -> None:
         """``inside`` is entered by the proxy's thread: a network namespace."""
         self.recorder = Recorder()
-        self.edge = edge
+        self.kernel_sockets = kernel_sockets
         self._settings = settings
         self._policy = policy
         self._inside = inside if inside is not None else nullcontext()
@@ -164,7 +164,9 @@ class RunningProxy:
             self._started.set()
 
     async def _run(self) -> None:
-        self.server = ProxyServer(self._settings, routing(self._policy), self.recorder, edge=self.edge)
+        self.server = ProxyServer(
+            self._settings, routing(self._policy), self.recorder, kernel_sockets=self.kernel_sockets
+        )
         self._token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:

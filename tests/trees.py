@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.model import TrafficTree
 from tc_core.probe.capability import ALL_FEATURES, CONNMARK, FQ_CODEL, FW, SOCKETS, Features, absent
@@ -16,10 +16,10 @@ from traffic_policy.policy import TrafficPolicy
 FW_FQ_CODEL = ALL_FEATURES
 CLASSIC_FIFO = replace(ALL_FEATURES, fw=absent(FW, "not here"), fq_codel=absent(FQ_CODEL, "not here"))
 _NO_SOCKETS = replace(ALL_FEATURES, sockets=absent(SOCKETS, "no CAP_BPF"))
-TOLD_BY: Mapping[Teller, Features] = {
-    Teller.SOCKETS: ALL_FEATURES,
-    Teller.CONNMARK: _NO_SOCKETS,
-    Teller.PACING: replace(_NO_SOCKETS, connmark=absent(CONNMARK, "not here")),
+TOLD_BY: Mapping[IngressClassifier, Features] = {
+    IngressClassifier.SOCKETS: ALL_FEATURES,
+    IngressClassifier.CONNMARK: _NO_SOCKETS,
+    IngressClassifier.PACING: replace(_NO_SOCKETS, connmark=absent(CONNMARK, "not here")),
 }
 """Kernels on which the class of what arrives is told so, where names decide and a relay has the connections."""
 VARIANTS: Mapping[str, Features] = {

@@ -22,9 +22,9 @@ from datapath.connection_list import Order
 from datapath.sockets import stream_socket
 from sidecar.config.settings import LogFormat, LogLevel
 from sidecar.errors import WorkersError
-from sidecar.observability.counters import Tallies
+from sidecar.observability.counters import ConnectionCounters
 from sidecar.proxy.server import ServerSettings
-from sidecar.transport.kernel_sockets import Edge
+from sidecar.transport.kernel_sockets import KernelSockets
 from sidecar.workers.forkserver import ForkServer, fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.worker import work
@@ -64,7 +64,7 @@ def listen(_port: int, _families: Sequence[int], count: int) -> list[list[Socket
 
 async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object]:
     seen: dict[str, object] = {}
-    gone = Tallies()
+    gone = ConnectionCounters()
 
     async def connections(number: int) -> list[tuple[socket.socket, socket.socket]]:
         def blocking() -> list[tuple[socket.socket, socket.socket]]:
@@ -79,11 +79,11 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
 
         return await trio.to_thread.run_sync(blocking)
 
-    def total() -> Tallies:
-        tallies = Tallies()
-        for each in (gone, *pool.crew.tallies):
-            tallies.add(each)
-        return tallies
+    def total() -> ConnectionCounters:
+        counters = ConnectionCounters()
+        for each in (gone, *pool.workers.counters):
+            counters.add(each)
+        return counters
 
     with socket.socket() as lock:
         settings = ServerSettings(port=0, ipv6=False, max_connections=1000)
@@ -96,7 +96,7 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
             pairs = await connections(CONNECTIONS)
             seen["missing"] = await pool.ask()
             seen["active"] = pool.active
-            seen["each"] = [tallies.connections["named"].total for tallies in pool.crew.tallies]
+            seen["each"] = [counters.connections["named"].total for counters in pool.workers.counters]
             newest = await pool.connections(15, Order.NEWEST)
             every = await pool.connections(1000, Order.LARGEST)
             seen["told"] = [newest.active, len(newest.connections), len(every.connections)]
@@ -118,7 +118,7 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
             assert victim is not None
             os.kill(victim.pid, signal.SIGKILL)
             await victim.gone.wait()
-            while (await pool.ask()) or pool.crew.present < 2:
+            while (await pool.ask()) or pool.workers.present < 2:
                 await trio.lowlevel.checkpoint()
             seen["after a death"] = total().connections["renamed"].total
             seen["alive after it"] = pool.active < CONNECTIONS + len(more)
@@ -130,7 +130,7 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
             seen["cut"] = await pool.drain(Duration(0)) == expected
             seen["at rest"] = gone.connections["renamed"].total
             seen["all at rest"] = gone.connections["renamed"].active
-            seen["present"] = pool.crew.present
+            seen["present"] = pool.workers.present
             for one, two in (*pairs, *more, (client, far)):
                 one.close()
                 two.close()
@@ -139,7 +139,9 @@ async def scenario(forks: ForkServer, server: socket.socket) -> dict[str, object
 
 async def dying(forks: ForkServer) -> dict[str, object]:
     with socket.socket() as lock:
-        pool = WorkerPool(forks, 2, lock, ServerSettings(port=0, ipv6=False), routing(), Tallies(), listen=listen)
+        pool = WorkerPool(
+            forks, 2, lock, ServerSettings(port=0, ipv6=False), routing(), ConnectionCounters(), listen=listen
+        )
         try:
             await pool.run()
         except WorkersError as error:
@@ -152,10 +154,10 @@ def main() -> None:
     with with_patience(socket.create_server(("127.0.0.1", 0), backlog=1024)) as server:
         target = server.getsockname()  # now: the workers do not have this socket
 
-        def edge(listeners: Sequence[SocketType]) -> Edge:
+        def kernel_sockets(listeners: Sequence[SocketType]) -> KernelSockets:
             return GivenEdge(target, listeners, dies=dies)
 
-        with fork_server(partial(work, make_edge=edge)) as forks:
+        with fork_server(partial(work, make_sockets=kernel_sockets)) as forks:
             told = trio.run(dying, forks) if dies else trio.run(scenario, forks, server)
             told["fork server"] = os.waitpid(forks.pid, os.WNOHANG) == (0, 0)
     print(json.dumps(told))

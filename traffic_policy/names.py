@@ -86,7 +86,7 @@ class NameSet:
     suffixes: frozenset[str]
 
     @classmethod
-    def of(cls, patterns: Iterable[str]) -> NameSet:
+    def from_patterns(cls, patterns: Iterable[str]) -> NameSet:
         """From names and ``*.suffix`` patterns in comparable form."""
         names = tuple(patterns)
         return cls(

@@ -57,7 +57,7 @@ def covers(outer: Match, inner: Match) -> bool:
 def _names_cover(outer: Sequence[str], inner: Sequence[str]) -> bool:
     if not outer:
         return True
-    patterns = NameSet.of(outer)
+    patterns = NameSet.from_patterns(outer)
     return bool(inner) and all(patterns.covers(name) for name in inner)
 
 

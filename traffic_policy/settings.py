@@ -80,7 +80,7 @@ class Mesh(StrEnum):
     NONE = "none"
 
 
-class Way(StrEnum):
+class IptablesSetting(StrEnum):
     """How mangle rules are to be installed; ``auto``: by the programs where they are, else by the library."""
 
     AUTO = "auto"

@@ -75,11 +75,11 @@ def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSetting
     settings = settings or CaptureSettings(interface=interface)
     ids = ClassIds.assign(c.name for c in policy.classes)
     ruleset = build_ruleset(policy, ids, settings)
-    restore = {family: render(ruleset.of(family)) for family in Family if ruleset.of(family).chains}
+    restore = {family: render(ruleset.for_family(family)) for family in Family if ruleset.for_family(family).chains}
     tree = compile_policy(policy, ALL_FEATURES, ids)
     lanes = Lanes(tree, compile_ingress(policy, interface, ALL_FEATURES, ids), ids)
     return Commands(
-        rules=tuple(_rules_lines([ruleset.of(family) for family in Family], restore, ids, settings)),
+        rules=tuple(_rules_lines([ruleset.for_family(family) for family in Family], restore, ids, settings)),
         tc=(*(f"# {line}" for line in _STOCK), *lanes_commands(lanes, interface)),
         restore=restore,
     )

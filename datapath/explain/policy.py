@@ -224,7 +224,7 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
     yield from _exclusion_notes(settings)
     if settings.mesh is not None:
         yield from mesh_notes(policy, settings.mesh, settings.datapath)
-    table = RoutingTable.of(policy, settings.silent_ports, settings.mesh)
+    table = RoutingTable.from_policy(policy, settings.silent_ports, settings.mesh)
     if table.needs_capture:
         yield from _content_notes(policy, settings.silent_ports)
     yield from _quic_notes(policy)

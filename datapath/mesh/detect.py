@@ -31,7 +31,7 @@ _PORT: Final = re.compile(r"^-A (?P<chain>\S+) .*(?:--to-ports|--on-port) (?P<po
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectedMesh:
     """A mesh that was recognised. ``ports``: where it redirects to, in the order of its rules, each once.
 
     ``mesh`` is None for one that is known by name only; then there is no ``proxy``.
@@ -44,26 +44,26 @@ class Found:
     ports: tuple[int, ...] = ()
 
 
-def recognise(saved: str) -> Found | None:
+def detect_mesh(saved: str) -> DetectedMesh | None:
     """The mesh whose rules are in ``saved``, the output of iptables-save for all tables; None: none that is known."""
     chains = set(re.findall(r"^:(\S+) ", saved, re.MULTILINE))
     if "ISTIO_OUTPUT" in chains:
         return _istio(saved, chains)
     if "PROXY_INIT_OUTPUT" in chains:
         proxy = replace(LINKERD, user=next(_owners(saved, "PROXY_INIT_OUTPUT", "uid"), LINKERD.user))
-        return Found(Mesh.LINKERD, proxy.title, proxy, ports=_ports(saved, "PROXY_INIT_"))
+        return DetectedMesh(Mesh.LINKERD, proxy.title, proxy, ports=_ports(saved, "PROXY_INIT_"))
     if any(chain.startswith("CONSUL_") for chain in chains):
-        return Found(None, "Consul", ports=_ports(saved, "CONSUL_"))
+        return DetectedMesh(None, "Consul", ports=_ports(saved, "CONSUL_"))
     return None
 
 
-def _istio(saved: str, chains: set[str]) -> Found:
+def _istio(saved: str, chains: set[str]) -> DetectedMesh:
     if ambient := _AMBIENT.search(saved):
         proxy = replace(ISTIO_AMBIENT, mark=Mark(int(ambient[1], 16), int(ambient[2], 16)))
     else:
         proxy = replace(ISTIO, group=next(_owners(saved, "ISTIO_OUTPUT", "gid"), ISTIO.group))
     inbound = TPROXY if "ISTIO_TPROXY" in chains else REDIRECT
-    return Found(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(saved, "ISTIO_"))
+    return DetectedMesh(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(saved, "ISTIO_"))
 
 
 def _owners(saved: str, chain: str, kind: str) -> Iterator[int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from datapath.mesh.detect import REDIRECT, TPROXY, Found
+from datapath.mesh.detect import REDIRECT, TPROXY, DetectedMesh
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT
 from tc_core.netlink.codec import attributes
 from traffic_policy.marks import Mark
@@ -64,15 +64,15 @@ class NativeRule:
     expressions: tuple[Expression, ...]
 
 
-def recognise_native(rules: Sequence[NativeRule]) -> Found | None:
+def detect_native_mesh(rules: Sequence[NativeRule]) -> DetectedMesh | None:
     """The mesh whose rules are among these; None: none that is known."""
     if ambient := [rule for rule in rules if rule.table.startswith(_AMBIENT)]:
         mark = next(_marks_redirected(ambient), ISTIO_AMBIENT.mark)
-        return Found(Mesh.ISTIO, ISTIO_AMBIENT.title, replace(ISTIO_AMBIENT, mark=mark), ports=_ports(ambient))
+        return DetectedMesh(Mesh.ISTIO, ISTIO_AMBIENT.title, replace(ISTIO_AMBIENT, mark=mark), ports=_ports(ambient))
     if sidecar := [rule for rule in rules if rule.table.startswith(_SIDECAR)]:
         proxy = replace(ISTIO, group=next(_groups_let_go(sidecar), ISTIO.group))
         inbound = TPROXY if any(each.name == "tproxy" for rule in sidecar for each in rule.expressions) else REDIRECT
-        return Found(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(sidecar))
+        return DetectedMesh(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(sidecar))
     return None
 
 

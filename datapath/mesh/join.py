@@ -6,8 +6,8 @@ import os
 
 from daemon.log import Logger
 from datapath.errors import RulesetError
-from datapath.mesh.detect import Found, recognise
-from datapath.mesh.detect_nft import recognise_native
+from datapath.mesh.detect import DetectedMesh, detect_mesh
+from datapath.mesh.detect_nft import detect_native_mesh
 from datapath.mesh.nftables import inet_rules
 from datapath.mesh.owner import check_may_be
 from datapath.mesh.types import USUAL, MeshProxy
@@ -19,7 +19,7 @@ from traffic_policy.settings import Datapath, Mesh
 log = Logger()
 
 
-def find() -> Found | None:
+def find_mesh() -> DetectedMesh | None:
     """The mesh whose rules are here. Its programs need not be those that we use, so all tables are looked at.
 
     IPv4 is enough: no mesh does without. Raises :class:`RulesetError` when those of iptables cannot be read.
@@ -28,7 +28,7 @@ def find() -> Found | None:
     programs = installed_programs()
     for backend in programs.values():
         try:
-            found = recognise(backend.read_all(Family.V4))
+            found = detect_mesh(backend.read_all(Family.V4))
         except PodlaneError as error:
             log.debug("no mesh can be looked for", backend=str(backend), error=str(error))
             problems.append(str(error))
@@ -36,7 +36,7 @@ def find() -> Found | None:
         if found is not None:
             return found
     try:
-        found = recognise_native(inet_rules())
+        found = detect_native_mesh(inet_rules())
     except PodlaneError as error:  # a kernel without nftables, which has no such rules
         log.debug("no mesh can be looked for", backend="nftables", error=str(error))
         found = None
@@ -54,7 +54,7 @@ def resolve(asked: Mesh) -> MeshProxy | None:
     if asked is Mesh.NONE:
         return None
     try:
-        found = find()
+        found = find_mesh()
     except RulesetError as error:
         found = None
         if asked is Mesh.AUTO:

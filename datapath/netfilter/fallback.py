@@ -28,7 +28,7 @@ from datapath.netfilter.render import render_rule
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Chain,
-    Direction,
+    ConntrackDirection,
     Drop,
     Family,
     FamilyRules,
@@ -73,7 +73,7 @@ def refusal(family: Family, datapath: Datapath) -> FamilyRules:
     """What ``closed`` puts into the filter table."""
     # Stepping aside, connections that are there need nobody and go on.
     only_new = datapath is Datapath.STEP_ASIDE
-    refused = Rule(Reject(), protocol=_TCP, syn=only_new, connmark=DIVERT, direction=Direction.ORIGINAL)
+    refused = Rule(Reject(), protocol=_TCP, syn=only_new, connmark=DIVERT, direction=ConntrackDirection.ORIGINAL)
     hooks = (Hook(builtin, Rule(Jump(REFUSE), protocol=_TCP)) for builtin in ("INPUT", "OUTPUT"))
     return FamilyRules(family, (Chain(REFUSE, (refused,)),), tuple(hooks))
 

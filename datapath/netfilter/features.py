@@ -19,7 +19,7 @@ from datapath.netfilter.parse import Installed
 from datapath.netfilter.restore import installed_programs
 from datapath.netfilter.rules import (
     Chain,
-    Direction,
+    ConntrackDirection,
     Family,
     FamilyRules,
     Hook,
@@ -40,7 +40,7 @@ from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import DIVERT, UNDECIDED
 from traffic_policy.policy import PortRange, TransportProtocol
-from traffic_policy.settings import OUTBOUND_PORT, Way
+from traffic_policy.settings import OUTBOUND_PORT, IptablesSetting
 
 _UNTRIED: Final = "looks right, but was not tried: making a scratch namespace takes CAP_SYS_ADMIN"
 
@@ -80,7 +80,7 @@ _PARTS: Final = (
     _Part("mark match", Rule(Return(), mark=DIVERT), "xt_mark"),
     _Part("connmark match", Rule(Return(), connmark=DIVERT), "xt_connmark"),
     _Part("CONNMARK target", Rule(SetConnmark(UNDECIDED)), "xt_connmark"),
-    _Part("conntrack match", Rule(Return(), direction=Direction.REPLY), "xt_conntrack"),
+    _Part("conntrack match", Rule(Return(), direction=ConntrackDirection.REPLY), "xt_conntrack"),
     _Part(
         "multiport match",
         Rule(Return(), protocol=_TCP, ports=(PortRange(1, 1), PortRange(3, 4))),
@@ -98,7 +98,7 @@ _INBOUND: Final = _Part(
 _MESH: Final = _Part(MESH_PART, Rule(Return(), protocol=_TCP, group=0), "xt_owner", "OUTPUT")
 
 
-def probe(way: Way = Way.AUTO) -> list[Check]:
+def probe(way: IptablesSetting = IptablesSetting.AUTO) -> list[Check]:
     """Try everything capture needs, with rules installed by ``way``.
 
     Never raises: what does not work is a check that is not available.
@@ -112,7 +112,7 @@ def probe(way: Way = Way.AUTO) -> list[Check]:
     except MissingFeatureError as error:
         checks = [Check("iptables", False, error.feature, error.remedy)]
         # Which part it is that does not work still shows.
-        backend = None if way is Way.PYTHON else next(iter(found.values()), None)
+        backend = None if way is IptablesSetting.PYTHON else next(iter(found.values()), None)
     except RulesetError as error:
         checks = [Check("iptables", False, str(error), "Or use `--iptables auto`, which goes where they are.")]
         backend = None
@@ -168,7 +168,7 @@ def _check_routing(family: Family) -> Check:
     def lay() -> None:
         with NetlinkKernel() as kernel:
             kernel.apply("lo", SetLink(up=True))
-        routes.lay(family, [route])
+        routes.install(family, [route])
 
     remedy = "Use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES."
     return _try(f"{family} policy routing", lay, lambda: routes.observe(family, route.table), remedy)

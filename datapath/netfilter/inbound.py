@@ -52,7 +52,7 @@ from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     LINK_LOCAL,
     Chain,
-    Direction,
+    ConntrackDirection,
     Family,
     Goto,
     Jump,
@@ -97,7 +97,7 @@ class InboundRules:
 
 def reply_rule(*, classified: bool) -> Rule:
     """Among the first of OUT: answers do not go on to the matches of what we open."""
-    return Rule(Goto(REPLIES) if classified else Return(), direction=Direction.REPLY)
+    return Rule(Goto(REPLIES) if classified else Return(), direction=ConntrackDirection.REPLY)
 
 
 def reply_walk(family: Family, policy: TrafficPolicy, ids: ClassIds, *, redirected: bool) -> list[Rule]:
@@ -177,7 +177,7 @@ def _chains(
     to_proxy = Tproxy(LISTENER_ADDRESS[family], settings.inbound_port, _UNTOUCHED)
     captured = show_rule() if aside else Rule(to_proxy, protocol=_TCP, connmark=DIVERT)
     local = [Rule(Return(), in_interface="lo")] if settings.interface is None else []
-    not_opened_there = Rule(Return(), direction=Direction.REPLY)
+    not_opened_there = Rule(Return(), direction=ConntrackDirection.REPLY)
     of_tcp = [Rule(Goto(IN_SYN), protocol=_TCP, syn=True), captured] if tcp else []
     of_udp = quic.arriving_rules() if reads_quic else ()
     yield Chain(IN, (*local, not_opened_there, *of_tcp, *of_udp))

@@ -29,9 +29,9 @@ from datapath.netfilter.ruleset import CaptureSettings, Ruleset
 from datapath.netfilter.select import detect_backend
 from traffic_policy.errors import PodlaneError
 from traffic_policy.policy import TransportProtocol
-from traffic_policy.settings import Datapath, OnFailure, Way
+from traffic_policy.settings import Datapath, IptablesSetting, OnFailure
 
-__all__ = ["Backend", "Installer", "Report", "Way", "detect_backend"]
+__all__ = ["Backend", "InstallReport", "Installer", "IptablesSetting", "detect_backend"]
 
 _DEFAULT_TABLE: Final = CaptureSettings().route_table
 _SHOWN: Final = 12
@@ -41,7 +41,7 @@ log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class InstallReport:
     """What an installation did. ``adopted``: an earlier run had left something; ``notes``: what was skipped and why."""
 
     changed: bool
@@ -60,7 +60,7 @@ class Installer:
         self._tables = {_DEFAULT_TABLE}
         self._installed_before = False
 
-    def install(self, ruleset: Ruleset) -> Report:
+    def install(self, ruleset: Ruleset) -> InstallReport:
         """Put ``ruleset`` in force; nothing is written when it is already.
 
         Raises :class:`RulesetError` (with the difference when reading back shows another state than was written) or
@@ -69,14 +69,14 @@ class Installer:
         notes: list[str] = []
         changed = leftovers = False
         for family in self._families(notes):
-            rules = ruleset.of(family)
+            rules = ruleset.for_family(family)
             installed = self.installed(family)
             leftovers = leftovers or bool(installed)
             changed = self._install_family(rules, installed) or changed
             if not self._installed_before:
                 # After the rules: they lead to a listener by now, so nobody need be refused any more.
                 changed = self.backend.lift_refusal(family) or changed
-        report = Report(changed, leftovers and not self._installed_before, tuple(notes))
+        report = InstallReport(changed, leftovers and not self._installed_before, tuple(notes))
         self._installed_before = True
         log.info(
             "mangle rules in place",
@@ -91,7 +91,7 @@ class Installer:
 
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:
         """What somebody else can run, when ``ruleset`` is in force, for new connections to do without the proxy."""
-        commands = (self.backend.failing(ruleset.of(family), way, datapath) for family in self._families([]))
+        commands = (self.backend.failing(ruleset.for_family(family), way, datapath) for family in self._families([]))
         return tuple(command for command in commands if command is not None)
 
     def refusing(self) -> tuple[Command, ...]:
@@ -109,7 +109,7 @@ class Installer:
         """Whether somebody has run that, or what :meth:`failing` gave, and it is in force."""
         return any(self.backend.refuses(family) for family in self._families([], even_disabled=True))
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """Somebody has run that: look at everything again, as at the first time."""
         self._installed_before = False
 
@@ -150,7 +150,7 @@ class Installer:
     def _install_family(self, rules: FamilyRules, installed: Installed) -> bool:
         family = rules.family
         self._tables |= {route.table for route in rules.routes}
-        changed = routes.lay(family, rules.routes)
+        changed = routes.install(family, rules.routes)
         if difference(rules, installed):
             self.backend.apply(rules, installed)
             changed = True

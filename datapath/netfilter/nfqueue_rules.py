@@ -31,11 +31,11 @@ from typing import Final
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Chain,
-    Direction,
+    ConntrackDirection,
     Goto,
     Hook,
     Jump,
-    Queue,
+    Nfqueue,
     RestoreMark,
     Return,
     Rule,
@@ -52,7 +52,7 @@ IN_SAVE: Final = f"{CHAIN_PREFIX}IN-SAVE"
 _TCP: Final = TransportProtocol.TCP
 
 
-def follow_rule(protocol: TransportProtocol = _TCP, direction: Direction | None = None) -> Rule:
+def follow_rule(protocol: TransportProtocol = _TCP, direction: ConntrackDirection | None = None) -> Rule:
     """In front of the walk: what was decided holds, so that SAVE will write the mark."""
     return Rule(Return(), protocol=protocol, connmark=DECIDED, direction=direction)
 
@@ -79,7 +79,7 @@ def aside_chains(
         (
             Rule(SetMark(FIRST), connmark=UNDECIDED_ASIDE),
             Rule(SetConnmark(SHOWN)),
-            Rule(Queue(queue)),
+            Rule(Nfqueue(queue)),
         ),
     )
     saved = save_rules(protocols)

@@ -19,12 +19,12 @@ from datapath.netfilter.packet_filters import bytecode
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
-    Direction,
+    ConntrackDirection,
     Drop,
     Family,
     Goto,
     Jump,
-    Queue,
+    Nfqueue,
     RestoreMark,
     Return,
     Rule,
@@ -189,7 +189,7 @@ class _Reader:
             case "--mark", "connmark":
                 return "connmark", _mark(take())
             case "--ctdir", "conntrack":
-                return "direction", Direction(take())
+                return "direction", ConntrackDirection(take())
             case "--ctorigdstport", "conntrack":
                 return "original_port", PortRange.parse(take().replace(":", "-"))
             case (("--uid-owner" | "--gid-owner"), "owner"):
@@ -225,7 +225,7 @@ class _Reader:
                 mask = int(options["--ctmask"], 16)
                 return SaveMark(mask) if way == "--save-mark" else RestoreMark(mask)
             case "NFQUEUE", ["--queue-bypass", "--queue-num"]:
-                return Queue(int(options["--queue-num"]))
+                return Nfqueue(int(options["--queue-num"]))
             case "TPROXY", ["--on-ip", "--on-port", "--tproxy-mark"]:
                 address = ipaddress.ip_address(options["--on-ip"])
                 return Tproxy(address, int(options["--on-port"]), _mark(options["--tproxy-mark"]))

@@ -31,12 +31,12 @@ from datapath.netfilter.nfqueue_rules import SHOW, follow_rule, undecided_rule
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Chain,
-    Direction,
+    ConntrackDirection,
     Drop,
     Family,
     Goto,
     Jump,
-    Queue,
+    Nfqueue,
     RestoreMark,
     Return,
     Rule,
@@ -86,7 +86,7 @@ def quic_chain(quic: Quic | None, *, capture: bool) -> Chain:
     return Chain(QUIC, (rule,) if capture else ())
 
 
-def follow_rules(direction: Direction | None = None) -> Iterator[Rule]:
+def follow_rules(direction: ConntrackDirection | None = None) -> Iterator[Rule]:
     """In front of the walk: what was decided holds, until another connection begins. Answers begin none."""
     if direction is None:
         yield again_rule()
@@ -105,7 +105,7 @@ def show_rule() -> Rule:
 
 def again_chain(queue: int) -> Chain:
     """``queue`` is the classifier's."""
-    return Chain(AGAIN, (Rule(RestoreMark(OURS)), Rule(Queue(queue))))
+    return Chain(AGAIN, (Rule(RestoreMark(OURS)), Rule(Nfqueue(queue))))
 
 
 # --- what clients open -----------------------------------------------------------------------------------------------

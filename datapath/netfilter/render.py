@@ -24,8 +24,8 @@ from datapath.netfilter.rules import (
     FamilyRules,
     Goto,
     Jump,
+    Nfqueue,
     PolicyRoute,
-    Queue,
     Reject,
     RestoreMark,
     Return,
@@ -114,7 +114,7 @@ def _render_action(action: Action) -> str:
             return f"-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"
         case RestoreMark(mask):
             return f"-j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {mask:#x}"
-        case Queue(number):
+        case Nfqueue(number):
             return f"-j NFQUEUE --queue-num {number} --queue-bypass"
         case Tproxy(address, port, mark):
             return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"

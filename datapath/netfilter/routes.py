@@ -68,7 +68,7 @@ def observe(family: Family, table: int) -> InstalledRoutes:
         return _observe(netlink, family, {table})
 
 
-def lay(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
+def install(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
     """Add those of the routes that are missing; whether there were any. What else is there stays.
 
     Raises :class:`PrivilegeError` or :class:`RulesetError` with the remedy.

@@ -40,7 +40,7 @@ LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/10")
 """Not relayed: such an address means nothing without its interface, which the way over lo loses (RFC 4007)."""
 
 
-class Direction(StrEnum):
+class ConntrackDirection(StrEnum):
     """Which way of a tracked connection a packet goes, as ``--ctdir`` says it (iptables-extensions(8), conntrack)."""
 
     ORIGINAL = "ORIGINAL"
@@ -105,7 +105,7 @@ class RestoreMark:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class Nfqueue:
     """Show the packet to whoever has the NFQUEUE of that number; if nobody has, it goes on (``--queue-bypass``)."""
 
     number: int
@@ -120,7 +120,7 @@ class Tproxy:
     mark: Mark
 
 
-Action = Return | Drop | Reject | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Queue | Tproxy
+Action = Return | Drop | Reject | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Nfqueue | Tproxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Rule:
     source_ports: tuple[PortRange, ...] = ()
     mark: Mark | None = None
     connmark: Mark | None = None
-    direction: Direction | None = None
+    direction: ConntrackDirection | None = None
     to_here: bool = False
     has_socket: bool = False
     carries_data: bool = False

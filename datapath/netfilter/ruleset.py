@@ -68,7 +68,7 @@ from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     LINK_LOCAL,
     Chain,
-    Direction,
+    ConntrackDirection,
     Family,
     FamilyRules,
     Hook,
@@ -103,7 +103,7 @@ class Ruleset:
     families: tuple[FamilyRules, ...]
     capture: bool
 
-    def of(self, family: Family) -> FamilyRules:
+    def for_family(self, family: Family) -> FamilyRules:
         """The rules of one family."""
         return next(rules for rules in self.families if rules.family is family)
 
@@ -172,8 +172,10 @@ def _family_rules(
     aside = settings.datapath is Datapath.STEP_ASIDE
     outbound_quic = treatment is Quic.CLASSIFY and quic.QUIC in called
     inbound_quic = inbound is not None and inbound.quic
-    answers = [follow_rule(direction=Direction.REPLY)] if aside and not follow and inbound and inbound.tcp else []
-    answers += quic.follow_rules(Direction.REPLY) if inbound_quic else ()
+    answers = (
+        [follow_rule(direction=ConntrackDirection.REPLY)] if aside and not follow and inbound and inbound.tcp else []
+    )
+    answers += quic.follow_rules(ConntrackDirection.REPLY) if inbound_quic else ()
     out = tuple(_out_rules(family, settings, answers, follow=follow, quic_too=outbound_quic, replies=bool(replies)))
     chains = [Chain(OUT, out), Chain(CLASSES, tuple(walk))]
     if replies:
@@ -279,5 +281,5 @@ def _tproxy_rule(family: Family, settings: CaptureSettings) -> Rule:
         protocol=_TCP,
         in_interface="lo",
         mark=DIVERT,
-        direction=Direction.ORIGINAL,
+        direction=ConntrackDirection.ORIGINAL,
     )

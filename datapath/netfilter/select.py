@@ -16,14 +16,14 @@ from tc_core.probe.scratch import in_scratch_namespace
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, PortRange, TrafficClass, TrafficPolicy
-from traffic_policy.settings import Way
+from traffic_policy.settings import IptablesSetting
 from traffic_policy.units import Rate
 
 _T = TypeVar("_T")
 _PYTHON_REMEDY: Final = "Without them, pip install 'podlane[python-iptables]' and their library do for legacy tables."
 
 
-def detect_backend(way: Way = Way.AUTO) -> Backend:
+def detect_backend(way: IptablesSetting = IptablesSetting.AUTO) -> Backend:
     """The backend to use in the calling thread's network namespace.
 
     ``restore``: the implementation of the programs that has rules of ours already; else legacy, if somebody has legacy
@@ -34,13 +34,13 @@ def detect_backend(way: Way = Way.AUTO) -> Backend:
     """
     programs = installed_programs()
     if not programs and not may_be_python(way):
-        remedy = INSTALL_REMEDY if way is Way.RESTORE else f"{INSTALL_REMEDY} {_PYTHON_REMEDY}"
+        remedy = INSTALL_REMEDY if way is IptablesSetting.RESTORE else f"{INSTALL_REMEDY} {_PYTHON_REMEDY}"
         raise MissingFeatureError("The iptables programs are not installed.", remedy)
     if not has_net_admin():
         raise PrivilegeError(f"This process lacks CAP_NET_ADMIN. {NET_ADMIN_REMEDY}")
-    by_python = way is Way.PYTHON or not programs
+    by_python = way is IptablesSetting.PYTHON or not programs
     for holder in holders():
-        if way is Way.AUTO or (way is Way.RESTORE and holder.kind is not BackendKind.PYTHON):
+        if way is IptablesSetting.AUTO or (way is IptablesSetting.RESTORE and holder.kind is not BackendKind.PYTHON):
             return holder
         if not by_python or holder.kind is BackendKind.NFT:
             raise RulesetError(
@@ -83,9 +83,9 @@ def has_python_iptables() -> bool:
     return importlib.util.find_spec("iptc") is not None
 
 
-def may_be_python(way: Way) -> bool:
+def may_be_python(way: IptablesSetting) -> bool:
     """Whether python-iptables is to be used when there are no programs."""
-    return way is Way.PYTHON or (way is Way.AUTO and has_python_iptables())
+    return way is IptablesSetting.PYTHON or (way is IptablesSetting.AUTO and has_python_iptables())
 
 
 def python_backend() -> Backend:
@@ -146,4 +146,6 @@ def sample(settings: CaptureSettings | None = None) -> FamilyRules:
         total=Rate(1_000_000),
         classes=(TrafficClass(name="sample", rate=Rate(8_000), priority=0, match=matches),),
     )
-    return build_ruleset(policy, ClassIds.assign(["sample"]), settings or CaptureSettings(quic=False)).of(Family.V4)
+    return build_ruleset(policy, ClassIds.assign(["sample"]), settings or CaptureSettings(quic=False)).for_family(
+        Family.V4
+    )

@@ -4,9 +4,10 @@ Clients without keep-alive repeat their requests, so :func:`detect_repeated` rem
 
 How it works: nearly always the client's first segment holds a whole ClientHello or HTTP/1 head and nothing of it is
 missing. :func:`detect_at_once` reads that in one go, without keeping anything. Everything else goes the long way:
-:class:`datapath.protocols.sniff.Opening` finds out which protocol begins, then that protocol's reader takes over until
-it has the name. The detector keeps the account: how many bytes were looked at, how many are needed next, and when there
-have been enough. Both ways give the same answers, and both pass over a header of the PROXY protocol that comes first.
+:class:`datapath.protocols.sniff.ProtocolSniffer` finds out which protocol begins, then that protocol's reader takes
+over until it has the name. The detector keeps the account: how many bytes were looked at, how many are needed next, and
+when there have been enough. Both ways give the same answers, and both pass over a header of the PROXY protocol that
+comes first.
 
 Invariants: no byte is altered or kept for anybody (the caller has them); the answer depends on the bytes alone, not on
 how they were cut into pieces; once there is an answer, no further bytes could change it; the total work is linear in
@@ -25,7 +26,7 @@ from datapath.protocols.http1 import Http1Reader, Http1Request, read_head
 from datapath.protocols.http2 import Http2Reader, Http2Request, whole_request
 from datapath.protocols.proxy_header import FIRST_BYTES, bytes_to_come, header_size
 from datapath.protocols.result import NeedMore, Protocol, Reason, Rejected
-from datapath.protocols.sniff import CAN_BEGIN_A_LINE, HTTP2_PREFACE, TLS_BEGINNING, Opening
+from datapath.protocols.sniff import CAN_BEGIN_A_LINE, HTTP2_PREFACE, TLS_BEGINNING, ProtocolSniffer
 
 __all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once", "detect_repeated"]
 
@@ -123,7 +124,7 @@ class Detector:
             raise ValueError(f"max_bytes is {max_bytes}. Let the detector see one byte at least.")
         self._max_bytes = max_bytes
         self._header: bytearray | None = bytearray()  # what may be one that is passed over; None: that is behind us
-        self._reader: Opening | ClientHelloReader | Http1Reader | Http2Reader = Opening()
+        self._reader: ProtocolSniffer | ClientHelloReader | Http1Reader | Http2Reader = ProtocolSniffer()
         self._protocol = Protocol.OPAQUE
         self._seen = 0
         self._needed = 1
@@ -196,7 +197,7 @@ class Detector:
 
     def _hand_over(self, protocol: Protocol) -> ClientHello | Http1Request | Http2Request | NeedMore | Rejected:
         """The opening has shown the protocol: give what there is so far to its reader."""
-        assert isinstance(self._reader, Opening)
+        assert isinstance(self._reader, ProtocolSniffer)
         opening, self._protocol = self._reader, protocol
         reader: ClientHelloReader | Http1Reader | Http2Reader
         skipped = 0

@@ -30,8 +30,8 @@ from datapath.protocols.quic_packets import (
     MIN_DATAGRAM,
     Cursor,
     CutShortError,
-    Kind,
     LongPacket,
+    PacketType,
     read_header,
     read_packets,
 )
@@ -95,7 +95,7 @@ class QuicInitialReader:
             return NeedMore()
         outcome: ClientHello | NeedMore | Rejected = NeedMore()
         for packet in packets:
-            if packet.kind is Kind.INITIAL:
+            if packet.kind is PacketType.INITIAL:
                 outcome = self._initial(packet)
                 if not isinstance(outcome, NeedMore):
                     break

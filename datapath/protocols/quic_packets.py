@@ -33,7 +33,7 @@ _VARIABLE_MASKS: Final = {size: (1 << (8 * size - 2)) - 1 for size in (1, 2, 4, 
 """By the bytes of a variable-length integer: all bits but the first two."""
 
 
-class Kind(enum.Enum):
+class PacketType(enum.Enum):
     """What a long header begins (RFC 9000 17.2)."""
 
     INITIAL = enum.auto()
@@ -43,8 +43,8 @@ class Kind(enum.Enum):
 
 
 _KINDS: Final = {
-    VERSION_1: (Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE, Kind.RETRY),
-    VERSION_2: (Kind.RETRY, Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE),
+    VERSION_1: (PacketType.INITIAL, PacketType.ZERO_RTT, PacketType.HANDSHAKE, PacketType.RETRY),
+    VERSION_2: (PacketType.RETRY, PacketType.INITIAL, PacketType.ZERO_RTT, PacketType.HANDSHAKE),
 }
 """By the two bits of the packet type; version 2 counts from another one (RFC 9369 3.2)."""
 
@@ -67,7 +67,7 @@ class LongPacket(NamedTuple):
     """A whole packet of version 1 or 2: its bytes, and where in them the (protected) packet number begins."""
 
     version: int
-    kind: Kind
+    kind: PacketType
     destination_id: bytes
     data: bytes
     number_at: int
@@ -142,11 +142,11 @@ def read_packets(datagram: bytes) -> list[LongPacket]:
             at = _next_segment(datagram, at)
             continue
         kind = _KINDS[header.version][header.first >> 4 & 3]
-        if kind is Kind.RETRY:  # it has no length, and only servers send it
+        if kind is PacketType.RETRY:  # it has no length, and only servers send it
             break
         cursor = Cursor(datagram, header.end)
         try:
-            if kind is Kind.INITIAL:
+            if kind is PacketType.INITIAL:
                 cursor.take(cursor.variable())  # the token
             length = cursor.variable()
             number_at = cursor.at
@@ -175,7 +175,7 @@ def _next_segment(data: bytes, at: int) -> int:
 def begins_with(datagram: bytes) -> PacketName | None:
     """The name of the Initial at the beginning of a datagram; None when something else stands there."""
     packets = read_packets(datagram)
-    if not packets or packets[0].kind is not Kind.INITIAL:
+    if not packets or packets[0].kind is not PacketType.INITIAL:
         return None
     return packets[0].version, packets[0].destination_id
 

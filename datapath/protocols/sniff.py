@@ -61,7 +61,7 @@ class _Phase(enum.Enum):
     LINE_FEED = enum.auto()
 
 
-class Opening:
+class ProtocolSniffer:
     """Reads first bytes until they can belong to one protocol only. ``seen`` has them all, for the next reader."""
 
     __slots__ = ("_phase", "_scanned", "_start", "seen")

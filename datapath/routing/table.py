@@ -54,11 +54,11 @@ class Matcher:
     sources: tuple[Network, ...]
 
     @classmethod
-    def of(cls, match: Match) -> Matcher:
+    def from_match(cls, match: Match) -> Matcher:
         return cls(
             match,
-            NameSet.of(match.sni) if match.sni else None,
-            NameSet.of(match.host) if match.host else None,
+            NameSet.from_patterns(match.sni) if match.sni else None,
+            NameSet.from_patterns(match.host) if match.host else None,
             frozenset(match.alpn) if match.alpn else None,
             match.ports_of(TransportProtocol.TCP),
             match.ports_of(TransportProtocol.UDP),
@@ -118,10 +118,10 @@ class RoutingTable:
     mesh: MeshProxy | None = None
 
     @classmethod
-    def of(
+    def from_policy(
         cls, policy: TrafficPolicy, silent_ports: tuple[int, ...] = SILENT_PORTS, mesh: MeshProxy | None = None
     ) -> RoutingTable:
-        entries = tuple((name, Matcher.of(match)) for name, match in policy.rules())
+        entries = tuple((name, Matcher.from_match(match)) for name, match in policy.rules())
         by_limits = sorted(policy.resolved(), key=lambda c: (c.ceil, c.rate))
         return cls(
             entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits), policy.quic, mesh

@@ -18,7 +18,7 @@ from traffic_policy.policy import Bound, TransportProtocol
 _CHOICES: Final = 4096
 
 
-class Known(NamedTuple):
+class DetectedFlow(NamedTuple):
     """What the class of a connection depends on, beside its addresses and ports."""
 
     detection: Detection
@@ -26,36 +26,36 @@ class Known(NamedTuple):
     transport: TransportProtocol = TransportProtocol.TCP
 
 
-class Witness(Protocol):
+class FlowObserver(Protocol):
     """Who wants to know what was decided."""
 
     def detected(self, detection: Detection, seconds: float) -> None:
         """Detection ended, ``seconds`` after the first bytes."""
 
-    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
         """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow``."""
 
     def lost_lines(self, count: int) -> None:
         """So many lines of the access log could not be kept or written. Comes from any thread."""
 
 
-class Choice(NamedTuple):
+class ChosenClass(NamedTuple):
     """A class, and the mark that says so: decided."""
 
     class_name: str
     mark: int
 
 
-class Choices:
+class ClassCache:
     """What one routing chooses, remembered: destinations and names repeat. A policy's change makes a new one."""
 
     __slots__ = ("_known", "routing")
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
-        self._known = BoundedMap[tuple[bytes, Known], Choice](_CHOICES)
+        self._known = BoundedMap[tuple[bytes, DetectedFlow], ChosenClass](_CHOICES)
 
-    def of(self, flow: bytes, known: Known) -> Choice:
+    def choose(self, flow: bytes, known: DetectedFlow) -> ChosenClass:
         """The class of a connection."""
         # Without the client's port: it is not asked for, and differs each time.
         key = (flow[:-4] + flow[-2:], known)
@@ -63,7 +63,7 @@ class Choices:
         if choice is None:
             source, destination = ends(flow, known)
             class_name = self.routing.class_of(destination, source, known.detection)
-            choice = self._known[key] = Choice(class_name, self.routing.mark_of(class_name))
+            choice = self._known[key] = ChosenClass(class_name, self.routing.mark_of(class_name))
         return choice
 
 
@@ -75,7 +75,7 @@ def addresses(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
     return (source, source_port), (destination, port)
 
 
-def ends(flow: bytes, known: Known) -> tuple[tuple[str, int], Destination]:
+def ends(flow: bytes, known: DetectedFlow) -> tuple[tuple[str, int], Destination]:
     """The client's address and port, and the destination."""
     client, (address, port) = addresses(flow)
     return client, Destination.parse(address, port, known.transport, known.bound)

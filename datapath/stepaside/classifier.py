@@ -1,7 +1,7 @@
 """From packets to classes: the pure middle of the step-aside datapath.
 
 The kernel shows the first packets of a connection that carry data, one after the other, and lets each go as soon as
-:meth:`Classifier.judge` has said what mark it is to have. Once that is a decided one the kernel shows no more of the
+:meth:`Classifier.classify` has said what mark it is to have. Once that is a decided one the kernel shows no more of the
 connection. In between a connection is here in one of two tables:
 
 * **opening**: its first bytes do not suffice yet. Left by an answer, by the end of the client's bytes, when the
@@ -13,10 +13,10 @@ connection. In between a connection is here in one of two tables:
 
 UDP is the part of :mod:`datapath.stepaside.quic_flows`.
 
-Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``judge``
+Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``classify``
 gives an answer and does not raise.
 
-One thread calls ``judge``; :attr:`~Classifier.routing` and :meth:`~Classifier.choose_again` are for others as well.
+One thread calls ``classify``; :attr:`~Classifier.routing` and :meth:`~Classifier.choose_again` are for others as well.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.protocols.packets import TCP, UDP, read_ip
 from datapath.protocols.streams import FirstBytes
 from datapath.routing.cached import Routing
-from datapath.stepaside.class_cache import Choices, Known, Witness
+from datapath.stepaside.class_cache import ClassCache, DetectedFlow, FlowObserver
 from datapath.stepaside.marks import FIRST, OURS
-from datapath.stepaside.pending_flows import PATIENCE_S, Openings
+from datapath.stepaside.pending_flows import PATIENCE_S, PendingFlows
 from datapath.stepaside.quic_flows import QuicFlows
 from traffic_policy.marks import STATE_MASK
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TransportProtocol
@@ -51,7 +51,7 @@ _SEQUENCES: Final = 1 << 32
 _UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
 
 
-class _Opening(NamedTuple):
+class _PendingConnection(NamedTuple):
     stream: FirstBytes
     since: float
     bound: Bound
@@ -67,7 +67,7 @@ class Classifier:
     def __init__(
         self,
         routing: Routing,
-        witness: Witness,
+        flow_observer: FlowObserver,
         *,
         detection_timeout: float,
         max_openings: int = MAX_OPENINGS,
@@ -75,48 +75,48 @@ class Classifier:
         max_decided: int = MAX_DECIDED,
     ) -> None:
         """``detection_timeout`` in seconds, from a connection's first bytes."""
-        self._choices = Choices(routing)
-        self._witness = witness
+        self._class_cache = ClassCache(routing)
+        self._flow_observer = flow_observer
         self._timeout = detection_timeout
         longest = detection_timeout + PATIENCE_S
-        self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
-        self._decided = BoundedMap[bytes, Known](max_decided)
-        self.quic = QuicFlows(witness, detection_timeout=detection_timeout)
+        self._pending = PendingFlows[_PendingConnection](most=max_openings, most_held=max_held, longest=longest)
+        self._decided = BoundedMap[bytes, DetectedFlow](max_decided)
+        self.quic = QuicFlows(flow_observer, detection_timeout=detection_timeout)
 
     @property
     def routing(self) -> Routing:
         """The routing in force."""
-        return self._choices.routing
+        return self._class_cache.routing
 
     @routing.setter
     def routing(self, routing: Routing) -> None:
-        self._choices = Choices(routing)
+        self._class_cache = ClassCache(routing)
 
     @property
     def undecided(self) -> int:
         """Connections whose first bytes do not suffice yet."""
-        return len(self._openings)
+        return len(self._pending)
 
     @property
     def held(self) -> int:
         """Bytes held for them."""
-        return self._openings.held
+        return self._pending.held
 
     @property
-    def remembered(self) -> int:
+    def cached(self) -> int:
         """Decided connections whose content is still known."""
         return len(self._decided)
 
     @property
-    def awaited(self) -> tuple[int, int]:
+    def pending(self) -> tuple[int, int]:
         """Connections and flows whose first bytes do not suffice yet, and the bytes held for all of them."""
-        return len(self._openings) + self.quic.undecided, self.held + self.quic.held
+        return len(self._pending) + self.quic.undecided, self.held + self.quic.held
 
-    def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> Known | None:
+    def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> DetectedFlow | None:
         """What the content of a decided connection was, and who opened it, if that is still remembered."""
         return self.quic.known(flow) if transport is TransportProtocol.UDP else self._decided.get(flow)
 
-    def judge(self, packet: bytes, mark: int, now: float, bound: Bound = Bound.OUTBOUND) -> int:
+    def classify(self, packet: bytes, mark: int, now: float, bound: Bound = Bound.OUTBOUND) -> int:
         """The mark that a packet is to go on with. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
 
         ``bound`` tells who opened the connection, which is who sent the packet. With the state "decided" the kernel
@@ -130,7 +130,7 @@ class Classifier:
         at = ip.start
         if ip.protocol == UDP and min(ip.end, len(packet)) >= at + _UDP_HEADER:
             flow = ip.addresses + packet[at : at + 4]
-            return self.quic.judge(flow, packet[at + _UDP_HEADER : ip.end], mark, now, bound, self._choices)
+            return self.quic.classify(flow, packet[at + _UDP_HEADER : ip.end], mark, now, bound, self._class_cache)
         if ip.protocol != TCP:
             return undecided
         if min(ip.end, len(packet)) < at + _TCP_HEADER:
@@ -145,15 +145,15 @@ class Classifier:
             self._forget(flow)
             detection = detect_repeated(text)
             if detection is not None:
-                return self._decide(flow, Known(detection, bound), 0.0, mark)
+                return self._decide(flow, DetectedFlow(detection, bound), 0.0, mark)
             opening = self._open(flow, sequence, now, bound)
         else:
             known = self._decided.get(flow)
             if known is not None:
-                return mark & ~OURS | self._choices.of(flow, known).mark
-            waiting = self._openings.get(flow)
+                return mark & ~OURS | self._class_cache.choose(flow, known).mark
+            waiting = self._pending.get(flow)
             if waiting is None:
-                return self._decide(flow, Known(_UNSEEN, bound), 0.0, mark)
+                return self._decide(flow, DetectedFlow(_UNSEEN, bound), 0.0, mark)
             opening = waiting
         return self._read(flow, opening, sequence, text, flags, mark, now)
 
@@ -171,34 +171,34 @@ class Classifier:
         """
         known = self.known(flow, transport)
         if known is not None:
-            return mark & ~OURS | self._choices.of(flow, known).mark
+            return mark & ~OURS | self._class_cache.choose(flow, known).mark
         return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
 
     def give_up_silent(self, now: float) -> None:
-        """To be called now and then by who calls :meth:`judge`: connections that say nothing more go by port."""
-        for flow in self._openings.overdue(now):
+        """To be called now and then by who calls :meth:`classify`: connections that say nothing more go by port."""
+        for flow in self._pending.overdue(now):
             self._give_up(flow, now)
-        self.quic.give_up_silent(now, self._choices)
+        self.quic.give_up_silent(now, self._class_cache)
 
     # one opening ---------------------------------------------------------------------------------------------------
 
-    def _open(self, flow: bytes, sequence: int, now: float, bound: Bound) -> _Opening:
-        opening = _Opening(FirstBytes(sequence), now, bound)
-        self._openings.add(flow, opening)
+    def _open(self, flow: bytes, sequence: int, now: float, bound: Bound) -> _PendingConnection:
+        opening = _PendingConnection(FirstBytes(sequence), now, bound)
+        self._pending.add(flow, opening)
         self._make_room(flow, now)
         return opening
 
     def _make_room(self, flow: bytes, now: float) -> None:
-        for other in self._openings.surplus(flow):
+        for other in self._pending.surplus(flow):
             self._give_up(other, now)
 
     def _read(
-        self, flow: bytes, opening: _Opening, sequence: int, text: bytes, flags: int, mark: int, now: float
+        self, flow: bytes, opening: _PendingConnection, sequence: int, text: bytes, flags: int, mark: int, now: float
     ) -> int:
         stream = opening.stream
         before = stream.held
         detection = stream.add(sequence, text) if text else None
-        self._openings.grew(opening, before)
+        self._pending.grew(opening, before)
         if detection is None:
             if flags & _FIN and not stream.has_gap:
                 detection = stream.finish(Reason.EOF)
@@ -208,24 +208,24 @@ class Classifier:
             self._make_room(flow, now)
             return mark & ~STATE_MASK
         self._forget(flow)
-        return self._decide(flow, Known(detection, opening.bound), now - opening.since, mark)
+        return self._decide(flow, DetectedFlow(detection, opening.bound), now - opening.since, mark)
 
     def _give_up(self, flow: bytes, now: float) -> None:
         """No room, or no patience: its next packet gets what is known of it now."""
-        opening = self._openings.pop(flow)
+        opening = self._pending.pop(flow)
         if opening is None:
             return
         expired = now - opening.since > self._timeout
         detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
-        self._decide(flow, Known(detection, opening.bound), now - opening.since, 0)
+        self._decide(flow, DetectedFlow(detection, opening.bound), now - opening.since, 0)
 
     def _forget(self, flow: bytes) -> None:
         self._decided.pop(flow)
-        self._openings.pop(flow)
+        self._pending.pop(flow)
 
-    def _decide(self, flow: bytes, known: Known, seconds: float, mark: int) -> int:
-        choice = self._choices.of(flow, known)
+    def _decide(self, flow: bytes, known: DetectedFlow, seconds: float, mark: int) -> int:
+        choice = self._class_cache.choose(flow, known)
         self._decided[flow] = known
-        self._witness.detected(known.detection, seconds)
-        self._witness.stepped_aside(flow, known, choice.class_name)
+        self._flow_observer.detected(known.detection, seconds)
+        self._flow_observer.stepped_aside(flow, known, choice.class_name)
         return mark & ~OURS | choice.mark

@@ -12,10 +12,10 @@ from datapath.netfilter.ruleset import CaptureSettings
 from datapath.netfilter.select import detect_backend, sample
 from datapath.stepaside import conntrack
 from datapath.stepaside.marks import DECIDED
-from datapath.stepaside.queue import Queue
+from datapath.stepaside.queue import PacketQueue
 from tc_core.probe.scratch import in_scratch_namespace
 from traffic_policy.errors import PodlaneError
-from traffic_policy.settings import Datapath, Way
+from traffic_policy.settings import Datapath, IptablesSetting
 
 _NAME: Final = "step-aside"
 _INSTEAD: Final = "Without it, `--datapath relay` does the same, but for QUIC, which then goes by port."
@@ -23,7 +23,7 @@ _MODULES: Final = f"Load the modules on the node: modprobe -a xt_NFQUEUE xt_bpf 
 _SETTINGS: Final = CaptureSettings(datapath=Datapath.STEP_ASIDE)
 
 
-def probe(way: Way = Way.AUTO) -> Check:
+def probe(way: IptablesSetting = IptablesSetting.AUTO) -> Check:
     """Try rules, queue and conntrack's marks in a scratch namespace. Never raises.
 
     Where no namespace may be made, the rules are rehearsed in place and the marks looked at.
@@ -49,5 +49,5 @@ def probe(way: Way = Way.AUTO) -> Check:
 
 def _use(backend: Backend) -> None:
     backend.apply(sample(_SETTINGS), Installed())
-    Queue(_SETTINGS.outbound_port).close()
+    PacketQueue(_SETTINGS.outbound_port).close()
     conntrack.entries(DECIDED)

@@ -15,7 +15,7 @@ goes on within some seconds; and conntrack itself forgets a UDP flow without an 
 (nf_conntrack_udp_timeout, Documentation/networking/nf_conntrack-sysctl.rst)."""
 
 
-class Opening(Protocol):
+class PendingFlow(Protocol):
     """What is known of one of them. It begins at ``since`` (monotonic seconds), and holds ``held`` bytes now."""
 
     @property
@@ -24,10 +24,10 @@ class Opening(Protocol):
     def held(self) -> int: ...
 
 
-_T = TypeVar("_T", bound=Opening)
+_T = TypeVar("_T", bound=PendingFlow)
 
 
-class Openings(Generic[_T]):
+class PendingFlows(Generic[_T]):
     """The table of one transport. For one thread."""
 
     def __init__(self, *, most: int, most_held: int, longest: float) -> None:

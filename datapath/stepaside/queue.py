@@ -26,7 +26,7 @@ _ANSWER_PATIENCE: Final = 5.0
 """Seconds for the kernel's answer to a request; it comes at once."""
 
 
-class Queue:
+class PacketQueue:
     """One queue of this network namespace.
 
     For a thread that does nothing else: :meth:`receive` blocks. :meth:`wake` is for other threads.

@@ -27,9 +27,9 @@ from datapath.bounded_map import BoundedMap
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.quic_initial import QuicInitialReader, detection_of
 from datapath.protocols.quic_packets import PacketName, begins_with, is_short
-from datapath.stepaside.class_cache import Choices, Known, Witness
+from datapath.stepaside.class_cache import ClassCache, DetectedFlow, FlowObserver
 from datapath.stepaside.marks import DECIDED, FIRST, OURS
-from datapath.stepaside.pending_flows import PATIENCE_S, Openings
+from datapath.stepaside.pending_flows import PATIENCE_S, PendingFlows
 from traffic_policy.marks import STATE_MASK
 from traffic_policy.policy import Bound, TransportProtocol
 
@@ -43,7 +43,7 @@ MAX_DECIDED: Final = 16384
 _UNSEEN: Final = Detection(Protocol.OPAQUE, Reason.MISSED)
 
 
-class _Opening(NamedTuple):
+class _PendingQuicFlow(NamedTuple):
     reader: QuicInitialReader
     begun: PacketName | None
     since: float
@@ -57,16 +57,16 @@ class _Opening(NamedTuple):
 
 
 class _Decided(NamedTuple):
-    known: Known
+    known: DetectedFlow
     begun: PacketName | None
 
 
 class QuicFlows:
-    """Judges datagrams. For the thread that calls :meth:`judge`; :meth:`known` is for others, too."""
+    """Judges datagrams. For the thread that calls :meth:`classify`; :meth:`known` is for others, too."""
 
     def __init__(
         self,
-        witness: Witness,
+        flow_observer: FlowObserver,
         *,
         detection_timeout: float,
         max_openings: int = MAX_OPENINGS,
@@ -74,10 +74,10 @@ class QuicFlows:
         max_decided: int = MAX_DECIDED,
     ) -> None:
         """``detection_timeout`` in seconds, from a connection's first datagram."""
-        self._witness = witness
+        self._flow_observer = flow_observer
         self._timeout = detection_timeout
         longest = detection_timeout + PATIENCE_S
-        self._openings = Openings[_Opening](most=max_openings, most_held=max_held, longest=longest)
+        self._pending = PendingFlows[_PendingQuicFlow](most=max_openings, most_held=max_held, longest=longest)
         self._decided = BoundedMap[bytes, _Decided](max_decided)  # renewed when a flow is needed
         self.moved: list[tuple[bytes, int]] = []
         """Flows and marks for the caller to write down and clear: the kernel does not save these by itself."""
@@ -85,103 +85,111 @@ class QuicFlows:
     @property
     def undecided(self) -> int:
         """Flows whose hello is not whole yet."""
-        return len(self._openings)
+        return len(self._pending)
 
     @property
     def held(self) -> int:
         """Bytes held for them."""
-        return self._openings.held
+        return self._pending.held
 
     @property
-    def remembered(self) -> int:
+    def cached(self) -> int:
         """Flows whose newest connection is still known."""
         return len(self._decided)
 
-    def known(self, flow: bytes) -> Known | None:
+    def known(self, flow: bytes) -> DetectedFlow | None:
         """What a decided flow's newest connection said, if that is still remembered."""
         decided = self._decided.get(flow)
         return None if decided is None else decided.known
 
-    def judge(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
+    def classify(
+        self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, class_cache: ClassCache
+    ) -> int:
         """The mark that a packet is to go on with. ``flow``: addresses and ports as it has them; ``now`` in seconds."""
-        opening = self._openings.get(flow)
+        opening = self._pending.get(flow)
         expired = opening is not None and now - opening.since > self._timeout
         if expired and mark & STATE_MASK:  # of a flow that the kernel has forgotten, or that is decided: it stays so
-            self._openings.pop(flow)
+            self._pending.pop(flow)
             opening = None
         if opening is None:
-            return self._begin(flow, datagram, mark, now, bound, choices)
+            return self._begin(flow, datagram, mark, now, bound, class_cache)
         if is_short(datagram):
             detection: Detection | None = Detection(Protocol.QUIC, Reason.MISSED)
         else:
             before = opening.held
             detection = detection_of(opening.reader.feed(datagram))
-            self._openings.grew(opening, before)
+            self._pending.grew(opening, before)
             if detection is None and expired:
                 detection = Detection(Protocol.QUIC, Reason.TIMEOUT)
         if detection is None:
-            self._make_room(flow, now, choices)
+            self._make_room(flow, now, class_cache)
             return _undecided(mark)
-        self._openings.pop(flow)
-        decided = self._decide(flow, opening, detection, now, mark, choices)
+        self._pending.pop(flow)
+        decided = self._decide(flow, opening, detection, now, mark, class_cache)
         if mark & STATE_MASK != DECIDED.value:
             self.moved.append((flow, decided))  # what is saved for this packet may be lost: see above
         return decided
 
-    def give_up_silent(self, now: float, choices: Choices) -> None:
+    def give_up_silent(self, now: float, class_cache: ClassCache) -> None:
         """To be called now and then: flows that say nothing more go by port."""
-        for flow in self._openings.overdue(now):
-            self._give_up(flow, now, choices)
+        for flow in self._pending.overdue(now):
+            self._give_up(flow, now, class_cache)
 
-    def _begin(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, choices: Choices) -> int:
+    def _begin(self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, class_cache: ClassCache) -> int:
         """A datagram of a flow from which nothing is awaited."""
         begun = begins_with(datagram)
         decided = self._decided.get(flow)
         kept = mark & STATE_MASK == DECIDED.value
-        opening = _Opening(QuicInitialReader(), begun, now, bound, kept)
+        opening = _PendingQuicFlow(QuicInitialReader(), begun, now, bound, kept)
         if decided is not None and (begun is None or begun == decided.begun):
-            return self._as_before(flow, decided, mark, choices)
+            return self._as_before(flow, decided, mark, class_cache)
         if begun is None and mark & STATE_MASK != FIRST.value:
-            return mark if kept else self._decide(flow, opening, _UNSEEN, now, mark, choices)
+            return mark if kept else self._decide(flow, opening, _UNSEEN, now, mark, class_cache)
         detection = detection_of(opening.reader.feed(datagram))
         if decided is not None and not opening.reader.opened:
             # A later Initial of the connection that is known: it has the id that the server chose, which makes no keys.
-            return self._as_before(flow, decided, mark, choices)
+            return self._as_before(flow, decided, mark, class_cache)
         if kept and not opening.reader.opened:
             return mark
         if detection is not None:
-            return self._decide(flow, opening, detection, now, mark, choices)
-        self._openings.add(flow, opening)
-        self._make_room(flow, now, choices)
+            return self._decide(flow, opening, detection, now, mark, class_cache)
+        self._pending.add(flow, opening)
+        self._make_room(flow, now, class_cache)
         return _undecided(mark)
 
-    def _as_before(self, flow: bytes, decided: _Decided, mark: int, choices: Choices) -> int:
+    def _as_before(self, flow: bytes, decided: _Decided, mark: int, class_cache: ClassCache) -> int:
         self._decided.renew(flow)
-        return self._moved(flow, mark, mark & ~OURS | choices.of(flow, decided.known).mark)
+        return self._moved(flow, mark, mark & ~OURS | class_cache.choose(flow, decided.known).mark)
 
-    def _make_room(self, flow: bytes, now: float, choices: Choices) -> None:
-        for other in self._openings.surplus(flow):
-            self._give_up(other, now, choices)
+    def _make_room(self, flow: bytes, now: float, class_cache: ClassCache) -> None:
+        for other in self._pending.surplus(flow):
+            self._give_up(other, now, class_cache)
 
-    def _give_up(self, flow: bytes, now: float, choices: Choices) -> None:
+    def _give_up(self, flow: bytes, now: float, class_cache: ClassCache) -> None:
         """No room, or no patience: its next datagram gets what is known of it now."""
-        opening = self._openings.pop(flow)
+        opening = self._pending.pop(flow)
         if opening is None or opening.kept:
             return
         expired = now - opening.since > self._timeout
         reason = Reason.TIMEOUT if expired else Reason.LIMIT
-        self._decide(flow, opening, Detection(Protocol.QUIC, reason), now, 0, choices)
+        self._decide(flow, opening, Detection(Protocol.QUIC, reason), now, 0, class_cache)
 
     def _decide(
-        self, flow: bytes, opening: _Opening, detection: Detection, now: float, mark: int, choices: Choices
+        self,
+        flow: bytes,
+        opening: _PendingQuicFlow,
+        detection: Detection,
+        now: float,
+        mark: int,
+        class_cache: ClassCache,
     ) -> int:
-        known = Known(detection, opening.bound, TransportProtocol.UDP)
-        choice = choices.of(flow, known)
+        known = DetectedFlow(detection, opening.bound, TransportProtocol.UDP)
+        choice = class_cache.choose(flow, known)
         before = self._decided.get(flow)
         self._decided[flow] = _Decided(known, opening.begun)
         if before is None or before.known != known:  # else it is the same hello again, behind a Retry
-            self._witness.detected(detection, now - opening.since)
-            self._witness.stepped_aside(flow, known, choice.class_name)
+            self._flow_observer.detected(detection, now - opening.since)
+            self._flow_observer.stepped_aside(flow, known, choice.class_name)
         return self._moved(flow, mark, mark & ~OURS | choice.mark)
 
     def _moved(self, flow: bytes, before: int, mark: int) -> int:

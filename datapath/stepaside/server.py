@@ -21,15 +21,15 @@ from typing import Final
 import trio
 
 from daemon.log import Logger
-from datapath.connection_list import LiveConnection, Order, Shown, first_shown
+from datapath.connection_list import ConnectionPage, LiveConnection, Order, select_connections
 from datapath.errors import ConntrackError, PrivilegeError
 from datapath.routing.cached import Routing
 from datapath.stepaside import conntrack
-from datapath.stepaside.class_cache import Known, Witness, addresses, ends, known_marks
+from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, addresses, ends, known_marks
 from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import DECIDED, OPEN, OURS
-from datapath.stepaside.queue import Queue
+from datapath.stepaside.queue import PacketQueue
 from traffic_policy.marks import STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.units import Duration
@@ -51,7 +51,7 @@ class StepAside:
         self,
         queue: int,
         routing: Routing,
-        witness: Witness,
+        flow_observer: FlowObserver,
         *,
         detection_timeout: Duration,
         on_idle: Callable[[int, int], None] = lambda _left, _held: None,
@@ -65,12 +65,12 @@ class StepAside:
         self._number = queue
         self._on_idle = on_idle
         self._on_end = on_end
-        told: Witness = _Log(witness) if log.is_enabled_for("debug") else witness
+        told: FlowObserver = _Log(flow_observer) if log.is_enabled_for("debug") else flow_observer
         self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
         self._life = trio.CancelScope()
         self._stopping = False
-        self._judging = threading.Lock()
-        self._queue: Queue | None = None
+        self._classifying = threading.Lock()
+        self._queue: PacketQueue | None = None
         self._turned = True
 
     @property
@@ -88,7 +88,7 @@ class StepAside:
 
         Raises :class:`~datapath.errors.QueueError`, :class:`~datapath.errors.PrivilegeError`.
         """
-        queue = self._queue = Queue(self._number)
+        queue = self._queue = PacketQueue(self._number)
         patience = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         try:
@@ -96,7 +96,7 @@ class StepAside:
             async with trio.open_nursery() as nursery:
                 # Shielded by nature: a thread is not cancelled, it is told to stop.
                 nursery.start_soon(
-                    partial(trio.to_thread.run_sync, self._judge, queue, limiter=trio.CapacityLimiter(1))
+                    partial(trio.to_thread.run_sync, self._classify, queue, limiter=trio.CapacityLimiter(1))
                 )
                 try:
                     with self._life:
@@ -130,7 +130,7 @@ class StepAside:
 
     async def follow(self, routing: Routing) -> None:
         """Put a routing in force for what is decided from now on; :meth:`reroute` is for the rest."""
-        with self._judging:  # what was judged by the old one is in conntrack's table when this returns
+        with self._classifying:  # what was judged by the old one is in conntrack's table when this returns
             self._classifier.routing = routing
 
     async def reroute(self) -> int:
@@ -147,7 +147,7 @@ class StepAside:
 
     def _reroute(self, found: list[Entry]) -> int:
         changes: list[tuple[Entry, Mark]] = []
-        with self._judging:  # what is judged between choosing and writing would get its older mark back
+        with self._classifying:  # what is judged between choosing and writing would get its older mark back
             marks = known_marks(self.routing)
             for entry in found:
                 mark = self._classifier.choose_again(entry.flow, entry.mark, marks, entry.transport)
@@ -155,7 +155,7 @@ class StepAside:
                     changes.append((entry, Mark(mark & OURS, OURS)))
             return conntrack.change(changes) if changes else 0
 
-    async def connections(self, limit: int, order: Order) -> Shown:
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:
         """The connections alive that were decided, by conntrack's table, and ``limit`` of them.
 
         Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
@@ -163,7 +163,7 @@ class StepAside:
         found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
         now = time_ns()
         alive = [self._told(entry, now) for entry in found if not entry.ended]
-        return Shown(len(alive), first_shown(alive, limit, order))
+        return ConnectionPage(len(alive), select_connections(alive, limit, order))
 
     def _told(self, entry: Entry, now: int) -> LiveConnection:
         client, destination = addresses(entry.flow)
@@ -182,23 +182,23 @@ class StepAside:
             entry.bytes_down,
         )
 
-    def _judge(self, queue: Queue) -> None:
+    def _classify(self, queue: PacketQueue) -> None:
         classifier = self._classifier
         while not self._stopping:
             self._turned = True
             packets = queue.receive()
             if not packets:
-                with self._judging:
+                with self._classifying:
                     try:
                         classifier.give_up_silent(monotonic())
                     except Exception:  # as below; the rest have their turn when it is woken next
                         log.exception("a mistake in giving up connections that say nothing more")
-                self._on_idle(*classifier.awaited)  # packets that come meanwhile wait in the queue
+                self._on_idle(*classifier.pending)  # packets that come meanwhile wait in the queue
             for packet in packets:
                 bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
-                with self._judging:
+                with self._classifying:
                     try:
-                        mark = classifier.judge(packet.data, packet.mark, monotonic(), bound)
+                        mark = classifier.classify(packet.data, packet.mark, monotonic(), bound)
                     except Exception:  # one connection's fault must not end all others; it goes by port
                         log.exception("a mistake in judging a packet")
                         mark = packet.mark & ~STATE_MASK
@@ -220,14 +220,14 @@ def _write_down(moved: list[tuple[bytes, int]]) -> None:
 class _Log:
     """Writes a line for each connection, and tells the other witness."""
 
-    def __init__(self, witness: Witness) -> None:
-        self.detected = witness.detected
-        self.lost_lines = witness.lost_lines
-        self._witness = witness
+    def __init__(self, flow_observer: FlowObserver) -> None:
+        self.detected = flow_observer.detected
+        self.lost_lines = flow_observer.lost_lines
+        self._flow_observer = flow_observer
 
-    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
         """The class is chosen."""
-        self._witness.stepped_aside(flow, known, class_name)
+        self._flow_observer.stepped_aside(flow, known, class_name)
         detection = known.detection
         client, destination = ends(flow, known)
         log.debug(
@@ -244,7 +244,7 @@ class _Log:
         )
 
 
-def forget_marks(*transports: TransportProtocol) -> int:
+def clear_marks(*transports: TransportProtocol) -> int:
     """Clear our bits in the marks of tracked connections, of all or of these ``transports``; how many had some.
 
     Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from injector.errors import InjectionError, ManifestError, SharedPolicyError
 from injector.manifests.workloads import Path, Thing, Workload, things, workload
 from injector.manifests.yaml_edit import Edit, Editor, apply
-from injector.manifests.yaml_tree import Document, ListNode, MappingNode, Node, read
+from injector.manifests.yaml_tree import Document, ListNode, MappingNode, YamlNode, read
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.list_diff import PodChange, changed, injection, removal
 from injector.pod.plan import Skip, plan
@@ -26,7 +26,7 @@ _BOM: Final = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ManifestOutcome:
     """What happened to one workload: ``place`` is its document and name, ``action`` what was done, then details."""
 
     place: str
@@ -35,11 +35,11 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ManifestResult:
     """The new text, which is the old one where nothing was to be done, and what was done in it."""
 
     text: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ManifestOutcome, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Decision:
 _Decide = Callable[[Workload], _Decision]
 
 
-def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = None) -> Result:
+def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = None) -> ManifestResult:
     """Inject into every Pod and template of a manifest. ``policy`` stands for ConfigMaps that are not in it.
 
     Namespaces in the manifest decide by their label; where there is none, all Pods are meant that do not say otherwise.
@@ -72,7 +72,7 @@ def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = Non
     return _edit(text, decide, surroundings)
 
 
-def uninject_text(text: str) -> Result:
+def uninject_text(text: str) -> ManifestResult:
     """Take out of a manifest all that was injected. Raises :class:`ManifestError` when it cannot be read or edited."""
 
     def decide(found: Workload) -> _Decision:
@@ -110,7 +110,7 @@ class _Surroundings:
         raise SharedPolicyError("it is not in the manifest. Give its policy by --policy-file.")
 
 
-def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> Result:
+def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> ManifestResult:
     body = text.removeprefix(_BOM)
     # With a line break at its end, text can be treated as lines; it goes again in the end.
     added = "" if body.endswith("\n") else "\n"
@@ -120,7 +120,7 @@ def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> Result:
         for thing in things(document.data):
             surroundings.learn(thing)
     editor, edits = Editor(body), list[Edit]()
-    outcomes, problems, expected = list[Outcome](), list[str](), dict[int, Any]()
+    outcomes, problems, expected = list[ManifestOutcome](), list[str](), dict[int, Any]()
     for number, document in enumerate(documents, start=1):
         for found in filter(None, map(workload, things(document.data))):
             place = f"document {number} (line {document.line}), {found.name}"
@@ -132,17 +132,17 @@ def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> Result:
             except (InjectionError, ManifestError) as error:
                 problems.append(f"{place}: {error}")
             else:
-                outcomes.append(Outcome(place, decision.action, decision.warnings))
+                outcomes.append(ManifestOutcome(place, decision.action, decision.warnings))
                 if decision.change:
                     data = expected.get(number, document.data)
                     expected[number] = _replaced(data, found.path, changed(found.pod, decision.change))
     if problems:
         raise ManifestError("\n".join(problems))
     if not edits:
-        return Result(text, tuple(outcomes))
+        return ManifestResult(text, tuple(outcomes))
     new = apply(body, edits)
     _verify(new, documents, expected)
-    return Result(text[: len(text) - len(body) + len(added)] + new.removesuffix(added), tuple(outcomes))
+    return ManifestResult(text[: len(text) - len(body) + len(added)] + new.removesuffix(added), tuple(outcomes))
 
 
 def _edits(editor: Editor, document: Document, found: Workload, change: PodChange) -> Iterator[Edit]:
@@ -171,7 +171,7 @@ def _edits(editor: Editor, document: Document, found: Workload, change: PodChang
             yield from editor.change_list(nodes, each.removed, each.added, key)
 
 
-def _find(document: Document, path: Path, kind: type[_NodeT]) -> tuple[_NodeT, Node]:
+def _find(document: Document, path: Path, kind: type[_NodeT]) -> tuple[_NodeT, YamlNode]:
     """The node at a path, and the key that holds it. Nothing on the way may be shared with another place."""
     node = key = document.root
     for i, step in enumerate(path):

@@ -20,7 +20,7 @@ from typing import Any, Final
 import yaml
 
 from injector.errors import ManifestError
-from injector.manifests.yaml_tree import ListNode, MappingNode, Node
+from injector.manifests.yaml_tree import ListNode, MappingNode, YamlNode
 
 _INDENT: Final = 2
 """Columns by which a new list is indented under its key, where no other list shows another way."""
@@ -53,7 +53,7 @@ class Editor:
         self._text = text
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
-    def add(self, key: str, value: str | list[Any], into: MappingNode, holder: Node) -> Edit:
+    def add(self, key: str, value: str | list[Any], into: MappingNode, holder: YamlNode) -> Edit:
         """Add a key with a text or a list to a mapping, which is the value of the key ``holder``."""
         if into.flow:
             return self._flow_pair(key, value, into)
@@ -73,7 +73,7 @@ class Editor:
         return Edit(out_of.pairs[i - 1][1].end if i else start, end, "")
 
     def change_list(
-        self, nodes: ListNode, removed: Sequence[int], added: Sequence[tuple[int, Any]], holder: Node
+        self, nodes: ListNode, removed: Sequence[int], added: Sequence[tuple[int, Any]], holder: YamlNode
     ) -> Iterator[Edit]:
         """Take items out (indices before) and put others in (index after, and item); ``holder`` is the list's key."""
         kept = [node for i, node in enumerate(nodes.items) if i not in removed]
@@ -139,7 +139,7 @@ class Editor:
             return self._insert(self._inside(into.start, "{"), text)
         return self._insert(neighbour.start, f"{text}, " if lead is None else f"{text},\n{lead}")
 
-    def _flow_items(self, items: Sequence[Any], count: int, kept: Sequence[Node], nodes: ListNode) -> Edit:
+    def _flow_items(self, items: Sequence[Any], count: int, kept: Sequence[YamlNode], nodes: ListNode) -> Edit:
         """Behind the first ``count`` of the items that stay."""
         lead = self._own_line(kept[0] if kept else None)
         comma = ", " if lead is None else f",\n{lead}"
@@ -168,7 +168,7 @@ class Editor:
     def _inside(self, start: int, bracket: str) -> int:
         return self._text.index(bracket, start) + 1
 
-    def _own_line(self, node: Node | None) -> str | None:
+    def _own_line(self, node: YamlNode | None) -> str | None:
         """What stands in front of a node that begins its line; None where it does not."""
         if node is None:
             return None

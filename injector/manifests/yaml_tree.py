@@ -19,7 +19,7 @@ LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(slots=True)
-class Node:
+class YamlNode:
     """Anything; ``start`` and ``end`` are indices into the text. This class itself: a scalar, or an alias."""
 
     start: int
@@ -30,7 +30,7 @@ class Node:
 
 
 @dataclass(slots=True)
-class Collection(Node):
+class Collection(YamlNode):
     """A sequence or a mapping. ``flow``: in brackets, as all of JSON is; else ``end`` is that of the last item."""
 
     flow: bool = False
@@ -40,16 +40,16 @@ class Collection(Node):
 class ListNode(Collection):
     """A list."""
 
-    items: tuple[Node, ...] = ()
+    items: tuple[YamlNode, ...] = ()
 
 
 @dataclass(slots=True)
 class MappingNode(Collection):
     """Keys and values, in their order."""
 
-    pairs: tuple[tuple[Node, Node], ...] = ()
+    pairs: tuple[tuple[YamlNode, YamlNode], ...] = ()
 
-    def get(self, key: str) -> Node | None:
+    def get(self, key: str) -> YamlNode | None:
         """The value of a key; of one that is written twice, the last counts."""
         return next((value for name, value in reversed(self.pairs) if name.value == key), None)
 
@@ -58,7 +58,7 @@ class MappingNode(Collection):
 class Document:
     """One document of a stream: its tree, its data, the line (from 1) on which it starts, the anchors that are used."""
 
-    root: Node
+    root: YamlNode
     data: Any
     line: int
     aliases: frozenset[str | None]
@@ -85,7 +85,7 @@ def read(text: str) -> list[Document]:
     ]
 
 
-def _aliases(node: Node) -> Iterator[str | None]:
+def _aliases(node: YamlNode) -> Iterator[str | None]:
     if node.alias:
         yield node.anchor
     elif isinstance(node, ListNode):
@@ -97,21 +97,21 @@ def _aliases(node: Node) -> Iterator[str | None]:
             yield from _aliases(pair[1])
 
 
-def _roots(text: str) -> Iterator[Node]:
+def _roots(text: str) -> Iterator[YamlNode]:
     events: Iterator[Any] = yaml.parse(text, Loader=LOADER)
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             yield _node(next(events), events)
 
 
-def _node(event: Any, events: Iterator[Any]) -> Node:
+def _node(event: Any, events: Iterator[Any]) -> YamlNode:
     start, end = _index(event.start_mark), _index(event.end_mark)
     if isinstance(event, yaml.AliasEvent):
-        return Node(start, end, alias=True, anchor=event.anchor)
+        return YamlNode(start, end, alias=True, anchor=event.anchor)
     if isinstance(event, yaml.ScalarEvent):
-        return Node(start, end, anchor=event.anchor, value=event.value)
+        return YamlNode(start, end, anchor=event.anchor, value=event.value)
     flow = bool(event.flow_style)
-    children: list[Node] = []
+    children: list[YamlNode] = []
     for child in events:
         if isinstance(child, yaml.CollectionEndEvent):
             # In block style, the event comes where something else begins.

@@ -58,7 +58,7 @@ _MARGIN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class SidecarIdentity:
     """As whom the container runs: with these capabilities, in this group, and told of this mesh (None: of none)."""
 
     capabilities: tuple[str, ...] = (CAPABILITY,)
@@ -72,7 +72,7 @@ def drain_seconds(period: int) -> int:
 
 
 def sidecar(
-    defaults: InjectionDefaults, resources: Resources, drain: int, shared: str | None, identity: Identity
+    defaults: InjectionDefaults, resources: Resources, drain: int, shared: str | None, identity: SidecarIdentity
 ) -> dict[str, Any]:
     """The sidecar's container; ``drain`` is in seconds, ``shared`` is the ConfigMap's name."""
     command = ["podlane", "sidecar", "--annotations", f"{_POD_FOLDER}/annotations"]
@@ -142,7 +142,7 @@ def _value(quantity: Any) -> Any:
     return quantity.value
 
 
-def _security(identity: Identity) -> dict[str, Any]:
+def _security(identity: SidecarIdentity) -> dict[str, Any]:
     """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one.
 
     In the group of Istio's proxy its rules let pass what we send; what the container reads is readable to all.

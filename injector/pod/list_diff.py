@@ -28,7 +28,7 @@ from injector.pod.pods import (
     name_of,
     spec_of,
 )
-from injector.pod.status import Status
+from injector.pod.status import InjectionStatus
 from traffic_policy.pod.annotations import STATUS
 
 LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)
@@ -68,11 +68,11 @@ class PodChange:
         return bool(self.lists or self.status_changes)
 
 
-def injection(pod: Mapping[str, Any], items: Items, status: Status) -> PodChange:
+def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus) -> PodChange:
     """What changes when ``items`` are put into a Pod, whether or not it had been injected before."""
     text = status.text()
     same = annotations_of(pod).get(STATUS) == text
-    bare, carried = without_ours(pod), Status.of(pod)
+    bare, carried = without_ours(pod), InjectionStatus.from_pod(pod)
 
     def after(key: str) -> list[Any] | None:
         return _after(key, _list(pod, key), _list(bare, key), items.get(key, ()), same, carried)
@@ -83,7 +83,7 @@ def injection(pod: Mapping[str, Any], items: Items, status: Status) -> PodChange
 
 def removal(pod: Mapping[str, Any]) -> PodChange:
     """What changes when all that was injected is taken out again; nothing in a Pod without a status."""
-    carried = Status.of(pod)
+    carried = InjectionStatus.from_pod(pod)
     if carried is None:
         return PodChange()
     bare = without_ours(pod)
@@ -94,7 +94,7 @@ def removal(pod: Mapping[str, Any]) -> PodChange:
 
 def without_ours(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     """The Pod as it was before it was injected. Without a status nothing in it is ours."""
-    status = Status.of(pod)
+    status = InjectionStatus.from_pod(pod)
     if status is None:
         return pod
     bare = dict(spec_of(pod))
@@ -112,7 +112,7 @@ def without_ours(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**pod, "metadata": about, "spec": bare}
 
 
-def _is_ours(key: str, item: object, status: Status | None) -> bool:
+def _is_ours(key: str, item: object, status: InjectionStatus | None) -> bool:
     if status is None:
         return False
     return name_of(item) in (status.injected.imagePullSecrets if key == PULL_SECRETS else RESERVED[key])
@@ -129,7 +129,7 @@ def _after(
     others: list[Any] | None,
     items: Sequence[Mapping[str, Any]],
     same: bool,
-    carried: Status | None,
+    carried: InjectionStatus | None,
 ) -> list[Any] | None:
     mine = {name_of(item): item for item in current or () if same and _is_ours(key, item, carried)}
     wanted = {name_of(item): mine.get(name_of(item), item) for item in items}
@@ -159,7 +159,7 @@ def position(others: Sequence[Any]) -> int:
     return max((i for i, item in enumerate(others) if name_of(item) in mesh), default=-1) + 1
 
 
-def _change(key: str, before: list[Any] | None, after: list[Any] | None, carried: Status | None) -> ListChange:
+def _change(key: str, before: list[Any] | None, after: list[Any] | None, carried: InjectionStatus | None) -> ListChange:
     """From one list to the other; what is not ours is in both, in the same order."""
     if after is None:
         return ListChange(key, (), (), drop=before is not None)

@@ -13,7 +13,7 @@ from injector.pod import containers, pods
 from injector.pod.defaults import InjectionDefaults, product_version
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
-from injector.pod.status import Injected, Status
+from injector.pod.status import Injected, InjectionStatus
 from traffic_policy.errors import Problem
 from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
@@ -33,7 +33,7 @@ class InjectionPlan:
     """What a Pod gets: items for the lists of its spec, and the status. ``warnings`` are for whoever creates it."""
 
     items: Items
-    status: Status
+    status: InjectionStatus
     warnings: tuple[str, ...] = ()
 
 
@@ -176,7 +176,7 @@ def _items(
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
     # Also for a policy without names: it may get some while the Pod runs.
     capabilities = (containers.CAPABILITY, *sockets, *(mesh.capabilities if relays else ()))
-    identity = containers.Identity(capabilities, mesh.group, mesh.setting)
+    identity = containers.SidecarIdentity(capabilities, mesh.group, mesh.setting)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
         pods.INIT_CONTAINERS: (containers.sidecar(defaults, policy.resources, drain, shared, identity),),
@@ -185,12 +185,12 @@ def _items(
     }
 
 
-def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None) -> Status:
-    carried = Status.of(pod)
+def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None) -> InjectionStatus:
+    carried = InjectionStatus.from_pod(pod)
     # A list that was created then and has items of others by now was created all the same.
     lacking = [key for key in items if not isinstance(pods.spec_of(bare).get(key), list)]
     created = {*lacking, *(carried.created if carried else ())}
-    return Status(
+    return InjectionStatus(
         version=product_version(),
         policy=policy,
         spec=hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16],

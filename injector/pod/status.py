@@ -26,7 +26,7 @@ class Injected:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class InjectionStatus:
     """``version`` is Podlane's, ``policy`` the hash of the effective policy (None: a shared one could not be read),
     ``spec`` the hash of what was put in, ``created`` the lists that the Pod did not have before."""
 
@@ -41,7 +41,7 @@ class Status:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
-    def of(cls, pod: Mapping[str, Any]) -> Self | None:
+    def from_pod(cls, pod: Mapping[str, Any]) -> Self | None:
         """The status that a Pod carries, or None. One that cannot be read is one with nothing in it."""
         text = annotations_of(pod).get(STATUS)
         if text is None:

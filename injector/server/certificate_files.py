@@ -36,7 +36,7 @@ class CertificateFiles:
         self._on_load = on_load
         self._seen: _Version | None = None
 
-    def look(self) -> bool:
+    def load_changed(self) -> bool:
         """Load what has changed since the last look. Says whether a new certificate is served.
 
         Raises :class:`CertificateError` once for each version of the files that cannot be used.
@@ -69,7 +69,7 @@ class CertificateFiles:
         while True:
             await trio.sleep(_LOOK_EVERY)
             try:
-                changed = self.look()
+                changed = self.load_changed()
             except CertificateError as error:
                 log.error("the certificate is not exchanged; the old one stays", error=str(error))
             else:

@@ -54,14 +54,14 @@ class Lifetimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class KeyPair:
     """A certificate and its private key, both PEM; :meth:`read` makes sure that they belong together."""
 
     certificate: bytes
     key: bytes
 
     @classmethod
-    def read(cls, certificate: bytes, key: bytes, what: str) -> Pair:
+    def read(cls, certificate: bytes, key: bytes, what: str) -> KeyPair:
         """Check and take both. Raises :class:`CertificateError` naming ``what``."""
         pair = cls(certificate, key)
         try:
@@ -102,9 +102,9 @@ class Pair:
 class Certificates:
     """What the Secret holds: who signs, what is served, who else is trusted."""
 
-    authority: Pair
-    serving: Pair
-    upcoming: Pair | None = None
+    authority: KeyPair
+    serving: KeyPair
+    upcoming: KeyPair | None = None
     previous: bytes = b""
     previous_until: datetime | None = None
 
@@ -133,15 +133,15 @@ class Certificates:
         missing = [key for key in ("ca.crt", "ca.key", "tls.crt", "tls.key") if not data.get(key)]
         if missing:
             raise CertificateError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
-        authority = Pair.read(data["ca.crt"], data["ca.key"], "ca.crt")
-        serving = Pair.read(data["tls.crt"], data["tls.key"], "tls.crt")
+        authority = KeyPair.read(data["ca.crt"], data["ca.key"], "ca.crt")
+        serving = KeyPair.read(data["tls.crt"], data["tls.key"], "tls.crt")
         try:
             serving.x509.verify_directly_issued_by(authority.x509)
         except (ValueError, TypeError, InvalidSignature):
             raise CertificateError("tls.crt is not signed by ca.crt") from None
         upcoming = None
         if data.get("upcoming-ca.crt"):
-            upcoming = Pair.read(data["upcoming-ca.crt"], data.get("upcoming-ca.key", b""), "upcoming-ca.crt")
+            upcoming = KeyPair.read(data["upcoming-ca.crt"], data.get("upcoming-ca.key", b""), "upcoming-ca.crt")
         until = None
         if data.get("previous-ca.crt"):
             try:
@@ -257,7 +257,7 @@ def _still_valid(bundle: bytes, now: datetime) -> Iterable[bytes]:
             yield found + b"\n"
 
 
-def _new_authority(now: datetime, lifetimes: Lifetimes) -> Pair:
+def _new_authority(now: datetime, lifetimes: Lifetimes) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
     # A name of its own: where two authorities share one, some libraries try only the first (RFC 4158 section 3.5).
@@ -272,7 +272,7 @@ def _new_authority(now: datetime, lifetimes: Lifetimes) -> Pair:
     return _sign(certificate, key, key)
 
 
-def _new_serving(authority: Pair, now: datetime, names: Iterable[str], lifetimes: Lifetimes) -> Pair:
+def _new_serving(authority: KeyPair, now: datetime, names: Iterable[str], lifetimes: Lifetimes) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.x509
     # Nothing is valid for longer than what signed it: checks would fail at a time that nobody looks at.
@@ -301,9 +301,9 @@ def _builder(now: datetime, life: timedelta, key: ec.EllipticCurvePrivateKey, se
     )
 
 
-def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey) -> Pair:
+def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey) -> KeyPair:
     certificate = builder.sign(by, hashes.SHA256())
-    return Pair(
+    return KeyPair(
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

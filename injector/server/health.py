@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from daemon.http import Handler, Request, Response
+from daemon.http import Handler, HttpRequest, HttpResponse
 from daemon.log import Logger
 from daemon.prometheus_text import CONTENT_TYPE
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 
 log = Logger()
 
@@ -15,7 +15,7 @@ log = Logger()
 class Readiness:
     """What is still missing, by part; ready when nothing is. Each part reports by :meth:`report`."""
 
-    def __init__(self, metrics: Metrics, *parts: str) -> None:
+    def __init__(self, metrics: InjectorMetrics, *parts: str) -> None:
         self._metrics = metrics
         self._missing = {part: f"the {part} is not there yet" for part in parts}
 
@@ -46,17 +46,21 @@ class Readiness:
 def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
     """For probes. An answer proves that the event loop turns, which is all that ``/healthz`` says."""
 
-    async def healthz(_request: Request) -> Response:
-        return Response.text(200, "ok")
+    async def healthz(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse.text(200, "ok")
 
-    async def readyz(_request: Request) -> Response:
-        return Response.text(200, "ok") if readiness.ready else Response.text(503, f"not ready: {readiness.explain()}")
+    async def readyz(_request: HttpRequest) -> HttpResponse:
+        return (
+            HttpResponse.text(200, "ok")
+            if readiness.ready
+            else HttpResponse.text(503, f"not ready: {readiness.explain()}")
+        )
 
     return {"/healthz": healthz, "/readyz": readyz}
 
 
-def metrics_handler(metrics: Metrics) -> Mapping[str, Handler]:
-    async def render(_request: Request) -> Response:
-        return Response(200, CONTENT_TYPE, metrics.render())
+def metrics_handler(metrics: InjectorMetrics) -> Mapping[str, Handler]:
+    async def render(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, CONTENT_TYPE, metrics.render())
 
     return {"/metrics": render}

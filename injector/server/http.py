@@ -13,24 +13,24 @@ from typing import Final
 
 import trio
 
-from daemon.http import JSON, Response
-from daemon.http_connection import Limits
+from daemon.http import JSON, HttpResponse
+from daemon.http_connection import HttpLimits
 from injector.errors import ListenError
 
 _AFTER_DEADLINE: Final = 5.0
 """Seconds that the server gives a webhook on top of its own time limit, which ends it first."""
 
-HEALTH_LIMITS: Final = Limits(connections=64, per_peer=32, respond=10.0)
+HEALTH_LIMITS: Final = HttpLimits(connections=64, per_peer=32, respond=10.0)
 """Of the port of metrics and health: kubelets and Prometheus have a connection or two each."""
 
 
-def webhook_limits(deadline: float) -> Limits:
+def webhook_limits(deadline: float) -> HttpLimits:
     """Bounds of the webhooks' port. ``deadline``: seconds for the longest answer.
 
     An API server has 200 changing requests in flight at most by default (``--max-mutating-requests-inflight``), and a
     connection for each; two may come from one address.
     """
-    return Limits(connections=1000, per_peer=400, respond=deadline + _AFTER_DEADLINE, body=deadline)
+    return HttpLimits(connections=1000, per_peer=400, respond=deadline + _AFTER_DEADLINE, body=deadline)
 
 
 async def open_listeners(address: str, port: int, setting: str) -> list[trio.SocketListener]:
@@ -47,13 +47,13 @@ async def open_listeners(address: str, port: int, setting: str) -> list[trio.Soc
         ) from None
 
 
-def compact(document: object) -> Response:
+def compact(document: object) -> HttpResponse:
     """A document for programs."""
     # ASCII: a lone surrogate, which JSON can escape and UTF-8 cannot hold, goes through.
-    return Response(200, JSON, json.dumps(document, separators=(",", ":")).encode("ascii"))
+    return HttpResponse(200, JSON, json.dumps(document, separators=(",", ":")).encode("ascii"))
 
 
-def failure(status: int, message: str) -> Response:
+def failure(status: int, message: str) -> HttpResponse:
     """A Status object (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/)."""
     document = {
         "kind": "Status",
@@ -64,4 +64,4 @@ def failure(status: int, message: str) -> Response:
         "reason": HTTPStatus(status).phrase.replace(" ", ""),
         "code": status,
     }
-    return Response(status, JSON, json.dumps(document).encode("ascii") + b"\n")
+    return HttpResponse(status, JSON, json.dumps(document).encode("ascii") + b"\n")

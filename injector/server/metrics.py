@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from daemon.process_metrics import process_families
-from daemon.prometheus_text import Family, counter, gauge, histogram, render
+from daemon.prometheus_text import MetricFamily, counter, gauge, histogram, render
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From a Pod that is left alone (under a millisecond) to the webhook's time limit."""
@@ -24,11 +24,11 @@ class _Histogram:
         self.counts[bisect_left(self.bounds, number)] += 1
         self.total += number
 
-    def add_to(self, family: Family, *labels: str) -> None:
+    def add_to(self, family: MetricFamily, *labels: str) -> None:
         family.add_counts(self.bounds, self.counts, self.total, *labels)
 
 
-class Metrics:
+class InjectorMetrics:
     """Counters, histograms and gauges of one server; the process's own memory and CPU time are among them."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Metrics:
         """All metrics in Prometheus text format."""
         return render([*process_families(), *self._families()])
 
-    def _families(self) -> Iterator[Family]:
+    def _families(self) -> Iterator[MetricFamily]:
         reviews = counter("podlane_injector_admissions", "Reviews by webhook and result.", "result", "webhook")
         for names, number in self._reviews.items():
             reviews.add(number, *names)

@@ -26,7 +26,7 @@ from daemon.log import Logger
 from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
 from injector.server.api import ApiServer, Resource, secret, webhook_configuration
 from injector.server.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from injector.server.tls import ServerTls
 
 _LONGEST_PAUSE: Final = 5.0
@@ -68,7 +68,7 @@ class SelfManaged:
         place: Place,
         lifetimes: Lifetimes,
         tls: ServerTls,
-        metrics: Metrics,
+        metrics: InjectorMetrics,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api = api
@@ -80,12 +80,12 @@ class SelfManaged:
         self._trusted: tuple[frozenset[bytes], datetime] | None = None
         self._held: Certificates | None = None
 
-    async def keep(self, on_state: Callable[[str | None], None]) -> None:
+    async def run(self, on_state: Callable[[str | None], None]) -> None:
         """Look again and again, for ever. ``on_state`` is told what is wrong, or None when all is in order."""
         retry = _FIRST_RETRY
         while True:
             try:
-                await self.look()
+                await self.reconcile()
             except (ApiError, CertificateError) as error:
                 on_state(str(error))
                 log.error("the certificates cannot be kept", error=str(error), again_in=retry)
@@ -96,18 +96,18 @@ class SelfManaged:
                 retry = _FIRST_RETRY
                 await trio.sleep(min(_LONGEST_PAUSE, self._lifetimes.overlap.total_seconds() / _LOOKS_PER_OVERLAP))
 
-    async def look(self) -> None:
+    async def reconcile(self) -> None:
         """Do what has to be done now. Raises :class:`ApiError` or :class:`CertificateError`."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await self._look()
+                await self._reconcile()
             except ConflictError:
                 if attempt == _ATTEMPTS:
                     raise
             else:
                 return
 
-    async def _look(self) -> None:
+    async def _reconcile(self) -> None:
         configurations, missing = await self._read_configurations()
         stored, held, damaged = await self._read_secret()
         if stored is None:

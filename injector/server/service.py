@@ -29,7 +29,7 @@ from injector.server.certificates import Lifetimes
 from injector.server.config import InjectorSettings
 from injector.server.health import Readiness, health_handlers, metrics_handler
 from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
@@ -55,7 +55,7 @@ class Injector:
 
     def __init__(self, settings: InjectorSettings, access: ApiAccess | None) -> None:
         self._settings = settings
-        self._metrics = Metrics()
+        self._metrics = InjectorMetrics()
         self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if access else []))
         self._tls = ServerTls(settings.tls_version)
         self._api = ApiServer(access, self._metrics.api_failed) if access else None
@@ -123,7 +123,7 @@ class Injector:
         settings = self._settings
         if settings.certificate and settings.key:
             files = CertificateFiles(settings.certificate, settings.key, self._tls, self._file_loaded)
-            files.look()
+            files.load_changed()
             self._certificate_state(None)
             nursery.start_soon(files.follow)
             return
@@ -139,7 +139,7 @@ class Injector:
         durations = (settings.ca_lifetime, settings.certificate_lifetime, settings.ca_overlap)
         lifetimes = Lifetimes(*(timedelta(seconds=each.seconds) for each in durations))
         kept = SelfManaged(self._api, place, lifetimes, self._tls, self._metrics)
-        nursery.start_soon(kept.keep, self._certificate_state)
+        nursery.start_soon(kept.run, self._certificate_state)
 
     def _file_loaded(self, usable: bool) -> None:
         self._metrics.loaded("loaded" if usable else "failed")

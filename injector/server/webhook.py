@@ -22,13 +22,13 @@ from urllib.parse import parse_qs
 
 import trio
 
-from daemon.http import JSON, Request, RequestError, Response
+from daemon.http import JSON, HttpRequest, HttpResponse, RequestError
 from daemon.log import Logger
 from injector.errors import SharedPolicyError
 from injector.pod.admission import SharedPolicies as Lookup
 from injector.pod.defaults import InjectionDefaults
 from injector.server.http import compact, failure
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from injector.server.shared_policies import SharedPolicies
 from traffic_policy.pod.effective import shared_policy_name
 
@@ -56,13 +56,13 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _GO_DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)")
 _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Judge = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
+Reviewer = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
 
 log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReviewOutcome:
     """What a response says: the result for the metrics, and the size of the patch in bytes."""
 
     result: str
@@ -90,20 +90,20 @@ class DecodingBudget:
 
 
 class Webhook:
-    """One of the two; ``judge`` is :func:`injector.pod.admission.mutate` or ``validate``."""
+    """One of the two; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``."""
 
     def __init__(
         self,
         name: str,
-        judge: Judge,
+        reviewer: Reviewer,
         defaults: InjectionDefaults,
         shared: SharedPolicies,
-        metrics: Metrics,
+        metrics: InjectorMetrics,
         longest: float,
         decoding: DecodingBudget,
     ) -> None:
         self._name = name
-        self._judge = judge
+        self._reviewer = reviewer
         self._defaults = defaults
         self._shared = shared
         self._metrics = metrics
@@ -111,29 +111,29 @@ class Webhook:
         self._decoding = decoding
         self._threads = trio.CapacityLimiter(_MAX_THREADS)
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer a review. Raises :class:`RequestError` for what is none."""
         began = trio.current_time()
-        outcome = Outcome("error")
+        outcome = ReviewOutcome("error")
         try:
             seconds = time_limit(request.query, self._longest)
             with trio.move_on_after(seconds):
                 answer, outcome = await self._answer(request, began)
                 return answer
-            outcome = Outcome("timeout")
+            outcome = ReviewOutcome("timeout")
             log.error("a review took too long", webhook=self._name, seconds=round(seconds, 3))
             return failure(504, f"The injector could not answer within {seconds:.1f} s.")
         except RequestError as refusal:
-            outcome = Outcome("busy" if refusal.status == 503 else "bad_request")
+            outcome = ReviewOutcome("busy" if refusal.status == 503 else "bad_request")
             log.warning("what came is no review", webhook=self._name, code=refusal.status, reason=str(refusal))
             raise
         except trio.Cancelled:
-            outcome = Outcome("abandoned")
+            outcome = ReviewOutcome("abandoned")
             raise
         finally:
             self._metrics.reviewed(self._name, outcome.result, trio.current_time() - began, outcome.patch_bytes)
 
-    async def _answer(self, request: Request, began: float) -> tuple[Response, Outcome]:
+    async def _answer(self, request: HttpRequest, began: float) -> tuple[HttpResponse, ReviewOutcome]:
         _check_head(request)
         body = await request.body(MAX_BODY)
         threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
@@ -141,14 +141,14 @@ class Webhook:
             review = parse_review(body)  # in C and one piece: a thread would hold up the others just the same
             shared = await self._look_up(review)
             if len(body) <= _SHORT_BODY and has_short_texts(review):
-                reply, outcome = self._judged(review, shared)
+                reply, outcome = self._reviewed(review, shared)
             else:
-                reply, outcome = await threads(self._judged, review, shared)
+                reply, outcome = await threads(self._reviewed, review, shared)
         self._log(review, outcome, trio.current_time() - began)
         return reply, outcome
 
-    def _judged(self, review: dict[str, Any], shared: Lookup) -> tuple[Response, Outcome]:
-        reply = self._judge(review, self._defaults, shared)
+    def _reviewed(self, review: dict[str, Any], shared: Lookup) -> tuple[HttpResponse, ReviewOutcome]:
+        reply = self._reviewer(review, self._defaults, shared)
         return compact(reply), outcome_of(reply)
 
     async def _look_up(self, review: Mapping[str, Any]) -> Lookup:
@@ -171,7 +171,7 @@ class Webhook:
 
         return answer
 
-    def _log(self, review: Mapping[str, Any], outcome: Outcome, seconds: float) -> None:
+    def _log(self, review: Mapping[str, Any], outcome: ReviewOutcome, seconds: float) -> None:
         request = review.get("request")
         fields = request if isinstance(request, Mapping) else {}
         write = log.debug if outcome.result == "allowed" else log.info
@@ -246,20 +246,20 @@ def has_short_texts(review: Mapping[str, Any]) -> bool:
     return size <= _SHORT_TEXT and shared_policy_of(review) is None
 
 
-def outcome_of(reply: Mapping[str, Any]) -> Outcome:
+def outcome_of(reply: Mapping[str, Any]) -> ReviewOutcome:
     """What a response says, in a word."""
     response = reply.get("response")
     if not isinstance(response, Mapping):
-        return Outcome("error")
+        return ReviewOutcome("error")
     if not response.get("allowed"):
-        return Outcome("refused")
+        return ReviewOutcome("refused")
     patch = response.get("patch")
     if not patch:
-        return Outcome("allowed")
+        return ReviewOutcome("allowed")
     try:
-        return Outcome("patched", len(base64.b64decode(patch)))
+        return ReviewOutcome("patched", len(base64.b64decode(patch)))
     except binascii.Error:
-        return Outcome("error")
+        return ReviewOutcome("error")
 
 
 def _metadata(review: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -274,7 +274,7 @@ def _brief(name: object) -> str | None:
     return name[:_LONGEST_NAME] if isinstance(name, str) else None
 
 
-def _check_head(request: Request) -> None:
+def _check_head(request: HttpRequest) -> None:
     if request.method != "POST":
         raise RequestError(405, "Reviews come by POST.", ("allow", "POST"))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

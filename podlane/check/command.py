@@ -37,9 +37,9 @@ def check(iptables: str | None, as_json: bool) -> None:
     Features are found out by trying them in a scratch network namespace; nothing stays behind.
     """
     with failing_clearly():
-        from traffic_policy.settings import Way
+        from traffic_policy.settings import IptablesSetting
 
-        found = list(findings(Way(iptables or Way.AUTO)))
+        found = list(findings(IptablesSetting(iptables or IptablesSetting.AUTO)))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:

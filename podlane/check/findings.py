@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tc_core.probe.capability import Features
-    from traffic_policy.settings import Way
+    from traffic_policy.settings import IptablesSetting
 
 
 class Status(StrEnum):
@@ -56,7 +56,7 @@ _CONNECTIONS: Final = 10_000
 """The sidecar's default for --max-connections."""
 
 
-def findings(way: Way) -> Iterator[Finding]:
+def findings(way: IptablesSetting) -> Iterator[Finding]:
     """Look at everything, in the order of the report; ``way`` is how the rules are to be installed."""
     yield from capabilities(Path("/proc/self/status").read_text())
     yield from _commands(way)
@@ -83,7 +83,7 @@ def capabilities(status: str) -> Iterator[Finding]:
         )
 
 
-def _commands(way: Way) -> Iterator[Finding]:
+def _commands(way: IptablesSetting) -> Iterator[Finding]:
     from datapath.netfilter.select import may_be_python
     from podlane.netns.tools import PACKAGES, find_tool
 
@@ -117,7 +117,7 @@ def _shaping() -> Iterator[Finding]:
 
 def shaping(features: Features) -> Iterator[Finding]:
     """What the kernel can do for shaping; only HTB, some way to read marks and some queue are indispensable."""
-    from tc_core.compile.ingress_classifier import TELLERS, best_teller
+    from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, best_ingress_classifier
     from tc_core.errors import MissingFeatureError
     from tc_core.probe.capability import USES
 
@@ -144,11 +144,11 @@ def shaping(features: Features) -> Iterator[Finding]:
         else:
             yield Finding("Shaping", feature.name, Status.MISSING, feature.reason, feature.remedy)
     if features.clsact.available and features.ifb.available and features.redirect.available:
-        relayed = TELLERS[best_teller(features)]
+        relayed = INGRESS_CLASSIFIERS[best_ingress_classifier(features)]
         yield Finding("Shaping", "classes by name of what arrives", Status.OK, f"found, with the relay, {relayed}")
 
 
-def _capture(way: Way) -> Iterator[Finding]:
+def _capture(way: IptablesSetting) -> Iterator[Finding]:
     from datapath.netfilter import features
     from datapath.stepaside import features as aside
 

@@ -20,7 +20,7 @@ from traffic_policy.units import ByteCount, Duration
 
 if TYPE_CHECKING:
     from podlane.classify.files import CaptureFile
-    from podlane.classify.flow import Seen
+    from podlane.classify.flow import CaptureSummary
     from podlane.classify.flows import FlowTable
     from podlane.classify.totals import Totals
     from podlane.classify.verdicts import Verdict
@@ -75,17 +75,17 @@ def classify(
         from podlane.classify.flow import Flow
         from podlane.classify.flows import FlowTable
         from podlane.classify.totals import Totals
-        from podlane.classify.verdicts import Judge
+        from podlane.classify.verdicts import FlowClassifier
         from sidecar.config.loader import load_sidecar_policy
         from traffic_policy.settings import Mesh
 
         policy = load_sidecar_policy(policy_file)
         proxy = USUAL.get(Mesh(mesh or Mesh.NONE))
-        judge = Judge(policy, detection_timeout=detection_timeout.nanoseconds / 1e9, mesh=proxy)
+        classifier = FlowClassifier(policy, detection_timeout=detection_timeout.nanoseconds / 1e9, mesh=proxy)
         totals = Totals(policy)
 
         def give(flow: Flow) -> None:
-            verdict = judge.verdict(flow)
+            verdict = classifier.verdict(flow)
             totals.add(verdict)
             if not summary:
                 click.echo(json.dumps(verdict.document()) if as_json else _line(verdict))
@@ -162,7 +162,7 @@ def _print_summary(totals: Totals, *, as_json: bool) -> None:
         click.echo(bold(line) if index == 0 else line)
 
 
-def _print_notes(file: CaptureFile, seen: Seen, totals: Totals, seconds: float) -> None:
+def _print_notes(file: CaptureFile, seen: CaptureSummary, totals: Totals, seconds: float) -> None:
     """On standard error: what was not as it should be, and how fast it went."""
     from podlane.classify.notes import notes
 

@@ -35,7 +35,7 @@ _LINK_TYPE: Final = 0xFFFF
 """The rest of pcap's link-type field tells of frame check sequences."""
 
 
-class Frame(NamedTuple):
+class CapturedFrame(NamedTuple):
     """One captured frame: link type, what was captured of it, its length on the wire, and when (in seconds)."""
 
     link_type: int
@@ -110,7 +110,7 @@ class CaptureFile:
         """How far into the file as it lies there (compressed or not) reading has come, in bytes."""
         return self._outer.position
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[CapturedFrame]:
         reader, pcapng = self._reader, self._pcapng
         with _scapy_warnings() as warnings:
             try:
@@ -176,7 +176,7 @@ def _size(file: IO[bytes]) -> int | None:
         return None
 
 
-def _pcap_frames(reader: Any) -> Iterator[Frame]:
+def _pcap_frames(reader: Any) -> Iterator[CapturedFrame]:
     link_type = reader.linktype & _LINK_TYPE
     fraction = 1e-9 if reader.nano else 1e-6
     stream = reader.f
@@ -188,12 +188,12 @@ def _pcap_frames(reader: Any) -> Iterator[Frame]:
             return
         if captured > MAX_PACKET:
             raise CaptureError(f"it is damaged near byte {stream.record_start:,}: a packet claims {captured:,} bytes")
-        yield Frame(link_type, data, wire_bytes, seconds + parts * fraction)
+        yield CapturedFrame(link_type, data, wire_bytes, seconds + parts * fraction)
         if len(data) < captured:
             return
 
 
-def _pcapng_frames(reader: Any) -> Iterator[Frame]:
+def _pcapng_frames(reader: Any) -> Iterator[CapturedFrame]:
     while True:
         try:
             data, about = reader._read_packet(MAX_PACKET)
@@ -201,7 +201,7 @@ def _pcapng_frames(reader: Any) -> Iterator[Frame]:
             return
         # A simple packet block has no time.
         when = 0.0 if about.tshigh is None else ((about.tshigh << 32) | about.tslow) / about.tsresol
-        yield Frame(about.linktype, data, about.wirelen, when)
+        yield CapturedFrame(about.linktype, data, about.wirelen, when)
 
 
 def _scapy_readers() -> tuple[Any, Any, type[Exception]]:

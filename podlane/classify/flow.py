@@ -102,7 +102,7 @@ class Flow:
 
 
 @dataclass
-class Seen:
+class CaptureSummary:
     """What went by besides flows; for the notes at the end."""
 
     packets: int = 0

@@ -25,7 +25,7 @@ from datapath.protocols.packets import TCP, UDP, Payload, read_ip
 from datapath.protocols.quic_initial import QuicInitialReader, detection_of
 from datapath.protocols.quic_packets import read_header
 from datapath.protocols.streams import FirstBytes
-from podlane.classify.flow import Flow, Half, Seen
+from podlane.classify.flow import CaptureSummary, Flow, Half
 from podlane.classify.fragments import Reassembler
 from podlane.classify.links import NOT_IP, ip_start, known
 
@@ -60,7 +60,7 @@ class FlowTable:
     """Takes frames, gives each flow to ``give`` exactly once: when it must leave, or at :meth:`finish`."""
 
     def __init__(self, give: Callable[[Flow], None], *, max_flows: int = MAX_FLOWS, max_held: int = MAX_HELD) -> None:
-        self.seen = Seen()
+        self.seen = CaptureSummary()
         self._give = give
         self._halves: dict[bytes, Half] = {}
         self._fragments = Reassembler()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from podlane.classify.flow import Seen
+from podlane.classify.flow import CaptureSummary
 
 _SENTENCES: Final = (
     ("in_the_middle", "connection",
@@ -21,7 +21,7 @@ _SENTENCES: Final = (
 """What is counted, and what to say of it."""
 
 
-def notes(name: str, damage: str | None, seen: Seen) -> Iterator[str]:
+def notes(name: str, damage: str | None, seen: CaptureSummary) -> Iterator[str]:
     """One sentence for each thing to know; none for a whole capture of TCP and UDP."""
     if damage is not None:
         yield f"{name}: {damage}. What comes before that is classified."

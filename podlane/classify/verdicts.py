@@ -67,7 +67,7 @@ class _Ends:
     destination: Destination
 
 
-class Judge:
+class FlowClassifier:
     """Knows a policy, gives verdicts."""
 
     def __init__(
@@ -78,8 +78,8 @@ class Judge:
         detection_timeout: float = DETECTION_TIMEOUT,
         mesh: MeshProxy | None = None,
     ) -> None:
-        self._table = RoutingTable.of(policy, silent_ports, mesh)
-        self._table_of_all_ports = RoutingTable.of(policy, (), mesh)
+        self._table = RoutingTable.from_policy(policy, silent_ports, mesh)
+        self._table_of_all_ports = RoutingTable.from_policy(policy, (), mesh)
         # The table knows services by their ports; people know them by name.
         self._written: dict[Match, Match] = {}
         for match in (match for c in policy.classes for match in c.match if match.application):
@@ -215,7 +215,7 @@ def _deciding(match: Match, ends: _Ends, content: Content) -> Match:
         kept[key] = tuple(
             value
             for value in getattr(match, key)
-            if _holds(Matcher.of(match.model_copy(update={key: (value,)})), ends, content)
+            if _holds(Matcher.from_match(match.model_copy(update={key: (value,)})), ends, content)
         )
     services = [(name, service_named(name)) for name in match.application]
     kept["application"] = tuple(name for name, s in services if s.port == port and protocol in s.protocols)

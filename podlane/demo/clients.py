@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from podlane.demo.peer import RAW
-from podlane.demo.programs import Program
-from podlane.demo.scenario import RAW_PORT, Client, Lane
+from podlane.demo.programs import DemoProgram
+from podlane.demo.scenario import RAW_PORT, Client, DemoLane
 from podlane.demo.servers import PYTHON_MODULE, Servers
 from podlane.errors import DemoError
 from podlane.netns import Host
@@ -54,7 +54,7 @@ class Transfer:
         return self.problem is None and self.sent == self.received
 
 
-def command(lane: Lane, server: str, certificate: Path) -> list[str]:
+def command(lane: DemoLane, server: str, certificate: Path) -> list[str]:
     """The program of a lane, with its arguments; ``server`` is the address that it connects to."""
     if lane.client is Client.CAT:
         return [require_tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
@@ -68,7 +68,9 @@ def command(lane: Lane, server: str, certificate: Path) -> list[str]:
     return [require_tool("curl"), *_curl_options(lane, server, certificate), *output]
 
 
-def conversation_command(lanes: Sequence[Lane], bodies: Iterable[Path], address: str, certificate: Path) -> list[str]:
+def conversation_command(
+    lanes: Sequence[DemoLane], bodies: Iterable[Path], address: str, certificate: Path
+) -> list[str]:
     """curl, told to make a request per lane with the bodies that these files give."""
     argv: list[str] = []
     for lane, body in zip(lanes, bodies, strict=True):
@@ -79,7 +81,7 @@ def conversation_command(lanes: Sequence[Lane], bodies: Iterable[Path], address:
     return argv
 
 
-def _curl_options(lane: Lane, server: str, certificate: Path, *, upload: str | None = None) -> list[str]:
+def _curl_options(lane: DemoLane, server: str, certificate: Path, *, upload: str | None = None) -> list[str]:
     """What curl is told for one transfer; ``upload`` names the file to send."""
     options = ["--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(certificate)]
     if upload is not None:
@@ -93,11 +95,11 @@ def _curl_options(lane: Lane, server: str, certificate: Path, *, upload: str | N
 class Feeder:
     """``dd``, which writes zeros without end into a pipe, or into the file named by ``into``, and counts them."""
 
-    def __init__(self, lane: Lane, host: Host, folder: Path, into: Path | None = None) -> None:
+    def __init__(self, lane: DemoLane, host: Host, folder: Path, into: Path | None = None) -> None:
         self._lane, self._log = lane.name, folder / f"{lane.name}.dd.log"
         argv = [require_tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
         stdout = subprocess.PIPE if into is None else subprocess.DEVNULL
-        program = Program("dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
+        program = DemoProgram("dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
         self._process = program.process
 
     @property
@@ -124,8 +126,8 @@ class Feeder:
 class Running:
     """A transfer that is going on: from the Pod where it has a ``feeder``, else one that ``servers`` give."""
 
-    lane: Lane
-    program: Program
+    lane: DemoLane
+    program: DemoProgram
     servers: Servers
     received: Callable[[float], Received]
     """What has been received once the program has ended, for which it waits up to so many seconds."""
@@ -156,7 +158,7 @@ class Running:
         return Transfer(self.lane.name, sent or 0, received, problem)
 
 
-def start_upload(lane: Lane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
+def start_upload(lane: DemoLane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
     """An upload by a program of its own."""
     feeder = Feeder(lane, host, folder)
     program = _program(lane, host, argv, folder, feeder.output)
@@ -172,7 +174,7 @@ def start_upload(lane: Lane, host: Host, servers: Servers, argv: Sequence[str], 
     return Running(lane, program, servers, received, feeder)
 
 
-def start_download(lane: Lane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
+def start_download(lane: DemoLane, host: Host, servers: Servers, argv: Sequence[str], folder: Path) -> Running:
     """A download from ``servers``."""
     program = _program(lane, host, argv, folder, subprocess.DEVNULL)
 
@@ -183,15 +185,15 @@ def start_download(lane: Lane, host: Host, servers: Servers, argv: Sequence[str]
     return Running(lane, program, servers, received)
 
 
-def _program(lane: Lane, host: Host, argv: Sequence[str], folder: Path, stdin: IO[bytes] | int) -> Program:
-    return Program(lane.client.value, host, argv, folder / f"{lane.name}.log", stdin)
+def _program(lane: DemoLane, host: Host, argv: Sequence[str], folder: Path, stdin: IO[bytes] | int) -> DemoProgram:
+    return DemoProgram(lane.client.value, host, argv, folder / f"{lane.name}.log", stdin)
 
 
 class Conversation:
     """The curl that makes the requests of all ``lanes``, in their order."""
 
     def __init__(
-        self, lanes: Sequence[Lane], host: Host, servers: Servers, address: str, certificate: Path, folder: Path
+        self, lanes: Sequence[DemoLane], host: Host, servers: Servers, address: str, certificate: Path, folder: Path
     ) -> None:
         """Start it; raises :class:`DemoError` when curl cannot be started."""
         self._lanes = tuple(lanes)
@@ -200,15 +202,15 @@ class Conversation:
         for path in self._fifos.values():
             os.mkfifo(path, 0o600)
         argv = conversation_command(lanes, self._fifos.values(), address, certificate)
-        self._program = Program("curl", host, argv, folder / "conversation.log", subprocess.DEVNULL)
+        self._program = DemoProgram("curl", host, argv, folder / "conversation.log", subprocess.DEVNULL)
         self._said: tuple[bytes, str | None] | None = None
 
-    def start_upload(self, lane: Lane) -> Running:
+    def start_upload(self, lane: DemoLane) -> Running:
         """Let the request of a lane begin, as soon as those before it have ended."""
         feeder = Feeder(lane, self._host, self._folder, self._fifos[lane.name])
         return Running(lane, self._program, self._servers, lambda patience: self._received(lane, patience), feeder)
 
-    def _received(self, lane: Lane, patience: float) -> Received:
+    def _received(self, lane: DemoLane, patience: float) -> Received:
         if self._said is None:
             self._said = self._program.output(patience)
         said, problem = self._said

@@ -18,7 +18,7 @@ from podlane.errors import DemoError, NotPermittedError, ResultError
 
 if TYPE_CHECKING:
     from podlane.demo.recording import Recording
-    from podlane.demo.view import View
+    from podlane.demo.view import DemoView
 
 _FORMATS: Final = (".svg", ".png")
 _ALL: Final = "all"
@@ -102,11 +102,11 @@ def _plot_of(part: Part, output: Path) -> Path:
 def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
     """Show one part; whether all that it shows was kept."""
     from podlane.demo import leftovers
-    from podlane.demo.recording import judge
+    from podlane.demo.recording import assess
     from podlane.demo.report import print_report
     from podlane.demo.scenario import make_scenario
     from podlane.demo.show import play
-    from podlane.demo.topology import open_stage
+    from podlane.demo.topology import open_topology
     from podlane.demo.view import LiveView, PlainView
 
     out = console()
@@ -114,19 +114,19 @@ def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
     for name in leftovers.sweep():
         say(f"removed what a killed demo left behind ({name})")
     say(f"{part.name}: setting up namespaces, nginx and the sidecar ...")
-    with open_stage(scenario) as stage:
-        view: View = LiveView(out, scenario) if out.is_terminal and not plain else PlainView(out, scenario)
+    with open_topology(scenario) as topology:
+        view: DemoView = LiveView(out, scenario) if out.is_terminal and not plain else PlainView(out, scenario)
         try:
-            recording = play(stage, view)
+            recording = play(topology, view)
         finally:
             view.close()
         say("waiting for the last bytes to arrive ...")
-        protocols = stage.protocols()
-        transfers = stage.finish()
-        clients_known = stage.clients_known()
-        stage.stop_sidecar()
+        protocols = topology.protocols()
+        transfers = topology.finish()
+        clients_known = topology.clients_known()
+        topology.stop_sidecar()
     end_by_exception()
-    verdict = judge(recording)
+    verdict = assess(recording)
     print_report(out, recording, verdict, transfers, protocols, clients_known)
     _draw(recording, output)
     return clients_known and not verdict.problems and all(transfer.complete for transfer in transfers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from podlane.demo.scenario import HTTP2_PORT, HTTP_PORT, RAW_PORT, TLS_PORT, Client, Kind, Lane, Part, Phase
+from podlane.demo.scenario import HTTP2_PORT, HTTP_PORT, RAW_PORT, TLS_PORT, Client, DemoLane, Part, Phase, TransferKind
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 _BLUE, _RED, _GREEN, _PURPLE, _GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676"
@@ -21,24 +21,24 @@ UPLOADS: Final = Part(
     "Uploads by unmodified curl and cat",
     ("policy.yaml", "policy-changed.yaml"),
     (
-        Lane(
+        DemoLane(
             "api", "sni", "api.shop.test", Client.CURL, _BLUE,
             ("--http2", "https://api.shop.test/orders"), ("api.shop.test", TLS_PORT),
         ),
-        Lane(
+        DemoLane(
             "video", "sni", "*.video.test", Client.CURL, _RED,
             ("--http1.1", "https://eu.video.test/upload"), ("eu.video.test", TLS_PORT),
         ),
-        Lane(
+        DemoLane(
             "web", "host", "www.shop.test", Client.CURL, _GREEN,
             ("--header", "Host: www.shop.test", "http://{server}/form"),
         ),
-        Lane(
+        DemoLane(
             "events", ":authority", "events.shop.test", Client.CURL, _PURPLE,
             ("--http2-prior-knowledge", f"http://events.shop.test:{HTTP2_PORT}/stream"),
             ("events.shop.test", HTTP2_PORT),
         ),
-        Lane("backup", "port", str(RAW_PORT), Client.CAT, _GREY),
+        DemoLane("backup", "port", str(RAW_PORT), Client.CAT, _GREY),
     ),
     (
         Phase("backup alone", "it borrows up to its ceil", 4, join="backup"),
@@ -57,34 +57,34 @@ BOTH_WAYS: Final = Part(
     "Downloads and uploads by unmodified curl and aioquic",
     ("both-ways.yaml",),
     (
-        Lane(
+        DemoLane(
             "shop", "host", "www.shop.test", Client.CURL, _BLUE,
-            ("http://www.shop.test/shop",), ("www.shop.test", HTTP_PORT), Kind.ANSWER,
+            ("http://www.shop.test/shop",), ("www.shop.test", HTTP_PORT), TransferKind.ANSWER,
         ),
-        Lane(
+        DemoLane(
             "media", "port", str(HTTP2_PORT), Client.CURL, _RED,
             ("--http2-prior-knowledge", f"http://media.shop.test:{HTTP2_PORT}/media"),
-            ("media.shop.test", HTTP2_PORT), Kind.ANSWER,
+            ("media.shop.test", HTTP2_PORT), TransferKind.ANSWER,
         ),
-        Lane(
+        DemoLane(
             "updates", "host", "updates.os.test", Client.CURL, _ORANGE,
-            ("http://updates.os.test/updates",), ("updates.os.test", HTTP_PORT), Kind.DOWNLOAD,
+            ("http://updates.os.test/updates",), ("updates.os.test", HTTP_PORT), TransferKind.DOWNLOAD,
         ),
-        Lane(
+        DemoLane(
             "dataset", "sni", "data.lab.test", Client.CURL, _SKY,
-            ("--http1.1", "https://data.lab.test/dataset"), ("data.lab.test", TLS_PORT), Kind.DOWNLOAD,
+            ("--http1.1", "https://data.lab.test/dataset"), ("data.lab.test", TLS_PORT), TransferKind.DOWNLOAD,
         ),
-        Lane(
+        DemoLane(
             "live", "sni", "live.shop.test", Client.QUIC, _GREY, resolve=("live.shop.test", TLS_PORT),
             note="all other QUIC on its port would be held to 2",
         ),
-        Lane(
+        DemoLane(
             "reports", "host", "reports.shop.test", Client.CURL, _PURPLE,
-            ("--header", "Host: reports.shop.test", "http://{server}/reports"), None, Kind.REQUEST,
+            ("--header", "Host: reports.shop.test", "http://{server}/reports"), None, TransferKind.REQUEST,
         ),
-        Lane(
+        DemoLane(
             "orders", "host", "orders.shop.test", Client.CURL, _GREEN,
-            ("--header", "Host: orders.shop.test", "http://{server}/orders"), None, Kind.REQUEST,
+            ("--header", "Host: orders.shop.test", "http://{server}/orders"), None, TransferKind.REQUEST,
         ),
     ),
     (

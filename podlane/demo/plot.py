@@ -16,7 +16,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from podlane.demo.recording import Recording
-from podlane.demo.scenario import Client, Kind, Lane, Way
+from podlane.demo.scenario import Client, DemoLane, TransferDirection, TransferKind
 from traffic_policy.policy import ResolvedClass
 
 _INK: Final = "#222222"
@@ -51,14 +51,14 @@ _STYLE: Final[Any] = {
     "svg.hashsalt": "podlane",
 }
 _TOGETHER: Final = {
-    Way.SENT: "sent by the Pod: all lanes together",
-    Way.RECEIVED: "received by the Pod: all lanes together",
+    TransferDirection.SENT: "sent by the Pod: all lanes together",
+    TransferDirection.RECEIVED: "received by the Pod: all lanes together",
 }
 _KINDS: Final = {
-    Kind.UPLOAD: "",
-    Kind.ANSWER: "answers, by ",
-    Kind.DOWNLOAD: "download, by ",
-    Kind.REQUEST: "request on a kept connection, by ",
+    TransferKind.UPLOAD: "",
+    TransferKind.ANSWER: "answers, by ",
+    TransferKind.DOWNLOAD: "download, by ",
+    TransferKind.REQUEST: "request on a kept connection, by ",
 }
 _CRITERIA: Final = {
     "sni": "TLS server name",
@@ -80,7 +80,7 @@ def draw(recording: Recording, paths: Sequence[Path]) -> None:
 
 def _figure(recording: Recording) -> Figure:
     scenario = recording.scenario
-    drawn: list[Way | Lane] = []
+    drawn: list[TransferDirection | DemoLane] = []
     for way in scenario.totals:
         drawn += [way, *scenario.on(way)]
     heights = [_top(recording, what) for what in drawn]
@@ -104,7 +104,7 @@ def _figure(recording: Recording) -> Figure:
         axes.set_axisbelow(True)
     panels[-1].set_xlabel("seconds", color=_QUIET, fontsize=8.5)
     for axes, what in zip(panels, drawn, strict=True):
-        if isinstance(what, Way):
+        if isinstance(what, TransferDirection):
             _draw_total(axes, recording, what)
         else:
             _draw_lane(axes, recording, what)
@@ -113,10 +113,10 @@ def _figure(recording: Recording) -> Figure:
     return figure
 
 
-def _top(recording: Recording, what: Way | Lane) -> float:
+def _top(recording: Recording, what: TransferDirection | DemoLane) -> float:
     """Where a panel ends, in Mbit/s."""
     scenario = recording.scenario
-    if isinstance(what, Way):
+    if isinstance(what, TransferDirection):
         return scenario.totals[what].bits_per_second / 1e6 + _HEADROOM_MBIT
     highest = max(_mbit(limits[what.name])[1] for limits in (scenario.before, scenario.after))
     measured = max((rate / 1e6 for _, rate in recording.curve(what.name, _CURVE_SECONDS)), default=0.0)
@@ -137,7 +137,7 @@ def _draw_heading(figure: Figure, height: float, recording: Recording) -> None:
     figure.text(x, 1 - 0.57 / height, subtitle, fontsize=9, color=_QUIET, va="center")
 
 
-def _draw_total(axes: Any, recording: Recording, way: Way) -> None:
+def _draw_total(axes: Any, recording: Recording, way: TransferDirection) -> None:
     lanes = recording.scenario.on(way)
     curves = [[rate / 1e6 for _, rate in recording.curve(lane.name, _CURVE_SECONDS)] for lane in lanes]
     times = [time for time, _ in recording.curve(lanes[0].name, _CURVE_SECONDS)]
@@ -175,7 +175,7 @@ def plateau_middle(values: Sequence[float]) -> int | None:
     return None if longest is None else longest[len(longest) // 2]
 
 
-def _draw_lane(axes: Any, recording: Recording, lane: Lane) -> None:
+def _draw_lane(axes: Any, recording: Recording, lane: DemoLane) -> None:
     colour = lane.colour
     curve = list(recording.curve(lane.name, _CURVE_SECONDS))
     # From where it joins: a line along zero before that says nothing.

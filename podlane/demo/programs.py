@@ -46,7 +46,7 @@ def last_words(log: Path) -> str:
     return "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
 
 
-class Program:
+class DemoProgram:
     """A program that runs in a host: its standard error goes to a log, its standard output to a pipe."""
 
     def __init__(self, name: str, host: Host, argv: Sequence[str], log: Path, stdin: Any, **options: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from podlane.demo.scenario import Scenario, Span, Way
+from podlane.demo.scenario import PhaseSpan, Scenario, TransferDirection
 from traffic_policy.policy import ResolvedClass
 from traffic_policy.units import Rate
 
@@ -84,7 +84,7 @@ class Recording:
 class Measured:
     """A lane in the settled part of a phase."""
 
-    span: Span
+    span: PhaseSpan
     lane: str
     rate: Rate
     limits: ResolvedClass
@@ -103,23 +103,23 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DemoVerdict:
     """Everything that was measured, by phase and lane, and what is wrong with it (nothing: ``problems`` is empty).
 
     ``used``: in a phase, how much of what was possible on a way the lanes together had, from 0 to 1. What was not
     active in a phase is in neither.
     """
 
-    measured: Mapping[tuple[Span, str], Measured]
-    used: Mapping[tuple[Span, Way], float]
+    measured: Mapping[tuple[PhaseSpan, str], Measured]
+    used: Mapping[tuple[PhaseSpan, TransferDirection], float]
     problems: tuple[str, ...]
 
 
-def judge(recording: Recording) -> Verdict:
+def assess(recording: Recording) -> DemoVerdict:
     """Measure every phase and hold it against the limits."""
     scenario = recording.scenario
-    measured: dict[tuple[Span, str], Measured] = {}
-    used: dict[tuple[Span, Way], float] = {}
+    measured: dict[tuple[PhaseSpan, str], Measured] = {}
+    used: dict[tuple[PhaseSpan, TransferDirection], float] = {}
     problems: list[str] = []
     for span in scenario.spans:
         limits = span.limits(scenario)
@@ -145,7 +145,7 @@ def judge(recording: Recording) -> Verdict:
                 )
     if scenario.change_at is not None and recording.changed_at is None:
         problems.append("The change of limits never came into force.")
-    return Verdict(measured, used, tuple(problems))
+    return DemoVerdict(measured, used, tuple(problems))
 
 
 def _problems(found: Measured) -> Iterator[str]:

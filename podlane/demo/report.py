@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from podlane.demo.clients import Transfer
-from podlane.demo.recording import Measured, Recording, Verdict
-from podlane.demo.scenario import Kind, Lane, Scenario, Way
+from podlane.demo.recording import DemoVerdict, Measured, Recording
+from podlane.demo.scenario import DemoLane, Scenario, TransferDirection, TransferKind
 from podlane.demo.view import mbit
 from traffic_policy.policy import ResolvedClass
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _ABOUT: Final = {
-    Kind.UPLOAD: "What the Pod uploads",
-    Kind.ANSWER: "Answers to what clients open",
-    Kind.DOWNLOAD: "Downloads into the Pod",
-    Kind.REQUEST: "Requests of one connection, each in its own lane",
+    TransferKind.UPLOAD: "What the Pod uploads",
+    TransferKind.ANSWER: "Answers to what clients open",
+    TransferKind.DOWNLOAD: "Downloads into the Pod",
+    TransferKind.REQUEST: "Requests of one connection, each in its own lane",
 }
 
-_WORD: Final = {Way.SENT: "out", Way.RECEIVED: "in"}
+_WORD: Final = {TransferDirection.SENT: "out", TransferDirection.RECEIVED: "in"}
 """Short: the table is to fit into 80 columns."""
 _MIB: Final = 1 << 20
 
@@ -32,7 +32,7 @@ _MIB: Final = 1 << 20
 def print_report(
     console: Console,
     recording: Recording,
-    verdict: Verdict,
+    verdict: DemoVerdict,
     transfers: Sequence[Transfer],
     protocols: Mapping[str, Sequence[str]],
     clients_known: bool = True,
@@ -50,7 +50,7 @@ def print_report(
 
 
 def verdict_lines(
-    recording: Recording, verdict: Verdict, transfers: Sequence[Transfer], clients_known: bool
+    recording: Recording, verdict: DemoVerdict, transfers: Sequence[Transfer], clients_known: bool
 ) -> Iterator[tuple[bool, str]]:
     """Sentences with the figures, and whether each is good news: by kind of traffic, then what is true of all."""
     scenario = recording.scenario
@@ -61,7 +61,7 @@ def verdict_lines(
         good = all(measured and all(m.good for m in measured) for measured in found.values())
         word = "within guarantees and ceils" if good else "NOT within guarantees and ceils"
         yield good, f"{_ABOUT[kind]}: {word} ({', '.join(_figures(*each) for each in found.items())} Mbit/s)."
-        if kind is Kind.ANSWER and not finished.isdisjoint(found):
+        if kind is TransferKind.ANSWER and not finished.isdisjoint(found):
             whose = "its" if clients_known else "NOT only its"
             yield clients_known, f"The Pod's server saw {whose} clients' own addresses."
     if scenario.change_at is not None and recording.changed_at is not None:
@@ -79,7 +79,7 @@ def _figures(lane: str, measured: Sequence[Measured]) -> str:
 
 
 def report_table(
-    scenario: Scenario, verdict: Verdict, transfers: Sequence[Transfer], protocols: Mapping[str, Sequence[str]]
+    scenario: Scenario, verdict: DemoVerdict, transfers: Sequence[Transfer], protocols: Mapping[str, Sequence[str]]
 ) -> Table:
     """Phases down, lanes across."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -120,7 +120,7 @@ def _limits(limits: ResolvedClass) -> str:
     return f"{limits.rate.bits_per_second / 1e6:g}–{limits.ceil.bits_per_second / 1e6:g}"
 
 
-def _seen_as(lane: Lane, protocols: Mapping[str, Sequence[str]]) -> str:
+def _seen_as(lane: DemoLane, protocols: Mapping[str, Sequence[str]]) -> str:
     if lane.criterion == "port":
         return "(kernel)"
     return ", ".join(protocols.get(lane.name, ())) or "?"

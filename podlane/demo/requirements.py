@@ -7,7 +7,7 @@ from typing import Final
 
 from datapath.stepaside.features import probe
 from podlane.demo.scenario import Client, Part
-from tc_core.compile.ingress_classifier import Teller, best_teller
+from tc_core.compile.ingress_classifier import IngressClassifier, best_ingress_classifier
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.compile.packet_tree import compile_ingress
 from tc_core.errors import MissingFeatureError
@@ -24,11 +24,11 @@ def missing_for(part: Part) -> str | None:
     policy = parse_policy(part.policy_text())
     found = features.probe()
     # The score is read from the kernel's classes, which do not see what the relay itself holds.
-    teller = best_teller(found) if found.connmark.available else Teller.SOCKETS
+    ingress_classifier = best_ingress_classifier(found) if found.connmark.available else IngressClassifier.SOCKETS
     ids = ClassIds.assign(c.name for c in policy.classes)
     try:
         compile_policy(policy, found, ids)
-        compile_ingress(policy, INTERFACE, found, ids, teller=teller)
+        compile_ingress(policy, INTERFACE, found, ids, ingress_classifier=ingress_classifier)
     except MissingFeatureError as error:
         return str(error)
     return None

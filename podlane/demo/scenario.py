@@ -39,14 +39,14 @@ class Client(Enum):
     QUIC = "aioquic"
 
 
-class Way(Enum):
+class TransferDirection(Enum):
     """Which way through the Pod's interface, and so which total is shared."""
 
     SENT = "sent"
     RECEIVED = "received"
 
 
-class Kind(Enum):
+class TransferKind(Enum):
     """Who opened the connection of a lane, and where its bytes go."""
 
     UPLOAD = "upload"
@@ -59,17 +59,17 @@ class Kind(Enum):
     """An upload that shares one connection with other uploads, one after another."""
 
     @property
-    def way(self) -> Way:
-        return Way.RECEIVED if self is Kind.DOWNLOAD else Way.SENT
+    def way(self) -> TransferDirection:
+        return TransferDirection.RECEIVED if self is TransferKind.DOWNLOAD else TransferDirection.SENT
 
     @property
     def uploads(self) -> bool:
         """Whether the program of the lane is the one that sends."""
-        return self in (Kind.UPLOAD, Kind.REQUEST)
+        return self in (TransferKind.UPLOAD, TransferKind.REQUEST)
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class DemoLane:
     """One lane: the class's name, how it is recognised, and the arguments of the program that transfers in it.
 
     ``colour`` is that of the table and the plot; ``note`` is for the plot.
@@ -82,7 +82,7 @@ class Lane:
     colour: str
     arguments: tuple[str, ...] = ()
     resolve: tuple[str, int] | None = None
-    kind: Kind = Kind.UPLOAD
+    kind: TransferKind = TransferKind.UPLOAD
     note: str = ""
 
 
@@ -114,7 +114,7 @@ class Part:
     title: str
     subtitle: str
     policies: tuple[str, ...]
-    lanes: tuple[Lane, ...]
+    lanes: tuple[DemoLane, ...]
     story: tuple[Phase, ...]
 
     @property
@@ -133,7 +133,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PhaseSpan:
     """A phase on the clock (seconds from the start): ``start`` to ``end``, measured from ``steady`` on."""
 
     phase: Phase
@@ -153,13 +153,13 @@ class Scenario:
     """Everything that is known of a part before it starts. ``totals`` has the ways on which there are lanes."""
 
     part: Part
-    totals: Mapping[Way, Rate]
+    totals: Mapping[TransferDirection, Rate]
     before: Mapping[str, ResolvedClass]
     after: Mapping[str, ResolvedClass]
-    spans: tuple[Span, ...]
+    spans: tuple[PhaseSpan, ...]
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def lanes(self) -> tuple[DemoLane, ...]:
         return self.part.lanes
 
     @property
@@ -171,11 +171,11 @@ class Scenario:
         """When the limits change; None when they do not."""
         return next((span.start for span in self.spans if span.changed), None)
 
-    def lane(self, name: str) -> Lane:
+    def lane(self, name: str) -> DemoLane:
         """The lane of that name; StopIteration when there is none."""
         return next(lane for lane in self.lanes if lane.name == name)
 
-    def on(self, way: Way) -> tuple[Lane, ...]:
+    def on(self, way: TransferDirection) -> tuple[DemoLane, ...]:
         """The lanes that share the total of a way."""
         return tuple(lane for lane in self.lanes if lane.kind.way is way)
 
@@ -185,23 +185,26 @@ def make_scenario(part: Part, scale: float = 1.0) -> Scenario:
     policies = [parse_policy(part.policy_text(changed=changed)) for changed in (False, True)]
     before, after = (_limits(part, policy) for policy in policies)
     sent, received = policies[0].total, policies[0].ingress
-    totals = {Way.SENT: sent, **({Way.RECEIVED: received.total} if received else {})}
+    totals = {TransferDirection.SENT: sent, **({TransferDirection.RECEIVED: received.total} if received else {})}
     return Scenario(part, totals, before, after, _spans(part.story, scale))
 
 
 def _limits(part: Part, policy: TrafficPolicy) -> dict[str, ResolvedClass]:
     received = policy.received()
-    resolved = {Way.SENT: policy.resolved(), Way.RECEIVED: received.resolved() if received else ()}
+    resolved = {
+        TransferDirection.SENT: policy.resolved(),
+        TransferDirection.RECEIVED: received.resolved() if received else (),
+    }
     return {lane.name: next(c for c in resolved[lane.kind.way] if c.name == lane.name) for lane in part.lanes}
 
 
-def _spans(story: tuple[Phase, ...], scale: float) -> tuple[Span, ...]:
+def _spans(story: tuple[Phase, ...], scale: float) -> tuple[PhaseSpan, ...]:
     spans, start, active, changed = [], 0.0, frozenset[str](), False
     for phase in story:
         length = phase.seconds * scale
         active = (active | ({phase.join} if phase.join else set())) - ({phase.end} if phase.end else set())
         changed = changed or phase.change_limits
         steady = start + min(_SETTLE_SECONDS, length * _SETTLE_SHARE)
-        spans.append(Span(phase, start, steady, start + length, active, changed))
+        spans.append(PhaseSpan(phase, start, steady, start + length, active, changed))
         start += length
     return tuple(spans)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from podlane.demo.programs import Program
+from podlane.demo.programs import DemoProgram
 from podlane.demo.scenario import HTTP2_PORT, HTTP_PORT, RAW_PORT, TLS_NAMES, TLS_PORT
 from podlane.errors import DemoError
 from podlane.netns import Host
@@ -45,8 +45,8 @@ class Servers:
         nginx = [require_tool("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(config)]
         self._clients = folder / _CLIENTS
         self._counts: dict[str, int] = {}
-        self._peer = Program("The peer of the transfers", host, peer, log, subprocess.PIPE)
-        self._nginx = Program("nginx", host, nginx, log, subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._peer = DemoProgram("The peer of the transfers", host, peer, log, subprocess.PIPE)
+        self._nginx = DemoProgram("nginx", host, nginx, log, subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self._peer.wait_ready(_START_PATIENCE)
         for port in (TLS_PORT, HTTP_PORT, HTTP2_PORT):
             self._wait_for_port(host, address, port)
@@ -94,10 +94,10 @@ class Servers:
         return self._counts[name]
 
 
-def start_quic_server(host: Host, folder: Path, address: str, certificate: Path, key: Path) -> Program:
+def start_quic_server(host: Host, folder: Path, address: str, certificate: Path, key: Path) -> DemoProgram:
     """Start it on ``host`` and wait until it listens on UDP port 443. Raises :class:`DemoError`."""
     argv = [*PYTHON_MODULE, "podlane.demo.quic", "receive", address, str(TLS_PORT), str(certificate), str(key)]
-    server = Program("The QUIC server", host, argv, folder / "quic.log", subprocess.DEVNULL)
+    server = DemoProgram("The QUIC server", host, argv, folder / "quic.log", subprocess.DEVNULL)
     server.wait_ready(_START_PATIENCE)
     return server
 

@@ -7,45 +7,45 @@ from operator import itemgetter
 from typing import Final
 
 from podlane.demo.recording import SAMPLE_SECONDS, Recording
-from podlane.demo.topology import Stage
-from podlane.demo.view import View
+from podlane.demo.topology import DemoTopology
+from podlane.demo.view import DemoView
 
 _EXACT_SECONDS: Final = 0.005
 """A reading that took longer was interrupted by other work of the machine, and is made again."""
 _MOST_READINGS: Final = 5
 
 
-def play(stage: Stage, view: View) -> Recording:
+def play(topology: DemoTopology, view: DemoView) -> Recording:
     """From the first phase to the end of the last. Raises :class:`DemoError` as soon as something breaks."""
-    scenario = stage.scenario
+    scenario = topology.scenario
     recording = Recording(scenario)
     started = time.monotonic()
-    _sample(recording, stage, started)
+    _sample(recording, topology, started)
     for span in scenario.spans:
         phase = span.phase
         if phase.join is not None:
-            stage.start_lane(scenario.lane(phase.join))
+            topology.start_lane(scenario.lane(phase.join))
         if phase.end is not None:
-            stage.transfers[phase.end].end()
+            topology.transfers[phase.end].end()
         if phase.change_limits:
-            stage.change_limits()
+            topology.change_limits()
             recording.changed_at = time.monotonic() - started
         view.announce(time.monotonic() - started, phase.title)
         while (now := time.monotonic() - started) < span.end:
             # Readings keep to the clock, however long each takes.
             due = min((now // SAMPLE_SECONDS + 1) * SAMPLE_SECONDS, span.end)
             time.sleep(due - now)
-            _sample(recording, stage, started)
-            stage.check()
+            _sample(recording, topology, started)
+            topology.check()
             view.show(recording, span)
     return recording
 
 
-def _sample(recording: Recording, stage: Stage, started: float) -> None:
+def _sample(recording: Recording, topology: DemoTopology, started: float) -> None:
     readings = []
     for _ in range(_MOST_READINGS):
         before = time.monotonic()
-        sent = stage.sent()
+        sent = topology.sent()
         after = time.monotonic()
         readings.append((after - before, (before + after) / 2 - started, sent))
         if after - before <= _EXACT_SECONDS:

@@ -25,9 +25,9 @@ from podlane.admin_client import NoAnswerError, ask
 from podlane.console import ignore_signals
 from podlane.demo.clients import Conversation, Running, Transfer, command, start_download, start_upload
 from podlane.demo.leftovers import PREFIX, own_folder
-from podlane.demo.programs import Program
+from podlane.demo.programs import DemoProgram
 from podlane.demo.requirements import INTERFACE, quic_lanes
-from podlane.demo.scenario import Kind, Lane, Part, Scenario, Way
+from podlane.demo.scenario import DemoLane, Part, Scenario, TransferDirection, TransferKind
 from podlane.demo.servers import Servers, make_certificate, start_quic_server
 from podlane.errors import DemoError
 from podlane.netns import Lab, PodNodeServer, pod_node_server
@@ -41,7 +41,7 @@ from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
 from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT
 
-_DEVICES: Final = {Way.SENT: INTERFACE, Way.RECEIVED: ifb_name(INTERFACE)}
+_DEVICES: Final = {TransferDirection.SENT: INTERFACE, TransferDirection.RECEIVED: ifb_name(INTERFACE)}
 """Where the classes of what goes that way are."""
 _EVERY_ADDRESS: Final = "0.0.0.0"
 """The Pod's programs listen on it, as programs do: the proxy reaches them at their loopback address."""
@@ -65,32 +65,32 @@ SYSCTLS: Final = {
 
 
 @dataclass
-class Stage:
-    """Everything that runs. Get one from :func:`open_stage`."""
+class DemoTopology:
+    """Everything that runs. Get one from :func:`open_topology`."""
 
     scenario: Scenario
     folder: Path
     hosts: PodNodeServer
     servers: Servers
     pod_servers: Servers
-    quic_server: Program | None
+    quic_server: DemoProgram | None
     certificate: Path
-    sidecar: Program
+    sidecar: DemoProgram
     kernel: Kernel
     handles: Mapping[str, Handle]
     transfers: dict[str, Running] = field(default_factory=dict)
     _conversation: Conversation | None = None
 
-    def start_lane(self, lane: Lane) -> None:
+    def start_lane(self, lane: DemoLane) -> None:
         """Start the lane's transfer."""
         host, servers, address = self.hosts.pod, self.servers, self.hosts.server_ipv4
-        if lane.kind is Kind.REQUEST:
+        if lane.kind is TransferKind.REQUEST:
             if self._conversation is None:
-                requests = [each for each in self.scenario.lanes if each.kind is Kind.REQUEST]
+                requests = [each for each in self.scenario.lanes if each.kind is TransferKind.REQUEST]
                 self._conversation = Conversation(requests, host, servers, address, self.certificate, self.folder)
             self.transfers[lane.name] = self._conversation.start_upload(lane)
             return
-        if lane.kind is Kind.ANSWER:
+        if lane.kind is TransferKind.ANSWER:
             host, servers, address = self.hosts.server, self.pod_servers, str(self.hosts.pod_link.a.ipv4)
         start = start_upload if lane.kind.uploads else start_download
         argv = command(lane, address, self.certificate)
@@ -138,7 +138,7 @@ class Stage:
 
     def clients_known(self) -> bool:
         """Whether the Pod's server, if it had clients, saw their address, which is that of the host outside."""
-        has_clients = any(transfer.lane.kind is Kind.ANSWER for transfer in self.transfers.values())
+        has_clients = any(transfer.lane.kind is TransferKind.ANSWER for transfer in self.transfers.values())
         return self.pod_servers.clients() == ({self.hosts.server_ipv4} if has_clients else set())
 
     def stop_sidecar(self) -> None:
@@ -161,7 +161,7 @@ class Stage:
 
 
 @contextmanager
-def open_stage(scenario: Scenario) -> Iterator[Stage]:
+def open_topology(scenario: Scenario) -> Iterator[DemoTopology]:
     """Set everything up, ready for the first lane; take everything down at the end of the block, whatever happened.
 
     Raises :class:`DemoError`, :class:`~podlane.errors.LabError` or :class:`~traffic_policy.errors.PodlaneError`.
@@ -185,7 +185,9 @@ def open_stage(scenario: Scenario) -> Iterator[Stage]:
         handles = {lane.name: leaf_handle(ids[lane.name]) for lane in scenario.lanes}
         # Runs first: a second Ctrl-C must not stop the clearing up.
         stack.callback(ignore_signals)
-        yield Stage(scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles)
+        yield DemoTopology(
+            scenario, folder, hosts, servers, pod_servers, quic_server, certificate, sidecar, kernel, handles
+        )
 
 
 def _write_policy(folder: Path, part: Part, *, changed: bool) -> None:
@@ -195,14 +197,14 @@ def _write_policy(folder: Path, part: Part, *, changed: bool) -> None:
     new.replace(folder / _POLICY)
 
 
-def _start_sidecar(hosts: PodNodeServer, folder: Path) -> Program:
+def _start_sidecar(hosts: PodNodeServer, folder: Path) -> DemoProgram:
     ready, writing = os.pipe2(os.O_CLOEXEC)
     options = ["--policy", str(folder / _POLICY), "--interface", INTERFACE, "--grace", "3s"]
     options += ["--admin-port", str(ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
     # Settings of the user's own sidecar must not change the demo.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PODLANE_")}
     try:
-        sidecar = Program(
+        sidecar = DemoProgram(
             "The sidecar",
             hosts.pod,
             sidecar_command(*options),

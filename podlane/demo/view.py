@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from podlane.demo.recording import CEIL_TOLERANCE, Recording
-from podlane.demo.scenario import Kind, Lane, Scenario, Span
+from podlane.demo.scenario import DemoLane, PhaseSpan, Scenario, TransferKind
 from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LiveView:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
-    def show(self, recording: Recording, span: Span) -> None:
+    def show(self, recording: Recording, span: PhaseSpan) -> None:
         progress = Text(f"{recording.now:4.0f} s of {self._scenario.seconds:.0f}   {span.phase.title}", style="bold")
         table = live_table(self._scenario, recording, span, self._live.console.width)
         self._live.update(Group(*self._events, Text(), progress, table), refresh=True)
@@ -60,7 +60,7 @@ class PlainView:
         self._scenario = scenario
         self._next = 0.0
 
-    def show(self, recording: Recording, span: Span) -> None:  # noqa: ARG002 - the live view needs it
+    def show(self, recording: Recording, span: PhaseSpan) -> None:  # noqa: ARG002 - the live view needs it
         if recording.now < self._next:
             return
         self._next += _PLAIN_SECONDS
@@ -78,26 +78,26 @@ class PlainView:
         self._console.print(line, soft_wrap=True, markup=False)
 
 
-View = LiveView | PlainView
+DemoView = LiveView | PlainView
 """Shows a running demo: what happened (times in seconds from the start), and the present rates."""
 
 
-def _sums(scenario: Scenario) -> list[tuple[str, Rate, tuple[Lane, ...]]]:
+def _sums(scenario: Scenario) -> list[tuple[str, Rate, tuple[DemoLane, ...]]]:
     """For each way: what to call all of it, its total, and its lanes."""
     alone = len(scenario.totals) == 1
     return [("all" if alone else way.value, total, scenario.on(way)) for way, total in scenario.totals.items()]
 
 
-def _told_by(lane: Lane) -> str:
-    kind = "" if lane.kind is Kind.UPLOAD else f"{lane.kind.value}, "
+def _told_by(lane: DemoLane) -> str:
+    kind = "" if lane.kind is TransferKind.UPLOAD else f"{lane.kind.value}, "
     return f"{kind}{lane.criterion} {lane.value}"
 
 
-def _together(recording: Recording, lanes: tuple[Lane, ...]) -> float:
+def _together(recording: Recording, lanes: tuple[DemoLane, ...]) -> float:
     return sum(recording.current(lane.name) for lane in lanes)
 
 
-def live_table(scenario: Scenario, recording: Recording, span: Span, width: int = _NARROW) -> Table:
+def live_table(scenario: Scenario, recording: Recording, span: PhaseSpan, width: int = _NARROW) -> Table:
     """The lanes now: limits, rate, and a bar with the guarantee (│) and the ceil (┃) marked on it.
 
     ``width`` is the terminal's, in columns.

@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from podlane.mesh.lanes import Lane, lanes
+from podlane.mesh.lanes import MeshLane, lanes
 from traffic_policy.errors import PolicyError, Problem
 from traffic_policy.marks import Mark
 from traffic_policy.names import NameSet
@@ -102,7 +102,7 @@ def envoy_filter(
 # names of the mesh -------------------------------------------------------------------------------------------------
 
 
-def _marked_clusters(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _marked_clusters(all_lanes: Sequence[MeshLane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
     """Options for the clusters that there are, in order of precedence."""
     taken: set[tuple[str, int | None]] = set()
     for lane in all_lanes:
@@ -118,7 +118,7 @@ def _marked_clusters(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iter
 # names of others ---------------------------------------------------------------------------------------------------
 
 
-def _added_clusters(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _added_clusters(all_lanes: Sequence[MeshLane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
     """For each class with external names a cluster like PassthroughCluster, but marked."""
     for class_name, mark in {lane.class_name: lane.mark for lane in all_lanes if outside & set(lane.names)}.items():
         value = {
@@ -138,7 +138,7 @@ def _added_clusters(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Itera
 
 
 def _added_chains(
-    all_lanes: Sequence[Lane], outside: frozenset[str], tls_ports: Sequence[int]
+    all_lanes: Sequence[MeshLane], outside: frozenset[str], tls_ports: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """TLS by SNI, where nothing else takes it.
 
@@ -147,7 +147,7 @@ def _added_chains(
     """
     taken: list[str] = []
     for number, lane in enumerate(all_lanes):
-        names = [each for each in lane.sni if each in outside and not NameSet.of(taken).covers(each)]
+        names = [each for each in lane.sni if each in outside and not NameSet.from_patterns(taken).covers(each)]
         if not names:
             continue
         if not taken:
@@ -188,13 +188,13 @@ def _chain(cluster: str, number: int, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _added_hosts(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _added_hosts(all_lanes: Sequence[MeshLane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
     """Plain HTTP by Host, in the routes of the port."""
     taken: dict[int, list[str]] = {}
     for number, lane in enumerate(all_lanes):
         for port in lane.ports or (_HTTP,):
             before = taken.setdefault(port, [])
-            names = [each for each in lane.host if each in outside and not NameSet.of(before).covers(each)]
+            names = [each for each in lane.host if each in outside and not NameSet.from_patterns(before).covers(each)]
             if not names:
                 continue
             before += names
@@ -208,7 +208,7 @@ def _added_hosts(all_lanes: Sequence[Lane], outside: frozenset[str]) -> Iterator
 
 
 def _beyond_catch_all(
-    all_lanes: Sequence[Lane], outside: frozenset[str], tls_ports: Sequence[int]
+    all_lanes: Sequence[MeshLane], outside: frozenset[str], tls_ports: Sequence[int]
 ) -> Iterator[Problem]:
     for lane in all_lanes:
         names = outside & set(lane.sni)
@@ -249,7 +249,7 @@ def _patch(apply_to: str, match: dict[str, Any], operation: str, value: dict[str
 
 
 def _notes(
-    all_lanes: Sequence[Lane], outside: frozenset[str], tls_ports: Sequence[int], *, selected: bool
+    all_lanes: Sequence[MeshLane], outside: frozenset[str], tls_ports: Sequence[int], *, selected: bool
 ) -> Iterator[str]:
     yield (
         "Envoy needs the capability NET_ADMIN for this, in force and not only allowed: without it every connection of "

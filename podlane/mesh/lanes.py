@@ -21,7 +21,7 @@ MAX_PORTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class MeshLane:
     """One match by names: the class, the mark of its packets, and what it asks for.
 
     ``ports`` are single ones; empty: any.
@@ -45,13 +45,13 @@ def marks_of(policy: TrafficPolicy) -> dict[str, Mark]:
     return {c.name: class_mark(ids[c.name]) for c in policy.classes}
 
 
-def lanes(policy: TrafficPolicy) -> tuple[Lane, ...]:
+def lanes(policy: TrafficPolicy) -> tuple[MeshLane, ...]:
     """The matches by name, in order of precedence. Raises :class:`PolicyError` for what no proxy of a mesh can do."""
     if problems := list(_problems(policy)):
         raise PolicyError(problems)
     marks = marks_of(policy)
     return tuple(
-        Lane(name, marks[name], m.sni, m.host, tuple(p for r in m.port for p in range(r.first, r.last + 1)))
+        MeshLane(name, marks[name], m.sni, m.host, tuple(p for r in m.port for p in range(r.first, r.last + 1)))
         for name, m in policy.rules()
         if m.needs_content
     )

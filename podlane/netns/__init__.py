@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from podlane.netns.lab import Endpoint, Host, Lab, Link
+from podlane.netns.lab import Host, Lab, LinkEnd, VethPair
 from podlane.netns.namespace import Namespace
 from podlane.netns.topology import PodNodeServer, pod_node_server
 
-__all__ = ["Endpoint", "Host", "Lab", "Link", "Namespace", "PodNodeServer", "pod_node_server"]
+__all__ = ["Host", "Lab", "LinkEnd", "Namespace", "PodNodeServer", "VethPair", "pod_node_server"]

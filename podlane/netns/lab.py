@@ -31,7 +31,7 @@ _TERMINATE_PATIENCE: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class LinkEnd:
     """One end of a link: whose, the interface's name, and its addresses."""
 
     host: Host
@@ -41,11 +41,11 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class VethPair:
     """A veth pair between two hosts, with a /24 and a /64 on it."""
 
-    a: Endpoint
-    b: Endpoint
+    a: LinkEnd
+    b: LinkEnd
     ipv4: ipaddress.IPv4Network
     ipv6: ipaddress.IPv6Network
 
@@ -80,12 +80,12 @@ class Host:
         """Give an interface a further address, such as ``10.1.2.3/24``; usable at once (no duplicate detection)."""
         self.ip("address", "add", address, "dev", interface, *(["nodad"] if ":" in address else []))
 
-    def default_route(self, via: Endpoint) -> None:
+    def default_route(self, via: LinkEnd) -> None:
         """Send everything that is not local through a neighbour, IPv4 and IPv6."""
         self.ip("route", "replace", "default", "via", str(via.ipv4))
         self.ip("-6", "route", "replace", "default", "via", str(via.ipv6))
 
-    def route(self, network: str, via: Endpoint) -> None:
+    def route(self, network: str, via: LinkEnd) -> None:
         """Send what goes to ``network`` through a neighbour."""
         version = ipaddress.ip_network(network).version
         self.ip(f"-{version}", "route", "replace", network, "via", str(via.ipv6 if version == 6 else via.ipv4))
@@ -139,7 +139,7 @@ class Lab:
         self.hosts.append(host)
         return host
 
-    def link(self, a: Host, a_interface: str, b: Host, b_interface: str, *, gateway: bool = False) -> Link:
+    def link(self, a: Host, a_interface: str, b: Host, b_interface: str, *, gateway: bool = False) -> VethPair:
         """Join two hosts by a veth pair: ``b`` gets the first address of the networks, ``a`` the second.
 
         ``gateway``: ``b`` becomes ``a``'s default route. Raises :class:`LabError`.
@@ -149,7 +149,9 @@ class Lab:
             raise LabError("A lab has numbers for 255 links. Use another Lab.")
         ipv4 = ipaddress.IPv4Network((int(_IPV4_POOL.network_address) + (self._links << 8), 24))
         ipv6 = ipaddress.IPv6Network((int(_IPV6_POOL.network_address) + (self._links << 64), 64))
-        link = Link(Endpoint(a, a_interface, ipv4[2], ipv6[2]), Endpoint(b, b_interface, ipv4[1], ipv6[1]), ipv4, ipv6)
+        link = VethPair(
+            LinkEnd(a, a_interface, ipv4[2], ipv6[2]), LinkEnd(b, b_interface, ipv4[1], ipv6[1]), ipv4, ipv6
+        )
         ip(
             *("link", "add", a_interface, "netns", a.namespace.name, "type", "veth"),
             *("peer", "name", b_interface, "netns", b.namespace.name),

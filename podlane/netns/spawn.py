@@ -30,7 +30,7 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class UserIdentity:
     """A user that a program runs as."""
 
     name: str
@@ -40,7 +40,7 @@ class Identity:
     home: str
 
     @classmethod
-    def of(cls, entry: pwd.struct_passwd) -> Identity:
+    def from_passwd(cls, entry: pwd.struct_passwd) -> UserIdentity:
         """The user of a passwd entry, with its supplementary groups."""
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
@@ -58,13 +58,13 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ProgramSpec:
     """What to start, and how."""
 
     argv: Sequence[str]
     environment: Mapping[str, str]
     namespace: Namespace | None = None
-    identity: Identity | None = None
+    identity: UserIdentity | None = None
     resolv_conf: Path | None = None
     """Shown to the program in the place of /etc/resolv.conf."""
     detached: bool = False
@@ -93,7 +93,7 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
 
-def spawn(program: Program) -> Child:
+def spawn(program: ProgramSpec) -> Child:
     """Start a program; returns once it runs. Raises :class:`SpawnError` with the stage and errno otherwise."""
     parent = os.getpid()
     reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -112,7 +112,7 @@ def spawn(program: Program) -> Child:
     raise SpawnError(stage, errno, f"{program.argv[0]}: cannot {stage}: {os.strerror(errno)}.")
 
 
-def _become(program: Program, parent: int, report: int) -> NoReturn:
+def _become(program: ProgramSpec, parent: int, report: int) -> NoReturn:
     """In the child: do every step and turn into the program, or say which step failed and end."""
     stage = "start"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from podlane.netns.lab import Host, Lab, Link
+from podlane.netns.lab import Host, Lab, VethPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,8 @@ class PodNodeServer:
     pod: Host
     node: Host
     server: Host
-    pod_link: Link
-    server_link: Link
+    pod_link: VethPair
+    server_link: VethPair
 
     @property
     def server_ipv4(self) -> str:

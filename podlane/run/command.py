@@ -19,7 +19,7 @@ from traffic_policy.settings import variable
 from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
-    from podlane.netns.spawn import Identity
+    from podlane.netns.spawn import UserIdentity
 
 _MOST_CONNECTIONS: Final = 10_000
 """More than one command has; the proxy's own default."""
@@ -143,20 +143,20 @@ def _require_command(program: str) -> None:
     stop(f"{program}: no such command. Check its name, or PATH (sudo has its own).", NOT_FOUND)
 
 
-def _identity(user: str | None) -> Identity | None:
+def _identity(user: str | None) -> UserIdentity | None:
     """Who COMMAND runs as; None for who we are."""
-    from podlane.netns.spawn import Identity
+    from podlane.netns.spawn import UserIdentity
 
     if user is not None:
         try:
-            return Identity.of(pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user))
+            return UserIdentity.from_passwd(pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user))
         except KeyError:
             raise click.BadParameter(f"There is no user {user!r} on this machine.", param_hint="--user") from None
     caller = os.environ.get("SUDO_UID", "")
     if os.geteuid() or not caller.isdecimal() or caller == "0":
         return None
     try:
-        return Identity.of(pwd.getpwuid(int(caller)))
+        return UserIdentity.from_passwd(pwd.getpwuid(int(caller)))
     except KeyError:
         gid = int(os.environ.get("SUDO_GID", caller))
-        return Identity(os.environ.get("SUDO_USER", caller), int(caller), gid, (gid,), "/")
+        return UserIdentity(os.environ.get("SUDO_USER", caller), int(caller), gid, (gid,), "/")

@@ -22,7 +22,7 @@ from podlane.netns.namespace import Namespace, sysctl_path
 from podlane.netns.tools import ip
 from podlane.run.addresses import AnyNetwork, Networks, free_networks
 from podlane.run.nat import Firewall, HostRules
-from podlane.run.state import RunRecord, State, locked_state, process_start
+from podlane.run.state import RunRecord, RunState, locked_state, process_start
 from traffic_policy.errors import PodlaneError
 
 INSIDE: Final = "eth0"
@@ -116,7 +116,7 @@ def _still_there(processes: set[int], patience: float) -> set[int]:
     return waiting
 
 
-def _make(state: State, record: RunRecord, networks: Networks, ipv6: bool) -> None:
+def _make(state: RunState, record: RunRecord, networks: Networks, ipv6: bool) -> None:
     """Make what the record says."""
     namespace = Namespace(record.name)
     namespace.create(sysctls={key: _setting(key) for key in _INHERITED if sysctl_path(key).exists()})
@@ -141,7 +141,7 @@ def _make(state: State, record: RunRecord, networks: Networks, ipv6: bool) -> No
         firewall.add(HostRules(record.name, network, record.interface))
 
 
-def _unmake(state: State, record: RunRecord) -> None:
+def _unmake(state: RunState, record: RunRecord) -> None:
     """Take away everything a run has made; a step's failure does not keep the others from running.
 
     The record goes only when all is gone: what could not be removed now is tried again by the next run.
@@ -157,7 +157,7 @@ def _unmake(state: State, record: RunRecord) -> None:
         Firewall(int(version)).tidy(table)
 
 
-def _sweep(state: State) -> list[str]:
+def _sweep(state: RunState) -> list[str]:
     """Take away what runs have left whose process is gone; gives a sentence about each."""
     said = []
     for record in state.runs():

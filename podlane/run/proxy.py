@@ -21,7 +21,7 @@ from daemon.documents.classes import Classes
 from daemon.documents.codec import DocumentError, from_json
 from podlane.errors import RunError
 from podlane.netns.namespace import Namespace
-from podlane.netns.spawn import Child, Program, spawn
+from podlane.netns.spawn import Child, ProgramSpec, spawn
 from podlane.netns.syscalls import read_signal
 from podlane.run.outside import INSIDE
 
@@ -64,7 +64,7 @@ class Proxy:
         summary_read, summary_write = os.pipe2(os.O_CLOEXEC)
         try:
             child = spawn(
-                Program(
+                ProgramSpec(
                     sidecar_command(
                         *options,
                         f"--interface={INSIDE}",
@@ -110,7 +110,7 @@ class Proxy:
                 # Not a second SIGTERM: two that are pending at once count as one.
                 self.child.send(signal.SIGINT)
             self._wait_for_end()
-            self.bury()
+            self.reap()
         try:
             return from_json(Classes, json.loads(self._said))
         except (ValueError, DocumentError):
@@ -132,7 +132,7 @@ class Proxy:
             if self.child.descriptor in readable:
                 return
 
-    def bury(self) -> str:
+    def reap(self) -> str:
         """Reap the proxy, which has ended, and collect its last words; gives how it ended, for a sentence."""
         status = self.child.reap()
         self.ended = True
@@ -142,10 +142,10 @@ class Proxy:
         os.close(self._ready)
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
-    def remove_remains(self) -> bool:
+    def remove_leftovers(self) -> bool:
         """After a crash: remove its rules, so that connections go direct from now on. False when that failed."""
         cleaner = spawn(
-            Program(
+            ProgramSpec(
                 sidecar_command("--cleanup", f"--interface={INSIDE}"),
                 self._environment,
                 namespace=self.namespace,

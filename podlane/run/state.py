@@ -55,7 +55,7 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-class State:
+class RunState:
     """The records of this network namespace; get one from :func:`locked_state`."""
 
     def __init__(self, folder: Path) -> None:
@@ -120,12 +120,12 @@ class State:
 
 
 @contextmanager
-def locked_state(root: Path = STATE) -> Iterator[State]:
+def locked_state(root: Path = STATE) -> Iterator[RunState]:
     """Hold the lock, and what is recorded for the caller's network namespace. Leaves no empty folder behind."""
     descriptor = _lock(root)
     folder = root / f"net-{_network_namespace()}"
     try:
-        yield State(folder)
+        yield RunState(folder)
     finally:
         for path in (folder, root):
             # Not there, or still in use.

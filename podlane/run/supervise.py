@@ -27,7 +27,7 @@ from daemon.documents.classes import Classes
 from podlane.console import NOT_EXECUTABLE, NOT_FOUND, say, signalled
 from podlane.errors import SpawnError
 from podlane.netns.namespace import Namespace
-from podlane.netns.spawn import EXECUTION, Identity, Program, spawn
+from podlane.netns.spawn import EXECUTION, ProgramSpec, UserIdentity, spawn
 from podlane.netns.syscalls import read_signal, signal_descriptor
 from podlane.run.outside import RUN_VARIABLE, close_namespace, end_processes, open_namespace
 from podlane.run.proxy import Proxy
@@ -57,7 +57,7 @@ class RunPlan:
     argv: Sequence[str]
     name: str
     proxy_options: Sequence[str]
-    identity: Identity | None = None
+    identity: UserIdentity | None = None
     ipv6: bool = False
     summary: bool = True
 
@@ -120,7 +120,7 @@ class _Run:
         if resolver.warning:
             say(resolver.warning)
         identity = self._plan.identity
-        program = Program(
+        program = ProgramSpec(
             self._plan.argv,
             {**self._environment, **(identity.environment if identity else {})},
             namespace=proxy.namespace,
@@ -150,8 +150,8 @@ class _Run:
 
     def _go_direct(self, proxy: Proxy) -> None:
         """The proxy has ended by itself: let new connections do without it."""
-        how = proxy.bury()
-        if proxy.remove_remains():
+        how = proxy.reap()
+        if proxy.remove_leftovers():
             say(f"The proxy {how}. COMMAND goes on; new connections go direct and are not shaped.", error=True)
         else:
             say(

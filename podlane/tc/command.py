@@ -18,7 +18,7 @@ from podlane.tc.report import DIFFERENT, carry_out, print_json, print_plan, repo
 from traffic_policy.units import Rate
 
 if TYPE_CHECKING:
-    from podlane.tc.history_file import Book
+    from podlane.tc.history_file import HistoryFile
 
 
 def _takes_a_policy(command: Callable[..., None]) -> Callable[..., None]:
@@ -71,9 +71,9 @@ def tc(ctx: click.Context, history_file: Path | None, no_history: bool) -> None:
     The same policies as for the sidecar, with the kernel alone: classes by port, network, protocol, application or
     mark, on any interface, without a proxy. Every change is written down and can be undone.
     """
-    from podlane.tc.history_file import Book
+    from podlane.tc.history_file import HistoryFile
 
-    ctx.obj = Book(history_file, is_kept=not no_history)
+    ctx.obj = HistoryFile(history_file, is_kept=not no_history)
 
 
 tc.add_command(history)
@@ -94,7 +94,7 @@ Exit codes: 0 shown, 1 there is no such interface.
 @click.option("--rates", is_flag=True, help="Look twice, a second apart, and show what each class sends now.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 @click.pass_obj
-def show(book: Book, interface: str, rates: bool, as_json: bool) -> None:
+def show(store: HistoryFile, interface: str, rates: bool, as_json: bool) -> None:
     """Show what INTERFACE has: the tree of classes, its limits and counters, and which traffic goes where.
 
     Works on any tree, also on one that Podlane did not make, and changes nothing. Class names and matches are those
@@ -103,17 +103,17 @@ def show(book: Book, interface: str, rates: bool, as_json: bool) -> None:
     with failing_clearly():
         from podlane.tc import kernel_access
         from podlane.tc.records import knowledge
-        from podlane.tc.show import document, lines, look
+        from podlane.tc.show import document, lines, read_interface
 
         with kernel_access.open_kernel() as kernel:
-            shown = look(kernel, interface, knowledge(book.standing(interface), interface), with_rates=rates)
+            shown = read_interface(kernel, interface, knowledge(store.standing(interface), interface), with_rates=rates)
         if as_json:
             print_json(document(shown))
             return
         for line in lines(shown):
             click.echo(line)
-        if shown.lacks_policy and book.elsewhere:
-            say(f"Class names and matches are not known here.{book.elsewhere}")
+        if shown.lacks_policy and store.elsewhere:
+            say(f"Class names and matches are not known here.{store.elsewhere}")
 
 
 @tc.command(
@@ -135,7 +135,7 @@ or an option cannot be used, and nothing has been touched.
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @click.pass_obj
 def apply(
-    book: Book,
+    store: HistoryFile,
     interface: str,
     source: PolicySource,
     replace: bool,
@@ -150,19 +150,19 @@ def apply(
     """
     with failing_clearly():
         from podlane.tc import kernel_access
-        from podlane.tc.sidecar_check import look_to_change
+        from podlane.tc.sidecar_check import observe_for_change
         from tc_core.apply.journal import to_policy
 
         policy = source.read()
         with kernel_access.open_kernel(to_change=True) as kernel:
             features = kernel_access.probe_features()
             if dry_run:
-                known = book.standing(interface)
-                seen = look_to_change(kernel, interface, known)
+                known = store.standing(interface)
+                seen = observe_for_change(kernel, interface, known)
                 print_plan(to_policy(seen, policy, features, known, replace=replace), as_json)
                 return
-            with book.writing(interface) as (log, known):
-                seen = look_to_change(kernel, interface, known)
+            with store.writing(interface) as (log, known):
+                seen = observe_for_change(kernel, interface, known)
                 intent = to_policy(seen, policy, features, known, replace=replace)
                 outcome = carry_out(kernel, log, intent)
         report(intent, outcome, as_json, f"{interface} follows {source}")
@@ -183,7 +183,7 @@ Exit codes, as those of diff(1): 0 nothing would change, 1 something would, 2 it
 @click.option("--json", "as_json", is_flag=True, help="The plan as JSON.")
 @click.pass_obj
 def diff(
-    book: Book,
+    store: HistoryFile,
     interface: str,
     source: PolicySource,
     replace: bool,
@@ -196,13 +196,13 @@ def diff(
     """
     with failing_clearly(MISUSED):
         from podlane.tc import kernel_access
-        from podlane.tc.sidecar_check import look_to_change
+        from podlane.tc.sidecar_check import observe_for_change
         from tc_core.apply.journal import to_policy
 
         policy = source.read()
         with kernel_access.open_kernel(to_change=True) as kernel:
-            features, known = kernel_access.probe_features(), book.standing(interface)
-            seen = look_to_change(kernel, interface, known)
+            features, known = kernel_access.probe_features(), store.standing(interface)
+            seen = observe_for_change(kernel, interface, known)
         intent = to_policy(seen, policy, features, known, replace=replace)
         print_plan(intent, as_json)
         sys.exit(DIFFERENT if intent.steps else OK)
@@ -220,18 +220,18 @@ Exit codes: 0 nothing of Podlane's is left; 1 the kernel refused, or there is no
 @click.argument("interface")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @click.pass_obj
-def clear(book: Book, interface: str, as_json: bool) -> None:
+def clear(store: HistoryFile, interface: str, as_json: bool) -> None:
     """Take away what Podlane made on INTERFACE: the tree, the redirection of what arrives, the ifb behind it.
 
     What others made is left alone.
     """
     with failing_clearly():
         from podlane.tc import kernel_access
-        from podlane.tc.sidecar_check import look_to_change
+        from podlane.tc.sidecar_check import observe_for_change
         from tc_core.apply.journal import to_nothing
 
-        with kernel_access.open_kernel(to_change=True) as kernel, book.writing(interface) as (log, known):
-            intent = to_nothing(look_to_change(kernel, interface, known), known)
+        with kernel_access.open_kernel(to_change=True) as kernel, store.writing(interface) as (log, known):
+            intent = to_nothing(observe_for_change(kernel, interface, known), known)
             outcome = carry_out(kernel, log, intent)
         report(intent, outcome, as_json, f"{interface} has no lanes", nothing="nothing of Podlane's was there")
 

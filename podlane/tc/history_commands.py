@@ -11,7 +11,7 @@ from podlane.console import MISUSED, OK, failing_clearly, say
 from podlane.tc.report import DIFFERENT, carry_out, coloured, print_json, print_plan, report
 
 if TYPE_CHECKING:
-    from podlane.tc.history_file import Book
+    from podlane.tc.history_file import HistoryFile
     from tc_core.history import ChangeRecord, History
     from tc_core.history.events import State
 
@@ -53,18 +53,18 @@ def history() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many changes.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with states and commands.")
 @click.pass_obj
-def list_changes(book: Book, interface: str | None, limit: int, as_json: bool) -> None:
+def list_changes(store: HistoryFile, interface: str | None, limit: int, as_json: bool) -> None:
     """List the changes, of INTERFACE or of all, newest first."""
     with failing_clearly():
         from podlane.tc.history_view import record_document, table_lines
         from tc_core.history import this_namespace
 
-        with book.reading() as log:
+        with store.reading() as log:
             records = log.changes(interface=interface, limit=limit)
         if as_json:
             print_json([record_document(record) for record in records])
         elif not records:
-            say(f"Nothing was recorded{f' for {interface}' if interface else ''} in {book.path} yet.{book.elsewhere}")
+            say(f"Nothing was recorded{f' for {interface}' if interface else ''} in {store.path} yet.{store.elsewhere}")
         else:
             for line in table_lines(records, this_namespace()):
                 click.echo(line)
@@ -74,13 +74,13 @@ def list_changes(book: Book, interface: str | None, limit: int, as_json: bool) -
 @click.argument("number", type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
-def show(book: Book, number: int, as_json: bool) -> None:
+def show(store: HistoryFile, number: int, as_json: bool) -> None:
     """Show change NUMBER in full: who, when, the commands, the states before and after, how it ended."""
     with failing_clearly():
         from podlane.tc.history_view import change_lines, record_document
         from tc_core.history import this_namespace
 
-        with book.reading() as log:
+        with store.reading() as log:
             record = log.change(number)
         if as_json:
             print_json(record_document(record))
@@ -93,7 +93,7 @@ def show(book: Book, number: int, as_json: bool) -> None:
 @click.argument("number", type=click.IntRange(min=1))
 @click.argument("other", type=click.IntRange(min=1), required=False)
 @click.pass_obj
-def diff(book: Book, number: int, other: int | None) -> None:
+def diff(store: HistoryFile, number: int, other: int | None) -> None:
     """Print how the policy after change NUMBER differs from that after change OTHER, or from the one in force now.
 
     Exit codes, as those of diff(1): 0 the same, 1 different, 2 it cannot be told.
@@ -101,7 +101,7 @@ def diff(book: Book, number: int, other: int | None) -> None:
     with failing_clearly(MISUSED):
         from podlane.tc.history_view import difference
 
-        with book.reading() as log:
+        with store.reading() as log:
             one = log.state_after(number)
             two, name = (log.state_after(other), f"after change {other}") if other else _in_force(log, number)
         lines = difference(one, two, f"after change {number}", name)
@@ -134,7 +134,7 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 @click.pass_obj
-def restore(book: Book, number: int, replace: bool, dry_run: bool, as_json: bool) -> None:
+def restore(store: HistoryFile, number: int, replace: bool, dry_run: bool, as_json: bool) -> None:
     """Bring the interface of change NUMBER back to the state that this change left. That, too, is written down.
 
     A state from another network namespace, or from before the last start of this machine, is applied to the interface
@@ -143,16 +143,16 @@ def restore(book: Book, number: int, replace: bool, dry_run: bool, as_json: bool
     with failing_clearly():
         from podlane.tc import kernel_access
         from podlane.tc.records import policy_of
-        from podlane.tc.sidecar_check import look_to_change
+        from podlane.tc.sidecar_check import observe_for_change
         from tc_core.apply.journal import to_nothing, to_policy
 
-        with book.reading() as log:
+        with store.reading() as log:
             state, record = log.state_after(number), log.change(number)
         interface = record.started.interface
         _note_other_place(record)
-        with kernel_access.open_kernel(to_change=True) as kernel, book.writing(interface) as (log, standing):
+        with kernel_access.open_kernel(to_change=True) as kernel, store.writing(interface) as (log, standing):
             features = kernel_access.probe_features()
-            seen = look_to_change(kernel, interface, standing)
+            seen = observe_for_change(kernel, interface, standing)
             if state is None:
                 intent = to_nothing(seen, standing, action="restore")
             else:

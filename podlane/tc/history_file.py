@@ -14,7 +14,7 @@ from tc_core.history import History, MemoryHistory, SqliteHistory, Standing, def
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class HistoryFile:
     """The history's file, None for the usual one; or none at all."""
 
     file: Path | None = None

@@ -11,7 +11,7 @@ import click
 
 from podlane.tc import sidecar_check
 from podlane.tc.records import Knowledge, Recorded, fits
-from podlane.tc.tree import Arrivals, Owner, Reading, Side, side_of
+from podlane.tc.tree import Arrivals, Side, TreeOwner, TreeReading, side_of
 from podlane.tc.words import (
     OWNERS,
     arrivals_document,
@@ -35,7 +35,7 @@ RATE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownInterface:
     """An interface as ``podlane tc show`` has it. ``origin`` says where what it sends by comes from."""
 
     link: Link
@@ -53,18 +53,18 @@ class Shown:
     @property
     def lacks_policy(self) -> bool:
         """Whether packets decide here by a policy that the history does not have."""
-        is_ours = self.sends.owner is Owner.PODLANE
+        is_ours = self.sends.owner is TreeOwner.PODLANE
         return is_ours and self.recorded is None and not chosen_by_marks(self.sends.filters)
 
 
-def look(
+def read_interface(
     kernel: Kernel,
     interface: str,
     known: Knowledge,
     *,
     with_rates: bool = False,
     pause: Callable[[float], None] = time.sleep,
-) -> Shown:
+) -> ShownInterface:
     """Read everything there is on an interface, and with ``with_rates`` once more a second later.
 
     Raises :class:`InterfaceNotFoundError`, :class:`KernelError`.
@@ -74,12 +74,12 @@ def look(
     through = kernel.observe(device) if device in kernel.interfaces() else None
     parts = [part for part in (observed, through) if part is not None]
     first, began = [_counters(kernel, part) for part in parts], time.monotonic()
-    readings = [Reading(part, counted) for part, counted in zip(parts, first, strict=True)]
+    readings = [TreeReading(part, counted) for part, counted in zip(parts, first, strict=True)]
     if with_rates:
         pause(RATE_SECONDS)
         seconds = max(time.monotonic() - began, RATE_SECONDS)
         readings = [
-            Reading(part, counted, rates(before, counted, seconds))
+            TreeReading(part, counted, rates(before, counted, seconds))
             for part, before in zip(parts, first, strict=True)
             for counted in [_counters(kernel, part)]
         ]
@@ -91,7 +91,7 @@ def _counters(kernel: Kernel, observed: Observed) -> Counters:
     return {**kernel.qdisc_counters(name), **kernel.counters(name)}
 
 
-def _shown(reading: Reading, through: Reading | None, known: Knowledge) -> Shown:
+def _shown(reading: TreeReading, through: TreeReading | None, known: Knowledge) -> ShownInterface:
     observed, recorded = reading.observed, known.recorded
     sends = side_of(reading, recorded.names() if recorded and is_ours(observed) else None)
     side = None
@@ -99,7 +99,7 @@ def _shown(reading: Reading, through: Reading | None, known: Knowledge) -> Shown
         is_known = recorded is not None and is_ours(through.observed) and is_our_ifb(through.observed.link.alias)
         side = side_of(through, recorded.names(arriving=True) if recorded and is_known else None)
     is_fit = recorded is not None and fits(recorded.lanes.tree, observed)
-    return Shown(
+    return ShownInterface(
         observed.link,
         sends,
         Arrivals(observed.ingress_qdisc, observed.ingress, side),
@@ -118,9 +118,9 @@ def _fits_arriving(recorded: Recorded, observed: Observed) -> bool:
 def _origin(observed: Observed, sends: Side, known: Knowledge, is_fit: bool) -> str:
     """Whose the tree is, and what the history says of it."""
     whose = OWNERS[sends.owner]
-    if sends.owner is Owner.OTHER:
+    if sends.owner is TreeOwner.OTHER:
         return f"{whose}: {sends.root.kind if sends.root else 'nothing'}"
-    if sends.owner is Owner.KERNEL:
+    if sends.owner is TreeOwner.KERNEL:
         lost = f"; what change {known.recorded.change} left is gone: apply it again" if known.recorded else ""
         return (f"{whose} ({sends.root.kind})" if sends.root else whose) + lost
     if sidecar_check.is_sidecars(observed, known.standing):
@@ -135,7 +135,7 @@ def _origin(observed: Observed, sends: Side, known: Knowledge, is_fit: bool) -> 
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def lines(shown: Shown) -> Iterator[str]:
+def lines(shown: ShownInterface) -> Iterator[str]:
     """Everything for a terminal (click strips the colours elsewhere)."""
     name = shown.link.name
     yield heading(f"{name} sends: {shown.origin}{'' if shown.link.is_up else ' (the interface is down)'}")
@@ -161,7 +161,7 @@ def _side(side: Side, policy: TrafficPolicy | None, *, arriving: bool = False) -
             yield f"    {line}"
 
 
-def _arrivals(shown: Shown) -> Iterator[str]:
+def _arrivals(shown: ShownInterface) -> Iterator[str]:
     name, arrives = shown.link.name, shown.arrives
     if arrives.side is None:
         state = "not limited"
@@ -186,7 +186,7 @@ def _note(text: str) -> Iterator[str]:
         yield click.style(line, fg="yellow")
 
 
-def document(shown: Shown) -> dict[str, Any]:
+def document(shown: ShownInterface) -> dict[str, Any]:
     """Everything as JSON data. Rates are bits per second, sizes bytes."""
     link, recorded = shown.link, shown.recorded
     return {

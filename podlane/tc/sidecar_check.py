@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from podlane.tc.words import chosen_by_marks
-from tc_core.apply.plan import Seen, look
+from tc_core.apply.plan import ObservedInterface, observe_interface
 from tc_core.diff import is_ours
 from tc_core.history import Standing
 from tc_core.kernel import Kernel
@@ -47,13 +47,13 @@ def is_sidecars(observed: Observed, standing: Standing | None) -> bool:
     return standing is None or standing.state is None
 
 
-def look_to_change(kernel: Kernel, interface: str, standing: Standing | None) -> Seen:
+def observe_for_change(kernel: Kernel, interface: str, standing: Standing | None) -> ObservedInterface:
     """Look at an interface that is to be changed.
 
     Raises :class:`SidecarAtWorkError` when it belongs to a running sidecar, and what
-    :func:`tc_core.apply.plan.look` does.
+    :func:`tc_core.apply.plan.observe_interface` does.
     """
-    seen = look(kernel, interface)
+    seen = observe_interface(kernel, interface)
     if is_sidecars(seen.leaving, standing):
         raise SidecarAtWorkError(
             f"A sidecar shapes {interface} in this network namespace. Change its policy file instead and send "

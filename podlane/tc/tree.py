@@ -23,7 +23,7 @@ from traffic_policy.units import Rate
 NOTHING: Final = ClassStats()
 
 
-class Owner(StrEnum):
+class TreeOwner(StrEnum):
     """Whose a tree is."""
 
     PODLANE = "podlane"
@@ -62,7 +62,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TreeReading:
     """What one look at an interface gave: what it has, its counters, and its present rates if they were measured."""
 
     observed: Observed
@@ -78,7 +78,7 @@ class Side:
     """
 
     device: str
-    owner: Owner
+    owner: TreeOwner
     root: Node | None
     filters: tuple[Filter, ...] = ()
     default: Handle | None = None
@@ -99,14 +99,14 @@ class Arrivals:
         return next((f for f in self.filters if isinstance(f, RedirectFilter)), None)
 
 
-def owner_of(observed: Observed) -> Owner:
+def owner_of(observed: Observed) -> TreeOwner:
     """Whose the root of an interface is."""
     if is_ours(observed):
-        return Owner.PODLANE
-    return Owner.KERNEL if observed.root is None or not observed.root.handle.major else Owner.OTHER
+        return TreeOwner.PODLANE
+    return TreeOwner.KERNEL if observed.root is None or not observed.root.handle.major else TreeOwner.OTHER
 
 
-def side_of(reading: Reading, names: Mapping[Handle, str] | None = None) -> Side:
+def side_of(reading: TreeReading, names: Mapping[Handle, str] | None = None) -> Side:
     """The tree for what an interface sends. ``names`` are the policy's, where they are known."""
     observed, names = reading.observed, names or {}
     root = observed.root
@@ -134,7 +134,7 @@ def _default(observed: Observed) -> Handle | None:
 class _Builder:
     """Puts what was read together; each qdisc and class is used once, so that no order of them can make a loop."""
 
-    def __init__(self, reading: Reading, names: Mapping[Handle, str]) -> None:
+    def __init__(self, reading: TreeReading, names: Mapping[Handle, str]) -> None:
         self._reading = reading
         self._names = names
         self._qdiscs = list(reading.observed.qdiscs)

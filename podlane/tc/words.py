@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from podlane.tc.tree import NOTHING, Arrivals, Node, Owner, Side
+from podlane.tc.tree import NOTHING, Arrivals, Node, Side, TreeOwner
 from podlane.text_output import table
 from tc_core.bpf.packet_program import PACKET_PRIO
 from tc_core.handles import Handle
@@ -33,9 +33,9 @@ _LEFT: Final = frozenset({0, 9})
 """Columns of text; numbers are on the right."""
 
 OWNERS: Final = {
-    Owner.PODLANE: "Podlane's",
-    Owner.KERNEL: "the kernel's own choice: nothing is shaped",
-    Owner.OTHER: "not Podlane's",
+    TreeOwner.PODLANE: "Podlane's",
+    TreeOwner.KERNEL: "the kernel's own choice: nothing is shaped",
+    TreeOwner.OTHER: "not Podlane's",
 }
 
 
@@ -115,7 +115,7 @@ def filter_lines(side: Side, policy: TrafficPolicy | None, *, arriving: bool = F
 
     ``policy`` is the recorded one that made this side, which alone says what a packet program looks for.
     """
-    ours = side.owner is Owner.PODLANE
+    ours = side.owner is TreeOwner.PODLANE
     packets_done = False
     for existing in sorted(side.filters, key=lambda f: f.prio):
         if _reads_packets(existing) and policy is not None:
@@ -176,7 +176,7 @@ def chosen_by_marks(filters: Iterable[Filter]) -> bool:
 
 def side_document(side: Side, policy: TrafficPolicy | None, *, arriving: bool = False) -> dict[str, Any]:
     """One direction as JSON data. Rates are bits per second, sizes bytes."""
-    ours = side.owner is Owner.PODLANE
+    ours = side.owner is TreeOwner.PODLANE
     return {
         "device": side.device,
         "owner": side.owner.value,

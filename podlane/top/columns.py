@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from podlane.top.rates import Row
+from podlane.top.rates import RateRow
 from traffic_policy.units import ByteCount
 
 BAR_CELLS: Final = 10
@@ -26,8 +26,8 @@ class Column:
 
     key: str
     title: str
-    text: Callable[[Row], str]
-    value: Callable[[Row], Value]
+    text: Callable[[RateRow], str]
+    value: Callable[[RateRow], Value]
     is_left: bool = False
 
 
@@ -71,7 +71,7 @@ def _level(values: Sequence[float], top: float) -> str:
     return _SPARKS[min(len(_SPARKS) - 1, int(mean / top * len(_SPARKS)))]
 
 
-def _backlog(row: Row) -> str:
+def _backlog(row: RateRow) -> str:
     waiting = row.reading.stats.backlog_bytes
     if not waiting:
         return "0"
@@ -79,7 +79,7 @@ def _backlog(row: Row) -> str:
     return f"{ByteCount(waiting).human}{time}"
 
 
-def highest(row: Row) -> int:
+def highest(row: RateRow) -> int:
     """What the highest character of a row's last minute stands for, in bit/s: the ceil, or the highest rate."""
     if row.reading.ceil is not None:
         return row.reading.ceil.bits_per_second
@@ -128,7 +128,7 @@ def _whole(value: int | None) -> str:
     return _NONE if value is None else str(value)
 
 
-def arranged(rows: Iterable[Row], sort: str, *, reverse: bool) -> list[Row]:
+def arranged(rows: Iterable[RateRow], sort: str, *, reverse: bool) -> list[RateRow]:
     """The rows by a column: texts and priorities rise, other numbers fall, what is not known comes last."""
     listed = list(rows)
     if sort == ORDER:
@@ -145,7 +145,7 @@ def _key(value: Value) -> tuple[float, str]:
     return (0.0, value) if isinstance(value, str) else (float(value or 0), "")
 
 
-def fitting(rows: Sequence[Row], width: int) -> list[Column]:
+def fitting(rows: Sequence[RateRow], width: int) -> list[Column]:
     """The columns that a terminal of ``width`` columns has room for, without those of which nothing is known."""
     columns = [c for c in COLUMNS if c is NAME or any(c.value(row) is not None for row in rows)]
     for key in _GO_FIRST:
@@ -155,6 +155,6 @@ def fitting(rows: Sequence[Row], width: int) -> list[Column]:
     return columns
 
 
-def _width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+def _width(columns: Sequence[Column], rows: Sequence[RateRow]) -> int:
     widths = [max(len(column.title), *(len(column.text(row)) for row in rows)) for column in columns]
     return sum(widths) + _GAP * (len(columns) - 1)

@@ -161,13 +161,13 @@ def _sidecar(admin: str | None) -> Source:
 
 def _interface(name: str, netns: str | None) -> Source:
     from podlane.tc import kernel_access
-    from podlane.tc.history_file import Book
+    from podlane.tc.history_file import HistoryFile
     from podlane.tc.records import knowledge
     from podlane.top.interface import InterfaceSource
 
     history = os.environ.get(HISTORY_VARIABLE)
-    book = Book(Path(history) if history else None)
-    return InterfaceSource(kernel_access.open_kernel(), name, knowledge(book.standing(name), name), netns or "")
+    store = HistoryFile(Path(history) if history else None)
+    return InterfaceSource(kernel_access.open_kernel(), name, knowledge(store.standing(name), name), netns or "")
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Final
 from daemon.documents.connections import Connections
 from datapath.connection_list import Order
 from podlane.tc.records import Knowledge
-from podlane.tc.show import Shown as Interface
-from podlane.tc.show import look
-from podlane.tc.tree import NOTHING, Node, Owner, Side
+from podlane.tc.show import ShownInterface as Interface
+from podlane.tc.show import read_interface
+from podlane.tc.tree import NOTHING, Node, Side, TreeOwner
 from podlane.top.readings import ClassReading, Reading, SourceError
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.kernel import Kernel
@@ -43,7 +43,7 @@ class InterfaceSource:
 
     def read(self) -> Reading:
         """Look at the interface. Raises the errors of :mod:`tc_core`; :class:`SourceError` when it has just gone."""
-        shown = look(self.kernel, self.interface, self.known)
+        shown = read_interface(self.kernel, self.interface, self.known)
         at = time.monotonic()
         classes = tuple(_readings(shown)) or (_whole(self.interface),)
         return Reading(at, self.interface, _total(shown.sends), classes, (shown.origin,))
@@ -97,7 +97,7 @@ def _name(node: Node, side: Side) -> str:
         return node.name
     if node.what == "qdisc":
         return node.kind
-    return DEFAULT_CLASS if side.owner is Owner.PODLANE and node.handle == _DEFAULT else str(node.handle)
+    return DEFAULT_CLASS if side.owner is TreeOwner.PODLANE and node.handle == _DEFAULT else str(node.handle)
 
 
 def _total(side: Side) -> Rate | None:

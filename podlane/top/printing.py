@@ -14,7 +14,7 @@ from daemon.documents.connections import Connections
 from podlane.top.columns import MINUTE, arranged, fitting
 from podlane.top.connections import count_words, in_class
 from podlane.top.connections import document as connection_document
-from podlane.top.rates import Frame, Row, Watch, pause_after_look
+from podlane.top.rates import Frame, RateRow, RateTracker, pause_after_look
 from podlane.top.readings import Source
 from podlane.top.render import class_table, connection_table, title
 from podlane.top.view import View
@@ -35,7 +35,7 @@ def frames(
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Frame]:
     """A frame after each interval, for ever; the first one when the first interval is over. Raises what looks raise."""
-    watch = Watch(interval)
+    watch = RateTracker(interval)
     watch.add(source.read())
     due = clock() + interval
     took = 0.0
@@ -87,7 +87,7 @@ def json_line(source: Source, frame: Frame, shown: Connections | None, now: floa
     return json.dumps(document, ensure_ascii=False)
 
 
-def _document(row: Row) -> dict[str, Any]:
+def _document(row: RateRow) -> dict[str, Any]:
     reading = row.reading
     return {
         "direction": "receives" if reading.arrives else "sends",

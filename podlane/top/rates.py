@@ -36,7 +36,7 @@ def pause_after_look(took: float, interval: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RateRow:
     """What a class did in the last interval. Shares are from 0 to 1; None is what is not known, or has no meaning.
 
     ``borrowed``: of the packets that it sent, those which its own rate did not cover. ``backlog_seconds``: how long
@@ -68,12 +68,12 @@ class Frame:
 
     reading: Reading
     seconds: float
-    rows: tuple[Row, ...]
-    totals: Row
+    rows: tuple[RateRow, ...]
+    totals: RateRow
 
 
 @dataclass(slots=True)
-class Watch:
+class RateTracker:
     """Remembers looks. ``interval``: seconds that a rate is the mean of."""
 
     interval: float
@@ -144,15 +144,15 @@ class Watch:
                 points.popleft()
 
 
-def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttled: float) -> Row:
+def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttled: float) -> RateRow:
     """``before`` is None for a class that is new: all it has counted is."""
     stats = now.stats
     earlier = before.stats if before is not None else ClassStats()
     if not seconds:
-        return Row(now, Rate(0), None, None, 0.0, 0.0, 0.0, _waits(now), throttled, None)
+        return RateRow(now, Rate(0), None, None, 0.0, 0.0, 0.0, _waits(now), throttled, None)
     rate = rate_between(earlier, stats, seconds)
     own, lent = grown(earlier.lended, stats.lended), grown(earlier.borrowed, stats.borrowed)
-    return Row(
+    return RateRow(
         now,
         rate,
         _of(rate.bits_per_second, now.ceil),
@@ -174,7 +174,7 @@ def _of(bits: int, rate: Rate | None) -> float | None:
     return bits / rate.bits_per_second if rate and rate.bits_per_second else None
 
 
-def _totals(reading: Reading, rows: Sequence[Row], throttled: float) -> Row:
+def _totals(reading: Reading, rows: Sequence[RateRow], throttled: float) -> RateRow:
     """Everything that is sent, as a row without a name."""
     sent = [row for row in rows if not row.reading.arrives]
     guaranteed = [row.reading.rate.bits_per_second for row in sent if row.reading.rate is not None]
@@ -188,7 +188,7 @@ def _totals(reading: Reading, rows: Sequence[Row], throttled: float) -> Row:
     )
     guarantee = Rate(sum(guaranteed)) if guaranteed else None
     everything = ClassReading("", "all", waiting, guarantee, total, active=sum(active) if active else None)
-    return Row(
+    return RateRow(
         everything,
         now,
         _of(now.bits_per_second, total),

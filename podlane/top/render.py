@@ -26,7 +26,7 @@ from podlane.top.columns import (
     spark,
 )
 from podlane.top.connections import RIGHT, TITLES, cells, count_words, in_class
-from podlane.top.rates import Frame, Row
+from podlane.top.rates import Frame, RateRow
 from podlane.top.view import HELP, View
 
 _MINUTE_CELLS: Final = 60
@@ -108,7 +108,7 @@ def title(source: str, frame: Frame, width: int) -> Text:
     return line
 
 
-def last_minute(totals: Row, width: int) -> Text:
+def last_minute(totals: RateRow, width: int) -> Text:
     """What was sent in all, second by second."""
     return Text.assemble(
         ("last 60 s ", "dim"),
@@ -117,7 +117,7 @@ def last_minute(totals: Row, width: int) -> Text:
     )
 
 
-def class_table(rows: Sequence[Row], totals: Row, columns: Sequence[Column]) -> Table:
+def class_table(rows: Sequence[RateRow], totals: RateRow, columns: Sequence[Column]) -> Table:
     """The rows, and the totals below."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
@@ -159,7 +159,7 @@ def _footer(view: View, other: str, sort: str, count: int, end: int, width: int)
     return text
 
 
-def _style(column: Column, row: Row) -> str:
+def _style(column: Column, row: RateRow) -> str:
     if column is NAME:
         return "bold"
     if column.key in ("now", "use"):

@@ -19,7 +19,7 @@ from rich.live import Live
 from daemon.documents.connections import Connections
 from datapath.connection_list import Order
 from podlane.top.keys import single_keys, wait_for_keys
-from podlane.top.rates import Frame, Watch, pause_after_look
+from podlane.top.rates import Frame, RateTracker, pause_after_look
 from podlane.top.readings import Source, SourceError
 from podlane.top.render import classes_picture, connections_picture, help_picture
 from podlane.top.view import View, after
@@ -42,7 +42,7 @@ class Screen:
         self._view = view
         self._interval = interval
         self._limit = limit
-        self._watch = Watch(interval)
+        self._watch = RateTracker(interval)
         self._frame: Frame | None = None
         self._shown = _NO_CONNECTIONS
         self._problem = ""

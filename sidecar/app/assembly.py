@@ -18,13 +18,13 @@ from sidecar.app.reloader import Reloader
 from sidecar.app.sidecar import Sidecar
 from sidecar.config.data_plane import data_plane_settings
 from sidecar.config.loader import Wanted
-from sidecar.config.reload_status import PolicyState
+from sidecar.config.reload_status import ReloadStatus
 from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_api import AdminApi
-from sidecar.observability.counters import Tallies
+from sidecar.observability.counters import ConnectionCounters
 from sidecar.observability.documents import POLICY_SOURCES
 from sidecar.observability.metrics import Metrics, ReceivedMetrics
-from sidecar.supervisor.client import RestartMetrics, SupervisorClient, ids_told
+from sidecar.supervisor.client import RestartMetrics, SupervisorClient, encode_ids
 from traffic_policy.marks import ClassIds
 from traffic_policy.settings import Datapath, OnFailure
 
@@ -45,13 +45,13 @@ def assemble(
     ``make_pool``: who relays instead of this process. ``mesh``: the proxy that connections of this Pod come from.
     """
     settings = wanted.settings
-    state = PolicyState()
-    quic = Tallies()  # of a thread of its own
+    state = ReloadStatus()
+    quic = ConnectionCounters()  # of a thread of its own
     # Stepping aside, one classifier counts all.
     processes = RelayProcesses(lambda: plane.server, (quic,) if settings.datapath is Datapath.RELAY else ())
     metrics = Metrics(
         lambda: shaping.snapshots,
-        processes.crew,
+        processes.workers,
         state,
         ReceivedMetrics(lambda: shaping.received),
         RestartMetrics(supervisor),
@@ -63,7 +63,7 @@ def assemble(
 
     def arm(commands: tuple[Command, ...], ids: ClassIds, way: OnFailure) -> None:
         assert supervisor is not None
-        supervisor.arm(commands, ids_told(ids), way, settings.log_format)
+        supervisor.arm(commands, encode_ids(ids), way, settings.log_format)
 
     plane_settings = partial(data_plane_settings, mesh=mesh)
     plane = DataPlane(
@@ -73,7 +73,12 @@ def assemble(
         installer,
         ServerFactory(
             captured=partial(
-                factory.server, settings, metrics, make_pool=make_pool, mesh=mesh, ledger=shaping.ledger.row(0)
+                factory.server,
+                settings,
+                metrics,
+                make_pool=make_pool,
+                mesh=mesh,
+                received_counters=shaping.received_counters.row(0),
             ),
             quic=partial(factory.classifier, settings, quic),
         ),

@@ -9,14 +9,14 @@ from datapath.data_plane_types import Server
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.routing.cached import Routing
-from datapath.shared_counters import LedgerRow
+from datapath.shared_counters import CounterRow
 from datapath.stepaside.server import StepAside
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggedWitness
-from sidecar.observability.counters import Tallies
-from sidecar.proxy.memory_trim import Trim, give_back
+from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggingFlowObserver
+from sidecar.observability.counters import ConnectionCounters
+from sidecar.proxy.memory_trim import Trim, trim_memory
 from sidecar.proxy.server import ProxyServer, ServerSettings
-from sidecar.transport.kernel_sockets import TransparentEdge
+from sidecar.transport.kernel_sockets import TransparentSockets
 from sidecar.workers.pool import WorkerPool
 from traffic_policy.settings import AccessLogMode, Datapath
 
@@ -45,33 +45,35 @@ def server_settings(settings: SidecarSettings) -> ServerSettings:
 
 def server(
     settings: SidecarSettings,
-    tallies: Tallies,
+    counters: ConnectionCounters,
     routing: Routing,
     *,
     make_pool: MakePool | None,
     mesh: MeshProxy | None,
-    ledger: LedgerRow,
+    received_counters: CounterRow,
 ) -> Server:
     """What handles captured connections: a classifier, workers if there is ``make_pool``, or a relay in this process.
 
-    ``tallies`` are what it counts in; ``ledger`` is where this process writes down what it has received.
+    ``counters`` are what it counts in; ``received_counters`` is where this process writes down what it has received.
     """
     if settings.datapath is Datapath.STEP_ASIDE:
-        return classifier(settings, tallies, routing)
+        return classifier(settings, counters, routing)
     told = server_settings(settings)
     if make_pool is not None:
-        return make_pool(told, routing, tallies, log_format=settings.log_format, log_level=settings.log_level)
-    return ProxyServer(told, routing, tallies, edge=TransparentEdge(mesh=mesh), ledger=ledger)
+        return make_pool(told, routing, counters, log_format=settings.log_format, log_level=settings.log_level)
+    return ProxyServer(
+        told, routing, counters, kernel_sockets=TransparentSockets(mesh=mesh), received_counters=received_counters
+    )
 
 
-def classifier(settings: SidecarSettings, tallies: Tallies, routing: Routing) -> StepAside:
+def classifier(settings: SidecarSettings, counters: ConnectionCounters, routing: Routing) -> StepAside:
     """What judges packets: of all connections, or of QUIC alone.
 
     Raises ConfigError when the access log cannot be written.
     """
-    make = partial(StepAside, detection_timeout=settings.detection_timeout, on_idle=Trim(give_back).left)
+    make = partial(StepAside, detection_timeout=settings.detection_timeout, on_idle=Trim(trim_memory).left)
     where = access_log_of(settings)
     if where is None:
-        return make(settings.outbound_port, routing, tallies)
-    lines = AccessLog(where, tallies.lost_lines)
-    return make(settings.outbound_port, routing, LoggedWitness(tallies, lines), on_end=lines.close)
+        return make(settings.outbound_port, routing, counters)
+    lines = AccessLog(where, counters.lost_lines)
+    return make(settings.outbound_port, routing, LoggingFlowObserver(counters, lines), on_end=lines.close)

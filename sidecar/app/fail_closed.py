@@ -11,7 +11,7 @@ from socket import if_nameindex
 from typing import Final
 
 from daemon.log import Logger
-from datapath.cleanup import remove_remains
+from datapath.cleanup import remove_leftovers
 from datapath.errors import RulesetError
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.install import Installer, detect_backend
@@ -41,7 +41,7 @@ def do_without_start(settings: SidecarSettings, wanted: Wanted | None = None, me
             refuse(installer, wanted, mesh)
         else:
             # A killed predecessor's rules lead to a listener that will not come back.
-            remove_remains(settings.interface)
+            remove_leftovers(settings.interface)
     except PodlaneError as error:
         what = NOT_REFUSED if closed else "what an earlier sidecar may have left here could not be removed"
         log.warning(what, error=str(error))

@@ -11,21 +11,21 @@ import trio
 
 from daemon.log import Logger
 from daemon.log import configure as configure_log
-from datapath.instance_lock import only_instance
+from datapath.instance_lock import hold_instance_lock
 from datapath.mesh.join import join
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.shaping import Shaping, shaped_interface
-from datapath.shared_counters import Ledger
+from datapath.shared_counters import SharedCounters
 from sidecar.app.assembly import assemble
 from sidecar.app.factory import MakePool, access_log_of
 from sidecar.app.fail_closed import do_without_start
-from sidecar.app.reloader import tell_warnings
+from sidecar.app.reloader import log_warnings
 from sidecar.config.loader import contents, load_wanted
 from sidecar.config.settings import SidecarSettings
 from sidecar.errors import single
 from sidecar.supervisor.client import SupervisorClient
-from sidecar.transport.kernel_sockets import TransparentEdge
+from sidecar.transport.kernel_sockets import TransparentSockets
 from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.sizing import worker_count
@@ -50,20 +50,24 @@ def run(
     Has the process for itself: one thread so far, and no trio yet.
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
-    ledger = Ledger(workers)
+    received_counters = SharedCounters(workers)
     try:
         mesh = join(*_mesh_asked(settings))
     except PodlaneError:
         if supervisor is None or not supervisor.again:
-            with suppress(PodlaneError), only_instance():  # as in serve; unless another sidecar is alive here
+            with suppress(PodlaneError), hold_instance_lock():  # as in serve; unless another sidecar is alive here
                 do_without_start(settings)
         raise
     with ExitStack() as stack:
         make_pool = None
         if workers > 1:
-            be_worker = partial(work, make_edge=partial(TransparentEdge, mesh=mesh), ledger=ledger)
+            be_worker = partial(
+                work, make_sockets=partial(TransparentSockets, mesh=mesh), received_counters=received_counters
+            )
             make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
-        running = partial(serve, settings, make_pool=make_pool, ledger=ledger, mesh=mesh, supervisor=supervisor)
+        running = partial(
+            serve, settings, make_pool=make_pool, received_counters=received_counters, mesh=mesh, supervisor=supervisor
+        )
         trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
 
 
@@ -79,7 +83,7 @@ async def serve(
     settings: SidecarSettings,
     *,
     make_pool: MakePool | None = None,
-    ledger: Ledger | None = None,
+    received_counters: SharedCounters | None = None,
     mesh: MeshProxy | None = None,
     supervisor: SupervisorClient | None = None,
     on_ready: Callable[[], None] = lambda: None,
@@ -94,13 +98,13 @@ async def serve(
     """
     wanted = None
     with ExitStack() as stack:
-        lock = stack.enter_context(only_instance())
+        lock = stack.enter_context(hold_instance_lock())
         try:
             tried = contents(settings)  # first: what changes from here on is another
             wanted = load_wanted(settings)
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
-            tell_warnings(wanted)
+            log_warnings(wanted)
             if (access_log := access_log_of(settings)) is not None:
                 access_log.check()
             signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
@@ -112,7 +116,7 @@ async def serve(
                 features.probe(),
                 replace=settings.replace,
                 relays=wanted.settings.datapath is Datapath.RELAY,
-                ledger=ledger,
+                received_counters=received_counters,
             )
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None

@@ -6,34 +6,34 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from datapath.data_plane_types import Server
-from sidecar.observability.counters import Tallies
-from sidecar.observability.metrics import Crew
+from sidecar.observability.counters import ConnectionCounters
+from sidecar.observability.metrics import Workers
 from sidecar.workers.pool import WorkerPool
 
 
 class RelayProcesses:
     """What there is to know of them, at any time."""
 
-    def __init__(self, server: Callable[[], Server | None], others: tuple[Tallies, ...] = ()) -> None:
+    def __init__(self, server: Callable[[], Server | None], others: tuple[ConnectionCounters, ...] = ()) -> None:
         """``server`` gives what handles captured connections now; ``others`` are counted in by other threads."""
         self._server = server
         self._others = others
 
-    def crew(self) -> Crew:
+    def workers(self) -> Workers:
         """How many there are, and what those that are not this one have counted; other threads, too."""
         pool = self._pool
-        crew = Crew() if pool is None else pool.crew
-        return replace(crew, tallies=(*crew.tallies, *self._others))
+        workers = Workers() if pool is None else pool.workers
+        return replace(workers, counters=(*workers.counters, *self._others))
 
     async def ask(self) -> list[int]:
         """Have the workers say what they have counted; gives the numbers of those that do not."""
         pool = self._pool
         return [] if pool is None else await pool.ask()
 
-    async def look_after(self) -> None:
+    async def maintain(self) -> None:
         """Replace workers that have not answered for long."""
         if (pool := self._pool) is not None:
-            await pool.look_after()
+            await pool.maintain()
 
     @property
     def _pool(self) -> WorkerPool | None:

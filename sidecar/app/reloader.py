@@ -14,7 +14,7 @@ from datapath.data_plane import DataPlane
 from datapath.data_plane_settings import DataPlaneSettings
 from sidecar.config.file_watch import follow
 from sidecar.config.loader import Wanted, attempt, sources
-from sidecar.config.reload_status import PolicyState, Result
+from sidecar.config.reload_status import ReloadResult, ReloadStatus
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.errors import PodlaneError
 
@@ -31,7 +31,7 @@ class Reloader:
         given: SidecarSettings,
         wanted: Wanted,
         plane: DataPlane,
-        state: PolicyState,
+        state: ReloadStatus,
         plane_settings: Callable[[SidecarSettings], DataPlaneSettings],
         tried: bytes = b"",
     ) -> None:
@@ -83,7 +83,7 @@ class Reloader:
             return
         if found.wanted is None:
             self._tried = found.contents
-            self._refuse(found.problem, Result.REFUSED)
+            self._refuse(found.problem, ReloadResult.REFUSED)
             return
         wanted = found.wanted
         async with self._plane.changing:
@@ -93,22 +93,22 @@ class Reloader:
             try:
                 changes = await self._apply(wanted)
             except PodlaneError as error:
-                self._refuse(str(error), Result.FAILED)
+                self._refuse(str(error), ReloadResult.FAILED)
             else:
                 self.wanted = wanted
                 self.state.applied(wanted.digest)
-                tell_warnings(wanted)
+                log_warnings(wanted)
                 log.info("policy in force", changes=changes, hash=wanted.digest)
 
     async def _apply(self, wanted: Wanted) -> int:
         return await self._plane.apply(wanted.policy, self._plane_settings(wanted.settings))
 
-    def _refuse(self, problem: str, result: Result) -> None:
+    def _refuse(self, problem: str, result: ReloadResult) -> None:
         self.state.refused(problem, result)
         log.error(_NOT_USED, error=problem)
 
 
-def tell_warnings(wanted: Wanted) -> None:
+def log_warnings(wanted: Wanted) -> None:
     """Log what annotations ask for and do not get."""
     for warning in wanted.warnings:
         log.warning(warning)

@@ -24,7 +24,7 @@ from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_api import AdminApi
 from sidecar.observability.admin_server import serve_admin
 from sidecar.proxy.server import tune_garbage_collector
-from sidecar.supervisor.client import SupervisorClient, ids_of
+from sidecar.supervisor.client import SupervisorClient, decode_ids
 from traffic_policy.errors import PodlaneError
 from traffic_policy.settings import OnFailure
 from traffic_policy.units import Duration
@@ -78,8 +78,8 @@ class Sidecar:
             # Followed to the very end: a second SIGTERM must not kill a process that is removing its rules.
             nursery.start_soon(self._follow_signals, signals)
             if self._supervisor is not None:
-                nursery.start_soon(self._supervisor.give_signs, self._plane.classifier_turned)
-                nursery.start_soon(self._supervisor.listen, self.put_back)
+                nursery.start_soon(self._supervisor.send_heartbeats, self._plane.classifier_turned)
+                nursery.start_soon(self._supervisor.listen, self.restore_capture)
             try:
                 try:
                     await self._live(on_ready)
@@ -99,13 +99,13 @@ class Sidecar:
             await self._end(on_summary)
             nursery.cancel_scope.cancel()
 
-    async def put_back(self) -> None:
+    async def restore_capture(self) -> None:
         """The supervisor has taken capture away, since this process was silent for so long: write the rules again."""
         async with self._plane.changing:
             if self._stop.is_set():
                 return  # what is installed is about to be removed
             try:
-                await self._plane.put_back()
+                await self._plane.restore_capture()
             except PodlaneError as error:
                 log.error("new connections do without the proxy; send SIGHUP to try again", error=str(error))
 
@@ -114,7 +114,7 @@ class Sidecar:
             async with trio.open_nursery() as nursery:
                 async with self._plane.changing:
                     await self._bring_up(nursery)
-                nursery.start_soon(self._keep_house)
+                nursery.start_soon(self._maintain)
                 nursery.start_soon(partial(self._reloader.run, watch=self._settings.watch))
                 self.ready = True
                 if self._supervisor is not None:
@@ -157,7 +157,7 @@ class Sidecar:
 
     async def _bring_up(self, nursery: trio.Nursery) -> None:
         ids = self._supervisor.ids if self._supervisor is not None else None
-        await self._plane.prepare(nursery, None if ids is None else ids_of(ids))
+        await self._plane.prepare(nursery, None if ids is None else decode_ids(ids))
         settings = self._settings
         if settings.admin_port:
             handlers = self._admin.handlers(lambda: self.ready)
@@ -205,12 +205,12 @@ class Sidecar:
 
     # --- while it runs -------------------------------------------------------------------------------------------
 
-    async def _keep_house(self) -> None:
+    async def _maintain(self) -> None:
         while True:
             await trio.sleep(_SAMPLE_INTERVAL)
             try:
                 async with self._plane.changing:
-                    await self._processes.look_after()
-                    await self._plane.tend()
+                    await self._processes.maintain()
+                    await self._plane.maintain()
             except PodlaneError as error:
                 log.warning("counters cannot be read, or rules not be tidied up", error=str(error))

@@ -31,7 +31,7 @@ _CHUNK: Final = 1 << 14
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Happening(NamedTuple):
+class InotifyEvent(NamedTuple):
     """An event: the number of the watch (-1 with OVERFLOW), what it was, and in a folder the name it was about."""
 
     watch: int
@@ -63,7 +63,7 @@ class Inotify:
         """End a watch. One that ended by itself is no error."""
         _libc.inotify_rm_watch(self._descriptor, watch)
 
-    def read(self) -> list[Happening]:
+    def read(self) -> list[InotifyEvent]:
         """What has happened; nothing when there is nothing."""
         try:
             return list(parse(os.read(self._descriptor, _CHUNK)))
@@ -71,14 +71,14 @@ class Inotify:
             return []
 
 
-def parse(data: bytes) -> Iterator[Happening]:
+def parse(data: bytes) -> Iterator[InotifyEvent]:
     """The events in what read(2) gave, which is whole events."""
     at = 0
     while at < len(data):
         watch, mask, _, size = _HEADER.unpack_from(data, at)
         at += _HEADER.size
         name = data[at : at + size].rstrip(b"\0")
-        yield Happening(watch, mask, os.fsdecode(name))
+        yield InotifyEvent(watch, mask, os.fsdecode(name))
         at += size
 
 

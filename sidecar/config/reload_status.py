@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from daemon.prometheus_text import Family, counter, gauge
+from daemon.prometheus_text import MetricFamily, counter, gauge
 
 
-class Result(StrEnum):
+class ReloadResult(StrEnum):
     """What came of reading the policy again."""
 
     APPLIED = "applied"
@@ -22,14 +22,14 @@ class Result(StrEnum):
     """It could not be put in force, and the old one was put back."""
 
 
-class PolicyState:
+class ReloadStatus:
     """Told what happens to the policy; says it to whoever asks. Times are of the system's clock."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._digest = ""
         self._in_force_since = 0.0
-        self._reloads: Tally[Result] = Tally(dict.fromkeys(Result, 0))
+        self._reloads: Tally[ReloadResult] = Tally(dict.fromkeys(ReloadResult, 0))
         self._refused: str | None = None
         self._refused_at = 0.0
 
@@ -39,12 +39,12 @@ class PolicyState:
 
     def applied(self, digest: str) -> None:
         """A policy that was read again is in force. The same policy has been in force all the time."""
-        self._reloads[Result.APPLIED] += 1
+        self._reloads[ReloadResult.APPLIED] += 1
         self._refused = None
         if digest != self._digest:
             self.begin(digest)
 
-    def refused(self, reason: str, result: Result) -> None:
+    def refused(self, reason: str, result: ReloadResult) -> None:
         """A policy that was read again is not used."""
         self._reloads[result] += 1
         self._refused, self._refused_at = reason, self._now()
@@ -57,7 +57,7 @@ class PolicyState:
         read, since = _said(self._refused_at), _said(self._in_force_since)
         return f"The policy read at {read} is not used, that of {since} stays in force: {self._refused}"
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[MetricFamily]:
         """The metrics."""
         info = gauge("podlane_policy_info", "The policy in force.", "hash")
         info.add(1, self._digest)

@@ -20,11 +20,11 @@ from traffic_policy.settings import (
     OUTBOUND_PORT,
     AccessLogMode,
     Datapath,
+    IptablesSetting,
     LogFormat,
     LogLevel,
     Mesh,
     OnFailure,
-    Way,
     variable,
 )
 from traffic_policy.units import Duration, Rate
@@ -99,8 +99,9 @@ class SidecarSettings(BaseModel):
     total: OptionalRateSetting = Field(None, description="replaces the policy's total")
     interface: str | None = Field(None, description="interface to shape; the default route's when left out")
     replace: bool = Field(False, description="replace a root qdisc that somebody else installed")
-    iptables: Way = Field(
-        Way.AUTO, description="how rules are installed: by iptables-restore, by python-iptables, or what is there"
+    iptables: IptablesSetting = Field(
+        IptablesSetting.AUTO,
+        description="how rules are installed: by iptables-restore, by python-iptables, or what is there",
     )
     datapath: Datapath = Field(
         Datapath.RELAY, description="how a connection's first bytes are seen: relay it, or look and step aside"

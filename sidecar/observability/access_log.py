@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from daemon.log import Logger
-from datapath.stepaside.class_cache import Known, Witness, ends
+from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, ends
 from sidecar.observability.access_log_format import connection_line, decision_line
 from sidecar.transport.observer import ConnectionSummary, Observer
 from traffic_policy.errors import ConfigError
@@ -173,7 +173,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 # --- who writes ------------------------------------------------------------------------------------------------------
 
 
-class Logged:
+class LoggingObserver:
     """An observer that writes down how connections end, and tells another everything."""
 
     def __init__(self, observer: Observer, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
@@ -193,17 +193,17 @@ class Logged:
         self._write(connection_line(summary, self._clock()))
 
 
-class LoggedWitness:
+class LoggingFlowObserver:
     """The same for stepping aside, where the choice of the class is all that is seen."""
 
-    def __init__(self, witness: Witness, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
-        self.detected = witness.detected
-        self.lost_lines = witness.lost_lines
-        self._witness = witness
+    def __init__(self, flow_observer: FlowObserver, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
+        self.detected = flow_observer.detected
+        self.lost_lines = flow_observer.lost_lines
+        self._flow_observer = flow_observer
         self._write = lines.write
         self._clock = clock
 
-    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
         """The class is chosen."""
-        self._witness.stepped_aside(flow, known, class_name)
+        self._flow_observer.stepped_aside(flow, known, class_name)
         self._write(decision_line(*ends(flow, known), class_name, known.detection, self._clock()))

@@ -14,7 +14,7 @@ from typing import Any, Final
 from datapath.protocols.detect import Detection, Protocol
 from datapath.routing.flow import Destination
 from datapath.sockets import SocketAddress
-from sidecar.transport.observer import ConnectionSummary, Outcome
+from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary
 from traffic_policy.policy import Bound
 
 ECS_VERSION: Final = "8.17.0"
@@ -52,7 +52,7 @@ def decision_line(
 
 @lru_cache(_TEMPLATES)
 def _template(
-    client: str, destination: Destination, class_name: str, detection: Detection, outcome: Outcome | None
+    client: str, destination: Destination, class_name: str, detection: Detection, outcome: ConnectionOutcome | None
 ) -> str:
     """A line for str.format(), with :data:`_HOLES` where lines differ. ``outcome`` None: it has not ended."""
     text = _encode(_document(client, destination, class_name, detection, outcome))
@@ -68,7 +68,7 @@ def _hole(name: str) -> str:
 
 
 def _document(
-    client: str, destination: Destination, class_name: str, detection: Detection, outcome: Outcome | None
+    client: str, destination: Destination, class_name: str, detection: Detection, outcome: ConnectionOutcome | None
 ) -> dict[str, Any]:
     here = {"address": client, "ip": client, "port": _hole("port")}
     address = str(destination.address)
@@ -103,7 +103,7 @@ def _document(
     return document
 
 
-def _event(outcome: Outcome | None) -> dict[str, Any]:
+def _event(outcome: ConnectionOutcome | None) -> dict[str, Any]:
     event: dict[str, Any] = {"kind": "event", "category": ["network"], "dataset": "podlane.access"}
     if outcome is None:
         return event | {"type": ["connection", "start"], "start": _hole("time"), "outcome": "unknown"}
@@ -112,9 +112,9 @@ def _event(outcome: Outcome | None) -> dict[str, Any]:
         "start": _hole("start"),
         "end": _hole("time"),
         "duration": _hole("duration"),
-        "outcome": "success" if outcome is Outcome.COMPLETE else "failure",
+        "outcome": "success" if outcome is ConnectionOutcome.COMPLETE else "failure",
     }
-    return event if outcome is Outcome.COMPLETE else event | {"reason": outcome.value}
+    return event if outcome is ConnectionOutcome.COMPLETE else event | {"reason": outcome.value}
 
 
 def _time(seconds: float) -> str:

@@ -60,7 +60,7 @@ class AdminApi:
         """The document of ``/classes``: limits, counters and connections of every class, as plain data."""
         status = self._plane.status()
         uptime = self._clock() - self._began
-        process = Process(status.capture.datapath, uptime, self._metrics.crew().present, status.read_at)
+        process = Process(status.capture.datapath, uptime, self._metrics.workers().present, status.read_at)
         document: dict[str, object] = to_json(
             classes_document(
                 status.interface,
@@ -87,7 +87,7 @@ class AdminApi:
 
         s = self._plane.status()
         sent, received = await self._plane.classes_in_kernel()
-        arriving = Arriving(received, s.teller, s.limits)
+        arriving = Arriving(received, s.ingress_classifier, s.limits)
         document = policy_document(s.interface, self._source, s.policy, s.ids, sent, s.capture, arriving)
         return Reply.json(to_json(document))
 

@@ -14,17 +14,17 @@ from urllib.parse import parse_qsl
 
 import trio
 
-from daemon.http import Request, RequestError, Response
-from daemon.http_connection import Limits
+from daemon.http import HttpRequest, HttpResponse, RequestError
+from daemon.http_connection import HttpLimits
 from daemon.http_server import HttpServer
 from datapath.errors import PortInUseError
 
-_LIMITS: Final = Limits(
+_LIMITS: Final = HttpLimits(
     connections=32, per_peer=32, handshake=5.0, idle=5.0, head=5.0, respond=5.0, send=5.0, keep_alive=False
 )
 """Scrapers and kubelets are few, and the descriptors are for the proxy's connections."""
 
-Reply = Response
+Reply = HttpResponse
 Query = Mapping[str, str]
 """What follows the question mark of a path; the last one of a name counts."""
 Handler = Callable[[Query], Reply | Awaitable[Reply]]
@@ -67,11 +67,11 @@ async def serve_admin_on(listeners: list[trio.SocketListener], handlers: dict[st
     await HttpServer({path: partial(_read_only, each) for path, each in handlers.items()}, _LIMITS).run(listeners)
 
 
-async def _read_only(handler: Handler, request: Request) -> Response:
+async def _read_only(handler: Handler, request: HttpRequest) -> HttpResponse:
     if request.method not in ("GET", "HEAD"):
         raise RequestError(405, "Nothing can be changed here: use GET.")
     try:
         reply = handler(dict(parse_qsl(request.query, keep_blank_values=True)))
-        return reply if isinstance(reply, Response) else await reply
+        return reply if isinstance(reply, HttpResponse) else await reply
     except QueryError as error:
         raise RequestError(400, str(error)) from None

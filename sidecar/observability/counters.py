@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from datapath.protocols.detect import Detection, Protocol, Reason
-from datapath.stepaside.class_cache import Known
+from datapath.stepaside.class_cache import DetectedFlow
 from sidecar.transport.observer import ConnectionSummary
 
 # From a hello in the first packet (tens of microseconds) to the default detection timeout of a second, and beyond.
@@ -47,7 +47,7 @@ class ClassConnections:
 
 
 @dataclass(slots=True)
-class Tallies:
+class ConnectionCounters:
     """Counts connections by class and protocol: the ``Observer`` of a proxy, or the ``Witness`` of stepping aside.
 
     What has a class for a label is kept in :attr:`connections` alone and goes with the class, so that reloads with ever
@@ -96,7 +96,7 @@ class Tallies:
     def stepped_aside(
         self,
         flow: bytes,  # noqa: ARG002  # for others
-        known: Known,
+        known: DetectedFlow,
         class_name: str,
     ) -> None:
         """A connection got its class and goes on by itself; its end will not be seen."""
@@ -121,7 +121,7 @@ class Tallies:
         """Lines of the access log could not be kept or written."""
         self.lines_lost += count
 
-    def add(self, other: Tallies) -> None:
+    def add(self, other: ConnectionCounters) -> None:
         """Count what another has counted as well."""
         for name, counts in list(other.connections.items()):
             self._of_class(name).add(counts)

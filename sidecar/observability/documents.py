@@ -8,7 +8,7 @@ from typing import Final
 
 from daemon.documents.classes import Class, Classes, ConnectionCounts, ReceivedClasses
 from daemon.documents.connections import Connection, Connections, Endpoint
-from datapath.connection_list import DEFAULT_SHOWN, MOST_SHOWN, LiveConnection, Order, Shown
+from datapath.connection_list import DEFAULT_SHOWN, MOST_SHOWN, ConnectionPage, LiveConnection, Order
 from datapath.shaping import ClassSnapshot, Received
 from sidecar.observability.admin_server import Query, QueryError
 from sidecar.observability.counters import ClassConnections
@@ -59,7 +59,7 @@ def classes_document(
 def _received(received: Received) -> ReceivedClasses:
     return ReceivedClasses(
         device=received.device,
-        names_told_by=received.teller,
+        names_told_by=received.ingress_classifier,
         total_bits_per_second=received.total.bits_per_second,
         classes=tuple(map(_class, received.classes)),
     )
@@ -107,7 +107,7 @@ def connections_asked(query: Query) -> tuple[int, Order]:
     return int(limit), Order(order)
 
 
-def connections_document(shown: Shown, order: Order) -> Connections:
+def connections_document(shown: ConnectionPage, order: Order) -> Connections:
     """Some of the connections that are alive, by ``order``."""
     return Connections(shown.active, order.value, tuple(map(_connection, shown.connections)))
 

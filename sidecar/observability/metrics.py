@@ -1,8 +1,9 @@
 """What the proxy did, and what the kernel counted, in Prometheus' text format.
 
-The proxy reports each event of a connection's life to :class:`~sidecar.observability.counters.Tallies`, which
-:class:`Metrics` is as well; where workers relay (:mod:`sidecar.workers`), each has its own and they are added up here.
-The kernel's counters of each class are read by :mod:`datapath.shaping`. All of it is put together when somebody asks.
+The proxy reports each event of a connection's life to :class:`~sidecar.observability.counters.ConnectionCounters`,
+which :class:`Metrics` is as well; where workers relay (:mod:`sidecar.workers`), each has its own and they are added up
+here. The kernel's counters of each class are read by :mod:`datapath.shaping`. All of it is put together when somebody
+asks.
 """
 
 from __future__ import annotations
@@ -10,39 +11,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from daemon.prometheus_text import Collector, Family, counter, gauge, histogram, render
+from daemon.prometheus_text import Collector, MetricFamily, counter, gauge, histogram, render
 from datapath.shaping import ClassSnapshot, Received
-from sidecar.observability.counters import DETECTION_BUCKETS, Tallies
+from sidecar.observability.counters import DETECTION_BUCKETS, ConnectionCounters
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Workers:
     """The processes that relay: how many there are, and what those that are not this one have counted."""
 
     present: int = 1
-    tallies: tuple[Tallies, ...] = ()
+    counters: tuple[ConnectionCounters, ...] = ()
 
 
-class Metrics(Tallies):
+class Metrics(ConnectionCounters):
     """The tallies of this process, and the way to those of all. See :meth:`sum` and :meth:`render`."""
 
     def __init__(
-        self, classes: Callable[[], Iterable[ClassSnapshot]], crew: Callable[[], Crew] = Crew, *more: Collector
+        self, classes: Callable[[], Iterable[ClassSnapshot]], workers: Callable[[], Workers] = Workers, *more: Collector
     ) -> None:
         """``more``: who has metrics of its own."""
         super().__init__()
-        self.crew = crew
+        self.workers = workers
         """Gives who relays now."""
-        self._collectors: tuple[Collector, ...] = (_Collector(classes, crew, self), *more)
+        self._collectors: tuple[Collector, ...] = (_Collector(classes, workers, self), *more)
 
-    def sum(self) -> Tallies:
+    def sum(self) -> ConnectionCounters:
         """What all processes together have counted: this one, its workers, and those that are gone."""
-        others = self.crew().tallies
+        others = self.workers().counters
         if not others:
             return self
-        total = Tallies()
-        for tallies in (self, *others):
-            total.add(tallies)
+        total = ConnectionCounters()
+        for counters in (self, *others):
+            total.add(counters)
         return total
 
     def render(self) -> bytes:
@@ -54,27 +55,27 @@ class _Collector:
     """What there is to tell: the kernel's counters of each class, as the sampler last read them, and connections."""
 
     def __init__(
-        self, classes: Callable[[], Iterable[ClassSnapshot]], crew: Callable[[], Crew], metrics: Metrics
+        self, classes: Callable[[], Iterable[ClassSnapshot]], workers: Callable[[], Workers], metrics: Metrics
     ) -> None:
         self._classes = classes
-        self._crew = crew
+        self._workers = workers
         self._metrics = metrics
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[MetricFamily]:
         counted = self._metrics.sum()
         yield from class_families("podlane_class", "sent", list(self._classes()))
         yield from self._of_the_proxy(counted)
         yield from self._of_detection(counted)
         yield from self._of_workers(counted)
 
-    def _of_workers(self, counted: Tallies) -> Iterator[Family]:
+    def _of_workers(self, counted: ConnectionCounters) -> Iterator[MetricFamily]:
         workers = gauge("podlane_workers", "Processes that relay connections.")
-        workers.add(self._crew().present)
+        workers.add(self._workers().present)
         replaced = counter("podlane_workers_replaced", "Workers that ended unasked and were replaced.")
         replaced.add(counted.workers_replaced)
         yield from (workers, replaced)
 
-    def _of_detection(self, counted: Tallies) -> Iterator[Family]:
+    def _of_detection(self, counted: ConnectionCounters) -> Iterator[MetricFamily]:
         detections = counter("podlane_detections", "Detections by protocol found and reason.", "protocol", "reason")
         for (protocol, reason), number in list(counted.detections.items()):
             detections.add(number, protocol, reason)
@@ -89,7 +90,7 @@ class _Collector:
         doubted.add(counted.doubts)
         yield from (detections, seconds, refused, doubted, lost)
 
-    def _of_the_proxy(self, counted: Tallies) -> Iterator[Family]:
+    def _of_the_proxy(self, counted: ConnectionCounters) -> Iterator[MetricFamily]:
         active = gauge("podlane_connections_active", "Connections alive.", "class", "protocol")
         total = counter("podlane_connections", "Connections that were given a class.", "class", "protocol")
         relayed = counter("podlane_relayed_bytes", "Payload of finished connections.", "class", "direction")
@@ -102,7 +103,7 @@ class _Collector:
         yield from (active, total, relayed)
 
 
-def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[Family]:
+def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[MetricFamily]:
     """What the kernel counted of each class, whose packets were ``verb`` (sent, received)."""
     counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
         ("bytes", f"Bytes {verb}, link headers included.", lambda s: s.stats.bytes),
@@ -131,7 +132,7 @@ class ReceivedMetrics:
     def __init__(self, received: Callable[[], Received | None]) -> None:
         self._received = received
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[MetricFamily]:
         """All families, which are empty where nothing is limited."""
         received = self._received()
         return class_families("podlane_received", "received", received.classes if received else ())

@@ -20,7 +20,7 @@ from daemon.documents.policy import (
 from datapath.download_limits import ReceiveLimits
 from datapath.explain.policy import ClassWords, explain_policy
 from datapath.netfilter.ruleset import CaptureSettings
-from tc_core.compile.ingress_classifier import TELLERS, Teller
+from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, IngressClassifier
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.handles import Handle
 from tc_core.model import HtbClass
@@ -41,7 +41,7 @@ class Arriving:
     """
 
     kernel: Mapping[Handle, HtbClass] = field(default_factory=dict)
-    teller: Teller | None = None
+    ingress_classifier: IngressClassifier | None = None
     limits: ReceiveLimits | None = None
 
 
@@ -112,8 +112,12 @@ def _effective(
 
 
 def _received_in_all(received: TrafficPolicy, arriving: Arriving) -> ReceivedTotal:
-    teller = arriving.teller
-    return ReceivedTotal(str(received.total), teller, None if teller is None else TELLERS[teller])
+    ingress_classifier = arriving.ingress_classifier
+    return ReceivedTotal(
+        str(received.total),
+        ingress_classifier,
+        None if ingress_classifier is None else INGRESS_CLASSIFIERS[ingress_classifier],
+    )
 
 
 def _arriving(resolved: ResolvedClass, class_id: int, arriving: Arriving) -> ReceivedLimits:

@@ -22,7 +22,7 @@ from traffic_policy.policy import Requests
 UNDETECTED: Final = Detection(Protocol.OPAQUE, Reason.NOT_THIS)
 """For connections whose first bytes were not looked at, because they could not decide anything."""
 _CUTTERS: Final[dict[Protocol, Callable[[], Cutter]]] = {Protocol.HTTP1: Http1Cutter, Protocol.HTTP2: Http2Cutter}
-_NONE_TOLD: Final = (0, 0)
+_NONE_COUNTED: Final = (0, 0)
 
 
 class Change(enum.Enum):
@@ -42,7 +42,7 @@ class ClassTracking:
     ``name`` is None until it is chosen. ``told``: bytes up and down that were counted for classes it had before.
     """
 
-    __slots__ = ("_client", "_context", "_destination", "_doubtful", "detection", "name", "told")
+    __slots__ = ("_client", "_context", "_destination", "_doubtful", "counted", "detection", "name")
 
     def __init__(self, context: ConnectionContext[Any], destination: Destination, client: SocketAddress) -> None:
         self._context = context
@@ -51,7 +51,7 @@ class ClassTracking:
         self._doubtful = False  # nobody can say where its requests begin
         self.detection = UNDETECTED
         self.name: str | None = None
-        self.told = _NONE_TOLD
+        self.counted = _NONE_COUNTED
 
     def detected(self, detection: Detection, seconds: float) -> None:
         """The first bytes have been read, ``seconds`` after the connection was accepted."""
@@ -119,7 +119,7 @@ class ClassTracking:
         old = self.name
         if old is None or name == old:
             return False
-        (up, down), (told_up, told_down) = carried, self.told
+        (up, down), (told_up, told_down) = carried, self.counted
         self._context.observer.moved(old, name, self.detection.protocol, up - told_up, down - told_down)
-        self.name, self.told = name, carried
+        self.name, self.counted = name, carried
         return True

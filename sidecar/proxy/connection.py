@@ -1,6 +1,6 @@
 """One connection: detect, route, dial, relay.
 
-A :class:`Connection` follows the table of :mod:`sidecar.transport.states`. What happens in each state:
+A :class:`RelayedConnection` follows the table of :mod:`sidecar.transport.states`. What happens in each state:
 
 * DETECTING: the client's first bytes are read and shown to the detector (:mod:`sidecar.proxy.sniffer`), until it has
   decided, has seen enough, or the detection timeout ends. What was read is the first thing that the server gets.
@@ -32,16 +32,16 @@ from datapath.sockets import SocketAddress, acknowledge, pending_error, reset_on
 from sidecar.proxy.class_tracking import Change, ClassTracking
 from sidecar.proxy.context import ConnectionContext
 from sidecar.proxy.dial_errors import NEVER_RELAYED, Dialling
-from sidecar.proxy.sniffer import FirstBytes
+from sidecar.proxy.sniffer import Sniffer
 from sidecar.transport.accept import EXHAUSTED
 from sidecar.transport.direction import Direction
-from sidecar.transport.kernel_sockets import Edge, Original
+from sidecar.transport.kernel_sockets import KernelSockets, OriginalDestination
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
-from sidecar.transport.observer import ConnectionSummary, ConnectionView, Outcome
+from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary, ConnectionView
 from sidecar.transport.paced_direction import ClassPace
 from sidecar.transport.pair import Pair
 from sidecar.transport.request_direction import NOTHING, FollowedRequests
-from sidecar.transport.states import Event, State, next_state
+from sidecar.transport.states import ConnectionEvent, ConnectionState, next_state
 from sidecar.transport.turn import Turn
 from traffic_policy.policy import Bound
 
@@ -50,22 +50,27 @@ log = Logger()
 _CONNECTED_ONCE: Final = frozenset({0, errno.ECONNRESET, errno.EPIPE})
 """Errors of a socket that dialled and was connected. RST in answer to the SYN is ECONNREFUSED."""
 # As plain globals: looking a member up in an enum class costs more than comparing it.
-_DETECTING, _DIALLING, _LINGERING, _CLOSED = State.DETECTING, State.DIALLING, State.LINGERING, State.CLOSED
-_DECIDED, _CONNECTED = Event.DECIDED, Event.CONNECTED
-_UP_FINISHED, _DOWN_FINISHED = Event.UP_FINISHED, Event.DOWN_FINISHED
-_FINISHED, _COMPLETE = Turn.FINISHED, Outcome.COMPLETE
-_TURNED_AWAY: Final = NEVER_RELAYED | {Outcome.AMBIGUOUS}
+_DETECTING, _DIALLING, _LINGERING, _CLOSED = (
+    ConnectionState.DETECTING,
+    ConnectionState.DIALLING,
+    ConnectionState.LINGERING,
+    ConnectionState.CLOSED,
+)
+_DECIDED, _CONNECTED = ConnectionEvent.DECIDED, ConnectionEvent.CONNECTED
+_UP_FINISHED, _DOWN_FINISHED = ConnectionEvent.UP_FINISHED, ConnectionEvent.DOWN_FINISHED
+_FINISHED, _COMPLETE = Turn.FINISHED, ConnectionOutcome.COMPLETE
+_TURNED_AWAY: Final = NEVER_RELAYED | {ConnectionOutcome.AMBIGUOUS}
 
 
-class Connection:
+class RelayedConnection:
     """A client, its server, and where they are in the table of states."""
 
     __slots__ = (
         "client",
         "client_address",
         "context",
-        "edge",
         "first",
+        "kernel_sockets",
         "opened_at",
         "original",
         "outcome",
@@ -77,20 +82,20 @@ class Connection:
 
     def __init__(
         self,
-        context: ConnectionContext[Connection],
-        edge: Edge,
+        context: ConnectionContext[RelayedConnection],
+        kernel_sockets: KernelSockets,
         client: SocketType,
         address: SocketAddress,
-        original: Original,
+        original: OriginalDestination,
     ) -> None:
         self.context = context
-        self.edge = edge
+        self.kernel_sockets = kernel_sockets
         self.client = client
         self.client_address = address
         self.original = original
-        self.state = State.DETECTING
+        self.state = ConnectionState.DETECTING
         self.tracking = ClassTracking(context, original.destination, address)
-        self.first: FirstBytes | None = FirstBytes(context.first_bytes, self, client)
+        self.first: Sniffer | None = Sniffer(context.first_bytes, self, client)
         self.upstream: SocketType | None = None
         self.pair: Pair | None = None  # from RELAYING on, until it is closed
         self.outcome = _COMPLETE
@@ -126,7 +131,7 @@ class Connection:
 
     def client_reset(self) -> None:
         """The client has reset the connection before it was relayed."""
-        self.end(Event.RESET, Outcome.CLIENT_RESET)
+        self.end(ConnectionEvent.RESET, ConnectionOutcome.CLIENT_RESET)
 
     # DIALLING ------------------------------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Connection:
         first_bytes = self.first.data
         mark = context.routing.mark_of(class_name)
         try:
-            upstream = self.edge.dial(self.original, mark, self.client, speaks=bool(first_bytes))
+            upstream = self.kernel_sockets.dial(self.original, mark, self.client, speaks=bool(first_bytes))
         except OSError as error:
             if error.errno in EXHAUSTED and context.now() - self.opened_at < context.connect_timeout:
                 context.on_exhausted()
@@ -175,7 +180,7 @@ class Connection:
 
     def connect_timed_out(self) -> None:
         """The server did not answer in time."""
-        self.end(Event.DIAL_FAILED, Outcome.CONNECT_TIMEOUT)
+        self.end(ConnectionEvent.DIAL_FAILED, ConnectionOutcome.CONNECT_TIMEOUT)
 
     def dialled(self, upstream: SocketType, events: int) -> None:
         """connect(2) has ended, well or not."""
@@ -196,7 +201,7 @@ class Connection:
             down.on_events(events)
 
     def _dial_failed(self, number: int) -> None:
-        self.end(Event.DIAL_FAILED, self.context.failures.judge(number, self.original.destination))
+        self.end(ConnectionEvent.DIAL_FAILED, self.context.failures.classify(number, self.original.destination))
 
     # RELAYING ------------------------------------------------------------------------------------------------------
 
@@ -206,7 +211,7 @@ class Connection:
         client, first = self.client, self.first
         assert first is not None
         self.state = next_state(self.state, _CONNECTED)
-        pair = self.pair = Pair(context.shop, self, client, upstream)
+        pair = self.pair = Pair(context.loop_context, self, client, upstream)
         up, down = pair.up, pair.down
         if context.pacer.holds:
             self.set_pace()
@@ -221,15 +226,15 @@ class Connection:
         elif sent < len(first.data):
             up.held = memoryview(first.data)[sent:]
         self.first = None
-        context.loop.rehandle(client.fileno(), up)
-        context.loop.rehandle(upstream.fileno(), down)
+        context.loop.set_handler(client.fileno(), up)
+        context.loop.set_handler(upstream.fileno(), down)
         return up, down
 
     def begins(self, what: Request | Beyond) -> bool:
         """The client's next byte begins a request, or what cannot be followed; False: it is not to be sent."""
         change = self.tracking.begins(what)
         if change is Change.REFUSED:
-            self.end(Event.CUT, Outcome.AMBIGUOUS)
+            self.end(ConnectionEvent.CUT, ConnectionOutcome.AMBIGUOUS)
             return False
         if change is Change.OTHER:
             self.reroute()
@@ -246,7 +251,7 @@ class Connection:
         name = tracking.now()
         if self.upstream is not None:
             # Also when the name is the same: its mark may not be.
-            self.edge.remark(self.upstream, self.context.routing.mark_of(name), self.client)
+            self.kernel_sockets.change_mark(self.upstream, self.context.routing.mark_of(name), self.client)
         return tracking.move(name, (self.bytes_up, self.bytes_down))
 
     def set_pace(self) -> None:
@@ -272,13 +277,15 @@ class Connection:
             self.state = next_state(self.state, _UP_FINISHED if is_up else _DOWN_FINISHED)
         elif turn is Turn.BROKEN:
             direction.shut()
-            self.outcome = Outcome.SERVER_RESET if is_up else Outcome.CLIENT_RESET
-            self.state = next_state(self.state, Event.UP_BROKEN if is_up else Event.DOWN_BROKEN)
+            self.outcome = ConnectionOutcome.SERVER_RESET if is_up else ConnectionOutcome.CLIENT_RESET
+            self.state = next_state(self.state, ConnectionEvent.UP_BROKEN if is_up else ConnectionEvent.DOWN_BROKEN)
         else:
             if turn is Turn.SINK_RESET:
                 direction.opposite.drain()
             by_client = is_up == (turn is Turn.SOURCE_RESET)
-            self.end(Event.RESET, Outcome.CLIENT_RESET if by_client else Outcome.SERVER_RESET)
+            self.end(
+                ConnectionEvent.RESET, ConnectionOutcome.CLIENT_RESET if by_client else ConnectionOutcome.SERVER_RESET
+            )
             return
         if self.state is _CLOSED:
             self._close(reset=self.outcome is not _COMPLETE)
@@ -289,7 +296,7 @@ class Connection:
         """Reset the side that is left, at once or when it has acknowledged our FIN, which is an event for writers."""
         left = self._left()
         if left is not None:
-            self.context.loop.rewatch(left.fileno(), EDGES)
+            self.context.loop.set_events(left.fileno(), EDGES)
         self._reset_when_delivered(0)
 
     def _left(self) -> SocketType | None:
@@ -305,7 +312,7 @@ class Connection:
         """LINGERING: reset the side that is left once it has everything."""
         left = self._left()
         if left is None or events & (FAILURE | select.EPOLLHUP) or unacknowledged(left) == 0:
-            self.state = next_state(self.state, Event.DELIVERED)
+            self.state = next_state(self.state, ConnectionEvent.DELIVERED)
             self._close(reset=True)
 
     @property
@@ -316,11 +323,11 @@ class Connection:
     def idle_sweep(self, sweeps: int) -> None:
         """Look, ``sweeps`` times per idle timeout, whether bytes have moved."""
         if self.pair is not None and self.pair.is_idle(sweeps):
-            self.end(Event.EXPIRED, Outcome.IDLE)
+            self.end(ConnectionEvent.EXPIRED, ConnectionOutcome.IDLE)
 
     # CLOSED --------------------------------------------------------------------------------------------------------
 
-    def end(self, event: Event, outcome: Outcome) -> None:
+    def end(self, event: ConnectionEvent, outcome: ConnectionOutcome) -> None:
         """End it now, with a reset to both sides."""
         if self.state is _DIALLING:
             self.context.connecting.discard(self)
@@ -336,7 +343,7 @@ class Connection:
         log.error("connection given up", destination=str(self.original.destination), exc_info=error)
         try:
             if self.state is not _CLOSED:
-                self.end(Event.FAULT, Outcome.FAULT)
+                self.end(ConnectionEvent.FAULT, ConnectionOutcome.FAULT)
         except Exception as second:  # the loop relies on this method not raising
             log.error("and could not be cleaned up", exc_info=second)
 
@@ -352,21 +359,21 @@ class Connection:
             bytes_up, bytes_down = pair.up.count, pair.down.count
             waited = pair.sending(self.original.destination.bound).waited()
             pair.release()
-        bury = context.loop.bury
+        close_deferred = context.loop.close_deferred
         if reset:
             reset_on_close(self.client)
-        bury(self.client)
+        close_deferred(self.client)
         if self.upstream is not None:
             if reset:
                 reset_on_close(self.upstream)
-            bury(self.upstream)
+            close_deferred(self.upstream)
         context.on_closed()
         tracking, outcome = self.tracking, self.outcome
         class_name = tracking.name
         if outcome is not _COMPLETE and (class_name is None or outcome in _TURNED_AWAY):
             context.observer.refused(outcome)
         if class_name is not None:
-            context.tell_closed(
+            context.report_closed(
                 ConnectionSummary(
                     self.client_address,
                     self.original.destination,
@@ -376,7 +383,7 @@ class Connection:
                     bytes_down,
                     context.now() - self.opened_at,
                     outcome,
-                    *tracking.told,
+                    *tracking.counted,
                     waited,
                 )
             )

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from daemon.log import Logger
 from datapath.routing.cached import Routing
 from sidecar.proxy.dial_errors import DialFailures
-from sidecar.proxy.sniffer import Awaited
+from sidecar.proxy.sniffer import PendingDetections
 from sidecar.transport.accept import RETRY_S
 from sidecar.transport.loop_context import LoopContext
 from sidecar.transport.observer import ConnectionSummary, Observer
@@ -44,7 +44,7 @@ class ConnectionContext(Generic[C]):
     def __init__(
         self,
         *,
-        shop: LoopContext,
+        loop_context: LoopContext,
         timers: Timers,
         routing: Routing,
         observer: Observer,
@@ -58,14 +58,14 @@ class ConnectionContext(Generic[C]):
 
         ``on_exhausted`` is called when a connection cannot be dialled yet, because descriptors or memory are used up.
         """
-        self.loop = shop.loop
-        self.shop = shop
+        self.loop = loop_context.loop
+        self.loop_context = loop_context
         self.now = timers.now
         self.routing = routing
         self.observer = observer
         self.pacer = pacer
         pacer.follow(routing.limits)
-        self.first_bytes = Awaited(shop, timers, detection_timeout)
+        self.first_bytes = PendingDetections(loop_context, timers, detection_timeout)
         self.live: set[C] = set()
         self.connect_timeout = connect_timeout
         self.connecting = timers.queue(connect_timeout, _connect_timed_out)
@@ -80,7 +80,7 @@ class ConnectionContext(Generic[C]):
         self.routing = routing
         self.pacer.follow(routing.limits)
 
-    def tell_closed(self, summary: ConnectionSummary) -> None:
+    def report_closed(self, summary: ConnectionSummary) -> None:
         """Tell the observer and the log of a connection that had a class and has ended."""
         self.observer.closed(summary)
         if self._logs_connections:

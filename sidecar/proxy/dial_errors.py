@@ -10,23 +10,23 @@ from typing import Final, Protocol
 
 from daemon.log import Logger
 from datapath.routing.flow import Destination
-from sidecar.transport.observer import Outcome
+from sidecar.transport.observer import ConnectionOutcome
 
 log = Logger()
 
 WARN_EVERY_S: Final = 10.0
 """Seconds between two warnings about the same kind of local failure."""
 _OUTCOMES: Final = {
-    errno.ECONNREFUSED: Outcome.REFUSED,
-    errno.ETIMEDOUT: Outcome.CONNECT_TIMEOUT,
-    errno.EHOSTUNREACH: Outcome.UNREACHABLE,
-    errno.ENETUNREACH: Outcome.UNREACHABLE,
-    errno.EHOSTDOWN: Outcome.UNREACHABLE,
-    errno.ENETDOWN: Outcome.UNREACHABLE,
-    errno.ENOPROTOOPT: Outcome.UNREACHABLE,
-    errno.EACCES: Outcome.UNREACHABLE,
+    errno.ECONNREFUSED: ConnectionOutcome.REFUSED,
+    errno.ETIMEDOUT: ConnectionOutcome.CONNECT_TIMEOUT,
+    errno.EHOSTUNREACH: ConnectionOutcome.UNREACHABLE,
+    errno.ENETUNREACH: ConnectionOutcome.UNREACHABLE,
+    errno.EHOSTDOWN: ConnectionOutcome.UNREACHABLE,
+    errno.ENETDOWN: ConnectionOutcome.UNREACHABLE,
+    errno.ENOPROTOOPT: ConnectionOutcome.UNREACHABLE,
+    errno.EACCES: ConnectionOutcome.UNREACHABLE,
 }
-NEVER_RELAYED: Final = frozenset({*_OUTCOMES.values(), Outcome.LOCAL_ERROR})
+NEVER_RELAYED: Final = frozenset({*_OUTCOMES.values(), ConnectionOutcome.LOCAL_ERROR})
 """Outcomes of connections that never had a server."""
 _REMEDIES: Final = {
     errno.EADDRNOTAVAIL: "No ephemeral port is left for this destination. Widen net.ipv4.ip_local_port_range.",
@@ -82,10 +82,10 @@ class DialFailures:
         self._now = now
         self._warned: dict[int, float] = {}
 
-    def judge(self, number: int, destination: Destination) -> Outcome:
+    def classify(self, number: int, destination: Destination) -> ConnectionOutcome:
         """The outcome of a connection whose dialling failed with this error number."""
-        outcome = _OUTCOMES.get(number, Outcome.LOCAL_ERROR)
-        if outcome is Outcome.LOCAL_ERROR:
+        outcome = _OUTCOMES.get(number, ConnectionOutcome.LOCAL_ERROR)
+        if outcome is ConnectionOutcome.LOCAL_ERROR:
             self._warn(number, destination)
         return outcome
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from daemon.log import Logger
-from sidecar.proxy.connection import Connection
-from sidecar.transport.observer import Outcome
-from sidecar.transport.states import Event
+from sidecar.proxy.connection import RelayedConnection
+from sidecar.transport.observer import ConnectionOutcome
+from sidecar.transport.states import ConnectionEvent
 from sidecar.transport.timers import Timers
 
 CROWDED: Final = 7 / 8
@@ -42,7 +42,7 @@ class IdleSweep:
     per eighth of the timeout.
     """
 
-    def __init__(self, timers: Timers, live: Collection[Connection], idle_timeout: float) -> None:
+    def __init__(self, timers: Timers, live: Collection[RelayedConnection], idle_timeout: float) -> None:
         """``live``: the connections that there are. The timeout is in seconds."""
         self._live = live
         self._sweeps = timers.queue(idle_timeout / IDLE_SWEEPS, IdleSweep._sweep)
@@ -69,13 +69,13 @@ class IdleSweep:
         raise error
 
 
-class Crowding:
+class IdleEviction:
     """Watches over a proxy's places."""
 
     def __init__(
         self,
         timers: Timers,
-        live: Collection[Connection],
+        live: Collection[RelayedConnection],
         places: Callable[[], int],
         on_room: Callable[[], None],
     ) -> None:
@@ -87,10 +87,10 @@ class Crowding:
         self._live = live
         self._places = places
         self._on_room = on_room
-        self._looks = timers.queue(LOOK_S, Crowding._look)
+        self._looks = timers.queue(LOOK_S, IdleEviction._look)
         self._looking = False
-        self._seen: dict[Connection, tuple[int, float]] = {}
-        self._quiet: list[Connection] = []  # who is quiet for longest comes last
+        self._seen: dict[RelayedConnection, tuple[int, float]] = {}
+        self._quiet: list[RelayedConnection] = []  # who is quiet for longest comes last
         self._said = -math.inf
 
     def begin(self) -> None:
@@ -105,7 +105,7 @@ class Crowding:
         while self._quiet:
             connection = self._quiet.pop()
             if connection in self._live and _moved(connection) == self._seen[connection][0]:
-                connection.end(Event.EXPIRED, Outcome.CROWDED_OUT)
+                connection.end(ConnectionEvent.EXPIRED, ConnectionOutcome.CROWDED_OUT)
                 return True
         return False
 
@@ -143,5 +143,5 @@ class Crowding:
         raise error
 
 
-def _moved(connection: Connection) -> int:
+def _moved(connection: RelayedConnection) -> int:
     return connection.bytes_up + connection.bytes_down

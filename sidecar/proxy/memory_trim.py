@@ -18,7 +18,7 @@ _LEFT: Final = 8
 _WAIT_S: Final = 1.0
 
 
-class Level:
+class TrimTrigger:
     """Tells when of much that there was little is left: once, until there is much again."""
 
     def __init__(self) -> None:
@@ -40,30 +40,30 @@ class Level:
 class Trim:
     """Gives memory back at once when of many connections few are left: for a thread that has nothing else to do."""
 
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        self._give_back = give_back
-        self._level = Level()
+    def __init__(self, trim_memory: Callable[[], None]) -> None:
+        self._give_back = trim_memory
+        self._trigger = TrimTrigger()
 
     def left(self, left: int, held: int) -> None:
         """So many connections are there, and ``held`` bytes are kept for them."""
-        if self._level.has_fallen(left, held):
+        if self._trigger.has_fallen(left, held):
             self._give_back()
 
 
-class Tide:
+class MemoryTrimmer:
     """Gives memory back when of many connections few are left, a second later."""
 
-    def __init__(self, timers: Timers, give_back: Callable[[], None]) -> None:
-        self._give_back = give_back
-        self._soon = timers.queue(_WAIT_S, Tide._ebb)
-        self._level = Level()
+    def __init__(self, timers: Timers, trim_memory: Callable[[], None]) -> None:
+        self._give_back = trim_memory
+        self._soon = timers.queue(_WAIT_S, MemoryTrimmer._trim)
+        self._trigger = TrimTrigger()
 
     def closed(self, left: int, held: int) -> None:
         """A connection has ended, ``left`` others are there, and ``held`` bytes are kept for them."""
-        if self._level.has_fallen(left, held):
+        if self._trigger.has_fallen(left, held):
             self._soon.add(self)
 
-    def _ebb(self) -> None:
+    def _trim(self) -> None:
         self._give_back()
 
     def crashed(self, error: Exception) -> None:
@@ -71,7 +71,7 @@ class Tide:
         raise error
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Return free pages to the kernel (malloc_trim(3), which other C libraries than glibc do not have).
 
     Python's own allocator returns whole MiB only, in which nothing at all is left, and that is hardly ever so. With

@@ -20,34 +20,41 @@ from typing import Final
 import trio
 
 from daemon.log import Logger
-from datapath.connection_list import LiveConnection, Order, Shown, first
+from datapath.connection_list import ConnectionPage, LiveConnection, Order, select
 from datapath.routing.cached import Routing
-from datapath.shared_counters import Ledger, LedgerRow
+from datapath.shared_counters import CounterRow, SharedCounters
 from datapath.sockets import SocketAddress, reset_on_close
-from sidecar.observability.access_log import AccessLog, AccessLogSettings, Logged
-from sidecar.proxy.connection import Connection
+from sidecar.observability.access_log import AccessLog, AccessLogSettings, LoggingObserver
+from sidecar.proxy.connection import RelayedConnection
 from sidecar.proxy.context import ConnectionContext
-from sidecar.proxy.idle_eviction import CROWDED, Crowding, IdleSweep
-from sidecar.proxy.memory_trim import Tide, give_back
+from sidecar.proxy.idle_eviction import CROWDED, IdleEviction, IdleSweep
+from sidecar.proxy.memory_trim import MemoryTrimmer, trim_memory
 from sidecar.transport.accept import RETRY_S, Acceptor
-from sidecar.transport.inbound import InboundEdge
-from sidecar.transport.kernel_sockets import BACKLOG, Edge, TransparentEdge
+from sidecar.transport.inbound import InboundSockets
+from sidecar.transport.kernel_sockets import BACKLOG, KernelSockets, TransparentSockets
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.loop_context import LoopContext
-from sidecar.transport.observer import ConnectionSummary, ConnectionView, NullObserver, Observer, Outcome, Refusal
+from sidecar.transport.observer import (
+    ConnectionOutcome,
+    ConnectionSummary,
+    ConnectionView,
+    NullObserver,
+    Observer,
+    Refusal,
+)
 from sidecar.transport.pacing import Pacer
 from sidecar.transport.pipes import MAX_PIPES
-from sidecar.transport.states import Event
+from sidecar.transport.states import ConnectionEvent
 from sidecar.transport.timers import Timers
 from traffic_policy.errors import ConfigError
 from traffic_policy.units import Duration
 
 __all__ = [
+    "ConnectionOutcome",
     "ConnectionSummary",
     "ConnectionView",
     "NullObserver",
     "Observer",
-    "Outcome",
     "ProxyServer",
     "Refusal",
     "Routing",
@@ -135,36 +142,38 @@ class ProxyServer:
         routing: Routing,
         observer: Observer | None = None,
         *,
-        edge: Edge | None = None,
-        inbound: Edge | None = None,
-        ledger: LedgerRow | None = None,
+        kernel_sockets: KernelSockets | None = None,
+        inbound: KernelSockets | None = None,
+        received_counters: CounterRow | None = None,
     ) -> None:
-        """``edge`` and ``inbound`` are how listening and dialling are done; TPROXY when not given.
+        """``kernel_sockets`` and ``inbound`` are how listening and dialling are done; TPROXY when not given.
 
-        ``ledger`` is where this process writes down what it has received; one of its own when not given.
+        ``received_counters`` is where this process writes down what it has received; one of its own when not given.
         """
         self.settings = settings
         self.max_connections = settings.max_connections
-        self._doors: list[tuple[Edge, int]] = [(edge if edge is not None else TransparentEdge(), settings.port)]
+        self._doors: list[tuple[KernelSockets, int]] = [
+            (kernel_sockets if kernel_sockets is not None else TransparentSockets(), settings.port)
+        ]
         if settings.inbound_port is not None:
-            self._doors.append((inbound if inbound is not None else InboundEdge(), settings.inbound_port))
+            self._doors.append((inbound if inbound is not None else InboundSockets(), settings.inbound_port))
         self._observer = observer if observer is not None else NullObserver()
         self._access_log: AccessLog | None = None
         if settings.access_log is not None:
             self._access_log = AccessLog(settings.access_log, self._observer.lost_lines)
-            self._observer = Logged(self._observer, self._access_log)
+            self._observer = LoggingObserver(self._observer, self._access_log)
         self._timers = Timers()
         self._loop = EventLoop(self._timers)
         self._retries = self._timers.queue(RETRY_S, Acceptor.resume)
         self._acceptors: list[Acceptor] = []
         self._emptied = trio.Event()
         self._life = trio.CancelScope()
-        self._context = ConnectionContext[Connection](
-            shop=LoopContext(self._loop),
+        self._context = ConnectionContext[RelayedConnection](
+            loop_context=LoopContext(self._loop),
             timers=self._timers,
             routing=routing,
             observer=self._observer,
-            pacer=Pacer(self._timers, ledger or Ledger().row(0)),
+            pacer=Pacer(self._timers, received_counters or SharedCounters().row(0)),
             detection_timeout=settings.detection_timeout.seconds,
             connect_timeout=settings.connect_timeout.seconds,
             on_closed=self._connection_closed,
@@ -172,8 +181,8 @@ class ProxyServer:
         )
         live = self._context.live
         self._idle = IdleSweep(self._timers, live, settings.idle_timeout.seconds)
-        self._crowding = Crowding(self._timers, live, lambda: self.max_connections, self._resume)
-        self._tide = Tide(self._timers, give_back)
+        self._idle_eviction = IdleEviction(self._timers, live, lambda: self.max_connections, self._resume)
+        self._memory_trimmer = MemoryTrimmer(self._timers, trim_memory)
 
     @property
     def routing(self) -> Routing:
@@ -199,11 +208,11 @@ class ProxyServer:
         """The connections alive."""
         return [connection.view() for connection in self._context.live]
 
-    async def connections(self, limit: int, order: Order) -> Shown:
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:
         """The connections alive, and ``limit`` of them. Waits for nothing; other servers have to ask first."""
         live = self._context.live
-        chosen = first(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
-        return Shown(len(live), [_told(each.view()) for each in chosen])
+        chosen = select(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
+        return ConnectionPage(len(live), [_told(each.view()) for each in chosen])
 
     async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when listening.
@@ -220,11 +229,13 @@ class ProxyServer:
             )
         make_room_for_descriptors(self.max_connections * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS)
         try:
-            for edge, port in self._doors:
-                adopt = partial(self._adopt, edge)
-                for listener in edge.listen(port, self.settings.families):
+            for kernel_sockets, port in self._doors:
+                adopt = partial(self._adopt, kernel_sockets)
+                for listener in kernel_sockets.listen(port, self.settings.families):
                     self._acceptors.append(
-                        Acceptor(self._loop, listener, adopt, self._has_room, self._crowding.make_room, self._exhausted)
+                        Acceptor(
+                            self._loop, listener, adopt, self._has_room, self._idle_eviction.make_room, self._exhausted
+                        )
                     )
             task_status.started([acceptor.listener.getsockname()[:2] for acceptor in self._acceptors])
             with self._life:
@@ -232,7 +243,7 @@ class ProxyServer:
         finally:
             self._close_listeners()
             self.cut()
-            self._context.shop.pipes.close()
+            self._context.loop_context.pipes.close()
             self._loop.close()
             if self._access_log is not None:
                 self._access_log.close()
@@ -283,19 +294,19 @@ class ProxyServer:
         """Reset all connections; returns how many there were."""
         connections = list(self._context.live)
         for connection in connections:
-            connection.end(Event.CUT, Outcome.CUT)
+            connection.end(ConnectionEvent.CUT, ConnectionOutcome.CUT)
         return len(connections)
 
-    def _adopt(self, edge: Edge, client: socket.SocketType, address: SocketAddress) -> None:
+    def _adopt(self, kernel_sockets: KernelSockets, client: socket.SocketType, address: SocketAddress) -> None:
         """Take over a connection that was accepted at this edge."""
-        original = edge.original(client)
+        original = kernel_sockets.original_destination(client)
         if original is None:
             reset_on_close(client)
             client.close()
             self._observer.refused(Refusal.NOT_DIVERTED)
             log.debug("refused a connection to the listener itself", client=address)
             return
-        connection = Connection(self._context, edge, client, address, original)
+        connection = RelayedConnection(self._context, kernel_sockets, client, address, original)
         self._context.live.add(connection)
         self._idle.begin()
         try:
@@ -306,7 +317,7 @@ class ProxyServer:
     def _has_room(self) -> bool:
         taken = len(self._context.live)
         if taken >= self.max_connections * CROWDED:
-            self._crowding.begin()
+            self._idle_eviction.begin()
         return taken < self.max_connections
 
     def _resume(self) -> None:
@@ -327,7 +338,7 @@ class ProxyServer:
     def _connection_closed(self) -> None:
         if not len(self._context.waiting):  # those are first
             self._resume()
-        self._tide.closed(len(self._context.live), self._context.first_bytes.size)
+        self._memory_trimmer.closed(len(self._context.live), self._context.first_bytes.size)
         if not self._context.live and not self._emptied.is_set():
             self._emptied.set()
 

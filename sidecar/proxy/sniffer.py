@@ -28,7 +28,7 @@ _GREETED_S: Final = 0.02
 """A client that has greeted by HTTP/2 and asks for nothing may wait for the server; else its request is on its way."""
 
 
-class Owner(Protocol):
+class SnifferOwner(Protocol):
     """The connection: who wants to know what the first bytes say."""
 
     def detected(self, detection: Detection) -> None:
@@ -41,35 +41,35 @@ class Owner(Protocol):
         """A handler raised: clean up. Must not raise."""
 
 
-class Awaited:
+class PendingDetections:
     """The first bytes of all connections of a loop: their deadlines, and how many bytes await a decision."""
 
-    def __init__(self, shop: LoopContext, timers: Timers, timeout: float) -> None:
+    def __init__(self, loop_context: LoopContext, timers: Timers, timeout: float) -> None:
         """``timeout`` in seconds: how long a client may say too little."""
-        self.shop = shop
+        self.loop_context = loop_context
         self.size = 0
-        self._silent = timers.queue(timeout, FirstBytes.timed_out)
-        self._greeted = timers.queue(min(_GREETED_S, timeout), FirstBytes.timed_out)
+        self._silent = timers.queue(timeout, Sniffer.timed_out)
+        self._greeted = timers.queue(min(_GREETED_S, timeout), Sniffer.timed_out)
 
     def add(self, size: int) -> None:
         """So many bytes more, or less where it is negative."""
         self.size += size
 
-    def begin(self, first: FirstBytes) -> None:
+    def begin(self, first: Sniffer) -> None:
         """One waits from now on."""
         self._silent.add(first)
 
-    def greeted(self, first: FirstBytes) -> None:
+    def greeted(self, first: Sniffer) -> None:
         """Its client may wait for a word of the server's: it waits from now on, and not for long."""
         self._greeted.add(first)
 
-    def end(self, first: FirstBytes) -> None:
+    def end(self, first: Sniffer) -> None:
         """One waits no more."""
         self._silent.discard(first)
         self._greeted.discard(first)
 
 
-class FirstBytes:
+class Sniffer:
     """The client's bytes before there is a :class:`~sidecar.transport.direction.Direction`, and what is known of its
     end.
 
@@ -79,8 +79,8 @@ class FirstBytes:
 
     __slots__ = ("_all", "_client", "_counted", "_detector", "_owner", "_waits", "data", "exhaust", "fin", "readable")
 
-    def __init__(self, all_awaited: Awaited, owner: Owner, client: SocketType) -> None:
-        self._all = all_awaited
+    def __init__(self, pending_detections: PendingDetections, owner: SnifferOwner, client: SocketType) -> None:
+        self._all = pending_detections
         self._owner = owner
         self._client = client
         self.data: bytes | bytearray = b""
@@ -99,7 +99,7 @@ class FirstBytes:
             self._owner.client_reset()
             return
         # After the read, so that what was read raises no event; the kernel reports what has come since.
-        self._all.shop.loop.watch(self._client.fileno(), self)
+        self._all.loop_context.loop.watch(self._client.fileno(), self)
         if detection is not None:
             self._decide(detection)
         else:
@@ -162,10 +162,10 @@ class FirstBytes:
 
     def _read(self) -> Detection | None:
         """Read what is there, until it decides; None: more must come. Raises OSError when the client has reset it."""
-        shop = self._all.shop
+        loop_context = self._all.loop_context
         while self.readable:
             try:
-                size = self._client.recv_into(shop.buffer)
+                size = self._client.recv_into(loop_context.buffer)
             except BlockingIOError:
                 self.readable = False
                 return None
@@ -174,7 +174,7 @@ class FirstBytes:
                 return self.finish(Reason.EOF)
             if size < BUFFER_SIZE and not (self.fin or self.exhaust):
                 self.readable = False
-            detection = self._add(bytes(shop.view[:size]))
+            detection = self._add(bytes(loop_context.view[:size]))
             if detection is not None:
                 return detection
         return None

@@ -11,18 +11,18 @@ from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any, Final
 
-from sidecar.supervisor.heartbeat import KINDS, Beats, new_page
-from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.heartbeat import KINDS, Heartbeat, new_page
+from sidecar.supervisor.ipc import IpcChannel
 
 _OPTION: Final = "--supervisor-fd"
 
 
-class Child:
+class ProxyProcess:
     """A process that was started here, and the ways to it."""
 
-    def __init__(self, pid: int, wire: Wire, beats: Beats) -> None:
+    def __init__(self, pid: int, channel: IpcChannel, heartbeat: Heartbeat) -> None:
         self.pid = pid
-        self.wire = wire
+        self.channel = channel
         self.listened = True
         self.armed = False
         """It has said what to do without it: its signals are followed, and something may be installed."""
@@ -30,10 +30,10 @@ class Child:
         self.silent = False
         self.hung = False
         self.began = monotonic()
-        self._beats = beats
+        self._heartbeat = heartbeat
 
     @classmethod
-    def spawn(cls, argv: Sequence[str], told: Mapping[str, Any]) -> Child:
+    def spawn(cls, argv: Sequence[str], told: Mapping[str, Any]) -> ProxyProcess:
         """Start a proxy, which hears first what it is ``told``.
 
         It has a process group of its own: what a terminal sends reaches it through us, once. Raises OSError when there
@@ -42,12 +42,12 @@ class Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as opened, theirs:
             opened.callback(ours.close)
-            wire = Wire(ours)
+            channel = IpcChannel(ours)
             page = new_page()
             try:
-                beats = Beats(page)
-                opened.callback(beats.close)
-                wire.send("welcome", told, [page])
+                heartbeat = Heartbeat(page)
+                opened.callback(heartbeat.close)
+                channel.send("welcome", told, [page])
             finally:
                 os.close(page)
             os.set_inheritable(theirs.fileno(), True)
@@ -59,13 +59,13 @@ class Child:
                 setsigdef=(signal.SIGCHLD, signal.SIGPIPE),
             )
             opened.pop_all()
-        return cls(pid, wire, beats)
+        return cls(pid, channel, heartbeat)
 
-    def signs(self) -> list[float]:
+    def heartbeats(self) -> list[float]:
         """When it gave each kind of sign of life, in seconds of the monotonic clock; 0: never."""
-        return [self._beats.last(kind) / 1e9 for kind in range(KINDS)]
+        return [self._heartbeat.last(kind) / 1e9 for kind in range(KINDS)]
 
-    def queued(self) -> float:
+    def cpu_wait(self) -> float:
         """Seconds that its main thread, which gives the signs, was ready to run and waited for a CPU, in all.
 
         Its own alone: others that wait are no excuse for a loop that stands still. 0 where the kernel does not tell.
@@ -77,7 +77,7 @@ class Child:
 
     def pending(self) -> bool:
         """Whether it has said something that nobody has heard."""
-        return self.listened and bool(select.select([self.wire], [], [], 0)[0])
+        return self.listened and bool(select.select([self.channel], [], [], 0)[0])
 
     def send(self, number: int) -> None:
         """Send it a signal. It has not been buried yet, so its number is its own."""
@@ -90,5 +90,5 @@ class Child:
     def close(self) -> None:
         """It has ended."""
         self.listened = False
-        self.wire.close()
-        self._beats.close()
+        self.channel.close()
+        self._heartbeat.close()

@@ -15,15 +15,15 @@ from typing import Any, Final
 import trio
 
 from daemon.log import Logger
-from daemon.prometheus_text import Family, counter
+from daemon.prometheus_text import MetricFamily, counter
 from datapath.netfilter.fallback import Command
 from sidecar.supervisor.commands import Action, run_all
-from sidecar.supervisor.heartbeat import EVERY_S, JUDGE, KINDS, LOOP, WORKERS, Beats
-from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.heartbeat import CLASSIFIER, EVERY_S, KINDS, LOOP, WORKERS, Heartbeat
+from sidecar.supervisor.ipc import IpcChannel
 from traffic_policy.marks import ClassIds
 from traffic_policy.settings import LogFormat, OnFailure
 
-_FORSAKEN: Final = 1
+_NO_SUPERVISOR: Final = 1
 _ASK_S: Final = 1.0
 """Seconds between two questions to the workers."""
 
@@ -35,8 +35,8 @@ class SupervisorClient:
 
     def __init__(
         self,
-        wire: Wire,
-        beats: Beats,
+        channel: IpcChannel,
+        heartbeat: Heartbeat,
         restarts: Mapping[str, int],
         *,
         again: bool,
@@ -47,9 +47,9 @@ class SupervisorClient:
         self.again = again
         """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
         self.ids = ids
-        """The class ids in force, as :func:`ids_told` gives them; None: there have been none yet."""
-        self._wire = wire
-        self._beats = beats
+        """The class ids in force, as :func:`encode_ids` gives them; None: there have been none yet."""
+        self._channel = channel
+        self._heartbeat = heartbeat
         self._armed: tuple[Command, ...] | None = None
         self._over = False
 
@@ -58,55 +58,56 @@ class SupervisorClient:
         """Take the socket that a supervisor has given, and hear its first words."""
         end = socket.socket(fileno=descriptor)
         end.set_inheritable(False)
-        wire = Wire(end)
-        message, descriptors = wire.receive()
+        channel = IpcChannel(end)
+        message, descriptors = channel.receive()
         if message is None:
-            os._exit(_FORSAKEN)  # it has gone before anything began
+            os._exit(_NO_SUPERVISOR)  # it has gone before anything began
         [page] = descriptors
-        beats = Beats(page)
+        heartbeat = Heartbeat(page)
         os.close(page)
-        return cls(wire, beats, message["restarts"], again=message["again"], ids=message["ids"])
+        return cls(channel, heartbeat, message["restarts"], again=message["again"], ids=message["ids"])
 
     def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
         """Say what to run if this process should be gone; to be called before what captures is installed.
 
-        ``ids``, as :func:`ids_told` gives them, are for the next one: connections that need no proxy to live wear them.
+        ``ids``, as :func:`encode_ids` gives them, are for the next one: connections that need no proxy to live wear
+        them.
         """
         self._armed, self.ids = tuple(commands), ids
         actions = [asdict(each) for each in commands]
         said = {"actions": actions, "ids": ids, "on_failure": way.value, "log_format": log_format.value}
-        self._wire.send("armed", said)
+        self._channel.send("armed", said)
 
     def ready(self) -> None:
         """Say that all is in force."""
-        self._wire.send("ready")
+        self._channel.send("ready")
 
     def not_ready(self) -> None:
         """Take that back: this process ends, and there is to be no other."""
-        self._wire.send("not-ready")
+        self._channel.send("not-ready")
 
     def nothing_left(self) -> None:
         """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
         self._over = True
         for kind in range(KINDS):
-            self._beats.take_back(kind)
+            self._heartbeat.stop(kind)
 
-    def all_workers_answer(self) -> None:
+    def workers_answered(self) -> None:
         """Say so."""
-        self._beats.give(WORKERS)
+        self._heartbeat.beat(WORKERS)
 
-    async def give_signs(self, judge_turns: Callable[[], bool | None]) -> None:
+    async def send_heartbeats(self, classifier_turned: Callable[[], bool | None]) -> None:
         """Tell that the event loop turns, again and again; and the thread that judges packets, if there is one.
 
-        ``judge_turns`` says whether it has come round since the last call; None: there is none, or none any more.
+        ``classifier_turned`` says whether it has come round since the last call; None: there is none, or none any more.
         """
         while not self._over:
-            self._beats.give(LOOP)
-            turned = judge_turns()
+            self._heartbeat.beat(LOOP)
+            turned = classifier_turned()
             if turned:
-                self._beats.give(JUDGE)
+                self._heartbeat.beat(CLASSIFIER)
             elif turned is None:
-                self._beats.take_back(JUDGE)
+                self._heartbeat.stop(CLASSIFIER)
             await trio.sleep(EVERY_S)
 
     async def watch_workers(self, ask: Callable[[], Awaitable[list[int]]]) -> None:
@@ -114,39 +115,39 @@ class SupervisorClient:
 
         ``ask`` gives the numbers of those that do not.
         """
-        self.all_workers_answer()  # they have, when they began
+        self.workers_answered()  # they have, when they began
         while True:
             await trio.sleep(_ASK_S)
             if not await ask():
-                self.all_workers_answer()
+                self.workers_answered()
 
-    async def listen(self, put_back: Callable[[], Awaitable[None]]) -> None:
-        """Follow what the supervisor says: ``put_back`` what captures, and go on as before.
+    async def listen(self, restore_capture: Callable[[], Awaitable[None]]) -> None:
+        """Follow what the supervisor says: ``restore_capture`` what captures, and go on as before.
 
         If the supervisor is gone this process ends at once.
         """
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.lowlevel.wait_readable(self._wire.socket)
-                message, _ = self._wire.receive()
+                await trio.lowlevel.wait_readable(self._channel.socket)
+                message, _ = self._channel.receive()
                 if message is None:
-                    self._end_forsaken()
+                    self._exit_without_supervisor()
                 elif message["kind"] == "resume":
-                    nursery.start_soon(put_back)
+                    nursery.start_soon(restore_capture)
 
-    def _end_forsaken(self) -> None:
+    def _exit_without_supervisor(self) -> None:
         """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""
         problem = run_all([Action(each.argv, each.input) for each in self._armed or ()])
         log.error("the supervisor has gone, and so does this process; start the sidecar again", error=problem)
-        os._exit(_FORSAKEN)
+        os._exit(_NO_SUPERVISOR)
 
 
-def ids_told(ids: ClassIds) -> dict[str, Any]:
+def encode_ids(ids: ClassIds) -> dict[str, Any]:
     """Class ids as plain data, with those that are not to be used again soon."""
     return {"ids": dict(ids), "retired": list(ids.retired)}
 
 
-def ids_of(told: Mapping[str, Any]) -> ClassIds:
+def decode_ids(told: Mapping[str, Any]) -> ClassIds:
     """The other way round."""
     return ClassIds(told["ids"], tuple(told["retired"]))
 
@@ -157,7 +158,7 @@ class RestartMetrics:
     def __init__(self, supervisor: SupervisorClient | None) -> None:
         self._restarts = supervisor.restarts if supervisor is not None else {}
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[MetricFamily]:
         """One family."""
         restarts = counter("podlane_restarts", "Proxies that were started again.", "reason")
         for reason, number in self._restarts.items():

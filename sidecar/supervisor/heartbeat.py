@@ -14,7 +14,7 @@ from typing import Final
 
 LOOP: Final = 0
 """The proxy's event loop turns."""
-JUDGE: Final = 1
+CLASSIFIER: Final = 1
 """So does the thread that judges packets, stepping aside."""
 WORKERS: Final = 2
 """All workers have answered."""
@@ -23,7 +23,7 @@ EVERY_S: Final = 0.2
 """Seconds from one sign to the next."""
 
 
-class Beats:
+class Heartbeat:
     """The page, from either side."""
 
     def __init__(self, descriptor: int) -> None:
@@ -31,11 +31,11 @@ class Beats:
         self._page = mmap.mmap(descriptor, mmap.PAGESIZE)
         self._times = memoryview(self._page).cast("Q")
 
-    def give(self, kind: int) -> None:
+    def beat(self, kind: int) -> None:
         """It is alive now."""
         self._times[kind] = monotonic_ns()
 
-    def take_back(self, kind: int) -> None:
+    def stop(self, kind: int) -> None:
         """It has ended as it should: nobody is to wait for it any more."""
         self._times[kind] = 0
 

@@ -26,7 +26,7 @@ _MOST_BYTES: Final = 1 << 17
 Message = dict[str, Any]
 
 
-class Wire:
+class IpcChannel:
     """One end."""
 
     def __init__(self, end: socket.socket) -> None:

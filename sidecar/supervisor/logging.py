@@ -11,7 +11,7 @@ from contextlib import suppress
 from traffic_policy.settings import LogFormat, variable
 
 
-class Speech:
+class StderrLog:
     """Writes to standard error. ``format``: ``console`` or ``json``, which the proxy tells."""
 
     def __init__(self) -> None:

@@ -14,12 +14,12 @@ from time import monotonic
 from typing import Final, NoReturn
 
 from sidecar.supervisor.argv import open_descriptors, without_options
-from sidecar.supervisor.child import Child
+from sidecar.supervisor.child import ProxyProcess
 from sidecar.supervisor.commands import Action, run_all
 from sidecar.supervisor.control import Control
 from sidecar.supervisor.ipc import Message
-from sidecar.supervisor.logging import Speech, end_of, reason_of
-from sidecar.supervisor.watchdog import START_S, Restarts, Watch
+from sidecar.supervisor.logging import StderrLog, end_of, reason_of
+from sidecar.supervisor.watchdog import START_S, Restarts, Watchdog
 
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONCE: Final = ("--ready-fd",)
@@ -35,9 +35,9 @@ class Supervisor:
     def __init__(self, argv: Sequence[str]) -> None:
         """``argv``: the proxy's command, to which this adds what it needs."""
         self._argv = list(argv)
-        self._speech = Speech()
-        self._proxy: Child | None = None
-        self._watch = Watch()
+        self._log = StderrLog()
+        self._proxy: ProxyProcess | None = None
+        self._watchdog = Watchdog()
         self._restarts = Restarts()
         self._actions: tuple[Action, ...] = ()
         self._ids: Message | None = None
@@ -48,7 +48,7 @@ class Supervisor:
         self._stopping = False
         self._was_ready = False
         self._start_at: float | None = monotonic()
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._try_at: float | None = None
         self._status: int | None = None
         self._poll = select.poll()
@@ -73,21 +73,21 @@ class Supervisor:
             self._start()
             if self._status is not None:
                 return
-        deadlines = [at for at in (self._start_at, self._try_at, self._look_due()) if at is not None]
+        deadlines = [at for at in (self._start_at, self._try_at, self._check_due()) if at is not None]
         wait = None if not deadlines else max(0.0, min(deadlines) - monotonic())
         events = self._poll.poll(None if wait is None else wait * 1000 + 1)
         ready = {descriptor for descriptor, _ in events}
         while self._proxy is not None and self._proxy.pending():  # before others ask about it
-            self._hear(self._proxy)
+            self._read_messages(self._proxy)
         self._control.serve(ready)
         if woken in ready:
             for number in os.read(woken, 512):
                 self._signalled(number)
-            self._bury()
+            self._reap()
         if self._proxy is not None and not self._proxy.hung:
-            self._look(self._proxy)
+            self._check_heartbeats(self._proxy)
         if self._try_at is not None and monotonic() >= self._try_at:
-            self._do_without()
+            self._apply_fallback()
 
     # --- the proxy's beginning and end ------------------------------------------------------------------------------
 
@@ -99,32 +99,30 @@ class Supervisor:
         except OSError as error:
             self._not_started(reason_of(error))
             return
-        self._watch = Watch()
-        self._look_at = monotonic()
+        self._watchdog = Watchdog()
+        self._check_at = monotonic()
 
     def _not_started(self, why: str) -> None:
         """Its program is gone, or there is no memory, or no room for another process."""
         if not self._was_ready:
-            self._speech.error("the proxy cannot be started", error=why)
+            self._log.error("the proxy cannot be started", error=why)
             self._status = 1
             return
-        self._do_without()
+        self._apply_fallback()
         pause = self._restarts.pause_after("exit", None)
         self._start_at = monotonic() + pause
-        self._speech.error(
-            "the proxy cannot be started", error=why, again_in=f"{pause:g}s", new_connections=self._fate()
-        )
+        self._log.error("the proxy cannot be started", error=why, again_in=f"{pause:g}s", new_connections=self._fate())
 
-    def _spawn(self) -> Child:
+    def _spawn(self) -> ProxyProcess:
         known = {"restarts": self._restarts.counts, "again": self._was_ready, "ids": self._ids}
-        proxy = Child.spawn(self._argv, known)
+        proxy = ProxyProcess.spawn(self._argv, known)
         self._argv = without_options(self._argv, _ONCE)
         while self._once:
             os.close(self._once.pop())  # whoever waits at the other end is to see the proxy's end
-        self._poll.register(proxy.wire.fileno(), select.POLLIN)
+        self._poll.register(proxy.channel.fileno(), select.POLLIN)
         return proxy
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """See to every child that has ended. As pid 1 of a container it has those of others, too."""
         while True:
             try:
@@ -136,7 +134,7 @@ class Supervisor:
             if self._proxy is not None and pid == self._proxy.pid:
                 self._ended(self._proxy, os.waitstatus_to_exitcode(status))
 
-    def _ended(self, proxy: Child, code: int) -> None:
+    def _ended(self, proxy: ProxyProcess, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
         if self._stopping:
@@ -145,24 +143,24 @@ class Supervisor:
             # Somebody asked it to end, or it cannot work here and has said why.
             self._status = code
         else:
-            self._do_without()
+            self._apply_fallback()
             reason = "hang" if proxy.hung else "kill" if code < 0 else "exit"
             ready_for = None if proxy.ready_at is None else monotonic() - proxy.ready_at
             pause = self._restarts.pause_after(reason, ready_for)
             self._start_at = monotonic() + pause
-            self._speech.error(
+            self._log.error(
                 f"the proxy {end_of(code)}", pid=proxy.pid, again_in=f"{pause:g}s", new_connections=self._fate()
             )
 
-    def _forget(self, proxy: Child) -> None:
+    def _forget(self, proxy: ProxyProcess) -> None:
         """It has ended. Its last words are heard."""
         while proxy.pending():
-            self._hear(proxy)
+            self._read_messages(proxy)
         if proxy.listened:
-            self._poll.unregister(proxy.wire.fileno())
+            self._poll.unregister(proxy.channel.fileno())
         proxy.close()
 
-    def _stopped(self, proxy: Child, code: int) -> None:
+    def _stopped(self, proxy: ProxyProcess, code: int) -> None:
         """It was told to end. If that did not go well somebody must remove what it had installed."""
         # Before it has armed it follows no signals, and ends without having seen to what is there.
         nothing_there = not self._actions and not self._was_ready
@@ -170,9 +168,9 @@ class Supervisor:
             self._status = 0
             return
         if code == 0:
-            self._speech.info("removing what an earlier proxy has left", pid=proxy.pid)
+            self._log.info("removing what an earlier proxy has left", pid=proxy.pid)
         else:
-            self._speech.error("the proxy did not end well; removing what it has left", pid=proxy.pid, exit_code=code)
+            self._log.error("the proxy did not end well; removing what it has left", pid=proxy.pid, exit_code=code)
         self._clean_up()
 
     def _clean_up(self) -> None:
@@ -180,21 +178,21 @@ class Supervisor:
         action = Action((*without_options(self._argv, (*_ONCE, "--summary-fd")), "--cleanup"), "")
         problem = run_all([action], _CLEANUP_S)
         if problem:
-            self._speech.error("not all was removed; `podlane sidecar --cleanup` tries again", error=problem)
+            self._log.error("not all was removed; `podlane sidecar --cleanup` tries again", error=problem)
         self._status = 1 if problem else 0
 
     # --- what it says, and what it is told --------------------------------------------------------------------------
 
-    def _hear(self, proxy: Child) -> None:
-        message, _ = proxy.wire.receive()
+    def _read_messages(self, proxy: ProxyProcess) -> None:
+        message, _ = proxy.channel.receive()
         if message is None:
             # It is about to end, which SIGCHLD will tell, or its silence.
-            self._poll.unregister(proxy.wire.fileno())
+            self._poll.unregister(proxy.channel.fileno())
             proxy.listened = False
             return
         match message["kind"]:
             case "armed":
-                self._speech.format = message["log_format"]
+                self._log.format = message["log_format"]
                 self._actions = tuple(Action(tuple(each["argv"]), each["input"]) for each in message["actions"])
                 self._ids = message["ids"]
                 self._open = message["on_failure"] == "open"
@@ -204,7 +202,7 @@ class Supervisor:
             case "ready":
                 proxy.ready_at = monotonic()
                 if self._was_ready:
-                    self._speech.info("the proxy is ready again", pid=proxy.pid)
+                    self._log.info("the proxy is ready again", pid=proxy.pid)
                 self._was_ready = True
             case "not-ready":
                 self._was_ready = False
@@ -225,31 +223,31 @@ class Supervisor:
 
     # --- while there is nobody --------------------------------------------------------------------------------------
 
-    def _look_due(self) -> float | None:
+    def _check_due(self) -> float | None:
         if self._proxy is None or self._proxy.hung:
             return None
-        return self._look_at
+        return self._check_at
 
-    def _look(self, proxy: Child) -> None:
+    def _check_heartbeats(self, proxy: ProxyProcess) -> None:
         now = monotonic()
-        if now < self._look_at:
+        if now < self._check_at:
             return
-        verdict = self._watch.look(now, proxy.signs(), proxy.queued())
-        self._look_at = verdict.look_at
+        verdict = self._watchdog.check(now, proxy.heartbeats(), proxy.cpu_wait())
+        self._check_at = verdict.look_at
         if verdict.hung or (proxy.ready_at is None and now - proxy.began > START_S):
-            self._speech.error("the proxy hangs, and is killed", pid=proxy.pid)
+            self._log.error("the proxy hangs, and is killed", pid=proxy.pid)
             proxy.hung = True
             proxy.kill()
         elif verdict.silent and not proxy.silent:
             proxy.silent = True
-            self._do_without()
-            self._speech.warning("the proxy does not answer", pid=proxy.pid, new_connections=self._fate())
+            self._apply_fallback()
+            self._log.warning("the proxy does not answer", pid=proxy.pid, new_connections=self._fate())
         elif proxy.silent and not verdict.silent:
             proxy.silent = False
-            self._speech.info("the proxy answers again", pid=proxy.pid)
-            proxy.wire.send("resume")
+            self._log.info("the proxy answers again", pid=proxy.pid)
+            proxy.channel.send("resume")
 
-    def _do_without(self) -> None:
+    def _apply_fallback(self) -> None:
         """Have new connections do without the proxy, as it has prepared."""
         self._try_at = None
         if self._tripped or self._stopping or not self._actions:
@@ -258,7 +256,7 @@ class Supervisor:
         self._tripped = problem is None
         if problem is not None:
             self._try_at = monotonic() + _AGAIN_S
-            self._speech.error("new connections still wait for the proxy", error=problem)
+            self._log.error("new connections still wait for the proxy", error=problem)
 
     def _fate(self) -> str:
         if not self._actions:

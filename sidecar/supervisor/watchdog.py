@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sidecar.supervisor.heartbeat import JUDGE, LOOP, WORKERS
+from sidecar.supervisor.heartbeat import CLASSIFIER, LOOP, WORKERS
 
-SILENT_S: Final = {LOOP: 0.6, JUDGE: 0.6, WORKERS: 3.0}
+SILENT_S: Final = {LOOP: 0.6, CLASSIFIER: 0.6, WORKERS: 3.0}
 """After so long without a sign new connections do without the proxy. Together with the next look and the 20 ms that
 iptables takes this is less than a second. Workers are asked once per second, and given another to answer."""
-HUNG_S: Final = {LOOP: 5.0, JUDGE: 5.0}
+HUNG_S: Final = {LOOP: 5.0, CLASSIFIER: 5.0}
 """After so long it is killed: its connections stand still all the while, but a machine that is short of CPU time, or a
 small CPU limit, must not cost them. Workers are the proxy's to kill."""
 START_S: Final = 120.0
@@ -27,7 +27,7 @@ _CALM_S: Final = 60.0
 """Who has been ready for so long had not failed to start."""
 
 
-class Verdict(NamedTuple):
+class Liveness(NamedTuple):
     """``silent``: new connections should do without it; ``hung``: kill it; ``look_at``: when to look next."""
 
     silent: bool
@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
     look_at: float
 
 
-class Watch:
+class Watchdog:
     """Watches the signs of one proxy.
 
     What counts is the time in which it could have given them. Who stands in the queue for a CPU does not hang: on a
@@ -46,7 +46,7 @@ class Watch:
         self._planned: float | None = None
         self._seen: dict[int, tuple[float, float]] = {}
 
-    def look(self, now: float, last: Sequence[float], queued: float = 0.0) -> Verdict:
+    def check(self, now: float, last: Sequence[float], queued: float = 0.0) -> Liveness:
         """``last``: when each kind of sign was given, 0 for those that never were.
 
         ``queued``: how long the thread that gives them has been ready to run and did not, in all.
@@ -64,7 +64,7 @@ class Watch:
         # While it is silent: look often, so that capture comes back soon after it speaks again.
         wait = min(waits, default=SILENT_S[LOOP])
         self._planned = now + (0.1 if wait <= 0 else wait)
-        return Verdict(silent, hung, self._planned)
+        return Liveness(silent, hung, self._planned)
 
 
 class Restarts:

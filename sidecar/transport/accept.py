@@ -114,15 +114,15 @@ class Acceptor:
         """Leave new connections to the kernel's backlog."""
         if not self.paused:
             self.paused = True
-            self._loop.rewatch(self.listener.fileno(), 0)
+            self._loop.set_events(self.listener.fileno(), 0)
 
     def resume(self) -> None:
         """Accept again."""
         if self.paused:
             self.paused = False
-            self._loop.rewatch(self.listener.fileno(), select.EPOLLIN)
+            self._loop.set_events(self.listener.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
         """Stop listening; the kernel resets what is still in the backlog, if nobody else has the listener."""
         self._loop.unwatch(self.listener.fileno())
-        self._loop.bury(self.listener)
+        self._loop.close_deferred(self.listener)

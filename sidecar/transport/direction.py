@@ -29,7 +29,7 @@ from socket import MSG_MORE, SocketType
 from time import perf_counter
 from typing import Final, Protocol
 
-from datapath.sockets import bound_unsent, pending_error
+from datapath.sockets import limit_unsent, pending_error
 from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS
 from sidecar.transport.loop_context import BUFFER_SIZE, LoopContext
 from sidecar.transport.pipes import PIPE_SIZE, Pipe
@@ -51,7 +51,7 @@ _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _BLOCKED, _BUDGET_SPENT, _FINISHED = Turn.BLOCKED, Turn.BUDGET_SPENT, Turn.FINISHED
 
 
-class Owner(Protocol):
+class DirectionOwner(Protocol):
     """The connection that a direction belongs to."""
 
     def ended(self, direction: Direction, turn: Turn) -> None:
@@ -98,6 +98,7 @@ class Direction:
         "full_since",
         "held",
         "last_read",
+        "loop_context",
         "open",
         "opposite",
         "owner",
@@ -106,7 +107,6 @@ class Direction:
         "queued",
         "readable",
         "requests",
-        "shop",
         "sink",
         "sink_watched",
         "source",
@@ -115,8 +115,8 @@ class Direction:
 
     opposite: Direction
 
-    def __init__(self, shop: LoopContext, owner: Owner, source: SocketType, sink: SocketType) -> None:
-        self.shop = shop
+    def __init__(self, loop_context: LoopContext, owner: DirectionOwner, source: SocketType, sink: SocketType) -> None:
+        self.loop_context = loop_context
         self.owner = owner
         self.source = source
         self.sink = sink
@@ -216,7 +216,7 @@ class Direction:
             return
         if turn is _BUDGET_SPENT:
             self.queued = True
-            self.shop.loop.again(self)
+            self.loop_context.loop.call_soon(self)
         else:
             self.owner.ended(self, turn)
 
@@ -295,9 +295,9 @@ class Direction:
         return self._copy(limit) if self.requests is None else self.requests.copy(self, limit)
 
     def _copy(self, limit: int) -> Turn | None:
-        shop = self.shop
+        loop_context = self.loop_context
         try:
-            size = self.last_read = self.source.recv_into(shop.buffer, limit)
+            size = self.last_read = self.source.recv_into(loop_context.buffer, limit)
         except BlockingIOError:
             self.readable = False
             return _BLOCKED
@@ -311,14 +311,14 @@ class Direction:
         # sends both in one packet; and the read that would say 0 is saved.
         last = short and self.fin
         try:
-            sent = self.sink.send(shop.view[:size], MSG_MORE if last else 0)
+            sent = self.sink.send(loop_context.view[:size], MSG_MORE if last else 0)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             return self.sink_failure(error)
         self.count += sent
         if sent < size:
-            self.held = memoryview(bytes(shop.view[sent:size]))
+            self.held = memoryview(bytes(loop_context.view[sent:size]))
             return self._sink_full()
         if last:
             self.eof = True
@@ -337,14 +337,14 @@ class Direction:
         """Read once, up to ``limit`` bytes, into a pipe, or send what is in it."""
         pipe = self.pipe
         if pipe is None:
-            pipe = self.shop.pipes.borrow()
+            pipe = self.loop_context.pipes.borrow()
             if pipe is None:
                 self.end_bulk()
                 return None
             self.pipe = pipe
             if not self.bounded:
                 self.bounded = True
-                bound_unsent(self.sink, UNSENT_LIMIT)
+                limit_unsent(self.sink, UNSENT_LIMIT)
         if pipe.inside == 0:
             try:
                 size = self.last_read = os.splice(self.source.fileno(), pipe.write_end, limit, flags=_SPLICE)
@@ -379,7 +379,7 @@ class Direction:
             self.full_since = perf_counter()
         if not self.sink_watched:
             self.sink_watched = True
-            self.shop.loop.rewatch(self.sink.fileno(), EDGES)
+            self.loop_context.loop.set_events(self.sink.fileno(), EDGES)
         return _BLOCKED
 
     def end_bulk(self) -> None:
@@ -387,7 +387,7 @@ class Direction:
         self.full_reads = BULK_AFTER - 1
 
     def _return_pipe(self, pipe: Pipe) -> None:
-        self.shop.pipes.give_back(pipe)
+        self.loop_context.pipes.give_back(pipe)
         self.pipe = None
 
     def sink_failure(self, error: OSError) -> Turn:

@@ -23,17 +23,17 @@ from datapath.sock_diag import Listeners
 from datapath.sockets import (
     IPV6_TRANSPARENT,
     SocketAddress,
-    bound_received,
-    deliver_at_once,
+    delay_handshake_ack,
+    limit_received,
     set_mark,
-    speak_first,
+    set_nodelay,
     stream_socket,
 )
 from sidecar.transport.kernel_sockets import (
     LISTENER_ADDRESSES,
     RECEIVED_LIMIT,
-    Original,
-    TransparentEdge,
+    OriginalDestination,
+    TransparentSockets,
     connect,
     transparent_listeners,
 )
@@ -45,7 +45,7 @@ _IP_BIND_ADDRESS_NO_PORT: Final = 24
 _TAKEN: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 
 
-class InboundEdge(TransparentEdge):
+class InboundSockets(TransparentSockets):
     """TPROXY listeners for what comes in, and transparent dials to loopback."""
 
     def __init__(self, inherited: Sequence[SocketType] = (), listeners: Listeners | None = None) -> None:
@@ -57,10 +57,10 @@ class InboundEdge(TransparentEdge):
         # The window of a client at the network's other end must fit the distance, so it is left to the kernel.
         return transparent_listeners(port, families, near=False)
 
-    def _meant(self, address: SocketAddress) -> Original:
+    def _original_destination(self, address: SocketAddress) -> OriginalDestination:
         return _original(address)
 
-    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
+    def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         """Mark what the client will get, then connect(2) from its address to the program.
 
         Raises OSError: ECONNREFUSED also for a port that is apart.
@@ -78,7 +78,7 @@ class InboundEdge(TransparentEdge):
         # Some other connection of this client has the port: an earlier one that has not quite ended.
         return _dial_from((peer[0], 0, *peer[2:]), port, client.family, speaks=speaks)
 
-    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+    def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
         """What is sent to the client is in another class from now on."""
         set_mark(client, mark)
 
@@ -94,10 +94,10 @@ def _dial_from(source: SocketAddress, port: int, family: int, *, speaks: bool) -
         if source[1] == 0:
             upstream.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         set_mark(upstream, OWN.value)
-        deliver_at_once(upstream)
-        bound_received(upstream, RECEIVED_LIMIT)
+        set_nodelay(upstream)
+        limit_received(upstream, RECEIVED_LIMIT)
         if speaks:
-            speak_first(upstream)
+            delay_handshake_ack(upstream)
         upstream.bind(source)
         connect(upstream, (LISTENER_ADDRESSES[socket.AddressFamily(family)], port))
     except BaseException:
@@ -107,6 +107,6 @@ def _dial_from(source: SocketAddress, port: int, family: int, *, speaks: bool) -
 
 
 @lru_cache(maxsize=1024)
-def _original(address: SocketAddress) -> Original:
+def _original(address: SocketAddress) -> OriginalDestination:
     """Cached, as outbound: a Pod has few ports."""
-    return Original(Destination.parse(address[0], address[1], bound=Bound.INBOUND), address)
+    return OriginalDestination(Destination.parse(address[0], address[1], bound=Bound.INBOUND), address)

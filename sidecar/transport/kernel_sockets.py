@@ -1,6 +1,6 @@
 """Where the proxy meets the kernel: listening, asking for the original destination, dialling.
 
-:class:`Edge` is what the proxy needs, :class:`TransparentEdge` how it is done with TPROXY
+:class:`KernelSockets` is what the proxy needs, :class:`TransparentSockets` how it is done with TPROXY
 (Documentation/networking/tproxy.rst):
 
 * The listeners are IP_TRANSPARENT, so the kernel hands them connections to any address, and getsockname(2) of an
@@ -31,13 +31,13 @@ from datapath.sockets import (
     IPV6_TRANSPARENT,
     TCP_SAVE_SYN,
     SocketAddress,
-    bound_received,
-    deliver_at_once,
-    hold_first_ack,
+    delay_first_ack,
+    delay_handshake_ack,
+    limit_received,
     saved_dscp,
     set_dscp,
     set_mark,
-    speak_first,
+    set_nodelay,
     stream_socket,
 )
 from traffic_policy.errors import ConfigError
@@ -57,7 +57,7 @@ network is left to the kernel: there the window must fit the distance."""
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class OriginalDestination:
     """Where a client meant to go: as the routing table sees it, and exactly as the kernel said (with an IPv6 scope)."""
 
     destination: Destination
@@ -68,27 +68,27 @@ class NoFamilyError(ConfigError):
     """An address family is not to be had here."""
 
 
-class Edge(Protocol):
+class KernelSockets(Protocol):
     """The proxy's way to the kernel; unit tests, which have no privileges, bring another."""
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
         """Non-blocking listeners, one per address family."""
 
-    def original(self, accepted: SocketType) -> Original | None:
+    def original_destination(self, accepted: SocketType) -> OriginalDestination | None:
         """Where an accepted connection was going; None when it was meant for the listener."""
 
-    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
+    def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         """A non-blocking socket that is connecting, sending under ``mark`` and the DSCP of ``client``'s SYN.
 
         ``speaks``: there are bytes that will be sent the moment it is connected. Raises OSError when connecting is
         impossible at once.
         """
 
-    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:
+    def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:
         """Have what a connection sends into the network go under another mark from now on. Raises OSError."""
 
 
-class TransparentEdge:
+class TransparentSockets:
     """TPROXY listeners and marked dials, for connections that are opened here."""
 
     def __init__(self, inherited: Sequence[SocketType] = (), *, mesh: MeshProxy | None = None) -> None:
@@ -113,34 +113,34 @@ class TransparentEdge:
     def _open(self, port: int, families: Sequence[int]) -> list[SocketType]:
         return transparent_listeners(port, families)
 
-    def original(self, accepted: SocketType) -> Original | None:
+    def original_destination(self, accepted: SocketType) -> OriginalDestination | None:
         """getsockname(2), which TPROXY leaves at the original destination."""
         address = accepted.getsockname()
         if address[:2] in self._own:
             return None
-        return self._meant(address)
+        return self._original_destination(address)
 
-    def _meant(self, address: SocketAddress) -> Original:
+    def _original_destination(self, address: SocketAddress) -> OriginalDestination:
         return _original(address)
 
-    def dial(self, original: Original, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
+    def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
         """Mark, then connect(2) to exactly where the client meant to go."""
         upstream = stream_socket(client.family) if self._user is None else stream_socket_of(self._user, client.family)
         try:
             set_mark(upstream, mark | self._more)
-            deliver_at_once(upstream)
+            set_nodelay(upstream)
             dscp = saved_dscp(client)
             if dscp:
                 set_dscp(upstream, dscp)
             if speaks:
-                speak_first(upstream)
+                delay_handshake_ack(upstream)
             connect(upstream, original.address)
         except BaseException:
             upstream.close()
             raise
         return upstream
 
-    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+    def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
         """The kernel copies a socket's mark to each packet, retransmissions too (__ip_queue_xmit, net/ipv4)."""
         set_mark(upstream, mark | self._more)
 
@@ -192,9 +192,9 @@ def shared_listeners(port: int, families: Sequence[int], count: int, *, near: bo
 
 
 @lru_cache(maxsize=4096)
-def _original(address: SocketAddress) -> Original:
+def _original(address: SocketAddress) -> OriginalDestination:
     """Cached: an application has few destinations, and parsing an address takes as long as accepting a connection."""
-    return Original(Destination.parse(address[0], address[1]), address)
+    return OriginalDestination(Destination.parse(address[0], address[1]), address)
 
 
 def connect(sock: SocketType, address: SocketAddress) -> None:
@@ -222,12 +222,12 @@ def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -
             listener.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
         set_mark(listener, OWN.value)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-        deliver_at_once(listener)
+        set_nodelay(listener)
         if near:
-            bound_received(listener, RECEIVED_LIMIT)
+            limit_received(listener, RECEIVED_LIMIT)
         listener.bind((address, port))
         listener.listen(BACKLOG)
-        hold_first_ack(listener)
+        delay_first_ack(listener)
     except OSError as error:
         listener.close()
         raise _listen_error(error, family, address, port) from error

@@ -7,11 +7,13 @@ task per direction halves the connection rate and takes 14 times the memory).
 Rules that the rest of the data path relies on:
 
 * **Edge-triggered.** A socket is registered once, for everything, and the kernel reports only news. A handler must
-  therefore work until the kernel says EAGAIN, or remember that it has not: that is what :meth:`EventLoop.again` is for.
-* **Budgets.** A handler does a bounded amount of work per call and then queues itself with ``again``; what is queued
-  takes turns with new events, so one fast transfer cannot starve the others, nor the other trio tasks.
+  therefore work until the kernel says EAGAIN, or remember that it has not: that is what :meth:`EventLoop.call_soon` is
+  for.
+* **Budgets.** A handler does a bounded amount of work per call and then queues itself with ``call_soon``; what is
+  queued takes turns with new events, so one fast transfer cannot starve the others, nor the other trio tasks.
 * **No descriptor number is reused within a round.** Sockets closed by a handler are really closed when the round is
-  over (:meth:`EventLoop.bury`). Otherwise an event fetched for the old socket would reach a new one with its number.
+  over (:meth:`EventLoop.close_deferred`). Otherwise an event fetched for the old socket would reach a new one with its
+  number.
 * **Faults stay where they are.** What a handler raises goes to its own ``crashed``; what the loop itself raises goes up
   into the nursery and ends the server.
 """
@@ -56,13 +58,13 @@ MAX_STAY_S: Final = 0.005
 
 
 class Handler(Protocol):
-    """What the loop calls. Registered per descriptor, or queued with :meth:`EventLoop.again`."""
+    """What the loop calls. Registered per descriptor, or queued with :meth:`EventLoop.call_soon`."""
 
     def on_events(self, events: int) -> None:
         """The epoll events of the descriptor."""
 
     def on_turn(self) -> None:
-        """Its turn to go on, after :meth:`EventLoop.again`."""
+        """Its turn to go on, after :meth:`EventLoop.call_soon`."""
 
     def crashed(self, error: Exception) -> None:
         """``on_events`` or ``on_turn`` raised: clean up. Must not raise."""
@@ -76,7 +78,7 @@ class EventLoop:
         self._timers = timers
         self._handlers: dict[int, Handler] = {}
         self._ready: deque[Handler] = deque()
-        self._graveyard: list[SocketType] = []
+        self._to_close: list[SocketType] = []
         self._in_round = False
         self._poke: int | None = None  # an eventfd
         self.wakeups = 0
@@ -91,11 +93,11 @@ class EventLoop:
         self._epoll.register(descriptor, events)
         self._handlers[descriptor] = handler
 
-    def rehandle(self, descriptor: int, handler: Handler) -> None:
+    def set_handler(self, descriptor: int, handler: Handler) -> None:
         """Give a watched descriptor another handler; no system call."""
         self._handlers[descriptor] = handler
 
-    def rewatch(self, descriptor: int, events: int) -> None:
+    def set_events(self, descriptor: int, events: int) -> None:
         """Change what a watched descriptor reports (0: nothing)."""
         self._epoll.modify(descriptor, events)
 
@@ -103,15 +105,15 @@ class EventLoop:
         """Before a socket is closed that others have open, too: else it stays in the epoll (epoll(7), question 6)."""
         self._epoll.unregister(descriptor)
 
-    def bury(self, socket: SocketType) -> None:
+    def close_deferred(self, socket: SocketType) -> None:
         """Close a socket: no handler sees it again, its number stays taken until the round is over."""
         self._handlers.pop(socket.fileno(), None)
         if self._in_round:
-            self._graveyard.append(socket)
+            self._to_close.append(socket)
         else:
             socket.close()
 
-    def again(self, handler: Handler) -> None:
+    def call_soon(self, handler: Handler) -> None:
         """Call ``handler.on_turn()`` in the next round."""
         self._ready.append(handler)
         if not self._in_round:
@@ -129,10 +131,10 @@ class EventLoop:
                     await trio.lowlevel.wait_readable(descriptor)
                 self.wakeups += 1
                 leave_at = perf_counter() + MAX_STAY_S
-                while self.round(LINGER_S) and perf_counter() < leave_at:
+                while self.run_once(LINGER_S) and perf_counter() < leave_at:
                     pass
 
-    def round(self, patience: float = 0.0) -> int:
+    def run_once(self, patience: float = 0.0) -> int:
         """Fetch what is there, let everybody take a turn, bury the dead. Returns how many handlers were called.
 
         With nobody waiting for a turn, ``patience`` is how long to wait for events, in seconds.
@@ -156,9 +158,9 @@ class EventLoop:
             except Exception as error:  # noqa: BLE001 (as above)
                 handler.crashed(error)
         self._in_round = False
-        for socket in self._graveyard:
+        for socket in self._to_close:
             socket.close()
-        self._graveyard.clear()
+        self._to_close.clear()
         return len(fetched) + turns
 
     def close(self) -> None:

@@ -10,10 +10,10 @@ from datapath.protocols.detect import Detection
 from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.routing.flow import Destination
 from datapath.sockets import SocketAddress
-from sidecar.transport.states import State
+from sidecar.transport.states import ConnectionState
 
 
-class Outcome(enum.StrEnum):
+class ConnectionOutcome(enum.StrEnum):
     """How a connection ended."""
 
     COMPLETE = "complete"
@@ -57,7 +57,7 @@ class ConnectionSummary(NamedTuple):
     bytes_up: int
     bytes_down: int
     seconds: float
-    outcome: Outcome
+    outcome: ConnectionOutcome
     told_up: int = 0
     told_down: int = 0
     """Of its bytes, those that :meth:`Observer.moved` told of already."""
@@ -71,7 +71,7 @@ class ConnectionView:
 
     client: SocketAddress
     destination: Destination
-    state: State
+    state: ConnectionState
     class_name: str | None
     detection: Detection
     bytes_up: int
@@ -95,7 +95,8 @@ class Observer(Protocol):
         """Of a connection whose requests are followed nobody can say any more where the next one begins."""
 
     def refused(self, reason: str) -> None:
-        """A connection came to nothing: a :class:`Refusal`, or the :class:`Outcome` of one that was never relayed."""
+        """A connection came to nothing: a :class:`Refusal`, or the :class:`ConnectionOutcome` of one that was never
+        relayed."""
 
     def closed(self, summary: ConnectionSummary) -> None:
         """A routed connection ended."""

@@ -14,9 +14,9 @@ from collections import deque
 from typing import Protocol
 
 from datapath.download_limits import ReceiveLimits
-from datapath.shared_counters import LedgerRow
+from datapath.shared_counters import CounterRow
 from sidecar.transport.timers import Timers
-from sidecar.transport.token_bucket import TURN_S, Buckets, Lane
+from sidecar.transport.token_bucket import TURN_S, Buckets, ClassBuckets
 
 
 class Paced(Protocol):
@@ -32,10 +32,10 @@ class Paced(Protocol):
 class Pacer:
     """The limits in force, for all connections of a loop."""
 
-    def __init__(self, timers: Timers, ledger: LedgerRow) -> None:
+    def __init__(self, timers: Timers, received_counters: CounterRow) -> None:
         self._now = timers.now
         self._turns = timers.queue(TURN_S, Pacer._look)
-        self._ledger = ledger
+        self._received_counters = received_counters
         self._buckets: Buckets[Paced] | None = None
         self._released: deque[Paced] = deque()  # waited for limits that are not in force any more
         self._looks = False  # somebody waits, so that there is a deadline
@@ -47,16 +47,16 @@ class Pacer:
         before = self._buckets
         if before is not None:
             self._released.extend(before.everybody())
-        self._buckets = None if limits is None else Buckets(limits, self._ledger)
+        self._buckets = None if limits is None else Buckets(limits, self._received_counters)
         now = self._buckets.class_ids if self._buckets is not None else frozenset()
         for class_id in (before.class_ids if before is not None else frozenset()) - now:
-            self._ledger.clear(class_id)
+            self._received_counters.clear(class_id)
 
-    def lane(self, name: str | None) -> Lane[Paced] | None:
+    def lane(self, name: str | None) -> ClassBuckets[Paced] | None:
         """The class that holds connections of this one; None: nothing does."""
         return None if self._buckets is None else self._buckets.lane(name)
 
-    def allowance(self, lane: Lane[Paced], who: Paced) -> int:
+    def allowance(self, lane: ClassBuckets[Paced], who: Paced) -> int:
         """Bytes that ``who`` may receive now; 0: it has to wait."""
         if self._chosen is who:
             self._chosen = None
@@ -64,7 +64,7 @@ class Pacer:
         assert self._buckets is not None  # who else would have made the lane
         return self._buckets.allowance(lane, self._now(), contended=self._looks)
 
-    def received(self, lane: Lane[Paced], size: int) -> None:
+    def received(self, lane: ClassBuckets[Paced], size: int) -> None:
         """Charge bytes of payload."""
         assert self._buckets is not None
         self._buckets.charge(lane, size, self._now())
@@ -75,7 +75,7 @@ class Pacer:
         if lane is not None:
             self.received(lane, size)
 
-    def wait(self, lane: Lane[Paced], who: Paced) -> None:
+    def wait(self, lane: ClassBuckets[Paced], who: Paced) -> None:
         """Call ``who.on_turn`` when it may go on. Who is closed meanwhile is called all the same, once."""
         assert self._buckets is not None
         self._buckets.wait(lane, who)

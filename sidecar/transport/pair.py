@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from socket import SocketType
 
-from sidecar.transport.direction import Direction, Owner
+from sidecar.transport.direction import Direction, DirectionOwner
 from sidecar.transport.loop_context import LoopContext
 from traffic_policy.policy import Bound
 
@@ -14,9 +14,11 @@ class Pair:
 
     __slots__ = ("_quiet_sweeps", "_swept_bytes", "down", "up")
 
-    def __init__(self, shop: LoopContext, owner: Owner, client: SocketType, upstream: SocketType) -> None:
-        up = self.up = Direction(shop, owner, client, upstream)
-        down = self.down = Direction(shop, owner, upstream, client)
+    def __init__(
+        self, loop_context: LoopContext, owner: DirectionOwner, client: SocketType, upstream: SocketType
+    ) -> None:
+        up = self.up = Direction(loop_context, owner, client, upstream)
+        down = self.down = Direction(loop_context, owner, upstream, client)
         up.opposite, down.opposite = down, up
         self._swept_bytes = 0
         self._quiet_sweeps = 0

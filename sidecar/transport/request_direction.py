@@ -73,10 +73,10 @@ class FollowedRequests:
 
     def copy(self, direction: Direction, limit: int) -> Turn | None:
         """Read and cut; what was cut waits for :meth:`flush`."""
-        shop = direction.shop
+        loop_context = direction.loop_context
         try:
             limit = min(limit, self._at_most)
-            size = direction.last_read = direction.source.recv_into(shop.buffer, limit)
+            size = direction.last_read = direction.source.recv_into(loop_context.buffer, limit)
         except BlockingIOError:
             direction.readable = False
             return _BLOCKED
@@ -87,7 +87,7 @@ class FollowedRequests:
             # A short read emptied the socket; but behind a FIN no event would tell of the end.
             if size < limit and not direction.exhaust and not direction.fin:
                 direction.readable = False
-            took = self._cut(bytes(shop.view[:size]))
+            took = self._cut(bytes(loop_context.view[:size]))
         elif rest := self._cutter.finish():
             self._waiting.append(Piece(rest))
         else:

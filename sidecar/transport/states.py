@@ -29,7 +29,7 @@ class StateError(PodlaneError):
     """An event in a state that does not know it: a mistake in this program."""
 
 
-class State(enum.IntEnum):
+class ConnectionState(enum.IntEnum):
     """Where a connection is. (An IntEnum, because its hash is computed in C.)"""
 
     DETECTING = enum.auto()
@@ -52,7 +52,7 @@ class State(enum.IntEnum):
     """Both sockets are closed."""
 
 
-class Event(enum.IntEnum):
+class ConnectionEvent(enum.IntEnum):
     """What can happen to a connection."""
 
     DECIDED = enum.auto()
@@ -74,9 +74,9 @@ class Event(enum.IntEnum):
     """A callback raised what it should not."""
 
 
-_S, _E = State, Event
+_S, _E = ConnectionState, ConnectionEvent
 
-_STEPS: dict[tuple[State, Event], State] = {
+_STEPS: dict[tuple[ConnectionState, ConnectionEvent], ConnectionState] = {
     (_S.DETECTING, _E.DECIDED): _S.DIALLING,
     (_S.DIALLING, _E.CONNECTED): _S.RELAYING,
     (_S.DIALLING, _E.DIAL_FAILED): _S.CLOSED,
@@ -96,9 +96,9 @@ _STEPS: dict[tuple[State, Event], State] = {
 }
 
 # A connection can be ended in every state that is not the end.
-_ENDINGS: dict[tuple[State, Event], State] = {
+_ENDINGS: dict[tuple[ConnectionState, ConnectionEvent], ConnectionState] = {
     (state, event): _S.CLOSED
-    for state in State
+    for state in ConnectionState
     if state is not _S.CLOSED
     for event in (_E.RESET, _E.EXPIRED, _E.CUT, _E.FAULT)
 }
@@ -107,7 +107,7 @@ TRANSITIONS: Final = MappingProxyType(_STEPS | _ENDINGS)
 """(state, event) -> next state."""
 
 
-def next_state(state: State, event: Event) -> State:
+def next_state(state: ConnectionState, event: ConnectionEvent) -> ConnectionState:
     """The state after ``event``; raises :class:`StateError` when the table has no such step."""
     try:
         return TRANSITIONS[state, event]

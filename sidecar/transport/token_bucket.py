@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
-from datapath.download_limits import LaneLimits, ReceiveLimits
-from datapath.shared_counters import LedgerRow
+from datapath.download_limits import ClassLimits, ReceiveLimits
+from datapath.shared_counters import CounterRow
 from traffic_policy.policy import DEFAULT_CLASS
 
 TURN_S: Final = 0.004
@@ -57,37 +57,37 @@ class Bucket:
         self._times[self._at] = max(self._times[self._at], now - self._depth) + size / self._rate
 
 
-Who = TypeVar("Who")
+Waiter = TypeVar("Waiter")
 
 
-class Lane(Generic[Who]):
+class ClassBuckets(Generic[Waiter]):
     """A class: its buckets, and who waits for them."""
 
     __slots__ = ("borrowed", "ceil", "large_turn", "limits", "rate", "small_turn", "waiting")
 
-    def __init__(self, limits: LaneLimits, times: memoryview[float]) -> None:
+    def __init__(self, limits: ClassLimits, times: memoryview[float]) -> None:
         self.limits = limits
         self.rate = Bucket(times, 2 * limits.class_id, limits.rate)
         self.ceil = Bucket(times, 2 * limits.class_id + 1, limits.ceil)
         self.small_turn = _turn(limits.rate)
         self.large_turn = _turn(limits.ceil)
         self.borrowed = 0.0  # in seconds at its rate: who has had least is next
-        self.waiting: deque[Who] = deque()
+        self.waiting: deque[Waiter] = deque()
 
 
-class Buckets(Generic[Who]):
+class Buckets(Generic[Waiter]):
     """All classes of a policy. Who waits is taken out by :meth:`turns`.
 
     Times are in seconds, on the clock of the ledger. Guarantees, ceils and the total are those of all processes that
     share it; in which order they borrow, each sees for itself.
     """
 
-    def __init__(self, limits: ReceiveLimits, ledger: LedgerRow) -> None:
-        self._total = Bucket(ledger.times, _TOTAL, limits.total)
-        self._lanes = {each.name: Lane[Who](each, ledger.times) for each in limits.lanes}
+    def __init__(self, limits: ReceiveLimits, received_counters: CounterRow) -> None:
+        self._total = Bucket(received_counters.times, _TOTAL, limits.total)
+        self._lanes = {each.name: ClassBuckets[Waiter](each, received_counters.times) for each in limits.lanes}
         self._by_priority = sorted(self._lanes.values(), key=lambda lane: lane.limits.priority)
         self._default = self._lanes[DEFAULT_CLASS]
-        self._ledger = ledger
+        self._received_counters = received_counters
         self._borrowed: dict[int, float] = {}  # by priority: what whoever borrowed last had borrowed before
 
     @property
@@ -100,17 +100,17 @@ class Buckets(Generic[Who]):
         """Whether anybody does."""
         return any(lane.waiting for lane in self._by_priority)
 
-    def everybody(self) -> Iterable[Who]:
+    def everybody(self) -> Iterable[Waiter]:
         """All who wait; nobody does afterwards."""
         for lane in self._by_priority:
             while lane.waiting:
                 yield lane.waiting.popleft()
 
-    def lane(self, name: str | None) -> Lane[Who]:
+    def lane(self, name: str | None) -> ClassBuckets[Waiter]:
         """The class of this name, the default one when it has no limits of its own."""
         return self._lanes.get(name or DEFAULT_CLASS, self._default)
 
-    def allowance(self, lane: Lane[Who], now: float, *, contended: bool) -> int:
+    def allowance(self, lane: ClassBuckets[Waiter], now: float, *, contended: bool) -> int:
         """Bytes that somebody who does not wait may receive now; 0: wait. ``contended``: somebody waits somewhere."""
         if lane.waiting:
             return 0
@@ -120,14 +120,14 @@ class Buckets(Generic[Who]):
             return lane.small_turn
         return lane.large_turn if self._total.has_tokens(now) and not contended else 0
 
-    def wait(self, lane: Lane[Who], who: Who) -> None:
+    def wait(self, lane: ClassBuckets[Waiter], who: Waiter) -> None:
         """Put somebody at the end of the queue."""
         if not lane.waiting:
             # What it did not borrow while it had no use for it, it does not get back.
             lane.borrowed = max(lane.borrowed, self._borrowed.get(lane.limits.priority, 0.0))
         lane.waiting.append(who)
 
-    def turns(self, now: float) -> Iterator[tuple[Who, int]]:
+    def turns(self, now: float) -> Iterator[tuple[Waiter, int]]:
         """Those who wait and may receive now, with how many bytes: guarantees first, then whoever borrows.
 
         What they receive has to be charged before the next is asked for.
@@ -143,10 +143,10 @@ class Buckets(Generic[Who]):
             self._borrowed[lane.limits.priority] = lane.borrowed
             yield lane.waiting.popleft(), lane.large_turn
 
-    def charge(self, lane: Lane[Who], size: int, now: float) -> None:
+    def charge(self, lane: ClassBuckets[Waiter], size: int, now: float) -> None:
         """So many bytes of payload were received."""
         framed = size * _FRAME // _PAYLOAD
-        self._ledger.add(lane.limits.class_id, framed)
+        self._received_counters.add(lane.limits.class_id, framed)
         if lane.rate.has_tokens(now):
             lane.rate.charge(framed, now)
         else:

@@ -32,7 +32,7 @@ from sidecar.prctl import die_with_parent
 
 _REQUEST: Final = struct.Struct("=Bi")
 _ANSWER: Final = struct.Struct("=i")
-_START, _BURY = 1, 2
+_START, _REAP = 1, 2
 _MOST_DESCRIPTORS: Final = 8
 """Messages, lock, and a listener per address family."""
 _PATIENCE_S: Final = 5.0
@@ -72,12 +72,12 @@ class ForkServer:
         pid, received = await self._request(_START, 0, numbers)
         return Forked(pid, received[0])
 
-    async def bury(self, pid: int) -> int:
+    async def reap(self, pid: int) -> int:
         """How a worker, which must have ended, did: its exit code, or minus the number of a signal.
 
         Raises OSError, WorkersError.
         """
-        status, _ = await self._request(_BURY, pid, array.array("i"))
+        status, _ = await self._request(_REAP, pid, array.array("i"))
         return os.waitstatus_to_exitcode(status)
 
     async def _request(self, kind: int, number: int, descriptors: array.array[int]) -> tuple[int, array.array[int]]:
@@ -163,7 +163,7 @@ def _serve_one(requests: socket.socket, work: Work) -> bool:
     kind, number = _REQUEST.unpack(data)
     passed: list[int] = []
     try:
-        if kind == _BURY:
+        if kind == _REAP:
             answer = os.waitpid(number, 0)[1]
         else:
             answer = os.getpid()

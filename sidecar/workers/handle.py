@@ -13,25 +13,25 @@ from typing import Final
 import trio
 
 from datapath.connection_list import LiveConnection
-from sidecar.observability.counters import Tallies
+from sidecar.observability.counters import ConnectionCounters
 from sidecar.workers.channel import GONE, Channel
 from sidecar.workers.forkserver import Forked
-from sidecar.workers.messages import Farewell, Report, ToMain, ToWorker
+from sidecar.workers.messages import FinalReport, ToMain, ToWorker, WorkerReport
 
 _END_S: Final = 3.0
 """Seconds from the end of its messages to its own, before it is killed: it only has to cut its connections."""
 
 
-class Member:
-    """A worker process. :meth:`life` exchanges its messages; the other methods are for meanwhile."""
+class WorkerHandle:
+    """A worker process. :meth:`running` exchanges its messages; the other methods are for meanwhile."""
 
     def __init__(self, forked: Forked, end: socket.socket) -> None:
         self.pid = forked.pid
         self.active = 0
-        self.tallies = Tallies()
+        self.counters = ConnectionCounters()
         self.connections: tuple[LiveConnection, ...] = ()
         """Those it was last asked for."""
-        self.farewell: Farewell | None = None
+        self.final_report: FinalReport | None = None
         self.heard_at = trio.current_time()
         self.gone = trio.Event()
         """It has said its last word, and ends or has ended."""
@@ -62,7 +62,7 @@ class Member:
             await self.gone.wait()
 
     @asynccontextmanager
-    async def life(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Exchange messages during the block; at its end the worker is told to end, and has ended."""
         try:
             async with trio.open_nursery() as nursery:
@@ -98,12 +98,12 @@ class Member:
     async def _read(self) -> None:
         while (message := await self._channel.receive()) is not None:
             self.heard_at = trio.current_time()
-            if isinstance(message, Report):
-                self.tallies, self.active, self._answered = message.tallies, message.active, message.serial
+            if isinstance(message, WorkerReport):
+                self.counters, self.active, self._answered = message.counters, message.active, message.serial
                 if message.connections is not None:  # somebody else may have asked for the tallies alone since
                     self.connections = message.connections
             else:
-                self.tallies, self.active, self.farewell = message.tallies, 0, message
+                self.counters, self.active, self.final_report = message.counters, 0, message
             self._tell()
         self.gone.set()
         self._tell()

@@ -6,11 +6,11 @@ agree on, and nobody else holds an end, so there is nobody to mistrust. In order
 
 =========  ===============================  ==========================================================
 to worker  ``Begin``, ``Follow``            once; the ``Follow`` is answered when the worker accepts
-to worker  ``Follow``, ``Ask``              any number; each is answered by a ``Report`` with its serial
-to worker  ``Drain``                        once at most; it is answered by the ``Farewell``
-to worker  end of file                      cut what is left, answer by the ``Farewell``, end
-to main    ``Report``                       the answer to a ``Follow`` or an ``Ask``
-to main    ``Farewell``                     the last message
+to worker  ``Follow``, ``Ask``              any number; each is answered by a ``WorkerReport`` with its serial
+to worker  ``Drain``                        once at most; it is answered by the ``FinalReport``
+to worker  end of file                      cut what is left, answer by the ``FinalReport``, end
+to main    ``WorkerReport``                       the answer to a ``Follow`` or an ``Ask``
+to main    ``FinalReport``                     the last message
 to main    end of file                      the worker is gone
 =========  ===============================  ==========================================================
 """
@@ -26,7 +26,7 @@ from typing import Any, Final
 from datapath.connection_list import LiveConnection, Order
 from datapath.download_limits import ReceiveLimits
 from datapath.routing.table import RoutingTable
-from sidecar.observability.counters import Tallies
+from sidecar.observability.counters import ConnectionCounters
 from sidecar.proxy.server import ServerSettings
 from traffic_policy.marks import ClassIds
 from traffic_policy.settings import LogFormat, LogLevel
@@ -72,25 +72,25 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class WorkerReport:
     """An answer: how many connections are alive, what was counted since the start, and connections if asked for."""
 
     serial: int
     active: int
-    tallies: Tallies
+    counters: ConnectionCounters
     connections: tuple[LiveConnection, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
+class FinalReport:
     """The last word: how many connections were cut at the end of a drain, and all that was counted."""
 
     cut: int
-    tallies: Tallies
+    counters: ConnectionCounters
 
 
 ToWorker = Begin | Follow | Ask | Drain
-ToMain = Report | Farewell
+ToMain = WorkerReport | FinalReport
 
 
 def frame(message: ToWorker | ToMain) -> bytes:

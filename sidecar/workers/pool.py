@@ -19,15 +19,15 @@ from typing import Final
 import trio
 
 from daemon.log import Logger
-from datapath.connection_list import Order, Shown, first_shown
+from datapath.connection_list import ConnectionPage, Order, select_connections
 from datapath.routing.cached import Routing
 from sidecar.errors import WorkersError, single
-from sidecar.observability.counters import Tallies
-from sidecar.observability.metrics import Crew
+from sidecar.observability.counters import ConnectionCounters
+from sidecar.observability.metrics import Workers
 from sidecar.proxy.server import ServerSettings
 from sidecar.transport.kernel_sockets import shared_listeners
 from sidecar.workers.forkserver import ForkServer, HasDescriptor
-from sidecar.workers.handle import Member
+from sidecar.workers.handle import WorkerHandle
 from sidecar.workers.messages import Ask, Begin, Drain, Follow
 from sidecar.workers.sizing import shares
 from traffic_policy.settings import LogFormat, LogLevel
@@ -58,7 +58,7 @@ class _Place:
     number: int
     listeners: list[SocketType]
     settings: ServerSettings
-    worker: Member | None = None
+    worker: WorkerHandle | None = None
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_DEATHS))
 
 
@@ -72,7 +72,7 @@ class WorkerPool:
         lock: HasDescriptor,
         settings: ServerSettings,
         routing: Routing,
-        gone: Tallies,
+        gone: ConnectionCounters,
         *,
         log_format: LogFormat = LogFormat.CONSOLE,
         log_level: LogLevel = LogLevel.INFO,
@@ -100,10 +100,10 @@ class WorkerPool:
         return sum(worker.active for worker in self._workers)
 
     @property
-    def crew(self) -> Crew:
+    def workers(self) -> Workers:
         """Who is there, and what they have counted, as they last said."""
         workers = self._workers
-        return Crew(len(workers), tuple(worker.tallies for worker in workers))
+        return Workers(len(workers), tuple(worker.counters for worker in workers))
 
     async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when all listen.
@@ -160,18 +160,18 @@ class WorkerPool:
         """Have every worker say where it stands; gives the numbers of those that are missing or do not answer."""
         silent = await self._tell(Ask, _ANSWER_S)
 
-        def answers(worker: Member | None) -> bool:
+        def answers(worker: WorkerHandle | None) -> bool:
             return worker is not None and not worker.gone.is_set() and worker not in silent
 
         return [place.number for place in self._places if not answers(place.worker)]
 
-    async def connections(self, limit: int, order: Order) -> Shown:
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:
         """The connections alive, and ``limit`` of them; without those of a worker that does not answer."""
         silent = await self._tell(lambda serial: Ask(serial, limit, order), _ANSWER_S)
         told = [each for worker in self._workers if worker not in silent for each in worker.connections]
-        return Shown(self.active, first_shown(told, limit, order))
+        return ConnectionPage(self.active, select_connections(told, limit, order))
 
-    async def look_after(self) -> None:
+    async def maintain(self) -> None:
         """Ask, and kill those that have not answered for long, so that they are replaced."""
         for worker in await self._tell(Ask, _ANSWER_S):
             if trio.current_time() - worker.heard_at > _STUCK_S:
@@ -202,10 +202,10 @@ class WorkerPool:
         return self._grace is not None
 
     @property
-    def _workers(self) -> list[Member]:
+    def _workers(self) -> list[WorkerHandle]:
         return [place.worker for place in self._places if place.worker is not None]
 
-    async def _tell(self, message: Callable[[int], Ask | Follow], patience: float) -> list[Member]:
+    async def _tell(self, message: Callable[[int], Ask | Follow], patience: float) -> list[WorkerHandle]:
         """Send a message to all; gives those that have not answered it within ``patience`` seconds."""
         self._serial += 1
         serial = self._serial
@@ -231,7 +231,7 @@ class WorkerPool:
                 pid = active = None
             else:
                 try:
-                    async with worker.life():
+                    async with worker.running():
                         if waited_for and await worker.answer(1):
                             task_status.started()
                             waited_for = False
@@ -239,8 +239,8 @@ class WorkerPool:
                 finally:
                     self._retire(place, worker)
                 pid, active = worker.pid, worker.active
-                status = await self._forks.bury(worker.pid)
-                if worker.farewell is not None and self._draining():
+                status = await self._forks.reap(worker.pid)
+                if worker.final_report is not None and self._draining():
                     break
                 how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit code {status}"
             if not self._draining():
@@ -248,7 +248,7 @@ class WorkerPool:
                 if trio.current_time() - began < _PAUSE_S:
                     await trio.sleep(_PAUSE_S)
 
-    async def _start(self, place: _Place) -> Member:
+    async def _start(self, place: _Place) -> WorkerHandle:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -256,7 +256,7 @@ class WorkerPool:
         except BaseException:
             ours.close()
             raise
-        worker = place.worker = Member(forked, ours)
+        worker = place.worker = WorkerHandle(forked, ours)
         worker.post(self._begin(place.number, place.settings))
         self._serial += 1
         routing = self.routing
@@ -265,12 +265,12 @@ class WorkerPool:
             worker.post(Drain(self._grace))
         return worker
 
-    def _retire(self, place: _Place, worker: Member) -> None:
+    def _retire(self, place: _Place, worker: WorkerHandle) -> None:
         """What it has counted stays counted. Without a turn for others in between, so that no sum ever goes back."""
         place.worker = None
-        self._gone.add(worker.tallies.at_rest())
-        if worker.farewell is not None:
-            self._cut += worker.farewell.cut
+        self._gone.add(worker.counters.at_rest())
+        if worker.final_report is not None:
+            self._cut += worker.final_report.cut
 
     def _note_death(self, place: _Place, how: str, pid: int | None, active: int | None) -> None:
         now = trio.current_time()

@@ -13,38 +13,45 @@ from daemon.log import Logger
 from daemon.log import configure as configure_log
 from datapath.connection_list import Order
 from datapath.routing.cached import Routing
-from datapath.shared_counters import Ledger, LedgerRow
-from sidecar.observability.counters import Tallies
+from datapath.shared_counters import CounterRow, SharedCounters
+from sidecar.observability.counters import ConnectionCounters
 from sidecar.proxy.server import ProxyServer, tune_garbage_collector
-from sidecar.transport.inbound import InboundEdge
-from sidecar.transport.kernel_sockets import Edge, TransparentEdge
+from sidecar.transport.inbound import InboundSockets
+from sidecar.transport.kernel_sockets import KernelSockets, TransparentSockets
 from sidecar.workers.channel import GONE, Channel
-from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToMain, ToWorker
+from sidecar.workers.messages import Ask, Begin, Drain, FinalReport, Follow, ToMain, ToWorker, WorkerReport
 from traffic_policy.units import Duration
 
 log = Logger()
 
-MakeEdge = Callable[[Sequence[SocketType]], Edge]
+MakeSockets = Callable[[Sequence[SocketType]], KernelSockets]
 
 
-def work(descriptors: list[int], make_edge: MakeEdge = TransparentEdge, ledger: Ledger | None = None) -> None:
+def work(
+    descriptors: list[int],
+    make_sockets: MakeSockets = TransparentSockets,
+    received_counters: SharedCounters | None = None,
+) -> None:
     """Be a worker until told to end. ``descriptors``: of the messages, the lock, which is only held, the listeners.
 
-    ``ledger`` has a row for each worker.
+    ``received_counters`` has a row for each worker.
     """
     messages, _, *inherited = descriptors
     listeners = [SocketType(fileno=each) for each in inherited]
     for listener in listeners:
         listener.setblocking(False)
     try:
-        trio.run(_work, socket.socket(fileno=messages), listeners, make_edge, ledger)
+        trio.run(_work, socket.socket(fileno=messages), listeners, make_sockets, received_counters)
     except BaseException:
         log.exception("this worker cannot go on")
         raise
 
 
 async def _work(
-    messages: socket.socket, listeners: list[SocketType], make_edge: MakeEdge, ledger: Ledger | None
+    messages: socket.socket,
+    listeners: list[SocketType],
+    make_sockets: MakeSockets,
+    received_counters: SharedCounters | None,
 ) -> None:
     channel: Channel[ToMain, ToWorker] = Channel(messages)
     begin, follow = await channel.receive(), await channel.receive()
@@ -53,11 +60,11 @@ async def _work(
     _begin_log(begin)
     inbound = [each for each in listeners if each.getsockname()[1] == begin.settings.inbound_port]
     outbound = [each for each in listeners if each not in inbound]
-    row = ledger.row(begin.number - 1) if ledger is not None else None
-    worker = Worker(channel, begin, follow, make_edge(outbound), InboundEdge(inbound), row)
-    farewell = Farewell(await worker.run(follow.serial), worker.tallies)
+    row = received_counters.row(begin.number - 1) if received_counters is not None else None
+    worker = Worker(channel, begin, follow, make_sockets(outbound), InboundSockets(inbound), row)
+    final_report = FinalReport(await worker.run(follow.serial), worker.counters)
     with suppress(*GONE):
-        await channel.send(farewell)
+        await channel.send(final_report)
 
 
 class Worker:
@@ -68,14 +75,21 @@ class Worker:
         channel: Channel[ToMain, ToWorker],
         begin: Begin,
         follow: Follow,
-        edge: Edge,
-        inbound: Edge,
-        ledger: LedgerRow | None,
+        kernel_sockets: KernelSockets,
+        inbound: KernelSockets,
+        received_counters: CounterRow | None,
     ) -> None:
-        self.tallies = Tallies()
+        self.counters = ConnectionCounters()
         self._channel = channel
         routing = Routing(follow.table, follow.ids, follow.limits)
-        self._server = ProxyServer(begin.settings, routing, self.tallies, edge=edge, inbound=inbound, ledger=ledger)
+        self._server = ProxyServer(
+            begin.settings,
+            routing,
+            self.counters,
+            kernel_sockets=kernel_sockets,
+            inbound=inbound,
+            received_counters=received_counters,
+        )
         self._cut = 0
 
     async def run(self, serial: int) -> int:
@@ -91,7 +105,7 @@ class Worker:
                 match message:
                     case Follow():
                         await self._server.follow(Routing(message.table, message.ids, message.limits))
-                        self.tallies.keep(message.ids)
+                        self.counters.keep(message.ids)
                         await self._report(message.serial)
                     case Ask():
                         await self._report(message.serial, message.connections, message.order)
@@ -108,7 +122,7 @@ class Worker:
         # Shielded: the farewell must not follow half a report. With nobody to tell, the next message is the end.
         shown = tuple((await self._server.connections(connections, order)).connections) if connections else None
         with trio.CancelScope(shield=True), suppress(*GONE):
-            await self._channel.send(Report(serial, self._server.active, self.tallies, shown))
+            await self._channel.send(WorkerReport(serial, self._server.active, self.counters, shown))
 
 
 def _begin_log(begin: Begin) -> None:

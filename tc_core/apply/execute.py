@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tc_core.apply.plan import Step, Steps, look, look_at_ifb, plan
+from tc_core.apply.plan import Step, Steps, observe_ifb, observe_interface, plan
 from tc_core.compile.packet_tree import is_our_ifb
 from tc_core.errors import InterfaceNotFoundError, KernelError
 from tc_core.handles import Handle
@@ -81,7 +81,7 @@ def apply(
     while classes drain. Raises :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`, :class:`ForeignLinkError`,
     and :class:`ApplyError` when the kernel refuses a change; the next call goes on from there.
     """
-    steps = plan(look(kernel, interface), wanted, replace=replace)
+    steps = plan(observe_interface(kernel, interface), wanted, replace=replace)
     return execute(kernel, interface, steps, drain=drain, pause=pause)
 
 
@@ -92,9 +92,9 @@ def clear(kernel: Kernel, interface: str) -> Report:
     refuses.
     """
     try:
-        seen = look(kernel, interface)
+        seen = observe_interface(kernel, interface)
     except InterfaceNotFoundError:
-        ifb = look_at_ifb(kernel, interface)
+        ifb = observe_ifb(kernel, interface)
         if ifb is not None and is_our_ifb(ifb.link.alias):
             kernel.apply(ifb.link.name, DeleteLink())
         raise

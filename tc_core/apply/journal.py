@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tc_core.apply.execute import ApplyError, Report, execute
-from tc_core.apply.plan import Seen, Steps, plan
+from tc_core.apply.plan import ObservedInterface, Steps, plan
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.compile.packet_tree import lanes_of
 from tc_core.diff import is_ours
@@ -48,7 +48,7 @@ class Intent:
         return tuple(change.command(name) for name, change in self.steps)
 
 
-def lanes_for(seen: Seen, policy: TrafficPolicy, features: Features, standing: Standing | None) -> Lanes:
+def lanes_for(seen: ObservedInterface, policy: TrafficPolicy, features: Features, standing: Standing | None) -> Lanes:
     """What a policy becomes on an interface. Classes that stay keep the ids that the history has for them, if the
     interface has a class for each: then their handles and counters stay too.
 
@@ -81,7 +81,7 @@ def recorded_lanes(interface: str, features: Features, standing: Standing | None
 
 
 def to_policy(
-    seen: Seen,
+    seen: ObservedInterface,
     policy: TrafficPolicy,
     features: Features,
     standing: Standing | None,
@@ -98,7 +98,7 @@ def to_policy(
     return _intent(seen.interface, action, standing, after, plan(seen, wanted, replace=replace))
 
 
-def to_nothing(seen: Seen, standing: Standing | None, *, action: str = "clear") -> Intent:
+def to_nothing(seen: ObservedInterface, standing: Standing | None, *, action: str = "clear") -> Intent:
     """What takes away all that is ours on an interface."""
     return _intent(seen.interface, action, standing, None, plan(seen, None))
 

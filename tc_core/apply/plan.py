@@ -38,7 +38,7 @@ _WITH_CLSACT: Final = " (clsact too)"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedInterface:
     """An interface as it is: what leaves, and the ifb for what arrives (None: there is none)."""
 
     interface: str
@@ -46,18 +46,18 @@ class Seen:
     arriving: Observed | None = None
 
 
-def look(kernel: Kernel, interface: str) -> Seen:
+def observe_interface(kernel: Kernel, interface: str) -> ObservedInterface:
     """Read the interface and its ifb. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
-    return Seen(interface, kernel.observe(interface), look_at_ifb(kernel, interface))
+    return ObservedInterface(interface, kernel.observe(interface), observe_ifb(kernel, interface))
 
 
-def look_at_ifb(kernel: Kernel, interface: str) -> Observed | None:
+def observe_ifb(kernel: Kernel, interface: str) -> Observed | None:
     """Read the ifb for what arrives at an interface. Raises :class:`KernelError`."""
     device = ifb_name(interface)
     return kernel.observe(device) if device in kernel.interfaces() else None
 
 
-def plan(seen: Seen, wanted: Lanes | Tree | None, *, replace: bool = False) -> Steps:
+def plan(seen: ObservedInterface, wanted: Lanes | Tree | None, *, replace: bool = False) -> Steps:
     """The steps from what was seen to what is wanted; none when it is that already.
 
     A tree alone says nothing of what arrives, which is left as it is; None takes away all that is ours. ``replace``
@@ -71,12 +71,12 @@ def plan(seen: Seen, wanted: Lanes | Tree | None, *, replace: bool = False) -> S
     return tuple((seen.interface, change) for change in diff(wanted, seen.leaving, replace=replace))
 
 
-def plan_arriving(seen: Seen, wanted: IngressTree | None, *, replace: bool = False) -> Steps:
+def plan_arriving(seen: ObservedInterface, wanted: IngressTree | None, *, replace: bool = False) -> Steps:
     """The part of :func:`plan` that is about what arrives; with None nothing of ours is left there."""
     return tuple(_without_ingress(seen) if wanted is None else _with_ingress(seen, wanted, replace))
 
 
-def _with_ingress(seen: Seen, wanted: IngressTree, replace: bool) -> Iterator[Step]:
+def _with_ingress(seen: ObservedInterface, wanted: IngressTree, replace: bool) -> Iterator[Step]:
     interface, leaving, arriving = seen.interface, seen.leaving, seen.arriving
     device, redirect = wanted.device, wanted.redirect
     if arriving is None:
@@ -105,7 +105,7 @@ def _with_ingress(seen: Seen, wanted: IngressTree, replace: bool) -> Iterator[St
         yield interface, ReplaceFilter(redirect)
 
 
-def _without_ingress(seen: Seen) -> Iterator[Step]:
+def _without_ingress(seen: ObservedInterface) -> Iterator[Step]:
     """Take our redirection away, and what was made for it."""
     interface, leaving, arriving = seen.interface, seen.leaving, seen.arriving
     current = _redirect(leaving)

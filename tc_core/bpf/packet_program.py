@@ -127,7 +127,7 @@ def programs(rules: Sequence[PacketRule], *, mirrored: bool = False) -> tuple[Pr
             )
         count, instructions = _most_that_fit(waiting[::-1], mirrored)
         if not count:
-            waiting.extend(map(_Compiled.of, reversed(halves(waiting.pop().rule))))
+            waiting.extend(map(_Compiled.from_rule, reversed(halves(waiting.pop().rule))))
             continue
         taken = tuple(compiled.rule for compiled in waiting[: -count - 1 : -1])
         del waiting[-count:]
@@ -138,7 +138,7 @@ def programs(rules: Sequence[PacketRule], *, mirrored: bool = False) -> tuple[Pr
 def _reachable(rules: Sequence[PacketRule]) -> list[_Compiled]:
     """The rules up to the first that takes everything, without those that can match nothing."""
     end = next((i for i, rule in enumerate(rules, start=1) if rule.takes_everything), len(rules))
-    return [compiled for compiled in map(_Compiled.of, rules[:end]) if compiled.is_reachable]
+    return [compiled for compiled in map(_Compiled.from_rule, rules[:end]) if compiled.is_reachable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class _Compiled:
     least: int
 
     @classmethod
-    def of(cls, rule: PacketRule) -> _Compiled:
+    def from_rule(cls, rule: PacketRule) -> _Compiled:
         v4, v6 = for_version(rule, 4), for_version(rule, 6)
         lists = (s for r in (v4, v6) if r for s in (r.source, r.destination, r.ports, r.source_ports))
         return cls(rule, v4, v6, 1 + sum(map(len, lists)))

@@ -12,7 +12,7 @@ from traffic_policy.policy import TrafficPolicy
 from traffic_policy.scope import needs_names
 
 
-class Teller(StrEnum):
+class IngressClassifier(StrEnum):
     """The ways, best first."""
 
     SOCKETS = "sockets"
@@ -23,11 +23,11 @@ class Teller(StrEnum):
     """Nobody: the relay holds its connections itself, by reading no faster, and the kernel all the rest."""
 
 
-TELLERS: Final[Mapping[Teller, str]] = MappingProxyType(
+INGRESS_CLASSIFIERS: Final[Mapping[IngressClassifier, str]] = MappingProxyType(
     {
-        Teller.SOCKETS: "by the socket that waits for it, which the relay has marked and a program looks up",
-        Teller.CONNMARK: "by the mark of its connection",
-        Teller.PACING: (
+        IngressClassifier.SOCKETS: "by the socket that waits for it, which the relay has marked and a program looks up",
+        IngressClassifier.CONNMARK: "by the mark of its connection",
+        IngressClassifier.PACING: (
             "not by its packets: the relay holds the connections that it relays itself, by reading no faster, and the "
             "kernel holds them together to the total"
         ),
@@ -36,20 +36,22 @@ TELLERS: Final[Mapping[Teller, str]] = MappingProxyType(
 """How each of them finds the class of what arrives, in words."""
 
 
-def teller_of(policy: TrafficPolicy, features: Features, *, relays: bool = True) -> Teller | None:
+def select_ingress_classifier(
+    policy: TrafficPolicy, features: Features, *, relays: bool = True
+) -> IngressClassifier | None:
     """The best way that there is for a policy; None where ports and networks tell, or nothing is limited.
 
     ``relays``: whether a relay has the connections. Without one (stepping aside) there are neither its sockets nor its
     reads: then it is the connection's mark, also where :func:`tc_core.compile.packet_tree.compile_ingress` will refuse
     that.
     """
-    return best_teller(features, relays=relays) if needs_names(policy) else None
+    return best_ingress_classifier(features, relays=relays) if needs_names(policy) else None
 
 
-def best_teller(features: Features, *, relays: bool = True) -> Teller:
-    """The best way for policies that need one; see :func:`teller_of`."""
+def best_ingress_classifier(features: Features, *, relays: bool = True) -> IngressClassifier:
+    """The best way for policies that need one; see :func:`select_ingress_classifier`."""
     if not relays:
-        return Teller.CONNMARK
+        return IngressClassifier.CONNMARK
     if features.sockets.available:
-        return Teller.SOCKETS
-    return Teller.CONNMARK if features.connmark.available else Teller.PACING
+        return IngressClassifier.SOCKETS
+    return IngressClassifier.CONNMARK if features.connmark.available else IngressClassifier.PACING

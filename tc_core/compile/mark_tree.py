@@ -22,7 +22,7 @@ from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.compile.queues import GSO_PACKET, PACKET, SMALL_GSO, queue_for, wants_small_gso
 from tc_core.handles import Handle
 from tc_core.model import ClassFilter, FwFilter, HtbClass, HtbQdisc, TrafficTree
-from tc_core.probe.capability import Classifier, Features
+from tc_core.probe.capability import Features, MarkClassifier
 from traffic_policy.marks import DEFAULT_CLASS_ID, ClassIds, class_mark
 from traffic_policy.policy import ResolvedClass, TrafficPolicy
 from traffic_policy.units import ByteCount, Rate
@@ -135,8 +135,8 @@ def _leaf_class(resolved: ResolvedClass, class_id: int) -> HtbClass:
     )
 
 
-def _mark_filters(classifier: Classifier, class_ids: list[int]) -> tuple[ClassFilter, ...]:
+def _mark_filters(classifier: MarkClassifier, class_ids: list[int]) -> tuple[ClassFilter, ...]:
     """What selects the classes. The default class needs no filter: it takes what none selects."""
-    if classifier is Classifier.FW:
+    if classifier is MarkClassifier.FW:
         return tuple(FwFilter(ROOT_HANDLE, class_mark(i), leaf_handle(i)) for i in class_ids)
     return (mark_filter(ROOT_HANDLE, class_ids),) if class_ids else ()

@@ -24,7 +24,7 @@ from typing import Final
 
 from tc_core.bpf.packet_program import filters
 from tc_core.bpf.socket_program import socket_redirect
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import LEAF_BASE, ROOT_HANDLE, burst, htb_tree, leaf_handle, queue_handle, whole_bytes
 from tc_core.compile.packet_rules import PacketRule
 from tc_core.compile.queues import fifo_limit, queue_for, require
@@ -96,15 +96,15 @@ def compile_ingress(
     features: Features,
     ids: ClassIds,
     *,
-    left_alone: Iterable[Match] = (),
-    teller: Teller = Teller.SOCKETS,
+    excluded_matches: Iterable[Match] = (),
+    ingress_classifier: IngressClassifier = IngressClassifier.SOCKETS,
     silent_ports: Iterable[int] = (),
 ) -> IngressTree | None:
     """What shapes that which arrives at ``interface``; None when the policy does not.
 
-    Where names decide (:func:`traffic_policy.scope.needs_names`), ``teller`` tells the class of a packet; all others
-    are in that of the first match without names that holds. What is ``left_alone`` is in the default class.
-    ``silent_ports`` are those that matches by name do not capture unless they say so.
+    Where names decide (:func:`traffic_policy.scope.needs_names`), ``ingress_classifier`` tells the class of a packet;
+    all others are in that of the first match without names that holds. What is ``excluded_matches`` is in the default
+    class. ``silent_ports`` are those that matches by name do not capture unless they say so.
 
     Raises :class:`MissingFeatureError` when the kernel lacks something that this needs, :class:`PodlaneError` when
     there is no class id left for what is relayed.
@@ -112,7 +112,7 @@ def compile_ingress(
     received = policy.received()
     if received is None:
         return None
-    paced = teller is Teller.PACING and needs_names(policy)
+    paced = ingress_classifier is IngressClassifier.PACING and needs_names(policy)
     if paced:
         received, ids = with_relayed(policy, received), with_id(ids)
     for feature in (features.ifb, features.clsact, features.redirect):
@@ -122,11 +122,11 @@ def compile_ingress(
     limited = {c.name: leaf_handle(ids[c.name]) for c in received.classes}
     redirect = RedirectFilter(INGRESS_HOOK, ifb_name(interface))
     matches: list[tuple[Handle, Match]] = []
-    if needs_names(policy) and teller is Teller.CONNMARK:
+    if needs_names(policy) and ingress_classifier is IngressClassifier.CONNMARK:
         require(features.connmark)
         redirect = replace(redirect, connmark=True)
         matches += ((limited.get(name, rest), Match(mark=(class_mark(ids[name]),))) for name in ids)
-    matches += ((rest, match) for match in left_alone)
+    matches += ((rest, match) for match in excluded_matches)
     if paced:
         known = relayed_rules(policy, silent_ports)
     else:
@@ -134,7 +134,7 @@ def compile_ingress(
     matches += ((limited.get(name, rest), match) for name, match in known)
     rules = [rule for target, match in matches for rule in _arriving(match, target)] if limited else []
     tree = _htb(received, features, ids, rules, mirrored=True)
-    if needs_names(policy) and teller is Teller.SOCKETS:
+    if needs_names(policy) and ingress_classifier is IngressClassifier.SOCKETS:
         require(features.sockets)
         redirect = socket_redirect(redirect.device, frozenset(ids[c.name] for c in received.classes))
     return IngressTree(redirect.device, f"{_ALIAS} {interface}", tree, redirect)

@@ -20,7 +20,7 @@ from tc_core.qdiscs import (
     Clsact,
     FqCodel,
     HtbQdisc,
-    Ingress,
+    IngressQdisc,
     LeafQdisc,
     Netem,
     OtherQdisc,
@@ -170,7 +170,7 @@ def _without(state: Observed, gone: Qdisc) -> Observed:
         qdiscs=tuple(q for q in state.qdiscs if q is not gone),
         filters=tuple(f for f in state.filters if f.parent != gone.handle),
     )
-    if not isinstance(gone, Clsact | Ingress):
+    if not isinstance(gone, Clsact | IngressQdisc):
         for child in _below(state, gone.handle):
             state = _without(state, child)
     return state

@@ -251,7 +251,7 @@ class Row:
     checksum: str
 
     @classmethod
-    def of(cls, event: Event) -> Row:
+    def from_event(cls, event: Event) -> Row:
         """The row for a numbered event. Raises :class:`HistoryError` when it cannot be written as JSON."""
         text = encode(event)
         return cls(event.number, text, checksum(event.number, text))

@@ -93,7 +93,7 @@ class History:
         with self._open(), self._writing():
             if isinstance(event, Finished):
                 self._check_end(event)
-            row = Row.of(numbered(event, self._last_number() + 1))
+            row = Row.from_event(numbered(event, self._last_number() + 1))
             self._insert(row)
         return row.event(self.source)
 

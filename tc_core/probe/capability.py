@@ -11,7 +11,7 @@ from typing import Final
 from tc_core.errors import MissingFeatureError
 
 
-class Classifier(StrEnum):
+class MarkClassifier(StrEnum):
     """The ways in which a packet's mark can select its class."""
 
     FW = "fw"
@@ -121,15 +121,15 @@ class Features:
             yield getattr(self, each.name)
 
     @property
-    def classifier(self) -> Classifier:
+    def classifier(self) -> MarkClassifier:
         """How marks will select classes: fw, else classic BPF.
 
         Raises :class:`MissingFeatureError`, naming what is missing, when there is no way at all.
         """
         if self.fw.available:
-            return Classifier.FW
+            return MarkClassifier.FW
         if self.classic_bpf.available:
-            return Classifier.CLASSIC_BPF
+            return MarkClassifier.CLASSIC_BPF
         raise MissingFeatureError(
             f"This kernel has no filter that can read packet marks: {self.fw.name}: {self.fw.reason}; "
             f"{self.classic_bpf.name}: {self.classic_bpf.reason}.",

@@ -33,14 +33,14 @@ from tc_core.kernel import (
 )
 from tc_core.model import INGRESS_HOOK, FwFilter, HtbClass, RedirectFilter
 from tc_core.probe import capability
-from tc_core.probe.capability import ALL_FEATURES, Classifier, Feature, Features, absent, present
+from tc_core.probe.capability import ALL_FEATURES, Feature, Features, MarkClassifier, absent, present
 from tc_core.probe.scratch import in_scratch_namespace
 from tc_core.qdiscs import NO_TIME, Bfifo, Cake, Clsact, FqCodel, HtbQdisc, Netem, Prio, RootQdisc, Sfq, Tbf
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import class_mark
 from traffic_policy.units import ByteCount, Duration, Rate
 
-__all__ = ["ALL_FEATURES", "Classifier", "Feature", "Features", "probe"]
+__all__ = ["ALL_FEATURES", "Feature", "Features", "MarkClassifier", "probe"]
 
 _PROBE_LINK: Final = "podlane-probe"
 _PROBE_IFB: Final = "podlane-ifb"

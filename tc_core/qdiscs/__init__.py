@@ -23,7 +23,7 @@ from tc_core.handles import ROOT, Handle
 from tc_core.qdiscs.bfifo import Bfifo
 from tc_core.qdiscs.cake import Cake, Diffserv, Isolation
 from tc_core.qdiscs.fq_codel import DEFAULT_FLOWS, DEFAULT_FQ_QUANTUM, FqCodel
-from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS, INGRESS_HOOK, Clsact, Ingress
+from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS, INGRESS_HOOK, Clsact, IngressQdisc
 from tc_core.qdiscs.htb import DEFAULT_R2Q, HtbClass, HtbQdisc
 from tc_core.qdiscs.netem import NO_TIME, Netem
 from tc_core.qdiscs.notation import same_burst, tc_percent, tc_rate, tc_time
@@ -49,7 +49,7 @@ __all__ = [
     "FqCodel",
     "HtbClass",
     "HtbQdisc",
-    "Ingress",
+    "IngressQdisc",
     "Isolation",
     "LeafQdisc",
     "Netem",
@@ -72,9 +72,9 @@ LeafQdisc = FqCodel | Bfifo | Sfq | Cake | Netem
 RootQdisc = HtbQdisc | Tbf | Prio | Cake | Netem
 OurQdisc = HtbQdisc | Tbf | Prio | FqCodel | Bfifo | Sfq | Cake | Netem | Clsact
 """Every kind that we make."""
-Qdisc = HtbQdisc | Tbf | Prio | FqCodel | Bfifo | Sfq | Cake | Netem | Clsact | Ingress | OtherQdisc
+Qdisc = HtbQdisc | Tbf | Prio | FqCodel | Bfifo | Sfq | Cake | Netem | Clsact | IngressQdisc | OtherQdisc
 
-_WITHOUT_OPTIONS: Final[dict[str, type[Clsact | Ingress]]] = {"clsact": Clsact, "ingress": Ingress}
+_WITHOUT_OPTIONS: Final[dict[str, type[Clsact | IngressQdisc]]] = {"clsact": Clsact, "ingress": IngressQdisc}
 _READERS: Final[dict[str, Callable[[Handle, Handle, bytes], Qdisc]]] = {
     "htb": HtbQdisc.from_options,
     "tbf": Tbf.from_options,

@@ -35,7 +35,7 @@ class Clsact(Placed):
 
 
 @dataclass(frozen=True, slots=True)
-class Ingress(Placed):
+class IngressQdisc(Placed):
     """The older form of :class:`Clsact`, with only the place for what arrives. We use it, but never make it."""
 
     handle: Handle = INGRESS_HANDLE

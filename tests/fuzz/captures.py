@@ -16,16 +16,16 @@ from scapy.error import log_runtime
 from datapath.protocols.detect import MAX_BYTES
 from datapath.protocols.packets import read_ip
 from podlane.classify import files
-from podlane.classify.files import CaptureFile, Frame
+from podlane.classify.files import CapturedFrame, CaptureFile
 from podlane.classify.flow import Flow
 from podlane.classify.flows import FlowTable
 from podlane.classify.links import NOT_IP, ip_start, known
-from podlane.classify.verdicts import Judge
+from podlane.classify.verdicts import FlowClassifier
 from podlane.errors import CaptureError
 from tests.fuzz.refusals import says_why
 from traffic_policy.policy_file import parse_policy
 
-_JUDGE = Judge(
+_JUDGE = FlowClassifier(
     parse_policy(
         "total: 1Gbit\n"
         "classes:\n"
@@ -90,7 +90,7 @@ def _as_file(data: bytes) -> CaptureFile:
         os.close(descriptor)
 
 
-def _frames_of_file(opened: Callable[[bytes], CaptureFile], data: bytes) -> list[Frame]:
+def _frames_of_file(opened: Callable[[bytes], CaptureFile], data: bytes) -> list[CapturedFrame]:
     """What the reader makes of a file. It may say that it is none, or how it is damaged."""
     try:
         with closing(opened(data)) as file:
@@ -103,23 +103,23 @@ def _frames_of_file(opened: Callable[[bytes], CaptureFile], data: bytes) -> list
     return frames
 
 
-def _frames(link: int, data: bytes) -> list[Frame]:
+def _frames(link: int, data: bytes) -> list[CapturedFrame]:
     found, at = [], 0
     while at + 2 <= len(data):
         (size,) = struct.unpack_from(">H", data, at)
         frame = data[at + 2 : at + 2 + size]
-        found.append(Frame(link, frame, size, len(found) * 0.25))
+        found.append(CapturedFrame(link, frame, size, len(found) * 0.25))
         at += 2 + size
     return found
 
 
-def _is_fragment(frame: Frame) -> bool:
+def _is_fragment(frame: CapturedFrame) -> bool:
     at = ip_start(frame.link_type, frame.data) if known(frame.link_type) else NOT_IP
     payload = None if at == NOT_IP else read_ip(frame.data, at)
     return payload is not None and payload.fragment is not None
 
 
-def _flows(frames: list[Frame], full: bool) -> None:
+def _flows(frames: list[CapturedFrame], full: bool) -> None:
     """Every packet is counted once: in a flow, or as something that is none. What is held in memory has a bound."""
     given: list[Flow] = []
     table = FlowTable(given.append, max_flows=_MAX_FLOWS, max_held=2 * MAX_BYTES)

@@ -48,7 +48,7 @@ def policy(data: bytes, *, full: bool = True) -> None:
         says_why(error, *(problem.message for problem in error.problems))
         return
     if not beyond_sidecar(read):
-        table = RoutingTable.of(read)
+        table = RoutingTable.from_policy(read)
         assert table.route(_WHERE, _WHAT).class_name in {c.name for c in read.resolved()}
     if full:
         _means_the_same(read)

@@ -18,7 +18,7 @@ from typing import Any, Self
 from waiting import until
 
 from podlane.netns import Host, Lab
-from podlane.netns.lab import Link
+from podlane.netns.lab import VethPair
 from podlane.netns.namespace import Namespace
 from podlane.netns.tools import ip
 from traffic_policy.pod.quantities import Quantity
@@ -164,7 +164,7 @@ class Pod:
     host: Host
     node: Host
     server: Host
-    server_link: Link
+    server_link: VethPair
     sandbox: Container
     folder: Path
     _containers: list[Container] = field(default_factory=list)

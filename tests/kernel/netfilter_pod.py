@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 
 from datapath.netfilter.backend import Backend, BackendKind
-from datapath.netfilter.install import Installer, Report
+from datapath.netfilter.install import Installer, InstallReport
 from datapath.netfilter.restore import RestoreBackend, installed_programs
 from datapath.netfilter.rules import Family
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
@@ -78,7 +78,7 @@ class Pod:
         """A new installer that knows nothing of what the last one did."""
         self.installer = Installer(self.backend)
 
-    def install(self, rules: Ruleset) -> Report:
+    def install(self, rules: Ruleset) -> InstallReport:
         with self.host.namespace.entered():
             return self.installer.install(rules)
 

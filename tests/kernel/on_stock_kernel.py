@@ -30,7 +30,7 @@ from waiting import until
 from podlane.main import main
 from podlane.netns.topology import PodNodeServer
 from tc_core.apply.execute import apply
-from tc_core.apply.plan import look, plan
+from tc_core.apply.plan import observe_interface, plan
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.handles import ROOT, Handle
 from tc_core.kernel import AddQdisc
@@ -78,7 +78,7 @@ def test_a_policy_becomes_fw_filters_and_fq_codel_queues(pair: Pair) -> None:
     ]
     assert len(queues) == len(ids)
     assert all("qdisc fq_codel" in line for line in queues)
-    assert plan(look(pair.kernel, DEVICE), tree_of(POLICY, features.probe(), ids)) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree_of(POLICY, features.probe(), ids)) == ()
 
 
 def test_packets_reach_the_class_of_their_mark_through_fw(pair: Pair) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lab import read_until
 
-from podlane.netns import Host, Lab, Link, Namespace
+from podlane.netns import Host, Lab, Namespace, VethPair
 from podlane.run.outside import end_processes
 
 POLICY = """\
@@ -57,7 +57,7 @@ class RunHost:
 
     host: Host
     server: Host
-    uplink: Link
+    uplink: VethPair
     policy: Path
     names: list[str] = field(default_factory=list)
 

@@ -17,9 +17,9 @@ from benchmarks.abuse.clients.http2 import Speaker
 from datapath.protocols.detect import Reason
 from datapath.protocols.http2_requests import Http2Cutter
 from sidecar.proxy import idle_eviction, memory_trim, sniffer
-from sidecar.proxy.server import Outcome, ServerSettings
+from sidecar.proxy.server import ConnectionOutcome, ServerSettings
 from sidecar.transport import direction, request_direction
-from sidecar.transport.kernel_sockets import Original
+from sidecar.transport.kernel_sockets import OriginalDestination
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.loop_context import LoopContext
 from sidecar.transport.timers import Timers
@@ -49,7 +49,7 @@ def test_who_is_quiet_for_longest_makes_room_for_those_who_wait() -> None:
         with pytest.raises(ConnectionResetError):
             first[0].recv(1)
         assert read_exactly(b.accept(), 1) == b"\x00"
-        assert b.recorder.closed_one().outcome is Outcome.CROWDED_OUT
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.CROWDED_OUT
         for client, server in (second, third):
             client.sendall(b"+")
             assert read_exactly(server, 1) == b"+"
@@ -67,7 +67,7 @@ def test_a_proxy_that_is_not_full_ends_nobody() -> None:
     """Nearly full, so that it looks: longer than it takes to be quiet."""
     with bench(max_connections=8) as b:
         pairs = [b.pair() for _ in range(7)]
-        watch = b.proxy.server._crowding
+        watch = b.proxy.server._idle_eviction
         until("looks", lambda: watch._seen)
         began = {since for _, since in watch._seen.values()}
         until("patience", lambda: watch._now() - max(began) > 3 * idle_eviction.QUIET_S)
@@ -82,7 +82,9 @@ class _EmptyEdge(LoopbackEdge):
         super().__init__(target)
         self.times = times
 
-    def dial(self, original: Original, mark: int, client: socket.SocketType, *, speaks: bool) -> socket.SocketType:
+    def dial(
+        self, original: OriginalDestination, mark: int, client: socket.SocketType, *, speaks: bool
+    ) -> socket.SocketType:
         if self.times:
             self.times -= 1
             raise OSError(errno.EMFILE, "no descriptor")
@@ -109,7 +111,7 @@ def test_a_client_that_leaves_while_there_is_no_descriptor_is_let_go() -> None:
         proxy.recorder.wait(lambda: bool(proxy.recorder.routes))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-        assert proxy.recorder.closed_one().outcome is Outcome.CLIENT_RESET
+        assert proxy.recorder.closed_one().outcome is ConnectionOutcome.CLIENT_RESET
         assert len(proxy.server._context.waiting) == 0
 
 
@@ -237,7 +239,7 @@ def test_memory_is_given_back_once_when_most_are_gone() -> None:
     clock = [0.0]
     timers = Timers(lambda: clock[0])
     given: list[float] = []
-    tide = memory_trim.Tide(timers, lambda: given.append(clock[0]))
+    tide = memory_trim.MemoryTrimmer(timers, lambda: given.append(clock[0]))
 
     def close(connections: range) -> None:
         for left in connections:
@@ -268,13 +270,13 @@ def test_what_is_free_goes_back_to_the_system() -> None:
     """Objects of all sizes of a connection's, most of which go: what is left is on every page of Python's own allocator."""
     program = (
         "import os\n"
-        "from sidecar.proxy.memory_trim import give_back\n"
+        "from sidecar.proxy.memory_trim import trim_memory\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE')\n"
-        "give_back(); before = rss()\n"
+        "trim_memory(); before = rss()\n"
         "kept = [bytes(100 + i % 300) for i in range(200_000)]\n"
         "held = rss()\n"
         "kept = kept[::2000]\n"
-        "give_back(); print(before, held, rss())"
+        "trim_memory(); print(before, held, rss())"
     )
     before, held, after = printed_by(program)
     assert held - before > 40_000_000

@@ -11,7 +11,7 @@ from datapath.netfilter.install import Installer, detect_backend
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from podlane.explain import explain
 from podlane.netns import Lab
-from tc_core.apply.plan import look, plan
+from tc_core.apply.plan import observe_interface, plan
 from tc_core.compile.packet_tree import lanes_of
 from tc_core.probe import features
 from tc_core.rtnetlink.kernel import NetlinkKernel
@@ -66,5 +66,5 @@ def test_pasted_tc_commands_are_what_podlane_tc_wants(lab: Lab, tmp_path: Path) 
     pod.run(["sh", "-e"], stdin=result.output)
     wanted = lanes_of(load_policy(path), "eth0", features.probe())
     with pod.namespace.entered(), NetlinkKernel() as kernel:
-        steps = plan(look(kernel, "eth0"), wanted)
+        steps = plan(observe_interface(kernel, "eth0"), wanted)
     assert [change.command(name) for name, change in steps] == []

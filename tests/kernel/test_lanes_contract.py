@@ -17,8 +17,8 @@ from tclab import DEVICE, Pair, veth_pair
 from trafficlab import ATTEMPTS, SETTLE, at_once, payload, settles_at
 
 from tc_core.apply.execute import ApplyError, apply, clear, execute
-from tc_core.apply.plan import look, plan
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.apply.plan import observe_interface, plan
+from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.compile.packet_tree import compile_ingress, lanes_of
 from tc_core.errors import MissingFeatureError
@@ -99,7 +99,7 @@ def test_the_second_time_nothing_changes_and_clearing_leaves_no_trace(kernel: Ke
     untouched = kernel.observe(DEVICE), set(kernel.interfaces())
     wanted = on(kernel, text)
     assert apply(kernel, DEVICE, wanted).done
-    assert plan(look(kernel, DEVICE), wanted) == ()
+    assert plan(observe_interface(kernel, DEVICE), wanted) == ()
     clear(kernel, DEVICE)
     assert (kernel.observe(DEVICE), set(kernel.interfaces())) == untouched
 
@@ -120,9 +120,9 @@ def test_every_policy_can_follow_every_other(kernel: Kernel) -> None:
         for other in wanted[i + 1 :]:
             for each in (one, other):
                 apply(kernel, DEVICE, each)
-                assert plan(look(kernel, DEVICE), each) == ()
+                assert plan(observe_interface(kernel, DEVICE), each) == ()
         apply(kernel, DEVICE, one)
-        assert plan(look(kernel, DEVICE), one) == ()
+        assert plan(observe_interface(kernel, DEVICE), one) == ()
 
 
 NAMES = """
@@ -134,28 +134,35 @@ classes:
 """
 
 
-def _can_tell(teller: Teller) -> bool:
+def _can_tell(ingress_classifier: IngressClassifier) -> bool:
     """Whether the running kernel has it."""
-    return {Teller.SOCKETS: HERE.sockets.available, Teller.CONNMARK: HERE.connmark.available}.get(teller, True)
+    return {IngressClassifier.SOCKETS: HERE.sockets.available, IngressClassifier.CONNMARK: HERE.connmark.available}.get(
+        ingress_classifier, True
+    )
 
 
 TOLD_ON_BOTH = [
-    *(pytest.param(FAKE, teller, id=f"{teller}, fake") for teller in Teller),
-    *(pytest.param("real", t, id=f"{t}, real", marks=pytest.mark.root) for t in Teller if _can_tell(t)),
+    *(
+        pytest.param(FAKE, ingress_classifier, id=f"{ingress_classifier}, fake")
+        for ingress_classifier in IngressClassifier
+    ),
+    *(pytest.param("real", t, id=f"{t}, real", marks=pytest.mark.root) for t in IngressClassifier if _can_tell(t)),
 ]
 
 
-@pytest.mark.parametrize(("kernel", "teller"), TOLD_ON_BOTH, indirect=["kernel"])
-def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kernel, teller: Teller) -> None:
+@pytest.mark.parametrize(("kernel", "ingress_classifier"), TOLD_ON_BOTH, indirect=["kernel"])
+def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(
+    kernel: Kernel, ingress_classifier: IngressClassifier
+) -> None:
     """Marks tell the classes of what is sent; the teller and packets those of what arrives."""
     untouched = kernel.observe(DEVICE), set(kernel.interfaces())
     policy = parse_policy(NAMES)
     ids = ClassIds.assign(c.name for c in policy.classes)
     all_there = features.ALL_FEATURES if isinstance(kernel, FakeKernel) else HERE
-    ingress = compile_ingress(policy, DEVICE, all_there, ids, teller=teller)
+    ingress = compile_ingress(policy, DEVICE, all_there, ids, ingress_classifier=ingress_classifier)
     wanted = Lanes(compile_policy(policy, all_there, ids), ingress, ids)
     assert apply(kernel, DEVICE, wanted).done
-    assert plan(look(kernel, DEVICE), wanted) == ()
+    assert plan(observe_interface(kernel, DEVICE), wanted) == ()
     clear(kernel, DEVICE)
     assert (kernel.observe(DEVICE), set(kernel.interfaces())) == untouched
 
@@ -167,24 +174,24 @@ def test_what_the_sidecar_makes_is_found_again_and_leaves_no_trace(kernel: Kerne
 @pytest.mark.parametrize("text", RUN_HERE.values(), ids=RUN_HERE)
 def test_tc_and_ip_make_the_same(pair: Pair, text: str) -> None:
     """The commands of a plan, run by a shell, do what we do: nothing is left to be changed."""
-    for name, change in plan(look(pair.kernel, DEVICE), compiled(text)):
+    for name, change in plan(observe_interface(pair.kernel, DEVICE), compiled(text)):
         pair.on_client("sh", "-ec", change.command(name))
     # What tc(8) rounds, as releases before 6.10 do with bursts, counts for no difference.
-    assert [change.command(name) for name, change in plan(look(pair.kernel, DEVICE), compiled(text))] == []
+    assert [change.command(name) for name, change in plan(observe_interface(pair.kernel, DEVICE), compiled(text))] == []
 
 
 @pytest.mark.root
 def test_a_refusal_in_the_middle_is_made_good_by_the_next_call(pair: Pair) -> None:
     """The ifb's name is taken by a bridge, which the kernel says only when ours is to be made."""
     made = compiled(POLICIES["ingress"])
-    steps = plan(look(pair.kernel, DEVICE), made)
+    steps = plan(observe_interface(pair.kernel, DEVICE), made)
     pair.on_client("ip", "link", "add", "ifb-eth0", "type", "bridge")
     with pytest.raises(ApplyError, match="File exists") as caught:
         execute(pair.kernel, DEVICE, steps)
     assert caught.value.report.done
     pair.on_client("ip", "link", "del", "ifb-eth0")
     apply(pair.kernel, DEVICE, made)
-    assert plan(look(pair.kernel, DEVICE), made) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), made) == ()
 
 
 # --- measured --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from webserver import start_nginx
 
 from podlane.netns.lab import Host
 from podlane.netns.topology import PodNodeServer
-from sidecar.supervisor.heartbeat import EVERY_S, JUDGE
+from sidecar.supervisor.heartbeat import CLASSIFIER, EVERY_S
 from sidecar.supervisor.watchdog import SILENT_S
 
 pytestmark = pytest.mark.root
@@ -407,7 +407,7 @@ def test_a_classifier_that_ends_since_no_names_are_left_is_no_fault(
     began = uptime() + 2 * EVERY_S
     until("its first signs", lambda: uptime() > began)
     sidecar.reload(PORTS_ONLY)
-    enough = uptime() + 1 + 2 * SILENT_S[JUDGE]  # it ends within a second
+    enough = uptime() + 1 + 2 * SILENT_S[CLASSIFIER]  # it ends within a second
     until("what would be silence", lambda: uptime() > enough)
     assert "does not answer" not in sidecar.log.read_text()
     assert sidecar.stop() == 0

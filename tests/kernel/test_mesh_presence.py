@@ -10,7 +10,7 @@ from istio_native import native_rules_of
 from istio_rules import Mode, rules_of
 from sidecars import refused_sidecar
 
-from datapath.mesh.join import find, resolve
+from datapath.mesh.join import find_mesh, resolve
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from podlane.netns import Host, Lab
 from traffic_policy.errors import ConfigError
@@ -39,7 +39,7 @@ def pod(lab: Lab) -> Host:
 )
 def test_a_mesh_is_found_by_its_rules(pod: Host, tables: str, rules: str, proxy: MeshProxy | None) -> None:
     with pod.namespace.entered():
-        assert find() is None
+        assert find_mesh() is None
         assert resolve(Mesh.AUTO) is None
         assert resolve(Mesh.ISTIO) is ISTIO
         assert resolve(Mesh.LINKERD) is LINKERD
@@ -67,10 +67,10 @@ MINE = "table inet mine {\nchain output { type nat hook output priority -90; }\n
 def test_istio_is_found_by_nftables_of_its_own(pod: Host, rules: str, found: tuple[MeshProxy, str, set[int]]) -> None:
     pod.run(["nft", "-f", "-"], stdin=MINE)
     with pod.namespace.entered():
-        assert find() is None
+        assert find_mesh() is None
     pod.run(["nft", "-f", "-"], stdin=rules)
     with pod.namespace.entered():
-        mesh = find()
+        mesh = find_mesh()
         assert resolve(Mesh.AUTO) == found[0]
     assert mesh is not None
     assert (mesh.mesh, mesh.proxy, mesh.inbound, set(mesh.ports)) == (Mesh.ISTIO, *found)

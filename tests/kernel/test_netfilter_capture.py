@@ -18,7 +18,7 @@ from waiting import until
 from datapath.netfilter.rules import Family
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset
 from datapath.netfilter.select import why_not
-from podlane.netns import Lab, Link
+from podlane.netns import Lab, VethPair
 from traffic_policy.marks import DIVERT, OWN, class_mark
 from traffic_policy.policy import PortRange
 
@@ -36,7 +36,7 @@ NO_CONTENT = ruleset({"port": SSH})
 class World:
     """A Pod with a transparent listener in the proxy's place, and a server that listens on some ports."""
 
-    def __init__(self, pod: Pod, wire: Link, family: Family, stack: ExitStack) -> None:
+    def __init__(self, pod: Pod, wire: VethPair, family: Family, stack: ExitStack) -> None:
         self.pod = pod
         self.outside = wire.b.host
         self.family = family
@@ -82,7 +82,7 @@ class Connection:
 
 
 @pytest.fixture(scope="module")
-def wire() -> Iterator[Link]:
+def wire() -> Iterator[VethPair]:
     """A Pod and a server on one link, for all tests here: IPv6 takes a second to get going on a new one."""
     with Lab("nft") as lab:
         yield lab.link(lab.host("pod"), "eth0", lab.host("server"), "eth0")
@@ -92,7 +92,7 @@ BACKENDS = installed_backends()
 
 
 @pytest.fixture(params=list(BACKENDS), ids=str)
-def pod(request: pytest.FixtureRequest, wire: Link) -> Iterator[Pod]:
+def pod(request: pytest.FixtureRequest, wire: VethPair) -> Iterator[Pod]:
     backend = BACKENDS[request.param]
     if reason := why_not(backend):
         pytest.skip(reason)
@@ -107,7 +107,7 @@ def pod(request: pytest.FixtureRequest, wire: Link) -> Iterator[Pod]:
 
 
 @pytest.fixture(params=list(Family), ids=str)
-def world(request: pytest.FixtureRequest, pod: Pod, wire: Link) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, pod: Pod, wire: VethPair) -> Iterator[World]:
     with ExitStack() as stack:
         made = World(pod, wire, request.param, stack)
         until("the server to be reachable", made.reachable)

@@ -181,8 +181,8 @@ def test_what_is_installed_reads_back_as_what_was_wanted(pod: Pod, rules: Rulese
     assert pod.install(rules).changed
     with pod.host.namespace.entered():
         for family in Family:
-            assert difference(rules.of(family), pod.installer.installed(family)) == []
-    routes = rules.of(Family.V4).routes
+            assert difference(rules.for_family(family), pod.installer.installed(family)) == []
+    routes = rules.for_family(Family.V4).routes
     for version, loopback in (("-4", "127.0.0.0/8"), ("-6", "::1")):
         wanted = {
             f"{r.preference}:\tfrom {f'{loopback} iif lo' if r.mark is None else f'all fwmark {r.mark}'} lookup {r.table}"
@@ -203,7 +203,7 @@ def test_one_datapath_replaces_the_other(pod: Pod, first: Ruleset, second: Rules
     assert (report.changed, report.adopted) == (True, True)
     with pod.host.namespace.entered():
         for family in Family:
-            assert difference(second.of(family), pod.installer.installed(family)) == []
+            assert difference(second.for_family(family), pod.installer.installed(family)) == []
     for version in ("-4", "-6"):
         assert ("fwmark 0x1000/0x3000" in pod.host.ip(version, "rule")) == (second is RULES)
 
@@ -357,14 +357,14 @@ def test_a_rule_that_did_not_arrive_is_noticed_and_shown(pod: Pod, tmp_path: Pat
 def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
     program = (
         "from datapath.errors import PrivilegeError\n"
-        "from traffic_policy.settings import Way\n"
+        "from traffic_policy.settings import IptablesSetting\n"
         "from datapath.netfilter.backend import BackendKind\n"
         "from datapath.netfilter.select import detect_backend, python_backend\n"
         "from datapath.netfilter.features import probe\n"
         "from datapath.netfilter.parse import Installed\n"
         "from datapath.netfilter.restore import installed_programs\n"
         "from datapath.netfilter.rules import Chain, Family, FamilyRules, PolicyRoute\n"
-        "from datapath.netfilter.routes import lay\n"
+        "from datapath.netfilter.routes import install\n"
         "from traffic_policy.marks import DIVERT\n"
         f"kind = BackendKind('{pod.backend.kind}')\n"
         "backend = python_backend() if kind is BackendKind.PYTHON else installed_programs()[kind]\n"
@@ -426,7 +426,7 @@ def test_a_rule_that_others_put_into_our_chain_is_shown(pod: Pod) -> None:
     pod.install(RULES)
     pod.iptables(Family.V6, "-t mangle -A PODLANE-CLASSES -s fd00::1 -p tcp --sport 22 -j ACCEPT")
     with pod.host.namespace.entered():
-        shown = difference(RULES.of(Family.V6), pod.installer.installed(Family.V6))
+        shown = difference(RULES.for_family(Family.V6), pod.installer.installed(Family.V6))
     assert len(shown) == 1
     assert re.fullmatch(r"\+-A PODLANE-CLASSES .*-j ACCEPT.*", shown[0])
 
@@ -529,7 +529,7 @@ def test_a_container_that_has_only_net_admin_finds_its_way(pod: Pod) -> None:
     pod.install(RULES)
     program = (
         "from datapath.netfilter.features import probe\n"
-        "from datapath.netfilter.install import Installer, Way, detect_backend\n"
+        "from datapath.netfilter.install import Installer, IptablesSetting, detect_backend\n"
         f"installer = Installer(detect_backend(Way.{'PYTHON' if pod.backend.kind is BackendKind.PYTHON else 'AUTO'}))\n"
         "print(installer.backend.kind, installer.remove(), all(check.available for check in probe()))\n"
     )

@@ -24,7 +24,7 @@ from datapath.netfilter.restore import RestoreBackend, installed_programs
 from datapath.netfilter.rules import Family
 from datapath.netfilter.select import detect_backend, why_not
 from podlane.netns import Lab, PodNodeServer
-from traffic_policy.settings import Way
+from traffic_policy.settings import IptablesSetting
 
 RULES = ruleset(
     {"sni": ["api.example.com"]},
@@ -65,7 +65,7 @@ def test_the_kernel_has_the_same_rules_as_by_the_programs(backend: Backend, lab:
     for pod in (ours, theirs):
         with pod.host.namespace.entered():
             for family in Family:
-                assert difference(RULES.of(family), backend.installed(family)) == []
+                assert difference(RULES.for_family(family), backend.installed(family)) == []
 
 
 @pytest.mark.parametrize("first", ["python", "programs"])
@@ -119,7 +119,7 @@ def test_each_thread_changes_the_namespace_it_is_in(backend: Backend, lab: Lab) 
     for pod, rules in zip(pods, wanted, strict=True):
         with pod.host.namespace.entered():
             for family in Family:
-                assert difference(rules.of(family), backend.installed(family)) == []
+                assert difference(rules.for_family(family), backend.installed(family)) == []
     assert pods[1].remove()
     assert pods[0].present()
     assert not pods[1].present()
@@ -128,8 +128,8 @@ def test_each_thread_changes_the_namespace_it_is_in(backend: Backend, lab: Lab) 
 def test_nothing_is_printed(backend: Backend, lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     pod = Pod(lab.host("pod"), backend)
     with pod.host.namespace.entered():
-        backend.apply(RULES.of(Family.V4), backend.installed(Family.V4))
-        backend.apply(RULES.of(Family.V6), backend.installed(Family.V6))
+        backend.apply(RULES.for_family(Family.V4), backend.installed(Family.V4))
+        backend.apply(RULES.for_family(Family.V6), backend.installed(Family.V6))
     assert capfd.readouterr() == ("", "")
 
 
@@ -146,9 +146,9 @@ def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_auto_takes_the_programs_where_they_are(backend: Backend, lab: Lab) -> None:
     with lab.host("pod").namespace.entered():
-        assert detect_backend(Way.AUTO).kind is not backend.kind
-        assert detect_backend(Way.RESTORE).kind is not backend.kind
-        assert detect_backend(Way.PYTHON).kind is backend.kind
+        assert detect_backend(IptablesSetting.AUTO).kind is not backend.kind
+        assert detect_backend(IptablesSetting.RESTORE).kind is not backend.kind
+        assert detect_backend(IptablesSetting.PYTHON).kind is backend.kind
 
 
 @pytest.mark.usefixtures("only")
@@ -188,9 +188,9 @@ def test_what_a_killed_sidecar_left_in_other_tables_is_refused_and_removed(
     lab.link(left.host, "eth0", lab.host("node"), "eth0")
     left.install(RULES)
     with left.host.namespace.entered():
-        assert detect_backend(Way.AUTO).kind is BackendKind.NFT
+        assert detect_backend(IptablesSetting.AUTO).kind is BackendKind.NFT
         with pytest.raises(RulesetError, match=r"in the tables of iptables-nft.* podlane sidecar --cleanup"):
-            detect_backend(Way.PYTHON)
+            detect_backend(IptablesSetting.PYTHON)
     policy = tmp_path / "policy.yaml"
     policy.write_text("total: 1Gbit\nclasses: [{name: web, rate: 10Mbit, match: {host: web.example.com}}]")
     code, said = refused_sidecar(left.host, "--policy", str(policy), "--interface", "eth0", "--iptables", "python")
@@ -199,7 +199,7 @@ def test_what_a_killed_sidecar_left_in_other_tables_is_refused_and_removed(
     assert not left.present()
     # So that the next try, as by a container that is started again, succeeds.
     with left.host.namespace.entered():
-        assert detect_backend(Way.PYTHON).kind is backend.kind
+        assert detect_backend(IptablesSetting.PYTHON).kind is backend.kind
 
 
 def test_podlane_check_says_what_it_is_and_what_it_reaches(backend: Backend) -> None:
@@ -211,11 +211,11 @@ def test_podlane_check_says_what_it_is_and_what_it_reaches(backend: Backend) -> 
 def test_podlane_check_tries_the_way_that_it_is_asked_for(backend: Backend, lab: Lab) -> None:
     left = Pod(lab.host("pod"), BACKENDS[BackendKind.NFT])
     with left.host.namespace.entered():
-        checks = probe(Way.PYTHON)
+        checks = probe(IptablesSetting.PYTHON)
         assert checks[0].reason.startswith(f"{backend} is used; also here: iptables-nft")
         assert [check for check in checks if not check.available] == []
         left.installer.install(RULES)
-        (refused, *_) = probe(Way.PYTHON)
+        (refused, *_) = probe(IptablesSetting.PYTHON)
         assert not refused.available
         assert "in the tables of iptables-nft" in refused.reason
         assert refused.remedy
@@ -242,10 +242,10 @@ def test_podlane_check_leaves_no_table_where_it_may_not_make_a_namespace(lab: La
 
 DETECT = """
 from sidecar.errors import PodlaneError
-from datapath.netfilter.install import Way, detect_backend
+from datapath.netfilter.install import IptablesSetting, detect_backend
 from tc_core.errors import MissingFeatureError
 try:
-    print(detect_backend(Way.PYTHON))
+    print(detect_backend(IptablesSetting.PYTHON))
 except (MissingFeatureError, PodlaneError) as error:
     print(error)
 """

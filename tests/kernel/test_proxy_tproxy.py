@@ -21,9 +21,9 @@ from waiting import until
 
 from datapath.errors import PortInUseError, PrivilegeError
 from datapath.sockets import TCP_SAVE_SYN, saved_dscp, stream_socket
-from podlane.netns import Host, Lab, Link
-from sidecar.proxy.server import Outcome, Refusal, ServerSettings
-from sidecar.transport.kernel_sockets import TransparentEdge
+from podlane.netns import Host, Lab, VethPair
+from sidecar.proxy.server import ConnectionOutcome, Refusal, ServerSettings
+from sidecar.transport.kernel_sockets import TransparentSockets
 from traffic_policy.errors import ConfigError
 from traffic_policy.units import Duration
 
@@ -92,7 +92,7 @@ def syns(pod: Host, mark: int, version: int = 4) -> int:
 class Pod:
     """A Pod with the proxy in it, and a server next to it."""
 
-    def __init__(self, pod: Host, server: Host, link: Link) -> None:
+    def __init__(self, pod: Host, server: Host, link: VethPair) -> None:
         self.pod = pod
         self.server = server
         self.link = link
@@ -111,7 +111,7 @@ class Pod:
         )
         if capture:
             install_capture(self.pod, capture)
-        with RunningProxy(TransparentEdge(), chosen, inside=self.pod.namespace.entered()) as proxy:
+        with RunningProxy(TransparentSockets(), chosen, inside=self.pod.namespace.entered()) as proxy:
             yield proxy
 
 
@@ -136,7 +136,7 @@ def test_captured_connection_reaches_its_destination_in_its_lane(pod: Pod, versi
         client.close()
         summary = proxy.recorder.closed_one()
         assert (str(summary.destination.address), summary.destination.port) == (pod.address(version), port)
-        assert (summary.class_name, summary.outcome) == ("named", Outcome.COMPLETE)
+        assert (summary.class_name, summary.outcome) == ("named", ConnectionOutcome.COMPLETE)
         assert (syns(pod.pod, NAMED_MARK, version), syns(pod.pod, DEFAULT_MARK, version)) == (1, 0)
 
 
@@ -176,13 +176,13 @@ def test_connection_to_the_listener_itself_is_refused(pod: Pod) -> None:
 @pytest.mark.parametrize(
     ("rule", "outcome"),
     [
-        (None, Outcome.REFUSED),
-        (["-j", "DROP"], Outcome.CONNECT_TIMEOUT),
-        (["-j", "REJECT", "--reject-with", "icmp-host-unreachable"], Outcome.UNREACHABLE),
+        (None, ConnectionOutcome.REFUSED),
+        (["-j", "DROP"], ConnectionOutcome.CONNECT_TIMEOUT),
+        (["-j", "REJECT", "--reject-with", "icmp-host-unreachable"], ConnectionOutcome.UNREACHABLE),
     ],
     ids=["closed-port", "silence", "host-unreachable"],
 )
-def test_unreachable_server_is_a_reset(pod: Pod, rule: list[str] | None, outcome: Outcome) -> None:
+def test_unreachable_server_is_a_reset(pod: Pod, rule: list[str] | None, outcome: ConnectionOutcome) -> None:
     if rule:
         pod.server.run(["iptables", "-A", "INPUT", "-p", "tcp", "--dport", "9999", *rule])
     with pod.proxy(connect_timeout=0.3) as proxy:
@@ -218,7 +218,7 @@ def test_bodies_of_100_megabytes_both_ways(pod: Pod) -> None:
         receiving = [pool.submit(receive, sock) for sock in (client, server)]
         assert [f.result(60) for f in receiving] == [digest, digest]
         assert [f.result(60) for f in sending] == [None, None]
-        assert proxy.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert proxy.recorder.closed_one().outcome is ConnectionOutcome.COMPLETE
 
 
 def test_hello_larger_than_the_receive_buffer_is_seen_whole(pod: Pod) -> None:
@@ -278,18 +278,18 @@ def test_kernel_without_ipv6_is_served_by_ipv4(pod: Pod, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("sidecar.transport.kernel_sockets.stream_socket", no_ipv6)
     with pod.pod.namespace.entered():
-        [listener] = TransparentEdge().listen(15101, [socket.AF_INET, socket.AF_INET6])
+        [listener] = TransparentSockets().listen(15101, [socket.AF_INET, socket.AF_INET6])
         assert listener.getsockname() == ("127.0.0.1", 15101)
         listener.close()
         with pytest.raises(ConfigError, match="This kernel has no IPv6"):
-            TransparentEdge().listen(15101, [socket.AF_INET6])
+            TransparentSockets().listen(15101, [socket.AF_INET6])
 
 
 def test_without_the_capability_the_error_says_which(pod: Pod) -> None:
     def try_it() -> None:
         os.setresuid(65534, 65534, 65534)
         with pytest.raises(PrivilegeError, match="CAP_NET_ADMIN"):
-            TransparentEdge().listen(15101, [socket.AF_INET])
+            TransparentSockets().listen(15101, [socket.AF_INET])
 
     with pod.pod.namespace.entered():
         assert _in_child(try_it) == 0
@@ -336,7 +336,7 @@ def test_ten_thousand_short_connections_leave_nothing_behind(pod: Pod) -> None:
         proxy.recorder.closed_one(count)
         until("all descriptors are closed", lambda: len(os.listdir("/proc/self/fd")) <= before)
         assert proxy.server.active == 0
-        assert {s.outcome for s in proxy.recorder.summaries} == {Outcome.COMPLETE}
+        assert {s.outcome for s in proxy.recorder.summaries} == {ConnectionOutcome.COMPLETE}
         assert syns(pod.pod, NAMED_MARK) >= count
 
 

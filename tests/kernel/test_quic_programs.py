@@ -19,7 +19,7 @@ from quic_world import CLIENTS, QUIC, QuicWorld, datagrams, grew, make_certifica
 from sidecars import start_sidecar
 from waiting import until
 
-from datapath.stepaside.queue import Queue
+from datapath.stepaside.queue import PacketQueue
 from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
@@ -104,7 +104,7 @@ def test_where_the_queue_is_not_to_be_had_quic_goes_by_port_and_it_is_said(
 ) -> None:
     world = QuicWorld(topology, tmp_path, "relay")
     with topology.pod.namespace.entered():
-        taken = Queue(15101)
+        taken = PacketQueue(15101)
     sidecar = world.sidecar(POLICY)
     assert "QUIC goes by port and network: NFQUEUE 15101 cannot be used" in sidecar.log.read_text()
     assert "QUIC goes by port and network" in until("an answer", lambda: sidecar.get("/healthz"))

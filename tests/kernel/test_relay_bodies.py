@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from proxy_harness import PATIENCE, bench, read_to_end, with_patience
 
-from sidecar.proxy.server import Outcome
+from sidecar.proxy.server import ConnectionOutcome
 from sidecar.transport.loop_context import BUFFER_SIZE
 from sidecar.transport.pipes import PIPE_SIZE, PipePool
 from traffic_policy.units import ByteCount
@@ -70,7 +70,7 @@ def test_same_size_both_ways(size: int) -> None:
         client, server = b.pair()
         exchange(client, server, size, size, seed=size)
         summary = b.recorder.closed_one()
-        assert (summary.outcome, summary.bytes_up, summary.bytes_down) == (Outcome.COMPLETE, size + 1, size)
+        assert (summary.outcome, summary.bytes_up, summary.bytes_down) == (ConnectionOutcome.COMPLETE, size + 1, size)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_one_side_finishes_long_before_the_other(up: int, down: int) -> None:
 
 def test_everything_is_copied_when_there_are_no_pipes() -> None:
     with bench() as b:
-        b.proxy.call(setattr, b.proxy.server._context.shop, "pipes", PipePool(max_pipes=0))
+        b.proxy.call(setattr, b.proxy.server._context.loop_context, "pipes", PipePool(max_pipes=0))
         client, server = b.pair()
         exchange(client, server, 20_000_000, 20_000_000, seed=5)
 
@@ -98,7 +98,7 @@ def test_pipes_are_shared_and_given_back_empty() -> None:
             *[lambda c=c, s=s, i=i: str(exchange(c, s, 3_000_000, 3_000_000, i)) for i, (c, s) in enumerate(pairs)]
         )
         b.recorder.closed_one(8)
-        pipes = b.proxy.server._context.shop.pipes
+        pipes = b.proxy.server._context.loop_context.pipes
         assert pipes.alive == pipes.idle > 0
 
 
@@ -129,7 +129,7 @@ def test_many_at_once() -> None:
         with ThreadPoolExecutor(60) as pool:
             list(pool.map(converse, range(len(sizes))))
         b.recorder.closed_one(len(sizes))
-        assert {s.outcome for s in b.recorder.summaries} == {Outcome.COMPLETE}
+        assert {s.outcome for s in b.recorder.summaries} == {ConnectionOutcome.COMPLETE}
         assert sum(s.bytes_up for s in b.recorder.summaries) == sum(sizes) + len(sizes)
 
 

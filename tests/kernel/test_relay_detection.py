@@ -10,8 +10,8 @@ from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_
 from waiting import until
 
 from datapath.protocols.detect import Protocol, Reason
-from sidecar.proxy.server import Outcome, ServerSettings
-from sidecar.transport.states import State
+from sidecar.proxy.server import ConnectionOutcome, ServerSettings
+from sidecar.transport.states import ConnectionState
 
 REQUEST = b"POST /upload HTTP/1.1\r\nHost: named.example\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -93,7 +93,7 @@ def test_client_that_half_closes_before_it_is_known(sent: bytes) -> None:
         server.close()
         assert read_to_end(client) == b"answer"
         assert b.recorder.detections[0].reason is Reason.EOF
-        assert b.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.COMPLETE
 
 
 def test_no_waiting_where_content_cannot_decide() -> None:
@@ -133,7 +133,7 @@ def test_client_that_gives_up_while_detecting_is_not_dialled_for() -> None:
         client.sendall(b"GET")
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-        b.recorder.wait(lambda: b.recorder.refusals == [Outcome.CLIENT_RESET])
+        b.recorder.wait(lambda: b.recorder.refusals == [ConnectionOutcome.CLIENT_RESET])
         assert b.recorder.routes == []
 
 
@@ -164,7 +164,9 @@ def test_first_bytes_wait_for_a_server_that_does_not_answer_at_once() -> None:
             filler.connect_ex(listener.getsockname())
         client = proxy.client()
         client.sendall(REQUEST)
-        until("it is dialling", lambda: [v.state for v in proxy.call(proxy.server.snapshot)] == [State.DIALLING])
+        until(
+            "it is dialling", lambda: [v.state for v in proxy.call(proxy.server.snapshot)] == [ConnectionState.DIALLING]
+        )
         sources = {filler.getsockname() for filler in fillers}
         while (accepted := listener.accept())[1] in sources:
             accepted[0].close()

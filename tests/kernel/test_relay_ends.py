@@ -11,7 +11,7 @@ from proxy_harness import LoopbackEdge, RunningProxy, bench, read_exactly, read_
 from waiting import until
 
 from datapath.sockets import unacknowledged
-from sidecar.proxy.server import Outcome, Refusal, ServerSettings
+from sidecar.proxy.server import ConnectionOutcome, Refusal, ServerSettings
 
 BIG = 8 << 20
 """Bytes: more than all buffers between two ends that do not read take without being stalled."""
@@ -42,7 +42,7 @@ def test_client_half_closes_first_and_still_gets_the_answer() -> None:
         server.sendall(b"answer")
         server.close()
         assert read_to_end(client) == b"answer"
-        assert b.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.COMPLETE
 
 
 def test_server_half_closes_first_and_still_gets_the_rest() -> None:
@@ -55,7 +55,7 @@ def test_server_half_closes_first_and_still_gets_the_rest() -> None:
         client.close()
         assert read_to_end(server) == b"upload"
         summary = b.recorder.closed_one()
-        assert (summary.outcome, summary.bytes_up, summary.bytes_down) == (Outcome.COMPLETE, 7, 8)
+        assert (summary.outcome, summary.bytes_up, summary.bytes_down) == (ConnectionOutcome.COMPLETE, 7, 8)
 
 
 def test_both_close_at_once() -> None:
@@ -64,7 +64,7 @@ def test_both_close_at_once() -> None:
         client.shutdown(socket.SHUT_WR)
         server.shutdown(socket.SHUT_WR)
         assert (read_to_end(client), read_to_end(server)) == (b"", b"")
-        assert b.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.COMPLETE
 
 
 def test_reset_by_the_server_reaches_the_client_after_what_was_sent() -> None:
@@ -75,7 +75,7 @@ def test_reset_by_the_server_reaches_the_client_after_what_was_sent() -> None:
         reset(server)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert b.recorder.closed_one().outcome is Outcome.SERVER_RESET
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.SERVER_RESET
 
 
 def test_answer_that_a_reset_follows_at_once_is_still_read() -> None:
@@ -88,7 +88,7 @@ def test_answer_that_a_reset_follows_at_once_is_still_read() -> None:
         assert read_exactly(client, 13) == b"413 too large"
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert b.recorder.closed_one().outcome is Outcome.SERVER_RESET
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.SERVER_RESET
 
 
 def test_reset_by_the_client_reaches_the_server() -> None:
@@ -97,7 +97,7 @@ def test_reset_by_the_client_reaches_the_server() -> None:
         reset(client)
         with pytest.raises(ConnectionResetError):
             server.recv(1)
-        assert b.recorder.closed_one().outcome is Outcome.CLIENT_RESET
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.CLIENT_RESET
 
 
 @pytest.mark.parametrize("by_client", [True, False], ids=["client", "server"])
@@ -109,7 +109,7 @@ def test_reset_while_the_other_side_does_not_read(by_client: bool) -> None:
         stuff(sender)
         reset(sender)
         summary = b.recorder.closed_one()
-        assert summary.outcome is (Outcome.CLIENT_RESET if by_client else Outcome.SERVER_RESET)
+        assert summary.outcome is (ConnectionOutcome.CLIENT_RESET if by_client else ConnectionOutcome.SERVER_RESET)
         with pytest.raises(ConnectionResetError):
             read_to_end(stalled)
 
@@ -130,7 +130,7 @@ def test_what_was_sent_before_a_fin_arrives_although_a_reset_follows(by_client: 
         assert read_exactly(other, len(payload)) == payload
         # After the last byte: FIN was relayed, and the reset follows it, so that the loss of "too late" shows.
         until("the other side is reset", lambda: _is_reset(other))
-        expected = Outcome.CLIENT_RESET if by_client else Outcome.SERVER_RESET
+        expected = ConnectionOutcome.CLIENT_RESET if by_client else ConnectionOutcome.SERVER_RESET
         assert b.recorder.closed_one().outcome is expected
 
 
@@ -154,7 +154,7 @@ def test_client_that_closes_completely_lets_the_server_know() -> None:
         assert read_to_end(server) == b""
         server.sendall(b"nobody listens")
         until("the server is reset", lambda: _is_reset(server))
-        assert b.recorder.closed_one().outcome is Outcome.CLIENT_RESET
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.CLIENT_RESET
 
 
 def test_refused_upstream_is_a_reset() -> None:
@@ -165,7 +165,7 @@ def test_refused_upstream_is_a_reset() -> None:
         client.sendall(b"\x00")
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert proxy.recorder.closed_one().outcome is Outcome.REFUSED
+        assert proxy.recorder.closed_one().outcome is ConnectionOutcome.REFUSED
         assert proxy.recorder.refusals == ["refused"]
 
 
@@ -186,7 +186,7 @@ def test_idle_connection_is_reset_and_a_busy_one_is_not() -> None:
             assert server.recv(1) == b"x"
         with pytest.raises(ConnectionResetError):
             idle.recv(1)
-        assert b.recorder.closed_one().outcome is Outcome.IDLE
+        assert b.recorder.closed_one().outcome is ConnectionOutcome.IDLE
         assert len(b.recorder.summaries) == 1
         busy.sendall(b"y")
         assert server.recv(1) == b"y"
@@ -201,7 +201,7 @@ def test_drain_waits_for_connections_and_cuts_what_is_left() -> None:
         assert b.proxy.drain(0.2) == 1
         with pytest.raises(ConnectionResetError):
             stuck.recv(1)
-        assert [s.outcome for s in b.recorder.summaries] == [Outcome.COMPLETE, Outcome.CUT]
+        assert [s.outcome for s in b.recorder.summaries] == [ConnectionOutcome.COMPLETE, ConnectionOutcome.CUT]
         with pytest.raises(ConnectionRefusedError):
             b.proxy.client()
 

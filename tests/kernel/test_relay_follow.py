@@ -11,7 +11,7 @@ from proxy_harness import DESTINATION, Bench, LoopbackEdge, RunningProxy, bench,
 from datapath.protocols.detect import Detection, Protocol, Reason
 from sidecar.observability.metrics import Metrics
 from sidecar.proxy.server import ServerSettings
-from sidecar.transport.observer import ConnectionSummary, Outcome
+from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary
 from traffic_policy.marks import OWN, ClassIds, class_mark
 
 HELLO = b"GET / HTTP/1.1\r\nHost: named.example\r\n\r\n"
@@ -24,10 +24,10 @@ def class_names(b: Bench) -> list[str | None]:
     return [view.class_name for view in b.proxy.call(b.proxy.server.snapshot)]
 
 
-def edge(b: Bench) -> LoopbackEdge:
-    edge = b.proxy.edge
-    assert isinstance(edge, LoopbackEdge)
-    return edge
+def kernel_sockets(b: Bench) -> LoopbackEdge:
+    kernel_sockets = b.proxy.kernel_sockets
+    assert isinstance(kernel_sockets, LoopbackEdge)
+    return kernel_sockets
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_a_connection_moves_and_is_not_cut(policy: str, name: str) -> None:
         b.proxy.follow(policy, ids)
         assert class_names(b) == [name]
         assert b.recorder.moves == [("named", name, len(HELLO), 6)]
-        assert edge(b).remarks == [(server.getpeername(), (OWN | class_mark(ids[name])).value)]
+        assert kernel_sockets(b).remarks == [(server.getpeername(), (OWN | class_mark(ids[name])).value)]
         client.sendall(b"after all")
         assert read_exactly(server, 9) == b"after all"
         client.close()
         server.close()
         summary = b.recorder.closed_one()
-        assert (summary.class_name, summary.outcome) == (name, Outcome.COMPLETE)
+        assert (summary.class_name, summary.outcome) == (name, ConnectionOutcome.COMPLETE)
         assert (summary.bytes_up, summary.bytes_down) == (len(HELLO) + 9, 6)
         assert (summary.told_up, summary.told_down) == (len(HELLO), 6)
 
@@ -61,7 +61,7 @@ def test_a_class_that_stays_keeps_its_connections_and_their_mark_is_right() -> N
         ids = ClassIds({"named": 77, "default": 255})
         b.proxy.follow("total: 2Gbit\nclasses: [{name: named, rate: 9Mbit, match: {host: named.example}}]", ids)
         assert b.recorder.moves == []
-        assert edge(b).remarks == [(server.getpeername(), (OWN | class_mark(77)).value)]
+        assert kernel_sockets(b).remarks == [(server.getpeername(), (OWN | class_mark(77)).value)]
         assert class_names(b) == ["named"]
         client.close()
         server.close()
@@ -87,12 +87,12 @@ def test_many_follow_and_those_that_have_ended_do_not() -> None:
             end.close()
         b.recorder.closed_one()
         b.proxy.follow(RENAMED)
-        assert len(b.recorder.moves) == len(edge(b).remarks) == 299
+        assert len(b.recorder.moves) == len(kernel_sockets(b).remarks) == 299
         assert set(class_names(b)) == {"other"}
 
 
 class _Unprivileged(LoopbackEdge):
-    def remark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
+    def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
         raise PermissionError(1, "Operation not permitted")
 
 
@@ -119,7 +119,9 @@ def test_what_moves_is_counted_where_it_was() -> None:
     assert (new.active, new.total, new.bytes_up, new.bytes_down) == (1, 0, 0, 0)
     assert 'podlane_connections_active{class="new",protocol="tls"} 1.0' in metrics.render().decode()
     metrics.closed(
-        ConnectionSummary(("192.0.2.2", 4), DESTINATION, "new", tls, 15, 1200, 1.0, Outcome.COMPLETE, 10, 1000)
+        ConnectionSummary(
+            ("192.0.2.2", 4), DESTINATION, "new", tls, 15, 1200, 1.0, ConnectionOutcome.COMPLETE, 10, 1000
+        )
     )
     assert (new.active, new.bytes_up, new.bytes_down) == (0, 5, 200)
     metrics.keep(["new"])

@@ -19,9 +19,9 @@ from waiting import until
 
 from benchmarks.processes import process_tree
 from podlane.netns.topology import PodNodeServer
-from sidecar.proxy.connection import Connection
-from sidecar.proxy.server import Outcome, ServerSettings, fitting_connections, make_room_for_descriptors
-from sidecar.transport.kernel_sockets import Original
+from sidecar.proxy.connection import RelayedConnection
+from sidecar.proxy.server import ConnectionOutcome, ServerSettings, fitting_connections, make_room_for_descriptors
+from sidecar.transport.kernel_sockets import OriginalDestination
 
 
 def descriptors() -> int:
@@ -116,7 +116,9 @@ def test_no_descriptors_for_accepting_is_waited_for() -> None:
 class _BrokenEdge(LoopbackEdge):
     """Fails as a programming mistake would, for the first connection only."""
 
-    def dial(self, original: Original, mark: int, client: socket.SocketType, *, speaks: bool) -> socket.SocketType:
+    def dial(
+        self, original: OriginalDestination, mark: int, client: socket.SocketType, *, speaks: bool
+    ) -> socket.SocketType:
         if not self.marks:
             self.marks.append(mark)
             raise ZeroDivisionError("a bug")
@@ -132,7 +134,7 @@ def test_a_bug_in_one_connection_leaves_the_others_alone() -> None:
         unlucky.sendall(b"\x00")
         with pytest.raises(ConnectionResetError):
             unlucky.recv(1)
-        assert proxy.recorder.closed_one().outcome is Outcome.FAULT
+        assert proxy.recorder.closed_one().outcome is ConnectionOutcome.FAULT
         Bench(proxy, listener).pair()
 
 
@@ -149,7 +151,7 @@ def test_no_ephemeral_port_is_a_reset_and_counted() -> None:
         client.sendall(b"\x00")
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert proxy.recorder.closed_one().outcome is Outcome.LOCAL_ERROR
+        assert proxy.recorder.closed_one().outcome is ConnectionOutcome.LOCAL_ERROR
 
 
 def _serve_short(b: Bench, count: int) -> None:
@@ -176,13 +178,13 @@ def test_a_thousand_short_connections_leave_nothing_behind() -> None:
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(converse, range(count)))
             b.recorder.closed_one(count)
-            alive = sum(isinstance(o, Connection) for o in gc.get_objects())
+            alive = sum(isinstance(o, RelayedConnection) for o in gc.get_objects())
         finally:
             gc.enable()
         assert alive <= 2, "closed connections wait for the garbage collector"
         assert b.proxy.server.active == 0
         until("all descriptors are closed", lambda: descriptors() <= before)
-        assert {s.outcome for s in b.recorder.summaries} == {Outcome.COMPLETE}
+        assert {s.outcome for s in b.recorder.summaries} == {ConnectionOutcome.COMPLETE}
 
 
 def test_idle_connections_are_small() -> None:
@@ -199,5 +201,5 @@ def test_idle_connections_are_small() -> None:
         used = rss() - before
         # 500 connections are 1,000 socket objects of the test and 1,000 of the proxy.
         assert used < 500 * 6_000
-        assert b.proxy.server._context.shop.pipes.alive == 0
+        assert b.proxy.server._context.loop_context.pipes.alive == 0
         assert (len(warm), len(pairs)) == (50, 500)

@@ -12,7 +12,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from proxy_harness import Bench, bench, read_exactly, read_to_end
 
-from sidecar.transport.observer import Outcome
+from sidecar.transport.observer import ConnectionOutcome
 from traffic_policy.marks import OWN, class_mark
 
 CLASSES = """
@@ -36,7 +36,7 @@ def moves(made: Bench) -> list[tuple[str, str]]:
 
 def marks(made: Bench) -> list[int]:
     """The class ids that sockets were marked with after they had been dialled."""
-    return [(mark & ~OWN.value) >> 24 for _, mark in made.proxy.edge.remarks]  # type: ignore[attr-defined]
+    return [(mark & ~OWN.value) >> 24 for _, mark in made.proxy.kernel_sockets.remarks]  # type: ignore[attr-defined]
 
 
 def test_each_request_goes_out_in_its_class() -> None:
@@ -73,7 +73,7 @@ def test_a_load_balancers_header_is_no_request(header: bytes, policy: str) -> No
         client.close()
         server.close()
         summary = made.recorder.closed_one()
-        assert (summary.outcome, summary.bytes_up) == (Outcome.COMPLETE, len(header + A + B))
+        assert (summary.outcome, summary.bytes_up) == (ConnectionOutcome.COMPLETE, len(header + A + B))
 
 
 def test_bytes_are_counted_in_the_class_in_which_they_went() -> None:
@@ -175,7 +175,7 @@ def test_or_is_refused_if_the_policy_says_so() -> None:
     with bench(STRICT) as made:
         client, server = made.pair(B)
         client.sendall(A + DOUBTFUL)
-        assert made.recorder.closed_one().outcome is Outcome.AMBIGUOUS
+        assert made.recorder.closed_one().outcome is ConnectionOutcome.AMBIGUOUS
         got = b""
         with contextlib.suppress(ConnectionResetError):
             got = read_exactly(server, 10_000)
@@ -195,7 +195,7 @@ def test_a_refusal_in_the_last_bytes_of_a_reset_client_is_one_end_alone(capfd: p
             client.close()
 
         made.proxy.call(say_it_and_go)
-        assert made.recorder.closed_one().outcome is Outcome.AMBIGUOUS
+        assert made.recorder.closed_one().outcome is ConnectionOutcome.AMBIGUOUS
         assert made.proxy.server.active == 0
         assert len(made.recorder.summaries) == 1
     assert "given up" not in capfd.readouterr().out
@@ -272,7 +272,7 @@ def test_what_http2_cannot_be_is_in_the_strictest_class_too() -> None:
     with bench(STRICT) as made:
         client, _ = made.pair(Http2().get("b.example"))
         client.sendall(nonsense)
-        assert made.recorder.closed_one().outcome is Outcome.AMBIGUOUS
+        assert made.recorder.closed_one().outcome is ConnectionOutcome.AMBIGUOUS
 
 
 # --- other protocols, and ends ---------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_half_a_head_goes_on_when_no_more_can_come() -> None:
         server.sendall(b"never mind")
         server.close()
         assert read_to_end(client) == b"never mind"
-        assert made.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert made.recorder.closed_one().outcome is ConnectionOutcome.COMPLETE
 
 
 def test_the_server_may_end_first() -> None:
@@ -329,7 +329,7 @@ def test_the_server_may_end_first() -> None:
         client.sendall(B)
         client.shutdown(socket.SHUT_WR)
         assert read_to_end(server) == B
-        assert made.recorder.closed_one().outcome is Outcome.COMPLETE
+        assert made.recorder.closed_one().outcome is ConnectionOutcome.COMPLETE
         assert moves(made) == [("a", "b")]
 
 
@@ -339,6 +339,6 @@ def test_a_reset_in_the_middle_of_a_head_is_a_reset() -> None:
         client.sendall(B[:20])
         server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         server.close()
-        assert made.recorder.closed_one().outcome is Outcome.SERVER_RESET
+        assert made.recorder.closed_one().outcome is ConnectionOutcome.SERVER_RESET
         with pytest.raises(ConnectionResetError):
             client.recv(1)

@@ -23,7 +23,7 @@ from datapath.netfilter.ruleset import CaptureSettings
 from datapath.stepaside import conntrack
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN
-from datapath.stepaside.queue import Queue
+from datapath.stepaside.queue import PacketQueue
 from podlane.netns.topology import PodNodeServer
 from tc_core.netlink.codec import ACK, REQUEST
 from tc_core.netlink.netfilter import message
@@ -208,7 +208,7 @@ def test_a_taken_queue_is_named(topology: PodNodeServer, tmp_path: Path) -> None
     policy.write_text(SLOW)
     before = state_of(topology.pod)
     with topology.pod.namespace.entered():
-        taken = Queue(15101)
+        taken = PacketQueue(15101)
     code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--datapath", "step-aside")
     assert (code, "NFQUEUE 15101" in said) == (1, True), said
     taken.close()
@@ -228,7 +228,7 @@ def test_only_packets_with_data_are_shown_until_it_is_decided(topology: PodNodeS
     install(topology)
     address = topology.server_ipv4 if family == "IPv4" else topology.server_ipv6
     with topology.pod.namespace.entered():
-        queue = Queue(15101)
+        queue = PacketQueue(15101)
     with serving(topology.server, echo) as port, connect(topology.pod, address, port) as client:
         seen = []
         for text, mark in ((b"one", 0), (b"two", class_mark(1).value | DECIDED.value)):
@@ -250,7 +250,7 @@ def test_a_full_queue_lets_packets_pass(topology: PodNodeServer) -> None:
     """Nobody reads the queue, which has room for one: the first connection waits, the second does not."""
     install(topology)
     with topology.pod.namespace.entered():
-        queue = Queue(15101, max_packets=1)
+        queue = PacketQueue(15101, max_packets=1)
     with serving(topology.server, echo) as port:
         first = connect(topology.pod, topology.server_ipv4, port)
         second = connect(topology.pod, topology.server_ipv4, port)
@@ -270,7 +270,7 @@ def test_large_packets_are_shown_whole(topology: PodNodeServer) -> None:
     """GSO: one packet of many segments, as the application wrote it."""
     install(topology)
     with topology.pod.namespace.entered():
-        queue = Queue(15101)
+        queue = PacketQueue(15101)
     sent = random.Random(8).randbytes(12_000)
     with serving(topology.server, echo) as port, connect(topology.pod, topology.server_ipv4, port) as client:
         client.sendall(sent)

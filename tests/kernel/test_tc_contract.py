@@ -12,7 +12,7 @@ from tclab import DEVICE, Pair
 from trees import VARIANTS, policy, tree_of
 
 from tc_core.apply.execute import ApplyError, apply, clear
-from tc_core.apply.plan import look, plan
+from tc_core.apply.plan import observe_interface, plan
 from tc_core.bpf.mark_classifier import mark_filter
 from tc_core.errors import InterfaceNotFoundError, KernelError
 from tc_core.fake.kernel import FakeKernel
@@ -110,7 +110,7 @@ def test_a_missing_interface(kernel: Kernel, name: str) -> None:
 def test_the_second_apply_sends_nothing(kernel: Kernel, variant: Features) -> None:
     tree = tree_of(OLD, variant)
     assert apply(kernel, DEVICE, tree).done
-    assert plan(look(kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(kernel, DEVICE), tree) == ()
     assert set(kernel.counters(DEVICE)) == {tree.inner.handle, *(c.handle for c in tree.classes)}
 
 
@@ -136,7 +136,7 @@ def test_rate_and_priority_change_in_place(kernel: Kernel, variant: Features, wo
     apply(kernel, DEVICE, tree_of(policy(a="20Mbit 80Mbit 1"), variant))
     wanted = tree_of(policy(a=words), variant)
     assert apply(kernel, DEVICE, wanted).done == ((DEVICE, ChangeClass(wanted.classes[0])),)
-    assert plan(look(kernel, DEVICE), wanted) == ()
+    assert plan(observe_interface(kernel, DEVICE), wanted) == ()
 
 
 @both_with_variants
@@ -146,14 +146,14 @@ def test_classes_come_and_go(kernel: Kernel, variant: Features) -> None:
         ids = ids.evolve(c.name for c in written.classes)
         tree = tree_of(written, variant, ids)
         apply(kernel, DEVICE, tree)
-        assert plan(look(kernel, DEVICE), tree) == ()
+        assert plan(observe_interface(kernel, DEVICE), tree) == ()
 
 
 @both_with_variants
 def test_254_classes(kernel: Kernel, variant: Features) -> None:
     tree = tree_of(policy("10Gbit", **{f"c{i}": f"1Mbit {i + 1}Mbit {i % 8}" for i in range(254)}), variant)
     apply(kernel, DEVICE, tree)
-    assert plan(look(kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(kernel, DEVICE), tree) == ()
     assert len(kernel.counters(DEVICE)) == 256
 
 
@@ -163,7 +163,7 @@ def test_rates_of_every_size_survive(kernel: Kernel, variant: Features, total: s
     """34 Gbit/s is just below, 35 just above what 32 bits of bytes per second hold."""
     tree = tree_of(policy(total), variant)
     apply(kernel, DEVICE, tree)
-    assert plan(look(kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(kernel, DEVICE), tree) == ()
     assert {c.rate for c in kernel.observe(DEVICE).classes} == {tree.inner.rate, tree.classes[0].rate}
 
 
@@ -172,7 +172,7 @@ def test_one_kind_of_filter_and_queue_takes_over_from_another(kernel: Kernel, va
     apply(kernel, DEVICE, tree_of(OLD, VARIANTS["classic bpf and fifo"]))
     tree = tree_of(OLD, variant)
     apply(kernel, DEVICE, tree)
-    assert plan(look(kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(kernel, DEVICE), tree) == ()
 
 
 @both_with_variants
@@ -190,7 +190,7 @@ def test_an_interface_without_queue_length(kernel: Kernel, variant: Features) ->
     kernel.apply(DEVICE, SetLink(tx_queue_len=0))
     tree = tree_of(OLD, variant)
     apply(kernel, DEVICE, tree)
-    assert plan(look(kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(kernel, DEVICE), tree) == ()
     assert kernel.observe(DEVICE).link.tx_queue_len == 0
 
 
@@ -226,14 +226,14 @@ def test_whatever_fails_the_next_apply_completes(kernel: Kernel, variant: Featur
     while True:
         clear(kernel, DEVICE)
         apply(kernel, DEVICE, old)
-        planned = plan(look(kernel, DEVICE), new)
+        planned = plan(observe_interface(kernel, DEVICE), new)
         if position == len(planned):
             break
         with pytest.raises(ApplyError) as caught:
             apply(Flaky(kernel, position), DEVICE, new)
         assert len(caught.value.report.done) == position
         apply(kernel, DEVICE, new)
-        assert plan(look(kernel, DEVICE), new) == ()
+        assert plan(observe_interface(kernel, DEVICE), new) == ()
         position += 1
     assert position > 5
 
@@ -322,11 +322,11 @@ EFFECTS = [
 
 @both
 @pytest.mark.parametrize(("change", "look", "expected"), EFFECTS)
-def test_effects(kernel: Kernel, change: Change, look: Check, expected: object) -> None:
+def test_effects(kernel: Kernel, change: Change, observe_interface: Check, expected: object) -> None:
     for each in BASE:
         kernel.apply(DEVICE, each)
     kernel.apply(DEVICE, change)
-    assert look(kernel.observe(DEVICE)) == expected
+    assert observe_interface(kernel.observe(DEVICE)) == expected
 
 
 def test_a_fake_starts_with_what_a_link_has() -> None:

@@ -17,7 +17,7 @@ from tclab import DEVICE, SERVER, Pair, inside, run, set_mark, veth_pair
 from trees import CLASSIC_FIFO, VARIANTS, policy, tree_of
 
 from tc_core.apply.execute import apply, clear
-from tc_core.apply.plan import look, plan
+from tc_core.apply.plan import observe_interface, plan
 from tc_core.errors import ForeignQdiscError
 from tc_core.probe import capability, features
 from tc_core.probe.capability import Features
@@ -45,7 +45,7 @@ def pair() -> Iterator[Pair]:
 def test_the_shell_makes_the_same_tree(pair: Pair, variant: Features) -> None:
     tree = tree_of(POLICY, variant)
     pair.on_client("sh", "-e", "-c", "\n".join(tc_commands(tree, DEVICE)))
-    assert plan(look(pair.kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree) == ()
 
 
 @pytest.mark.parametrize("variant", WHAT_RUNS_HERE.values(), ids=WHAT_RUNS_HERE)
@@ -55,9 +55,9 @@ def test_the_shell_makes_the_same_changes(pair: Pair, variant: Features) -> None
     apply(pair.kernel, DEVICE, tree_of(POLICY, variant, ids))
     changed = policy("500Mbit", api="30Mbit 400Mbit 2", new="1Mbit 8Mbit 0", backup="64kbit 2Mbit 7")
     tree = tree_of(changed, variant, ids.evolve(["api", "new", "backup"]))
-    for _, change in plan(look(pair.kernel, DEVICE), tree):
+    for _, change in plan(observe_interface(pair.kernel, DEVICE), tree):
         pair.on_client("sh", "-e", "-c", change.command(DEVICE))
-    assert plan(look(pair.kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree) == ()
 
 
 def test_both_limits_of_segments_are_lowered_and_restored(pair: Pair) -> None:
@@ -91,14 +91,14 @@ def test_other_peoples_roots(pair: Pair, command: str) -> None:
     assert clear(pair.kernel, DEVICE).done == ()
     assert pair.on_client("tc", "qdisc", "show", "dev", DEVICE) == before
     apply(pair.kernel, DEVICE, tree, replace=True)
-    assert plan(look(pair.kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree) == ()
 
 
 def test_clsact_of_others_stays(pair: Pair) -> None:
     pair.on_client("tc", "qdisc", "add", "dev", DEVICE, "clsact")
     tree = tree_of(POLICY, CLASSIC_FIFO)
     apply(pair.kernel, DEVICE, tree)
-    assert plan(look(pair.kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree) == ()
     clear(pair.kernel, DEVICE)
     assert "clsact" in pair.on_client("tc", "qdisc", "show", "dev", DEVICE)
 
@@ -116,7 +116,7 @@ def test_a_class_changed_by_hand_is_set_right(pair: Pair) -> None:
     apply(pair.kernel, DEVICE, tree)
     pair.on_client(*f"tc class change dev {DEVICE} parent 1:1 classid 1:101 htb rate 1mbit".split())
     assert [type(c).__name__ for _, c in apply(pair.kernel, DEVICE, tree).done] == ["ChangeClass"]
-    assert plan(look(pair.kernel, DEVICE), tree) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree) == ()
 
 
 def test_the_interface_of_the_default_route(pair: Pair) -> None:
@@ -231,4 +231,4 @@ def test_with_net_admin_alone_a_policy_is_installed(pair: Pair) -> None:
     )
     trees = str(Path(__file__).parents[1])
     pair.on_client("setpriv", "--bounding-set=-all,+net_admin", sys.executable, "-c", program, trees)
-    assert plan(look(pair.kernel, DEVICE), tree_of(policy(a="1Mbit"), HERE)) == ()
+    assert plan(observe_interface(pair.kernel, DEVICE), tree_of(policy(a="1Mbit"), HERE)) == ()

@@ -28,7 +28,7 @@ from injector.server.api import ApiServer
 from injector.server.api_access import from_kubeconfig
 from injector.server.certificates import Certificates, Lifetimes, Step, split_bundle, take_step
 from injector.server.config import load_settings
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.tls import ServerTls
 
@@ -81,10 +81,12 @@ async def test_of_three_that_meet_an_empty_secret_one_makes_the_authority(trust:
     for _ in range(10):
         trust.store(None)
         apis = [ApiServer(access, lambda *failure: failures.append(failure)) for _ in range(3)]
-        replicas = [(SelfManaged(api, place(trust), Lifetimes(), tls := ServerTls(), Metrics()), tls) for api in apis]
+        replicas = [
+            (SelfManaged(api, place(trust), Lifetimes(), tls := ServerTls(), InjectorMetrics()), tls) for api in apis
+        ]
         async with trio.open_nursery() as nursery:
             for replica, _ in replicas:
-                nursery.start_soon(replica.look)
+                nursery.start_soon(replica.reconcile)
         (fingerprint,) = {tls.served.fingerprint(hashes.SHA256()).hex() for _, tls in replicas if tls.served}
         held = trust.stored()
         assert fingerprint == held.serving.x509.fingerprint(hashes.SHA256()).hex()

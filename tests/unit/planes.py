@@ -8,14 +8,14 @@ from typing import Any, Never, cast
 
 import trio
 
-from datapath.connection_list import Order, Shown
+from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane import DataPlane
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.errors import RulesetError
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.netfilter.fallback import Command
-from datapath.netfilter.install import Backend, Installer, Report
+from datapath.netfilter.install import Backend, Installer, InstallReport
 from datapath.netfilter.rules import Rule
 from datapath.netfilter.ruleset import Ruleset
 from datapath.routing.cached import Routing
@@ -41,10 +41,14 @@ class RecordedShaping(Shaping):
         self._journal = journal
 
     def begin(
-        self, policy: TrafficPolicy, ids: ClassIds, left_alone: Sequence[Match] = (), silent_ports: Sequence[int] = ()
+        self,
+        policy: TrafficPolicy,
+        ids: ClassIds,
+        excluded_matches: Sequence[Match] = (),
+        silent_ports: Sequence[int] = (),
     ) -> ClassReport:
         self._journal.append(f"classes {names(policy)}")
-        return super().begin(policy, ids, left_alone, silent_ports)
+        return super().begin(policy, ids, excluded_matches, silent_ports)
 
     def finish(self) -> ClassReport:
         self._journal.append("classes that go")
@@ -70,18 +74,18 @@ class RecordedInstaller(Installer):
             self.known.append(ruleset)
         return self.known.index(ruleset)
 
-    def install(self, ruleset: Ruleset) -> Report:
+    def install(self, ruleset: Ruleset) -> InstallReport:
         if self.refused:
             self.refused -= 1
             self._journal.append(f"rules {self.number(ruleset)} refused")
             raise RulesetError("another program holds the lock")
         self._journal.append(f"rules {self.number(ruleset)}{'' if ruleset.capture else ' without capture'}")
-        return Report(changed=True, adopted=False)
+        return InstallReport(changed=True, adopted=False)
 
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:  # noqa: ARG002
         return (Command((str(self.number(ruleset)),), ""),)
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         self._journal.append("installed rules are looked at")
 
     def remove(self) -> bool:
@@ -113,8 +117,8 @@ class RecordedServer:
         self._drained.set()
         return 0
 
-    async def connections(self, limit: int, order: Order) -> Shown:  # noqa: ARG002
-        return Shown(self.active, [])
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:  # noqa: ARG002
+        return ConnectionPage(self.active, [])
 
 
 class Planes:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from datapath.protocols.client_hello import ClientHello
 from datapath.protocols.quic_initial import MAX_HELLO, QuicInitialReader
-from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, PacketType
 from datapath.protocols.result import NeedMore, Rejected
 
 VERSIONS = (VERSION_1, VERSION_2)
@@ -18,7 +18,7 @@ ID = bytes.fromhex("8394c8f03e515708")
 HELLO = hello(sni(b"odd.example.com"), alpn(b"h3"), extension(51, b"k" * 1300))
 PING, ACK = b"\x01", bytes.fromhex("02000000 00".replace(" ", ""))
 _TAG = 16
-_ORDER = (Kind.INITIAL, Kind.ZERO_RTT, Kind.HANDSHAKE, Kind.RETRY)
+_ORDER = (PacketType.INITIAL, PacketType.ZERO_RTT, PacketType.HANDSHAKE, PacketType.RETRY)
 
 
 def variable(number: int) -> bytes:
@@ -35,7 +35,7 @@ def long_packet(
     frames: bytes,
     *,
     version: int = VERSION_1,
-    kind: Kind = Kind.INITIAL,
+    kind: PacketType = PacketType.INITIAL,
     to: bytes = ID,
     keys_of: bytes | None = None,
     token: bytes = b"",
@@ -50,7 +50,7 @@ def long_packet(
     bits = (_ORDER.index(kind) + (version == VERSION_2)) % 4
     header = bytes([0xC0 | bits << 4 | number_size - 1]) + version.to_bytes(4, "big")
     header += bytes([len(to)]) + to + b"\x04from"
-    if kind is Kind.INITIAL:
+    if kind is PacketType.INITIAL:
         header += variable(len(token)) + token
     header += variable(number_size + len(frames) + _TAG) + number.to_bytes(number_size, "big")
     packet: bytes = pair.encrypt_packet(header, frames, number)
@@ -73,7 +73,7 @@ _PACKETS = st.builds(
     # Four bytes more are enough for a sample.
     st.one_of(*[st.lists(_FRAMES, max_size=4).map(b"".join)] * 3, st.binary(max_size=60)).map(lambda f: f + bytes(4)),
     version=st.sampled_from(VERSIONS),
-    kind=st.sampled_from([Kind.INITIAL] * 4 + [Kind.ZERO_RTT, Kind.HANDSHAKE]),
+    kind=st.sampled_from([PacketType.INITIAL] * 4 + [PacketType.ZERO_RTT, PacketType.HANDSHAKE]),
     to=st.sampled_from([ID, b"", b"other id", b"retried!", b"the fourth", bytes(20)]),
     keys_of=st.sampled_from([None, None, None, ID]),
     token=st.binary(max_size=5),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from datapath.netfilter.rules import (
-    Direction,
+    ConntrackDirection,
     Drop,
     FamilyRules,
     Goto,
     Jump,
-    Queue,
+    Nfqueue,
     RestoreMark,
     Return,
     Rule,
@@ -36,7 +36,7 @@ class Packet:
     syn: bool = True
     mark: int = 0
     connmark: int | None = 0
-    direction: Direction | None = Direction.ORIGINAL
+    direction: ConntrackDirection | None = ConntrackDirection.ORIGINAL
     out_interface: str = "eth0"
     source: Address | None = None
     source_port: int = 40000
@@ -112,7 +112,7 @@ def walk(rules: FamilyRules, chain: str, packet: Packet) -> None:
             case Tproxy():
                 packet.tproxy = rule.action
                 return
-            case Queue(number):
+            case Nfqueue(number):
                 packet.queue = number
                 return
             case Drop():
@@ -143,7 +143,7 @@ def answer(packet: Packet) -> Packet:
     assert packet.source is not None
     return replace(
         packet, address=packet.source, port=packet.source_port, source=packet.address, source_port=packet.port,
-        syn=False, direction=Direction.REPLY, mark=0, tproxy=None, queue=None, quic_initial=False,
+        syn=False, direction=ConntrackDirection.REPLY, mark=0, tproxy=None, queue=None, quic_initial=False,
         original_port=packet.port,
     )  # fmt: skip
 

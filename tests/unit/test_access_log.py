@@ -19,7 +19,7 @@ from datapath.routing.flow import Destination
 from sidecar.observability import access_log
 from sidecar.observability.access_log import AccessLog, AccessLogSettings
 from sidecar.observability.access_log_format import connection_line, decision_line
-from sidecar.transport.observer import ConnectionSummary, Outcome
+from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary
 from traffic_policy.errors import ConfigError
 from traffic_policy.policy import Bound
 
@@ -32,7 +32,7 @@ def ended(
     detection: Detection,
     *,
     destination: Destination = SERVER,
-    outcome: Outcome = Outcome.COMPLETE,
+    outcome: ConnectionOutcome = ConnectionOutcome.COMPLETE,
     port: int = 40000,
     class_name: str = "api",
 ) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def test_what_differs_from_connection_to_connection_is_not_remembered() -> None:
     assert other["network"]["protocol"] == "http"
 
 
-@pytest.mark.parametrize("outcome", [each for each in Outcome if each is not Outcome.COMPLETE])
-def test_every_other_end_is_a_failure_with_its_reason(outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [each for each in ConnectionOutcome if each is not ConnectionOutcome.COMPLETE])
+def test_every_other_end_is_a_failure_with_its_reason(outcome: ConnectionOutcome) -> None:
     event = ended(Detection(Protocol.OPAQUE, Reason.TIMEOUT), outcome=outcome)["event"]
     assert (event["outcome"], event["reason"]) == ("failure", outcome.value)
 
@@ -127,7 +127,7 @@ def test_the_docs_name_every_field_and_no_other() -> None:
     text = (Path(__file__).parents[2] / "docs/reference/access-log.md").read_text()
     table = text[text.index("| field | meaning |") :].partition("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([@a-z_.]+)`", row.split("|")[1])}
-    written = fields(ended(Detection(Protocol.TLS, Reason.FOUND, sni="a"), outcome=Outcome.IDLE))
+    written = fields(ended(Detection(Protocol.TLS, Reason.FOUND, sni="a"), outcome=ConnectionOutcome.IDLE))
     written |= fields(ended(Detection(Protocol.HTTP1, Reason.FOUND, host="a")))
     constant = {"ecs.version", "event.kind", "event.category", "event.type", "event.dataset"}
     assert named == written - constant

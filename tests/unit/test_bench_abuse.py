@@ -100,7 +100,7 @@ def test_the_sidecar_runs_with_what_the_scenario_asks_for(requests: Requests) ->
     policy = policy_from_document(Abused((), requests).document(POLICY), source="the benchmark")
     assert policy.requests is requests
     strangers = Destination.parse("10.0.0.2", HTTP2_PORT, TransportProtocol.TCP, Bound.INBOUND)
-    assert RoutingTable.of(policy).requests_may_differ(strangers) == (requests is not Requests.FIRST)
+    assert RoutingTable.from_policy(policy).requests_may_differ(strangers) == (requests is not Requests.FIRST)
 
 
 def test_what_failed_is_told() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from datapath.download_limits import LaneLimits, ReceiveLimits
-from datapath.shared_counters import CLASSES, Ledger
+from datapath.download_limits import ClassLimits, ReceiveLimits
+from datapath.shared_counters import CLASSES, SharedCounters
 from sidecar.transport.token_bucket import TURN_S, Buckets
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
@@ -18,10 +18,10 @@ MBIT = 125_000
 def limits(total: float, **classes: tuple[float, float, int]) -> ReceiveLimits:
     """In Mbit/s: of each class rate, ceil and priority."""
     lanes = [
-        LaneLimits(name, number, int(rate * MBIT), int(ceil * MBIT), priority)
+        ClassLimits(name, number, int(rate * MBIT), int(ceil * MBIT), priority)
         for number, (name, (rate, ceil, priority)) in enumerate(classes.items(), 1)
     ]
-    return ReceiveLimits(int(total * MBIT), (*lanes, LaneLimits("default", 255, 1000, int(total * MBIT), 7)))
+    return ReceiveLimits(int(total * MBIT), (*lanes, ClassLimits("default", 255, 1000, int(total * MBIT), 7)))
 
 
 def received(of: ReceiveLimits, *who: str, rows: int = 1) -> dict[str, float]:
@@ -29,8 +29,8 @@ def received(of: ReceiveLimits, *who: str, rows: int = 1) -> dict[str, float]:
 
     With several ``rows`` the connections take turns in being of one process or another.
     """
-    ledger = Ledger(rows)
-    crew = [Buckets[str](of, ledger.row(number)) for number in range(rows)]
+    received_counters = SharedCounters(rows)
+    crew = [Buckets[str](of, received_counters.row(number)) for number in range(rows)]
     for number, each in enumerate(who):
         buckets = crew[number % rows]
         buckets.wait(buckets.lane(each.rstrip("0123456789")), each)
@@ -74,7 +74,7 @@ def test_connections_of_one_class_get_the_same(rows: int) -> None:
 
 
 def test_who_had_no_use_for_its_share_does_not_get_it_afterwards() -> None:
-    buckets = Buckets[str](limits(10, a=(1, 10, 0), b=(1, 10, 0)), Ledger().row(0))
+    buckets = Buckets[str](limits(10, a=(1, 10, 0), b=(1, 10, 0)), SharedCounters().row(0))
     a, b = buckets.lane("a"), buckets.lane("b")
 
     def run(begin: float, end: float) -> dict[str, int]:
@@ -95,8 +95,8 @@ def test_who_had_no_use_for_its_share_does_not_get_it_afterwards() -> None:
 
 def test_a_process_that_had_nothing_to_do_shares_at_once() -> None:
     """What another one has received meanwhile was its right, and leaves no debt."""
-    of, ledger = limits(20, a=(5, 20, 0)), Ledger(2)
-    busy, idle = (Buckets[str](of, ledger.row(number)) for number in range(2))
+    of, received_counters = limits(20, a=(5, 20, 0)), SharedCounters(2)
+    busy, idle = (Buckets[str](of, received_counters.row(number)) for number in range(2))
     got = {"busy": 0, "idle": 0}
 
     def turns(buckets: Buckets[str], tick: int) -> None:
@@ -119,7 +119,7 @@ def test_a_process_that_had_nothing_to_do_shares_at_once() -> None:
 
 
 def test_who_does_not_wait_goes_at_once_unless_others_do() -> None:
-    buckets = Buckets[str](limits(8, a=(1, 8, 0)), Ledger().row(0))
+    buckets = Buckets[str](limits(8, a=(1, 8, 0)), SharedCounters().row(0))
     lane = buckets.lane("a")
     now = 100.0
     assert buckets.allowance(lane, now, contended=True) == lane.small_turn
@@ -139,21 +139,21 @@ def test_classes_without_limits_are_in_the_default_class() -> None:
         "{name: a, rate: 1Mbit, ingress: {rate: 8Mbit}, match: {host: a.example}},"
         "{name: b, rate: 1Mbit, match: {host: b.example}}]}"
     )
-    of = ReceiveLimits.of(policy, ClassIds.assign(["a", "b"]))
+    of = ReceiveLimits.from_policy(policy, ClassIds.assign(["a", "b"]))
     assert of is not None
     assert of.total == 10_000_000
     assert [(each.name, each.class_id, each.rate, each.ceil) for each in of.lanes] == [
         ("a", 1, 1_000_000, 10_000_000),
         ("default", 255, 1_000_000, 2_000_000),
     ]
-    buckets = Buckets[str](of, Ledger().row(0))
+    buckets = Buckets[str](of, SharedCounters().row(0))
     assert buckets.lane("b") is buckets.lane("default") is buckets.lane(None)
-    assert ReceiveLimits.of(parse_policy("total: 1Gbit"), ClassIds.assign([])) is None
+    assert ReceiveLimits.from_policy(parse_policy("total: 1Gbit"), ClassIds.assign([])) is None
 
 
 def test_however_often_limits_change_no_more_is_received() -> None:
     of = limits(1000, a=(1, 8, 0))
-    row = Ledger().row(0)
+    row = SharedCounters().row(0)
     got = 0
     for tick in range(1, 501):
         now = tick * TURN_S
@@ -167,14 +167,14 @@ def test_however_often_limits_change_no_more_is_received() -> None:
 
 
 def test_a_ledger_has_a_row_for_each_and_sums_for_all() -> None:
-    ledger = Ledger(3)
-    rows = [ledger.row(number) for number in range(3)]
+    received_counters = SharedCounters(3)
+    rows = [received_counters.row(number) for number in range(3)]
     for number, row in enumerate(rows, 1):
         row.add(7, 100 * number)
         row.add(CLASSES - 1, number)
-    assert (ledger.total(7), ledger.total(CLASSES - 1), ledger.total(8)) == (600, 6, 0)
+    assert (received_counters.total(7), received_counters.total(CLASSES - 1), received_counters.total(8)) == (600, 6, 0)
     assert rows[0].times is rows[1].times
     rows[2].clear(7)
-    assert (ledger.total(7), ledger.total(CLASSES - 1)) == (300, 6)
+    assert (received_counters.total(7), received_counters.total(CLASSES - 1)) == (300, 6)
     with pytest.raises(ValueError, match="3 rows"):
-        ledger.row(3)
+        received_counters.row(3)

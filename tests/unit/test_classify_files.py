@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scapy.utils import RawPcapNgWriter, RawPcapWriter
 
-from podlane.classify.files import CaptureFile, Frame
+from podlane.classify.files import CapturedFrame, CaptureFile
 from podlane.errors import CaptureError
 
 PACKETS = [b"first packet", b"second", b"the third and last one"]
@@ -49,14 +49,14 @@ def section(order: str, interfaces: list[int], packets: list[tuple[int, bytes]],
     return made
 
 
-def read(tmp_path: Path, content: bytes) -> tuple[list[Frame], CaptureFile]:
+def read(tmp_path: Path, content: bytes) -> tuple[list[CapturedFrame], CaptureFile]:
     path = tmp_path / "capture"
     path.write_bytes(content)
     with closing(CaptureFile(str(path))) as file:
         return list(file), file
 
 
-EXPECTED = [Frame(1, p, len(p) + 10, i + 0.5) for i, p in enumerate(PACKETS)]
+EXPECTED = [CapturedFrame(1, p, len(p) + 10, i + 0.5) for i, p in enumerate(PACKETS)]
 WHOLE = [
     pytest.param(pcap(), id="pcap"),
     pytest.param(pcap(order=">"), id="pcap, big-endian"),
@@ -96,7 +96,7 @@ def test_interfaces_of_several_link_types_in_several_sections(tmp_path: Path) ->
 
 def test_simple_packet_blocks_have_no_time(tmp_path: Path) -> None:
     frames, _ = read(tmp_path, section("<", [228], [(0, b"abc")], kind=3))
-    assert frames == [Frame(228, b"abc", 3, 0.0)]
+    assert frames == [CapturedFrame(228, b"abc", 3, 0.0)]
 
 
 def test_blocks_of_other_kinds_are_passed_over(tmp_path: Path) -> None:

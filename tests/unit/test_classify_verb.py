@@ -19,7 +19,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import RawPcapWriter
 
 from podlane.classify.command import classify
-from podlane.classify.flow import Seen
+from podlane.classify.flow import CaptureSummary
 from podlane.classify.notes import notes
 
 ROOT = Path(__file__).parents[2]
@@ -132,23 +132,26 @@ def test_what_is_missing_is_said_and_the_rest_is_classified(cli: CliRunner, poli
 
 
 def test_a_whole_capture_leaves_nothing_to_say() -> None:
-    assert list(notes("x.pcap", None, Seen(packets=5))) == []
+    assert list(notes("x.pcap", None, CaptureSummary(packets=5))) == []
 
 
 @pytest.mark.parametrize(
     ("seen", "words"),
     [
-        (Seen(), "x.pcap has no packets."),
-        (Seen(packets=1, unknown_links={127: 1200}), "1,200 packets of link type 127 cannot be read and are left out"),
-        (Seen(packets=1, in_the_middle=2), "2 connections began before the capture"),
-        (Seen(packets=1, broken=1), "1 packet is left out: cut off before the ports, or not valid."),
-        (Seen(packets=1, fragments_given_up=2), "2 fragmented packets are left out: parts are missing."),
-        (Seen(packets=1, evicted=3), "3 flows had to be judged before the end"),
-        (Seen(packets=1, not_ip=1), "1 packet of other protocols than IP (ARP ...) is left out."),
+        (CaptureSummary(), "x.pcap has no packets."),
+        (
+            CaptureSummary(packets=1, unknown_links={127: 1200}),
+            "1,200 packets of link type 127 cannot be read and are left out",
+        ),
+        (CaptureSummary(packets=1, in_the_middle=2), "2 connections began before the capture"),
+        (CaptureSummary(packets=1, broken=1), "1 packet is left out: cut off before the ports, or not valid."),
+        (CaptureSummary(packets=1, fragments_given_up=2), "2 fragmented packets are left out: parts are missing."),
+        (CaptureSummary(packets=1, evicted=3), "3 flows had to be judged before the end"),
+        (CaptureSummary(packets=1, not_ip=1), "1 packet of other protocols than IP (ARP ...) is left out."),
     ],
     ids=["empty", "link type", "middle", "broken", "fragments", "evicted", "not IP"],
 )
-def test_what_is_not_as_it_should_be_is_said(seen: Seen, words: str) -> None:
+def test_what_is_not_as_it_should_be_is_said(seen: CaptureSummary, words: str) -> None:
     (note,) = notes("x.pcap", None, seen)
     assert words in note
 

@@ -12,7 +12,7 @@ from datapath.mesh.types import ISTIO
 from datapath.routing.flow import Content, Destination, parse_address
 from datapath.routing.table import RoutingTable
 from podlane.classify.totals import Totals, chart
-from podlane.classify.verdicts import DETECTION_TIMEOUT, Judge, Verdict
+from podlane.classify.verdicts import DETECTION_TIMEOUT, FlowClassifier, Verdict
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.policy import TransportProtocol
 from traffic_policy.policy_file import parse_policy
@@ -64,7 +64,7 @@ def udp_to(port: int, data: bytes = b"x", source: str = "10.0.0.2") -> list[Pack
 def verdict_of(packets: list[Packet], *, seconds: float = 0.001) -> Verdict:
     found, _ = flows(packets, seconds=seconds)
     assert len(found) == 1
-    return Judge(POLICY).verdict(found[0])
+    return FlowClassifier(POLICY).verdict(found[0])
 
 
 CASES = [
@@ -197,7 +197,7 @@ def test_the_class_is_what_the_proxy_would_choose(packets: list[Packet], class_n
     verdict = verdict_of(packets)
     destination = Destination.parse(verdict.dst, verdict.dport, TransportProtocol(verdict.protocol))
     content = Content(verdict.sni, verdict.host, verdict.alpn)
-    route = RoutingTable.of(POLICY).route(destination, content, source=parse_address(verdict.src))
+    route = RoutingTable.from_policy(POLICY).route(destination, content, source=parse_address(verdict.src))
     assert route.class_name == class_name, why
 
 
@@ -240,7 +240,7 @@ def test_totals_have_every_class_and_bars_in_proportion() -> None:
     totals = Totals(POLICY)
     found, _ = flows([*tls_to(b"api.example.com"), *udp_to(53, bytes(1000))])
     for flow in found:
-        totals.add(Judge(POLICY).verdict(flow))
+        totals.add(FlowClassifier(POLICY).verdict(flow))
     by_name = {c.name: c for c in totals.classes}
     assert list(by_name) == ["api", "grpc", "mail", "backup", "udp", "ops", "default"]
     assert (by_name["api"].flows, by_name["default"].flows, totals.flows) == (1, 1, 2)
@@ -264,12 +264,12 @@ def test_beside_istio_a_service_is_known_by_istios_name_for_it() -> None:
         "total: 1Mbit\nclasses: [{name: api, rate: 8kbit, match: {host: [a.svc, b.svc], port: [80, 8000]}}]"
     )
     (found,), _ = flows(tls_to(b"outbound_.8000_.v1_.a.svc", 8443), seconds=0.001)
-    verdict = Judge(policy, mesh=ISTIO).verdict(found)
+    verdict = FlowClassifier(policy, mesh=ISTIO).verdict(found)
     assert verdict.class_name == "api"
     assert verdict.sni == "outbound_.8000_.v1_.a.svc"
     assert verdict.why == (
         "api takes HTTP requests to a.svc (Host or :authority) on port 8000; the name is Istio's for port 8000 of a service"
     )
-    outside = Judge(policy).verdict(found)
+    outside = FlowClassifier(policy).verdict(found)
     assert outside.class_name == "default"
     assert "Istio" not in outside.why

@@ -10,9 +10,9 @@ from trees import TOLD_BY
 
 from podlane.check.command import report
 from podlane.check.findings import Finding, Status, capabilities, findings, shaping
-from tc_core.compile.ingress_classifier import TELLERS, Teller
+from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, IngressClassifier
 from tc_core.probe.capability import ALL_FEATURES, USES, Features, absent
-from traffic_policy.settings import Way
+from traffic_policy.settings import IptablesSetting
 
 
 def _status(effective: int) -> str:
@@ -74,7 +74,7 @@ def test_without_cap_net_admin_nothing_is_called_missing_from_the_kernel(monkeyp
     monkeypatch.setattr("datapath.netfilter.backend.has_net_admin", lambda: False)
     monkeypatch.setattr("datapath.netfilter.features.has_net_admin", lambda: False)
     monkeypatch.setattr("datapath.stepaside.features.has_net_admin", lambda: False)
-    found = {f.name: f for f in findings(Way.AUTO) if f.group in ("Shaping", "Capture")}
+    found = {f.name: f for f in findings(IptablesSetting.AUTO) if f.group in ("Shaping", "Capture")}
     assert found.keys() == {"HTB", "iptables", "step-aside", "python-iptables"}
     assert found["HTB"].detail == found["iptables"].detail == "nothing can be tried without CAP_NET_ADMIN"
     assert found["python-iptables"].status is found["step-aside"].status is Status.NOTE
@@ -108,11 +108,14 @@ def test_a_missing_part_is_a_note_where_another_takes_its_place(
     assert all(f.remedy for f in found if f.status is not Status.OK)
 
 
-@pytest.mark.parametrize("teller", Teller)
-def test_it_says_who_tells_the_class_of_what_arrives(teller: Teller) -> None:
-    *_, last = shaping(TOLD_BY[teller])
-    assert (last.status, last.detail) == (Status.OK, f"found, with the relay, {TELLERS[teller]}")
-    without = replace(TOLD_BY[teller], ifb=absent(ALL_FEATURES.ifb.name, "not here"))
+@pytest.mark.parametrize("ingress_classifier", IngressClassifier)
+def test_it_says_who_tells_the_class_of_what_arrives(ingress_classifier: IngressClassifier) -> None:
+    *_, last = shaping(TOLD_BY[ingress_classifier])
+    assert (last.status, last.detail) == (
+        Status.OK,
+        f"found, with the relay, {INGRESS_CLASSIFIERS[ingress_classifier]}",
+    )
+    without = replace(TOLD_BY[ingress_classifier], ifb=absent(ALL_FEATURES.ifb.name, "not here"))
     assert last.name not in {each.name for each in shaping(without)}
 
 

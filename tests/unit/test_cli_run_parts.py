@@ -16,7 +16,7 @@ from podlane.errors import RunError
 from podlane.run.addresses import IPv4_POOL, IPv6_POOL, Networks, free_networks
 from podlane.run.nat import HostRules, removal_text
 from podlane.run.resolver import choose_resolver
-from podlane.run.state import RunRecord, State, locked_state, process_start
+from podlane.run.state import RunRecord, RunState, locked_state, process_start
 from podlane.run.summary import summary_lines
 from podlane.run.supervise import unsent_bytes
 
@@ -203,7 +203,7 @@ def test_a_setting_is_put_back_with_the_last_run(tmp_path: Path, monkeypatch: py
     setting = tmp_path / "ip_forward"
     setting.write_text("0\n")
     monkeypatch.setattr("podlane.run.state.sysctl_path", lambda _key: setting)
-    state = State(tmp_path / "net")
+    state = RunState(tmp_path / "net")
     first, second = _record(1, 1), _record(2, 2)
     for record in (first, second):
         state.write(record)
@@ -221,7 +221,7 @@ def test_a_setting_that_is_no_longer_ours_is_left_alone(
     setting = tmp_path / "ip_forward"
     setting.write_text("0\n")
     monkeypatch.setattr("podlane.run.state.sysctl_path", lambda _key: setting)
-    state, record = State(tmp_path / "net"), _record(1, 1)
+    state, record = RunState(tmp_path / "net"), _record(1, 1)
     state.write(record)
     state.set_setting("net.ipv4.ip_forward", "1")
     if boot:

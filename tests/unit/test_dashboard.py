@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from injector.server.metrics import Metrics as InjectorMetrics
-from sidecar.config.reload_status import PolicyState
-from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
+from injector.server.metrics import InjectorMetrics as InjectorMetrics
+from sidecar.config.reload_status import ReloadStatus
+from sidecar.observability.metrics import Metrics, ReceivedMetrics, Workers
 from sidecar.supervisor.client import RestartMetrics
 
 DASHBOARD: dict[str, Any] = json.loads(
@@ -28,7 +28,7 @@ def families(text: bytes) -> dict[str, str]:
 
 
 SIDECAR = families(
-    Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render()
+    Metrics(lambda: (), Workers, ReloadStatus(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render()
 )
 INJECTOR = families(InjectorMetrics().render())
 

@@ -94,10 +94,10 @@ async def test_a_server_that_is_needed_no_more_ends_when_its_connections_have() 
         await made.apply(WEB)
         made.servers[0].active = 1
         await made.apply(PORT)
-        await made.plane.tend()
+        await made.plane.maintain()
         assert made.told() == []
         made.servers[0].active = 0
-        await made.plane.tend()
+        await made.plane.maintain()
         drained, *rest = made.told()
         assert drained == f"server drains {SETTINGS.grace}"
         assert [each.split()[0] for each in rest] == ["fallback", "rules", "fallback"]
@@ -107,7 +107,7 @@ async def test_a_server_that_is_needed_no_more_ends_when_its_connections_have() 
 async def test_the_rules_are_put_back_whole() -> None:
     async with prepared(WEB) as made:
         await made.apply(WEB)
-        await made.plane.put_back()
+        await made.plane.restore_capture()
         assert made.told() == ["installed rules are looked at", "fallback 0", "rules 0"]
 
 

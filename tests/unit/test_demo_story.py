@@ -12,9 +12,9 @@ from datapath.routing.flow import Content, Destination
 from datapath.routing.table import RoutingTable
 from podlane.demo.clients import Transfer
 from podlane.demo.parts import BOTH_WAYS, PARTS, UPLOADS
-from podlane.demo.recording import SAMPLE_SECONDS, Recording, judge
+from podlane.demo.recording import SAMPLE_SECONDS, Recording, assess
 from podlane.demo.report import print_report
-from podlane.demo.scenario import Kind, Part, Scenario, Span, Way, make_scenario
+from podlane.demo.scenario import Part, PhaseSpan, Scenario, TransferDirection, TransferKind, make_scenario
 from podlane.demo.view import PlainView, live_table
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.policy_file import parse_policy
@@ -40,7 +40,7 @@ EXPECTED[BOTH_WAYS.name] = [
 ]
 """Mbit/s that HTB gives to each lane, phase by phase: guarantees, then borrowing by priority up to the ceil."""
 
-Distort = Callable[[Span, str, float], float]
+Distort = Callable[[PhaseSpan, str, float], float]
 
 
 def play(distort: Distort = lambda _span, _lane, rate: rate, part: Part = UPLOADS) -> Recording:
@@ -92,7 +92,7 @@ def test_every_phase_keeps_time_to_measure_in(part: Part, scale: float) -> None:
 
 @pytest.mark.parametrize("changed", [False, True], ids=["before", "after"])
 def test_the_lanes_are_told_apart_as_they_say(changed: bool) -> None:
-    table = RoutingTable.of(parse_policy(UPLOADS.policy_text(changed=changed)))
+    table = RoutingTable.from_policy(parse_policy(UPLOADS.policy_text(changed=changed)))
     server = "10.0.0.1"
     seen = {
         "api": table.route(Destination.parse(server, 443), Content(sni="api.shop.test")),
@@ -108,7 +108,7 @@ def test_the_lanes_are_told_apart_as_they_say(changed: bool) -> None:
 
 
 def test_both_ways_are_told_apart_as_they_say() -> None:
-    table = RoutingTable.of(parse_policy(BOTH_WAYS.policy_text()))
+    table = RoutingTable.from_policy(parse_policy(BOTH_WAYS.policy_text()))
     server = "10.0.0.1"
 
     def here(port: int) -> Destination:
@@ -142,13 +142,13 @@ def test_without_a_lane_there_is_no_phase_in_which_it_joins() -> None:
 
 
 def test_every_kind_of_traffic_and_both_ways_are_shown() -> None:
-    assert {lane.kind for part in PARTS.values() for lane in part.lanes} == {*Kind}
-    assert {way for part in PARTS.values() for way in make_scenario(part).totals} == {*Way}
+    assert {lane.kind for part in PARTS.values() for lane in part.lanes} == {*TransferKind}
+    assert {way for part in PARTS.values() for way in make_scenario(part).totals} == {*TransferDirection}
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_what_htb_should_do_is_what_the_verdict_accepts(part: Part) -> None:
-    verdict = judge(play(part=part))
+    verdict = assess(play(part=part))
     assert verdict.problems == ()
     assert len(verdict.measured) == sum(len(rates) for rates in EXPECTED[part.name])
 
@@ -171,7 +171,7 @@ def only(lane: str, phase: int, factor: float, part: Part = UPLOADS) -> Distort:
     ids=["over ceil", "over the new ceil", "guarantee", "new guarantee", "not lent", "stalled"],
 )
 def test_what_is_wrong_is_found(distort: Distort, problem: str) -> None:
-    problems = judge(play(distort)).problems
+    problems = assess(play(distort)).problems
     assert any(found.startswith(problem) for found in problems), problems
 
 
@@ -193,19 +193,19 @@ def test_what_is_wrong_is_found(distort: Distort, problem: str) -> None:
     ],
 )
 def test_what_is_wrong_with_both_ways_is_found(distort: Distort, problem: str) -> None:
-    problems = judge(play(distort, BOTH_WAYS)).problems
+    problems = assess(play(distort, BOTH_WAYS)).problems
     assert any(found.startswith(problem) for found in problems), problems
 
 
 def test_small_deviations_are_no_problem() -> None:
-    assert judge(play(only("video", 1, 1.04))).problems == ()
-    assert judge(play(only("web", 4, 0.96))).problems == ()
+    assert assess(play(only("video", 1, 1.04))).problems == ()
+    assert assess(play(only("web", 4, 0.96))).problems == ()
 
 
 def test_a_change_that_never_came_is_a_problem() -> None:
     recording = play()
     recording.changed_at = None
-    assert "The change of limits never came into force." in judge(recording).problems
+    assert "The change of limits never came into force." in assess(recording).problems
 
 
 def test_rates_are_means_between_the_readings_next_to_the_moments_asked_for() -> None:
@@ -226,7 +226,7 @@ def rendered(show: Callable[[Console], None]) -> str:
 
 
 def report(recording: Recording, transfers: list[Transfer], *, clients_known: bool = True) -> str:
-    protocols, verdict = {"api": ("tls",), "web": ("http1",)}, judge(recording)
+    protocols, verdict = {"api": ("tls",), "web": ("http1",)}, assess(recording)
     return rendered(lambda c: print_report(c, recording, verdict, transfers, protocols, clients_known))
 
 

@@ -14,7 +14,7 @@ from podlane.demo import programs, requirements
 from podlane.demo.clients import command, conversation_command
 from podlane.demo.parts import BOTH_WAYS, UPLOADS
 from podlane.demo.recording import Recording
-from podlane.demo.scenario import Kind, make_scenario
+from podlane.demo.scenario import TransferKind, make_scenario
 from podlane.demo.servers import nginx_config
 from podlane.errors import DemoError
 from tc_core.probe import features
@@ -165,7 +165,7 @@ def test_the_quic_client_goes_to_the_one_server_by_name_and_verifies_it() -> Non
 
 
 def test_requests_of_one_connection_are_one_command() -> None:
-    lanes = [lane for lane in BOTH_WAYS.lanes if lane.kind is Kind.REQUEST]
+    lanes = [lane for lane in BOTH_WAYS.lanes if lane.kind is TransferKind.REQUEST]
     argv = conversation_command(lanes, [Path("/a"), Path("/b")], "192.0.2.1", Path("/folder/c.pem"))
     assert argv.count("--next") == 1
     assert [argv[i + 1] for i, word in enumerate(argv) if word == "--upload-file"] == ["/a", "/b"]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from injector.server.metrics import Metrics as InjectorMetrics
+from injector.server.metrics import InjectorMetrics as InjectorMetrics
 from podlane.main import main
 from podlane.sidecar import sidecar
-from sidecar.config.reload_status import PolicyState
+from sidecar.config.reload_status import ReloadStatus
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
+from sidecar.observability.metrics import Metrics, ReceivedMetrics, Workers
 from sidecar.supervisor.client import RestartMetrics
 from traffic_policy.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
 from traffic_policy.policy_file import load_policy, parse_policy
@@ -68,7 +68,9 @@ def types_exported(text: str, prefix: str) -> dict[str, str]:
 
 def rendered_metrics() -> str:
     return (
-        Metrics(lambda: (), Crew, PolicyState(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render().decode()
+        Metrics(lambda: (), Workers, ReloadStatus(), ReceivedMetrics(lambda: None), RestartMetrics(None))
+        .render()
+        .decode()
     )
 
 

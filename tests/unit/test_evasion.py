@@ -18,10 +18,10 @@ from datapath.protocols.requests import AMBIGUOUS, Cutter, Request
 from datapath.protocols.sniff import HTTP2_PREFACE
 from datapath.routing.flow import Content, Destination
 from datapath.routing.table import RoutingTable
-from podlane.classify.verdicts import Judge, Verdict
+from podlane.classify.verdicts import FlowClassifier, Verdict
 from traffic_policy.policy_file import parse_policy
 
-JUDGE = Judge(parse_policy(POLICY))
+JUDGE = FlowClassifier(parse_policy(POLICY))
 API, BACKUP = b"api.example.com", b"backup.example.com"
 
 
@@ -165,7 +165,7 @@ FOLLOWED: dict[str, tuple[Callable[[], Cutter], bytes]] = {
 
 def followed(make: Callable[[], Cutter], stream: bytes) -> list[str]:
     """The classes that a followed connection goes through."""
-    table = RoutingTable.of(parse_policy(re.sub("(?m)^total:", "requests: follow\ntotal:", POLICY)))
+    table = RoutingTable.from_policy(parse_policy(re.sub("(?m)^total:", "requests: follow\ntotal:", POLICY)))
     where = Destination.parse("192.0.2.1", 80)
     assert table.requests_may_differ(where)
     begun = [piece.begins for piece in make().feed(stream) if piece.begins is not None]

@@ -13,12 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.http import Handler, Request, Response
-from daemon.http_connection import Limits
+from daemon.http import Handler, HttpRequest, HttpResponse
+from daemon.http_connection import HttpLimits
 from daemon.http_server import HttpServer
 from tests.injector_server import HOST, served, trusting
 
-LIMITS = Limits(connections=50, per_peer=50, respond=10.0)
+LIMITS = HttpLimits(connections=50, per_peer=50, respond=10.0)
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 SOON = 5
@@ -34,7 +34,7 @@ class Pending:
     def __init__(self) -> None:
         self.asked, self.cancelled = trio.Event(), trio.Event()
 
-    async def __call__(self, _request: Request) -> Response:
+    async def __call__(self, _request: HttpRequest) -> HttpResponse:
         self.asked.set()
         try:
             await trio.sleep_forever()
@@ -43,17 +43,17 @@ class Pending:
         raise AssertionError
 
 
-async def length(request: Request) -> Response:
-    return Response.text(200, str(len(await request.body(100))))
+async def length(request: HttpRequest) -> HttpResponse:
+    return HttpResponse.text(200, str(len(await request.body(100))))
 
 
-async def ok(_request: Request) -> Response:
-    return Response.text(200, "ok")
+async def ok(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse.text(200, "ok")
 
 
 @asynccontextmanager
 async def serving(
-    handler: Handler | Mapping[str, Handler], limits: Limits = LIMITS, *, tls: bool = False
+    handler: Handler | Mapping[str, Handler], limits: HttpLimits = LIMITS, *, tls: bool = False
 ) -> AsyncIterator[tuple[HttpServer, int]]:
     context = served()
     handlers = handler if isinstance(handler, Mapping) else {"/": handler}
@@ -194,8 +194,8 @@ async def test_a_handshake_that_does_not_come_ends() -> None:
 
 @pytest.mark.trio
 async def test_a_client_that_does_not_read_ends() -> None:
-    async def huge(_request: Request) -> Response:
-        return Response.text(200, "x" * 2**25)
+    async def huge(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse.text(200, "x" * 2**25)
 
     async with serving(huge, replace(LIMITS, send=SHORT)) as (server, port):
         stream = await connect(port)
@@ -238,11 +238,11 @@ async def test_one_address_has_its_share_of_connections_and_all_have_theirs() ->
 async def test_bodies_that_are_held_at_once_are_bounded() -> None:
     held, go = trio.Event(), trio.Event()
 
-    async def holding(request: Request) -> Response:
+    async def holding(request: HttpRequest) -> HttpResponse:
         body = await request.body(100)
         held.set()
         await go.wait()
-        return Response.text(200, str(len(body)))
+        return HttpResponse.text(200, str(len(body)))
 
     async with serving(holding, replace(LIMITS, bodies_bytes=15)) as (_, port):
         first, second = await connect(port), await connect(port)

@@ -32,7 +32,7 @@ for given in ({"policy": sys.argv[1]}, {"annotations": sys.argv[2]}):
     settings = load_settings(given)
     configure(settings.log_format, settings.log_level)
     policy = load_wanted(settings).policy
-    RoutingTable.of(policy, settings.silent_ports, None)
+    RoutingTable.from_policy(policy, settings.silent_ports, None)
     build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
     Metrics(lambda: ()).render()
 print(*sys.modules)

@@ -16,7 +16,7 @@ import trio
 import trustme
 import yaml
 
-from daemon.http import JSON, Request, Response
+from daemon.http import JSON, HttpRequest, HttpResponse
 from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
 from injector.server.api import ApiServer, config_map, secret, webhook_configuration
 from injector.server.api_access import ApiAccess, find_access, from_kubeconfig, from_pod
@@ -120,7 +120,7 @@ async def test_a_kept_connection_that_ends_before_its_answer_is_made_anew() -> N
 async def test_no_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("injector.server.api._PATIENCE", 0.05)
 
-    async def never(_request: Request) -> Response:
+    async def never(_request: HttpRequest) -> HttpResponse:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -134,14 +134,14 @@ async def test_no_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) ->
 async def test_what_is_no_api_server_is_told_so() -> None:
     answers = iter(
         [
-            Response(200, JSON, b"<html>"),
-            Response(200, JSON, b"[]"),
+            HttpResponse(200, JSON, b"<html>"),
+            HttpResponse(200, JSON, b"[]"),
             compact({"gitVersion": "v?"}),
-            Response.text(502, "bad gateway"),
+            HttpResponse.text(502, "bad gateway"),
         ]
     )
 
-    async def handle(_request: Request) -> Response:
+    async def handle(_request: HttpRequest) -> HttpResponse:
         return next(answers)
 
     async with serving({"/version": handle}, encrypted=False) as (_, port):

@@ -14,8 +14,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from injector.errors import CertificateError
 from injector.server.certificates import (
     Certificates,
+    KeyPair,
     Lifetimes,
-    Pair,
     Step,
     names_of,
     next_step,
@@ -175,7 +175,7 @@ def test_only_elliptic_curves_are_taken_for_authorities() -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )  # fmt: skip
     with pytest.raises(CertificateError, match="curve"):
-        Pair.read(FRESH.authority.certificate, pem, "ca.crt")
+        KeyPair.read(FRESH.authority.certificate, pem, "ca.crt")
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -10,7 +10,7 @@ import pytest
 
 from injector.pod.defaults import InjectionDefaults
 from injector.server.config import ENVIRONMENT, InjectorSettings, load_settings
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from podlane.injector import injector
 from tests.unit.test_docs import table_keys
 from traffic_policy.errors import ConfigError
@@ -38,7 +38,7 @@ def test_every_metric_in_the_docs_exists_and_is_documented() -> None:
     documented = {
         re.sub(r"_total$", "", name) for name in re.findall(r"`(podlane_injector_\w+)`", DOCUMENT.read_text())
     }
-    rendered = re.findall(r"# TYPE (podlane_\w+)", Metrics().render().decode())
+    rendered = re.findall(r"# TYPE (podlane_\w+)", InjectorMetrics().render().decode())
     assert documented == {re.sub(r"_(total|created)$", "", name) for name in rendered}
 
 

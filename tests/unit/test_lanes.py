@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tc_core.apply.execute import ApplyError, Report, apply, clear
-from tc_core.apply.plan import look, plan
+from tc_core.apply.plan import observe_interface, plan
 from tc_core.compile.packet_tree import ifb_name, lanes_of
 from tc_core.errors import ForeignLinkError, ForeignQdiscError, MissingFeatureError
 from tc_core.fake.kernel import FakeKernel
@@ -62,7 +62,7 @@ def test_the_second_time_nothing_changes_and_clearing_leaves_no_trace(text: str)
     kernel = FakeKernel("eth0")
     untouched = kernel.observe("eth0"), kernel.interfaces()
     assert apply(kernel, "eth0", compiled(text)).done
-    assert plan(look(kernel, "eth0"), compiled(text)) == ()
+    assert plan(observe_interface(kernel, "eth0"), compiled(text)) == ()
     assert clear(kernel, "eth0").done
     assert (kernel.observe("eth0"), kernel.interfaces()) == untouched
     assert clear(kernel, "eth0").done == ()
@@ -77,7 +77,7 @@ def test_whatever_was_there_before_and_wherever_it_fails_the_next_apply_complete
         kernel = FakeKernel("eth0")
         apply(kernel, "eth0", old)
         wanted = compiled(text, ids=old.ids)
-        steps = plan(look(kernel, "eth0"), wanted)
+        steps = plan(observe_interface(kernel, "eth0"), wanted)
         if position == len(steps):
             break
         kernel.fail_at(position)
@@ -87,7 +87,7 @@ def test_whatever_was_there_before_and_wherever_it_fails_the_next_apply_complete
         assert isinstance(report, Report)
         assert (*report.done, report.failed[0] if report.failed else None, *report.remaining) == steps
         apply(kernel, "eth0", wanted)
-        assert plan(look(kernel, "eth0"), wanted) == ()
+        assert plan(observe_interface(kernel, "eth0"), wanted) == ()
         position += 1
 
 

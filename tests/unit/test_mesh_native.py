@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from datapath.mesh.detect_nft import Expression, NativeRule, recognise_native
+from datapath.mesh.detect_nft import Expression, NativeRule, detect_native_mesh
 from datapath.mesh.nftables import read_rule
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, MeshProxy
 from tc_core.netlink.codec import attribute, nested
@@ -79,24 +79,24 @@ AMBIENT = (meta(MARK), masked(0xFFF), cmp(0x53A, OTHER), COUNTER, port(15001), R
     ],
 )  # fmt: skip
 def test_the_mesh_says_by_what_it_knows_its_proxy(found: list[NativeRule], proxy: MeshProxy) -> None:
-    known = recognise_native(found)
+    known = detect_native_mesh(found)
     assert known is not None
     assert known.proxy == proxy
 
 
 def test_where_it_redirects_to_and_how() -> None:
-    known = recognise_native([TO_ENVOY, rule(port(15006), REDIRECT), rule(port(15001), REDIRECT)])
+    known = detect_native_mesh([TO_ENVOY, rule(port(15006), REDIRECT), rule(port(15001), REDIRECT)])
     assert known is not None
     assert (known.inbound, known.ports) == ("REDIRECT", (15001, 15006))
-    known = recognise_native([TO_ENVOY, rule(port(15006), TPROXY, table="istio-proxy-mangle")])
+    known = detect_native_mesh([TO_ENVOY, rule(port(15006), TPROXY, table="istio-proxy-mangle")])
     assert known is not None
     assert (known.inbound, known.ports) == ("TPROXY", (15001, 15006))
 
 
 @pytest.mark.parametrize("table", ["istio", "mine", "my-istio-proxy-nat", ""])
 def test_tables_of_others_tell_nothing(table: str) -> None:
-    assert recognise_native([rule(*GOES, table=table)]) is None
-    assert recognise_native([]) is None
+    assert detect_native_mesh([rule(*GOES, table=table)]) is None
+    assert detect_native_mesh([]) is None
 
 
 def test_a_rule_is_read_from_its_message() -> None:

@@ -9,7 +9,7 @@ from captured_logs import capture_logs
 from istio_rules import Mode, rules_of
 
 from datapath.mesh.check import beyond_mesh
-from datapath.mesh.detect import Found, recognise
+from datapath.mesh.detect import DetectedMesh, detect_mesh
 from datapath.mesh.join import resolve
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
 from datapath.netfilter import restore
@@ -65,27 +65,27 @@ def test_that_a_mesh_cannot_be_looked_for_is_said(
 
 OURS = "*mangle\n:PODLANE-OUT - [0:0]\n-A OUTPUT -j PODLANE-OUT\nCOMMIT\n"
 CASES = {
-    "REDIRECT": (rules_of(4, Mode.REDIRECT), Found(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006))),
-    "TPROXY": (rules_of(4, Mode.TPROXY), Found(Mesh.ISTIO, "Istio", ISTIO, "TPROXY", (15001, 15006))),
+    "REDIRECT": (rules_of(4, Mode.REDIRECT), DetectedMesh(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006))),
+    "TPROXY": (rules_of(4, Mode.TPROXY), DetectedMesh(Mesh.ISTIO, "Istio", ISTIO, "TPROXY", (15001, 15006))),
     "beside ours": (
         OURS + rules_of(6, Mode.REDIRECT),
-        Found(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006)),
+        DetectedMesh(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006)),
     ),
     "another gid and other ports": (
         rules_of(4, Mode.REDIRECT).replace("1337", "2000").replace("15001", "16001"),
-        Found(Mesh.ISTIO, "Istio", MeshProxy("Istio", group=2000, ports=ISTIO.ports, service_names=True), "REDIRECT", (16001, 15006)),
+        DetectedMesh(Mesh.ISTIO, "Istio", MeshProxy("Istio", group=2000, ports=ISTIO.ports, service_names=True), "REDIRECT", (16001, 15006)),
     ),
     "ambient": (
         rules_of(4, Mode.AMBIENT),
-        Found(Mesh.ISTIO, "Istio (ambient)", ISTIO_AMBIENT, "REDIRECT", (15001, 15006)),
+        DetectedMesh(Mesh.ISTIO, "Istio (ambient)", ISTIO_AMBIENT, "REDIRECT", (15001, 15006)),
     ),
     "Linkerd": (
         LINKERDS,
-        Found(Mesh.LINKERD, "Linkerd", MeshProxy("Linkerd", user=2103, ports=LINKERD.ports), "REDIRECT", (4140, 4143)),
+        DetectedMesh(Mesh.LINKERD, "Linkerd", MeshProxy("Linkerd", user=2103, ports=LINKERD.ports), "REDIRECT", (4140, 4143)),
     ),
     "Consul": (
         "*nat\n:CONSUL_PROXY_OUTPUT - [0:0]\n-A CONSUL_PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n",
-        Found(None, "Consul", ports=(15001,)),
+        DetectedMesh(None, "Consul", ports=(15001,)),
     ),
     "none": (OURS + "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n", None),
     "no rules": ("", None),
@@ -94,8 +94,8 @@ CASES = {
 
 
 @pytest.mark.parametrize(("saved", "found"), CASES.values(), ids=CASES)
-def test_a_mesh_is_known_by_its_rules(saved: str, found: Found | None) -> None:
-    assert recognise(saved) == found
+def test_a_mesh_is_known_by_its_rules(saved: str, found: DetectedMesh | None) -> None:
+    assert detect_mesh(saved) == found
 
 
 NAMED = "total: 1Mbit\nclasses: [{{name: a, rate: 8kbit, match: {{sni: a.example, direction: {}}}}}]"

@@ -27,7 +27,7 @@ from tc_core.errors import MissingFeatureError
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import DIVERT
 from traffic_policy.policy import PortRange, TransportProtocol
-from traffic_policy.settings import Way
+from traffic_policy.settings import IptablesSetting
 
 _FIELDS: list[tuple[str, Any]] = [
     ("name", ctypes.c_char_p),
@@ -137,10 +137,10 @@ def test_a_rule_that_can_be_is_let_through() -> None:
 
 
 def test_the_way_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings({"policy": "p"}).iptables is Way.AUTO
-    assert load_settings({"policy": "p", "iptables": "restore"}).iptables is Way.RESTORE
+    assert load_settings({"policy": "p"}).iptables is IptablesSetting.AUTO
+    assert load_settings({"policy": "p", "iptables": "restore"}).iptables is IptablesSetting.RESTORE
     monkeypatch.setenv("PODLANE_IPTABLES", "python")
-    assert load_settings({"policy": "p"}).iptables is Way.PYTHON
+    assert load_settings({"policy": "p"}).iptables is IptablesSetting.PYTHON
 
 
 def test_a_way_that_does_not_exist_is_refused_with_those_that_do() -> None:
@@ -160,12 +160,16 @@ def _no_python_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_installed_is_named_with_the_extra() -> None:
     assert not has_python_iptables()
     with pytest.raises(MissingFeatureError, match=r"not installed\. .*pip install 'podlane\[python-iptables\]'"):
-        detect_backend(Way.PYTHON)
+        detect_backend(IptablesSetting.PYTHON)
 
 
 @pytest.mark.usefixtures("_no_python_iptables")
-@pytest.mark.parametrize(("way", "both"), [(Way.AUTO, True), (Way.RESTORE, False)], ids=["auto", "restore"])
-def test_without_either_the_remedy_is_for_what_was_asked(way: Way, both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("way", "both"), [(IptablesSetting.AUTO, True), (IptablesSetting.RESTORE, False)], ids=["auto", "restore"]
+)
+def test_without_either_the_remedy_is_for_what_was_asked(
+    way: IptablesSetting, both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("datapath.netfilter.restore._SBIN", "")
     with pytest.raises(MissingFeatureError, match="programs are not installed") as error:
@@ -177,15 +181,15 @@ def test_without_either_the_remedy_is_for_what_was_asked(way: Way, both: bool, m
 @pytest.mark.parametrize(
     ("way", "here", "status"),
     [
-        (Way.AUTO, True, Status.NOTE),
-        (Way.AUTO, False, Status.MISSING),
-        (Way.PYTHON, False, Status.NOTE),
-        (Way.RESTORE, True, Status.MISSING),
+        (IptablesSetting.AUTO, True, Status.NOTE),
+        (IptablesSetting.AUTO, False, Status.MISSING),
+        (IptablesSetting.PYTHON, False, Status.NOTE),
+        (IptablesSetting.RESTORE, True, Status.MISSING),
     ],
     ids=str,
 )
 def test_podlane_check_accepts_python_iptables_in_the_place_of_the_programs(
-    way: Way, here: bool, status: Status, monkeypatch: pytest.MonkeyPatch
+    way: IptablesSetting, here: bool, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("podlane.netns.tools.find_tool", lambda _name: None)
     monkeypatch.setattr("datapath.netfilter.select.has_python_iptables", lambda: here)
@@ -208,5 +212,5 @@ def test_podlane_check_says_that_it_is_not_installed() -> None:
 def test_every_verb_that_installs_or_checks_rules_takes_every_way(verb: click.Command) -> None:
     (option,) = (p for p in verb.params if p.name == "iptables")
     assert isinstance(option.type, click.Choice)
-    assert list(option.type.choices) == [str(way) for way in Way]
+    assert list(option.type.choices) == [str(way) for way in IptablesSetting]
     assert option.envvar == "PODLANE_IPTABLES"

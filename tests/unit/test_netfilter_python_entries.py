@@ -12,12 +12,12 @@ from datapath.netfilter.packet_filters import CARRIES_DATA
 from datapath.netfilter.parse import parse_rule
 from datapath.netfilter.python_iptables.xt_decode import ENTRY_SIZE, decode
 from datapath.netfilter.rules import (
-    Direction,
+    ConntrackDirection,
     Drop,
     Family,
     Goto,
     Jump,
-    Queue,
+    Nfqueue,
     RestoreMark,
     Return,
     Rule,
@@ -192,7 +192,7 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
         "RETURN",
         Rule(Return(), mark=DIVERT, connmark=Mark(0x2000, 0x2000)),
     ),
-    "original": (entry(V4, conntrack(0x1000, 0)), V4, "RETURN", Rule(Return(), direction=Direction.ORIGINAL)),
+    "original": (entry(V4, conntrack(0x1000, 0)), V4, "RETURN", Rule(Return(), direction=ConntrackDirection.ORIGINAL)),
     "original port": (
         entry(V4, conntrack(0x200, 0, ports=(80, 80))),
         V4,
@@ -207,7 +207,7 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
     ),
     "user": (entry(V4, owner((2102, 2102), (0, 0), 1)), V4, "RETURN", Rule(Return(), user=2102)),
     "group": (entry(V4, owner((0, 0), (1337, 1337), 2)), V4, "RETURN", Rule(Return(), group=1337)),
-    "reply": (entry(V4, conntrack(0x1000, 0x1000)), V4, "RETURN", Rule(Return(), direction=Direction.REPLY)),
+    "reply": (entry(V4, conntrack(0x1000, 0x1000)), V4, "RETURN", Rule(Return(), direction=ConntrackDirection.REPLY)),
     "MARK": (
         entry(V4, target=extension("MARK", 2, struct.pack("=II", 0x1000, 0x3000))),
         V4,
@@ -223,7 +223,12 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
         "CONNMARK",
         Rule(RestoreMark(0x3000)),
     ),
-    "NFQUEUE": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 1))), V4, "NFQUEUE", Rule(Queue(7))),
+    "NFQUEUE": (
+        entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 1))),
+        V4,
+        "NFQUEUE",
+        Rule(Nfqueue(7)),
+    ),
     "IPv4 data": (
         entry(V4, bpf(CARRIES_DATA[V4]), protocol=6),
         V4,

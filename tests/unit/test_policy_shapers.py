@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tc_core.compile.ingress_classifier import Teller, teller_of
+from tc_core.compile.ingress_classifier import IngressClassifier, select_ingress_classifier
 from tc_core.probe.capability import ALL_FEATURES, absent
 from traffic_policy.errors import PolicyError
 from traffic_policy.marks import Mark
@@ -223,23 +223,26 @@ def test_when_packets_do_not_tell_the_class_of_what_arrives(text: str, needed: b
     policy = parse_policy(text)
     assert needs_names(policy) is needed
     assert not beyond_step_aside(policy)
-    assert (teller_of(policy, ALL_FEATURES) is not None) is needed
+    assert (select_ingress_classifier(policy, ALL_FEATURES) is not None) is needed
 
 
 @pytest.mark.parametrize(
-    ("missing", "relays", "teller"),
+    ("missing", "relays", "ingress_classifier"),
     [
-        ((), True, Teller.SOCKETS),
-        (("sockets",), True, Teller.CONNMARK),
-        (("connmark",), True, Teller.SOCKETS),
-        (("sockets", "connmark"), True, Teller.PACING),
-        ((), False, Teller.CONNMARK),
-        (("sockets", "connmark"), False, Teller.CONNMARK),
+        ((), True, IngressClassifier.SOCKETS),
+        (("sockets",), True, IngressClassifier.CONNMARK),
+        (("connmark",), True, IngressClassifier.SOCKETS),
+        (("sockets", "connmark"), True, IngressClassifier.PACING),
+        ((), False, IngressClassifier.CONNMARK),
+        (("sockets", "connmark"), False, IngressClassifier.CONNMARK),
     ],
 )
-def test_who_tells_it_then(missing: tuple[str, ...], relays: bool, teller: Teller) -> None:
+def test_who_tells_it_then(missing: tuple[str, ...], relays: bool, ingress_classifier: IngressClassifier) -> None:
     there = replace(ALL_FEATURES, **{name: absent(name, "not here") for name in missing})
-    assert teller_of(parse_policy(LIMITED % (BY_NAME % RECEIVES)), there, relays=relays) is teller
+    assert (
+        select_ingress_classifier(parse_policy(LIMITED % (BY_NAME % RECEIVES)), there, relays=relays)
+        is ingress_classifier
+    )
 
 
 @pytest.mark.parametrize("text", ["1%", "0.05%", "100%", "0%", "12.3456%"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.config.reload_status import PolicyState, Result
-from sidecar.observability.metrics import Crew, Metrics
+from sidecar.config.reload_status import ReloadResult, ReloadStatus
+from sidecar.observability.metrics import Metrics, Workers
 
 
 class Clock:
@@ -16,14 +16,14 @@ class Clock:
         return self.now
 
 
-def samples(state: PolicyState) -> set[str]:
-    lines = Metrics(lambda: (), Crew, state).render().decode().splitlines()
+def samples(state: ReloadStatus) -> set[str]:
+    lines = Metrics(lambda: (), Workers, state).render().decode().splitlines()
     return {line.removeprefix("podlane_policy_") for line in lines if line.startswith("podlane_policy_")}
 
 
-def begun() -> tuple[PolicyState, Clock]:
+def begun() -> tuple[ReloadStatus, Clock]:
     clock = Clock()
-    state = PolicyState(clock)
+    state = ReloadStatus(clock)
     state.begin("aa")
     clock.now += 60
     return state, clock
@@ -44,7 +44,7 @@ def test_the_policy_of_the_start() -> None:
 
 def test_a_policy_that_is_refused_leaves_the_old_one() -> None:
     state, _ = begun()
-    state.refused("total: 5 has no unit.", Result.REFUSED)
+    state.refused("total: 5 has no unit.", ReloadResult.REFUSED)
     assert state.problem == (
         "The policy read at 2001-09-09T01:47:40Z is not used, that of 2001-09-09T01:46:40Z stays in force: "
         "total: 5 has no unit."
@@ -59,7 +59,7 @@ def test_a_policy_that_is_refused_leaves_the_old_one() -> None:
 )
 def test_the_next_policy_in_force_ends_the_trouble(digest: str, since: str) -> None:
     state, _ = begun()
-    state.refused("The port is taken.", Result.FAILED)
+    state.refused("The port is taken.", ReloadResult.FAILED)
     state.applied(digest)
     assert state.problem is None
     assert samples(state) >= {

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.process_metrics import process_families
 from daemon.prometheus_text import counter, gauge, histogram, render
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -43,7 +43,7 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 
 
 def test_the_injector_counts_what_it_did() -> None:
-    metrics = Metrics()
+    metrics = InjectorMetrics()
     metrics.ready = True
     metrics.reviewed("mutate", "patched", 0.002, 3000)
     metrics.reviewed("mutate", "allowed", 0.0001, 0)

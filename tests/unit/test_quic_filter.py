@@ -11,7 +11,7 @@ from udp_packets import udp_packet
 
 from datapath.netfilter.packet_filters import QUIC_INITIAL
 from datapath.netfilter.rules import Family
-from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind, begins_with
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, PacketType, begins_with
 
 OTHER = 0x0A1A2A3A
 """A version that is reserved to be refused (RFC 9000 15)."""
@@ -30,9 +30,9 @@ def begins(datagram: bytes, family: Family = Family.V4) -> bool:
         pytest.param(initial(FRAMES, version=VERSION_2), True, id="version 2"),
         pytest.param(initial(FRAMES, token=b"t" * 40), True, id="with a token"),
         pytest.param(initial(FRAMES)[:-1], False, id="too small"),
-        pytest.param(initial(FRAMES, kind=Kind.HANDSHAKE), False, id="Handshake"),
-        pytest.param(initial(FRAMES, kind=Kind.ZERO_RTT), False, id="0-RTT"),
-        pytest.param(initial(FRAMES, version=VERSION_2, kind=Kind.HANDSHAKE), False, id="Handshake of version 2"),
+        pytest.param(initial(FRAMES, kind=PacketType.HANDSHAKE), False, id="Handshake"),
+        pytest.param(initial(FRAMES, kind=PacketType.ZERO_RTT), False, id="0-RTT"),
+        pytest.param(initial(FRAMES, version=VERSION_2, kind=PacketType.HANDSHAKE), False, id="Handshake of version 2"),
         pytest.param(b"\xd0" + OTHER.to_bytes(4, "big") + bytes(1400), True, id="a version that is not known"),
         pytest.param(b"\xc0" + bytes(1400), False, id="Version Negotiation"),
         pytest.param(b"\x40" + bytes(1400), False, id="a short header"),

@@ -21,7 +21,7 @@ from datapath.protocols.quic_initial import MAX_BYTES
 from datapath.protocols.quic_packets import MIN_DATAGRAM
 from podlane.classify.flow import Flow
 from podlane.classify.flows import FlowTable
-from podlane.classify.verdicts import Judge, Verdict
+from podlane.classify.verdicts import FlowClassifier, Verdict
 from traffic_policy.policy import Quic
 from traffic_policy.policy_file import parse_policy
 
@@ -49,7 +49,7 @@ def verdict_of(packets: list[Packet]) -> Verdict:
     found, table = flows(packets)
     assert len(found) == 1
     assert table._held == 0
-    return Judge(POLICY).verdict(found[0])
+    return FlowClassifier(POLICY).verdict(found[0])
 
 
 def names(verdict: Verdict) -> tuple[object, ...]:
@@ -68,7 +68,7 @@ def test_names_decide() -> None:
 
 def test_istios_name_of_a_service_means_nothing_in_quic() -> None:
     (found,), _ = flows([up(initial(crypto(0, hello(sni(b"outbound_.443_._.api.example.com")))))])
-    verdict = Judge(POLICY, mesh=ISTIO).verdict(found)
+    verdict = FlowClassifier(POLICY, mesh=ISTIO).verdict(found)
     assert (verdict.class_name, "Istio" in verdict.why) == ("fast", False)
 
 
@@ -81,7 +81,7 @@ def test_names_do_not_decide_where_quic_is_not_looked_for() -> None:
 
 def test_what_the_policy_blocks_is_said_to_be_refused() -> None:
     found, _ = flows([up(FIRST), up(SECOND)])
-    verdict = Judge(POLICY.model_copy(update={"quic": Quic.BLOCK})).verdict(found[0])
+    verdict = FlowClassifier(POLICY.model_copy(update={"quic": Quic.BLOCK})).verdict(found[0])
     assert verdict.class_name == "fast"
     refused = "its first packets would be refused (quic: block), so that the client takes TCP"
     assert verdict.why == f"fast takes UDP on port 443; {refused}; {ENCRYPTED}"
@@ -170,4 +170,4 @@ def test_whatever_comes_every_datagram_is_counted_and_memory_is_bounded(
     assert table._held == 0
     assert sum(half.packets for flow in given_away for half in flow.halves) == len(sent)
     for flow in given_away:
-        Judge(POLICY).verdict(flow)
+        FlowClassifier(POLICY).verdict(flow)

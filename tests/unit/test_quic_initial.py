@@ -20,7 +20,7 @@ from quic_datagrams import ACK, ID, PING, VERSIONS, crypto, feed, initial, long_
 from datapath.protocols.client_hello import ClientHello
 from datapath.protocols.quic_crypto import KEYS_SIZE
 from datapath.protocols.quic_initial import MAX_BYTES, MAX_HELLO, MAX_STREAMS, QuicInitialReader
-from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, Kind
+from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2, PacketType
 from datapath.protocols.result import NeedMore, Reason, Rejected
 
 PUBLISHED_FRAMES = bytes.fromhex(
@@ -199,14 +199,14 @@ def test_a_client_that_must_change_its_version_is_found_with_the_new_one() -> No
 
 @both_versions
 def test_0rtt_beside_and_before_an_initial(version: int) -> None:
-    early = long_packet(bytes(300), version=version, kind=Kind.ZERO_RTT, keys_of=b"other keys")
+    early = long_packet(bytes(300), version=version, kind=PacketType.ZERO_RTT, keys_of=b"other keys")
     assert feed([long_packet(SMALL + bytes(700), version=version) + early]) == (SMALL_FOUND, 1)
     assert feed([early, initial(SMALL, version=version)]) == (SMALL_FOUND, 2)
 
 
 @both_versions
 def test_handshake_packets_and_short_ones_behind_an_initial(version: int) -> None:
-    handshake = long_packet(bytes(300), version=version, kind=Kind.HANDSHAKE)
+    handshake = long_packet(bytes(300), version=version, kind=PacketType.HANDSHAKE)
     short = b"\x43" + bytes(200)
     datagrams = [
         initial(HALVES[0], version=version),

@@ -8,7 +8,7 @@ import pytest
 from trees import VARIANTS, policy, tree_of
 
 from tc_core.apply.execute import ApplyError, apply, clear
-from tc_core.apply.plan import look, plan
+from tc_core.apply.plan import observe_interface, plan
 from tc_core.errors import ForeignQdiscError, InterfaceNotFoundError
 from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
@@ -47,7 +47,7 @@ def test_the_second_apply_sends_nothing(kernel: FakeKernel, features: Features) 
 
 def test_plan_is_what_apply_does(kernel: FakeKernel) -> None:
     tree = tree_of(OLD)
-    planned = plan(look(kernel, "eth0"), tree)
+    planned = plan(observe_interface(kernel, "eth0"), tree)
     assert kernel.applied == []
     assert apply(kernel, "eth0", tree).done == planned
 
@@ -62,9 +62,9 @@ def _changes(features: Features, *, installing: bool) -> int:
     kernel = FakeKernel("eth0")
     old, new = trees(features)
     if installing:
-        return len(plan(look(kernel, "eth0"), old))
+        return len(plan(observe_interface(kernel, "eth0"), old))
     apply(kernel, "eth0", old)
-    return len(plan(look(kernel, "eth0"), new))
+    return len(plan(observe_interface(kernel, "eth0"), new))
 
 
 POSITIONS = [
@@ -83,7 +83,7 @@ def test_a_failure_anywhere_is_reported_and_the_next_apply_completes(
     wanted = old if installing else new
     if not installing:
         apply(kernel, "eth0", old)
-    planned = plan(look(kernel, "eth0"), wanted)
+    planned = plan(observe_interface(kernel, "eth0"), wanted)
     kernel.fail_at(position, errno.ENOBUFS)
     with pytest.raises(ApplyError) as caught:
         apply(kernel, "eth0", wanted)
@@ -95,7 +95,7 @@ def test_a_failure_anywhere_is_reported_and_the_next_apply_completes(
     assert f"Change {position + 1} of {len(planned)} on eth0 was refused" in str(caught.value)
     assert planned[position][1].command("eth0") in str(caught.value)
     apply(kernel, "eth0", wanted)
-    assert plan(look(kernel, "eth0"), wanted) == ()
+    assert plan(observe_interface(kernel, "eth0"), wanted) == ()
     clear(kernel, "eth0")
     assert kernel.observe("eth0") == FakeKernel("eth0").observe("eth0")
 
@@ -151,7 +151,7 @@ def test_a_queue_that_does_not_empty_is_waited_for_only_so_long(kernel: FakeKern
     report = apply(kernel, "eth0", new, drain=Duration.from_seconds(0.2), pause=clock.pause)
     assert clock.waits == 20
     assert report.dropped_packets == 10
-    assert plan(look(kernel, "eth0"), new) == ()
+    assert plan(observe_interface(kernel, "eth0"), new) == ()
 
 
 def test_nothing_is_waited_for_when_no_class_goes(kernel: FakeKernel) -> None:
@@ -169,7 +169,7 @@ def test_a_missing_interface_names_those_that_exist(kernel: FakeKernel) -> None:
     for call in (
         lambda: apply(kernel, "eth7", tree_of(OLD)),
         lambda: clear(kernel, "eth7"),
-        lambda: plan(look(kernel, "eth7"), tree_of(OLD)),
+        lambda: plan(observe_interface(kernel, "eth7"), tree_of(OLD)),
     ):
         with pytest.raises(InterfaceNotFoundError, match=r"no interface 'eth7'.*eth0, lo"):
             call()
@@ -183,7 +183,7 @@ def test_a_foreign_root_stays_as_it_is(kernel: FakeKernel) -> None:
     assert clear(kernel, "eth0").done == ()
     assert kernel.observe("eth0") == theirs
     apply(kernel, "eth0", tree_of(OLD), replace=True)
-    assert plan(look(kernel, "eth0"), tree_of(OLD)) == ()
+    assert plan(observe_interface(kernel, "eth0"), tree_of(OLD)) == ()
 
 
 def test_removal_is_repeatable(kernel: FakeKernel) -> None:
@@ -201,5 +201,5 @@ def test_policies_may_follow_each_other_in_any_order(kernel: FakeKernel) -> None
         ids = ids.evolve(c.name for c in written.classes)
         tree = tree_of(written, VARIANTS["classic bpf and fifo"], ids)
         apply(kernel, "eth0", tree)
-        assert plan(look(kernel, "eth0"), tree) == ()
+        assert plan(observe_interface(kernel, "eth0"), tree) == ()
         assert len(kernel.observe("eth0").classes) == len(written.classes) + 2

@@ -15,44 +15,47 @@ from hypothesis import strategies as st
 
 from sidecar.transport.loop import EventLoop
 from sidecar.transport.pipes import SMALLEST_USEFUL, PipePool
-from sidecar.transport.states import TRANSITIONS, Event, State, StateError, next_state
+from sidecar.transport.states import TRANSITIONS, ConnectionEvent, ConnectionState, StateError, next_state
 from sidecar.transport.timers import AT_ONCE, Timers
 
 
 def test_every_state_is_reached_from_the_first_and_reaches_the_last() -> None:
     steps = {(a, b) for (a, _), b in TRANSITIONS.items()}
 
-    def closure(start: State, edges: set[tuple[State, State]]) -> set[State]:
+    def closure(start: ConnectionState, edges: set[tuple[ConnectionState, ConnectionState]]) -> set[ConnectionState]:
         seen = {start}
         while more := {b for a, b in edges if a in seen} - seen:
             seen |= more
         return seen
 
-    assert closure(State.DETECTING, steps) == set(State)
-    assert closure(State.CLOSED, {(b, a) for a, b in steps}) == set(State)
+    assert closure(ConnectionState.DETECTING, steps) == set(ConnectionState)
+    assert closure(ConnectionState.CLOSED, {(b, a) for a, b in steps}) == set(ConnectionState)
 
 
-@pytest.mark.parametrize("event", Event, ids=lambda e: e.name)
-def test_nothing_happens_after_the_end(event: Event) -> None:
+@pytest.mark.parametrize("event", ConnectionEvent, ids=lambda e: e.name)
+def test_nothing_happens_after_the_end(event: ConnectionEvent) -> None:
     with pytest.raises(StateError, match=f"CLOSED cannot have {event.name}"):
-        next_state(State.CLOSED, event)
+        next_state(ConnectionState.CLOSED, event)
 
 
-@pytest.mark.parametrize("first", [Event.UP_FINISHED, Event.UP_BROKEN], ids=lambda e: e.name)
-def test_a_direction_ends_once(first: Event) -> None:
-    after = next_state(State.RELAYING, first)
-    for again in (Event.UP_FINISHED, Event.UP_BROKEN):
+@pytest.mark.parametrize("first", [ConnectionEvent.UP_FINISHED, ConnectionEvent.UP_BROKEN], ids=lambda e: e.name)
+def test_a_direction_ends_once(first: ConnectionEvent) -> None:
+    after = next_state(ConnectionState.RELAYING, first)
+    for again in (ConnectionEvent.UP_FINISHED, ConnectionEvent.UP_BROKEN):
         with pytest.raises(StateError):
             next_state(after, again)
 
 
 def test_only_both_ends_orderly_close_without_a_reset() -> None:
     """Every way from RELAYING to CLOSED in which something broke goes through LINGERING, or both directions broke."""
-    for a, b in product((Event.UP_FINISHED, Event.UP_BROKEN), (Event.DOWN_FINISHED, Event.DOWN_BROKEN)):
+    for a, b in product(
+        (ConnectionEvent.UP_FINISHED, ConnectionEvent.UP_BROKEN),
+        (ConnectionEvent.DOWN_FINISHED, ConnectionEvent.DOWN_BROKEN),
+    ):
         for first, second in ((a, b), (b, a)):
             broken = [first.name.endswith("BROKEN"), second.name.endswith("BROKEN")]
-            expected = State.LINGERING if sum(broken) == 1 else State.CLOSED
-            assert next_state(next_state(State.RELAYING, first), second) is expected, (first, second)
+            expected = ConnectionState.LINGERING if sum(broken) == 1 else ConnectionState.CLOSED
+            assert next_state(next_state(ConnectionState.RELAYING, first), second) is expected, (first, second)
 
 
 class Item:
@@ -232,7 +235,7 @@ def test_who_asks_for_a_turn_while_the_loop_sleeps_gets_it() -> None:
                 for _ in range(3):
                     await trio.testing.wait_all_tasks_blocked()
                     handler = Handler()
-                    loop.again(handler)
+                    loop.call_soon(handler)
                     await handler.came.wait()
                 nursery.cancel_scope.cancel()
         loop.close()

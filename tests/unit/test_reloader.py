@@ -13,7 +13,7 @@ from planes import API, WEB, Planes, prepared
 from sidecar.app.reloader import Reloader
 from sidecar.config.data_plane import data_plane_settings
 from sidecar.config.loader import contents, load_wanted
-from sidecar.config.reload_status import PolicyState
+from sidecar.config.reload_status import ReloadStatus
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.policy_file import parse_policy
 
@@ -29,7 +29,7 @@ async def follows(file: Path) -> AsyncIterator[tuple[Reloader, Planes]]:
             settings,
             load_wanted(settings),
             made.plane,
-            PolicyState(),
+            ReloadStatus(),
             partial(data_plane_settings, mesh=None),
             contents(settings),
         )

@@ -24,7 +24,7 @@ classes:
   - {name: dns, rate: 1Mbit, match: {protocol: udp, port: 53}}
 """
 )
-TABLE = RoutingTable.of(POLICY)
+TABLE = RoutingTable.from_policy(POLICY)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_names_decide_in_quic_where_quic_is_looked_for(case: str) -> None:
 @pytest.mark.parametrize("case", QUIC)
 def test_where_quic_is_blocked_no_name_decides_and_what_could_be_decided_is_refused(case: str) -> None:
     port, content, _, undecided = QUIC[case]
-    table = RoutingTable.of(POLICY.model_copy(update={"quic": Quic.BLOCK}))
+    table = RoutingTable.from_policy(POLICY.model_copy(update={"quic": Quic.BLOCK}))
     there = Destination.parse("192.0.2.1", port, TransportProtocol.UDP)
     assert (table.route(there, content).class_name, table.undecided(there)) == ("default", False)
     assert table.refuses_quic(there) is undecided
@@ -89,14 +89,14 @@ def test_where_quic_is_blocked_no_name_decides_and_what_could_be_decided_is_refu
 
 def test_a_policy_by_quic_alone_captures_nothing() -> None:
     text = "total: 9Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, protocol: udp, port: 8443}}]"
-    table = RoutingTable.of(parse_policy(text))
+    table = RoutingTable.from_policy(parse_policy(text))
     assert (table.needs_capture, table.reads_quic) == (False, True)
     assert table.undecided(Destination.parse("192.0.2.1", 8443, TransportProtocol.UDP))
     assert not table.undecided(Destination.parse("192.0.2.1", 8443))
 
 
 def test_443_can_be_silent_too() -> None:
-    silent = RoutingTable.of(POLICY, (443,))
+    silent = RoutingTable.from_policy(POLICY, (443,))
     assert not silent.undecided(Destination.parse("192.0.2.1", 443, TransportProtocol.UDP))
 
 
@@ -116,18 +116,18 @@ def test_only_what_content_could_decide_is_captured(address: str, port: int, und
 
 
 def test_silent_ports_are_configurable() -> None:
-    table = RoutingTable.of(POLICY, silent_ports=(443,))
+    table = RoutingTable.from_policy(POLICY, silent_ports=(443,))
     assert not table.undecided(Destination.parse("192.0.2.1", 443))
     assert table.undecided(Destination.parse("192.0.2.1", 3306))
 
 
 def test_a_policy_without_content_needs_no_capture() -> None:
     assert TABLE.needs_capture
-    assert not RoutingTable.of(parse_policy("total: 1Mbit")).needs_capture
+    assert not RoutingTable.from_policy(parse_policy("total: 1Mbit")).needs_capture
 
 
 def test_wildcards_stand_for_names_below_at_any_depth_but_not_for_the_name_itself() -> None:
-    names = NameSet.of(["*.example.com", "exact.org"])
+    names = NameSet.from_patterns(["*.example.com", "exact.org"])
     assert "a.example.com" in names
     assert "a.b.example.com" in names
     assert "exact.org" in names
@@ -136,7 +136,7 @@ def test_wildcards_stand_for_names_below_at_any_depth_but_not_for_the_name_itsel
     assert "a.exact.org" not in names
 
 
-SOURCES = RoutingTable.of(
+SOURCES = RoutingTable.from_policy(
     parse_policy(
         """
 total: 100Mbit
@@ -181,7 +181,7 @@ def test_protocols_and_services_are_told_apart() -> None:
     assert SOURCES.route(Destination.parse("192.0.2.1", 22, TransportProtocol.UDP)).class_name == "default"
 
 
-BOTH_WAYS = RoutingTable.of(
+BOTH_WAYS = RoutingTable.from_policy(
     parse_policy(
         """
 total: 100Mbit
@@ -263,9 +263,9 @@ def test_requests_are_followed_where_they_could_differ(
     destination: Destination, source: str, strictest: str | None
 ) -> None:
     """Of the classes of plain requests: not those that TLS would need."""
-    table = RoutingTable.of(parse_policy(REQUESTS))
+    table = RoutingTable.from_policy(parse_policy(REQUESTS))
     client = parse_address(source)
     assert table.requests_may_differ(destination, source=client) is (strictest is not None)
     assert table.strictest(destination, source=client) == (strictest or "default")
-    first = RoutingTable.of(parse_policy(REQUESTS.replace("requests: follow", "requests: first")))
+    first = RoutingTable.from_policy(parse_policy(REQUESTS.replace("requests: follow", "requests: first")))
     assert not first.requests_may_differ(destination, source=client)

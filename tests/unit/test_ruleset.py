@@ -42,7 +42,7 @@ def test_a_policy_without_matches_wants_nothing() -> None:
 
 @pytest.mark.parametrize("family", Family, ids=str)
 def test_without_content_there_is_no_capture_and_no_route(family: Family) -> None:
-    rules = build(PORT).of(family)
+    rules = build(PORT).for_family(family)
     assert set(chains(rules)) == {OUT, CLASSES, "PODLANE-C1"}
     assert rules.routes == ()
     assert [hook.builtin for hook in rules.hooks] == ["OUTPUT"]
@@ -50,13 +50,13 @@ def test_without_content_there_is_no_capture_and_no_route(family: Family) -> Non
 
 def test_a_family_that_no_match_can_meet_gets_nothing() -> None:
     rules = build({"sni": ["a.example"], "cidr": ["2001:db8::/32"]})
-    assert rules.of(Family.V4) == FamilyRules(Family.V4)
-    assert rules.of(Family.V6).routes
+    assert rules.for_family(Family.V4) == FamilyRules(Family.V4)
+    assert rules.for_family(Family.V6).routes
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
 def test_draining_differs_only_in_an_empty_capture_chain(family: Family) -> None:
-    running, draining = build(SNI, PORT).of(family), build(SNI, PORT, capture=False).of(family)
+    running, draining = build(SNI, PORT).for_family(family), build(SNI, PORT, capture=False).for_family(family)
     assert chains(running)[CAPTURE]
     assert chains(running)[QUIC]
     assert chains(draining) == {**chains(running), CAPTURE: (), QUIC: ()}
@@ -64,7 +64,7 @@ def test_draining_differs_only_in_an_empty_capture_chain(family: Family) -> None
 
 
 def test_keep_captured_goes_on_serving_what_an_earlier_policy_captured() -> None:
-    before, after = build(SNI, PORT).of(Family.V4), build(PORT, keep_captured=True).of(Family.V4)
+    before, after = build(SNI, PORT).for_family(Family.V4), build(PORT, keep_captured=True).for_family(Family.V4)
     assert chains(after)[OUT] == tuple(rule for rule in chains(before)[OUT] if rule.protocol is not UDP)
     assert chains(after)[PRE] == chains(before)[PRE]
     assert after.routes == before.routes
@@ -72,12 +72,12 @@ def test_keep_captured_goes_on_serving_what_an_earlier_policy_captured() -> None
 
 
 def test_only_classes_that_the_kernel_can_decide_get_a_chain() -> None:
-    names = set(chains(build(SNI, PORT, SNI).of(Family.V4)))
+    names = set(chains(build(SNI, PORT, SNI).for_family(Family.V4)))
     assert {name for name in names if name.startswith("PODLANE-C") and name[9:].isdigit()} == {"PODLANE-C2"}
 
 
 def test_every_class_the_mark_has_room_for_gets_rules() -> None:
-    rules = build(*({"port": [i]} for i in range(1, MAX_CLASSES + 1))).of(Family.V4)
+    rules = build(*({"port": [i]} for i in range(1, MAX_CLASSES + 1))).for_family(Family.V4)
     marks = {
         rule.action.mark.value >> 24
         for chain in rules.chains
@@ -90,7 +90,7 @@ def test_every_class_the_mark_has_room_for_gets_rules() -> None:
 
 def test_rules_name_every_chain_they_lead_to() -> None:
     for options in ({}, {"capture": False}):
-        rules = build(SNI, PORT, {"host": "b", "port": 8080}, {"cidr": ["10.0.0.0/8"]}, **options).of(Family.V4)
+        rules = build(SNI, PORT, {"host": "b", "port": 8080}, {"cidr": ["10.0.0.0/8"]}, **options).for_family(Family.V4)
         led_to = {target(rule) for chain in rules.chains for rule in chain.rules} | {
             target(h.rule) for h in rules.hooks
         }
@@ -102,9 +102,9 @@ def target(rule: Rule) -> str | None:
 
 
 def test_each_product_of_port_group_and_network_is_a_rule() -> None:
-    rules = build({"port": list(range(1, 40, 2)), "cidr": ["10.0.0.0/8", "192.0.2.0/24"], "protocol": "tcp"}).of(
-        Family.V4
-    )
+    rules = build(
+        {"port": list(range(1, 40, 2)), "cidr": ["10.0.0.0/8", "192.0.2.0/24"], "protocol": "tcp"}
+    ).for_family(Family.V4)
     walk = chains(rules)[CLASSES]
     assert len(walk) == len({(rule.destination, rule.ports) for rule in walk}) == 4
 
@@ -131,8 +131,10 @@ def test_where_the_mark_of_the_connection_tells_what_arrives_it_is_saved_and_tak
 ) -> None:
     """The relay's choice is saved; of the other datapath it is already. No rule sees what the ingress hook has made."""
     inbound = {"sni": ["b.example"], "port": [443], "direction": "inbound"}
-    plain = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0")).of(family)
-    told = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0", connmark=True)).of(family)
+    plain = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0")).for_family(family)
+    told = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0", connmark=True)).for_family(
+        family
+    )
     saved = (Rule(SaveMark(CLASS_MASK), protocol=TransportProtocol.TCP, mark=OWN),)
     assert chains(told)[OUT] == (saved if datapath is Datapath.RELAY else ()) + chains(plain)[OUT]
     taken_off = Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface="eth0")

@@ -32,7 +32,7 @@ from test_ruleset_walk import (
 )
 
 from datapath.netfilter.packet_filters import CARRIES_DATA
-from datapath.netfilter.rules import Direction, Family, FamilyRules
+from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from datapath.routing.table import RoutingTable
 from datapath.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
@@ -45,7 +45,7 @@ ASIDE = CaptureSettings(datapath=Datapath.STEP_ASIDE, outbound_port=QUEUE)
 
 
 def example(**options: bool) -> FamilyRules:
-    return build_ruleset(EXAMPLE, IDS, ASIDE, **options).of(Family.V4)
+    return build_ruleset(EXAMPLE, IDS, ASIDE, **options).for_family(Family.V4)
 
 
 def posted(rules: FamilyRules, packet: Packet) -> Packet:
@@ -65,9 +65,9 @@ def test_what_is_shown_is_what_the_table_calls_undecided(
 ) -> None:
     ids = ClassIds.assign(c.name for c in policy.classes)
     rules = build_ruleset(policy, ids, replace(ASIDE, silent_ports=silent), capture=running)
-    table = RoutingTable.of(policy, silent)
+    table = RoutingTable.from_policy(policy, silent)
     for source, target in drawn:
-        family = rules.of(Family(target.address.version))
+        family = rules.for_family(Family(target.address.version))
         syn = output(family, first_packet((source, target)))
         undecided = running and table.undecided(target, source=source)
         assert (syn.queue == QUEUE) == (undecided and target.protocol is UDP)
@@ -131,7 +131,7 @@ def test_a_reused_tuple_starts_clean() -> None:
     [
         Packet(HERE, port=9999, syn=False, carries_data=True, connmark=None, direction=None),
         Packet(HERE, port=9999, syn=False, carries_data=True),
-        Packet(HERE, port=9999, syn=False, carries_data=True, connmark=SHOWN.value, direction=Direction.REPLY),
+        Packet(HERE, port=9999, syn=False, carries_data=True, connmark=SHOWN.value, direction=ConntrackDirection.REPLY),
         Packet(HERE, port=9999, syn=False, carries_data=True, connmark=SHOWN.value, out_interface="lo"),
         Packet(HERE, None, 0, syn=False, carries_data=True, connmark=SHOWN.value),
     ],
@@ -162,16 +162,16 @@ def test_of_what_clients_open_is_shown_what_the_table_calls_undecided(
     rules, table, ids = written_twice(policy, silent, capture, running=running)
     for source, target in drawn:
         inbound = replace(target, bound=Bound.INBOUND)
-        family = rules.of(Family(target.address.version))
+        family = rules.for_family(Family(target.address.version))
         syn = arrival(family, first_packet((source, target)))
         assert (syn.tproxy, family.routes) == (None, ())
         data = arrival(family, replace(syn, syn=False, carries_data=True, queue=None))
-        left_alone = excluded_inbound(source, target, capture)
-        undecided = running and not left_alone and table.undecided(inbound, source=source)
+        excluded_matches = excluded_inbound(source, target, capture)
+        undecided = running and not excluded_matches and table.undecided(inbound, source=source)
         assert (syn.queue is not None) == (undecided and target.protocol is UDP)
         assert (data.queue == capture.outbound_port) == undecided
         if not undecided:
-            name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
+            name = DEFAULT_CLASS if excluded_matches else table.route(inbound, source=source).class_name
             for packet in (syn, data):
                 back = output(family, answer(packet))
                 assert class_id_of(back.mark) == (0 if name == DEFAULT_CLASS else ids[name])

@@ -180,7 +180,7 @@ def test_every_golden_file_has_its_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("family", Family, ids=str)
 def test_what_is_written_reads_back_as_the_same_data(name: str, family: Family) -> None:
-    rules = CASES[name].of(family)
+    rules = CASES[name].for_family(family)
     as_saved = re.sub(r"(?m)^-I (\w+) 1 ", r"-A \1 ", render(rules))
     installed = parse(as_saved, family)
     assert {chain.name: chain.rules for chain in rules.chains} == installed.chains

@@ -10,7 +10,7 @@ from datapath.netfilter.parse import Installed, parse, parse_rule
 from datapath.netfilter.render import difference, render_rule, transaction
 from datapath.netfilter.rules import (
     Chain,
-    Direction,
+    ConntrackDirection,
     Family,
     FamilyRules,
     Goto,
@@ -67,7 +67,7 @@ COMMIT
         ("-m mark --mark 0x5 -j RETURN", Rule(Return(), mark=Mark(5, 0xFFFFFFFF))),
         (
             "-m conntrack --ctdir REPLY -m connmark --mark 0x1/0x3 -j RETURN",
-            Rule(Return(), connmark=Mark(1, 3), direction=Direction.REPLY),
+            Rule(Return(), connmark=Mark(1, 3), direction=ConntrackDirection.REPLY),
         ),
         ("-j CONNMARK --set-xmark 0x0/0x3000", Rule(SetConnmark(Mark(0, 0x3000)))),
         (

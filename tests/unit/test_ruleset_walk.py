@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ruleset_walk import Packet, answer, arrival, captured, has, output, walk
 
 from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD, MeshProxy
-from datapath.netfilter.rules import Direction, Family, FamilyRules
+from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset, build_ruleset
 from datapath.routing.flow import Address, Content, Destination, parse_address
 from datapath.routing.table import RoutingTable
@@ -135,7 +135,7 @@ def written_twice(
     """A policy as the kernel's rules and as the proxy's table."""
     ids = ClassIds.assign(c.name for c in policy.classes)
     rules = build_ruleset(policy, ids, replace(capture, silent_ports=silent), capture=running)
-    return rules, RoutingTable.of(policy, silent, capture.mesh), ids
+    return rules, RoutingTable.from_policy(policy, silent, capture.mesh), ids
 
 
 @settings(max_examples=70)
@@ -145,17 +145,17 @@ def test_the_kernel_decides_what_the_table_decides(
 ) -> None:
     rules, table, ids = written_twice(policy, silent, capture, running=running)
     for source, target in drawn:
-        packet = output(rules.of(Family(target.address.version)), first_packet((source, target)))
-        left_alone = excluded(target, capture)
-        looked_at = running and not left_alone
+        packet = output(rules.for_family(Family(target.address.version)), first_packet((source, target)))
+        excluded_matches = excluded(target, capture)
+        looked_at = running and not excluded_matches
         assert packet.dropped == (looked_at and table.refuses_quic(target, source=source))
         undecided = looked_at and table.undecided(target, source=source)
         assert captured(packet) == (undecided and target.protocol is not UDP)
         assert has(packet.connmark, DIVERT) == captured(packet)
         assert (packet.queue is not None) == has(packet.connmark, SHOWN) == (undecided and target.protocol is UDP)
-        if left_alone:
+        if excluded_matches:
             assert packet.mark == 0
-        if undecided or left_alone or packet.dropped:
+        if undecided or excluded_matches or packet.dropped:
             continue
         # By content nobody can tell here, so the table goes by what the kernel sees too.
         name = table.route(target, source=source).class_name
@@ -167,7 +167,7 @@ def test_the_kernel_decides_what_the_table_decides(
 def test_later_packets_of_a_connection_get_the_class_of_its_first(policy: TrafficPolicy, drawn: list[Flow]) -> None:
     rules = build_ruleset(policy, ClassIds.assign(c.name for c in policy.classes), CaptureSettings())
     for flow in drawn:
-        family = rules.of(Family(flow[0].version))
+        family = rules.for_family(Family(flow[0].version))
         first = output(family, first_packet(flow))
         later = output(family, replace(first, syn=False, mark=0))
         assert captured(later) == captured(first)
@@ -184,10 +184,10 @@ def test_of_what_clients_open_the_kernel_decides_what_the_table_decides(
     rules, table, ids = written_twice(policy, silent, capture, running=running)
     for source, target in drawn:
         inbound = replace(target, bound=Bound.INBOUND)
-        family = rules.of(Family(target.address.version))
+        family = rules.for_family(Family(target.address.version))
         packet = arrival(family, first_packet((source, target)))
-        left_alone = excluded_inbound(source, target, capture)
-        taken = table.undecided(inbound, source=source) and running and not left_alone
+        excluded_matches = excluded_inbound(source, target, capture)
+        taken = table.undecided(inbound, source=source) and running and not excluded_matches
         udp = target.protocol is UDP
         assert (packet.tproxy is not None) == (taken and not udp) == has(packet.connmark, DIVERT)
         assert (packet.queue is not None) == (taken and udp) == has(packet.connmark, SHOWN)
@@ -196,7 +196,7 @@ def test_of_what_clients_open_the_kernel_decides_what_the_table_decides(
         assert (later.tproxy is not None, later.queue is not None) == (taken and not udp, taken and udp)
         if taken:
             continue  # the proxy answers, under a mark of its own, or the classifier decides
-        name = DEFAULT_CLASS if left_alone else table.route(inbound, source=source).class_name
+        name = DEFAULT_CLASS if excluded_matches else table.route(inbound, source=source).class_name
         assert class_id_of(output(family, answer(packet)).mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
@@ -217,10 +217,10 @@ def test_beside_a_mesh_the_kernel_takes_what_the_table_wants_of_what_the_meshs_p
     rules, table, ids = written_twice(policy, silent, CaptureSettings(mesh=mesh), running=running)
     without, *_ = written_twice(policy, silent, CaptureSettings(), running=running)
     for source, target in drawn:
-        family = rules.of(Family(target.address.version))
+        family = rules.for_family(Family(target.address.version))
         first = first_packet((source, target))
         if target.protocol is UDP:  # which a mesh leaves alone
-            assert output(family, first) == output(without.of(family.family), first)
+            assert output(family, first) == output(without.for_family(family.family), first)
             continue
         assert not captured(output(family, first))
         assert not captured(output(family, replace(first, mark=OWN.value)))
@@ -248,7 +248,7 @@ def test_beside_a_mesh_answers_have_the_class_of_the_port_that_the_client_meant(
         packet = answer(first_packet((source, target)))
         redirected = replace(packet, source_port=15006 if target.protocol is TCP else packet.source_port)
         name = table.route(inbound, source=source).class_name
-        marked = output(rules.of(Family(target.address.version)), redirected)
+        marked = output(rules.for_family(Family(target.address.version)), redirected)
         assert class_id_of(marked.mark) == (0 if name == DEFAULT_CLASS else ids[name])
 
 
@@ -260,7 +260,7 @@ def test_names_decide_nothing_on_the_meshs_own_ports(port: int) -> None:
     rules, table, _ = written_twice(named, (), CaptureSettings(mesh=ISTIO), running=True)
     target = Destination.parse("192.0.2.7", port)
     theirs = of_the_mesh(first_packet((HERE, target)), ISTIO)
-    assert not captured(output(rules.of(Family.V4), theirs))
+    assert not captured(output(rules.for_family(Family.V4), theirs))
     assert table.route(target, Content(sni="a.example")).class_name == DEFAULT_CLASS
 
 
@@ -282,7 +282,7 @@ TEN = ipaddress.ip_address("10.0.0.1")
 
 
 def example(capture: bool = True, **settings_: object) -> FamilyRules:
-    return build_ruleset(EXAMPLE, IDS, CaptureSettings(**settings_), capture=capture).of(Family.V4)  # type: ignore[arg-type]
+    return build_ruleset(EXAMPLE, IDS, CaptureSettings(**settings_), capture=capture).for_family(Family.V4)  # type: ignore[arg-type]
 
 
 DIVERTED = DIVERT.value
@@ -291,8 +291,12 @@ CASES = {
     "a SYN whose port has a class too": (Packet(HERE, port=443), DIVERTED | SSH, DIVERTED),
     "the proxy's own SYN keeps its class": (Packet(HERE, mark=OWN.value | 0x7000000), OWN.value | 0x7000000, 0),
     "what stays on lo": (Packet(HERE, out_interface="lo"), 0, 0),
-    "a reply of an inbound connection": (Packet(HERE, port=22, syn=False, direction=Direction.REPLY), 0, 0),
-    "a SYN-ACK of an inbound connection": (Packet(HERE, port=9999, syn=False, direction=Direction.REPLY), 0, 0),
+    "a reply of an inbound connection": (Packet(HERE, port=22, syn=False, direction=ConntrackDirection.REPLY), 0, 0),
+    "a SYN-ACK of an inbound connection": (
+        Packet(HERE, port=9999, syn=False, direction=ConntrackDirection.REPLY),
+        0,
+        0,
+    ),
     "a later packet of a captured connection": (Packet(HERE, syn=False, connmark=DIVERTED), DIVERTED, DIVERTED),
     "an old connection from before": (Packet(HERE, port=22, syn=False), SSH, 0),
     "an old connection that would be captured now": (Packet(HERE, port=9999, syn=False), 0, 0),
@@ -367,7 +371,7 @@ def test_with_an_interface_only_what_leaves_by_it_is_touched() -> None:
 
 
 def test_link_local_addresses_are_not_captured() -> None:
-    rules = build_ruleset(EXAMPLE, IDS, CaptureSettings()).of(Family.V6)
+    rules = build_ruleset(EXAMPLE, IDS, CaptureSettings()).for_family(Family.V6)
     assert not captured(output(rules, Packet(ipaddress.ip_address("fe80::1"), port=9999)))
     assert captured(output(rules, Packet(ipaddress.ip_address("2001:db8::1"), port=9999)))
 
@@ -375,14 +379,14 @@ def test_link_local_addresses_are_not_captured() -> None:
 @pytest.mark.parametrize(
     ("direction", "mark", "handed_over"),
     [
-        (Direction.ORIGINAL, DIVERTED, True),
-        (Direction.REPLY, DIVERTED, False),
-        (Direction.ORIGINAL, 0, False),
-        (Direction.ORIGINAL, DIVERTED | OWN.value, False),
+        (ConntrackDirection.ORIGINAL, DIVERTED, True),
+        (ConntrackDirection.REPLY, DIVERTED, False),
+        (ConntrackDirection.ORIGINAL, 0, False),
+        (ConntrackDirection.ORIGINAL, DIVERTED | OWN.value, False),
     ],
     ids=["captured", "a reply with an inherited mark", "not marked", "the proxy's own"],
 )
-def test_prerouting_hands_over(direction: Direction, mark: int, handed_over: bool) -> None:
+def test_prerouting_hands_over(direction: ConntrackDirection, mark: int, handed_over: bool) -> None:
     packet = Packet(HERE, mark=mark, direction=direction, in_interface="lo")
     walk(example(), "PODLANE-PRE", packet)
     assert (packet.tproxy is not None) == handed_over
@@ -405,7 +409,7 @@ CLIENT = ipaddress.ip_address("198.51.100.7")
 
 def serving(family: Family = Family.V4, *, capture: bool = True, **settings_: object) -> FamilyRules:
     ids = ClassIds.assign(c.name for c in WEB.classes)
-    return build_ruleset(WEB, ids, CaptureSettings(**settings_), capture=capture).of(family)  # type: ignore[arg-type]
+    return build_ruleset(WEB, ids, CaptureSettings(**settings_), capture=capture).for_family(family)  # type: ignore[arg-type]
 
 
 def opened(port: int = 8080, **about: object) -> Packet:
@@ -420,7 +424,7 @@ ARRIVALS = {
     "what comes over lo": (opened(in_interface="lo"), False),
     "a silent port": (opened(3306), False),
     "UDP": (opened(protocol=UDP, syn=False), False),
-    "an answer to what we opened": (opened(syn=False, direction=Direction.REPLY, connmark=DIVERTED), False),
+    "an answer to what we opened": (opened(syn=False, direction=ConntrackDirection.REPLY, connmark=DIVERTED), False),
     "an old connection from before": (opened(syn=False), False),
     "a captured connection": (opened(syn=False, connmark=DIVERTED), True),
     "a captured connection whose program has gone": (opened(syn=False, connmark=DIVERTED, has_socket=False), True),

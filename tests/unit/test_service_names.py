@@ -98,7 +98,7 @@ classes:
 def test_only_beside_istio_a_name_stands_for_its_service(
     sni: str, port: int, beside_istio: str, elsewhere: str, mesh: MeshProxy | None
 ) -> None:
-    table = RoutingTable.of(POLICY, (), mesh)
+    table = RoutingTable.from_policy(POLICY, (), mesh)
     destination = Destination.parse("192.0.2.1", port)
     expected = beside_istio if mesh is ISTIO else elsewhere
     assert table.route(destination, Content(sni=sni)).class_name == expected
@@ -116,7 +116,7 @@ def test_what_is_said_of_quic_beside_a_mesh(quic: str, read: bool) -> None:
 def test_in_quic_a_name_is_what_it_is() -> None:
     """Meshes are about TCP: whoever says such a name in QUIC is no proxy of theirs."""
     named = parse_policy(f"{{total: 10Mbit, classes: [{{name: a, rate: 1Mbit, match: {{sni: {REVIEWS}}}}}]}}")
-    table = RoutingTable.of(named, (), ISTIO)
+    table = RoutingTable.from_policy(named, (), ISTIO)
     classes = {
         protocol: table.route(Destination.parse("192.0.2.1", 443, protocol), Content(sni=f"outbound_.443_._.{REVIEWS}"))
         for protocol in TransportProtocol

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.flow import Destination
 from datapath.shaping import ClassSnapshot, Received
-from sidecar.observability.metrics import Crew, Metrics, ReceivedMetrics
-from sidecar.transport.observer import ConnectionSummary, Outcome
+from sidecar.observability.metrics import Metrics, ReceivedMetrics, Workers
+from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary
 from tc_core.handles import Handle
 from tc_core.stats import ClassStats
 from traffic_policy.units import Rate
@@ -16,7 +16,9 @@ TLS = Detection(Protocol.TLS, Reason.FOUND, sni="a.example.com")
 
 def ended(class_name: str, *, up: int = 0, down: int = 0) -> ConnectionSummary:
     destination = Destination.parse("192.0.2.1", 443)
-    return ConnectionSummary(("192.0.2.2", 40000), destination, class_name, TLS, up, down, 1.0, Outcome.COMPLETE)
+    return ConnectionSummary(
+        ("192.0.2.2", 40000), destination, class_name, TLS, up, down, 1.0, ConnectionOutcome.COMPLETE
+    )
 
 
 def samples(metrics: Metrics) -> set[str]:
@@ -42,7 +44,7 @@ def test_what_arrives_has_metrics_of_its_own() -> None:
     stats = ClassStats(bytes=7, packets=2, drops=1)
     web = ClassSnapshot("web", 1, Handle(1, 0x101), Rate(8000), Rate(9000), 4, stats, Rate(3), Rate(5))
     received: list[Received | None] = [None]
-    metrics = Metrics(lambda: [web], Crew, ReceivedMetrics(lambda: received[0]))
+    metrics = Metrics(lambda: [web], Workers, ReceivedMetrics(lambda: received[0]))
     assert not any(sample.startswith("podlane_received") for sample in samples(metrics))
     received[0] = Received("ifb-eth0", Rate(9000), (web,))
     assert samples(metrics) >= {

@@ -8,13 +8,13 @@ from ipaddress import ip_network
 import pytest
 from trees import TOLD_BY
 
-from datapath.exclusions import left_alone
+from datapath.exclusions import excluded_matches
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.shaping import Shaping
-from datapath.shared_counters import Ledger
+from datapath.shared_counters import SharedCounters
 from tc_core.apply.execute import ApplyError
 from tc_core.bpf.socket_program import socket_redirect
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import INNER_HANDLE, leaf_handle
 from tc_core.compile.packet_rules import PacketRule
 from tc_core.compile.packet_tree import compile_ingress
@@ -149,10 +149,10 @@ classes: [{name: web, rate: 1Mbit, ingress: {rate: 9Mbit}, match: {sni: "*.examp
 """
 
 
-def received(kernel: FakeKernel, text: str = NAMED, *left_alone: Match) -> Shaping:
+def received(kernel: FakeKernel, text: str = NAMED, *excluded_matches: Match) -> Shaping:
     shaping = Shaping(kernel, "eth0", ALL_FEATURES, replace=False)
     policy = parse_policy(text)
-    shaping.begin(policy, shaping.ids_for(policy), left_alone)
+    shaping.begin(policy, shaping.ids_for(policy), excluded_matches)
     shaping.finish()
     return shaping
 
@@ -174,11 +174,22 @@ def test_what_arrives_has_the_classes_that_limit_it_under_the_same_ids() -> None
 
 
 def rules_of(
-    text: str, *left_alone: Match, teller: Teller = Teller.SOCKETS, silent: tuple[int, ...] = ()
+    text: str,
+    *excluded_matches: Match,
+    ingress_classifier: IngressClassifier = IngressClassifier.SOCKETS,
+    silent: tuple[int, ...] = (),
 ) -> list[PacketRule]:
     policy = parse_policy(text)
     ids = ClassIds.assign(c.name for c in policy.classes)
-    made = compile_ingress(policy, "eth0", ALL_FEATURES, ids, left_alone=left_alone, teller=teller, silent_ports=silent)
+    made = compile_ingress(
+        policy,
+        "eth0",
+        ALL_FEATURES,
+        ids,
+        excluded_matches=excluded_matches,
+        ingress_classifier=ingress_classifier,
+        silent_ports=silent,
+    )
     assert made is not None
     return [rule for f in made.tree.filters if isinstance(f, BpfFilter) for rule in f.rules]
 
@@ -199,7 +210,7 @@ def test_what_is_left_alone_comes_first_and_is_the_default_class() -> None:
         exclude_inbound_ports=(PortRange(22, 22),),
         exclude_inbound_cidrs=(ip_network("10.1.0.0/16"),),
     )
-    alone = left_alone(parse_policy(NAMED), settings)
+    alone = excluded_matches(parse_policy(NAMED), settings)
     rules = rules_of(NAMED, *alone)[: -len(rules_of(NAMED))]
     assert {rule.target for rule in rules} == {leaf_handle(0xFF)}
     # Seen from the other side, as all rules for what arrives are.
@@ -209,7 +220,7 @@ def test_what_is_left_alone_comes_first_and_is_the_default_class() -> None:
         ((), (), (PortRange(22, 22),)),
         ((ip_network("10.1.0.0/16"),), (), (PortRange(8080, 8080),)),
     ]
-    assert left_alone(parse_policy(NAMED), CaptureSettings()) == ()
+    assert excluded_matches(parse_policy(NAMED), CaptureSettings()) == ()
 
 
 def test_a_policy_without_limits_for_classes_needs_neither_program_nor_rules() -> None:
@@ -295,12 +306,12 @@ classes:
 
 def test_where_the_relay_paces_what_is_relayed_has_one_lane_with_the_guarantees_of_names() -> None:
     kernel = FakeKernel("eth0")
-    shaping = Shaping(kernel, "eth0", TOLD_BY[Teller.PACING], replace=False)
+    shaping = Shaping(kernel, "eth0", TOLD_BY[IngressClassifier.PACING], replace=False)
     policy = parse_policy(PACED)
     silent = (25, 5432, 65535)
     shaping.begin(policy, shaping.ids_for(policy), silent_ports=silent)
     shaping.finish()
-    assert shaping.teller is Teller.PACING
+    assert shaping.ingress_classifier is IngressClassifier.PACING
     assert redirection(kernel) == RedirectFilter(INGRESS_HOOK, "ifb-eth0")
     relayed = leaf_handle(0xFE)
     before, web, behind = (leaf_handle(shaping.ids[name]) for name in ("before", "web", "behind"))
@@ -313,7 +324,7 @@ def test_where_the_relay_paces_what_is_relayed_has_one_lane_with_the_guarantees_
         relayed: ("11.984Mbit", "50Mbit"),
         default: ("1Mbit", "5Mbit"),
     }
-    rules = rules_of(PACED, teller=Teller.PACING, silent=silent)
+    rules = rules_of(PACED, ingress_classifier=IngressClassifier.PACING, silent=silent)
     assert [(r.target, r.protocols, r.ports, r.source_ports) for r in rules] == [
         # What clients open is told by the port here, so that it comes first.
         (behind, (6, 17), (), (PortRange(8443, 8443),)),
@@ -323,20 +334,22 @@ def test_where_the_relay_paces_what_is_relayed_has_one_lane_with_the_guarantees_
         (relayed, (6,), (PortRange(25, 25),), ()),
         (behind, (6, 17), (PortRange(5432, 5432),), ()),
     ]
-    limits = shaping.paced(policy, shaping.ids)
+    limits = shaping.pacing_limits(policy, shaping.ids)
     assert limits is not None
     assert [each.name for each in limits.lanes] == ["before", "web", "behind", "default"]
 
 
 def test_what_the_relay_has_read_counts_for_its_class() -> None:
-    kernel, ledger = FakeKernel("eth0"), Ledger()
-    shaping = Shaping(kernel, "eth0", TOLD_BY[Teller.PACING], replace=False, ledger=ledger)
+    kernel, received_counters = FakeKernel("eth0"), SharedCounters()
+    shaping = Shaping(
+        kernel, "eth0", TOLD_BY[IngressClassifier.PACING], replace=False, received_counters=received_counters
+    )
     policy = parse_policy(PACED)
     apply(shaping, policy)
     kernel.count(leaf_handle(shaping.ids["web"]), ClassStats(bytes=1000))
     shaping.sample(0.0)
-    ledger.row(0).add(shaping.ids["web"], 125_000)
-    ledger.row(0).add(0xFF, 250_000)
+    received_counters.row(0).add(shaping.ids["web"], 125_000)
+    received_counters.row(0).add(0xFF, 250_000)
     shaping.sample(1.0)
     assert shaping.received is not None
     seen = {c.name: (c.stats.bytes, c.current_rate) for c in shaping.received.classes}
@@ -358,15 +371,15 @@ classes:
 @pytest.mark.parametrize("relays", [True, False], ids=["relay", "step-aside"])
 def test_where_the_mark_of_the_connection_tells_it_comes_before_packets(relays: bool) -> None:
     kernel = FakeKernel("eth0")
-    there = TOLD_BY[Teller.CONNMARK] if relays else ALL_FEATURES
+    there = TOLD_BY[IngressClassifier.CONNMARK] if relays else ALL_FEATURES
     shaping = Shaping(kernel, "eth0", there, replace=False, relays=relays)
     policy = parse_policy(MARKED)
     assert apply(shaping, policy)
-    assert shaping.teller is Teller.CONNMARK
-    assert shaping.paced(policy, shaping.ids) is None
+    assert shaping.ingress_classifier is IngressClassifier.CONNMARK
+    assert shaping.pacing_limits(policy, shaping.ids) is None
     assert redirection(kernel) == RedirectFilter(INGRESS_HOOK, "ifb-eth0", connmark=True)
     web, free, db, default = (leaf_handle(i) for i in (1, 2, 3, 0xFF))
-    assert [(r.target, r.mark, r.ports) for r in rules_of(MARKED, teller=Teller.CONNMARK)] == [
+    assert [(r.target, r.mark, r.ports) for r in rules_of(MARKED, ingress_classifier=IngressClassifier.CONNMARK)] == [
         (web, class_mark(1), ()),
         (default, class_mark(2), ()),  # not limited, so in the default class, whatever its port says
         (db, class_mark(3), ()),
@@ -391,7 +404,7 @@ def test_stepping_aside_without_marks_of_connections_is_refused_with_the_remedy(
 def test_no_class_id_may_be_left_for_what_is_relayed() -> None:
     lanes = ",".join(f"{{name: c{n}, rate: 8kbit, match: {{port: {n}}}}}" for n in range(1, 254))
     full = parse_policy(f"{{total: 1Gbit, ingress: {{total: 1Gbit}}, classes: [{{name: n, rate: 8kbit, ingress: {{rate: 8kbit}}, match: {{host: a.b}}}}, {lanes}]}}")  # fmt: skip
-    shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[Teller.PACING], replace=False)
+    shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[IngressClassifier.PACING], replace=False)
     with pytest.raises(PodlaneError, match="Merge two of them, or give the process CAP_BPF"):
         shaping.begin(full, shaping.ids_for(full))
 

@@ -9,14 +9,14 @@ import pytest
 from trees import TOLD_BY
 
 from daemon.documents.codec import to_json
-from datapath.connection_list import LiveConnection, Order, first_shown
+from datapath.connection_list import LiveConnection, Order, select_connections
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.shaping import Shaping
 from sidecar.observability.admin_server import QueryError
 from sidecar.observability.documents import connections_asked
 from sidecar.observability.policy_document import Arriving, policy_document
 from tc_core.apply.execute import apply
-from tc_core.compile.ingress_classifier import Teller
+from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.fake.kernel import FakeKernel
 from tc_core.probe.capability import ALL_FEATURES
@@ -92,23 +92,25 @@ classes:
 """
 
 
-@pytest.mark.parametrize("teller", list(Teller))
-def test_what_arrives_has_its_limits_and_who_keeps_them(teller: Teller) -> None:
+@pytest.mark.parametrize("ingress_classifier", list(IngressClassifier))
+def test_what_arrives_has_its_limits_and_who_keeps_them(ingress_classifier: IngressClassifier) -> None:
     policy = parse_policy(ARRIVES)
-    shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[teller], replace=False)
+    shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[ingress_classifier], replace=False)
     shaping.begin(policy, shaping.ids_for(policy))
     shaping.finish()
-    arriving = Arriving(shaping.received_in_force(), shaping.teller, shaping.paced(policy, shaping.ids))
+    arriving = Arriving(
+        shaping.received_in_force(), shaping.ingress_classifier, shaping.pacing_limits(policy, shaping.ids)
+    )
     settings = CaptureSettings(interface="eth0")
     made = policy_document("eth0", {}, policy, shaping.ids, shaping.classes_in_force(), settings, arriving)
     told = json.loads(json.dumps(to_json(made)))
-    assert (told["received"]["total"], told["received"]["names_told_by"]) == ("50Mbit", teller.value)
+    assert (told["received"]["total"], told["received"]["names_told_by"]) == ("50Mbit", ingress_classifier.value)
     api, calls, default = (each["received"] for each in told["classes"])
     asked = {"rate": "10Mbit", "ceil": "40Mbit", "priority": 1}
     assert calls is None
     assert api["asked"] == asked
     assert default["asked"] == {"rate": "500kbit", "ceil": "50Mbit", "priority": 7}
-    if teller is Teller.PACING:
+    if ingress_classifier is IngressClassifier.PACING:
         assert (api["in_force"], api["in_relay"]) == ({**asked, "rate": "8kbit"}, asked)
         assert default["in_relay"] == default["in_force"] == default["asked"]
     else:
@@ -145,7 +147,7 @@ def test_the_first_of_many(limit: int, order: Order, names: list[str]) -> None:
         connection("unknown", None, None),
         connection("c", 1.0, 5),
     ]
-    assert [each.class_name for each in first_shown(many, limit, order)] == names
+    assert [each.class_name for each in select_connections(many, limit, order)] == names
 
 
 def test_what_is_asked_for() -> None:

@@ -13,7 +13,7 @@ from tcp_packets import ACK, CLIENT, FIN, PSH, SYN, flow_of, tcp_packet
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
-from datapath.stepaside.class_cache import Known, known_marks
+from datapath.stepaside.class_cache import DetectedFlow, known_marks
 from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.marks import DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S
@@ -31,7 +31,7 @@ def routing(*classes: tuple[str, dict[str, object]], ids: ClassIds | None = None
     policy = TrafficPolicy.model_validate(
         {"total": "1Gbit", "classes": [{"name": n, "rate": "8kbit", "match": [m]} for n, m in classes]}
     )
-    return Routing(RoutingTable.of(policy), ids or ClassIds.assign(n for n, _ in classes))
+    return Routing(RoutingTable.from_policy(policy), ids or ClassIds.assign(n for n, _ in classes))
 
 
 API, WEB, PORT, DEFAULT = 1, 2, 3, 255
@@ -56,7 +56,7 @@ class Notes:
         self.detections.append(detection)
         self.seconds.append(seconds)
 
-    def stepped_aside(self, flow: bytes, known: Known, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
         assert known.detection is self.detections[-1]
         assert len(flow) in (12, 36)
         self.bounds.append(known.bound)
@@ -84,7 +84,7 @@ class Wire:
         flow = flow_of(packet)
         state = 0 if flow in self.begun else FIRST.value
         self.begun.add(flow)
-        return self.classifier.judge(packet, port_class << 24 | state | OTHERS, self.now, bound)
+        return self.classifier.classify(packet, port_class << 24 | state | OTHERS, self.now, bound)
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
@@ -150,14 +150,14 @@ def test_any_order_any_cuts_any_repetition(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 2**32 - 1))
 def test_nothing_at_all_makes_it_raise_or_touch_others_bits(packet: bytes, mark: int) -> None:
-    assert Wire().classifier.judge(packet, mark, 0.0) & ~OURS == mark & ~OURS
+    assert Wire().classifier.classify(packet, mark, 0.0) & ~OURS == mark & ~OURS
 
 
 @given(st.integers(0, 80), st.binary(min_size=1, max_size=3))
 def test_a_damaged_packet_does_neither(at: int, damage: bytes) -> None:
     packet = bytearray(tcp_packet(REQUEST))
     packet[at : at + len(damage)] = damage
-    mark = Wire().classifier.judge(bytes(packet), FIRST.value | OTHERS, 0.0)
+    mark = Wire().classifier.classify(bytes(packet), FIRST.value | OTHERS, 0.0)
     assert mark & ~OURS == OTHERS
     assert mark & STATE_MASK in (0, DECIDED.value)
 
@@ -270,7 +270,7 @@ def test_remembered_connections_are_bounded() -> None:
     wire = Wire(max_decided=10)
     for port in range(100):
         wire.send(tcp_packet(REQUEST, client_port=port))
-    assert wire.classifier.remembered == 10
+    assert wire.classifier.cached == 10
 
 
 def test_a_full_table_forgets_a_small_part_of_it_at_once() -> None:
@@ -278,7 +278,7 @@ def test_a_full_table_forgets_a_small_part_of_it_at_once() -> None:
     counts = []
     for port in range(1000):
         wire.send(tcp_packet(REQUEST, client_port=port))
-        counts.append(wire.classifier.remembered)
+        counts.append(wire.classifier.cached)
     assert (max(counts), min(counts[640:])) == (640, 630)
     kept = [wire.classifier.known(flow_of(tcp_packet(b"", client_port=port))) is not None for port in range(1000)]
     assert kept == [False] * (1000 - counts[-1]) + [True] * counts[-1]

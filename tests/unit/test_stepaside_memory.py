@@ -17,7 +17,7 @@ from test_stepaside_classifier import ROUTING, Notes
 from datapath.protocols.detect import Detection, Reason
 from datapath.stepaside import server
 from datapath.stepaside.marks import FIRST
-from datapath.stepaside.queue import Queue
+from datapath.stepaside.queue import PacketQueue
 from datapath.stepaside.queue_messages import QueuedPacket
 from sidecar.proxy.memory_trim import Trim
 from traffic_policy.units import Duration
@@ -28,7 +28,7 @@ WOKEN: list[QueuedPacket] = []
 
 
 class Brings:
-    """In place of :class:`Queue`: ends the thread when there is no more."""
+    """In place of :class:`PacketQueue`: ends the thread when there is no more."""
 
     def __init__(self, turns: list[list[QueuedPacket]], end: Callable[[], None]) -> None:
         self._turns: Iterator[list[QueuedPacket]] = iter(turns)
@@ -68,7 +68,7 @@ def test_memory_goes_back(turns: list[list[QueuedPacket]], times: int) -> None:
     trim = Trim(lambda: given.append(queue.accepted))
     service = server.StepAside(1, ROUTING, Notes(), detection_timeout=Duration.parse("1s"), on_idle=trim.left)
     queue = Brings(turns, lambda: setattr(service, "_stopping", True))
-    service._judge(cast("Queue", queue))
+    service._classify(cast("PacketQueue", queue))
     assert len(given) == times
     assert queue.accepted == sum(map(len, turns))
 
@@ -87,7 +87,7 @@ def test_a_mistake_with_a_silent_connection_ends_no_other(monkeypatch: pytest.Mo
     service = server.StepAside(1, ROUTING, notes, detection_timeout=Duration.parse("1s"))
     queue = Brings([beginnings(2), WOKEN, WOKEN, beginnings(1)], lambda: setattr(service, "_stopping", True))
     monkeypatch.setattr(server, "monotonic", counting(step=100).__next__)
-    service._judge(cast("Queue", queue))
+    service._classify(cast("PacketQueue", queue))
     assert queue.accepted == 3
     # The first, at which it stumbled; the other at the next turn; and the last one when there is no more.
     assert [each.reason for each in notes.detections] == [Reason.TIMEOUT] * 3

@@ -14,7 +14,7 @@ from udp_packets import udp_packet
 
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.quic_crypto import KEYS_SIZE
-from datapath.protocols.quic_packets import VERSION_1, VERSION_2, Kind
+from datapath.protocols.quic_packets import VERSION_1, VERSION_2, PacketType
 from datapath.routing.cached import Routing
 from datapath.stepaside.class_cache import known_marks
 from datapath.stepaside.classifier import Classifier
@@ -86,7 +86,7 @@ class Kernel:
             state = by_port | (0 if connmark & STATE_MASK == SHOWN.value else FIRST.value)
             self.connmarks[flow] = SHOWN.value
         self.shown += 1
-        mark = self.classifier.judge(packet, state | OTHERS, self.now, bound)
+        mark = self.classifier.classify(packet, state | OTHERS, self.now, bound)
         assert mark & ~OURS == OTHERS
         self.written = {moved: to & OURS for moved, to in self.classifier.quic.moved}
         self.connmarks |= self.written
@@ -159,13 +159,13 @@ def test_what_only_begins_like_the_first_datagram_ends_the_reading() -> None:
 
 
 def test_what_is_coalesced_with_an_initial_is_passed_over() -> None:
-    early = long_packet(b"\x08" + bytes(30), kind=Kind.ZERO_RTT)
+    early = long_packet(b"\x08" + bytes(30), kind=PacketType.ZERO_RTT)
     assert Kernel().send(long_packet(crypto(0, SMALL)) + early + bytes(1200)) == VIDEO
 
 
 def test_early_data_that_comes_first_waits_for_the_hello() -> None:
     kernel = Kernel()
-    assert kernel.send(long_packet(b"\x08" + bytes(1200), kind=Kind.ZERO_RTT)) == PORT
+    assert kernel.send(long_packet(b"\x08" + bytes(1200), kind=PacketType.ZERO_RTT)) == PORT
     assert kernel.send(WHOLE) == VIDEO
 
 
@@ -293,7 +293,7 @@ def test_a_new_policy_chooses_again_by_the_name_and_else_by_what_is_left() -> No
 def test_tcp_and_udp_of_the_same_addresses_are_two() -> None:
     kernel = Kernel()
     kernel.send(WHOLE)
-    assert (kernel.classifier.remembered, kernel.classifier.quic.remembered) == (0, 1)
+    assert (kernel.classifier.cached, kernel.classifier.quic.cached) == (0, 1)
 
 
 def quic_flows(kernel: Kernel, **limits: int) -> QuicFlows:
@@ -367,7 +367,7 @@ def test_the_flows_that_were_needed_longest_ago_are_forgotten() -> None:
     kernel.send(SHORT, client_port=1)
     kernel.send(WHOLE, client_port=3)
     kernel.forget()
-    assert flows.remembered == 2
+    assert flows.cached == 2
     assert [kernel.send(SHORT, client_port=port) for port in (1, 2)] == [VIDEO, PORT]
 
 
@@ -381,7 +381,7 @@ def test_nothing_raises_and_nothing_is_held_for_what_is_decided(sent: list[tuple
             kernel.forget()
         assert kernel.send(datagram, client_port=port) in (VIDEO, API, PORT, DEFAULT)
         assert flows.undecided <= 2
-        assert flows.held == sum(opening.reader.held for opening in flows._openings._by_flow.values())
+        assert flows.held == sum(opening.reader.held for opening in flows._pending._by_flow.values())
 
 
 @settings(max_examples=25)

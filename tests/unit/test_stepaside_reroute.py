@@ -30,7 +30,7 @@ def packet(name: bytes, port: int) -> bytes:
 
 def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     service = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"))
-    judge = service._classifier.judge
+    judge = service._classifier.classify
     flows = {udp_packet(b"", client_port=port)[12:24]: port for port in range(40_000, 40_100)}
     table = {}
     for flow, port in flows.items():
@@ -50,9 +50,9 @@ def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytes
     def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
         wanted = list(changes)
         # The thread that judges may come in here, if nothing keeps it.
-        if service._judging.acquire(blocking=False):
+        if service._classifying.acquire(blocking=False):
             begin_a_newer_connection()
-            service._judging.release()
+            service._classifying.release()
         for entry, mark in wanted:
             table[entry.flow] = table[entry.flow] & ~OURS | mark.value
         return len(wanted)

@@ -22,15 +22,15 @@ from datapath.netfilter.python_iptables.fallback import changed
 from datapath.netfilter.quic import AGAIN, IN_QUIC, QUIC
 from datapath.netfilter.render import difference, render
 from datapath.netfilter.restore import RestoreBackend, Tools
-from datapath.netfilter.rules import Drop, Family, FamilyRules, Queue, Rule, Tproxy
+from datapath.netfilter.rules import Drop, Family, FamilyRules, Nfqueue, Rule, Tproxy
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.app.fail_closed import refuse
 from sidecar.supervisor.argv import without_options
-from sidecar.supervisor.client import ids_of, ids_told
+from sidecar.supervisor.client import decode_ids, encode_ids
 from sidecar.supervisor.commands import Action, run_all
-from sidecar.supervisor.heartbeat import JUDGE, LOOP, Beats, new_page
-from sidecar.supervisor.ipc import Wire
-from sidecar.supervisor.watchdog import HUNG_S, SILENT_S, Restarts, Watch
+from sidecar.supervisor.heartbeat import CLASSIFIER, LOOP, Heartbeat, new_page
+from sidecar.supervisor.ipc import IpcChannel
+from sidecar.supervisor.watchdog import HUNG_S, SILENT_S, Restarts, Watchdog
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.settings import Datapath, OnFailure
@@ -53,7 +53,7 @@ DATAPATHS = [Datapath.RELAY, Datapath.STEP_ASIDE]
 
 def rules(policy: TrafficPolicy, datapath: Datapath = Datapath.RELAY) -> FamilyRules:
     ids = ClassIds.assign(c.name for c in policy.classes)
-    return build_ruleset(policy, ids, CaptureSettings(datapath=datapath, interface="eth0")).of(Family.V4)
+    return build_ruleset(policy, ids, CaptureSettings(datapath=datapath, interface="eth0")).for_family(Family.V4)
 
 
 # --- silence ----------------------------------------------------------------------------------------------------------
@@ -61,13 +61,13 @@ def rules(policy: TrafficPolicy, datapath: Datapath = Datapath.RELAY) -> FamilyR
 
 def looks(last: float, *times: float, kind: int = LOOP) -> list[tuple[bool, bool]]:
     """What a watch says at these times of one whose last sign was at ``last``."""
-    watch = Watch()
+    watch = Watchdog()
     signs = [0.0, 0.0, 0.0]
     signs[kind] = last
-    return [watch.look(now, signs)[:2] for now in times]
+    return [watch.check(now, signs)[:2] for now in times]
 
 
-@pytest.mark.parametrize("kind", [LOOP, JUDGE], ids=["loop", "judge"])
+@pytest.mark.parametrize("kind", [LOOP, CLASSIFIER], ids=["loop", "judge"])
 def test_silence_is_first_told_and_then_deadly(kind: int) -> None:
     at = 100.0
     steps = [at + 0.1 * step for step in range(int(HUNG_S[kind] * 10) + 2)]
@@ -80,40 +80,40 @@ def test_silence_is_first_told_and_then_deadly(kind: int) -> None:
 
 
 def test_who_waits_for_a_cpu_does_not_hang() -> None:
-    watch = Watch()
+    watch = Watchdog()
     signs = [100.0, 0.0, 0.0]
-    said = [watch.look(100.0 + 0.1 * step, signs, queued=0.09 * step)[:2] for step in range(40)]
+    said = [watch.check(100.0 + 0.1 * step, signs, queued=0.09 * step)[:2] for step in range(40)]
     assert set(said) == {(False, False)}
-    assert watch.look(104.3, signs, queued=3.6).silent
-    assert not watch.look(104.4, [104.3, 0.0, 0.0], queued=3.6).silent
+    assert watch.check(104.3, signs, queued=3.6).silent
+    assert not watch.check(104.4, [104.3, 0.0, 0.0], queued=3.6).silent
 
 
 def test_nobody_waits_for_a_sign_that_was_never_given() -> None:
-    assert Watch().look(1e6, [0.0, 0.0, 0.0])[:2] == (False, False)
+    assert Watchdog().check(1e6, [0.0, 0.0, 0.0])[:2] == (False, False)
 
 
 def test_who_was_stopped_itself_does_not_judge_at_once() -> None:
     """A frozen container: both stood still, and who wakes first must not take the other for dead."""
-    watch = Watch()
-    watch.look(100.0, [100.0, 0.0, 0.0])
-    woken = watch.look(500.0, [100.0, 0.0, 0.0])
+    watch = Watchdog()
+    watch.check(100.0, [100.0, 0.0, 0.0])
+    woken = watch.check(500.0, [100.0, 0.0, 0.0])
     assert woken[:2] == (False, False)
-    assert watch.look(woken.look_at, [100.0, 0.0, 0.0])[:2] == (True, True)
+    assert watch.check(woken.look_at, [100.0, 0.0, 0.0])[:2] == (True, True)
 
 
 def test_the_next_look_comes_before_a_second_of_silence_is_over() -> None:
     for age in (0.0, 0.1, 0.3, 0.59):
-        at = Watch().look(100.0, [100.0 - age, 0.0, 0.0]).look_at
+        at = Watchdog().check(100.0, [100.0 - age, 0.0, 0.0]).look_at
         assert at - (100.0 - age) < 0.9
 
 
 def test_signs_reach_the_other_side() -> None:
     descriptor = new_page()
-    giver, taker = Beats(descriptor), Beats(descriptor)
+    giver, taker = Heartbeat(descriptor), Heartbeat(descriptor)
     os.close(descriptor)
-    assert taker.last(JUDGE) == 0
-    giver.give(JUDGE)
-    assert taker.last(JUDGE) > 0
+    assert taker.last(CLASSIFIER) == 0
+    giver.beat(CLASSIFIER)
+    assert taker.last(CLASSIFIER) > 0
     assert taker.last(LOOP) == 0
     giver.close()
     taker.close()
@@ -151,17 +151,17 @@ def test_messages_arrive_with_their_descriptors() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         read, write = os.pipe()
-        assert Wire(ours).send("welcome", {"again": True}, [write])
+        assert IpcChannel(ours).send("welcome", {"again": True}, [write])
         os.close(write)
-        message, (copy,) = Wire(theirs).receive()
+        message, (copy,) = IpcChannel(theirs).receive()
         assert message == {"kind": "welcome", "again": True}
         os.write(copy, b"x")
         assert os.read(read, 1) == b"x"
         os.close(copy)
         os.close(read)
         theirs.close()
-        assert not Wire(ours).send("resume")
-        assert Wire(ours).receive() == (None, [])
+        assert not IpcChannel(ours).send("resume")
+        assert IpcChannel(ours).receive() == (None, [])
 
 
 def test_prepared_programs_all_run_and_their_words_are_told() -> None:
@@ -203,7 +203,7 @@ def test_open_captures_nothing_and_leaves_what_the_kernel_decides(datapath: Data
     drained = build_ruleset(
         BOTH_WAYS, ClassIds.assign(c.name for c in BOTH_WAYS.classes), CaptureSettings(datapath=datapath, interface="eth0"),
         capture=False,
-    ).of(Family.V4)  # fmt: skip
+    ).for_family(Family.V4)  # fmt: skip
     assert all(after.chains[c.name] == () for c in drained.chains if not c.rules)
     assert "filter" not in text
 
@@ -212,7 +212,7 @@ def test_open_captures_nothing_and_leaves_what_the_kernel_decides(datapath: Data
 def test_closed_leads_nowhere_and_refuses(datapath: Datapath) -> None:
     after, text = put_through(BOTH_WAYS, OnFailure.CLOSED, datapath)
     left = [rule for chain in after.chains.values() for rule in chain]
-    assert not any(isinstance(getattr(rule, "action", None), Tproxy | Queue) for rule in left)
+    assert not any(isinstance(getattr(rule, "action", None), Tproxy | Nfqueue) for rule in left)
     refused = [rule for rule in left if isinstance(rule, Rule) and isinstance(rule.action, Drop)]
     # QUIC both ways.
     assert [(rule.quic_initial, rule.to_here) for rule in refused] == [(True, False), (True, True)]
@@ -278,8 +278,8 @@ def test_the_library_does_the_same_and_loses_nothing_of_others(way: OnFailure, d
 
 PROXY = """
 import os, signal, socket, sys
-from sidecar.supervisor.ipc import Wire
-wire = Wire(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
+from sidecar.supervisor.ipc import IpcChannel
+wire = IpcChannel(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
 ids = wire.receive()[0]["ids"]
 print(ids, flush=True)
 if ids is None:
@@ -298,5 +298,5 @@ def test_the_next_proxy_goes_on_with_the_class_ids_of_one_that_was_killed() -> N
 
 def test_class_ids_are_told_with_those_that_are_not_to_be_used_again() -> None:
     ids = ClassIds.assign(["a", "b", "c"]).evolve(["b", "c"])
-    again = ids_of(json.loads(json.dumps(ids_told(ids))))
+    again = decode_ids(json.loads(json.dumps(encode_ids(ids))))
     assert dict(again.evolve(["b", "c", "d"])) == {"b": 2, "c": 3, "d": 4, "default": 255}

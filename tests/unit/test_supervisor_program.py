@@ -38,14 +38,14 @@ if "--cleanup" in sys.argv:
     say("cleanup")
     sys.exit()
 from sidecar.prctl import die_with_parent
-from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.ipc import IpcChannel
 
 die_with_parent(os.getppid(), signal.SIGKILL)
 with (folder / "starts").open("a+") as starts:
     starts.write("x")
     starts.flush()
     me = starts.tell()
-wire = Wire(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
+wire = IpcChannel(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
 wire.receive()
 
 def arm(*actions):

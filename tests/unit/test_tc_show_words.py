@@ -8,8 +8,8 @@ import pytest
 
 from podlane.tc.records import Knowledge, Recorded, fits, knowledge
 from podlane.tc.report import report
-from podlane.tc.show import look
-from podlane.tc.tree import Node, Owner, Reading, side_of
+from podlane.tc.show import read_interface
+from podlane.tc.tree import Node, TreeOwner, TreeReading, side_of
 from podlane.tc.words import filter_lines, filter_words, node_document, queue_words, tree_lines
 from tc_core.apply.execute import Report, apply
 from tc_core.apply.journal import Intent
@@ -97,7 +97,7 @@ def test_programs_on_others_trees_are_not_guessed_at() -> None:
 
 def drawn(observed: Observed) -> list[str]:
     """The left column of the drawing."""
-    return [line.rstrip() for line in tree_lines(side_of(Reading(observed, {})))]
+    return [line.rstrip() for line in tree_lines(side_of(TreeReading(observed, {})))]
 
 
 def _class(minor: int, parent: Handle, *, is_inner: bool = False) -> HtbClass:
@@ -117,14 +117,14 @@ def test_others_trees_are_drawn_by_what_hangs_where() -> None:
         ),
     )
     assert drawn(observed) == ["hfsc 5:", "├─ prio 7:", "│  └─ pfifo 8:", "└─ sfq 9:"]
-    assert side_of(Reading(observed, {})).owner is Owner.OTHER
+    assert side_of(TreeReading(observed, {})).owner is TreeOwner.OTHER
 
 
 def test_the_queues_of_a_network_card_are_drawn_too() -> None:
     queues = tuple(OtherQdisc(Handle(0), Handle(0, number), "fq_codel") for number in (1, 2))
     observed = Observed(Link("eth0"), (OtherQdisc(Handle(0), ROOT, "mq"), *queues))
     assert drawn(observed) == ["mq", "├─ fq_codel", "└─ fq_codel"]
-    assert side_of(Reading(observed, {})).owner is Owner.KERNEL
+    assert side_of(TreeReading(observed, {})).owner is TreeOwner.KERNEL
 
 
 def test_classes_within_classes_are_drawn_once_each_whatever_their_order() -> None:
@@ -136,7 +136,7 @@ def test_classes_within_classes_are_drawn_once_each_whatever_their_order() -> No
     )
     qdiscs = (HtbQdisc(Handle(1), 0x20), Bfifo(Handle(0x20), Handle(1, 0x20), ByteCount(1024)))
     observed = Observed(Link("eth0"), qdiscs, classes)
-    side = side_of(Reading(observed, {}))
+    side = side_of(TreeReading(observed, {}))
     assert side.root is not None
     assert [str(node.handle) for node in side.root.walk()] == ["1:", "1:1", "1:2", "1:20", "1:10"]
     inner, leaf = side.root.children[0], side.root.children[0].children[0].children[0]
@@ -150,8 +150,8 @@ def shown(text: str) -> tuple[Node, list[str]]:
     kernel = FakeKernel("eth0")
     lanes = lanes_of(parse_policy(text), "eth0", ALL_FEATURES)
     apply(kernel, "eth0", lanes)
-    assert look(kernel, "eth0", knowledge(Standing(None), "eth0")).sends.owner is Owner.PODLANE
-    named = side_of(Reading(kernel.observe("eth0"), {}), lanes.tree.names)
+    assert read_interface(kernel, "eth0", knowledge(Standing(None), "eth0")).sends.owner is TreeOwner.PODLANE
+    named = side_of(TreeReading(kernel.observe("eth0"), {}), lanes.tree.names)
     assert named.root is not None
     return named.root, list(tree_lines(named))
 
@@ -197,12 +197,12 @@ def test_where_the_rest_goes(policy: str, words: str) -> None:
     kernel = FakeKernel("eth0")
     lanes = lanes_of(parse_policy(policy), "eth0", ALL_FEATURES)
     apply(kernel, "eth0", lanes)
-    side = side_of(Reading(kernel.observe("eth0"), {}), lanes.tree.names)
+    side = side_of(TreeReading(kernel.observe("eth0"), {}), lanes.tree.names)
     assert list(filter_lines(side, parse_policy(policy)))[-1] == words
 
 
 def test_without_a_default_class_the_rest_is_not_shaped() -> None:
-    side = side_of(Reading(Observed(Link("eth0"), (HtbQdisc(Handle(5), 0),)), {}))
+    side = side_of(TreeReading(Observed(Link("eth0"), (HtbQdisc(Handle(5), 0),)), {}))
     assert list(filter_lines(side, None)) == ["everything else → at full speed, past all classes"]
 
 
@@ -257,7 +257,7 @@ def test_classes_are_listed_as_the_policy_has_them(followed: tuple[Lanes, Observ
     lanes, observed = followed
     shuffled = replace(observed, classes=tuple(reversed(observed.classes)))
     for names, expected in ((lanes.tree.names, ["total", "web", "calls", "default"]), ({}, ["", "", "", ""])):
-        root = side_of(Reading(shuffled, {}), names).root
+        root = side_of(TreeReading(shuffled, {}), names).root
         assert root is not None
         classes = [node for node in root.walk() if node.what == "class"]
         assert [node.name for node in classes] == expected
@@ -267,7 +267,7 @@ def test_classes_are_listed_as_the_policy_has_them(followed: tuple[Lanes, Observ
 def test_filters_by_mark_are_told_one_by_one_whatever_the_policy_says(followed: tuple[Lanes, Observed]) -> None:
     lanes, observed = followed
     marked = replace(observed, filters=(FwFilter(Handle(1), Mark(0x1000000, 0xFF000000), P),))
-    side = side_of(Reading(marked, {}), lanes.tree.names)
+    side = side_of(TreeReading(marked, {}), lanes.tree.names)
     said = list(filter_lines(side, parse_policy(WRITTEN)))
     assert said == ["mark 0x1000000/0xff000000 → web (1:101)", "everything else → default (1:1ff)"]
 
@@ -284,7 +284,7 @@ def test_names_are_not_given_to_what_others_made(followed: tuple[Lanes, Observed
     redirect = RedirectFilter(INGRESS_HOOK, "ifb7")
     kernel.put(replace(observed, qdiscs=(root, Clsact()), ingress=(redirect,)))
     kernel.put(replace(observed, link=Link("ifb7", kind="ifb")))  # the shape of ours, not the alias
-    seen = look(kernel, "eth0", _known(lanes))
+    seen = read_interface(kernel, "eth0", _known(lanes))
     for side in (seen.sends, seen.arrives.side):
         assert side is not None
         assert side.root is not None

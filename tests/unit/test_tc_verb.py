@@ -18,7 +18,7 @@ from podlane.main import main
 from podlane.tc import sidecar_check
 from podlane.tc.command import tc
 from podlane.tc.records import Knowledge
-from podlane.tc.show import lines, look
+from podlane.tc.show import lines, read_interface
 from tc_core.apply.execute import apply
 from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import ROOT, Handle
@@ -474,7 +474,7 @@ def test_rates_are_the_difference_of_two_readings(podlane: Terminal) -> None:
         assert seconds == 1
         podlane.kernel.count(handle, ClassStats(bytes=126_000))
 
-    shown = look(podlane.kernel, "eth0", Knowledge(), with_rates=True, pause=a_second_later)
+    shown = read_interface(podlane.kernel, "eth0", Knowledge(), with_rates=True, pause=a_second_later)
     assert shown.sends.root is not None
     assert {str(node.handle): str(node.now) for node in shown.sends.root.walk() if node.now != Rate(0)} == {
         "1:102": "1Mbit"

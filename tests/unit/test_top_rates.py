@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from podlane.top.rates import Frame, Watch, pause_after_look
+from podlane.top.rates import Frame, RateTracker, pause_after_look
 from podlane.top.readings import ClassReading, Reading, duration_words
 from tc_core.stats import ClassStats
 from traffic_policy.units import Rate
@@ -25,7 +25,7 @@ def api(**stats: int) -> ClassReading:
 
 
 def watched(*looks: Reading, interval: float = 1.0) -> Frame:
-    watch = Watch(interval)
+    watch = RateTracker(interval)
     for look in looks:
         watch.add(look)
     return watch.frame()
@@ -60,7 +60,7 @@ def test_one_look_knows_limits_and_backlog_only() -> None:
 @pytest.mark.parametrize("interval", [0.1, 0.25, 1.0, 5.0])
 def test_a_rate_is_the_mean_of_the_interval_and_not_of_all_looks(interval: float) -> None:
     """10 Mbit/s for long, then 30: after one interval nothing of the old rate is left."""
-    watch = Watch(interval)
+    watch = RateTracker(interval)
     step = min(0.25, interval)
     sent, at = 0, 0.0
     for rate, seconds in ((10, 20.0), (30, interval)):
@@ -80,7 +80,7 @@ def test_a_late_look_is_no_other_interval() -> None:
 
 
 def test_throttled_is_the_share_of_looks_at_which_something_waited() -> None:
-    watch = Watch(1.0)
+    watch = RateTracker(1.0)
     for number in range(80):  # 20 s, of which the last ten count: there every second look
         waits = number >= 40 and number % 2
         watch.add(reading(number / 4, api(backlog_packets=int(waits)), REST))
@@ -132,7 +132,7 @@ def test_without_limits_there_are_no_shares() -> None:
 
 
 def test_the_same_look_twice_counts_once_and_an_older_one_begins_anew() -> None:
-    watch = Watch(1.0)
+    watch = RateTracker(1.0)
     watch.add(reading(10.0, api(bytes=0)))
     watch.add(reading(11.0, api(bytes=125_000)))
     watch.add(reading(11.0, api(bytes=125_000)))
@@ -143,7 +143,7 @@ def test_the_same_look_twice_counts_once_and_an_older_one_begins_anew() -> None:
 
 
 def test_the_last_minute_second_by_second() -> None:
-    watch = Watch(1.0)
+    watch = RateTracker(1.0)
     sent = 0
     for second in range(101):
         watch.add(reading(second, api(bytes=sent)))
@@ -154,7 +154,7 @@ def test_the_last_minute_second_by_second() -> None:
 
 
 def test_a_long_interval_stands_for_all_its_seconds() -> None:
-    watch = Watch(5.0)
+    watch = RateTracker(5.0)
     for number in range(4):
         watch.add(reading(number * 5.0, api(bytes=number * 625_000)))
         frame = watch.frame()
@@ -162,7 +162,7 @@ def test_a_long_interval_stands_for_all_its_seconds() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    watch = Watch(0.5)
+    watch = RateTracker(0.5)
     for number in range(300):
         watch.add(reading(number / 2, replace(API, key=f"c{number // 100}")))
         watch.frame()

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from daemon.documents.classes import Classes
 from daemon.documents.codec import from_json, to_json
 from daemon.documents.connections import Connection, Connections, Endpoint
-from datapath.connection_list import LiveConnection, Order, Shown
+from datapath.connection_list import ConnectionPage, LiveConnection, Order
 from datapath.shaping import ClassSnapshot, Received
 from podlane.main import main
 from podlane.tc import kernel_access
@@ -84,7 +84,7 @@ def test_what_arrives_is_read_too() -> None:
 
 
 def test_connections_are_what_the_sidecar_wrote() -> None:
-    shown = Shown(7, [
+    shown = ConnectionPage(7, [
         LiveConnection("api", ("10.0.0.1", 1), ("2001:db8::1", 2), "outbound", "a.example", "tls", "relaying", 1.5, 3, 4),
         LiveConnection(None, ("10.0.0.1", 1), ("192.0.2.1", 2), "inbound", None, None, "detecting", None, None, None),
     ])  # fmt: skip
@@ -149,7 +149,7 @@ def top(*arguments: str) -> Result:
 
 
 def good() -> dict[str, tuple[int, bytes]]:
-    shown = Shown(
+    shown = ConnectionPage(
         1,
         [LiveConnection("api", ("10.0.0.1", 1), ("192.0.2.1", 2), "outbound", "a.example", "tls", "relaying", 1, 3, 4)],
     )
@@ -300,7 +300,7 @@ class Counting:
         self.reads.append(self.now)
         return Reading(self.now, "eth0", None, ())
 
-    def connections(self, limit: int, order: Order) -> Shown:
+    def connections(self, limit: int, order: Order) -> ConnectionPage:
         raise AssertionError(f"frames of classes ask for no connections ({limit}, {order})")
 
     def pause(self, seconds: float) -> None:

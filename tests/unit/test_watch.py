@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from sidecar.config import file_watch, inotify
 from sidecar.config.file_watch import CHANGING_S, QUIET_S, UNCLOSED_S, WRITING_S, Settling, follow, steps
-from sidecar.config.inotify import Happening, parse
+from sidecar.config.inotify import InotifyEvent, parse
 
 OLD, NEW = "the old text", "the new text"
 PATIENCE = 5.0
@@ -315,5 +315,5 @@ def test_events_as_the_kernel_packs_them() -> None:
 
     data = packed(1, MOVED, b"..data\0\0\0\0\0\0\0\0\0\0") + packed(2, MODIFY, b"") + packed(-1, inotify.OVERFLOW, b"")
     assert list(parse(data)) == [
-        Happening(1, MOVED, "..data"), Happening(2, MODIFY, ""), Happening(-1, inotify.OVERFLOW, ""),
+        InotifyEvent(1, MOVED, "..data"), InotifyEvent(2, MODIFY, ""), InotifyEvent(-1, inotify.OVERFLOW, ""),
     ]  # fmt: skip

@@ -17,13 +17,13 @@ from proxy_harness import routing
 from datapath.errors import PortInUseError, PrivilegeError
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.flow import Destination
-from sidecar.observability.counters import Tallies
-from sidecar.observability.metrics import Crew, Metrics
+from sidecar.observability.counters import ConnectionCounters
+from sidecar.observability.metrics import Metrics, Workers
 from sidecar.proxy.server import ServerSettings
-from sidecar.transport.observer import ConnectionSummary, Outcome, Refusal
+from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary, Refusal
 from sidecar.workers.forkserver import Forked, ForkServer
-from sidecar.workers.handle import Member
-from sidecar.workers.messages import Ask, Begin, Drain, Farewell, Follow, Report, ToWorker, Unframer, frame
+from sidecar.workers.handle import WorkerHandle
+from sidecar.workers.messages import Ask, Begin, Drain, FinalReport, Follow, ToWorker, Unframer, WorkerReport, frame
 from sidecar.workers.pool import WorkerPool, _Place
 from sidecar.workers.sizing import cgroup_cpus, shares, worker_count
 from traffic_policy.settings import Datapath
@@ -52,13 +52,13 @@ def test_a_pool_that_cannot_listen_for_clients_listens_for_nobody() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = ServerSettings(port=0, inbound_port=taken.getsockname()[1], ipv6=False)
         forks = ForkServer(0, taken)  # asked for nothing
-        pool = WorkerPool(forks, 2, taken, settings, routing(), Tallies(), listen=listen)
+        pool = WorkerPool(forks, 2, taken, settings, routing(), ConnectionCounters(), listen=listen)
         with pytest.raises((PortInUseError, PrivilegeError)):
             trio.run(pool.run)
     assert [each.fileno() for each in opened] == [-1, -1]
 
 
-class _Answering(Member):
+class _Answering(WorkerHandle):
     """Answers everything after so many seconds."""
 
     def __init__(self, nursery: trio.Nursery, seconds: float) -> None:
@@ -83,7 +83,7 @@ def test_only_who_does_not_answer_is_named_whoever_else_asks_meanwhile() -> None
     async def main() -> None:  # on a clock that jumps: nobody sleeps for real
         with socket.create_server(("127.0.0.1", 0)) as lock:
             settings = ServerSettings(port=0, ipv6=False)
-            pool = WorkerPool(ForkServer(0, lock), 2, lock, settings, routing(), Tallies())
+            pool = WorkerPool(ForkServer(0, lock), 2, lock, settings, routing(), ConnectionCounters())
             async with trio.open_nursery() as nursery:
                 for number, seconds in enumerate((60.0, 0.1), 1):
                     pool._places.append(_Place(number, [], settings, _Answering(nursery, seconds)))
@@ -131,17 +131,17 @@ def test_what_is_chosen_by_itself() -> None:
     assert 1 <= worker_count("auto", 10_000, Datapath.RELAY) <= len(os.sched_getaffinity(0))
 
 
-def counted() -> Tallies:
+def counted() -> ConnectionCounters:
     """A connection of each fate."""
-    tallies = Tallies()
+    counters = ConnectionCounters()
     for name in ("web", "web", "api"):
-        tallies.detected(TLS, 0.0002)
-        tallies.routed(name, Protocol.TLS)
+        counters.detected(TLS, 0.0002)
+        counters.routed(name, Protocol.TLS)
     destination = Destination.parse("192.0.2.1", 443)
     client = ("192.0.2.2", 40000)
-    tallies.closed(ConnectionSummary(client, destination, "web", TLS, 10, 2000, 1.0, Outcome.COMPLETE))
-    tallies.refused(Refusal.NOT_DIVERTED)
-    return tallies
+    counters.closed(ConnectionSummary(client, destination, "web", TLS, 10, 2000, 1.0, ConnectionOutcome.COMPLETE))
+    counters.refused(Refusal.NOT_DIVERTED)
+    return counters
 
 
 def messages() -> list[Any]:
@@ -151,8 +151,8 @@ def messages() -> list[Any]:
         Follow(1, r.table, r.ids),
         Ask(2),
         Drain(Duration.from_seconds(25)),
-        Report(2, 7, counted()),
-        Farewell(3, counted()),
+        WorkerReport(2, 7, counted()),
+        FinalReport(3, counted()),
     ]
 
 
@@ -180,7 +180,7 @@ def test_a_frame_that_is_cut_short_is_no_message() -> None:
 
 
 def test_tallies_add_up() -> None:
-    total = Tallies()
+    total = ConnectionCounters()
     for _ in range(2):
         total.add(counted())
     web = total.connections["web"]
@@ -198,8 +198,8 @@ def test_whoever_is_gone_has_no_connections_and_has_had_them() -> None:
 
 
 def test_metrics_are_the_sum_of_all_processes() -> None:
-    crew = Crew(2, (counted(), counted()))
-    metrics = Metrics(lambda: (), lambda: crew)
+    workers = Workers(2, (counted(), counted()))
+    metrics = Metrics(lambda: (), lambda: workers)
     metrics.add(counted().at_rest())  # of one that is gone
     metrics.workers_replaced += 1
     text = metrics.render().decode()

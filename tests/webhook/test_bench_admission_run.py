@@ -22,7 +22,7 @@ from benchmarks.admission.reviews import Question
 from benchmarks.admission.server import running
 from benchmarks.analysis import Analysis
 from benchmarks.errors import BenchmarkError, CandidateError
-from daemon.http import Request, Response
+from daemon.http import HttpRequest, HttpResponse
 from injector.server.http_client import HttpError
 from tests.injector_server import authority, serving
 from tests.waiting import until
@@ -128,12 +128,12 @@ class Stalling:
         self.pause = pause
         self.free = trio.Lock()
 
-    async def __call__(self, _request: Request) -> Response:
+    async def __call__(self, _request: HttpRequest) -> HttpResponse:
         async with self.free:
             self.after -= 1
             if self.after == 0:
                 await trio.sleep(self.pause)
-        return Response.text(200, "done")
+        return HttpResponse.text(200, "done")
 
 
 @pytest.mark.trio
@@ -150,8 +150,8 @@ async def test_a_stall_is_charged_to_all_that_had_to_wait() -> None:
 
 @pytest.mark.trio
 async def test_wrong_answers_are_errors_and_told() -> None:
-    async def wrong(_request: Request) -> Response:
-        return Response.text(200, "something else")
+    async def wrong(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse.text(200, "something else")
 
     async with serving({"/": wrong}) as (_, port):
         outcome = await generate(job(port, None, seconds=0.05))
@@ -162,8 +162,8 @@ async def test_wrong_answers_are_errors_and_told() -> None:
 
 @pytest.mark.trio
 async def test_many_long_requests_at_once_are_answered() -> None:
-    async def length(request: Request) -> Response:
-        return Response.text(200, str(len(await request.body(2**20))))
+    async def length(request: HttpRequest) -> HttpResponse:
+        return HttpResponse.text(200, str(len(await request.body(2**20))))
 
     said: list[Any] = []
     async with serving({"/": length}) as (_, port), connected(port, authority().cert_pem.bytes()) as client:
@@ -182,7 +182,7 @@ async def test_many_long_requests_at_once_are_answered() -> None:
 async def test_a_server_that_goes_away_is_an_error() -> None:
     gone = trio.Event()
 
-    async def never(_request: Request) -> Response:
+    async def never(_request: HttpRequest) -> HttpResponse:
         gone.set()
         await trio.sleep_forever()
         raise AssertionError

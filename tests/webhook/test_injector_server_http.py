@@ -15,13 +15,13 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.http import Request, RequestError, Response
+from daemon.http import HttpRequest, HttpResponse, RequestError
 from injector.errors import ApiError, ListenError
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
 from injector.server.http import open_listeners
 from injector.server.http_client import HttpError
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from injector.server.shared_policies import SharedPolicies
 from injector.server.webhook import MAX_BODY, DecodingBudget, Webhook, time_limit
 from tests.injector_server import (
@@ -59,8 +59,8 @@ class NoApi:
 @asynccontextmanager
 async def webhooks(
     judge: Callable[..., dict[str, Any]] = mutate, longest: float = 9.0
-) -> AsyncIterator[tuple[int, Metrics]]:
-    metrics = Metrics()
+) -> AsyncIterator[tuple[int, InjectorMetrics]]:
+    metrics = InjectorMetrics()
     shared = SharedPolicies(NoApi(), 10.0)  # type: ignore[arg-type]
     made = {
         f"/{name}": Webhook(name, function, InjectionDefaults(), shared, metrics, longest, DecodingBudget()).handle
@@ -70,7 +70,7 @@ async def webhooks(
         yield port, metrics
 
 
-def counted(metrics: Metrics, result: str, webhook: str = "mutate") -> float:
+def counted(metrics: InjectorMetrics, result: str, webhook: str = "mutate") -> float:
     line = f'podlane_injector_admissions_total{{result="{result}",webhook="{webhook}"}} '
     return next(
         (float(row.removeprefix(line)) for row in metrics.render().decode().splitlines() if row.startswith(line)), 0.0
@@ -345,10 +345,10 @@ class Gate:
         self.asked = trio.Event()
         self.go = trio.Event()
 
-    async def __call__(self, _request: Request) -> Response:
+    async def __call__(self, _request: HttpRequest) -> HttpResponse:
         self.asked.set()
         await self.go.wait()
-        return Response.text(200, "done")
+        return HttpResponse.text(200, "done")
 
 
 @pytest.mark.trio

@@ -18,7 +18,7 @@ from injector.errors import ApiError, CertificateError, NotFoundError
 from injector.server.api import ApiServer
 from injector.server.certificates import Certificates, Lifetimes, split_bundle
 from injector.server.http import open_listeners, webhook_limits
-from injector.server.metrics import Metrics
+from injector.server.metrics import InjectorMetrics
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.tls import ServerTls
 from tests.injector_server import HOST, MemoryApi, api_server
@@ -33,11 +33,11 @@ class Replica:
 
     def __init__(self, api: ApiServer, clock: list[datetime]) -> None:
         self.tls = ServerTls()
-        self.metrics = Metrics()
+        self.metrics = InjectorMetrics()
         self.kept = SelfManaged(api, PLACE, LIFE, self.tls, self.metrics, lambda: clock[0])
 
     async def look(self) -> None:
-        await self.kept.look()
+        await self.kept.reconcile()
 
     @property
     def fingerprint(self) -> str:
@@ -100,15 +100,15 @@ def writes(memory: MemoryApi) -> list[tuple[str, str]]:
 @pytest.mark.trio
 async def test_the_first_replica_makes_all_and_the_second_finds_it() -> None:
     async with cluster() as (memory, _, one, two):
-        await one.look()
+        await one.reconcile()
         assert writes(memory) == [("PUT", "podlane-injector"), ("PATCH", "podlane"), ("PATCH", "podlane")]
         assert bundles(memory) == {held(memory).bundle}
         webhook = memory.objects["/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/podlane"][
             "webhooks"
         ][0]
         assert webhook["clientConfig"]["service"] == {"name": "s", "path": "/x"}
-        await two.look()
-        await one.look()
+        await two.reconcile()
+        await one.reconcile()
         assert len(writes(memory)) == 3
         assert one.fingerprint == two.fingerprint
         (bundle,) = bundles(memory)
@@ -126,8 +126,8 @@ async def test_a_secret_that_is_not_there_is_made() -> None:
     async with cluster() as (memory, _, one, two):
         del memory.objects[SECRET]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.look)
-            nursery.start_soon(two.look)
+            nursery.start_soon(one.reconcile)
+            nursery.start_soon(two.reconcile)
         assert one.fingerprint == two.fingerprint
         assert memory.objects[SECRET]["type"] == "Opaque"
         assert bundles(memory) == {held(memory).bundle}
@@ -139,7 +139,7 @@ async def test_who_comes_second_takes_what_the_first_one_made() -> None:
         other = MemoryApi()  # where the other one's certificates are made
         other.objects = {key: dict(value) for key, value in memory.objects.items()}
         async with api_server(other) as access:
-            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: clock[0]).look()
+            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: clock[0]).reconcile()
 
         def be_first(method: str, path: str) -> None:
             if method == "PUT" and path == SECRET:
@@ -147,7 +147,7 @@ async def test_who_comes_second_takes_what_the_first_one_made() -> None:
                 memory.put(SECRET, other.objects[SECRET])
 
         memory.before = be_first
-        await one.look()
+        await one.reconcile()
         assert one.fingerprint == two.fingerprint
         assert held(memory) == held(other)
 
@@ -156,7 +156,7 @@ async def test_who_comes_second_takes_what_the_first_one_made() -> None:
 async def test_an_old_bundle_never_replaces_a_newer_one() -> None:
     """After the first replica has read, and before it publishes, the second one prepares an authority and publishes."""
     async with cluster() as (memory, clock, one, two):
-        await one.look()
+        await one.reconcile()
         for path in [p for p in memory.objects if "webhookconfigurations" in p]:
             for webhook in memory.objects[path]["webhooks"]:
                 webhook["clientConfig"]["caBundle"] = ""  # somebody applied the manifest again
@@ -164,7 +164,7 @@ async def test_an_old_bundle_never_replaces_a_newer_one() -> None:
         later.objects = copy.deepcopy(memory.objects)
         async with api_server(later) as access:
             in_time = clock[0] + timedelta(days=250)
-            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: in_time).look()
+            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: in_time).reconcile()
         assert held(later).bundle != held(memory).bundle
         read: list[str] = []
 
@@ -177,7 +177,7 @@ async def test_an_old_bundle_never_replaces_a_newer_one() -> None:
                     memory.put(changed, document)
 
         memory.before = second_in_between
-        await one.look()
+        await one.reconcile()
         assert bundles(memory) == {held(later).bundle}
         assert held(memory) == held(later)
 
@@ -186,20 +186,20 @@ async def test_an_old_bundle_never_replaces_a_newer_one() -> None:
 async def test_an_authority_is_replaced_without_a_moment_of_distrust() -> None:
     async with cluster() as (memory, clock, one, two):
         clock[0] -= timedelta(days=250)
-        await one.look()
-        await two.look()
+        await one.reconcile()
+        await two.reconcile()
         first = held(memory)
         clock[0] += timedelta(days=250) - timedelta(minutes=30)
-        await one.look()  # renews the serving certificate, and prepares
-        await two.look()
+        await one.reconcile()  # renews the serving certificate, and prepares
+        await two.reconcile()
         assert held(memory).upcoming is not None
         assert held(memory).authority == first.authority
         (before,) = bundles(memory)
         clock[0] += timedelta(minutes=9)
-        await one.look()
+        await one.reconcile()
         assert held(memory).upcoming is not None
         clock[0] += timedelta(minutes=2)
-        await one.look()
+        await one.reconcile()
         promoted = held(memory)
         assert promoted.upcoming is None
         assert promoted.authority != first.authority
@@ -208,29 +208,29 @@ async def test_an_authority_is_replaced_without_a_moment_of_distrust() -> None:
         for bundle in (before, after):
             assert await accepts(bundle, one)
             assert await accepts(bundle, two)
-        await two.look()
+        await two.reconcile()
         assert one.fingerprint == two.fingerprint
         clock[0] += timedelta(days=31)
-        await two.look()
+        await two.reconcile()
         assert {split_bundle(b) for b in bundles(memory)} == {frozenset({promoted.authority.certificate.strip()})}
 
 
 @pytest.mark.trio
 async def test_an_authority_that_is_not_trusted_does_not_sign() -> None:
     async with cluster() as (memory, clock, one, _):
-        await one.look()
+        await one.reconcile()
         clock[0] += timedelta(days=250)
         memory.forbidden.add("PATCH mutatingwebhookconfigurations")
         for _ in range(3):
             with pytest.raises(ApiError, match="may not patch mutatingwebhookconfigurations podlane"):
-                await one.look()
+                await one.reconcile()
             clock[0] += timedelta(hours=1)
         assert held(memory).upcoming is not None
         memory.forbidden.clear()
-        await one.look()
+        await one.reconcile()
         assert held(memory).upcoming is not None  # trusted only now
         clock[0] += timedelta(minutes=11)
-        await one.look()
+        await one.reconcile()
         assert held(memory).upcoming is None
 
 
@@ -239,7 +239,7 @@ async def test_somebody_elses_bundle_is_put_right() -> None:
     async with cluster() as (memory, _, one, _two):
         path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/podlane"
         memory.objects[path]["webhooks"][1]["clientConfig"]["caBundle"] = "not base64!"
-        await one.look()
+        await one.reconcile()
         assert bundles(memory) == {held(memory).bundle}
 
 
@@ -249,19 +249,19 @@ async def test_a_configuration_that_is_missing_is_named_and_the_rest_is_done() -
         path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/podlane"
         del memory.objects[path]
         with pytest.raises(NotFoundError, match=r"validatingwebhookconfigurations podlane.*--validating-webhook"):
-            await one.look()
+            await one.reconcile()
         assert one.tls.served is not None
         assert bundles(memory) == {held(memory).bundle}
         memory.webhook("validating", "podlane", "one.podlane.io")
-        await one.look()
+        await one.reconcile()
 
 
 @pytest.mark.parametrize("how", ["deleted", "emptied", "garbled"])
 @pytest.mark.trio
 async def test_what_was_stored_is_written_again_from_memory(how: str) -> None:
     async with cluster() as (memory, _, one, two):
-        await one.look()
-        await two.look()
+        await one.reconcile()
+        await two.reconcile()
         (bundle,) = bundles(memory)
         before, was = held(memory), one.fingerprint
         if how == "deleted":
@@ -271,8 +271,8 @@ async def test_what_was_stored_is_written_again_from_memory(how: str) -> None:
         else:
             memory.objects[SECRET]["data"]["tls.key"] = "not base64!"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.look)
-            nursery.start_soon(two.look)
+            nursery.start_soon(one.reconcile)
+            nursery.start_soon(two.reconcile)
         assert held(memory) == before
         assert bundles(memory) == {bundle}
         assert one.fingerprint == two.fingerprint == was
@@ -282,29 +282,29 @@ async def test_what_was_stored_is_written_again_from_memory(how: str) -> None:
 @pytest.mark.trio
 async def test_who_remembers_nothing_makes_anew_and_old_certificates_stay_trusted(how: str) -> None:
     async with cluster() as (memory, clock, one, two):
-        await one.look()
+        await one.reconcile()
         memory.objects[SECRET]["data"] |= {"tls.key": "not base64!"}
         if how == "emptied":
             memory.objects[SECRET]["data"] = {}
-        await two.look()  # it has just been started
+        await two.reconcile()  # it has just been started
         (bundle,) = bundles(memory)
         assert one.fingerprint != two.fingerprint
         assert await accepts(bundle, one)
         assert await accepts(bundle, two)
-        await one.look()
+        await one.reconcile()
         assert one.fingerprint == two.fingerprint
         clock[0] += LIFE.serving
-        await two.look()
+        await two.reconcile()
         assert {split_bundle(b) for b in bundles(memory)} == {split_bundle(held(memory).authority.certificate)}
 
 
 @pytest.mark.trio
 async def test_after_an_uninstall_no_secret_is_made() -> None:
     async with cluster() as (memory, _, one, _two):
-        await one.look()
+        await one.reconcile()
         memory.objects.clear()
         with pytest.raises(NotFoundError, match="nobody asks this injector"):
-            await one.look()
+            await one.reconcile()
         assert not memory.objects
 
 
@@ -313,7 +313,7 @@ async def test_cert_managers_secret_is_left_alone() -> None:
     async with cluster() as (memory, _, one, _two):
         memory.put(SECRET, {"metadata": {"annotations": {"cert-manager.io/certificate-name": "x"}}, "data": {}})
         with pytest.raises(CertificateError, match=r"cert-manager's.*--certificate and --key"):
-            await one.look()
+            await one.reconcile()
         assert not writes(memory)
 
 
@@ -327,7 +327,7 @@ async def test_conflicts_without_end_are_reported() -> None:
 
         memory.before = always_first
         with pytest.raises(ApiError, match="changed meanwhile"):
-            await one.look()
+            await one.reconcile()
 
 
 @pytest.mark.trio
@@ -342,9 +342,9 @@ async def test_trouble_is_told_and_tried_again(autojump_clock: trio.testing.Mock
 
     api = Unreachable()
     states: list[str | None] = []
-    kept = SelfManaged(api, PLACE, LIFE, ServerTls(), Metrics())  # type: ignore[arg-type]
+    kept = SelfManaged(api, PLACE, LIFE, ServerTls(), InjectorMetrics())  # type: ignore[arg-type]
     with trio.move_on_after(100):
-        await kept.keep(states.append)
+        await kept.run(states.append)
     assert states == ["mutatingwebhookconfigurations podlane cannot be read"] * 8  # after 1, 2, 4, 8, 16, 30, 30 s
     assert api.asked == 8
 
@@ -364,5 +364,5 @@ async def test_damage_is_seen_within_seconds(
 
     lifetimes = Lifetimes(LIFE.authority, LIFE.serving, overlap)
     with trio.move_on_after(59.5):
-        await Looking(None, PLACE, lifetimes, ServerTls(), Metrics()).keep(lambda _: None)  # type: ignore[arg-type]
+        await Looking(None, PLACE, lifetimes, ServerTls(), InjectorMetrics()).run(lambda _: None)  # type: ignore[arg-type]
     assert len(seen) == looks

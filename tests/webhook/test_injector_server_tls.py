@@ -61,21 +61,21 @@ async def test_swapped_files_are_served_to_new_connections(tmp_path: Path) -> No
     tls, loads = ServerTls(), list[bool]()
     files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tls, loads.append)
     mount(tmp_path, "..1", *issue("one.svc"))
-    assert files.look()
-    assert not files.look()
+    assert files.load_changed()
+    assert not files.load_changed()
     async with trio.open_nursery() as nursery:
         port = await serve_with(tls, nursery)
         assert await seen_names(port) == {"one.svc"}
         mount(tmp_path, "..2", *issue("two.svc"))
-        assert files.look()
+        assert files.load_changed()
         assert await seen_names(port) == {"two.svc"}
         mount(tmp_path, "..3", issue("three.svc")[0], issue("three.svc")[1])
         with pytest.raises(CertificateError, match="do not belong together"):
-            files.look()
-        assert not files.look()  # told once
+            files.load_changed()
+        assert not files.load_changed()  # told once
         assert await seen_names(port) == {"two.svc"}
         mount(tmp_path, "..4", *issue("four.svc"))
-        assert files.look()
+        assert files.load_changed()
         assert await seen_names(port) == {"four.svc"}
         nursery.cancel_scope.cancel()
     assert loads == [True, True, False, True]
@@ -87,7 +87,7 @@ async def test_files_are_followed(tmp_path: Path, autojump_clock: trio.testing.M
     tell, loads = trio.open_memory_channel[bool](1)
     files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tls, tell.send_nowait)
     mount(tmp_path, "..1", *issue("one.svc"))
-    files.look()
+    files.load_changed()
     assert await loads.receive()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(files.follow)
@@ -104,10 +104,10 @@ async def test_files_are_followed(tmp_path: Path, autojump_clock: trio.testing.M
 def test_files_that_are_not_there_are_named_with_the_remedy(tmp_path: Path) -> None:
     files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", ServerTls())
     with pytest.raises(CertificateError, match=r"tls\.crt cannot be read: No such file.*--secret"):
-        files.look()
-    assert not files.look()
+        files.load_changed()
+    assert not files.load_changed()
     mount(tmp_path, "..1", *identity())
-    assert files.look()
+    assert files.load_changed()
 
 
 @pytest.mark.parametrize(

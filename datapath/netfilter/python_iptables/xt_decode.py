@@ -22,12 +22,12 @@ from datapath.netfilter.packet_filters import Instruction
 from datapath.netfilter.rules import (
     CHAIN_PREFIX,
     Action,
-    Direction,
+    ConntrackDirection,
     Drop,
     Family,
     Goto,
     Jump,
-    Queue,
+    Nfqueue,
     RestoreMark,
     Return,
     Rule,
@@ -257,7 +257,7 @@ def _criteria(match: _Extension, family: Family) -> Iterator[tuple[str, object]]
 def _tracked(match: _Extension) -> tuple[str, object]:
     looked_at, inverted = struct.unpack_from("=HH", match.data, _XT_CONNTRACK_FLAGS)
     if looked_at == _CT_DIRECTION:
-        return "direction", Direction.REPLY if inverted & _CT_DIRECTION else Direction.ORIGINAL
+        return "direction", ConntrackDirection.REPLY if inverted & _CT_DIRECTION else ConntrackDirection.ORIGINAL
     if looked_at != _CT_ORIGINAL_PORT or inverted or match.revision < 3:
         raise _OtherwiseError("other criteria")
     first, last = (struct.unpack_from("=H", match.data, at)[0] for at in _XT_CONNTRACK_PORT)
@@ -334,7 +334,7 @@ def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
             number, count, flags = _XT_NFQUEUE.unpack_from(data)
             if count != 1 or flags != _BYPASS:
                 raise _OtherwiseError("several queues, or no bypass")
-            return Queue(number)
+            return Nfqueue(number)
         case "TPROXY", 1:
             mask, value, address, port = _XT_TPROXY.unpack_from(data)
             packed = address[:4] if family is Family.V4 else address

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 import trio
 
-from datapath.netfilter.install import Backend, Installer, Report
+from datapath.netfilter.install import Backend, Installer, InstallReport
 from datapath.netfilter.rules import Rule
 from datapath.netfilter.ruleset import Ruleset
 from datapath.shaping import Shaping
@@ -21,8 +21,8 @@ from sidecar.app.sidecar import Sidecar
 from sidecar.config.loader import Wanted
 from sidecar.config.settings import SidecarSettings
 from sidecar.supervisor.client import SupervisorClient
-from sidecar.supervisor.heartbeat import Beats, new_page
-from sidecar.supervisor.ipc import Wire
+from sidecar.supervisor.heartbeat import Heartbeat, new_page
+from sidecar.supervisor.ipc import IpcChannel
 from tc_core.fake.kernel import FakeKernel
 from tc_core.probe.capability import ALL_FEATURES
 from traffic_policy.errors import ConfigError
@@ -39,9 +39,9 @@ class Recorded(Installer):
         self.alone = alone
         self.seen: list[bool] = []
 
-    def install(self, ruleset: Ruleset) -> Report:  # noqa: ARG002
+    def install(self, ruleset: Ruleset) -> InstallReport:  # noqa: ARG002
         self.seen.append(self.alone())
-        return Report(changed=True, adopted=False)
+        return InstallReport(changed=True, adopted=False)
 
     def remove(self) -> bool:
         return False
@@ -56,15 +56,15 @@ def sidecar(settings: SidecarSettings, installer: Installer) -> Sidecar:
 
 
 @contextmanager
-def supervised() -> Iterator[tuple[SupervisorClient, Wire]]:
+def supervised() -> Iterator[tuple[SupervisorClient, IpcChannel]]:
     """A proxy's client, and its supervisor's end."""
     page = new_page()
-    beats = Beats(page)
+    heartbeat = Heartbeat(page)
     os.close(page)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        yield SupervisorClient(Wire(theirs), beats, {}, again=True), Wire(ours)
-    beats.close()
+        yield SupervisorClient(IpcChannel(theirs), heartbeat, {}, again=True), IpcChannel(ours)
+    heartbeat.close()
 
 
 @pytest.mark.trio
@@ -95,7 +95,7 @@ async def test_what_is_put_in_force_first_is_nobody_elses_to_change_meanwhile() 
 
     with pytest.raises(ExceptionGroup):
         await begins.run(no_signals(), on_ready, lambda _: None)
-    await begins.put_back()
+    await begins.restore_capture()
     assert installer.seen == [True]
 
 
