@@ -147,6 +147,8 @@ def test_the_successor_of_one_that_was_killed_before_it_was_ready_tells_nobody_i
             [proxy] = children(starting.pid)
             os.kill(proxy, signal.SIGKILL)
             assert waiting.read() == ""
+            # Until then it may still have the policy open, and would take what is written there along.
+            until("its end", lambda: Path(f"/proc/{proxy}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
         starting.send_signal(signal.SIGCONT)
         with policy.open("w") as stream:
             stream.write(BY_HOST)
