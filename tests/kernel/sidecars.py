@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,11 @@ class RunningSidecar:
 
 def stopped(pid: int) -> bool:
     """Whether all threads of a process are stopped, or have gone."""
-    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return all(state in "TZX" for state in states)
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended after it was listed
+            if path.read_text().rpartition(")")[2].split()[0] not in "TZX":
+                return False
+    return True
 
 
 def children(pid: int) -> list[int]:

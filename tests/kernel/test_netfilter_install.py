@@ -368,11 +368,11 @@ def test_without_privileges_the_error_names_the_capability(pod: Pod) -> None:
         "from traffic_policy.marks import DIVERT\n"
         f"kind = BackendKind('{pod.backend.kind}')\n"
         "backend = python_backend() if kind is BackendKind.PYTHON else installed_programs()[kind]\n"
-        "way = Way.PYTHON if kind is BackendKind.PYTHON else Way.AUTO\n"
+        "way = IptablesSetting.PYTHON if kind is BackendKind.PYTHON else IptablesSetting.AUTO\n"
         "for act in (\n"
         "    lambda: detect_backend(way),\n"
         "    lambda: backend.apply(FamilyRules(Family.V4, (Chain('PODLANE-OUT', ()),)), Installed()),\n"
-        "    lambda: lay(Family.V4, [PolicyRoute(DIVERT, 15101, 15101)]),\n"
+        "    lambda: install(Family.V4, [PolicyRoute(DIVERT, 15101, 15101)]),\n"
         "):\n"
         "    try:\n"
         "        act()\n"
@@ -530,7 +530,7 @@ def test_a_container_that_has_only_net_admin_finds_its_way(pod: Pod) -> None:
     program = (
         "from datapath.netfilter.features import probe\n"
         "from datapath.netfilter.install import Installer, IptablesSetting, detect_backend\n"
-        f"installer = Installer(detect_backend(Way.{'PYTHON' if pod.backend.kind is BackendKind.PYTHON else 'AUTO'}))\n"
+        f"installer = Installer(detect_backend(IptablesSetting.{'PYTHON' if pod.backend.kind is BackendKind.PYTHON else 'AUTO'}))\n"
         "print(installer.backend.kind, installer.remove(), all(check.available for check in probe()))\n"
     )
     limits = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]

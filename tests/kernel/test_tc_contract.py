@@ -322,11 +322,11 @@ EFFECTS = [
 
 @both
 @pytest.mark.parametrize(("change", "look", "expected"), EFFECTS)
-def test_effects(kernel: Kernel, change: Change, observe_interface: Check, expected: object) -> None:
+def test_effects(kernel: Kernel, change: Change, look: Check, expected: object) -> None:
     for each in BASE:
         kernel.apply(DEVICE, each)
     kernel.apply(DEVICE, change)
-    assert observe_interface(kernel.observe(DEVICE)) == expected
+    assert look(kernel.observe(DEVICE)) == expected
 
 
 def test_a_fake_starts_with_what_a_link_has() -> None:

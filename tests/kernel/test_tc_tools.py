@@ -223,7 +223,7 @@ def test_with_net_admin_alone_a_policy_is_installed(pair: Pair) -> None:
         (
             "import sys; sys.path.insert(0, sys.argv[1])",
             "from trees import policy, tree_of",
-            "from tc_core import features; from tc_core.apply.execute import apply",
+            "from tc_core.apply.execute import apply; from tc_core.probe import features",
             "from tc_core.rtnetlink.kernel import NetlinkKernel",
             "tree = tree_of(policy(a='1Mbit'), features.probe())",
             "with NetlinkKernel() as kernel: print(len(apply(kernel, 'eth0', tree).done))",
