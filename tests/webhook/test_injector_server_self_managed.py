@@ -36,7 +36,7 @@ class Replica:
         self.metrics = InjectorMetrics()
         self.kept = SelfManaged(api, PLACE, LIFE, self.tls, self.metrics, lambda: clock[0])
 
-    async def look(self) -> None:
+    async def reconcile(self) -> None:
         await self.kept.reconcile()
 
     @property
@@ -359,7 +359,7 @@ async def test_damage_is_seen_within_seconds(
     seen: list[float] = []
 
     class Looking(SelfManaged):
-        async def look(self) -> None:
+        async def reconcile(self) -> None:
             seen.append(trio.current_time())
 
     lifetimes = Lifetimes(LIFE.authority, LIFE.serving, overlap)
