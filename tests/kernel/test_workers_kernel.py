@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import random
 import re
@@ -523,5 +524,6 @@ def test_no_descriptor_is_left_open(topology: PodNodeServer, tmp_path: Path) -> 
     until("another in its place", lambda: metric(sidecar, "podlane_workers_replaced_total") == 1)
     until("all workers", lambda: len(workers(sidecar)) == WORKERS)
     assert ask(topology).returncode == 0
-    until("what is closed to be closed", lambda: opened() == before)
+    # No more than before: the question for the metric may have had a descriptor then, which is closed by now.
+    until("what is closed to be closed", lambda: all(map(operator.le, opened(), before)))
     assert sidecar.stop() == 0
