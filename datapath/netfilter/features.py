@@ -128,7 +128,7 @@ def probe(way: IptablesSetting = IptablesSetting.AUTO) -> list[Check]:
 
 
 def python_iptables() -> Check:
-    """Whether python-iptables works, be it used or not."""
+    """Whether python-iptables works, used or not."""
     name = "python-iptables"
     try:
         backend = python_backend()
@@ -138,7 +138,7 @@ def python_iptables() -> Check:
     if not has_net_admin():
         return Check(name, False, f"{backend.description}: not tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)
     remedy = "Use `--iptables restore`, or install what is missing."
-    # In place it is only looked at: a rehearsal would leave a legacy table behind.
+    # In the current namespace it is only read: a rehearsal would leave a legacy table behind.
     tried = _try(name, lambda: backend.apply(sample(), Installed()), lambda: backend.installed(Family.V4), remedy)
     # Its release is known once it was used.
     return replace(tried, reason=f"{backend.description}, for legacy tables only: {tried.reason}")

@@ -92,7 +92,7 @@ class InboundRules:
     """Of what clients open by which protocol."""
 
 
-# --- answers, in OUTPUT ----------------------------------------------------------------------------------------------
+# --- replies, in OUTPUT ----------------------------------------------------------------------------------------------
 
 
 def reply_rule(*, classified: bool) -> Rule:

@@ -224,11 +224,11 @@ def _out_rules(
     clean = Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
     aside = settings.datapath is Datapath.STEP_ASIDE
     if follow and aside:
-        # In front of all others, and for answers as well: nearly every packet ends here.
+        # Before all others, and for replies as well: nearly every packet ends here.
         yield clean
         yield follow_rule()
     if settings.connmark and not aside:
-        # What the proxy has chosen, for what arrives. The other bits are those of captured connections.
+        # The class that the proxy chose, for received packets. The other bits are those of captured connections.
         yield Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=OWN)
     yield Rule(Return(), mark=OWN)
     if settings.interface is None:
@@ -255,7 +255,7 @@ def _out_rules(
 
 
 def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
-    """What CAPTURE does; returning from it before the end means "not captured"."""
+    """Rules of CAPTURE; returning from it before the end means "not captured"."""
     if settings.mesh is not None:
         yield from return_on_ports(settings.mesh.ports, TransportProtocol.TCP)
     if settings.datapath is Datapath.STEP_ASIDE:
