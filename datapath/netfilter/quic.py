@@ -1,10 +1,10 @@
 """The rules for QUIC in both datapaths, in addition to those of :mod:`datapath.netfilter.ruleset`.
 
-No UDP goes through the proxy: the first datagrams of a flow are shown to the classifier, as in stepping aside
-(:mod:`datapath.netfilter.nfqueue_rules`), and the flow's mark does the rest::
+No UDP goes through the proxy: the first datagrams of a flow are queued to the classifier, as in the step-aside datapath
+(:mod:`datapath.netfilter.nfqueue_rules`), and the flow's mark classifies the others::
 
-    OUTPUT -> PODLANE-OUT       packets of decided flows are done, or -> AGAIN; the walk; open ones -> SHOW
-              PODLANE-CLASSES   as ever; every packet has the class of its port until a name is known
+    OUTPUT -> PODLANE-OUT       packets of decided flows end here, or -> AGAIN; the walk; open ones -> SHOW
+              PODLANE-CLASSES   unchanged; every packet has the class of its port until a name is known
                 -j PODLANE-QUIC   UDP that a name could decide, of a flow not seen before: becomes open
               PODLANE-AGAIN     a new connection begins on a decided flow: to the classifier, in its present class
     PREROUTING -> PODLANE-PRE -> PODLANE-IN -> PODLANE-IN-UDP   the same for inbound flows
