@@ -76,11 +76,11 @@ class Draft:
         return begun
 
     def policy(self) -> TrafficPolicy:
-        """The policy. Raises :class:`PolicyError` with everything that is wrong, in the words of the calls."""
+        """The policy. Raises :class:`PolicyError` with all problems, with remedies as calls."""
         try:
             policy = policy_from_document(self.document)
         except PolicyError as error:
-            # A criterion that could not be written leaves a match without any, which has been said then.
+            # A criterion that could not be written leaves an empty match, for which there already is a problem.
             said = {problem.path.rpartition(".")[0] for problem in self.problems}
             others = [in_calls(problem) for problem in error.problems if problem.path not in said]
             raise PolicyError([*self.problems, *others]) from None
@@ -103,7 +103,7 @@ def given(**values: object) -> Document:
 
 
 class Controller(Protocol):
-    """The methods with which a chain of calls continues after a class: :class:`tc_core.controller.TrafficController`."""
+    """The methods that continue a chain of calls after a class: :class:`tc_core.controller.TrafficController`."""
 
     def traffic_class(self, name: str) -> ClassBuilder: ...
 
@@ -184,11 +184,11 @@ class _Part:
         return self
 
     def receives(self, *, guaranteed: Rate | str, up_to: Rate | str | None = None) -> Self:
-        """What it may receive, of what :meth:`TrafficController.ingress_total` says; key ``ingress``."""
+        """The receive limits of the class, within :meth:`TrafficController.ingress_total`; key ``ingress``."""
         self._document["ingress"] = given(rate=guaranteed, ceil=up_to)
         return self
 
-    # --- the sentence goes on ------------------------------------------------------------------------------------
+    # --- back to the policy --------------------------------------------------------------------------------------
 
     def traffic_class(self, name: str) -> ClassBuilder:
         """:meth:`TrafficController.traffic_class`."""

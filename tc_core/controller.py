@@ -229,8 +229,8 @@ class TrafficController:
     def statistics(self, over: Duration | str = "1s") -> Statistics:
         """The present rates of each class: reads the counters twice, ``over`` apart.
 
-        Classes have the names of this policy if it is in force, else those of the history, else handles. Raises :class:`UnitError`, :class:`InterfaceNotFoundError`, :class:`KernelError`,
-        :class:`HistoryError`.
+        Classes have the names of this policy if it is in force, else those of the history, else handles. Raises
+        :class:`UnitError`, :class:`InterfaceNotFoundError`, :class:`KernelError`, :class:`HistoryError`.
         """
         known = self._lanes_in_force()
         return statistics.measure(

@@ -131,7 +131,7 @@ def removal(observed: Observed) -> list[Change]:
 
 
 def _plain_changes(tree: PlainTree, observed: Observed) -> Iterator[Change]:
-    """The changes of a tree without classes: what can be altered stays, with its queue and all below it."""
+    """The changes of a tree without classes: a qdisc that can be changed in place keeps its queue and children."""
     there = [qdisc for qdisc in observed.qdiscs if qdisc.handle.major]
     gone: set[int] = set()
     for wanted in tree.qdiscs:
@@ -139,7 +139,7 @@ def _plain_changes(tree: PlainTree, observed: Observed) -> Iterator[Change]:
         if current is not None and wanted.agrees_with(current):
             continue
         if current is not None and wanted.can_become(current):
-            # HTB and clsact are never below here, and never can become anything.
+            # HTB and clsact never occur in such a tree.
             yield ChangeQdisc(cast("RootQdisc | LeafQdisc", wanted))
             continue
         if current is not None:
@@ -259,11 +259,11 @@ def _leaf_changes(wanted: LeafQdisc, observed: Observed) -> Iterable[Change]:
 
 
 def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None:
-    """The filter with only those of its targets that are in ``classes``; None when none is."""
+    """The filter limited to targets in ``classes``; None when none is."""
     if isinstance(wanted, FwFilter):
         return wanted if wanted.target in classes else None
     if wanted.rules:
-        # HTB takes a class that is not there yet for none (htb_classify in net/sched/sch_htb.c): the default class.
+        # HTB sends packets for a class that does not exist to the default class (htb_classify in net/sched/sch_htb.c).
         return wanted
     selected = wanted.class_ids or frozenset()
     ids = selected & {handle.minor - LEAF_BASE for handle in classes}

@@ -62,10 +62,10 @@ class Link:
 
 
 ETH_P_ALL: Final = 3
-"""Every protocol (linux/if_ether.h): what our filters look at."""
+"""Every protocol (linux/if_ether.h): the protocol of our filters."""
 
-# Filters of different kinds cannot share a priority, so that each of ours has its own and one kind can take over from
-# the other without a gap. Lower is asked first.
+# Filters of different kinds cannot share a priority. Each of our kinds has its own, so that one can replace the other
+# without a gap. Lower priorities come first.
 FW_PRIO: Final = 1
 BPF_PRIO: Final = 2
 REDIRECT_PRIO: Final = 0xC001
