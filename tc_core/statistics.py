@@ -178,7 +178,7 @@ def _arrivals(kernel: Kernel, device: str) -> dict[Handle, _Lane]:
 
 
 def _lanes(kernel: Kernel, interface: str) -> dict[Handle, _Lane]:
-    """The classes of our tree on an interface; none where the tree is somebody else's."""
+    """The classes of our tree on an interface; none where the tree is foreign."""
     observed = kernel.observe(interface)
     root = observed.root
     if root is None or not is_ours(observed):

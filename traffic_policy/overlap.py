@@ -1,4 +1,4 @@
-"""Which matches take everything that others take: what an ordered list can never reach. Pure."""
+"""Finds matches that are unreachable since an earlier match covers them. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a policy each way of finding a packet's class can honour. A limit must never be ignored silently. Pure."""
+"""The parts of a policy that each kind of classification supports. No limit is ignored silently. Pure."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class PacketQueue:
         sock.settimeout(None)
 
     def _await_answer(self, sequence: int) -> None:
-        """Wait for the acknowledgement; packets may come before it. Raises OSError."""
+        """Wait for the acknowledgement; packets may arrive before it. Raises OSError."""
         while True:
             size = self._socket.recv_into(self._buffer)
             for packet in read_packets(self._buffer, size):
@@ -113,7 +113,7 @@ class PacketQueue:
 def _explain(queue: int, number: int) -> PodlaneError:
     what = f"NFQUEUE {queue} cannot be used: {os.strerror(number)}."
     if number == errno.EPERM:
-        # The kernel says the same when another socket has the queue.
+        # The kernel returns the same error when another socket has the queue.
         return PrivilegeError(f"{what} It takes CAP_NET_ADMIN, and no other program may have that queue.")
     if number == errno.EBUSY:
         return QueueError(f"{what} Another program has it: choose another number with --outbound-port.")

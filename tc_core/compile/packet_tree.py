@@ -1,4 +1,4 @@
-"""From a policy to trees in which packets find their class by themselves: no marks, no proxy. Pure.
+"""Compiles a policy to trees that classify by packet headers, without a proxy's marks. Pure.
 
 HTB looks as it does for the sidecar (:mod:`tc_core.compile.mark_tree`), with other filters. The other shapers::
 
@@ -8,10 +8,9 @@ HTB looks as it does for the sidecar (:mod:`tc_core.compile.mark_tree`), with ot
                                                              └─ 70d2:2  ─ 202:  token bucket of a class with a ceil
                                                                           └─ 102:  its queue
 
-What arrives can be shaped only after it has gone somewhere: a filter at the ingress hook sends it through an ifb, which
-has an HTB tree of its own. There the policy's destination is the packet's source, except for matches that speak of what
-others open. Classes that names tell apart are found on the way there, by the socket
-(:mod:`tc_core.bpf.socket_program`).
+Received packets can be shaped only on another device: a filter at the ingress hook redirects them to an ifb with an HTB
+tree. There the policy's destination is the packet's source, except for inbound matches. Classes that names decide
+are selected before the redirection, by the socket (:mod:`tc_core.bpf.socket_program`).
 """
 
 from __future__ import annotations
