@@ -1,4 +1,4 @@
-"""What each class of an interface has sent and received, and its present rate: two readings of the counters, compared.
+"""Bytes sent and received by each class of an interface, and its present rate, from two readings of the counters.
 
 The limits are those that the kernel has, not those of a policy that may not be in force. Names come from outside: the
 kernel has handles only. Reading and waiting is :func:`measure`; the rest is pure.

@@ -34,7 +34,7 @@ class ClassStats:
 
 
 def grown(before: int, after: int) -> int:
-    """What a counter has counted between two readings.
+    """The increase of a counter between two readings.
 
     Counters have 64 bits and do not wrap, so a decrease means that the class was recreated: then the whole count is
     new.

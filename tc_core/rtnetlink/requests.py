@@ -1,4 +1,4 @@
-"""Changes and questions as rtnetlink messages. No I/O: :mod:`tc_core.rtnetlink.kernel` sends them."""
+"""Builds rtnetlink messages for changes and dumps. No I/O: :mod:`tc_core.rtnetlink.kernel` sends them."""
 
 from __future__ import annotations
 

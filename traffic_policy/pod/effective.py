@@ -105,7 +105,7 @@ def shared_policy_name(annotations: Mapping[str, str]) -> str | None:
 
 
 def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> PodPolicy:
-    """What all annotations of a Pod mean together; those of others are passed over.
+    """Evaluate all annotations of a Pod; foreign ones are ignored.
 
     ``shared`` is the text of the policy in the ConfigMap that :func:`shared_policy_name` gives; None: there is none,
     which is a problem where one is named. Raises :class:`AnnotationsError` with every problem there is.
