@@ -58,7 +58,7 @@ _NAME_SIZE: Final = 15
 
 
 def lanes_of(policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds | None = None) -> Lanes:
-    """What a checked policy becomes where packets alone tell their class: what leaves and what arrives.
+    """Compile a checked policy, for sent and received traffic, to trees that classify by packets alone.
 
     ``ids`` are those in force, to be kept by classes that stay. Raises :class:`PolicyError` for what packets alone
     cannot tell, :class:`MissingFeatureError` for what the kernel cannot do.
@@ -71,7 +71,7 @@ def lanes_of(policy: TrafficPolicy, interface: str, features: Features, ids: Cla
 
 
 def compile_packets(policy: TrafficPolicy, features: Features, ids: ClassIds) -> Tree:
-    """The tree for what leaves. ``ids`` must name every class of the policy.
+    """The tree for sent traffic. ``ids`` must name every class of the policy.
 
     Raises :class:`MissingFeatureError` when the kernel lacks something that the policy needs.
     """
@@ -99,7 +99,7 @@ def compile_ingress(
     ingress_classifier: IngressClassifier = IngressClassifier.SOCKETS,
     silent_ports: Iterable[int] = (),
 ) -> IngressTree | None:
-    """What shapes that which arrives at ``interface``; None when the policy does not.
+    """The tree that shapes received traffic of ``interface``; None when the policy does not limit it.
 
     Where names decide (:func:`traffic_policy.scope.needs_names`), ``ingress_classifier`` tells the class of a packet;
     all others are in that of the first match without names that holds. What is ``excluded_matches`` is in the default

@@ -17,7 +17,7 @@ from traffic_policy.policy import MIN_RATE, Bound, Match, PortRange, TrafficClas
 from traffic_policy.units import Rate
 
 RELAYED: Final = "(relayed)"
-"""The lane's name. No class of a policy can have it."""
+"""The name of that class. No class of a policy can have it."""
 _PORTS: Final = (1, 65535)
 
 
