@@ -1,4 +1,4 @@
-"""What an earlier sidecar may have left in this network namespace, and its removal."""
+"""Removal of what an earlier sidecar may have left in this network namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = Logger()
 
 
 def cleanup(interface: str | None) -> None:
-    """Remove what an earlier sidecar left in this network namespace, in whatever way. Nothing there is no error.
+    """Remove what an earlier sidecar left in this network namespace, by any backend. Nothing to remove is no error.
 
     ``interface`` is the shaped one, the default route's when None. Raises the errors of :mod:`tc_core.errors` and
     :mod:`datapath.errors`, the first :class:`InstanceRunningError`.
@@ -27,7 +27,7 @@ def cleanup(interface: str | None) -> None:
 
 
 def remove_leftovers(interface: str | None) -> None:
-    """Rules, then marks and classes; the rules' failure does not keep those from being removed."""
+    """Remove rules, then marks and classes; the latter also when removing the rules fails."""
     with ExitStack() as steps:
         steps.callback(_remove_classes, interface)
         steps.callback(clear_stepaside_marks)
@@ -36,7 +36,7 @@ def remove_leftovers(interface: str | None) -> None:
 
 
 def clear_stepaside_marks() -> None:
-    """Of connections that were stepped aside from. Without our rules nobody reads them, so failing does no harm."""
+    """Clear the marks of step-aside connections. A failure is harmless: without our rules nothing reads them."""
     try:
         clear_marks()
     except ConntrackError as error:

@@ -1,4 +1,4 @@
-"""Live connections as they are told to somebody who looks: which of many, and what is known of each. Pure."""
+"""Live connections for display: what is known of each, and which ones to show. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final, NamedTuple, TypeVar
 
 DEFAULT_SHOWN: Final = 200
 MOST_SHOWN: Final = 5000
-"""About 1 MB of JSON, and 30 ms of the event loop's time."""
+"""Bounds the JSON to about 1 MB, and the time that it blocks the event loop."""
 
 _T = TypeVar("_T")
 
 
 class Order(enum.StrEnum):
-    """Which connections are told of first."""
+    """Which connections are listed first."""
 
     NEWEST = "newest"
     LARGEST = "largest"
@@ -24,10 +24,10 @@ class Order(enum.StrEnum):
 
 
 class LiveConnection(NamedTuple):
-    """A connection as it is now. ``age`` in seconds; None is what the datapath cannot tell of it.
+    """A live connection. ``age`` in seconds; None is what the datapath does not know.
 
-    ``direction`` is a :class:`traffic_policy.policy.Bound`. ``name`` is the TLS server name, or the HTTP host. Without
-    a class its first bytes are still awaited.
+    ``direction`` is a :class:`traffic_policy.policy.Bound`. ``name`` is the TLS server name or the HTTP host. No class
+    means that its first bytes have not arrived yet.
     """
 
     class_name: str | None
@@ -52,12 +52,12 @@ class ConnectionPage(NamedTuple):
 def select(
     many: Iterable[_T], limit: int, order: Order, *, begun: Callable[[_T], float], size: Callable[[_T], int]
 ) -> list[_T]:
-    """The ``limit`` first ones by ``order``, without sorting all. ``begun``: when, on whatever clock."""
+    """The first ``limit`` items by ``order``, without sorting all. ``begun``: start times, on any one clock."""
     return heapq.nlargest(limit, many, key=size if order is Order.LARGEST else begun)
 
 
 def select_connections(many: Iterable[LiveConnection], limit: int, order: Order) -> list[LiveConnection]:
-    """The same of such as are told of already; those of unknown age or size come last."""
+    """:func:`select` for :class:`LiveConnection`; those of unknown age or size come last."""
     return select(many, limit, order, begun=_begun, size=_size)
 
 

@@ -1,14 +1,14 @@
 """A policy in force in one network namespace: classes, routing, what handles captured connections, and rules.
 
-Up: classes first, then the server of captured connections, then the rules that lead there, so that no connection ever
-meets a rule without a listener or a mark without a class. Another policy goes the same way from what is there. Down:
-the capture of new connections goes first (:meth:`DataPlane.stop_capture`), running ones finish
-(:meth:`DataPlane.drain`), and then everything that was installed is removed (:meth:`DataPlane.remove`).
+Start: the classes, then the server of captured connections, then the rules that lead to it, so that no connection meets
+a rule without a listener or a mark without a class. A policy change follows the same order. Shutdown: stop capturing
+new connections (:meth:`DataPlane.stop_capture`), let the captured ones finish (:meth:`DataPlane.drain`), then remove
+everything that was installed (:meth:`DataPlane.remove`).
 
-Connections that an earlier policy captured outlive a new one that captures nothing: the server and the rules that they
-need stay until the last of them has ended.
+When a policy that captures nothing replaces one that captures, the server and the rules stay until the last captured
+connection has ended.
 
-Nothing here knows of a process. What blocks runs in one thread (:class:`~datapath.kernel_thread.KernelThread`); only
+This module manages no process. Blocking calls run in one thread (:class:`~datapath.kernel_thread.KernelThread`); only
 servers run in the event loop.
 """
 
@@ -53,8 +53,8 @@ log = Logger()
 class DataPlane:
     """Puts policies in force, one after the other, and removes what it installed.
 
-    :attr:`changing` is for the caller to hold while it changes what is in force, by :meth:`apply`,
-    :meth:`restore_capture`, :meth:`maintain` or :meth:`stop_capture`.
+    The caller holds :attr:`changing` during :meth:`apply`, :meth:`restore_capture`, :meth:`maintain` and
+    :meth:`stop_capture`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DataPlane:
         servers: ServerFactory,
         callbacks: Callbacks | None = None,
     ) -> None:
-        """``policy`` is the one that is to be in force first."""
+        """``policy`` is the first one to put in force."""
         self.policy = policy
         self.settings = settings
         self.changing = trio.Lock()
@@ -80,7 +80,7 @@ class DataPlane:
         self._server: Server | None = None
         self._nursery: trio.Nursery | None = None
         self._applied = False
-        # Rules are there that only connections of an earlier policy may need; also those for what clients opened.
+        # Rules are installed that only connections of an earlier policy may need, inbound ones included.
         self._following = False
         self._following_inbound = False
         self._reservation = PortReservation()
@@ -88,15 +88,15 @@ class DataPlane:
 
     @property
     def server(self) -> Server | None:
-        """What handles captured connections now."""
+        """The server that handles captured connections now."""
         return self._server
 
     # --- a policy in force ---------------------------------------------------------------------------------------
 
     async def prepare(self, nursery: trio.Nursery, ids: ClassIds | None = None) -> None:
-        """Remove stale state that would harm, and keep our ports free; before the first :meth:`apply`.
+        """Remove harmful stale state and reserve our ports. Call before the first :meth:`apply`.
 
-        Servers run in ``nursery``. ``ids`` are those of an earlier data plane here, which connections still have.
+        Servers run in ``nursery``. ``ids`` are the class ids of an earlier data plane, still in use by connections.
         Raises :class:`RulesetError`, :class:`PrivilegeError`.
         """
         self._nursery = nursery
@@ -115,9 +115,9 @@ class DataPlane:
             log.warning(self._reservation.warning)
 
     def _clear_the_other_datapath(self) -> None:
-        """What a killed predecessor marked by stepping aside would look like captured connections to the relay.
+        """Clear step-aside marks of a killed predecessor: the relay's rules would take them for captured connections.
 
-        Where all that its rules capture is refused, there are no new marks, and they stay until ours take their place.
+        Its rules stay until ours replace them if they refuse all that they capture: then there are no new marks.
         """
         if any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,))):
             closed = self.settings.on_failure is OnFailure.CLOSED
@@ -126,9 +126,9 @@ class DataPlane:
             clear_stepaside_marks()
 
     async def apply(self, policy: TrafficPolicy, settings: DataPlaneSettings) -> int:
-        """Put a policy in force; gives the number of changes to the classes.
+        """Put a policy in force and return the number of changes to the classes.
 
-        A failure in the middle puts the policy back that was in force, if there was one, with the class ids it had.
+        On failure the previous policy, if any, is put back with its class ids.
         Raises the errors of :mod:`tc_core.errors` and :mod:`datapath.errors`, and :class:`ConfigError`.
         """
         old_policy, old_ids, old_settings = self.policy, self._shaping.ids, self.settings
@@ -142,17 +142,17 @@ class DataPlane:
             raise
 
     async def _go_back(self, policy: TrafficPolicy, ids: ClassIds) -> None:
-        """Put a policy in force again, under the ids that live connections know it by."""
+        """Put a policy in force again, with the class ids that live connections use."""
         try:
             await self._apply(policy, ids)
         except PodlaneError as error:
             log.error("the old policy could not be restored in full; send SIGHUP to try again", error=str(error))
 
     async def _apply(self, policy: TrafficPolicy, ids: ClassIds) -> int:
-        """Put a policy in force: classes, then the table, then the server, then the rules that lead there.
+        """Put a policy in force: classes, then the routing table, then the server, then the rules that lead to it.
 
-        Last the classes that go, when nobody sends there any more: whatever moves has a class at any time. A failure in
-        the middle leaves what was done; applying another policy, or the same one again, goes on from there.
+        Removed classes go last, when nothing sends to them, so that every packet has a class at any time. A failure
+        leaves the completed steps in place; the next call with this or another policy continues from there.
         """
         capture = self.settings.capture
         if problem := beyond_mesh(policy, capture.mesh, capture.datapath):
@@ -175,7 +175,7 @@ class DataPlane:
         return len(report.done) + len(gone.done)
 
     async def _serve(self, routing: Routing) -> None:
-        """Have the servers follow, or start those that are needed."""
+        """Pass the routing to the running servers and start those that are missing."""
         nursery = self._nursery
         assert nursery is not None, "prepare() comes first"
         # Connections that an earlier policy captured need its rules for as long as they live.
@@ -193,12 +193,12 @@ class DataPlane:
             await self._quic.follow(routing, nursery)
 
     def _needs_server(self, table: RoutingTable) -> bool:
-        """Whether connections are relayed, or shown to the classifier of all of them."""
+        """Whether connections are relayed, or queued to the step-aside classifier."""
         aside = self.settings.capture.datapath is Datapath.STEP_ASIDE
         return table.needs_capture or (aside and table.reads_quic)
 
     def _write_rules(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None:
-        """``settled``: without what only connections of an earlier policy needed."""
+        """Write the rules; ``settled`` omits those that only connections of an earlier policy needed."""
         self._rules.write(
             policy,
             self.settings,
@@ -208,7 +208,7 @@ class DataPlane:
         )
 
     async def _reroute(self) -> None:
-        """Have connections follow the policy that need no proxy to live, now that its rules are in place."""
+        """Move connections that need no proxy to their new classes, now that the rules are in place."""
         try:
             server = self._server
             changed = await (server.reroute() if isinstance(server, StepAside) else self._quic.settle())
@@ -227,12 +227,12 @@ class DataPlane:
     # --- while it is in force ------------------------------------------------------------------------------------
 
     def look_again(self) -> None:
-        """Do not rely on what was written before, or was missing in the kernel: the next :meth:`apply` looks."""
+        """Drop cached knowledge of rules and kernel features; the next :meth:`apply` reads them from the kernel."""
         self._rules.forget()
         self._quic.try_again()
 
     async def restore_capture(self) -> None:
-        """Write the rules of the policy in force again: somebody has run what :attr:`Callbacks.fallback` was told.
+        """Write the rules of the policy in force again, after the commands of :attr:`Callbacks.fallback` were run.
 
         Raises what :meth:`apply` raises.
         """
@@ -240,10 +240,10 @@ class DataPlane:
         await self._thread.run(partial(self._write_rules, self.policy))
 
     async def maintain(self) -> None:
-        """Read counters, follow programs that begin or cease to listen, remove what is needed no more.
+        """Read counters, follow changes of listening sockets, remove state that is no longer needed.
 
-        To be called every second or so. Raises the errors of :mod:`tc_core.errors` and :mod:`datapath.errors`; the next
-        call goes on from there.
+        Call about once per second. Raises the errors of :mod:`tc_core.errors` and :mod:`datapath.errors`; the next
+        call continues from there.
         """
         await self.sample()
         await self._follow_listeners()
@@ -252,17 +252,17 @@ class DataPlane:
         await self._settle()
 
     async def _follow_listeners(self) -> None:
-        """Leave alone the ports whose program is another one on loopback than elsewhere; see datapath.sock_diag."""
+        """Exempt ports on which another program listens on loopback than elsewhere; see datapath.sock_diag."""
         server = self._server
         if server is None or isinstance(server, StepAside) or not server.routing.table.captures(Bound.INBOUND):
-            return  # stepping aside, connections stay with the program that they are for
+            return  # when stepping aside, connections reach their program unchanged
         if not await self._thread.run(self._rules.listeners_changed):
             return
         await self._thread.run(partial(self._write_rules, self.policy))
         log.info("left alone: ports where a program listens on some addresses only", ports=sorted(self._rules.apart))
 
     async def _settle(self) -> None:
-        """Take away what only connections of an earlier policy needed, once there are none: rules, the server."""
+        """Remove the rules and the server of an earlier policy once none of its connections is left."""
         if not self._following:
             return
         server = self._server
@@ -275,10 +275,10 @@ class DataPlane:
         await self._thread.run(partial(self._write_rules, self.policy, settled=True))
         self._following = self._following_inbound = False
 
-    # --- what it tells -------------------------------------------------------------------------------------------
+    # --- status --------------------------------------------------------------------------------------------------
 
     def status(self) -> DataPlaneStatus:
-        """What is in force."""
+        """The current status."""
         shaping = self._shaping
         return DataPlaneStatus(
             interface=shaping.interface,
@@ -299,9 +299,9 @@ class DataPlane:
         await self._thread.run(self._sample)
 
     async def refresh(self, age: float) -> None:
-        """Read them if they are older than ``age`` seconds and the kernel is not being asked already. Raises nothing.
+        """Read the counters if older than ``age`` seconds and no read is under way. Raises nothing.
 
-        The interface may be gone: then what was last read has to do.
+        If the interface is gone, the last values stay.
         """
         read_at = self._shaping.read_at
         if (read_at is None or time.monotonic() - read_at > age) and not self._thread.busy:
@@ -312,33 +312,33 @@ class DataPlane:
         self._shaping.sample(time.monotonic())
 
     async def classes_in_kernel(self) -> tuple[dict[Handle, HtbClass], dict[Handle, HtbClass]]:
-        """The classes that the kernel has now, of what is sent and of what arrives. Raises those of tc_core.errors."""
+        """The kernel's classes now, for sent and for received traffic. Raises the errors of tc_core.errors."""
         sent = await self._thread.run(self._shaping.classes_in_force)
         return sent, await self._thread.run(self._shaping.received_in_force)
 
     async def connections(self, limit: int, order: Order) -> ConnectionPage:
-        """The connections alive that a server has to do with, and ``limit`` of them. Raises :class:`ConntrackError`."""
+        """The number of live connections of the servers, and ``limit`` of them. Raises :class:`ConntrackError`."""
         shown = ConnectionPage(0, []) if self._server is None else await self._server.connections(limit, order)
         return await self._quic.beside(shown, limit, order)
 
     def classifier_turned(self) -> bool | None:
-        """Whether the thread that judges packets has come round since the last call; None: there is none."""
+        """Whether the classifier's thread has completed a turn since the last call; None without such a thread."""
         return self._server.turned() if isinstance(self._server, StepAside) else self._quic.turned()
 
     # --- the end -------------------------------------------------------------------------------------------------
 
     async def stop_capture(self) -> None:
-        """Let new connections go direct; those that are captured go on. Raises what :meth:`apply` does."""
+        """Stop capturing new connections; captured ones continue. Raises what :meth:`apply` raises."""
         if self._server is not None or self._quic.running:
             await self._thread.run(partial(self._write_rules, self.policy, capture=False))
         await self._quic.stop()
 
     async def drain(self, grace: Duration) -> int:
-        """Wait until every captured connection has ended; cut what is left after ``grace``, and tell how many."""
+        """Wait for captured connections to end; abort the rest after ``grace`` and return how many."""
         return 0 if self._server is None else await self._server.drain(grace)
 
     async def remove(self) -> None:
-        """Remove what was installed; one step's failure does not keep the others from running, and is raised."""
+        """Remove what was installed. All steps run even if one fails; its error is raised at the end."""
         await self._thread.run(self._remove)
 
     def _remove(self) -> None:
@@ -351,11 +351,11 @@ class DataPlane:
                 steps.callback(clear_quic_marks)
             steps.callback(self._installer.remove)
             if self._shaping.snapshots:
-                # The interface may be gone, and its counters with it: then the last ones have to do.
+                # The interface, and its counters, may be gone: the last values stay.
                 with suppress(PodlaneError):
                     self._sample()
         log.info("removed", interface=self._shaping.interface)
 
     async def release_ports(self) -> None:
-        """Undo what :meth:`prepare` did, where :meth:`remove` does not: rules stay."""
+        """Undo :meth:`prepare` without :meth:`remove`: the rules stay."""
         await self._thread.run(partial(release, self._reservation))

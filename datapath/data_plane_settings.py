@@ -1,4 +1,4 @@
-"""What a data plane is told apart from its policy. Pure."""
+"""Settings of a data plane other than its policy. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from traffic_policy.units import Duration
 
 @dataclass(frozen=True, slots=True)
 class DataPlaneSettings:
-    """What does not depend on the policy.
+    """Settings that do not depend on the policy.
 
-    ``capture`` is what is asked for: datapath, ports, exclusions, mesh; :meth:`captured` adds what only a running data
-    plane knows. ``on_failure`` says what becomes of new connections while nobody handles those that are captured.
-    ``own_ports`` are listeners of this program whose clients are left alone. ``grace`` is how long connections may go
-    on when their server ends because the policy needs it no more.
+    ``capture`` is the requested configuration: datapath, ports, exclusions, mesh; :meth:`captured` adds what only a
+    running data plane knows. ``on_failure`` decides about new connections while no server handles captured ones.
+    ``own_ports`` are listeners of this program; their clients are not captured. ``grace`` is how long connections may
+    continue when their server ends because the policy no longer needs it.
     """
 
     capture: CaptureSettings
@@ -29,7 +29,7 @@ class DataPlaneSettings:
     def captured(
         self, *, interface: str | None, quic: bool = True, connmark: bool = False, apart: Iterable[int] = ()
     ) -> CaptureSettings:
-        """Everything about the rules. Clients of the own ports, and of the ports ``apart``, are left alone."""
+        """All settings of the rules. Clients of the own ports and of the ports ``apart`` are not captured."""
         alone = sorted({*apart, *self.own_ports})
         return replace(
             self.capture,

@@ -1,4 +1,4 @@
-"""What a data plane is given, and what it tells."""
+"""Types of a data plane's collaborators and of its status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from traffic_policy.units import Duration
 
 
 class Server(Protocol):
-    """Handles the connections that rules lead to it: a relay, or :class:`~datapath.stepaside.server.StepAside`."""
+    """Handles captured connections: a relay, or :class:`~datapath.stepaside.server.StepAside`."""
 
     @property
     def routing(self) -> Routing:
@@ -30,27 +30,26 @@ class Server(Protocol):
 
     @property
     def active(self) -> int:
-        """Connections that end when it does."""
+        """Number of connections that depend on this server."""
 
     async def run(self, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until drained or cancelled. Started when rules may lead here."""
+        """Serve until drained or cancelled. Reports started once rules may lead here."""
 
     async def follow(self, routing: Routing) -> None:
         """Put a routing in force."""
 
     async def drain(self, grace: Duration) -> int:
-        """Accept nothing more, end when all connections have, or after ``grace``; how many were cut then."""
+        """Accept nothing more; end with the last connection or after ``grace``. Returns how many were aborted."""
 
     async def connections(self, limit: int, order: Order) -> ConnectionPage:
-        """The connections alive, and ``limit`` of them."""
+        """The number of live connections, and ``limit`` of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFactory:
-    """How servers are made, each with a routing. None runs before it is needed.
+    """Constructors of servers, each called with a routing. No server runs before it is needed.
 
-    ``captured`` makes the one for all connections that only content can tell; ``quic`` the classifier of QUIC next to a
-    relay.
+    ``captured`` makes the server of connections classified by content, ``quic`` the QUIC classifier next to a relay.
     """
 
     captured: Callable[[Routing], Server]
@@ -59,7 +58,7 @@ class ServerFactory:
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Who is told what is in force; nobody by default.
+    """Called on changes; the defaults do nothing.
 
     ``ids`` is called with the class ids of each policy once it is in force. ``fallback``: see
     :class:`~datapath.ruleset_writer.RulesetWriter`.
@@ -71,10 +70,10 @@ class Callbacks:
 
 @dataclass(frozen=True, slots=True)
 class DataPlaneStatus:
-    """What is in force, without asking the kernel. Counters are those of the last :meth:`DataPlane.sample`.
+    """The status as known without asking the kernel. Counters are those of the last :meth:`DataPlane.sample`.
 
-    ``ingress_classifier`` says who tells the classes of what arrives, ``limits`` are those that a relay keeps of it.
-    ``captures``: whether a server runs. ``problem`` says what the policy wants and does not get; empty: nothing.
+    ``ingress_classifier`` is how received packets find their class, ``limits`` are the receive limits that the relay
+    enforces. ``captures``: whether a server runs. ``problem`` is what the policy asks for and does not get, or empty.
     """
 
     interface: str

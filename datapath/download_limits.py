@@ -1,4 +1,4 @@
-"""What the relay has to hold itself of what it receives: a policy's limits, as plain numbers. Pure."""
+"""The receive limits of a policy that the relay enforces itself, as plain numbers. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from traffic_policy.policy import TrafficPolicy
 
 @dataclass(frozen=True, slots=True)
 class ClassLimits:
-    """Limits of one class, in bytes per second. Of priorities, lower numbers come first."""
+    """Limits of one class, in bytes per second. Lower priority numbers come first."""
 
     name: str
     class_id: int
@@ -21,14 +21,14 @@ class ClassLimits:
 
 @dataclass(frozen=True, slots=True)
 class ReceiveLimits:
-    """What is received through the relay, in bytes per second. Classes without a lane are in the default class's."""
+    """Receive limits through the relay, in bytes per second. Classes not listed share the default class."""
 
     total: int
     lanes: tuple[ClassLimits, ...]
 
     @classmethod
     def from_policy(cls, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
-        """Those of a policy; None when it does not limit what arrives."""
+        """The limits of a policy; None if it does not limit received traffic."""
         received = policy.received()
         if received is None:
             return None

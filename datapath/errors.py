@@ -10,7 +10,7 @@ class PrivilegeError(PodlaneError):
 
 
 class PortInUseError(PodlaneError):
-    """A listener's port is taken, by a second instance or by somebody else."""
+    """A listener's port is taken, by a second instance or by another program."""
 
 
 class RulesetError(PodlaneError):

@@ -1,8 +1,8 @@
-"""QUIC beside the relay: a classifier of its own, for as long as a policy reads names in QUIC.
+"""The QUIC classifier of the relay datapath. It runs while a policy reads names in QUIC.
 
-Stepping aside, the one classifier has all; a relay sees no UDP, so this one is added to it. Nothing depends on it: a
-kernel without queue lets QUIC go by port, as it does while no classifier is there, and :attr:`QuicReader.problem` says
-so. A policy that blocks QUIC needs no classifier.
+The step-aside classifier handles both TCP and UDP; a relay sees no UDP and needs this one in addition. It is optional:
+while it is not running, or on a kernel without NFQUEUE, QUIC is classified by port and :attr:`QuicReader.problem` says
+why. A policy that blocks QUIC needs no classifier.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ log = Logger()
 
 
 class QuicReader:
-    """Runs the classifier when the routing in force wants one."""
+    """Runs the classifier while the routing in force needs one."""
 
     def __init__(self, make: Callable[[Routing], StepAside]) -> None:
-        """``make`` gives a classifier. It judges in a thread of its own, so its witness is told by that thread."""
+        """``make`` creates a classifier, which runs in its own thread and calls its witness from there."""
         self._make = make
         self._classifier: StepAside | None = None
         self.used = False
-        """Whether there was a classifier, and there may be marks of it."""
+        """Whether a classifier has run, so that its marks may exist."""
         self.proven = False
-        """Whether rules that lead to one have been installed."""
+        """Whether rules that lead to the classifier are installed."""
         self.problem = ""
-        """Why QUIC goes by port although the policy has names for it; empty while all is well."""
+        """Why QUIC is classified by port although the policy has names for it; empty without a problem."""
 
     @property
     def running(self) -> bool:
-        """Whether a classifier is there."""
+        """Whether a classifier runs."""
         return self._classifier is not None
 
     def turned(self) -> bool | None:
-        """Whether its thread has come round since the last call; None: there is none."""
+        """Whether its thread has completed a turn since the last call; None without a thread."""
         return None if self._classifier is None else self._classifier.turned()
 
     @property
     def available(self) -> bool:
-        """Whether rules may show packets to it."""
+        """Whether rules may queue packets to it."""
         return not self.problem
 
     async def follow(self, routing: Routing, nursery: trio.Nursery) -> None:
-        """Judge by this routing from now on; before the rules that go with it."""
+        """Classify by this routing from now on. Call before its rules are installed."""
         if self._classifier is not None:
             await self._classifier.follow(routing)
         elif routing.table.reads_quic and self.available:
@@ -66,7 +66,7 @@ class QuicReader:
 
     async def _begin(self, routing: Routing, nursery: trio.Nursery) -> None:
         classifier = self._make(routing)
-        with trio.CancelScope(shield=True):  # it waits for nothing, and must not run unknown to us
+        with trio.CancelScope(shield=True):  # start() does not block, and an untracked classifier must not run
             await nursery.start(classifier.run)
         self._classifier = classifier
         self.used = True
@@ -74,10 +74,10 @@ class QuicReader:
     def install(
         self, install: Callable[[Ruleset], object], ruleset: Ruleset, without: Callable[[], Ruleset]
     ) -> Ruleset:
-        """Install a ruleset, or the one ``without`` QUIC's rules where the kernel lacks what only those need.
+        """Install a ruleset, or the one ``without`` QUIC rules where the kernel lacks what only those need.
 
-        What fails once may be somebody else's doing: one who holds the lock, or writes in the same moment. Gives what
-        is installed. Raises :class:`RulesetError`.
+        A single failure may come from another program that holds the lock or writes at the same time. Returns the
+        installed ruleset. Raises :class:`RulesetError`.
         """
         try:
             install(ruleset)
@@ -94,18 +94,18 @@ class QuicReader:
         return ruleset
 
     def try_again(self) -> None:
-        """What was missing may have come: a module, a queue that another program had."""
+        """Retry: a missing module may be loaded now, or a queue free that another program had."""
         self.problem = ""
 
     def give_up(self, why: str) -> None:
-        """QUIC cannot be read on this kernel, which does not change by itself; see :meth:`try_again`."""
+        """Read no QUIC on this kernel until :meth:`try_again`."""
         self.problem = f"QUIC goes by port and network: {why}"
         log.warning(self.problem)
 
     async def settle(self) -> int:
-        """Have live flows follow the routing, or end what it does not need; behind its rules.
+        """Reclassify live flows by the routing, or stop a classifier that it does not need. Call after its rules.
 
-        Gives how many flows changed their class. Raises :class:`ConntrackError`, :class:`PrivilegeError`.
+        Returns how many flows changed class. Raises :class:`ConntrackError`, :class:`PrivilegeError`.
         """
         if self._classifier is None:
             return 0
@@ -116,25 +116,25 @@ class QuicReader:
         return 0
 
     async def stop(self) -> None:
-        """End: flows go on by themselves, in the class they have."""
+        """Stop the classifier; flows continue in their class."""
         if self._classifier is not None:
             await self._classifier.drain(_AT_ONCE)
             self._classifier = None
 
     async def beside(self, relayed: ConnectionPage, limit: int, order: Order) -> ConnectionPage:
-        """The relay's connections, and the flows that were decided, where the kernel tells."""
+        """The relay's connections, plus the classified flows if the kernel can list them."""
         if self._classifier is None:
             return relayed
         try:
             flows = await self._classifier.connections(limit, order)
-        except ConntrackError:  # the flows alone are not to be seen
+        except ConntrackError:  # show the relay's connections without the flows
             return relayed
         both = [*relayed.connections, *flows.connections]
         return ConnectionPage(relayed.active + flows.active, select_connections(both, limit, order))
 
 
 def clear_quic_marks() -> None:
-    """Clear our bits in the marks of UDP flows. Without our rules nobody reads them, so failing does no harm."""
+    """Clear our bits in the marks of UDP flows. A failure is harmless: without our rules nothing reads them."""
     try:
         clear_marks(TransportProtocol.UDP)
     except ConntrackError as error:

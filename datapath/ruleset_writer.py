@@ -1,4 +1,4 @@
-"""The rules of the policy in force: which are written, when they need not be, and what replaces them in a fallback.
+"""Writes the rules of the policy in force, skips unchanged ones, and provides the commands of a fallback.
 
 Everything here blocks (netfilter, sock_diag), as :mod:`datapath.shaping` does.
 """
@@ -23,24 +23,24 @@ from traffic_policy.policy import Bound, TrafficPolicy
 from traffic_policy.settings import Datapath, OnFailure
 
 Fallback = Callable[[tuple[Command, ...], ClassIds, OnFailure], None]
-"""Told the programs that make new connections do without a server, the class ids, and what is meant to happen then."""
+"""Called with the commands by which new connections bypass the server, the class ids, and the failure mode."""
 
 
 class RulesetWriter:
-    """Writes rulesets that differ from the last one."""
+    """Installs rulesets; one equal to the last is not written again."""
 
     def __init__(
         self, installer: Installer, shaping: Shaping, quic: QuicReader, on_fallback: Fallback | None = None
     ) -> None:
         """``on_fallback`` is called before rules are written, for old and new ones, and after, for the new ones."""
         self.apart: frozenset[int] = frozenset()
-        """Ports whose program is another one on loopback than elsewhere; see :mod:`datapath.sock_diag`."""
+        """Ports on which another program listens on loopback than elsewhere; see :mod:`datapath.sock_diag`."""
         self._installer = installer
         self._shaping = shaping
         self._quic = quic
         self._on_fallback = on_fallback
         self._listeners = Listeners()
-        self._written: Ruleset | None = None  # what was written last, if that went well
+        self._written: Ruleset | None = None  # the last ruleset, if it was written without error
         self._fallback: tuple[Command, ...] | None = None
         self._fallback_ids: tuple[dict[str, int], tuple[int, ...]] | None = None
 
@@ -53,9 +53,9 @@ class RulesetWriter:
         keep_captured: bool = False,
         keep_inbound: bool = False,
     ) -> None:
-        """Install the rules of a policy whose classes are those of the shaping.
+        """Install the rules of a policy whose classes the shaping has.
 
-        Without ``capture`` new connections go direct. ``keep_captured`` and ``keep_inbound`` leave the rules that live
+        Without ``capture`` new connections go direct. ``keep_captured`` and ``keep_inbound`` keep the rules that live
         connections need. Raises :class:`RulesetError`, :class:`PrivilegeError`.
         """
         relay = settings.capture.datapath is Datapath.RELAY
@@ -72,7 +72,7 @@ class RulesetWriter:
         ruleset = build(self.capture_settings(settings))
         self._arm(ruleset, settings, replacing=ruleset != self._written)
         if ruleset == self._written:
-            return  # that it is still there is for forget() to have looked at, since looking takes 30 ms
+            return  # not read back, which is slow: forget() asks for that
         self._written = None
         if relay:
             without = partial(build, replace(self.capture_settings(settings), quic=False))
@@ -83,7 +83,7 @@ class RulesetWriter:
         self._arm(ruleset, settings)
 
     def capture_settings(self, settings: DataPlaneSettings) -> CaptureSettings:
-        """What rules are built with now."""
+        """The settings to build rules with now."""
         return settings.captured(
             interface=self._shaping.interface,
             quic=self._quic.available,
@@ -92,20 +92,20 @@ class RulesetWriter:
         )
 
     def forget(self) -> None:
-        """Do not rely on what was written: the next time it is compared with what is installed."""
+        """Forget the last ruleset: the next :meth:`write` compares with what is installed."""
         self._written = None
 
     def invalidate(self) -> None:
-        """Somebody has run the fallback: the next time everything is looked at, as at the first time."""
+        """The fallback commands were run: the next :meth:`write` reads everything, like the first one."""
         self._written = self._fallback = None
         self._installer.invalidate()
 
     def listeners_changed(self) -> bool:
-        """Whether the ports that are apart are others than the rules say."""
+        """Whether the exempted ports differ from those in the rules."""
         return self._listeners.apart() != self.apart
 
     def _arm(self, ruleset: Ruleset, settings: DataPlaneSettings, *, replacing: bool = False) -> None:
-        """Tell what to do without this process; ``replacing``: until that is done, for both rulesets."""
+        """Announce the fallback; while ``replacing``, one that fits both the old and the new ruleset."""
         if self._on_fallback is None:
             return
         ids = self._shaping.ids

@@ -1,4 +1,4 @@
-"""The sidecar's traffic control: one interface held to a policy, both ways, and its counters read at a steady pace.
+"""The sidecar's traffic control: shapes one interface by a policy, both ways, and samples its counters.
 
 Everything here blocks (netlink), so the service calls it in a worker thread, one call at a time.
 """
@@ -32,7 +32,7 @@ from traffic_policy.policy import Match, ResolvedClass, TrafficPolicy
 from traffic_policy.units import Rate
 
 RATE_WINDOW: Final = 0.5
-"""Seconds that a rate is the mean of, at least."""
+"""Minimum averaging time of a rate, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,10 @@ class ClassSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What arrives and its limits: ``device`` is the ifb that it passes, whose classes have the ids of those sent.
+    """Received traffic and its limits. ``device`` is the ifb; its classes have the ids of the egress classes.
 
-    ``ingress_classifier`` says who tells the classes where names decide, None where ports and networks do. With
-    :attr:`IngressClassifier.PACING` the counters of a class are those of its packets on the ifb and of what the relay
-    has read.
+    ``ingress_classifier`` is how packets find their class where names decide, None where ports and networks do. With
+    :attr:`IngressClassifier.PACING` the counters of a class sum its packets on the ifb and what the relay has read.
     """
 
     device: str
@@ -66,7 +65,7 @@ class Received:
 
 
 class _Sampler:
-    """The classes of one HTB tree, with their rates worked out from readings of their counters."""
+    """The classes of one HTB tree, with rates computed from readings of their counters."""
 
     def __init__(self) -> None:
         self._classes: tuple[ResolvedClass, ...] = ()
@@ -74,12 +73,12 @@ class _Sampler:
         self._peaks: dict[str, Rate] = {}
 
     def follow(self, classes: tuple[ResolvedClass, ...]) -> None:
-        """From now on these."""
+        """Sample these classes from now on."""
         self._classes = classes
         self._peaks = {c.name: self._peaks.get(c.name, Rate(0)) for c in classes}
 
     def sample(self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float) -> tuple[ClassSnapshot, ...]:
-        """What these counters, read at ``now``, say of the classes that are there."""
+        """Snapshots of the existing classes, from counters read at ``now`` (seconds)."""
         rates = self._meter.read(counters, now)
         snapshots = []
         for c in self._classes:
@@ -96,7 +95,7 @@ class _Sampler:
 
 
 class Shaping:
-    """Keeps an interface's HTB tree equal to a policy, and that of the ifb for what arrives."""
+    """Keeps the HTB trees of an interface, and of the ifb for received traffic, equal to a policy."""
 
     def __init__(
         self,
@@ -108,37 +107,36 @@ class Shaping:
         relays: bool = True,
         received_counters: SharedCounters | None = None,
     ) -> None:
-        """``relays``: whether connections are. ``received_counters`` counts what the relay receives where it has to
-        pace."""
+        """``relays``: whether connections are relayed. ``received_counters`` counts what a pacing relay receives."""
         self._relays = relays
         self.interface = interface
         self.received_counters = received_counters or SharedCounters()
         self.ingress_classifier: IngressClassifier | None = None
-        """Of the policy that was begun last."""
+        """Class ids of the policy passed to :meth:`begin` last."""
         self.ids = ClassIds.assign([])
         self.snapshots: tuple[ClassSnapshot, ...] = ()
         self.received: Received | None = None
-        """Of what arrives, if the policy limits it."""
+        """State of received traffic, if the policy limits it."""
         self.read_at: float | None = None
         """When the counters of the snapshots were read, on the clock of :meth:`sample`."""
         self._kernel = kernel
         self._features = features
         self._replace = replace
         self._policy: TrafficPolicy | None = None
-        self._lanes: Lanes | None = None  # what is there in the end
-        self._goes = False  # whether classes are there that have to go
+        self._lanes: Lanes | None = None  # the final state
+        self._goes = False  # whether classes are left to remove
         self._rest = True  # whether the second step has anything to do
         self.unfinished = False
-        """Whether more is there than that: :meth:`finish` has not been called, or has failed."""
+        """Whether more than the final state exists: :meth:`finish` was not called, or failed."""
         self._sending = _Sampler()
         self._receiving: tuple[str, Rate, IngressClassifier | None, _Sampler] | None = None
 
     def ids_for(self, policy: TrafficPolicy) -> ClassIds:
-        """The class ids that ``policy`` gets: those in force for classes that stay, new ones for new classes."""
+        """The class ids for ``policy``: classes that stay keep theirs, new classes get new ones."""
         return self.ids.evolve(c.name for c in policy.classes)
 
     def pacing_limits(self, policy: TrafficPolicy, ids: ClassIds) -> ReceiveLimits | None:
-        """The limits that the relay has to keep for a policy that was begun; None: the kernel keeps all."""
+        """The receive limits that the relay must enforce after :meth:`begin`; None if the kernel enforces all."""
         return ReceiveLimits.from_policy(policy, ids) if self.ingress_classifier is IngressClassifier.PACING else None
 
     def begin(
@@ -148,15 +146,15 @@ class Shaping:
         excluded_matches: Sequence[Match] = (),
         silent_ports: Sequence[int] = (),
     ) -> Report:
-        """Bring the interface to a policy, except that classes of the one before that go are still there.
+        """Bring the interface to a policy, but keep the removed classes of the previous one for now.
 
-        What arrives is not touched yet. What is ``excluded_matches`` is the default class's then. ``silent_ports`` are
-        those that matches by name do not capture unless they say so.
+        Received traffic is unchanged until :meth:`finish`; from then on ``excluded_matches`` are in the default class.
+        ``silent_ports`` are those that matches by name capture only if they name the port.
 
-        Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the policy
-        before.
+        Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the previous
+        policy.
         """
-        wanted = compile_policy(policy, self._features, ids)  # first: whether it can be had does not depend on the old
+        wanted = compile_policy(policy, self._features, ids)  # first: fails before anything is changed
         ingress_classifier = select_ingress_classifier(policy, self._features, relays=self._relays)
         ingress = compile_ingress(
             policy,
@@ -181,10 +179,10 @@ class Shaping:
         return report
 
     def finish(self) -> Report:
-        """Take away the classes that go, once nobody sends there any more, and do all for what arrives.
+        """Delete the removed classes, which receive no packets any more, and set up received traffic.
 
-        Connections have the class of the new policy by now, which is how their packets are found. Raises the errors of
-        :mod:`tc_core`.
+        By now connections have their class of the new policy, by which their packets are classified. Raises the errors
+        of :mod:`tc_core`.
         """
         if self._lanes is None or self._policy is None:
             return Report(self.interface)
@@ -208,15 +206,15 @@ class Shaping:
         return report
 
     def remove(self) -> None:
-        """Take our trees away; another's is never touched. An interface that is gone has taken its own along."""
+        """Delete our trees, never foreign ones. A removed interface is no error: its tree was removed with it."""
         with suppress(InterfaceNotFoundError):
             clear(self._kernel, self.interface)
 
     def sample(self, now: float) -> None:
         """Read the counters. ``now`` is a monotonic time in seconds.
 
-        Rates are means since the last sample that was at least ``RATE_WINDOW`` ago; samples in between (after a reload,
-        at the end) show newer counters and the same rates.
+        Rates are means since the last sample at least ``RATE_WINDOW`` ago; samples in between (after a reload, at the
+        end) update the counters only.
         """
         self.snapshots = self._sending.sample(self._kernel.counters(self.interface), self.ids, now)
         if self._receiving is not None:
@@ -228,17 +226,17 @@ class Shaping:
         self.read_at = now
 
     def _with_relayed(self, handle: Handle, stats: ClassStats) -> ClassStats:
-        """The counters of a leaf on the ifb, which sees what is relayed in another one, and what the relay has read."""
+        """A leaf's counters on the ifb plus what the relay has read; the ifb sees relayed packets in another leaf."""
         if not handle.minor & LEAF_BASE:
             return stats
         return replace(stats, bytes=stats.bytes + self.received_counters.total(handle.minor & ~LEAF_BASE))
 
     def classes_in_force(self) -> dict[Handle, HtbClass]:
-        """The classes that the interface has now. Raises the errors of :mod:`tc_core`."""
+        """The classes of the interface, read from the kernel. Raises the errors of :mod:`tc_core`."""
         return {each.handle: each for each in self._kernel.observe(self.interface).classes}
 
     def received_in_force(self) -> dict[Handle, HtbClass]:
-        """The same of the ifb for what arrives; none if there is none."""
+        """The classes of the ifb, read from the kernel; empty without an ifb."""
         if self._receiving is None:
             return {}
         return {each.handle: each for each in self._kernel.observe(self._receiving[0]).classes}

@@ -1,11 +1,11 @@
-"""What all processes of the sidecar know of what was received: memory that they share.
+"""Receive counters in memory shared by all processes of the sidecar.
 
-How much each process has received for each class: a row per process, and a number per class id. Only its own process
-writes a row. And a time per bucket (:mod:`sidecar.transport.token_bucket`), which any of them writes.
+Bytes received per process and class: a row per process, and a number per class id. Only its own process writes a row.
+In addition, a time per bucket (:mod:`sidecar.transport.token_bucket`), which any process writes.
 
-Each number is stored in one piece, and nobody needs a lock; a process that is killed leaves nothing behind that others
-would wait for. When two charge a bucket within the same microsecond, what one of them has received is forgotten there:
-one turn in some thousands at most, for a lock that would be taken at every read.
+Each number is stored atomically, so there is no lock, and a killed process leaves no lock behind. When two processes
+charge a bucket within the same microsecond, one charge is lost: one in some thousands at most, which saves a lock at
+every read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SharedCounters:
         return sum(self._numbers[class_id::CLASSES])
 
     def row(self, number: int) -> CounterRow:
-        """The row of one process, from 0 on. Whoever comes in the place of another goes on with its row."""
+        """The row of one process, counted from 0. A process that replaces another continues its row."""
         if not 0 <= number < self._rows:
             raise ValueError(f"there are {self._rows} rows, and no {number}")
         return CounterRow(self.times, self._numbers[number * CLASSES : (number + 1) * CLASSES])

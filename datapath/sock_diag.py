@@ -1,11 +1,11 @@
-"""Who listens here, and on which ports loopback is another door than the Pod's own address.
+"""Finds listening sockets, and ports whose listener on loopback differs from that on the Pod's own address.
 
-The proxy hands inbound connections to the program at its loopback address (:mod:`sidecar.transport.inbound`). That is
-right where one program listens on every address. Where a program listens on the Pod's address alone, or has different
-listeners there and on loopback, it would be the wrong one, and perhaps one that nobody outside was meant to reach: such
-ports are *apart*, and connections to them are left alone.
+The proxy connects inbound connections to the program at its loopback address (:mod:`sidecar.transport.inbound`). That
+is correct if one program listens on every address. If a program listens only on the Pod's address, or has different
+listeners there and on loopback, the proxy would reach the wrong one, possibly one that must not be reachable from
+outside. Such ports are *apart*, and connections to them are not captured.
 
-Listeners are read by sock_diag(7), which costs some 30 us and does not depend on how many connections there are.
+Listeners are read by sock_diag(7), at a cost independent of the number of connections.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def apart(listeners: Iterable[Listening]) -> frozenset[int]:
 def _differs(listeners: list[Listening], version: int) -> bool:
     mine = [each for each in listeners if each.serves(version)]
     somewhere = [each for each in mine if not each.everywhere]
-    # Loopback alone: nobody outside reaches it, so nothing of it is captured.
+    # Loopback only: not reachable from outside, so never captured.
     return any(not each.address.is_loopback for each in somewhere) or 0 < len(somewhere) < len(mine)
 
 
@@ -94,7 +94,7 @@ def listening() -> list[Listening]:
 
 
 class Listeners:
-    """Which ports are apart, read anew when what is known is older than some milliseconds."""
+    """The exempted ports, read again when the cached result is older than some milliseconds."""
 
     def __init__(self, read: Callable[[], list[Listening]] = listening, *, fresh: float = _FRESH_S) -> None:
         """``fresh``: for how many seconds what was read holds."""

@@ -1,8 +1,8 @@
-"""Between two policies: the new one, with the classes of the old one that go still in it. Pure.
+"""The transition between two policies: the new one, plus the removed classes of the old one. Pure.
 
-A class goes in two steps, so that what it carries is never without a lane. First all is brought to the new policy, and
-the classes that go stay beside it, while connections and rules follow. Then nobody sends there any more, and they go
-when their queues are empty.
+Classes are removed in two steps, so that their packets always have a class. First the new policy is applied with the
+old classes kept, while connections and rules follow. Then nothing sends to the old classes, and each is deleted once
+its queue is empty.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from traffic_policy.units import Rate
 def transition(
     old: TrafficPolicy, old_ids: Mapping[str, int], new: TrafficPolicy, ids: ClassIds
 ) -> tuple[TrafficPolicy, ClassIds]:
-    """``new`` with the classes of ``old`` that go, and the ids of all; ``new`` itself when none goes.
+    """``new`` plus the removed classes of ``old``, and the ids of all; ``new`` itself when none is removed.
 
-    Those keep their ceil and what of their guarantee the new classes leave, so that the total holds. A class whose id
-    another one gets is not among them.
+    Removed classes keep their ceil, and of their rate what the new classes leave, so that the total holds. A class
+    whose id was given to another one is left out.
     """
     taken = set(ids.values())
     going = [c for c in old.resolved() if c.name not in ids and old_ids[c.name] not in taken]
@@ -33,7 +33,7 @@ def transition(
     both = new.model_copy(
         update={
             "classes": (*new.classes, *(_leaving(c, share) for c in going)),
-            # Else it would be worked out from the guarantees of all.
+            # Otherwise it would be derived from the guarantees of all classes.
             "default": new.default.model_copy(update={"rate": default.rate}),
         }
     )

@@ -1,10 +1,10 @@
-"""A policy as it is being written by calls: the document, what went wrong on the way, and the calls for its classes.
+"""Builds a policy by method calls: the draft document, its problems, and the builders of its classes.
 
-The document is a policy file as plain data, and the loader alone judges it (:mod:`traffic_policy.policy_file`): there
-is no second grammar here. So nothing is checked while a sentence is being said, and everything at its end, all at once.
-What the document cannot express is kept beside it as a problem: a criterion without values, or twice in one match.
+The document is a policy file as plain data, and only the loader validates it (:mod:`traffic_policy.policy_file`): there
+is no second grammar. So nothing is checked during a chain of calls, and everything at its end. What the document cannot
+express is recorded separately as a problem: a criterion without values, or one given twice in a match.
 
-Remedies of the loader speak of keys. :meth:`Draft.policy` says them as calls: ``as in rate: 10Mbit`` becomes
+Remedies of the loader name keys. :meth:`Draft.policy` translates them to calls: ``as in rate: 10Mbit`` becomes
 ``as in guaranteed("10Mbit")``.
 """
 
@@ -46,23 +46,23 @@ _CALLS: Final = tuple(
         (r"with the top-level key default", "by default_class()"),
     )
 )
-"""How the loader shows what to write, and the call that does it. In this order: what is longer goes first."""
+"""The loader's examples and the equivalent calls; longer ones first, as they are tried in order."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """A policy that is being written. ``problems`` are those that its document does not show."""
+    """A policy under construction. ``problems`` are those that its document cannot express."""
 
     document: Document = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
     def from_policy(cls, policy: TrafficPolicy) -> Self:
-        """A draft that begins with what a policy says."""
+        """A draft that starts as a copy of a policy."""
         return cls(policy.to_document())
 
     def class_named(self, name: str) -> tuple[Document, str]:
-        """The class of this name, begun at the end if there is none yet, and its place in the policy."""
+        """The class of this name, appended if missing, and its path in the policy."""
         classes: list[Document] = self.document.setdefault("classes", [])
         for i, written in enumerate(classes):
             if written["name"] == name:
@@ -76,11 +76,11 @@ class Draft:
         return begun
 
     def policy(self) -> TrafficPolicy:
-        """The policy. Raises :class:`PolicyError` with everything that is wrong, in the words of the calls."""
+        """The policy. Raises :class:`PolicyError` with all problems, with remedies as calls."""
         try:
             policy = policy_from_document(self.document)
         except PolicyError as error:
-            # A criterion that could not be written leaves a match without any, which has been said then.
+            # A criterion that could not be written leaves an empty match, for which there already is a problem.
             said = {problem.path.rpartition(".")[0] for problem in self.problems}
             others = [in_calls(problem) for problem in error.problems if problem.path not in said]
             raise PolicyError([*self.problems, *others]) from None
@@ -90,7 +90,7 @@ class Draft:
 
 
 def in_calls(problem: Problem) -> Problem:
-    """The same problem with its remedy as calls."""
+    """The problem with its remedy as calls."""
     message, remedy = problem.message, problem.remedy
     for pattern, call in _CALLS:
         message, remedy = pattern.sub(call, message), pattern.sub(call, remedy)
@@ -98,12 +98,12 @@ def in_calls(problem: Problem) -> Problem:
 
 
 def given(**values: object) -> Document:
-    """The values that were given: those that are not None."""
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 class Controller(Protocol):
-    """What a sentence goes on with after a class: :class:`tc_core.controller.TrafficController`."""
+    """The methods that continue a chain of calls after a class: :class:`tc_core.controller.TrafficController`."""
 
     def traffic_class(self, name: str) -> ClassBuilder: ...
 
@@ -127,7 +127,7 @@ class Controller(Protocol):
 
 
 class _Part:
-    """A class that is being described. What concerns the whole policy goes on from here, so that a sentence does."""
+    """A class under construction. The controller's methods are available too, so that the chain of calls continues."""
 
     def __init__(self, controller: Controller, document: Document) -> None:
         self._controller = controller
@@ -136,29 +136,29 @@ class _Part:
     # --- limits --------------------------------------------------------------------------------------------------
 
     def guaranteed(self, rate: Rate | str) -> Self:
-        """What the class gets even when all others want everything; key ``rate``."""
+        """The guaranteed rate under full load of all classes; key ``rate``."""
         self._document["rate"] = rate
         return self
 
     def up_to(self, rate: Rate | str) -> Self:
-        """The most that it may borrow up to when others leave bandwidth unused; key ``ceil``."""
+        """The maximum rate, reached by borrowing unused bandwidth; key ``ceil``."""
         self._document["ceil"] = rate
         return self
 
     def priority(self, priority: int) -> Self:
-        """Who is lent unused bandwidth first: 0 before 7; key ``priority``."""
+        """The order in which unused bandwidth is lent: 0 before 7; key ``priority``."""
         self._document["priority"] = priority
         return self
 
     def burst(self, size: ByteCount | str) -> Self:
-        """How much may leave at once after a pause (``"64KiB"``); key ``burst``."""
+        """The amount that may be sent at line rate after a pause (``"64KiB"``); key ``burst``."""
         self._document["burst"] = size
         return self
 
     # --- how packets wait ----------------------------------------------------------------------------------------
 
     def queue(self, kind: Queue | str) -> Self:
-        """How its packets wait: one of :class:`traffic_policy.policy.Queue`; key ``queue``."""
+        """The queue of the class: one of :class:`traffic_policy.policy.Queue`; key ``queue``."""
         self._document["queue"] = kind
         return self
 
@@ -167,7 +167,7 @@ class _Part:
         return self.queue(Queue.LOW_LATENCY)
 
     def fair_queuing(self) -> Self:
-        """Let its flows take turns, so that none waits behind another's; ``queue: fair``."""
+        """Schedule its flows fairly, so that none waits behind another's packets; ``queue: fair``."""
         return self.queue(Queue.FAIR)
 
     def rehearsal(
@@ -179,16 +179,16 @@ class _Part:
         duplicate: Percentage | str | None = None,
         corrupt: Percentage | str | None = None,
     ) -> Self:
-        """A worse network for this class, to try programs with (tc-netem(8)); key ``rehearsal``."""
+        """Emulate a worse network for this class, to test programs (tc-netem(8)); key ``rehearsal``."""
         self._document["rehearsal"] = given(delay=delay, jitter=jitter, loss=loss, duplicate=duplicate, corrupt=corrupt)
         return self
 
     def receives(self, *, guaranteed: Rate | str, up_to: Rate | str | None = None) -> Self:
-        """What it may receive, of what :meth:`TrafficController.ingress_total` says; key ``ingress``."""
+        """The receive limits of the class, within :meth:`TrafficController.ingress_total`; key ``ingress``."""
         self._document["ingress"] = given(rate=guaranteed, ceil=up_to)
         return self
 
-    # --- the sentence goes on ------------------------------------------------------------------------------------
+    # --- back to the policy --------------------------------------------------------------------------------------
 
     def traffic_class(self, name: str) -> ClassBuilder:
         """:meth:`TrafficController.traffic_class`."""
@@ -232,15 +232,15 @@ class _Part:
 
 
 class DefaultBuilder(_Part):
-    """The default class: where everything goes that no other class takes."""
+    """The default class: all traffic that no other class takes."""
 
 
 class ClassBuilder(_Part):
     """A class of traffic.
 
     The criteria of one chain of calls are one match: all of them must hold. The values of one call are alternatives.
-    :meth:`also` begins another match, and so does asking for the class again; the matches of a class are alternatives.
-    Limits that are said again replace what was said before.
+    :meth:`also` begins another match, and so does another call for the class; the matches of a class are alternatives.
+    A limit given again replaces the earlier one.
     """
 
     def __init__(self, controller: Controller, document: Document, path: str, problems: list[Problem]) -> None:
@@ -270,12 +270,12 @@ class ClassBuilder(_Part):
         return self._criterion("protocol", "for_protocol", '"udp"', *names)
 
     def for_mark(self, mark: int | str, mask: int | str | None = None) -> Self:
-        """Packets that another program has marked, under a mask (0xffffffff when left out); key ``mark``."""
+        """Packets marked by another program, under a mask (default 0xffffffff); key ``mark``."""
         value = mark if mask is None else f"{_number(mark)}/{_number(mask)}"
         return self._criterion("mark", "for_mark", "0x10, 0xff", value)
 
     def also(self) -> Self:
-        """Begin another match: what it takes belongs to the class as well."""
+        """Begin another match of the same class."""
         self._begin_match()
         return self
 

@@ -1,16 +1,16 @@
-"""Linux traffic control that reads like a sentence::
+"""A fluent API for Linux traffic control::
 
     TrafficController("eth0").total("1Gbit") \\
         .traffic_class("db").guaranteed("100Mbit").up_to("200Mbit").priority(1).for_port(5432) \\
         .apply()
 
-A controller holds a policy for one interface while it is being written (:mod:`tc_core.builder`), and knows the verbs
-that act on it. Nothing is touched, or even looked at, before a verb asks for it, and nothing wrong raises before one:
-:meth:`TrafficController.validate` lists everything that is wrong at once, and the others raise
-:class:`tc_core.errors.PolicyError` with the same list. ``docs/reference/library.md`` is the guide.
+A controller builds a policy for one interface (:mod:`tc_core.builder`) and has the methods that act on it. Building
+neither reads nor changes the kernel, and raises no errors: :meth:`TrafficController.validate` returns all problems, and
+the other methods raise :class:`tc_core.errors.PolicyError` with the same list. ``docs/reference/library.md`` is the
+guide.
 
-Packets alone tell their class here, without the proxy, so there are no calls for names (``sni``, ``host``, ``alpn``). A
-policy that has such criteria can be loaded, explained and saved, and not applied.
+Without the proxy, packets are classified by their headers and marks only, so there are no methods for names (``sni``,
+``host``, ``alpn``). A policy with such criteria can be loaded, explained and saved, but not applied.
 """
 
 from __future__ import annotations
@@ -47,11 +47,10 @@ _JSON: Final = frozenset({".json"})
 class TrafficController:
     """The traffic control of one interface.
 
-    ``kernel`` is the network namespace to act in: when left out, that of the thread which first uses a verb that needs
-    it, closed again by :meth:`close` or at the end of a ``with`` block. ``history`` is where changes are written down,
-    if anywhere; the caller closes it. It files them under the network namespace of the thread that makes the
-    controller; :class:`HistoryError` is raised when that cannot be told. ``features`` is what the kernel can do: tried
-    out when left out.
+    ``kernel`` determines the network namespace; by default that of the thread that first calls a method which needs
+    it, closed by :meth:`close` or at the end of a ``with`` block. ``history``, if given, records changes under the
+    network namespace of the thread that creates the controller; the caller closes it. :class:`HistoryError` is raised
+    when that namespace cannot be determined. ``features`` are those of the kernel; probed by default.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class TrafficController:
         history: History | None = None,
         features: Features | None = None,
     ) -> Self:
-        """A controller that begins with a policy."""
+        """A controller that starts with a policy."""
         made = cls(interface, kernel=kernel, history=history, features=features)
         made._draft = Draft.from_policy(policy)
         return made
@@ -95,7 +94,7 @@ class TrafficController:
         history: History | None = None,
         features: Features | None = None,
     ) -> Self:
-        """A controller that begins with the policy in a YAML or JSON file. Raises :class:`PolicyError`."""
+        """A controller that starts with the policy in a YAML or JSON file. Raises :class:`PolicyError`."""
         return cls.from_policy(interface, load_policy(path), kernel=kernel, history=history, features=features)
 
     @classmethod
@@ -109,10 +108,10 @@ class TrafficController:
         history: History | None = None,
         features: Features | None = None,
     ) -> Self:
-        """A controller that begins with a policy for a common need (:func:`traffic_policy.profiles.profiles`).
+        """A controller that starts with a predefined policy (:func:`traffic_policy.profiles.profiles`).
 
-        Raises :class:`PolicyError` when there is no such profile or the total is too small for it, and
-        :class:`UnitError` when the total is no rate.
+        Raises :class:`PolicyError` when the profile does not exist or the total is too small for it, and
+        :class:`UnitError` when the total is not a rate.
         """
         policy = profile_named(name).policy(total)
         return cls.from_policy(interface, policy, kernel=kernel, history=history, features=features)
@@ -124,7 +123,7 @@ class TrafficController:
         self.close()
 
     def close(self) -> None:
-        """Let go of the kernel, if it was opened here. What is in force stays."""
+        """Close the kernel's socket if it was opened here. The state of the interface is unchanged."""
         if self._own_kernel is not None:
             self._own_kernel.close()
             self._own_kernel = None
@@ -137,7 +136,7 @@ class TrafficController:
         return self
 
     def shaper(self, kind: Shaper | str) -> Self:
-        """How the total is shared: one of :class:`traffic_policy.policy.Shaper`, ``htb`` when left out; key
+        """How the total is shared: one of :class:`traffic_policy.policy.Shaper`, default ``htb``; key
         ``shaper``."""
         self._draft.document["shaper"] = kind
         return self
@@ -151,33 +150,33 @@ class TrafficController:
         duplicate: Percentage | str | None = None,
         corrupt: Percentage | str | None = None,
     ) -> Self:
-        """A worse network for every class that has none of its own (tc-netem(8)); key ``rehearsal``."""
+        """Emulate a worse network for every class without its own setting (tc-netem(8)); key ``rehearsal``."""
         worse = given(delay=delay, jitter=jitter, loss=loss, duplicate=duplicate, corrupt=corrupt)
         self._draft.document["rehearsal"] = worse
         return self
 
     def ingress_total(self, rate: Rate | str) -> Self:
-        """Limit what arrives, too: by classes that say what they receive, and by the default class; key ``ingress``."""
+        """Limit received traffic: that of classes with receive limits, and of the default class; key ``ingress``."""
         self._draft.document["ingress"] = {"total": rate}
         return self
 
     def traffic_class(self, name: str) -> ClassBuilder:
-        """Describe a class. The same name again goes on with that class; classes decide in the order they came in."""
+        """Begin a class, or continue the class of this name. Classes decide in the order of their creation."""
         document, path = self._draft.class_named(name)
         return ClassBuilder(self, document, path, self._draft.problems)
 
     def default_class(self) -> DefaultBuilder:
-        """Describe the class of everything that no other takes; key ``default``."""
+        """Begin or continue the default class; key ``default``."""
         return DefaultBuilder(self, self._draft.default())
 
     def policy(self) -> TrafficPolicy:
-        """What has been said so far, as a policy. Raises :class:`PolicyError` with everything that is wrong."""
+        """The policy built so far. Raises :class:`PolicyError` with all problems."""
         return self._draft.policy()
 
     def save(self, path: Path | str) -> None:
-        """Write the policy to a file, by its suffix as YAML or JSON. What :meth:`load` reads is equal.
+        """Write the policy to a file, by its suffix as YAML or JSON. :meth:`load` gives an equal policy.
 
-        Raises :class:`PolicyError` when something is wrong with the policy, or with the file.
+        Raises :class:`PolicyError` for problems of the policy, or of the file.
         """
         target = Path(path)
         suffix = target.suffix.lower()
@@ -198,10 +197,10 @@ class TrafficController:
     # --- asking --------------------------------------------------------------------------------------------------
 
     def validate(self) -> list[Problem]:
-        """Everything that is wrong with the policy, each with its remedy; empty when this kernel can do it.
+        """All problems of the policy, each with a remedy; empty when the policy is valid and the kernel supports it.
 
-        The kernel can be asked only with CAP_NET_ADMIN: without it, the policy alone is judged. Whether there is such
-        an interface, and whose qdiscs it has, :meth:`plan` tells.
+        Without CAP_NET_ADMIN only the policy is checked, not the kernel. The interface and its present qdiscs are not
+        checked; :meth:`plan` does that.
         """
         try:
             policy = self.policy()
@@ -220,19 +219,18 @@ class TrafficController:
         return []
 
     def explain(self) -> str:
-        """What the policy means, in plain words. Raises :class:`PolicyError`."""
+        """A description of the policy in plain words. Raises :class:`PolicyError`."""
         return describe(self.policy(), interface=self.interface)
 
     def plan(self, *, replace: bool = False) -> list[str]:
-        """What :meth:`apply` would do now, as tc(8) and ip(8) commands. Raises what it does."""
+        """What :meth:`apply` would do now, as tc(8) and ip(8) commands. Raises the same errors."""
         return list(self._intent(replace=replace).commands)
 
     def statistics(self, over: Duration | str = "1s") -> Statistics:
-        """What each class sends and receives now: the counters are read twice, ``over`` apart.
+        """The present rates of each class: reads the counters twice, ``over`` apart.
 
-        Classes have the names of this policy where it is what is in force, else those that the history knows, else
-        handles. Raises :class:`UnitError`, :class:`InterfaceNotFoundError`, :class:`KernelError`,
-        :class:`HistoryError`.
+        Classes have the names of this policy if it is in force, else those of the history, else handles. Raises
+        :class:`UnitError`, :class:`InterfaceNotFoundError`, :class:`KernelError`, :class:`HistoryError`.
         """
         known = self._lanes_in_force()
         return statistics.measure(
@@ -246,17 +244,17 @@ class TrafficController:
     # --- acting --------------------------------------------------------------------------------------------------
 
     def apply(self, *, replace: bool = False) -> Report:
-        """Bring the interface to the policy. Only what differs is changed, so that a second time does nothing.
+        """Bring the interface to the policy. Idempotent: only what differs is changed.
 
-        ``replace`` takes over from a root qdisc that somebody else made. Raises :class:`PolicyError`,
+        ``replace`` allows replacing a foreign root qdisc. Raises :class:`PolicyError`,
         :class:`MissingFeatureError`, :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`,
         :class:`ForeignLinkError`, :class:`KernelError`, :class:`HistoryError`, and :class:`ApplyError` when the kernel
-        refuses something half-way; the next call goes on from there.
+        refuses a step; the next call continues from there.
         """
         return journal.carry_out(self._kernel, self._history, self._namespace, self._intent(replace=replace))
 
     def clear(self) -> Report:
-        """Take away all that is ours on the interface; what others made is left alone. The policy here stays as it is.
+        """Remove everything of ours from the interface; foreign objects and this controller's policy stay.
 
         Raises :class:`InterfaceNotFoundError`, :class:`KernelError`, :class:`HistoryError`, :class:`ApplyError`.
         """
@@ -270,7 +268,7 @@ class TrafficController:
         if self._given_kernel is not None:
             return self._given_kernel
         if self._own_kernel is None:
-            # A policy can be written without it.
+            # A policy can be built without the kernel.
             from tc_core.rtnetlink.kernel import NetlinkKernel
 
             self._own_kernel = NetlinkKernel()
@@ -295,7 +293,7 @@ class TrafficController:
         return journal.to_policy(seen, policy, self._features, self._standing(), replace=replace)
 
     def _lanes_in_force(self) -> Lanes | None:
-        """What is in force, where that is known: this policy, or what the history has."""
+        """The state in force, if known: this policy, or that of the history."""
         standing = self._standing()
         try:
             seen = observe_interface(self._kernel, self.interface)
@@ -307,7 +305,7 @@ class TrafficController:
                 if known is not None and not plan(seen, known):
                     return known
             except PodlaneError:
-                continue  # Not in force then, or not to be known: names are all that is lost.
+                continue  # not in force, or unknown: only the names are missing then
         return None
 
     def _own_lanes(self, seen: ObservedInterface, standing: Standing | None) -> Lanes:

@@ -1,17 +1,16 @@
-"""From what an interface has to what it should have: the changes, in the order in which they do no harm. Pure.
+"""Computes the changes from the observed to the wanted tree of an interface, in a safe order. Pure.
 
-The order keeps three promises. *Nothing goes unshaped*: a class exists, with its queue, before a filter selects it, and
-what no filter selects is in the default class. *Nothing is dropped*: a class loses its traffic (its filter) before it
-goes, and :mod:`tc_core.apply` waits for its queue; everything that can be altered in place is. *The total holds*:
-guarantees shrink, and classes go, before others grow or come; the inner class grows before its children and shrinks
+The order has three guarantees. *No packet is unshaped*: a class exists, with its queue, before a filter selects it, and
+packets that no filter selects are in the default class. *No packet is dropped*: a class loses its filter before it is
+deleted, and :mod:`tc_core.apply` waits for its queue; whatever can be changed in place is. *The total holds*: rates
+shrink and classes are deleted before others grow or are added; the inner class grows before its children and shrinks
 after them.
 
-The first installation on an interface cannot keep the first promise entirely: from the moment in which HTB becomes the
-root until its default class exists, two messages later, packets take HTB's direct queue at full speed. None is lost.
+The first installation on an interface violates the first guarantee briefly: between HTB becoming the root and the
+creation of its default class, two messages later, packets take HTB's direct queue at full speed. None is lost.
 
-A tree is ours when it has the shape of ours: HTB ``1:`` with ``default 1ff`` and no class but ``1:1`` and its children
-``1:1NN``, or any qdisc with the handle ``70d1:``. Whatever else is at the root is foreign, except what the kernel chose
-by itself.
+A tree is ours by its shape: HTB ``1:`` with ``default 1ff`` and no class but ``1:1`` and its children ``1:1NN``, or any
+qdisc with the handle ``70d1:``. Any other root is foreign, except the kernel's default.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ from tc_core.model import (
 from tc_core.trees import PLAIN_ROOT, PlainTree, Tree
 
 _INSTALL_QUEUE_LEN = 1000
-"""Packets; what the kernel gives new Ethernet devices."""
+"""Packets; the kernel's default for Ethernet devices."""
 
 
 def is_ours(observed: Observed) -> bool:
-    """Whether the root and all its classes have the shape of a tree that we make."""
+    """Whether the root and all its classes have the shape of our trees."""
     return _is_htb_tree(observed) or _is_plain_tree(observed)
 
 
@@ -84,9 +83,9 @@ def _is_our_class(traffic_class: HtbClass) -> bool:
 
 
 def diff(tree: Tree, observed: Observed, *, replace: bool = False) -> list[Change]:
-    """The changes that turn ``observed`` into ``tree``; none when it is that already.
+    """The changes that turn ``observed`` into ``tree``; none if they agree.
 
-    Raises :class:`ForeignQdiscError` when the root belongs to somebody else and ``replace`` does not say to take over.
+    Raises :class:`ForeignQdiscError` when the root is foreign and ``replace`` is not set.
     """
     return _htb_diff(tree, observed, replace) if isinstance(tree, TrafficTree) else _plain_diff(tree, observed, replace)
 
@@ -110,7 +109,7 @@ def _plain_diff(tree: PlainTree, observed: Observed, replace: bool) -> list[Chan
 
 
 def _clearing(observed: Observed, replace: bool) -> list[Change]:
-    """What makes room at the root: another tree of ours goes without asking, somebody else's only if told so."""
+    """The changes that free the root: a tree of ours is removed, a foreign one only with ``replace``."""
     root = observed.root
     if root is None or (isinstance(root, OtherQdisc) and root.is_default):
         return []
@@ -123,7 +122,7 @@ def _clearing(observed: Observed, replace: bool) -> list[Change]:
 
 
 def removal(observed: Observed) -> list[Change]:
-    """The changes that take our tree away and undo what it did to the link; none when the tree is not ours."""
+    """The changes that remove our tree and restore the link; none when the tree is not ours."""
     root = observed.root
     if root is None or not is_ours(observed):
         return []
@@ -132,7 +131,7 @@ def removal(observed: Observed) -> list[Change]:
 
 
 def _plain_changes(tree: PlainTree, observed: Observed) -> Iterator[Change]:
-    """The changes of a tree without classes: what can be altered stays, with its queue and all below it."""
+    """The changes of a tree without classes: a qdisc that can be changed in place keeps its queue and children."""
     there = [qdisc for qdisc in observed.qdiscs if qdisc.handle.major]
     gone: set[int] = set()
     for wanted in tree.qdiscs:
@@ -140,7 +139,7 @@ def _plain_changes(tree: PlainTree, observed: Observed) -> Iterator[Change]:
         if current is not None and wanted.agrees_with(current):
             continue
         if current is not None and wanted.can_become(current):
-            # HTB and clsact are never below here, and never can become anything.
+            # HTB and clsact never occur in such a tree.
             yield ChangeQdisc(cast("RootQdisc | LeafQdisc", wanted))
             continue
         if current is not None:
@@ -151,7 +150,7 @@ def _plain_changes(tree: PlainTree, observed: Observed) -> Iterator[Change]:
 
 
 def _with_all_below(top: Qdisc, qdiscs: Sequence[Qdisc]) -> set[int]:
-    """The majors of a qdisc's handle and of all that hang on it, which go when it goes."""
+    """The major numbers of a qdisc and of all its descendants, which are deleted with it."""
     majors = {top.handle.major}
     while more := {q.handle.major for q in qdiscs if q.parent.major in majors} - majors:
         majors |= more
@@ -159,7 +158,7 @@ def _with_all_below(top: Qdisc, qdiscs: Sequence[Qdisc]) -> set[int]:
 
 
 def _root_for(tree: TrafficTree, observed: Observed) -> HtbQdisc:
-    """The root, keeping the interface's gso_max_size in ``r2q`` if we are going to lower it (see HtbQdisc)."""
+    """The root, with the interface's gso_max_size saved in ``r2q`` if we lower it (see HtbQdisc)."""
     previous = observed.link.gso_max_size
     if tree.gso_max_size is None or previous <= tree.gso_max_size:
         return tree.root
@@ -167,7 +166,7 @@ def _root_for(tree: TrafficTree, observed: Observed) -> HtbQdisc:
 
 
 def _link_changes(gso_max_size: int | None, root: HtbQdisc, observed: Observed) -> list[Change]:
-    """Lower gso_max_size to the tree's, or bring back what it was before a tree of ours lowered it."""
+    """Lower gso_max_size to the tree's, or restore the value from before our tree."""
     current = observed.link.gso_max_size
     if gso_max_size is not None:
         return [SetLink(gso_max_size=gso_max_size)] if current > gso_max_size else []
@@ -200,14 +199,14 @@ def _changes(tree: TrafficTree, observed: Observed) -> list[Change]:
         *_link_changes(tree.gso_max_size, root, observed),
     ]
     if not is_complete and observed.link.tx_queue_len == 0:
-        # HTB gives a new class a FIFO of tx_queue_len packets, which the default class uses until its own queue is
-        # there: with 0 it would drop them all.
+        # HTB gives a new class a FIFO of tx_queue_len packets, which the default class uses until its own queue exists:
+        # with 0 it would drop all packets.
         return [SetLink(tx_queue_len=_INSTALL_QUEUE_LEN), *body, SetLink(tx_queue_len=0)]
     return body
 
 
 def _split_by_rate(tree: TrafficTree, observed: Observed) -> tuple[list[HtbClass], set[Handle]]:
-    """Existing classes whose guarantee shrinks, and the handles of those that differ in any other way."""
+    """Existing classes whose rate shrinks, and the handles of those that differ in any other way."""
     shrinking: list[HtbClass] = []
     others: set[Handle] = set()
     for wanted in tree.classes:
@@ -222,7 +221,7 @@ def _split_by_rate(tree: TrafficTree, observed: Observed) -> tuple[list[HtbClass
 
 
 def _inner(wanted: HtbClass, current: HtbClass | None) -> tuple[list[Change], list[Change]]:
-    """What to do with the inner class before its children are seen to, and after."""
+    """The changes of the inner class before and after those of its children."""
     if current is None:
         return [AddClass(wanted)], []
     if wanted.agrees_with(current):
@@ -234,7 +233,7 @@ def _inner(wanted: HtbClass, current: HtbClass | None) -> tuple[list[Change], li
 def _class_changes(
     classes: Iterable[HtbClass], altering: set[Handle], leaves: Iterable[LeafQdisc], observed: Observed
 ) -> Iterable[Change]:
-    """New classes and those that grow, each followed by what its queue needs."""
+    """New and growing classes, each followed by the changes of its queue."""
     leaf_for = {leaf.parent: leaf for leaf in leaves}
     present = {c.handle for c in observed.classes}
     for wanted in classes:
@@ -253,18 +252,18 @@ def _leaf_changes(wanted: LeafQdisc, observed: Observed) -> Iterable[Change]:
         if wanted.can_become(current):
             yield ChangeQdisc(wanted)
         else:
-            # Its kind, handle or number of flows: only a new one has another. This loses what is queued, and happens
-            # only after a change of kernel or of this program, or when somebody else has been here.
+            # Its kind, handle or number of flows cannot be changed in place. Replacing it drops its packets; it happens
+            # only after a change of the kernel, of this program, or by another program.
             yield DeleteQdisc(current)
             yield AddQdisc(wanted)
 
 
 def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None:
-    """The filter with only those of its targets that are in ``classes``; None when none is."""
+    """The filter limited to targets in ``classes``; None when none is."""
     if isinstance(wanted, FwFilter):
         return wanted if wanted.target in classes else None
     if wanted.rules:
-        # HTB takes a class that is not there yet for none (htb_classify in net/sched/sch_htb.c): the default class.
+        # HTB sends packets for a class that does not exist to the default class (htb_classify in net/sched/sch_htb.c).
         return wanted
     selected = wanted.class_ids or frozenset()
     ids = selected & {handle.minor - LEAF_BASE for handle in classes}
@@ -274,7 +273,7 @@ def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None
 
 
 def _filter_changes(wanted: Sequence[ClassFilter], current: Sequence[Filter]) -> list[Change]:
-    """Make the filters on the root the wanted ones: those in the way first, then new ones, then what is left over."""
+    """The changes of the root's filters: remove conflicting ones, add new ones, remove the rest."""
     wanted_keys = {f.key: f for f in wanted}
     current_keys = {f.key: f for f in current}
     in_the_way = [f for f in current if any(_excludes(f, w) for w in wanted)]
@@ -290,7 +289,7 @@ def _filter_changes(wanted: Sequence[ClassFilter], current: Sequence[Filter]) ->
 
 
 def _excludes(existing: Filter, wanted: ClassFilter) -> bool:
-    """Whether the kernel will not have ``wanted`` beside ``existing``: one priority has one kind, and fw one mask."""
+    """Whether ``wanted`` conflicts with ``existing``: a priority has one kind of filter, and fw one mask."""
     if existing.prio != wanted.prio:
         return False
     if isinstance(existing, FwFilter) and isinstance(wanted, FwFilter):

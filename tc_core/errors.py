@@ -1,4 +1,4 @@
-"""The error tree of ``tc_core``: every error says what is wrong and what to do about it."""
+"""The exceptions of ``tc_core``. Every message has the problem and a remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from traffic_policy.errors import PodlaneError
 
 
 class MissingFeatureError(PodlaneError):
-    """The running kernel cannot do what the plan needs."""
+    """The running kernel lacks a feature that the plan needs."""
 
     def __init__(self, feature: str, remedy: str) -> None:
         self.feature = feature
@@ -15,7 +15,7 @@ class MissingFeatureError(PodlaneError):
 
 
 class KernelError(PodlaneError):
-    """The kernel refused an operation. ``errno`` is the number it gave."""
+    """The kernel refused an operation. ``errno`` is its error number."""
 
     def __init__(self, operation: str, errno: int, detail: str, remedy: str = "") -> None:
         self.operation = operation
@@ -26,11 +26,11 @@ class KernelError(PodlaneError):
 
 
 class InterfaceNotFoundError(PodlaneError):
-    """There is no network interface of that name here."""
+    """No network interface has that name in this namespace."""
 
 
 class ForeignQdiscError(PodlaneError):
-    """The interface already has a root qdisc that somebody else installed."""
+    """The interface has a root qdisc of another program."""
 
 
 class HistoryError(PodlaneError):
@@ -38,4 +38,4 @@ class HistoryError(PodlaneError):
 
 
 class ForeignLinkError(PodlaneError):
-    """There is an interface of the name that we need, and somebody else made it."""
+    """An interface of another program has the name that we need."""

@@ -1,9 +1,9 @@
-"""Classes, filters and whole trees as the kernel has them: frozen values that both compile and observation produce.
+"""The kernel's classes, filters and trees as frozen values, produced by both the compiler and observation.
 
-``str()`` of a value is what follows ``tc qdisc add dev IF`` (or ``class``, ``filter``), so that a plan can be read, and
-even run, by people. ``agrees_with`` says whether a value read back from the kernel means the same: the kernel rounds
-some numbers (bursts are carried as 64 ns ticks), and tc(8) before 6.10 cuts bursts to whole microseconds. A difference
-which is only that rounding is no change. The qdiscs themselves are in :mod:`tc_core.qdiscs`, and importable from here.
+``str()`` of a value gives the arguments after ``tc qdisc add dev IF`` (or ``class``, ``filter``), so that people can
+read a plan, or run it. ``agrees_with`` is true if a value read back from the kernel means the same: the kernel rounds
+some numbers (bursts are stored in 64 ns ticks), and tc(8) before 6.10 truncates bursts to whole microseconds. A
+difference by rounding only is no change. The qdiscs are defined in :mod:`tc_core.qdiscs` and re-exported here.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from traffic_policy.marks import Mark
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What of an interface matters here. Sizes in bytes, ``tx_queue_len`` in packets (ip-link(8)).
+    """The relevant properties of an interface. Sizes in bytes, ``tx_queue_len`` in packets (ip-link(8)).
 
-    ``gso_max_size`` bounds the segments that TCP hands down at once; ``tso_max_size`` is the most the device takes.
+    ``gso_max_size`` limits the size of GSO packets; ``tso_max_size`` is the device's own limit.
     ``kind`` is that of a virtual device (``veth``, ``ifb`` ...), empty for hardware and ``lo``; ``alias`` is free text.
     """
 
@@ -62,15 +62,15 @@ class Link:
 
 
 ETH_P_ALL: Final = 3
-"""Every protocol (linux/if_ether.h): what our filters look at."""
+"""Every protocol (linux/if_ether.h): the protocol of our filters."""
 
-# Filters of different kinds cannot share a priority, so that each of ours has its own and one kind can take over from
-# the other without a gap. Lower is asked first.
+# Filters of different kinds cannot share a priority. Each of our kinds has its own, so that one can replace the other
+# without a gap. Lower priorities come first.
 FW_PRIO: Final = 1
 BPF_PRIO: Final = 2
 REDIRECT_PRIO: Final = 0xC001
-"""Of our filter at the ingress hook: after all that the kernel numbers by itself (from 0xC000 down, tcf_auto_prio() in
-net/sched/cls_api.c), so that other people's filters have their say first."""
+"""Priority of our filter at the ingress hook: after all that the kernel assigns automatically (from 0xC000 down,
+tcf_auto_prio() in net/sched/cls_api.c), so that foreign filters run first."""
 
 BpfInstruction = tuple[int, int, int, int]
 """One instruction of classic BPF: code, jump if true, jump if false, constant (struct sock_filter, linux/filter.h)."""
@@ -79,14 +79,14 @@ BpfInstruction = tuple[int, int, int, int]
 MATCH_ALL: Final[tuple[BpfInstruction, ...]] = ((0x06, 0, 0, 0xFFFFFFFF),)
 """The program that matches every packet: ``ret #0xffffffff`` (BPF_RET | BPF_K), for which cls_bpf runs its action."""
 MATCH_ALL_TEXT: Final = "1,6 0 0 4294967295"
-"""The same as tc-bpf(8) reads it."""
+"""MATCH_ALL in the syntax of tc-bpf(8)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FwFilter:
-    """Packets whose mark equals ``mark`` under its mask go to class ``target`` (tc-fw(8)).
+    """Selects class ``target`` for packets whose mark equals ``mark`` under its mask (tc-fw(8)).
 
-    All fw filters at one priority share one mask: that is what makes them a single hash look-up.
+    All fw filters at one priority share one mask, which makes them a single hash lookup.
     """
 
     parent: Handle
@@ -97,7 +97,7 @@ class FwFilter:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What identifies a filter under its parent: kind, priority, handle."""
+        """Identity of the filter under its parent: kind, priority, handle."""
         return ("fw", self.prio, self.mark.value)
 
     def __str__(self) -> str:
@@ -109,11 +109,11 @@ class FwFilter:
 
 @dataclass(frozen=True, slots=True)
 class BpfFilter:
-    """A program of classic BPF that finds a packet's class (cls_bpf, tc-bpf(8), :mod:`tc_core.bpf.mark_classifier`).
+    """A classic BPF program that selects the class (cls_bpf, tc-bpf(8), :mod:`tc_core.bpf.mark_classifier`).
 
-    ``fingerprint`` identifies the program. It is the one that turns the mark's class field into a class handle, and
-    ``class_ids`` are the ids it selects; or the one that is given as ``instructions``, made from ``rules``. None of
-    these is known of a program that was read back; for one of eBPF, which is not ours, the fingerprint is its name.
+    ``fingerprint`` identifies the program. The program either maps the mark's class field to a class handle, for the
+    ids in ``class_ids``; or it is given as ``instructions``, compiled from ``rules``. These are unknown for a program
+    that was read back; for an eBPF program, which is not ours, the fingerprint is its name.
     """
 
     parent: Handle
@@ -128,7 +128,7 @@ class BpfFilter:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What identifies a filter under its parent: kind, priority, handle."""
+        """Identity of the filter under its parent: kind, priority, handle."""
         return ("bpf", self.prio, self.handle)
 
     def __str__(self) -> str:
@@ -138,12 +138,12 @@ class BpfFilter:
 
 @dataclass(frozen=True, slots=True)
 class RedirectFilter:
-    """Whatever arrives leaves again by ``device``, as if sent there (tc-mirred(8)): to an ifb, that is, to be shaped.
+    """Redirects all received packets to the egress of ``device``, an ifb, for shaping (tc-mirred(8)).
 
-    ``device`` is empty when what was read back names a device that is gone; such packets are lost. ``program`` is the
-    fingerprint of the eBPF program that finds the class by the packet's socket on the way
+    ``device`` is empty when read back from a filter whose device no longer exists; its packets are dropped. ``program``
+    is the fingerprint of the eBPF program that first selects the class by the packet's socket
     (:mod:`tc_core.bpf.socket_program`), empty without one; ``class_ids`` are the ids that it selects, None when read
-    back. ``connmark``: before, the packet gets the mark of its connection (tc-connmark(8)), the whole word.
+    back. ``connmark``: copy the connection's mark to the packet first (tc-connmark(8)), all 32 bits.
     """
 
     parent: Handle
@@ -157,7 +157,7 @@ class RedirectFilter:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What identifies a filter under its parent: kind, priority, handle."""
+        """Identity of the filter under its parent: kind, priority, handle."""
         return ("bpf", self.prio, self.handle)
 
     def __str__(self) -> str:
@@ -170,10 +170,10 @@ class RedirectFilter:
 
 @dataclass(frozen=True, slots=True)
 class OtherFilter:
-    """Filters that we did not make, on our root or at the ingress hook.
+    """Foreign filters on our root or at the ingress hook.
 
-    Each stands for all that one kind has at one priority for one ``protocol``, an Ethernet type in host order. What is
-    inside is not told apart: kinds such as u32 have inner nodes that cannot be removed one by one.
+    One value stands for all filters of a kind at one priority for one ``protocol``, an Ethernet type in host order.
+    They are not listed individually: kinds such as u32 have inner nodes that cannot be removed one by one.
     """
 
     parent: Handle
@@ -183,7 +183,7 @@ class OtherFilter:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What identifies it: kind, priority, and the protocol in the place of a handle."""
+        """Identity of the filters: kind, priority, and the protocol in place of a handle."""
         return (self.kind, self.prio, self.protocol)
 
     def __str__(self) -> str:
@@ -192,7 +192,7 @@ class OtherFilter:
 
 
 ClassFilter = FwFilter | BpfFilter
-"""What selects classes."""
+"""A filter that selects classes."""
 OurFilter = ClassFilter | RedirectFilter
 Filter = FwFilter | BpfFilter | RedirectFilter | OtherFilter
 
@@ -201,7 +201,7 @@ Filter = FwFilter | BpfFilter | RedirectFilter | OtherFilter
 class TrafficTree:
     """An HTB tree for an interface. ``classes`` are the leaves, in policy order, the default class last.
 
-    ``gso_max_size`` in bytes, None to leave the interface's alone. ``names`` are for people only.
+    ``gso_max_size`` in bytes, None to keep the interface's. ``names`` are for display only.
     """
 
     root: HtbQdisc
@@ -214,13 +214,13 @@ class TrafficTree:
 
     @property
     def default_class(self) -> HtbClass:
-        """The class of whatever no filter selects."""
+        """The class of packets that no filter selects."""
         return self.classes[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All that an interface has. ``qdiscs`` includes the root, ``classes`` are those of an HTB root.
+    """The traffic control of an interface as read. ``qdiscs`` includes the root, ``classes`` are those of an HTB root.
 
     ``filters`` are those of an HTB or prio root; ``ingress`` and ``egress`` are those of a clsact or ingress qdisc.
     """
@@ -234,23 +234,23 @@ class Observed:
 
     @property
     def root(self) -> Qdisc | None:
-        """The root qdisc, the kernel's default one included."""
+        """The root qdisc, possibly the kernel's default one."""
         return next((q for q in self.qdiscs if q.parent == ROOT), None)
 
     @property
     def ingress_qdisc(self) -> Clsact | IngressQdisc | None:
-        """What gives filters a place to see what arrives; None without any."""
+        """The qdisc that provides the ingress hook, if any."""
         return next((q for q in self.qdiscs if isinstance(q, Clsact | IngressQdisc)), None)
 
     @property
     def filtering(self) -> tuple[HtbQdisc | Prio, ...]:
-        """The qdiscs that filters can hang on: an HTB root, and every prio qdisc."""
+        """The qdiscs that can have filters: an HTB root, and every prio qdisc."""
         return tuple(q for q in self.qdiscs if isinstance(q, Prio) or (isinstance(q, HtbQdisc) and q.parent == ROOT))
 
     def leaf_of(self, handle: Handle) -> Qdisc | None:
-        """The qdisc attached to a class; None for the hidden FIFO that HTB makes by itself."""
+        """The qdisc attached to a class; None for HTB's implicit FIFO."""
         return next((q for q in self.qdiscs if q.parent == handle), None)
 
     def class_named(self, handle: Handle) -> HtbClass | None:
-        """The class with this handle."""
+        """The class with this handle, if any."""
         return next((c for c in self.classes if c.handle == handle), None)

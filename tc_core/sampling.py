@@ -1,4 +1,4 @@
-"""Rates from readings of counters that somebody makes again and again. Pure: times come from the caller.
+"""Rates from periodic readings of counters. Pure: times come from the caller.
 
 Two readings are compared by :mod:`tc_core.stats`; here is kept which two. Times are seconds of any clock.
 """

@@ -1,4 +1,4 @@
-"""What each class of an interface has sent and received, and its present rate: two readings of the counters, compared.
+"""Bytes sent and received by each class of an interface, and its present rate, from two readings of the counters.
 
 The limits are those that the kernel has, not those of a policy that may not be in force. Names come from outside: the
 kernel has handles only. Reading and waiting is :func:`measure`; the rest is pure.
@@ -178,7 +178,7 @@ def _arrivals(kernel: Kernel, device: str) -> dict[Handle, _Lane]:
 
 
 def _lanes(kernel: Kernel, interface: str) -> dict[Handle, _Lane]:
-    """The classes of our tree on an interface; none where the tree is somebody else's."""
+    """The classes of our tree on an interface; none where the tree is foreign."""
     observed = kernel.observe(interface)
     root = observed.root
     if root is None or not is_ours(observed):

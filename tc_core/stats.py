@@ -34,10 +34,10 @@ class ClassStats:
 
 
 def grown(before: int, after: int) -> int:
-    """What a counter has counted between two readings.
+    """The increase of a counter between two readings.
 
-    Counters have 64 bits and do not wrap, so one that has fallen belongs to a class that was made anew: then everything
-    it counted is new.
+    Counters have 64 bits and do not wrap, so a decrease means that the class was recreated: then the whole count is
+    new.
     """
     return after - before if after >= before else after
 

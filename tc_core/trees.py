@@ -1,4 +1,4 @@
-"""What a policy becomes on an interface, beside the HTB tree (:class:`tc_core.model.TrafficTree`). Values only."""
+"""The results of compiling a policy other than the HTB tree (:class:`tc_core.model.TrafficTree`). Values only."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tc_core.model import BpfFilter, OurQdisc, RedirectFilter, TrafficTree
 from traffic_policy.marks import ClassIds
 
 PLAIN_ROOT: Final = Handle(0x70D1)
-"""The root of a tree that is not HTB ("podl"): such a tree has no other sign by which to know it for ours."""
+"""The root handle of a tree that is not HTB ("podl"), the only sign that such a tree is ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainTree:
     """A tree of qdiscs alone, such as a token bucket with a queue below it.
 
-    ``qdiscs`` has the root first, and parents before what hangs on them; ``filters`` select the bands of a prio qdisc
-    among them. ``names`` are for people only.
+    ``qdiscs`` has the root first, and parents before children; ``filters`` select the bands of a prio qdisc among them.
+    ``names`` are for display only.
     """
 
     qdiscs: tuple[OurQdisc, ...]
@@ -33,9 +33,9 @@ Tree = TrafficTree | PlainTree
 
 @dataclass(frozen=True, slots=True)
 class IngressTree:
-    """What arrives at an interface is sent through ``device``, an ifb, whose tree shapes it.
+    """Received traffic of an interface: it is redirected to ``device``, an ifb, whose tree shapes it.
 
-    ``alias`` is the ifb's, by which it is known for ours.
+    The ifb's ``alias`` identifies it as ours.
     """
 
     device: str
@@ -46,7 +46,7 @@ class IngressTree:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """What an interface should have, both ways. ``ids`` are the class ids behind the handles."""
+    """The wanted state of an interface, both ways. ``ids`` are the class ids behind the handles."""
 
     tree: Tree
     ingress: IngressTree | None

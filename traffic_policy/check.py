@@ -1,4 +1,4 @@
-"""Checks across the parts of a policy: promises that cannot be kept, and matches that can never decide anything."""
+"""Checks across the parts of a policy: rates that cannot be guaranteed, and matches that can never apply."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LONGEST_DELAY: Final = Duration.from_seconds(60)
 
 
 def check(policy: TrafficPolicy) -> list[Problem]:
-    """Everything that is wrong with a policy whose single values are all right. Empty when it can be used."""
+    """All problems of a policy whose individual values are valid. Empty if the policy is usable."""
     parts = (_shaper, _bandwidths, _ingress, _names, _waiting, _matches)
     return [problem for part in parts for problem in part(policy)]
 

@@ -1,8 +1,8 @@
-"""What a policy means, in plain words: how the total is shared, how packets wait, which traffic belongs to a class.
+"""Describes a policy in plain words: how the total is shared, how packets wait, which traffic belongs to a class.
 
-Pure: a policy goes in, words come out. The words are those of ``docs/reference/policy.md``. They are true for whoever
-puts the policy in force; what concerns the proxy alone is said in :mod:`datapath.explain.policy`. :func:`describe` is
-the whole of it as text, for use without the sidecar.
+Pure. The terms are those of ``docs/reference/policy.md``. The text holds for any way of putting the policy in force;
+:mod:`datapath.explain.policy` adds what concerns the proxy only. :func:`describe` returns the complete text, for use
+without the sidecar.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ class PodlaneError(Exception):
 
 
 class ConfigError(PodlaneError, ValueError):
-    """Settings of a command or a daemon that cannot be used."""
+    """Invalid settings of a command or a daemon."""
 
 
 class UnitError(PodlaneError, ValueError):

@@ -1,8 +1,8 @@
 """The packet mark layout, and the class ids that travel in it.
 
-One 32-bit fwmark is shared by everybody in a network namespace, so each of our fields is a value under a mask, chosen
-to stay clear of kube-proxy (0x4000, 0x8000), Istio (0x539, 0x111), AWS VPC CNI (0x80) and others. Marks are cleared
-when a packet leaves its namespace, so what CNI plugins write on the node's side does not meet ours:
+All programs in a network namespace share the 32-bit fwmark, so each of our fields is a value under a mask, chosen to
+avoid kube-proxy (0x4000, 0x8000), Istio (0x539, 0x111), AWS VPC CNI (0x80) and others. Marks are cleared when a packet
+leaves its namespace, so marks of CNI plugins on the node's side do not conflict with ours:
 
 ==============  ==========================================================================
 ``0xff000000``  class id: 1-254 a class of the policy, 255 the default class, 0 not decided
@@ -51,7 +51,7 @@ CLASS_MASK: Final = 0xFF000000
 CLASS_SHIFT: Final = 24
 DEFAULT_CLASS_ID: Final = 0xFF
 MAX_CLASSES: Final = DEFAULT_CLASS_ID - 1
-"""How many classes a policy can have beside the default one: ids 1 to 254."""
+"""Maximum number of classes in addition to the default class: ids 1 to 254."""
 
 
 def class_mark(class_id: int) -> Mark:

@@ -1,4 +1,4 @@
-"""Which matches take everything that others take: what an ordered list can never reach. Pure."""
+"""Finds matches that are unreachable since an earlier match covers them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from traffic_policy.policy import Match, Network, PortRange, TransportProtocol
 class EarlierMatches:
     """The matches so far, found by a name that a match must contain to hide another.
 
-    Comparing each with each would take a minute for a policy of 10,000 names.
+    Comparing all pairs would be too slow for a policy of 10,000 names.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class EarlierMatches:
         self._nameless: list[tuple[str, Match]] = []
 
     def add(self, path: str, match: Match) -> None:
-        """Remember a match by the place where it is written."""
+        """Add a match with its path in the policy."""
         keys = [("sni", n) for n in match.sni] or [("host", n) for n in match.host]
         for key in keys:
             self._by_name.setdefault(key, []).append((path, match))
@@ -28,7 +28,7 @@ class EarlierMatches:
             self._nameless.append((path, match))
 
     def hiding(self, match: Match) -> str | None:
-        """The path of an earlier match that takes everything which ``match`` would."""
+        """The path of an earlier match that covers ``match``, if any."""
         candidates = list(self._nameless)
         for criterion, names in (("sni", match.sni), ("host", match.host)):
             # To hide this match another must cover its first name: by that name, or by a wildcard above it.

@@ -1,13 +1,12 @@
-"""What users write: a total bandwidth, named classes, and which traffic belongs to each.
+"""The policy model: a total bandwidth, named classes, and the traffic that belongs to each.
 
 Inside one match all criteria hold together (AND); the values of one criterion are alternatives, and so are the
 matches of a class (OR). Order decides: the first match, in the order of classes and matches, wins; what matches
 nothing goes to the default class. ``docs/reference/policy.md`` is the reference; :mod:`traffic_policy.policy_file`
 reads policies from YAML and JSON, and :mod:`traffic_policy.check` finds what contradicts itself.
 
-One policy serves two ways of finding a packet's class, and each has criteria that only it can see: the sidecar reads
-names in the first bytes of connections, ``podlane tc`` and the library read packets alone
-(:mod:`traffic_policy.scope`).
+A policy is used by two kinds of classification, each with its own criteria: the sidecar reads names in the first bytes
+of connections, ``podlane tc`` and the library classify by packets alone (:mod:`traffic_policy.scope`).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ MIN_RATE: Final = Rate(8_000)
 """A full-sized packet takes 1.5 s at this rate; TCP cannot keep a connection alive with less."""
 
 QUIC_PORTS: Final = (PortRange(443, 443),)
-"""Where names in QUIC are looked for by matches that name no port: HTTP/3's (RFC 9114 3.1.2)."""
+"""UDP ports of matches by name that name no port: HTTP/3's (RFC 9114 3.1.2)."""
 
 _CLASS_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 

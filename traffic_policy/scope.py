@@ -1,4 +1,4 @@
-"""What of a policy each way of finding a packet's class can honour. A limit must never be ignored silently. Pure."""
+"""The parts of a policy that each kind of classification supports. No limit is ignored silently. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from traffic_policy.policy import Bound, Match, Quic, Requests, Shaper, TrafficP
 
 
 def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
-    """What traffic control alone cannot do: ``podlane tc`` and the library see packets, not what they say."""
+    """Problems for ``podlane tc`` and the library, which see packet headers and marks but no content."""
     problems = [
         Problem(
             path,
@@ -40,7 +40,7 @@ def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
 
 
 def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
-    """What ``podlane run`` and the sidecar cannot do (yet): there, marks tell the classes apart."""
+    """Problems for ``podlane run`` and the sidecar, which select classes by marks."""
     problems = []
     if policy.shaper is not Shaper.HTB:
         problems.append(
@@ -79,7 +79,7 @@ def needs_names(policy: TrafficPolicy) -> bool:
 
 
 def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
-    """What cannot be done when the proxy steps aside, which sees no more than first packets."""
+    """Problems for the step-aside datapath, which sees only first packets."""
     problems = []
     if policy.requests is not Requests.FIRST:
         problems.append(

@@ -1,4 +1,4 @@
-"""What several programs must agree on about the sidecar: its ports, its variables, and the values of its choices. Pure.
+"""Settings of the sidecar that several programs share: ports, environment variables, and enumerations. Pure.
 
 The sidecar reads these settings, the injector writes them, annotations name them, and the command line offers them.
 Only the standard library is imported, for the sake of ``podlane --help``.

@@ -1,4 +1,4 @@
-"""What a policy means to whoever uses it, in plain words: its classes, who finds them, and what to know besides.
+"""Describes a policy in plain words for its users: its classes, how they are selected, and notes.
 
 Pure: a policy goes in, words come out. What is said of bandwidth and packets is :mod:`traffic_policy.describe`; here is
 added who can use the policy, and what the proxy does for it. How all that is laid out on a terminal is ``podlane

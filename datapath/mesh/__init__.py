@@ -1,5 +1,5 @@
-"""Beside the proxy of a service mesh: whose packets leave the Pod then, and what they show.
+"""Operation in a Pod with a service mesh's proxy: which packets leave the Pod, and what they reveal.
 
-Podlane sits behind that proxy: it takes what the proxy sends into the network, not what the application sends to it.
-docs/how-to/mesh.md says what that means for users.
+Podlane sits behind that proxy: it captures what the proxy sends to the network, not what the application sends to the
+proxy. docs/how-to/mesh.md describes the consequences for users.
 """

@@ -1,4 +1,4 @@
-"""What working beside a mesh means for a policy: what cannot be had there, and what to know. Pure."""
+"""Restrictions of a policy in a Pod with a mesh, and notes about its effects. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from traffic_policy.settings import Datapath
 
 
 def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapath) -> str | None:
-    """Why the policy cannot be put in force there, and what can be done; None when it can.
+    """Why the policy cannot be put in force with this mesh, and a remedy; None when it can.
 
-    For an inbound connection the relay would accept before the mesh's proxy does, and speak to the program past it:
-    without mutual TLS, without the mesh's authorization. So there it does not take inbound connections at all.
+    The relay would accept an inbound connection before the mesh's proxy, and connect to the program directly: without
+    mutual TLS and without the mesh's authorization. So it does not capture inbound connections in a Pod with a mesh.
     """
     if mesh is None or datapath is not Datapath.RELAY:
         return None
@@ -28,7 +28,7 @@ def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapat
 
 
 def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> Iterator[str]:
-    """Sentences for whoever reads what a policy does there."""
+    """Sentences about the effects of a policy with this mesh."""
     if problem := beyond_mesh(policy, mesh, datapath):
         yield f"Refused as it is: {problem}"
     if not any(match.needs_content for _, match in policy.rules()):

@@ -1,11 +1,11 @@
-"""Which mesh redirects this namespace's connections, told by its rules as iptables-save prints them. Pure.
+"""Detects the mesh that redirects this namespace's connections, by its rules in iptables-save output. Pure.
 
-Every mesh gives the chains of its nat table names of its own, and writes into them by what it knows its own proxy:
+Every mesh has chains with its own names in the nat table, and in them a criterion by which it exempts its own proxy:
 
-* Istio's sidecar: ``ISTIO_OUTPUT`` returns what gid 1337 (or the gid that it was told) sends; ``ISTIO_TPROXY`` in the
-  mangle table where it takes inbound connections by TPROXY.
-* Istio's ambient mode: ``ISTIO_OUTPUT`` redirects what has not the mark 0x539/0xfff.
-* Linkerd: ``PROXY_INIT_OUTPUT`` returns what uid 2102 (or another) sends.
+* Istio's sidecar: ``ISTIO_OUTPUT`` returns packets of gid 1337 (or a configured gid); ``ISTIO_TPROXY`` in the mangle
+  table exists where it redirects inbound connections by TPROXY.
+* Istio's ambient mode: ``ISTIO_OUTPUT`` redirects packets without the mark 0x539/0xfff.
+* Linkerd: ``PROXY_INIT_OUTPUT`` returns packets of uid 2102 (or another).
 * Consul: chains named ``CONSUL_``.
 """
 
@@ -21,7 +21,7 @@ from traffic_policy.marks import Mark
 from traffic_policy.settings import Mesh
 
 REDIRECT, TPROXY = "REDIRECT", "TPROXY"
-"""How clients' connections come to the mesh's proxy."""
+"""How inbound connections reach the mesh's proxy."""
 
 _OWNER_RETURNS: Final = re.compile(
     r"^-A (\S+) (?:.* )?-m owner --(uid|gid)-owner (\d+) (?:.* )?-j RETURN$", re.MULTILINE
@@ -32,9 +32,9 @@ _PORT: Final = re.compile(r"^-A (?P<chain>\S+) .*(?:--to-ports|--on-port) (?P<po
 
 @dataclass(frozen=True, slots=True)
 class DetectedMesh:
-    """A mesh that was recognised. ``ports``: where it redirects to, in the order of its rules, each once.
+    """A detected mesh. ``ports`` are those it redirects to, in the order of its rules, without duplicates.
 
-    ``mesh`` is None for one that is known by name only; then there is no ``proxy``.
+    ``mesh`` and ``proxy`` are None for a mesh that is known by name only.
     """
 
     mesh: Mesh | None
@@ -45,7 +45,7 @@ class DetectedMesh:
 
 
 def detect_mesh(saved: str) -> DetectedMesh | None:
-    """The mesh whose rules are in ``saved``, the output of iptables-save for all tables; None: none that is known."""
+    """The mesh whose rules are in ``saved``, the output of iptables-save for all tables; None if no known one."""
     chains = set(re.findall(r"^:(\S+) ", saved, re.MULTILINE))
     if "ISTIO_OUTPUT" in chains:
         return _istio(saved, chains)
@@ -67,7 +67,7 @@ def _istio(saved: str, chains: set[str]) -> DetectedMesh:
 
 
 def _owners(saved: str, chain: str, kind: str) -> Iterator[int]:
-    """Whose packets a chain lets go, whatever they are."""
+    """The owners whose packets a chain returns unconditionally."""
     for found, owner, number in _OWNER_RETURNS.findall(saved):
         if found == chain and owner == kind:
             yield int(number)

@@ -1,9 +1,9 @@
-"""Istio's rules where they are nftables of its own (``values.global.nativeNftables``) and not iptables'. Pure.
+"""Detects Istio by its native nftables rules (``values.global.nativeNftables``). Pure.
 
-``iptables-save`` shows nothing of them. Its tables are called ``istio-proxy-…`` for the sidecar and ``istio-ambient-…``
-in the ambient mode (https://github.com/istio/istio/blob/master/tools/istio-nftables/pkg/README.md); the rules in them
-say what :mod:`datapath.mesh.detect` reads in the others. A rule is a row of expressions, as the kernel has them
-(linux/netfilter/nf_tables.h): registers are loaded, compared, and in the end something is done.
+``iptables-save`` does not show them. The tables are named ``istio-proxy-…`` for the sidecar and ``istio-ambient-…`` in
+the ambient mode (https://github.com/istio/istio/blob/master/tools/istio-nftables/pkg/README.md); their rules are
+equivalent to those that :mod:`datapath.mesh.detect` reads. A rule is a sequence of the kernel's expressions
+(linux/netfilter/nf_tables.h), which load registers, compare them and finally act.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from traffic_policy.settings import Mesh
 _SIDECAR: Final = "istio-proxy-"
 _AMBIENT: Final = "istio-ambient-"
 _OUTPUT: Final = "istio-output"
-"""The chain that lets the proxy's own packets go, in any of its tables."""
+"""The chain that returns the proxy's own packets, in any of its tables."""
 _META_KEY, _KEY_MARK, _KEY_SKGID = 2, 3, 11
 """NFTA_META_KEY, NFT_META_MARK, NFT_META_SKGID."""
 _CMP_OP, _CMP_DATA, _EQUAL, _OTHER = 2, 3, 0, 1
@@ -37,27 +37,27 @@ _PORT_BYTES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One step of a rule: its name, and its attributes as the kernel gives them."""
+    """One expression of a rule: its name, and its attributes as received from the kernel."""
 
     name: str
     attributes: bytes
 
     def attribute(self, *path: int) -> bytes:
-        """What the attribute of that type holds, and the one of the next type in it; empty: there is none."""
+        """The payload of the attribute at this path of nested types; empty if missing."""
         data = self.attributes
         for kind in path:
             data = attributes(data).get(kind, b"")
         return data
 
     def number(self, kind: int) -> int:
-        """A number in network byte order; -1: there is none."""
+        """A number in network byte order; -1 if missing."""
         data = self.attribute(kind)
         return int.from_bytes(data, "big") if data else -1
 
 
 @dataclass(frozen=True, slots=True)
 class NativeRule:
-    """A rule of nftables, with where it is."""
+    """A rule of nftables, with its table and chain."""
 
     table: str
     chain: str
@@ -65,7 +65,7 @@ class NativeRule:
 
 
 def detect_native_mesh(rules: Sequence[NativeRule]) -> DetectedMesh | None:
-    """The mesh whose rules are among these; None: none that is known."""
+    """The mesh whose rules are among these; None if no known one."""
     if ambient := [rule for rule in rules if rule.table.startswith(_AMBIENT)]:
         mark = next(_marks_redirected(ambient), ISTIO_AMBIENT.mark)
         return DetectedMesh(Mesh.ISTIO, ISTIO_AMBIENT.title, replace(ISTIO_AMBIENT, mark=mark), ports=_ports(ambient))
@@ -77,7 +77,7 @@ def detect_native_mesh(rules: Sequence[NativeRule]) -> DetectedMesh | None:
 
 
 def _groups_let_go(rules: Iterable[NativeRule]) -> Iterator[int]:
-    """``meta skgid N return``: whose packets go, whatever they are."""
+    """``meta skgid N return``: the groups whose packets are returned unconditionally."""
     for rule in rules:
         steps = [each for each in rule.expressions if each.name != "counter"]
         if rule.chain != _OUTPUT or [each.name for each in steps] != ["meta", "cmp", "immediate"]:
@@ -89,7 +89,7 @@ def _groups_let_go(rules: Iterable[NativeRule]) -> Iterator[int]:
 
 
 def _marks_redirected(rules: Iterable[NativeRule]) -> Iterator[Mark]:
-    """``mark and MASK != VALUE … redirect``: what is redirected is what has not the mark."""
+    """``mark and MASK != VALUE … redirect``: the marks whose packets are not redirected."""
     for rule in rules:
         steps = rule.expressions
         if rule.chain != _OUTPUT or not any(each.name == "redir" for each in steps):
@@ -104,7 +104,7 @@ def _marks_redirected(rules: Iterable[NativeRule]) -> Iterator[Mark]:
 
 
 def _ports(rules: Iterable[NativeRule]) -> tuple[int, ...]:
-    """Where they redirect to, each port once: what was loaded just before."""
+    """The ports to which rules redirect, without duplicates: the value loaded just before."""
     found: dict[int, None] = {}
     for rule in rules:
         for loaded, done in zip(rule.expressions, rule.expressions[1:], strict=False):
@@ -115,5 +115,5 @@ def _ports(rules: Iterable[NativeRule]) -> tuple[int, ...]:
 
 
 def _host_number(data: bytes) -> int:
-    """Of ids and marks, which nftables compares as this machine stores them."""
+    """An id or a mark, which nftables compares in host byte order."""
     return int.from_bytes(data, sys.byteorder)

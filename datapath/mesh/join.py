@@ -1,4 +1,4 @@
-"""Finding the mesh in this network namespace, and taking the identity that it lets pass."""
+"""Finds the mesh in this network namespace and assumes the identity that it exempts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ log = Logger()
 
 
 def find_mesh() -> DetectedMesh | None:
-    """The mesh whose rules are here. Its programs need not be those that we use, so all tables are looked at.
+    """The mesh whose rules are installed. Reads the tables of all implementations, since it may use another than we.
 
-    IPv4 is enough: no mesh does without. Raises :class:`RulesetError` when those of iptables cannot be read.
+    IPv4 suffices, since every mesh uses it. Raises :class:`RulesetError` when iptables rules cannot be read.
     """
     problems: list[str] = []
     programs = installed_programs()
@@ -46,10 +46,10 @@ def find_mesh() -> DetectedMesh | None:
 
 
 def resolve(asked: Mesh) -> MeshProxy | None:
-    """The proxy beside which we are to work, by what was ``asked`` for and what is here.
+    """The mesh's proxy in this Pod, by the setting ``asked`` and the installed rules.
 
-    What is asked for holds, also when its rules come later; they tell ids that are not the usual ones. Raises
-    :class:`ConfigError` when another mesh is here than the one that was named.
+    The setting holds even if the mesh's rules are installed later; the rules provide ids that are not the usual ones.
+    Raises :class:`ConfigError` when the rules are those of another mesh than the setting names.
     """
     if asked is Mesh.NONE:
         return None
@@ -85,7 +85,7 @@ def resolve(asked: Mesh) -> MeshProxy | None:
 
 
 def join(asked: Mesh, datapath: Datapath) -> MeshProxy | None:
-    """:func:`resolve` what is ``asked`` for, and :func:`_assume` what the relay needs there.
+    """:func:`resolve` the setting ``asked``, and :func:`_assume` the identity that the relay needs.
 
     Raises :class:`ConfigError`, :class:`PrivilegeError`.
     """
@@ -96,10 +96,10 @@ def join(asked: Mesh, datapath: Datapath) -> MeshProxy | None:
 
 
 def _assume(proxy: MeshProxy) -> None:
-    """Have this process belong to the mesh's group, so that it lets pass what we send; others we need not be.
+    """Set this process's gid to that of the mesh's proxy, so that the mesh exempts our packets.
 
-    (What is known by uid or mark wears that socket by socket.) Raises
-    :class:`ConfigError` or :class:`PrivilegeError` when that is not allowed.
+    A uid or a mark is set on each socket instead. Raises :class:`ConfigError` or :class:`PrivilegeError` when that is
+    not allowed.
     """
     if proxy.user is not None:
         check_may_be(proxy.user)

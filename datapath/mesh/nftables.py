@@ -1,6 +1,6 @@
-"""The edge to nftables: the rules that are in this network namespace, over netlink, without the program nft.
+"""Reads the nftables rules of the calling thread's network namespace over netlink, without the program nft.
 
-Works in the network namespace of the calling thread, and takes CAP_NET_ADMIN.
+Requires CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def inet_rules() -> list[NativeRule]:
 
 
 def read_rule(data: bytes) -> NativeRule:
-    """A rule, of a message's attributes. Pure."""
+    """Parse a rule from a message's attributes. Pure."""
     held = attributes(data)
     return NativeRule(string(held, _TABLE), string(held, _CHAIN), tuple(_expressions(held.get(_EXPRESSIONS, b""))))
 

@@ -1,8 +1,8 @@
 """Sockets that belong to another user, as the owner match of netfilter sees it.
 
-A socket belongs to the file system uid of the thread that made it (xt_owner.c asks ``file->f_cred->fsuid``), and that
-one can be changed for a moment without losing a capability that matters here (capabilities(7): only those about files
-go with it). setfsuid(2) reports no errors; what it was is all it tells.
+A socket belongs to the file system uid of the thread that created it (xt_owner.c compares ``file->f_cred->fsuid``). The
+thread can change that uid temporarily without losing a needed capability (capabilities(7): only those for files are
+dropped). setfsuid(2) reports no errors; it returns only the previous uid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check_may_be(user: int) -> None:
     """Raise :class:`PrivilegeError` when sockets cannot be made for ``user``."""
     setfsuid = _libc().setfsuid
     before = setfsuid(user)
-    # Who asks for -1, which is nobody's, changes nothing and is told what holds.
+    # setfsuid(-1) changes nothing and returns the current uid.
     now = setfsuid(-1)
     setfsuid(before)
     if now != user:

@@ -1,11 +1,12 @@
-"""The meshes that are known, as far as capture and routing must know them. Pure.
+"""The properties of known meshes that capture and routing need. Pure.
 
-Behind a mesh's proxy the application's own packets never leave: nat redirects them to the proxy, after the mangle rules
-have seen them with their first destination. What leaves are the proxy's packets, and these are told by who owns their
-socket (``-m owner``, only ever asked of SYNs, which always have one), or in Istio's ambient mode by their mark.
+With a mesh's proxy the application's own packets never leave the Pod: nat redirects them to the proxy, after the mangle
+rules have processed them with their original destination. The packets that leave are the proxy's. They are identified
+by the owner of their socket (``-m owner``, matched on SYNs only, which always have one), or in Istio's ambient mode by
+their mark.
 
-The mesh must leave alone what our proxy sends in turn, or that would go in circles. It knows its own proxy by the same
-sign, so our sockets wear it, too; the two are told apart by our OWN mark (:mod:`traffic_policy.marks`).
+The mesh must not redirect what our proxy sends, which would be a loop. The mesh exempts its own proxy by that owner or
+mark, so our sockets have it, too; our OWN mark distinguishes them (:mod:`traffic_policy.marks`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from traffic_policy.settings import Mesh
 
 @dataclass(frozen=True, slots=True)
 class MeshProxy:
-    """A mesh's proxy in the Pod: by what its sockets are known, and what of it is left alone.
+    """A mesh's proxy in the Pod: how its sockets are identified, and its own ports.
 
-    One of ``group`` (gid), ``user`` (uid) and ``mark`` is set. No name decides on ``ports``, which belong to the mesh:
-    its control plane, health, metrics, tunnels. ``service_names``: SNI may be Istio's name of a service
+    One of ``group`` (gid), ``user`` (uid) and ``mark`` is set. Names do not decide on ``ports``, which belong to the
+    mesh: control plane, health, metrics, tunnels. ``service_names``: SNI may be Istio's name of a service
     (:mod:`datapath.routing.service_names`).
     """
 
@@ -36,7 +37,7 @@ class MeshProxy:
 
     @property
     def sign(self) -> str:
-        """By what its sockets are known, in words."""
+        """How its sockets are identified, in words."""
         if self.group is not None:
             return f"gid {self.group}"
         return f"uid {self.user}" if self.user is not None else f"mark {self.mark}"
@@ -53,6 +54,6 @@ ISTIO_AMBIENT: Final = MeshProxy("Istio (ambient)", mark=Mark(0x539, 0xFFF), por
 LINKERD: Final = MeshProxy("Linkerd", user=2102, ports=(PortRange(4140, 4143), PortRange(4190, 4191)))
 """https://linkerd.io/2/reference/proxy-configuration/"""
 USUAL: Final = {Mesh.ISTIO: ISTIO, Mesh.LINKERD: LINKERD}
-"""What a mesh is like whose rules are not there to tell."""
+"""The defaults of a mesh whose rules are not installed yet."""
 HBONE_PORT: Final = 15008
-"""The tunnel in which Istio's ambient mode carries connections: HTTP/2 in mutual TLS, which shows nothing of them."""
+"""The port of Istio's ambient tunnel: HTTP/2 in mutual TLS, which hides the names of the connections inside."""

@@ -1,13 +1,12 @@
-"""What a way to install mangle rules must be able to do, and what all ways share.
+"""The interface of the backends that install mangle rules, and their shared parts.
 
-There are two implementations of iptables, "nft" and "legacy", and their rules live in different places of the kernel:
-each is blind to the other's. Rules split over both are a trap for whoever looks for them, so Podlane goes where the
-namespace's rules already are.
+iptables has two implementations, "nft" and "legacy", which keep their rules in different kernel tables; neither shows
+the other's. Rules split over both are hard to find, so Podlane uses the one that has the namespace's rules.
 
-There are two ways to them. :mod:`datapath.netfilter.restore` runs the programs ``iptables-save`` and
-``iptables-restore``, which exist for both implementations. :mod:`datapath.netfilter.python_iptables` needs no programs,
-only their library, and reaches legacy tables. :mod:`datapath.netfilter.select` picks one, and
-:class:`~datapath.netfilter.install.Installer` works by either.
+There are two kinds of backends. :mod:`datapath.netfilter.restore` runs ``iptables-save`` and ``iptables-restore``,
+which exist for both implementations. :mod:`datapath.netfilter.python_iptables` needs only libxtables and libiptc, no
+programs, and reaches legacy tables. :mod:`datapath.netfilter.select` chooses one, and
+:class:`~datapath.netfilter.install.Installer` works with either.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ LOCK_REMEDY: Final = (
     "Make /run writable, name another place in XTABLES_LOCKFILE, or stop the program that holds the lock."
 )
 LOCK_WAIT: Final = 10
-"""Seconds to wait for /run/xtables.lock when somebody else is changing legacy rules; nft needs none."""
+"""Seconds to wait for /run/xtables.lock while another program changes legacy rules; nft has no such lock."""
 _CAP_NET_ADMIN: Final = 12
 """Its bit in a capability set (linux/capability.h)."""
 
 
 class BackendKind(StrEnum):
-    """The backends there are, the preferred one first: two implementations of the programs, and python-iptables."""
+    """The backends in order of preference: the two implementations of the programs, and python-iptables."""
 
     NFT = "nft"
     LEGACY = "legacy"
@@ -48,62 +47,62 @@ class BackendKind(StrEnum):
 
 
 class Backend(Protocol):
-    """One way to the mangle tables, in the network namespace of whatever thread calls."""
+    """Access to the mangle tables in the network namespace of the calling thread."""
 
     @property
     def kind(self) -> BackendKind:
-        """Which one it is."""
+        """The kind of this backend."""
 
     @property
     def description(self) -> str:
-        """What it is, for people: names and versions."""
+        """Names and versions, for people."""
 
     @property
     def families(self) -> frozenset[Family]:
-        """The address families that it can reach on this system."""
+        """The address families that it supports on this system."""
 
     def installed(self, family: Family) -> Installed:
-        """What the mangle table has of ours; a table that does not exist is not made. Raises :class:`RulesetError`."""
+        """Our part of the mangle table; does not create a missing table. Raises :class:`RulesetError`."""
 
     def apply(self, rules: FamilyRules, installed: Installed) -> None:
-        """Turn ``installed``, as just read, into ``rules``: whole or not at all, and nothing of others.
+        """Turn ``installed``, as just read, into ``rules``, atomically; foreign rules are not touched.
 
-        Raises :class:`PrivilegeError`, or :class:`RulesetError` with what was said and what to do.
+        Raises :class:`PrivilegeError`, or :class:`RulesetError` with the backend's message and a remedy.
         """
 
     def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:
-        """What somebody else can run, when ``rules`` are in force, for new connections to do without the proxy.
+        """The command that makes new connections bypass the proxy while ``rules`` are in force.
 
-        None when they capture nothing, so that there is nothing to do.
+        Any process can run it. None when the rules capture nothing.
         """
 
     def refuses(self, family: Family) -> bool:
-        """Whether such a command has been run, and refuses connections."""
+        """Whether a command of :meth:`failing` was run and refuses connections."""
 
     def lift_refusal(self, family: Family) -> bool:
-        """Take away what a command of :meth:`failing` has left beside the mangle table; whether there was anything."""
+        """Remove what :meth:`failing` left outside the mangle table; returns whether there was anything."""
 
     def rehearse(self, rules: FamilyRules) -> None:
-        """Have ``rules`` checked without applying them; finds unknown targets and matches, not every refusal."""
+        """Check ``rules`` without applying them; finds unknown targets and matches, not every possible error."""
 
 
 def has_net_admin() -> bool:
-    """Whether the calling thread may change network settings. iptables itself does not always say that this is it."""
+    """Whether the calling thread has CAP_NET_ADMIN. iptables does not always report that it is missing."""
     status = Path("/proc/thread-self/status").read_text()
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1)
 
 
 def legacy_tables(family: Family) -> tuple[str, ...] | None:
-    """The legacy tables in use in this namespace; None when only root may know.
+    """The legacy tables in use in this namespace; None when only root may read them.
 
-    Asking for a legacy table by name would bring it into being: look here first.
+    Reading a legacy table by name creates it, so check here first.
     """
     name = "ip_tables_names" if family is Family.V4 else "ip6_tables_names"
     try:
         return tuple(Path("/proc/thread-self/net", name).read_text().split())
     except FileNotFoundError:
-        # The module is not loaded, so nobody has made a table.
+        # The module is not loaded, so there is no table.
         return ()
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""What a policy does not say about the rules that put it in force."""
+"""Settings of the rules that do not come from the policy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from traffic_policy.policy import Match, Network, PortRange
 from traffic_policy.settings import INBOUND_PORT, OUTBOUND_PORT, Datapath
 
 ROUTE_TABLE: Final = 15101
-"""Ours alone: a routing table, and the preference of the rule that leads there (the next one is ours, too)."""
+"""A routing table of ours, and the preference of the rule that points to it (the next preference is ours, too)."""
 LISTENER_ADDRESS: Final[dict[Family, Address]] = {
     Family.V4: ipaddress.IPv4Address("127.0.0.1"),
     Family.V6: ipaddress.IPv6Address("::1"),
@@ -22,17 +22,17 @@ LISTENER_ADDRESS: Final[dict[Family, Address]] = {
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
-    """Ports, exclusions, the interface, and numbers of our own.
+    """Ports, exclusions, the interface, and our routing table.
 
-    ``outbound_port`` is the listener's, or the number of the queue; ``inbound_port`` the other listener's. Content
-    matches apply on ``silent_ports`` only when they name the port. What goes to ``exclude_outbound_ports`` (TCP and
-    UDP) or ``exclude_outbound_cidrs`` is in the default class, whatever the policy says; so are answers from
-    ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules touch only what leaves
-    or comes in by it; without, everything that does not stay on lo. ``route_table`` and ``rule_preference`` (and the
-    one after it) are ours alone (not 100, 133, 253-255, which others use). Without ``quic`` no packet of QUIC is shown
-    to anybody, whatever the policy says: this kernel has no queue for it. ``connmark``: what arrives is told by the
-    connection's mark, which gives it to each packet at the ingress hook. With a ``mesh`` names
-    decide, in TCP, only about what its proxy sends.
+    ``outbound_port`` is the outbound listener's port, or the queue number; ``inbound_port`` the inbound listener's.
+    Content matches apply on ``silent_ports`` only when they name the port. Traffic to ``exclude_outbound_ports`` (TCP
+    and UDP) or ``exclude_outbound_cidrs`` is in the default class, whatever the policy says; so are replies from
+    ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules match only packets that
+    use it; without, all that do not stay on lo. ``route_table`` and ``rule_preference`` (and the next one) must be
+    ours alone (not 100, 133, 253-255, which others use). Without ``quic`` no QUIC packet is queued, whatever the
+    policy says, since this kernel has no NFQUEUE. ``connmark``: received packets are classified by the connection's
+    mark, which the ingress hook copies to each packet. With a ``mesh``, names decide in TCP only for connections of its
+    proxy.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -52,7 +52,7 @@ class CaptureSettings:
 
     @property
     def service_names(self) -> bool:
-        """Whether a name may tell another port than the packet's (:mod:`datapath.routing.service_names`)."""
+        """Whether a name may carry another port than the packet's (:mod:`datapath.routing.service_names`)."""
         return self.mesh is not None and self.mesh.service_names
 
     def any_port(self, match: Match) -> bool:

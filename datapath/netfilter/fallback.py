@@ -1,18 +1,18 @@
-"""What is done about new connections when the proxy is gone, as programs that somebody else can run. Pure.
+"""Commands that handle new connections without the proxy; another process can run them. Pure.
 
-``open``: the chains that capture are emptied, by which the walk goes on to the class of the port.
+``open``: the capturing chains are emptied, so that the walk continues to the class of the port.
 
-In both ways no packet is shown any more: a classifier that is stopped would hold it. So with QUIC, beside the relay
-too; what begins anew on a decided flow is in the default class meanwhile.
+``closed``: connections that need the proxy for their class are refused with RST. Only the filter table has REJECT, so
+a chain is added there for packets marked as captured. TPROXY rules are removed: without a listener they would drop
+incoming packets before the REJECT. The refusal is installed first: with TPROXY alone removed, captured SYNs would be
+delivered locally, where a program may listen on the same port. QUIC packets that begin a connection are dropped, as
+with ``quic: block`` (:mod:`datapath.netfilter.quic`).
 
-``closed``: connections that only the proxy could tell are refused with RST. Only the filter table has REJECT, so for
-that time there is a chain in it, for what is marked as captured; and TPROXY rules go, which without a listener would
-drop what comes in before anybody could refuse it. The refusal comes first: were TPROXY gone alone, captured SYNs would
-be received here, where a program may listen on the same port. Of QUIC the packets that begin a connection are dropped,
-as ``quic: block`` has it (:mod:`datapath.netfilter.quic`).
+Both modes stop queueing packets, since a stopped classifier would hold them. This includes QUIC in the relay datapath;
+until the proxy is back, a new connection on a decided flow is in the default class.
 
-A transaction of mangle rules puts the rest back (:mod:`datapath.netfilter.install`); :func:`without_refusal` removes
-the chain in the filter table.
+A mangle transaction restores the other rules (:mod:`datapath.netfilter.install`); :func:`without_refusal` removes the
+chain in the filter table.
 """
 
 from __future__ import annotations
@@ -51,27 +51,27 @@ _UDP: Final = TransportProtocol.UDP
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program with its arguments, and what it reads from standard input."""
+    """A program with its arguments and its standard input."""
 
     argv: tuple[str, ...]
     input: str
 
 
 def captures(rules: FamilyRules) -> bool:
-    """Whether there is anything to be done when these rules are in force."""
+    """Whether these rules capture anything, so that a fallback is needed."""
     return any(chain.name in _LEAD_TO_THE_PROXY for chain in rules.chains)
 
 
 def without_proxy(chain: Chain, way: OnFailure) -> tuple[Rule, ...]:
-    """What is left of a chain's rules while there is no proxy."""
+    """The rules that remain in a chain without the proxy."""
     if way is OnFailure.CLOSED:
         return _closed(chain)
     return () if chain.name in _LEAD_TO_THE_PROXY else chain.rules
 
 
 def refusal(family: Family, datapath: Datapath) -> FamilyRules:
-    """What ``closed`` puts into the filter table."""
-    # Stepping aside, connections that are there need nobody and go on.
+    """The rules that ``closed`` adds to the filter table."""
+    # When stepping aside, existing connections do not depend on a server.
     only_new = datapath is Datapath.STEP_ASIDE
     refused = Rule(Reject(), protocol=_TCP, syn=only_new, connmark=DIVERT, direction=ConntrackDirection.ORIGINAL)
     hooks = (Hook(builtin, Rule(Jump(REFUSE), protocol=_TCP)) for builtin in ("INPUT", "OUTPUT"))
@@ -92,7 +92,7 @@ def failing_text(rules: FamilyRules, way: OnFailure, datapath: Datapath) -> str 
 
 
 def _written(rules: FamilyRules) -> Iterator[str]:
-    """Chains that are made or filled anew, and the hooks that lead there."""
+    """Chains that are created or rewritten, and the hooks that jump to them."""
     for chain in rules.chains:
         yield f":{chain.name} - [0:0]"
         yield from (f"-A {chain.name} {render_rule(rule, rules.family)}" for rule in chain.rules)
@@ -109,7 +109,7 @@ def _closed(chain: Chain) -> tuple[Rule, ...]:
 
 
 def without_refusal(filter_table: str) -> str | None:
-    """Input that takes the refusal out of a filter table, given as iptables-save text; None: there is none in it."""
+    """Input that removes the refusal from a filter table, given as iptables-save text; None if it has none."""
     lines = filter_table.splitlines()
     if not any(line.startswith(f":{REFUSE} ") for line in lines):
         return None

@@ -1,7 +1,7 @@
-"""What `podlane check` says about capture: every part it needs, found out by trying it in a scratch namespace.
+"""The capture checks of `podlane check`: tries every required netfilter feature in a scratch namespace.
 
-A kernel's configuration does not tell: modules may be missing on the node, unloadable from a container, or there for
-one implementation of iptables and not for the other. So each part is one small rule, written and thrown away.
+The kernel configuration does not suffice: modules may be missing on the node, not loadable from a container, or
+available to one implementation of iptables only. So each check installs one small rule and discards it.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _UNTRIED: Final = "looks right, but was not tried: making a scratch namespace ta
 
 
 INBOUND_PART: Final = "addrtype, socket match"
-"""What only inbound matches by name need."""
+"""Needed only by inbound matches by name."""
 
 
 MESH_PART: Final = "owner match"
-"""What only a sidecar beside a mesh needs."""
+"""Needed only in a Pod with a mesh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing capture needs. ``reason`` is what was found; ``remedy`` is empty when it is available."""
+    """A feature that capture needs. ``reason`` is the finding; ``remedy`` is empty when the feature is available."""
 
     name: str
     available: bool
@@ -99,9 +99,9 @@ _MESH: Final = _Part(MESH_PART, Rule(Return(), protocol=_TCP, group=0), "xt_owne
 
 
 def probe(way: IptablesSetting = IptablesSetting.AUTO) -> list[Check]:
-    """Try everything capture needs, with rules installed by ``way``.
+    """Try everything that capture needs, with rules installed by ``way``.
 
-    Never raises: what does not work is a check that is not available.
+    Never raises: a feature that fails is reported as not available.
     """
     found = installed_programs()
     if (found or may_be_python(way)) and not has_net_admin():
@@ -128,7 +128,7 @@ def probe(way: IptablesSetting = IptablesSetting.AUTO) -> list[Check]:
 
 
 def python_iptables() -> Check:
-    """Whether python-iptables works, be it used or not."""
+    """Whether python-iptables works, used or not."""
     name = "python-iptables"
     try:
         backend = python_backend()
@@ -138,7 +138,7 @@ def python_iptables() -> Check:
     if not has_net_admin():
         return Check(name, False, f"{backend.description}: not tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)
     remedy = "Use `--iptables restore`, or install what is missing."
-    # In place it is only looked at: a rehearsal would leave a legacy table behind.
+    # In the current namespace it is only read: a rehearsal would leave a legacy table behind.
     tried = _try(name, lambda: backend.apply(sample(), Installed()), lambda: backend.installed(Family.V4), remedy)
     # Its release is known once it was used.
     return replace(tried, reason=f"{backend.description}, for legacy tables only: {tried.reason}")
@@ -175,7 +175,7 @@ def _check_routing(family: Family) -> Check:
 
 
 def _try(name: str, act: Callable[[], object], look: Callable[[], object], remedy: str) -> Check:
-    """``act`` in a scratch namespace; where none may be made, at least ``look`` in place."""
+    """Run ``act`` in a scratch namespace; if none can be created, run ``look`` in the current one."""
     try:
         try:
             in_scratch_namespace(act)
@@ -190,6 +190,6 @@ def _try(name: str, act: Callable[[], object], look: Callable[[], object], remed
 
 
 def _try_out(family: Family, rule: Rule | None, builtin: str = "PREROUTING") -> FamilyRules:
-    """A chain with just this rule, called from PREROUTING as TPROXY demands, or where else the rule can be."""
+    """A chain with only this rule, called from PREROUTING, as TPROXY requires, or from another ``builtin``."""
     chain = Chain(PRE, () if rule is None else (rule,))
     return FamilyRules(family, (chain,), (Hook(builtin, Rule(Jump(PRE))),))

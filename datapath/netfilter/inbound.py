@@ -1,31 +1,31 @@
-"""The rules of connections that clients open towards us, beside those of :mod:`datapath.netfilter.ruleset`.
+"""The rules of inbound connections, in addition to those of :mod:`datapath.netfilter.ruleset`.
 
-What such a connection gets shaped is our answers::
+The replies of such a connection are shaped::
 
     OUTPUT -> PODLANE-OUT
-                -g PODLANE-REPLIES   answers: the policy's inbound matches in order, seen from behind (our port is the
-                                     source port, the client the destination); what needs content is not asked here
-                                     (stepping aside, answers of decided connections do not come here)
-    PREROUTING -> PODLANE-PRE -> PODLANE-IN      what comes in by the interface
+                -g PODLANE-REPLIES   replies: the policy's inbound matches in order, with both ends swapped (our port
+                                     is the source port, the client the destination), except those that need content
+                                     (when stepping aside, replies of decided connections do not get here)
+    PREROUTING -> PODLANE-PRE -> PODLANE-IN      packets received on the interface
                 -g PODLANE-IN-SYN    exclusions; then the walk
                    -> PODLANE-IN-CLASSES   the same matches in order: decided by the kernel -> RETURN, by content
-                        -j PODLANE-IN-ANY-PORT, PODLANE-IN-CAPTURE   say so in the connection's mark
-                TPROXY of captured connections to the inbound listener; stepping aside, -> PODLANE-SHOW
+                        -j PODLANE-IN-ANY-PORT, PODLANE-IN-CAPTURE   set the connection's mark
+                TPROXY of captured connections to the inbound listener; when stepping aside, -> PODLANE-SHOW
                 QUIC: see :mod:`datapath.netfilter.quic`
 
-* **Captured is only what would reach a program.** `addrtype` leaves alone what is merely forwarded, and `socket` what
-  nobody listens for: a closed port refuses, as it did, instead of being accepted by the proxy; and a program that
-  listens on loopback alone stays out of reach.
-* The relay: what the proxy answers has OWN and the class set on its socket, so it never comes to REPLIES.
-* The proxy speaks to the program from the client's own address over lo (:mod:`sidecar.transport.inbound`), and a
-  second policy route keeps the program's answers on lo.
-* As for outbound: decided once, on the SYN; followed by the connection's mark; emptying CAPTURE is all it takes to
-  drain.
-* Beside a mesh nat leads clients to the mesh's proxy, but after PREROUTING's mangle chain, so what is shown from here
-  is as the client meant it. Answers carry that proxy's port in OUTPUT and the client's only behind it, so they are
-  asked for conntrack's original port. The relay would lead clients past the proxy: :mod:`datapath.mesh.check`.
-* Stepping aside (:mod:`datapath.netfilter.nfqueue_rules`) the connection stays between client and program as it is: no
-  route, no listener.
+* **Only packets that would reach a program are captured.** `addrtype` excludes forwarded packets, and `socket` those
+  without a listening socket: a closed port still refuses connections, instead of the proxy accepting them, and a
+  program that listens on loopback only stays unreachable.
+* In the relay datapath the proxy sets OWN and the class on its sockets, so its replies never reach REPLIES.
+* The proxy connects to the program from the client's own address over lo (:mod:`sidecar.transport.inbound`), and a
+  second policy route keeps the program's replies on lo.
+* As for outbound: decided once, on the SYN; followed by the connection's mark; emptying CAPTURE is enough to drain.
+* With a mesh, nat redirects clients to the mesh's proxy, but after PREROUTING's mangle chain, so the packets queued
+  here have their original destination. Replies have that proxy's port in OUTPUT and the original port only after it,
+  so they are matched by conntrack's original port. The relay would bypass the mesh's proxy: see
+  :mod:`datapath.mesh.check`.
+* When stepping aside (:mod:`datapath.netfilter.nfqueue_rules`) the connection between client and program is unchanged:
+  no route, no listener.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ _UNTOUCHED: Final = Mark(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class InboundRules:
-    """What one family gets for inbound connections that content may decide."""
+    """The rules of one family for inbound connections that content may decide."""
 
     entry: Rule
-    """To be called from PREROUTING."""
+    """The rule that PREROUTING calls."""
     chains: tuple[Chain, ...]
     routes: tuple[PolicyRoute, ...]
     tcp: bool
@@ -92,16 +92,16 @@ class InboundRules:
     """Of what clients open by which protocol."""
 
 
-# --- answers, in OUTPUT ----------------------------------------------------------------------------------------------
+# --- replies, in OUTPUT ----------------------------------------------------------------------------------------------
 
 
 def reply_rule(*, classified: bool) -> Rule:
-    """Among the first of OUT: answers do not go on to the matches of what we open."""
+    """One of the first rules of OUT: keeps replies from the outbound matches."""
     return Rule(Goto(REPLIES) if classified else Return(), direction=ConntrackDirection.REPLY)
 
 
 def reply_walk(family: Family, policy: TrafficPolicy, ids: ClassIds, *, redirected: bool) -> list[Rule]:
-    """The inbound matches that need no content, asked of answers."""
+    """The inbound matches that need no content, applied to replies."""
     return [
         rule
         for name, match in policy.rules(Bound.INBOUND)
@@ -111,7 +111,7 @@ def reply_walk(family: Family, policy: TrafficPolicy, ids: ClassIds, *, redirect
 
 
 def reply_exclusions(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
-    """Answers that stay in the default class."""
+    """Rules that keep excluded replies in the default class."""
     for network in networks_of(family, settings.exclude_inbound_cidrs):
         yield Rule(Return(), destination=network)
     for group in port_groups(settings.exclude_inbound_ports):
@@ -127,9 +127,9 @@ def reply_exclusions(family: Family, settings: CaptureSettings) -> Iterator[Rule
 def inbound_rules(
     family: Family, policy: TrafficPolicy, settings: CaptureSettings, *, capture: bool, keep: bool
 ) -> InboundRules | None:
-    """What leads to the inbound listener, or to the classifier; None when nothing needs it.
+    """The rules that lead to the inbound listener or the classifier; None when none are needed.
 
-    Without ``capture`` new connections go directly; ``keep`` is for those of an earlier policy.
+    Without ``capture`` new connections go direct; ``keep`` keeps the rules that those of an earlier policy need.
     """
     aside = settings.datapath is Datapath.STEP_ASIDE
     walk = _walk(family, policy, settings)
@@ -153,7 +153,7 @@ def inbound_rules(
 
 
 def _walk(family: Family, policy: TrafficPolicy, settings: CaptureSettings) -> list[Rule]:
-    """What comes in and is captured or shown: the first match that can decide without content ends the walk."""
+    """The walk that captures or queues incoming packets; a match that decides without content ends it."""
     reads_quic = quic.treatment(policy, settings) is Quic.CLASSIFY and any(
         match.quic_ports for _, match in policy.rules(Bound.INBOUND)
     )

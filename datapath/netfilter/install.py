@@ -1,12 +1,12 @@
-"""Putting a ruleset in force, checking that it is, and taking it away without a trace.
+"""Installs a ruleset, verifies it, and removes it completely.
 
-The ways in and out are ordered so that no packet meets half of it: the policy route exists before a rule marks packets
-for it, and goes after the last such rule. Each family's rules change in one transaction. What is there already and
-right is not touched at all, so a restarted container adopts what its predecessor left, counters included; what is
-there and different, be it of another policy or half removed, is replaced within the same transaction.
+The order ensures that no packet sees a partial ruleset: the policy route is added before any rule marks packets for it,
+and removed after the last such rule. Each family's rules change in one transaction. Rules that are already correct are
+not touched, so a restarted container adopts those of its predecessor with their counters. Rules that differ, from
+another policy or an interrupted removal, are replaced in the same transaction.
 
-What counts as ours: chains named ``PODLANE-*`` in the mangle table, rules elsewhere in it that lead into them, and the
-policy route by its mark. Nothing else is ever changed.
+Ours are: chains named ``PODLANE-*`` in the mangle table, rules elsewhere in it that jump to them, and the policy route,
+by its mark. Nothing else is changed.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = ["Backend", "InstallReport", "Installer", "IptablesSetting", "detect_b
 
 _DEFAULT_TABLE: Final = CaptureSettings().route_table
 _SHOWN: Final = 12
-"""Lines of a difference that an error shows; the first ones tell what kind of trouble it is."""
+"""Maximum lines of a difference in an error; the first ones suffice to see the kind of problem."""
 
 log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
 class InstallReport:
-    """What an installation did. ``adopted``: an earlier run had left something; ``notes``: what was skipped and why."""
+    """Result of an installation. ``adopted``: rules of an earlier run existed; ``notes``: what was skipped and why."""
 
     changed: bool
     adopted: bool
@@ -50,9 +50,9 @@ class InstallReport:
 
 
 class Installer:
-    """Installs rulesets in the network namespace of the calling thread, one after the other.
+    """Installs rulesets, one after the other, in the network namespace of the calling thread.
 
-    Not for concurrent use: whoever calls makes sure that there is only one Podlane in the namespace.
+    Not for concurrent use: the caller ensures that only one Podlane runs in the namespace.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -61,10 +61,11 @@ class Installer:
         self._installed_before = False
 
     def install(self, ruleset: Ruleset) -> InstallReport:
-        """Put ``ruleset`` in force; nothing is written when it is already.
+        """Put ``ruleset`` in force; writes nothing if it is in force already.
 
-        Raises :class:`RulesetError` (with the difference when reading back shows another state than was written) or
-        :class:`PrivilegeError`. After an error each family is either as before or as wanted; :meth:`remove` cleans up.
+        Raises :class:`RulesetError` (with the difference, if the state read back is not what was written) or
+        :class:`PrivilegeError`. After an error each family has either its old or its new rules; :meth:`remove` cleans
+        up.
         """
         notes: list[str] = []
         changed = leftovers = False
@@ -74,7 +75,7 @@ class Installer:
             leftovers = leftovers or bool(installed)
             changed = self._install_family(rules, installed) or changed
             if not self._installed_before:
-                # After the rules: they lead to a listener by now, so nobody need be refused any more.
+                # After the rules, which by now lead to a listener.
                 changed = self.backend.lift_refusal(family) or changed
         report = InstallReport(changed, leftovers and not self._installed_before, tuple(notes))
         self._installed_before = True
@@ -90,14 +91,14 @@ class Installer:
         return report
 
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:
-        """What somebody else can run, when ``ruleset`` is in force, for new connections to do without the proxy."""
+        """Commands for any process that make new connections bypass the proxy while ``ruleset`` is in force."""
         commands = (self.backend.failing(ruleset.for_family(family), way, datapath) for family in self._families([]))
         return tuple(command for command in commands if command is not None)
 
     def refusing(self) -> tuple[Command, ...]:
-        """What somebody else can run for new connections to be refused that the rules, as they are, lead to a proxy.
+        """Commands for any process that refuse new connections which the installed rules lead to a proxy.
 
-        Where they are refused already there is nothing to run; :meth:`refused` tells.
+        Empty for a family that refuses them already; see :meth:`refused`.
         """
         return tuple(
             command
@@ -106,17 +107,17 @@ class Installer:
         )
 
     def refused(self) -> bool:
-        """Whether somebody has run that, or what :meth:`failing` gave, and it is in force."""
+        """Whether commands of :meth:`refusing` or :meth:`failing` were run and refuse connections."""
         return any(self.backend.refuses(family) for family in self._families([], even_disabled=True))
 
     def invalidate(self) -> None:
-        """Somebody has run that: look at everything again, as at the first time."""
+        """Such commands were run: the next :meth:`install` reads everything, like the first one."""
         self._installed_before = False
 
     def remove(self) -> bool:
-        """Remove everything of ours, also when half of it is missing; whether there was anything.
+        """Remove everything of ours, even if incomplete; returns whether there was anything.
 
-        A family that fails does not keep the other from being cleaned; the first error is raised at the end.
+        Both families are cleaned even if one fails; the first error is raised at the end.
         """
         removed = False
         errors: list[PodlaneError] = []
@@ -137,12 +138,12 @@ class Installer:
         )
 
     def has_rule(self, chain: str, rule: Rule) -> bool:
-        """Whether a family has this rule in a chain of ours; a policy may be about one of them alone."""
+        """Whether any family has this rule in a chain of ours; a policy may concern only one family."""
         families = self._families([], even_disabled=True)
         return any(rule in self.installed(family).chains.get(chain, ()) for family in families)
 
     def installed(self, family: Family) -> Installed:
-        """What one family's mangle table has of ours."""
+        """Our part of one family's mangle table."""
         return self.backend.installed(family)
 
     # --- one family -----------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ class Installer:
             )
 
     def _families(self, notes: list[str], *, even_disabled: bool = False) -> Iterable[Family]:
-        """The families there are here; why not, for the others, into ``notes``."""
+        """The families available here; adds the reason for each other one to ``notes``."""
         yield Family.V4
         reason = ipv6_missing()
         if Family.V6 not in self.backend.families:

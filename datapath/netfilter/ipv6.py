@@ -1,4 +1,4 @@
-"""Whether this network namespace has IPv6 at all."""
+"""Whether this network namespace has IPv6."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def _disabled(interface: Path) -> bool:
     try:
         return (interface / "disable_ipv6").read_text().strip() == "1"
     except OSError:
-        # Gone between listing and reading: an interface that is not there carries no IPv6.
+        # The interface was removed between listing and reading.
         return True

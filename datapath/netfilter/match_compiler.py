@@ -1,4 +1,4 @@
-"""One match of a policy as mangle rules: for packets of connections that we open, for answers to those of others."""
+"""Compiles one match of a policy to mangle rules: for outbound connections, and for replies of inbound ones."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from traffic_policy.policy import Match, Network, PortRange, TransportProtocol
 
 
 def return_on_ports(ports: Iterable[PortRange], *protocols: TransportProtocol) -> Iterator[Rule]:
-    """Leave these destination ports alone."""
+    """Return on these destination ports."""
     for group in port_groups(ports):
         if group:
             yield from (Rule(Return(), protocol=protocol, ports=group) for protocol in protocols)
 
 
 def quiet_rules(settings: CaptureSettings) -> Iterator[Rule]:
-    """In front of a capture on any port: where servers speak first, there is nothing to wait for."""
+    """Rules before a capture on any port: on silent ports the server speaks first."""
     return return_on_ports((PortRange(port, port) for port in settings.silent_ports), TransportProtocol.TCP)
 
 
 def content_rules(
     family: Family, match: Match, settings: CaptureSettings, *, any_port: str, capture: str
 ) -> Iterator[Rule]:
-    """A match that needs content: SYNs which meet the rest of it are led to ``capture``, or first to ``any_port``.
+    """Rules of a match that needs content: SYNs that meet its other criteria go to ``capture``, or via ``any_port``.
 
-    Where a name may tell the port, the packet's own port does not rule it out.
+    Where a name may carry the port, the packet's own port is not a criterion.
     """
     yield from _capture_rules(family, match, any_port if settings.any_port(match) else capture)
     if match.port and settings.service_names:
@@ -53,21 +53,21 @@ def _capture_rules(family: Family, match: Match, chain: str) -> Iterator[Rule]:
 
 
 def class_rules(family: Family, match: Match, class_id: int) -> Iterator[Rule]:
-    """A match that the kernel decides packet by packet."""
+    """Rules of a match that the kernel decides for each packet."""
     return kernel_rules(family, match, Goto(class_chain(class_id)))
 
 
 def kernel_rules(family: Family, match: Match, action: Action) -> Iterator[Rule]:
-    """What happens to packets that meet a match."""
+    """Rules that apply ``action`` to packets that meet a match."""
     for source, destination in ends(family, match):
         for protocol, ports in _services(match):
             yield Rule(action, protocol=protocol, source=source, destination=destination, ports=ports)
 
 
 def reply_rules(family: Family, match: Match, class_id: int, *, redirected: bool) -> Iterator[Rule]:
-    """The same for answers: what the match calls source is where they go.
+    """:func:`class_rules` for replies, whose destination is the match's source.
 
-    ``redirected``: nat may have led the client elsewhere, and undoes that only behind us (in POSTROUTING).
+    ``redirected``: nat may have redirected the client, which is undone only after these rules (in POSTROUTING).
     """
     action = Goto(class_chain(class_id))
     for source, destination in ends(family, match):
@@ -77,7 +77,7 @@ def reply_rules(family: Family, match: Match, class_id: int, *, redirected: bool
 
 
 def answers_from(rule: Rule, ports: tuple[PortRange, ...], *, redirected: bool) -> Iterator[Rule]:
-    """``rule`` for answers from these ports of ours (from any if there are none), which fit in one rule."""
+    """``rule`` for replies from these local ports (any if empty), which must fit in one rule."""
     if redirected and ports:
         yield from (replace(rule, original_port=port) for port in ports)
     else:
@@ -85,7 +85,7 @@ def answers_from(rule: Rule, ports: tuple[PortRange, ...], *, redirected: bool) 
 
 
 def _services(match: Match) -> Iterator[tuple[TransportProtocol | None, tuple[PortRange, ...]]]:
-    """Every protocol with every portion of ports."""
+    """Every protocol with every group of ports."""
     protocols: Iterable[TransportProtocol | None] = (None,)
     if match.protocol or match.port:
         protocols = [p for p in dict.fromkeys(match.protocol or TransportProtocol) if match.accepts_protocol(p)]
@@ -93,14 +93,14 @@ def _services(match: Match) -> Iterator[tuple[TransportProtocol | None, tuple[Po
 
 
 def ends(family: Family, match: Match) -> Iterator[tuple[Network | None, Network | None]]:
-    """Every source with every destination; nothing when one of them is named for the other family alone."""
+    """Every source with every destination; empty when one of them names only networks of the other family."""
     return product(networks_of(family, match.source, default=(None,)), networks_of(family, match.cidr, default=(None,)))
 
 
 def networks_of(
     family: Family, networks: Sequence[Network], *, default: tuple[Network | None, ...] = ()
 ) -> tuple[Network | None, ...]:
-    """The networks of one family, none inside another; ``default`` when no network of any family was named.
+    """The networks of one family, none inside another; ``default`` when no network is named.
 
     A network that holds every address is no criterion (None); iptables-save would not show it either.
     """
@@ -119,13 +119,13 @@ def class_chain(class_id: int) -> str:
 
 
 def without_repeats(walk: Iterable[Rule]) -> list[Rule]:
-    """The same walk in fewer rules: what a rule did to a packet, an equal one behind it need not do again.
+    """The walk without duplicates: an equal rule further down has no effect.
 
-    Every name that may be met on any port, and there may be hundreds, asks for the same rule.
+    All name matches without a port, of which there may be hundreds, compile to the same rule.
     """
     return list(dict.fromkeys(walk))
 
 
 def chains_called(rules: Iterable[Rule]) -> set[str]:
-    """The chains that rules lead to."""
+    """The chains that rules jump to."""
     return {rule.action.chain for rule in rules if isinstance(rule.action, Jump | Goto)}

@@ -1,25 +1,25 @@
-"""The rules of the step-aside datapath, beside those of :mod:`datapath.netfilter.ruleset`.
+"""The rules of the step-aside datapath, in addition to those of :mod:`datapath.netfilter.ruleset`.
 
-    OUTPUT -> PODLANE-OUT       exemptions; packets of decided connections are done; then the walk; then -> SHOW
+    OUTPUT -> PODLANE-OUT       exemptions; packets of decided connections end here; then the walk; then -> SHOW
               PODLANE-CLASSES   as for the relay; it gives undecided packets the class of their port, too
-                -j PODLANE-CAPTURE  SYNs whose class only content can tell: the connection's mark says so
+                -j PODLANE-CAPTURE  SYNs whose class needs content: sets the connection's mark to "undecided"
               PODLANE-SHOW      packets with data of such connections: to the classifier
-    PREROUTING -> PODLANE-PRE -> PODLANE-IN      the same for what clients open: see :mod:`datapath.netfilter.inbound`
+    PREROUTING -> PODLANE-PRE -> PODLANE-IN      the same for inbound connections: :mod:`datapath.netfilter.inbound`
     POSTROUTING -> PODLANE-SAVE a decision that the classifier wrote into a packet's mark becomes the connection's;
                                 the mark of a decided connection, class bits and "decided", becomes the packet's
-    INPUT -> PODLANE-IN-SAVE    decisions behind PREROUTING become the connection's
+    INPUT -> PODLANE-IN-SAVE    decisions made in PREROUTING become the connection's
 
-* An accepting verdict ends the packet's walk through the mangle chain that showed it, so the decision is saved at the
-  next one: what leaves, in POSTROUTING; what comes in, in INPUT. (A mark for the connection in the verdict itself,
-  NFQA_CT, is ignored by some kernels.)
-* Every packet of a decided connection passes these rules, so they are few and early. Its mark is written behind OUTPUT,
-  since a packet whose mark changes there is routed once more (ip_route_me_harder() in net/ipv4/netfilter.c).
-* Of connections that clients open the client's packets are shown, and the answers follow. What is decided is saved
-  before the program gets the packet, so there is no answer to it yet.
-* SHOW tells the classifier which packet is the first of its connection. See :mod:`datapath.stepaside.marks`.
-* ``--queue-bypass``: without a classifier packets go on as they are, in the class of their port.
-* Packets of connections that conntrack does not track have no connection's mark: they go by port.
-* A packet without data tells nothing and is not shown; its way through user space would only cost time.
+* An accept verdict ends the packet's walk through the mangle chain that queued it, so the decision is saved in the next
+  one: for sent packets in POSTROUTING, for received ones in INPUT. (A connection mark in the verdict itself, NFQA_CT,
+  is ignored by some kernels.)
+* Every packet of a decided connection traverses these rules, so they are few and early. Its mark is written after
+  OUTPUT, since a packet whose mark changes there is routed again (ip_route_me_harder() in net/ipv4/netfilter.c).
+* For inbound connections the client's packets are queued, and the replies follow. The decision is saved before the
+  program receives the packet, so there is no reply yet.
+* SHOW marks the first packet of a connection for the classifier. See :mod:`datapath.stepaside.marks`.
+* ``--queue-bypass``: without a classifier packets continue unchanged, in the class of their port.
+* Untracked packets have no connection mark and are classified by port.
+* A packet without data has no content and is not queued; the way through user space would only cost time.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ _TCP: Final = TransportProtocol.TCP
 
 
 def follow_rule(protocol: TransportProtocol = _TCP, direction: ConntrackDirection | None = None) -> Rule:
-    """In front of the walk: what was decided holds, so that SAVE will write the mark."""
+    """Rule before the walk: a decided connection keeps its class; SAVE writes the mark."""
     return Rule(Return(), protocol=protocol, connmark=DECIDED, direction=direction)
 
 
 def show_rule() -> Rule:
-    """What content may still decide, is shown; what we send, behind the walk."""
+    """Queues packets that content may still decide; for sent packets, after the walk."""
     return Rule(Goto(SHOW), protocol=_TCP, connmark=OPEN, carries_data=True)
 
 
 def undecided_rule() -> Rule:
-    """What CAPTURE does to a SYN."""
+    """Rule of CAPTURE for a SYN: marks the connection as undecided."""
     return Rule(SetConnmark(UNDECIDED_ASIDE))
 
 
 def aside_chains(
     queue: int, protocols: Iterable[TransportProtocol] = (_TCP,), *, inbound: bool = False
 ) -> Iterator[Chain]:
-    """The chains of this datapath alone; ``queue`` is the classifier's, ``protocols`` are what it is shown.
+    """The chains that only this datapath has; ``queue`` is the classifier's, ``protocols`` are those queued to it.
 
-    ``inbound``: of what clients open, too.
+    ``inbound``: for inbound connections as well.
     """
     yield Chain(
         SHOW,
@@ -90,13 +90,13 @@ def aside_chains(
 
 
 def save_rules(protocols: Iterable[TransportProtocol]) -> tuple[Rule, ...]:
-    """What SAVE does before it copies marks to packets; relayed connections have no such rule."""
+    """Rules of SAVE before it copies marks to packets; relayed connections have none."""
     return tuple(Rule(SaveMark(OURS), protocol=each, mark=DECIDED, connmark=OPEN) for each in protocols)
 
 
 def save_hooks(protocols: Sequence[TransportProtocol], *, inbound: bool) -> Iterator[Hook]:
-    """Where decisions are saved and followed. Answers, too, leave by POSTROUTING."""
-    only = protocols[0] if len(protocols) == 1 else None  # beside the relay, whose packets need not look
+    """The hooks where decisions are saved and applied. Replies, too, leave by POSTROUTING."""
+    only = protocols[0] if len(protocols) == 1 else None  # in the relay datapath TCP packets skip the hook
     yield Hook("POSTROUTING", Rule(Jump(SAVE), protocol=only))
     if inbound:
         yield Hook("INPUT", Rule(Jump(IN_SAVE), protocol=only))

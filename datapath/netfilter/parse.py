@@ -1,8 +1,7 @@
-"""Reading what is installed: iptables-save text back into the data of :mod:`datapath.netfilter.rules`.
+"""Parses iptables-save text into the data of :mod:`datapath.netfilter.rules`.
 
-Every form is read that a version of iptables may print for a rule of ours, in any order of options, so that states
-are compared as data. A line inside a chain of ours that is no such rule stays as its text: it can be shown, but never
-equals anything wanted.
+Accepts every form in which any version of iptables prints a rule of ours, with options in any order, so that states can
+be compared as data. Any other line in a chain of ours is kept as text: it can be shown, but never equals a wanted rule.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from traffic_policy.marks import Mark
 from traffic_policy.policy import PortRange, TransportProtocol
 
 _SYN_FLAGS: Final = ({"FIN", "SYN", "RST", "ACK"}, {"SYN"})
-"""The flags looked at and those set that ``--syn`` stands for (iptables-extensions(8), tcp)."""
+"""``--syn``: the flags examined and those that must be set (iptables-extensions(8), tcp)."""
 _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
     Family.V4: {"tcp": TransportProtocol.TCP, "udp": TransportProtocol.UDP, "icmp": TransportProtocol.ICMP},
     Family.V6: {
@@ -47,8 +46,8 @@ _PROTOCOLS: Final[Mapping[Family, Mapping[str, TransportProtocol]]] = {
         "icmpv6": TransportProtocol.ICMP,
     },
 }
-"""ICMP of IPv6 is printed by its name in /etc/protocols, or without that file by the second one. ICMP of IPv4 in a rule
-for IPv6 is none of ours."""
+"""ICMPv6 is printed by its name in /etc/protocols, or by the second name without that file. ICMP of IPv4 in an IPv6
+rule is not ours."""
 _PROGRAMS: Final[Mapping[Family, Mapping[str, str]]] = {
     family: {
         bytecode(packet_filters.CARRIES_DATA[family]): "carries_data",
@@ -56,15 +55,15 @@ _PROGRAMS: Final[Mapping[Family, Mapping[str, str]]] = {
     }
     for family in Family
 }
-"""The criteria that are programs, by what ``--bytecode`` prints of each."""
+"""The BPF criteria by their ``--bytecode`` text."""
 _MODULES: Final = ("tcp", "udp", "multiport", "mark", "connmark", "conntrack", "addrtype", "socket", "bpf", "owner")
 _WITHOUT_VALUE: Final = ("--save-mark", "--restore-mark", "--queue-bypass")
-"""Options of targets that stand alone."""
+"""Target options without a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledHook:
-    """A rule outside our chains that leads into one: in ``chain``, at ``position`` from 1."""
+    """A rule outside our chains that jumps to one: in ``chain``, at ``position``, counted from 1."""
 
     chain: str
     position: int
@@ -74,7 +73,7 @@ class InstalledHook:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What one family's mangle table holds of ours."""
+    """Our part of one family's mangle table."""
 
     chains: Mapping[str, tuple[Rule | str, ...]] = field(default_factory=dict)
     hooks: tuple[InstalledHook, ...] = ()
@@ -84,11 +83,11 @@ class Installed:
 
 
 class _UnknownWordsError(ValueError):
-    """A rule says something that :class:`Rule` has no field for."""
+    """A rule has options for which :class:`Rule` has no field."""
 
 
 def parse(text: str, family: Family) -> Installed:
-    """What the iptables-save output of one family has of ours in its mangle table."""
+    """Our part of the mangle table in the iptables-save output of one family."""
     chains: dict[str, list[Rule | str]] = {}
     hooks: list[InstalledHook] = []
     counts: dict[str, int] = {}
@@ -111,11 +110,11 @@ def parse(text: str, family: Family) -> Installed:
 
 
 def _target(words: str) -> str | None:
-    """The chain of ours a foreign rule leads to, if it does."""
+    """The chain of ours that a foreign rule jumps to, if any."""
     try:
         tokens = shlex.split(words)
     except ValueError:
-        # A comment with a lone quote in it; what follows -j never needs quotes.
+        # A comment with an unpaired quote; a target never needs quotes.
         tokens = words.split()
     for flag, target in itertools.pairwise(tokens):
         if flag in ("-j", "-g", "--jump", "--goto") and target.startswith(CHAIN_PREFIX):
@@ -124,7 +123,7 @@ def _target(words: str) -> str | None:
 
 
 def parse_rule(words: str, family: Family) -> Rule | str:
-    """A rule as data, or its words as they are when it is none that we could have written."""
+    """A rule as data, or its unchanged text if it is not one of ours."""
     try:
         return _Reader(words, family).rule()
     except (_UnknownWordsError, ValueError, KeyError, StopIteration):

@@ -1,8 +1,8 @@
-"""Keeping listener ports out of the ephemeral range.
+"""Excludes listener ports from the ephemeral range.
 
 The kernel gives outgoing sockets any port of net.ipv4.ip_local_port_range (which IPv6 uses too). If a listener's port
-is among them, some connection will have taken it when the listener wants it, most likely after a restart. Ports in
-net.ipv4.ip_local_reserved_ports are never given out by themselves, but can be bound explicitly
+is in that range, a connection may occupy it when the listener binds, most likely after a restart. Ports in
+net.ipv4.ip_local_reserved_ports are not assigned automatically, but can be bound explicitly
 (Documentation/networking/ip-sysctl.rst).
 """
 
@@ -23,7 +23,7 @@ _RESERVED: Final = "ip_local_reserved_ports"
 
 @dataclass(frozen=True, slots=True)
 class PortReservation:
-    """Ports that were added to the list, to be handed to :func:`release`; ``warning`` when that was not possible."""
+    """Ports that were added to the list, for :func:`release`; ``warning`` is set when that was not possible."""
 
     added: tuple[int, ...] = ()
     warning: str | None = None
@@ -32,8 +32,8 @@ class PortReservation:
 def reserve(ports: Iterable[int], sysctl: Path = _SYSCTL) -> PortReservation:
     """Reserve those of ``ports`` that lie in the ephemeral range and are not reserved yet.
 
-    Never raises for want of rights: the proxy works without, and a container's /proc/sys is often read-only. The
-    warning says which setting to make on the outside.
+    Missing privileges are no error: the proxy works without, and a container's /proc/sys is often read-only. The
+    warning names the setting to make outside the container.
     """
     wanted = sorted(set(ports))
     try:
@@ -48,7 +48,7 @@ def reserve(ports: Iterable[int], sysctl: Path = _SYSCTL) -> PortReservation:
 
 
 def release(reservation: PortReservation, sysctl: Path = _SYSCTL) -> None:
-    """Take out of the list what :func:`reserve` put in; what others added meanwhile stays. Idempotent, never raises."""
+    """Remove from the list what :func:`reserve` added, and nothing else. Idempotent, never raises."""
     if not reservation.added:
         return
     try:
@@ -57,7 +57,7 @@ def release(reservation: PortReservation, sysctl: Path = _SYSCTL) -> None:
             kept += _without(item, reservation.added)
         _write(sysctl, merge_ports(kept))
     except OSError:
-        # Written before and not now: /proc/sys has become read-only, or the namespace is going away with the setting.
+        # It was writable before: /proc/sys is read-only now, or the namespace is being destroyed with the setting.
         return
 
 
@@ -88,5 +88,5 @@ def _without(item: PortRange, ports: tuple[int, ...]) -> list[PortRange]:
 
 
 def _write(sysctl: Path, ports: tuple[PortRange, ...]) -> None:
-    # An empty list is written as an empty line; nothing at all would be no write.
+    # An empty list is written as an empty line: zero bytes would be no write.
     (sysctl / _RESERVED).write_text(",".join(str(p) for p in ports) + "\n")

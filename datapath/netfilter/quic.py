@@ -1,23 +1,23 @@
-"""The rules of QUIC, for either datapath, beside those of :mod:`datapath.netfilter.ruleset`.
+"""The rules for QUIC in both datapaths, in addition to those of :mod:`datapath.netfilter.ruleset`.
 
-No UDP goes through the proxy: the first datagrams of a flow are shown to the classifier, as in stepping aside
-(:mod:`datapath.netfilter.nfqueue_rules`), and the flow's mark does the rest::
+No UDP goes through the proxy: the first datagrams of a flow are queued to the classifier, as in the step-aside datapath
+(:mod:`datapath.netfilter.nfqueue_rules`), and the flow's mark classifies the others::
 
-    OUTPUT -> PODLANE-OUT       packets of decided flows are done, or -> AGAIN; the walk; open ones -> SHOW
-              PODLANE-CLASSES   as ever; every packet has the class of its port until a name is known
-                -j PODLANE-QUIC   UDP that a name could decide, of a flow of which nothing is known: open from now on
-              PODLANE-AGAIN     a new connection begins on a decided flow: to the classifier, in the class it has
-    PREROUTING -> PODLANE-PRE -> PODLANE-IN -> PODLANE-IN-UDP   the same for what clients open
+    OUTPUT -> PODLANE-OUT       packets of decided flows end here, or -> AGAIN; the walk; open ones -> SHOW
+              PODLANE-CLASSES   unchanged; every packet has the class of its port until a name is known
+                -j PODLANE-QUIC   UDP that a name could decide, of a flow not seen before: becomes open
+              PODLANE-AGAIN     a new connection begins on a decided flow: to the classifier, in its present class
+    PREROUTING -> PODLANE-PRE -> PODLANE-IN -> PODLANE-IN-UDP   the same for inbound flows
 
-* UDP has no SYN. A flow is new when its conntrack entry is, which also is so when it was silent for longer than that
-  lives (nf_conntrack_udp_timeout_stream, 120 s): the classifier still knows the class then, and is asked by the first
+* UDP has no SYN. A flow is new when its conntrack entry is new. This includes a flow that was silent for longer than
+  its entry lives (nf_conntrack_udp_timeout_stream, 120 s): the classifier still knows its class, and is sent the first
   packet, whatever that is.
-* One socket may speak to one server about several names, one connection after the other. So packets that begin a
-  connection (:mod:`datapath.netfilter.packet_filters`) are shown on decided flows, too; there are two or three in each.
-  The newest connection decides; what the classifier finds it writes by ctnetlink, since SAVE is for open flows.
-* With ``quic: block`` the packets that begin a connection are dropped in OUTPUT, where that is no loss that a client
-  has to wait for: its sendmsg(2) fails with EPERM. REJECT, which would say the same by ICMP, is for the filter table
-  alone. Other UDP passes, and so do connections that have begun.
+* One socket may open connections to one server for several names, one after the other. So packets that begin a
+  connection (:mod:`datapath.netfilter.packet_filters`) are queued on decided flows, too: two or three per connection.
+  The newest connection decides; the classifier writes its decision by ctnetlink, since SAVE is for open flows.
+* With ``quic: block`` the packets that begin a connection are dropped in OUTPUT, where the client notices without a
+  timeout: its sendmsg(2) fails with EPERM. REJECT, which would answer by ICMP, exists in the filter table only. Other
+  UDP passes, and so do established connections.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ _UDP: Final = TransportProtocol.UDP
 
 
 def treatment(policy: TrafficPolicy, settings: CaptureSettings) -> Quic | None:
-    """What the rules do about QUIC that a name could decide; None: nothing."""
+    """How the rules treat QUIC that a name could decide; None: not at all."""
     return None if policy.quic is Quic.CLASSIFY and not settings.quic else policy.quic
 
 
 def quic_rules(
     family: Family, match: Match, settings: CaptureSettings, quic: Quic | None, chain: str
 ) -> Iterator[Rule]:
-    """A match that needs content: UDP which meets the rest of it is led to ``chain``."""
+    """Rules of a match that needs content: UDP that meets its other criteria goes to ``chain``."""
     silenced = not match.port and any(port in ports for ports in match.quic_ports for port in settings.silent_ports)
     if quic is None or not match.quic_ports or silenced:
         return
@@ -81,45 +81,45 @@ def quic_rules(
 
 
 def quic_chain(quic: Quic | None, *, capture: bool) -> Chain:
-    """What becomes of it; without ``capture`` it goes on as if no name could decide."""
+    """The chain for such QUIC; without ``capture`` packets continue as if no name could decide."""
     rule = Rule(Drop()) if quic is Quic.BLOCK else undecided_rule()
     return Chain(QUIC, (rule,) if capture else ())
 
 
 def follow_rules(direction: ConntrackDirection | None = None) -> Iterator[Rule]:
-    """In front of the walk: what was decided holds, until another connection begins. Answers begin none."""
+    """Rules before the walk: a decided flow keeps its class until a new connection begins. Replies begin none."""
     if direction is None:
         yield again_rule()
     yield follow_rule(_UDP, direction)
 
 
 def again_rule() -> Rule:
-    """A connection begins on a flow that had one before."""
+    """Rule for a new connection on a decided flow."""
     return Rule(Goto(AGAIN), protocol=_UDP, connmark=DECIDED, quic_initial=True)
 
 
 def show_rule() -> Rule:
-    """What content may still decide, is shown."""
+    """Queues packets that content may still decide."""
     return Rule(Goto(SHOW), protocol=_UDP, connmark=OPEN)
 
 
 def again_chain(queue: int) -> Chain:
-    """``queue`` is the classifier's."""
+    """The chain AGAIN; ``queue`` is the classifier's."""
     return Chain(AGAIN, (Rule(RestoreMark(OURS)), Rule(Nfqueue(queue))))
 
 
-# --- what clients open -----------------------------------------------------------------------------------------------
+# --- inbound flows ---------------------------------------------------------------------------------------------------
 
 
 def arriving_rules() -> Iterator[Rule]:
-    """In PODLANE-IN, for the packets of clients."""
+    """Rules of PODLANE-IN for packets of clients."""
     yield again_rule()
     yield Rule(Goto(IN_UDP), protocol=_UDP, connmark=UNDECIDED)
     yield show_rule()
 
 
 def arriving_chains(family: Family, settings: CaptureSettings, classes: str, *, capture: bool) -> Iterator[Chain]:
-    """Flows of which nothing is known walk the chain ``classes``. Open are only those that a program here takes."""
+    """New flows walk the chain ``classes``. Only those with a local socket become open."""
     yield Chain(
         IN_UDP,
         (

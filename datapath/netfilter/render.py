@@ -1,11 +1,11 @@
-"""Rules as iptables-restore reads them, the transactions between two states, and how states differ.
+"""Renders rules as iptables-restore input, transactions between two states, and differences of states.
 
-The forms are those that iptables-save prints (``--tcp-flags FIN,SYN,RST,ACK SYN`` for ``--syn``, ``-m tcp`` in front of
-``--dport``, ``value/mask`` marks), so that what is shown to people looks like what they find in the kernel.
+The forms are those that iptables-save prints (``--tcp-flags FIN,SYN,RST,ACK SYN`` for ``--syn``, ``-m tcp`` before
+``--dport``, ``value/mask`` marks), so that displayed rules look like those in the kernel.
 
-All changes of one family are one ``iptables-restore --noflush`` input, which the kernel takes whole or not at all. In
-it ``:NAME - [0:0]`` makes a chain, or empties it when it is there; built-in chains are not mentioned, so others' rules
-and counters stay as they are.
+All changes of one family form one ``iptables-restore --noflush`` input, which the kernel applies atomically. In it
+``:NAME - [0:0]`` creates a chain, or empties an existing one; built-in chains are not declared, so that foreign rules
+and counters are unchanged.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from traffic_policy.policy import PortRange, TransportProtocol
 
 
 def render_rule(rule: Rule, family: Family) -> str:
-    """A rule in the words of iptables, or for IPv6 of ip6tables, without ``-A CHAIN``."""
+    """A rule as arguments of iptables, or of ip6tables for IPv6, without ``-A CHAIN``."""
     return " ".join((*_head(rule, family), *extensions(rule, family)))
 
 
 def _head(rule: Rule, family: Family) -> Iterator[str]:
-    """The criteria that are no extension."""
+    """The criteria that are not extensions."""
     if rule.source is not None:
         yield f"-s {rule.source}"
     if rule.destination is not None:
@@ -121,28 +121,28 @@ def _render_action(action: Action) -> str:
 
 
 def render_route(route: PolicyRoute, family: Family) -> str:
-    """What selects the packets of a policy route, in the words of ``ip rule add``."""
+    """The selector of a policy route as arguments of ``ip rule add``."""
     which = f"from {LOOPBACK[family]} iif lo" if route.mark is None else f"fwmark {route.mark}"
     return f"pref {route.preference} {which} lookup {route.table}"
 
 
 def port_words(ports: PortRange) -> str:
-    """A port or a range in the words of iptables."""
+    """A port or a range as iptables writes it."""
     return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
 
 
 def render(rules: FamilyRules) -> str:
-    """The whole of one family's rules as input for ``iptables-restore --noflush`` on a table without any of ours."""
+    """All rules of one family as ``iptables-restore --noflush`` input for a table that has none of ours."""
     return transaction(rules, Installed())
 
 
 def transaction(rules: FamilyRules, installed: Installed) -> str:
-    """What turns ``installed`` into ``rules``, whole or not at all; with no rules wanted, what removes it."""
+    """The transaction that turns ``installed`` into ``rules``; with empty ``rules``, the one that removes ours."""
     wanted = {chain.name for chain in rules.chains}
     stale = [name for name in installed.chains if name not in wanted]
     lines = ["*mangle"]
     lines += [f":{chain.name} - [0:0]" for chain in rules.chains]
-    # Hooks first, then what the chains hold: iptables does not delete a chain that somebody still leads to.
+    # Hooks first, then the chains' rules: iptables does not delete a chain that is still referenced.
     lines += [f"-D {hook.chain} {hook.words}" for hook in installed.hooks]
     lines += [f"-F {name}" for name in stale]
     lines += [f"-X {name}" for name in stale]
@@ -153,7 +153,7 @@ def transaction(rules: FamilyRules, installed: Installed) -> str:
 
 
 def difference(rules: FamilyRules, installed: Installed) -> list[str]:
-    """How ``installed`` differs from ``rules``: lines with ``-`` (missing) or ``+`` (not wanted). None: the same."""
+    """Lines that differ between ``installed`` and ``rules``: ``-`` missing, ``+`` unwanted. Empty if equal."""
     if not _differs(rules, installed):
         return []
     wanted = sorted(f"{hook.builtin} 1: {render_rule(hook.rule, rules.family)}" for hook in rules.hooks)

@@ -1,7 +1,7 @@
-"""The first way to install rules: the iptables programs.
+"""The backend that runs the iptables programs.
 
-Only ``iptables-save`` and ``iptables-restore --noflush`` are used: atomic, the same for both implementations, and with
-the kernel's own compatibility checks.
+It uses only ``iptables-save`` and ``iptables-restore --noflush``, which are atomic, the same for both implementations,
+and include the kernel's compatibility checks.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from traffic_policy.errors import PodlaneError
 from traffic_policy.settings import Datapath, OnFailure
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where the programs are even when PATH, as for ordinary users on Debian, does not say so."""
+"""Searched as well: the PATH of ordinary users on Debian lacks these."""
 _TIMEOUT: Final = 30.0
-"""Seconds for one program run; they take milliseconds, or wait for the lock of legacy tables."""
+"""Timeout of one program run in seconds; includes waiting for the lock of legacy tables."""
 _PREFIX: Final = {Family.V4: "iptables", Family.V6: "ip6tables"}
 INSTALL_REMEDY: Final = "Install the package iptables (Debian, Ubuntu, Alpine; iptables-nft on Fedora)."
 
@@ -61,28 +61,28 @@ class RestoreBackend:
 
     @property
     def description(self) -> str:
-        """Which implementation, and where."""
+        """The implementation and its path."""
         return f"{self} ({self.tools[Family.V4].restore})"
 
     @property
     def families(self) -> frozenset[Family]:
-        """The families whose programs are here."""
+        """The families whose programs are installed."""
         return frozenset(self.tools)
 
     def installed(self, family: Family) -> Installed:
-        """What the mangle table has of ours. Raises :class:`RulesetError`."""
+        """Our part of the mangle table. Raises :class:`RulesetError`."""
         return parse(self.read(family), family)
 
     def apply(self, rules: FamilyRules, installed: Installed) -> None:
         """Turn ``installed`` into ``rules`` by one run of iptables-restore.
 
-        Raises :class:`PrivilegeError`, or :class:`RulesetError` with what iptables said and what to do.
+        Raises :class:`PrivilegeError`, or :class:`RulesetError` with the message of iptables and a remedy.
         """
         text = transaction(rules, installed)
         self._run(self.tools[rules.family].restore, "--noflush", f"--wait={LOCK_WAIT}", text=text)
 
     def failing(self, rules: FamilyRules, way: OnFailure, datapath: Datapath) -> Command | None:
-        """Another run of iptables-restore: see :mod:`datapath.netfilter.fallback`."""
+        """A run of iptables-restore; see :mod:`datapath.netfilter.fallback`."""
         text = failing_text(rules, way, datapath)
         if text is None:
             return None
@@ -93,7 +93,7 @@ class RestoreBackend:
         return without_refusal(self.read(family, "filter")) is not None
 
     def lift_refusal(self, family: Family) -> bool:
-        """Take the refusal out of the filter table. Raises as :meth:`apply`."""
+        """Remove the refusal from the filter table. Raises what :meth:`apply` raises."""
         text = without_refusal(self.read(family, "filter"))
         if text is None:
             return False
@@ -101,13 +101,13 @@ class RestoreBackend:
         return True
 
     def rehearse(self, rules: FamilyRules) -> None:
-        """Have the rules checked by ``iptables-restore --test``."""
+        """Check the rules with ``iptables-restore --test``."""
         self.read(rules.family)
         text = render(rules)
         self._run(self.tools[rules.family].restore, "--noflush", "--test", f"--wait={LOCK_WAIT}", text=text)
 
     def read(self, family: Family, table: str = "mangle") -> str:
-        """A table as iptables-save text; empty when there is none yet. Raises :class:`RulesetError`."""
+        """A table as iptables-save text; empty if it does not exist. Raises :class:`RulesetError`."""
         if self.kind is BackendKind.LEGACY:
             tables = legacy_tables(family)
             if tables is not None and table not in tables:
@@ -115,7 +115,7 @@ class RestoreBackend:
         return self._run(self.tools[family].save, "-t", table)
 
     def read_all(self, family: Family) -> str:
-        """All tables there are as iptables-save text. Raises :class:`RulesetError`."""
+        """All existing tables as iptables-save text. Raises :class:`RulesetError`."""
         return self._run(self.tools[family].save)
 
     def _run(self, *command: str, text: str | None = None) -> str:
@@ -128,7 +128,7 @@ class RestoreBackend:
                 text=True,
                 timeout=_TIMEOUT,
                 check=False,
-                # Ctrl-C goes to the terminal's whole foreground process group, and must not end a command halfway.
+                # Ctrl-C signals the terminal's whole foreground process group, and must not interrupt the command.
                 process_group=0,
             )
         except subprocess.TimeoutExpired:
@@ -141,7 +141,7 @@ class RestoreBackend:
 
 
 def _explain(program: str, said: str, text: str | None) -> PodlaneError:
-    """What iptables said, with the line of the input it speaks of and what to do."""
+    """An error with the message of iptables, the input line it refers to, and a remedy."""
     detail = said.replace("\n", " ") or "it gave no reason"
     named = re.search(r"\bline:? (\d+)", detail)
     lines = (text or "").splitlines()
@@ -165,7 +165,7 @@ def _explain(program: str, said: str, text: str | None) -> PodlaneError:
 
 
 def installed_programs(search_path: str | None = None) -> dict[BackendKind, RestoreBackend]:
-    """The implementations whose programs are here, the preferred one first. ``search_path``: instead of PATH."""
+    """The installed implementations in order of preference. ``search_path`` replaces PATH."""
     path = search_path if search_path is not None else f"{os.environ.get('PATH', '')}:{_SBIN}"
     found = {}
     for kind in (BackendKind.NFT, BackendKind.LEGACY):
@@ -186,7 +186,7 @@ def _tools(kind: BackendKind, family: Family, path: str) -> Tools | None:
 
 
 def _kind_of(program: str) -> BackendKind | None:
-    """Which implementation a plain ``iptables-save`` is: it says so behind its version."""
+    """The implementation of a plain ``iptables-save``, which prints it after its version."""
     try:
         said = subprocess.run((program, "--version"), capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,15 +1,15 @@
-"""The policy routes: which packets are looked up in a table where every address is this machine's own.
+"""The policy routes: they select packets for a routing table in which every address is local.
 
     ip rule add pref 15101 fwmark 0x1000/0x3000 lookup 15101
     ip rule add pref 15102 from 127.0.0.0/8 iif lo lookup 15101      (IPv6: from ::1)
     ip route add local default dev lo table 15101
 
-The first turns a captured packet, on its way out, round to lo and into PREROUTING, the only place where TPROXY works.
-The second is for inbound connections: a program here answers the proxy, which speaks to it from the client's address,
-and that answer must stay here. Our rules are recognised by our mark, which is nobody else's, whatever their preference
-and table, and by our table: so a run with other settings finds what an earlier one left.
+The first sends captured outgoing packets to lo and thus to PREROUTING, the only hook where TPROXY works. The second is
+for inbound connections: the proxy connects to the local program from the client's address, and the program's replies
+must stay local. Rules of ours are recognised by our mark, with any preference and table, and by our table, so that a
+run with other settings finds the rules of an earlier one.
 
-Everything is done by rtnetlink in the network namespace of the calling thread.
+All requests use rtnetlink in the network namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _AF: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 _TO_TABLE: Final = 1
 """FR_ACT_TO_TBL: the rule's action is a look-up in its table."""
 _LOCAL: Final = 2
-"""RTN_LOCAL: addresses that are this machine's own."""
+"""RTN_LOCAL: local addresses."""
 _HOST: Final = 254
-"""RT_SCOPE_HOST: they are reached on this machine."""
+"""RT_SCOPE_HOST: destinations on this machine."""
 _STATIC: Final = 4
-"""RTPROT_STATIC: made by an administrator."""
+"""RTPROT_STATIC: added by an administrator."""
 _SEE_ATTRIBUTE: Final = 252
-"""RT_TABLE_COMPAT: the table's number does not fit into the header, and is in an attribute."""
+"""RT_TABLE_COMPAT: the table's number does not fit into the header and is in an attribute."""
 _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME = 2, 3, 6, 10, 15, 16, 17
 _REMEDIES: Final = {
     errno.ENETDOWN: "The loopback interface is down. Bring it up: ip link set lo up.",
@@ -53,7 +53,7 @@ _REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class InstalledRoutes:
-    """What is there of ours: the rules, and the tables that have the local route."""
+    """Our installed rules, and the tables that have the local route."""
 
     rules: tuple[PolicyRoute, ...]
     tables: tuple[int, ...]
@@ -63,13 +63,13 @@ class InstalledRoutes:
 
 
 def observe(family: Family, table: int) -> InstalledRoutes:
-    """What one family has of ours; ``table`` is looked at even when no rule leads there. Raises RulesetError."""
+    """Our state of one family; ``table`` is read even if no rule points to it. Raises :class:`RulesetError`."""
     with _netlink(f"Reading the {family} routing rules") as netlink:
         return _observe(netlink, family, {table})
 
 
 def install(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
-    """Add those of the routes that are missing; whether there were any. What else is there stays.
+    """Add the missing ones of the routes; returns whether there were any. Other rules and routes stay.
 
     Raises :class:`PrivilegeError` or :class:`RulesetError` with the remedy.
     """
@@ -88,7 +88,7 @@ def install(family: Family, wanted: Sequence[PolicyRoute]) -> bool:
 
 
 def clear(family: Family, wanted: Sequence[PolicyRoute], tables: Set[int]) -> bool:
-    """Take away what is ours and not wanted, in ``tables`` too when no rule leads there; whether there was any."""
+    """Remove our unwanted state, in ``tables`` even if no rule points there; returns whether there was any."""
     with _netlink(f"The {family} route of captured connections cannot be removed") as netlink:
         found = _observe(netlink, family, tables)
         rules = [route for route in found.rules if route not in wanted]
@@ -135,12 +135,12 @@ def _loopback(netlink: NetlinkSocket) -> int:
 
 
 def _rules_request(family: Family) -> bytes:
-    """Ask for all routing rules of a family."""
+    """Request to dump all routing rules of a family."""
     return route_message(m.RTM_GETRULE, m.ASK_ALL, _AF[family])
 
 
 def _rule_request(family: Family, route: PolicyRoute, *, add: bool) -> bytes:
-    """Add or delete the rule that leads to a route's table."""
+    """Request to add or delete the rule that points to a route's table."""
     data = u32(_FRA_PRIORITY, route.preference) + u32(_FRA_TABLE, route.table)
     src_len = 0
     if route.mark is not None:
@@ -148,14 +148,14 @@ def _rule_request(family: Family, route: PolicyRoute, *, add: bool) -> bytes:
     else:
         network, _, length = LOOPBACK[family].partition("/")
         src_len = int(length)
-        # "iif lo" means packets that are made here (ip-rule(8)).
+        # "iif lo" matches locally generated packets (ip-rule(8)).
         data += attribute(_FRA_SRC, socket.inet_pton(_AF[family], network)) + text(_FRA_IIFNAME, "lo")
     kind, flags = (m.RTM_NEWRULE, m.MAKE) if add else (m.RTM_DELRULE, m.DELETE)
     return route_message(kind, flags, _AF[family], data, src_len=src_len, table=_SEE_ATTRIBUTE, type_=_TO_TABLE)
 
 
 def _local_route_request(family: Family, table: int, lo: int, *, add: bool) -> bytes:
-    """Add or delete the route by which every address is this machine's own; ``lo``: the index of that interface."""
+    """Request to add or delete the route that makes every address local; ``lo`` is that interface's index."""
     kind, flags = (m.RTM_NEWROUTE, m.MAKE) if add else (m.RTM_DELROUTE, m.DELETE)
     data = u32(m.RTA_TABLE, table) + u32(m.RTA_OIF, lo)
     return route_message(
@@ -164,7 +164,7 @@ def _local_route_request(family: Family, table: int, lo: int, *, add: bool) -> b
 
 
 def _rule_of(message: RouteMessage, family: Family, tables: Set[int]) -> PolicyRoute | None:
-    """One of our rules, known by our mark, or by one of these ``tables`` of ours; None: somebody else's."""
+    """The rule if it is ours, by our mark or one of our ``tables``; None for a foreign rule."""
     found = message.attributes
     if message.type != _TO_TABLE or message.dst_len or _FRA_OIFNAME in found:
         return None
@@ -183,7 +183,7 @@ def _rule_of(message: RouteMessage, family: Family, tables: Set[int]) -> PolicyR
 
 
 def _table_of_local_route(message: RouteMessage, lo: int) -> int | None:
-    """The table in which such a route is; None: it is another route."""
+    """The table of a local route of ours; None for another route."""
     if message.type != _LOCAL or message.dst_len or number(message.attributes, m.RTA_OIF) != lo:
         return None
     return number(message.attributes, m.RTA_TABLE) or message.table

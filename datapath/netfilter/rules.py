@@ -1,8 +1,8 @@
-"""Mangle rules as data: the small part of iptables that Podlane uses, typed.
+"""Mangle rules as data: the subset of iptables that Podlane uses.
 
-A :class:`Rule` is an AND of optional criteria and one action; a criterion left at its default is not written at all,
-as in iptables(8). Ordered rules make a :class:`Chain`, and :class:`FamilyRules` is everything one address family gets.
-:mod:`datapath.netfilter.ruleset` makes them from a policy, :mod:`datapath.netfilter.render` writes them down.
+A :class:`Rule` is an AND of optional criteria, and one action; a criterion with its default value is omitted, as in
+iptables(8). A :class:`Chain` has rules in order, and :class:`FamilyRules` is everything of one address family.
+:mod:`datapath.netfilter.ruleset` compiles a policy to them, :mod:`datapath.netfilter.render` writes them as text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from traffic_policy.policy import Network, PortRange, TransportProtocol
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 CHAIN_PREFIX: Final = "PODLANE-"
-"""Every chain of ours begins so, and no chain of others does: that is how leftovers are recognised."""
+"""Prefix of all our chains and of no others, by which leftovers are recognised."""
 MULTIPORT_SLOTS: Final = 15
 """XT_MULTI_PORTS of linux/netfilter/xt_multiport.h: a port takes one slot, a range two."""
 
@@ -35,13 +35,13 @@ class Family(IntEnum):
 
 
 LOOPBACK: Final = {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
-"""The addresses of lo, as iproute2 and rtnetlink have them."""
+"""The addresses of lo, in the notation of iproute2."""
 LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/10")
-"""Not relayed: such an address means nothing without its interface, which the way over lo loses (RFC 4007)."""
+"""Not relayed: such an address is ambiguous without its interface (RFC 4007), which is lost on the way over lo."""
 
 
 class ConntrackDirection(StrEnum):
-    """Which way of a tracked connection a packet goes, as ``--ctdir`` says it (iptables-extensions(8), conntrack)."""
+    """Direction of a packet in its tracked connection: ``--ctdir`` (iptables-extensions(8), conntrack)."""
 
     ORIGINAL = "ORIGINAL"
     REPLY = "REPLY"
@@ -49,29 +49,29 @@ class ConntrackDirection(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Back to the calling chain."""
+    """Return to the calling chain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The packet is not sent: in OUTPUT the sender's call fails at once, with EPERM."""
+    """Drop the packet; in OUTPUT the sender's call fails at once with EPERM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The packet, a TCP one, is answered with RST (only in the filter table)."""
+    """Answer the TCP packet with RST (only in the filter table)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """Walk another chain and come back (``-j``)."""
+    """Walk another chain and return here (``-j``)."""
 
     chain: str
 
 
 @dataclass(frozen=True, slots=True)
 class Goto:
-    """Walk another chain and come back to where *this* chain was called from (``-g``): the walk here is over."""
+    """Continue in another chain, which returns to the caller of *this* chain (``-g``)."""
 
     chain: str
 
@@ -85,7 +85,7 @@ class SetMark:
 
 @dataclass(frozen=True, slots=True)
 class SetConnmark:
-    """Write bits of the connection's mark; does nothing to a packet without conntrack entry."""
+    """Write bits of the connection's mark; no effect on an untracked packet."""
 
     mark: Mark
 
@@ -106,7 +106,7 @@ class RestoreMark:
 
 @dataclass(frozen=True, slots=True)
 class Nfqueue:
-    """Show the packet to whoever has the NFQUEUE of that number; if nobody has, it goes on (``--queue-bypass``)."""
+    """Queue the packet to the NFQUEUE of that number; without a listener it continues (``--queue-bypass``)."""
 
     number: int
 
@@ -125,13 +125,12 @@ Action = Return | Drop | Reject | Jump | Goto | SetMark | SetConnmark | SaveMark
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Criteria that must all hold, and what then happens. ICMP is that of the family which the rule is for.
+    """Criteria that must all hold, and an action. ICMP is that of the rule's address family.
 
-    ``ports`` are destination ports. ``to_here``: the destination address is this machine's. ``has_socket``: a socket
-    here would take the packet, be it a listening one. ``carries_data`` is about TCP packets and ``quic_initial`` about
-    UDP packets: see :mod:`datapath.netfilter.packet_filters`.
-    ``user`` and ``group`` own the socket that sends. ``original_port``: where whoever opened the connection meant to
-    go, whatever nat has made of it.
+    ``ports`` are destination ports. ``to_here``: the destination address is local. ``has_socket``: a local socket,
+    possibly a listening one, would receive the packet. ``carries_data`` applies to TCP packets and ``quic_initial`` to
+    UDP packets: see :mod:`datapath.netfilter.packet_filters`. ``user`` and ``group`` own the sending socket.
+    ``original_port`` is the connection's destination port before nat.
     """
 
     action: Action
@@ -166,7 +165,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where a chain of ours is called: the first rule of a built-in mangle chain."""
+    """A rule that calls a chain of ours: the first one of a built-in mangle chain."""
 
     builtin: str
     rule: Rule
@@ -174,9 +173,9 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRoute:
-    """What is looked up in ``table``, where everything is local to this machine (ip-rule(8)).
+    """A rule that selects packets for ``table``, in which every address is local (ip-rule(8)).
 
-    Packets with ``mark``; or else what programs here send from their loopback address.
+    It selects packets with ``mark``, or without one, packets sent from a loopback address.
     """
 
     mark: Mark | None
@@ -186,7 +185,7 @@ class PolicyRoute:
 
 @dataclass(frozen=True, slots=True)
 class FamilyRules:
-    """Everything one address family gets. No chains: nothing is wanted here."""
+    """All rules of one address family; no chains if none are wanted."""
 
     family: Family
     chains: tuple[Chain, ...] = ()
@@ -195,7 +194,7 @@ class FamilyRules:
 
 
 def merge_ports(ports: Iterable[PortRange]) -> tuple[PortRange, ...]:
-    """The same ports in order, with overlapping and adjoining ranges made one."""
+    """The ports in order, with overlapping and adjacent ranges merged."""
     merged: list[PortRange] = []
     for item in sorted(ports):
         if merged and item.first <= merged[-1].last + 1:
@@ -206,7 +205,7 @@ def merge_ports(ports: Iterable[PortRange]) -> tuple[PortRange, ...]:
 
 
 def port_groups(ports: Iterable[PortRange]) -> tuple[tuple[PortRange, ...], ...]:
-    """The ports in portions of which each fits in one rule; one empty portion ("any port") when there are none."""
+    """The ports in groups that each fit in one rule; one empty group ("any port") without ports."""
     groups: list[list[PortRange]] = [[]]
     free = MULTIPORT_SLOTS
     for item in merge_ports(ports):

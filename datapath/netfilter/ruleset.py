@@ -1,47 +1,46 @@
-"""From a policy to the mangle rules that mark what the kernel can decide and capture what only content can.
+"""Compiles a policy to mangle rules: they mark what the kernel can classify and capture what needs content.
 
-How it works, and why so (every rule here was settled by experiment):
+Design:
 
-* **Decide once, on the SYN; follow by connmark.** A captured connection carries DIVERT in its conntrack mark, and each
-  later packet copies it to the packet mark. Rules that ask every packet who owns it fail twice: replies of inbound
-  connections get captured, and the packets of closed ("orphaned") sockets, which have no owner any more, leave by the
-  wrong way and kill the connection. For the same reason rules that come late or change do no harm to running
-  connections: those are told apart by what was decided then, not by what would be decided now.
-* **Exempt by mark, never by uid or gid.** What the proxy sends has OWN set on its socket, and keeps it when the socket
-  is orphaned. The exemption is the first rule, so such packets keep the class the proxy gave them.
+* **Decide once, on the SYN; follow by connmark.** A captured connection carries DIVERT in its conntrack mark, which is
+  copied to the mark of each later packet. Matching the socket's owner on every packet fails twice: it captures replies
+  of inbound connections, and it misses packets of orphaned sockets, which have no owner, so that the connection breaks.
+  For the same reason new or changed rules do not affect running connections: the decision at the SYN stands.
+* **Exempt by mark, never by uid or gid.** The proxy sets OWN on its sockets; the mark survives when a socket is
+  orphaned. The exemption is the first rule, so that such packets keep the class that the proxy gave them.
 * **Every mark is a value under a mask** (:mod:`traffic_policy.marks`): other bits belong to a mesh, a CNI plugin or the
   user.
-* **Replies are another matter.** A policy speaks of where connections go; a reply's destination port is the client's
-  ephemeral one. Those to connections that others opened are asked the policy's inbound matches
+* **Replies are handled separately.** A policy matches the destination of a connection; a reply's destination port is
+  the client's ephemeral one. Replies of inbound connections walk the policy's inbound matches
   (:mod:`datapath.netfilter.inbound`).
 
-The chains, in the order a packet of this namespace meets them::
+The chains, in the order in which a locally generated packet traverses them::
 
-    OUTPUT -> PODLANE-OUT       exemptions; followers of captured connections; what is excluded; then the walk
+    OUTPUT -> PODLANE-OUT       exemptions; followers of captured connections; exclusions; then the walk
               PODLANE-CLASSES   the policy's matches in order: the first that holds decides
                 -g PODLANE-C<id>    no content needed: write the class mark, the walk is over (TCP, UDP, ICMP ...)
                 -j PODLANE-ANY-PORT content match that names no port: not on silent ports, else
                 -j PODLANE-CAPTURE  SYNs whose class only content can tell: set DIVERT
-    (the DIVERT mark leads by the policy route to lo, and so to)
-    PREROUTING -> PODLANE-PRE   TPROXY to the listener; what comes in from outside -> PODLANE-IN
+    (by the DIVERT mark the policy route sends the packet to lo, and it reaches)
+    PREROUTING -> PODLANE-PRE   TPROXY to the listener; packets from outside -> PODLANE-IN
 
-That is the relay datapath. :mod:`datapath.netfilter.nfqueue_rules` has what the step-aside datapath has instead of
-TPROXY, for connections opened either way; :mod:`datapath.netfilter.quic` what both have for QUIC.
+These are the chains of the relay datapath. :mod:`datapath.netfilter.nfqueue_rules` has the rules that replace TPROXY in
+the step-aside datapath, for inbound and outbound connections; :mod:`datapath.netfilter.quic` those for QUIC.
 
-CAPTURE is jumped to and comes back, so that emptying it is all it takes to drain: the walk then goes on to the class of
-the port, and the follower rules still serve what was captured before. With CAPTURE in place the walk of a captured SYN
-goes on too and may add class bits. That is harmless: the SYN only travels over lo, and the proxy chooses the class of
-the upstream socket afresh; cutting it short would cost every other packet a rule.
+CAPTURE is entered with -j and returns, so that emptying it is enough to drain: the walk then continues to the class of
+the port, and the follower rules still serve captured connections. Therefore the walk of a captured SYN continues too
+and may add class bits. That is harmless: the SYN only travels over lo, and the proxy chooses the class of the upstream
+socket itself. Ending the walk would cost every other packet a rule.
 
-**Beside a mesh** (:mod:`datapath.mesh.types`) CAPTURE asks who sends the SYN, and takes only what the mesh's proxy
-sends: the application's own SYNs look as if they left, but nat, which comes after us, leads them to that proxy. Only
-SYNs are asked for their owner (see above). That such packets may get class bits is harmless, since they stay on lo. The
-walk is asked about connections as the mesh's proxy opens them: behind load balancing, to a Pod's address and port.
+**With a mesh** (:mod:`datapath.mesh.types`) CAPTURE matches the owner of the SYN and takes only what the mesh's proxy
+sends: the application's own SYNs pass OUTPUT, but nat, which runs after mangle, redirects them to that proxy. The owner
+is matched on SYNs only (see above). Such packets may get class bits, which is harmless since they stay on lo. The walk
+sees connections as the mesh's proxy opens them: after load balancing, to a Pod's address and port.
 
-What is excluded stays outside the walk, so it is neither captured nor given a class. The followers come before, so that
-excluding something cuts no connection which is captured already.
+Excluded traffic bypasses the walk: it is neither captured nor classified. The follower rules come first, so that a new
+exclusion breaks no connection that is already captured.
 
-The same walk is written down for the proxy in :mod:`datapath.routing.table`; a test compares the two.
+:mod:`datapath.routing.table` implements the same walk for the proxy; a test compares the two.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class Ruleset:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing at all is wanted: every packet's class is the default one."""
+        """Whether no rules are needed: every packet is in the default class."""
         return not any(rules.chains for rules in self.families)
 
 
@@ -127,10 +126,10 @@ def build_ruleset(
 ) -> Ruleset:
     """The rules that put a policy in force.
 
-    ``capture=False`` is the draining form: captured connections go on, new ones go directly, in the class of their
-    port. ``keep_captured`` keeps the follower rules although this policy captures nothing: for the time in which
-    connections captured under an earlier policy are finishing; ``keep_inbound`` does so for inbound ones. Raises
-    KeyError when ``ids`` lacks a class of it.
+    ``capture=False`` is for draining: captured connections continue, new ones go direct, in the class of their port.
+    ``keep_captured`` keeps the follower rules although this policy captures nothing, while connections captured under
+    an earlier policy finish; ``keep_inbound`` does the same for inbound ones. Raises KeyError when ``ids`` lacks a
+    class of the policy.
     """
     families = tuple(
         _family_rules(
@@ -208,7 +207,7 @@ def _family_rules(
         chains += inbound.chains
         routes += inbound.routes
     if arriving and settings.connmark:
-        # At the ingress hook the packet got the mark of its connection, whose state bits mean something else here.
+        # The ingress hook has set the connection's mark on the packet; its state bits have another meaning here.
         arriving.insert(0, Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface=settings.interface))
     if arriving:
         chains.append(Chain(PRE, tuple(arriving)))
@@ -219,17 +218,17 @@ def _family_rules(
 def _out_rules(
     family: Family, settings: CaptureSettings, answers: list[Rule], *, follow: bool, quic_too: bool, replies: bool
 ) -> Iterator[Rule]:
-    """``answers``: rules for those of decided connections, where what we open has none that are theirs as well."""
-    # Every SYN starts clean: conntrack may still know what was decided for an earlier try, or for an earlier connection
-    # of the same addresses and ports.
+    """Rules of OUT. ``answers`` are those for replies of decided connections, unless outbound rules cover them too."""
+    # Every SYN starts clean: conntrack may still have the decision for an earlier attempt, or for an earlier connection
+    # with the same addresses and ports.
     clean = Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
     aside = settings.datapath is Datapath.STEP_ASIDE
     if follow and aside:
-        # In front of all others, and for answers as well: nearly every packet ends here.
+        # Before all others, and for replies as well: nearly every packet ends here.
         yield clean
         yield follow_rule()
     if settings.connmark and not aside:
-        # What the proxy has chosen, for what arrives. The other bits are those of captured connections.
+        # The class that the proxy chose, for received packets. The other bits are those of captured connections.
         yield Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=OWN)
     yield Rule(Return(), mark=OWN)
     if settings.interface is None:
@@ -237,7 +236,7 @@ def _out_rules(
     else:
         yield Rule(Return(), not_out_interface=settings.interface)
     yield from answers
-    # Does not match what conntrack does not track: such packets are classified one by one, which is right for them.
+    # Does not match untracked packets: they are classified one by one, as they should be.
     yield reply_rule(classified=replies)
     if follow and not aside:
         yield clean
@@ -256,7 +255,7 @@ def _out_rules(
 
 
 def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
-    """What CAPTURE does; returning from it before the end means "not captured"."""
+    """Rules of CAPTURE; returning from it before the end means "not captured"."""
     if settings.mesh is not None:
         yield from return_on_ports(settings.mesh.ports, TransportProtocol.TCP)
     if settings.datapath is Datapath.STEP_ASIDE:
@@ -270,7 +269,7 @@ def _divert_rules(family: Family, settings: CaptureSettings) -> Iterator[Rule]:
 
 
 def _of_the_mesh(rule: Rule, settings: CaptureSettings) -> Rule:
-    """The rule for what the mesh's proxy sends, if there is a mesh: what the application sends goes to that first."""
+    """The rule limited to packets of the mesh's proxy, if there is a mesh: the application's go to that proxy first."""
     mesh = settings.mesh
     return rule if mesh is None else replace(rule, user=mesh.user, group=mesh.group, mark=mesh.mark)
 

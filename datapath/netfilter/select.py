@@ -1,4 +1,4 @@
-"""Which way to the mangle tables is used here."""
+"""Selects the backend for the mangle tables."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PYTHON_REMEDY: Final = "Without them, pip install 'podlane[python-iptables]' an
 def detect_backend(way: IptablesSetting = IptablesSetting.AUTO) -> Backend:
     """The backend to use in the calling thread's network namespace.
 
-    ``restore``: the implementation of the programs that has rules of ours already; else legacy, if somebody has legacy
-    rules here; else nft if the kernel takes our rules through it; else legacy. ``python``: python-iptables, whatever
-    else there is. ``auto``: as ``restore`` where there are programs, else as ``python``. Raises
-    :class:`~tc_core.errors.MissingFeatureError` when it does not work, :class:`PrivilegeError` when this process may
-    not use it, and :class:`RulesetError` when rules of ours are where this way does not reach.
+    ``restore``: the implementation of the programs that already has rules of ours; else legacy, if there are legacy
+    rules; else nft, if the kernel accepts our rules through it; else legacy. ``python``: always python-iptables.
+    ``auto``: ``restore`` if the programs are installed, else ``python``. Raises
+    :class:`~tc_core.errors.MissingFeatureError` when the backend does not work, :class:`PrivilegeError` when this
+    process may not use it, and :class:`RulesetError` when it cannot reach existing rules of ours.
     """
     programs = installed_programs()
     if not programs and not may_be_python(way):
@@ -56,7 +56,7 @@ def detect_backend(way: IptablesSetting = IptablesSetting.AUTO) -> Backend:
 
 
 def holders() -> list[Backend]:
-    """Every backend that finds rules of ours here, each table once: legacy ones by the programs if these are here."""
+    """Every backend that finds rules of ours, each table once: legacy tables by the programs if installed."""
     programs = installed_programs()
     found: list[Backend] = [backend for backend in programs.values() if _holds_ours(backend)]
     if BackendKind.LEGACY not in programs and _left_by_python():

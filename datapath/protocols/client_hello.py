@@ -1,22 +1,22 @@
-"""The TLS ClientHello: server name, ALPN offers, and whether ECH is there. TLS 1.0 to 1.3 and whatever comes.
+"""Parser of the TLS ClientHello: server name, ALPN offers, and the presence of ECH. TLS 1.0 to 1.3 and later.
 
-How it works: :class:`ClientHelloReader` takes the handshake message out of its records, which may cut it anywhere,
-and when it is complete :func:`parse_client_hello` reads it in one go. The reader works in steps (a record header, the
-message's header, the fragments), each of a size known beforehand, so every byte is copied once and looked at once,
-however the stream was segmented.
+:class:`ClientHelloReader` reassembles the handshake message from its records, which may split it anywhere, and
+:func:`parse_client_hello` parses the complete message. The reader works in steps (a record header, the message's
+header, the fragments), each of a size known in advance, so that every byte is copied and examined once, however the
+stream was segmented.
 
 * A message may be spread over any number of records (RFC 8446 5.1); browsers with post-quantum key shares do it with
   segments, anti-censorship tools with one-byte records.
-* Fragments of length zero are forbidden for handshake messages (RFC 8446 5.1), but OpenSSL passes over some of them. So
-  they are passed over here, too: a name that the server reads must not stay out of sight.
+* Fragments of length zero are forbidden for handshake messages (RFC 8446 5.1), but OpenSSL skips some of them. So they
+  are skipped here, too: a name that the server reads must not be missed.
 * Other records in between are forbidden (RFC 8446 5.1).
-* The record version says nothing: servers accept any {03,XX} there (RFC 5246 E.1, RFC 8446 5.1). Nor does the hello's
-  legacy_version: a version that is not known counts as the newest that is (RFC 5246 E.1), and OpenSSL takes {24,00}.
-* Unknown extensions, suites and versions are passed over, which is all that GREASE (RFC 8701) asks for. GREASE values
-  in the ALPN list are reported as they were offered.
-* A list of names that cannot be parsed, or has a type twice, makes the hello malformed (RFC 6066 3). A name that can be
-  parsed but is no DNS name (an address literal, odd bytes, none at all) counts as absent: the server will judge it, we
-  just cannot match it.
+* The record version is ignored: servers accept any {03,XX} there (RFC 5246 E.1, RFC 8446 5.1). So is the hello's
+  legacy_version: an unknown version counts as the newest known one (RFC 5246 E.1), and OpenSSL accepts {24,00}.
+* Unknown extensions, suites and versions are skipped, which is all that GREASE (RFC 8701) requires. GREASE values in
+  the ALPN list are reported as offered.
+* A list of names that cannot be parsed, or has a type twice, makes the hello malformed (RFC 6066 3). A name that is
+  not a DNS name (an address literal, invalid bytes, empty) counts as absent: the server decides about it, and we cannot
+  match it.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _DNS_NAME: Final = re.compile(rb"[A-Za-z0-9_.-]{1,254}")
 
 
 class ClientHello(NamedTuple):
-    """What a ClientHello says about where the connection goes.
+    """The names in a ClientHello.
 
     ``sni`` is in comparable form (:mod:`traffic_policy.names`), None when absent or unusable. ``alpn`` is in the
-    client's order, decoded as latin-1 since the names are bytes (RFC 7301 3.1). ``ech`` says that the
-    encrypted_client_hello extension is there (RFC 9849), so ``sni`` may be only the outer name. It may also be the true
-    one: clients send the extension with random content when they have no key, and nobody but the server can tell.
+    client's order, decoded as latin-1 since the names are bytes (RFC 7301 3.1). ``ech``: the encrypted_client_hello
+    extension is present (RFC 9849), so ``sni`` may be the outer name. It may also be the true one: clients without a
+    key send the extension with random content, and only the server can distinguish the two.
     """
 
     sni: str | None = None
@@ -65,13 +65,13 @@ class ClientHello(NamedTuple):
 
 
 class _SyntaxError(Exception):
-    """The message cannot be parsed. Stays within this module, which turns it into an outcome."""
+    """The message cannot be parsed. Internal: this module turns it into an outcome."""
 
 
 class ClientHelloReader:
-    """Takes a ClientHello out of the records at the start of a stream.
+    """Extracts a ClientHello from the records at the start of a stream.
 
-    ``limit`` is the number of stream bytes, record headers included, that the hello may take.
+    ``limit`` is the maximum number of stream bytes of the hello, record headers included.
     """
 
     __slots__ = ("_fragment_left", "_header", "_limit", "_message", "_message_size", "_position")
@@ -85,7 +85,7 @@ class ClientHelloReader:
         self._position = 0
 
     def feed(self, data: bytes) -> ClientHello | NeedMore | Rejected:
-        """Take the new bytes. Those behind the hello are passed over. Not to be called again after a final outcome."""
+        """Process new bytes. Those after the hello are ignored. Must not be called after a final outcome."""
         at = 0
         verdict: ClientHello | Rejected | None
         while at < len(data):
@@ -137,9 +137,9 @@ class ClientHelloReader:
         return parse_client_hello(bytes(self._message[MESSAGE_HEADER:]))
 
     def _check_limit(self) -> Rejected | None:
-        """A hello that cannot end within the limit is given up as soon as that is known, before its bytes have come.
+        """Reject a hello that cannot end within the limit as soon as that is known, before its bytes arrive.
 
-        Only at the end of a step: in the middle of one, the answer would depend on how the stream was cut.
+        Called only at the end of a step: within one, the outcome would depend on the stream's segmentation.
         """
         if self._position + self._message_size - len(self._message) > self._limit:
             return Rejected(Reason.LIMIT, f"the ClientHello takes more than {self._limit} bytes")
@@ -147,7 +147,7 @@ class ClientHelloReader:
 
 
 def parse_client_hello(body: bytes) -> ClientHello | Rejected:
-    """Read the whole body of a ClientHello message (RFC 8446 4.1.2), without the handshake header."""
+    """Parse the complete body of a ClientHello message (RFC 8446 4.1.2), without the handshake header."""
     try:
         return _client_hello(body)
     except _SyntaxError as error:
@@ -155,10 +155,10 @@ def parse_client_hello(body: bytes) -> ClientHello | Rejected:
 
 
 def whole_client_hello(data: bytes) -> ClientHello | Rejected | None:
-    """The hello at the start of ``data``, when one record there is exactly one hello, as nearly always.
+    """The hello at the start of ``data`` if the first record is exactly one hello, the usual case.
 
-    None in every other case: :class:`ClientHelloReader` then takes the message out of the pieces. ``data`` begins with
-    the two bytes that make it TLS, and has no more bytes than may be looked at.
+    None in every other case, which :class:`ClientHelloReader` handles. ``data`` begins with the two bytes that identify
+    TLS, and is not longer than the limit.
     """
     if len(data) < RECORD_HEADER + MESSAGE_HEADER or data[RECORD_HEADER] != _CLIENT_HELLO:
         return None
@@ -171,7 +171,7 @@ def whole_client_hello(data: bytes) -> ClientHello | Rejected | None:
 
 
 def _client_hello(body: bytes) -> ClientHello:
-    # By hand and not by the _Reader below: this is in the way of every TLS connection, and takes a third of the time.
+    # Without the _Reader below, for speed: this runs for every TLS connection.
     if len(body) < _FIXED + 1:
         raise _SyntaxError("the ClientHello is too short for its fixed part")
     if body[_FIXED] > _MAX_SESSION_ID:
@@ -208,8 +208,8 @@ def _client_hello(body: bytes) -> ClientHello:
 def _extensions(body: bytes, at: int) -> dict[int, bytes]:
     """All extensions by type, from ``at`` to the end of ``body``.
 
-    None may come twice (RFC 8446 4.2), but OpenSSL minds only those that it knows. So only two of those that are read
-    here make the hello malformed; of others the last counts.
+    Duplicates are forbidden (RFC 8446 4.2), but OpenSSL rejects only those of types that it knows. So only duplicates
+    of types that are read here make the hello malformed; of others the last one counts.
     """
     end = len(body)
     found: dict[int, bytes] = {}
@@ -265,9 +265,9 @@ def _alpn(extension: bytes) -> tuple[str, ...]:
     return tuple(offers)
 
 
-# An application says the same few names again and again.
+# Cached, since an application repeats the same few names.
 _KEPT_BYTES: Final = 300
-"""Longest extension that is remembered: a host name and what frames it."""
+"""Longest extension that is cached: a host name and its framing."""
 _known_name = lru_cache(maxsize=1024)(_server_name)
 _known_alpn = lru_cache(maxsize=256)(_alpn)
 

@@ -1,17 +1,15 @@
-"""From the first bytes of a connection to what it is: TLS, HTTP/1, HTTP/2 or none of them, and the names it gives.
+"""Detects the protocol of a connection (TLS, HTTP/1, HTTP/2 or none of them) and its names from the first bytes.
 
-Clients without keep-alive repeat their requests, so :func:`detect_repeated` remembers what short first bytes said.
+Usually the client's first segment has a complete ClientHello or HTTP/1 head. :func:`detect_at_once` parses that in one
+step, without state. Everything else takes the slow path: :class:`datapath.protocols.sniff.ProtocolSniffer` identifies
+the protocol, then that protocol's reader continues until it has the name. The :class:`Detector` counts the bytes
+examined and those needed next, and enforces the limit. Both paths give the same results, and both skip a leading PROXY
+protocol header. Clients without keep-alive repeat their requests, so :func:`detect_repeated` caches results of short
+first bytes.
 
-How it works: nearly always the client's first segment holds a whole ClientHello or HTTP/1 head and nothing of it is
-missing. :func:`detect_at_once` reads that in one go, without keeping anything. Everything else goes the long way:
-:class:`datapath.protocols.sniff.ProtocolSniffer` finds out which protocol begins, then that protocol's reader takes
-over until it has the name. The detector keeps the account: how many bytes were looked at, how many are needed next, and
-when there have been enough. Both ways give the same answers, and both pass over a header of the PROXY protocol that
-comes first.
-
-Invariants: no byte is altered or kept for anybody (the caller has them); the answer depends on the bytes alone, not on
-how they were cut into pieces; once there is an answer, no further bytes could change it; the total work is linear in
-the bytes, even when they drip in one at a time.
+Invariants: bytes are not altered, and not kept for the caller; the result depends on the bytes alone, not on their
+segmentation; once there is a result, no further bytes could change it; the total work is linear in the bytes, even when
+they arrive one at a time.
 """
 
 from __future__ import annotations
@@ -31,15 +29,14 @@ from datapath.protocols.sniff import CAN_BEGIN_A_LINE, HTTP2_PREFACE, TLS_BEGINN
 __all__ = ["MAX_BYTES", "Detection", "Detector", "Protocol", "Reason", "detect_at_once", "detect_repeated"]
 
 MAX_BYTES: Final = (64 << 10) + 1024
-"""Bytes looked at, at most: a ClientHello of 64 KiB, and 1 KiB for its handshake header and the headers of up to 204
-records."""
+"""Maximum bytes examined: a ClientHello of 64 KiB, and 1 KiB for its handshake header and up to 204 record headers."""
 
 
 class Detection(NamedTuple):
-    """What is known of a connection.
+    """The result of a detection.
 
-    ``protocol`` is given whenever the bytes showed it, also when ``reason`` says that the rest could not be read; names
-    are there only when the reason is FOUND. ``sni`` and ``host`` are in comparable form (:mod:`traffic_policy.names`).
+    ``protocol`` is set if the bytes identified it, even if by ``reason`` the rest could not be read; names are set only
+    if the reason is FOUND. ``sni`` and ``host`` are in comparable form (:mod:`traffic_policy.names`).
     """
 
     protocol: Protocol
@@ -49,18 +46,18 @@ class Detection(NamedTuple):
     host: str | None = None
     """Host or :authority of the first request; None when absent or unusable."""
     alpn: tuple[str, ...] = ()
-    """What the ClientHello offers, in its order, decoded as latin-1."""
+    """The offers of the ClientHello, in its order, decoded as latin-1."""
     ech: bool = False
     """The ClientHello has an encrypted_client_hello extension, so ``sni`` may be only the outer name."""
 
 
 _ALIKE: Final = 512
-"""Bytes at most that are looked up instead of read again."""
+"""Longest first bytes that are cached."""
 _REMEMBERED: Final = 1024
-"""Beginnings."""
+"""Number of cached results."""
 
-# A head may have a password or a cookie, which is not to stay here for longer than its connection. So it is known by a
-# digest (RFC 7693) that nobody can try guesses at without the key, nor find two heads for.
+# A head may contain a password or a cookie, which must not stay in memory longer than its connection. So the key is a
+# keyed digest (RFC 7693), against which guesses cannot be tested and for which collisions cannot be found.
 _blank: Final = blake2b(digest_size=16, key=os.urandom(blake2b.MAX_KEY_SIZE))
 _remembered: Final = BoundedMap[bytes, Detection](_REMEMBERED)
 
@@ -70,9 +67,9 @@ _TLS, _HTTP1, _HTTP2, _FOUND = Protocol.TLS, Protocol.HTTP1, Protocol.HTTP2, Rea
 
 
 def detect_at_once(data: bytes) -> Detection | None:
-    """What a connection is that begins with ``data`` (at most ``MAX_BYTES`` of it), if the usual case shows it.
+    """The result for a connection that begins with ``data`` (at most ``MAX_BYTES``), in the usual cases.
 
-    None: that takes a :class:`Detector`, and perhaps more bytes.
+    None: a :class:`Detector` is needed, and possibly more bytes.
     """
     if data[:2] == TLS_BEGINNING:
         hello = whole_client_hello(data)
@@ -82,7 +79,7 @@ def detect_at_once(data: bytes) -> Detection | None:
             return Detection(_TLS, hello.reason)
         return Detection(_TLS, _FOUND, hello.sni, None, hello.alpn, hello.ech)
     if data[:1] in FIRST_BYTES and (size := header_size(data)) != 0:
-        # There is one at most: a second is for the detector to refuse.
+        # At most one header: the detector rejects a second one.
         return None if size is None or header_size(data[size:]) != 0 else detect_at_once(data[size:])
     if data.startswith(HTTP2_PREFACE):
         first = whole_request(data)
@@ -96,8 +93,8 @@ def detect_at_once(data: bytes) -> Detection | None:
 
 
 def detect_repeated(data: bytes) -> Detection | None:
-    """As :func:`detect_at_once`, from memory where that may help. Several threads may call it."""
-    # Hellos differ each time.
+    """:func:`detect_at_once` with a cache. Thread-safe."""
+    # ClientHellos differ each time.
     if len(data) > _ALIKE or data[:1] == TLS_BEGINNING[:1]:
         return detect_at_once(data)
     keyed = _blank.copy()
@@ -112,18 +109,18 @@ def detect_repeated(data: bytes) -> Detection | None:
 
 
 class Detector:
-    """Detects the protocol of one connection. Feed it the client's bytes; stop at the first answer."""
+    """Detects the protocol of one connection. Feed it the client's bytes until it returns a result."""
 
     MAX_BYTES: ClassVar[int] = MAX_BYTES
 
     __slots__ = ("_decided", "_header", "_max_bytes", "_needed", "_protocol", "_reader", "_seen")
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        """``max_bytes`` is how many bytes are looked at before giving up. ValueError when it is below 1."""
+        """``max_bytes`` is the maximum number of bytes examined. ValueError when it is below 1."""
         if max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes}. Let the detector see one byte at least.")
         self._max_bytes = max_bytes
-        self._header: bytearray | None = bytearray()  # what may be one that is passed over; None: that is behind us
+        self._header: bytearray | None = bytearray()  # a possible PROXY header; None: past it
         self._reader: ProtocolSniffer | ClientHelloReader | Http1Reader | Http2Reader = ProtocolSniffer()
         self._protocol = Protocol.OPAQUE
         self._seen = 0
@@ -132,15 +129,15 @@ class Detector:
 
     @property
     def needed(self) -> int:
-        """How many bytes, counted from the connection's first, :meth:`feed` must have had in order to get on.
+        """The number of bytes, counted from the connection's first, that :meth:`feed` needs to make progress.
 
-        With fewer it only keeps them and returns None, so the caller may wait until there are as many.
+        With fewer it only stores them and returns None, so the caller may wait for that many.
         """
         return self._needed
 
     @property
     def seen(self) -> int:
-        """How many bytes it has been fed and looked at."""
+        """Number of bytes fed and examined."""
         return self._seen
 
     @property
@@ -149,9 +146,9 @@ class Detector:
         return isinstance(self._reader, Http2Reader) and self._reader.between_frames
 
     def feed(self, data: bytes | bytearray | memoryview) -> Detection | None:
-        """Take the bytes that are new; None as long as more are needed.
+        """Process new bytes; returns None as long as more are needed.
 
-        Raises ValueError when there was an answer already.
+        Raises ValueError after a result.
         """
         self._check_undecided()
         fresh = bytes(memoryview(data)[: self._max_bytes - self._seen])
@@ -177,15 +174,15 @@ class Detector:
                 return Detection(self._protocol, Reason.FOUND, host=host)
 
     def finish(self, reason: Reason) -> Detection:
-        """End without an answer, by timeout, end of stream or a limit of the caller's: what is known so far.
+        """End detection by timeout, end of stream or a limit of the caller; returns what is known so far.
 
-        Raises ValueError when there was an answer already.
+        Raises ValueError after a result.
         """
         self._check_undecided()
         return self._answer(reason)
 
     def _read(self, fresh: bytes) -> ClientHello | Http1Request | Http2Request | NeedMore | Rejected:
-        """What the reader whose turn it is makes of new bytes."""
+        """Feed new bytes to the current reader."""
         if self._header is not None:
             self._header += fresh
             size = header_size(self._header)
@@ -196,7 +193,7 @@ class Detector:
         return self._hand_over(outcome) if isinstance(outcome, Protocol) else outcome
 
     def _hand_over(self, protocol: Protocol) -> ClientHello | Http1Request | Http2Request | NeedMore | Rejected:
-        """The opening has shown the protocol: give what there is so far to its reader."""
+        """The protocol is identified: feed the bytes so far to its reader."""
         assert isinstance(self._reader, ProtocolSniffer)
         opening, self._protocol = self._reader, protocol
         reader: ClientHelloReader | Http1Reader | Http2Reader

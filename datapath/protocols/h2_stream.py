@@ -1,4 +1,4 @@
-"""The server's side of an HTTP/2 connection, by h2. Imported when it is needed, which with usual requests is never."""
+"""The server's side of an HTTP/2 connection, by h2. Imported lazily, since usual requests do not need it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class MalformedStreamError(Exception):
-    """The peer breaks the protocol; the text says how."""
+    """The peer violates the protocol; the text has the reason."""
 
 
 class H2Stream:
-    """Takes the preface and then frame by frame."""
+    """Receives the preface, then frame by frame."""
 
     __slots__ = ("_connection",)
 

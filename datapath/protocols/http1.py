@@ -1,19 +1,17 @@
-"""The head of the first HTTP/1 request: which host is it for?
+"""Parser of the head of the first HTTP/1 request, for its host.
 
-How it works: one regular expression says what a head is (RFC 9112 2.1, 3, 5): request line, lines, blank line. All its
-repetitions are possessive, so it takes time in proportion to the bytes whatever they are. What it accepts is searched
-for the one field that decides.
+One regular expression matches a head (RFC 9112 2.1, 3, 5): request line, lines, blank line. All its repetitions are
+possessive, so that it takes linear time for any input. A second expression finds the Host field.
 
-**As lenient as servers are.** If a server reads a Host that is refused here, whoever sends such a head is in the class
-of the port instead of that of the name. So whatever nginx, Go or Node.js overlook is overlooked here: bytes above 7f in
-the target, lines that are no fields, odd controls, a Content-Length or Transfer-Encoding that makes no sense (where the
-request ends is another question, which :mod:`datapath.protocols.http1_requests` asks, strictly). Malformed is what they
-refuse: NUL or a lone CR, two hosts, none in HTTP/1.1, a space before the colon of Host. Lines may end in a bare LF and
-fields may be folded. Whatever h11 accepts is accepted with the same host, which a property test compares; h11 itself
-took 60 us per connection, this takes 3.
+**As lenient as servers.** If a server read a Host that is rejected here, a client could evade the class of its name. So
+everything that nginx, Go or Node.js accept is accepted: bytes above 7f in the target, lines that are not fields,
+control characters, an invalid Content-Length or Transfer-Encoding (the end of the request is determined, strictly, by
+:mod:`datapath.protocols.http1_requests`). Malformed is what they reject: NUL or a lone CR, two hosts, none in HTTP/1.1,
+a space before the colon of Host. Lines may end in a bare LF and fields may be folded. Whatever h11 accepts is accepted
+with the same host, which a property test checks.
 
-The host is the authority of the target when the request has one, in absolute-form or, with CONNECT, authority-form;
-Host is then ignored (RFC 9112 3.2.2, 3.2.3). Otherwise it is Host. HTTP/1.0 may have neither.
+The host is the authority of the target if the request has one, in absolute-form or, with CONNECT, authority-form; Host
+is then ignored (RFC 9112 3.2.2, 3.2.3). Otherwise it is Host. HTTP/1.0 may have neither.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from datapath.protocols.result import NeedMore, Reason, Rejected, host_name
 from datapath.protocols.sniff import MAX_METHOD, MAX_REQUEST_LINE
 
 _REST: Final = rb"[^\x00\r\n]*+"
-"""Of a line. RFC 9110 5.5 wants CR, LF and NUL refused; everything else has passed some server."""
+"""The rest of a line. RFC 9110 5.5 rejects CR, LF and NUL; some server accepts each other byte."""
 _FOLDED_REST: Final = _REST + rb"(?:\r?\n[ \t]" + _REST + rb")*+"
 """Obsolete line folding (RFC 9112 5.2)."""
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
@@ -36,7 +34,7 @@ _HEAD: Final = re.compile(
 )
 """A whole head: method, target, minor version, lines."""
 _HOST: Final = re.compile(rb"\n(?i:host):(%b)" % _FOLDED_REST)
-"""The field that decides, from the line feed before it on."""
+"""The Host field, including the line feed before it."""
 _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 # RFC 3986 3: scheme "://" authority, up to the path, query or fragment.
@@ -53,10 +51,10 @@ _MALFORMED: Final = Rejected(Reason.MALFORMED, "the HTTP/1 head is none that a s
 
 
 def read_head(data: bytes) -> Http1Request | Rejected | None:
-    """The request at the start of ``data``, which may go on behind its head.
+    """The request at the start of ``data``, which may continue after the head.
 
-    None when ``data`` does not begin with a whole, well-formed head: it may be incomplete, malformed, or not HTTP.
-    Rejected when it has more hosts than it may, or fewer.
+    None when ``data`` does not begin with a complete, well-formed head: it may be incomplete, malformed, or not HTTP.
+    Rejected when the number of hosts is invalid.
     """
     head = _HEAD.match(data)
     if head is None:
@@ -69,7 +67,7 @@ def read_head(data: bytes) -> Http1Request | Rejected | None:
         return _MALFORMED  # RFC 9112 3.2: one Host at most, and in HTTP/1.1 one at least
     if method == b"CONNECT":
         return Http1Request(host_name(target))
-    if target[0] != 0x2F:  # "/", as nearly always
+    if target[0] != 0x2F:  # "/" is the usual case
         absolute = _ABSOLUTE_FORM.match(target)
         if absolute is not None:
             return Http1Request(host_name(absolute[1].rpartition(b"@")[2]))
@@ -86,7 +84,7 @@ def _unfolded(value: bytes) -> bytes:
 class Http1Reader:
     """Reads the first head of a stream that begins with a request line (no empty lines before it), in pieces.
 
-    Each byte is searched once for the end of the head. How many bytes that may take is for the caller to bound.
+    Each byte is searched once for the end of the head. The caller bounds the number of bytes.
     """
 
     __slots__ = ("_head", "_searched")
@@ -96,7 +94,7 @@ class Http1Reader:
         self._searched = 0  # no blank line ends before this place
 
     def feed(self, data: bytes) -> Http1Request | NeedMore | Rejected:
-        """Take the new bytes. Those behind the head are passed over. Not to be called again after a final outcome."""
+        """Process new bytes. Those after the head are ignored. Must not be called after a final outcome."""
         self._head += data
         blank = _BLANK_LINE.search(self._head, self._searched)
         if blank is None:

@@ -1,17 +1,16 @@
-"""Where each request of an HTTP/1 connection begins, and for which host: the client's stream, cut but not altered.
+"""Splits the client's stream of an HTTP/1 connection at request boundaries, unaltered, with the host of each request.
 
-How it works: a request is a head and a body whose length the head gives (RFC 9112 6.3): nothing, ``Content-Length``
-bytes, or chunks (RFC 9112 7.1). :class:`Http1Cutter` counts its way through and gives every byte back, in pieces; a
-piece that begins a request says so. A head is given back when it is whole, since only then its host is known.
+A request is a head and a body whose length the head determines (RFC 9112 6.3): none, ``Content-Length`` bytes, or
+chunks (RFC 9112 7.1). :class:`Http1Cutter` returns every byte, in pieces; a piece that begins a request carries it. A
+head is returned once it is complete, since only then its host is known.
 
-**Beyond doubt or not at all.** If two programs can read a stream in two ways, one of them can be led to believe in a
-request that the other never saw. So here the rules are stricter than those for the first head
-(:mod:`datapath.protocols.http1`): bare line feeds, folded fields, Content-Length beside Transfer-Encoding, several
-hosts or lengths, codings other than chunked, anything odd in a chunk: from there on the stream is :data:`AMBIGUOUS`.
-Its bytes pass as they are, but nobody claims to know where a request begins any more.
+**Strict parsing.** A stream that two programs can parse differently allows request smuggling. So the rules are stricter
+than those for the first head (:mod:`datapath.protocols.http1`): after bare line feeds, folded fields, Content-Length
+together with Transfer-Encoding, several hosts or lengths, codings other than chunked, or an irregular chunk the rest of
+the stream is :data:`AMBIGUOUS`. Its bytes pass unaltered, but without request boundaries.
 
-After ``Upgrade`` or ``CONNECT`` the client may go on in another protocol (RFC 9110 7.8, 9.3.6), if the server lets it.
-Bytes that then begin no request are no doubt, but that protocol: :data:`SWITCHED`.
+After ``Upgrade`` or ``CONNECT`` the client may switch protocols (RFC 9110 7.8, 9.3.6), if the server accepts. Bytes
+that then begin no request are that protocol: :data:`SWITCHED`.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from datapath.protocols.requests import AMBIGUOUS, SWITCHED, Piece, Request
 from datapath.protocols.sniff import MAX_METHOD
 
 MAX_HEAD: Final = 64 << 10
-"""Bytes of a head that are held back until it is whole; servers take 8 to 32 KiB."""
+"""Maximum bytes of a head, which are held until it is complete; servers accept 8 to 32 KiB."""
 _MAX_LINE: Final = 8 << 10
-"""A chunk's size with its extensions, or a trailer field."""
+"""Maximum bytes of a chunk-size line with extensions, or of a trailer field."""
 _MAX_TRAILERS: Final = 64 << 10
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 _STRICT_HEAD: Final = re.compile(
     rb"(%(token)s++) [\x21-\x7e]++ HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n\v\f]*+\r\n)*+)\r\n" % {b"token": _TOKEN}
 )
-"""Method, minor version, field lines; with nothing that anybody reads differently."""
+"""Method, minor version, field lines; only what all programs parse alike."""
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
 _BEGINNING: Final = re.compile(rb"(%s{1,%d}+)(.?)" % (_TOKEN, MAX_METHOD), re.DOTALL)
 _FRAMING: Final = re.compile(rb"(?im)^(host|content-length|transfer-encoding|upgrade):[ \t]*+(.*?)[ \t]*+\r$")
@@ -61,7 +60,7 @@ class _Part(enum.Enum):
 
 
 class _AmbiguousError(Exception):
-    """Found something that can be read in two ways."""
+    """The stream can be parsed in two ways."""
 
 
 def _may_be_a_head(beginning: bytes | bytearray) -> bool:
@@ -72,7 +71,7 @@ def _may_be_a_head(beginning: bytes | bytearray) -> bool:
 
 
 class Http1Cutter:
-    """Cuts one connection's stream, from its first byte on. Feed it in whatever pieces the bytes come."""
+    """Splits one connection's stream, from its first byte on. Pieces of any size may be fed."""
 
     idle_work: Final = 0
     """There is none: whatever an HTTP/1 client sends belongs to a request."""
@@ -116,7 +115,7 @@ class Http1Cutter:
             whole, start = bytes(self._line), 0
         else:
             whole, start = data, at
-        # Empty lines in front of a request line are nobody's (RFC 9112 2.2); they go on at once.
+        # Empty lines before a request line belong to no request (RFC 9112 2.2) and pass at once.
         empty = _EMPTY_LINES.match(whole, start)
         if empty is not None:
             pieces.append(Piece(empty[0]))

@@ -1,20 +1,20 @@
-"""The first request of an HTTP/2 connection with prior knowledge, read by h2: which authority is it for?
+"""Parser of the first request of an HTTP/2 connection with prior knowledge, for its authority.
 
-How it works: the stream is given to h2 one whole frame at a time, up to the first complete request. So what comes
-behind the request cannot change the answer (h2 given everything at once would raise for a later bad frame and keep the
-request to itself), and each byte is handled once. SETTINGS, PRIORITY, padding, CONTINUATION and HPACK are h2's. It also
-prepares answers (acknowledgements, GOAWAY); they are never sent: nothing is altered here.
+The stream is fed to h2 one complete frame at a time, up to the first complete request. So bytes after the request
+cannot change the result (fed all at once, h2 would raise for a later bad frame and not return the request), and each
+byte is processed once. h2 handles SETTINGS, PRIORITY, padding, CONTINUATION and HPACK. The answers that it prepares
+(acknowledgements, GOAWAY) are never sent.
 
-Whether the request's fields are valid is not asked: nginx and Node.js serve requests with fields that RFC 9113 8.2 and
-8.3 forbid, and whoever sends one must not get away from the class of its name. Two names are malformed; of
-``:authority`` and Host it is ``:authority`` that servers look at.
+The request's fields are not validated: nginx and Node.js serve requests with fields that RFC 9113 8.2 and 8.3 forbid,
+and such a request must not evade the class of its name. Two names are malformed; of ``:authority`` and Host, servers
+use ``:authority``.
 
-A client may send its first request right behind the preface (RFC 9113 3.4), and nearly all do. One that waits for the
-server's SETTINGS first (gRPC's core library does) says nothing more before it is connected:
-:attr:`Http2Reader.between_frames` tells, so that nobody waits for it in vain.
+A client may send its first request directly after the preface (RFC 9113 3.4), and nearly all do. One that waits for the
+server's SETTINGS first (gRPC's core library) sends no request until it is connected to the server:
+:attr:`Http2Reader.between_frames` reports this, to avoid waiting for the timeout.
 
-h2 takes 130 us for a usual request. So :func:`whole_request` reads those by itself in 25, most of them HPACK's. It says
-nothing unless it is sure that h2 would say the same, and a property test holds it to that.
+h2 is slow, so :func:`whole_request` parses usual requests itself. It returns a result only if h2 would return the same,
+which a property test checks.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Http2Reader:
         return self._frames > 0 and not self._frame
 
     def feed(self, data: bytes) -> Http2Request | NeedMore | Rejected:
-        """Take the new bytes. Those behind the request are passed over. Not to be called again after a final one."""
+        """Process new bytes. Those after the request are ignored. Must not be called after a final outcome."""
         at = 0
         while at < len(data):
             piece = data[at : at + self._frame_size - len(self._frame)]

@@ -1,11 +1,11 @@
-"""Where each request of an HTTP/2 connection begins, and for which authority: frames told of, but not altered.
+"""Splits the client's stream of an HTTP/2 connection at requests, unaltered, with the authority of each request.
 
-How it works: frames pass as they come (RFC 9113 4.1), but those of a field block (HEADERS, and CONTINUATION up to
-END_HEADERS) are held back until the block is whole. It is decoded by HPACK, in order, since each block may refer to
-those before it (RFC 7541 2.2), and given back with the authority of its request. Trailers are blocks without one.
+Frames pass as they arrive (RFC 9113 4.1), except that those of a field block (HEADERS, and CONTINUATION up to
+END_HEADERS) are held until the block is complete. Blocks are decoded by HPACK in order, since each may refer to earlier
+ones (RFC 7541 2.2), and returned with the authority of the request. Trailers are blocks without an authority.
 
-All streams of a connection share one socket, so there is nothing here about which of them is which. What cannot be
-decoded, or is not in the order that RFC 9113 6.10 demands, makes the rest :data:`AMBIGUOUS`, as for HTTP/1.
+All streams of a connection share one socket, so they are not distinguished. A block that cannot be decoded, or frames
+in an order that RFC 9113 6.10 forbids, make the rest :data:`AMBIGUOUS`, as for HTTP/1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """IPv4 and IPv6 headers: addresses, the transport protocol, and where its header begins. Pure.
 
-By hand with ``struct`` and slices: scapy's dissection of one packet takes as long as a hundred of these, and a
-capture of 1 GB has a million. Checksums are not looked at: what is captured on its way out has none yet (offloading).
+Uses ``struct`` and slices, since scapy is too slow for large captures. Checksums are not verified: packets captured on
+their way out have none yet (offloading).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Opening a client's Initial packets. Their keys are no secret: the destination id in the first of them makes them.
+"""Decrypts a client's Initial packets. Their keys are public: they derive from the destination id of the first one.
 
-The protection (RFC 9001 5.2, RFC 9369 3.3) keeps accidents and the careless out, not an observer: everybody who sees a
-client's first packet can derive its keys, and has to in order to read the server name. They stay the same for all
-Initials of the client, though it addresses the later ones to an id that the server chose; only a Retry makes it begin
-anew, with keys from the new id.
+The protection (RFC 9001 5.2, RFC 9369 3.3) guards against accidental modification, not against observers: everyone who
+sees a client's first packet can derive its keys, which is required to read the server name. The keys are the same for
+all Initials of the client, although it addresses later ones to an id that the server chose; only after a Retry does the
+client start over, with keys from the new id.
 
-``cryptography`` is imported when the first keys are made, because only those who read QUIC need it.
+``cryptography`` is imported when the first keys are derived, since only policies that read QUIC need it.
 """
 
 from __future__ import annotations

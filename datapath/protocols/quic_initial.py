@@ -7,13 +7,13 @@ without its records (RFC 9001 4).
 
 * A hello with a post-quantum key share takes two datagrams, which may change places on the way; browsers cut it into
   many frames in mixed order, with PING and PADDING in between.
-* The keys come from the destination id of the first Initial. The client repeats its hello with keys from another id
-  after a Retry, and with another version after Version Negotiation. Packets of both may be under way, so each set of
-  keys has a stream of its own, and the first one to be whole counts.
-* What a server throws away is passed over here: Initials in datagrams of less than 1,200 bytes (RFC 9000 14.1),
-  packets that cannot be opened, packets for another id in the same datagram. 0-RTT and Handshake packets stand beside
-  Initials and say nothing.
-* Only the direction of the client can be opened. The server's Initials have other keys, and an id that makes none.
+* The keys derive from the destination id of the first Initial. The client repeats its hello with keys from another id
+  after a Retry, and with another version after Version Negotiation. Packets of both may be in flight, so each set of
+  keys has its own stream, and the first complete one counts.
+* Packets that a server discards are skipped: Initials in datagrams of less than 1,200 bytes (RFC 9000 14.1), packets
+  that cannot be decrypted, packets for another id in the same datagram. 0-RTT and Handshake packets, which may be
+  coalesced with Initials, are skipped as well.
+* Only the client's direction can be decrypted. The server's Initials have other keys, and an id that yields none.
 
 Invariants: the answer depends on the datagrams alone; nothing raises, whatever they hold; work and memory are bounded.
 """
@@ -194,7 +194,7 @@ class _CryptoStream:
 
 
 _FRAMES: Final = frozenset({_CRYPTO, _ACK, _ACK_ECN, _CONNECTION_CLOSE})
-"""What an Initial may hold besides PADDING and PING (RFC 9000 12.4, table 3)."""
+"""Frame types allowed in an Initial, other than PADDING and PING (RFC 9000 12.4, table 3)."""
 
 
 def _pass_over(kind: int, cursor: Cursor) -> None:

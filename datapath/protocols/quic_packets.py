@@ -1,13 +1,12 @@
-"""QUIC's long headers: which packets a datagram holds, and where each begins and ends. No cryptography.
+"""Parser of QUIC's long headers: the packets in a datagram and their boundaries. No cryptography.
 
-Every connection begins with packets that have long headers, and a datagram may hold several of them one behind the
-other (RFC 9000 12.2). What follows the last one is a packet with a short header, which has no length, or padding. Of
-the versions 1 and 2 (RFC 9000, RFC 9369) all is known; of any other only what RFC 8999 promises for all versions.
+Every connection begins with packets that have long headers, and a datagram may contain several of them (RFC 9000 12.2).
+After the last one follows a packet with a short header, which has no length, or padding. Versions 1 and 2 (RFC 9000,
+RFC 9369) are parsed completely; of other versions only the invariants of RFC 8999.
 
-Whoever looks on the sending machine can see several datagrams as one large one, which the network card will cut
-(UDP_SEGMENT in udp(7)). Where Initials fill their datagrams they follow each other as coalesced ones do; where
-something else stands at the end of one, the next is found by the version and the id that it has in common with the
-first.
+On the sending machine several datagrams may appear as one large one, which the network card will segment (UDP_SEGMENT
+in udp(7)). Initials that fill their datagrams follow each other like coalesced ones; if something else is at the end of
+a datagram, the next one is found by the version and the id that it shares with the first.
 """
 
 from __future__ import annotations

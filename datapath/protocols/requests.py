@@ -1,4 +1,4 @@
-"""What is told of a connection whose requests are followed: the words that the cutters of HTTP/1 and HTTP/2 share."""
+"""Types shared by the request splitters of HTTP/1 and HTTP/2."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple, Protocol
 
 
 class Beyond(enum.Enum):
-    """Why no further request will be told of."""
+    """Why no further requests are reported."""
 
     AMBIGUOUS = "ambiguous"
-    """Where requests begin is not beyond doubt."""
+    """Request boundaries are ambiguous."""
     SWITCHED = "switched"
-    """The connection has gone on in another protocol."""
+    """The connection has switched to another protocol."""
 
 
 AMBIGUOUS, SWITCHED = Beyond.AMBIGUOUS, Beyond.SWITCHED
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class Cutter(Protocol):
-    """Cuts a client's stream where requests begin. It gives every byte back as it came, in order."""
+    """Splits a client's stream where requests begin. Returns every byte unaltered, in order."""
 
     @property
     def idle_work(self) -> int:

@@ -1,8 +1,8 @@
-"""The words that the readers of this package share.
+"""Outcome types shared by the readers of this package.
 
-A reader is fed the new bytes of a stream, in whatever pieces they came, and answers with one of three outcomes: a
-value, :class:`NeedMore`, or :class:`Rejected`. Needing more is an ordinary answer and no exception. What a reader
-answers depends on the bytes alone and never on how they were cut into pieces.
+A reader is fed the new bytes of a stream, in pieces of any size, and returns one of three outcomes: a value,
+:class:`NeedMore`, or :class:`Rejected`. Needing more is a regular outcome, not an exception. The outcome depends on the
+bytes alone, never on their segmentation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ are still fewer bytes; whatever is longer is no name and is not worth normalisin
 
 
 class Protocol(enum.StrEnum):
-    """What a connection speaks, as far as its first bytes tell."""
+    """The protocol of a connection, by its first bytes."""
 
     TLS = "tls"
     HTTP1 = "http1"
@@ -44,19 +44,19 @@ class Reason(enum.StrEnum):
     MALFORMED = "malformed"
     """The protocol is clear, but what it says is not valid."""
     MISSED = "missed"
-    """The first bytes went by unseen: the classifier was not there, or its queue was full."""
+    """The first bytes were not seen: the classifier was not running, or its queue was full."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeedMore:
-    """Nothing can be said before ``more`` further bytes (1 or more) have come."""
+    """At least ``more`` further bytes (1 or more) are needed."""
 
     more: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Nothing will be found here: ``reason`` for machines, ``why`` for people."""
+    """Final failure: ``reason`` for programs, ``why`` for people."""
 
     reason: Reason
     why: str

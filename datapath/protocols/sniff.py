@@ -1,4 +1,4 @@
-"""Which protocol do the first bytes begin? The bytes decide as early as is sound, so that nobody waits for a timeout.
+"""Identifies the protocol by the first bytes, as early as is safe, to avoid waiting for the timeout.
 
 ==========================================  =============================================================
 first bytes                                 protocol

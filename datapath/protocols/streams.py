@@ -1,6 +1,6 @@
-"""The first bytes of one direction of a TCP connection, put in order and shown to the proxy's detector. Pure.
+"""Reassembles the first bytes of one direction of a TCP connection and feeds them to the detector. Pure.
 
-Segments may come in any order, again, and overlapping; of bytes that come twice the first ones count, so a decision
+Segments may arrive out of order, repeated, and overlapping; of repeated bytes the first ones count, so that a decision
 never changes. Only bytes that could still decide are held: at most :attr:`Detector.MAX_BYTES` from the start of the
 stream.
 """
@@ -71,7 +71,7 @@ class FirstBytes:
         return self._detector.feed(data)
 
     def _keep(self, offset: int, data: bytes) -> None:
-        """Put bytes behind a gap into those of them that nobody has brought yet."""
+        """Store bytes after a gap, without those that are stored already."""
         if len(self._pending) >= _MAX_PENDING:
             return
         end = min(offset + len(data), Detector.MAX_BYTES)

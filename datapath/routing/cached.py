@@ -1,9 +1,8 @@
-"""The routing that is in force, with what every connection asks of it made quick.
+"""The routing in force, with cached answers.
 
-The walk of the table (:mod:`datapath.routing.table`) takes some microseconds per match, and a policy may have hundreds.
-But an application talks to few places under few names, so what was found is remembered: a connection costs one look-up
-in a dictionary, however long the policy is. What is remembered is bounded and belongs to one policy: a new policy
-brings a new :class:`Routing`.
+The time to walk the table (:mod:`datapath.routing.table`) grows with the number of matches, which may be hundreds. An
+application connects to few destinations under few names, so results are cached, and a connection usually costs one
+dictionary lookup. The caches are bounded and belong to one policy: a new policy gets a new :class:`Routing`.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from traffic_policy.marks import OWN, ClassIds, class_mark
 from traffic_policy.policy import DEFAULT_CLASS, Requests
 
 _REMEMBERED: Final = 4096
-"""Answers of each kind: somebody may make up names without end."""
+"""Bound of each cache, since clients may invent any number of names."""
 
 _Where = tuple[Destination, Address | None]
 _What = tuple[Destination, Address | None, str | None, str | None, tuple[str, ...]]
 
 
 class Routing:
-    """The routing table and the class ids that are in force."""
+    """The routing table and the class ids in force."""
 
     __slots__ = ("_classes", "_marks", "_may_differ", "_reads_source", "_undecided", "ids", "limits", "table")
 
     def __init__(self, table: RoutingTable, ids: ClassIds, limits: ReceiveLimits | None = None) -> None:
-        """``limits`` are those that the relay keeps for what it receives; None: it keeps none."""
+        """``limits`` are the receive limits that the relay enforces; None without any."""
         self.table = table
         self.ids = ids
         self.limits = limits
@@ -52,9 +51,9 @@ class Routing:
     def class_of(
         self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int], detection: Detection
     ) -> str:
-        """The name of the class. ``client`` matters only when a match asks where a connection comes from.
+        """The name of the class. ``client`` is used only when a match has a source criterion.
 
-        TPROXY leaves the client's address as the application's socket had it.
+        TPROXY preserves the client's address.
         """
         source = parse_address(client[0]) if self._reads_source else None
         what = (destination, source, detection.sni, detection.host, detection.alpn)
@@ -67,7 +66,7 @@ class Routing:
     def requests_may_differ(
         self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]
     ) -> bool:
-        """Whether each request of an HTTP/1 connection is to be looked at."""
+        """Whether each request of an HTTP/1 connection must be classified."""
         if self.table.requests is Requests.FIRST:
             return False
         where = (destination, parse_address(client[0]) if self._reads_source else None)
@@ -77,9 +76,9 @@ class Routing:
         return known
 
     def strictest(self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]) -> str:
-        """The class of a connection of which nobody can say where its requests begin."""
+        """The class of a connection whose request boundaries are ambiguous."""
         return self.table.strictest(destination, source=parse_address(client[0]) if self._reads_source else None)
 
     def mark_of(self, class_name: str) -> int:
-        """The whole socket mark of our own packets of a class."""
+        """The complete socket mark of our own packets of a class."""
         return self._marks.get(class_name, self._marks[DEFAULT_CLASS])

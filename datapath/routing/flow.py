@@ -1,4 +1,4 @@
-"""What is known of a connection when its class is chosen."""
+"""The properties of a connection by which its class is chosen."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from traffic_policy.policy import Bound, TransportProtocol
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _ADDRESSES_KEPT: Final = 4096
-"""An application has few addresses, and parsing one takes as long as accepting a connection."""
+"""Cache size: an application has few addresses, and parsing one is as expensive as accepting a connection."""
 
 
 @lru_cache(_ADDRESSES_KEPT)
 def parse_address(text: str) -> Address:
-    """From a socket address, which may have a scope. An IPv4-mapped IPv6 address is the IPv4 one it stands for."""
+    """Parse a socket address, which may have a scope. An IPv4-mapped IPv6 address becomes the IPv4 address."""
     parsed = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         return parsed.ipv4_mapped
@@ -26,9 +26,9 @@ def parse_address(text: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The original destination: where whoever opened the connection meant to go.
+    """The original destination, as the client of the connection addressed it.
 
-    The port is 0 where the protocol has none. Inbound, the destination is here.
+    The port is 0 if the protocol has none. Inbound, the destination is local.
     """
 
     address: Address
@@ -41,7 +41,7 @@ class Destination:
         object.__setattr__(self, "_hash", hash((self.address, self.port, self.protocol, self.bound)))
 
     def __hash__(self) -> int:
-        """Worked out once: hashing an ip_address takes as long as accepting a connection."""
+        """Computed once: hashing an ip_address is as expensive as accepting a connection."""
         return self._hash
 
     @classmethod
@@ -52,7 +52,7 @@ class Destination:
         protocol: TransportProtocol = TransportProtocol.TCP,
         bound: Bound = Bound.OUTBOUND,
     ) -> Destination:
-        """From a socket address, as :func:`parse_address` reads it."""
+        """Create from a socket address, parsed by :func:`parse_address`."""
         return cls(parse_address(address), port, protocol, bound)
 
     def __str__(self) -> str:
@@ -62,9 +62,9 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the first bytes said. Names are in comparable form (:mod:`traffic_policy.names`); None is "not there".
+    """What the first bytes contained. Names are in comparable form (:mod:`traffic_policy.names`); None if absent.
 
-    ``port`` is a service's, where its name told it.
+    ``port`` is that of a service, if its name includes it.
     """
 
     sni: str | None = None

@@ -1,11 +1,11 @@
-"""The names that Istio's proxies give services in SNI, and what they mean.
+"""The service names that Istio's proxies send as SNI.
 
 Between two proxies the connection is mutual TLS, and its SNI is not the name that the application used but that of
-Envoy's cluster: ``outbound_.80_.v1_.reviews.default.svc.cluster.local``, which is the direction, the service's port,
-the subset of a DestinationRule (nothing where there is none: ``80_._.reviews``) and the service's host (istio/istio,
-pilot/pkg/model, BuildDNSSrvSubsetKey). The HTTP host stays inside the encryption, but the service's name says the same.
+Envoy's cluster: ``outbound_.80_.v1_.reviews.default.svc.cluster.local``. It consists of the direction, the service's
+port, the subset of a DestinationRule (may be empty: ``80_._.reviews``) and the service's host (istio/istio,
+pilot/pkg/model, BuildDNSSrvSubsetKey). The HTTP host is encrypted, but the service's name is equivalent.
 
-Whoever is not in a mesh could send such a name to be taken for another host, so it is read only beside one.
+Outside a mesh a client could send such a name to pass for another host, so it is parsed only in a Pod with a mesh.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LAST_PORT: Final = 65535
 
 @dataclass(frozen=True, slots=True)
 class ServiceName:
-    """A service as Istio names it: its host in comparable form, its port (not the Pod's), and the subset, if any."""
+    """A service: its host in comparable form, its port (not the Pod's), and the subset, if any."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class ServiceName:
 
 
 def service_name(sni: str) -> ServiceName | None:
-    """What a server name in comparable form says if it is one of Istio's; None for any other name."""
+    """Parse a server name in comparable form; None if it is not one of Istio's."""
     found = _FORM.fullmatch(sni)
     if found is None or int(found["port"]) > _LAST_PORT:
         return None
@@ -40,7 +40,7 @@ def service_name(sni: str) -> ServiceName | None:
 
 
 def understood(content: Content) -> Content:
-    """The content with the service's host in place of Istio's name for it, also as HTTP host, and with its port."""
+    """The content with Istio's name replaced by the service's host, also as HTTP host, and with its port."""
     service = None if content.sni is None else service_name(content.sni)
     if service is None:
         return content

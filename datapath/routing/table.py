@@ -1,17 +1,17 @@
 """The routing table: an ordered list of matchers, first match wins, then the default class.
 
-The same walk is written down twice, here for the proxy and in :mod:`datapath.netfilter.ruleset` for the kernel; the two
-must agree on what is decided without content, and a test compares them.
+The walk is implemented twice, here for the proxy and in :mod:`datapath.netfilter.ruleset` for the kernel. Both must
+agree on what is decided without content; a test compares them.
 
 **Silent ports.** On some ports the server speaks first (SMTP, MySQL ...), so waiting for the client's first bytes would
-cost every connection the whole detection timeout. A match by content applies there only when it names the port itself.
+delay every connection by the detection timeout. A match by content applies there only when it names the port.
 
-**QUIC** is all of UDP in which content is read; :attr:`traffic_policy.policy.Match.quic_ports` says where. A policy
-that refuses it reads none.
+**QUIC** is the only UDP protocol whose content is read, on the ports of
+:attr:`traffic_policy.policy.Match.quic_ports`. It is not read under a policy that blocks it.
 
-**Beside a mesh**, which is about TCP, names decide nothing on the mesh's own ports. Istio's names of services say a
-host and a port (:mod:`datapath.routing.service_names`), so a match by names that asks for a port holds if either port
-is the one: that of the connection, which is the Pod's, or that of the service.
+**With a mesh**, TCP connections to the mesh's own ports are never classified by name. Istio's service names contain a
+host and a port (:mod:`datapath.routing.service_names`), so a match by name and port holds for either port: that of the
+connection, which is the Pod's, or that of the service.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from traffic_policy.policy import (
 )
 
 SILENT_PORTS: tuple[int, ...] = (21, 25, 53, 110, 143, 587, 3306, 4444, 5432, 6379, 9300, 11211)
-"""Ports left alone by content matches that do not name them: server-first protocols, and DNS (53), whose resolver must
-not depend on a proxy."""
+"""Ports to which content matches apply only if they name them: server-first protocols, and DNS (53), since name
+resolution must not depend on a proxy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One match of a policy, compiled for quick evaluation: all its criteria; an absent one is None."""
+    """One match of a policy, compiled for fast evaluation; absent criteria are None."""
 
     match: Match
     sni: NameSet | None
@@ -67,18 +67,18 @@ class Matcher:
         )
 
     def accepts_port(self, port: int | None, protocol: TransportProtocol) -> bool:
-        """Whether the match is about this port, or about any."""
+        """Whether the match accepts this port."""
         allowed = self.udp_ports if protocol is TransportProtocol.UDP else self.ports
         return not allowed or (port is not None and any(port in ports for ports in allowed))
 
     def accepts_a_port(self, destination: Destination, content: Content) -> bool:
-        """Whether the match is about the connection's port, or about the one that its name tells."""
+        """Whether the match accepts the connection's port, or the one in its service name."""
         return any(self.accepts_port(port, destination.protocol) for port in (destination.port, content.port))
 
     def accepts_ends(self, destination: Destination, source: Address | None) -> bool:
-        """Whether the criteria hold that the kernel can see beside the port: direction, protocol, networks.
+        """Whether the packet criteria other than the port hold: direction, protocol, networks.
 
-        A ``source`` of None is not known, and in no network.
+        A ``source`` of None is unknown and in no network.
         """
         if not self.match.direction.covers(destination.bound):
             return False
@@ -89,7 +89,7 @@ class Matcher:
         return not self.networks or _within(destination.address, self.networks)
 
     def accepts_content(self, content: Content) -> bool:
-        """Whether the criteria hold that only the first bytes can tell."""
+        """Whether the content criteria hold."""
         if self.sni is not None and (content.sni is None or content.sni not in self.sni):
             return False
         if self.host is not None and (content.host is None or content.host not in self.host):
@@ -99,7 +99,7 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a connection goes: the class, and the match that decided (None: the default class)."""
+    """The class of a connection, and the match that decided (None: the default class)."""
 
     class_name: str
     match: Match | None
@@ -113,7 +113,7 @@ class RoutingTable:
     silent_ports: frozenset[int]
     requests: Requests = Requests.FIRST
     strictness: tuple[str, ...] = ()
-    """The classes, the one with the lowest ceil (then guarantee) first."""
+    """The classes by ascending ceil, then guarantee."""
     quic: Quic = Quic.CLASSIFY
     mesh: MeshProxy | None = None
 
@@ -129,11 +129,11 @@ class RoutingTable:
 
     @property
     def needs_capture(self) -> bool:
-        """Whether any match reads content in TCP connections: without one nothing has to be captured."""
+        """Whether any match reads content of TCP connections; without one nothing is captured."""
         return self.captures(Bound.INBOUND) or self.captures(Bound.OUTBOUND)
 
     def captures(self, bound: Bound) -> bool:
-        """Whether connections opened that way have to be."""
+        """Whether connections in this direction must be captured."""
         return any(
             m.match.needs_content
             and m.match.direction.covers(bound)
@@ -148,13 +148,13 @@ class RoutingTable:
 
     @property
     def reads_source(self) -> bool:
-        """Whether any match asks where a connection comes from."""
+        """Whether any match has a source criterion."""
         return any(matcher.sources for _, matcher in self.entries)
 
     def route(self, destination: Destination, content: Content = NO_CONTENT, *, source: Address | None = None) -> Route:
-        """The class of a connection. Without content, that is the port's class or the default one.
+        """The class of a connection. Without content, it is the port's class or the default class.
 
-        ``source`` is the client's address; None: not known, so that no match by source holds.
+        ``source`` is the client's address; None if unknown, so that no match by source holds.
         """
         content = self.understood(content, destination.protocol)
         for name, matcher in self.entries:
@@ -174,7 +174,7 @@ class RoutingTable:
         return False
 
     def refuses_quic(self, destination: Destination, *, source: Address | None = None) -> bool:
-        """Whether a QUIC connection that we open there is refused: a name could decide, and the policy blocks it."""
+        """Whether an outbound QUIC connection is refused: a name could decide, and the policy blocks it."""
         if self.quic is not Quic.BLOCK or destination.bound is not Bound.OUTBOUND:
             return False
         return destination.protocol is TransportProtocol.UDP and replace(self, quic=Quic.CLASSIFY).undecided(
@@ -182,16 +182,16 @@ class RoutingTable:
         )
 
     def requests_may_differ(self, destination: Destination, *, source: Address | None = None) -> bool:
-        """Whether the policy wants each request looked at, and two of one connection could get different classes."""
+        """Whether the policy classifies each request, and two of one connection could get different classes."""
         return self.requests is not Requests.FIRST and len(self._classes_of_requests(destination, source)) > 1
 
     def strictest(self, destination: Destination, *, source: Address | None = None) -> str:
-        """Of the classes that a request could get there, the one with the lowest ceil."""
+        """The class with the lowest ceil of those that a request to this destination could get."""
         possible = self._classes_of_requests(destination, source)
         return next(name for name in self.strictness if name in possible)
 
     def _classes_of_requests(self, destination: Destination, source: Address | None) -> set[str]:
-        """The classes of plain requests: those that matches by host lead to, and that of all others."""
+        """The classes of plaintext requests: those of matches by host, and that of all other requests."""
         possible = {
             name
             for name, matcher in self.entries
@@ -204,7 +204,7 @@ class RoutingTable:
         return possible | {self.route(destination, source=source).class_name}
 
     def understood(self, content: Content, protocol: TransportProtocol) -> Content:
-        """The content as matches see it: beside Istio, in TCP, its names of services stand for host and port."""
+        """The content as matches see it: with Istio, service names in TCP are replaced by host and port."""
         return understood(content) if self._reads_services and protocol is TransportProtocol.TCP else content
 
     @property
@@ -212,9 +212,9 @@ class RoutingTable:
         return self.mesh is not None and self.mesh.service_names
 
     def _may_hold(self, matcher: Matcher, destination: Destination, source: Address | None) -> bool:
-        """Whether a match holds as far as packets tell: it does, unless it needs content, which is still to be asked.
+        """Whether the packet criteria of a match hold; content is not evaluated.
 
-        A match of packets alone, or one whose names tell no port, must hold for the packet's port.
+        The packet's port must match, unless the match's names may carry a port.
         """
         port = destination.port
         by_content = matcher.match.needs_content
@@ -228,7 +228,7 @@ class RoutingTable:
         return not silenced and matcher.accepts_ends(destination, source)
 
     def _closed(self, destination: Destination) -> bool:
-        """Whether the port is the mesh's own, where names decide nothing. A mesh is about TCP."""
+        """Whether the port is a TCP port of the mesh, to which matches by name do not apply."""
         ports = self.mesh.ports if self.mesh is not None and destination.protocol is TransportProtocol.TCP else ()
         return any(destination.port in own for own in ports)
 

@@ -1,7 +1,6 @@
-"""Decisions: what is known of a flow, the class that follows from it, and who is told. Pure.
+"""Detection results of flows, the classes chosen by them, and the observer interface. Pure.
 
-TCP connections (:mod:`datapath.stepaside.classifier`) and QUIC's flows (:mod:`datapath.stepaside.quic_flows`) share
-them.
+Shared by TCP connections (:mod:`datapath.stepaside.classifier`) and QUIC flows (:mod:`datapath.stepaside.quic_flows`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _CHOICES: Final = 4096
 
 
 class DetectedFlow(NamedTuple):
-    """What the class of a connection depends on, beside its addresses and ports."""
+    """What the class of a connection depends on, in addition to its addresses and ports."""
 
     detection: Detection
     bound: Bound
@@ -27,27 +26,27 @@ class DetectedFlow(NamedTuple):
 
 
 class FlowObserver(Protocol):
-    """Who wants to know what was decided."""
+    """Receives the decisions."""
 
     def detected(self, detection: Detection, seconds: float) -> None:
         """Detection ended, ``seconds`` after the first bytes."""
 
     def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
-        """The class is chosen; the connection will not be seen again. :func:`ends` reads ``flow``."""
+        """The class is chosen; no more packets of the connection are queued. :func:`ends` reads ``flow``."""
 
     def lost_lines(self, count: int) -> None:
-        """So many lines of the access log could not be kept or written. Comes from any thread."""
+        """``count`` lines of the access log were lost. Called from any thread."""
 
 
 class ChosenClass(NamedTuple):
-    """A class, and the mark that says so: decided."""
+    """A class and its decided mark."""
 
     class_name: str
     mark: int
 
 
 class ClassCache:
-    """What one routing chooses, remembered: destinations and names repeat. A policy's change makes a new one."""
+    """Caches the choices of one routing, as destinations and names repeat. A new policy gets a new cache."""
 
     __slots__ = ("_known", "routing")
 
@@ -57,7 +56,7 @@ class ClassCache:
 
     def choose(self, flow: bytes, known: DetectedFlow) -> ChosenClass:
         """The class of a connection."""
-        # Without the client's port: it is not asked for, and differs each time.
+        # Without the client's port, which is no criterion and differs each time.
         key = (flow[:-4] + flow[-2:], known)
         choice = self._known.get(key)
         if choice is None:
@@ -68,7 +67,7 @@ class ClassCache:
 
 
 def addresses(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
-    """The client's address and port, and the server's, of what a flow has in network byte order."""
+    """The client's and the server's address and port, from a flow in network byte order."""
     size = (len(flow) - 4) // 2
     source, destination = (str(ipaddress.ip_address(flow[at : at + size])) for at in (0, size))
     source_port, port = (int.from_bytes(flow[at : at + 2], "big") for at in (-4, len(flow) - 2))
@@ -82,5 +81,5 @@ def ends(flow: bytes, known: DetectedFlow) -> tuple[tuple[str, int], Destination
 
 
 def known_marks(routing: Routing) -> frozenset[int]:
-    """The decided marks of all classes there are."""
+    """The decided marks of all classes."""
     return frozenset(routing.mark_of(name) for name in routing.ids)

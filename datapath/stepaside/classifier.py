@@ -1,22 +1,22 @@
-"""From packets to classes: the pure middle of the step-aside datapath.
+"""Classifies packets: the pure core of the step-aside datapath.
 
-The kernel shows the first packets of a connection that carry data, one after the other, and lets each go as soon as
-:meth:`Classifier.classify` has said what mark it is to have. Once that is a decided one the kernel shows no more of the
-connection. In between a connection is here in one of two tables:
+The kernel queues the first packets of a connection that carry data, one after the other, and releases each with the
+mark that :meth:`Classifier.classify` returns. After a decided mark it queues no more packets of the connection. Until
+then a connection is in one of two tables:
 
-* **opening**: its first bytes do not suffice yet. Left by an answer, by the end of the client's bytes, when the
-  detection timeout has gone by (noticed at the next packet: nobody waits for it), when there is no room, or when no
-  more packets come (:meth:`Classifier.give_up_silent`).
-* **decided**: what its content was, and who opened it. Needed for packets that were queued before the decision and
-  come after it, and to choose again when the policy changes. The oldest are forgotten when the table is full, which
-  costs just that.
+* **opening**: its first bytes do not suffice yet. It leaves the table when detection ends, when the client's bytes end,
+  when the detection timeout has passed (checked at its next packet), when the table is full, or when no more packets
+  arrive (:meth:`Classifier.give_up_silent`).
+* **decided**: its detected content, and which side opened it. Needed for packets that were queued before the decision
+  and are read after it, and for reclassification when the policy changes. The oldest entries are evicted when the table
+  is full; those connections then lose this.
 
-UDP is the part of :mod:`datapath.stepaside.quic_flows`.
+:mod:`datapath.stepaside.quic_flows` handles UDP.
 
-Nothing is ever held back: an undecided packet goes on in the class of its port. Whatever a packet holds, ``classify``
-gives an answer and does not raise.
+No packet is held: an undecided packet continues in the class of its port. ``classify`` returns a mark for any packet
+contents and does not raise.
 
-One thread calls ``classify``; :attr:`~Classifier.routing` and :meth:`~Classifier.choose_again` are for others as well.
+One thread calls ``classify``; :attr:`~Classifier.routing` and :meth:`~Classifier.choose_again` are thread-safe.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from traffic_policy.marks import STATE_MASK
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TransportProtocol
 
 MAX_OPENINGS: Final = 4096
-"""Connections whose first bytes are awaited at once."""
+"""Maximum connections in the table of openings."""
 MAX_HELD: Final = 16 << 20
-"""Bytes held for them in all."""
+"""Maximum bytes held for all openings."""
 MAX_DECIDED: Final = 16384
-"""Connections whose content is remembered; up to 330 bytes each (measured)."""
+"""Maximum connections whose content is remembered."""
 
 _FIN, _SYN = 0x01, 0x02
 _TCP_HEADER: Final = 20
@@ -62,7 +62,7 @@ class _PendingConnection(NamedTuple):
 
 
 class Classifier:
-    """Judges packets by the routing in force. Give it a new one by setting :attr:`routing`."""
+    """Classifies packets by the routing in force, which is replaced by setting :attr:`routing`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Classifier:
         max_held: int = MAX_HELD,
         max_decided: int = MAX_DECIDED,
     ) -> None:
-        """``detection_timeout`` in seconds, from a connection's first bytes."""
+        """``detection_timeout`` in seconds, counted from a connection's first bytes."""
         self._class_cache = ClassCache(routing)
         self._flow_observer = flow_observer
         self._timeout = detection_timeout
@@ -94,7 +94,7 @@ class Classifier:
 
     @property
     def undecided(self) -> int:
-        """Connections whose first bytes do not suffice yet."""
+        """Number of connections whose first bytes do not suffice yet."""
         return len(self._pending)
 
     @property
@@ -104,23 +104,23 @@ class Classifier:
 
     @property
     def cached(self) -> int:
-        """Decided connections whose content is still known."""
+        """Number of decided connections whose content is still known."""
         return len(self._decided)
 
     @property
     def pending(self) -> tuple[int, int]:
-        """Connections and flows whose first bytes do not suffice yet, and the bytes held for all of them."""
+        """Number of undecided connections and flows, and the bytes held for them."""
         return len(self._pending) + self.quic.undecided, self.held + self.quic.held
 
     def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> DetectedFlow | None:
-        """What the content of a decided connection was, and who opened it, if that is still remembered."""
+        """The content of a decided connection, and which side opened it, if still remembered."""
         return self.quic.known(flow) if transport is TransportProtocol.UDP else self._decided.get(flow)
 
     def classify(self, packet: bytes, mark: int, now: float, bound: Bound = Bound.OUTBOUND) -> int:
-        """The mark that a packet is to go on with. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
+        """The mark with which to release a packet. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
 
-        ``bound`` tells who opened the connection, which is who sent the packet. With the state "decided" the kernel
-        saves the mark for the connection; without, the next packet is shown too.
+        ``bound`` is the direction of the connection, which is that of the packet. A mark with the state "decided" is
+        saved for the connection; otherwise the next packet is queued too.
         """
         first = mark & STATE_MASK == FIRST.value
         undecided = mark & ~STATE_MASK
@@ -164,10 +164,10 @@ class Classifier:
         known_marks: Container[int],
         transport: TransportProtocol = TransportProtocol.TCP,
     ) -> int:
-        """The mark that a decided connection is to have now; ``mark`` is the one it has.
+        """The new mark of a decided connection whose present one is ``mark``.
 
-        By its content, if that is still known. Else it stays in its class, if that is still one of ``known_marks``, and
-        goes to the default class if not.
+        It is chosen by content, if still known. Otherwise the connection keeps its class if that is one of
+        ``known_marks``, and goes to the default class if not.
         """
         known = self.known(flow, transport)
         if known is not None:
@@ -175,7 +175,7 @@ class Classifier:
         return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
 
     def give_up_silent(self, now: float) -> None:
-        """To be called now and then by who calls :meth:`classify`: connections that say nothing more go by port."""
+        """Classify silent connections by port. Call periodically from the thread that calls :meth:`classify`."""
         for flow in self._pending.overdue(now):
             self._give_up(flow, now)
         self.quic.give_up_silent(now, self._class_cache)
@@ -211,7 +211,7 @@ class Classifier:
         return self._decide(flow, DetectedFlow(detection, opening.bound), now - opening.since, mark)
 
     def _give_up(self, flow: bytes, now: float) -> None:
-        """No room, or no patience: its next packet gets what is known of it now."""
+        """Table full or timeout: decide with what is known; applied to its next packet."""
         opening = self._pending.pop(flow)
         if opening is None:
             return

@@ -1,4 +1,4 @@
-"""The edge to ctnetlink: finding tracked connections by their mark, and changing it. Blocks; call it in a thread.
+"""Finds tracked connections by their mark, and changes it, over ctnetlink. Blocks; call it in a thread.
 
 Works in the network namespace of the calling thread.
 """
@@ -19,7 +19,7 @@ from traffic_policy.marks import Mark
 from traffic_policy.ports import TransportProtocol
 
 _TRIES: Final = 3
-"""Dumps of a table that changes meanwhile may lack entries: try again, but not for ever."""
+"""Attempts of a dump, which may lack entries if the table changes meanwhile."""
 _FAMILIES: Final = (AF_INET, AF_INET6)
 
 
@@ -40,7 +40,7 @@ def entries(mark: Mark) -> list[Entry]:
 
 
 def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
-    """Write marks under their masks; how many connections were still there.
+    """Write marks under their masks; returns how many connections still existed.
 
     Raises :class:`ConntrackError`, :class:`PrivilegeError`.
     """
@@ -52,18 +52,18 @@ def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
             except NetlinkError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                continue  # it has ended meanwhile
+                continue  # the connection has ended
             changed += 1
     return changed
 
 
 def rewrite(mark: Mark, choose: Callable[[Entry], Mark | None]) -> int:
-    """Give connections with ``mark`` the one that ``choose`` says, None for as it is; how many were changed."""
+    """Set the marks of connections with ``mark`` to ``choose(entry)`` (None: unchanged); returns the count."""
     return change((entry, new) for entry in entries(mark) if (new := choose(entry)) is not None)
 
 
 def _dump(sock: NetlinkSocket, family: int, mark: Mark) -> tuple[list[Entry], bool]:
-    """Entries of one family, and whether that was all."""
+    """Entries of one family, and whether the dump was complete."""
     found: list[Entry] = []
 
     def take(kind: int, payload: bytes) -> None:

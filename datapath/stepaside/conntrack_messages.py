@@ -1,7 +1,7 @@
-"""The messages of ctnetlink: which TCP connections and UDP flows have a mark, and giving them another one.
+"""Messages of ctnetlink that list TCP connections and UDP flows by mark, and change their marks.
 
-linux/netfilter/nfnetlink_conntrack.h. Both the dump and the update work under a mask, in the kernel: other bits of a
-connection's mark stay with their owners, also when they change at the same moment.
+linux/netfilter/nfnetlink_conntrack.h. The kernel applies a mask in both the dump and the update: the other bits of a
+connection's mark are preserved, even if they change concurrently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from traffic_policy.ports import TransportProtocol
 
 AF_INET: Final = 2
 AF_INET6: Final = 10
-"""linux/socket.h; by number, for this module does no I/O."""
+"""linux/socket.h; a number, so that this pure module does not import socket."""
 _SUBSYSTEM: Final = 1 << 8
 ENTRY: Final = _SUBSYSTEM | 0
 """IPCTNL_MSG_CT_NEW: an entry in a dump, or the request to change one (without NLM_F_CREATE)."""
@@ -59,13 +59,13 @@ class Entry(NamedTuple):
 
 
 def dump(family: int, mark: Mark) -> bytes:
-    """The request for all entries of a family whose mark is ``mark`` under its mask."""
+    """The request to dump all entries of a family whose mark equals ``mark`` under its mask."""
     wanted = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
     return message(_GET, wanted, family=family, flags=REQUEST | DUMP)
 
 
 def update(entry: Entry, mark: Mark) -> bytes:
-    """The request to write ``mark``, under its mask, into an entry that exists. ENOENT: it has ended."""
+    """The request to write ``mark``, under its mask, to an existing entry; ENOENT if it has ended."""
     size = (len(entry.flow) - 4) // 2
     source, destination = entry.flow[:size], entry.flow[size : 2 * size]
     kinds = _V4 if size == 4 else _V6
@@ -85,7 +85,7 @@ def update(entry: Entry, mark: Mark) -> bytes:
 
 
 def read_entry(data: bytes | bytearray, start: int, end: int) -> Entry | None:
-    """The entry in a message's attributes; None for what is neither TCP nor UDP."""
+    """The entry in a message's attributes; None if it is neither TCP nor UDP."""
     found = attributes(bytes(data[start:end]))
     flow = _flow(found.get(_TUPLE_ORIG, b""))
     if flow is None:
@@ -108,7 +108,7 @@ def _has_ended(data: bytes) -> bool:
 
 
 def _number(data: bytes, wanted: int) -> int | None:
-    """The 64-bit number of the kind ``wanted`` among attributes."""
+    """The 64-bit attribute of type ``wanted``, if any."""
     found = attributes(data).get(wanted, b"")
     return int.from_bytes(found, "big") if len(found) == _HUGE_SIZE else None
 

@@ -1,4 +1,4 @@
-"""What `podlane check` says about stepping aside: whether all of it works here, found out by doing it."""
+"""The step-aside check of `podlane check`: tries the complete datapath."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SETTINGS: Final = CaptureSettings(datapath=Datapath.STEP_ASIDE)
 
 
 def probe(way: IptablesSetting = IptablesSetting.AUTO) -> Check:
-    """Try rules, queue and conntrack's marks in a scratch namespace. Never raises.
+    """Try rules, queue and conntrack marks in a scratch namespace. Never raises.
 
-    Where no namespace may be made, the rules are rehearsed in place and the marks looked at.
+    If no namespace can be created, rehearse the rules in the current one and read the marks.
     """
     if not has_net_admin():
         return Check(_NAME, False, "not tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)

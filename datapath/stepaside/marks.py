@@ -1,4 +1,4 @@
-"""What the state bits of :mod:`traffic_policy.marks` mean to the step-aside datapath.
+"""The state bits of :mod:`traffic_policy.marks` in the step-aside datapath.
 
 ===========  ========================================  ==========================================
 state bits   in the connection's mark                  in the mark of a queued packet
@@ -9,8 +9,8 @@ state bits   in the connection's mark                  in the mark of a queued p
 ``0x2000``   decided: the class bits are valid         decided: to be saved for the connection
 ===========  ========================================  ==========================================
 
-The connection's first packet with data is told apart by the kernel, so that a new connection of the same addresses and
-ports is never taken for a late packet of the one before.
+The kernel marks a connection's first packet with data, so that a new connection with the same addresses and ports is
+never mistaken for a late packet of the previous one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Final
 from traffic_policy.marks import CLASS_MASK, DIVERT, STATE_MASK, Mark
 
 UNDECIDED_ASIDE: Final = DIVERT
-"""In the connection's mark: content may decide, and nothing has been shown yet."""
+"""In the connection's mark: content may decide, and nothing has been queued yet."""
 SHOWN: Final = Mark(0x3000, STATE_MASK)
-"""In the connection's mark: content may decide, and its first bytes have been shown."""
+"""In the connection's mark: content may decide, and its first bytes have been queued."""
 OPEN: Final = Mark(0x1000, 0x1000)
 """Either of the two."""
 FIRST: Final = Mark(0x3000, STATE_MASK)
-"""In a queued packet's mark: it is the first of its connection that carries data."""
+"""In a queued packet's mark: the connection's first packet with data."""
 DECIDED: Final = Mark(0x2000, STATE_MASK)
 """The same bit as :data:`traffic_policy.marks.OWN`, so :meth:`datapath.routing.cached.Routing.mark_of` gives decided
 marks."""
 OURS: Final = CLASS_MASK | STATE_MASK
-"""All bits that a decision writes."""
+"""All bits that a decision writes: class and state."""

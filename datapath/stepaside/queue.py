@@ -1,4 +1,4 @@
-"""The edge to NFQUEUE: a netlink socket that packets come in by and verdicts go out by."""
+"""The NFQUEUE socket: receives packets and sends verdicts over netlink."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _NETLINK_NO_ENOBUFS: Final = 5
 _SO_RCVBUFFORCE: Final = 33
 """linux/netlink.h and asm-generic/socket.h; the socket module has no names for them."""
 MAX_PACKETS: Final = 4096
-"""Packets that may wait for a verdict; more pass unseen."""
+"""Packets that may wait for a verdict; further ones bypass the queue."""
 _RECEIVE_BUFFER: Final = 8 << 20
-"""Bytes of packets, with the kernel's overhead, that may wait to be read; more pass unseen."""
+"""Bytes of packets, with the kernel's overhead, that may wait to be read; further ones bypass the queue."""
 _ANSWER_PATIENCE: Final = 5.0
-"""Seconds for the kernel's answer to a request; it comes at once."""
+"""Timeout in seconds for the kernel's answer to a request, which normally is immediate."""
 
 
 class PacketQueue:
     """One queue of this network namespace.
 
-    For a thread that does nothing else: :meth:`receive` blocks. :meth:`wake` is for other threads.
+    For a dedicated thread, since :meth:`receive` blocks. Other threads may call :meth:`wake`.
     """
 
     def __init__(self, number: int, *, max_packets: int = MAX_PACKETS) -> None:
-        """Take the queue. Raises :class:`QueueError` or :class:`PrivilegeError` with the remedy."""
+        """Bind the queue. Raises :class:`QueueError` or :class:`PrivilegeError` with a remedy."""
         self.number = number
         self._max_packets = max_packets
         self._verdicts = Verdicts(number)
@@ -48,25 +48,25 @@ class PacketQueue:
             undo.pop_all()
 
     def receive(self, flags: int = 0) -> list[QueuedPacket]:
-        """Wait for a message and give the packets in it: none if it was :meth:`wake` that ended the wait.
+        """Wait for a message and return its packets; empty if :meth:`wake` ended the wait.
 
-        Raises BlockingIOError when ``flags`` are MSG_DONTWAIT and nothing waits.
+        Raises BlockingIOError when ``flags`` are MSG_DONTWAIT and no message is available.
         """
-        # Answers to verdicts come only when one was wrong: for a packet that is gone (its interface was removed).
+        # Verdicts are answered only on error: the packet no longer exists (its interface was removed).
         return read_packets(self._buffer, self._socket.recv_into(self._buffer, 0, flags))
 
     def accept(self, packet: QueuedPacket, mark: int) -> None:
-        """Let a packet go on with this mark. Its way out is walked in this call."""
+        """Release a packet with this mark. The kernel processes the packet's further path within this call."""
         ticket = packet.ticket
         same = mark == packet.mark
         self._socket.send(self._verdicts.accept(ticket) if same else self._verdicts.accept_marked(ticket, mark))
 
     def wake(self) -> None:
-        """Make a :meth:`receive` that waits in another thread return."""
+        """Make a blocking :meth:`receive` in another thread return."""
         self._socket.send(wake(self.number))
 
     def close(self) -> None:
-        """Give the queue back. Packets that still wait are let go unseen first."""
+        """Unbind the queue, after releasing all waiting packets unclassified."""
         try:
             with suppress(BlockingIOError):
                 while True:
@@ -74,7 +74,7 @@ class PacketQueue:
                         self.accept(packet, packet.mark)
             self._socket.send(unbind(self.number, sequence=0))
         except OSError:
-            pass  # closing the socket gives the queue back as well
+            pass  # closing the socket unbinds the queue as well
         finally:
             self._socket.close()
 
@@ -84,7 +84,7 @@ class PacketQueue:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         except PermissionError:  # CAP_NET_ADMIN of another user namespace: what net.core.rmem_max allows
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        # A full buffer makes packets pass unseen (fail-open); an error to read would say nothing more.
+        # With a full buffer packets bypass the queue (fail-open), so ENOBUFS needs no handling.
         sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         sock.settimeout(_ANSWER_PATIENCE)
         try:
@@ -97,7 +97,7 @@ class PacketQueue:
         sock.settimeout(None)
 
     def _await_answer(self, sequence: int) -> None:
-        """Wait for the acknowledgement; packets may come before it. Raises OSError."""
+        """Wait for the acknowledgement; packets may arrive before it. Raises OSError."""
         while True:
             size = self._socket.recv_into(self._buffer)
             for packet in read_packets(self._buffer, size):
@@ -113,7 +113,7 @@ class PacketQueue:
 def _explain(queue: int, number: int) -> PodlaneError:
     what = f"NFQUEUE {queue} cannot be used: {os.strerror(number)}."
     if number == errno.EPERM:
-        # The kernel says the same when another socket has the queue.
+        # The kernel returns the same error when another socket has the queue.
         return PrivilegeError(f"{what} It takes CAP_NET_ADMIN, and no other program may have that queue.")
     if number == errno.EBUSY:
         return QueueError(f"{what} Another program has it: choose another number with --outbound-port.")

@@ -72,7 +72,7 @@ def bind(queue: int, *, max_packets: int, sequence: int) -> tuple[bytes, ...]:
 
 
 def wake(queue: int) -> bytes:
-    """A request that changes nothing, to be acknowledged: it ends the wait of whoever reads from the socket."""
+    """A request without effect, whose acknowledgement wakes the thread that reads from the socket."""
     return message(_CONFIG, b"", resource=queue, flags=REQUEST | ACK)
 
 

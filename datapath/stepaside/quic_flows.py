@@ -1,4 +1,4 @@
-"""QUIC's flows: from the first datagrams of a UDP flow to its class. Pure; the classifier's part for UDP.
+"""Classifies UDP flows by the first QUIC datagrams. Pure; the UDP part of the step-aside classifier.
 
 The kernel shows the datagrams of a flow until it is decided, and after that only those with which a client begins a
 connection (:mod:`datapath.netfilter.quic`). So there are three tables' worth to know:
@@ -16,7 +16,7 @@ connection (:mod:`datapath.netfilter.quic`). So there are three tables' worth to
 A flow gets into conntrack's table when its first packet leaves, and that waits for us. So all that is sent meanwhile
 comes as a flow's first as well, and a mark that one of these is given is lost.
 
-Nothing is held back, and nothing raises, whatever a datagram holds.
+No datagram is held, and no datagram contents cause an exception.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The step-aside datapath as a service: packets from the queue to the classifier, verdicts back, until told to stop.
+"""The step-aside datapath as a service: passes packets from the queue to the classifier and returns its verdicts.
 
-It has the life of :class:`sidecar.proxy.server.ProxyServer`, with one difference: no connection depends on it. When it
-goes, by drain or by a crash, what was decided stays decided in the kernel, and what was not goes by port; nothing is
-cut.
+It has the lifecycle of :class:`sidecar.proxy.server.ProxyServer`, but no connection depends on it. When it ends, by
+drain or by a crash, decided connections stay decided in the kernel, undecided ones are classified by port, and none is
+aborted.
 
-Packets are judged in a thread of their own, which waits in recv(2) itself. To wake a trio task for each new connection
-would cost more than all the rest (measured: see docs/explanation/datapaths.md), and the packet waits for it. The
-thread and trio's share the classifier, whose calls for either are made for that, and the witness.
+Packets are classified in a dedicated thread that blocks in recv(2). Waking a trio task for each new connection would
+cost more than all the rest (see docs/explanation/datapaths.md), while the packet waits. This thread and trio's share
+the classifier, whose methods allow that, and the witness.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REROUTED: Final = 64
 
 
 class StepAside:
-    """Judges the packets of one queue until cancelled or drained."""
+    """Classifies the packets of one queue until cancelled or drained."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class StepAside:
 
     @property
     def active(self) -> int:
-        """Connections that need this service, which none does: 0."""
+        """Connections that depend on this server: always 0."""
         return 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -124,7 +124,7 @@ class StepAside:
         return turned
 
     async def drain(self, grace: Duration) -> int:  # noqa: ARG002  # the life of a proxy; here nothing has to end
-        """Stop. Connections go on by themselves, so there is nothing to wait for and nothing to cut: gives 0."""
+        """Stop. No connection depends on the server, so there is nothing to wait for or to abort: returns 0."""
         self._life.cancel()
         return 0
 
@@ -134,10 +134,10 @@ class StepAside:
             self._classifier.routing = routing
 
     async def reroute(self) -> int:
-        """Choose anew for connections that are alive and decided; gives how many changed their class.
+        """Reclassify live, decided connections; returns how many changed class.
 
-        By their content if it is still known, else they keep their class while it exists, and go to the default class
-        when not. Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
+        By their content if it is still known. Otherwise they keep their class if it still exists, and go to the default
+        class if not. Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
         found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
         changed = 0

@@ -1,9 +1,9 @@
-"""Bring an interface to what it should have: look, compare, execute, write down.
+"""Reconciles an interface with its wanted state: observe, plan, execute, record.
 
-* :mod:`~tc_core.apply.plan` looks once, and compares (pure): the steps from what is there to what should be.
-* :mod:`~tc_core.apply.execute` makes these steps in the kernel, and reports.
-* :mod:`~tc_core.apply.journal` does the same with a history: the intention before, the outcome after.
+* :mod:`~tc_core.apply.plan` observes once and computes (pure) the steps from the observed to the wanted state.
+* :mod:`~tc_core.apply.execute` executes the steps in the kernel and reports.
+* :mod:`~tc_core.apply.journal` does so with a history: it records the intent before, and the outcome after.
 
-Nothing is remembered between calls; the kernel's own state is the only record. So a call that failed in the middle is
-completed by the next one, and a call that finds everything as it should be changes nothing.
+No state is kept between calls; the kernel's state is the only record. So the next call completes one that failed, and a
+call that finds the wanted state changes nothing.
 """

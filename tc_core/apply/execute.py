@@ -1,4 +1,4 @@
-"""Make the steps of a plan in the kernel, and report what was done."""
+"""Executes the steps of a plan in the kernel and reports what was done."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from traffic_policy.errors import PodlaneError
 from traffic_policy.units import Duration
 
 DRAIN: Final = Duration(1_000_000_000)
-"""How long a class that has lost its filter may take to send what it has queued, before it is removed. An honest queue
-holds some tens of milliseconds; a class slower than that must not hold up a new policy."""
+"""Maximum time for a class without filter to send its queue before it is removed. A usual queue holds some tens of
+milliseconds; a slower class must not delay the new policy."""
 _POLL: Final = 0.01
-"""Seconds between two looks at the queues of classes that are to go."""
+"""Interval in seconds at which the queues of classes to be removed are polled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one call did, on an interface and its ifb.
+    """The result of one call, for an interface and its ifb.
 
-    ``dropped_packets`` were still queued in classes that had to go after their time to drain. ``number`` is that of the
-    change in the history, None where nothing was written down.
+    ``dropped_packets`` were still queued in removed classes after their time to drain. ``number`` is that of the change
+    in the history, None without an entry.
     """
 
     interface: str
@@ -49,7 +49,7 @@ class Report:
 
 
 class ApplyError(PodlaneError):
-    """The kernel refused a step in the middle of a plan. ``report`` has what was done, what failed, what is left."""
+    """The kernel refused a step of a plan. ``report`` has the completed, the failed and the remaining steps."""
 
     def __init__(self, report: Report, error: KernelError) -> None:
         self.report = report
@@ -62,7 +62,7 @@ class ApplyError(PodlaneError):
 
     @property
     def number(self) -> int | None:
-        """That of the change in the history."""
+        """The number of the change in the history, if any."""
         return self.report.number
 
 
@@ -75,21 +75,22 @@ def apply(
     drain: Duration = DRAIN,
     pause: Callable[[float], None] = time.sleep,
 ) -> Report:
-    """Bring the interface, and its ifb, to what is wanted; sends only what differs.
+    """Bring the interface and its ifb to the wanted state; sends only what differs.
 
-    A tree alone leaves the ifb as it is. ``replace`` takes over from a foreign root qdisc. ``pause`` waits some seconds
-    while classes drain. Raises :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`, :class:`ForeignLinkError`,
-    and :class:`ApplyError` when the kernel refuses a change; the next call goes on from there.
+    With a tree alone the ifb is unchanged. ``replace`` allows replacing a foreign root qdisc. ``pause`` sleeps for the
+    given seconds while classes drain. Raises :class:`InterfaceNotFoundError`, :class:`ForeignQdiscError`,
+    :class:`ForeignLinkError`, and :class:`ApplyError` when the kernel refuses a change; the next call continues from
+    there.
     """
     steps = plan(observe_interface(kernel, interface), wanted, replace=replace)
     return execute(kernel, interface, steps, drain=drain, pause=pause)
 
 
 def clear(kernel: Kernel, interface: str) -> Report:
-    """Take away all that is ours on the interface, and its ifb. What others made is left alone.
+    """Remove everything of ours from the interface, and its ifb. Foreign objects stay.
 
-    Raises :class:`InterfaceNotFoundError`, when its ifb is gone as well, and :class:`ApplyError` when the kernel
-    refuses.
+    Raises :class:`InterfaceNotFoundError` when neither the interface nor its ifb exists, and :class:`ApplyError` when
+    the kernel refuses.
     """
     try:
         seen = observe_interface(kernel, interface)
@@ -109,7 +110,7 @@ def execute(
     drain: Duration = DRAIN,
     pause: Callable[[float], None] = time.sleep,
 ) -> Report:
-    """Make these steps in order, giving classes that go time to send what they have queued.
+    """Execute the steps in order; classes to be removed get time to send their queues.
 
     Raises :class:`InterfaceNotFoundError`, and :class:`ApplyError` when the kernel refuses one.
     """
@@ -132,7 +133,7 @@ def execute(
 def _wait_until_empty(
     kernel: Kernel, interface: str, going: set[Handle], drain: Duration, pause: Callable[[float], None]
 ) -> int:
-    """Wait until classes whose filters are gone have sent what they had; how many packets are left after ``drain``."""
+    """Wait until classes without filters have sent their queues; returns the packets left after ``drain``."""
     waited = 0.0
     while True:
         left = sum(s.backlog_packets for handle, s in kernel.counters(interface).items() if handle in going)

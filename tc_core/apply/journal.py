@@ -1,9 +1,9 @@
-"""Changes that are written down: what is intended before the kernel is touched, how it ended after.
+"""Changes with a history: the intent is recorded before the kernel is changed, the outcome after.
 
-An :class:`Intent` is made by looking, so it can be shown, or dropped; :func:`carry_out` makes it so. A process that
-dies in between leaves a change that the history shows as interrupted, and the next one, which begins by looking at
-the kernel, settles it. A state in the history is ``{"policy": document, "ids": {class name: class id}}``, None when
-nothing of ours is in force.
+Creating an :class:`Intent` only reads, so it can be shown or discarded; :func:`carry_out` executes it. If a process
+dies in between, the history shows the change as interrupted, and the next change, which begins by reading the kernel,
+settles it. A state in the history is ``{"policy": document, "ids": {class name: class id}}``, None when nothing of ours
+is in force.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from traffic_policy.policy_file import policy_from_document
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is to be done on an interface, and the states before and after it.
+    """A planned change of an interface, with the states before and after it.
 
-    ``is_recorded``: the history says already that ``after`` is in force, or there is no history.
+    ``is_recorded``: the history already has ``after`` as the state in force, or there is no history.
     """
 
     interface: str
@@ -49,8 +49,8 @@ class Intent:
 
 
 def lanes_for(seen: ObservedInterface, policy: TrafficPolicy, features: Features, standing: Standing | None) -> Lanes:
-    """What a policy becomes on an interface. Classes that stay keep the ids that the history has for them, if the
-    interface has a class for each: then their handles and counters stay too.
+    """Compile a policy for an interface. Classes that stay keep their ids of the history, and with them handles and
+    counters, if the interface has a class for each.
 
     Raises what :func:`tc_core.compile.packet_tree.lanes_of` does.
     """
@@ -67,9 +67,9 @@ def _ids_in_force(state: State, observed: Observed) -> ClassIds | None:
 
 
 def recorded_lanes(interface: str, features: Features, standing: Standing | None) -> Lanes | None:
-    """What the state in force, as the history knows it, is on an interface; None if there is none.
+    """The state in force by the history, compiled for an interface; None if there is none.
 
-    None also for a policy that this version cannot read any more. Raises :class:`MissingFeatureError`.
+    None also for a policy that this version cannot read. Raises :class:`MissingFeatureError`.
     """
     if standing is None or standing.state is None:
         return None
@@ -89,7 +89,7 @@ def to_policy(
     replace: bool = False,
     action: str = "apply",
 ) -> Intent:
-    """What brings an interface to a policy. ``standing`` is what the history knows, None without one.
+    """The intent to bring an interface to a policy. ``standing`` is the history's state, None without a history.
 
     Raises what :func:`tc_core.compile.packet_tree.lanes_of` and :func:`tc_core.apply.plan.plan` do.
     """
@@ -99,7 +99,7 @@ def to_policy(
 
 
 def to_nothing(seen: ObservedInterface, standing: Standing | None, *, action: str = "clear") -> Intent:
-    """What takes away all that is ours on an interface."""
+    """The intent to remove everything of ours from an interface."""
     return _intent(seen.interface, action, standing, None, plan(seen, None))
 
 
@@ -110,12 +110,12 @@ def _intent(interface: str, action: str, standing: Standing | None, after: State
 
 
 def carry_out(kernel: Kernel, history: History | None, namespace: str, intent: Intent) -> Report:
-    """Write the intent down, make it so, write down how that went. Nothing is written where nothing changes.
+    """Record the intent, execute it, record the outcome. Without changes nothing is recorded.
 
     The report, also that of an error, has the change's number. Raises :class:`ApplyError` when the kernel refuses a
-    step; :class:`HistoryError`, before anything is changed, when the intent cannot be written down, or after, when its
-    end cannot. An interface that vanishes in the middle raises
-    :class:`InterfaceNotFoundError` and leaves a change without an end.
+    step; :class:`HistoryError` before any change when the intent cannot be recorded, or after it when the outcome
+    cannot. If the interface is removed meanwhile, raises :class:`InterfaceNotFoundError` and leaves a change without
+    outcome.
     """
     if history is None or (not intent.steps and intent.is_recorded):
         return execute(kernel, intent.interface, intent.steps)

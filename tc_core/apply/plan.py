@@ -1,8 +1,8 @@
-"""From what an interface and its ifb have to what they should have, as steps in an order in which nothing gets lost.
+"""Plans the steps from the observed to the wanted state of an interface and its ifb, in an order that loses no packet.
 
-The ifb has its tree before the first packet is sent through it, and keeps it until no more are. What is ours can be
-told: the tree by its shape (:func:`tc_core.diff.is_ours`), the ifb by its alias, which also says whether we made the
-clsact qdisc of its interface, so that only what we made is taken away.
+The ifb has its tree before the first packet is redirected to it, and until the last one. Our objects are recognised:
+the tree by its shape (:func:`tc_core.diff.is_ours`), the ifb by its alias. The alias also records whether we created
+the clsact qdisc of its interface, so that only what we created is removed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Step = tuple[str, Change]
 Steps = tuple[Step, ...]
 
 _WITH_CLSACT: Final = " (clsact too)"
-"""Behind the alias of an ifb that came together with the clsact qdisc of its interface."""
+"""Suffix of the alias of an ifb that was created together with the clsact qdisc of its interface."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedInterface:
-    """An interface as it is: what leaves, and the ifb for what arrives (None: there is none)."""
+    """The observed egress of an interface, and its ifb for received traffic (None if there is none)."""
 
     interface: str
     leaving: Observed
@@ -52,16 +52,16 @@ def observe_interface(kernel: Kernel, interface: str) -> ObservedInterface:
 
 
 def observe_ifb(kernel: Kernel, interface: str) -> Observed | None:
-    """Read the ifb for what arrives at an interface. Raises :class:`KernelError`."""
+    """Read the ifb of an interface; None if there is none. Raises :class:`KernelError`."""
     device = ifb_name(interface)
     return kernel.observe(device) if device in kernel.interfaces() else None
 
 
 def plan(seen: ObservedInterface, wanted: Lanes | Tree | None, *, replace: bool = False) -> Steps:
-    """The steps from what was seen to what is wanted; none when it is that already.
+    """The steps from the observed to the wanted state; none if they agree.
 
-    A tree alone says nothing of what arrives, which is left as it is; None takes away all that is ours. ``replace``
-    takes over from a foreign root qdisc. Raises :class:`ForeignQdiscError`, :class:`ForeignLinkError`.
+    With a tree alone, received traffic is unchanged; None removes everything of ours. ``replace`` allows replacing a
+    foreign root qdisc. Raises :class:`ForeignQdiscError`, :class:`ForeignLinkError`.
     """
     if wanted is None:
         leaving = ((seen.interface, change) for change in removal(seen.leaving))
@@ -72,7 +72,7 @@ def plan(seen: ObservedInterface, wanted: Lanes | Tree | None, *, replace: bool 
 
 
 def plan_arriving(seen: ObservedInterface, wanted: IngressTree | None, *, replace: bool = False) -> Steps:
-    """The part of :func:`plan` that is about what arrives; with None nothing of ours is left there."""
+    """The part of :func:`plan` for received traffic; None removes everything of ours there."""
     return tuple(_without_ingress(seen) if wanted is None else _with_ingress(seen, wanted, replace))
 
 
@@ -92,7 +92,7 @@ def _with_ingress(seen: ObservedInterface, wanted: IngressTree, replace: bool) -
         yield device, SetLink(up=True)
     current = _redirect(leaving)
     if current is not None and current.device == device and current != redirect:
-        # Its program first: a class that goes gets nothing more, and of one that is not there yet HTB takes no notice.
+        # Its program first: a removed class then gets no more packets, and HTB ignores a class that does not exist yet.
         yield interface, ReplaceFilter(redirect)
         current = redirect
     for change in diff(wanted.tree, arriving, replace=replace):
@@ -106,7 +106,7 @@ def _with_ingress(seen: ObservedInterface, wanted: IngressTree, replace: bool) -
 
 
 def _without_ingress(seen: ObservedInterface) -> Iterator[Step]:
-    """Take our redirection away, and what was made for it."""
+    """Remove our redirection and what was created for it."""
     interface, leaving, arriving = seen.interface, seen.leaving, seen.arriving
     current = _redirect(leaving)
     if current is not None and current.device in (ifb_name(interface), ""):
@@ -123,5 +123,5 @@ def _without_ingress(seen: ObservedInterface) -> Iterator[Step]:
 
 
 def _redirect(leaving: Observed) -> RedirectFilter | None:
-    """The filter that is in the place of ours, if it is one of its kind."""
+    """The redirect filter at the priority of ours, if any."""
     return next((f for f in leaving.ingress if isinstance(f, RedirectFilter)), None)

@@ -1,4 +1,4 @@
-"""From packet mark to class by a small program, for kernels without the ``fw`` filter.
+"""A BPF program that maps packet marks to classes, for kernels without the ``fw`` filter.
 
 The program takes the class id out of the mark (bits 24-31, :mod:`traffic_policy.marks`), looks it up in a set of 256
 bits that is part of the program, and returns the class's handle, or 0 ("no match": HTB's default class) for every other

@@ -1,4 +1,4 @@
-"""From a packet to its class by a small program, for trees without marks: the library alone, and what an ifb receives.
+"""A BPF program that classifies packets in trees without marks: those of the library, and of an ifb.
 
 The program is classic BPF in a cls_bpf filter on the root (tc-bpf(8)): it needs no more than CAP_NET_ADMIN and runs on
 every kernel that has cls_bpf. u32 was ruled out: it has no ranges, its offsets are relative to what it has found so
@@ -12,7 +12,7 @@ One look at the headers, then the rules in order::
                     └── neither, or a header cut short ── rules without IP criteria ── 0
 
 * Only what some rule needs is read, and each thing once. Offsets count from the network header (SKF_NET_OFF): link
-  headers of any length and VLAN tags that the driver keeps beside the packet do not matter. A tag inside the packet
+  headers of any length and VLAN tags that the driver stores outside the packet do not matter. A tag inside the packet
   makes it one that is not IP.
 * In classic BPF a load behind the end of the packet ends the program with 0: the rules that come later would be lost,
   although they may need less. So every load is guarded by the packet's length, less the Ethernet header. Two cases are

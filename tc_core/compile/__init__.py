@@ -1,1 +1,1 @@
-"""From a policy to the trees that an interface should have. Pure."""
+"""Compiles a policy to the trees of an interface. Pure."""

@@ -1,4 +1,4 @@
-"""Who tells the class of what arrives, where names decide it: the packets themselves do not."""
+"""Selects how received packets find their class where names decide, which the packets do not contain."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class IngressClassifier(StrEnum):
     """The ways, best first."""
 
     SOCKETS = "sockets"
-    """The socket that waits for a packet, which the relay has marked (:mod:`tc_core.bpf.socket_program`)."""
+    """By the receiving socket, which the relay has marked (:mod:`tc_core.bpf.socket_program`)."""
     CONNMARK = "connmark"
-    """The mark of its connection, which the relay or the classifier has chosen and rules have saved."""
+    """By the connection's mark, set by the relay or the classifier and saved by rules."""
     PACING = "pacing"
-    """Nobody: the relay holds its connections itself, by reading no faster, and the kernel all the rest."""
+    """Not at all: the relay limits its connections by reading more slowly, and the kernel limits all others."""
 
 
 INGRESS_CLASSIFIERS: Final[Mapping[IngressClassifier, str]] = MappingProxyType(

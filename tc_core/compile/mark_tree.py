@@ -1,4 +1,4 @@
-"""From a policy to the tree that an interface should have. Pure: the same policy, features and ids give the same tree.
+"""Compiles a policy to the HTB tree of an interface. Pure: the same policy, features and ids give the same tree.
 
 ::
 

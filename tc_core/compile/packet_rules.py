@@ -1,4 +1,4 @@
-"""Which packets belong to a class, told from nothing but the packet; and the same as sorted spans of numbers.
+"""Rules that classify packets by the packet alone, and their form as sorted spans of numbers.
 
 All criteria of a rule must hold; the values of one criterion are alternatives; an empty criterion holds for every
 packet. A span is a first and a last number: ports, protocols and IPv4 addresses are spans of one number, IPv6 addresses

@@ -1,4 +1,4 @@
-"""From a policy to trees in which packets find their class by themselves: no marks, no proxy. Pure.
+"""Compiles a policy to trees that classify by packet headers, without a proxy's marks. Pure.
 
 HTB looks as it does for the sidecar (:mod:`tc_core.compile.mark_tree`), with other filters. The other shapers::
 
@@ -8,10 +8,9 @@ HTB looks as it does for the sidecar (:mod:`tc_core.compile.mark_tree`), with ot
                                                              └─ 70d2:2  ─ 202:  token bucket of a class with a ceil
                                                                           └─ 102:  its queue
 
-What arrives can be shaped only after it has gone somewhere: a filter at the ingress hook sends it through an ifb, which
-has an HTB tree of its own. There the policy's destination is the packet's source, except for matches that speak of what
-others open. Classes that names tell apart are found on the way there, by the socket
-(:mod:`tc_core.bpf.socket_program`).
+Received packets can be shaped only on another device: a filter at the ingress hook redirects them to an ifb with an HTB
+tree. There the policy's destination is the packet's source, except for inbound matches. Classes that names decide
+are selected before the redirection, by the socket (:mod:`tc_core.bpf.socket_program`).
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _NAME_SIZE: Final = 15
 
 
 def lanes_of(policy: TrafficPolicy, interface: str, features: Features, ids: ClassIds | None = None) -> Lanes:
-    """What a checked policy becomes where packets alone tell their class: what leaves and what arrives.
+    """Compile a checked policy, for sent and received traffic, to trees that classify by packets alone.
 
     ``ids`` are those in force, to be kept by classes that stay. Raises :class:`PolicyError` for what packets alone
     cannot tell, :class:`MissingFeatureError` for what the kernel cannot do.
@@ -72,7 +71,7 @@ def lanes_of(policy: TrafficPolicy, interface: str, features: Features, ids: Cla
 
 
 def compile_packets(policy: TrafficPolicy, features: Features, ids: ClassIds) -> Tree:
-    """The tree for what leaves. ``ids`` must name every class of the policy.
+    """The tree for sent traffic. ``ids`` must name every class of the policy.
 
     Raises :class:`MissingFeatureError` when the kernel lacks something that the policy needs.
     """
@@ -100,7 +99,7 @@ def compile_ingress(
     ingress_classifier: IngressClassifier = IngressClassifier.SOCKETS,
     silent_ports: Iterable[int] = (),
 ) -> IngressTree | None:
-    """What shapes that which arrives at ``interface``; None when the policy does not.
+    """The tree that shapes received traffic of ``interface``; None when the policy does not limit it.
 
     Where names decide (:func:`traffic_policy.scope.needs_names`), ``ingress_classifier`` tells the class of a packet;
     all others are in that of the first match without names that holds. What is ``excluded_matches`` is in the default

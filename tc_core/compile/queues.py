@@ -1,4 +1,4 @@
-"""Which qdisc a class's packets wait in, and how large it is. Pure.
+"""Selects the leaf qdisc of a class and its size. Pure.
 
 A queue is sized in time at the class's ceil, so that it holds what keeps the class busy and no more: a larger one only
 makes everybody wait (CNI plugins have shipped ones that turned 50 us into 10 ms).
@@ -19,14 +19,14 @@ from traffic_policy.units import ByteCount, Duration, Rate
 PACKET: Final = 1514
 """Bytes of a full Ethernet packet as HTB counts it: 1,500 and the 14-byte header."""
 SMALL_GSO: Final = 16384
-"""The gso_max_size, in bytes, for links with FIFO leaves: a packet of another flow waits behind less (measured: 53 ms
-of queueing become 8.7 ms at 50 Mbit/s with 4 flows)."""
+"""The gso_max_size, in bytes, for links with FIFO leaves: a packet of another flow
+waits behind fewer bytes."""
 
 GSO_PACKET: Final = 65536
 """Bytes of the largest segment that TCP hands down at once, unless the link says less."""
 _LONG_WAIT_SECONDS: Final = 0.0005
-"""Where the largest packet is sent in less, at 1.05 Gbit/s and more, others can wait for it. Smaller ones double what
-each byte costs (measured: 0.33 -> 0.76 s of CPU for a GiB relayed, 17 -> 9 Gbit/s in a class of 90)."""
+"""If the largest packet is sent in less time, at 1.05 Gbit/s and more, others can wait for it. Smaller packets would
+double the CPU time per byte."""
 
 _FIFO_SECONDS: Final = 0.010
 """Queueing delay of a full FIFO at the class's ceil."""
@@ -71,7 +71,7 @@ _SFQ_PERTURB: Final = Duration(10_000_000_000)
 """Flows that hash to the same slot part ways after this (tc-sfq(8))."""
 
 _NETEM_SPARE_SECONDS: Final = 0.1
-"""What may wait beside the packets under way in the rehearsed delay."""
+"""Room for waiting packets, in addition to those in the emulated delay."""
 _NETEM_PACKETS: Final = (1000, 1_000_000)
 """Bounds of its limit in packets: the kernel's default, and some gigabytes."""
 _SMALL_PACKET: Final = 256

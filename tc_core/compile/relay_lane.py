@@ -1,4 +1,4 @@
-"""What arrives for the relay, as a lane of its own on the ifb: where the relay holds its connections itself.
+"""A separate class on the ifb for the relay's received packets, used where the relay paces its connections itself.
 
 The kernel cannot tell the classes of such packets, and the relay knows nothing of all others. So the ifb holds what is
 relayed together to the total, with the guarantees of the classes that names tell apart, and every other packet to its
@@ -17,7 +17,7 @@ from traffic_policy.policy import MIN_RATE, Bound, Match, PortRange, TrafficClas
 from traffic_policy.units import Rate
 
 RELAYED: Final = "(relayed)"
-"""The lane's name. No class of a policy can have it."""
+"""The name of that class. No class of a policy can have it."""
 _PORTS: Final = (1, 65535)
 
 

@@ -29,7 +29,7 @@ ACTIONS: Final = frozenset({"apply", "clear", "restore"})
 
 
 class Result(StrEnum):
-    """How a change ended, as whoever made it wrote down."""
+    """The outcome of a change, as recorded by its author."""
 
     DONE = "done"
     FAILED = "failed"

@@ -217,7 +217,7 @@ class History:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction that nobody else can write in; undone when it is left by an exception."""
+        """An exclusive write transaction, rolled back on an exception."""
         with self._explained():
             self._connection.execute("BEGIN IMMEDIATE")
             try:

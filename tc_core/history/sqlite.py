@@ -1,22 +1,22 @@
-"""A history in an SQLite file, for as many writing and reading processes as there are.
+"""A history in an SQLite file, for any number of writing and reading processes.
 
-The file is one table, ``events``: number, JSON text, checksum. The other columns are computed from the text, so that
-whoever has only the sqlite3 command can ask for them and nothing can contradict the text. Triggers refuse UPDATE,
-DELETE and gaps: a guard against mistakes, not against root.
+The file has one table, ``events``: number, JSON text, checksum. The other columns are generated from the text, so that
+they can be queried with the sqlite3 command and cannot contradict the text. Triggers reject UPDATE, DELETE and gaps: a
+guard against mistakes, not against root.
 
-What holds, and by what:
+Guarantees:
 
-* An event is there as a whole or not at all, whenever its writer dies: one transaction each, in a write-ahead log whose
-  frames carry checksums (https://www.sqlite.org/wal.html). When the writer is killed before it hears of the commit, the
-  event may come to light only when the log is next opened by nobody else: whole, and last.
-* It is on disk when :meth:`append` returns: synchronous=FULL syncs the log at each commit.
+* Events are atomic, even if the writer dies: each is one transaction, in a write-ahead log whose frames have checksums
+  (https://www.sqlite.org/wal.html). If the writer is killed before the commit returns, the event may become visible
+  only when the log is next opened by a single process: complete, and last.
+* An event is on disk when :meth:`append` returns: synchronous=FULL syncs the log at each commit.
 * Readers and writers do not wait for each other: a reader sees the log as it was when its query began.
 * Numbers have no gaps with several writers: BEGIN IMMEDIATE takes the write lock before the last number is read.
-* The file never exists half-made: it is made under another name and linked into place, which only one process can. One
-  that is killed just then leaves a small hidden file (.history.db.*.new), which nobody reads.
+* The file never exists incomplete: it is created under another name and linked into place, which only one process can
+  do. A process killed at that moment leaves a small hidden file (.history.db.*.new), which is never read.
 
-The file is 0600 and its directory, when it must be made, 0700: states and command lines are nobody else's business. The
-write-ahead log needs shared memory: the file cannot be on a network file system.
+The file has mode 0600 and its directory, if created, 0700, since states and command lines are private. The write-ahead
+log needs shared memory: the file cannot be on a network file system.
 """
 
 from __future__ import annotations

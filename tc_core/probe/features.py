@@ -84,7 +84,7 @@ def _probe_on_temporary_link() -> Features:
 
 
 def _try_everything(kernel: NetlinkKernel, interface: str) -> Features:
-    """Build trees piece by piece, on an interface that nobody needs."""
+    """Build trees piece by piece on a scratch interface."""
 
     def attempt(name: str, *changes: Change) -> Feature:
         try:

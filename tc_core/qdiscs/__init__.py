@@ -8,7 +8,7 @@ CoDel's times as 1,024 ns units, probabilities as parts of 2^32), and such a dif
 ``can_become(other)`` tells whether the kernel can turn the one into the other in place, so that the queue stays; where
 it cannot (``ops->change`` in net/sched/sch_*.c), only a new qdisc has the new numbers. ``options()`` and
 ``from_options()`` write and read TCA_OPTIONS; what is not part of a value is sent as the kernel's default wherever a
-change would otherwise keep what somebody else had set, so that a change leads to the same qdisc as a new one.
+change would otherwise keep a foreign setting, so that a change leads to the same qdisc as a new one.
 
 Handles, and with them ours from other people's, are the caller's business: all kinds here are equal, save that a handle
 with major 0 marks a qdisc that the kernel chose by itself, which is an :class:`OtherQdisc` whatever its kind.

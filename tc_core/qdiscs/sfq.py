@@ -24,7 +24,7 @@ class Sfq(Placed):
     """Stochastic fairness (tc-sfq(8)): flows take turns of ``quantum`` bytes each.
 
     ``limit`` is in packets, over all flows; ``depth`` the same for one flow, at most 127. Every ``perturb`` (whole
-    seconds, 0 never) flows are spread anew, so that two that share a queue do not do so for long. The kernel cuts
+    seconds, 0 never) flows are rehashed, so that two that share a queue do not do so for long. The kernel cuts
     ``limit`` to what ``depth`` and its 128 flows can hold.
     """
 
@@ -48,7 +48,7 @@ class Sfq(Placed):
 
     @property
     def perturb_seconds(self) -> int:
-        """How often flows are spread anew, as the kernel counts it: whole seconds, rounded down."""
+        """The rehash interval in the kernel's unit: whole seconds, rounded down."""
         return self.perturb.nanoseconds // 10**9
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What rtnetlink messages say, as values of the model. No I/O: :mod:`tc_core.rtnetlink.kernel` receives them."""
+"""Parses rtnetlink messages to values of the model. No I/O: :mod:`tc_core.rtnetlink.kernel` receives them."""
 
 from __future__ import annotations
 

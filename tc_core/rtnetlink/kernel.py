@@ -1,4 +1,4 @@
-"""The kernel itself, by rtnetlink(7): the only place where traffic control is read and changed.
+"""Access to the kernel by rtnetlink(7): the only module that reads and changes traffic control.
 
 Messages are made by :mod:`.requests`, read by :mod:`.answers`, and sent by
 :class:`~tc_core.netlink.socket.NetlinkSocket`: it belongs to the network namespace of the thread that made it and stays

@@ -1,4 +1,4 @@
-"""Changes and questions as rtnetlink messages. No I/O: :mod:`tc_core.rtnetlink.kernel` sends them."""
+"""Builds rtnetlink messages for changes and dumps. No I/O: :mod:`tc_core.rtnetlink.kernel` sends them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tc_core.rtnetlink import messages as m
 from tc_core.rtnetlink.messages import link_message, route_message, tc_message
 
 _STOLEN: Final = 4
-"""TC_ACT_STOLEN of linux/pkt_cls.h: the packet is nobody else's any more, as a redirected one is not."""
+"""TC_ACT_STOLEN of linux/pkt_cls.h: the action consumes the packet, as a redirection does."""
 _PIPE: Final = 3
 """TC_ACT_PIPE: on to the next action."""
 

@@ -45,7 +45,7 @@ MOST_MATCHES: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What there is to compose. None: not written, or not readable, which somebody else has told.
+    """The parts to compose. None: absent, or invalid, which the caller has reported.
 
     ``total_from`` is the annotation that gave ``total``, ``received_from`` that which gave ``received``, the total of
     what arrives; ``shared_name`` is the ConfigMap of ``shared``.

@@ -1,4 +1,4 @@
-"""What a Pod's annotations mean together: a policy and the sidecar's settings, or every reason why not. Pure.
+"""Evaluates all annotations of a Pod to a policy and the sidecar's settings, or to all problems. Pure.
 
 A limit that cannot be honoured is a problem, never ignored: a misspelt annotation is one, too.
 """
@@ -59,7 +59,7 @@ def _shortened(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PodPolicy:
-    """All that annotations set. None: not set by them, so that the default of whoever reads it holds.
+    """All settings of the annotations. None: not set, so that the reader's default applies.
 
     ``policy`` has been checked, and the sidecar can put it in force. ``warnings`` are whole sentences.
     """
@@ -105,7 +105,7 @@ def shared_policy_name(annotations: Mapping[str, str]) -> str | None:
 
 
 def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> PodPolicy:
-    """What all annotations of a Pod mean together; those of others are passed over.
+    """Evaluate all annotations of a Pod; foreign ones are ignored.
 
     ``shared`` is the text of the policy in the ConfigMap that :func:`shared_policy_name` gives; None: there is none,
     which is a problem where one is named. Raises :class:`AnnotationsError` with every problem there is.
@@ -313,7 +313,7 @@ def _warnings(annotations: Mapping[str, str], parts: Parts) -> Iterator[str]:
 
 
 def _overruled(annotations: Mapping[str, str], theirs: str, ours: str, rate: Rate | None) -> Iterator[str]:
-    """What an annotation of the bandwidth plugins says beside ours, where the difference matters."""
+    """Warnings about an annotation of the bandwidth plugins that differs from ours."""
     other = annotations.get(theirs)
     if other is None or rate is None:
         return

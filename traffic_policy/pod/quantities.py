@@ -71,7 +71,7 @@ class Quantity:
 
 
 def _rounded(value: Fraction) -> Fraction:
-    """Up to a whole number of billionths, away from zero: whoever asks for a little gets a little."""
+    """Rounded away from zero to a whole number of billionths, so that a small request never becomes zero."""
     size = Fraction(ceil(abs(value) * _NANO), _NANO)
     return -size if value < 0 else size
 

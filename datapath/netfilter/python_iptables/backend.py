@@ -75,10 +75,10 @@ _TRIES: Final = 5
 _LOCK_FILE: Final = "/run/xtables.lock"
 """XT_LOCK_NAME of iptables/xshared.h; the variable XTABLES_LOCKFILE names another one (iptables(8))."""
 _LOCK_PAUSE: Final = 0.02
-"""Seconds between two tries for that lock; flock(2) has no time limit, and iptables holds it for milliseconds."""
+"""Seconds between two attempts to take that lock; flock(2) has no timeout, and iptables holds it for milliseconds."""
 
 _guard = threading.RLock()
-"""Held by whoever uses python-iptables: libxtables and the place that its errors jump to are global."""
+"""Held while using python-iptables: libxtables and the jump target of its errors are global."""
 
 
 @dataclass(slots=True)
@@ -242,8 +242,8 @@ class PythonBackend:
     def _change(self, table: Any, rules: FamilyRules) -> None:
         found = _observe(table, rules.family)
         wanted = [chain.name for chain in rules.chains]
-        # Hooks first, then what the chains hold: a chain that somebody still leads to cannot be deleted. From the last
-        # to the first, so that the positions of those still to come stay what they are.
+        # Hooks first, then the chains' rules: a referenced chain cannot be deleted. From the last to the first, so that
+        # the positions of the remaining ones stay valid.
         for hook in reversed(found.hooks):
             _delete_rule(table, hook.chain, hook.position)
         for name in found.chains:

@@ -23,10 +23,10 @@ _NOT_OUT: Final = 0x02
 
 
 def check(rules: FamilyRules) -> None:
-    """Refuse what libxtables would refuse, and what nobody would.
+    """Reject what libxtables would reject, and invalid rules that neither it nor python-iptables detects.
 
-    python-iptables does not insist on options that are mandatory: a ``mark`` match without a value would match every
-    packet. Here none can be missing, since a :class:`Rule` has no match without its value. Raises RulesetError.
+    python-iptables does not enforce mandatory options: a ``mark`` match without a value would match every packet. Here
+    none can be missing, since a :class:`Rule` has no match without its value. Raises RulesetError.
     """
     for rule in (
         *(rule for chain in rules.chains for rule in chain.rules),
