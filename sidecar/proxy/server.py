@@ -65,7 +65,7 @@ __all__ = [
 log = Logger()
 
 RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
-"""Descriptors reserved for other uses than connections: splice pipes, listeners, admin server, netlink, logs, imports."""
+"""Descriptors reserved for other uses: splice pipes, listeners, admin server, netlink, logs, imports."""
 DESCRIPTORS_PER_CONNECTION: Final = 2
 REROUTED_AT_ONCE: Final = 256
 """Connections moved to a new policy per step: about a millisecond."""

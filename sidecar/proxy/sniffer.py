@@ -70,11 +70,10 @@ class PendingDetections:
 
 
 class Sniffer:
-    """The client's bytes before there is a :class:`~sidecar.transport.direction.Direction`, and what is known of its
-    end.
+    """The client's bytes before there is a :class:`~sidecar.transport.direction.Direction`, and the state of its end.
 
-    The loop's handler of the client's descriptor until then. ``readable``, ``fin`` and ``exhaust`` are as there, and
-    handed on to it.
+    Until then it is the loop's handler of the client's descriptor. ``readable``, ``fin`` and ``exhaust`` have the
+    meaning they have there, and are handed over.
     """
 
     __slots__ = ("_all", "_client", "_counted", "_detector", "_owner", "_waits", "data", "exhaust", "fin", "readable")
