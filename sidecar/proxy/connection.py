@@ -344,7 +344,7 @@ class RelayedConnection:
         try:
             if self.state is not _CLOSED:
                 self.end(ConnectionEvent.FAULT, ConnectionOutcome.FAULT)
-        except Exception as second:  # noqa: BLE001 (the loop relies on this method not raising)
+        except Exception as second:  # the loop relies on this method not raising
             log.error("and could not be cleaned up", exc_info=second)
 
     def _close(self, *, reset: bool) -> None:
