@@ -61,9 +61,7 @@ class Supervisor:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (*_FORWARDED, signal.SIGCHLD):
             signal.signal(number, _noted)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, _FORWARDED
-        )  # blocked until here by the program that executed this one
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)  # blocked by the program that executed this one
         self._poll.register(woken, select.POLLIN)
         while self._status is None:
             self._turn(woken)

@@ -53,7 +53,7 @@ LINGER_S: Final = 0.001
 times as much as one through epoll_wait, and under load the next event is near. It does not spin; an idle proxy waits
 once and then sleeps in trio ..."""
 MAX_STAY_S: Final = 0.005
-"""... but give the other tasks (health checks, drain) a turn after 5 ms."""
+"""... but let the other tasks (health checks, drain) run after 5 ms."""
 
 
 class Handler(Protocol):
