@@ -17,8 +17,7 @@ from injector.pod import pods
 from traffic_policy.settings import Mesh
 
 ISTIO_ID: Final = 1337
-"""Istio's default gid if its containers set no other (https://istio.io/latest/docs/ops/deployment/
-application-requirements/)."""
+"""Istio's default gid (https://istio.io/latest/docs/ops/deployment/application-requirements/)."""
 SETUID: Final = "SETUID"
 """The capability to make sockets with the uid of Linkerd's proxy, by which its rules know it."""
 

@@ -139,9 +139,7 @@ class Webhook:
         body = await request.body(MAX_BODY)
         threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
         async with self._decoding.decoding(len(body)):
-            review = parse_review(
-                body
-            )  # in C and in one piece, holding the GIL: a thread would block the others just the same
+            review = parse_review(body)  # in C, holding the GIL: a thread would block the others just the same
             shared = await self._look_up(review)
             if len(body) <= _SHORT_BODY and has_short_texts(review):
                 reply, outcome = self._reviewed(review, shared)
