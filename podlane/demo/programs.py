@@ -1,4 +1,4 @@
-"""Finding and starting the system's programs that the demo is made of."""
+"""Finds and starts the system's programs that the demo uses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def require_programs() -> None:
 
 
 def guarded(argv: Sequence[str]) -> list[str]:
-    """``argv`` as a command that the kernel kills when the demo dies, however it dies (PR_SET_PDEATHSIG, prctl(2))."""
+    """``argv`` as a command that the kernel kills when the demo ends, however it ends (PR_SET_PDEATHSIG, prctl(2))."""
     return [require_tool("setpriv"), "--pdeathsig", "KILL", *argv]
 
 

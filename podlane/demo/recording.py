@@ -1,6 +1,6 @@
-"""What was measured, and the verdict on it. Pure.
+"""The measurements of a part, and their verdict. Pure.
 
-The kernel's byte counters are read every :data:`SAMPLE_SECONDS`; every rate here is a difference of two readings over
+The kernel's byte counters are read every :data:`SAMPLE_SECONDS`; every rate here is the difference of two readings over
 the time between them, headers included, as HTB counts. Verdicts use only the settled part of each phase.
 """
 
@@ -21,7 +21,7 @@ WINDOW_SECONDS: Final = 1.0
 CEIL_TOLERANCE: Final = 1.05
 GUARANTEE_TOLERANCE: Final = 0.95
 USE_TOLERANCE: Final = 0.95
-"""Of what the lanes together may use: below it, bandwidth that somebody wanted was left unused."""
+"""Required share of the usable total: below it, bandwidth in demand was left unused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The demo's story as data: what a lane, a phase and a part of the demo are, put on the clock. Pure.
+"""The data model of the demo: a class's transfer, a phase and a part, and their schedule. Pure.
 
-The stories themselves are in :mod:`podlane.demo.parts`.
+The parts themselves are in :mod:`podlane.demo.parts`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Client(Enum):
 
 
 class TransferDirection(Enum):
-    """Which way through the Pod's interface, and so which total is shared."""
+    """The direction through the Pod's interface, and so the shared total."""
 
     SENT = "sent"
     RECEIVED = "received"
 
 
 class TransferKind(Enum):
-    """Who opened the connection of a lane, and where its bytes go."""
+    """The side that opens a class's connection, and the direction of its bytes."""
 
     UPLOAD = "upload"
     """Opened by the Pod, sent by the Pod."""
@@ -64,7 +64,7 @@ class TransferKind(Enum):
 
     @property
     def uploads(self) -> bool:
-        """Whether the program of the lane is the one that sends."""
+        """Whether the class's program is the sender."""
         return self in (TransferKind.UPLOAD, TransferKind.REQUEST)
 
 

@@ -1,8 +1,8 @@
-"""The servers of the demo: a real nginx with TLS, HTTP/1.1 and HTTP/2 on one address, behind it a peer, and QUIC.
+"""The servers of the demo: nginx with TLS, HTTP/1.1 and HTTP/2 on one address, its upstream peer, and QUIC.
 
-nginx passes bodies on as they come, both ways (``proxy_request_buffering off``, ``proxy_buffering off``), so a transfer
-runs at the speed of its lane and never touches the disk. The peer (:mod:`podlane.demo.peer`) takes what is
-uploaded, gives what is downloaded, and counts.
+nginx passes bodies on unbuffered in both directions (``proxy_request_buffering off``, ``proxy_buffering off``), so a
+transfer runs at the rate of its class and never touches the disk. The peer (:mod:`podlane.demo.peer`) receives uploads,
+sends downloads, and counts.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Servers:
         self._peer.check()
 
     def clients(self) -> frozenset[str]:
-        """The addresses of all whose requests nginx has answered."""
+        """The addresses of all clients whose requests nginx has answered."""
         return frozenset(self._clients.read_text().split())
 
     def end_download(self, name: str) -> None:

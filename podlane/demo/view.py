@@ -1,4 +1,4 @@
-"""What the demo prints while it runs: a live table, or plain lines where nobody watches."""
+"""The output of a running demo: a live table on a terminal, else plain lines."""
 
 from __future__ import annotations
 
