@@ -68,7 +68,7 @@ class Recording:
                 yield sample.time, rate
 
     def limits(self, lane: str, time: float) -> ResolvedClass:
-        """What the lane is held to at a time."""
+        """The limits of the class at a time."""
         changed = self.changed_at is not None and time >= self.changed_at
         return (self.scenario.after if changed else self.scenario.before)[lane]
 
@@ -116,7 +116,7 @@ class DemoVerdict:
 
 
 def assess(recording: Recording) -> DemoVerdict:
-    """Measure every phase and hold it against the limits."""
+    """Measure every phase and compare it with the limits."""
     scenario = recording.scenario
     measured: dict[tuple[PhaseSpan, str], Measured] = {}
     used: dict[tuple[PhaseSpan, TransferDirection], float] = {}

@@ -32,7 +32,7 @@ _SETTLE_SHARE: Final = 0.4
 
 
 class Client(Enum):
-    """The program that transfers in a lane."""
+    """The program that transfers in a class."""
 
     CURL = "curl"
     CAT = "cat"
@@ -88,7 +88,7 @@ class DemoLane:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of the demo. At its start a lane may join or end, or the limits change; then everything settles."""
+    """A period of the demo. At its start a class may join or end, or the limits change; then the rates settle."""
 
     name: str
     shows: str
@@ -150,7 +150,7 @@ class PhaseSpan:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything that is known of a part before it starts. ``totals`` has the ways on which there are lanes."""
+    """Everything about a part that is known before it starts. ``totals`` has the directions with classes."""
 
     part: Part
     totals: Mapping[TransferDirection, Rate]
@@ -168,7 +168,7 @@ class Scenario:
 
     @property
     def change_at(self) -> float | None:
-        """When the limits change; None when they do not."""
+        """When the limits change; None if they do not."""
         return next((span.start for span in self.spans if span.changed), None)
 
     def lane(self, name: str) -> DemoLane:
@@ -181,7 +181,7 @@ class Scenario:
 
 
 def make_scenario(part: Part, scale: float = 1.0) -> Scenario:
-    """The part's story, every phase ``scale`` times as long as it is written."""
+    """The part's schedule, with every phase ``scale`` times its nominal length."""
     policies = [parse_policy(part.policy_text(changed=changed)) for changed in (False, True)]
     before, after = (_limits(part, policy) for policy in policies)
     sent, received = policies[0].total, policies[0].ingress

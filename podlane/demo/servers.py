@@ -65,7 +65,7 @@ class Servers:
                 time.sleep(_PROBE_SECONDS)
 
     def check(self) -> None:
-        """Raise :class:`DemoError` when one of them is gone."""
+        """Raise :class:`DemoError` if one of them has ended."""
         self._nginx.check()
         self._peer.check()
 
@@ -83,7 +83,7 @@ class Servers:
             raise self._peer.error("does not listen any more.") from None
 
     def counted(self, name: str, patience: float) -> int | None:
-        """How many bytes a transfer had at the peer, once it has ended; None when it does not within ``patience`` s."""
+        """The number of bytes of an ended transfer at the peer; None if it does not end within ``patience`` seconds."""
         deadline = time.monotonic() + patience
         while name not in self._counts:
             line = self._peer.line(max(0.0, deadline - time.monotonic()))
