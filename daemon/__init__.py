@@ -1,1 +1,1 @@
-"""What every long-running process of Podlane has in common: an HTTP server, and the documents it serves."""
+"""Shared by the long-running processes of Podlane: an HTTP server, and the documents it serves."""

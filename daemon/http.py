@@ -1,4 +1,4 @@
-"""Requests and responses of HTTP as values, and what a handler of them is. Pure."""
+"""HTTP requests and responses as values, and the type of a handler. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TEXT: Final = "text/plain; charset=utf-8"
 class HttpRequest:
     """The head of a request; its body is read on demand.
 
-    ``path`` and ``query`` are as they were sent, without the question mark between them. Names of ``headers`` are in
-    lower case; the last one of a name counts.
+    ``path`` and ``query`` are as sent, without the question mark. Names of ``headers`` are in lower case; the last
+    field of a name counts.
     """
 
     method: str
@@ -26,7 +26,7 @@ class HttpRequest:
     read_body: Callable[[int], Awaitable[bytes]]
 
     async def body(self, limit: int) -> bytes:
-        """The whole body; to be called once. Raises :class:`RequestError` when it is too long or breaks off."""
+        """The whole body; call it once. Raises :class:`RequestError` if it is too long or incomplete."""
         return await self.read_body(limit)
 
 
@@ -41,17 +41,17 @@ class HttpResponse:
 
     @classmethod
     def text(cls, status: int, text: str) -> HttpResponse:
-        """A line of text, or several."""
+        """A response with one or more lines of text."""
         return cls(status, TEXT, f"{text}\n".encode())
 
     @classmethod
     def json(cls, document: object) -> HttpResponse:
-        """A document, indented for people."""
+        """A response with a JSON document, indented for readability."""
         return cls(200, JSON, json.dumps(document, indent=2).encode() + b"\n")
 
 
 class RequestError(Exception):
-    """Ends a request with this status code. The text, which becomes the response, says why."""
+    """Ends a request with this status code. The message becomes the response."""
 
     def __init__(self, status: int, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
@@ -61,4 +61,4 @@ class RequestError(Exception):
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 Refuse = Callable[[int, str], HttpResponse]
-"""Makes the response to a request that failed, from the status code and the reason."""
+"""Makes the response to a failed request from the status code and the reason."""

@@ -1,7 +1,7 @@
-"""One connection of an HTTP/1.1 server: requests one after another, each within bounds (RFC 9112; h11 parses).
+"""One connection of an HTTP/1.1 server: sequential requests, each within limits (RFC 9112; h11 parses).
 
-While a response is being made the connection is read: when the client leaves, what would have answered it is cancelled.
-So nothing outlives the connection.
+While a response is being made the connection is read: if the client disconnects, the handler is cancelled. So nothing
+outlives the connection.
 """
 
 from __future__ import annotations
@@ -17,65 +17,66 @@ from daemon.http import Handler, HttpRequest, HttpResponse, Refuse, RequestError
 
 _CHUNK: Final = 64 * 1024
 _AHEAD: Final = 16 * 1024
-"""Bytes of further requests that are read before the present one is answered."""
+"""Bytes of pipelined requests that are read before the current one is answered."""
 _LAST_LOOK_SECONDS: Final = 0.2
-"""How long a connection without a request is kept when the server ends: a request may be on its way."""
+"""Seconds to keep a connection without a request when the server drains: a request may be on its way."""
 _LINGER_SECONDS: Final = 1.0
-"""How long the client may take to close after the last response: if bytes of its arrived at a closed socket, the
+"""Seconds that the client may take to close after the last response: if its bytes arrived at a closed socket, the
 connection would be reset, and the response might be lost (RFC 9112 section 9.6)."""
 _DISCARD_SECONDS: Final = 5.0
-"""The same for a client that has not sent its whole body: few look for a response before."""
+"""The same for a client that has not sent its whole body: few read a response before."""
 _DISCARD_BYTES: Final = 16 * 2**20
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-"""What reading and writing raise when the client has left, or does not read."""
+"""Raised by reading and writing if the client has disconnected, or does not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds of a server. Times are in seconds, sizes in bytes."""
+    """Limits of a server. Times are in seconds, sizes in bytes."""
 
     connections: int
-    """At once. One too many is closed without a word."""
+    """Simultaneous connections. Any further one is closed without a response."""
     per_peer: int
-    """Connections at once of one client address."""
+    """Simultaneous connections per client address."""
     respond: float
     """From a request's head to the end of its handler."""
     handshake: float = 10.0
     idle: float = 120.0
-    """Until a connection's next request begins; longer than Go's clients keep one (90 s), so that they close first."""
+    """Until a connection's next request begins; longer than the keep-alive of Go's clients (90 s), so that they close
+    first."""
     head: float = 10.0
     """From a request's first byte to the end of its head."""
     head_bytes: int = 16 * 1024
     body: float = 10.0
-    """From when a handler asks for the body to its end."""
+    """From a handler's request for the body to its end."""
     bodies_bytes: int = 64 * 2**20
-    """Of all bodies that are held at once; a request above that is answered 503, before memory runs out."""
+    """Total of all buffered bodies; a request beyond it is answered 503, before memory runs out."""
     send: float = 10.0
-    """Until a response has been taken by the kernel."""
+    """Until the kernel has accepted the whole response."""
     keep_alive: bool = True
     """Whether a connection may carry several requests."""
 
 
 @dataclass(slots=True)
 class Shared:
-    """What the connections of one server share."""
+    """State shared by the connections of one server."""
 
     limits: HttpLimits
     respond: Handler
     """Answers every request; raises nothing."""
     refuse: Refuse
     held: int = 0
-    """Bytes of the bodies that are held now."""
+    """Bytes of the currently buffered bodies."""
     leaving: bool = False
     """Whether each response ends its connection."""
     draining: bool = False
-    """Whether connections without a request end as well."""
+    """Whether idle connections end as well."""
 
 
 class HttpConnection:
-    """One connection. :meth:`run` serves it; closing the stream is left to the caller."""
+    """One connection. :meth:`run` serves it; the caller closes the stream."""
 
     def __init__(self, stream: Stream, shared: Shared) -> None:
         self._stream = stream
@@ -84,7 +85,7 @@ class HttpConnection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=shared.limits.head_bytes)
         self._idle: trio.CancelScope | None = None
         self._whole = trio.Event()
-        """The present request has been read to its end."""
+        """The current request has been read to its end."""
         self._held = 0
 
     async def run(self) -> None:
@@ -93,7 +94,7 @@ class HttpConnection:
             while await self._exchange():
                 self._http.start_next_cycle()
         except GONE:
-            pass  # nobody is left to tell
+            pass  # the client has disconnected
 
     def drain(self) -> None:
         """End the connection soon if it carries no request; ``shared.draining`` must be set."""
@@ -101,7 +102,7 @@ class HttpConnection:
             self._idle.deadline = min(self._idle.deadline, trio.current_time() + _LAST_LOOK_SECONDS)
 
     async def _exchange(self) -> bool:
-        """Serve one request. Says whether there may be another."""
+        """Serve one request; return whether another may follow."""
         self._whole = trio.Event()
         try:
             head = await self._read_head()
@@ -116,7 +117,7 @@ class HttpConnection:
         return response is not None and await self._send(response, head_only=head.method == b"HEAD")
 
     async def _read_head(self) -> h11.Request | None:
-        """The next request; None when there is none. Raises h11.RemoteProtocolError, :class:`RequestError`."""
+        """The next request; None at the end. Raises h11.RemoteProtocolError, :class:`RequestError`."""
         event = self._http.next_event()
         if event is h11.NEED_DATA and not self._http.trailing_data[0]:
             seconds = _LAST_LOOK_SECONDS if self._shared.draining else self._limits.idle
@@ -138,14 +139,14 @@ class HttpConnection:
         raise RequestError(408, f"The request's head did not come within {self._limits.head:g} s.")
 
     async def _response_to(self, head: h11.Request) -> HttpResponse | None:
-        """None when the client has left."""
+        """The response; None if the client has disconnected."""
         path, _, query = head.target.decode("latin-1").partition("?")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-        declared = int(headers.get("content-length", 0))  # h11 has checked it
+        declared = int(headers.get("content-length", 0))  # h11 has validated it
         method = head.method.decode("latin-1")
         request = HttpRequest(method, path, query, headers, partial(self._read_body, declared))
         if declared == 0 and "transfer-encoding" not in headers:
-            self._skip()  # there is no body: the request ends with its head
+            self._skip()  # no body: the request ends with its head
         response = None
         try:
             async with trio.open_nursery() as nursery:
@@ -201,7 +202,7 @@ class HttpConnection:
                     raise too_long
                 parts.append(bytes(event.data))
             else:
-                assert isinstance(event, h11.EndOfMessage)  # a body that breaks off is an error (h11)
+                assert isinstance(event, h11.EndOfMessage)  # h11 raises for an incomplete body
                 self._whole.set()
                 return b"".join(parts)
 
@@ -212,7 +213,7 @@ class HttpConnection:
         self._held += size
 
     async def _send(self, response: HttpResponse, *, head_only: bool = False, last: bool = False) -> bool:
-        """Says whether there may be another request. Raises one of :data:`GONE`."""
+        """Return whether another request may follow. Raises one of :data:`GONE`."""
         self._skip()
         fields = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
         fields.extend(response.headers)
@@ -230,7 +231,7 @@ class HttpConnection:
         return False
 
     def _skip(self) -> None:
-        """Throw away what has come of a body that nobody asked for."""
+        """Discard the received part of an unread body."""
         try:
             while not self._whole.is_set():
                 event = self._http.next_event()
@@ -242,7 +243,7 @@ class HttpConnection:
             pass  # the connection ends with the response
 
     async def _linger(self) -> None:
-        """Send nothing more, and wait for the client to close."""
+        """Shut down sending, and wait for the client to close."""
         transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
         with trio.move_on_after(_LINGER_SECONDS if self._whole.is_set() else _DISCARD_SECONDS):
             await transport.send_eof()

@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 server on trio and h11, with or without TLS: bounded in every respect, and with a graceful end.
+"""A small HTTP/1.1 server on trio and h11, with or without TLS, with limits on all resources and graceful shutdown.
 
-HTTP/1.1 alone: API servers ask webhooks behind a Service by it (k8s.io/apiserver, pkg/util/webhook/client.go), and so
-do kubelets and Prometheus.
+HTTP/1.1 suffices: API servers use it for webhooks behind a Service (k8s.io/apiserver, pkg/util/webhook/client.go), and
+so do kubelets and Prometheus.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from daemon.http_connection import HttpConnection, HttpLimits, Shared, Stream
 from daemon.log import Logger
 
 ALPN: Final = ("http/1.1",)
-"""What a server that uses TLS may agree to speak (RFC 7301)."""
+"""ALPN protocols of a server with TLS (RFC 7301)."""
 _TOLD_EVERY: Final = 60.0
-"""Seconds between two lines of the log about connections that were refused."""
+"""Seconds between two log lines about refused connections."""
 
 log = Logger()
 
 
 class HttpServer:
-    """Serves handlers by path. ``tls`` gives the context for each new connection; None: plain HTTP.
+    """Serves handlers by path. ``tls`` returns the context for each new connection; None: plain HTTP.
 
     ``refuse`` makes the responses to requests that cannot be answered.
     """
@@ -46,7 +46,7 @@ class HttpServer:
         self._tls = tls
         self._shared = Shared(limits, self._respond, refuse)
         self._open: dict[trio.CancelScope, HttpConnection | None] = {}
-        """Connections, by what cancels them; None: the TLS handshake is not over."""
+        """Connections, by their cancel scope; None: the TLS handshake is in progress."""
         self._peers = Counter[str]()
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
@@ -58,20 +58,21 @@ class HttpServer:
         return len(self._open)
 
     async def run(self, listeners: list[trio.SocketListener]) -> None:
-        """Accept and serve until :meth:`drain`; then until the last connection has ended. The listeners are closed."""
+        """Accept and serve until :meth:`drain`; then until the last connection has ended. Closes the listeners."""
         async with trio.open_nursery() as nursery:
             with self._accepting:
                 await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
 
     def leave(self) -> None:
-        """Go on serving, but end each connection with its response, so that clients open the next one elsewhere.
+        """Keep serving, but end each connection with its response, so that clients open the next one to another server.
 
         Go's client does not repeat a POST that it sent while its connection was being closed.
         """
         self._shared.leaving = True
 
     async def drain(self, grace: float) -> int:
-        """Accept no more, answer what has come, close. Gives how many connections were cut after ``grace`` seconds."""
+        """Accept no more, answer pending requests, close. Return the number of connections cut after ``grace``
+        seconds."""
         self._accepting.cancel()
         self._shared.leaving = self._shared.draining = True
         for connection in self._open.values():
@@ -105,7 +106,7 @@ class HttpServer:
                     connection = self._open[scope] = HttpConnection(secured, self._shared)
                     await connection.run()
         except Exception as error:
-            log.error("a connection failed", exc_info=error)  # one connection's trouble is not the server's
+            log.error("a connection failed", exc_info=error)  # one connection's error must not end the server
         finally:
             del self._open[scope]
             self._peers -= Counter((peer,))
@@ -113,7 +114,7 @@ class HttpServer:
             await trio.aclose_forcefully(stream)
 
     async def _secured(self, stream: trio.SocketStream) -> Stream | None:
-        """The stream after the TLS handshake; None when that failed."""
+        """The stream after the TLS handshake; None if that failed."""
         if self._tls is None:
             return stream
         secure = trio.SSLStream(stream, self._tls(), server_side=True, https_compatible=True)
@@ -156,7 +157,7 @@ class HttpServer:
 
 
 def _peer_of(stream: trio.SocketStream) -> str | None:
-    """The client's address; None when it has left already."""
+    """The client's address; None if it has already disconnected."""
     try:
         return str(stream.socket.getpeername()[0])
     except OSError:

@@ -1,9 +1,9 @@
-"""Structured log lines: for people on a terminal, as JSON for machines.
+"""Structured logging: readable lines on a terminal, JSON for machines.
 
-A line has a time, a level, an event, and fields. Modules take a :class:`Logger` by ``log = Logger()`` and say
+A line has a time, a level, an event, and fields. Modules make a :class:`Logger` by ``log = Logger()`` and call
 ``log.info("ready", interface="eth0")``. There is one log per process, which :func:`configure` sets up.
 
-The library for it, structlog, imports asyncio: 10 MiB and a tenth of a second for each process of each sidecar.
+The library structlog is not used, as it imports asyncio, which costs each process memory and start-up time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _KEY, _VALUE = "\x1b[36m", "\x1b[35m"
 _LEVEL_COLOURS: Final = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 
 _QUOTED: Final = frozenset(" \t=\r\n\"'")
-"""Characters for which a text is quoted."""
+"""Characters that make a text quoted."""
 
 Fields = Mapping[str, Any]
 
 
 @dataclass(slots=True)
 class _Settings:
-    """``always``: fields of each line. ``stream`` None: standard error, whatever that is by then."""
+    """``always``: fields of each line. ``stream`` None: the current standard error."""
 
     threshold: int = _LEVELS["info"]
     as_json: bool = False
@@ -44,9 +44,9 @@ _settings = _Settings()
 
 
 def configure(log_format: str = "console", level: str = "info", stream: TextIO | None = None, **always: Any) -> None:
-    """Send lines of ``level`` and above to ``stream`` (standard error), in a format: ``console`` or ``json``.
+    """Write lines of ``level`` and above to ``stream`` (default: standard error), in ``console`` or ``json`` format.
 
-    ``always``: fields that each line has.
+    ``always``: fields of each line.
     """
     _settings.threshold = _LEVELS[level]
     _settings.as_json = log_format == "json"
@@ -55,7 +55,7 @@ def configure(log_format: str = "console", level: str = "info", stream: TextIO |
 
 
 class Logger:
-    """Where a module sends its lines. ``exc_info``, an exception, adds its traceback."""
+    """A module's logger. ``exc_info``, an exception, adds its traceback."""
 
     __slots__ = ()
 
@@ -70,14 +70,14 @@ class Logger:
         _write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """What is not as it is wanted."""
+        """Log an unwanted condition."""
         _write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
         _write("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        """An error, with the exception that is being handled."""
+        """Log an error with the exception being handled."""
         _write("error", event, {**fields, "exc_info": sys.exception()})
 
 
@@ -94,13 +94,13 @@ def _write(level: str, event: str, fields: dict[str, Any]) -> None:
         line = _json_line(timestamp, level, event, everything, trace)
     else:
         line = _columns(timestamp, level, event, everything, trace, colours=_has_colours(stream))
-    # One write per line, even where Python does not buffer: workers write to the same place.
+    # One write per line, even if Python does not buffer: workers write to the same stream.
     stream.write(line + "\n")
     stream.flush()
 
 
 def _json_line(timestamp: str, level: str, event: str, fields: Fields, trace: str) -> str:
-    """A JSON object; values that JSON does not have are written as Python shows them."""
+    """A JSON object; values without a JSON form are written by str()."""
     document = {**fields, "event": event, "level": level, "timestamp": timestamp}
     if trace:
         document["exception"] = trace
@@ -108,7 +108,7 @@ def _json_line(timestamp: str, level: str, event: str, fields: Fields, trace: st
 
 
 def _columns(timestamp: str, level: str, event: str, fields: Fields, trace: str, *, colours: bool) -> str:
-    """The fields come in the order of their names."""
+    """The fields, sorted by name."""
 
     def painted(text: str, colour: str) -> str:
         return f"{colour}{text}{_RESET}" if colours else text
@@ -121,7 +121,7 @@ def _columns(timestamp: str, level: str, event: str, fields: Fields, trace: str,
 
 
 def _has_colours(stream: TextIO) -> bool:
-    """https://no-color.org."""
+    """Whether to use colours, see https://no-color.org."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 

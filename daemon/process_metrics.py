@@ -1,6 +1,6 @@
-"""What the kernel says of this process, by the metric names that Prometheus recommends to all.
+"""The process metrics that Prometheus recommends, from proc_pid_stat(5).
 
-https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics; proc_pid_stat(5).
+https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 from daemon.prometheus_text import MetricFamily, counter, gauge
 
 _UTIME, _STIME, _STARTTIME, _VSIZE, _RSS = 11, 12, 19, 20, 21
-"""Places in /proc/self/stat behind the name of the program, which may contain anything."""
+"""Fields of /proc/self/stat after the program's name, which may contain any character."""
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def process_families() -> Iterator[MetricFamily]:
-    """CPU time, memory, start and descriptors of this process."""
+    """CPU time, memory, start time and descriptors of this process."""
     numbers = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     ticks = [int(numbers[place]) / _TICKS for place in (_UTIME, _STIME, _STARTTIME)]
     cpu = counter("process_cpu_seconds", "Total user and system CPU time spent in seconds.")

@@ -1,7 +1,7 @@
 """Metrics as data, and in Prometheus' text format, version 0.0.4.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/. The library for it, prometheus_client, brings an HTTP
-server and client, wsgiref and the parsers of mail headers, which every sidecar would import and keep in memory.
+https://prometheus.io/docs/instrumenting/exposition_formats/. The library prometheus_client is not used, as it imports
+an HTTP server and client, wsgiref and mail parsers, which every sidecar would keep in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class MetricFamily:
-    """All numbers of one metric, a counter, gauge or histogram. ``labels`` are the names of what tells them apart."""
+    """All samples of one metric: a counter, gauge or histogram. ``labels`` are the label names."""
 
     kind: str
     name: str
@@ -26,11 +26,11 @@ class MetricFamily:
     """Lines of the text format."""
 
     def add(self, number: float, *values: str) -> None:
-        """One of its numbers, with a value for each label."""
+        """Add a sample, with a value for each label."""
         self.samples.append(_sample(self.name, list(zip(self.labels, values, strict=True)), number))
 
     def add_counts(self, bounds: Iterable[float], counts: Sequence[int], total: float, *values: str) -> None:
-        """Counts of a histogram: up to each bound and above the one before, at last above all; and the sum."""
+        """Add a histogram's counts per bucket (the last one above all bounds) and its sum."""
         labels = list(zip(self.labels, values, strict=True))
         reached = list(accumulate(counts))
         for bound, number in zip((*(str(float(each)) for each in bounds), "+Inf"), reached, strict=True):
@@ -40,25 +40,25 @@ class MetricFamily:
 
 
 def counter(name: str, text: str, *labels: str) -> MetricFamily:
-    """A counter without numbers yet; ``name`` without ``_total``."""
+    """A counter without samples; ``name`` without ``_total``."""
     return MetricFamily("counter", f"{name}_total", text, labels)
 
 
 def gauge(name: str, text: str, *labels: str) -> MetricFamily:
-    """A gauge without numbers yet."""
+    """A gauge without samples."""
     return MetricFamily("gauge", name, text, labels)
 
 
 def histogram(name: str, text: str, *labels: str) -> MetricFamily:
-    """A histogram without numbers yet, which come by :meth:`MetricFamily.add_counts`."""
+    """A histogram without samples, which :meth:`MetricFamily.add_counts` adds."""
     return MetricFamily("histogram", name, text, labels)
 
 
 class Collector(Protocol):
-    """Who has metrics."""
+    """An object that provides metrics."""
 
     def collect(self) -> Iterator[MetricFamily]:
-        """As they are now."""
+        """The current metrics."""
         ...
 
 

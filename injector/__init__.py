@@ -1,1 +1,1 @@
-"""The webhook that puts Podlane's sidecar into Pods: ``pod`` decides, ``server`` answers, ``manifests`` edits files."""
+"""The webhook that injects the sidecar: ``pod`` decides, ``server`` answers, ``manifests`` edits files."""

@@ -1,4 +1,4 @@
-"""The error tree of ``injector``: every error says what is wrong and what to do about it."""
+"""Exceptions of ``injector``. Each message names the fault and its remedy."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from traffic_policy.errors import PodlaneError
 
 
 class DefaultsError(PodlaneError, ValueError):
-    """A setting for the injected containers cannot be used."""
+    """A setting for the injected containers is invalid."""
 
 
 class InjectionError(PodlaneError, ValueError):
-    """A Pod's limits cannot be honoured by injection, whatever its annotations say."""
+    """Injection cannot honour the limits of a Pod, whatever its annotations are."""
 
 
 class SharedPolicyError(PodlaneError, LookupError):
-    """The ConfigMap with a shared policy cannot be read now; whether it exists is not known."""
+    """The ConfigMap of a shared policy cannot be read at present; it may or may not exist."""
 
 
 class ManifestError(PodlaneError, ValueError):
-    """A manifest cannot be read, or cannot be changed without touching what must stay."""
+    """A manifest cannot be read, or cannot be edited without changing other text."""
 
 
 class CertificateError(PodlaneError):
-    """A certificate or key cannot be read, or they do not belong together."""
+    """A certificate or key cannot be read, or they do not match."""
 
 
 class ListenError(PodlaneError):
-    """The server cannot listen where it should."""
+    """The server cannot listen on its address."""
 
 
 class ApiAccessError(PodlaneError):
-    """How to reach the API server cannot be found out, from the Pod or from the kubeconfig."""
+    """The address or credentials of the API server cannot be found, neither in the Pod nor in the kubeconfig."""
 
 
 class ApiError(PodlaneError):
-    """A request to the API server failed. ``status`` is its HTTP code, 0 when there was no answer."""
+    """A request to the API server failed. ``status`` is its HTTP status code, 0 if there was no answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -42,8 +42,8 @@ class ApiError(PodlaneError):
 
 
 class NotFoundError(ApiError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class ConflictError(ApiError):
-    """Somebody else changed the object meanwhile, or made it first: read it again."""
+    """Another client changed or created the object in the meantime: read it again."""

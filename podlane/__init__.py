@@ -1,1 +1,1 @@
-"""The command line. One module per verb; nobody imports this package."""
+"""The command line. One module per verb; no other package imports this one."""

@@ -1,4 +1,4 @@
-"""One question to the admin server of a sidecar."""
+"""Sends one request to the admin server of a sidecar."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 _TIMEOUT: Final = 2.0
-"""Seconds for one answer; a sidecar gives it in milliseconds."""
+"""Seconds for one answer; a sidecar needs milliseconds."""
 _MOST: Final = 1 << 24
-"""Bytes of an answer; 255 classes, or 5,000 connections, are 2 MiB at most."""
+"""Maximum bytes of an answer; 255 classes, or 5,000 connections, are 2 MiB at most."""
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where to ask when the admin server listens on all addresses."""
+"""The loopback addresses to connect to if the admin server listens on all addresses."""
 
 
 class NoAnswerError(Exception):
-    """Nothing answers; the text is the reason, without address or remedy."""
+    """No server answers; the message has the reason, without address or remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Answer:
 
     @property
     def begins(self) -> str:
-        """The first line or so, for a message."""
+        """The first line, shortened, for a message."""
         return self.body[:200].decode(errors="replace").strip()
 
 
@@ -46,5 +46,6 @@ def ask(host: str, port: int, path: str, timeout: float = _TIMEOUT) -> Answer:
 
 
 def reachable(address: str) -> str:
-    """The address to ask when a server listens on ``address``: of all addresses, that of the loopback interface."""
+    """The address to connect to if a server listens on ``address``: for all addresses, that of the loopback
+    interface."""
     return _ANY.get(address, address)

@@ -1,4 +1,4 @@
-"""What all verbs share at the terminal: errors in one form, exit codes, and colour only where somebody looks."""
+"""Shared terminal handling of all verbs: uniform errors, exit codes, and colour only on a terminal."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
 
 OK: Final = 0
 FAILED: Final = 1
-"""The verb could not do its work, or `check` found something missing."""
+"""The verb failed, or `check` found a requirement missing."""
 MISUSED: Final = 2
-"""The command line, a setting or the policy cannot be used; nothing has been touched."""
+"""The command line, a setting or the policy is invalid; nothing was changed."""
 RUN_FAILED: Final = 125
-"""`podlane run` itself failed; env(1) and its like use the same three numbers."""
+"""`podlane run` itself failed; env(1) and similar programs use the same three codes."""
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 _POLITE: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that ask a process to end."""
+"""Signals that request termination."""
 
 
 def signalled(number: int) -> int:
-    """The exit code that stands for an end by a signal, as shells count it."""
+    """The exit code for termination by a signal, as in shells."""
     return 128 + number
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """A line for the user on standard error, which leaves standard output to COMMAND's and verbs' results."""
+    """Print a line for the user on standard error; standard output is for COMMAND's and verbs' results."""
     head = click.style("podlane: ", fg="red" if error else "cyan", bold=error)
-    # A terminal that has gone (SIGHUP) must not keep anybody from cleaning up.
+    # A terminal that was closed (SIGHUP) must not prevent the clean-up.
     with suppress(OSError):
         click.echo(f"{head}{text}", err=True)
 
 
 def stop(text: str, status: int) -> NoReturn:
-    """Print an error and end with ``status``."""
+    """Print an error and exit with ``status``."""
     say(text, error=True)
     sys.exit(status)
 
 
 @contextmanager
 def failing_clearly(status: int = FAILED) -> Iterator[None]:
-    """Turn this project's errors into their text and an exit code; anything else is a bug and keeps its traceback.
+    """Turn the project's exceptions into their message and an exit code; others are bugs and keep their traceback.
 
-    A policy or settings that cannot be used exit with 2, all others with ``status``.
+    An invalid policy or settings exit with 2, all other errors with ``status``.
     """
     try:
         yield
@@ -66,30 +66,30 @@ def failing_clearly(status: int = FAILED) -> Iterator[None]:
 
 
 def end_at_once_on_sigterm() -> None:
-    """For a daemon until it follows signals itself: importing takes most of its start, and it has nothing in force yet.
+    """For a daemon until it handles signals itself: importing takes most of its start, and nothing is in force yet.
 
-    (What an earlier one has, which was killed, is for the sidecar's supervisor to remove.)
+    (The remains of a killed predecessor are removed by the sidecar's supervisor.)
 
-    Without a handler PID 1 of a container would never see SIGTERM (pid_namespaces(7)).
+    Without a handler PID 1 of a container would never receive SIGTERM (pid_namespaces(7)).
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(OK))
 
 
 def ignore_late_signals() -> None:
-    """For a daemon that has ended: its exit code is decided, and must not change while Python shuts down."""
+    """For a daemon after its end: its exit code is decided, and must not change while Python shuts down."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_by_exception() -> None:
-    """Make every polite way to end this process an exception, so that everything is cleared up on the way out.
+    """Raise an exception for each termination signal, so that everything is cleaned up.
 
-    Handlers, unlike ignored signals, do not pass on to children: those must be able to die of SIGINT even where the
+    Handlers, unlike ignored signals, are not inherited by children: those must be able to die of SIGINT even if the
     shell started this process with SIGINT ignored.
     """
 
     def end(number: int, _: object) -> None:
-        # Only once: the next one would stop the clearing up.
+        # Only once: another exception would interrupt the clean-up.
         ignore_signals()
         sys.exit(signalled(number))
 
@@ -98,7 +98,7 @@ def end_by_exception() -> None:
 
 
 def ignore_signals() -> None:
-    """Let none of the polite signals end this process any more."""
+    """Ignore all termination signals from now on."""
     for number in _POLITE:
         signal.signal(number, signal.SIG_IGN)
 

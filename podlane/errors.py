@@ -1,4 +1,4 @@
-"""The error tree of ``podlane``: every error says what is wrong and what to do about it."""
+"""Exceptions of ``podlane``. Each message names the fault and its remedy."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from traffic_policy.errors import PodlaneError
 
 
 class NotPermittedError(PodlaneError):
-    """The process may not do what the verb needs; the text says what is missing and how to get it."""
+    """The process lacks a permission that the verb needs; the message says which, and how to get it."""
 
 
 class ToolMissingError(PodlaneError):
-    """A command of the system is not installed; the text names the package that has it."""
+    """A system command is not installed; the message names its package."""
 
 
 class LabError(PodlaneError):
-    """A network namespace, link, address, route or rule cannot be made."""
+    """A network namespace, link, address, route or rule cannot be created."""
 
 
 class SpawnError(PodlaneError):
-    """A program cannot be started. ``errno`` says why, ``stage`` what was being done."""
+    """A program cannot be started. ``errno`` is the reason, ``stage`` the failed operation."""
 
     def __init__(self, stage: str, errno: int, message: str) -> None:
         self.stage = stage
@@ -27,15 +27,15 @@ class SpawnError(PodlaneError):
 
 
 class RunError(PodlaneError):
-    """``podlane run`` cannot start or keep its namespace."""
+    """``podlane run`` cannot create or keep its namespace."""
 
 
 class DemoError(PodlaneError):
-    """A server, a client or the sidecar of ``podlane demo`` failed; the text has its last words."""
+    """A server, a client or the sidecar of ``podlane demo`` failed; the message has its last output."""
 
 
 class CaptureError(PodlaneError):
-    """A capture file cannot be read, or is none."""
+    """A capture file cannot be read, or is invalid."""
 
 
 class ManifestFileError(PodlaneError):
@@ -43,4 +43,4 @@ class ManifestFileError(PodlaneError):
 
 
 class ResultError(PodlaneError):
-    """A verb finished, and what it found counts as failure; everything has been said already."""
+    """A verb completed with a result that counts as failure; everything has been reported already."""

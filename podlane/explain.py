@@ -1,4 +1,4 @@
-"""``podlane explain``: what a policy means, in plain words and in the commands it equals. Needs no root."""
+"""``podlane explain``: describes a policy in plain words and as equivalent commands. Needs no root."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SECTIONS: Final = ("classes", "rules", "tc")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9._:@-]{1,15}")
-"""What names look like (15: IFNAMSIZ of linux/if.h less the final zero), and nothing that a shell would act on."""
+"""Plausible interface names (15: IFNAMSIZ of linux/if.h less the final zero), without shell metacharacters."""
 
 
 def _interface(value: str) -> str:
@@ -113,7 +113,7 @@ def _lines(
 
 
 def class_lines(source: str, explanation: Explanation) -> Iterator[str]:
-    """The plain words: a table of shares, each class's traffic, and what to know besides."""
+    """The plain words: a table of shares, each class's traffic, and notes."""
     yield heading(f"{source}: {explanation.headline}")
     if explanation.use:
         first, *reasons = explanation.use
@@ -176,7 +176,7 @@ def _class(each: ClassWords, rest: str) -> Iterator[str]:
 
 
 def _shell(lines: Sequence[str]) -> Iterator[str]:
-    """Commands as they are; comments step back where there is colour."""
+    """Commands as they are; comments are dimmed on a colour terminal."""
     for line in lines:
         yield click.style(line, dim=True) if line.startswith("#") else line
 

@@ -1,4 +1,4 @@
-"""``podlane inject``: what the webhook does to Pods, done to manifests."""
+"""``podlane inject``: applies the webhook's changes to manifests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``podlane``: the command line. Verbs are imported when they are used, so that each starts as fast as it can."""
+"""``podlane``: the command line. Verbs are imported on use, so that each starts quickly."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def main() -> None:
     ceiling and a priority. Podlane holds unmodified programs to it.
     """
     if os.environ.get("NO_COLOR"):
-        # https://no-color.org: rich knows it, click does not. None, the default, means colours on a terminal.
+        # https://no-color.org: rich respects it, click does not. None, the default, means colours on a terminal.
         click.get_current_context().color = False
 
 

@@ -1,4 +1,4 @@
-"""Reading manifests and writing them back, for the verbs that change them."""
+"""Reads manifests and writes them back, for the verbs that change them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_manifest(source: str, *, in_place: bool) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, line breaks as they are. Raises :class:`ManifestFileError`."""
+    """The text of a file with its original line breaks. Raises :class:`ManifestFileError`."""
     try:
         return _decoded(path.read_bytes(), str(path))
     except OSError as error:
@@ -59,7 +59,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def finish(source: str, text: str, work: Callable[[], ManifestResult], *, in_place: bool, quiet: bool) -> None:
-    """Do the work and write its result; what cannot be done ends the program, with every reason and nothing written."""
+    """Do the work and write its result; on errors exit with all reasons, and write nothing."""
     from injector.errors import ManifestError
 
     name = "standard input" if source == _STANDARD_INPUT else source
@@ -81,7 +81,7 @@ def finish(source: str, text: str, work: Callable[[], ManifestResult], *, in_pla
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put a file in the place of another, whole or not at all, with the same mode; a link goes on being one."""
+    """Replace a file atomically, with the same mode; a symbolic link stays one."""
     target = Path(os.path.realpath(path))
     try:
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

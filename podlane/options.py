@@ -1,4 +1,4 @@
-"""Options that more than one verb has."""
+"""Options shared by several verbs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from traffic_policy.settings import Datapath, IptablesSetting, Mesh, variable
 from traffic_policy.units import Rate
 
 HISTORY_VARIABLE: Final = "PODLANE_HISTORY"
-"""Where ``podlane tc`` writes down its changes."""
+"""The history file of ``podlane tc``."""
 
 
 def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback for an option: its value by ``parse``, whose ValueError says what is wrong; None where not given."""
+    """A callback for an option: its value by ``parse``, whose ValueError becomes the error message; None if not
+    given."""
 
     def callback(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
         try:
@@ -28,7 +29,7 @@ def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parame
 
 
 def total_option(command: Any) -> Any:
-    """``--total``; None where nothing is said."""
+    """``--total``; None if not given."""
     help_text = "Replaces the policy's total, as in 50Mbit."
     return click.option("--total", callback=parsed(Rate.parse), metavar="RATE", help=help_text)(command)
 
@@ -39,12 +40,12 @@ def choice(kind: type[StrEnum]) -> click.Choice[str]:
 
 
 def datapath_option(purpose: str) -> Callable[[Any], Any]:
-    """``--datapath``: how a connection's first bytes are, or would be, seen; None where nothing is said."""
+    """``--datapath``: how the first bytes of connections are, or would be, read; None if not given."""
     return click.option("--datapath", type=choice(Datapath), envvar=variable("datapath"), help=purpose)
 
 
 def exclusion_options(purpose: str) -> Callable[[Any], Any]:
-    """``--exclude-{outbound,inbound}-{ports,cidrs}``: ports and networks; None where nothing is said."""
+    """``--exclude-{outbound,inbound}-{ports,cidrs}``: ports and networks; None if not given."""
 
     def add(command: Any) -> Any:
         for name, metavar, what in reversed(_EXCLUSIONS):
@@ -78,20 +79,20 @@ def _networks(value: str) -> tuple[object, ...]:
 
 
 def mesh_option(purpose: str, *, auto: bool = False) -> Callable[[Any], Any]:
-    """``--mesh``: behind whose proxy the sidecar sits, or would; None where nothing is said.
+    """``--mesh``: the service mesh of the sidecar; None if not given.
 
-    ``auto``: where that can be found out, by looking.
+    ``auto``: detect it, where possible.
     """
     kinds = click.Choice([each.value for each in Mesh if auto or each is not Mesh.AUTO])
     return click.option("--mesh", type=kinds, help=purpose)
 
 
 def workers_option() -> Callable[[Any], Any]:
-    """``--workers``: how many processes relay; None where nothing is said."""
+    """``--workers``: the number of relaying processes; None if not given."""
     text = "Processes that relay; auto for one per CPU, at most 8.  [default: 1]"
     return click.option("--workers", metavar="N", envvar=variable("workers"), help=text)
 
 
 def iptables_option(purpose: str) -> Callable[[Any], Any]:
-    """``--iptables``: how rules are, or would be, installed; None where nothing is said."""
+    """``--iptables``: how rules are, or would be, installed; None if not given."""
     return click.option("--iptables", type=choice(IptablesSetting), envvar=variable("iptables"), help=purpose)

@@ -1,4 +1,4 @@
-"""``podlane ready``: is the sidecar of this network namespace ready? For the probes of its own container."""
+"""``podlane ready``: whether the sidecar of this network namespace is ready. For the probes of its own container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from podlane.console import stop
 from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 
 _PATIENCE: Final = 2.0
-"""Seconds for one answer; the sidecar's event loop gives it in milliseconds."""
+"""Seconds for one answer; the sidecar's event loop needs milliseconds."""
 
 
 @click.command(

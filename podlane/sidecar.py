@@ -1,4 +1,4 @@
-"""``podlane sidecar``: shape and proxy in the network namespace it is started in."""
+"""``podlane sidecar``: shapes and proxies the network namespace it is started in."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from traffic_policy.settings import (
 
 class _Sidecar(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.obj = list(args)  # as they were given, for the proxy
+        ctx.obj = list(args)  # as given, for the proxy
         return super().parse_args(ctx, args)
 
 
@@ -144,30 +144,30 @@ def sidecar(
 
 
 def _supervise(arguments: list[str]) -> NoReturn:
-    """Become the supervisor (:mod:`sidecar.supervisor`), which starts this verb again, as the proxy.
+    """Execute the supervisor (:mod:`sidecar.supervisor`), which starts this verb again, as the proxy.
 
-    By exec, so that nothing of what is imported here stays in memory, and whoever signals this process finds it.
+    exec(2) frees everything imported here, and keeps the pid, so signals to this process reach the supervisor.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    # What comes meanwhile waits for the supervisor's handlers.
+    # Signals that arrive meanwhile stay pending for the supervisor's handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     python = [sys.executable, "-P", "-m"]
     os.execv(sys.executable, [*python, "sidecar.supervisor", *python, "podlane", "sidecar", *arguments])
 
 
 def _begin() -> None:
-    """Until :mod:`sidecar.app.sidecar` follows signals and tunes the garbage collector; importing takes most of a
+    """Prepare signals and the garbage collector for the import of :mod:`sidecar.app.sidecar`, which takes most of a
     start.
 
-    SIGHUP would end the process, but the policy that it speaks of is still to be read.
+    SIGHUP would end the process, but the policy that it asks to reload is still to be read.
     """
     from podlane.console import end_at_once_on_sigterm
 
     end_at_once_on_sigterm()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # else it reads the metadata of each package that is installed
-    gc.disable()  # modules stay; looking through them again and again is a tenth of the import time
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # else it reads the metadata of each installed package
+    gc.disable()  # modules are permanent; collecting repeatedly would take a tenth of the import time
 
 
 def _write(descriptor: int | None, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Tables and prose for a terminal, shared by the verbs that print once. Pure, but for click's styles."""
+"""Tables and prose for a terminal, shared by the verbs that print once. Pure, except for click's styles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 import click
 
 _WIDTH: Final = 100
-"""Columns of prose. Commands are never broken: a line that wraps cannot be pasted."""
+"""Width of prose. Commands are never wrapped, so that they can be pasted."""
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:
-    """Lines of aligned columns; ``left`` are the numbers of those that hold text, the others hold numbers."""
+    """Lines of aligned columns; ``left`` are the indices of left-aligned columns, the others hold numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
@@ -22,14 +22,14 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[st
 
 
 def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:
-    """The same, the first row in bold."""
+    """The same, with the first row in bold."""
     heading, *lines = aligned(rows, left)
     yield bold(heading)
     yield from lines
 
 
 def prose(text: str, first: str = "", rest: str = "") -> list[str]:
-    """Lines of a sentence, of at most 100 columns, each behind its indent."""
+    """A sentence as lines of at most 100 columns, each with its indent."""
     return textwrap.wrap(
         text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
@@ -41,7 +41,7 @@ def bold(text: str) -> str:
 
 
 def heading(text: str) -> str:
-    """As the title of what follows."""
+    """As a heading."""
     return click.style(text, bold=True, fg="cyan")
 
 

@@ -1,4 +1,4 @@
-"""``podlane uninject``: the way back from ``podlane inject``."""
+"""``podlane uninject``: reverses ``podlane inject``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error tree of ``sidecar``: every error says what is wrong and what to do about it."""
+"""Exceptions of ``sidecar``. Each message names the fault and its remedy."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from traffic_policy.errors import PodlaneError
 
 
 class WorkersError(PodlaneError):
-    """Worker processes cannot be had, or not be kept alive."""
+    """Worker processes cannot be started or kept alive."""
 
 
 class SupervisorError(PodlaneError):
-    """The supervisor of a sidecar cannot be asked."""
+    """The sidecar's supervisor cannot be reached."""
 
 
 def single(
     group: BaseExceptionGroup[BaseException], kinds: type[Exception] | tuple[type[Exception], ...]
 ) -> BaseException | None:
-    """The first error of a group, however deep, when all that are in it are of these kinds; else None."""
+    """Return the first error of a group, at any depth, if all of them are of these kinds; else None."""
     ours, others = group.split(kinds)
     if ours is None or others is not None:
         return None

@@ -1,6 +1,6 @@
-"""How long a process lives: prctl(2) by ctypes, since Python has no function for it.
+"""The lifetime of a process: prctl(2) through ctypes, which the standard library does not wrap.
 
-Raises OSError with the kernel's errno and needs no state, so it is safe between fork and exec.
+Raises OSError with the kernel's errno. Keeps no state, so it is safe between fork and exec.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent: int, number: signal.Signals) -> None:
-    """Have the kernel send ``number`` to this process when its parent ends; at once if it has ended already.
+    """Have the kernel send signal ``number`` to this process when its parent ends; at once if it has ended already.
 
-    More exactly: when the *thread* ends that forked it. A change of user id clears the setting (prctl(2),
+    The parent is the *thread* that forked this process. A change of user id clears the setting (prctl(2),
     PR_SET_PDEATHSIG), so call this after it.
     """
     if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0):

@@ -1,5 +1,5 @@
-"""What a sidecar tells over its admin port, as types: written by the sidecar, read by the command line.
+"""The types of the documents that a sidecar serves on its admin port, and the command line reads.
 
-One module per path. The attributes are the keys of the JSON object, and name their units. :mod:`.codec` is the way to
+One module per path. The attributes are the keys of the JSON object, and name their units. :mod:`.codec` converts to
 JSON and back, and :mod:`.reference` writes ``docs/reference/admin-api.md`` from the types.
 """

@@ -1,7 +1,7 @@
-"""Frozen dataclasses as JSON objects, and back. Pure.
+"""Frozen dataclasses to JSON objects and back. Pure.
 
-A field is the key of its name. One that ends in an underscore has a keyword of Python for its key (``class_``). A field
-whose default is None is left out while it is None; each other field is always there.
+A field is the key of its name. A field whose name ends in an underscore has a Python keyword as its key (``class_``). A
+field whose default is None is omitted while it is None; each other field is always present.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _KINDS: Final = {
     "dataclass_type": "an object", "dict_type": "an object", "tuple_type": "a list",
     "int_type": "a int", "float_type": "a float", "string_type": "a str", "bool_type": "a bool",
 }  # fmt: skip
-"""What pydantic's errors miss."""
+"""Messages that pydantic's errors lack."""
 
 
 class DocumentError(Exception):
-    """A document is not of the form that is expected; the text goes on after its name: ``lacks 'bytes'``."""
+    """A document does not have the expected form; the message continues its name: ``lacks 'bytes'``."""
 
 
 def to_json(document: object) -> Any:
@@ -31,7 +31,7 @@ def to_json(document: object) -> Any:
 
 
 def from_json(kind: type[_T], value: object) -> _T:
-    """A ``kind`` from what :func:`json.loads` gave. Unknown keys mean nothing. Raises :class:`DocumentError`."""
+    """A ``kind`` from the result of :func:`json.loads`. Unknown keys are ignored. Raises :class:`DocumentError`."""
     try:
         return cast(_T, _adapter(cast(Any, kind)).validate_json(json.dumps(value)))
     except ValidationError as error:
@@ -43,11 +43,11 @@ def from_json(kind: type[_T], value: object) -> _T:
 
 
 def key_of(name: str) -> str:
-    """The key of a field."""
+    """The JSON key of a field."""
     return name.rstrip("_")
 
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    # Only a union can be given a configuration here, which its members inherit.
+    # Only a union accepts a configuration here, which its members inherit.
     return TypeAdapter(kind | None, config=ConfigDict(strict=True, alias_generator=key_of))

@@ -1,8 +1,8 @@
-"""``docs/reference/admin-api.md`` from the types of the documents.
+"""Generates ``docs/reference/admin-api.md`` from the types of the documents.
 
     python -m daemon.documents.reference > docs/reference/admin-api.md
 
-What a field means is the string literal after it, which Python does not keep, so the source is read.
+A field is described by the string literal after it, which Python does not keep, so the source is parsed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _rows(described: ast.ClassDef) -> Iterator[str]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             meaning = _literal(after) if isinstance(after, ast.Expr) else ""
             kind = _type(field.annotation)
-            if field.value is not None:  # left out instead
+            if field.value is not None:  # omitted instead
                 kind = kind.replace(" or null", " or absent")
             yield f"| `{key_of(field.target.id)}` | {kind} | {_markdown(meaning)} |"
 

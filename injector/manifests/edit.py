@@ -1,7 +1,7 @@
-"""Injection into manifests: YAML or JSON text in, the same text out with what an admission would have added. Pure.
+"""Injection into manifests: YAML or JSON text in, the same text out with the changes of an admission. Pure.
 
-Only lines of ours are added and removed; comments, order, quotes and anchors of all else are the user's. Whether that
-has succeeded is not left to hope: the new text is read again, and must be the old data with exactly the planned change.
+Only the injector's own lines are added and removed; comments, order, quotes and anchors of all other text are kept. The
+result is verified: the new text is parsed again, and must be the old data with exactly the planned change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BOM: Final = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class ManifestOutcome:
-    """What happened to one workload: ``place`` is its document and name, ``action`` what was done, then details."""
+    """The result for one workload: ``place`` is its document and name, ``action`` the change, followed by details."""
 
     place: str
     action: str
@@ -36,7 +36,7 @@ class ManifestOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ManifestResult:
-    """The new text, which is the old one where nothing was to be done, and what was done in it."""
+    """The new text, equal to the old one if nothing changed, and the changes in it."""
 
     text: str
     outcomes: tuple[ManifestOutcome, ...]
@@ -53,10 +53,10 @@ _Decide = Callable[[Workload], _Decision]
 
 
 def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = None) -> ManifestResult:
-    """Inject into every Pod and template of a manifest. ``policy`` stands for ConfigMaps that are not in it.
+    """Inject into every Pod and template of a manifest. ``policy`` stands for ConfigMaps that the manifest lacks.
 
-    Namespaces in the manifest decide by their label; where there is none, all Pods are meant that do not say otherwise.
-    Raises :class:`ManifestError` with everything that cannot be honoured, line by line, or read, or edited.
+    Namespaces in the manifest decide by their label; without one, all Pods are selected that do not opt out. Raises
+    :class:`ManifestError` with all errors, line by line, in annotations, reading or editing.
     """
     surroundings = _Surroundings(policy)
 
@@ -73,7 +73,7 @@ def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = Non
 
 
 def uninject_text(text: str) -> ManifestResult:
-    """Take out of a manifest all that was injected. Raises :class:`ManifestError` when it cannot be read or edited."""
+    """Remove everything injected from a manifest. Raises :class:`ManifestError` if it cannot be read or edited."""
 
     def decide(found: Workload) -> _Decision:
         change = removal(found.pod)
@@ -84,7 +84,7 @@ def uninject_text(text: str) -> ManifestResult:
 
 @dataclass(slots=True)
 class _Surroundings:
-    """What else is in the manifest and decides: labels of namespaces, and shared policies."""
+    """The other objects in the manifest that affect the result: labels of namespaces, and shared policies."""
 
     policy: str | None
     labels: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class _Surroundings:
 
 def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> ManifestResult:
     body = text.removeprefix(_BOM)
-    # With a line break at its end, text can be treated as lines; it goes again in the end.
+    # With a line break at its end, text can be handled as lines; it is removed at the end.
     added = "" if body.endswith("\n") else "\n"
     body += added
     documents = read(body)
@@ -159,7 +159,7 @@ def _edits(editor: Editor, document: Document, found: Workload, change: PodChang
             if change.status is not None:
                 yield editor.add(STATUS, change.status, annotations, key)
     spec, spec_key = _find(document, (*found.path, "spec"), MappingNode)
-    # Keys that are added all go to the same place, where the first comes first.
+    # All added keys go to the same place, in the order of the edits.
     for each in change.lists:
         if each.create or each.drop:
             if spec.get(each.key) is not None:
@@ -172,7 +172,7 @@ def _edits(editor: Editor, document: Document, found: Workload, change: PodChang
 
 
 def _find(document: Document, path: Path, kind: type[_NodeT]) -> tuple[_NodeT, YamlNode]:
-    """The node at a path, and the key that holds it. Nothing on the way may be shared with another place."""
+    """The node at a path, and the key that holds it. No node on the path may be aliased elsewhere."""
     node = key = document.root
     for i, step in enumerate(path):
         if isinstance(node, MappingNode) and isinstance(step, str):
@@ -190,7 +190,7 @@ def _find(document: Document, path: Path, kind: type[_NodeT]) -> tuple[_NodeT, Y
 
 
 def _shared(path: Path) -> ManifestError:
-    """What is written once and used in several places cannot be changed in one of them."""
+    """A node with an anchor and aliases cannot be changed in one place only."""
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
     return ManifestError(
         f"{where} is shared with other places by an anchor (&, *) or a merge (<<), so a change here would be one "
@@ -199,7 +199,7 @@ def _shared(path: Path) -> ManifestError:
 
 
 def _replaced(data: Any, path: Path, pod: Mapping[str, Any]) -> Any:
-    """The data with ``pod`` at ``path``; what is not on the way is the same objects."""
+    """The data with ``pod`` at ``path``; objects off the path are shared with the original."""
     if not path:
         return pod
     step, rest = path[0], path[1:]
@@ -209,7 +209,7 @@ def _replaced(data: Any, path: Path, pod: Mapping[str, Any]) -> Any:
 
 
 def _verify(text: str, documents: Sequence[Document], expected: Mapping[int, Any]) -> None:
-    """Raise :class:`ManifestError` unless the text holds what it should."""
+    """Raise :class:`ManifestError` unless the text has the expected content."""
     try:
         found = [document.data for document in read(text)]
         right = len(found) == len(documents) and all(found[number - 1] == data for number, data in expected.items())

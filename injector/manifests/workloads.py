@@ -1,4 +1,4 @@
-"""Where in Kubernetes objects there are Pods, or templates for them. Pure."""
+"""The location of Pods and Pod templates in Kubernetes objects. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PODS: Final[Mapping[tuple[str, str], Path]] = {
     ("batch", "Job"): _TEMPLATE,
     ("batch", "CronJob"): ("spec", "jobTemplate", *_TEMPLATE),
 }
-"""By API group and kind: where in the object the Pod is."""
+"""The path to the Pod in the object, by API group and kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Workload:
 class Thing:
     """One Kubernetes object and the path to it.
 
-    ``group`` is empty for core/v1; ``name`` may be what the name will begin with; ``namespace`` is as written.
+    ``group`` is empty for core/v1; ``name`` may be a ``generateName`` prefix; ``namespace`` is as written.
     """
 
     path: Path
@@ -65,7 +65,7 @@ def things(document: Any, path: Path = ()) -> Iterator[Thing]:
 
 
 def workload(thing: Thing) -> Workload | None:
-    """The Pod in an object, or None where there is none."""
+    """The Pod in an object, or None if there is none."""
     inner = _PODS.get((thing.group, thing.kind))
     if inner is None:
         return None

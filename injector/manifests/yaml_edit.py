@@ -1,11 +1,11 @@
-"""Putting things into YAML text and taking them out, leaving every other character alone. Pure.
+"""Adds to and removes from YAML text, leaving every other character unchanged. Pure.
 
-Each edit is a span of the text and what comes in its place. All edits of a text are made at once, so that the positions
-found beforehand stay right.
+Each edit is a span of the text and its replacement. All edits of a text are applied at once, so that positions found
+beforehand stay valid.
 
-Block style: what is new gets lines of its own, after the line of a key or after the last line of the item before it, so
-that comments stay with what they speak of. Flow style, JSON's among it: between its neighbours, and on lines of its own
-where these have such. Taking out what was put in gives the old text back, to the byte.
+Block style: additions get lines of their own, after the line of a key or after the last line of the preceding item, so
+that comments stay with their subject. Flow style, including JSON: between the neighbours, on lines of its own if they
+have such. Removing an addition restores the old text to the byte.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from injector.errors import ManifestError
 from injector.manifests.yaml_tree import ListNode, MappingNode, YamlNode
 
 _INDENT: Final = 2
-"""Columns by which a new list is indented under its key, where no other list shows another way."""
+"""Default indentation of a new list under its key, if no other list in the text shows one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """``text`` comes in the place of the characters from ``start`` to ``end``."""
+    """``text`` replaces the characters from ``start`` to ``end``."""
 
     start: int
     end: int
@@ -36,7 +36,7 @@ class Edit:
 
 
 def apply(text: str, edits: Iterable[Edit]) -> str:
-    """The text with all edits made; of several at one place, the first comes first, and what is removed last."""
+    """The text with all edits applied; at the same position, in their order, removals last."""
     parts, done = [], 0
     for edit in sorted(edits, key=lambda e: (e.start, e.end)):
         if edit.start < done:
@@ -47,14 +47,14 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
 
 
 class Editor:
-    """Makes edits for one text, which ends with a line break; all positions are in it as it is."""
+    """Makes edits for one text, which ends with a line break; all positions refer to the unedited text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
     def add(self, key: str, value: str | list[Any], into: MappingNode, holder: YamlNode) -> Edit:
-        """Add a key with a text or a list to a mapping, which is the value of the key ``holder``."""
+        """Add a key with a text or a list to a mapping, the value of the key ``holder``."""
         if into.flow:
             return self._flow_pair(key, value, into)
         text = _dump({key: value})
@@ -63,7 +63,7 @@ class Editor:
         return self._lines(self._next_line(holder.end), text, self._column(into.pairs[0][0].start))
 
     def remove_key(self, key: str, out_of: MappingNode) -> Edit:
-        """Take a key and its value out of a mapping in which it is."""
+        """Remove a key and its value from a mapping."""
         i = next(i for i, (name, _) in enumerate(out_of.pairs) if name.value == key)
         start, end = out_of.pairs[i][0].start, out_of.pairs[i][1].end
         if not out_of.flow:
@@ -75,9 +75,9 @@ class Editor:
     def change_list(
         self, nodes: ListNode, removed: Sequence[int], added: Sequence[tuple[int, Any]], holder: YamlNode
     ) -> Iterator[Edit]:
-        """Take items out (indices before) and put others in (index after, and item); ``holder`` is the list's key."""
+        """Remove items (old indices) and add others (new index, and item); ``holder`` is the list's key."""
         kept = [node for i, node in enumerate(nodes.items) if i not in removed]
-        # Together what comes after the same item that stays; None: in front of all.
+        # Group additions by the remaining item that they follow; None: at the start.
         behind = [(index - n, item) for n, (index, item) in enumerate(added)]
         groups = [(count, [item for _, item in group]) for count, group in groupby(behind, key=lambda pair: pair[0])]
         if nodes.flow:
@@ -96,7 +96,7 @@ class Editor:
         return Edit(place, place, textwrap.indent(text, " " * column).replace("\n", self._newline))
 
     def _whole_lines(self, start: int, end: int, mark: str) -> Edit:
-        """Remove the lines of something that has them to itself, but for ``mark`` in front of it."""
+        """Remove the lines that a node has to itself, except ``mark`` in front of it."""
         line = self._line_start(start)
         if self._text[line:start].strip() != mark:
             raise ManifestError("What is to be removed shares its line. Write each item and key on a line of its own.")
@@ -109,14 +109,14 @@ class Editor:
         return self._text.index("\n", place) + 1
 
     def _line_after(self, end: int) -> int:
-        """The first line after something that ends here; a block scalar takes its last line break with it."""
+        """The first line after a node that ends here; a block scalar includes its last line break."""
         return end if self._text[end - 1] == "\n" else self._next_line(end)
 
     def _column(self, place: int) -> int:
         return place - self._line_start(place)
 
     def _dash_column(self, nodes: ListNode) -> int:
-        """Where the dashes of a list stand. Its node may start with an anchor, on the line of the key."""
+        """The column of a list's dashes. Its node may start with an anchor, on the line of the key."""
         place = nodes.start
         while self._text[place] != "-":
             place = self._next_line(place)
@@ -140,7 +140,7 @@ class Editor:
         return self._insert(neighbour.start, f"{text}, " if lead is None else f"{text},\n{lead}")
 
     def _flow_items(self, items: Sequence[Any], count: int, kept: Sequence[YamlNode], nodes: ListNode) -> Edit:
-        """Behind the first ``count`` of the items that stay."""
+        """The position after the first ``count`` remaining items."""
         lead = self._own_line(kept[0] if kept else None)
         comma = ", " if lead is None else f",\n{lead}"
         text = comma.join(_json(item, lead) for item in items)
@@ -149,7 +149,7 @@ class Editor:
         return self._insert(kept[0].start, text + comma) if kept else self._insert(self._inside(nodes.start, "["), text)
 
     def _flow_removals(self, nodes: ListNode, removed: Sequence[int]) -> Iterator[Edit]:
-        """Runs of neighbours, each with the comma that goes with it."""
+        """Runs of adjacent items to remove, each with its comma."""
         for gone, run in groupby(range(len(nodes.items)), key=lambda i: i in removed):
             if not gone:
                 continue
@@ -169,7 +169,7 @@ class Editor:
         return self._text.index(bracket, start) + 1
 
     def _own_line(self, node: YamlNode | None) -> str | None:
-        """What stands in front of a node that begins its line; None where it does not."""
+        """The text in front of a node that begins its line; None if it does not."""
         if node is None:
             return None
         lead = self._text[self._line_start(node.start) : node.start]
@@ -177,7 +177,7 @@ class Editor:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that other readers of YAML take for numbers, as Kubernetes' does 1e3 and PyYAML does not."""
+    """Quotes texts that other YAML parsers read as numbers, such as 1e3, which Kubernetes' does and PyYAML does not."""
 
 
 def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:

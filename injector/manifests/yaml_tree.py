@@ -1,7 +1,7 @@
-"""A YAML stream as a tree that remembers where in the text everything stands. Pure.
+"""A YAML stream as a tree of nodes with their positions in the text. Pure.
 
-PyYAML's own composer forgets where aliases stand. This tree is built from the same parser's events, and knows for every
-node the characters that it takes up, so that text can be put between nodes, and all other text stays as it is.
+PyYAML's own composer loses the positions of aliases. This tree is built from the same parser's events, and has the span
+of every node, so that text can be inserted between nodes, and all other text stays unchanged.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import yaml
 from injector.errors import ManifestError
 
 LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's parser where PyYAML has it: some twenty times as fast, and it takes tabs in JSON."""
+"""libyaml's parser if PyYAML has it: some twenty times as fast, and it accepts tabs in JSON."""
 
 
 @dataclass(slots=True)
 class YamlNode:
-    """Anything; ``start`` and ``end`` are indices into the text. This class itself: a scalar, or an alias."""
+    """A node; ``start`` and ``end`` are indices into the text. This class itself: a scalar, or an alias."""
 
     start: int
     end: int
@@ -31,7 +31,7 @@ class YamlNode:
 
 @dataclass(slots=True)
 class Collection(YamlNode):
-    """A sequence or a mapping. ``flow``: in brackets, as all of JSON is; else ``end`` is that of the last item."""
+    """A sequence or a mapping. ``flow``: in brackets, as all of JSON; else ``end`` is that of the last item."""
 
     flow: bool = False
 
@@ -50,13 +50,13 @@ class MappingNode(Collection):
     pairs: tuple[tuple[YamlNode, YamlNode], ...] = ()
 
     def get(self, key: str) -> YamlNode | None:
-        """The value of a key; of one that is written twice, the last counts."""
+        """The value of a key; of duplicate keys, the last counts."""
         return next((value for name, value in reversed(self.pairs) if name.value == key), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a stream: its tree, its data, the line (from 1) on which it starts, the anchors that are used."""
+    """One document of a stream: its tree, its data, its first line (from 1), the anchors in use."""
 
     root: YamlNode
     data: Any
@@ -65,7 +65,7 @@ class Document:
 
 
 def read(text: str) -> list[Document]:
-    """All documents of a stream, empty ones among them. Raises :class:`ManifestError` with the place."""
+    """All documents of a stream, including empty ones. Raises :class:`ManifestError` with the position."""
     try:
         roots = list(_roots(text))
         data = list(yaml.load_all(text, Loader=LOADER))
@@ -75,7 +75,7 @@ def read(text: str) -> list[Document]:
         detail = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ManifestError(f"{place}Not valid YAML or JSON: {detail}. Mend the text there.") from None
     except ValueError as error:
-        # PyYAML reads dates and numbers by itself, and lets Python's complaint about 2020-13-45 through as it is.
+        # PyYAML converts dates and numbers itself, and passes on Python's ValueError for 2020-13-45.
         raise ManifestError(f"Not valid YAML or JSON: {error}. Put the value in quotes.") from None
     except RecursionError:
         raise ManifestError("The text is nested too deeply to be a manifest.") from None
@@ -114,7 +114,7 @@ def _node(event: Any, events: Iterator[Any]) -> YamlNode:
     children: list[YamlNode] = []
     for child in events:
         if isinstance(child, yaml.CollectionEndEvent):
-            # In block style, the event comes where something else begins.
+            # In block style, the end event has the position of the next token.
             end = _index(child.end_mark) if flow or not children else children[-1].end
             break
         children.append(_node(child, events))

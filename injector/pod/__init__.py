@@ -1,1 +1,1 @@
-"""From a Pod to what an admission answers: the plan, the patch, warnings and refusals. Pure."""
+"""Decides about a Pod: the plan, the patch, warnings and refusals. Pure."""

@@ -1,11 +1,13 @@
-"""AdmissionReviews of ``admission.k8s.io/v1``: what the two webhooks answer. Pure, and total: any JSON has an answer.
+"""AdmissionReviews of ``admission.k8s.io/v1``: the answers of the two webhooks. Pure, and total: any JSON has an
+answer.
 
-https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/ has the format. The API server
-shows a refusal's message after its own words, so it must stand alone; it cuts warnings at 256 characters.
+https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/ defines the format. The API
+server prefixes a refusal's message with its own text, so it must be self-contained; it truncates warnings to 256
+characters.
 
-``mutate`` refuses what it cannot honour instead of leaving it to ``validate``: whoever runs only one of the two
-webhooks must not get Pods without their limits. ``validate`` refuses the same, and Pods that came out without what was
-to be put in: the mutating webhook was not reached, or somebody took it out.
+``mutate`` refuses what it cannot honour instead of leaving that to ``validate``: with only one of the two webhooks
+installed, Pods must not run without their limits. ``validate`` refuses the same, and Pods that lack injected parts: the
+mutating webhook was not reached, or the parts were removed.
 """
 
 from __future__ import annotations
@@ -46,24 +48,24 @@ from traffic_policy.pod.effective import AnnotationsError
 __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 
 SharedPolicies = Callable[[str, str], str | None]
-"""By namespace and ConfigMap's name: the text of its key ``policy.yaml``, None when there is none of either. Raises
-:class:`SharedPolicyError` when it cannot be read now."""
+"""By namespace and name of a ConfigMap: the text of its key ``policy.yaml``, None if either does not exist. Raises
+:class:`SharedPolicyError` if it cannot be read at present."""
 
 _API_VERSION: Final = "admission.k8s.io/v1"
 _LONGEST_WARNING: Final = 256
-"""Characters after which the API server cuts (k8s.io/apiserver, admission warnings)."""
+"""The API server's limit in characters (k8s.io/apiserver, admission warnings)."""
 _REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid"}
-"""metav1.StatusReason of the codes that are used."""
+"""metav1.StatusReason of the status codes in use."""
 _FIXED: Final = (
     POLICY, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
-"""Annotations that a sidecar which runs does not follow."""
+"""Annotations that a running sidecar does not follow."""
 _WITHOUT_LIMITS: Final = f'To do without limits, set the Pod\'s label {INJECT_LABEL} to "false".'
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What of a review matters here. ``pod`` is None where there is nothing to decide."""
+    """The relevant parts of a review. ``pod`` is None if there is nothing to decide."""
 
     namespace: str
     operation: str
@@ -72,16 +74,16 @@ class _Request:
 
 
 class _MalformedError(Exception):
-    """Not a review of ours; whoever sent it is at fault."""
+    """Not a valid review; an error of the client."""
 
 
 def mutate(review: Any, defaults: InjectionDefaults, shared: SharedPolicies) -> dict[str, Any]:
-    """The mutating webhook's answer: a patch, nothing to do, or a refusal. Never raises, whatever JSON it is given."""
+    """The mutating webhook's answer: a patch, no change, or a refusal. Never raises, for any JSON."""
     return _answer(review, partial(_mutate, defaults=defaults, shared=shared))
 
 
 def validate(review: Any, defaults: InjectionDefaults, shared: SharedPolicies) -> dict[str, Any]:
-    """The validating webhook's answer: allowed, or a refusal that says what to do. Never raises, likewise."""
+    """The validating webhook's answer: allowed, or a refusal with the remedy. Never raises, for any JSON."""
     return _answer(review, partial(_validate, defaults=defaults, shared=shared))
 
 
@@ -121,10 +123,10 @@ def _validate(
 def _validate_change(
     request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
 ) -> dict[str, Any]:
-    """For a Pod that is there already: what its sidecar would refuse in its log is refused here, where it is read."""
+    """For an existing Pod: refuse what its sidecar would only refuse in its log."""
     before, after = _limits(request.before), _limits(pod)
     if before == after:
-        return _allowed()  # a Pod that could be created must stay changeable: its finalizers, say
+        return _allowed()  # a Pod that could be created must remain changeable, for example its finalizers
     planned = plan(pod, defaults, partial(shared, request.namespace))
     if isinstance(planned, Skip):
         if planned.unexpected and any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
@@ -142,9 +144,9 @@ def _validate_change(
 
 
 def _lacking(pod: Mapping[str, Any], items: Items) -> Iterator[str]:
-    """What of the plan a Pod does not have: the container, volumes, and volumes and capabilities in our container.
+    """The parts of the plan that a Pod lacks: the container, volumes, and volumes and capabilities of the container.
 
-    The capability that every plan has is :func:`_refuse_powerless`'s: without it nothing works at all.
+    The capability that every plan has is checked by :func:`_refuse_powerless`: without it nothing works.
     """
     volumes = set(pods.names(pod, pods.VOLUMES))
     for key in (pods.INIT_CONTAINERS, pods.VOLUMES):
@@ -165,7 +167,7 @@ def _mounted(container: Any) -> set[str]:
 
 
 def _added(container: Any) -> set[str]:
-    """The capabilities that are added to a container and can matter here."""
+    """The relevant capabilities that are added to a container."""
     capabilities = pods.mapping(pods.mapping(pods.mapping(container).get("securityContext")).get("capabilities"))
     written = pods.listed(capabilities.get("add"))
     ours = (CAPABILITY, SOCKET_CAPABILITY)
@@ -173,7 +175,7 @@ def _added(container: Any) -> set[str]:
 
 
 def _limits(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotations that say something about limits."""
+    """The annotations about limits."""
     others = (KUBERNETES_EGRESS, KUBERNETES_INGRESS)
     return {k: v for k, v in pods.annotations_of(pod).items() if k.startswith(PREFIX) or k in others}
 
@@ -183,7 +185,7 @@ def _told(skip: Skip) -> tuple[str, ...]:
 
 
 def _refuse_powerless(pod: Mapping[str, Any]) -> None:
-    """Raise :class:`InjectionError` when something took away what our container needs."""
+    """Raise :class:`InjectionError` if the container lacks a privilege that it needs."""
     if any(pods.name_of(each) == NAME and CAPABILITY not in _added(each) for each in pods.all_containers(pod)):
         raise InjectionError(
             f"Something took the capability {CAPABILITY} from container {NAME}, without which "

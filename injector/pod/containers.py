@@ -1,13 +1,13 @@
-"""The container and the volumes that are put into a Pod, as plain data of core/v1. Pure.
+"""The container and the volumes injected into a Pod, as plain data of core/v1. Pure.
 
 The container is a native sidecar: an init container with ``restartPolicy: Always`` (Kubernetes 1.29 and later,
-https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/). The kubelet starts what follows when its
-startup probe has succeeded, and stops it after the application. A sidecar that cannot get ready keeps the application
-from starting.
+https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/). The kubelet starts the next containers when its
+startup probe has succeeded, and stops it after the application. A sidecar that does not become ready keeps the
+application from starting.
 
-Why root, when the image is not: capabilities that are added reach a process of another user only by file capabilities,
-which ``allowPrivilegeEscalation: false`` (no_new_privs) turns off, or as ambient ones, which Kubernetes cannot give.
-Root here has NET_ADMIN and nothing else (BPF for some policies): it may not even read files of others.
+It runs as root, though the image does not: added capabilities reach a process of another user only by file
+capabilities, which ``allowPrivilegeEscalation: false`` (no_new_privs) disables, or as ambient ones, which Kubernetes
+cannot set. Root here has NET_ADMIN and nothing else (BPF for some policies): it may not even read files of others.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _POLICY_VOLUME: Final = "podlane-policy"
 _RUN_VOLUME: Final = "podlane-run"
 RESERVED_VOLUMES: Final = (_POD_VOLUME, _POLICY_VOLUME, _RUN_VOLUME)
 CAPABILITY: Final = "NET_ADMIN"
-"""The one that is needed, as Kubernetes writes it."""
+"""The required capability, as Kubernetes writes it."""
 SOCKET_CAPABILITY: Final = "BPF"
-"""Where a policy limits what arrives in classes that names tell apart, beside it
+"""Also required if a policy limits received traffic in classes that depend on names
 (:mod:`tc_core.bpf.socket_program`)."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
@@ -43,23 +43,23 @@ _LIVENESS: Final = {
     "timeoutSeconds": 5,
     "failureThreshold": 3,
 }
-"""It asks the supervisor, which sees to the proxy by itself: a proxy that is not ready is no reason to start both anew.
-Seldom, since each probe starts an interpreter."""
+"""It queries the supervisor, which restarts the proxy itself: a proxy that is not ready is no reason to restart both.
+Infrequent, since each probe starts an interpreter."""
 _STARTUP: Final = {
     "exec": {"command": _READY},
     "periodSeconds": 1,
     "timeoutSeconds": 5,
     "failureThreshold": 120,
 }
-"""The first start may take two minutes, with modules to load on a busy node, before the kubelet starts it once more.
-The probe starts an interpreter: 0.1 s of CPU, which a small limit stretches."""
+"""The first start may take two minutes, with modules to load on a busy node, before the kubelet restarts it. The probe
+starts an interpreter, which a small CPU limit slows down."""
 _MARGIN: Final = 5
 """Seconds between the end of the drain and the kubelet's SIGKILL, for removing what was installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarIdentity:
-    """As whom the container runs: with these capabilities, in this group, and told of this mesh (None: of none)."""
+    """The container's privileges: its capabilities, its group, and its mesh (None: none)."""
 
     capabilities: tuple[str, ...] = (CAPABILITY,)
     group: int = 0
@@ -67,7 +67,7 @@ class SidecarIdentity:
 
 
 def drain_seconds(period: int) -> int:
-    """How long connections may go on, of a Pod's terminationGracePeriodSeconds; where that is short, half of it."""
+    """The grace period for connections within a Pod's terminationGracePeriodSeconds; half of it if that is short."""
     return max(period - _MARGIN, period // 2)
 
 
@@ -81,7 +81,7 @@ def sidecar(
         command += ["--shared-policy", _POLICY_FOLDER]
         mounts.append({"name": _POLICY_VOLUME, "mountPath": _POLICY_FOLDER, "readOnly": True})
     mounts.append({"name": _RUN_VOLUME, "mountPath": "/run"})  # legacy iptables locks /run/xtables.lock
-    # Nothing, where the API server would mount the application's token: it leaves out containers that mount something
+    # An empty volume where the API server would mount the application's token: it skips containers that have a mount
     # there already (plugin/pkg/admission/serviceaccount).
     mounts.append({"name": _RUN_VOLUME, "mountPath": _TOKEN_FOLDER, "subPath": "no-token", "readOnly": True})
     container: dict[str, Any] = {"name": NAME, "image": defaults.image}
@@ -108,13 +108,13 @@ def volumes(shared: str | None) -> list[dict[str, Any]]:
     if shared is not None:
         items = [{"key": SHARED_POLICY_KEY, "path": shared_policy_file(shared)}]
         result.append({"name": _POLICY_VOLUME, "configMap": {"name": shared, "items": items}})
-    # In memory, so that the cluster autoscaler does not take it for data that keeps the Pod on its node.
+    # In memory, so that the cluster autoscaler does not count it as local data that keeps the Pod on its node.
     result.append({"name": _RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
     return result
 
 
 def _environment(defaults: InjectionDefaults, drain: int, mesh: str | None) -> list[dict[str, str]]:
-    """All written out: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL, as Services do."""
+    """All variables are explicit: a Service named podlane-admin would set PODLANE_ADMIN_PORT to a URL."""
     settings = {variable("grace"): f"{drain}s", **defaults.settings}
     if mesh is not None:
         settings[variable("mesh")] = mesh
@@ -122,7 +122,7 @@ def _environment(defaults: InjectionDefaults, drain: int, mesh: str | None) -> l
 
 
 def _resources(defaults: InjectionDefaults, own: Resources) -> dict[str, dict[str, str]]:
-    """What the Pod's annotations ask for, else the defaults, which never contradict them."""
+    """The resources by the Pod's annotations, else the defaults, adjusted so that they never contradict them."""
     result: dict[str, dict[str, str]] = {}
     for resource in ("cpu", "memory"):
         request, limit = getattr(own, f"{resource}_request"), getattr(own, f"{resource}_limit")
@@ -143,9 +143,9 @@ def _value(quantity: Any) -> Any:
 
 
 def _security(identity: SidecarIdentity) -> dict[str, Any]:
-    """Written out in full: what the Pod sets for all of its containers (runAsNonRoot, say) must not reach this one.
+    """All fields are explicit: the Pod's own security context (such as runAsNonRoot) must not apply to this container.
 
-    In the group of Istio's proxy its rules let pass what we send; what the container reads is readable to all.
+    In the group of Istio's proxy, its rules let the sidecar's traffic pass; the files it reads are world-readable.
     """
     return {
         "allowPrivilegeEscalation": False,

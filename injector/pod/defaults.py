@@ -1,4 +1,4 @@
-"""What the injector's administrator decides about the containers that Pods get; annotations win where there are any."""
+"""The administrator's defaults for injected containers; annotations override them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _PORTS: Final = {
     variable("inbound_port"): str(INBOUND_PORT),
     variable("outbound_port"): str(OUTBOUND_PORT),
 }
-"""Always told, since the kubelet puts the address of a Service podlane-admin in PODLANE_ADMIN_PORT, and so on
+"""Always set, since the kubelet sets PODLANE_ADMIN_PORT to the address of a Service podlane-admin, and so on
 (:func:`traffic_policy.settings.service_link`)."""
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 """Values of imagePullPolicy (https://kubernetes.io/docs/concepts/containers/images/)."""
 _USUAL: Final = {variable("admin_address"): ADMIN_ADDRESS, variable("log_format"): LogFormat.JSON.value, **_PORTS}
-"""What the sidecar is told unless the administrator's environment says otherwise."""
+"""The sidecar's environment unless the administrator's overrides it."""
 _GIVEN: Final = tuple(map(variable, ("policy", "annotations", "shared_policy")))
-"""Settings that say where the policy comes from, which injection decides."""
+"""Settings for the source of the policy, which injection determines."""
 
 
 @cache
 def product_version() -> str:
-    """Podlane's version, as installed; ``0`` where it runs from its source only."""
+    """Podlane's version, as installed; ``0`` when run from source."""
     try:
         return version("podlane")
     except PackageNotFoundError:
@@ -47,9 +47,8 @@ def product_version() -> str:
 class InjectionDefaults:
     """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
 
-    ``image`` is the sidecar's, ``None`` for the policy or a resource leaves it out. ``bpf``: sidecars get CAP_BPF if
-    their policy has a use for it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a
-    name counts.
+    ``image`` is the sidecar's, ``None`` for the policy or a resource omits it. ``bpf``: sidecars get CAP_BPF if their
+    policy needs it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a name counts.
     """
 
     image: str = ""
@@ -86,20 +85,20 @@ class InjectionDefaults:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The sidecar's environment, but for what depends on the Pod."""
+        """The sidecar's environment, without the variables that depend on the Pod."""
         return {**_USUAL, **dict(self.environment)}
 
     @property
     def admin_port(self) -> int:
-        """Where the sidecar's admin server listens."""
+        """The port of the sidecar's admin server."""
         return int(self.settings[variable("admin_port")])
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """All on which the sidecar listens."""
+        """All ports on which the sidecar listens."""
         return tuple(int(self.settings[name]) for name in _PORTS)
 
     def quantity(self, name: str) -> Quantity | None:
-        """One of the four resources, read."""
+        """One of the four resources, parsed."""
         text = getattr(self, name)
         return None if text is None else Quantity.parse(text)

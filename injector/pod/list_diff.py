@@ -1,11 +1,11 @@
-"""The lists of a Pod's spec before and after: what of them is the injector's, and what changes. Pure.
+"""The lists of a Pod's spec before and after injection: the injector's items, and their changes. Pure.
 
-A list is never replaced, and what is not ours neither moves nor changes: items are taken out and put in one by one.
-Both forms of an injection, the JSON patch and the edited manifest, are made of these changes.
+A list is never replaced, and other items neither move nor change: items are removed and added one by one. Both forms of
+an injection, the JSON patch and the edited manifest, are made of these changes.
 
-When the Pod carries the very status that would be written, what other webhooks have changed in our containers since
-then (Istio rewrites probes, the API server mounts a token) stays; only missing items and wrong positions are put right.
-With another status (annotations, defaults or Podlane's version have changed) ours are made anew.
+If the Pod already carries the status that would be written, later changes of other webhooks to the injected containers
+(Istio rewrites probes, the API server mounts a token) are kept; only missing items and wrong positions are corrected.
+With another status (annotations, defaults or Podlane's version have changed) the injected items are made again.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from injector.pod.status import InjectionStatus
 from traffic_policy.pod.annotations import STATUS
 
 LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)
-"""The lists of a spec that an injection changes; containers only to take out what version 0.1 put there."""
+"""The lists of a spec that an injection changes; containers only to remove those of version 0.1."""
 
 Items = Mapping[str, tuple[Mapping[str, Any], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class ListChange:
-    """How one list changes: first items are ``removed`` (indices before), then ``added`` (index after, and item).
+    """The change of one list: first items are ``removed`` (old indices), then ``added`` (new index, and item).
 
-    ``create``: there was no list; ``drop``: there is none after it.
+    ``create``: the list did not exist; ``drop``: it no longer exists afterwards.
     """
 
     key: str
@@ -56,8 +56,8 @@ class ListChange:
 
 @dataclass(frozen=True, slots=True)
 class PodChange:
-    """All that changes in a Pod. ``status``: the annotation's text, None to remove it, and ``annotations`` with it when
-    ``last`` (nothing else is in there). ``status_changes``: whether it does at all."""
+    """All changes of a Pod. ``status``: the annotation's text, None to remove it, and ``annotations`` with it if
+    ``last`` (there are no others). ``status_changes``: whether it changes at all."""
 
     lists: tuple[ListChange, ...] = ()
     status: str | None = None
@@ -69,7 +69,7 @@ class PodChange:
 
 
 def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus) -> PodChange:
-    """What changes when ``items`` are put into a Pod, whether or not it had been injected before."""
+    """The changes that inject ``items`` into a Pod, whether or not it was injected before."""
     text = status.text()
     same = annotations_of(pod).get(STATUS) == text
     bare, carried = without_ours(pod), InjectionStatus.from_pod(pod)
@@ -82,7 +82,7 @@ def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus) -> 
 
 
 def removal(pod: Mapping[str, Any]) -> PodChange:
-    """What changes when all that was injected is taken out again; nothing in a Pod without a status."""
+    """The changes that remove everything injected; none for a Pod without a status."""
     carried = InjectionStatus.from_pod(pod)
     if carried is None:
         return PodChange()
@@ -93,7 +93,7 @@ def removal(pod: Mapping[str, Any]) -> PodChange:
 
 
 def without_ours(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The Pod as it was before it was injected. Without a status nothing in it is ours."""
+    """The Pod as before injection. Without a status nothing in it was injected."""
     status = InjectionStatus.from_pod(pod)
     if status is None:
         return pod
@@ -141,7 +141,7 @@ def _after(
             result.insert(position(result), item)
         return result
     if same:
-        # The order of volumes and secrets means nothing: what is there stays where it is.
+        # The order of volumes and secrets has no meaning: existing items stay in place.
         result = [item for item in current or () if not _is_ours(key, item, carried) or name_of(item) in wanted]
         present = {name_of(item) for item in result}
         return [*result, *(item for name, item in wanted.items() if name not in present)]
@@ -149,18 +149,19 @@ def _after(
 
 
 def position(others: Sequence[Any]) -> int:
-    """The index of the sidecar among init containers of which ``others`` are the others.
+    """The sidecar's index among init containers, given the ``others``.
 
-    First, so that the application's init containers are shaped too, and no other sidecar talks before ours. In a mesh
-    after the last of its containers: it redirects before anything of ours captures, and what leaves the Pod is what its
-    proxy sends. The position is put right when the webhook is called again after others have changed the Pod.
+    First, so that the application's init containers are shaped too, and no other sidecar sends before it. With a mesh,
+    after the last of its containers: the mesh's redirection must be installed before the capture, and the traffic
+    leaving the Pod is that of its proxy. The position is corrected when the webhook is called again after other changes
+    of the Pod.
     """
     mesh = (ISTIO_PROXY, *ISTIO_INIT, *LINKERD)
     return max((i for i, item in enumerate(others) if name_of(item) in mesh), default=-1) + 1
 
 
 def _change(key: str, before: list[Any] | None, after: list[Any] | None, carried: InjectionStatus | None) -> ListChange:
-    """From one list to the other; what is not ours is in both, in the same order."""
+    """The change from one list to the other; other items are in both, in the same order."""
     if after is None:
         return ListChange(key, (), (), drop=before is not None)
     if before is None:

@@ -1,9 +1,9 @@
-"""Which mesh's proxy is in a Pod, and what Podlane's containers need beside it. Pure.
+"""Detects the service mesh of a Pod, and what Podlane's containers need with it. Pure.
 
 Istio's sidecar is a container named ``istio-proxy``, or an init container of that name with ``restartPolicy: Always``;
-its rules are laid by the init container ``istio-init``, or by a CNI plugin with ``istio-validation`` as witness. How it
-intercepts, and for which group, its containers tell. Of the ambient mode nothing is in the Pod but a label or an
-annotation; its rules are there before any container runs, so the sidecar finds them.
+its rules are installed by the init container ``istio-init``, or by a CNI plugin, shown by ``istio-validation``. The
+containers' arguments show how it intercepts, and for which group. Of the ambient mode the Pod has only a label or an
+annotation; its rules exist before any container runs, so the sidecar finds them.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from injector.pod import pods
 from traffic_policy.settings import Mesh
 
 ISTIO_ID: Final = 1337
-"""Istio's gid where its containers do not tell another (https://istio.io/latest/docs/ops/deployment/
-application-requirements/)."""
+"""Istio's default gid (https://istio.io/latest/docs/ops/deployment/application-requirements/)."""
 SETUID: Final = "SETUID"
-"""The capability that lets the relay make sockets in the name of Linkerd's proxy, which is known by its uid."""
+"""The capability to make sockets with the uid of Linkerd's proxy, by which its rules know it."""
 
 _INTERCEPTION: Final = "ISTIO_META_INTERCEPTION_MODE"
 _NO_INTERCEPTION: Final = "NONE"
 _PORT_OPTIONS: Final = ("-p", "--envoy-port", "-z", "--inbound-capture-port", "-e", "--inbound-tunnel-port")
-"""Options of istio-iptables that take the ports on which Envoy listens (`pilot-agent istio-iptables --help`)."""
+"""Options of istio-iptables with the ports on which Envoy listens (`pilot-agent istio-iptables --help`)."""
 _AMBIENT_LABEL: Final = "istio.io/dataplane-mode"
 _AMBIENT_ANNOTATION: Final = "ambient.istio.io/redirection"
 
 
 @dataclass(frozen=True, slots=True)
 class PodMesh:
-    """What beside a mesh is different for our containers.
+    """The settings of the injected containers that depend on the mesh.
 
-    ``setting``: the sidecar's ``PODLANE_MESH``, None where it is to find out by itself. ``redirects``: the mesh takes
-    what clients open, so the relay cannot. ``capabilities`` are for the relay. ``ports``: those on which its proxy is
-    told to listen.
+    ``setting``: the sidecar's ``PODLANE_MESH``, None to detect it. ``redirects``: the mesh redirects inbound
+    connections, so the relay cannot. ``capabilities`` are for the relay. ``ports``: those configured for the mesh's
+    proxy.
     """
 
     title: str = ""
@@ -48,7 +47,7 @@ class PodMesh:
 
 
 def mesh_of(pod: Mapping[str, Any], asked: str | None) -> PodMesh:
-    """The mesh that was ``asked`` for by annotation or by default (None: auto), or that the Pod shows."""
+    """The mesh ``asked`` for by annotation or by default (None: auto), or detected in the Pod."""
     if asked == Mesh.NONE:
         return PodMesh(setting=Mesh.NONE.value)
     if asked == Mesh.ISTIO:
@@ -78,7 +77,7 @@ def _proxies(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _intercepts(pod: Mapping[str, Any]) -> bool:
-    """Whether connections are led to Envoy at all: a proxy can also be there for those who ask for it."""
+    """Whether connections are redirected to Envoy at all: applications may also address it explicitly."""
     modes = (
         pods.mapping(variable).get("value")
         for proxy in _proxies(pod)

@@ -1,7 +1,7 @@
 """Changes of a Pod as a JSON patch (RFC 6902), for the API server. Pure.
 
-Operations are ``add`` and ``remove`` of single items, and ``add`` of a whole list only where there was none, so that
-the patch holds no copy of what it leaves alone. Injecting once more is no operation at all.
+Operations are ``add`` and ``remove`` of single items, and ``add`` of a whole list only if it did not exist, so that the
+patch holds no copy of unchanged items. Injecting again results in no operation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from traffic_policy.pod.annotations import STATUS
 
 _ANNOTATIONS: Final = "/metadata/annotations"
 _STATUS: Final = f"{_ANNOTATIONS}/{STATUS.replace('~', '~0').replace('/', '~1')}"
-"""JSON Pointer (RFC 6901 3)."""
+"""JSON Pointer (RFC 6901 section 3)."""
 
 
 def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
 
 
 def operations(change: PodChange, pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The operations that make a change, in the order in which they must be applied."""
+    """The operations of a change, in the order in which they must be applied."""
     for each in change.lists:
         yield from _list_operations(each)
     if not change.status_changes:

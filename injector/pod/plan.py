@@ -1,4 +1,4 @@
-"""From a Pod to what is to be put into it, or to the reason why nothing is. Pure."""
+"""Plans the injection of a Pod, or finds the reason for leaving it unchanged. Pure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from traffic_policy.scope import beyond_step_aside, needs_names
 from traffic_policy.settings import Datapath, Mesh, variable
 
 SharedPolicy = Callable[[str], str | None]
-"""The text of the policy in a ConfigMap of the Pod's namespace, None when there is none; raises SharedPolicyError."""
+"""The text of the policy in a ConfigMap of the Pod's namespace, None if it does not exist; raises SharedPolicyError."""
 
 _ANY_POLICY: Final = "total: 10Tbit"
-"""Stands for a shared policy that cannot be read now, so that the Pod's own annotations are checked all the same."""
+"""Stands for a shared policy that cannot be read at present, so that the Pod's own annotations are still checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class InjectionPlan:
-    """What a Pod gets: items for the lists of its spec, and the status. ``warnings`` are for whoever creates it."""
+    """The additions to a Pod: items for the lists of its spec, and the status. ``warnings`` go to the client that
+    creates it."""
 
     items: Items
     status: InjectionStatus
@@ -39,17 +40,17 @@ class InjectionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The Pod is left as it is. ``unexpected``: whoever labelled the namespace should hear of it."""
+    """The Pod is left unchanged. ``unexpected``: the administrator of a labelled namespace should be warned."""
 
     reason: str
     unexpected: bool = True
 
 
 def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicy) -> InjectionPlan | Skip:
-    """Decide about a Pod that was selected for injection, whether or not it has been injected before.
+    """Decide about a Pod selected for injection, whether or not it was injected before.
 
-    Raises :class:`AnnotationsError` for annotations that cannot be honoured, and :class:`InjectionError` for a Pod in
-    which they cannot be.
+    Raises :class:`AnnotationsError` for annotations that are invalid, and :class:`InjectionError` for a Pod in which
+    they cannot be honoured.
     """
     asked = _asks(pod)
     if (skip := _skip(pod)) is not None:
@@ -73,7 +74,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
 
 
 def _asks(pod: Mapping[str, Any]) -> bool:
-    """Whether anything in the Pod speaks of limits; in a namespace that is labelled, Pods need not have any."""
+    """Whether any annotation is about limits; Pods of a labelled namespace need not have any."""
     names = pods.annotations_of(pod)
     return (
         pods.labels_of(pod).get(INJECT_LABEL) == "true"
@@ -100,7 +101,7 @@ def _skip(pod: Mapping[str, Any]) -> Skip | None:
 
 
 def _refuse_conflicts(bare: Mapping[str, Any]) -> None:
-    """Names that are the injector's, and that it did not give."""
+    """Refuse reserved names that were not injected."""
     taken = [
         f"{what} {name}"
         for key, what in ((pods.INIT_CONTAINERS, "container"), (pods.CONTAINERS, "container"), (pods.VOLUMES, "volume"))
@@ -115,7 +116,7 @@ def _refuse_conflicts(bare: Mapping[str, Any]) -> None:
 
 
 def _texts(pod: Mapping[str, Any]) -> dict[str, str]:
-    """The Pod's annotations. A manifest may have a number where the API takes only texts."""
+    """The Pod's annotations. A manifest may have numbers, though the API accepts only texts."""
     found = {k: v for k, v in pods.annotations_of(pod).items() if isinstance(k, str)}
     problems = [
         Problem(name, f"{value!r} is not a text. Put it in quotes.")
@@ -128,7 +129,7 @@ def _texts(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPolicy, bool, list[str]]:
-    """What is in force, whether that is all of it, and what to warn of."""
+    """The effective policy, whether it is complete, and warnings."""
     name = shared_policy_name(annotations)
     if name is None:
         return effective(annotations), True, []
@@ -141,9 +142,9 @@ def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPo
 
 
 def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: InjectionDefaults) -> None:
-    """What clients open, the mesh's proxy must get first; the relay would lead them past it, and its mutual TLS.
+    """Refuse to capture inbound connections before the mesh's proxy: the relay would bypass it, and its mutual TLS.
 
-    (The sidecar refuses the same, where a mesh shows only there, or a shared policy could not be read here.)
+    (The sidecar refuses the same if it alone detects the mesh, or a shared policy could not be read here.)
     """
     if not mesh.redirects or _datapath(policy, defaults) == Datapath.STEP_ASIDE:
         return
@@ -161,7 +162,7 @@ def _datapath(policy: PodPolicy, defaults: InjectionDefaults) -> str:
 
 
 def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDefaults) -> None:
-    """What the datapath cannot do that is the injector's default: of the Pod's own, its annotations have told."""
+    """Refuse what the injector's default datapath cannot do; one chosen by annotation has been checked with these."""
     if policy.datapath is None and _datapath(policy, defaults) == Datapath.STEP_ASIDE:
         problems = [Problem(DATAPATH, str(each)) for each in beyond_step_aside(policy.policy)]
         if problems:
@@ -174,7 +175,7 @@ def _items(
     drain = containers.drain_seconds(pods.termination_grace(pod))
     relays = _datapath(policy, defaults) != Datapath.STEP_ASIDE
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
-    # Also for a policy without names: it may get some while the Pod runs.
+    # Also for a policy without names: it may gain some while the Pod runs.
     capabilities = (containers.CAPABILITY, *sockets, *(mesh.capabilities if relays else ()))
     identity = containers.SidecarIdentity(capabilities, mesh.group, mesh.setting)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
@@ -187,7 +188,7 @@ def _items(
 
 def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None) -> InjectionStatus:
     carried = InjectionStatus.from_pod(pod)
-    # A list that was created then and has items of others by now was created all the same.
+    # A list that the injection created counts as created, even if others have added items since.
     lacking = [key for key in items if not isinstance(pods.spec_of(bare).get(key), list)]
     created = {*lacking, *(carried.created if carried else ())}
     return InjectionStatus(

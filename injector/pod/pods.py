@@ -1,4 +1,4 @@
-"""Looking at a Pod that is plain JSON data, of which nothing is sure: what is not as it should be is not there."""
+"""Accessors for a Pod as unvalidated JSON data: values of the wrong type count as absent."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ VOLUMES: Final = "volumes"
 PULL_SECRETS: Final = "imagePullSecrets"
 _FORMER: Final = "podlane-prepare"
 """What version 0.1 could inject instead of a native sidecar: this init container, and ``podlane`` among the containers.
-Both are still taken out of what has them."""
+Both are still removed."""
 RESERVED: Final[Mapping[str, tuple[str, ...]]] = {
     INIT_CONTAINERS: (NAME, _FORMER),
     CONTAINERS: (NAME,),
     VOLUMES: RESERVED_VOLUMES,
 }
-"""Names in the lists of a Pod's spec that are the injector's alone."""
+"""Names in the lists of a Pod's spec that are reserved for the injector."""
 ISTIO_INIT: Final = ("istio-init", "istio-validation")
 ISTIO_PROXY: Final = "istio-proxy"
 LINKERD: Final = ("linkerd-init", "linkerd-network-validator", "linkerd-proxy")
-"""Its init containers, the last of them where the proxy is a native sidecar."""
+"""Its init containers, the last of them if the proxy is a native sidecar."""
 OTHER_MESHES: Final = {"linkerd-proxy": "Linkerd", "consul-dataplane": "Consul", "kuma-sidecar": "Kuma"}
 """Proxies of other meshes, by the container's name."""
 _MIRROR: Final = "kubernetes.io/config.mirror"
-"""On the API server's copy of a Pod that a kubelet reads from a file (k8s.io/api/core/v1, MirrorPodAnnotationKey)."""
+"""On the API server's copy of a static Pod (k8s.io/api/core/v1, MirrorPodAnnotationKey)."""
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -41,7 +41,7 @@ def listed(value: object) -> list[Any]:
 
 
 def name_of(item: object) -> str:
-    """The item's name; an empty text when it has none."""
+    """The item's name; an empty text if it has none."""
     name = mapping(item).get("name")
     return name if isinstance(name, str) else ""
 
@@ -60,7 +60,7 @@ def annotations_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The Pod's labels, likewise."""
+    """The Pod's labels; in manifests, values need not be texts."""
     return mapping(metadata_of(pod).get("labels"))
 
 
@@ -81,7 +81,7 @@ def is_windows(pod: Mapping[str, Any]) -> bool:
 
 
 def is_mirror(pod: Mapping[str, Any]) -> bool:
-    """Whether this only mirrors what a kubelet runs from a file: changing it changes nothing."""
+    """Whether this is a mirror of a static Pod: changing it has no effect."""
     return _MIRROR in annotations_of(pod)
 
 
@@ -95,6 +95,6 @@ def other_mesh(pod: Mapping[str, Any]) -> str | None:
 
 
 def termination_grace(pod: Mapping[str, Any]) -> int:
-    """terminationGracePeriodSeconds; 30 where it is not written (k8s.io/api/core/v1, PodSpec)."""
+    """terminationGracePeriodSeconds; 30 by default (k8s.io/api/core/v1, PodSpec)."""
     value = spec_of(pod).get("terminationGracePeriodSeconds")
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 30

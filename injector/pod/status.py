@@ -1,7 +1,7 @@
-"""The annotation ``podlane.io/status``: what was put into a Pod, and from what. Pure.
+"""The annotation ``podlane.io/status``: the injected items and the inputs of the injection. Pure.
 
-It says whether an injection still fits (the same status would be written again), and what `uninject` takes out. It is
-not trusted: containers and volumes are only ever removed by the names that are the injector's alone.
+It shows whether an injection is still current (the same status would be written), and what `uninject` removes. It is
+not trusted: containers and volumes are only ever removed by the names reserved for the injector.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from traffic_policy.pod.annotations import STATUS
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """The names of what was put in, list by list of the Pod's spec."""
+    """The names of the injected items, by list of the Pod's spec."""
 
     initContainers: tuple[str, ...] = ()  # noqa: N815 (as the API spells them)
     containers: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class Injected:
 @dataclass(frozen=True, slots=True)
 class InjectionStatus:
     """``version`` is Podlane's, ``policy`` the hash of the effective policy (None: a shared one could not be read),
-    ``spec`` the hash of what was put in, ``created`` the lists that the Pod did not have before."""
+    ``spec`` the hash of the injected items, ``created`` the lists that did not exist before."""
 
     version: str
     policy: str | None
@@ -42,7 +42,7 @@ class InjectionStatus:
 
     @classmethod
     def from_pod(cls, pod: Mapping[str, Any]) -> Self | None:
-        """The status that a Pod carries, or None. One that cannot be read is one with nothing in it."""
+        """The status that a Pod carries, or None. An unreadable one counts as empty."""
         text = annotations_of(pod).get(STATUS)
         if text is None:
             return None

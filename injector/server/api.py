@@ -1,6 +1,6 @@
-"""The few requests that the injector sends to the API server, as typed calls with errors that say what to do.
+"""The injector's requests to the API server, as typed calls whose errors name the remedy.
 
-https://kubernetes.io/docs/reference/using-api/api-concepts/ has the rules: paths, resourceVersion, patch types.
+https://kubernetes.io/docs/reference/using-api/api-concepts/ defines paths, resourceVersion and patch types.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch"}
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 _MANAGER: Final = "podlane-injector"
-"""Our name among those who manage fields of an object."""
+"""The field manager of our changes."""
 
 Observer = Callable[[str, str, int], None]
-"""Told of each failure: verb, kind of object, status code (0: no answer)."""
+"""Called for each failure: verb, kind of object, status code (0: no answer)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One object's place: ``group`` is the path in front of it, ``plural`` what RBAC calls it."""
+    """The location of one object: ``group`` is the path prefix, ``plural`` the resource name, as in RBAC."""
 
     group: str
     plural: str
@@ -61,7 +61,7 @@ def webhook_configuration(kind: str, name: str) -> Resource:
 
 
 class ApiServer:
-    """Asks one API server. All methods raise :class:`ApiError` or one of its kinds."""
+    """A client of one API server. All methods raise :class:`ApiError` or a subclass."""
 
     def __init__(self, access: ApiAccess, observe: Observer = lambda _verb, _kind, _status: None) -> None:
         self.access = access
@@ -72,10 +72,10 @@ class ApiServer:
         await self._client.aclose()
 
     async def version(self) -> tuple[int, int]:
-        """The API server's major and minor version. ``/version`` needs no right of its own."""
+        """The API server's major and minor version. ``/version`` needs no permission."""
         document = await self._ask("GET", "/version", None)
         try:
-            # Some distributions write "29+".
+            # Some distributions report "29+".
             return int(document["major"]), int(str(document["minor"]).rstrip("+"))
         except (KeyError, ValueError):
             raise ApiError(
@@ -87,22 +87,22 @@ class ApiServer:
         return await self._ask("GET", resource.path, resource)
 
     async def apply(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Make it as ``document`` has it, or give it what that has, by server-side apply.
+        """Create or change an object to ``document``, by server-side apply.
 
-        Unlike a POST, this has the name in its path: the right to create can be limited to it
+        Unlike a POST, the request has the name in its path, so the permission to create can be limited to it
         (k8s.io/apiserver, endpoints/handlers/patch.go, createAuthorizerAttributes).
         """
         path = f"{resource.path}?fieldManager={_MANAGER}"
         return await self._ask("PATCH", path, resource, document, APPLY)
 
     async def update(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace; ``document`` has the resourceVersion that was read. Raises :class:`ConflictError` if it is older."""
+        """Replace an object; ``document`` has the resourceVersion that was read. Raises :class:`ConflictError` if it is
+        outdated."""
         return await self._ask("PUT", resource.path, resource, document)
 
     async def patch(self, resource: Resource, change: Mapping[str, Any]) -> dict[str, Any]:
-        """A strategic merge patch; with a resourceVersion in it, it raises :class:`ConflictError` as
-        :meth:`update` does.
-        """
+        """Apply a strategic merge patch; with an outdated resourceVersion it raises :class:`ConflictError` as
+        :meth:`update` does."""
         return await self._ask("PATCH", resource.path, resource, change, STRATEGIC_MERGE)
 
     @property
@@ -173,7 +173,7 @@ def _document(answer: HttpAnswer, place: str) -> dict[str, Any]:
 
 
 def _said(answer: HttpAnswer) -> str:
-    """The message of a Status object, else the start of what came."""
+    """The message of a Status object, else the beginning of the body."""
     try:
         return str(json.loads(answer.body)["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""How to reach the API server: from inside a Pod, or by a kubeconfig. Reads files, opens no connection."""
+"""Finds the API server's address and credentials, in a Pod or a kubeconfig. Reads files, opens no connection."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from injector.errors import ApiAccessError, CertificateError
 from injector.server.tls import load_chain
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where the kubelet puts a Pod's token, CA and namespace (https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/)."""
+"""The directory of a Pod's token, CA and namespace
+(https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/)."""
 _REFUSED_USER_KEYS: Final = ("exec", "auth-provider", "username")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiAccess:
-    """An API server and who we are there. ``token`` reads the bearer token anew, since the kubelet replaces it."""
+    """An API server and credentials for it. ``token`` reads the bearer token each time, since the kubelet rotates
+    it."""
 
     host: str
     port: int
@@ -37,7 +39,8 @@ class ApiAccess:
 
 
 def find_access(kubeconfig: Path | None, context: str | None, environment: Mapping[str, str]) -> ApiAccess | None:
-    """The kubeconfig's where one is named, else the Pod's; None outside a cluster. Raises :class:`ApiAccessError`."""
+    """From the kubeconfig if one is given, else from the Pod; None outside a cluster. Raises
+    :class:`ApiAccessError`."""
     if kubeconfig is not None:
         return from_kubeconfig(kubeconfig, context)
     if "KUBERNETES_SERVICE_HOST" in environment:
@@ -74,9 +77,9 @@ def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> 
 
 
 def from_kubeconfig(path: Path, context: str | None = None) -> ApiAccess:
-    """Access as a kubeconfig's context says, the current one by default. Raises :class:`ApiAccessError`.
+    """Access by a kubeconfig's context, the current one by default. Raises :class:`ApiAccessError`.
 
-    Client certificates, tokens and token files are known; what runs programs or asks for passwords is not.
+    Client certificates, tokens and token files are supported; exec plugins and passwords are not.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -130,7 +133,7 @@ class _Kubeconfig:
         return found
 
     def data(self, entry: Mapping[str, Any], key: str) -> bytes | None:
-        """What ``KEY-data`` holds in base64, else the content of the file that ``KEY`` names."""
+        """The value of ``KEY-data`` in base64, else the content of the file that ``KEY`` names."""
         if entry.get(f"{key}-data"):
             try:
                 return base64.b64decode(str(entry[f"{key}-data"]), validate=True)
@@ -139,7 +142,7 @@ class _Kubeconfig:
         if not entry.get(key):
             return None
         try:
-            return (self.path.parent / str(entry[key])).read_bytes()  # absolute paths stay what they are
+            return (self.path.parent / str(entry[key])).read_bytes()  # absolute paths stay unchanged
         except OSError as error:
             raise ApiAccessError(
                 f"{self.path}: {key} cannot be read: {error.strerror} ({error.filename}). Mend the file."
@@ -170,7 +173,7 @@ class _Kubeconfig:
 
 
 class _TlsOfFile:
-    """A context that trusts a CA file, made anew when the file changes (the kubelet replaces it with the cluster's)."""
+    """A context that trusts a CA file, made again when the file changes (the kubelet updates it with the cluster's)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -184,7 +187,7 @@ class _TlsOfFile:
             if self._context is None or made_of != self._made_of:
                 self._context = ssl.create_default_context(cafile=str(self._path))
                 self._made_of = made_of
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # ssl.SSLError is a subclass
             raise ApiAccessError(
                 f"The API server's CA cannot be read: {error.strerror or error} ({self._path}). The kubelet mounts it."
             ) from None

@@ -1,8 +1,8 @@
-"""A certificate and key in files, as cert-manager or an administrator's Secret is mounted, followed while they change.
+"""A certificate and key in files, such as a mounted Secret of cert-manager or an administrator, reloaded on change.
 
-The kubelet replaces a mounted Secret by swapping a symbolic link (``..data``), so what is watched is which file is
-behind each path. Looking costs two stat(2) a second. A pair that cannot be used leaves the old one in place: half of a
-change may be there already.
+The kubelet replaces a mounted Secret by swapping a symbolic link (``..data``), so the identity of the file behind each
+path is checked, by two stat(2) a second. An unusable pair leaves the old one in place: only half of a change may be
+visible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Version = tuple[tuple[int, int, int, int], ...]
 
 
 class CertificateFiles:
-    """Loads the pair into ``tls`` when it has changed. ``on_load`` is told each time whether it could be used."""
+    """Loads a changed pair into ``tls``. ``on_load`` is called each time with whether it was usable."""
 
     def __init__(
         self, certificate: Path, key: Path, tls: ServerTls, on_load: Callable[[bool], None] = lambda _ok: None
@@ -37,9 +37,9 @@ class CertificateFiles:
         self._seen: _Version | None = None
 
     def load_changed(self) -> bool:
-        """Load what has changed since the last look. Says whether a new certificate is served.
+        """Load changed files. Return whether a new certificate is served.
 
-        Raises :class:`CertificateError` once for each version of the files that cannot be used.
+        Raises :class:`CertificateError` once for each unusable version of the files.
         """
         try:
             version = tuple(_version(path) for path in self._paths)
@@ -65,7 +65,7 @@ class CertificateFiles:
         return changed
 
     async def follow(self) -> None:
-        """Look again and again, for ever."""
+        """Check periodically, until cancelled."""
         while True:
             await trio.sleep(_LOOK_EVERY)
             try:

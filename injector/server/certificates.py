@@ -1,22 +1,22 @@
-"""The injector's own certificates: what is stored, and what has to be done next. Pure: no clock, no files, no network.
+"""The injector's own certificates: the stored state, and the next step. Pure: no clock, no files, no network.
 
 An authority (CA) signs the serving certificate; API servers trust the authority through ``caBundle`` of the webhook
-configurations. Replicas share one Secret, and an authority is replaced so slowly that at no time a certificate is
-served that an API server does not trust yet:
+configurations. Replicas share one Secret, and an authority is rotated so slowly that a certificate is never served
+before API servers trust it:
 
-    state of the Secret            what happens next
+    state of the Secret            next step
     -----------------------------  ------------------------------------------------------------------------------
-    nothing, damaged, expired      CREATE: an authority and a serving certificate; who was trusted stays trusted
+    missing, damaged, expired      CREATE: an authority and a serving certificate; trusted authorities stay trusted
     the authority is ageing        PREPARE: the next authority; it is trusted from now on, but signs nothing
     the next one is trusted by     PROMOTE: it signs a new serving certificate; the old authority's key is
-    all for the overlap            forgotten, the old authority stays trusted
-    the last certificate that the  FORGET: it leaves the bundle
+    all for the overlap            deleted, the old authority stays trusted
+    the last certificate that the  FORGET: it is removed from the bundle
     old one signed has expired
     the serving certificate is     RENEW: the authority signs a new one
     ageing, or lacks a name
 
-"Ageing" is past two thirds of its life, so that a third is left to notice that renewal fails. Keys are ECDSA on P-256,
-which every TLS library knows (RFC 8446 section 9.1).
+"Ageing" is past two thirds of the lifetime, so that a third is left to notice a failing renewal. Keys are ECDSA on
+P-256, which every TLS library supports (RFC 8446 section 9.1).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from injector.errors import CertificateError
 
 _BACKDATED: Final = timedelta(hours=1)
-"""How much earlier than its making a certificate becomes valid: clocks of nodes differ, and some are wrong for long."""
+"""How far notBefore is dated back: the clocks of nodes differ, sometimes by much."""
 AUTHORITIES: Final = ("ca.crt", "upcoming-ca.crt", "previous-ca.crt")
 """Keys of the Secret whose certificates are trusted."""
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
@@ -46,7 +46,7 @@ _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CER
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long things last; ``overlap`` is how long API servers and replicas may take to see a change."""
+    """Lifetimes; ``overlap`` is the time that API servers and replicas may take to see a change."""
 
     authority: timedelta = timedelta(days=365)
     serving: timedelta = timedelta(days=30)
@@ -55,14 +55,14 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate and its private key, both PEM; :meth:`read` makes sure that they belong together."""
+    """A certificate and its private key, both PEM; :meth:`read` verifies that they match."""
 
     certificate: bytes
     key: bytes
 
     @classmethod
     def read(cls, certificate: bytes, key: bytes, what: str) -> KeyPair:
-        """Check and take both. Raises :class:`CertificateError` naming ``what``."""
+        """Verify and return both. Raises :class:`CertificateError` naming ``what``."""
         pair = cls(certificate, key)
         try:
             public = pair.x509.public_key()
@@ -86,7 +86,7 @@ class KeyPair:
 
     @property
     def made(self) -> datetime:
-        """When it was made, not counting that it is dated back."""
+        """The time of creation, without the dating back."""
         return self.x509.not_valid_before_utc + _BACKDATED
 
     @property
@@ -94,13 +94,13 @@ class KeyPair:
         return self.x509.not_valid_after_utc
 
     def is_ageing(self, now: datetime) -> bool:
-        """Whether two thirds of its life are over."""
+        """Whether two thirds of its lifetime are over."""
         return now >= self.made + (self.expires - self.made) * 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What the Secret holds: who signs, what is served, who else is trusted."""
+    """The content of the Secret: the signing authority, the serving certificate, other trusted authorities."""
 
     authority: KeyPair
     serving: KeyPair
@@ -110,11 +110,11 @@ class Certificates:
 
     @property
     def bundle(self) -> bytes:
-        """All trusted authorities, PEM: what ``caBundle`` has to hold."""
+        """All trusted authorities, PEM: the value for ``caBundle``."""
         return self.authority.certificate + (self.upcoming.certificate if self.upcoming else b"") + self.previous
 
     def to_data(self) -> dict[str, bytes]:
-        """The Secret's data; the first four keys are those that TLS Secrets have everywhere."""
+        """The Secret's data; the first four keys are those of all TLS Secrets."""
         data = {
             "ca.crt": self.authority.certificate,
             "ca.key": self.authority.key,
@@ -129,7 +129,7 @@ class Certificates:
 
     @classmethod
     def from_data(cls, data: Mapping[str, bytes]) -> Certificates:
-        """Read and check a Secret's data. Raises :class:`CertificateError`."""
+        """Read and verify a Secret's data. Raises :class:`CertificateError`."""
         missing = [key for key in ("ca.crt", "ca.key", "tls.crt", "tls.key") if not data.get(key)]
         if missing:
             raise CertificateError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
@@ -154,7 +154,7 @@ class Certificates:
 
 
 class Step(StrEnum):
-    """What has to be done with the Secret."""
+    """The next step for the Secret."""
 
     KEEP = "keep"
     CREATE = "create"
@@ -171,10 +171,10 @@ def next_step(
     lifetimes: Lifetimes,
     trusted_since: datetime | None = None,
 ) -> tuple[Step, str]:
-    """What to do now, and why. ``held`` is None when nothing usable is stored.
+    """The next step, and its reason. ``held`` is None if nothing usable is stored.
 
-    ``trusted_since`` is since when the webhook configurations are seen to hold ``held``'s whole bundle, None when they
-    do not: an authority that nobody trusts yet must not sign.
+    ``trusted_since`` is the time since which the webhook configurations hold ``held``'s whole bundle, None if they do
+    not: an authority that is not trusted yet must not sign.
     """
     if held is None:
         return Step.CREATE, "there are no usable certificates"
@@ -208,9 +208,8 @@ def take_step(
     lifetimes: Lifetimes,
     others: bytes = b"",
 ) -> Certificates:
-    """The certificates after ``step``. CREATE leaves authorities in ``others`` trusted (PEM, perhaps damaged): somebody
-    may still serve what they signed.
-    """
+    """The certificates after ``step``. CREATE keeps the authorities in ``others`` trusted (PEM, may be damaged):
+    another replica may still serve certificates that they signed."""
     if step is Step.CREATE or held is None:
         authority = _new_authority(now, lifetimes)
         old = b"".join(_still_valid((held.bundle if held else b"") + others, now))
@@ -232,7 +231,7 @@ def take_step(
 
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The names and addresses that a certificate is for; none where they cannot be read."""
+    """The names and addresses of a certificate; none if they cannot be read."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -242,12 +241,12 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def split_bundle(bundle: bytes) -> frozenset[bytes]:
-    """The certificates of a bundle, each PEM without surrounding space; order and comments do not count."""
+    """The certificates of a bundle, each PEM without surrounding space; order and comments are ignored."""
     return frozenset(found.strip() for found in _CERTIFICATE.findall(bundle))
 
 
 def _still_valid(bundle: bytes, now: datetime) -> Iterable[bytes]:
-    """The certificates of a bundle, however damaged, that may still be checked against; each once."""
+    """The certificates of a possibly damaged bundle that are still valid, without duplicates."""
     for found in dict.fromkeys(found.strip() for found in _CERTIFICATE.findall(bundle)):
         try:
             certificate = x509.load_pem_x509_certificate(found)
@@ -260,7 +259,7 @@ def _still_valid(bundle: bytes, now: datetime) -> Iterable[bytes]:
 def _new_authority(now: datetime, lifetimes: Lifetimes) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
-    # A name of its own: where two authorities share one, some libraries try only the first (RFC 4158 section 3.5).
+    # A unique name: of two authorities with the same name, some libraries try only the first (RFC 4158 section 3.5).
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Podlane injector CA {serial:x}"[:64])])
     certificate = (
         _builder(now, lifetimes.authority, key, serial)
@@ -275,7 +274,7 @@ def _new_authority(now: datetime, lifetimes: Lifetimes) -> KeyPair:
 def _new_serving(authority: KeyPair, now: datetime, names: Iterable[str], lifetimes: Lifetimes) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.x509
-    # Nothing is valid for longer than what signed it: checks would fail at a time that nobody looks at.
+    # A certificate must not outlive its issuer: verification would fail at an unexpected time.
     life = min(lifetimes.serving, authority.expires - now)
     certificate = (
         _builder(now, life, key, x509.random_serial_number())

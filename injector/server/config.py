@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-
 
 
 def _listed(value: object) -> tuple[str, ...]:
-    """Read ``a,b`` or a list; an empty text is an empty list."""
+    """Parse ``a,b`` or a list; an empty text is an empty list."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError(f"{value!r} is not a list. Write names with commas.")
@@ -33,7 +33,8 @@ def _listed(value: object) -> tuple[str, ...]:
 
 
 def _variables(value: object) -> tuple[tuple[str, str], ...]:
-    """Read ``A=1,B=2,3``, or pairs. A comma ends a value only before the next name: lists of ports have commas, too."""
+    """Parse ``A=1,B=2,3``, or pairs. A comma ends a value only before the next name: lists of ports have commas,
+    too."""
     if isinstance(value, str):
         return tuple(_variable(part) for part in _BEFORE_A_NAME.split(value.strip(", ")) if part.strip())
     if not isinstance(value, tuple):
@@ -63,9 +64,9 @@ PortSetting = Annotated[int, Field(ge=0, le=65535)]
 
 
 class InjectorSettings(BaseSettings):
-    """Everything that can be set; ``PODLANE_INJECTOR_`` and a field's name in capitals is its environment variable.
+    """All settings; the environment variable of a field is ``PODLANE_INJECTOR_`` and its name in capitals.
 
-    ``podlane injector --help`` says what each is.
+    ``podlane injector --help`` describes them.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
@@ -133,7 +134,7 @@ class InjectorSettings(BaseSettings):
         if self.port and self.port == self.metrics_port:
             raise ValueError(f"--port and --metrics-port: both are {self.port}. Change one.")
         if self.certificate_lifetime.seconds + self.ca_overlap.seconds > self.ca_lifetime.seconds / 3:
-            # An authority is replaced when a third of its life is left.
+            # An authority is rotated when a third of its lifetime is left.
             raise ValueError(
                 f"--ca-lifetime: {self.ca_lifetime} is too short. Write at least three times what "
                 "--certificate-lifetime and --ca-overlap are together."
@@ -149,14 +150,14 @@ class InjectorSettings(BaseSettings):
         return InjectionDefaults(**own, environment=self.sidecar_environment)
 
     def certificate_names(self, namespace: str) -> tuple[str, ...]:
-        """The names by which API servers know the Service, and those that were given."""
+        """The names by which API servers address the Service, and the configured ones."""
         inside = f"{self.service}.{namespace}"
         of_service = (f"{inside}.svc", f"{inside}.svc.cluster.local", inside, self.service) if self.service else ()
         return tuple(dict.fromkeys((*of_service, *self.names)))
 
 
 def load_settings(overrides: dict[str, Any]) -> InjectorSettings:
-    """Settings with what the command line gave; raises :class:`ConfigError` naming the setting and the remedy."""
+    """Settings with the command line's values; raises :class:`ConfigError` naming the setting and the remedy."""
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return InjectorSettings(**given)

@@ -1,4 +1,4 @@
-"""Whether Pods can be answered for, and what is missing; ``/healthz``, ``/readyz`` and ``/metrics``."""
+"""Readiness for admission reviews; ``/healthz``, ``/readyz`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = Logger()
 
 
 class Readiness:
-    """What is still missing, by part; ready when nothing is. Each part reports by :meth:`report`."""
+    """The problems that prevent readiness, by part; ready if there are none. Each part calls :meth:`report`."""
 
     def __init__(self, metrics: InjectorMetrics, *parts: str) -> None:
         self._metrics = metrics
@@ -24,7 +24,7 @@ class Readiness:
         return not self._missing
 
     def report(self, part: str, trouble: str | None) -> None:
-        """``trouble`` keeps the injector from being ready; None: this part is in order."""
+        """``trouble`` prevents readiness; None: this part is in order."""
         was = self.ready
         if trouble is None:
             self._missing.pop(part, None)
@@ -35,7 +35,7 @@ class Readiness:
             log.info("ready") if self.ready else log.info("not ready", because=trouble)
 
     def arrived(self, part: str, trouble: str | None) -> None:
-        """As :meth:`report`, but what has once been in order stays so: it can still be used."""
+        """As :meth:`report`, but a part that was once in order stays so: its last state is still usable."""
         if trouble is None or part in self._missing:
             self.report(part, trouble)
 
@@ -44,7 +44,7 @@ class Readiness:
 
 
 def health_handlers(readiness: Readiness) -> Mapping[str, Handler]:
-    """For probes. An answer proves that the event loop turns, which is all that ``/healthz`` says."""
+    """For probes. An answer proves that the event loop runs, which is all that ``/healthz`` reports."""
 
     async def healthz(_request: HttpRequest) -> HttpResponse:
         return HttpResponse.text(200, "ok")

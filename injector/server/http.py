@@ -1,7 +1,6 @@
-"""HTTP as the injector serves it: where it listens, within which bounds, and how it refuses.
+"""The injector's use of HTTP: listeners, limits, and error responses.
 
-Errors go out as Kubernetes writes them (``Status`` objects), since the API server passes their message on to the user
-who creates the Pod.
+Errors are Kubernetes ``Status`` objects, since the API server passes their message on to the user who creates the Pod.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from daemon.http_connection import HttpLimits
 from injector.errors import ListenError
 
 _AFTER_DEADLINE: Final = 5.0
-"""Seconds that the server gives a webhook on top of its own time limit, which ends it first."""
+"""Seconds that the server allows a webhook beyond its own time limit, which ends it first."""
 
 HEALTH_LIMITS: Final = HttpLimits(connections=64, per_peer=32, respond=10.0)
-"""Of the port of metrics and health: kubelets and Prometheus have a connection or two each."""
+"""For the port of metrics and health: kubelets and Prometheus have a connection or two each."""
 
 
 def webhook_limits(deadline: float) -> HttpLimits:
-    """Bounds of the webhooks' port. ``deadline``: seconds for the longest answer.
+    """Limits of the webhooks' port. ``deadline``: seconds for the longest answer.
 
-    An API server has 200 changing requests in flight at most by default (``--max-mutating-requests-inflight``), and a
-    connection for each; two may come from one address.
+    An API server has at most 200 mutating requests in flight by default (``--max-mutating-requests-inflight``), and a
+    connection for each; two servers may share one address.
     """
     return HttpLimits(connections=1000, per_peer=400, respond=deadline + _AFTER_DEADLINE, body=deadline)
 
 
 async def open_listeners(address: str, port: int, setting: str) -> list[trio.SocketListener]:
-    """Listen on an address, all of them when it is empty. Raises :class:`ListenError` naming the setting."""
+    """Listen on an address, or on all if it is empty. Raises :class:`ListenError` naming the setting."""
     try:
         return await trio.open_tcp_listeners(port, host=address or None)
     except OSError as error:
@@ -48,8 +47,8 @@ async def open_listeners(address: str, port: int, setting: str) -> list[trio.Soc
 
 
 def compact(document: object) -> HttpResponse:
-    """A document for programs."""
-    # ASCII: a lone surrogate, which JSON can escape and UTF-8 cannot hold, goes through.
+    """A compact JSON document."""
+    # ASCII also represents a lone surrogate, which JSON can escape and UTF-8 cannot encode.
     return HttpResponse(200, JSON, json.dumps(document, separators=(",", ":")).encode("ascii"))
 
 

@@ -1,7 +1,6 @@
-"""A small HTTP/1.1 client on trio and h11, with connections kept alive: what talking to one API server needs.
+"""A small HTTP/1.1 client on trio and h11 with keep-alive connections, for talking to one API server.
 
-Not httpx: h11 and trio are here anyway, httpx has had no release for long, and its pool and codecs would be a quarter
-of the injector's memory.
+httpx is not used: h11 and trio are dependencies anyway, and its pool and codecs would take much memory.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import trio
 
 _CHUNK: Final = 64 * 1024
 _MAX_ANSWER: Final = 8 * 2**20
-"""Bytes of an answer's body; the largest object that an API server stores is 1.5 MiB, in JSON and base64 some more."""
+"""Limit of an answer's body in bytes; the largest object that an API server stores is 1.5 MiB, more in JSON and
+base64."""
 _MAX_IDLE: Final = 4
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -32,11 +32,11 @@ class HttpAnswer:
 
 
 class HttpError(Exception):
-    """There was no answer, or none that is HTTP; the text says what happened."""
+    """There was no answer, or no valid HTTP; the message has the reason."""
 
 
 class HttpClient:
-    """Requests to one host. ``tls`` gives the context for each new connection, None for plain HTTP."""
+    """Requests to one host. ``tls`` returns the context for each new connection, None for plain HTTP."""
 
     def __init__(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None, server_name: str) -> None:
         self._host, self._port = host, port
@@ -47,10 +47,10 @@ class HttpClient:
     async def request(
         self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> HttpAnswer:
-        """Ask once, on a kept connection where there is one. Raises :class:`HttpError`; has no time limit of its own.
+        """Send a request, on an idle connection if there is one. Raises :class:`HttpError`; has no timeout of its own.
 
-        A kept connection may have been closed meanwhile. When it ends before its answer the request is sent once more
-        on a new one, which is safe for everything here: writes carry a resourceVersion.
+        The server may have closed an idle connection. If it ends before its answer the request is repeated once on a
+        new connection, which is safe for all requests here: writes carry a resourceVersion.
         """
         while self._idle:
             connection, stream = self._idle.pop()
@@ -67,7 +67,7 @@ class HttpClient:
             raise HttpError(error.strerror or str(error)) from None
 
     async def aclose(self) -> None:
-        """Close the connections that are kept."""
+        """Close the idle connections."""
         while self._idle:
             await trio.aclose_forcefully(self._idle.pop()[1])
 
@@ -78,7 +78,7 @@ class HttpClient:
         secure = trio.SSLStream(stream, self._tls(), server_hostname=self._server_name, https_compatible=True)
         try:
             await secure.do_handshake()
-        except BaseException:  # cancelled, too: nobody else knows of this connection
+        except BaseException:  # also on cancellation: this is the only reference to the connection
             await trio.aclose_forcefully(stream)
             raise
         return secure
@@ -103,7 +103,7 @@ class HttpClient:
             data += connection.send(h11.EndOfMessage()) or b""
             await stream.send_all(data)
             answer = await self._read(connection, stream)
-        except BaseException:  # cancelled, too: a connection in the middle of an exchange is of no use
+        except BaseException:  # also on cancellation: a connection amid an exchange cannot be reused
             await trio.aclose_forcefully(stream)
             raise
         if connection.our_state is h11.DONE and connection.their_state is h11.DONE and len(self._idle) < _MAX_IDLE:

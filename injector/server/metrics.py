@@ -1,4 +1,4 @@
-"""What the injector did, counted, for Prometheus."""
+"""The injector's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daemon.process_metrics import process_families
 from daemon.prometheus_text import MetricFamily, counter, gauge, histogram, render
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""From a Pod that is left alone (under a millisecond) to the webhook's time limit."""
+"""From an unchanged Pod (under a millisecond) to the webhook's time limit."""
 _BYTES: Final = (256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 
@@ -29,11 +29,11 @@ class _Histogram:
 
 
 class InjectorMetrics:
-    """Counters, histograms and gauges of one server; the process's own memory and CPU time are among them."""
+    """Counters, histograms and gauges of one server, including the process's memory and CPU time."""
 
     def __init__(self) -> None:
         self.ready = False
-        """Whether Pods can be answered for."""
+        """Whether the injector is ready."""
         self._reviews: Tally[tuple[str, str]] = Tally()
         self._seconds: dict[str, _Histogram] = {}
         self._patch_bytes = _Histogram(_BYTES)
@@ -42,7 +42,7 @@ class InjectorMetrics:
         self._loads: Tally[str] = Tally()
 
     def reviewed(self, webhook: str, result: str, seconds: float, patch_bytes: int) -> None:
-        """A review was answered, so many seconds after its head; ``patch_bytes`` of a Pod that is not changed: 0."""
+        """Count a review answered after this many seconds; ``patch_bytes`` is 0 for an unchanged Pod."""
         self._reviews[result, webhook] += 1
         self._seconds.setdefault(webhook, _Histogram(_SECONDS)).observe(seconds)
         if patch_bytes:
@@ -56,7 +56,7 @@ class InjectorMetrics:
         self._expiry[certificate] = when.timestamp()
 
     def loaded(self, result: str) -> None:
-        """A serving certificate was put in use (loaded), or could not be (failed)."""
+        """Count a serving certificate that was loaded, or failed to load."""
         self._loads[result] += 1
 
     def render(self) -> bytes:

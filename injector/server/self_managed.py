@@ -1,13 +1,13 @@
-"""Certificates of our own making, in a Secret that all replicas share; :mod:`.certificates` decides what to do.
+"""Self-signed certificates in a Secret that all replicas share; :mod:`.certificates` decides the next step.
 
-There is no leader. Whoever sees first that something has to be done writes the Secret with the resourceVersion that it
-has read; who comes second is told of a conflict, reads again and finds it done. The webhook configurations are read
-*before* the Secret and written with their resourceVersion: then what is written comes from a Secret that is at least as
-new as any that another replica wrote from, and an old bundle never replaces a newer one.
+There is no leader. The first replica to see that a step is due writes the Secret with the resourceVersion that it has
+read; a later one gets a conflict, reads again and finds the step done. The webhook configurations are read *before* the
+Secret and written with their resourceVersion: then what is written comes from a Secret at least as new as any that
+another replica wrote from, and an old bundle never replaces a newer one.
 
-A Secret that was deleted, emptied or damaged is written again from memory, so that nobody serves what is not trusted.
-Who has nothing in memory makes new certificates, and leaves trusted whom the webhook configurations trust: another
-replica may serve what they signed.
+A Secret that was deleted, emptied or damaged is written again from memory, so that no replica serves an untrusted
+certificate. A replica with nothing in memory makes new certificates, and keeps the authorities trusted that are in the
+webhook configurations: another replica may serve certificates that they signed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from injector.server.metrics import InjectorMetrics
 from injector.server.tls import ServerTls
 
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds between two looks (three small GETs): what somebody damages is whole again before many Pods are refused."""
+"""Seconds between two checks (three small GETs): damage is repaired before many Pods are refused."""
 _LOOKS_PER_OVERLAP: Final = 5
-"""Every replica looks this often while a new authority is not used yet: it has it well before it is."""
+"""The interval of all replicas while a new authority is not used yet, so that all have it well before."""
 _FIRST_RETRY: Final = 1.0
 _LONGEST_RETRY: Final = 30.0
 _ATTEMPTS: Final = 5
-"""Conflicts in a row after which the trouble is reported; each means that another replica got something done."""
+"""Conflicts in a row after which they are reported; each means that another replica made progress."""
 _CERT_MANAGER: Final = "cert-manager.io/certificate-name"
-"""The annotation by which cert-manager's Secrets are known."""
+"""The annotation that identifies cert-manager's Secrets."""
 
 log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The Secret, whom it is for, and the webhook configurations that have to trust it (empty: none)."""
+    """The Secret, its DNS names, and the webhook configurations that must trust it (empty: none)."""
 
     namespace: str
     secret: str
@@ -60,7 +60,7 @@ class Place:
 
 
 class SelfManaged:
-    """Keeps Secret, served certificate and ``caBundle`` right, for one replica of perhaps several."""
+    """Keeps Secret, served certificate and ``caBundle`` consistent, for one of possibly several replicas."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class SelfManaged:
         self._held: Certificates | None = None
 
     async def run(self, on_state: Callable[[str | None], None]) -> None:
-        """Look again and again, for ever. ``on_state`` is told what is wrong, or None when all is in order."""
+        """Check periodically, until cancelled. ``on_state`` gets the problem, or None if all is in order."""
         retry = _FIRST_RETRY
         while True:
             try:
@@ -97,7 +97,7 @@ class SelfManaged:
                 await trio.sleep(min(_LONGEST_PAUSE, self._lifetimes.overlap.total_seconds() / _LOOKS_PER_OVERLAP))
 
     async def reconcile(self) -> None:
-        """Do what has to be done now. Raises :class:`ApiError` or :class:`CertificateError`."""
+        """Take the steps that are due. Raises :class:`ApiError` or :class:`CertificateError`."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._reconcile()
@@ -112,7 +112,7 @@ class SelfManaged:
         stored, held, damaged = await self._read_secret()
         if stored is None:
             if missing and not configurations:
-                raise _nobody_asks(missing)  # uninstalled: a Secret that was made now would stay for ever
+                raise _nobody_asks(missing)  # uninstalled: a Secret made now would stay for ever
             stored = await self._make_secret()
         if held is None and self._held is not None:
             held = self._held
@@ -147,7 +147,7 @@ class SelfManaged:
         return found, missing
 
     async def _read_secret(self) -> tuple[dict[str, Any] | None, Certificates | None, bytes]:
-        """The Secret as it is stored, what it holds, and all there is in it where that is damaged."""
+        """The stored Secret, its parsed content, and its raw data if that is damaged."""
         try:
             stored = await self._api.get(self._secret)
         except NotFoundError:
@@ -171,7 +171,7 @@ class SelfManaged:
         return secret(self._place.namespace, self._place.secret)
 
     async def _make_secret(self) -> dict[str, Any]:
-        """Make it, empty: who then fills it is decided by its resourceVersion."""
+        """Create it empty: its resourceVersion then decides which replica fills it."""
         metadata = {"name": self._place.secret, "namespace": self._place.namespace}
         document = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata}
         return await self._api.apply(self._secret, document)
@@ -191,7 +191,8 @@ class SelfManaged:
     def _trusted_since(
         self, held: Certificates | None, configurations: Mapping[Resource, Mapping[str, Any]]
     ) -> datetime | None:
-        """Since when this replica has seen the whole bundle in all webhook configurations, None if it is not there."""
+        """The time since which this replica has seen the whole bundle in all webhook configurations, None if it is not
+        there."""
         if held is None:
             return None
         bundle = split_bundle(held.bundle)
@@ -216,7 +217,7 @@ class SelfManaged:
                 resource,
                 {
                     "metadata": {"resourceVersion": configuration["metadata"]["resourceVersion"]},
-                    # Merged by name (k8s.io/api, patchMergeKey of webhooks); the rest of each stays as it is.
+                    # Merged by name (k8s.io/api, patchMergeKey of webhooks); the other fields stay unchanged.
                     "webhooks": [{"name": name, "clientConfig": {"caBundle": bundle}} for name in behind],
                 },
             )
@@ -235,7 +236,7 @@ def _trusted_by(configuration: Mapping[str, Any]) -> Iterable[frozenset[bytes]]:
 
 
 def _bundles(configurations: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
-    """The ``caBundle`` of each webhook; empty where it is none."""
+    """The ``caBundle`` of each webhook; empty if it is invalid."""
     for webhook in chain.from_iterable(map(_webhooks, configurations)):
         try:
             yield base64.b64decode(webhook["clientConfig"].get("caBundle") or "")

@@ -1,7 +1,7 @@
-"""The injector as a whole: health first, then certificates, then the webhooks; a graceful end on SIGTERM.
+"""The injector's lifecycle: health first, then certificates, then the webhooks; graceful shutdown on SIGTERM.
 
-After SIGTERM it is not ready, so that it leaves the Service's endpoints, but takes requests for a while: API servers
-learn of that later. Then clients are told to go elsewhere, and what runs is finished.
+After SIGTERM it reports not ready, so that it is removed from the Service's endpoints, but accepts requests for a
+while: API servers learn of that later. Then connections are closed with their responses, and pending requests finished.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from injector.server.webhook import DecodingBudget, Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 
 _OLDEST_KUBERNETES: Final = (1, 29)
-"""From which on native sidecars are there without a feature gate (KEP-753)."""
+"""The first version with native sidecars enabled by default (KEP-753)."""
 _VERSION_RETRY: Final = 2.0
 _SWITCH_INTERVAL: Final = 0.001
-"""Seconds for which a thread keeps Python's interpreter while another wants it: five times less than usual, since the
-event loop must not wait long for a thread that reads a huge policy."""
+"""Seconds for which a thread keeps the GIL while another waits for it: a fifth of the default, since the event loop
+must not wait long for a thread that parses a huge policy."""
 
 CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
@@ -64,7 +64,7 @@ class Injector:
         self._hurry = trio.Event()
 
     async def run(self, signals: AsyncIterator[int], on_ready: Callable[[int, int], None]) -> None:
-        """Serve until SIGTERM or SIGINT. ``on_ready`` is told the ports, once requests are taken."""
+        """Serve until SIGTERM or SIGINT. ``on_ready`` is called with the ports, once requests are accepted."""
         settings = self._settings
         handlers = {**health_handlers(self._readiness), **metrics_handler(self._metrics)}
         side_server = HttpServer(handlers, HEALTH_LIMITS)
@@ -92,7 +92,7 @@ class Injector:
             port = listeners[0].socket.getsockname()[1]
             limits = webhook_limits(settings.deadline.seconds)
             server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context)
-            with trio.CancelScope(shield=True):  # from here on the end is a graceful one
+            with trio.CancelScope(shield=True):  # from here on shutdown is graceful
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(server.run, listeners)
                     log.info("listening", port=port, metrics_port=metrics_port, api=self._api is not None)
@@ -152,7 +152,7 @@ class Injector:
             self._loaded.set()
 
     async def _require_native_sidecars(self, api: ApiServer) -> None:
-        """Wait until the API server says its version. Raises :class:`ConfigError` for one that has none."""
+        """Wait until the API server reports its version. Raises :class:`ConfigError` if it lacks native sidecars."""
         while True:
             try:
                 version = await api.version()
@@ -221,7 +221,7 @@ def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
 
 
 def _tune() -> None:
-    """What exists now stays for good, so it need not be looked through again."""
+    """Exempt existing objects from garbage collection: they are permanent."""
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()

@@ -1,8 +1,8 @@
-"""Shared policies (ConfigMaps) by way of a short-lived cache, so that a thousand Pods do not ask a thousand times.
+"""Shared policies (ConfigMaps) with a short-lived cache, so that many Pods cause few requests.
 
-What was read is used for ``ttl`` seconds, that there is none for a shorter time: a Pod often comes right after its
-ConfigMap. When the API server cannot be asked, what was read before is used for some minutes more: a Pod shall not fail
-because of us. Several reviews that want the same one wait for one question.
+A policy is cached for ``ttl`` seconds, its absence for less: a Pod is often created right after its ConfigMap. If the
+API server cannot be reached, the cached policy is used for some minutes more, so that Pods do not fail. Concurrent
+reviews with the same policy share one request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Read:
 
 @dataclass(slots=True)
 class _Question:
-    """A question under way; ``read`` or ``error`` once it is done, neither when whoever asked gave up."""
+    """A pending request; ``read`` or ``error`` is set once it is done, neither if its owner was cancelled."""
 
     done: trio.Event = field(default_factory=trio.Event)
     read: _Read | None = None
@@ -43,7 +43,7 @@ class _Question:
 
 
 class SharedPolicies:
-    """Reads the policy document of ConfigMaps; ``api`` is None where there is no API server to ask."""
+    """Reads the policy document of ConfigMaps; ``api`` is None without an API server."""
 
     def __init__(self, api: ApiServer | None, ttl: float, now: Callable[[], float] = trio.current_time) -> None:
         self._api = api
@@ -54,7 +54,7 @@ class SharedPolicies:
         self._questions: dict[tuple[str, str], _Question] = {}
 
     async def read(self, namespace: str, name: str) -> str | None:
-        """The text, None when there is no such ConfigMap or no policy in it. Raises :class:`SharedPolicyError`."""
+        """The text, None if the ConfigMap or its policy does not exist. Raises :class:`SharedPolicyError`."""
         key = namespace, name
         while True:
             held = self._cache.get(key)

@@ -1,8 +1,8 @@
-"""The server's side of TLS: a context made of one certificate and its key, exchanged as a whole when those change.
+"""The server's side of TLS: a context made from one certificate and its key, replaced as a whole when they change.
 
-Each connection takes the context that is there when it comes; those that are open keep theirs. Keys come as bytes and
-pass through memory only: OpenSSL reads files, so it is given an anonymous one (memfd_create(2)), which works on a
-read-only root file system too and leaves nothing behind.
+Each new connection uses the current context; open connections keep theirs. Keys are bytes in memory only: OpenSSL reads
+files, so it gets an anonymous one (memfd_create(2)), which also works on a read-only root file system and leaves
+nothing behind.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from daemon.http_server import ALPN
 from injector.errors import CertificateError
 
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2, what has forward secrecy and authenticates (RFC 9325 section 4.2)."""
+"""TLS 1.2 ciphers with forward secrecy and authenticated encryption (RFC 9325 section 4.2)."""
 
 
 class TlsVersion(StrEnum):
-    """The oldest version of TLS that is spoken."""
+    """The minimum TLS version."""
 
     TLS_1_2 = "1.2"
     TLS_1_3 = "1.3"
 
 
 class ServerTls:
-    """Holds the context for new connections. :meth:`use` exchanges it, or raises and leaves the old one."""
+    """Holds the context for new connections. :meth:`use` replaces it, or raises and keeps the old one."""
 
     def __init__(self, oldest: TlsVersion = TlsVersion.TLS_1_3) -> None:
         self._oldest = oldest
         self._context: ssl.SSLContext | None = None
         self.served: x509.Certificate | None = None
-        """The certificate that is served."""
+        """The served certificate."""
 
     @property
     def context(self) -> ssl.SSLContext:
-        """For the next connection; :meth:`use` must have been called."""
+        """The context for the next connection; :meth:`use` must have been called."""
         assert self._context is not None, "connections are accepted once there is a certificate"
         return self._context
 
     def use(self, chain: bytes, key: bytes) -> bool:
-        """Serve this chain (PEM, the server's own certificate first). Says whether that is something new.
+        """Serve this chain (PEM, the server's own certificate first). Return whether it is new.
 
-        Raises :class:`CertificateError` when the two cannot be used together.
+        Raises :class:`CertificateError` if certificate and key cannot be used together.
         """
         try:
             leaf = x509.load_pem_x509_certificate(chain)
@@ -82,7 +82,7 @@ def _reason(error: Exception) -> str:
 
 
 def _no_password() -> str:
-    # Without this OpenSSL would ask for it on the terminal, and wait.
+    # Without this OpenSSL would prompt for it on the terminal, and wait.
     raise ValueError("the key is encrypted")
 
 

@@ -1,9 +1,9 @@
-"""The two webhooks: a review comes in by POST, is answered within its time, or not at all.
+"""The two webhooks: each review, received by POST, is answered within its timeout, or with an HTTP error.
 
-What mutates and validates is synchronous and pure (:mod:`injector.pod.admission`). Mostly it takes a millisecond, but a
-policy of many thousand lines takes seconds, and meanwhile others have to be answered, and the one who waits to be told
-that it takes too long: what may be long runs in a worker thread. "Not at all" is an HTTP error, so that the
-``failurePolicy`` of the webhook configuration decides about the Pod.
+Mutation and validation are synchronous and pure (:mod:`injector.pod.admission`). They usually take a millisecond, but a
+policy of many thousand lines takes seconds, in which other reviews must be answered, and the timeout reported:
+potentially long work runs in a worker thread. After an HTTP error the ``failurePolicy`` of the webhook configuration
+decides about the Pod.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ from injector.server.shared_policies import SharedPolicies
 from traffic_policy.pod.effective import shared_policy_name
 
 MAX_BODY: Final = 3 * 2**20
-"""Bytes of a review: the API server's own limit for what it takes (``MaxRequestBodyBytes`` in its options)."""
+"""Bytes of a review: the API server's own limit for a request (``MaxRequestBodyBytes`` in its options)."""
 MAX_DECODED: Final = 4 * 2**20
-"""Bytes of the bodies that are decoded at once; others wait. As Python's objects a body can take 30 times its size, and
-the chart allows the injector 256 MiB."""
+"""Bytes of the bodies decoded at once; others wait. As Python objects a body can take 30 times its size, and the
+chart's memory limit for the injector is 256 MiB."""
 _MARGIN: Final = 0.1
 _LEAST_MARGIN: Final = 0.2
-"""We give up this part of the API server's time limit before it does, at least so many seconds: the answer that says
-why has a way to go, and the limit is rounded up to seconds (k8s.io/apiserver, webhook/mutating/dispatcher.go)."""
+"""The fraction of the API server's timeout, and the minimum in seconds, by which ours is shorter: the answer with the
+reason takes time to arrive, and the timeout is rounded up to seconds (k8s.io/apiserver,
+webhook/mutating/dispatcher.go)."""
 _LEAST_TIMEOUT: Final = 0.01
-"""Seconds; API servers give whole ones, 1 to 30 (``timeoutSeconds``)."""
+"""Seconds; API servers send whole ones, 1 to 30 (``timeoutSeconds``)."""
 _MAX_THREADS: Final = 8
 _SHORT_BODY: Final = 32 * 1024
 _SHORT_TEXT: Final = 4 * 1024
-"""Bytes of a review, and characters of its Pod's annotations, up to which judging takes some milliseconds at most, and
-mostly less than half of one, to which a thread would add as much."""
+"""Bytes of a review, and characters of its Pod's annotations, up to which a decision takes some milliseconds at most,
+usually so little that a thread would double it."""
 _LONGEST_NAME: Final = 253
 """Characters of an object's name (a DNS subdomain, RFC 1123)."""
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -63,14 +64,14 @@ log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class ReviewOutcome:
-    """What a response says: the result for the metrics, and the size of the patch in bytes."""
+    """The content of a response: the result for the metrics, and the size of the patch in bytes."""
 
     result: str
     patch_bytes: int = 0
 
 
 class DecodingBudget:
-    """Bytes of the bodies that are decoded at once, for all webhooks together, so that memory stays bounded."""
+    """Limits the bytes of the bodies decoded at once, over all webhooks, to bound memory."""
 
     def __init__(self) -> None:
         self._decoded = 0
@@ -78,7 +79,7 @@ class DecodingBudget:
 
     @asynccontextmanager
     async def decoding(self, size: int) -> AsyncIterator[None]:
-        """Decode and use a body inside the block. Waits for room among others; alone there is always enough."""
+        """Decode and use a body inside the block. Waits while others use the budget; a single body always fits."""
         while self._decoded and self._decoded + size > MAX_DECODED:
             await self._waiting.park()
         self._decoded += size
@@ -90,7 +91,7 @@ class DecodingBudget:
 
 
 class Webhook:
-    """One of the two; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``."""
+    """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class Webhook:
         self._threads = trio.CapacityLimiter(_MAX_THREADS)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer a review. Raises :class:`RequestError` for what is none."""
+        """Answer a review. Raises :class:`RequestError` for an invalid one."""
         began = trio.current_time()
         outcome = ReviewOutcome("error")
         try:
@@ -138,7 +139,7 @@ class Webhook:
         body = await request.body(MAX_BODY)
         threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
         async with self._decoding.decoding(len(body)):
-            review = parse_review(body)  # in C and one piece: a thread would hold up the others just the same
+            review = parse_review(body)  # in C, holding the GIL: a thread would block the others just the same
             shared = await self._look_up(review)
             if len(body) <= _SHORT_BODY and has_short_texts(review):
                 reply, outcome = self._reviewed(review, shared)
@@ -152,7 +153,8 @@ class Webhook:
         return compact(reply), outcome_of(reply)
 
     async def _look_up(self, review: Mapping[str, Any]) -> Lookup:
-        """What answers for the one ConfigMap that this Pod names; read beforehand, since judging is synchronous."""
+        """Read the one ConfigMap that this Pod names beforehand, since the decision is synchronous; return a look-up
+        for it."""
         wanted = shared_policy_of(review)
         text: str | None = None
         error: SharedPolicyError | None = None
@@ -187,9 +189,9 @@ class Webhook:
 
 
 def time_limit(query: str, longest: float) -> float:
-    """Seconds to answer in, from the ``timeout`` that the API server sends along, as in ``10s``; else ``longest``.
+    """Seconds to answer in, from the ``timeout`` that the API server sends, as in ``10s``; else ``longest``.
 
-    Raises :class:`RequestError` for one that nothing can keep.
+    Raises :class:`RequestError` for one that cannot be met.
     """
     given = parse_qs(query).get("timeout", [""])[0]
     units = _GO_DURATION.findall(given)
@@ -209,11 +211,11 @@ def time_limit(query: str, longest: float) -> float:
 
 
 def parse_review(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body. Raises :class:`RequestError` when it is none."""
+    """The JSON object in a body. Raises :class:`RequestError` if it is invalid."""
     try:
         review = json.loads(body.decode("utf-8-sig"), parse_float=_finite, parse_constant=_no_constant)
         if b"\\u" in body:
-            # Half a surrogate pair is no text; it would fail wherever somebody makes bytes of it.
+            # A lone surrogate is not valid text; encoding it anywhere would fail.
             json.dumps(review, ensure_ascii=False).encode()
     except UnicodeError:
         raise RequestError(400, "The body is not valid UTF-8 text.") from None
@@ -227,7 +229,7 @@ def parse_review(body: bytes) -> dict[str, Any]:
 
 
 def shared_policy_of(review: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Namespace and name of the ConfigMap that the Pod's annotations name, if any."""
+    """Namespace and name of the ConfigMap in the Pod's annotations, if any."""
     request = review.get("request")
     namespace = request.get("namespace") if isinstance(request, Mapping) else None
     annotations = _metadata(review).get("annotations")
@@ -239,7 +241,7 @@ def shared_policy_of(review: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def has_short_texts(review: Mapping[str, Any]) -> bool:
-    """Whether there is little to read for a policy: no shared one, and not much in annotations."""
+    """Whether the policy is short: no shared one, and short annotations."""
     annotations = _metadata(review).get("annotations")
     texts = annotations.values() if isinstance(annotations, Mapping) else ()
     size = sum(len(text) for text in texts if isinstance(text, str))
@@ -247,7 +249,7 @@ def has_short_texts(review: Mapping[str, Any]) -> bool:
 
 
 def outcome_of(reply: Mapping[str, Any]) -> ReviewOutcome:
-    """What a response says, in a word."""
+    """The result of a response, in a word."""
     response = reply.get("response")
     if not isinstance(response, Mapping):
         return ReviewOutcome("error")
@@ -270,7 +272,7 @@ def _metadata(review: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _brief(name: object) -> str | None:
-    """For a line of the log: what a Pod is to be called is not checked yet, and may be of any type and length."""
+    """For the log: a Pod's name is not validated yet, and may be of any type and length."""
     return name[:_LONGEST_NAME] if isinstance(name, str) else None
 
 

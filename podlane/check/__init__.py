@@ -1,1 +1,1 @@
-"""``podlane check``: what this kernel and these privileges allow."""
+"""``podlane check``: the features that this kernel and the process's privileges allow."""

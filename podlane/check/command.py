@@ -1,4 +1,4 @@
-"""``podlane check``: what this kernel and these privileges allow, each missing thing with its remedy."""
+"""``podlane check``: tests kernel and privileges, and prints the remedy for each missing feature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from podlane.console import FAILED, OK, failing_clearly
 from podlane.options import iptables_option
 
 _FOR_RUNNING: Final = frozenset({"CAP_SYS_ADMIN", "ip", "nsenter", "address translation"})
-"""What `podlane run` and `podlane demo` need and `podlane sidecar` does not."""
+"""Required by `podlane run` and `podlane demo`, but not by `podlane sidecar`."""
 _COLOURS: Final = {Status.OK: "green", Status.NOTE: "yellow", Status.MISSING: "red"}
 
 
@@ -49,7 +49,7 @@ def check(iptables: str | None, as_json: bool) -> None:
 
 
 def report(found: Iterable[Finding]) -> Iterator[str]:
-    """The findings for a terminal (click strips the colours elsewhere), and a sentence at the end."""
+    """The findings for a terminal (click strips the colours elsewhere), and a concluding sentence."""
     found = list(found)
     width = max(len(finding.name) for finding in found)
     group = ""

@@ -1,6 +1,6 @@
-"""What `podlane check` looks at: each thing with what was found, and its remedy.
+"""The checks of `podlane check`: each with its result, and the remedy.
 
-Features are found out by trying them in a scratch network namespace; nothing stays behind.
+Features are probed in a scratch network namespace, which is removed afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """What a finding means."""
+    """The status of a finding."""
 
     OK = "ok"
     NOTE = "note"
@@ -29,7 +29,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``group`` is its heading, ``remedy`` what to do unless all is well."""
+    """The result of one check. ``group`` is its heading, ``remedy`` the action unless all is well."""
 
     group: str
     name: str
@@ -57,7 +57,7 @@ _CONNECTIONS: Final = 10_000
 
 
 def findings(way: IptablesSetting) -> Iterator[Finding]:
-    """Look at everything, in the order of the report; ``way`` is how the rules are to be installed."""
+    """Run all checks, in the order of the report; ``way`` is how rules would be installed."""
     yield from capabilities(Path("/proc/self/status").read_text())
     yield from _commands(way)
     yield from _shaping()
@@ -67,7 +67,7 @@ def findings(way: IptablesSetting) -> Iterator[Finding]:
 
 
 def capabilities(status: str) -> Iterator[Finding]:
-    """What the process may do, from the text of /proc/self/status (capabilities(7))."""
+    """The capabilities of the process, from the text of /proc/self/status (capabilities(7))."""
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     effective = int(line.split()[1], 16)
     for capability in _CAPABILITIES:
@@ -116,7 +116,7 @@ def _shaping() -> Iterator[Finding]:
 
 
 def shaping(features: Features) -> Iterator[Finding]:
-    """What the kernel can do for shaping; only HTB, some way to read marks and some queue are indispensable."""
+    """The kernel's features for shaping; only HTB, a filter for marks and a queue are required."""
     from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, best_ingress_classifier
     from tc_core.errors import MissingFeatureError
     from tc_core.probe.capability import USES
@@ -153,12 +153,12 @@ def _capture(way: IptablesSetting) -> Iterator[Finding]:
     from datapath.stepaside import features as aside
 
     for part in features.probe(way):
-        # Without IPv6 there is nothing to capture by IPv6; not every policy has names for what comes in; not every Pod
-        # has a mesh.
+        # Without IPv6 there is no IPv6 capture; not every policy has names for inbound traffic; not every Pod has a
+        # mesh.
         optional = part.name.startswith("IPv6") or part.name in (features.INBOUND_PART, features.MESH_PART)
         absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
-    # The relay does without the first. That the second is needed and does not work is said of "iptables", above.
+    # The relay does not need the first. If the second is needed and missing, "iptables" above reports it.
     for part in (aside.probe(way), features.python_iptables()):
         status = Status.OK if part.available else Status.NOTE
         yield Finding("Capture", part.name, status, part.reason, part.remedy)

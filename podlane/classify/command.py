@@ -1,4 +1,4 @@
-"""``podlane classify``: what a policy would do to the traffic in a capture file. Needs no root."""
+"""``podlane classify``: applies a policy to the traffic in a capture file. Needs no root."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from podlane.classify.verdicts import Verdict
 
 _PROGRESS_EVERY: Final = 4096
-"""Packets between two looks at the progress bar: some hundredths of a second."""
+"""Packets between two updates of the progress bar: some hundredths of a second."""
 _NARROW: Final = 100
-"""Columns where nobody says how many there are."""
+"""Width in columns if it is not known."""
 
 
 @click.command(
@@ -101,9 +101,9 @@ def classify(
 
 
 def _read(file: CaptureFile, table: FlowTable) -> tuple[float, bool]:
-    """Put the capture through the table: how many seconds that took, and whether Ctrl-C ended it.
+    """Classify the capture; return the seconds it took, and whether Ctrl-C ended it.
 
-    What was read until then is classified: Ctrl-C is how one ends ``tcpdump | podlane classify``.
+    Packets read until then are classified: Ctrl-C is the way to end ``tcpdump | podlane classify``.
     """
     add = table.add
     interrupted = False
@@ -122,7 +122,7 @@ def _read(file: CaptureFile, table: FlowTable) -> tuple[float, bool]:
 
 @contextmanager
 def _progress(file: CaptureFile) -> Iterator[Callable[[], None]]:
-    """What moves a progress bar to where reading has come, if standard error is a terminal."""
+    """The function that updates a progress bar, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -141,7 +141,7 @@ def _progress(file: CaptureFile) -> Iterator[Callable[[], None]]:
 
 
 def _line(verdict: Verdict) -> str:
-    """A flow for people: names before numbers, the reason last since it is the longest."""
+    """A flow as text: names before numbers, the reason last since it is the longest."""
     name = verdict.sni or verdict.host or "–"
     client, server = address_words(verdict.src, verdict.sport), address_words(verdict.dst, verdict.dport)
     sent, received = ByteCount(verdict.bytes_up).human, ByteCount(verdict.bytes_down).human
@@ -163,7 +163,7 @@ def _print_summary(totals: Totals, *, as_json: bool) -> None:
 
 
 def _print_notes(file: CaptureFile, seen: CaptureSummary, totals: Totals, seconds: float) -> None:
-    """On standard error: what was not as it should be, and how fast it went."""
+    """On standard error: irregularities, and the speed."""
     from podlane.classify.notes import notes
 
     for note in notes(file.name, file.damage, seen):

@@ -1,10 +1,8 @@
-"""Capture files: pcap and pcapng, also compressed by gzip, also from a pipe. The edge of this package.
+"""Capture files: pcap and pcapng, also compressed by gzip, also from a pipe. The only I/O of this package.
 
-The formats are read by scapy's raw readers, which leave packets as bytes. dpkt was the other candidate: its pcapng
-reader takes every packet for one of the first interface, forgets how long a packet was on the wire, and measured
-slower (5.5 against 3.1 us a packet from pcap, 8.6 against 6.7 from pcapng). What scapy leaves open is added here:
-interfaces are numbered anew in each section of a pcapng file, and no length in a damaged file may ask for memory
-without limit.
+scapy's raw readers read the formats, and leave packets as bytes. The alternative dpkt assigns every packet of a pcapng
+file to the first interface, loses the original length of a packet, and is slower. Added here: interfaces are numbered
+per section of a pcapng file, and a length in a damaged file cannot cause an unbounded allocation.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from podlane.errors import CaptureError, ToolMissingError
 
 STANDARD_INPUT: Final = "-"
 MAX_PACKET: Final = 1 << 18
-"""Most bytes of a packet: what tcpdump takes at most (its MAXIMUM_SNAPLEN)."""
+"""Maximum bytes of a packet: tcpdump's maximum (its MAXIMUM_SNAPLEN)."""
 _MAX_READ: Final = 16 << 20
-"""Most bytes read at once. pcapng has larger blocks than packets (names, keys), but not than this."""
+"""Maximum bytes read at once. pcapng has larger blocks than packets (names, keys), but none as large as this."""
 _BUFFER: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
@@ -36,7 +34,7 @@ _LINK_TYPE: Final = 0xFFFF
 
 
 class CapturedFrame(NamedTuple):
-    """One captured frame: link type, what was captured of it, its length on the wire, and when (in seconds)."""
+    """One captured frame: link type, captured bytes, original length, and time (in seconds)."""
 
     link_type: int
     data: bytes
@@ -45,7 +43,7 @@ class CapturedFrame(NamedTuple):
 
 
 class _Stream:
-    """What scapy reads from: reads are bounded, and it is known where the current record began."""
+    """The stream that scapy reads: reads are bounded, and the start of the current record is known."""
 
     def __init__(self, file: IO[bytes], head: bytes) -> None:
         self._file = file
@@ -55,7 +53,7 @@ class _Stream:
         self.record_start = 0
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes. Raises CaptureError when that is more than any record has."""
+        """Up to ``size`` bytes. Raises CaptureError if that exceeds the maximum of a record."""
         if not 0 <= size <= _MAX_READ:
             raise CaptureError(f"it is damaged near byte {self.position:,}: a record claims {size:,} bytes")
         if self._head:
@@ -67,11 +65,11 @@ class _Stream:
         return data
 
     def close(self) -> None:
-        """Not scapy's to close."""
+        """Does nothing: the stream is not scapy's to close."""
 
 
 class _Warnings(logging.Handler):
-    """Keeps what scapy has to say about a file."""
+    """Collects scapy's warnings about a file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,21 +80,21 @@ class _Warnings(logging.Handler):
 
 
 class CaptureFile:
-    """An open capture. Iterate over its frames, then ask ``damage`` how it ended.
+    """An open capture. Iterate over its frames, then read ``damage``.
 
-    Raises :class:`CaptureError` when it cannot be read or is no capture.
+    Raises :class:`CaptureError` if it cannot be read or is not a capture.
     """
 
     def __init__(self, path: str) -> None:
         self.name = "standard input" if path == STANDARD_INPUT else path
         self.damage: str | None = None
-        """What is wrong with the file's end, after iterating; None: it is whole."""
+        """The problem at the file's end, set after iterating; None: it is complete."""
         self._raw = self._open(path)
         self.size = _size(self._raw)
-        """Bytes of the file as it lies there; None when that cannot be known."""
+        """The size of the file on disk in bytes; None if unknown."""
         try:
             self._start()
-        except BaseException:  # interrupted, too: nobody else can close the file
+        except BaseException:  # also on an interrupt: this is the only reference to the file
             self.close()
             raise
 
@@ -107,7 +105,7 @@ class CaptureFile:
 
     @property
     def position(self) -> int:
-        """How far into the file as it lies there (compressed or not) reading has come, in bytes."""
+        """The current position in the file on disk (compressed or not), in bytes."""
         return self._outer.position
 
     def __iter__(self) -> Iterator[CapturedFrame]:
@@ -141,7 +139,7 @@ class CaptureFile:
             raise CaptureError(f"{path} cannot be read: {reason}. Check the path and its permissions.") from None
 
     def _start(self) -> None:
-        """Find out what it is, and set up scapy's reader for it."""
+        """Detect the format, and set up scapy's reader for it."""
         try:
             head = self._raw.read(len(_PCAPNG))
             self._stream = self._outer = _Stream(self._raw, head)
@@ -205,7 +203,7 @@ def _pcapng_frames(reader: Any) -> Iterator[CapturedFrame]:
 
 
 def _scapy_readers() -> tuple[Any, Any, type[Exception]]:
-    """scapy's readers of pcap and pcapng, and its error."""
+    """scapy's readers of pcap and pcapng, and its exception."""
     try:
         from scapy.error import Scapy_Exception
         from scapy.utils import RawPcapNgReader, RawPcapReader

@@ -1,4 +1,4 @@
-"""What is kept of a flow, and of everything that is none."""
+"""The data kept for a flow, and for packets outside any flow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datapath.protocols.quic_initial import QuicInitialReader
 from datapath.protocols.streams import FirstBytes
 
 _AFRESH: Final = 16
-"""Segments at which the detector may start anew in a direction that the capture shows from its middle on."""
+"""Segments at which the detector may restart in a direction whose beginning was not captured."""
 _QUIC_LOOKS: Final = 8
-"""Datagrams of a UDP flow in which QUIC is looked for: the long headers come first."""
+"""Datagrams of a UDP flow in which QUIC is searched for: the long headers come first."""
 _WELL_KNOWN: Final = 1024
 
 
@@ -23,7 +23,7 @@ class Half:
     flow: Flow
     packets: int = 0
     bytes: int = 0
-    """On the wire, with all headers."""
+    """Original lengths, with all headers."""
     stream: FirstBytes | None = None
     initials: QuicInitialReader | None = None
     isn: int | None = None
@@ -38,27 +38,27 @@ class Half:
 
     @property
     def held(self) -> int:
-        """Bytes in memory because something may still be learnt from them."""
+        """Bytes in memory that may still affect the verdict."""
         of_stream = 0 if self.stream is None else self.stream.held
         return of_stream if self.initials is None else of_stream + self.initials.held
 
 
 @dataclass(slots=True, eq=False)
 class Flow:
-    """A connection, or what went between two UDP ports. ``halves[0]`` is the direction that was seen first."""
+    """A connection, or the traffic between two UDP ports. ``halves[0]`` is the direction seen first."""
 
     key: bytes
     number: int
     halves: tuple[Half, Half] = field(init=False)
     last: int = field(init=False)
     client: Half | None = None
-    """The half that the client sends, once it is certain."""
+    """The client's half, once it is certain."""
     whole: bool = False
-    """The capture has the connection's beginning."""
+    """The connection's beginning was captured."""
     closed: bool = False
     detection: Detection | None = None
     hint: Detection | None = None
-    """A protocol that was recognised in the middle of the flow, without the names."""
+    """A protocol recognised in the middle of the flow, without names."""
     gap: bool = False
     """The capture lacks some of the first bytes."""
     spoke: bool = False
@@ -81,7 +81,7 @@ class Flow:
 
     @property
     def up(self) -> Half:
-        """What the client sent."""
+        """Bytes sent by the client."""
         if self.client is not None:
             return self.client
         source, destination = self.key[-5:-3], self.key[-3:-1]
@@ -90,7 +90,7 @@ class Flow:
 
     @property
     def down(self) -> Half:
-        """What the server sent."""
+        """Bytes sent by the server."""
         return self.up.other
 
     def ends(self) -> tuple[bytes, int, bytes, int]:
@@ -103,7 +103,7 @@ class Flow:
 
 @dataclass
 class CaptureSummary:
-    """What went by besides flows; for the notes at the end."""
+    """Counts of packets outside flows; for the notes at the end."""
 
     packets: int = 0
     bytes: int = 0
@@ -111,13 +111,13 @@ class CaptureSummary:
     other: int = 0
     """IP, but neither TCP nor UDP."""
     broken: int = 0
-    """No flow to be found in them: headers cut off or not valid."""
+    """No flow can be determined: headers truncated or invalid."""
     cut: int = 0
-    """Counted, but not captured whole."""
+    """Counted, but truncated in the capture."""
     in_the_middle: int = 0
-    """Connections whose beginning is not in the capture."""
+    """Connections whose beginning was not captured."""
     evicted: int = 0
-    """Flows given away before the end for lack of room, though they had not ended."""
+    """Flows evicted for lack of room, though they had not ended."""
     fragments_given_up: int = 0
     unknown_links: dict[int, int] = field(default_factory=dict)
     """Link type: frames."""

@@ -1,18 +1,17 @@
-"""From frames to flows: who talked to whom, what the client said first, and how much went each way. Pure.
+"""From frames to flows: client and server, the client's first bytes, and the bytes in each direction. Pure.
 
-How it works: a flow has two halves, one per direction, and each half is found by the bytes that name it (addresses,
-ports, protocol) in one dictionary. A frame of a flow that has nothing left to tell costs that look-up and two
-additions.
+A flow has two halves, one per direction, and each half is found by its key (addresses, ports, protocol) in one
+dictionary. A frame of a flow whose verdict is settled costs that look-up and two additions.
 
-**Who is the client.** TCP: who sent the SYN, or was sent the SYN-ACK. A flow without either began before the capture:
-both halves are shown to a detector, and the one that spoke a client's protocol (ClientHello, HTTP request) is the
-client's. Such a flow may be in the middle of anything, so the detector starts afresh at later segments, some times.
-UDP: who sent QUIC Initials that open as a client's do. Where that tells nothing: a port below 1024 is the server's if
-the other is not, else who was seen first is the client.
+**Finding the client.** TCP: the sender of the SYN, or the receiver of the SYN-ACK. A flow without either began before
+the capture: both halves are passed to a detector, and the one with a client's protocol (ClientHello, HTTP request) is
+the client's. Such a capture may start in the middle of a message, so the detector restarts at later segments, a limited
+number of times. UDP: the sender of QUIC Initials that decrypt as a client's. Otherwise, a port below 1024 is the
+server's if the other is not, else the first sender is the client.
 
-**Memory.** Only first bytes are held, for as long as they can decide, in all no more than ``max_held``; and no more
-than ``max_flows`` flows. What has ended leaves first, then what was silent longest; where bytes are too many, only
-flows that hold some. A flow is given away when it leaves, and at the end, in the order of the capture.
+**Memory.** Only first bytes are held, for as long as they can affect the verdict, in total no more than ``max_held``,
+of at most ``max_flows`` flows. Ended flows are evicted first, then those idle longest; if there are too many bytes,
+only flows that hold some. A flow is passed on when it is evicted, and at the end, in the order of the capture.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from podlane.classify.fragments import Reassembler
 from podlane.classify.links import NOT_IP, ip_start, known
 
 MAX_FLOWS: Final = 100_000
-"""At most; some 150 MB of memory (measured)."""
+"""Maximum number of flows; some 150 MB of memory."""
 MAX_HELD: Final = 64 << 20
 """Bytes of connections' beginnings: those of 1,000 connections that make the detector look as far as it ever does."""
 _EVICTED_SHARE: Final = 8
-"""One flow in so many leaves at a time, since finding the oldest takes a look at all."""
+"""The fraction of flows evicted at a time, since finding the oldest needs a scan of all."""
 
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _NEWS: Final = _FIN | _SYN | _RST
@@ -57,7 +56,7 @@ def is_quic(datagram: bytes) -> bool:
 
 
 class FlowTable:
-    """Takes frames, gives each flow to ``give`` exactly once: when it must leave, or at :meth:`finish`."""
+    """Takes frames, and passes each flow to ``give`` exactly once: when it is evicted, or at :meth:`finish`."""
 
     def __init__(self, give: Callable[[Flow], None], *, max_flows: int = MAX_FLOWS, max_held: int = MAX_HELD) -> None:
         self.seen = CaptureSummary()
@@ -122,7 +121,7 @@ class FlowTable:
             self._tcp(half, flags, payload, when)
 
     def finish(self) -> None:
-        """The capture is over: give the flows that are left, in the order in which they were first seen."""
+        """The capture has ended: pass on the remaining flows, in the order in which they were first seen."""
         self._fragments.finish()
         self.seen.fragments_given_up = self._fragments.given_up
         self.seen.broken += self._fragments.broken
@@ -152,7 +151,7 @@ class FlowTable:
             flow.closed = True
 
     def _syn(self, half: Half, flags: int, sequence: int, acknowledged: int) -> None:
-        """A SYN or SYN-ACK: both sides' roles are known, and where the client's bytes begin."""
+        """A SYN or SYN-ACK: it shows both sides' roles, and where the client's bytes begin."""
         flow = half.flow
         half.isn = sequence
         if flow.client is not None:
@@ -197,7 +196,7 @@ class FlowTable:
     # UDP -----------------------------------------------------------------------------------------------------------
 
     def _datagram(self, half: Half, datagram: bytes) -> None:
-        """Is it QUIC, and what does the client say? The client is whose Initials can be opened."""
+        """Detect QUIC and the client's hello. The client is the side whose Initials can be decrypted."""
         flow = half.flow
         if flow.client is half.other:
             return
@@ -239,7 +238,7 @@ class FlowTable:
         return first
 
     def _make_room(self) -> None:
-        """Give away some flows: those that have ended, then those silent for longest. The current one stays."""
+        """Evict some flows: those that have ended, then those idle longest. The current one stays."""
         flows = [half.flow for half in self._halves.values() if half is half.flow.halves[0]]
         flows = [flow for flow in flows if flow.last != self.seen.packets]
         if self._held > self._max_held:  # those that hold nothing would make no room
@@ -267,13 +266,13 @@ class FlowTable:
         self._give(flow)
 
     def _drop(self, half: Half) -> None:
-        """Nothing more is to be learnt from this direction."""
+        """Stop collecting bytes of this direction."""
         self._held -= half.held
         half.stream = half.initials = None
 
 
 def _rest(flow: Flow) -> Detection | None:
-    """What can be said of a flow that ended undecided; None when its client said nothing."""
+    """The result for a flow that ended undecided; None if its client sent nothing."""
     for half in flow.halves if flow.client is None else (flow.client,):
         stream = half.stream
         if stream is None:
@@ -287,7 +286,7 @@ def _rest(flow: Flow) -> Detection | None:
 
 
 def _begins_anew(half: Half, sequence: int) -> bool:
-    """Whether a SYN or SYN-ACK with this sequence number belongs to another connection than the half's until now."""
+    """Whether a SYN or SYN-ACK with this sequence number starts another connection than the half's current one."""
     if half.isn is not None:
         return half.isn != sequence
     return half.flow.closed or (half.flow.spoke and not half.flow.whole)

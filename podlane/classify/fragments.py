@@ -1,7 +1,7 @@
-"""IP fragments put together again, IPv4 and IPv6, in any order and in bounded memory. Pure.
+"""Reassembles IP fragments, IPv4 and IPv6, in any order and in bounded memory. Pure.
 
-Of bytes that come twice the first ones count. A fragment that was captured in part keeps its place, so the datagram
-gets whole in length; its bytes end where the first ones are missing.
+Of overlapping bytes the first ones count. A truncated fragment keeps its place, so the datagram has its full length;
+its bytes end at the first missing one.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Final, NamedTuple
 from datapath.protocols.packets import Payload, behind_extensions
 
 MAX_DATAGRAMS: Final = 256
-"""Datagrams in the making at once, 32 MiB at most; the oldest is given up for a new one."""
+"""Maximum number of incomplete datagrams, 32 MiB; the oldest is dropped for a new one."""
 _MAX_DATAGRAM: Final = 65_535
 """Longest IP payload in bytes that fragments can make (RFC 791 3.1, RFC 8200 4.5)."""
 _MISSING: Final = b"\0"
 _CAPTURED: Final = b"\1"
 _NOT_CAPTURED: Final = b"\2"
-"""What is known of one byte of a datagram: the last, that its fragment came by and was captured without it."""
+"""The state of one byte of a datagram; the last: its fragment was seen, but captured without it."""
 _GAPS: Final = re.compile(_MISSING + b"+")
 
 
 class Whole(NamedTuple):
-    """A datagram put together: what it carries, the frames it came in, and their bytes on the wire."""
+    """A reassembled datagram: its payload, the number of frames, and their bytes on the wire."""
 
     payload: Payload
     frames: int
@@ -44,7 +44,7 @@ class _Datagram:
     wire_bytes: int = 0
 
     def put(self, offset: int, end: int, captured: bytes) -> None:
-        """Fill those of the places up to ``end`` that are still missing; ``captured`` may be shorter."""
+        """Fill the missing places up to ``end``; ``captured`` may be shorter."""
         more = bytes(max(end - len(self.data), 0))
         self.data += more
         self.known += more
@@ -64,9 +64,9 @@ class _Datagram:
 
 
 class Reassembler:
-    """Takes fragments; gives datagrams as they get whole.
+    """Takes fragments; returns datagrams when they are complete.
 
-    ``given_up`` counts datagrams that never did, ``broken`` fragments that are not valid.
+    ``given_up`` counts datagrams that stayed incomplete, ``broken`` invalid fragments.
     """
 
     def __init__(self, max_datagrams: int = MAX_DATAGRAMS) -> None:

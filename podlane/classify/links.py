@@ -1,7 +1,7 @@
-"""Link layers: where in a frame does the IP packet begin? Pure.
+"""Link layers: finds the offset of the IP packet in a frame. Pure.
 
-Numbers are those of the files (https://www.tcpdump.org/linktypes.html). Tags and encapsulations that stand between
-the link layer and IP are passed over, in any order and number: 802.1Q and 802.1ad tags, PPPoE sessions, PPP.
+Numbers are those of the files (https://www.tcpdump.org/linktypes.html). Tags and encapsulations between the link layer
+and IP are skipped, in any order and number: 802.1Q and 802.1ad tags, PPPoE sessions, PPP.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 NOT_IP: Final = -1
-"""The frame carries something else (ARP, LLDP, LCP ...), or is cut off before its IP header."""
+"""The frame has another payload (ARP, LLDP, LCP ...), or is truncated before its IP header."""
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _TAGS: Final = frozenset({0x8100, 0x88A8, 0x9100})
@@ -23,7 +23,7 @@ _PPP_IP: Final = frozenset({0x0021, 0x0057})
 
 
 def ip_start(link_type: int, frame: bytes) -> int:
-    """Where the IP packet begins, or :data:`NOT_IP`. Raises KeyError for a link type that is not :func:`known`."""
+    """The offset of the IP packet, or :data:`NOT_IP`. Raises KeyError for a link type that is not :func:`known`."""
     return _READERS[link_type](frame)
 
 
@@ -33,7 +33,7 @@ def known(link_type: int) -> bool:
 
 
 def _after_type(frame: bytes, at: int) -> int:
-    """The IP packet behind the EtherType at ``at``, whatever tags come first."""
+    """The IP packet after the EtherType at ``at``, skipping tags."""
     while len(frame) >= at + 2:
         kind = frame[at] << 8 | frame[at + 1]
         if kind in (_IPV4, _IPV6):

@@ -1,4 +1,4 @@
-"""What to say of a capture besides its flows: everything that was passed over, counted in part, or missing. Pure."""
+"""Remarks on a capture apart from its flows: everything skipped, counted in part, or missing. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SENTENCES: Final = (
     ("other", "packet", "of IP without ports (ICMP ...) {are} left out."),
     ("not_ip", "packet", "of other protocols than IP (ARP ...) {are} left out."),
 )  # fmt: skip
-"""What is counted, and what to say of it."""
+"""The counters, and the remark for each."""
 
 
 def notes(name: str, damage: str | None, seen: CaptureSummary) -> Iterator[str]:
-    """One sentence for each thing to know; none for a whole capture of TCP and UDP."""
+    """One sentence for each irregularity; none for a complete capture of TCP and UDP."""
     if damage is not None:
         yield f"{name}: {damage}. What comes before that is classified."
     if not seen.packets:

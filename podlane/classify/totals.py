@@ -14,12 +14,12 @@ from traffic_policy.units import ByteCount
 _UP_BAR: Final = "█"
 _DOWN_BAR: Final = "░"
 _LEAST_BAR: Final = 10
-"""Columns of a bar that still shows something; narrower terminals get longer lines."""
+"""Minimum useful width of a bar; narrower terminals get longer lines."""
 
 
 @dataclass(slots=True)
 class ClassTotal:
-    """What one class got. ``up`` is what clients sent: the part that a policy holds to its lanes."""
+    """The traffic of one class. ``up`` is sent by clients: the part that a policy limits."""
 
     name: str
     flows: int = 0
@@ -30,7 +30,7 @@ class ClassTotal:
 
     @property
     def bytes(self) -> int:
-        """Both ways."""
+        """Both directions."""
         return self.bytes_up + self.bytes_down
 
     def document(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class ClassTotal:
 
 
 class Totals:
-    """Sums by class, in the order of the policy, with the classes that got nothing."""
+    """Sums by class, in the order of the policy, including classes without traffic."""
 
     def __init__(self, policy: TrafficPolicy) -> None:
         self._by_name = {c.name: ClassTotal(c.name) for c in policy.resolved()}
@@ -91,6 +91,6 @@ def _bar(total: ClassTotal, largest: int, room: int) -> str:
         return ""
     length = round(room * total.bytes / largest)
     if total.bytes and not length:
-        length = 1  # it is not nothing
+        length = 1  # it is not zero
     sent = round(length * total.bytes_up / total.bytes) if total.bytes else 0
     return _UP_BAR * sent + _DOWN_BAR * (length - sent)

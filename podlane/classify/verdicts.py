@@ -1,8 +1,8 @@
-"""From a flow and a policy to a verdict: the class, and in plain words why. Pure.
+"""From a flow and a policy to a verdict: the class, and the reason in plain words. Pure.
 
-The class is the one that :class:`datapath.routing.table.RoutingTable` gives, asked as the proxy asks it: as if the
-client ran under the policy. A name that came after the detection timeout therefore does not count, and neither does
-one on a port where the server speaks first.
+The class comes from :class:`datapath.routing.table.RoutingTable`, queried as by the proxy: as if the client ran under
+the policy. So a name that came after the detection timeout does not count, nor one on a port where the server sends
+first.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ DETECTION_TIMEOUT: Final = 1.0
 QUIC: Final = "quic"
 UNKNOWN: Final = "unknown"
 _WORDS_KEPT: Final = 4096
-"""Sentences and addresses remembered: flows of one kind share theirs."""
+"""Sentences and addresses cached: similar flows share theirs."""
 
 _ECH: Final = "the true name may be encrypted (ECH)"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What ``podlane classify`` says of one flow. ``up``: from client to server. Bytes: on the wire."""
+    """The result of ``podlane classify`` for one flow. ``up``: from client to server. Bytes: on the wire."""
 
     src: str
     sport: int
@@ -61,14 +61,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """Where a flow comes from and where it goes. The source is None where no match asks for it."""
+    """The source and destination of a flow. The source is None if no match needs it."""
 
     source: Address | None
     destination: Destination
 
 
 class FlowClassifier:
-    """Knows a policy, gives verdicts."""
+    """Applies a policy to flows."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class FlowClassifier:
     ) -> None:
         self._table = RoutingTable.from_policy(policy, silent_ports, mesh)
         self._table_of_all_ports = RoutingTable.from_policy(policy, (), mesh)
-        # The table knows services by their ports; people know them by name.
+        # The table has services by port; the output needs their names.
         self._written: dict[Match, Match] = {}
         for match in (match for c in policy.classes for match in c.match if match.application):
             for expanded in match.expanded():
@@ -160,7 +160,7 @@ def _detected(flow: Flow) -> str:
 
 
 def _remarks(flow: Flow, seen: Detection | None) -> list[str]:
-    """What to know about a verdict: everything that kept it from resting on the client's first bytes."""
+    """Remarks on a verdict: every reason why it does not rest on the client's first bytes."""
     if flow.protocol == UDP:
         return _quic_remarks(seen) if flow.quic else []
     remarks = []

@@ -1,1 +1,1 @@
-"""What ``podlane demo`` shows: the lanes and the story as data, the servers and clients, the measuring, the report."""
+"""``podlane demo``: classes and story as data, servers and clients, measurement, report."""

@@ -1,13 +1,12 @@
-"""The clients of the demo: unmodified programs that upload or download without end.
+"""The clients of the demo: unmodified programs that upload or download endlessly.
 
-An upload is fed by ``dd`` through a pipe. Ending it means ending dd: the program finds the end of its input and
-finishes properly, and dd has counted the bytes. It writes them in pieces that a pipe takes whole or not at all
-(PIPE_BUF, pipe(7)), so that its count is exact, and can be held against what arrived. A download ends when its server
-ends it, which has counted; so has the program.
+An upload is fed by ``dd`` through a pipe. It ends by ending dd: the program sees end of file and finishes properly, and
+dd has counted the bytes. It writes in pieces that are atomic for a pipe (PIPE_BUF, pipe(7)), so that its count is
+exact, and can be compared with the bytes received. A download ends when its server ends it, which has counted.
 
-Requests on one kept connection are one curl, with a FIFO for the body of each. curl opens a file when its turn comes,
-and waits there until somebody writes (fifo(7)). So the first request lasts as long as its dd writes, then the next
-begins, on the same connection; curl says how many it has opened.
+Requests on one kept-alive connection are one curl, with a FIFO for the body of each. curl opens a file when its turn
+comes, and blocks until it has a writer (fifo(7)). So the first request lasts as long as its dd writes, then the next
+begins, on the same connection; curl reports how many it has opened.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ _SAID: Final = r"\n%{num_connects}\n"
 """Behind the body of each answer: how many connections curl had to open for the request."""
 
 Received = tuple[int | None, str | None]
-"""What the other end got, if that is known, and what went wrong, if anything."""
+"""The bytes received by the peer, if known, and the error, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How a transfer ended: bytes sent, bytes that the other end counted, and what went wrong, if anything."""
+    """The result of a transfer: bytes sent, bytes counted by the peer, and the error, if any."""
 
     lane: str
     sent: int
@@ -55,7 +54,7 @@ class Transfer:
 
 
 def command(lane: DemoLane, server: str, certificate: Path) -> list[str]:
-    """The program of a lane, with its arguments; ``server`` is the address that it connects to."""
+    """The program of a class, with its arguments; ``server`` is the address that it connects to."""
     if lane.client is Client.CAT:
         return [require_tool("bash"), "-c", f"exec cat > /dev/tcp/{server}/{RAW_PORT}"]
     if lane.client is Client.QUIC:

@@ -1,7 +1,7 @@
-"""One folder per demo in /run, and the removal of what a killed demo left behind.
+"""One directory per demo in /run, and removal of the remains of killed demos.
 
-A demo holds flock(2) on its folder, which the kernel drops with the process, however that ends. So a folder that can
-be locked belongs to a dead demo, and the namespaces that begin with its name are nobody's.
+A demo holds flock(2) on its directory, which the kernel releases with the process, however that ends. So a directory
+that can be locked belongs to a dead demo, and the namespaces with its name as prefix are unused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RUN: Final = Path("/run")
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A locked folder of this demo's own, only for root; removed with what is in it at the end of the block."""
+    """A locked directory of this demo, readable by root only; removed with its content at the end of the block."""
     path = _RUN / f"{PREFIX}-{os.getpid()}"
     # Made and locked under a name that no sweep looks for.
     making = _RUN / f".{path.name}"
@@ -44,7 +44,8 @@ def own_folder() -> Iterator[Path]:
 
 
 def sweep() -> list[str]:
-    """Remove what dead demos left: their processes, namespaces and folders. Gives the names of those demos."""
+    """Remove the remains of dead demos: their processes, namespaces and directories. Return the names of those
+    demos."""
     return [path.name for path in sorted(_RUN.glob(f"{PREFIX}-*")) if _sweep_one(path)]
 
 

@@ -1,6 +1,6 @@
-"""The two parts of the demo: who transfers what, and what happens when. Data alone.
+"""The parts of the demo: their transfers and phases, as data.
 
-Lanes join one after another, so that each phase shows one thing. A further kind of traffic is one lane more, with its
+Classes join one after another, so that each phase shows one thing. A further kind of traffic needs one more entry, its
 class in the part's policy file and a phase in which it joins.
 """
 

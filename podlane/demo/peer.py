@@ -1,12 +1,12 @@
-"""The other end of every transfer: a process that takes uploads, gives downloads, and says how many bytes there were.
+"""The peer of every transfer: a process that receives uploads, sends downloads, and reports the number of bytes.
 
-Behind nginx it speaks HTTP/1.1 on a unix socket. A request with a body, which nginx passes on in chunks, is answered
-with ``{"received": N}`` once the whole body is there, so that a client learns whether every byte arrived. ``GET /NAME``
-is answered with bytes until a line ``NAME`` comes on standard input; then the answer ends properly. On a TCP port it
-takes anything.
+Behind nginx it serves HTTP/1.1 on a unix socket. A request with a body, which nginx passes on in chunks, is answered
+with ``{"received": N}`` once the body is complete, so that a client learns whether every byte arrived. ``GET /NAME`` is
+answered with bytes until a line ``NAME`` arrives on standard input; then the answer ends properly. On a TCP port it
+accepts any bytes.
 
 On standard output it prints ``ready`` when both listen, and then a JSON line ``{"name": NAME, "bytes": N}`` for every
-download that has ended, and, as :data:`RAW`, for every sender on the TCP port.
+ended download, and, as :data:`RAW`, for every sender on the TCP port.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _RawServer(ThreadingTCPServer):
 
 
 def main(unix_path: str, address: str, port: str) -> None:
-    """Serve HTTP on the unix socket and anything on the TCP port, until nobody has the other end of standard input."""
+    """Serve HTTP on the unix socket and any bytes on the TCP port, until end of file on standard input."""
     for server in (_HttpServer(unix_path, _Http), _RawServer((address, int(port)), _Raw)):
         Thread(target=server.serve_forever, daemon=True).start()
     _say("ready")

@@ -1,7 +1,8 @@
-"""Draws a recorded part of the demo: for each way all lanes together, then each lane. SVG and PNG by matplotlib.
+"""Draws a recorded part of the demo: for each direction all classes together, then each class. SVG and PNG by
+matplotlib.
 
-Every panel has the same scale, so that a centimetre is the same bandwidth everywhere; panels are as high as their
-lane's limits need. Lines are labelled where they are: there is no legend to look things up in.
+Every panel has the same scale, so that bandwidths can be compared; the height of a panel follows its class's limits.
+Lines are labelled in place of a legend.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finding and starting the system's programs that the demo is made of."""
+"""Finds and starts the system's programs that the demo uses."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def require_programs() -> None:
 
 
 def guarded(argv: Sequence[str]) -> list[str]:
-    """``argv`` as a command that the kernel kills when the demo dies, however it dies (PR_SET_PDEATHSIG, prctl(2))."""
+    """``argv`` as a command that the kernel kills when the demo ends, however it ends (PR_SET_PDEATHSIG, prctl(2))."""
     return [require_tool("setpriv"), "--pdeathsig", "KILL", *argv]
 
 
 def last_words(log: Path) -> str:
-    """The end of a log, ready to follow an error's text; nothing when there is none."""
+    """The end of a log, to append to an error message; empty if there is no log."""
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
@@ -68,18 +68,18 @@ class DemoProgram:
             raise DemoError(f"{lane}: {error}") if lane else error
 
     def error(self, what: str) -> DemoError:
-        """An error about it, with its last words."""
+        """An error about it, with its last output."""
         return DemoError(f"{self._name} {what}{last_words(self._log)}")
 
     def line(self, patience: float) -> str:
-        """The next line that it prints; nothing when none comes within ``patience`` seconds, or ever."""
+        """The next line that it prints; empty if none arrives within ``patience`` seconds, or at end of file."""
         stream = self.process.stdout
         assert stream is not None
         # It writes whole lines; once something is there, a line is.
         return stream.readline().decode().strip() if select.select([stream], [], [], patience)[0] else ""
 
     def wait_ready(self, patience: float) -> None:
-        """Wait for its line ``ready``. Raises :class:`DemoError` when it ends, or after ``patience`` seconds."""
+        """Wait for its line ``ready``. Raises :class:`DemoError` if it ends, or after ``patience`` seconds."""
         deadline = time.monotonic() + patience
         if self.line(patience) != "ready":
             if time.monotonic() < deadline:
@@ -89,7 +89,7 @@ class DemoProgram:
             raise self.error(f"is not ready within {patience:g} s.")
 
     def output(self, patience: float) -> tuple[bytes, str | None]:
-        """Wait for its end, ``patience`` seconds at most; what it printed, and what went wrong, if anything."""
+        """Wait for its end, ``patience`` seconds at most; return its output, and the error, if any."""
         try:
             said, _ = self.process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:

@@ -1,8 +1,8 @@
-"""The two programs of the demo's QUIC lane, by aioquic: ``receive`` takes uploads and counts, ``send`` uploads.
+"""The two programs of the demo's QUIC class, by aioquic: ``receive`` takes uploads and counts, ``send`` uploads.
 
-On each stream the receiver says how many bytes have come so far, a number a line, and at its end ``{"received": N}``,
-which the sender prints. aioquic keeps all that it is given until the path takes it, so the sender itself waits: at most
-:data:`WINDOW` bytes are on their way.
+On each stream the receiver reports the bytes received so far, a number per line, and at its end ``{"received": N}``,
+which the sender prints. aioquic buffers without a limit, so the sender itself waits: at most :data:`WINDOW` bytes are
+in flight.
 """
 
 from __future__ import annotations

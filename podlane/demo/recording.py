@@ -1,6 +1,6 @@
-"""What was measured, and the verdict on it. Pure.
+"""The measurements of a part, and their verdict. Pure.
 
-The kernel's byte counters are read every :data:`SAMPLE_SECONDS`; every rate here is a difference of two readings over
+The kernel's byte counters are read every :data:`SAMPLE_SECONDS`; every rate here is the difference of two readings over
 the time between them, headers included, as HTB counts. Verdicts use only the settled part of each phase.
 """
 
@@ -21,7 +21,7 @@ WINDOW_SECONDS: Final = 1.0
 CEIL_TOLERANCE: Final = 1.05
 GUARANTEE_TOLERANCE: Final = 0.95
 USE_TOLERANCE: Final = 0.95
-"""Of what the lanes together may use: below it, bandwidth that somebody wanted was left unused."""
+"""Required share of the usable total: below it, bandwidth in demand was left unused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Recording:
                 yield sample.time, rate
 
     def limits(self, lane: str, time: float) -> ResolvedClass:
-        """What the lane is held to at a time."""
+        """The limits of the class at a time."""
         changed = self.changed_at is not None and time >= self.changed_at
         return (self.scenario.after if changed else self.scenario.before)[lane]
 
@@ -116,7 +116,7 @@ class DemoVerdict:
 
 
 def assess(recording: Recording) -> DemoVerdict:
-    """Measure every phase and hold it against the limits."""
+    """Measure every phase and compare it with the limits."""
     scenario = recording.scenario
     measured: dict[tuple[PhaseSpan, str], Measured] = {}
     used: dict[tuple[PhaseSpan, TransferDirection], float] = {}

@@ -1,4 +1,4 @@
-"""The report at the end of a part: settled rates phase by phase against the limits, what arrived, and the verdict."""
+"""The report at the end of a part: settled rates by phase against the limits, the bytes received, and the verdict."""
 
 from __future__ import annotations
 

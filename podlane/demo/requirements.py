@@ -1,4 +1,4 @@
-"""What this machine lacks for a part of the demo, found out before anything is made."""
+"""Checks that this machine can run a part of the demo, before anything is created."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The demo's story as data: what a lane, a phase and a part of the demo are, put on the clock. Pure.
+"""The data model of the demo: a class's transfer, a phase and a part, and their schedule. Pure.
 
-The stories themselves are in :mod:`podlane.demo.parts`.
+The parts themselves are in :mod:`podlane.demo.parts`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SETTLE_SHARE: Final = 0.4
 
 
 class Client(Enum):
-    """The program that transfers in a lane."""
+    """The program that transfers in a class."""
 
     CURL = "curl"
     CAT = "cat"
@@ -40,14 +40,14 @@ class Client(Enum):
 
 
 class TransferDirection(Enum):
-    """Which way through the Pod's interface, and so which total is shared."""
+    """The direction through the Pod's interface, and so the shared total."""
 
     SENT = "sent"
     RECEIVED = "received"
 
 
 class TransferKind(Enum):
-    """Who opened the connection of a lane, and where its bytes go."""
+    """The side that opens a class's connection, and the direction of its bytes."""
 
     UPLOAD = "upload"
     """Opened by the Pod, sent by the Pod."""
@@ -64,7 +64,7 @@ class TransferKind(Enum):
 
     @property
     def uploads(self) -> bool:
-        """Whether the program of the lane is the one that sends."""
+        """Whether the class's program is the sender."""
         return self in (TransferKind.UPLOAD, TransferKind.REQUEST)
 
 
@@ -88,7 +88,7 @@ class DemoLane:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of the demo. At its start a lane may join or end, or the limits change; then everything settles."""
+    """A period of the demo. At its start a class may join or end, or the limits change; then the rates settle."""
 
     name: str
     shows: str
@@ -150,7 +150,7 @@ class PhaseSpan:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything that is known of a part before it starts. ``totals`` has the ways on which there are lanes."""
+    """Everything about a part that is known before it starts. ``totals`` has the directions with classes."""
 
     part: Part
     totals: Mapping[TransferDirection, Rate]
@@ -168,7 +168,7 @@ class Scenario:
 
     @property
     def change_at(self) -> float | None:
-        """When the limits change; None when they do not."""
+        """When the limits change; None if they do not."""
         return next((span.start for span in self.spans if span.changed), None)
 
     def lane(self, name: str) -> DemoLane:
@@ -181,7 +181,7 @@ class Scenario:
 
 
 def make_scenario(part: Part, scale: float = 1.0) -> Scenario:
-    """The part's story, every phase ``scale`` times as long as it is written."""
+    """The part's schedule, with every phase ``scale`` times its nominal length."""
     policies = [parse_policy(part.policy_text(changed=changed)) for changed in (False, True)]
     before, after = (_limits(part, policy) for policy in policies)
     sent, received = policies[0].total, policies[0].ingress

@@ -1,8 +1,8 @@
-"""The servers of the demo: a real nginx with TLS, HTTP/1.1 and HTTP/2 on one address, behind it a peer, and QUIC.
+"""The servers of the demo: nginx with TLS, HTTP/1.1 and HTTP/2 on one address, its upstream peer, and QUIC.
 
-nginx passes bodies on as they come, both ways (``proxy_request_buffering off``, ``proxy_buffering off``), so a transfer
-runs at the speed of its lane and never touches the disk. The peer (:mod:`podlane.demo.peer`) takes what is
-uploaded, gives what is downloaded, and counts.
+nginx passes bodies on unbuffered in both directions (``proxy_request_buffering off``, ``proxy_buffering off``), so a
+transfer runs at the rate of its class and never touches the disk. The peer (:mod:`podlane.demo.peer`) receives uploads,
+sends downloads, and counts.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class Servers:
                 time.sleep(_PROBE_SECONDS)
 
     def check(self) -> None:
-        """Raise :class:`DemoError` when one of them is gone."""
+        """Raise :class:`DemoError` if one of them has ended."""
         self._nginx.check()
         self._peer.check()
 
     def clients(self) -> frozenset[str]:
-        """The addresses of all whose requests nginx has answered."""
+        """The addresses of all clients whose requests nginx has answered."""
         return frozenset(self._clients.read_text().split())
 
     def end_download(self, name: str) -> None:
@@ -83,7 +83,7 @@ class Servers:
             raise self._peer.error("does not listen any more.") from None
 
     def counted(self, name: str, patience: float) -> int | None:
-        """How many bytes a transfer had at the peer, once it has ended; None when it does not within ``patience`` s."""
+        """The number of bytes of an ended transfer at the peer; None if it does not end within ``patience`` seconds."""
         deadline = time.monotonic() + patience
         while name not in self._counts:
             line = self._peer.line(max(0.0, deadline - time.monotonic()))

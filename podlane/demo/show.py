@@ -1,4 +1,4 @@
-"""Plays the story on the stage: starts and ends transfers on time, reads the counters, keeps the view up to date."""
+"""Plays a part: starts and ends transfers on time, reads the counters, updates the view."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The stage of a part: a Pod, a node and a host outside in namespaces, servers, the sidecar, clients that come and go.
+"""The topology of a part: a Pod, a node and an outside host in namespaces, servers, the sidecar, and clients.
 
-Everything is made in one ``with`` block and gone at its end. What is measured is read straight from the kernel's class
-counters on the Pod's interface (and, of what arrives, on its ifb), not from the sidecar's own statistics: the one who
-is judged does not keep the score.
+Everything is created in one ``with`` block and removed at its end. Rates are read from the kernel's class counters on
+the Pod's interface (and its ifb for received traffic), not from the sidecar's own statistics, which are under test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the demo prints while it runs: a live table, or plain lines where nobody watches."""
+"""The output of a running demo: a live table on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _BAR_CELLS: Final = 30
 _NARROW: Final = 114
-"""Columns that the whole live table takes. In less, the lanes' names for their criteria go, and the bar shrinks."""
+"""Width of the whole live table. On narrower terminals, the names of criteria are omitted and the bar shrinks."""
 _NARROW_REST: Final = 66
-"""Columns of the narrow table beside its bar."""
+"""Columns of the narrow table in addition to its bar."""
 _NARROW_BAR: Final = 10
 _PLAIN_SECONDS: Final = 2.0
-"""Between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 def mbit(bits_per_second: float) -> str:
@@ -72,7 +72,7 @@ class PlainView:
         self._print(f"{time:5.1f} s  {text}")
 
     def close(self) -> None:
-        """Nothing to put in order."""
+        """Does nothing."""
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False)

@@ -1,1 +1,1 @@
-"""What a service mesh's own proxy can be told to do for a policy, for those who want no second proxy. Pure."""
+"""Configuration of a service mesh's own proxy from a policy, as an alternative to a second proxy. Pure."""

@@ -1,4 +1,4 @@
-"""``podlane mesh``: let a service mesh's own proxy set the marks, so that Podlane only shares the bandwidth."""
+"""``podlane mesh``: has a service mesh's own proxy set the marks, so that Podlane only shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from podlane.console import failing_clearly, say
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-"""DNS subdomains, as Kubernetes wants them (RFC 1123)."""
+"""DNS subdomains, as Kubernetes requires (RFC 1123)."""
 _LABEL: Final = re.compile(r"(?P<key>[A-Za-z0-9](?:[-A-Za-z0-9_./]*[A-Za-z0-9])?)=(?P<value>[-A-Za-z0-9_.]{0,63})")
 
 

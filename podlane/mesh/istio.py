@@ -1,20 +1,20 @@
-"""From a policy to an Istio EnvoyFilter by which Envoy marks its upstream sockets (SO_MARK), class by class. Pure.
+"""From a policy to an Istio EnvoyFilter with which Envoy marks its upstream sockets (SO_MARK) by class. Pure.
 
-Istio's Envoy has one cluster for each host and port of the mesh, and in Envoy the sockets of a cluster can be given
-options (``upstream_bind_config.socket_options``). So a class is a mark on the clusters of its names; requests are
-routed to clusters one by one, so each request is in its class, whatever connection it came on.
+Istio's Envoy has one cluster for each host and port of the mesh, and the sockets of a cluster can have options
+(``upstream_bind_config.socket_options``). So a class is a mark on the clusters of its names; requests are routed to
+clusters individually, so each request is in its class, whatever connection it arrived on.
 
-Names that the mesh does not know share one cluster, PassthroughCluster. For those that are said to be ``external``,
-clusters of the same kind (ORIGINAL_DST) are added, one for each class, and TLS is sent there by filter chains that ask
-for the SNI, plain HTTP by virtual hosts. For the SNI the catch-all listener must look at first bytes, which it does
-nowhere else, and with no timeout: so only on given ports, where the client is the one to speak first. Its filters run
-before it hands a connection to the listener of the original destination, so that one knows the SNI, too.
+Names outside the mesh share one cluster, PassthroughCluster. For names declared ``external``, clusters of the same kind
+(ORIGINAL_DST) are added, one for each class; TLS is routed there by filter chains that match the SNI, plain HTTP by
+virtual hosts. For the SNI the catch-all listener must inspect first bytes, which it does not by default, and without a
+timeout: so only on given ports, where the client sends first. Its filters run before it hands a connection to the
+listener of the original destination, so that one knows the SNI, too.
 
-Why not otherwise: no filter state of Envoy's (well known filter state objects, 1.40) sets socket options, and
-``original_src`` has one mark for a whole listener, and changes the source address besides.
+Alternatives do not work: no well-known filter state object of Envoy (1.40) sets socket options, and ``original_src``
+has one mark for a whole listener, and also changes the source address.
 
-Where patches overlap: Istio applies them in order, merges by appending to lists, and of two options with one name the
-socket keeps the last. So patches of clusters are written backwards, that of the first match last.
+Overlapping patches: Istio applies them in order, merges by appending to lists, and of two options with one name the
+socket keeps the last. So patches of clusters are written in reverse order, that of the first match last.
 
 Sources: https://istio.io/latest/docs/reference/config/networking/envoy-filter/ and Envoy's
 ``config.core.v3.BindConfig`` and ``SocketOption``.
@@ -38,7 +38,7 @@ ALL: Final = "all"
 _SOL_SOCKET, _SO_MARK = 1, 36
 """asm-generic/socket.h: all architectures that Envoy is built for."""
 _CATCH_ALL: Final = "virtualOutbound"
-"""Istio's listener of what no other one takes."""
+"""Istio's catch-all listener."""
 HTTPS: Final = 443
 _HTTP: Final = 80
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
@@ -47,7 +47,7 @@ _OUTBOUND: Final = "SIDECAR_OUTBOUND"
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An EnvoyFilter as plain data, and what whoever applies it should know, in whole sentences."""
+    """An EnvoyFilter as plain data, and remarks for the user who applies it, in whole sentences."""
 
     document: dict[str, Any]
     notes: tuple[str, ...]
@@ -62,11 +62,11 @@ def envoy_filter(
     external: Collection[str] = (),
     tls_ports: Sequence[int] = (HTTPS,),
 ) -> Generated:
-    """The EnvoyFilter of a policy's names.
+    """The EnvoyFilter for a policy's names.
 
-    ``selector`` has the labels of the Pods that it is for (all of the namespace without), ``external`` the names of the
-    policy that the mesh does not know, ``tls_ports`` the ports on which TLS to them is looked for. Raises
-    :class:`PolicyError` for what Envoy cannot do, and for external names that the policy does not have.
+    ``selector`` has the labels of the selected Pods (without it, all of the namespace), ``external`` the names of the
+    policy outside the mesh, ``tls_ports`` the ports on which TLS to them is detected. Raises :class:`PolicyError` for
+    what Envoy cannot do, and for external names that the policy does not have.
     """
     all_lanes = lanes(policy)
     known_names = {each for lane in all_lanes for each in lane.names}
@@ -103,7 +103,7 @@ def envoy_filter(
 
 
 def _marked_clusters(all_lanes: Sequence[MeshLane], outside: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """Options for the clusters that there are, in order of precedence."""
+    """Options for the existing clusters, in order of precedence."""
     taken: set[tuple[str, int | None]] = set()
     for lane in all_lanes:
         for each in lane.names:
@@ -140,10 +140,10 @@ def _added_clusters(all_lanes: Sequence[MeshLane], outside: frozenset[str]) -> I
 def _added_chains(
     all_lanes: Sequence[MeshLane], outside: frozenset[str], tls_ports: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """TLS by SNI, where nothing else takes it.
+    """TLS by SNI, unless another chain matches.
 
-    No chain asks for a port: if one does, Envoy looks at no others for connections to that port, so that all but these
-    names would find no chain there.
+    No chain matches on a port: with one, Envoy would consider no other chains for connections to that port, so all
+    other names would find no chain there.
     """
     taken: list[str] = []
     for number, lane in enumerate(all_lanes):
@@ -159,9 +159,9 @@ def _added_chains(
 
 
 def _inspection(tls_ports: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The catch-all listener's look at first bytes.
+    """The catch-all listener's inspection of first bytes.
 
-    The port is the original one only behind ``original_dst``, which Envoy itself puts last.
+    The port is the original one only after ``original_dst``, which Envoy itself puts last.
     """
     ports = [{"destination_port_range": {"start": port, "end": port + 1}} for port in tls_ports]
     elsewhere = {"not_match": {"or_match": {"rules": ports}} if len(ports) > 1 else ports[0]}
@@ -175,7 +175,7 @@ def _inspection(tls_ports: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 
 def _chain(cluster: str, number: int, names: Sequence[str]) -> dict[str, Any]:
-    """TLS with one of these names goes to a cluster, as it is."""
+    """Passes TLS with one of these names through to a cluster."""
     proxy = {
         "@type": f"{_TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
         "stat_prefix": cluster,
@@ -229,7 +229,7 @@ def _cluster(class_name: str) -> str:
 
 
 def _marking(mark: Mark) -> dict[str, Any]:
-    """No source address, which Envoy wants no more since 1.25: it would have to be IPv4 or IPv6."""
+    """Without a source address, which Envoy has not required since 1.25: it would have to be IPv4 or IPv6."""
     option = {
         "description": f"podlane {mark}",
         "level": _SOL_SOCKET,

@@ -1,7 +1,7 @@
-"""A policy's names as a mesh's proxy can tell them apart, and the rest of it for the kernel. Pure.
+"""Splits a policy into names, for a mesh's proxy, and the rest, for the kernel. Pure.
 
-A proxy that marks its own sockets needs to know one mark for each name; everything else of a policy, the limits and
-what packets tell, is for ``podlane tc``, which finds the marked packets by ``match: {mark: ...}``.
+A proxy that marks its own sockets needs one mark for each name; the rest of a policy, the limits and matches on
+packets, is for ``podlane tc``, which matches the marked packets by ``match: {mark: ...}``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from traffic_policy.policy_file import policy_from_document
 from traffic_policy.scope import beyond_packets
 
 MAX_PORTS: Final = 128
-"""Ports of one match, at most: each becomes a patch of its own."""
+"""Maximum ports of one match: each becomes a patch of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeshLane:
-    """One match by names: the class, the mark of its packets, and what it asks for.
+    """One match by names: the class, the mark of its packets, and its criteria.
 
     ``ports`` are single ones; empty: any.
     """
@@ -35,18 +35,18 @@ class MeshLane:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, those that stand in both lists once."""
+        """All names, without duplicates."""
         return tuple(dict.fromkeys((*self.sni, *self.host)))
 
 
 def marks_of(policy: TrafficPolicy) -> dict[str, Mark]:
-    """The mark of each class: the ids that the sidecar would use, in the field that it would write."""
+    """The mark of each class: the ids and the field that the sidecar would use."""
     ids = ClassIds.assign(c.name for c in policy.classes)
     return {c.name: class_mark(ids[c.name]) for c in policy.classes}
 
 
 def lanes(policy: TrafficPolicy) -> tuple[MeshLane, ...]:
-    """The matches by name, in order of precedence. Raises :class:`PolicyError` for what no proxy of a mesh can do."""
+    """The matches by name, in order of precedence. Raises :class:`PolicyError` for what no mesh's proxy can do."""
     if problems := list(_problems(policy)):
         raise PolicyError(problems)
     marks = marks_of(policy)
@@ -58,15 +58,15 @@ def lanes(policy: TrafficPolicy) -> tuple[MeshLane, ...]:
 
 
 def for_packets(policy: TrafficPolicy) -> TrafficPolicy:
-    """The same policy for ``podlane tc``: what names decide there is found by the mark that the mesh's proxy sets.
+    """The same policy for ``podlane tc``: matches by name become matches on the mark that the mesh's proxy sets.
 
-    Raises :class:`PolicyError`, also for what packets alone do not tell.
+    Also raises :class:`PolicyError` for matches that packets alone cannot satisfy.
     """
     if problems := list(_problems(policy)):
         raise PolicyError(problems)
     marks = marks_of(policy)
     document = policy.to_document()
-    document.pop("requests", None)  # each request has a connection of its own class already
+    document.pop("requests", None)  # each request already has a connection of its own class
     for written, known in zip(document.get("classes", []), policy.classes, strict=True):
         plain = [text for text, match in zip(written["match"], known.match, strict=True) if not match.needs_content]
         first = next((i for i, match in enumerate(known.match) if match.needs_content), None)
@@ -80,7 +80,7 @@ def for_packets(policy: TrafficPolicy) -> TrafficPolicy:
 
 
 def _problems(policy: TrafficPolicy) -> Iterator[Problem]:
-    """What would be ignored otherwise. A limit must never be ignored silently."""
+    """Everything that would be ignored otherwise. A limit must never be ignored silently."""
     if policy.quic is Quic.BLOCK:
         yield Problem(
             "quic",

@@ -1,4 +1,4 @@
-"""Network namespaces as data and as an edge: what ``podlane run``, ``podlane demo`` and the kernel tests stand on."""
+"""Network namespaces as data and I/O, for ``podlane run``, ``podlane demo`` and the kernel tests."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Hosts and links on one machine: network namespaces that vanish with the block that made them.
+"""Hosts and links on one machine: network namespaces that are removed with the block that created them.
 
     with Lab("demo") as lab:
         pod, node = lab.host("pod"), lab.host("node", forward=True)
         link = lab.link(pod, "eth0", node, "pod0", gateway=True)
         pod.run(["curl", f"http://{link.b.ipv4}/"])
 
-Names are made of the lab's prefix, this process's id and the host's name, so labs never meet. Every link gets an IPv4
+Names consist of the lab's prefix, this process's id and the host's name, so labs never collide. Every link gets an IPv4
 and an IPv6 network of its own, numbered in the order of creation: the same program gets the same addresses each time.
 """
 
@@ -27,12 +27,12 @@ from podlane.netns.tools import ip
 _IPV4_POOL: Final = ipaddress.IPv4Network("10.77.0.0/16")
 _IPV6_POOL: Final = ipaddress.IPv6Network("fd77:1ab::/48")
 _TERMINATE_PATIENCE: Final = 3.0
-"""Seconds a program of the lab gets to end by itself before it is killed."""
+"""Seconds between SIGTERM and SIGKILL for a program of the lab."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkEnd:
-    """One end of a link: whose, the interface's name, and its addresses."""
+    """One end of a link: its host, the interface's name, and its addresses."""
 
     host: Host
     interface: str

@@ -1,8 +1,8 @@
-"""A named network namespace: making and deleting it, and getting into it.
+"""A named network namespace: creating, deleting and entering it.
 
-Names live in /run/netns, where ``ip netns`` and every other tool look for them (ip-netns(8)). Processes get in by
-nsenter(1), which does nothing but setns and exec: unlike ``ip netns exec`` it makes no mount namespace, so what such a
-process mounts or names is seen by everybody.
+Names are in /run/netns, where ``ip netns`` and other tools expect them (ip-netns(8)). Processes enter by nsenter(1),
+which only calls setns and exec: unlike ``ip netns exec`` it creates no mount namespace, so mounts and namespace names
+that such a process makes are visible to all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Namespace:
             self.write_sysctl(key, value)
 
     def delete(self) -> None:
-        """Take the name away; the kernel frees the namespace when the last process leaves. No name: nothing to do."""
+        """Delete the name, if it exists; the kernel frees the namespace when the last process leaves."""
         if self.exists():
             ip("netns", "delete", self.name)
 
@@ -91,7 +91,8 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Put the calling thread inside for the block: sockets opened there stay there for their whole life."""
+        """Enter the namespace with the calling thread for the block: sockets opened there stay in it for their
+        lifetime."""
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             there = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -107,7 +108,7 @@ class Namespace:
             os.close(here)
 
     def read(self, path: str) -> str:
-        """The text of a file as a process inside sees it (matters below /proc/net and /proc/sys/net)."""
+        """The text of a file as seen by a process inside (relevant below /proc/net and /proc/sys/net)."""
         with self.entered():
             # /proc/net is the main thread's view; only the calling thread has moved.
             return Path(path.replace("/proc/net/", "/proc/thread-self/net/", 1)).read_text()

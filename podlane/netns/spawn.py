@@ -1,9 +1,9 @@
-"""Starts a program in a network namespace, as a given user, so that no step of it can fail unseen.
+"""Starts a program in a network namespace, as a given user, and reports the failure of any step.
 
-subprocess.Popen cannot do this: what has to happen between fork and exec (entering the namespace, a private mount of
-resolv.conf, giving up root, asking to die with the parent) would have to be its ``preexec_fn``, whose errors arrive
-without their errno or stage. Here the child reports both through a close-on-exec pipe; end of file on it means that the
-program runs. The process that calls this must have one thread only (fork(2)).
+subprocess.Popen cannot do this: the steps between fork and exec (entering the namespace, a private mount of
+resolv.conf, dropping root, PR_SET_PDEATHSIG) would have to be its ``preexec_fn``, whose errors lose their errno and
+stage. Here the child reports both through a close-on-exec pipe; end of file on it means that the program runs. The
+calling process must have one thread only (fork(2)).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ProgramSpec:
     namespace: Namespace | None = None
     identity: UserIdentity | None = None
     resolv_conf: Path | None = None
-    """Shown to the program in the place of /etc/resolv.conf."""
+    """Mounted over /etc/resolv.conf for the program."""
     detached: bool = False
     """In a session of its own with an empty standard input: the terminal's Ctrl-C does not reach it."""
     inherited: Sequence[int] = field(default=())
@@ -82,7 +82,7 @@ class Child:
     descriptor: int
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; a process that has ended already does not mind."""
+        """Send a signal; does nothing if the process has ended."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, number)
 

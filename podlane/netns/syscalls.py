@@ -1,7 +1,7 @@
-"""System calls that Python 3.11 has no function for: setns, unshare, mount and signalfd, by ctypes.
+"""System calls that Python 3.11 does not wrap: setns, unshare, mount and signalfd, through ctypes.
 
-``os.setns`` and ``os.unshare`` came with Python 3.12; the others have never been there. Each function raises OSError
-with the kernel's errno and needs no state, so it is safe between fork and exec.
+``os.setns`` and ``os.unshare`` exist since Python 3.12; the others do not. Each function raises OSError with the
+kernel's errno and keeps no state, so it is safe between fork and exec.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MS_SLAVE: Final = 0x80000
 
 _SFD_CLOEXEC: Final = 0o2000000
 _SIGSET_BYTES: Final = 128
-"""glibc's sigset_t; the kernel looks at the first 64 bits."""
+"""Size of glibc's sigset_t; the kernel uses the first 64 bits."""
 _SIGINFO_BYTES: Final = 128
 _SI_KERNEL: Final = 0x80
 """``si_code`` of a signal that the kernel itself sends, such as the terminal's for Ctrl-C (sigaction(2))."""
@@ -46,13 +46,13 @@ def setns(fd: int, kind: int) -> None:
 
 
 def private_mounts() -> None:
-    """Let this process mount what it likes without anybody else seeing it; mounts made outside still arrive here."""
+    """Make this process's mounts invisible to other processes; mounts made outside still propagate here."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare")
     _mount("none", "/", MS_REC | MS_SLAVE)
 
 
 def bind(source: Path, target: Path) -> None:
-    """Show the file ``source`` in the place of ``target``; a symbolic link ``target`` is followed."""
+    """Bind-mount the file ``source`` over ``target``; a symbolic link ``target`` is followed."""
     _mount(str(source), str(target), MS_BIND)
 
 

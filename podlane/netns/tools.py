@@ -1,4 +1,4 @@
-"""Runs the system's own commands (``ip``, ``iptables-restore`` ...) and turns their failures into clear errors."""
+"""Runs system commands (``ip``, ``iptables-restore`` ...) and turns their failures into clear errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PATIENCE: Final = 30.0
 
 
 def find_tool(name: str) -> str | None:
-    """The path of a command, looked for in PATH and in the system's own folders."""
+    """The path of a command, searched in PATH and in the system directories."""
     return shutil.which(name) or shutil.which(name, path=_SYSTEM_PATH)
 
 

@@ -1,4 +1,4 @@
-"""The topology that most tests and the demo want: a Pod, the node it runs on, and a server behind the node."""
+"""The topology of most tests and the demo: a Pod, its node, and a server behind the node."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""``podlane run``: a namespace with a way to the outside, the proxy in it, and COMMAND beside the proxy."""
+"""``podlane run``: a network namespace with access to the outside, in which the proxy and COMMAND run."""

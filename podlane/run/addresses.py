@@ -1,8 +1,8 @@
-"""Which networks a run uses between its namespace and the host (pure).
+"""Chooses the networks between a run's namespace and the host (pure).
 
-IPv4: a /30 of 198.19.0.0/16, the upper half of what RFC 2544 sets aside for benchmarks. It is not routed on the
-Internet, and unlike RFC 1918 and 100.64.0.0/10 neither companies, cloud providers, container networks nor VPNs number
-their hosts from it. IPv6: a /64 of a unique local prefix (RFC 4193) with a random global id of our own.
+IPv4: a /30 of 198.19.0.0/16, the upper half of the RFC 2544 benchmark range. It is not routed on the Internet, and
+unlike RFC 1918 and 100.64.0.0/10 it is not used for hosts by companies, cloud providers, container networks or VPNs.
+IPv6: a /64 of a unique local prefix (RFC 4193) with a random global id of our own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ AnyNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """What joins one namespace to the host: the host has the first address of each, the namespace the second."""
+    """The networks that connect one namespace to the host: the host has the first address of each, the namespace the
+    second."""
 
     ipv4: ipaddress.IPv4Network
     ipv6: ipaddress.IPv6Network
@@ -38,7 +39,7 @@ class Networks:
 def free_networks(taken: Iterable[AnyNetwork], start: int) -> Networks:
     """The first pair from ``start`` on (any number) that overlaps nothing in ``taken``; raises :class:`RunError`.
 
-    Default routes overlap everything and do not count.
+    Default routes overlap everything and are ignored.
     """
     used = [network for network in taken if network.prefixlen]
     for offset in range(_COUNT):

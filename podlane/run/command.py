@@ -1,4 +1,4 @@
-"""``podlane run``: a command in a namespace of its own, held to a policy."""
+"""``podlane run``: runs a command in a network namespace of its own, under a policy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from podlane.netns.spawn import UserIdentity
 
 _MOST_CONNECTIONS: Final = 10_000
-"""More than one command has; the proxy's own default."""
+"""More connections than one command has; the proxy's own default."""
 _SPARE_DESCRIPTORS: Final = 1024
-"""Open files the proxy needs besides two for each connection: pipes for bulk data, listeners, its own."""
+"""Open files of the proxy in addition to two for each connection: pipes for bulk data, listeners, its own."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,30}[A-Za-z0-9])?")
 
 
@@ -116,9 +116,9 @@ def run(
 
 
 def _connections_that_fit() -> int:
-    """How many connections the proxy can relay under this machine's hard limit of open files.
+    """The number of connections that the proxy can relay under this machine's hard limit of open files.
 
-    The proxy would find out by itself, and warn; nobody who runs one command asked for its default of 10,000.
+    The proxy would reduce its default of 10,000 itself, but with a warning, which is not useful for a single command.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fitting = _MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else (hard - _SPARE_DESCRIPTORS) // 2
@@ -135,7 +135,7 @@ def _require_root(command: tuple[str, ...]) -> None:
 
 
 def _require_command(program: str) -> None:
-    """End here when COMMAND cannot be started anyway, before anything is made."""
+    """Exit if COMMAND cannot be started, before anything is created."""
     if shutil.which(program):
         return
     if "/" in program and Path(program).exists():
@@ -144,7 +144,7 @@ def _require_command(program: str) -> None:
 
 
 def _identity(user: str | None) -> UserIdentity | None:
-    """Who COMMAND runs as; None for who we are."""
+    """The user and groups that COMMAND runs as; None for the current ones."""
     from podlane.netns.spawn import UserIdentity
 
     if user is not None:

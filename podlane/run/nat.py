@@ -1,9 +1,9 @@
-"""The host's rules for one run: source NAT to the outside, and leave to be forwarded.
+"""The host's rules for one run: source NAT to the outside, and permission to forward.
 
-The rules sit in the built-in chains and carry a comment with the run's name, by which they are found and removed again:
-no chain of ours has to be shared, counted or kept in step between runs. They go in front, because a FORWARD chain that
-drops by policy or by a rule at its end (Docker, firewalls) would stop the namespace's traffic. Each table changes by
-one ``iptables-restore --noflush``, which is atomic and works with the nft and the legacy backend.
+The rules are in the built-in chains and carry a comment with the run's name, by which they are found and removed: no
+chain of ours has to be shared, counted or synchronized between runs. They are inserted at the head, because a FORWARD
+chain that drops by policy or by a rule at its end (Docker, firewalls) would stop the namespace's traffic. Each table
+changes by one ``iptables-restore --noflush``, which is atomic and works with the nft and the legacy backend.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from podlane.run.nftables import delete_empty_chain, delete_empty_table
 _TABLES: Final = ("nat", "filter")
 _CHAINS: Final = (("nat", "POSTROUTING"), ("filter", "FORWARD"))
 _LOCK_PATIENCE: Final = "10"
-"""Seconds to wait for others' use of the xtables lock (legacy backend)."""
+"""Seconds to wait for the xtables lock (legacy backend)."""
 _LEGACY_TABLES: Final = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """What one run needs, as (table, chain, rule) in the words of iptables(8)."""
+    """The rules of one run, as (table, chain, rule) in the syntax of iptables(8)."""
 
     tag: str
     network: AnyNetwork
     interface: str
 
     def rules(self) -> list[tuple[str, str, str]]:
-        """In the order in which they are inserted, each at its chain's head."""
+        """In the order of insertion, each at its chain's head."""
         mark = f"-m comment --comment {self.tag}"
         replies = "-m conntrack --ctstate RELATED,ESTABLISHED"
         return [
@@ -54,9 +54,9 @@ class HostRules:
 
 
 def removal_text(table: str, saved: str, tag: str) -> str | None:
-    """Input for ``iptables-restore --noflush`` that deletes what carries ``tag`` in the text of ``iptables-save``.
+    """Input for ``iptables-restore --noflush`` that deletes the rules with ``tag`` in the output of ``iptables-save``.
 
-    None when nothing does.
+    None if there are none.
     """
     deletes = [f"-D{line[2:]}" for line in saved.splitlines() if line.startswith("-A ") and _tag_of(line) == tag]
     return "\n".join([f"*{table}", *deletes, "COMMIT", ""]) if deletes else None
@@ -68,29 +68,29 @@ def _tag_of(line: str) -> str | None:
 
 
 class Firewall:
-    """The host's iptables for one family (4 or 6), by whichever backend the host uses."""
+    """The host's iptables for one family (4 or 6), with the backend that the host uses."""
 
     def __init__(self, version: int) -> None:
         self._version = version
         self._prefix = ("ip6tables" if version == 6 else "iptables") + _variant(version)
 
     def add(self, rules: HostRules) -> None:
-        """Put the rules in; raises :class:`LabError`."""
+        """Insert the rules; raises :class:`LabError`."""
         self._restore(rules.restore_text())
 
     def remove(self, tag: str) -> None:
-        """Take out every rule with the tag. Nothing there is no error; raises :class:`LabError` otherwise."""
+        """Remove every rule with the tag, if any; raises :class:`LabError`."""
         for table in _TABLES:
             try:
                 saved = run_tool([f"{self._prefix}-save", "-t", table])
             except LabError:
-                continue  # the kernel has no such table, so nothing of ours is in it
+                continue  # the kernel has no such table, so it has no rules of ours
             if text := removal_text(table, saved, tag):
                 self._restore(text)
 
     def absent_tables(self) -> list[str]:
-        """Which of the tables that our rules need nobody uses yet."""
-        # Asked about one table by name, iptables-save prints it whether it exists or not.
+        """The tables needed by our rules that do not exist yet."""
+        # For a table given by name, iptables-save prints it whether it exists or not.
         try:
             saved = run_tool([f"{self._prefix}-save"]).splitlines()
         except LabError:
@@ -98,11 +98,10 @@ class Firewall:
         return [table for table in _TABLES if f"*{table}" not in saved]
 
     def tidy(self, table: str) -> None:
-        """Take away a table, and its built-in chains, that our rules brought into being, if nobody else has put
-        anything into them.
+        """Delete a table, and its built-in chains, that our rules created, if it is otherwise empty.
 
         In the nft backend these chains are hooks that every packet of the host passes, with connection tracking behind
-        them. In the legacy backend a table stays, empty, until its module is unloaded.
+        them. In the legacy backend an empty table stays until its module is unloaded.
         """
         with suppress(LabError, OSError):
             saved = run_tool([f"{self._prefix}-save", "-t", table])
@@ -116,9 +115,9 @@ class Firewall:
 
 
 def _variant(version: int) -> str:
-    """``-legacy`` where the host's rules are kept by the legacy backend, else what ``iptables`` stands for.
+    """``-legacy`` if the host's rules are in the legacy backend, else the default ``iptables``.
 
-    Reading a legacy table loads its module, so the kernel's list of tables in use is looked at first.
+    Reading a legacy table loads its module, so the kernel's list of tables in use is read first.
     """
     name = "ip6tables" if version == 6 else "iptables"
     if not find_tool(f"{name}-legacy-save") or not _text(_LEGACY_TABLES[version]).split():

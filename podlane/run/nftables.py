@@ -1,8 +1,8 @@
-"""Deletes an nftables chain or table if, and only if, nothing is in it.
+"""Deletes an nftables chain or table if, and only if, it is empty.
 
-``nft delete table`` takes everything in the table along, so whoever adds a rule between a look and the deletion loses
-it. The kernel knows better: with NLM_F_NONREC it refuses to delete what is not empty (nf_tables_api.c). No command has
-a word for that, hence these two netlink messages.
+``nft delete table`` deletes the table with its content, so a rule added between a check and the deletion would be lost.
+With NLM_F_NONREC the kernel refuses to delete what is not empty (nf_tables_api.c). No command sets this flag, hence
+these two netlink messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BATCH_END: Final = 0x11
 _DELETE_TABLE: Final = _SUBSYSTEM << 8 | 2
 _DELETE_CHAIN: Final = _SUBSYSTEM << 8 | 5
 _TABLE_NAME: Final = 1
-"""NFTA_TABLE_NAME, and NFTA_CHAIN_TABLE likewise."""
+"""NFTA_TABLE_NAME; NFTA_CHAIN_TABLE has the same number."""
 _CHAIN_NAME: Final = 3
 _NONREC: Final = 0x100
 _FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -31,12 +31,12 @@ _NO_MATTER: Final = (errno.ENOENT, errno.EBUSY)
 
 
 def delete_empty_chain(version: int, table: str, chain: str) -> bool:
-    """Delete a chain without rules; False when it has some or does not exist. Raises OSError for anything else."""
+    """Delete a chain without rules; False if it has some or does not exist. Raises OSError for other errors."""
     return _delete(version, _DELETE_CHAIN, text(_TABLE_NAME, table) + text(_CHAIN_NAME, chain))
 
 
 def delete_empty_table(version: int, table: str) -> bool:
-    """Delete a table without chains; False when it has some or does not exist. Raises OSError for anything else."""
+    """Delete a table without chains; False if it has some or does not exist. Raises OSError for other errors."""
     return _delete(version, _DELETE_TABLE, text(_TABLE_NAME, table))
 
 

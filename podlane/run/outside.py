@@ -1,8 +1,8 @@
-"""A network namespace with a way to the outside: veth pair, addresses, routes, NAT, forwarding.
+"""A network namespace with access to the outside: veth pair, addresses, routes, NAT, forwarding.
 
-Everything is recorded before it is made (:mod:`podlane.run.state`), so whatever ends this process, the next run
-finds the record and takes the rest away. Closing is the same code for a run that ends well, one that failed halfway and
-one that was killed; each of its steps finds out by itself whether there is anything to do.
+Everything is recorded before it is created (:mod:`podlane.run.state`), so however this process ends, the next run finds
+the record and removes the rest. The same code closes a run that ended well, one that failed halfway and one that was
+killed; each step finds out by itself whether there is anything to remove.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from traffic_policy.errors import PodlaneError
 INSIDE: Final = "eth0"
 """The interface's name inside, as in a Pod."""
 RUN_VARIABLE: Final = "PODLANE_RUN"
-"""In the environment of everything a run starts: its name, by which left processes are recognised."""
+"""Set in the environment of everything a run starts: its name, which identifies remaining processes."""
 
 _FORWARD4: Final = "net.ipv4.ip_forward"
 _FORWARD6: Final = "net.ipv6.conf.all.forwarding"
 _INHERITED: Final = ("net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start")
-"""Settings that unprivileged programs notice and a new namespace does not take over from the host."""
+"""Settings visible to unprivileged programs that a new namespace does not inherit from the host."""
 _END_PATIENCE: Final = 2.0
-"""Seconds that processes which COMMAND left behind get between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL for processes that COMMAND left running."""
 
 
 class Left(NamedTuple):
-    """A process that COMMAND left behind."""
+    """A process that COMMAND left running."""
 
     pid: int
     program: str
 
 
 def open_namespace(name: str, *, ipv6: bool) -> tuple[RunRecord, list[str]]:
-    """Make the namespace ``name`` with a way out; removes what killed runs have left behind first.
+    """Create the namespace ``name`` with access to the outside, after removing the remains of killed runs.
 
-    Gives the run's record, and sentences about those earlier runs.
+    Return the run's record, and sentences about those earlier runs.
 
-    IPv6 leads to the outside where the host forwards IPv6 already; ``ipv6`` turns that on. Raises
-    :class:`~traffic_policy.errors.PodlaneError`; nothing is left behind then.
+    IPv6 reaches the outside if the host forwards IPv6 already; ``ipv6`` enables that. Raises
+    :class:`~traffic_policy.errors.PodlaneError`, after removing everything again.
     """
     namespace = Namespace(name)
     with locked_state() as state:
@@ -73,16 +73,16 @@ def open_namespace(name: str, *, ipv6: bool) -> tuple[RunRecord, list[str]]:
 
 
 def close_namespace(record: RunRecord) -> None:
-    """Take everything away that belongs to a run; raises LabError when something cannot be removed."""
+    """Remove everything that belongs to a run; raises LabError if something cannot be removed."""
     with locked_state() as state:
         _unmake(state, record)
 
 
 def end_processes(namespace: Namespace, *, but: int | None = None) -> list[Left]:
-    """End what a run started and is still inside, politely, then by force; gives what was there.
+    """End the processes that a run started and are still inside, by SIGTERM, then SIGKILL; return those found.
 
-    ``but`` is the session of those to spare, by the pid of its leader: the proxy with its workers. Only processes with
-    the run's mark in their environment: a shell that somebody opened there to look around stays.
+    ``but`` is the session to spare, by the pid of its leader: the proxy with its workers. Only processes with the run's
+    name in their environment are ended: a shell that was opened there for inspection stays.
     """
     mark = f"{RUN_VARIABLE}={namespace.name}".encode()
     ended: list[Left] = []
@@ -108,7 +108,7 @@ def end_processes(namespace: Namespace, *, but: int | None = None) -> list[Left]
 
 
 def _still_there(processes: set[int], patience: float) -> set[int]:
-    """Wait for the processes behind pidfds to end; gives those that have not within ``patience`` seconds."""
+    """Wait for the processes of pidfds to end; return those still running after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     waiting = set(processes)
     while waiting and (left := deadline - time.monotonic()) > 0:
@@ -117,7 +117,7 @@ def _still_there(processes: set[int], patience: float) -> set[int]:
 
 
 def _make(state: RunState, record: RunRecord, networks: Networks, ipv6: bool) -> None:
-    """Make what the record says."""
+    """Create everything in the record."""
     namespace = Namespace(record.name)
     namespace.create(sysctls={key: _setting(key) for key in _INHERITED if sysctl_path(key).exists()})
     ip("link", "add", record.interface, "type", "veth", "peer", "name", INSIDE, "netns", record.name)
@@ -142,12 +142,12 @@ def _make(state: RunState, record: RunRecord, networks: Networks, ipv6: bool) ->
 
 
 def _unmake(state: RunState, record: RunRecord) -> None:
-    """Take away everything a run has made; a step's failure does not keep the others from running.
+    """Remove everything a run has created; a failing step does not prevent the others.
 
-    The record goes only when all is gone: what could not be removed now is tried again by the next run.
+    The record is removed only when everything else is: the next run retries the rest.
     """
     namespace = Namespace(record.name)
-    with ExitStack() as steps:  # runs from the last to the first
+    with ExitStack() as steps:  # runs in reverse order
         steps.callback(namespace.delete)
         steps.callback(_delete_link, record.interface)
         steps.callback(_remove_rules, record.name)
@@ -158,7 +158,7 @@ def _unmake(state: RunState, record: RunRecord) -> None:
 
 
 def _sweep(state: RunState) -> list[str]:
-    """Take away what runs have left whose process is gone; gives a sentence about each."""
+    """Remove the remains of runs whose process has ended; return a sentence about each."""
     said = []
     for record in state.runs():
         if record.alive:
@@ -182,7 +182,7 @@ def _delete_link(interface: str) -> None:
 
 
 def _networks_in_use() -> list[AnyNetwork]:
-    """Every network that the host has an address in or a route to, in any table."""
+    """Every network in the host's addresses and routes, in any table."""
     found: list[AnyNetwork] = []
     for version in ("-4", "-6"):
         try:
@@ -207,7 +207,7 @@ def _host_has_ipv6() -> bool:
 
 
 def _refuse_to_cut_off_host() -> None:
-    """A host that forwards IPv6 forgets default routes learnt from router advertisements, unless accept_ra is 2."""
+    """A host that forwards IPv6 drops default routes learnt from router advertisements, unless accept_ra is 2."""
     if not _host_has_ipv6() or _setting(_FORWARD6) == "1":
         return
     for route in json.loads(ip("-j", "-6", "route", "show", "default") or "[]"):

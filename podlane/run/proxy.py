@@ -1,8 +1,8 @@
 """The proxy of one run: ``podlane sidecar`` as a child process in the run's namespace.
 
-A process of its own, so that the proxy's end, of whatever kind, is something this one can see and act upon. It says
-that all is in force through one inherited pipe and its last counters through another; end of file on the first without
-a word means that it failed, and then it has printed why.
+It is a process of its own, so that its end, of whatever kind, can be detected and handled here. It reports readiness
+through one inherited pipe and its last counters through another; end of file on the first without a message means that
+it failed, and has printed why.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from podlane.netns.syscalls import read_signal
 from podlane.run.outside import INSIDE
 
 _START_PATIENCE: Final = 60.0
-"""Seconds until all is in force; the slow parts are imports and the look at what the kernel can do."""
+"""Seconds until everything is in force; mostly imports and probing the kernel's features."""
 _CLEANUP_PATIENCE: Final = 20.0
 """Seconds for removing a dead proxy's rules."""
 _GRACE: Final = 5.0
-"""Seconds the connections may go on after COMMAND has ended: for answers nobody reads any more."""
+"""Seconds that connections may last after COMMAND has ended, for answers that are no longer read."""
 _STOP_MARGIN: Final = 15.0
-"""Seconds beyond the grace period in which the proxy removes what it installed."""
+"""Seconds after the grace period in which the proxy removes what it installed."""
 _CHUNK: Final = 65536
 
 
 def sidecar_command(*options: str) -> list[str]:
-    """The sidecar by this very interpreter. ``-P``: modules lying in the working folder must not run as root."""
+    """The sidecar's command with this same interpreter. ``-P``: modules in the working directory must not run as
+    root."""
     return [sys.executable, "-P", "-m", "podlane", "sidecar", "--alone", *options]
 
 
@@ -48,7 +49,7 @@ class Proxy:
     namespace: Namespace
     child: Child
     _interruption: int
-    """A signal descriptor: what comes there makes waiting shorter."""
+    """A signalfd: a signal ends waiting early."""
     _environment: Mapping[str, str]
     _ready: int
     _summary: int
@@ -59,7 +60,7 @@ class Proxy:
     def start(
         cls, namespace: Namespace, options: Sequence[str], environment: Mapping[str, str], interruption: int
     ) -> Proxy:
-        """Start it; :meth:`wait_ready` comes next. Raises SpawnError."""
+        """Start it; call :meth:`wait_ready` next. Raises SpawnError."""
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         summary_read, summary_write = os.pipe2(os.O_CLOEXEC)
         try:
@@ -85,9 +86,9 @@ class Proxy:
         return cls(namespace, child, interruption, environment, ready_read, summary_read)
 
     def wait_ready(self) -> bool:
-        """Wait until everything is in force; False when a signal came first.
+        """Wait until everything is in force; False if a signal arrived first.
 
-        Raises :class:`RunError` when the proxy ends or takes too long.
+        Raises :class:`RunError` if the proxy ends or takes too long.
         """
         readable, _, _ = select.select([self._ready, self._interruption], [], [], _START_PATIENCE)
         if self._interruption in readable:
@@ -99,15 +100,15 @@ class Proxy:
         return True
 
     def stop(self, *, hurry: bool = False) -> Classes | None:
-        """Let it drain, remove what it installed, and end; gives its last ``/classes`` document if it wrote one.
+        """Let it drain, remove what it installed, and end; return its last ``/classes`` document if it wrote one.
 
-        A signal, which is taken, tells the proxy to hurry, as ``hurry`` does from the start. Done already: only gives
-        the document.
+        A signal is consumed and makes the proxy hurry, as ``hurry`` does from the start. If it has ended already, only
+        return the document.
         """
         if not self.ended:
             self.child.send(signal.SIGTERM)
             if hurry:
-                # Not a second SIGTERM: two that are pending at once count as one.
+                # Not a second SIGTERM: two pending ones count as one.
                 self.child.send(signal.SIGINT)
             self._wait_for_end()
             self.reap()
@@ -133,7 +134,7 @@ class Proxy:
                 return
 
     def reap(self) -> str:
-        """Reap the proxy, which has ended, and collect its last words; gives how it ended, for a sentence."""
+        """Reap the ended proxy, and read its last output; return how it ended, for a sentence."""
         status = self.child.reap()
         self.ended = True
         while self._read_summary():
@@ -143,7 +144,7 @@ class Proxy:
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
     def remove_leftovers(self) -> bool:
-        """After a crash: remove its rules, so that connections go direct from now on. False when that failed."""
+        """After a crash: remove its rules, so that connections go direct from now on. False if that failed."""
         cleaner = spawn(
             ProgramSpec(
                 sidecar_command("--cleanup", f"--interface={INSIDE}"),
@@ -157,7 +158,7 @@ class Proxy:
         return cleaner.reap() == 0
 
     def _read_summary(self) -> bool:
-        """Read what there is; False at the end of the file. The document of 255 classes does not fit into the pipe."""
+        """Read the available bytes; False at end of file. The document of 255 classes exceeds the pipe's capacity."""
         data = os.read(self._summary, _CHUNK)
         self._said += data
         return bool(data)

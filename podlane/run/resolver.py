@@ -1,8 +1,8 @@
-"""Which resolv.conf works in a namespace of its own.
+"""Chooses a resolv.conf that works in a network namespace of its own.
 
-A resolver on a loopback address (systemd-resolved's 127.0.0.53, dnsmasq's 127.0.0.1) is out of reach there, since every
-network namespace has its own loopback. systemd-resolved writes the servers it uses itself into another file
-(systemd-resolved.service(8)), which can be shown to the program instead.
+A resolver on a loopback address (systemd-resolved's 127.0.0.53, dnsmasq's 127.0.0.1) cannot be reached there, since
+every network namespace has its own loopback. systemd-resolved writes its upstream servers into another file
+(systemd-resolved.service(8)), which can be used instead.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ SYSTEMD_UPLINK: Final = Path("/run/systemd/resolve/resolv.conf")
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """``replacement`` is to be shown in the place of /etc/resolv.conf; ``warning`` says why names will not resolve."""
+    """``replacement`` is to be mounted over /etc/resolv.conf; ``warning`` is the reason why names will not resolve."""
 
     replacement: Path | None = None
     warning: str | None = None
 
 
 def choose_resolver(resolv_conf: Path = RESOLV_CONF, uplink: Path = SYSTEMD_UPLINK) -> Resolver:
-    """Look at the host's files and say what to do."""
-    # Without a file or a server, libc asks 127.0.0.1 (resolv.conf(5)).
+    """Read the host's files and choose."""
+    # Without a file or a server, libc uses 127.0.0.1 (resolv.conf(5)).
     servers = _nameservers(resolv_conf) or ["127.0.0.1"]
     if any(not _is_loopback(server) for server in servers):
         return Resolver()

@@ -1,9 +1,10 @@
-"""What running ``podlane run`` processes have made on this host, on disk, so that the next one can clear up after them.
+"""On-disk records of what running ``podlane run`` processes have created on this host, for clean-up by the next run.
 
 ``/run/podlane/net-N/NAME.json`` is one run, in the host's network namespace number N (a container that shares /run has
-another); ``host.json`` beside it holds kernel settings and their values before the first run changed them. A record is
-written before what it records is made. Whoever reads or writes holds the lock, which is flock(2) on the folder itself:
-it needs no file that would have to stay. A run is dead when no process has its pid and start time any more.
+another); ``host.json`` in the same directory holds kernel settings and their values before the first run changed them.
+A record is written before what it records is created. Readers and writers hold the lock, which is flock(2) on the
+directory itself: this needs no file that would have to stay. A run is dead when no process has its pid and start time
+any more.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from podlane.netns.namespace import sysctl_path
 
 STATE: Final = Path("/run/podlane")
 _SO_NETNS_COOKIE: Final = 71
-"""A number that no two network namespaces share until the next boot (linux/socket.h, since 5.14)."""
+"""A number that is unique per network namespace until the next boot (linux/socket.h, since 5.14)."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _HOST: Final = "host.json"
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run: its process, and what it made."""
+    """One run: its process, and what it created."""
 
     name: str
     pid: int
@@ -45,12 +46,12 @@ class RunRecord:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc(5), /proc/PID/stat); None when there is none."""
+    """The start time of a process, in clock ticks since boot (proc(5), /proc/PID/stat); None if it does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The second field is the program's name in brackets and may hold anything.
+    # The second field is the program's name in brackets and may contain any character.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
@@ -62,7 +63,7 @@ class RunState:
         self._folder = folder
 
     def runs(self) -> list[RunRecord]:
-        """All recorded runs, living and dead."""
+        """All recorded runs, live and dead."""
         return [
             RunRecord(**document)
             for path in sorted(self._folder.glob("*.json"))
@@ -75,9 +76,9 @@ class RunState:
         _write(self._folder / f"{record.name}.json", asdict(record))
 
     def forget(self, record: RunRecord) -> list[str]:
-        """Drop a run's record. With the last one, put the kernel settings back that runs changed.
+        """Delete a run's record. With the last one, restore the kernel settings that runs changed.
 
-        Gives what :meth:`note_new` was told, then; nothing while other runs go on.
+        Return then the names passed to :meth:`note_new`; nothing while other runs exist.
         """
         (self._folder / f"{record.name}.json").unlink(missing_ok=True)
         if self.runs():
@@ -87,13 +88,13 @@ class RunState:
         return new
 
     def note_new(self, names: Iterable[str]) -> None:
-        """Remember things by name that exist only since the first of the present runs."""
+        """Record by name the objects that exist only since the first of the present runs."""
         document = self._host()
         document["new"] = sorted({*document["new"], *names})
         _write(self._folder / _HOST, document)
 
     def set_setting(self, key: str, value: str) -> None:
-        """Give a kernel setting of the host a value until the last run ends."""
+        """Set a kernel setting of the host until the last run ends."""
         path = sysctl_path(key)
         before = path.read_text().strip()
         if before == value:
@@ -106,7 +107,7 @@ class RunState:
     def _restore_settings(self) -> None:
         for key, change in self._host()["settings"].items():
             path = sysctl_path(key)
-            # Somebody else's later change stays as it is.
+            # A later change by another program stays.
             if path.exists() and path.read_text().strip() == change["during"]:
                 path.write_text(change["before"])
         (self._folder / _HOST).unlink(missing_ok=True)
@@ -121,14 +122,14 @@ class RunState:
 
 @contextmanager
 def locked_state(root: Path = STATE) -> Iterator[RunState]:
-    """Hold the lock, and what is recorded for the caller's network namespace. Leaves no empty folder behind."""
+    """Hold the lock on the records of the caller's network namespace. Leaves no empty directory behind."""
     descriptor = _lock(root)
     folder = root / f"net-{_network_namespace()}"
     try:
         yield RunState(folder)
     finally:
         for path in (folder, root):
-            # Not there, or still in use.
+            # It does not exist, or is still in use.
             with suppress(OSError):
                 path.rmdir()
         os.close(descriptor)
@@ -151,7 +152,7 @@ def _lock(root: Path) -> int:
                 return descriptor
         except FileNotFoundError:
             pass
-        # The holder before us removed the folder; the lock is on one that nobody else can find.
+        # The previous holder removed the directory; the lock is on one that no other process can find.
         os.close(descriptor)
 
 
@@ -172,7 +173,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, document: object) -> None:
-    """Replace a file in one step, so that a reader or a crash never meets half of it."""
+    """Replace a file atomically, so that a reader or a crash never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text(json.dumps(document, indent=2) + "\n")

@@ -13,16 +13,16 @@ _MEASURED: Final = ("average", "peak", "packets", "drops")
 _SENT: Final = ("class", "guaranteed", "ceiling", "sent", *_MEASURED, "connections")
 _RECEIVED: Final = ("class", "guaranteed", "ceiling", "received", *_MEASURED)
 _SHOW_ALL: Final = 12
-"""Classes up to which idle ones are worth a line."""
+"""Up to this number of classes, idle ones are listed, too."""
 _LEFT: Final = frozenset({0, len(_SENT) - 1})
 """Columns of text: the names, and the connections by protocol."""
 
 
 def summary_lines(document: Classes, seconds: float) -> list[str]:
-    """A line of headings, then one per class. ``seconds``: how long COMMAND ran, for the averages.
+    """A line of headings, then one per class. ``seconds``: COMMAND's run time, for the averages.
 
-    The same follows for what was received, if the policy limits that. Of many classes only those that sent or received
-    something are listed, and the others counted in a last line.
+    The same follows for received traffic, if the policy limits it. Of many classes only those that sent or received
+    bytes are listed, and a last line counts the others.
     """
     lines = _table(_SENT, document.classes, seconds)
     if document.received is not None:
@@ -46,7 +46,7 @@ def _row(entry: Class, seconds: float) -> tuple[str, ...]:
         Rate(entry.ceil_bits_per_second).human,
         ByteCount(entry.bytes).human,
         _short(average),
-        # A run shorter than the sampling interval has no samples to find a peak in.
+        # A run shorter than the sampling interval has no samples for a peak.
         _short(Rate(max(entry.peak_rate_bits_per_second, average.bits_per_second))),
         str(entry.packets),
         str(entry.drops),
@@ -60,7 +60,7 @@ def _connections(counts: ConnectionCounts) -> str:
 
 
 def _short(rate: Rate) -> str:
-    """A measured rate with one decimal: more would feign precision."""
+    """A measured rate with one decimal: more would be false precision."""
     for suffix, factor in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
         if rate.bits_per_second >= factor:
             return f"{rate.bits_per_second / factor:.1f} {suffix}"

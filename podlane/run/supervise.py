@@ -1,12 +1,12 @@
-"""``podlane run`` from start to end: namespace, proxy, COMMAND, and everything taken away again.
+"""``podlane run`` from start to end: namespace, proxy, COMMAND, and the removal of everything.
 
-Signals. The signals that would end this process are blocked from the first step to the last and read from a descriptor
-where the program waits, so no step is ever cut in half and none is missed. COMMAND stays in the terminal's foreground
-process group: Ctrl-C, Ctrl-\\ and a hang-up reach it from the terminal itself. A signal that somebody sent to this
-process alone (kill, systemd) is passed on to COMMAND. Either way COMMAND's end is what ends the run.
+Signals: termination signals are blocked from the first step to the last and read from a signalfd while waiting, so no
+step is interrupted and no signal is missed. COMMAND stays in the terminal's foreground process group: Ctrl-C, Ctrl-\\
+and a hang-up reach it from the terminal itself. A signal sent to this process alone (kill, systemd) is passed on to
+COMMAND. In both cases COMMAND's end ends the run.
 
-Ends. SIGKILL cannot be read: the kernel then kills proxy and COMMAND (PR_SET_PDEATHSIG), and the next run sweeps. A
-proxy that crashes takes its connections with it; its rules are removed, new connections go direct, COMMAND goes on.
+Failures: after SIGKILL the kernel kills proxy and COMMAND (PR_SET_PDEATHSIG), and the next run cleans up. A proxy that
+crashes takes its connections with it; its rules are removed, new connections go direct, and COMMAND continues.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from traffic_policy.errors import PodlaneError
 from traffic_policy.units import ByteCount, Rate
 
 _TCP_LISTEN: Final = 0x0A
-"""linux/tcp_states.h: there the queue's length is the backlog's limit."""
+"""linux/tcp_states.h: in this state the queue's length is the backlog's limit."""
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _INTERRUPTED: Final = tuple(signalled(number) for number in (*_HANDLED, signal.SIGKILL))
-"""Exit codes of a COMMAND that somebody stopped: whoever did does not want to wait for what it sent."""
+"""Exit codes of a COMMAND that was stopped by the user, who does not want to wait for unsent data."""
 _DELIVERY_PATIENCE: Final = 60.0
-"""Seconds for what COMMAND sent and the lane has not let through yet; 7.5 MB at 1 Mbit/s."""
+"""Seconds to wait for data that COMMAND sent and its class still delays; 7.5 MB at 1 Mbit/s."""
 _DELIVERY_LOOK: Final = 0.05
-"""Seconds between two looks at the sockets: the kernel reports no such event."""
+"""Seconds between two checks of the sockets: the kernel has no event for that."""
 _TELL_AFTER: Final = 2.0
-"""Seconds of waiting after which the user is told what for."""
+"""Seconds of waiting after which the user is informed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class RunPlan:
 
 
 class StoppedError(Exception):
-    """A signal came while COMMAND was not running. ``number`` is the signal's."""
+    """A signal arrived while COMMAND was not running. ``number`` is the signal's."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
@@ -71,7 +71,7 @@ class StoppedError(Exception):
 
 
 def run(plan: RunPlan, environment: Mapping[str, str]) -> int:
-    """Do all of it; gives the exit code. Raises PodlaneError when the namespace or the proxy cannot be had."""
+    """Run everything; return the exit code. Raises PodlaneError if the namespace or the proxy cannot be started."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     signals = signal_descriptor(_HANDLED)
     try:
@@ -108,14 +108,14 @@ class _Run:
             return code
 
     def _close(self, record: RunRecord) -> None:
-        """Take the namespace away. Should that fail, COMMAND's exit code is still the one to report."""
+        """Remove the namespace. If that fails, COMMAND's exit code is still the one to report."""
         try:
             close_namespace(record)
         except PodlaneError as error:
             say(f"Not everything could be removed; the next run will try again. {error}", error=True)
 
     def _run_command(self, proxy: Proxy) -> int:
-        """Start COMMAND, see to signals and to the proxy while it runs; gives its exit code."""
+        """Run COMMAND, handling signals and the proxy's end; return its exit code."""
         resolver = choose_resolver()
         if resolver.warning:
             say(resolver.warning)
@@ -149,7 +149,7 @@ class _Run:
                 self._go_direct(proxy)
 
     def _go_direct(self, proxy: Proxy) -> None:
-        """The proxy has ended by itself: let new connections do without it."""
+        """The proxy has ended unexpectedly: let new connections go direct."""
         how = proxy.reap()
         if proxy.remove_leftovers():
             say(f"The proxy {how}. COMMAND goes on; new connections go direct and are not shaped.", error=True)
@@ -161,7 +161,7 @@ class _Run:
             )
 
     def _wind_up(self, proxy: Proxy, seconds: float, *, hasty: bool) -> None:
-        """COMMAND has ended: end what it left, let what it sent arrive, stop the proxy, print the summary."""
+        """After COMMAND's end: end its remaining processes, let sent data arrive, stop the proxy, print the summary."""
         if left := end_processes(proxy.namespace, but=proxy.child.pid):
             names = ", ".join(f"{process.program} ({process.pid})" for process in left)
             say(f"Ended what COMMAND left running in the background: {names}.")
@@ -174,7 +174,7 @@ class _Run:
             self._print_summary(document, seconds)
 
     def _wait_for_delivery(self, namespace: Namespace) -> bool:
-        """Wait until everything sent has been acknowledged; False when a signal or time put an end to it."""
+        """Wait until all sent data is acknowledged; False if a signal or the time limit ended the wait."""
         began = time.monotonic()
         told = False
         while unsent := unsent_in(namespace):
@@ -200,10 +200,10 @@ class _Run:
 
 
 def unsent_in(namespace: Namespace) -> int:
-    """Unacknowledged TCP bytes of everybody in the namespace, IPv4 and IPv6.
+    """Unacknowledged TCP bytes of all sockets in the namespace, IPv4 and IPv6.
 
-    A program may end right after its last write; the kernel then goes on sending for it. In a slow lane that takes a
-    while, and deleting the namespace would cut it off: data that an ordinary run of the program would have delivered.
+    A program may end right after its last write; the kernel then continues to send. At a low rate that takes a while,
+    and deleting the namespace would cut it off: data that an ordinary run of the program would have delivered.
     """
     total = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -213,6 +213,6 @@ def unsent_in(namespace: Namespace) -> int:
 
 
 def unsent_bytes(table: str) -> int:
-    """Bytes that sockets hold and no peer has acknowledged, from the text of /proc/net/tcp or tcp6 (proc(5))."""
+    """Bytes that sockets hold and the peer has not acknowledged, from the text of /proc/net/tcp or tcp6 (proc(5))."""
     rows = [line.split() for line in table.splitlines()[1:]]
     return sum(int(row[4].partition(":")[0], 16) for row in rows if int(row[3], 16) != _TCP_LISTEN)

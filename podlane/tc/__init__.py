@@ -1,5 +1,5 @@
-"""What ``podlane tc`` does: looking at the traffic control of an interface, changing it, and what the history says.
+"""``podlane tc``: shows and changes the traffic control of an interface, and keeps a history of changes.
 
-:mod:`podlane.tc.tree` and :mod:`podlane.tc.words` are pure: what was read becomes a tree of lanes and its
-words. What is done to an interface, and written down, is in :mod:`tc_core.apply`.
+:mod:`podlane.tc.tree` and :mod:`podlane.tc.words` are pure: they turn what was read into a tree of classes and its
+description. :mod:`tc_core.apply` changes interfaces and records the changes.
 """

@@ -1,4 +1,4 @@
-"""``podlane tc``: traffic control of an interface, from one policy file, and undone as easily. Needs root to change."""
+"""``podlane tc``: traffic control of an interface by a policy file, with undo. Changes need root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _takes_a_policy(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which policy, in the order of the help text; ``command`` gets them as ``source``."""
+    """The options that select a policy, in the order of the help text; ``command`` gets them as ``source``."""
 
     @functools.wraps(command)
     def with_source(*, file: str | None, profile: str | None, total: Rate | None, **others: object) -> None:

@@ -1,4 +1,4 @@
-"""``podlane tc history``: what was changed, by whom, and how to get back."""
+"""``podlane tc history``: lists changes and restores earlier states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _ListByDefault(click.Group):
-    """A group in which anything but the name of a command belongs to the command ``list``."""
+    """A group whose default command is ``list``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
@@ -111,7 +111,7 @@ def diff(store: HistoryFile, number: int, other: int | None) -> None:
 
 
 def _in_force(log: History, number: int) -> tuple[State | None, str]:
-    """The recorded state of the interface of a change, and what to call it."""
+    """The recorded state of a change's interface, and its description."""
     from tc_core.history import this_namespace
 
     interface = log.change(number).started.interface

@@ -1,4 +1,4 @@
-"""Which history a call of ``podlane tc`` reads and writes."""
+"""The history that a call of ``podlane tc`` reads and writes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from tc_core.history import History, MemoryHistory, SqliteHistory, Standing, def
 
 @dataclass(frozen=True, slots=True)
 class HistoryFile:
-    """The history's file, None for the usual one; or none at all."""
+    """The history's file, None for the default one; or no history at all."""
 
     file: Path | None = None
     is_kept: bool = True
 
     @property
     def path(self) -> Path:
-        """Where it is. Raises :class:`HistoryError` when there is no usual place for this user."""
+        """Its path. Raises :class:`HistoryError` if this user has no default one."""
         return self.file or default_path()
 
     @property
     def elsewhere(self) -> str:
-        """Where else to look, for those whose usual history is not root's; begins with a space if it says anything."""
+        """A hint at root's history for other users; begins with a space if not empty."""
         return "" if self.file or not self.is_kept or os.geteuid() == 0 else " Root has a history of its own: try sudo."
 
     @contextmanager
     def writing(self, interface: str) -> Iterator[tuple[History | None, Standing | None]]:
-        """The history to write changes of an interface to, made when it is missing, and what it knows of that.
+        """The history to record changes of an interface in, created if missing, and its knowledge of the interface.
 
-        None and None when no history is kept. Raises :class:`HistoryError`, with the way to do without.
+        None and None if no history is kept. Raises :class:`HistoryError`, with the option to do without.
         """
         if not self.is_kept:
             yield None, None
@@ -51,7 +51,7 @@ class HistoryFile:
 
     @contextmanager
     def reading(self) -> Iterator[History]:
-        """The history to look things up in; an empty one when nothing was recorded. Raises :class:`HistoryError`."""
+        """The history to read from; an empty one if nothing was recorded. Raises :class:`HistoryError`."""
         if not self.is_kept:
             raise HistoryError("There is no history to look at with --no-history. Leave that option out.")
         history: History = SqliteHistory(self.path, read_only=True) if self._may_exist() else MemoryHistory()
@@ -60,9 +60,9 @@ class HistoryFile:
             yield history
 
     def standing(self, interface: str) -> Standing | None:
-        """What the history knows of an interface here, for what can do without.
+        """The history's knowledge of an interface here, for verbs that can do without.
 
-        None when no history is kept, or when it cannot be read, which is said.
+        None if no history is kept, or if it cannot be read, which is reported.
         """
         if not self.is_kept:
             return None
@@ -74,7 +74,7 @@ class HistoryFile:
             return None
 
     def _may_exist(self) -> bool:
-        """Whether the file is not known to be missing. Of one that may not be looked for, opening it says why."""
+        """Whether the file may exist. If that cannot be checked, opening it gives the reason."""
         try:
             self.path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The history for people: a table of changes, one change in full, and what differs between two states."""
+"""The history as text: a table of changes, one change in full, and the difference between two states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLOURS: Final = {
     Outcome.RUNNING: "yellow",
 }
 _ELSEWHERE: Final = " *"
-"""Behind the interface of a change in another network namespace."""
+"""Marks the interface of a change in another network namespace."""
 
 
 def table_lines(records: Iterable[ChangeRecord], here: str) -> Iterator[str]:
@@ -52,7 +52,7 @@ def table_lines(records: Iterable[ChangeRecord], here: str) -> Iterator[str]:
 
 
 def remedy(record: ChangeRecord) -> Iterator[str]:
-    """What to do about a change that does not stand as it was meant."""
+    """The remedy for a change that was not completed as intended."""
     interface = record.started.interface
     if record.result is Outcome.INTERRUPTED:
         yield (
@@ -64,12 +64,12 @@ def remedy(record: ChangeRecord) -> Iterator[str]:
 
 
 def when(at: datetime) -> str:
-    """A time for people: local, to the second."""
+    """A local time, to the second."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def changes_of(record: ChangeRecord) -> str:
-    """How many commands were carried out, of how many: ``12``, ``3 of 12``, ``? of 12``."""
+    """The number of commands executed, and in total: ``12``, ``3 of 12``, ``? of 12``."""
     planned = len(record.started.commands)
     if record.finished is None:
         return f"? of {planned}"
@@ -112,7 +112,7 @@ def change_lines(record: ChangeRecord, here: str) -> Iterator[str]:
 
 
 def _mark(record: ChangeRecord, number: int) -> str:
-    """Whether a command was carried out: yes, refused, not tried, unknown."""
+    """Whether a command was executed: yes, refused, not tried, unknown."""
     if record.finished is None:
         return "?"
     if number < record.finished.made:
@@ -121,7 +121,7 @@ def _mark(record: ChangeRecord, number: int) -> str:
 
 
 def difference(one: State | None, other: State | None, one_name: str, other_name: str) -> list[str]:
-    """What differs between the policies of two states, as diff(1) has it; nothing when they are the same."""
+    """The difference between the policies of two states, as from diff(1); empty if they are equal."""
     old, new = text_of(one).splitlines(), text_of(other).splitlines()
     return list(difflib.unified_diff(old, new, one_name, other_name, lineterm=""))
 

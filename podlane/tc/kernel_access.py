@@ -1,4 +1,4 @@
-"""The kernel whose traffic control the verbs read and change, and what it can do."""
+"""Access to the kernel's traffic control, and its features."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def open_kernel(*, to_change: bool = False) -> Kernel:
     """Traffic control of this network namespace.
 
-    Raises :class:`NotPermittedError` when it is to be changed and this process may not, and
-    :class:`tc_core.errors.KernelError` when the kernel does not talk to us.
+    Raises :class:`NotPermittedError` if a change is intended and this process lacks the permission, and
+    :class:`tc_core.errors.KernelError` if netlink is not available.
     """
     from datapath.netfilter.backend import has_net_admin
     from tc_core.rtnetlink.kernel import NetlinkKernel
@@ -29,7 +29,7 @@ def open_kernel(*, to_change: bool = False) -> Kernel:
 
 
 def probe_features() -> Features:
-    """What this kernel can do, found out by trying (:mod:`tc_core.probe.features`)."""
+    """The features of this kernel, found by probing (:mod:`tc_core.probe.features`)."""
     from tc_core.probe import features
 
     return features.probe()

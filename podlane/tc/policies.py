@@ -1,4 +1,4 @@
-"""Where a policy comes from: a file, standard input, or a profile."""
+"""The source of a policy: a file, standard input, or a profile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD_INPUT: Final = "-"
 
 @dataclass(frozen=True, slots=True)
 class PolicySource:
-    """A policy file (``-`` is standard input), or a profile: one of the two. ``total`` replaces that of the policy."""
+    """A policy file (``-`` is standard input), or a profile: one of the two. ``total`` overrides that of the policy."""
 
     file: str | None
     profile: str | None
@@ -29,7 +29,7 @@ class PolicySource:
         return "standard input" if self.file == STANDARD_INPUT else str(self.file)
 
     def read(self) -> TrafficPolicy:
-        """The policy. Raises :class:`PolicyError`, also for one that asks for more than packets can tell."""
+        """The policy. Raises :class:`PolicyError`, also for one that packets alone cannot satisfy."""
         from traffic_policy.policy_file import load_policy, parse_policy
         from traffic_policy.profiles import profile_named
         from traffic_policy.scope import beyond_packets

@@ -1,6 +1,6 @@
-"""What the history knows of an interface: the policy in force, under which class ids, and whether that is certain.
+"""The history's knowledge of an interface: the policy in force, its class ids, and whether that is certain.
 
-A state in the history is ``{"policy": document, "ids": {class: id}}``; ``None`` is an interface without lanes.
+A state in the history is ``{"policy": document, "ids": {class: id}}``; ``None`` is an interface without classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def policy_of(state: State, source: str) -> TrafficPolicy:
 
 
 def text_of(state: State | None) -> str:
-    """The policy of a state as YAML text; of no lanes, nothing. A policy that cannot be read is shown as it is."""
+    """The policy of a state as YAML text; empty without classes. An invalid policy is shown as it is."""
     if state is None:
         return ""
     import yaml
@@ -41,14 +41,14 @@ def text_of(state: State | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The policy that the last change which was done left."""
+    """The policy in force after the last completed change."""
 
     change: int
     policy: TrafficPolicy
     lanes: Lanes
 
     def names(self, *, arriving: bool = False) -> Mapping[Handle, str]:
-        """The policy's names for handles: of what leaves, or of what arrives."""
+        """The policy's names for handles: of sent or of received traffic."""
         if not arriving:
             return self.lanes.tree.names
         return self.lanes.ingress.tree.names if self.lanes.ingress else MappingProxyType({})
@@ -56,14 +56,14 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What the history says of one interface; ``recorded`` is None when it has no policy for it."""
+    """The history's knowledge of one interface; ``recorded`` is None if it has no policy for it."""
 
     standing: Standing = field(default_factory=lambda: Standing(None))
     recorded: Recorded | None = None
 
 
 def knowledge(standing: Standing | None, interface: str) -> Knowledge:
-    """What is known of an interface. A recorded policy that this version cannot read any more counts as unknown."""
+    """Look up an interface. A recorded policy that this version cannot read counts as unknown."""
     if standing is None:
         return Knowledge()
     if standing.latest is None or standing.state is None:
@@ -71,7 +71,7 @@ def knowledge(standing: Standing | None, interface: str) -> Knowledge:
     number = standing.latest.number
     try:
         policy = policy_of(standing.state, f"change {number}")
-        # Which queue a kernel has does not matter for names and matches.
+        # The kernel's default queue does not matter for names and matches.
         lanes = lanes_of(policy, interface, ALL_FEATURES, ClassIds(standing.state["ids"]))
     except PolicyError:
         return Knowledge(standing)
@@ -79,7 +79,7 @@ def knowledge(standing: Standing | None, interface: str) -> Knowledge:
 
 
 def fits(tree: Tree, observed: Observed) -> bool:
-    """Whether an interface has these classes and filters. Queues are left aside: they depend on the kernel."""
+    """Whether an interface has these classes and filters. Queues are ignored: they depend on the kernel."""
     filters = {f.key: f for f in tree.filters}
     if {f.key: f for f in observed.filters} != filters:
         return False

@@ -1,4 +1,5 @@
-"""What ``podlane tc`` says of a plan and of what came of it: commands on standard output, one sentence beside them."""
+"""The output of ``podlane tc`` for a plan and its result: commands on standard output, one sentence on standard
+error."""
 
 from __future__ import annotations
 
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from traffic_policy.errors import PodlaneError
 
 _COLOURS: Final = {"+": "green", "-": "red", "~": "yellow", "@": "cyan"}
-"""By the first character of a line: what comes, what goes, what is altered, where."""
+"""By the first character of a line: added, removed, changed, position."""
 
 DIFFERENT: Final = 1
-"""The exit code for states that differ, as diff(1) has it."""
+"""The exit code for different states, as of diff(1)."""
 
 _BYTECODE: Final = re.compile(r"bytecode '([0-9]+),[^']{80,}'")
 """A program of classic BPF: the number of its instructions, then these (tc-bpf(8))."""
 
 
 def shortened(command: str) -> str:
-    """A command with the program of a filter cut short, for people: some thousand numbers say nothing to them."""
+    """A command with the program of a filter shortened, for readability."""
     return _BYTECODE.sub(r"bytecode '\1,…'", command)
 
 
@@ -46,7 +47,7 @@ def print_json(document: object) -> None:
 
 
 def print_plan(intent: Intent, as_json: bool) -> None:
-    """What would be done."""
+    """Print what would be done."""
     if as_json:
         print_json(_plan_document(intent))
         return
@@ -56,9 +57,9 @@ def print_plan(intent: Intent, as_json: bool) -> None:
 
 
 def carry_out(kernel: Kernel, history: History | None, intent: Intent) -> tuple[Report, PodlaneError | None]:
-    """Make it so, and write it down; the kernel's refusal, if any, is the second value.
+    """Execute and record a plan; the second value is the kernel's refusal, if any.
 
-    Raises :class:`HistoryError`, and :class:`InterfaceNotFoundError` when the interface vanishes in the middle.
+    Raises :class:`HistoryError`, and :class:`InterfaceNotFoundError` if the interface disappears meanwhile.
     """
     from tc_core.apply import journal
     from tc_core.apply.execute import ApplyError
@@ -78,9 +79,9 @@ def report(
     *,
     nothing: str = "nothing to change",
 ) -> None:
-    """What was done, and one sentence; ends with 1 when the kernel refused something.
+    """Print what was done, and one sentence; exits with 1 if the kernel refused a command.
 
-    ``state`` is what the interface has come to, ``nothing`` what is said when it was so already.
+    ``state`` describes the new state of the interface, ``nothing`` is printed if it was in that state already.
     """
     done, error = outcome
     made = len(done.done)
@@ -107,7 +108,7 @@ def _print_steps(intent: Intent, count: int) -> None:
 
 
 def sign_of(step: Step) -> str:
-    """``+`` for what a step adds, ``-`` for what it takes away, ``~`` for what it alters."""
+    """``+`` for a step that adds, ``-`` for one that removes, ``~`` for one that changes in place."""
     from tc_core import kernel
 
     match step[1]:

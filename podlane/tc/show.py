@@ -1,4 +1,4 @@
-"""``podlane tc show``: reads an interface, touching nothing, and puts it into words."""
+"""``podlane tc show``: reads an interface without changes, and describes it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tc_core.stats import rates
 from traffic_policy.policy import TrafficPolicy
 
 RATE_SECONDS: Final = 1.0
-"""Between the two readings that a rate is the mean of: long against a burst, short for somebody who waits."""
+"""Seconds between the two readings for a rate: long compared with a burst, short for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownInterface:
-    """An interface as ``podlane tc show`` has it. ``origin`` says where what it sends by comes from."""
+    """An interface for ``podlane tc show``. ``origin`` is the origin of its tree."""
 
     link: Link
     sends: Side
@@ -44,15 +44,15 @@ class ShownInterface:
     origin: str
     recorded: Recorded | None
     unsettled: tuple[ChangeRecord, ...]
-    """Changes that may have altered the interface after the recorded one."""
+    """Later changes that may have altered the interface since the recorded one."""
     policy: TrafficPolicy | None
-    """The recorded policy, if what is sent goes by it."""
+    """The recorded policy, if the sending side follows it."""
     received_policy: TrafficPolicy | None
-    """The recorded policy, if what arrives goes by it."""
+    """The recorded policy, if the receiving side follows it."""
 
     @property
     def lacks_policy(self) -> bool:
-        """Whether packets decide here by a policy that the history does not have."""
+        """Whether the tree follows a policy that the history lacks."""
         is_ours = self.sends.owner is TreeOwner.PODLANE
         return is_ours and self.recorded is None and not chosen_by_marks(self.sends.filters)
 
@@ -65,7 +65,7 @@ def read_interface(
     with_rates: bool = False,
     pause: Callable[[float], None] = time.sleep,
 ) -> ShownInterface:
-    """Read everything there is on an interface, and with ``with_rates`` once more a second later.
+    """Read everything about an interface, and with ``with_rates`` again a second later.
 
     Raises :class:`InterfaceNotFoundError`, :class:`KernelError`.
     """
@@ -116,7 +116,7 @@ def _fits_arriving(recorded: Recorded, observed: Observed) -> bool:
 
 
 def _origin(observed: Observed, sends: Side, known: Knowledge, is_fit: bool) -> str:
-    """Whose the tree is, and what the history says of it."""
+    """The tree's origin, and the history's knowledge of it."""
     whose = OWNERS[sends.owner]
     if sends.owner is TreeOwner.OTHER:
         return f"{whose}: {sends.root.kind if sends.root else 'nothing'}"
@@ -136,7 +136,7 @@ def _origin(observed: Observed, sends: Side, known: Knowledge, is_fit: bool) -> 
 
 
 def lines(shown: ShownInterface) -> Iterator[str]:
-    """Everything for a terminal (click strips the colours elsewhere)."""
+    """The whole output for a terminal (click strips the colours elsewhere)."""
     name = shown.link.name
     yield heading(f"{name} sends: {shown.origin}{'' if shown.link.is_up else ' (the interface is down)'}")
     yield from _side(shown.sends, shown.policy)

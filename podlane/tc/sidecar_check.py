@@ -1,8 +1,8 @@
-"""Is there a sidecar in this network namespace, and is this interface its business?
+"""Detects a sidecar in this network namespace that shapes the interface.
 
-A running sidecar holds the abstract unix socket of :mod:`datapath.instance_lock`. To see that, it is looked for among
-the namespace's sockets in /proc/net/unix (proc_net(5)): to try and bind it, as the sidecar does, would keep one that
-starts just then from starting. Which interface it shapes shows in the tree: only a sidecar's goes by marks.
+A running sidecar holds the abstract unix socket of :mod:`datapath.instance_lock`. It is looked up among the namespace's
+sockets in /proc/net/unix (proc_net(5)): trying to bind it, as the sidecar does, would prevent a sidecar from starting
+at that moment. The shaped interface is known by its tree: only a sidecar's classifies by marks.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from traffic_policy.errors import PodlaneError
 
 _SOCKETS: Final = Path("/proc/thread-self/net/unix")
 _LOCK: Final = "@podlane/sidecar"
-"""The name of the sidecar's lock as /proc shows it: @ stands for the zero byte of abstract names."""
+"""The name of the sidecar's lock in /proc: @ stands for the zero byte of abstract names."""
 
 
 class SidecarAtWorkError(PodlaneError):
-    """A running sidecar shapes the interface, and would undo or be undone by what is asked for."""
+    """A running sidecar shapes the interface; its changes and the requested one would conflict."""
 
 
 def sidecar_runs_here(sockets: str | None = None) -> bool:
-    """Whether a sidecar works in the calling thread's network namespace; ``sockets`` is the text of /proc/net/unix."""
+    """Whether a sidecar runs in the calling thread's network namespace; ``sockets`` is the text of /proc/net/unix."""
     if sockets is None:
         try:
             sockets = _SOCKETS.read_text("utf-8", "replace")
@@ -38,20 +38,20 @@ def sidecar_runs_here(sockets: str | None = None) -> bool:
 
 
 def is_sidecars(observed: Observed, standing: Standing | None) -> bool:
-    """Whether an interface has the tree of a sidecar that runs here; ``standing`` is what the history knows of it."""
+    """Whether an interface has the tree of a sidecar that runs here; ``standing`` is the history's knowledge of it."""
     if not (isinstance(observed.root, HtbQdisc) and is_ours(observed) and sidecar_runs_here()):
         return False
     if observed.filters:
         return chosen_by_marks(observed.filters)
-    # Without classes there is nothing to choose; a sidecar writes no history.
+    # Without classes there is nothing to classify; a sidecar keeps no history.
     return standing is None or standing.state is None
 
 
 def observe_for_change(kernel: Kernel, interface: str, standing: Standing | None) -> ObservedInterface:
-    """Look at an interface that is to be changed.
+    """Read an interface that is to be changed.
 
-    Raises :class:`SidecarAtWorkError` when it belongs to a running sidecar, and what
-    :func:`tc_core.apply.plan.observe_interface` does.
+    Raises :class:`SidecarAtWorkError` if it belongs to a running sidecar, and the errors of
+    :func:`tc_core.apply.plan.observe_interface`.
     """
     seen = observe_interface(kernel, interface)
     if is_sidecars(seen.leaving, standing):

@@ -1,8 +1,8 @@
-"""What an interface has, as a tree to look at: qdiscs, classes and queues, with what they counted. Pure.
+"""An interface as a tree for display: qdiscs, classes and queues, with their counters. Pure.
 
-Any tree can be shown, Podlane's or not. The kernel tells of each qdisc only its parent, which is a class, and of
-classes only those of HTB; the bands of prio and the class of a token bucket are there without being told of. So a
-qdisc hangs on the class that is its parent if that is known, else on the qdisc which has that class.
+Any tree can be shown, Podlane's or not. The kernel reports of each qdisc only its parent, which is a class, and classes
+only of HTB; the bands of prio and the class of a token bucket exist without being reported. So a qdisc is attached to
+its parent class if that is known, else to the qdisc that has this class.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ NOTHING: Final = ClassStats()
 
 
 class TreeOwner(StrEnum):
-    """Whose a tree is."""
+    """The owner of a tree."""
 
     PODLANE = "podlane"
     KERNEL = "kernel"
-    """The kernel's own choice for a new interface."""
+    """The kernel's default for a new interface."""
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A qdisc or a class, with what hangs on it. ``guaranteed``, ``ceiling`` and ``priority`` only where it has them.
+    """A qdisc or a class, with its children. ``guaranteed``, ``ceiling`` and ``priority`` only if it has them.
 
-    ``name`` is the policy's for it, "" when unknown. ``tc`` is what tc(8) says of it. ``queue`` is where its packets
-    wait: the qdisc on a class when that is all that hangs there, or a qdisc itself. ``now`` is its present rate, if it
-    was measured.
+    ``name`` is that of the policy, "" if unknown. ``tc`` is the description of tc(8). ``queue`` is where its packets
+    wait: the qdisc on a class if that is its only child, or a qdisc itself. ``now`` is its current rate, if measured.
     """
 
     what: str
@@ -63,7 +62,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class TreeReading:
-    """What one look at an interface gave: what it has, its counters, and its present rates if they were measured."""
+    """One reading of an interface: its tree, its counters, and its current rates if measured."""
 
     observed: Observed
     counters: Counters
@@ -72,9 +71,9 @@ class TreeReading:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One direction of an interface: ``device`` is what has the tree, for what arrives an ifb.
+    """One direction of an interface: ``device`` is the one with the tree, an ifb for received traffic.
 
-    ``default`` is the class, or the band of prio, of what no filter takes.
+    ``default`` is the class, or the band of prio, for traffic that no filter matches.
     """
 
     device: str
@@ -87,7 +86,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What arrives: the qdisc that gives filters a place, the filters there, and the ifb that ours lead to."""
+    """The receiving side: the ingress qdisc, its filters, and the ifb that ours redirect to."""
 
     place: Qdisc | None
     filters: tuple[Filter, ...] = ()
@@ -95,19 +94,19 @@ class Arrivals:
 
     @property
     def redirect(self) -> RedirectFilter | None:
-        """The filter that sends what arrives somewhere else."""
+        """The filter that redirects received traffic."""
         return next((f for f in self.filters if isinstance(f, RedirectFilter)), None)
 
 
 def owner_of(observed: Observed) -> TreeOwner:
-    """Whose the root of an interface is."""
+    """The owner of an interface's root qdisc."""
     if is_ours(observed):
         return TreeOwner.PODLANE
     return TreeOwner.KERNEL if observed.root is None or not observed.root.handle.major else TreeOwner.OTHER
 
 
 def side_of(reading: TreeReading, names: Mapping[Handle, str] | None = None) -> Side:
-    """The tree for what an interface sends. ``names`` are the policy's, where they are known."""
+    """The tree of the sending side. ``names`` are the policy's, if known."""
     observed, names = reading.observed, names or {}
     root = observed.root
     return Side(
@@ -121,7 +120,7 @@ def side_of(reading: TreeReading, names: Mapping[Handle, str] | None = None) -> 
 
 
 def _default(observed: Observed) -> Handle | None:
-    """The class, or the band, of what no filter takes; None where that depends, or there is none."""
+    """The class, or the band, for traffic that no filter matches; None if that varies, or there is none."""
     for qdisc in observed.qdiscs:
         match qdisc:
             case HtbQdisc(parent=parent, default_minor=minor) if parent == ROOT and minor:
@@ -132,13 +131,13 @@ def _default(observed: Observed) -> Handle | None:
 
 
 class _Builder:
-    """Puts what was read together; each qdisc and class is used once, so that no order of them can make a loop."""
+    """Assembles the tree; each qdisc and class is used once, so that no input can cause a loop."""
 
     def __init__(self, reading: TreeReading, names: Mapping[Handle, str]) -> None:
         self._reading = reading
         self._names = names
         self._qdiscs = list(reading.observed.qdiscs)
-        # The kernel lists classes in the order of a hash table; the policy's order says more, and handles do as well.
+        # The kernel lists classes in the order of a hash table; the order of handles is that of the policy.
         order = list(names)
         known = {handle: place for place, handle in enumerate(order)}
         self._classes = sorted(reading.observed.classes, key=lambda c: (known.get(c.handle, len(order)), c.handle))
@@ -149,7 +148,7 @@ class _Builder:
         bands: list[Node] = []
         if isinstance(qdisc, Prio):
             bands = [self._band(Handle(qdisc.handle.major, number)) for number in range(1, qdisc.bands + 1)]
-        # HTB writes the root down as the parent of a class whose parent it does not know.
+        # HTB reports the root as the parent of a class whose parent it does not know.
         classes = [self._class(c) for c in self._taken_classes(qdisc.handle)]
         rest = self._below(qdisc)
         children = (*bands, *classes, *rest)
@@ -169,7 +168,7 @@ class _Builder:
     def _below(self, qdisc: Qdisc) -> list[Node]:
         """The qdiscs on classes of this one that are not known."""
         if not qdisc.handle.major and qdisc.parent != ROOT:
-            # The kernel's own choices have no handle: only the one at the root (mq) has others below it.
+            # The kernel's default qdiscs have no handle: only the one at the root (mq) has others below it.
             return []
         found = [q for q in self._qdiscs if q.parent.major == qdisc.handle.major]
         return [self.qdisc(q) for q in found if q in self._qdiscs]
@@ -199,7 +198,7 @@ class _Builder:
         )
 
     def _band(self, handle: Handle) -> Node:
-        """A band of prio: what it counted is what the qdisc on it did."""
+        """A band of prio: its counters are those of its qdisc."""
         queue, below = self._queue(handle)
         counted = queue or next((q for q in self._reading.observed.qdiscs if q.parent == handle), None)
         return Node(
@@ -217,7 +216,7 @@ class _Builder:
         )
 
     def _queue(self, parent: Handle) -> tuple[Qdisc | None, tuple[Node, ...]]:
-        """What hangs on a class: one qdisc without anything below it is its queue."""
+        """The child of a class: a single qdisc without children is its queue."""
         found = [q for q in self._qdiscs if q.parent == parent]
         nodes = tuple(self.qdisc(q) for q in found)
         if len(nodes) == 1 and not nodes[0].children:
@@ -229,7 +228,7 @@ class _Builder:
 
 
 def _ceiling(qdisc: Qdisc | None) -> Rate | None:
-    """The most that a qdisc lets through, where it has a limit."""
+    """The rate limit of a qdisc, if it has one."""
     match qdisc:
         case Tbf():
             return qdisc.rate

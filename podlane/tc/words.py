@@ -1,4 +1,4 @@
-"""A tree of lanes in words: the table that ``podlane tc show`` draws, and the same as data. Pure."""
+"""A tree of classes as text: the table of ``podlane tc show``, and the same as data. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from traffic_policy.units import ByteCount
 
 _COLUMNS: Final = ("", "guaranteed", "at most", "prio", "sent", "packets", "dropped", "waiting", "now", "queue")
 _LEFT: Final = frozenset({0, 9})
-"""Columns of text; numbers are on the right."""
+"""Columns of text; numbers are right-aligned."""
 
 OWNERS: Final = {
     TreeOwner.PODLANE: "Podlane's",
@@ -40,7 +40,7 @@ OWNERS: Final = {
 
 
 def tree_lines(side: Side) -> Iterator[str]:
-    """The tree as a table, one line for each qdisc and class; columns that would be empty are left out."""
+    """The tree as a table, one line for each qdisc and class; empty columns are omitted."""
     if side.root is None:
         return
     rows = [_COLUMNS, *(_row(prefix, node) for prefix, node in _drawn(side.root, "", ""))]
@@ -51,7 +51,7 @@ def tree_lines(side: Side) -> Iterator[str]:
 
 
 def _drawn(node: Node, first: str, rest: str) -> Iterator[tuple[str, Node]]:
-    """Each node with the lines that lead to it."""
+    """Each node with the lines that connect it."""
     yield first, node
     for number, child in enumerate(node.children, 1):
         last = number == len(node.children)
@@ -61,7 +61,7 @@ def _drawn(node: Node, first: str, rest: str) -> Iterator[tuple[str, Node]]:
 def _row(prefix: str, node: Node) -> tuple[str, ...]:
     words = [node.name] if node.name else []
     words += [node.kind] if node.what == "qdisc" else [f"band {node.handle.minor}"] if node.what == "band" else []
-    # A qdisc that the kernel chose by itself has no handle that would mean anything.
+    # A default qdisc of the kernel has no meaningful handle.
     words += [str(node.handle)] if node.handle.major else []
     stats = node.stats or NOTHING
     counted = node.stats is not None
@@ -80,12 +80,12 @@ def _row(prefix: str, node: Node) -> tuple[str, ...]:
 
 
 def queue_words(qdisc: Qdisc) -> str:
-    """The queue of a class with what matters most about it: ``fifo of 50.0 KiB``."""
+    """The queue of a class with its main parameter: ``fifo of 50.0 KiB``."""
     match qdisc:
         case Bfifo():
             return f"fifo of {qdisc.limit.human}"
         case FqCodel():
-            # The kernel counts in units of 1,024 ns, so that 5 ms come back as a little less.
+            # The kernel counts in units of 1,024 ns, so that 5 ms are read back as a little less.
             return f"fq_codel, target {qdisc.target.nanoseconds / 10**6:.3g}ms"
         case Sfq():
             return f"sfq of {qdisc.limit} packets"
@@ -111,9 +111,9 @@ def _netem_words(qdisc: Netem) -> str:
 
 
 def filter_lines(side: Side, policy: TrafficPolicy | None, *, arriving: bool = False) -> Iterator[str]:
-    """Which traffic goes where, in the order in which it is decided.
+    """The filters in the order of evaluation.
 
-    ``policy`` is the recorded one that made this side, which alone says what a packet program looks for.
+    ``policy`` is the recorded one of this side, without which the programs of packet filters cannot be described.
     """
     ours = side.owner is TreeOwner.PODLANE
     packets_done = False
@@ -131,7 +131,7 @@ def filter_lines(side: Side, policy: TrafficPolicy | None, *, arriving: bool = F
 
 
 def rule_lines(policy: TrafficPolicy, *, arriving: bool) -> Iterator[str]:
-    """The matches of a policy in order. Of what arrives, classes that do not limit it leave it to the default one."""
+    """The matches of a policy in order. Of received traffic, classes without a limit leave it to the default one."""
     for traffic_class in policy.classes:
         target = DEFAULT_CLASS if arriving and traffic_class.ingress is None else traffic_class.name
         for match in traffic_class.match:
@@ -139,9 +139,9 @@ def rule_lines(policy: TrafficPolicy, *, arriving: bool) -> Iterator[str]:
 
 
 def filter_words(existing: Filter, names: Mapping[Handle, str], *, ours: bool = True) -> str:
-    """What one filter takes, and where that goes, as far as can be told from the filter alone.
+    """The match of one filter and its target, as far as the filter alone shows them.
 
-    ``ours``: whether it is on a tree of Podlane's, whose programs are known for what they do.
+    ``ours``: whether it is part of a tree of Podlane's, whose programs are known.
     """
     match existing:
         case FwFilter():
@@ -167,7 +167,7 @@ def _named(handle: Handle, names: Mapping[Handle, str]) -> str:
 
 
 def chosen_by_marks(filters: Iterable[Filter]) -> bool:
-    """Whether these are the filters of a sidecar's tree, which go by the mark; also when there are none."""
+    """Whether these are the filters of a sidecar's tree, which match the mark; also if there are none."""
     return not any(_reads_packets(existing) for existing in filters)
 
 

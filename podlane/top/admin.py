@@ -43,13 +43,13 @@ class AdminSource:
     def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ) -> Self:
         """``HOST:PORT``, ``HOST``, ``PORT`` or ``[ADDRESS]:PORT``; raises ValueError with the remedy.
 
-        What is left out is what PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say, as for the sidecar itself.
+        Missing parts are taken from PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT, as for the sidecar itself.
         """
         written = text or ""
         if written.isdecimal():
             written = f":{written}"
         elif written.count(":") > 1 and not written.startswith("["):
-            written = f"[{written}]"  # an IPv6 address alone
+            written = f"[{written}]"  # an IPv6 address without a port
         found = _HOST_AND_PORT.fullmatch(written)
         address, name, said = found.groups() if found else (None, None, written)
         host = address or name or environment.get(variable("admin_address")) or ADMIN_ADDRESS
@@ -66,11 +66,11 @@ class AdminSource:
         return address_words(self.host, self.port)
 
     def read(self) -> Reading:
-        """Ask for ``/classes``. Raises :class:`SourceError`."""
+        """Read ``/classes``. Raises :class:`SourceError`."""
         return reading_of(self._ask("/classes", Classes))
 
     def connections(self, limit: int, order: Order) -> Connections:
-        """Ask for ``/connections``. Raises :class:`SourceError`."""
+        """Read ``/connections``. Raises :class:`SourceError`."""
         return self._ask(f"/connections?limit={limit}&order={order.value}", Connections)
 
     def _ask(self, question: str, kind: type[_T]) -> _T:
@@ -83,7 +83,7 @@ class AdminSource:
                 "--admin HOST:PORT asks another, and --interface NAME does without a sidecar."
             ) from None
         if answer.status == http.HTTPStatus.NOT_FOUND:
-            if answer.body.startswith(b"There is no "):  # a sidecar's own words
+            if answer.body.startswith(b"There is no "):  # a message of the sidecar itself
                 raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'there is no {path}')}")
             raise SourceError(f"What answers at {self.name} is no sidecar: it has no {path}. Name another by --admin.")
         if answer.status != http.HTTPStatus.OK:
@@ -113,7 +113,7 @@ def reading_of(document: Classes) -> Reading:
 
 
 def _readings(document: Classes) -> Iterator[ClassReading]:
-    """The classes that send, and those that limit what arrives, if there are any."""
+    """The sending classes, and those that limit received traffic, if any."""
     yield from map(_class, document.classes)
     if (received := document.received) is not None:
         for each in received.classes:

@@ -1,4 +1,4 @@
-"""The columns of the table of classes: what stands in a cell, what it is sorted by, and which go when room is short."""
+"""The columns of the table of classes: their cells, sort keys, and the order of omission on narrow terminals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SPARK_CELLS: Final = 20
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _NONE: Final = "–"
 _GAP: Final = 2
-"""Columns of the terminal between two columns of the table."""
+"""Space between two columns of the table, in characters."""
 
 Value = float | str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. ``key`` names it for ``--sort``; ``value`` is what it is sorted by, ``text`` what it shows."""
+    """One column. ``key`` is its name for ``--sort``; ``value`` is the sort key, ``text`` the cell."""
 
     key: str
     title: str
@@ -58,7 +58,7 @@ def bar(share: float | None, cells: int = BAR_CELLS) -> str:
 
 
 def spark(values: Sequence[float | None], cells: int, top: float) -> str:
-    """A line of ``cells`` characters, whose highest stands for ``top``; blank where nothing is known or nothing was."""
+    """A line of ``cells`` characters, whose highest stands for ``top``; blank if unknown or zero."""
     size = max(1, math.ceil(len(values) / cells))
     groups = [values[max(0, end - size) : end] for end in range(len(values), 0, -size)][::-1]
     return "".join(_level([v for v in group if v is not None], top) for group in groups).rjust(cells)
@@ -80,7 +80,7 @@ def _backlog(row: RateRow) -> str:
 
 
 def highest(row: RateRow) -> int:
-    """What the highest character of a row's last minute stands for, in bit/s: the ceil, or the highest rate."""
+    """The rate in bit/s of the highest character of a row's last minute: the ceil, or the highest rate."""
     if row.reading.ceil is not None:
         return row.reading.ceil.bits_per_second
     return max((rate for rate in row.minute if rate is not None), default=0)
@@ -118,9 +118,9 @@ COLUMNS: Final = (
     ),
 )  # fmt: skip
 _GO_FIRST: Final = (MINUTE, "packets", "prio", "new", "borrowed", "rate", "conns", "drops", "throttled", "backlog")
-"""Columns that are left out, one after the other, until the rest fits."""
+"""Columns omitted one after another, until the rest fits."""
 ORDER: Final = "policy"
-"""Not sorted: as the policy has them."""
+"""Not sorted: in the policy's order."""
 SORTS: Final = (ORDER, *(column.key for column in COLUMNS if column.key != MINUTE))
 
 
@@ -129,14 +129,14 @@ def _whole(value: int | None) -> str:
 
 
 def arranged(rows: Iterable[RateRow], sort: str, *, reverse: bool) -> list[RateRow]:
-    """The rows by a column: texts and priorities rise, other numbers fall, what is not known comes last."""
+    """The rows by a column: texts and priorities ascending, other numbers descending, unknown values last."""
     listed = list(rows)
     if sort == ORDER:
         return listed[::-1] if reverse else listed
     column = next(each for each in COLUMNS if each.key == sort)
     known = [row for row in listed if column.value(row) is not None]
     falls = sort not in ("name", "prio")
-    # A stable sort, so that equals keep the policy's order also where others fall.
+    # A stable sort, so that equal rows keep the policy's order also when descending.
     known.sort(key=lambda row: _key(column.value(row)), reverse=falls != reverse)
     return known + [row for row in listed if column.value(row) is None]
 
@@ -146,7 +146,7 @@ def _key(value: Value) -> tuple[float, str]:
 
 
 def fitting(rows: Sequence[RateRow], width: int) -> list[Column]:
-    """The columns that a terminal of ``width`` columns has room for, without those of which nothing is known."""
+    """The columns that fit into ``width`` characters, without those that have no values."""
     columns = [c for c in COLUMNS if c is NAME or any(c.value(row) is not None for row in rows)]
     for key in _GO_FIRST:
         if _width(columns, rows) <= width:

@@ -1,4 +1,4 @@
-"""``podlane top``: what each class does, live. Of a running sidecar, or of any interface."""
+"""``podlane top``: live rates of each class, of a running sidecar or of any interface."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SORTS: Final = (
     "policy", "name", "prio", "rate", "ceil", "now", "use", "borrowed", "packets", "drops", "backlog", "throttled",
     "conns", "new",
 )  # fmt: skip
-"""Those of :mod:`podlane.top.columns`, which is not imported for the sake of --help."""
+"""Those of :mod:`podlane.top.columns`, which is not imported here to keep --help fast."""
 _MOST_CONNECTIONS: Final = 5000
 
 
@@ -146,7 +146,7 @@ def _print(
                 click.echo()
             print_frame(out, source, frame, view, shown)
     except BrokenPipeError:
-        # Whoever read has enough, as head(1) does. What is still buffered must not fail at exit.
+        # The reader has closed the pipe, as head(1) does. Buffered output must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -172,7 +172,7 @@ def _interface(name: str, netns: str | None) -> Source:
 
 @contextmanager
 def _inside(netns: str | None) -> Iterator[None]:
-    """Look from another network namespace. Raises :class:`LabError`, :class:`NotPermittedError`."""
+    """Read from another network namespace. Raises :class:`LabError`, :class:`NotPermittedError`."""
     if netns is None:
         yield
         return

@@ -15,7 +15,7 @@ RIGHT: Final = frozenset({"age", "up", "down"})
 _NONE: Final = "–"
 _WAYS: Final = {"outbound": "out", "inbound": "in"}
 _AWAITED: Final = "(awaited)"
-"""In the place of a class that is not chosen yet."""
+"""Shown until the class is chosen."""
 
 
 def cells(each: Connection) -> tuple[str, ...]:
@@ -35,12 +35,12 @@ def cells(each: Connection) -> tuple[str, ...]:
 
 
 def count_words(shown: Connections) -> str:
-    """How many there are, and how many of them are shown."""
+    """The number of connections, and the number shown."""
     return f"{shown.active} connection{'' if shown.active == 1 else 's'} alive, {len(shown.connections)} of them here"
 
 
 def in_class(connections: Sequence[Connection], sort: str, *, reverse: bool) -> list[Connection]:
-    """Sorted by one of :data:`TITLES`; ``""`` leaves the order in which they were told."""
+    """Sorted by one of :data:`TITLES`; ``""`` keeps the order of the source."""
     listed = list(connections)
     if sort:
         listed.sort(key=lambda each: _key(each, sort), reverse=reverse != (sort in RIGHT))

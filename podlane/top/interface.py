@@ -1,4 +1,4 @@
-"""Readings from the kernel: any interface, with Podlane's classes or anybody's."""
+"""Readings from the kernel, of any interface, with Podlane's classes or others."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from traffic_policy.units import Rate
 
 _DEFAULT: Final = leaf_handle(DEFAULT_CLASS_ID)
 _RECEIVED_COLUMNS: Final = 8
-"""Of /proc/net/dev, before those of what was sent."""
+"""Fields of /proc/net/dev before those of sent traffic."""
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceSource:
-    """An interface of this network namespace. ``known``: what the history says of it, for the names of classes."""
+    """An interface of this network namespace. ``known``: the history's knowledge of it, for the names of classes."""
 
     kernel: Kernel
     interface: str
@@ -38,18 +38,18 @@ class InterfaceSource:
 
     @property
     def name(self) -> str:
-        """Whose counters are shown, and where."""
+        """The interface and its place, for a title."""
         return f"kernel counters in {self.place}" if self.place else "kernel counters"
 
     def read(self) -> Reading:
-        """Look at the interface. Raises the errors of :mod:`tc_core`; :class:`SourceError` when it has just gone."""
+        """Read the interface. Raises the errors of :mod:`tc_core`; :class:`SourceError` if it has just been removed."""
         shown = read_interface(self.kernel, self.interface, self.known)
         at = time.monotonic()
         classes = tuple(_readings(shown)) or (_whole(self.interface),)
         return Reading(at, self.interface, _total(shown.sends), classes, (shown.origin,))
 
     def connections(self, limit: int, order: Order) -> Connections:  # noqa: ARG002 (the protocol's)
-        """The kernel has no classes of connections."""
+        """Not available: the kernel does not know the classes of connections."""
         raise SourceError("Only a sidecar knows connections. Look at its admin port (--admin) instead of an interface.")
 
 
@@ -60,7 +60,7 @@ def _readings(shown: Interface) -> Iterator[ClassReading]:
 
 
 def _lanes(side: Side, *, arrives: bool) -> Iterator[ClassReading]:
-    """The classes and bands that have no others below them; where there are none, the root alone."""
+    """The leaf classes and bands; without any, the root alone."""
     if side.root is None:
         return
     nodes = [node for node in side.root.walk() if node.what != "qdisc" and not _has_classes(node)]
@@ -78,8 +78,8 @@ def _lanes(side: Side, *, arrives: bool) -> Iterator[ClassReading]:
 
 
 def _whole(interface: str) -> ClassReading:
-    """An interface on which nothing is told apart, by its own counters (proc_pid_net(5))."""
-    # The calling thread's: that of the process stays where it was when the thread enters a namespace.
+    """An interface without classes, by its own counters (proc_pid_net(5))."""
+    # Of the calling thread: the process's own does not change when the thread enters a namespace.
     for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]:
         name, _, numbers = line.partition(":")
         if name.strip() == interface:
@@ -101,7 +101,7 @@ def _name(node: Node, side: Side) -> str:
 
 
 def _total(side: Side) -> Rate | None:
-    """What limits all classes together, if one thing does: the only class below the root, or the root itself."""
+    """The common limit of all classes, if there is one: the only class below the root, or the root itself."""
     if side.root is None:
         return None
     if side.root.ceiling is not None:

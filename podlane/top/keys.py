@@ -1,4 +1,4 @@
-"""Keys of a terminal, one at a time, without the Enter key."""
+"""Reads single keys of a terminal, without the Enter key."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _SEQUENCES: Final = {
     "[A": "up", "OA": "up", "[B": "down", "OB": "down", "[C": "right", "OC": "right", "[D": "left", "OD": "left",
     "[5~": "pageup", "[6~": "pagedown", "[H": "home", "OH": "home", "[1~": "home",
 }  # fmt: skip
-"""What follows the escape character: the cursor and editing keys of ECMA-48 and of the VT220, which terminals send."""
+"""The sequences after the escape character: the cursor and editing keys of ECMA-48 and of the VT220."""
 _CHUNK: Final = 64
 _CONTROL_CHARACTERS: Final = 6
-"""Where tcgetattr() has them."""
+"""Indices into the result of tcgetattr()."""
 _DISABLED: Final = b"\0"
 """_POSIX_VDISABLE (termios(3))."""
 
 
 def read_keys(data: str) -> Iterator[str]:
-    """The keys in what a terminal sent at once; sequences that are not known here are left out. Pure."""
+    """The keys in the bytes that a terminal sent at once; unknown sequences are skipped. Pure."""
     while data:
         if data[0] != "\x1b":
             yield data[0]
@@ -38,7 +38,7 @@ def read_keys(data: str) -> Iterator[str]:
             yield "escape"
             return
         else:
-            # The end of an unknown sequence is a letter or a tilde (ECMA-48, 5.4), behind its introducer.
+            # An unknown sequence ends with a letter or a tilde (ECMA-48, 5.4), after its introducer.
             data = data[2:] if data[1] in "[O" else data[1:]
             while data and not (data[0].isalpha() or data[0] == "~"):
                 data = data[1:]
@@ -47,24 +47,24 @@ def read_keys(data: str) -> Iterator[str]:
 
 @contextmanager
 def single_keys(descriptor: int) -> Iterator[None]:
-    """Have a terminal hand keys over one by one and not show them, for the block.
+    """Switch a terminal to single keys without echo, for the block.
 
-    Ctrl-C stays what it is; Ctrl-Z is a key like others, so that the terminal can be put in order before the stop.
+    Ctrl-C keeps its meaning; Ctrl-Z is a key like others, so that the terminal can be restored before the stop.
     """
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setcbreak(descriptor, termios.TCSANOW)  # keeps what was typed already
+        tty.setcbreak(descriptor, termios.TCSANOW)  # keeps keys typed already
         mode = termios.tcgetattr(descriptor)
         mode[_CONTROL_CHARACTERS][termios.VSUSP] = _DISABLED
         termios.tcsetattr(descriptor, termios.TCSANOW, mode)
         yield
     finally:
-        # Not after its output: a terminal that has stopped (Ctrl-S) must not keep us here.
+        # TCSANOW, without draining output: a stopped terminal (Ctrl-S) would block here.
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def wait_for_keys(descriptor: int, seconds: float) -> list[str] | None:
-    """The keys pressed next, none when none was within that time; None when the terminal is gone."""
+    """The next keys pressed; empty after the timeout, None if the terminal was closed."""
     if not select.select([descriptor], [], [], max(0.0, seconds))[0]:
         return []
     try:

@@ -1,4 +1,4 @@
-"""``podlane top`` where nobody presses keys: a table, or one line of JSON per interval."""
+"""``podlane top`` without a terminal: a table, or one line of JSON per interval."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _UNBOUNDED: Final = 10_000
-"""Columns where there is no terminal: whoever reads a file or a pipe cuts lines as they like."""
+"""Width without a terminal: readers of a file or a pipe can cut lines themselves."""
 
 
 def frames(
@@ -34,7 +34,7 @@ def frames(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[Frame]:
-    """A frame after each interval, for ever; the first one when the first interval is over. Raises what looks raise."""
+    """A frame after each interval, endlessly; the first one after the first interval. Raises the source's errors."""
     watch = RateTracker(interval)
     watch.add(source.read())
     due = clock() + interval

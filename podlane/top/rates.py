@@ -1,8 +1,8 @@
-"""From looks to rates: what each class did between two of them, and over the last minute. Pure.
+"""Computes rates from readings: the rate of each class over an interval, and over the last minute. Pure.
 
-Counters are compared with those of the look an interval before. Between them there are more looks, which ask one thing:
-was something waiting? The kernel counts how often a class had to wait (overlimits), but not for how long, so the share
-of looks at which packets of a class waited stands for the share of time.
+Counters are compared with the reading an interval earlier. Further readings in between only sample whether packets
+waited. The kernel counts how often a class had to wait (overlimits), but not for how long, so the share of readings
+with packets waiting stands for the share of time.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ from tc_core.stats import ClassStats, grown, rate_between
 from traffic_policy.units import Rate
 
 THROTTLED_SECONDS: Final = 10.0
-"""What "throttled" is a share of, or the interval if that is longer: forty looks, steady enough to read."""
+"""Seconds over which "throttled" is measured, or the interval if that is longer: forty readings, steady enough."""
 MINUTE: Final = 60.0
 LOOK_SECONDS: Final = 0.25
-"""Between two looks, at least. A sidecar with 4 classes spends 2 ms on an answer, one with 200 some 30 ms (measured on
-a busy machine)."""
+"""Minimum seconds between two readings; an answer takes a sidecar with many classes some tens of milliseconds."""
 _RESTRAINT: Final = 10
-"""Looking takes one part in so many of the time, at most."""
+"""Reading takes at most this fraction of the time."""
 _SLACK: Final = 0.5
-"""How much of the time between two looks an interval may be short of: looks are late by a little, now and then."""
+"""Tolerance for an interval, as a part of the time between readings, which may be slightly late."""
 
 
 def pause_after_look(took: float, interval: float) -> float:
-    """Seconds to the next look, after one that took so many."""
+    """Seconds to the next reading, after one that took ``seconds``."""
     return min(interval, max(LOOK_SECONDS, _RESTRAINT * took))
 
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
-    """What a class did in the last interval. Shares are from 0 to 1; None is what is not known, or has no meaning.
+    """A class's last interval. Shares are from 0 to 1; None is unknown or not applicable.
 
-    ``borrowed``: of the packets that it sent, those which its own rate did not cover. ``backlog_seconds``: how long
-    what waits now takes at the guaranteed rate, or at the ceil where nothing is guaranteed. ``throttled``: the share of
-    the last seconds in which packets were waiting. ``minute``: the rate in bit/s of each second of the last minute.
+    ``borrowed``: the share of sent packets not covered by its own rate. ``backlog_seconds``: the time to send the
+    current backlog at the guaranteed rate, or at the ceil without a guarantee. ``throttled``: the share of the last
+    seconds in which packets were waiting. ``minute``: the rate in bit/s of each second of the last minute.
     """
 
     reading: ClassReading
@@ -58,13 +57,13 @@ class RateRow:
 
     @property
     def name(self) -> str:
-        """The class's name; with an arrow if it limits what arrives."""
+        """The class's name; with an arrow if it limits received traffic."""
         return f"↓ {self.reading.name}" if self.reading.arrives else self.reading.name
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """All that one picture shows. ``seconds`` are those between the looks that are compared; 0: there was only one."""
+    """The data of one display. ``seconds`` is the time between the compared readings; 0: there was only one."""
 
     reading: Reading
     seconds: float
@@ -74,7 +73,7 @@ class Frame:
 
 @dataclass(slots=True)
 class RateTracker:
-    """Remembers looks. ``interval``: seconds that a rate is the mean of."""
+    """Keeps readings. ``interval``: seconds over which rates are averaged."""
 
     interval: float
     _looks: Window[Reading] = field(init=False)
@@ -84,18 +83,18 @@ class RateTracker:
         self._looks = Window(max(THROTTLED_SECONDS, self.interval) + self.interval)
 
     def add(self, reading: Reading) -> None:
-        """Remember a look. One that is no newer than the last adds nothing; a clock set back begins anew."""
+        """Add a reading. One no newer than the last is ignored; a clock set back starts over."""
         if len(self._looks) and reading.at < self._looks.latest.at:
             self._minutes.clear()
         self._looks.add(reading.at, reading)
 
     def frame(self) -> Frame:
-        """What happened in the last interval; needs one look at least, and knows rates from two on.
+        """The last interval; needs one reading at least, and has rates from two on.
 
         Each call adds a point to the last minute.
         """
         latest = self._looks.latest
-        # An interval ago, or at the oldest look there is.
+        # An interval ago, or the oldest reading.
         before = self._looks.before(self.interval - min(LOOK_SECONDS, self.interval) * _SLACK)
         seconds = latest.at - before.at
         earlier = {each.key: each for each in before.classes}
@@ -106,25 +105,25 @@ class RateTracker:
             for row in (*rows, totals):
                 points = self._minutes.setdefault(row.reading.key, deque())
                 if points and int(points[-1][0]) == int(latest.at):
-                    points.pop()  # one a second is enough
+                    points.pop()  # one per second suffices
                 points.append((latest.at, row.now.bits_per_second))
             self._forget(latest)
         *rows, totals = (replace(row, minute=self._minute(row.reading.key, latest.at)) for row in (*rows, totals))
         return Frame(latest, seconds, tuple(rows), totals)
 
     def _throttled(self) -> Mapping[str, float]:
-        """The share of looks at which a class had packets waiting, by its key; by "" for all that send."""
+        """The share of readings with packets waiting, by class key; by "" for all sending classes."""
         looks = list(self._looks.last(max(THROTTLED_SECONDS, self.interval)))
         waited: Counter[str] = Counter()
         for look in looks:
             waiting = [each for each in look.classes if each.stats.backlog_packets > 0]
             waited.update(each.key for each in waiting)
-            # Totals are of what the interface sends; what it receives has a total of its own.
+            # Totals are of sent traffic; received traffic has a total of its own.
             waited[""] += any(not each.arrives for each in waiting)
         return {key: number / len(looks) for key, number in waited.items()}
 
     def _minute(self, key: str, at: float) -> tuple[int | None, ...]:
-        """Second by second; a rate stands for all the seconds that it is the mean of."""
+        """One rate per second; a rate counts for all seconds over which it was averaged."""
         points = self._minutes.get(key, ())
         times = [time for time, _ in points]
         rates = [rate for _, rate in points]
@@ -145,7 +144,7 @@ class RateTracker:
 
 
 def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttled: float) -> RateRow:
-    """``before`` is None for a class that is new: all it has counted is."""
+    """``before`` is None for a new class: its counters started at zero."""
     stats = now.stats
     earlier = before.stats if before is not None else ClassStats()
     if not seconds:
@@ -175,7 +174,7 @@ def _of(bits: int, rate: Rate | None) -> float | None:
 
 
 def _totals(reading: Reading, rows: Sequence[RateRow], throttled: float) -> RateRow:
-    """Everything that is sent, as a row without a name."""
+    """All sent traffic, as a row without a name."""
     sent = [row for row in rows if not row.reading.arrives]
     guaranteed = [row.reading.rate.bits_per_second for row in sent if row.reading.rate is not None]
     active = [row.reading.active for row in sent if row.reading.active is not None]

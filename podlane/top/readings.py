@@ -1,4 +1,4 @@
-"""One look at the classes of an interface, as plain data."""
+"""One reading of an interface's classes, as plain data."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from traffic_policy.units import Rate
 
 
 class SourceError(PodlaneError):
-    """The classes cannot be looked at (any more); the text says why and what to do."""
+    """The classes cannot be read (any more); the message has reason and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassReading:
-    """A class at one moment. ``key`` is what stays the same from look to look.
+    """A class at one moment. ``key`` is the same in all readings.
 
-    None where the shaper has no such thing; ``active`` and ``opened`` (connections alive, and since the start) where
-    nobody counts connections. ``arrives``: it limits what the interface receives.
+    A field is None if the shaper lacks it; ``active`` and ``opened`` (connections alive, and since the start) if
+    connections are not counted. ``arrives``: it limits received traffic.
     """
 
     key: str
@@ -38,7 +38,7 @@ class ClassReading:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All classes at one moment, in seconds of a clock that only goes forward. ``details`` are for a title."""
+    """All classes at one moment, in seconds of a monotonic clock. ``details`` are for a title."""
 
     at: float
     interface: str
@@ -48,17 +48,17 @@ class Reading:
 
 
 class Source(Protocol):
-    """Where readings come from. Its methods block, and raise :class:`SourceError` or what :mod:`tc_core` raises."""
+    """A source of readings. Its methods block, and raise :class:`SourceError` or the errors of :mod:`tc_core`."""
 
     @property
     def name(self) -> str:
-        """What is looked at, for a title."""
+        """The source's name, for a title."""
 
     def read(self) -> Reading:
-        """Look at the classes."""
+        """Read the classes."""
 
     def connections(self, limit: int, order: Order) -> Connections:
-        """Look at live connections."""
+        """Read the live connections."""
 
 
 def duration_words(seconds: float) -> str:

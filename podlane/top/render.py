@@ -1,4 +1,4 @@
-"""The picture of a frame: a title, the table of classes or of connections, a line of help. Pure, but for rich."""
+"""The display of a frame: a title, the table of classes or of connections, a line of help. Pure, using rich."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from podlane.top.view import HELP, View
 
 _MINUTE_CELLS: Final = 60
 _NEAR: Final = 0.9
-"""Of the ceil: where a class begins to be held back."""
+"""Fraction of the ceil from which on a class is close to its limit."""
 _OVER: Final = 1.02
-"""... and where it is above, beyond what bursts and a late look explain."""
+"""... and from which on it exceeds the limit, beyond bursts and late readings."""
 _AROUND: Final = 6
-"""Lines of a screen that are not the table's body: title, last minute, state, headings, totals, keys."""
+"""Screen lines outside the table's body: title, last minute, state, headings, totals, keys."""
 _KEYS: Final = "q quit  s sort  r reverse  p pause  c {other}  ? help"
 
 
 def classes_picture(
     source: str, frame: Frame, view: View, width: int, height: int, problem: str = ""
 ) -> RenderableType:
-    """Everything for a screen of this size."""
+    """The screen with the classes, for this size."""
     rows = arranged(frame.rows, view.sort, reverse=view.reverse)
     sort = "in the policy's order" if view.sort == ORDER else f"sorted by {_title(view.sort)}"
     shown = rows[view.top : _end(view, height)]
-    # Of all rows, so that scrolling moves no column.
+    # Of all rows, so that scrolling does not move columns.
     body = class_table(shown, frame.totals, fitting((*rows, frame.totals), width))
     footer = _footer(view, "connections", sort, len(rows), _end(view, height), width)
     return Group(*_head(source, frame, view, width, problem), body, footer)
@@ -55,7 +55,7 @@ def classes_picture(
 def connections_picture(
     source: str, frame: Frame, shown: Connections, view: View, width: int, height: int, problem: str = ""
 ) -> RenderableType:
-    """The live connections for a screen of this size."""
+    """The screen with the live connections, for this size."""
     listed = in_class(shown.connections, view.connection_sort, reverse=view.reverse)
     first = "the newest first" if view.order is Order.NEWEST else "the largest first"
     sort = f"sorted by {view.connection_sort}" if view.connection_sort else first
@@ -65,7 +65,7 @@ def connections_picture(
 
 
 def _end(view: View, height: int) -> int:
-    """Behind the last line that there is room for."""
+    """The index after the last line that fits."""
     return view.top + max(1, height - _AROUND)
 
 
@@ -74,7 +74,7 @@ def _head(source: str, frame: Frame, view: View, width: int, problem: str) -> tu
 
 
 def help_picture() -> RenderableType:
-    """What the keys do, and what the columns mean."""
+    """Explains the keys and the columns."""
     parts: list[RenderableType] = []
     for heading, meanings in (("Keys", HELP), ("Columns", MEANINGS)):
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
@@ -95,7 +95,7 @@ MEANINGS: Final = (
 
 
 def title(source: str, frame: Frame, width: int) -> Text:
-    """What is looked at, and how much of it is used."""
+    """The source, and the share of its total in use."""
     reading, totals = frame.reading, frame.totals
     line = Text.assemble((reading.interface, "bold cyan"), "  ", source)
     if reading.total is not None:
@@ -109,7 +109,7 @@ def title(source: str, frame: Frame, width: int) -> Text:
 
 
 def last_minute(totals: RateRow, width: int) -> Text:
-    """What was sent in all, second by second."""
+    """The total rate sent, second by second."""
     return Text.assemble(
         ("last 60 s ", "dim"),
         (spark(totals.minute, min(_MINUTE_CELLS, max(1, width - 30)), highest(totals)), "cyan"),
@@ -118,7 +118,7 @@ def last_minute(totals: RateRow, width: int) -> Text:
 
 
 def class_table(rows: Sequence[RateRow], totals: RateRow, columns: Sequence[Column]) -> Table:
-    """The rows, and the totals below."""
+    """The rows, with the totals below."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column.title, justify="left" if column.is_left else "right", no_wrap=True)
@@ -129,7 +129,7 @@ def class_table(rows: Sequence[RateRow], totals: RateRow, columns: Sequence[Colu
 
 
 def connection_table(connections: Sequence[Connection]) -> Table:
-    """Live connections; long names are cut where room is short."""
+    """Live connections; long names are shortened on narrow screens."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in TITLES:
         table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=True, overflow="ellipsis")
@@ -143,7 +143,7 @@ def _title(sort: str) -> str:
 
 
 def _state(view: View, problem: str, width: int) -> Text:
-    """One line, empty when all is well."""
+    """One line, empty without problems."""
     if not problem:
         return Text("paused: p goes on" if view.is_paused else "", style="bold yellow")
     text = Text(problem, style="bold red")

@@ -1,7 +1,7 @@
-"""The live picture on a terminal, and its keys.
+"""The live display on a terminal, and its keys.
 
-One thread does all of it: it waits for a key until the next look is due. What a key changes is seen at once. A look
-that fails is said in the picture, and tried again: a sidecar that is started anew comes back by itself.
+A single thread waits for a key until the next reading is due. A key takes effect at once. A failed reading is shown in
+the display, and retried: a restarted sidecar is picked up again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _SUSPEND: Final = "\x1a"
-"""Ctrl-Z, which single_keys() hands over as a key."""
+"""Ctrl-Z, which single_keys() passes as a key."""
 _NO_CONNECTIONS: Final = Connections(0, Order.NEWEST, ())
 
 
 class Screen:
-    """Shows one source until somebody quits."""
+    """Shows one source until the user quits."""
 
     def __init__(self, console: Console, source: Source, view: View, interval: float, limit: int) -> None:
         self._console = console
@@ -51,9 +51,9 @@ class Screen:
         self._is_suspended = False
 
     def run(self, count: int | None) -> None:
-        """Until a key ends it, the terminal is gone, or ``count`` intervals are over.
+        """Run until a key ends it, the terminal is closed, or ``count`` intervals are over.
 
-        Raises :class:`SourceError`, or an error of :mod:`tc_core`, when the first look fails.
+        Raises :class:`SourceError`, or an error of :mod:`tc_core`, if the first reading fails.
         """
         self._watch.add(self._source.read())
         self._frame = self._watch.frame()
@@ -63,12 +63,12 @@ class Screen:
             with single_keys(self._keyboard), Live(console=self._console, screen=True, auto_refresh=False) as live:
                 left = self._show(live, left)
             if self._is_suspended:
-                # With the terminal as it was before; the shell's `fg` goes on behind this line.
+                # With the terminal restored; the shell's `fg` continues after this line.
                 self._is_suspended = False
                 os.kill(os.getpid(), signal.SIGSTOP)
 
     def _show(self, live: Live, left: float) -> float:
-        """Until the view is over or to be suspended; gives how many intervals are left then."""
+        """Run until the view ends or is suspended; return the number of intervals left."""
         next_look = time.monotonic()
         next_frame = next_look + self._interval
         size = None

@@ -1,4 +1,4 @@
-"""What somebody has chosen to see, and what a key changes in that. Pure."""
+"""The user's choice of view, and its change by a key. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class View:
 
 
 def after(view: View, key: str, lines: int) -> View:
-    """The view after a key; ``lines``: how many there are to scroll through. Keys that mean nothing change nothing."""
+    """The view after a key; ``lines``: the number of lines to scroll. Unknown keys change nothing."""
     match key:
         case "q":
             return replace(view, is_over=True)

@@ -1,1 +1,1 @@
-"""The life of a sidecar: brought up in order, reloaded, and taken down in reverse."""
+"""The lifecycle of a sidecar: startup in order, reloads, shutdown in reverse order."""

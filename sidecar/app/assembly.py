@@ -1,4 +1,4 @@
-"""From settings and what is wanted to a sidecar: its parts, made and put together."""
+"""Builds a sidecar from its settings and the wanted policy."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ def assemble(
     mesh: MeshProxy | None = None,
     supervisor: SupervisorClient | None = None,
 ) -> Sidecar:
-    """``given`` are the settings before annotations had their say; ``tried`` is the digest of the files of ``wanted``.
+    """``given`` are the settings before annotations are applied; ``tried`` is the digest of the files of ``wanted``.
 
-    ``make_pool``: who relays instead of this process. ``mesh``: the proxy that connections of this Pod come from.
+    ``make_pool`` makes the workers that relay instead of this process. ``mesh`` is the service mesh proxy whose
+    connections are shaped.
     """
     settings = wanted.settings
     state = ReloadStatus()
-    quic = ConnectionCounters()  # of a thread of its own
-    # Stepping aside, one classifier counts all.
+    quic = ConnectionCounters()  # runs in a thread of its own
+    # Without a relay, one classifier counts all connections.
     processes = RelayProcesses(lambda: plane.server, (quic,) if settings.datapath is Datapath.RELAY else ())
     metrics = Metrics(
         lambda: shaping.snapshots,

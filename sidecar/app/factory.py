@@ -1,4 +1,4 @@
-"""From settings to the parts that serve connections: a relay, or a classifier of packets. Makes them, runs nothing."""
+"""Builds the parts that serve connections, a relay or a packet classifier, from settings. Runs nothing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sidecar.workers.pool import WorkerPool
 from traffic_policy.settings import AccessLogMode, Datapath
 
 MakePool = Callable[..., WorkerPool]
-"""A :class:`WorkerPool` of which the first arguments are given."""
+"""A :class:`WorkerPool` with its first arguments bound."""
 
 
 def access_log_of(settings: SidecarSettings) -> AccessLogSettings | None:
-    """Where the access log goes; None: nowhere."""
+    """The access log's destination; None if there is none."""
     return None if settings.access_log is AccessLogMode.OFF else AccessLogSettings(settings.access_log_file)
 
 
 def server_settings(settings: SidecarSettings) -> ServerSettings:
-    """What each process that relays is told."""
+    """The settings passed to each process that relays."""
     return ServerSettings(
         port=settings.outbound_port,
         inbound_port=settings.inbound_port,
@@ -52,9 +52,9 @@ def server(
     mesh: MeshProxy | None,
     received_counters: CounterRow,
 ) -> Server:
-    """What handles captured connections: a classifier, workers if there is ``make_pool``, or a relay in this process.
+    """The handler of captured connections: a classifier, workers if ``make_pool`` is given, or a relay in this process.
 
-    ``counters`` are what it counts in; ``received_counters`` is where this process writes down what it has received.
+    ``counters`` are the counters to update; ``received_counters`` is where this process records the bytes it receives.
     """
     if settings.datapath is Datapath.STEP_ASIDE:
         return classifier(settings, counters, routing)
@@ -67,9 +67,9 @@ def server(
 
 
 def classifier(settings: SidecarSettings, counters: ConnectionCounters, routing: Routing) -> StepAside:
-    """What judges packets: of all connections, or of QUIC alone.
+    """The packet classifier, for all connections or for QUIC alone.
 
-    Raises ConfigError when the access log cannot be written.
+    Raises ConfigError if the access log cannot be written.
     """
     make = partial(StepAside, detection_timeout=settings.detection_timeout, on_idle=Trim(trim_memory).left)
     where = access_log_of(settings)

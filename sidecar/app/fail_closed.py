@@ -1,8 +1,8 @@
-"""What becomes of connections where there is no start: a first one that fails has no supervisor that would see to them.
+"""Handles a failed start, for which no supervisor exists yet.
 
-Both end then, and whoever started them tries again. With ``on-failure: open`` nothing of ours stays, so that all go
-direct. With ``closed`` what names decide is refused until there is a start: what that is, is known from the moment on
-at which the policy could be read; before that it is what an earlier sidecar has captured.
+Either way the process ends, to be restarted by its parent. With ``on-failure: open`` nothing stays installed and all
+connections go direct. With ``closed``, connections whose class depends on a name are refused until a start succeeds.
+The policy says which these are, once it has been read; before that, they are the ones that an earlier sidecar captured.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ log = Logger()
 
 
 def do_without_start(settings: SidecarSettings, wanted: Wanted | None = None, mesh: MeshProxy | None = None) -> None:
-    """For a start that failed before it had any rules of its own. Raises nothing.
+    """Clean up after a start that failed before it had installed any rules. Raises nothing.
 
-    ``wanted`` is the policy, None where it could not be read.
+    ``wanted`` is the policy, None if it could not be read.
     """
     closed = on_failure_asked(settings) is OnFailure.CLOSED
     try:
@@ -40,7 +40,7 @@ def do_without_start(settings: SidecarSettings, wanted: Wanted | None = None, me
             installer = Installer(detect_backend(settings.iptables))
             refuse(installer, wanted, mesh)
         else:
-            # A killed predecessor's rules lead to a listener that will not come back.
+            # The rules of a killed predecessor lead to a listener that no longer exists.
             remove_leftovers(settings.interface)
     except PodlaneError as error:
         what = NOT_REFUSED if closed else "what an earlier sidecar may have left here could not be removed"
@@ -48,10 +48,10 @@ def do_without_start(settings: SidecarSettings, wanted: Wanted | None = None, me
 
 
 def refuse(installer: Installer, wanted: Wanted | None, mesh: MeshProxy | None, interface: str | None = None) -> bool:
-    """Have new connections refused that a proxy would take; whether it would take any, and its rules are to stay.
+    """Refuse new connections that a proxy would take. Return whether there are any, and the rules are to stay.
 
-    Which these are the policy says, or where there is none the rules that are installed. ``interface`` is the shaped
-    one, if it is known. A kernel that cannot refuse them (it lacks REJECT) is logged.
+    The policy defines them or, without a policy, the installed rules. ``interface`` is the shaped interface, if known.
+    If the kernel cannot refuse them (it lacks REJECT), this is logged.
 
     Raises :class:`RulesetError`, :class:`PrivilegeError`.
     """
@@ -60,7 +60,7 @@ def refuse(installer: Installer, wanted: Wanted | None, mesh: MeshProxy | None, 
     commands = installer.refusing()
     problem = run_all([Action(each.argv, each.input) for each in commands])
     if problem is not None:
-        # Their rules stay: without a listener TPROXY drops SYNs, which lets nothing go direct, either.
+        # Keep their rules: without a listener TPROXY drops SYNs, so nothing goes direct.
         log.error(NOT_REFUSED, error=problem, instead="they wait, or with step-aside go on by their port")
         return True
     refused = bool(commands) or installer.refused()
@@ -73,9 +73,9 @@ def refuse(installer: Installer, wanted: Wanted | None, mesh: MeshProxy | None, 
 
 
 def _capture(installer: Installer, wanted: Wanted, mesh: MeshProxy | None, named: str | None) -> None:
-    """Install the policy's rules."""
+    """Install the capture rules of the policy."""
     ids = ClassIds.assign(each.name for each in wanted.policy.classes)
-    # Where the interface is not there the traffic that was meant leaves by another.
+    # Without the interface, the traffic in question leaves by another one.
     interface = named if named in {name for _, name in if_nameindex()} else None
 
     def install(*, quic: bool) -> None:
@@ -84,5 +84,5 @@ def _capture(installer: Installer, wanted: Wanted, mesh: MeshProxy | None, named
 
     try:
         install(quic=True)
-    except RulesetError:  # a kernel without queues, maybe
+    except RulesetError:  # possibly a kernel without NFQUEUE
         install(quic=False)

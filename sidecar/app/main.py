@@ -1,4 +1,4 @@
-"""From settings to a running sidecar: what it is made of, before and while it lives."""
+"""Builds and runs a sidecar from its settings."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def run(
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop, as :func:`serve` does, with its workers if it is to have some.
+    """Run a sidecar until it is signalled to stop, as :func:`serve` does, with its workers if any are configured.
 
-    Has the process for itself: one thread so far, and no trio yet.
+    Must be called in a process with a single thread and without a running trio loop.
     """
     workers = worker_count(settings.workers, settings.max_connections, settings.datapath)
     received_counters = SharedCounters(workers)
@@ -55,7 +55,7 @@ def run(
         mesh = join(*_mesh_asked(settings))
     except PodlaneError:
         if supervisor is None or not supervisor.again:
-            with suppress(PodlaneError), hold_instance_lock():  # as in serve; unless another sidecar is alive here
+            with suppress(PodlaneError), hold_instance_lock():  # as in serve; fails if another sidecar runs here
                 do_without_start(settings)
         raise
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def run(
 
 
 def _mesh_asked(settings: SidecarSettings) -> tuple[Mesh, Datapath]:
-    """Annotations have the last word on both; what is wrong with them is told when the policy is read."""
+    """Annotations override both settings; errors in them are reported when the policy is read."""
     if settings.annotations is not None:
         with suppress(PodlaneError):
             settings = load_wanted(settings).settings
@@ -89,18 +89,18 @@ async def serve(
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Run a sidecar until it is told to stop (SIGTERM, SIGINT). ``supervisor``: its own; the others: see :func:`run`.
+    """Run a sidecar until SIGTERM or SIGINT. For ``supervisor`` and the other processes see :func:`run`.
 
-    ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once all is
-    removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`; what was installed by then, and what
-    a predecessor that was killed had left, is removed first, or refuses what names decide
+    ``on_ready`` is called once everything is in force, ``on_summary`` with the last ``/classes`` document once
+    everything is removed. Raises the errors of :mod:`tc_core.errors` and :mod:`sidecar.errors`. Before that, everything
+    installed, including the remains of a killed predecessor, is removed or made to refuse connections
     (:mod:`sidecar.app.fail_closed`).
     """
     wanted = None
     with ExitStack() as stack:
         lock = stack.enter_context(hold_instance_lock())
         try:
-            tried = contents(settings)  # first: what changes from here on is another
+            tried = contents(settings)  # read first, so that a later change is noticed
             wanted = load_wanted(settings)
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
@@ -124,7 +124,7 @@ async def serve(
                 settings, wanted, shaping, installer, make_pool=pool, tried=tried, mesh=mesh, supervisor=supervisor
             )
         except PodlaneError:
-            if supervisor is None or not supervisor.again:  # else connections have been seen to
+            if supervisor is None or not supervisor.again:  # else the supervisor has handled the connections
                 do_without_start(settings, wanted, mesh)
             raise
         try:

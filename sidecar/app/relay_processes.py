@@ -12,26 +12,27 @@ from sidecar.workers.pool import WorkerPool
 
 
 class RelayProcesses:
-    """What there is to know of them, at any time."""
+    """Their number, counters and health, available at any time."""
 
     def __init__(self, server: Callable[[], Server | None], others: tuple[ConnectionCounters, ...] = ()) -> None:
-        """``server`` gives what handles captured connections now; ``others`` are counted in by other threads."""
+        """``server`` returns the current handler of captured connections; ``others`` are counters updated by other
+        threads."""
         self._server = server
         self._others = others
 
     def workers(self) -> Workers:
-        """How many there are, and what those that are not this one have counted; other threads, too."""
+        """The number of workers, and the counters of other processes and threads."""
         pool = self._pool
         workers = Workers() if pool is None else pool.workers
         return replace(workers, counters=(*workers.counters, *self._others))
 
     async def ask(self) -> list[int]:
-        """Have the workers say what they have counted; gives the numbers of those that do not."""
+        """Ask the workers for their counters; return the numbers of those that do not answer."""
         pool = self._pool
         return [] if pool is None else await pool.ask()
 
     async def maintain(self) -> None:
-        """Replace workers that have not answered for long."""
+        """Replace workers that have not answered for too long."""
         if (pool := self._pool) is not None:
             await pool.maintain()
 

@@ -1,4 +1,4 @@
-"""Following the policy while the sidecar runs: from what is wanted to what is in force, and what came of it."""
+"""Reloads the policy while the sidecar runs, and records the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = Logger()
 
 
 class Reloader:
-    """Reads what is wanted again when it is asked to, and has the data plane apply it."""
+    """Reads the wanted policy again on request, and has the data plane apply it."""
 
     def __init__(
         self,
@@ -35,33 +35,33 @@ class Reloader:
         plane_settings: Callable[[SidecarSettings], DataPlaneSettings],
         tried: bytes = b"",
     ) -> None:
-        """``given`` are the settings before annotations had their say; ``wanted`` is what was read at the start.
+        """``given`` are the settings before annotations are applied; ``wanted`` is the policy read at the start.
 
         ``tried`` are the :func:`~sidecar.config.loader.contents` that ``wanted`` was read from. ``plane_settings``
-        gives what the data plane is told of settings. ``state`` is told what comes of each reload.
+        derives the data plane's settings. ``state`` records the result of each reload.
         """
         self.wanted = wanted
-        """What is in force."""
+        """The policy in force."""
         self.state = state
         self._given = given
         self._plane = plane
         self._plane_settings = plane_settings
         self._tried = tried
         self._asked = trio.Event()
-        self._signalled = False  # read it even if nothing has changed
+        self._signalled = False  # reload even if nothing has changed
 
     async def begin(self) -> None:
-        """Put in force what was read at the start. The caller holds the data plane's lock. Raises what it raises."""
+        """Apply the policy read at the start. The caller holds the data plane's lock, whose errors are passed on."""
         await self._apply(self.wanted)
         self.state.begin(self.wanted.digest)
 
     def ask(self, *, signalled: bool = False) -> None:
-        """Read it again soon; ``signalled``: also where nothing has changed, and look at what is installed."""
+        """Request a reload; ``signalled``: also if nothing has changed, and verify what is installed."""
         self._signalled = self._signalled or signalled
         self._asked.set()
 
     async def run(self, *, watch: bool) -> None:
-        """Read it when asked, until cancelled; ``watch``: also when a file changes."""
+        """Reload on request until cancelled; ``watch``: also when a file changes."""
         async with trio.open_nursery() as nursery:
             if watch:
                 nursery.start_soon(follow, partial(sources, self._given), self.ask)
@@ -69,15 +69,15 @@ class Reloader:
                 await self._asked.wait()
                 self._asked = trio.Event()
                 await self.reload()
-                # What was read leaves cycles behind, which would stay for as long as the thresholds that connections
-                # want.
+                # Parsing leaves reference cycles, which the garbage collector would not find for long at the thresholds
+                # that suit connections.
                 gc.collect(0)
 
     async def reload(self) -> None:
-        """Read the policy again; what cannot be used, or not be put in force, leaves the old policy as it is."""
+        """Read the policy again. If it cannot be read or applied, the old one stays in force."""
         signalled, self._signalled = self._signalled, False
         read = partial(attempt, self._given, self.wanted, None if signalled else self._tried)
-        # In a thread of its own, left behind when the end comes: a policy may be huge, and a file a FIFO.
+        # In a thread, abandoned on cancellation: a policy may be huge, and a file a FIFO.
         found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
         if found is None:
             return
@@ -109,6 +109,6 @@ class Reloader:
 
 
 def log_warnings(wanted: Wanted) -> None:
-    """Log what annotations ask for and do not get."""
+    """Log annotations that cannot be honoured."""
     for warning in wanted.warnings:
         log.warning(warning)

@@ -1,9 +1,9 @@
-"""The life of a sidecar: its parts are brought up in order, and taken down in reverse.
+"""Starts the parts of a sidecar in order, and stops them in reverse order.
 
-Up: what an earlier one left, the admin server, then the policy (:mod:`datapath.data_plane`). Down: the capture of new
-connections goes first, running ones finish within the grace period, and then everything that was installed is removed,
-also when any step fails, and whatever signals come. With several workers (:mod:`sidecar.workers`) listener and
-connections are theirs, and all else stays here.
+Startup: remove the remains of a predecessor, start the admin server, apply the policy (:mod:`datapath.data_plane`).
+Shutdown: stop capturing new connections, let running ones finish within the grace period, remove everything that was
+installed. The removal happens even if a step fails, and whatever signals arrive. With several workers
+(:mod:`sidecar.workers`) they own the listeners and connections; everything else stays in this process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from traffic_policy.settings import OnFailure
 from traffic_policy.units import Duration
 
 _SAMPLE_INTERVAL: Final = 1.0
-"""Seconds between two readings of the class counters; rates are means over it."""
+"""Seconds between two readings of the class counters; rates are means over this interval."""
 
 log = Logger()
 
@@ -48,10 +48,10 @@ class Sidecar:
         stay_closed: Callable[[], bool],
         supervisor: SupervisorClient | None = None,
     ) -> None:
-        """``settings`` are those of the start: what a reload changes of them is for the data plane alone.
+        """``settings`` are those of the start; a reload changes them for the data plane only.
 
-        ``stay_closed`` has what names decide refused instead of removing rules, and gives whether rules are to stay;
-        it blocks. ``supervisor``: None if there is none.
+        ``stay_closed`` makes the rules refuse connections whose class depends on a name, instead of removing them. It
+        returns whether rules stay, and blocks. ``supervisor`` is None if there is none.
         """
         self.ready = False
         self.admin_port: int | None = None
@@ -73,9 +73,9 @@ class Sidecar:
         on_ready: Callable[[], None],
         on_summary: Callable[[dict[str, object]], None],
     ) -> None:
-        """Bring everything up, serve until SIGTERM or SIGINT, drain, take everything down."""
+        """Start everything, serve until SIGTERM or SIGINT, drain, stop everything."""
         async with trio.open_nursery() as nursery:
-            # Followed to the very end: a second SIGTERM must not kill a process that is removing its rules.
+            # Signals stay blocked to the end: a second SIGTERM must not kill a process that is removing its rules.
             nursery.start_soon(self._follow_signals, signals)
             if self._supervisor is not None:
                 nursery.start_soon(self._supervisor.send_heartbeats, self._plane.classifier_turned)
@@ -84,14 +84,14 @@ class Sidecar:
                 try:
                     await self._live(on_ready)
                 finally:
-                    self._stop.set()  # from here on nothing is put back
-            except BaseException:  # cancelled, too: what is installed must not outlive us unseen
+                    self._stop.set()  # from here on nothing is reinstalled
+            except BaseException:  # also on cancellation: nothing may stay installed unnoticed
                 if self._supervisor is not None and self._was_ready:
-                    raise  # to the supervisor, which has another one take over what is in force
+                    raise  # the supervisor starts a successor, which takes over what is in force
                 try:
                     if not await self._stay_closed():
                         await self._end(on_summary)
-                except Exception as error:  # noqa: BLE001 (what is raised is the first trouble, not what came of it)
+                except Exception as error:  # noqa: BLE001 (the first error is raised, not one that follows from it)
                     log.error("not all was removed; `podlane sidecar --cleanup` tries again", error=str(error))
                 if self._supervisor is not None:
                     self._supervisor.nothing_left()
@@ -100,10 +100,10 @@ class Sidecar:
             nursery.cancel_scope.cancel()
 
     async def restore_capture(self) -> None:
-        """The supervisor has taken capture away, since this process was silent for so long: write the rules again."""
+        """Reinstall the capture rules, which the supervisor removed because this process had not responded."""
         async with self._plane.changing:
             if self._stop.is_set():
-                return  # what is installed is about to be removed
+                return  # everything installed is about to be removed
             try:
                 await self._plane.restore_capture()
             except PodlaneError as error:
@@ -119,7 +119,7 @@ class Sidecar:
                 self.ready = True
                 if self._supervisor is not None:
                     nursery.start_soon(self._supervisor.watch_workers, self._processes.ask)
-                    # Before anybody else: should this process be killed from here on, its supervisor starts another.
+                    # First of all: if this process is killed from here on, its supervisor starts another.
                     self._supervisor.ready()
                 self._say_ready(on_ready)
                 self._was_ready = True
@@ -131,7 +131,7 @@ class Sidecar:
                 nursery.cancel_scope.cancel()
 
     def _say_ready(self, on_ready: Callable[[], None]) -> None:
-        """Tell the starter that all is in force. Raises PodlaneError when it is gone."""
+        """Report to the parent that everything is in force. Raises PodlaneError if the parent has ended."""
         try:
             on_ready()
         except OSError as error:
@@ -153,7 +153,7 @@ class Sidecar:
             else:
                 self._life.cancel()
 
-    # --- up and down ---------------------------------------------------------------------------------------------
+    # --- startup and shutdown ------------------------------------------------------------------------------------
 
     async def _bring_up(self, nursery: trio.Nursery) -> None:
         ids = self._supervisor.ids if self._supervisor is not None else None
@@ -188,11 +188,12 @@ class Sidecar:
         with trio.CancelScope(shield=True):
             await self._plane.remove()
         if self._plane.status().snapshots:
-            # Last: whoever reads it may be slow, or gone.
+            # Last, as the reader may be slow or have ended.
             on_summary(self._admin.classes())
 
     async def _stay_closed(self) -> bool:
-        """Where there is no start, and the policy wants that, leave its rules there to refuse what names decide."""
+        """After a failed start, if the policy wants it, leave rules that refuse connections whose class depends on a
+        name."""
         if self._was_ready or self._settings.on_failure is not OnFailure.CLOSED:
             return False
         with trio.CancelScope(shield=True):
@@ -203,7 +204,7 @@ class Sidecar:
                 log.warning(NOT_REFUSED, error=str(error))
         return False
 
-    # --- while it runs -------------------------------------------------------------------------------------------
+    # --- operation -----------------------------------------------------------------------------------------------
 
     async def _maintain(self) -> None:
         while True:

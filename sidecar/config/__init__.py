@@ -1,1 +1,1 @@
-"""Settings, policy files and annotations: how they are read, and when they have changed."""
+"""Settings, policy files and annotations: reading them, and detecting changes."""

@@ -1,4 +1,4 @@
-"""The sidecar's settings as those of its data plane. Pure."""
+"""The data plane's settings, from the sidecar's. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sidecar.config.settings import SidecarSettings
 
 
 def data_plane_settings(settings: SidecarSettings, mesh: MeshProxy | None) -> DataPlaneSettings:
-    """``mesh`` is the proxy that connections of this Pod come from; None: there is none."""
+    """``mesh`` is the service mesh proxy of this Pod; None: there is none."""
     capture = CaptureSettings(
         datapath=settings.datapath,
         outbound_port=settings.outbound_port,

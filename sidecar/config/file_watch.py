@@ -1,15 +1,15 @@
-"""Telling when files may have changed: at once by inotify(7), and by a look at each once per second.
+"""Detects changes of files: at once by inotify(7), and by checking each once per second.
 
-A path is watched where it can change: in each folder in which a name on the way decides (the file's own, and that of
-every symbolic link), which sees renames, exchanged links (``..data`` of the kubelet's volumes), deleting and creating;
-and the file itself, which sees what is written into it, also by another name or through a bind mount. After each event
-the way is looked up again. The look once per second is for what inotify does not see: network file systems, mmap(2), a
-folder that is exchanged as a whole.
+A path is watched wherever it can change: in each directory that a path component is looked up in (the file's own, and
+that of every symbolic link), for renames, replaced links (``..data`` of the kubelet's volumes), deletion and creation;
+and the file itself, for writes, also by another name or through a bind mount. After each event the path is resolved
+again. The check once per second covers what inotify does not report: network file systems, mmap(2), a replaced
+directory.
 
-**Half-written files.** Nobody is told in the middle of a change that shows its end. What was renamed into place is
-whole. A file that is written to is taken when it has been closed, and nothing more has come for a moment: scripts open
-it again for the next line. A writer that keeps it open is not waited for beyond :data:`UNCLOSED_S` of silence. What
-cannot be seen (a program that was killed halfway) is for the reader to refuse; the next event tells again.
+**Half-written files.** A change in progress is not reported while its end can be detected. A file renamed into place is
+complete. A written file is reported when it has been closed, and no event has followed for a moment: scripts open it
+again for the next line. If a writer keeps it open, :data:`UNCLOSED_S` without an event suffice. Undetectable cases (a
+program killed halfway) are left to the reader, which must refuse such a file; the next event is reported again.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ QUIET_S: Final = 0.05
 CHANGING_S: Final = 0.2
 """... but from its first event on it may last no longer than this."""
 UNCLOSED_S: Final = 0.5
-"""How long a file may stay open for writing, with nothing written, before what is in it counts."""
+"""Seconds that a file may stay open for writing, without a write, before its content counts."""
 WRITING_S: Final = 3.0
-"""How long writing may last from its first byte: who writes for ever (a log) must not keep a policy out for ever."""
+"""Maximum seconds of writing from the first byte: an endless writer (a log) must not keep a policy out for ever."""
 LOOK_S: Final = 1.0
-"""Seconds between two looks. A look is one stat(2) per file."""
+"""Seconds between two checks. A check is one stat(2) per file."""
 LOOK_ONLY_S: Final = 0.25
-"""The same where inotify is not to be had."""
+"""The same if inotify is not available."""
 
 _FOLDER: Final = (
     inotify.CREATE | inotify.MOVED_TO | inotify.MOVED_FROM | inotify.DELETE | inotify.CLOSE_WRITE
     | inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.ONLYDIR
 )  # fmt: skip
-"""Without MODIFY: whatever else is written in that folder, a log perhaps, would wake us."""
+"""Without MODIFY: writes to other files in that directory, such as a log, would wake this process."""
 _FILE: Final = inotify.MODIFY | inotify.CLOSE_WRITE | inotify.ATTRIB | inotify.DELETE_SELF | inotify.MOVE_SELF
 _SELF: Final = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.UNMOUNT | inotify.IGNORED
 _LIMITS: Final = frozenset({errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -61,7 +61,7 @@ Signature = tuple[object, ...]
 
 
 class Settling:
-    """When a change that is going on is over. Pure: times are told, in seconds of any clock."""
+    """Decides when a change in progress is over. Pure: times are passed, in seconds of any clock."""
 
     def __init__(self) -> None:
         self._first = math.inf
@@ -71,7 +71,7 @@ class Settling:
 
     @property
     def due(self) -> float:
-        """The time from which on the change counts as over; infinity while nothing has changed."""
+        """The time from which on the change counts as over; infinity without a change."""
         if self._whole:
             return self._last
         if self._writing:
@@ -79,7 +79,7 @@ class Settling:
         return min(self._last + QUIET_S, self._first + CHANGING_S)
 
     def note(self, now: float, mask: int, *, created: bool = False) -> None:
-        """Something has happened to a file. ``created``: and it is a new one, which its maker still has open."""
+        """Record an event of a file. ``created``: it is a new file that its creator still has open."""
         self._first = min(self._first, now)
         self._last = now
         if mask & inotify.MOVED_TO:
@@ -91,12 +91,12 @@ class Settling:
 
 
 def signature(paths: Iterable[Path]) -> Signature:
-    """Something that differs once a file has changed; one that is not there, or cannot be read again, counts as one."""
+    """A value that differs once a file has changed; a missing or unreadable file has one, too."""
     return tuple((path, _identity(path)) for path in paths)
 
 
 def steps(path: Path) -> Iterator[tuple[Path, str]]:
-    """The folders in which a name decides where ``path`` leads, each with that name: its own and those of links."""
+    """The directories in which ``path`` is looked up, each with the name: its own and those of links."""
     here = Path("/")
     names = deque(path.absolute().parts[1:])
     links = 0
@@ -122,9 +122,9 @@ def steps(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 async def follow(paths: Paths, changed: Callable[[], None]) -> None:
-    """Call ``changed`` once watching has begun, and then after each change of a file, for ever.
+    """Call ``changed`` once watching has begun, and then after each change of a file, until cancelled.
 
-    ``paths`` says which files there are to be watched now; it is asked again each time.
+    ``paths`` returns the files to be watched now; it is called again each time.
     """
     with ExitStack() as stack:
         try:
@@ -143,7 +143,7 @@ async def follow(paths: Paths, changed: Callable[[], None]) -> None:
 
 
 async def _look(paths: Paths, changed: Callable[[], None]) -> None:
-    """Without inotify: a change is over when two looks in a row see the same."""
+    """Without inotify: a change is over when two consecutive checks agree."""
     told = last = None
     while True:
         now = signature(paths())
@@ -176,7 +176,7 @@ async def _listen(watches: _Watches, paths: Paths, changed: Callable[[], None]) 
 
 
 class _Watches:
-    """What is watched for some paths."""
+    """The inotify watches for some paths."""
 
     def __init__(self, kernel: Inotify, paths: Paths) -> None:
         self._kernel = kernel
@@ -188,7 +188,7 @@ class _Watches:
         return self._kernel.fileno()
 
     def arm(self) -> None:
-        """Watch the ways as they are now, and nothing else. Raises OSError when there is no room for that."""
+        """Watch the current resolution of the paths, and nothing else. Raises OSError if a limit is reached."""
         names: dict[int, dict[str, Path]] = defaultdict(dict)
         for path in self._paths():
             for folder, name in steps(path):
@@ -202,12 +202,12 @@ class _Watches:
         try:
             names[self._kernel.add(path, mask)].update(about)
         except OSError as error:
-            # What is not there, or not to be watched, is for the look once per second.
+            # Missing or unwatchable files are left to the check once per second.
             if error.errno in _LIMITS:
                 raise
 
     def take(self, settling: Settling, now: float) -> None:
-        """Read what has happened and note what is about these paths."""
+        """Read the pending events, and record those of these paths."""
         ours = False
         for event in self._kernel.read():
             about = self._names.get(event.watch, {})
@@ -219,7 +219,7 @@ class _Watches:
             self.arm_again()
 
     def arm_again(self) -> None:
-        """The same while it runs: when there is no room, the look once per second has to do."""
+        """The same while running: if a limit is reached, the check once per second has to suffice."""
         try:
             self.arm()
         except OSError as error:
@@ -229,7 +229,7 @@ class _Watches:
 
 
 def _is_open_still(made: Path) -> bool:
-    """Whether a name that has just been made is a file that its maker has open: no link, symbolic or not."""
+    """Whether a new name is a file that its creator still has open: neither a symbolic nor a hard link."""
     try:
         found = os.lstat(made)
     except OSError:

@@ -26,13 +26,13 @@ ONLYDIR: Final = 0x0100_0000
 
 _HEADER: Final = struct.Struct("iIII")  # struct inotify_event: watch, mask, cookie, length of the name
 _CHUNK: Final = 1 << 14
-"""Bytes; some hundred events. What does not fit is read next."""
+"""Bytes for some hundred events. Further events are read next."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class InotifyEvent(NamedTuple):
-    """An event: the number of the watch (-1 with OVERFLOW), what it was, and in a folder the name it was about."""
+    """An event: the number of the watch (-1 with OVERFLOW), its mask, and in a directory the name of the entry."""
 
     watch: int
     mask: int
@@ -56,15 +56,15 @@ class Inotify:
         return self._descriptor
 
     def add(self, path: Path, mask: int) -> int:
-        """Watch what is at a path; the number of the watch. The same inode has the same number, and its last mask."""
+        """Watch a path; return the number of the watch. The same inode has the same number, and its last mask."""
         return _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask), str(path))
 
     def remove(self, watch: int) -> None:
-        """End a watch. One that ended by itself is no error."""
+        """Remove a watch. If it was removed by the kernel, this is not an error."""
         _libc.inotify_rm_watch(self._descriptor, watch)
 
     def read(self) -> list[InotifyEvent]:
-        """What has happened; nothing when there is nothing."""
+        """The pending events; empty if there are none."""
         try:
             return list(parse(os.read(self._descriptor, _CHUNK)))
         except BlockingIOError:
@@ -72,7 +72,7 @@ class Inotify:
 
 
 def parse(data: bytes) -> Iterator[InotifyEvent]:
-    """The events in what read(2) gave, which is whole events."""
+    """Parse the result of read(2), which has whole events only."""
     at = 0
     while at < len(data):
         watch, mask, _, size = _HEADER.unpack_from(data, at)

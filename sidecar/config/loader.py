@@ -1,7 +1,7 @@
-"""What is wanted of the sidecar: a policy and settings, from a policy file or from a Pod's annotations.
+"""Reads the wanted policy and settings, from a policy file or from a Pod's annotations.
 
-One place for all who must refuse the same policies. With annotations, the command line and the environment (which the
-injector writes) give the defaults, and the annotations win.
+All parts that must refuse the same policies use this module. With annotations, the command line and the environment
+(which the injector writes) are the defaults, and the annotations override them.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from traffic_policy.units import Rate
 _EXCLUSIONS: Final = (
     "exclude_outbound_ports", "exclude_outbound_cidrs", "exclude_inbound_ports", "exclude_inbound_cidrs"
 )  # fmt: skip
-"""Settings, and annotations of the same names."""
+"""Settings with annotations of the same names."""
 _FIXED: Final = ("detection_timeout", "datapath", "mesh", "log_level")
-"""Settings that annotations have, and that a sidecar takes from them only when it starts."""
+"""Settings that annotations have, and that a sidecar reads only at its start."""
 _READINGS: Final = 3
-"""Files that change each time they are read are taken as they are; the next change tells."""
+"""Number of attempts: files that change each time they are read are used as they are; the next change is detected."""
 _HALF_WRITTEN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be in force. ``warnings`` are whole sentences.
+    """The wanted policy and settings. ``warnings`` are whole sentences.
 
-    ``fixed`` is what only a new start changes, by annotation; ``digest`` the SHA-256 of what is wanted, in hexadecimal,
-    which for annotations is the one that the injector writes in ``podlane.io/status``.
+    ``fixed`` are the settings that an annotation changes only at a new start; ``digest`` the SHA-256 of the policy, in
+    hexadecimal, which for annotations is the one that the injector writes in ``podlane.io/status``.
     """
 
     settings: SidecarSettings
@@ -52,7 +52,8 @@ class Wanted:
 def load_sidecar_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
     """The policy in a file, as :func:`traffic_policy.policy_file.load_policy` reads it.
 
-    Raises :class:`PolicyError` also for what the sidecar cannot do: what it ignored would be a limit not kept.
+    Also raises :class:`PolicyError` for a policy that the sidecar cannot implement: ignoring a part would break a
+    limit.
     """
     policy = load_policy(path, total=total)
     if problems := beyond_sidecar(policy):
@@ -61,12 +62,12 @@ def load_sidecar_policy(path: Path | str, *, total: Rate | None = None) -> Traff
 
 
 def load_wanted(given: SidecarSettings) -> Wanted:
-    """Read what the settings name: the policy file, or a Pod's annotations and the policy that they share.
+    """Read the sources in the settings: the policy file, or a Pod's annotations and their shared policy.
 
     Raises :class:`PolicyError` for a policy file, :class:`ConfigError` for annotations, with every problem.
     """
     if given.annotations is None:
-        assert given.policy is not None  # SidecarSettings sees to it that there is one of the two
+        assert given.policy is not None  # SidecarSettings ensures that one of the two is set
         policy = load_sidecar_policy(given.policy, total=given.total)
         if problems := _beyond(policy, given.datapath):
             raise PolicyError(problems, str(given.policy))
@@ -76,12 +77,12 @@ def load_wanted(given: SidecarSettings) -> Wanted:
 
 
 def _beyond(policy: TrafficPolicy, datapath: Datapath) -> list[Problem]:
-    """What the datapath cannot do."""
+    """Problems that the datapath cannot handle."""
     return beyond_step_aside(policy) if datapath is Datapath.STEP_ASIDE else []
 
 
 def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
-    """The same for a sidecar that runs: settings which it takes only when it starts stay, and a warning names them."""
+    """The same for a running sidecar: settings that are read only at its start stay, and a warning names them."""
     wanted = load_wanted(given)
     later = [f"{name} ({value})" for name, value in wanted.fixed.items() if value != running.fixed[name]]
     warnings = wanted.warnings
@@ -92,7 +93,7 @@ def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
 
 
 def on_failure_asked(given: SidecarSettings) -> OnFailure:
-    """What is asked for, by annotations before settings, also where nothing else of the annotations can be used."""
+    """The wanted value, by annotations before settings, even if the other annotations are invalid."""
     if given.annotations is None:
         return given.on_failure
     from traffic_policy.errors import PodlaneError
@@ -107,17 +108,17 @@ def on_failure_asked(given: SidecarSettings) -> OnFailure:
 
 
 def sources(given: SidecarSettings) -> tuple[Path, ...]:
-    """The files that what is wanted comes from, as they are there now."""
+    """The files that are read, as they exist now."""
     paths = (given.policy, given.annotations, *_shared_policies(given.shared_policy).values())
     return tuple(path for path in paths if path is not None)
 
 
 def contents(given: SidecarSettings) -> bytes:
-    """A digest of what stands in all of these files. One that is not there, or is a pipe, stands for itself."""
+    """A digest of the content of all these files. A missing file or a pipe counts as itself."""
     digest = hashlib.sha256()
     for path in sources(given):
         try:
-            # A pipe can be read once, and whoever opens a FIFO waits for its writer.
+            # A pipe can be read once, and opening a FIFO blocks until it has a writer.
             text = path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else b""
         except OSError as error:
             text = str(error.errno).encode()
@@ -128,7 +129,7 @@ def contents(given: SidecarSettings) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of reading files with these :func:`contents`: something usable, or why there is nothing."""
+    """The result of reading files with these :func:`contents`: a usable policy, or the reason why not."""
 
     contents: bytes
     wanted: Wanted | None
@@ -138,11 +139,10 @@ class Attempt:
 def attempt(
     given: SidecarSettings, running: Wanted, tried: bytes | None, *, pause: Callable[[float], None] = time.sleep
 ) -> Attempt | None:
-    """Read what is wanted while a sidecar runs; None: it is what was ``tried`` last.
+    """Read the wanted policy while a sidecar runs; None: it is the one ``tried`` last.
 
-    What changed in the middle is read once more; what is wrong may be half of what is still being written, so it gets
-    the time to change (``pause`` waits some seconds). Raises nothing: whatever stands in a file that is being edited
-    must not end the proxy.
+    If a file changed while it was read it is read again; an invalid file may be half-written, so it gets time to change
+    (``pause`` waits some seconds). Raises nothing: the content of a file that is being edited must not end the proxy.
     """
     for _ in range(_READINGS):
         before = contents(given)
@@ -160,7 +160,7 @@ def attempt(
 
 
 def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
-    # Only here: whoever has a policy file starts faster without.
+    # Imported here only, as a start with a policy file is faster without.
     from traffic_policy.errors import PodlaneError
     from traffic_policy.pod.annotations import PREFIX
     from traffic_policy.pod.downward import read_annotations
@@ -178,12 +178,12 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     said: dict[str, Any] = {
         "detection_timeout": pod.detection_timeout,
         "datapath": pod.datapath and Datapath(pod.datapath),
-        # Told to find out, the injector has looked at the Pod, and the environment says what it found.
+        # With ``auto`` the injector has examined the Pod, and the environment has its result.
         "mesh": Mesh(pod.mesh) if pod.mesh and pod.mesh != Mesh.AUTO else None,
         "log_level": pod.log_level and LogLevel(pod.log_level),
         "on_failure": pod.on_failure and OnFailure(pod.on_failure),
     }
-    # An empty list is one, too: it takes the place of a default that is not.
+    # An empty list also overrides a default that is not empty.
     said |= {name: getattr(pod, name) for name in _EXCLUSIONS if f"{PREFIX}{name.replace('_', '-')}" in annotations}
     settings = given.model_copy(update={key: value for key, value in said.items() if value is not None})
     if problems := _beyond(pod.policy, settings.datapath):
@@ -197,11 +197,11 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
 def _with_shared_policy(
     annotations: dict[str, str], folder: Path | None
 ) -> tuple[dict[str, str], str | None, tuple[str, ...]]:
-    """The annotations as they count, the text of the shared policy, and a warning if it is not the one they name.
+    """The effective annotations, the text of the shared policy, and a warning if it is not the one they name.
 
-    A Pod keeps the volume that it was made with. The injector mounted what the annotation named then, so another name
-    was written later: the sidecar stays with the old one, at a new start as while it runs, instead of leaving the Pod
-    without limits. Whoever starts a sidecar by hand is told of a wrong name by a :class:`ConfigError`.
+    A Pod keeps the volume that it was created with. The injector mounted the ConfigMap named by the annotation then, so
+    another name was written later: the sidecar keeps the old policy, at a new start as while it runs, instead of
+    leaving the Pod without limits. A sidecar started by hand with a wrong name raises :class:`ConfigError`.
     """
     from traffic_policy.pod.annotations import POLICY, STATUS, shared_policy_file
     from traffic_policy.pod.effective import shared_policy_name
@@ -239,7 +239,7 @@ def _shared_policies(folder: Path | None) -> dict[str, Path]:
 
 
 def _read(path: Path) -> str | None:
-    """The text of a file; None when there is none."""
+    """The text of a file; None if it does not exist."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:

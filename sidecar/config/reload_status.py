@@ -1,4 +1,5 @@
-"""Which policy is in force, since when, and what came of the last attempt to change it: for health, metrics and log."""
+"""The status of the policy: what is in force, since when, and the result of the last reload. For health, metrics and
+log."""
 
 from __future__ import annotations
 
@@ -12,18 +13,18 @@ from daemon.prometheus_text import MetricFamily, counter, gauge
 
 
 class ReloadResult(StrEnum):
-    """What came of reading the policy again."""
+    """The result of reading the policy again."""
 
     APPLIED = "applied"
-    """It is in force, be it another one or the same."""
+    """It is in force, whether changed or not."""
     REFUSED = "refused"
-    """It cannot be used; nothing was touched."""
+    """It is invalid; nothing was changed."""
     FAILED = "failed"
-    """It could not be put in force, and the old one was put back."""
+    """It could not be applied, and the old one was restored."""
 
 
 class ReloadStatus:
-    """Told what happens to the policy; says it to whoever asks. Times are of the system's clock."""
+    """Records the policy's status. Times are of the system's clock."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -38,20 +39,20 @@ class ReloadStatus:
         self._digest, self._in_force_since = digest, self._now()
 
     def applied(self, digest: str) -> None:
-        """A policy that was read again is in force. The same policy has been in force all the time."""
+        """A policy that was read again is in force. An unchanged one has been in force all the time."""
         self._reloads[ReloadResult.APPLIED] += 1
         self._refused = None
         if digest != self._digest:
             self.begin(digest)
 
     def refused(self, reason: str, result: ReloadResult) -> None:
-        """A policy that was read again is not used."""
+        """A policy that was read again was rejected."""
         self._reloads[result] += 1
         self._refused, self._refused_at = reason, self._now()
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the policy that is wanted now, and that it is not the one in force; None: nothing."""
+        """The problem of the wanted policy, and that it is not in force; None: no problem."""
         if self._refused is None:
             return None
         read, since = _said(self._refused_at), _said(self._in_force_since)

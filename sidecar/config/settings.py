@@ -34,7 +34,7 @@ MOST_WORKERS: Final = 64
 
 
 def _port_list(value: object) -> tuple[int, ...]:
-    """Read ``25,3306`` or a list; an empty text is an empty list."""
+    """Parse ``25,3306`` or a list; an empty text is an empty list."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError(f"{value!r} is not a list of ports. Write numbers with commas, as in 25,3306.")
@@ -49,7 +49,7 @@ def _port_list(value: object) -> tuple[int, ...]:
 
 
 def _some_time(value: object) -> Duration:
-    """A duration that is not zero: such a wait would give up on every connection at once."""
+    """A duration above zero: a timeout of zero would end every connection at once."""
     duration = Duration.parse(value)
     if not duration.nanoseconds:
         raise ValueError("Zero would end every connection at once. Write how long to wait, as in 10s.")
@@ -57,7 +57,7 @@ def _some_time(value: object) -> Duration:
 
 
 def _worker_count(value: object) -> int | Literal["auto"]:
-    """Read ``4`` or ``auto``."""
+    """Parse ``4`` or ``auto``."""
     text = str(value).strip()
     if text == "auto":
         return "auto"
@@ -84,7 +84,7 @@ WorkersSetting = Annotated[int | Literal["auto"], PlainValidator(_worker_count)]
 
 
 class SidecarSettings(BaseModel):
-    """Everything that can be set, also by the environment variables of :func:`traffic_policy.settings.variable`."""
+    """All settings; their environment variables are those of :func:`traffic_policy.settings.variable`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -221,7 +221,7 @@ class SidecarSettings(BaseModel):
 
 
 def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
-    """Settings with what the command line gave; raises :class:`ConfigError` naming the setting and the remedy."""
+    """Settings with the command line's values; raises :class:`ConfigError` naming the setting and the remedy."""
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return SidecarSettings.model_validate(_environment() | given)
@@ -231,7 +231,7 @@ def load_settings(overrides: dict[str, Any]) -> SidecarSettings:
 
 
 def _environment() -> dict[str, str]:
-    """What the environment says, by the names of settings."""
+    """The values of environment variables, by the names of settings."""
     said = {key.upper(): value for key, value in os.environ.items()}
     names = {name: variable(name) for name in SidecarSettings.model_fields}
     return {name: said[variable] for name, variable in names.items() if variable in said}
@@ -239,10 +239,10 @@ def _environment() -> dict[str, str]:
 
 def _explain(error: Any, given: dict[str, Any]) -> str:
     if not error["loc"]:
-        return str(error["ctx"]["error"])  # of several settings together, which it names
+        return str(error["ctx"]["error"])  # of several settings together, which the message names
     key = str(error["loc"][0])
     where = f"--{key.replace('_', '-')}" if key in given else variable(key)
-    # Only here: whose settings can be read starts faster without.
+    # Imported here only, as a start with valid settings is faster without.
     from traffic_policy.settings import service_link
 
     if link := service_link(where, error["input"]):

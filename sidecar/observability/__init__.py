@@ -1,1 +1,1 @@
-"""What the sidecar tells: metrics, access log, and the documents of its admin port."""
+"""The sidecar's metrics, access log, and the documents of its admin port."""

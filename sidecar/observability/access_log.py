@@ -1,9 +1,9 @@
-"""The access log: a line of JSON for each connection that has ended (:mod:`sidecar.observability.access_log_format`).
+"""The access log: a line of JSON for each ended connection (:mod:`sidecar.observability.access_log_format`).
 
-Writing never holds up the relay: a line is made when its connection ends, and put in a queue; a thread writes what has
-gathered a moment later, to a pipe in pieces that arrive whole (PIPE_BUF, pipe(7)), since workers write to the same
-place. When whoever reads the log does not keep up, the queue fills, and what does not fit is counted instead of kept: a
-log must not cost memory without bound, nor stop traffic.
+Writing never blocks the relay: a line is made when its connection ends, and queued; a thread writes the queued lines a
+moment later, to a pipe in pieces that are atomic (PIPE_BUF, pipe(7)), since workers share the destination. If the
+reader is too slow, the queue fills, and further lines are counted instead of kept: a log must not use unbounded memory,
+nor stop traffic.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from sidecar.transport.observer import ConnectionSummary, Observer
 from traffic_policy.errors import ConfigError
 
 MOST_WAITING: Final = 50_000
-"""Lines in the queue, about 40 MB: what a stalled reader of the log costs at most."""
+"""Maximum lines in the queue, about 40 MB if the reader stalls."""
 _GATHER_S: Final = 0.1
-"""Between two batches: waking a thread for each line would cost the relay more than the line."""
+"""Seconds between two batches: waking a thread for each line would cost the relay more than the line."""
 _PIECE: Final = select.PIPE_BUF
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _LAST_WORDS_S: Final = 3.0
-"""For what is still in the queue at the end, before it is given up."""
+"""Seconds to write the queued lines at the end, before they are dropped."""
 
 log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
 class AccessLogSettings:
-    """Where lines go: a file, or standard output when None."""
+    """The destination of lines: a file, or standard output if None."""
 
     file: Path | None = None
 
@@ -49,7 +49,7 @@ class AccessLogSettings:
         if self.file is None:
             return os.dup(sys.stdout.fileno())
         try:
-            # Not blocking, for opening a FIFO that nobody reads would wait for ever (fifo(7)); writing may.
+            # Non-blocking, as opening a FIFO without a reader would block (fifo(7)); writes may block.
             descriptor = os.open(
                 self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640
             )
@@ -62,15 +62,16 @@ class AccessLogSettings:
             ) from None
 
     def check(self) -> None:
-        """Raises :class:`ConfigError` when nothing can be written there."""
+        """Raises :class:`ConfigError` if the destination is not writable."""
         os.close(self.open())
 
 
 class AccessLog:
-    """Writes lines in a thread of its own, from the start until :meth:`close`. Any thread may call :meth:`write`."""
+    """Writes lines in a thread, from the start until :meth:`close`. :meth:`write` is thread-safe."""
 
     def __init__(self, settings: AccessLogSettings, lost: Callable[[int], None] = lambda _: None) -> None:
-        """``lost`` is told of lines that could not be kept, or not be written. Raises :class:`ConfigError`."""
+        """``lost`` is called with the number of lines that could not be queued or written. Raises
+        :class:`ConfigError`."""
         self._settings = settings
         self._lost = lost
         self._descriptor = settings.open()
@@ -83,7 +84,7 @@ class AccessLog:
         self._thread.start()
 
     def write(self, line: bytes) -> None:
-        """Put a line in the queue; never waits."""
+        """Queue a line; never blocks."""
         if len(self._lines) >= MOST_WAITING:
             self._lost(1)
             return
@@ -93,13 +94,13 @@ class AccessLog:
             self._wake.set()
 
     def close(self) -> None:
-        """Write what is in the queue, and end; gives up on a reader that has stalled."""
+        """Write the queued lines, and end; gives up on a stalled reader."""
         self._closing.set()
         self._wake.set()
         self._thread.join(_LAST_WORDS_S)
         if self._thread.is_alive():
             log.error("the access log is not read: its last lines are lost", count=len(self._lines))
-            return  # the thread has the descriptor
+            return  # the thread owns the descriptor
         os.close(self._descriptor)
 
     def _run(self) -> None:
@@ -107,7 +108,7 @@ class AccessLog:
             self._wake.wait()
             self._closing.wait(_GATHER_S)
             self._wake.clear()
-            # First: a line that comes while the queue is being emptied wakes us again.
+            # First: a line queued while the queue is being emptied sets the event again.
             self._is_woken = False
             self._empty()
         self._empty()
@@ -128,7 +129,7 @@ class AccessLog:
                 self._fails = False
 
     def _pieces(self) -> Iterator[tuple[bytes, int]]:
-        """Whole lines, as many as a pipe takes at once, and how many they are."""
+        """Whole lines, as many as a pipe accepts atomically, and their number."""
         piece, count = b"", 0
         for _ in range(len(self._lines)):
             line = self._lines.popleft()
@@ -140,7 +141,7 @@ class AccessLog:
         yield piece, count
 
     def _follow_rotation(self) -> None:
-        """Open the file anew when another one, or none, has its name now: logrotate(8) has moved it away."""
+        """Reopen the file if its name now belongs to another one, or none: logrotate(8) has moved it."""
         file = self._settings.file
         if file is None:
             return
@@ -166,15 +167,15 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # somebody who shares the descriptor has made it so
+        except BlockingIOError:  # another owner of the descriptor has set O_NONBLOCK
             select.select([], [descriptor], [])
 
 
-# --- who writes ------------------------------------------------------------------------------------------------------
+# --- observers --------------------------------------------------------------------------------------------------------
 
 
 class LoggingObserver:
-    """An observer that writes down how connections end, and tells another everything."""
+    """An observer that logs ended connections, and passes all events on to another."""
 
     def __init__(self, observer: Observer, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
         self.detected = observer.detected
@@ -194,7 +195,7 @@ class LoggingObserver:
 
 
 class LoggingFlowObserver:
-    """The same for stepping aside, where the choice of the class is all that is seen."""
+    """The same for step-aside, which only sees the choice of the class."""
 
     def __init__(self, flow_observer: FlowObserver, lines: AccessLog, clock: Callable[[], float] = time.time) -> None:
         self.detected = flow_observer.detected

@@ -1,4 +1,4 @@
-"""What the admin server answers: routes over the documents of :mod:`daemon.documents`. Reads, and changes nothing."""
+"""The admin server's read-only routes, for the documents of :mod:`daemon.documents`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sidecar.observability.documents import Process, classes_document, connectio
 from sidecar.observability.metrics import Metrics
 
 _FRESH: Final = 0.1
-"""Seconds for which counters that were read answer ``/classes``, so that many who ask cost no more than one."""
+"""Seconds for which the counters are cached for ``/classes``, so that many requests cost no more than one."""
 
 
 class AdminApi:
-    """Answers for one data plane and those who relay for it."""
+    """Serves the documents of one data plane and its relaying processes."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class AdminApi:
         notes: Callable[[], Iterable[str | None]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``source`` names the files that the policy comes from.
+        """``source`` names the policy's files.
 
-        ``ask_workers`` has workers tell what they have counted, and gives the numbers of those that do not. ``notes``
-        are what ``/healthz`` is to mention, without those that are None or empty. The uptime is counted from here, in
-        seconds of ``clock``.
+        ``ask_workers`` requests the workers' counters, and returns the numbers of those that do not answer. ``notes``
+        return the remarks for ``/healthz``; None and empty ones are omitted. The uptime starts now, in seconds of
+        ``clock``.
         """
         self._plane = plane
         self._metrics = metrics
@@ -46,7 +46,7 @@ class AdminApi:
         self._began = clock()
 
     def handlers(self, ready: Callable[[], bool]) -> dict[str, Handler]:
-        """What answers each path. ``ready``: whether all is in force."""
+        """The handler of each path. ``ready``: whether everything is in force."""
         return {
             "/metrics": lambda _: self._metrics_reply(),
             "/healthz": lambda _: self._health(),

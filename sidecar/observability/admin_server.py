@@ -1,7 +1,8 @@
 """The admin server: ``/metrics``, ``/healthz``, ``/classes`` and others over HTTP/1.1, read only.
 
-It runs in the proxy's own event loop, so that an answer proves that the loop turns: a health check answered by another
-thread would stay green while the proxy hangs. Each connection serves one request; scrapers and kubelets ask rarely.
+It runs in the proxy's own event loop, so that an answer proves that the loop runs: a health check answered by another
+thread would stay green while the proxy hangs. Each connection serves one request, as scrapers and kubelets connect
+rarely.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from datapath.errors import PortInUseError
 _LIMITS: Final = HttpLimits(
     connections=32, per_peer=32, handshake=5.0, idle=5.0, head=5.0, respond=5.0, send=5.0, keep_alive=False
 )
-"""Scrapers and kubelets are few, and the descriptors are for the proxy's connections."""
+"""Maximum connections: scrapers and kubelets are few, and the descriptors are for the proxy's connections."""
 
 Reply = HttpResponse
 Query = Mapping[str, str]
-"""What follows the question mark of a path; the last one of a name counts."""
+"""The query parameters; the last one of a name counts."""
 Handler = Callable[[Query], Reply | Awaitable[Reply]]
 
 
 class QueryError(Exception):
-    """The query cannot be answered; the text says why and what can be asked. It becomes the answer."""
+    """The query is invalid; the message, which becomes the answer, has the reason and the valid values."""
 
 
 async def serve_admin(
@@ -63,7 +64,7 @@ async def open_admin(address: str, port: int) -> list[trio.SocketListener]:
 
 
 async def serve_admin_on(listeners: list[trio.SocketListener], handlers: dict[str, Handler]) -> None:
-    """Serve on listeners that are open until cancelled; they are closed then."""
+    """Serve on open listeners until cancelled, then close them."""
     await HttpServer({path: partial(_read_only, each) for path, each in handlers.items()}, _LIMITS).run(listeners)
 
 

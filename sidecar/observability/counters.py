@@ -1,6 +1,6 @@
-"""What a relay has counted: plain numbers, which can be added up and sent to another process.
+"""The counters of a relay: plain numbers, which can be added up and sent to another process.
 
-Everything is counted in plain tallies, and made metrics of when somebody asks (:mod:`sidecar.observability.metrics`).
+They become metrics on request (:mod:`sidecar.observability.metrics`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DETECTION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 
 @dataclass(slots=True)
 class ClassConnections:
-    """Connections that got one class, by protocol, and the payload of those that have ended or moved to another."""
+    """Connections of one class, by protocol, and the payload of those that have ended or moved to another."""
 
     active_by_protocol: Tally[str] = field(default_factory=Tally)
     by_protocol: Tally[str] = field(default_factory=Tally)
@@ -35,11 +35,11 @@ class ClassConnections:
 
     @property
     def total(self) -> int:
-        """Connections since the class came."""
+        """Connections since the class was created."""
         return self.by_protocol.total()
 
     def add(self, other: ClassConnections) -> None:
-        """Count what another has counted as well."""
+        """Add the counts of another."""
         self.active_by_protocol.update(other.active_by_protocol)
         self.by_protocol.update(other.by_protocol)
         self.bytes_up += other.bytes_up
@@ -48,50 +48,50 @@ class ClassConnections:
 
 @dataclass(slots=True)
 class ConnectionCounters:
-    """Counts connections by class and protocol: the ``Observer`` of a proxy, or the ``Witness`` of stepping aside.
+    """Counts connections by class and protocol: the ``Observer`` of a proxy, or the ``Witness`` of step-aside.
 
-    What has a class for a label is kept in :attr:`connections` alone and goes with the class, so that reloads with ever
-    new names do not fill the memory. One thread may count while another reads.
+    Counts labelled by class are kept in :attr:`connections` alone and are removed with the class, so that reloads with
+    ever new names do not fill the memory. One thread may count while another reads.
     """
 
     connections: dict[str, ClassConnections] = field(default_factory=dict)
     detections: Tally[tuple[Protocol, Reason]] = field(default_factory=Tally)
     detection_times: list[int] = field(default_factory=lambda: [0] * (len(DETECTION_BUCKETS) + 1))
-    """How many took up to each bucket's bound and more than the one before; the last: even longer."""
+    """Detections per bucket, not cumulative; the last one is above all bounds."""
     detection_seconds: float = 0.0
     refusals: Tally[str] = field(default_factory=Tally)
     doubts: int = 0
-    """Connections of which nobody could say any more where a request begins."""
+    """Connections in which the beginning of a request could no longer be determined."""
     lines_lost: int = 0
-    """Lines of the access log that could not be kept or written."""
+    """Lines of the access log that could not be queued or written."""
     workers_replaced: int = 0
-    """Worker processes that ended unasked, and others came in their place."""
+    """Worker processes that ended unexpectedly, and were replaced."""
 
     def keep(self, names: Container[str]) -> None:
-        """Forget the classes that are not among ``names``, except those that connections still have."""
+        """Remove the classes that are not among ``names``, except those with live connections."""
         for name in [n for n, counts in list(self.connections.items()) if n not in names and not counts.active]:
             del self.connections[name]
 
     def detected(self, detection: Detection, seconds: float) -> None:
-        """A connection's first bytes were looked at for ``seconds``."""
+        """Detection of a connection has ended after ``seconds``."""
         self.detections[detection.protocol, detection.reason] += 1
         self.detection_times[bisect_left(DETECTION_BUCKETS, seconds)] += 1
         self.detection_seconds += seconds
 
     def routed(self, class_name: str, protocol: Protocol) -> None:
-        """A connection got its class and is being dialled."""
+        """A connection has its class and is being dialled."""
         counts = self._of_class(class_name)
         counts.by_protocol[protocol] += 1
         counts.active_by_protocol[protocol] += 1
 
     def moved(self, old: str, new: str, protocol: Protocol, bytes_up: int, bytes_down: int) -> None:
-        """A connection is in another class from now on. It is not counted as a new one there."""
+        """A connection has changed its class. It does not count as new there."""
         left, counts = self.connections[old], self._of_class(new)
         left.active_by_protocol[protocol] -= 1
         left.bytes_up += bytes_up
         left.bytes_down += bytes_down
         counts.active_by_protocol[protocol] += 1
-        counts.by_protocol[protocol] += 0  # there is such a protocol in this class now
+        counts.by_protocol[protocol] += 0  # make the protocol appear in this class
 
     def stepped_aside(
         self,
@@ -99,15 +99,15 @@ class ConnectionCounters:
         known: DetectedFlow,
         class_name: str,
     ) -> None:
-        """A connection got its class and goes on by itself; its end will not be seen."""
+        """A connection has its class and continues without the proxy; its end will not be seen."""
         self._of_class(class_name).by_protocol[known.detection.protocol] += 1
 
     def doubted(self) -> None:
-        """Of a connection whose requests are followed nobody can say any more where the next one begins."""
+        """The beginning of the next request of a followed connection can no longer be determined."""
         self.doubts += 1
 
     def refused(self, reason: str) -> None:
-        """A connection was turned away, or its upstream could not be reached."""
+        """A connection was refused, or its upstream could not be reached."""
         self.refusals[reason] += 1
 
     def closed(self, summary: ConnectionSummary) -> None:
@@ -118,11 +118,11 @@ class ConnectionCounters:
         counts.bytes_down += summary.bytes_down - summary.told_down
 
     def lost_lines(self, count: int) -> None:
-        """Lines of the access log could not be kept or written."""
+        """Lines of the access log could not be queued or written."""
         self.lines_lost += count
 
     def add(self, other: ConnectionCounters) -> None:
-        """Count what another has counted as well."""
+        """Add the counters of another."""
         for name, counts in list(other.connections.items()):
             self._of_class(name).add(counts)
         self.detections.update(other.detections)
@@ -134,7 +134,7 @@ class ConnectionCounters:
         self.workers_replaced += other.workers_replaced
 
     def at_rest(self) -> Self:
-        """Itself, once nobody counts any more: whoever counted is gone, and its connections with it."""
+        """The final counters of an ended process, whose connections have ended with it."""
         for counts in self.connections.values():
             counts.active_by_protocol.clear()
         return self
@@ -142,6 +142,6 @@ class ConnectionCounters:
     def _of_class(self, name: str) -> ClassConnections:
         counts = self.connections.get(name)
         if counts is None:
-            # One thread may count while another does: what setdefault answers is what is there.
+            # Another thread may insert at the same time: only the result of setdefault is in the dictionary.
             counts = self.connections.setdefault(name, ClassConnections())
         return counts

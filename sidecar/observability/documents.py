@@ -1,4 +1,4 @@
-"""The documents of the admin server (:mod:`daemon.documents`), from what the sidecar knows. Pure."""
+"""The documents of the admin server (:mod:`daemon.documents`), from the sidecar's state. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
 POLICY_SOURCES: Final = ("policy", "annotations", "shared_policy")
-"""The settings that name what the policy is read from."""
+"""The settings that name the policy's sources."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What ``/classes`` says of the sidecar itself.
+    """The sidecar's own part of ``/classes``.
 
-    ``read_at``: when the counters were read, in seconds of a clock that only goes forward; ``uptime`` is in seconds.
+    ``read_at``: when the counters were read, in seconds of a monotonic clock; ``uptime`` is in seconds.
     """
 
     datapath: Datapath
@@ -95,7 +95,7 @@ def _class(s: ClassSnapshot, connections: ConnectionCounts | None = None) -> Cla
 
 
 def connections_asked(query: Query) -> tuple[int, Order]:
-    """How many connections are asked for, and which first. Raises
+    """The requested number of connections, and their order. Raises
     :class:`~sidecar.observability.admin_server.QueryError`."""
     if unknown := query.keys() - {"limit", "order"}:
         raise QueryError(f"There is no {min(unknown)} to ask for. Ask with limit=NUMBER, and order=newest or largest.")
@@ -108,7 +108,7 @@ def connections_asked(query: Query) -> tuple[int, Order]:
 
 
 def connections_document(shown: ConnectionPage, order: Order) -> Connections:
-    """Some of the connections that are alive, by ``order``."""
+    """Some of the live connections, by ``order``."""
     return Connections(shown.active, order.value, tuple(map(_connection, shown.connections)))
 
 

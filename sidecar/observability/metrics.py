@@ -1,9 +1,8 @@
-"""What the proxy did, and what the kernel counted, in Prometheus' text format.
+"""The proxy's and the kernel's counters, in Prometheus' text format.
 
-The proxy reports each event of a connection's life to :class:`~sidecar.observability.counters.ConnectionCounters`,
-which :class:`Metrics` is as well; where workers relay (:mod:`sidecar.workers`), each has its own and they are added up
-here. The kernel's counters of each class are read by :mod:`datapath.shaping`. All of it is put together when somebody
-asks.
+The proxy reports each event of a connection to :class:`~sidecar.observability.counters.ConnectionCounters`, a base of
+:class:`Metrics`; workers (:mod:`sidecar.workers`) have their own, which are added up here. :mod:`datapath.shaping`
+reads the kernel's counters of each class. Metrics are assembled on request.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ from sidecar.observability.counters import DETECTION_BUCKETS, ConnectionCounters
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The processes that relay: how many there are, and what those that are not this one have counted."""
+    """The number of relaying processes, and the counters of those other than this one."""
 
     present: int = 1
     counters: tuple[ConnectionCounters, ...] = ()
 
 
 class Metrics(ConnectionCounters):
-    """The tallies of this process, and the way to those of all. See :meth:`sum` and :meth:`render`."""
+    """The counters of this process, and access to those of all. See :meth:`sum` and :meth:`render`."""
 
     def __init__(
         self, classes: Callable[[], Iterable[ClassSnapshot]], workers: Callable[[], Workers] = Workers, *more: Collector
     ) -> None:
-        """``more``: who has metrics of its own."""
+        """``more``: collectors of further metrics."""
         super().__init__()
         self.workers = workers
-        """Gives who relays now."""
+        """Returns the current relaying processes."""
         self._collectors: tuple[Collector, ...] = (_Collector(classes, workers, self), *more)
 
     def sum(self) -> ConnectionCounters:
-        """What all processes together have counted: this one, its workers, and those that are gone."""
+        """The counters of all processes together: this one, its workers, and those that have ended."""
         others = self.workers().counters
         if not others:
             return self
@@ -52,7 +51,7 @@ class Metrics(ConnectionCounters):
 
 
 class _Collector:
-    """What there is to tell: the kernel's counters of each class, as the sampler last read them, and connections."""
+    """The kernel's counters of each class, as last sampled, and the counters of connections."""
 
     def __init__(
         self, classes: Callable[[], Iterable[ClassSnapshot]], workers: Callable[[], Workers], metrics: Metrics
@@ -104,7 +103,7 @@ class _Collector:
 
 
 def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[MetricFamily]:
-    """What the kernel counted of each class, whose packets were ``verb`` (sent, received)."""
+    """The kernel's counters of each class; ``verb`` is sent or received."""
     counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
         ("bytes", f"Bytes {verb}, link headers included.", lambda s: s.stats.bytes),
         ("packets", f"Packets {verb}.", lambda s: s.stats.packets),
@@ -127,12 +126,12 @@ def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -
 
 
 class ReceivedMetrics:
-    """The same of what arrives, for the classes that limit it."""
+    """The same of received traffic, for the classes that limit it."""
 
     def __init__(self, received: Callable[[], Received | None]) -> None:
         self._received = received
 
     def collect(self) -> Iterator[MetricFamily]:
-        """All families, which are empty where nothing is limited."""
+        """All families; they are empty if nothing is limited."""
         received = self._received()
         return class_families("podlane_received", "received", received.classes if received else ())

@@ -1,6 +1,6 @@
-"""The document of ``/policy``, from what the sidecar knows. Pure.
+"""The document of ``/policy``, from the sidecar's state. Pure.
 
-Few ask for it, and the words take a while to import, so the admin server imports this when somebody does.
+It is requested rarely, and its words take a while to import, so the admin server imports this module on request.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ BY_DEFAULT: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """What ``/policy`` says of what arrives, beside the policy: the classes that the ifb has now, and who holds what.
+    """Received traffic in ``/policy``, in addition to the policy: the ifb's current classes, and how each is limited.
 
-    ``limits`` are those that the relay keeps; None: it keeps none.
+    ``limits`` are those of the relay; None: it has none.
     """
 
     kernel: Mapping[Handle, HtbClass] = field(default_factory=dict)
@@ -54,9 +54,9 @@ def policy_document(
     settings: CaptureSettings,
     arriving: Arriving | None = None,
 ) -> EffectivePolicy:
-    """The policy in force, and for each class how it is found, its limits as asked and in the kernel, and why.
+    """The policy in force, and for each class its matches, its limits as configured and in the kernel, and the reasons.
 
-    ``source`` names the files that the policy was read from; ``kernel`` are the classes that the interface has now.
+    ``source`` names the policy's files; ``kernel`` are the interface's current classes.
     """
     explanation = explain_policy(policy, settings)
     words = {each.name: each for each in explanation.classes}
@@ -121,7 +121,7 @@ def _received_in_all(received: TrafficPolicy, arriving: Arriving) -> ReceivedTot
 
 
 def _arriving(resolved: ResolvedClass, class_id: int, arriving: Arriving) -> ReceivedLimits:
-    """Limits of a class for what it receives: as asked, those of its packets in the kernel, those of the relay."""
+    """Limits of a class for received traffic: as configured, in the kernel, and in the relay."""
     lanes = arriving.limits.lanes if arriving.limits is not None else ()
     rate = Rate.from_bytes_per_second
     lane = next((each for each in lanes if each.class_id == class_id), None)

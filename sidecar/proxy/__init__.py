@@ -1,1 +1,1 @@
-"""The relay: from an accepted connection to its class and its server."""
+"""The relay: assigns an accepted connection to a class and connects it to its server."""

@@ -1,6 +1,6 @@
-"""The class of a connection: chosen when it is dialled, and again by a request, or by a new policy.
+"""The class of a connection: chosen when it is dialled, and again by a request or a new policy.
 
-A :class:`ClassTracking` knows which class a connection has, and why. It touches no socket: the connection it belongs to
+:class:`ClassTracking` holds the class of a connection and the reason for it. It touches no socket; the connection
 (:mod:`sidecar.proxy.connection`) sets the mark.
 """
 
@@ -20,26 +20,26 @@ from sidecar.proxy.context import ConnectionContext
 from traffic_policy.policy import Requests
 
 UNDETECTED: Final = Detection(Protocol.OPAQUE, Reason.NOT_THIS)
-"""For connections whose first bytes were not looked at, because they could not decide anything."""
+"""For connections whose first bytes were not examined because they could not affect the class."""
 _CUTTERS: Final[dict[Protocol, Callable[[], Cutter]]] = {Protocol.HTTP1: Http1Cutter, Protocol.HTTP2: Http2Cutter}
 _NONE_COUNTED: Final = (0, 0)
 
 
 class Change(enum.Enum):
-    """What a request does to the class of its connection."""
+    """The effect of a request on the class of its connection."""
 
     NONE = enum.auto()
-    """It stays."""
+    """The class stays."""
     OTHER = enum.auto()
     """The request belongs to another class."""
     REFUSED = enum.auto()
-    """Nobody can say where the next request begins, and the policy wants each of them followed."""
+    """The beginning of the next request cannot be determined, and the policy requires each request to be followed."""
 
 
 class ClassTracking:
-    """The class of one connection, what it follows from, and what was counted for which.
+    """The class of one connection, the reason for it, and the bytes counted per class.
 
-    ``name`` is None until it is chosen. ``told``: bytes up and down that were counted for classes it had before.
+    ``name`` is None until the class is chosen. ``told``: bytes up and down counted for earlier classes.
     """
 
     __slots__ = ("_client", "_context", "_destination", "_doubtful", "counted", "detection", "name")
@@ -48,7 +48,7 @@ class ClassTracking:
         self._context = context
         self._destination = destination
         self._client = client
-        self._doubtful = False  # nobody can say where its requests begin
+        self._doubtful = False  # the beginnings of its requests cannot be determined
         self.detection = UNDETECTED
         self.name: str | None = None
         self.counted = _NONE_COUNTED
@@ -65,11 +65,11 @@ class ClassTracking:
         context.observer.routed(self.name, self.detection.protocol)
 
     def follows(self) -> bool:
-        """Whether its requests are looked at: each, or the first one that did not come in time."""
+        """Whether requests are followed: each one, or the first if it did not arrive in time."""
         return self._requests_may_differ() or is_unnamed(self.detection)
 
     def cutter(self) -> Cutter:
-        """What finds the requests of one that :meth:`follows`."""
+        """The parser that finds the requests of a connection that :meth:`follows`."""
         return _CUTTERS[self.detection.protocol]() if self._requests_may_differ() else FirstRequestCutter()
 
     def _requests_may_differ(self) -> bool:
@@ -78,14 +78,14 @@ class ClassTracking:
         )
 
     def begins(self, what: Request | Beyond) -> Change:
-        """The client's next byte begins a request, or what cannot be followed."""
+        """The client's next byte begins a request, or data that cannot be followed."""
         if what is SWITCHED:
-            return Change.NONE  # it stays in the class of the request that asked for it
+            return Change.NONE  # it stays in the class of the request that caused the upgrade
         before = self.detection
         if isinstance(what, Request):
             self.detection = before._replace(reason=Reason.FOUND, host=what.host)
         elif not self._requests_may_differ():
-            return Change.NONE  # only its first request was to tell
+            return Change.NONE  # only the first request decides
         else:
             self._context.observer.doubted()
             if self._context.routing.table.requests is Requests.FOLLOW_STRICTLY:
@@ -96,26 +96,26 @@ class ClassTracking:
             return Change.NONE
         settled = before.protocol is Protocol.HTTP2 and not is_unnamed(before)
         if settled and not self._doubtful and not self._is_stricter(name):
-            # Its streams share the socket: the connection belongs to the strictest of the requests that it has carried.
+            # Its streams share the socket: the connection belongs to the strictest class of the requests so far.
             self.detection = before
             return Change.NONE
         return Change.OTHER
 
     def _is_stricter(self, name: str) -> bool:
         strictness = self._context.routing.table.strictness
-        # A class that is gone (a reload has not come here yet) holds nothing.
+        # A class that no longer exists (a reload is in progress) does not count.
         return self.name not in strictness or strictness.index(name) < strictness.index(self.name)
 
     def now(self) -> str:
-        """The class by the routing in force now, and by what is known: first bytes that were not looked at when the
-        connection was opened cannot decide any more."""
+        """The class by the routing in force now and the known properties. First bytes that were not examined when the
+        connection was opened no longer count."""
         routing = self._context.routing
         if self._doubtful:
             return routing.strictest(self._destination, self._client)
         return routing.class_of(self._destination, self._client, self.detection)
 
     def move(self, name: str, carried: tuple[int, int]) -> bool:
-        """Count what comes from now on for this class; whether it is another. ``carried``: bytes up and down so far."""
+        """Count further bytes for this class; return whether it is another. ``carried``: bytes up and down so far."""
         old = self.name
         if old is None or name == old:
             return False

@@ -1,20 +1,20 @@
 """One connection: detect, route, dial, relay.
 
-A :class:`RelayedConnection` follows the table of :mod:`sidecar.transport.states`. What happens in each state:
+A :class:`RelayedConnection` follows the table of :mod:`sidecar.transport.states`:
 
-* DETECTING: the client's first bytes are read and shown to the detector (:mod:`sidecar.proxy.sniffer`), until it has
-  decided, has seen enough, or the detection timeout ends. What was read is the first thing that the server gets.
-* DIALLING: the class is chosen and the mark set, connect(2) is under way. Further bytes wait in the kernel. A server on
-  the same node has answered before connect(2) returns, so the first bytes are tried at once; where the network is
-  longer that costs one call that says EAGAIN, and the connection waits for its event.
-* RELAYING and after: two :class:`~sidecar.transport.direction.Direction` objects own the descriptors.
+* DETECTING: the client's first bytes are read and passed to the detector (:mod:`sidecar.proxy.sniffer`) until it has
+  decided, its limit is reached, or the detection timeout expires. They are the first bytes sent to the server.
+* DIALLING: the class is chosen, the mark set, and connect(2) in progress. Further bytes wait in the kernel. A
+  connection to a server on the same node is established before connect(2) returns, so the first bytes are sent at once;
+  otherwise that costs one call that fails with EAGAIN, and the connection waits for its event.
+* RELAYING and later: two :class:`~sidecar.transport.direction.Direction` objects own the descriptors.
 
-Which class it has is the matter of its :class:`~sidecar.proxy.class_tracking.ClassTracking`; what it shares with all
-other connections is in the :class:`~sidecar.proxy.context.ConnectionContext`.
+:class:`~sidecar.proxy.class_tracking.ClassTracking` tracks the class; state shared by all connections is in
+:class:`~sidecar.proxy.context.ConnectionContext`.
 
-How connections end, seen by the client: as the server ended it (FIN for FIN, RST for RST); RST when the server cannot
-be reached, when nothing moved for the idle timeout, and when a drain's grace is over: a FIN would make something cut
-short look complete.
+The client sees the connection end as the server ended it (FIN for FIN, RST for RST). It sees RST if the server cannot
+be reached, at the idle timeout, and when the grace period of a drain ends: after a FIN, truncated data would look
+complete.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from traffic_policy.policy import Bound
 log = Logger()
 
 _CONNECTED_ONCE: Final = frozenset({0, errno.ECONNRESET, errno.EPIPE})
-"""Errors of a socket that dialled and was connected. RST in answer to the SYN is ECONNREFUSED."""
-# As plain globals: looking a member up in an enum class costs more than comparing it.
+"""Errors of a socket that was connected. RST in answer to the SYN is ECONNREFUSED."""
+# As plain globals: a look-up in an enum class costs more than the comparison.
 _DETECTING, _DIALLING, _LINGERING, _CLOSED = (
     ConnectionState.DETECTING,
     ConnectionState.DIALLING,
@@ -63,7 +63,7 @@ _TURNED_AWAY: Final = NEVER_RELAYED | {ConnectionOutcome.AMBIGUOUS}
 
 
 class RelayedConnection:
-    """A client, its server, and where they are in the table of states."""
+    """A client, its server, and their state."""
 
     __slots__ = (
         "client",
@@ -97,24 +97,24 @@ class RelayedConnection:
         self.tracking = ClassTracking(context, original.destination, address)
         self.first: Sniffer | None = Sniffer(context.first_bytes, self, client)
         self.upstream: SocketType | None = None
-        self.pair: Pair | None = None  # from RELAYING on, until it is closed
+        self.pair: Pair | None = None  # from RELAYING until closed
         self.outcome = _COMPLETE
         self.opened_at = context.now()
 
     @property
     def bytes_up(self) -> int:
-        """Bytes of the client that the server's socket took."""
+        """Bytes of the client that the server's socket accepted."""
         return self.pair.up.count if self.pair is not None else 0
 
     @property
     def bytes_down(self) -> int:
-        """Bytes of the server that the client's socket took."""
+        """Bytes of the server that the client's socket accepted."""
         return self.pair.down.count if self.pair is not None else 0
 
     # DETECTING -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Read the first bytes or, where they cannot change anything, dial at once."""
+        """Read the first bytes or, if they cannot change anything, dial at once."""
         context = self.context
         assert self.first is not None
         if context.routing.undecided(self.original.destination, self.client_address):
@@ -125,12 +125,12 @@ class RelayedConnection:
             self._dial()
 
     def detected(self, detection: Detection) -> None:
-        """The first bytes have told what they can."""
+        """Detection has ended."""
         self.tracking.detected(detection, self.context.now() - self.opened_at)
         self._dial()
 
     def client_reset(self) -> None:
-        """The client has reset the connection before it was relayed."""
+        """The client reset the connection before it was relayed."""
         self.end(ConnectionEvent.RESET, ConnectionOutcome.CLIENT_RESET)
 
     # DIALLING ------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class RelayedConnection:
         self._connect()
 
     def dial_again(self) -> None:
-        """Once more, after there was nothing left to make a socket of."""
+        """Dial again, after descriptors or memory were exhausted."""
         self._connect()
 
     def _connect(self) -> None:
@@ -183,7 +183,7 @@ class RelayedConnection:
         self.end(ConnectionEvent.DIAL_FAILED, ConnectionOutcome.CONNECT_TIMEOUT)
 
     def dialled(self, upstream: SocketType, events: int) -> None:
-        """connect(2) has ended, well or not."""
+        """connect(2) has ended, successfully or not."""
         self.context.connecting.discard(self)
         self._dial_ended(upstream, events, pending_error(upstream) if events & FAILURE else 0)
 
@@ -206,7 +206,7 @@ class RelayedConnection:
     # RELAYING ------------------------------------------------------------------------------------------------------
 
     def _relay(self, upstream: SocketType, sent: int, *, follows: bool) -> tuple[Direction, Direction]:
-        """Hand the descriptors over to two directions. ``sent`` of the first bytes are under way already."""
+        """Hand the descriptors over to two directions. ``sent`` of the first bytes are already sent."""
         context = self.context
         client, first = self.client, self.first
         assert first is not None
@@ -216,7 +216,7 @@ class RelayedConnection:
         if context.pacer.holds:
             self.set_pace()
             if self.original.destination.bound is Bound.INBOUND:
-                # Read before its class was known, so they could not wait; what comes next does, for these as well.
+                # Read before the class was known, so pacing could not delay these bytes; later reads make up for them.
                 context.pacer.received_early(self.tracking.name, len(first.data))
         up.readable, up.fin, up.exhaust = first.readable, first.fin, first.exhaust
         up.count = sent
@@ -231,7 +231,7 @@ class RelayedConnection:
         return up, down
 
     def begins(self, what: Request | Beyond) -> bool:
-        """The client's next byte begins a request, or what cannot be followed; False: it is not to be sent."""
+        """The client's next byte begins a request, or data that cannot be followed; False: do not send it."""
         change = self.tracking.begins(what)
         if change is Change.REFUSED:
             self.end(ConnectionEvent.CUT, ConnectionOutcome.AMBIGUOUS)
@@ -241,37 +241,37 @@ class RelayedConnection:
         return True
 
     def reroute(self) -> bool:
-        """Choose the class by the routing in force now, for what is sent from now on; whether it is another.
+        """Choose the class again by the routing in force, for further bytes; return whether it changed.
 
-        Raises OSError when the mark cannot be set; then all is as before.
+        Raises OSError if the mark cannot be set; then nothing has changed.
         """
         tracking = self.tracking
         if tracking.name is None or self.state is _CLOSED:
             return False
         name = tracking.now()
         if self.upstream is not None:
-            # Also when the name is the same: its mark may not be.
+            # Also if the name is the same: its mark may differ.
             self.kernel_sockets.change_mark(self.upstream, self.context.routing.mark_of(name), self.client)
         return tracking.move(name, (self.bytes_up, self.bytes_down))
 
     def set_pace(self) -> None:
-        """Keep to the limits for what is received from the network, as long as there are any."""
+        """Apply the limits on received bytes, if there are any."""
         if self.pair is not None:
             pacer = self.context.pacer
             receiving = self.pair.receiving(self.original.destination.bound)
             receiving.pace = ClassPace(pacer, self.tracking) if pacer.holds else None
 
     def ended(self, direction: Direction, turn: Turn) -> None:
-        """A direction came to its end, or a socket failed (see :class:`~sidecar.transport.direction.Turn`)."""
+        """A direction ended, or a socket failed (see :class:`~sidecar.transport.direction.Turn`)."""
         if self.state is _CLOSED:
-            return  # the last bytes of a reset client had a request that is refused
+            return  # the last bytes of a client that reset contained a refused request
         is_up = self.pair is not None and direction is self.pair.up
         if turn is _FINISHED:
             direction.shut()
             try:
                 direction.sink.shutdown(socket.SHUT_WR)
             except OSError as error:
-                # The sink was reset at this very moment.
+                # The sink was reset in the meantime.
                 turn = direction.sink_failure(error)
         if turn is _FINISHED:
             self.state = next_state(self.state, _UP_FINISHED if is_up else _DOWN_FINISHED)
@@ -293,23 +293,23 @@ class RelayedConnection:
             self._linger()
 
     def _linger(self) -> None:
-        """Reset the side that is left, at once or when it has acknowledged our FIN, which is an event for writers."""
+        """Reset the remaining side, at once or when it has acknowledged our FIN, which raises an event."""
         left = self._left()
         if left is not None:
             self.context.loop.set_events(left.fileno(), EDGES)
         self._reset_when_delivered(0)
 
     def _left(self) -> SocketType | None:
-        """LINGERING: the side that got everything and then a FIN."""
+        """LINGERING: the side that has received everything and a FIN."""
         return self.upstream if self.pair is not None and self.pair.up.eof else self.client
 
     def news_after_end(self, direction: Direction, events: int) -> None:  # noqa: ARG002 (only one can have news)
-        """Something came from the source of a direction that moves nothing any more. It may be the ACK of our FIN."""
+        """Handle an event of the source of a broken direction. It may be the ACK of our FIN."""
         if self.state is _LINGERING:
             self._reset_when_delivered(events)
 
     def _reset_when_delivered(self, events: int) -> None:
-        """LINGERING: reset the side that is left once it has everything."""
+        """LINGERING: reset the remaining side once it has acknowledged everything."""
         left = self._left()
         if left is None or events & (FAILURE | select.EPOLLHUP) or unacknowledged(left) == 0:
             self.state = next_state(self.state, ConnectionEvent.DELIVERED)
@@ -317,18 +317,18 @@ class RelayedConnection:
 
     @property
     def waits_its_turn(self) -> bool:
-        """Whether there is something to move, and it is not its turn yet: with its class, or with all others."""
+        """Whether there are bytes to move and the connection waits for its turn, in its class or in the loop."""
         return self.pair is not None and self.pair.queued
 
     def idle_sweep(self, sweeps: int) -> None:
-        """Look, ``sweeps`` times per idle timeout, whether bytes have moved."""
+        """Check, ``sweeps`` times per idle timeout, whether bytes have moved."""
         if self.pair is not None and self.pair.is_idle(sweeps):
             self.end(ConnectionEvent.EXPIRED, ConnectionOutcome.IDLE)
 
     # CLOSED --------------------------------------------------------------------------------------------------------
 
     def end(self, event: ConnectionEvent, outcome: ConnectionOutcome) -> None:
-        """End it now, with a reset to both sides."""
+        """End the connection now with a reset to both sides."""
         if self.state is _DIALLING:
             self.context.connecting.discard(self)
             self.context.waiting.discard(self)
@@ -339,7 +339,7 @@ class RelayedConnection:
         self._close(reset=True)
 
     def crashed(self, error: Exception) -> None:
-        """A mistake of this program in this connection: give it up, go on with the others."""
+        """Handle a bug of this program in this connection: end it, and keep the others."""
         log.error("connection given up", destination=str(self.original.destination), exc_info=error)
         try:
             if self.state is not _CLOSED:
@@ -389,7 +389,7 @@ class RelayedConnection:
             )
 
     def view(self) -> ConnectionView:
-        """As it is now."""
+        """The current state."""
         return ConnectionView(
             client=self.client_address,
             destination=self.original.destination,

@@ -1,7 +1,6 @@
-"""What all connections of a loop share: the loop, deadlines, the routing in force, limits, and who is told of them.
+"""State shared by all connections of a loop: the loop, deadlines, the routing in force, limits, and the observers.
 
-What one connection does is in :mod:`sidecar.proxy.connection`; who makes connections is the server
-(:mod:`sidecar.proxy.server`).
+A connection is in :mod:`sidecar.proxy.connection`; the server that makes connections is :mod:`sidecar.proxy.server`.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ log = Logger()
 
 
 class HasDeadlines(Protocol):
-    """A connection, as deadlines see it."""
+    """A connection, as the deadlines use it."""
 
     def connect_timed_out(self) -> None:
         """The server did not answer in time."""
 
     def dial_again(self) -> None:
-        """There may be something to make a socket of again."""
+        """Descriptors or memory may be available again."""
 
     def crashed(self, error: Exception) -> None:
-        """One of these raised: clean up. Must not raise."""
+        """A callback raised: clean up. Must not raise."""
 
 
 C = TypeVar("C", bound=HasDeadlines)
 
 
 class ConnectionContext(Generic[C]):
-    """What a connection works with, and the set of those alive."""
+    """The environment of a connection, and the set of live connections."""
 
     def __init__(
         self,
@@ -54,9 +53,9 @@ class ConnectionContext(Generic[C]):
         on_closed: Callable[[], None],
         on_exhausted: Callable[[], None],
     ) -> None:
-        """Timeouts in seconds. ``on_closed`` is called after each connection that ended.
+        """Timeouts are in seconds. ``on_closed`` is called after each connection that ended.
 
-        ``on_exhausted`` is called when a connection cannot be dialled yet, because descriptors or memory are used up.
+        ``on_exhausted`` is called when a connection cannot be dialled yet because descriptors or memory are exhausted.
         """
         self.loop = loop_context.loop
         self.loop_context = loop_context
@@ -76,12 +75,12 @@ class ConnectionContext(Generic[C]):
         self._logs_connections = log.is_enabled_for("debug")
 
     def follow(self, routing: Routing) -> None:
-        """Put a routing and its limits in force for what is decided from now on."""
+        """Put a routing and its limits in force for further decisions."""
         self.routing = routing
         self.pacer.follow(routing.limits)
 
     def report_closed(self, summary: ConnectionSummary) -> None:
-        """Tell the observer and the log of a connection that had a class and has ended."""
+        """Report the end of a connection that had a class to the observer and the log."""
         self.observer.closed(summary)
         if self._logs_connections:
             _log_summary(summary)
@@ -96,7 +95,7 @@ def _dial_again(connection: HasDeadlines) -> None:
 
 
 def _log_summary(summary: ConnectionSummary) -> None:
-    """The one line per connection."""
+    """Log the one line per connection."""
     detection = summary.detection
     log.debug(
         "connection",

@@ -1,4 +1,4 @@
-"""How connect(2) ends: the event that says so, and what its failure means for the client and the log."""
+"""The results of connect(2): the event that reports one, and what a failure means for the client and the log."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Dials(Protocol):
 
     @property
     def upstream(self) -> SocketType | None:
-        """The socket that dials; None: not any more."""
+        """The connecting socket; None: no longer."""
 
     def dialled(self, upstream: SocketType, events: int) -> None:
-        """connect(2) has ended, well or not."""
+        """connect(2) has ended, successfully or not."""
 
     def crashed(self, error: Exception) -> None:
         """A handler raised: clean up. Must not raise."""
 
 
 class Dialling:
-    """The loop's handler of the upstream descriptor while it is being connected."""
+    """The loop's handler of the upstream descriptor during connect(2)."""
 
     __slots__ = ("_connection",)
 
@@ -61,7 +61,7 @@ class Dialling:
         self._connection = connection
 
     def on_events(self, events: int) -> None:
-        """Writable: connected. Error: not."""
+        """Writable: connected. Error: failed."""
         upstream = self._connection.upstream
         if events & _DIALLED and upstream is not None:
             self._connection.dialled(upstream, events)
@@ -70,12 +70,12 @@ class Dialling:
         """Not used."""
 
     def crashed(self, error: Exception) -> None:
-        """Hand a fault to the connection."""
+        """Pass a fault to the connection."""
         self._connection.crashed(error)
 
 
 class DialFailures:
-    """Judges failures, and warns about those that are this machine's own fault, not more often than is useful."""
+    """Classifies failures, and logs rate-limited warnings about those caused by this machine."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """``now`` is a clock in seconds."""
@@ -83,7 +83,7 @@ class DialFailures:
         self._warned: dict[int, float] = {}
 
     def classify(self, number: int, destination: Destination) -> ConnectionOutcome:
-        """The outcome of a connection whose dialling failed with this error number."""
+        """The outcome of a connection whose dialling failed with this errno."""
         outcome = _OUTCOMES.get(number, ConnectionOutcome.LOCAL_ERROR)
         if outcome is ConnectionOutcome.LOCAL_ERROR:
             self._warn(number, destination)

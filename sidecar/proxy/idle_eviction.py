@@ -1,13 +1,12 @@
-"""Ends connections in which nothing moves: after the idle timeout, and earlier where a proxy is full.
+"""Ends idle connections: after the idle timeout, and earlier if the proxy is full.
 
-When it is, who has been quiet for longest makes room for those who wait.
+If it is full, the connection that has been idle longest is closed to make room for a new one. Otherwise a few thousand
+clients that connect and send nothing would block all others for the idle timeout, an hour. nginx does the same
+("reusing connections"). A connection that moves a byte now and then is never closed; if all do, new connections wait in
+the kernel's backlog.
 
-Without that, a few thousand clients that connect and keep silent would keep everybody else waiting for as long as the
-idle timeout is, an hour. nginx does the same with its connections ("reusing connections"). Whoever moves a byte now and
-then is never cut; when all do, new connections wait in the kernel's backlog, as ever.
-
-While there is plenty of room nothing is looked at. From :data:`CROWDED` on, all connections are looked at once a second
-(ten thousand take 10 to 20 ms on a busy machine), so that it is known who is quiet when the last place is taken.
+As long as there is room, nothing is checked. From :data:`CROWDED` on, all connections are checked once a second, so
+that the idle ones are known when the last place is taken.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from sidecar.transport.states import ConnectionEvent
 from sidecar.transport.timers import Timers
 
 CROWDED: Final = 7 / 8
-"""The share of the places that are taken from which on it is worth knowing who is quiet."""
+"""The share of taken places from which on connections are checked."""
 LOOK_S: Final = 1.0
 QUIET_S: Final = 3.0
-"""Seconds without a byte after which a connection may have to make room; shorter than any poll or heartbeat is long,
-but then everybody else waits."""
+"""Seconds without a byte after which a connection may be evicted. Shorter than polling or heartbeat intervals, but
+otherwise new connections would wait."""
 _SAY_EVERY_S: Final = 60.0
 IDLE_SWEEPS: Final = 8
-"""An idle timeout is noticed in steps of an eighth of it: no clock is read and nothing stamped when bytes move."""
+"""The idle timeout is checked in steps of an eighth: no clock is read and no timestamp written when bytes move."""
 
 log = Logger()
 
@@ -38,18 +37,17 @@ log = Logger()
 class IdleSweep:
     """Ends connections that have been idle for too long.
 
-    All are asked at once, so that a connection costs no entry in a queue of its own: ten thousand take about 2 ms, once
-    per eighth of the timeout.
+    All are checked at once, per eighth of the timeout, so that a connection needs no queue entry of its own.
     """
 
     def __init__(self, timers: Timers, live: Collection[RelayedConnection], idle_timeout: float) -> None:
-        """``live``: the connections that there are. The timeout is in seconds."""
+        """``live``: the open connections. The timeout is in seconds."""
         self._live = live
         self._sweeps = timers.queue(idle_timeout / IDLE_SWEEPS, IdleSweep._sweep)
         self._sweeping = False
 
     def begin(self) -> None:
-        """There is a connection: look from now on, until there is none."""
+        """A connection was opened: check from now on, until none is left."""
         if not self._sweeping:
             self._sweeping = True
             self._sweeps.add(self)
@@ -65,12 +63,12 @@ class IdleSweep:
             self._sweeps.add(self)
 
     def crashed(self, error: Exception) -> None:
-        """The sweep itself failed: a mistake of this program, to be seen."""
+        """The sweep itself failed: log a bug of this program."""
         raise error
 
 
 class IdleEviction:
-    """Watches over a proxy's places."""
+    """Keeps places free in a full proxy."""
 
     def __init__(
         self,
@@ -79,9 +77,9 @@ class IdleEviction:
         places: Callable[[], int],
         on_room: Callable[[], None],
     ) -> None:
-        """``live``: the connections that there are; ``places``: how many there may be.
+        """``live``: the open connections; ``places``: their maximum number.
 
-        ``on_room`` is called when all places are taken and it has become known whose may be given away.
+        ``on_room`` is called when all places are taken and connections that can be evicted have been found.
         """
         self._now = timers.now
         self._live = live
@@ -90,17 +88,17 @@ class IdleEviction:
         self._looks = timers.queue(LOOK_S, IdleEviction._look)
         self._looking = False
         self._seen: dict[RelayedConnection, tuple[int, float]] = {}
-        self._quiet: list[RelayedConnection] = []  # who is quiet for longest comes last
+        self._quiet: list[RelayedConnection] = []  # the longest idle last
         self._said = -math.inf
 
     def begin(self) -> None:
-        """There are few places left: look from now on."""
+        """Few places are left: check from now on."""
         if not self._looking:
             self._looking = True
             self._looks.add(self)
 
     def make_room(self) -> bool:
-        """Somebody waits, and there is no place left: end who is quiet for longest. False: nobody is."""
+        """A connection waits and no place is left: end the one that has been idle longest. False: there is none."""
         self._say()
         while self._quiet:
             connection = self._quiet.pop()
@@ -139,7 +137,7 @@ class IdleEviction:
             )
 
     def crashed(self, error: Exception) -> None:
-        """Looking itself failed: a mistake of this program, to be seen."""
+        """The check itself failed: log a bug of this program."""
         raise error
 
 

@@ -1,4 +1,4 @@
-"""Memory that is not needed any more, back to the system."""
+"""Returns unused memory to the system."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Final
 from sidecar.transport.timers import Timers
 
 _WORTH_IT: Final = 1000
-"""Connections, at the most that there were, from which on it is worth the trouble: they take a MiB or two."""
+"""Peak number of connections from which on trimming is worthwhile: they take a MiB or two."""
 _MUCH: Final = 4 << 20
-"""The same for bytes that are kept for them."""
+"""The same for buffered bytes."""
 _LEFT: Final = 8
-"""Not before one in so many is left: what comes and goes needs its memory again."""
+"""Trim once this fraction is left: a load that varies needs its memory again."""
 _WAIT_S: Final = 1.0
 
 
 class TrimTrigger:
-    """Tells when of much that there was little is left: once, until there is much again."""
+    """Reports that a large peak has fallen to a small remainder: once per peak."""
 
     def __init__(self) -> None:
         self._most = 0
         self._most_held = 0
 
     def has_fallen(self, left: int, held: int) -> bool:
-        """Whether it has, now that there are ``left`` connections, and ``held`` bytes that are kept for them."""
+        """Whether it has, now that there are ``left`` connections and ``held`` buffered bytes."""
         if left > self._most or held > self._most_held:
             self._most, self._most_held = max(left, self._most), max(held, self._most_held)
             return False
@@ -38,20 +38,20 @@ class TrimTrigger:
 
 
 class Trim:
-    """Gives memory back at once when of many connections few are left: for a thread that has nothing else to do."""
+    """Returns memory at once when few of many connections are left: for a thread without other work."""
 
     def __init__(self, trim_memory: Callable[[], None]) -> None:
         self._give_back = trim_memory
         self._trigger = TrimTrigger()
 
     def left(self, left: int, held: int) -> None:
-        """So many connections are there, and ``held`` bytes are kept for them."""
+        """Record that ``left`` connections remain with ``held`` buffered bytes."""
         if self._trigger.has_fallen(left, held):
             self._give_back()
 
 
 class MemoryTrimmer:
-    """Gives memory back when of many connections few are left, a second later."""
+    """Returns memory one second after few of many connections are left."""
 
     def __init__(self, timers: Timers, trim_memory: Callable[[], None]) -> None:
         self._give_back = trim_memory
@@ -59,7 +59,7 @@ class MemoryTrimmer:
         self._trigger = TrimTrigger()
 
     def closed(self, left: int, held: int) -> None:
-        """A connection has ended, ``left`` others are there, and ``held`` bytes are kept for them."""
+        """A connection has ended; ``left`` remain, with ``held`` buffered bytes."""
         if self._trigger.has_fallen(left, held):
             self._soon.add(self)
 
@@ -67,17 +67,17 @@ class MemoryTrimmer:
         self._give_back()
 
     def crashed(self, error: Exception) -> None:
-        """A mistake of this program, to be seen."""
+        """Log a bug of this program."""
         raise error
 
 
 def trim_memory() -> None:
-    """Return free pages to the kernel (malloc_trim(3), which other C libraries than glibc do not have).
+    """Return free pages to the kernel (malloc_trim(3), glibc only).
 
-    Python's own allocator returns whole MiB only, in which nothing at all is left, and that is hardly ever so. With
-    PYTHONMALLOC=malloc, as in the image, all of it is glibc's, which returns every free page.
+    Python's own allocator returns only whole arenas of a MiB that are entirely free, which are rare. With
+    PYTHONMALLOC=malloc, as in the image, glibc manages all memory and returns every free page.
     """
-    gc.collect()  # also empties CPython's lists of objects to be used again
+    gc.collect()  # also empties CPython's free lists
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
-"""The proxy server: listeners, limits, drain. Bytes are moved elsewhere (:mod:`sidecar.transport.loop`).
+"""The proxy server: listeners, limits, drain. :mod:`sidecar.transport.loop` moves the bytes.
 
-``run`` is the server's life. ``stop_accepting`` and ``drain`` are for the end: the caller first removes the capture, so
-that new connections go direct, then drains.
+``run`` is the server's lifetime. At its end the caller removes the capture, so that new connections go direct, then
+calls ``stop_accepting`` and ``drain``.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ __all__ = [
 log = Logger()
 
 RESERVED_DESCRIPTORS: Final = 2 * MAX_PIPES + 128
-"""Descriptors that are not for connections: splice pipes; and listeners, admin server, netlink, logs, imports."""
+"""Descriptors reserved for other uses: splice pipes, listeners, admin server, netlink, logs, imports."""
 DESCRIPTORS_PER_CONNECTION: Final = 2
 REROUTED_AT_ONCE: Final = 256
-"""Connections that follow a new policy before bytes move on: about a millisecond."""
+"""Connections moved to a new policy per step: about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How the server behaves. ``inbound_port`` is where clients' connections arrive; None: they do not."""
+    """The server's settings. ``inbound_port`` is where inbound connections arrive; None: they are not captured."""
 
     port: int
     inbound_port: int | None = None
@@ -87,7 +87,7 @@ class ServerSettings:
 
     @property
     def families(self) -> Sequence[int]:
-        """Address families to listen on. Raises ConfigError when there is none."""
+        """Address families to listen on. Raises ConfigError if there is none."""
         chosen = [family for family, on in ((socket.AF_INET, self.ipv4), (socket.AF_INET6, self.ipv6)) if on]
         if not chosen:
             raise ConfigError("Neither IPv4 nor IPv6 is on, so there is nothing to listen on. Switch one of them on.")
@@ -100,7 +100,7 @@ def fitting_connections(wanted: int, descriptor_limit: int) -> int:
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one (setrlimit(2)); returns what holds now."""
+    """Raise the soft limit of open files to the hard one (setrlimit(2)); return the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -108,24 +108,22 @@ def raise_descriptor_limit() -> int:
 
 
 def make_room_for_descriptors(count: int) -> None:
-    """Have the kernel's table of this process's open files hold so many, of 8 bytes each, from now on.
+    """Grow the kernel's table of open files to this number of entries, of 8 bytes each.
 
-    By itself it doubles when it is full, and a process of several threads then waits until nobody can be reading the
-    old one (expand_fdtable() in fs/file.c, synchronize_rcu()): 8 to 16 ms each time in which no connection moves.
-    Measured: the first hundred connections waited for it twice, and p99 of two seconds' was 11.6 ms instead of 6.2.
+    The kernel doubles the table when it is full. In a process of several threads it then waits for an RCU grace period
+    (expand_fdtable() in fs/file.c, synchronize_rcu()), during which no connection moves.
     """
     descriptor = os.eventfd(0)
-    with suppress(OSError):  # beyond the limit, or no memory: then it grows when it has to
+    with suppress(OSError):  # beyond the limit, or no memory: then it grows on demand
         os.close(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, count - 1))
     os.close(descriptor)
 
 
 def tune_garbage_collector() -> None:
-    """What exists now stays for good, so it need not be looked through again; connections leave no cycles behind.
+    """Exempt existing objects from garbage collection (they are permanent) and raise the thresholds.
 
-    But netlink's messages do, some hundred objects each time when the counters are read. With ten times the first
-    threshold they took 12 MiB of an idle sidecar before they were looked for; who lives longer is as seldom asked as
-    then.
+    Connections leave no reference cycles, but netlink messages do, some hundred objects per reading of the counters. So
+    the first threshold is raised only moderately; the older generations are collected as rarely as before.
     """
     gc.enable()
     gc.collect()
@@ -146,9 +144,9 @@ class ProxyServer:
         inbound: KernelSockets | None = None,
         received_counters: CounterRow | None = None,
     ) -> None:
-        """``kernel_sockets`` and ``inbound`` are how listening and dialling are done; TPROXY when not given.
+        """``kernel_sockets`` and ``inbound`` implement listening and dialling; by default with TPROXY.
 
-        ``received_counters`` is where this process writes down what it has received; one of its own when not given.
+        ``received_counters`` is where this process records the bytes it receives; one of its own by default.
         """
         self.settings = settings
         self.max_connections = settings.max_connections
@@ -186,36 +184,37 @@ class ProxyServer:
 
     @property
     def routing(self) -> Routing:
-        """The routing in force; :meth:`follow` brings another."""
+        """The routing in force; :meth:`follow` replaces it."""
         return self._context.routing
 
     @property
     def active(self) -> int:
-        """Connections alive."""
+        """The number of live connections."""
         return len(self._context.live)
 
     @property
     def wakeups(self) -> int:
-        """How often the relay loop woke up: an idle proxy does not."""
+        """Wake-ups of the relay loop; an idle proxy has none."""
         return self._loop.wakeups
 
     @property
     def events(self) -> int:
-        """How many epoll events were handled."""
+        """The number of epoll events handled."""
         return self._loop.events
 
     def snapshot(self) -> list[ConnectionView]:
-        """The connections alive."""
+        """The live connections."""
         return [connection.view() for connection in self._context.live]
 
     async def connections(self, limit: int, order: Order) -> ConnectionPage:
-        """The connections alive, and ``limit`` of them. Waits for nothing; other servers have to ask first."""
+        """The number of live connections, and ``limit`` of them. Does not block; other servers have to query first."""
         live = self._context.live
         chosen = select(live, limit, order, begun=lambda c: c.opened_at, size=lambda c: c.bytes_up + c.bytes_down)
         return ConnectionPage(len(live), [_told(each.view()) for each in chosen])
 
     async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when listening.
+        """Serve until drained or cancelled, then reset the remaining connections. Reports the addresses as started when
+        listening.
 
         Raises PortInUseError, PrivilegeError, ConfigError, before anything is accepted.
         """
@@ -249,9 +248,9 @@ class ProxyServer:
                 self._access_log.close()
 
     async def follow(self, routing: Routing) -> None:
-        """Put a routing in force: for connections that get their class from now on, and for those that have one.
+        """Put a routing in force for new and existing connections.
 
-        None is cut. What such a connection sends from now on is in the class that the new routing gives it.
+        No connection is closed. Further bytes of an existing connection are in the class of the new routing.
         """
         self._context.follow(routing)
         live = list(self._context.live)
@@ -271,15 +270,16 @@ class ProxyServer:
             log.warning("live connections stay in the classes they had", error=failure.strerror)
 
     def stop_accepting(self) -> None:
-        """Take what waits in the backlogs, as far as there is room, and close the listeners."""
+        """Accept the connections in the backlogs, as far as there is room, and close the listeners."""
         for acceptor in self._acceptors:
-            acceptor.accept(BACKLOG)  # a bound: whoever keeps connecting must not keep us here
+            acceptor.accept(BACKLOG)  # bounded: a client that keeps connecting must not delay the end
         self._close_listeners()
 
     async def drain(self, grace: Duration) -> int:
-        """Stop accepting, wait until every connection has ended, cut what is left after ``grace``, and end ``run``.
+        """Stop accepting, wait until every connection has ended, reset the rest after ``grace`` seconds, and end
+        ``run``.
 
-        Returns how many connections were cut.
+        Returns the number of connections that were reset.
         """
         self.stop_accepting()
         with trio.move_on_after(grace.seconds):
@@ -291,14 +291,14 @@ class ProxyServer:
         return left
 
     def cut(self) -> int:
-        """Reset all connections; returns how many there were."""
+        """Reset all connections; return their number."""
         connections = list(self._context.live)
         for connection in connections:
             connection.end(ConnectionEvent.CUT, ConnectionOutcome.CUT)
         return len(connections)
 
     def _adopt(self, kernel_sockets: KernelSockets, client: socket.SocketType, address: SocketAddress) -> None:
-        """Take over a connection that was accepted at this edge."""
+        """Take over a connection accepted by this listener."""
         original = kernel_sockets.original_destination(client)
         if original is None:
             reset_on_close(client)
@@ -325,18 +325,18 @@ class ProxyServer:
             acceptor.resume()
 
     def _nothing_left(self) -> None:
-        """A connection could not be dialled for want of something: let no more in for a moment."""
+        """A connection could not be dialled for lack of resources: pause accepting for a moment."""
         for acceptor in self._acceptors:
             acceptor.pause()
             self._retries.add(acceptor)
 
     def _exhausted(self, acceptor: Acceptor, refusal: Refusal) -> None:
-        """accept(2) failed for want of something: try again when a connection closes, or a little later."""
+        """accept(2) failed for lack of resources: retry when a connection closes, or a little later."""
         self._observer.refused(refusal)
         self._retries.add(acceptor)
 
     def _connection_closed(self) -> None:
-        if not len(self._context.waiting):  # those are first
+        if not len(self._context.waiting):  # those have priority
             self._resume()
         self._memory_trimmer.closed(len(self._context.live), self._context.first_bytes.size)
         if not self._context.live and not self._emptied.is_set():

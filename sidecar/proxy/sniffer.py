@@ -1,8 +1,8 @@
-"""What a client says first: read until it is known what the connection is, kept until the server has got it.
+"""Reads the first bytes of a client until the protocol is known, and keeps them for the server.
 
-The bytes are read, not peeked at: how much can be peeked depends on the receive buffer (``net.ipv4.tcp_rmem``, a
-namespace's own), and a 64 KiB ClientHello in a Pod with a small one would never be seen whole. Most clients have sent
-theirs before they are accepted: then the first read decides, and no :class:`Detector` is made.
+The bytes are read, not peeked: MSG_PEEK is limited by the receive buffer (``net.ipv4.tcp_rmem``, per namespace), so a
+64 KiB ClientHello in a Pod with a small buffer would never be seen whole. Most clients have sent their first bytes
+before they are accepted: then the first read decides, and no :class:`Detector` is made.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from sidecar.transport.loop_context import BUFFER_SIZE, LoopContext
 from sidecar.transport.timers import Timers
 
 FIRST_BYTES_LIMIT: Final = 1 << 17
-"""Bytes kept while detecting, at the very most. The detector's own limit is lower; this one does not trust it."""
+"""Maximum of bytes kept during detection. The detector's own limit is lower; this module does not rely on it."""
 ALL_FIRST_BYTES: Final = 16 << 20
-"""The same of all connections together, whose detector may keep them once more. Hellos that come in two segments have 2
-KiB, so 8,000 of them can be awaited at once; who would wait for more goes by port."""
+"""The same for all connections together, whose detectors may keep a second copy. Hellos in two segments have 2 KiB, so
+8,000 of them can be pending at once; beyond that, connections are classified by port."""
 
 
 _GREETED_S: Final = 0.02
-"""A client that has greeted by HTTP/2 and asks for nothing may wait for the server; else its request is on its way."""
+"""Seconds to wait for a client that has sent the HTTP/2 preface without a request: it may wait for the server."""
 
 
 class SnifferOwner(Protocol):
-    """The connection: who wants to know what the first bytes say."""
+    """The connection that receives the result of detection."""
 
     def detected(self, detection: Detection) -> None:
-        """They are enough, or no more are waited for."""
+        """The bytes suffice, or no more are awaited."""
 
     def client_reset(self) -> None:
         """The client has reset the connection."""
@@ -42,39 +42,38 @@ class SnifferOwner(Protocol):
 
 
 class PendingDetections:
-    """The first bytes of all connections of a loop: their deadlines, and how many bytes await a decision."""
+    """The pending detections of a loop: their deadlines, and the number of bytes they hold."""
 
     def __init__(self, loop_context: LoopContext, timers: Timers, timeout: float) -> None:
-        """``timeout`` in seconds: how long a client may say too little."""
+        """``timeout``: seconds that a client may take."""
         self.loop_context = loop_context
         self.size = 0
         self._silent = timers.queue(timeout, Sniffer.timed_out)
         self._greeted = timers.queue(min(_GREETED_S, timeout), Sniffer.timed_out)
 
     def add(self, size: int) -> None:
-        """So many bytes more, or less where it is negative."""
+        """Add this number of bytes, which may be negative."""
         self.size += size
 
     def begin(self, first: Sniffer) -> None:
-        """One waits from now on."""
+        """Start the timeout of a detection."""
         self._silent.add(first)
 
     def greeted(self, first: Sniffer) -> None:
-        """Its client may wait for a word of the server's: it waits from now on, and not for long."""
+        """The client may be waiting for the server: start the shorter timeout."""
         self._greeted.add(first)
 
     def end(self, first: Sniffer) -> None:
-        """One waits no more."""
+        """Stop the timeout of a detection."""
         self._silent.discard(first)
         self._greeted.discard(first)
 
 
 class Sniffer:
-    """The client's bytes before there is a :class:`~sidecar.transport.direction.Direction`, and what is known of its
-    end.
+    """The client's bytes before there is a :class:`~sidecar.transport.direction.Direction`, and the state of its end.
 
-    The loop's handler of the client's descriptor until then. ``readable``, ``fin`` and ``exhaust`` are as there, and
-    handed on to it.
+    Until then it is the loop's handler of the client's descriptor. ``readable``, ``fin`` and ``exhaust`` have the
+    meaning they have there, and are handed over.
     """
 
     __slots__ = ("_all", "_client", "_counted", "_detector", "_owner", "_waits", "data", "exhaust", "fin", "readable")
@@ -84,21 +83,21 @@ class Sniffer:
         self._owner = owner
         self._client = client
         self.data: bytes | bytearray = b""
-        self.readable = True  # nobody has asked yet
+        self.readable = True  # not tried yet
         self.fin = False
         self.exhaust = False
         self._detector: Detector | None = None
-        self._counted = 0  # bytes that are awaiting a decision, in the account of all connections
+        self._counted = 0  # bytes counted as pending among all connections
         self._waits = False  # for more bytes
 
     def begin(self) -> None:
-        """Read what is there, and wait for more where it does not decide."""
+        """Read the available bytes, and wait for more unless they decide."""
         try:
             detection = self._read()
         except OSError:
             self._owner.client_reset()
             return
-        # After the read, so that what was read raises no event; the kernel reports what has come since.
+        # After the read, so that the bytes read raise no event; the kernel reports any that arrived since.
         self._all.loop_context.loop.watch(self._client.fileno(), self)
         if detection is not None:
             self._decide(detection)
@@ -108,7 +107,7 @@ class Sniffer:
             self._wait_for_more()
 
     def on_events(self, events: int) -> None:
-        """Take down what the loop reports of the client, and read what came."""
+        """Record the events of the client's socket, and read."""
         if events & READ_EVENTS:
             self.readable = True
             if events & END_EVENTS:
@@ -129,18 +128,18 @@ class Sniffer:
                 self._wait_for_more()
 
     def on_turn(self) -> None:
-        """Not used: detection works through what is there at once, it is bounded."""
+        """Not used: detection is bounded and handles all available bytes at once."""
 
     def crashed(self, error: Exception) -> None:
-        """Hand a fault to the connection."""
+        """Pass a fault to the connection."""
         self._owner.crashed(error)
 
     def timed_out(self) -> None:
-        """The client said too little in time: a server-first protocol, or a slow client."""
+        """The client sent too little in time: a server-first protocol, or a slow client."""
         self._decide(self.finish(Reason.TIMEOUT))
 
     def stop(self) -> None:
-        """No more bytes are awaited: take them off the account of all connections."""
+        """No more bytes are awaited: stop counting those held as pending."""
         if self._waits:
             self._waits = False
             self._all.end(self)
@@ -154,14 +153,14 @@ class Sniffer:
         self._owner.detected(detection)
 
     def _wait_for_more(self) -> None:
-        """The client's next bytes are waited for; not as long if it may wait for us."""
+        """Wait for the client's next bytes, for a shorter time if the client may be waiting for the server."""
         if self.data:
             acknowledge(self._client)
         if self._detector is not None and self._detector.awaits_server:
             self._all.greeted(self)
 
     def _read(self) -> Detection | None:
-        """Read what is there, until it decides; None: more must come. Raises OSError when the client has reset it."""
+        """Read the available bytes until they decide; None: more are needed. Raises OSError if the client has reset."""
         loop_context = self._all.loop_context
         while self.readable:
             try:
@@ -170,7 +169,7 @@ class Sniffer:
                 self.readable = False
                 return None
             if size == 0:
-                # The FIN is relayed later: a socket that has had one goes on reading 0.
+                # The FIN is relayed later: the socket keeps reading 0 after it.
                 return self.finish(Reason.EOF)
             if size < BUFFER_SIZE and not (self.fin or self.exhaust):
                 self.readable = False
@@ -180,11 +179,11 @@ class Sniffer:
         return None
 
     def finish(self, reason: Reason) -> Detection:
-        """No more bytes will come, or be waited for: what is known so far."""
+        """No more bytes will come, or be awaited: return what is known so far."""
         return (self._detector or Detector()).finish(reason)
 
     def _add(self, fresh: bytes) -> Detection | None:
-        """Show the detector what is new, once it is enough for it to get on."""
+        """Pass new bytes to the detector, once there are enough for it to make progress."""
         detector = self._detector
         if detector is None:
             self.data = fresh

@@ -1,22 +1,23 @@
-"""The process above the proxy: it starts it, watches it, and sees to new connections while it is gone.
+"""The parent process of the proxy: starts it, monitors it, and handles new connections while it does not run.
 
 ::
 
     podlane sidecar  ──exec──>  supervisor          pid 1 of the container; a bare interpreter
-                                    │ spawns, again and again
-                                  proxy             --supervised; all there is to a sidecar, with its workers
-                                    ├── a socket pair, over which go the messages of :mod:`.wire`
-                                    └── a shared page with its signs of life (:mod:`.beats`)
+                                    │ spawns, and respawns
+                                  proxy             --supervised; the whole sidecar, with its workers
+                                    ├── a socket pair for the messages of :mod:`.ipc`
+                                    └── a shared page with its heartbeats (:mod:`.heartbeat`)
 
-* **It is small.** 7 MiB of its own, for which it does without dataclasses, and imports little beside sockets and JSON.
-* **It knows nothing.** Policy, rules and settings are the proxy's; of the class ids in force it keeps a copy for the
-  next one, unread. Before the proxy installs rules that capture, it
-  hands over what is to be run if it should be gone: programs with their input, one for each address family
-  (:mod:`datapath.netfilter.fallback`). At that moment nothing has to be read, imported or asked for.
-* **It decides by a table** (:mod:`.life`, pure): an end that nobody asked for, silence, a start that does not get on.
-* **Silence has two steps.** After the first, capture is taken away, which harms nobody and can be undone: if the proxy
-  speaks again it puts its rules back. Only after the second it is killed, which costs its connections.
-* **Who outlives whom.** The proxy notices the supervisor's end by end of file, does what was to be done in its own
-  case, and ends: the next start finds neither a proxy nor a capture that leads nowhere. If both are killed at once the
-  rules stay, and captured connections wait for the next start.
+* **It is small.** It does without dataclasses, and imports little more than sockets and JSON.
+* **It has no state of its own.** Policy, rules and settings are the proxy's; it keeps an opaque copy of the class ids
+  in force for the next proxy. Before the proxy installs capture rules, it hands over the fallback: programs with their
+  input, one for each address family (:mod:`datapath.netfilter.fallback`). So when the proxy dies, nothing must be read,
+  imported or queried.
+* **It decides by a table** (:mod:`.watchdog`, pure): on an unexpected exit, a missing heartbeat, a start that does not
+  complete.
+* **A missing heartbeat has two stages.** In the first, capture is removed, which is harmless and reversible: if the
+  proxy resumes, it reinstalls its rules. Only in the second is the proxy killed, which ends its connections.
+* **Lifetimes.** The proxy notices the supervisor's exit by end of file, runs its own fallback, and exits: the next
+  start finds neither a proxy nor capture rules without a listener. If both are killed at once the rules stay, and
+  captured connections wait for the next start.
 """

@@ -1,4 +1,4 @@
-"""The proxy's command line, as its supervisor changes it."""
+"""Edits of the proxy's command line by its supervisor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def without_options(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """The command line without these options, and their values."""
+    """The command line without these options and their values."""
     kept: list[str] = []
     words = iter(argv)
     for word in words:
@@ -20,7 +20,7 @@ def without_options(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def open_descriptors(argv: Sequence[str], options: Sequence[str]) -> list[int]:
-    """The descriptors that these options name, as far as they are open, and none of the standard ones."""
+    """The descriptors passed by these options that are open, except the standard ones."""
     named: set[str] = set()
     for word, following in zip(argv, (*argv[1:], ""), strict=True):
         option, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""A proxy, seen by its supervisor."""
+"""The proxy process, as its supervisor manages it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _OPTION: Final = "--supervisor-fd"
 
 
 class ProxyProcess:
-    """A process that was started here, and the ways to it."""
+    """A child process, with its socket and its heartbeats."""
 
     def __init__(self, pid: int, channel: IpcChannel, heartbeat: Heartbeat) -> None:
         self.pid = pid
         self.channel = channel
         self.listened = True
         self.armed = False
-        """It has said what to do without it: its signals are followed, and something may be installed."""
+        """It has handed over its fallback: it handles signals, and something may be installed."""
         self.ready_at: float | None = None
         self.silent = False
         self.hung = False
@@ -34,10 +34,10 @@ class ProxyProcess:
 
     @classmethod
     def spawn(cls, argv: Sequence[str], told: Mapping[str, Any]) -> ProxyProcess:
-        """Start a proxy, which hears first what it is ``told``.
+        """Start a proxy and send it the ``told`` message first.
 
-        It has a process group of its own: what a terminal sends reaches it through us, once. Raises OSError when there
-        is no such program, or no room for a process or for descriptors.
+        It has a process group of its own, so that signals of a terminal reach it once, through the supervisor. Raises
+        OSError if the program does not exist, or there is no room for a process or for descriptors.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as opened, theirs:
@@ -62,33 +62,33 @@ class ProxyProcess:
         return cls(pid, channel, heartbeat)
 
     def heartbeats(self) -> list[float]:
-        """When it gave each kind of sign of life, in seconds of the monotonic clock; 0: never."""
+        """When each kind of heartbeat was last given, in seconds of the monotonic clock; 0: never."""
         return [self._heartbeat.last(kind) / 1e9 for kind in range(KINDS)]
 
     def cpu_wait(self) -> float:
-        """Seconds that its main thread, which gives the signs, was ready to run and waited for a CPU, in all.
+        """Total seconds that its main thread, which gives the heartbeats, was runnable and waited for a CPU.
 
-        Its own alone: others that wait are no excuse for a loop that stands still. 0 where the kernel does not tell.
-        The second number of schedstat (Documentation/scheduler/sched-stats.rst).
+        Only this thread counts: others that wait do not excuse an event loop that hangs. 0 if the kernel has no such
+        counter. The second number of schedstat (Documentation/scheduler/sched-stats.rst).
         """
         with suppress(OSError), open(f"/proc/{self.pid}/task/{self.pid}/schedstat") as file:
             return int(file.read().split()[1]) / 1e9
         return 0.0
 
     def pending(self) -> bool:
-        """Whether it has said something that nobody has heard."""
+        """Whether it has sent a message that has not been received."""
         return self.listened and bool(select.select([self.channel], [], [], 0)[0])
 
     def send(self, number: int) -> None:
-        """Send it a signal. It has not been buried yet, so its number is its own."""
+        """Send it a signal. It has not been reaped yet, so its pid is not reused."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it (SIGKILL)."""
         self.send(signal.SIGKILL)
 
     def close(self) -> None:
-        """It has ended."""
+        """Release its resources after its end."""
         self.listened = False
         self.channel.close()
         self._heartbeat.close()

@@ -1,6 +1,6 @@
-"""The proxy's side of its supervisor: signs of life, what to do when it is gone, and what it is told.
+"""The proxy's connection to its supervisor: heartbeats, the fallback, and commands.
 
-See :mod:`sidecar.supervisor`. A sidecar may run without one (``podlane run`` looks after its own), and then has no
+See :mod:`sidecar.supervisor`. A sidecar may run without one (``podlane run`` monitors its own), and then has no
 :class:`SupervisorClient`.
 """
 
@@ -25,13 +25,13 @@ from traffic_policy.settings import LogFormat, OnFailure
 
 _NO_SUPERVISOR: Final = 1
 _ASK_S: Final = 1.0
-"""Seconds between two questions to the workers."""
+"""Seconds between two queries of the workers."""
 
 log = Logger()
 
 
 class SupervisorClient:
-    """The supervisor, as its proxy knows it."""
+    """The supervisor, as its proxy uses it."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class SupervisorClient:
         ids: Mapping[str, Any] | None = None,
     ) -> None:
         self.restarts = dict(restarts)
-        """How often a proxy was started again, by reason."""
+        """Restarts of the proxy, by reason."""
         self.again = again
-        """Whether an earlier one was ready: what is in force stays there whatever happens to this one."""
+        """Whether an earlier proxy was ready: what is in force then stays, whatever happens to this one."""
         self.ids = ids
-        """The class ids in force, as :func:`encode_ids` gives them; None: there have been none yet."""
+        """The class ids in force, as :func:`encode_ids` returns them; None: none yet."""
         self._channel = channel
         self._heartbeat = heartbeat
         self._armed: tuple[Command, ...] | None = None
@@ -55,23 +55,23 @@ class SupervisorClient:
 
     @classmethod
     def from_descriptor(cls, descriptor: int) -> SupervisorClient:
-        """Take the socket that a supervisor has given, and hear its first words."""
+        """Take the socket that the supervisor passed, and receive its first message."""
         end = socket.socket(fileno=descriptor)
         end.set_inheritable(False)
         channel = IpcChannel(end)
         message, descriptors = channel.receive()
         if message is None:
-            os._exit(_NO_SUPERVISOR)  # it has gone before anything began
+            os._exit(_NO_SUPERVISOR)  # it ended before anything was started
         [page] = descriptors
         heartbeat = Heartbeat(page)
         os.close(page)
         return cls(channel, heartbeat, message["restarts"], again=message["again"], ids=message["ids"])
 
     def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
-        """Say what to run if this process should be gone; to be called before what captures is installed.
+        """Hand over the fallback to run if this process ends; call it before capture rules are installed.
 
-        ``ids``, as :func:`encode_ids` gives them, are for the next one: connections that need no proxy to live wear
-        them.
+        ``ids``, as :func:`encode_ids` returns them, are for the next proxy: connections that can live without a proxy
+        carry them.
         """
         self._armed, self.ids = tuple(commands), ids
         actions = [asdict(each) for each in commands]
@@ -79,27 +79,27 @@ class SupervisorClient:
         self._channel.send("armed", said)
 
     def ready(self) -> None:
-        """Say that all is in force."""
+        """Report that everything is in force."""
         self._channel.send("ready")
 
     def not_ready(self) -> None:
-        """Take that back: this process ends, and there is to be no other."""
+        """Withdraw readiness: this process ends, and must not be restarted."""
         self._channel.send("not-ready")
 
     def nothing_left(self) -> None:
-        """This process ends, and has nothing in force: from now on its silence is no fault to be seen to."""
+        """Report that this process ends with nothing in force: its missing heartbeats are no longer a fault."""
         self._over = True
         for kind in range(KINDS):
             self._heartbeat.stop(kind)
 
     def workers_answered(self) -> None:
-        """Say so."""
+        """Give the heartbeat of the workers."""
         self._heartbeat.beat(WORKERS)
 
     async def send_heartbeats(self, classifier_turned: Callable[[], bool | None]) -> None:
-        """Tell that the event loop turns, again and again; and the thread that judges packets, if there is one.
+        """Give the heartbeats of the event loop and, if there is one, of the classifier thread, periodically.
 
-        ``classifier_turned`` says whether it has come round since the last call; None: there is none, or none any more.
+        ``classifier_turned`` returns whether the thread has run since the last call; None: there is none, or no longer.
         """
         while not self._over:
             self._heartbeat.beat(LOOP)
@@ -111,20 +111,20 @@ class SupervisorClient:
             await trio.sleep(EVERY_S)
 
     async def watch_workers(self, ask: Callable[[], Awaitable[list[int]]]) -> None:
-        """Tell that all workers answer, again and again, as long as they do.
+        """Give the heartbeat of the workers periodically, as long as all of them answer.
 
-        ``ask`` gives the numbers of those that do not.
+        ``ask`` returns the numbers of those that do not.
         """
-        self.workers_answered()  # they have, when they began
+        self.workers_answered()  # they answered when they started
         while True:
             await trio.sleep(_ASK_S)
             if not await ask():
                 self.workers_answered()
 
     async def listen(self, restore_capture: Callable[[], Awaitable[None]]) -> None:
-        """Follow what the supervisor says: ``restore_capture`` what captures, and go on as before.
+        """Follow the supervisor's messages: ``restore_capture`` reinstalls the capture rules.
 
-        If the supervisor is gone this process ends at once.
+        If the supervisor has exited, this process exits at once.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -136,30 +136,30 @@ class SupervisorClient:
                     nursery.start_soon(restore_capture)
 
     def _exit_without_supervisor(self) -> None:
-        """Nobody would notice our end. So do what was to be done then, and leave the rest to the next start."""
+        """No process is left to handle our exit, so run the fallback here, and leave the rest to the next start."""
         problem = run_all([Action(each.argv, each.input) for each in self._armed or ()])
         log.error("the supervisor has gone, and so does this process; start the sidecar again", error=problem)
         os._exit(_NO_SUPERVISOR)
 
 
 def encode_ids(ids: ClassIds) -> dict[str, Any]:
-    """Class ids as plain data, with those that are not to be used again soon."""
+    """Class ids as plain data, with those that must not be reused soon."""
     return {"ids": dict(ids), "retired": list(ids.retired)}
 
 
 def decode_ids(told: Mapping[str, Any]) -> ClassIds:
-    """The other way round."""
+    """The inverse of :func:`encode_ids`."""
     return ClassIds(told["ids"], tuple(told["retired"]))
 
 
 class RestartMetrics:
-    """How often the proxy was started again; nothing where it has no supervisor."""
+    """Restarts of the proxy; no metrics without a supervisor."""
 
     def __init__(self, supervisor: SupervisorClient | None) -> None:
         self._restarts = supervisor.restarts if supervisor is not None else {}
 
     def collect(self) -> Iterator[MetricFamily]:
-        """One family."""
+        """The one metric family."""
         restarts = counter("podlane_restarts", "Proxies that were started again.", "reason")
         for reason, number in self._restarts.items():
             restarts.add(number, reason)

@@ -1,4 +1,4 @@
-"""Programs that were prepared, run with their input, one after the other."""
+"""Runs prepared programs with their input, one after another."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _SHOWN_BYTES: Final = 2000
 
 
 class Action(NamedTuple):
-    """A program with its arguments, and what it reads from standard input."""
+    """A program with its arguments and its standard input."""
 
     argv: tuple[str, ...]
     input: str
 
 
 def run_all(actions: Sequence[Action], patience: float = _PATIENCE_S) -> str | None:
-    """Run them all, also after a failure; what went wrong, in the words of the programs, or None.
+    """Run all of them, even after a failure; return the error output of the programs, or None.
 
-    By posix_spawn, from memory files: that takes hardly any memory, the want of which may have ended the proxy.
+    Uses posix_spawn and memory files: this takes little memory, the lack of which may have ended the proxy.
     """
     deadline = monotonic() + patience
     problems = [problem for action in actions if (problem := _Running(action).end(deadline)) is not None]
@@ -62,7 +62,7 @@ class _Running:
         return descriptor
 
     def end(self, deadline: float) -> str | None:
-        """Wait for its end; what went wrong, or None."""
+        """Wait for its end; return the error, or None."""
         with self._opened:
             if self._pid is not None:
                 status = self._wait(self._pid, deadline)
@@ -75,7 +75,7 @@ class _Running:
     def _wait(pid: int, deadline: float) -> int:
         try:
             descriptor = os.pidfd_open(pid)
-        except OSError:  # no descriptor is left: who cannot be waited for with a limit is not waited for
+        except OSError:  # no descriptor is left, so waiting with a timeout is not possible
             os.kill(pid, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         try:

@@ -1,7 +1,7 @@
-"""Where others of the container reach the supervisor: a socket of a name that belongs to the network namespace.
+"""The supervisor's control socket, an abstract socket of the network namespace.
 
-A request is a word, an answer a line: ``ping`` is answered at once, by which a liveness probe sees that the supervisor
-does its work. Only the user that it runs as, and root, are heard: other containers of a Pod share the namespace.
+A request is a word, an answer a line. ``ping`` is answered at once, which a liveness probe uses. Only requests of the
+supervisor's own user and root are accepted: other containers of a Pod share the namespace.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Final
 from sidecar.errors import SupervisorError
 
 NAME: Final = "\0podlane/supervisor"
-"""Abstract (unix(7)), as that of :mod:`datapath.instance_lock`."""
+"""Abstract (unix(7)), like that of :mod:`datapath.instance_lock`."""
 PING: Final = "ping"
 OK: Final = "ok"
 _WORD: Final = 64
 _WAITING: Final = 8
-"""Clients at once; probes come one after the other."""
+"""Simultaneous clients; probes run one after another."""
 _CREDENTIALS: Final = struct.Struct("=iII")
 
 
 class Control:
-    """The supervisor's side, for its poll(2)."""
+    """The server side, for the supervisor's poll(2)."""
 
     def __init__(self, poll: select.poll) -> None:
         self._poll = poll
@@ -33,7 +33,8 @@ class Control:
         self._clients: dict[int, socket.socket] = {}
 
     def open(self) -> None:
-        """Listen, if nobody does yet; another supervisor's proxy holds the lock, which ours will be told."""
+        """Listen unless the name is taken; then another supervisor's proxy holds the lock, which our proxy will
+        report."""
         if self._listener is not None:
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -47,7 +48,7 @@ class Control:
         self._poll.register(listener, select.POLLIN)
 
     def serve(self, ready: set[int]) -> None:
-        """Do what these descriptors are ready for, as far as they are of this."""
+        """Handle those of these ready descriptors that belong to this socket."""
         for descriptor in ready & self._clients.keys():
             self._hear(self._clients[descriptor])
         if self._listener is not None and self._listener.fileno() in ready:
@@ -57,7 +58,7 @@ class Control:
         try:
             client, _ = listener.accept()
         except OSError:
-            return  # it has gone again
+            return  # the client has already disconnected
         _, user, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if user not in (0, os.geteuid()) or len(self._clients) >= _WAITING:
             client.close()
@@ -83,7 +84,8 @@ class Control:
 
 
 def request(word: str, patience: float) -> str:
-    """Ask this namespace's supervisor, and wait ``patience`` seconds for its line. Raises :class:`SupervisorError`."""
+    """Send a request to this namespace's supervisor and wait ``patience`` seconds for the answer. Raises
+    :class:`SupervisorError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
         client.settimeout(patience)
         try:

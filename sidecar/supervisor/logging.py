@@ -1,4 +1,4 @@
-"""Log lines as the proxy writes them, without its library: the supervisor has few to say, and is to be small."""
+"""Log lines in the proxy's format, without its library, to keep the supervisor small."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from traffic_policy.settings import LogFormat, variable
 
 
 class StderrLog:
-    """Writes to standard error. ``format``: ``console`` or ``json``, which the proxy tells."""
+    """Writes to standard error. ``format``: ``console`` or ``json``, which the proxy's settings determine."""
 
     def __init__(self) -> None:
         self.format = os.environ.get(variable("log_format"), LogFormat.CONSOLE)
 
     def info(self, event: str, **fields: object) -> None:
-        """Something to know."""
+        """Log for information."""
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Something to look at."""
+        """Log a condition that needs attention."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Something that failed."""
+        """Log a failure."""
         self._write("error", event, fields)
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
@@ -37,12 +37,12 @@ class StderrLog:
         else:
             said = " ".join(f"{key}={value}" for key, value in fields.items())
             line = f"{stamp} [{level:<9}] {event:<30} {said}".rstrip()
-        with suppress(OSError):  # whoever read it has gone; that is no reason to end
+        with suppress(OSError):  # the reader has exited; that is no reason to end
             os.write(2, f"{line}\n".encode())
 
 
 def reason_of(error: OSError) -> str:
-    """What it was that the kernel refused, and why."""
+    """The operation that failed, and the reason."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 

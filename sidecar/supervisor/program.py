@@ -1,6 +1,6 @@
-"""The supervisor's process: one loop around poll(2). What it is for is said in :mod:`sidecar.supervisor`.
+"""The supervisor's process: one loop around poll(2). See :mod:`sidecar.supervisor` for its purpose.
 
-It is executed by ``podlane sidecar`` in its own place, so the process id is that which was started.
+``podlane sidecar`` executes it in its own place, so the pid stays the same.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from sidecar.supervisor.watchdog import START_S, Restarts, Watchdog
 
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONCE: Final = ("--ready-fd",)
-"""Options of the first proxy alone: whoever waits for it hears of it once."""
+"""Options of the first proxy alone: their reader is notified once."""
 _AGAIN_S: Final = 1.0
-"""Seconds to the next try when what should be done without a proxy could not be."""
+"""Seconds to the next attempt if the fallback failed."""
 _CLEANUP_S: Final = 30.0
 
 
 class Supervisor:
-    """Keeps a proxy alive until told to stop. :meth:`run` gives the exit code."""
+    """Keeps a proxy running until signalled to stop. :meth:`run` returns the exit code."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """``argv``: the proxy's command, to which this adds what it needs."""
+        """``argv``: the proxy's command, to which options are added."""
         self._argv = list(argv)
         self._log = StderrLog()
         self._proxy: ProxyProcess | None = None
@@ -41,10 +41,10 @@ class Supervisor:
         self._restarts = Restarts()
         self._actions: tuple[Action, ...] = ()
         self._ids: Message | None = None
-        """The class ids in force, which mean nothing here: the next proxy goes on with them."""
+        """The class ids in force, opaque here: the next proxy continues with them."""
         self._open = True
         self._tripped = False
-        """Capture is gone, or refuses, since there is nobody to lead to."""
+        """Capture was removed, or refuses connections, as there is no proxy."""
         self._stopping = False
         self._was_ready = False
         self._start_at: float | None = monotonic()
@@ -56,19 +56,19 @@ class Supervisor:
         self._once = open_descriptors(self._argv, _ONCE)
 
     def run(self) -> int:
-        """Until the end; gives the exit code."""
+        """Run until the end; return the exit code."""
         woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (*_FORWARDED, signal.SIGCHLD):
             signal.signal(number, _noted)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)  # blocked until here by who executed this program
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)  # blocked by the program that executed this one
         self._poll.register(woken, select.POLLIN)
         while self._status is None:
             self._turn(woken)
         return self._status
 
     def _turn(self, woken: int) -> None:
-        """Wait for something to happen, or for the next thing to do, and do it."""
+        """Wait for the next event or deadline, and handle it."""
         if self._start_at is not None and monotonic() >= self._start_at:
             self._start()
             if self._status is not None:
@@ -77,7 +77,7 @@ class Supervisor:
         wait = None if not deadlines else max(0.0, min(deadlines) - monotonic())
         events = self._poll.poll(None if wait is None else wait * 1000 + 1)
         ready = {descriptor for descriptor, _ in events}
-        while self._proxy is not None and self._proxy.pending():  # before others ask about it
+        while self._proxy is not None and self._proxy.pending():  # before other descriptors
             self._read_messages(self._proxy)
         self._control.serve(ready)
         if woken in ready:
@@ -89,7 +89,7 @@ class Supervisor:
         if self._try_at is not None and monotonic() >= self._try_at:
             self._apply_fallback()
 
-    # --- the proxy's beginning and end ------------------------------------------------------------------------------
+    # --- start and end of the proxy ---------------------------------------------------------------------------------
 
     def _start(self) -> None:
         self._start_at = None
@@ -103,7 +103,7 @@ class Supervisor:
         self._check_at = monotonic()
 
     def _not_started(self, why: str) -> None:
-        """Its program is gone, or there is no memory, or no room for another process."""
+        """Its program does not exist, or there is no memory, or no room for another process."""
         if not self._was_ready:
             self._log.error("the proxy cannot be started", error=why)
             self._status = 1
@@ -118,12 +118,12 @@ class Supervisor:
         proxy = ProxyProcess.spawn(self._argv, known)
         self._argv = without_options(self._argv, _ONCE)
         while self._once:
-            os.close(self._once.pop())  # whoever waits at the other end is to see the proxy's end
+            os.close(self._once.pop())  # the reader at the other end must see the proxy's end
         self._poll.register(proxy.channel.fileno(), select.POLLIN)
         return proxy
 
     def _reap(self) -> None:
-        """See to every child that has ended. As pid 1 of a container it has those of others, too."""
+        """Reap every child that has ended. As pid 1 of a container, these include orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -140,7 +140,7 @@ class Supervisor:
         if self._stopping:
             self._stopped(proxy, code)
         elif code == 0 or (code > 0 and not self._was_ready):
-            # Somebody asked it to end, or it cannot work here and has said why.
+            # It was signalled to end, or cannot work here and has logged why.
             self._status = code
         else:
             self._apply_fallback()
@@ -153,7 +153,7 @@ class Supervisor:
             )
 
     def _forget(self, proxy: ProxyProcess) -> None:
-        """It has ended. Its last words are heard."""
+        """Forget the proxy after its end, having received its last messages."""
         while proxy.pending():
             self._read_messages(proxy)
         if proxy.listened:
@@ -161,8 +161,8 @@ class Supervisor:
         proxy.close()
 
     def _stopped(self, proxy: ProxyProcess, code: int) -> None:
-        """It was told to end. If that did not go well somebody must remove what it had installed."""
-        # Before it has armed it follows no signals, and ends without having seen to what is there.
+        """The proxy was signalled to stop. If it failed, remove what it had installed."""
+        # Before it has armed it handles no signals, and ends without removing anything.
         nothing_there = not self._actions and not self._was_ready
         if (code == 0 and proxy.armed) or (code in (0, -signal.SIGTERM) and nothing_there):
             self._status = 0
@@ -174,19 +174,19 @@ class Supervisor:
         self._clean_up()
 
     def _clean_up(self) -> None:
-        # Rules and classes of any kind: the one thing here that is not prepared, and has time.
+        # Rules and classes of any kind: the only step here that is not prepared, and not urgent.
         action = Action((*without_options(self._argv, (*_ONCE, "--summary-fd")), "--cleanup"), "")
         problem = run_all([action], _CLEANUP_S)
         if problem:
             self._log.error("not all was removed; `podlane sidecar --cleanup` tries again", error=problem)
         self._status = 1 if problem else 0
 
-    # --- what it says, and what it is told --------------------------------------------------------------------------
+    # --- messages ---------------------------------------------------------------------------------------------------
 
     def _read_messages(self, proxy: ProxyProcess) -> None:
         message, _ = proxy.channel.receive()
         if message is None:
-            # It is about to end, which SIGCHLD will tell, or its silence.
+            # It is about to end, which SIGCHLD will report, or its missing heartbeats.
             self._poll.unregister(proxy.channel.fileno())
             proxy.listened = False
             return
@@ -196,7 +196,7 @@ class Supervisor:
                 self._actions = tuple(Action(tuple(each["argv"]), each["input"]) for each in message["actions"])
                 self._ids = message["ids"]
                 self._open = message["on_failure"] == "open"
-                self._tripped = False  # what it installs next captures again
+                self._tripped = False  # the rules it installs next capture again
                 self._try_at = None
                 proxy.armed = True
             case "ready":
@@ -217,11 +217,11 @@ class Supervisor:
                 self._clean_up()
                 return
         elif self._proxy is not None and not self._proxy.armed:
-            return  # the policy is still to be read
+            return  # the policy is still being read
         if self._proxy is not None:
             self._proxy.send(number)
 
-    # --- while there is nobody --------------------------------------------------------------------------------------
+    # --- without a proxy --------------------------------------------------------------------------------------------
 
     def _check_due(self) -> float | None:
         if self._proxy is None or self._proxy.hung:
@@ -248,7 +248,7 @@ class Supervisor:
             proxy.channel.send("resume")
 
     def _apply_fallback(self) -> None:
-        """Have new connections do without the proxy, as it has prepared."""
+        """Make new connections independent of the proxy, by its prepared fallback."""
         self._try_at = None
         if self._tripped or self._stopping or not self._actions:
             return
@@ -265,7 +265,7 @@ class Supervisor:
 
 
 def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor tells; without a handler the signal would end this process, or not be told."""
+    """The wake-up descriptor reports the signal; without a handler it would end this process, or be lost."""
 
 
 def main() -> NoReturn:

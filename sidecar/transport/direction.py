@@ -1,23 +1,24 @@
-"""One direction of a relayed connection: read the source, write the sink, hoard nothing.
+"""One direction of a relayed connection: reads the source, writes the sink, with bounded buffering.
 
-A :class:`Direction` remembers what edge-triggered epoll told it (*readable*, *writable*) and the few bytes that the
-sink did not take. :meth:`Direction.pump` moves bytes until a side blocks, the budget ends, or the direction does:
+A :class:`Direction` keeps the state reported by edge-triggered epoll (*readable*, *writable*) and the bytes that the
+sink did not accept. :meth:`Direction.pump` moves bytes until a side blocks, the budget is spent, or the direction ends:
 
 ======================  =======================================================================================
-copy (normal)           ``recv_into`` one 64 KiB buffer that all connections share, ``send`` at once; only what the sink
-                        refuses is copied out and held (at most 64 KiB), and nothing is read while something is held
+copy (normal)           ``recv_into`` one 64 KiB buffer that all connections share, ``send`` at once; only bytes that
+                        the sink refuses are copied out and held (at most 64 KiB), and nothing is read meanwhile
 splice (bulk)           after two full buffers in a row: socket -> pipe -> socket inside the kernel, payload never
-                        becomes a Python object; the pipe is borrowed for as long as there are bytes in it
+                        becomes a Python object; the pipe is borrowed for as long as it contains bytes
 ======================  =======================================================================================
 
-Two parts may be added, and a direction without them pays nothing for them: ``pace`` decides when it may read, and how
-much (:mod:`sidecar.transport.paced_direction`), and ``requests`` cuts what it copies
+Two optional parts cost nothing if absent: ``pace`` decides when the direction may read, and how much
+(:mod:`sidecar.transport.paced_direction`); ``requests`` cuts the copied bytes at requests
 (:mod:`sidecar.transport.request_direction`).
 
-Invariants: at most one of ``held`` and ``pipe`` has bytes; nothing is read while one has; so one direction hoards at
-most 1 MiB outside the socket buffers, and an idle one nothing at all. Ends are told apart exactly, because a cut-off
-transfer must not look complete: a FIN is a read of 0 bytes; a reset is an error. The kernel reports an error once, and
-afterwards the socket reads 0 as if a FIN had come, so whoever takes the error first decides (``sink_failure``).
+Invariants: at most one of ``held`` and ``pipe`` has bytes, and nothing is read while one has. So a direction buffers at
+most 1 MiB outside the socket buffers, and nothing while idle. The kinds of end are distinguished exactly, because a
+truncated transfer must not look complete: a FIN is a read of 0 bytes, a reset is an error. The kernel reports an error
+once, and afterwards the socket reads 0 as if a FIN had come, so the first to see the error must act on it
+(``sink_failure``).
 """
 
 from __future__ import annotations
@@ -36,18 +37,19 @@ from sidecar.transport.pipes import PIPE_SIZE, Pipe
 from sidecar.transport.turn import Turn
 
 BUDGET: Final = 16
-"""Reads per turn: 1 MiB of copying, about 0.2 ms, before others get theirs."""
+"""Reads per turn: 1 MiB of copying, about 0.2 ms, before other connections get their turn."""
 BULK_AFTER: Final = 2
 """Full reads in a row after which a transfer counts as bulk."""
 UNSENT_LIMIT: Final = PIPE_SIZE
-"""Bytes that the sink's kernel takes in bulk ahead of what it can send. Its own limit (``net.ipv4.tcp_wmem``) is
-several times that; what a fast reader has made of it would be hoarded when the reader turns slow."""
+"""Bytes that the sink's kernel accepts in bulk beyond what it can send. Its own limit (``net.ipv4.tcp_wmem``) is
+several times that; a buffer grown for a fast reader would stay full when the reader turns slow."""
 CUTTING_S: Final = 0.02
-"""For what a client had sent before it reset a connection whose requests are cut; a body of a MiB takes a tenth."""
+"""Limit for the bytes that a client had sent before it reset a connection whose requests are cut; a body of a MiB takes
+a tenth."""
 _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
-# As plain globals: looking a member up in an enum class costs more than comparing it.
+# As plain globals: a look-up in an enum class costs more than the comparison.
 _BLOCKED, _BUDGET_SPENT, _FINISHED = Turn.BLOCKED, Turn.BUDGET_SPENT, Turn.FINISHED
 
 
@@ -65,23 +67,23 @@ class DirectionOwner(Protocol):
 
 
 class Pace(Protocol):
-    """Reads for a direction no faster than is allowed."""
+    """Reads for a direction no faster than its limits allow."""
 
     def read(self, direction: Direction) -> Turn | None:
-        """Copy or splice once; or wait: then ``direction.on_turn`` is called in its turn."""
+        """Copy or splice once; or wait, and continue when ``direction.on_turn`` is called."""
 
 
 class RequestStream(Protocol):
-    """Copies for a direction, and cuts at requests. Nothing is read while the direction holds something."""
+    """Copies for a direction, and cuts at requests. Nothing is read while the direction holds bytes."""
 
     def copy(self, direction: Direction, limit: int) -> Turn | None:
         """Read up to ``limit`` bytes."""
 
     def flush(self, direction: Direction) -> Turn | None:
-        """Send what is held, then hold the next piece."""
+        """Send the held bytes, then hold the next piece."""
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
 
 
 class Direction:
@@ -120,27 +122,27 @@ class Direction:
         self.owner = owner
         self.source = source
         self.sink = sink
-        self.readable = False  # the kernel may have bytes (or the end) for us
-        self.fin = False  # the source's FIN has come: what there is to read now is all there will ever be
+        self.readable = False  # the kernel may have bytes (or the end)
+        self.fin = False  # the source's FIN has arrived: no bytes will follow those in the kernel
         self.exhaust = False  # read until EAGAIN: a short read proves nothing
-        self.writable = True  # the sink has not said EAGAIN since its last edge
-        self.sink_watched = False  # the loop reports when the sink can be written to again
+        self.writable = True  # no EAGAIN from the sink since its last edge
+        self.sink_watched = False  # the loop reports when the sink becomes writable
         self.open = True  # neither finished nor broken nor closed
         self.eof = False  # the source's FIN was read
         self.queued = False  # waiting for a turn
         self.held: memoryview | None = None  # read, and refused by the sink
         self.bounded = False  # the sink takes UNSENT_LIMIT ahead at most
         self.full_reads = 0  # in a row; from BULK_AFTER on the transfer is bulk
-        self.full_seconds = 0.0  # during which the sink was full, up to full_since
-        self.full_since = 0.0  # on the clock of perf_counter; 0: it is not full
+        self.full_seconds = 0.0  # seconds in which the sink was full, up to full_since
+        self.full_since = 0.0  # on the clock of perf_counter; 0: not full
         self.pipe: Pipe | None = None
-        self.count = 0  # bytes that the sink took
-        self.last_read = 0  # bytes that the last read brought
-        self.pace: Pace | None = None  # None: nothing limits what is read
-        self.requests: RequestStream | None = None  # None: its requests are not looked at
+        self.count = 0  # bytes that the sink accepted
+        self.last_read = 0  # bytes of the last read
+        self.pace: Pace | None = None  # None: reads are not limited
+        self.requests: RequestStream | None = None  # None: requests are not followed
 
     def on_events(self, events: int) -> None:
-        """Events of the source's descriptor: it can be read, or the opposite direction can write to it."""
+        """Events of the source's descriptor: it is readable, or the opposite direction can write to it."""
         opposite = self.opposite
         if events & FAILURE:
             opposite.sink_has_room()
@@ -161,27 +163,28 @@ class Direction:
                 opposite.run()
 
     def end_noticed(self, events: int) -> None:
-        """Take down what the events say about short reads.
+        """Record from the events whether short reads are conclusive.
 
-        recv(2) stops at an urgent mark, even if bytes and a FIN are behind it. Once there was one, only EAGAIN counts.
+        recv(2) stops at an urgent mark, even if bytes and a FIN follow. After one, only EAGAIN counts.
         """
         self.fin = self.fin or bool(events & ENDED)
         self.exhaust = self.exhaust or bool(events & URGENT)
 
     def on_turn(self) -> None:
-        """Go on after the budget was spent."""
+        """Continue after the budget was spent."""
         self.queued = False
         if self.open:
             self.run()
 
     def crashed(self, error: Exception) -> None:
-        """Hand a fault to the connection."""
+        """Pass a fault to the connection."""
         self.owner.crashed(error)
 
     def source_failed(self, number: int) -> None:
-        """The source's socket had the error ``number``, which says whether a FIN came before (see ``sink_failure``)."""
+        """Handle the error ``number`` of the source's socket, which shows whether a FIN preceded it (see
+        ``sink_failure``)."""
         opposite = self.opposite
-        # Whatever the error, the kernel still gives out what it had received.
+        # Whatever the error, the kernel still delivers the bytes it had received.
         self.readable = self.exhaust = True
         if number not in (0, errno.EPIPE) and not self.eof:
             self.drain()
@@ -196,8 +199,8 @@ class Direction:
             self.run()
 
     def run(self) -> None:
-        """Pump, and see to what comes of it."""
-        # Nearly always one short read is all there is: that way without the loop of pump().
+        """Pump, and handle the result."""
+        # Nearly always a single short read suffices: handle it without the loop of pump().
         if (
             self.readable
             and self.held is None
@@ -240,20 +243,20 @@ class Direction:
         return _BUDGET_SPENT
 
     def waited(self) -> float:
-        """Seconds, up to now, in which the sink was full: from a send that took less than there was to the event that
-        says that it takes more. What the kernel has taken and not sent is no part of it."""
+        """Seconds so far in which the sink was full: from a partial send to the event that reports room. The time in
+        which bytes wait in the kernel's send buffer does not count."""
         return self.full_seconds + (perf_counter() - self.full_since if self.full_since else 0.0)
 
     def sink_has_room(self) -> None:
-        """The sink's event has come: it is not full any more."""
+        """The sink's event has arrived: it is no longer full."""
         if self.full_since:
             self.full_seconds += perf_counter() - self.full_since
             self.full_since = 0.0
 
     def drain(self) -> None:
-        """The source was reset: move what it has left at once, as far as the sink takes it without waiting.
+        """The source was reset: move its remaining bytes at once, as far as the sink accepts them without waiting.
 
-        Requests are cut for some milliseconds only: a client could leave a MiB that takes seconds.
+        Cutting requests is limited to some milliseconds: a client could leave a MiB that takes seconds.
         """
         self.readable = self.exhaust = True
         self.pace = None
@@ -262,12 +265,12 @@ class Direction:
             pass
 
     def release(self) -> None:
-        """The connection is closed. Cuts the reference cycle, so that nothing waits for the garbage collector."""
+        """The connection is closed. Breaks the reference cycle, so that the garbage collector is not needed."""
         self.shut()
         del self.opposite
 
     def shut(self) -> None:
-        """The end of this direction, whatever the reason: move nothing more, let go of what is held."""
+        """End this direction, for any reason: move nothing more, drop held bytes."""
         self.open = False
         self.held = None
         if self.requests is not None:
@@ -276,7 +279,7 @@ class Direction:
             self._return_pipe(self.pipe)
 
     def flush(self, held: memoryview) -> Turn | None:
-        """Send what is held."""
+        """Send the held bytes."""
         try:
             sent = self.sink.send(held)
         except BlockingIOError:
@@ -307,8 +310,8 @@ class Direction:
             self.eof = True
             return _FINISHED
         short = size < limit and not self.exhaust
-        # A short read behind a FIN was the last one. Then the sink's kernel waits for the FIN that follows at once, and
-        # sends both in one packet; and the read that would say 0 is saved.
+        # A short read after a FIN was the last one. Then the sink's kernel waits for the FIN that follows at once, and
+        # sends both in one packet; and the read that would return 0 is saved.
         last = short and self.fin
         try:
             sent = self.sink.send(loop_context.view[:size], MSG_MORE if last else 0)
@@ -328,13 +331,14 @@ class Direction:
             return None
         self.full_reads = 0
         if short:
-            # A short read emptied the socket; whatever comes now raises a new edge. Saves a call that would say EAGAIN.
+            # A short read emptied the socket; later bytes raise a new edge. This saves a call that would fail with
+            # EAGAIN.
             self.readable = False
             return _BLOCKED
         return None
 
     def splice(self, limit: int) -> Turn | None:
-        """Read once, up to ``limit`` bytes, into a pipe, or send what is in it."""
+        """Read once, up to ``limit`` bytes, into a pipe, or send what it contains."""
         pipe = self.pipe
         if pipe is None:
             pipe = self.loop_context.pipes.borrow()
@@ -349,7 +353,7 @@ class Direction:
             try:
                 size = self.last_read = os.splice(self.source.fileno(), pipe.write_end, limit, flags=_SPLICE)
             except BlockingIOError:
-                # The pipe is empty, so it is the socket that has nothing.
+                # The pipe is empty, so EAGAIN came from the socket.
                 self.readable = False
                 if pipe.moved < BUFFER_SIZE:
                     self.end_bulk()
@@ -373,7 +377,7 @@ class Direction:
         return None
 
     def _sink_full(self) -> Turn:
-        """Wait for the sink; from its first time on, the loop reports it."""
+        """Wait for the sink; from the first time on, the loop watches it."""
         self.writable = False
         if not self.full_since:
             self.full_since = perf_counter()
@@ -383,7 +387,7 @@ class Direction:
         return _BLOCKED
 
     def end_bulk(self) -> None:
-        """Little comes per wake-up: copying is cheaper. One full read will do to begin again."""
+        """Little arrives per wake-up: copying is cheaper. One full read resumes bulk mode."""
         self.full_reads = BULK_AFTER - 1
 
     def _return_pipe(self, pipe: Pipe) -> None:
@@ -391,10 +395,10 @@ class Direction:
         self.pipe = None
 
     def sink_failure(self, error: OSError) -> Turn:
-        """What the failure of a send says of the sink.
+        """What a failed send means for the sink.
 
-        EPIPE is a reset after the sink's FIN (tcp_reset() in net/ipv4/tcp_input.c, state CLOSE_WAIT): what came before
-        the FIN is still to be delivered. Every other error ends the whole connection, unless the FIN was read already.
+        EPIPE is a reset after the sink's FIN (tcp_reset() in net/ipv4/tcp_input.c, state CLOSE_WAIT): bytes before the
+        FIN must still be delivered. Every other error ends the whole connection, unless the FIN was already read.
         """
         if error.errno == errno.EPIPE or self.opposite.eof:
             return Turn.BROKEN

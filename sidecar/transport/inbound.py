@@ -1,12 +1,11 @@
-"""The edge of connections that clients open towards us: from the client's address to the program's loopback address.
+"""Sockets of inbound connections: from the client's address to the program's loopback address.
 
-The program shall see its client's address, and the client the Pod's. So the upstream socket is transparent: it is
-bound to the client's own address and port (ip(7), IP_TRANSPARENT), and connects to 127.0.0.1 or ::1 on the port that
-the client meant. Why there and not to the Pod's address: that connection would have the very addresses of the client's
-own, and the kernel tells connections apart by nothing else. What the program answers comes back by a policy route
-(:mod:`datapath.netfilter.inbound`).
+The program must see its client's address, and the client the Pod's. So the upstream socket is transparent: it is bound
+to the client's own address and port (ip(7), IP_TRANSPARENT), and connects to 127.0.0.1 or ::1 on the original port. It
+cannot connect to the Pod's address: that connection would have the same 4-tuple as the client's own, by which the
+kernel identifies connections. The program's answer comes back by a policy route (:mod:`datapath.netfilter.inbound`).
 
-What is shaped is the answer, so the class mark goes on the *accepted* socket.
+The answer is shaped, so the class mark goes on the *accepted* socket.
 """
 
 from __future__ import annotations
@@ -41,29 +40,29 @@ from traffic_policy.marks import OWN
 from traffic_policy.policy import Bound
 
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
-"""linux/in.h: the port is chosen at connect(2), where it has to be free for this one destination only."""
+"""linux/in.h: the port is chosen at connect(2), where it must be free for this one destination only."""
 _TAKEN: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 
 
 class InboundSockets(TransparentSockets):
-    """TPROXY listeners for what comes in, and transparent dials to loopback."""
+    """TPROXY listeners for inbound connections, and transparent dials to loopback."""
 
     def __init__(self, inherited: Sequence[SocketType] = (), listeners: Listeners | None = None) -> None:
-        """``inherited``: listeners that are open already."""
+        """``inherited``: listeners that are already open."""
         super().__init__(inherited)
         self._here = listeners if listeners is not None else Listeners()
 
     def _open(self, port: int, families: Sequence[int]) -> list[SocketType]:
-        # The window of a client at the network's other end must fit the distance, so it is left to the kernel.
+        # The receive window of a remote client must fit the round-trip time, so the kernel sizes it.
         return transparent_listeners(port, families, near=False)
 
     def _original_destination(self, address: SocketAddress) -> OriginalDestination:
         return _original(address)
 
     def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
-        """Mark what the client will get, then connect(2) from its address to the program.
+        """Mark what is sent to the client, then connect(2) from the client's address to the program.
 
-        Raises OSError: ECONNREFUSED also for a port that is apart.
+        Raises OSError; ECONNREFUSED also for a port that is excluded.
         """
         port = original.address[1]
         if port in self._here.apart():
@@ -75,11 +74,11 @@ class InboundSockets(TransparentSockets):
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
-        # Some other connection of this client has the port: an earlier one that has not quite ended.
+        # An earlier connection of this client still has the port.
         return _dial_from((peer[0], 0, *peer[2:]), port, client.family, speaks=speaks)
 
     def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:  # noqa: ARG002
-        """What is sent to the client is in another class from now on."""
+        """Change the class of what is sent to the client from now on."""
         set_mark(client, mark)
 
 
@@ -108,5 +107,5 @@ def _dial_from(source: SocketAddress, port: int, family: int, *, speaks: bool) -
 
 @lru_cache(maxsize=1024)
 def _original(address: SocketAddress) -> OriginalDestination:
-    """Cached, as outbound: a Pod has few ports."""
+    """Cached, as for outbound connections: a Pod has few ports."""
     return OriginalDestination(Destination.parse(address[0], address[1], bound=Bound.INBOUND), address)

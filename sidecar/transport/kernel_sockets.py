@@ -1,14 +1,14 @@
-"""Where the proxy meets the kernel: listening, asking for the original destination, dialling.
+"""The proxy's interface to the kernel: listening, finding the original destination, dialling.
 
-:class:`KernelSockets` is what the proxy needs, :class:`TransparentSockets` how it is done with TPROXY
+:class:`KernelSockets` is the protocol that the proxy needs, :class:`TransparentSockets` its implementation with TPROXY
 (Documentation/networking/tproxy.rst):
 
 * The listeners are IP_TRANSPARENT, so the kernel hands them connections to any address, and getsockname(2) of an
-  accepted socket is where the client meant to go. A connection whose destination is the listener itself was not
-  diverted: somebody found the port, or the proxy is talking to itself.
-* The listeners carry the OWN mark and accepted sockets inherit it, SYN-ACKs included: nothing that goes back to the
+  accepted socket is the client's original destination. A connection whose destination is the listener itself was not
+  diverted: a client connected to the port, or the proxy to itself.
+* The listeners carry the OWN mark and accepted sockets inherit it, SYN-ACKs included: nothing that is sent back to the
   client is ever captured.
-* A socket that dials carries OWN and the class from before connect(2), so the SYN is in its lane already.
+* A dialling socket carries OWN and the class from before connect(2), so the SYN is already in its class.
 """
 
 from __future__ import annotations
@@ -46,55 +46,56 @@ from traffic_policy.marks import OWN
 log = Logger()
 
 LISTENER_ADDRESSES: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-"""Loopback only: nobody outside the Pod can reach a listener."""
+"""Loopback only: a listener cannot be reached from outside the Pod."""
 BACKLOG: Final = 65_535
 """Connections waiting to be accepted; the kernel lowers it to net.core.somaxconn."""
 RECEIVED_LIMIT: Final = 1 << 19
-"""Bytes of a client that wait to be read (the kernel counts up to twice as many). Left to itself it lets them grow with
-the rate to 32 MiB and more, and keeps that when the way to the server turns slow: half a minute's data at 10 Mbit/s.
-Between two sockets on one machine such a window is no brake; 256 KiB would cost 10 % more per byte. The side of the
-network is left to the kernel: there the window must fit the distance."""
+"""Bytes of a client that wait to be read (the kernel counts up to twice as many). By default the kernel lets the buffer
+grow with the rate to 32 MiB and more, and keeps the size when the path to the server turns slow: half a minute's
+data at 10 Mbit/s. Between two sockets on one machine such a window does not limit the rate; 256 KiB would cost 10 %
+more per byte. On the network side the kernel sizes the window, as it must fit the round-trip time."""
 
 
 @dataclass(frozen=True, slots=True)
 class OriginalDestination:
-    """Where a client meant to go: as the routing table sees it, and exactly as the kernel said (with an IPv6 scope)."""
+    """The original destination: as the routing table sees it, and exactly as the kernel reported it (with an IPv6
+    scope)."""
 
     destination: Destination
     address: SocketAddress
 
 
 class NoFamilyError(ConfigError):
-    """An address family is not to be had here."""
+    """This address family is not available."""
 
 
 class KernelSockets(Protocol):
-    """The proxy's way to the kernel; unit tests, which have no privileges, bring another."""
+    """The proxy's interface to the kernel; unprivileged unit tests provide another."""
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
         """Non-blocking listeners, one per address family."""
 
     def original_destination(self, accepted: SocketType) -> OriginalDestination | None:
-        """Where an accepted connection was going; None when it was meant for the listener."""
+        """The original destination of an accepted connection; None if it was meant for the listener."""
 
     def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
-        """A non-blocking socket that is connecting, sending under ``mark`` and the DSCP of ``client``'s SYN.
+        """A connecting non-blocking socket, which sends under ``mark`` and the DSCP of ``client``'s SYN.
 
-        ``speaks``: there are bytes that will be sent the moment it is connected. Raises OSError when connecting is
-        impossible at once.
+        ``speaks``: bytes will be sent as soon as it is connected. Raises OSError if connect(2) fails at once.
         """
 
     def change_mark(self, upstream: SocketType, mark: int, client: SocketType) -> None:
-        """Have what a connection sends into the network go under another mark from now on. Raises OSError."""
+        """Send further bytes of a connection under another mark. Raises OSError."""
 
 
 class TransparentSockets:
-    """TPROXY listeners and marked dials, for connections that are opened here."""
+    """TPROXY listeners and marked dials for outbound connections."""
 
     def __init__(self, inherited: Sequence[SocketType] = (), *, mesh: MeshProxy | None = None) -> None:
-        """``inherited``: listeners that are open already, for a process that was given them.
+        """``inherited``: listeners that are already open, passed to this process.
 
-        Beside a ``mesh`` sockets that dial wear its proxy's mark, or belong to its user, so that it lets them pass.
+        With a ``mesh``, dialling sockets carry its proxy's mark, or belong to its user, so that the mesh lets them
+        pass.
         """
         self._inherited = list(inherited)
         self._user = mesh.user if mesh is not None else None
@@ -102,9 +103,9 @@ class TransparentSockets:
         self._own: set[tuple[str, int]] = set()
 
     def listen(self, port: int, families: Sequence[int]) -> list[SocketType]:
-        """Listen on loopback, in those of the families that this namespace has.
+        """Listen on loopback, in each address family that this namespace has.
 
-        Raises PortInUseError, PrivilegeError, ConfigError (it has none of them).
+        Raises PortInUseError, PrivilegeError, ConfigError (no family is available).
         """
         listeners = self._inherited or self._open(port, families)
         self._own = {listener.getsockname()[:2] for listener in listeners}
@@ -124,7 +125,7 @@ class TransparentSockets:
         return _original(address)
 
     def dial(self, original: OriginalDestination, mark: int, client: SocketType, *, speaks: bool) -> SocketType:
-        """Mark, then connect(2) to exactly where the client meant to go."""
+        """Mark, then connect(2) to the exact original destination."""
         upstream = stream_socket(client.family) if self._user is None else stream_socket_of(self._user, client.family)
         try:
             set_mark(upstream, mark | self._more)
@@ -148,11 +149,11 @@ class TransparentSockets:
 def transparent_listeners(
     port: int, families: Sequence[int], *, shared: bool = False, near: bool = True
 ) -> list[SocketType]:
-    """Listen on loopback, in those of the families that this namespace has.
+    """Listen on loopback, in each address family that this namespace has.
 
-    ``shared``: others of this user may listen there as well, if they say so too, and the kernel chooses one for each
-    connection. ``near``: the clients are on this machine, so little needs to be on the way from them. Raises
-    PortInUseError, PrivilegeError, ConfigError (the namespace has none of the families).
+    ``shared``: other processes of this user may also listen there with SO_REUSEPORT, and the kernel chooses one for
+    each connection. ``near``: clients are on this machine, so a small receive buffer suffices. Raises PortInUseError,
+    PrivilegeError, ConfigError (no family is available).
     """
     listeners: list[SocketType] = []
     missing: list[NoFamilyError] = []
@@ -174,14 +175,14 @@ def transparent_listeners(
 
 
 def shared_listeners(port: int, families: Sequence[int], count: int, *, near: bool = True) -> list[list[SocketType]]:
-    """``count`` times the same listeners, among which the kernel spreads connections (socket(7), SO_REUSEPORT).
+    """``count`` copies of the same listeners, over which the kernel spreads connections (socket(7), SO_REUSEPORT).
 
     Raises as :func:`transparent_listeners`.
     """
     opened: list[list[SocketType]] = []
     try:
         for _ in range(count):
-            # What the first ones have found missing need not be said again.
+            # The first copy has already logged what is missing.
             had = [listener.family for listener in opened[0]] if opened else families
             opened.append(transparent_listeners(port, had, shared=True, near=near))
     except BaseException:
@@ -198,14 +199,14 @@ def _original(address: SocketAddress) -> OriginalDestination:
 
 
 def connect(sock: SocketType, address: SocketAddress) -> None:
-    """Begin to connect a non-blocking socket. Raises OSError when it fails at once."""
+    """Begin to connect a non-blocking socket. Raises OSError if it fails at once."""
     number = sock.connect_ex(address)
     if number not in (0, errno.EINPROGRESS):
         raise OSError(number, f"connect to {address[0]} port {address[1]}")
 
 
 def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -> SocketType:
-    """A listener for one family, with everything set that accepted sockets shall inherit."""
+    """A listener for one family, with all options that accepted sockets inherit."""
     address = LISTENER_ADDRESSES[socket.AddressFamily(family)]
     try:
         listener = stream_socket(family)
@@ -235,7 +236,7 @@ def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -
 
 
 def _listen_error(error: OSError, family: int, address: str, port: int) -> Exception:
-    """What a refused listener means, and what to do about it."""
+    """The error for a refused listener, with its remedy."""
     where = f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
     if error.errno in (errno.EPERM, errno.EACCES):
         return PrivilegeError(

@@ -1,21 +1,20 @@
-"""The loop that moves all bytes: a private edge-triggered epoll whose descriptor one trio task awaits.
+"""The event loop that moves all bytes: a private edge-triggered epoll whose descriptor one trio task awaits.
 
-trio sees one readable descriptor, however many connections there are. When it wakes, the epoll is drained and
-synchronous handlers do the work, so a connection costs no task, no cancel scope and no scheduling (measured: a trio
-task per direction halves the connection rate and takes 14 times the memory).
+trio sees one readable descriptor, however many connections there are. When it wakes, the epoll is drained by
+synchronous handlers, so a connection costs no task, no cancel scope and no scheduling. A trio task per direction halves
+the connection rate and takes many times the memory.
 
 Rules that the rest of the data path relies on:
 
-* **Edge-triggered.** A socket is registered once, for everything, and the kernel reports only news. A handler must
-  therefore work until the kernel says EAGAIN, or remember that it has not: that is what :meth:`EventLoop.call_soon` is
-  for.
-* **Budgets.** A handler does a bounded amount of work per call and then queues itself with ``call_soon``; what is
-  queued takes turns with new events, so one fast transfer cannot starve the others, nor the other trio tasks.
-* **No descriptor number is reused within a round.** Sockets closed by a handler are really closed when the round is
-  over (:meth:`EventLoop.close_deferred`). Otherwise an event fetched for the old socket would reach a new one with its
+* **Edge-triggered.** A socket is registered once, for all events, and the kernel reports only changes. A handler must
+  therefore work until EAGAIN, or remember that it has not; :meth:`EventLoop.call_soon` serves that.
+* **Budgets.** A handler does a bounded amount of work per call and then queues itself with ``call_soon``; queued
+  handlers alternate with new events, so a fast transfer cannot starve other connections or trio tasks.
+* **No descriptor number is reused within a round.** Sockets closed by a handler are really closed at the end of the
+  round (:meth:`EventLoop.close_deferred`). Otherwise an event fetched for the old socket would reach a new one with its
   number.
-* **Faults stay where they are.** What a handler raises goes to its own ``crashed``; what the loop itself raises goes up
-  into the nursery and ends the server.
+* **Faults are isolated.** An exception of a handler goes to its own ``crashed``; one of the loop itself propagates into
+  the nursery and ends the server.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ import trio
 from sidecar.transport.timers import Timers
 
 READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
-"""The registration of a connection's socket: what comes is reported once. (Errors and hang-ups always are.)"""
+"""The registration of a connection's socket: input is reported once per edge. (Errors and hang-ups always are.)"""
 EDGES: Final = READING | select.EPOLLOUT
-"""That, and when it can be written to again: for sockets that are connecting, or have once been full. Most never are,
-and would only report that they are writable when they are registered, which is an event per socket for nothing."""
+"""Input and output: for sockets that are connecting, or were once full. Most never are, and would only report that they
+are writable when registered, a useless event per socket."""
 READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLERR
 """Reasons to read."""
 URGENT: Final = select.EPOLLPRI
 ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP
-"""The peer's FIN is here, and everything before it."""
+"""The peer's FIN has arrived, and everything before it."""
 END_EVENTS: Final = URGENT | ENDED
-"""After these a short read does not mean that a further event will come when there is more."""
+"""After these a short read does not mean that a further event follows when there is more."""
 WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 """Reasons to write."""
 FAILURE: Final = select.EPOLLERR
@@ -50,28 +49,28 @@ FAILURE: Final = select.EPOLLERR
 BATCH: Final = 256
 """Events fetched per epoll_wait."""
 LINGER_S: Final = 0.001
-"""How long to wait for the next event in the epoll itself before going back to trio: a wake-up through trio takes
-15 us, one through epoll_wait 1, and under load the next event is never far. It is a wait and no spinning; an idle proxy
-waits once and then sleeps in trio ..."""
+"""Seconds to wait for the next event in the epoll itself before returning to trio: a wake-up through trio costs many
+times as much as one through epoll_wait, and under load the next event is near. It does not spin; an idle proxy waits
+once and then sleeps in trio ..."""
 MAX_STAY_S: Final = 0.005
-"""... but give the other tasks (health checks, drain) a turn after 5 ms."""
+"""... but let the other tasks (health checks, drain) run after 5 ms."""
 
 
 class Handler(Protocol):
-    """What the loop calls. Registered per descriptor, or queued with :meth:`EventLoop.call_soon`."""
+    """A callback of the loop: registered per descriptor, or queued with :meth:`EventLoop.call_soon`."""
 
     def on_events(self, events: int) -> None:
         """The epoll events of the descriptor."""
 
     def on_turn(self) -> None:
-        """Its turn to go on, after :meth:`EventLoop.call_soon`."""
+        """Continue, after :meth:`EventLoop.call_soon`."""
 
     def crashed(self, error: Exception) -> None:
         """``on_events`` or ``on_turn`` raised: clean up. Must not raise."""
 
 
 class EventLoop:
-    """Descriptors and their handlers. ``wakeups`` and ``events`` count what was done."""
+    """Descriptors and their handlers. ``wakeups`` and ``events`` are counters."""
 
     def __init__(self, timers: Timers) -> None:
         self._epoll = select.epoll()
@@ -85,11 +84,11 @@ class EventLoop:
         self.events = 0
 
     def __len__(self) -> int:
-        """How many descriptors have a handler."""
+        """The number of descriptors with a handler."""
         return len(self._handlers)
 
     def watch(self, descriptor: int, handler: Handler, events: int = READING) -> None:
-        """Register a descriptor. Raises OSError when the kernel has no room (fs.epoll.max_user_watches)."""
+        """Register a descriptor. Raises OSError if the kernel has no room (fs.epoll.max_user_watches)."""
         self._epoll.register(descriptor, events)
         self._handlers[descriptor] = handler
 
@@ -98,15 +97,16 @@ class EventLoop:
         self._handlers[descriptor] = handler
 
     def set_events(self, descriptor: int, events: int) -> None:
-        """Change what a watched descriptor reports (0: nothing)."""
+        """Change the events reported for a watched descriptor (0: none)."""
         self._epoll.modify(descriptor, events)
 
     def unwatch(self, descriptor: int) -> None:
-        """Before a socket is closed that others have open, too: else it stays in the epoll (epoll(7), question 6)."""
+        """Call before closing a socket that another process has open: else it stays in the epoll (epoll(7), question
+        6)."""
         self._epoll.unregister(descriptor)
 
     def close_deferred(self, socket: SocketType) -> None:
-        """Close a socket: no handler sees it again, its number stays taken until the round is over."""
+        """Close a socket: no handler sees it again, its number stays taken until the end of the round."""
         self._handlers.pop(socket.fileno(), None)
         if self._in_round:
             self._to_close.append(socket)
@@ -120,7 +120,7 @@ class EventLoop:
             self._wake()
 
     async def run(self) -> None:
-        """Serve for ever. Cancel to stop; then :meth:`close`."""
+        """Serve until cancelled; then call :meth:`close`."""
         descriptor = self._epoll.fileno()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._timers.run)
@@ -135,9 +135,9 @@ class EventLoop:
                     pass
 
     def run_once(self, patience: float = 0.0) -> int:
-        """Fetch what is there, let everybody take a turn, bury the dead. Returns how many handlers were called.
+        """Fetch events, call the handlers, close deferred sockets. Return the number of handlers called.
 
-        With nobody waiting for a turn, ``patience`` is how long to wait for events, in seconds.
+        If no handler is queued, wait up to ``patience`` seconds for events.
         """
         self._in_round = True
         turns = len(self._ready)
@@ -170,8 +170,8 @@ class EventLoop:
             os.close(self._poke)
 
     def _wake(self) -> None:
-        """Whoever is called by a deadline has done work between two rounds: then the loop sleeps, and nothing else ends
-        its sleep. Edge-triggered: each write is an event, and nobody needs to read."""
+        """Wake the loop after work was queued between two rounds, by a deadline: the loop sleeps then, and no event
+        would wake it. Edge-triggered: each write is an event, and the eventfd need not be read."""
         if self._poke is None:
             self._poke = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._epoll.register(self._poke, select.EPOLLIN | select.EPOLLET)

@@ -1,4 +1,4 @@
-"""What all connections of a loop work with: the loop itself, one buffer, pipes."""
+"""State shared by all connections of a loop: the loop itself, one buffer, pipes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sidecar.transport.loop import EventLoop
 from sidecar.transport.pipes import PipePool
 
 BUFFER_SIZE: Final = 1 << 16
-"""Bytes per read: larger reads fall out of the L2 cache, smaller ones cost more calls."""
+"""Bytes per read: larger reads exceed the L2 cache, smaller ones cost more calls."""
 
 
 class LoopContext:
-    """What all directions of a loop share: the loop itself, the copy buffer and the pipes."""
+    """The event loop, the copy buffer and the pipes, shared by all directions of a loop."""
 
     def __init__(self, loop: EventLoop, pipes: PipePool | None = None) -> None:
         self.loop = loop

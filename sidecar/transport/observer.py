@@ -1,4 +1,4 @@
-"""What the data path tells the outside: plain facts, by synchronous calls that must be cheap and must not raise."""
+"""The events that the data path reports, by synchronous calls that must be cheap and must not raise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ConnectionOutcome(enum.StrEnum):
     """How a connection ended."""
 
     COMPLETE = "complete"
-    """Both sides sent FIN, everything was handed on."""
+    """Both sides sent FIN, and all bytes were relayed."""
     CLIENT_RESET = "client-reset"
     SERVER_RESET = "server-reset"
     REFUSED = "refused"
@@ -29,26 +29,26 @@ class ConnectionOutcome(enum.StrEnum):
     IDLE = "idle"
     """No byte for the idle timeout."""
     CROWDED_OUT = "crowded-out"
-    """Quiet for longest when all places were taken and others waited."""
+    """Idle longest when all places were taken and new connections waited."""
     AMBIGUOUS = "ambiguous"
-    """Nobody could say where its requests begin, and the policy wants each of them followed."""
+    """The beginning of a request could not be determined, and the policy requires each request to be followed."""
     CUT = "cut"
     """Still open when the grace period of a drain ended."""
     FAULT = "fault"
-    """A mistake in this program."""
+    """A bug in this program."""
 
 
 class Refusal(enum.StrEnum):
-    """Why a connection was turned away before it had a class."""
+    """The reason for closing a connection before it had a class."""
 
     NOT_DIVERTED = "not-diverted"
     """It was meant for the listener itself."""
     NO_DESCRIPTORS = "no-descriptors"
-    """accept(2) had no descriptor or memory; the kernel keeps the connection, it is tried again."""
+    """accept(2) had no descriptor or memory; the kernel keeps the connection, and accepting is retried."""
 
 
 class ConnectionSummary(NamedTuple):
-    """A finished connection that had a class. Bytes are those handed on, ``seconds`` are from accept to close."""
+    """A finished connection that had a class. Bytes are those relayed, ``seconds`` are from accept to close."""
 
     client: SocketAddress
     destination: Destination
@@ -60,9 +60,9 @@ class ConnectionSummary(NamedTuple):
     outcome: ConnectionOutcome
     told_up: int = 0
     told_down: int = 0
-    """Of its bytes, those that :meth:`Observer.moved` told of already."""
+    """The part of its bytes already reported by :meth:`Observer.moved`."""
     waited: float = 0.0
-    """Seconds in which bytes waited because the socket that is shaped took no more; 0 when nobody wants to know."""
+    """Seconds in which bytes waited because the shaped socket was full; 0 if this is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +80,34 @@ class ConnectionView:
 
 
 class Observer(Protocol):
-    """Who wants to know. Every ``routed`` is followed by exactly one ``closed``, perhaps with ``moved`` in between."""
+    """Receives the events. Every ``routed`` is followed by exactly one ``closed``, possibly with ``moved`` in
+    between."""
 
     def detected(self, detection: Detection, seconds: float) -> None:
-        """Detection ended, ``seconds`` after accepting. Not called when there was nothing to detect."""
+        """Detection ended, ``seconds`` after accept. Not called if there was nothing to detect."""
 
     def routed(self, class_name: str, protocol: WireProtocol) -> None:
         """The class is chosen, the server is about to be dialled."""
 
     def moved(self, old: str, new: str, protocol: WireProtocol, bytes_up: int, bytes_down: int) -> None:
-        """A connection has another class from now on; what it carried in the old one, since it came there."""
+        """A connection has changed its class; the bytes are those of the old class since the last change."""
 
     def doubted(self) -> None:
-        """Of a connection whose requests are followed nobody can say any more where the next one begins."""
+        """The beginning of the next request of a followed connection can no longer be determined."""
 
     def refused(self, reason: str) -> None:
-        """A connection came to nothing: a :class:`Refusal`, or the :class:`ConnectionOutcome` of one that was never
+        """A connection was closed early: a :class:`Refusal`, or the :class:`ConnectionOutcome` of one that was never
         relayed."""
 
     def closed(self, summary: ConnectionSummary) -> None:
         """A routed connection ended."""
 
     def lost_lines(self, count: int) -> None:
-        """So many lines of the access log could not be kept or written. Comes from any thread."""
+        """This number of access log lines could not be buffered or written. May be called from any thread."""
 
 
 class NullObserver:
-    """Takes note of nothing."""
+    """Ignores all events."""
 
     def detected(self, detection: Detection, seconds: float) -> None:
         """Nothing."""

@@ -1,8 +1,8 @@
 """The part of a direction that reads no faster than its class may receive (:class:`sidecar.transport.direction.Pace`).
 
-For the direction whose source is the network. Which class that is, is asked at each read, so that a connection that
-gets another one is held by that from its next read on. Limits may come and go while a connection lives: a direction is
-given such a part, or loses it, between two reads.
+For the direction whose source is the network. The class is read at each read, so that a connection that changes its
+class is held to the new limits from its next read on. Limits may change while a connection lives: a direction gains or
+loses this part between two reads.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class HasClass(Protocol):
 
     @property
     def name(self) -> str | None:
-        """The class now; None: not known yet."""
+        """The current class; None: not known yet."""
 
 
 class ClassPace:
-    """Keeps one direction to the limits of its class."""
+    """Holds one direction to the limits of its class."""
 
     __slots__ = ("_class", "_pacer")
 
@@ -34,8 +34,8 @@ class ClassPace:
         self._class = traffic_class
 
     def read(self, direction: Direction) -> Turn | None:
-        """Copy or splice as much as the class may receive now. While a direction waits for its turn it counts as
-        queued, so that no event runs it."""
+        """Copy or splice as much as the class may receive now. A direction that waits for its turn counts as queued, so
+        that no event runs it."""
         pacer = self._pacer
         lane = pacer.lane(self._class.name)
         bulk = direction.full_reads >= BULK_AFTER

@@ -1,11 +1,10 @@
-"""Holding what arrives to limits by reading no faster: for connections that are relayed, where the kernel cannot do it.
+"""Limits the receive rate of relayed connections by reading no faster, where the kernel cannot limit it.
 
-Whoever sends to us is slowed by TCP itself: what is not read fills the window, and a sender with a full window waits.
-So nothing is lost, and nothing is sent twice. A direction that may not read now waits with its class
-(:mod:`sidecar.transport.token_bucket`), and goes on in its turn; while somebody waits, a deadline every 4 ms looks who
-may. When nobody does, pacing sleeps.
+TCP flow control slows the sender: unread bytes fill the receive window, and the sender waits. So nothing is lost or
+retransmitted. A direction that may not read waits in its class (:mod:`sidecar.transport.token_bucket`) until its turn;
+while any direction waits, a deadline every 4 ms checks which may continue. Otherwise pacing is idle.
 
-The window is left to the kernel. It grows with what is read, so that it stays small for what is read slowly.
+The kernel sizes the window. It grows with the bytes read, so it stays small for a slow reader.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from sidecar.transport.token_bucket import TURN_S, Buckets, ClassBuckets
 
 
 class Paced(Protocol):
-    """Who is held."""
+    """A direction held to limits."""
 
     def on_turn(self) -> None:
-        """Go on reading, up to the allowance."""
+        """Continue reading, up to the allowance."""
 
     def crashed(self, error: Exception) -> None:
         """``on_turn`` raised: clean up. Must not raise."""
@@ -37,13 +36,13 @@ class Pacer:
         self._turns = timers.queue(TURN_S, Pacer._look)
         self._received_counters = received_counters
         self._buckets: Buckets[Paced] | None = None
-        self._released: deque[Paced] = deque()  # waited for limits that are not in force any more
-        self._looks = False  # somebody waits, so that there is a deadline
-        self._chosen: Paced | None = None  # whose turn it is
-        self._granted = 0  # bytes for it
+        self._released: deque[Paced] = deque()  # waited for limits that are no longer in force
+        self._looks = False  # a deadline is set because some direction waits
+        self._chosen: Paced | None = None  # the direction in its turn
+        self._granted = 0  # bytes granted to it
 
     def follow(self, limits: ReceiveLimits | None) -> None:
-        """Other limits from now on; None: no more."""
+        """Replace the limits; None: no limits."""
         before = self._buckets
         if before is not None:
             self._released.extend(before.everybody())
@@ -53,7 +52,7 @@ class Pacer:
             self._received_counters.clear(class_id)
 
     def lane(self, name: str | None) -> ClassBuckets[Paced] | None:
-        """The class that holds connections of this one; None: nothing does."""
+        """The class that limits connections of this class; None: there is no limit."""
         return None if self._buckets is None else self._buckets.lane(name)
 
     def allowance(self, lane: ClassBuckets[Paced], who: Paced) -> int:
@@ -61,7 +60,7 @@ class Pacer:
         if self._chosen is who:
             self._chosen = None
             return self._granted
-        assert self._buckets is not None  # who else would have made the lane
+        assert self._buckets is not None  # follows from limits being in force
         return self._buckets.allowance(lane, self._now(), contended=self._looks)
 
     def received(self, lane: ClassBuckets[Paced], size: int) -> None:
@@ -70,13 +69,13 @@ class Pacer:
         self._buckets.charge(lane, size, self._now())
 
     def received_early(self, name: str | None, size: int) -> None:
-        """Charge what was read before the class was known; it may overdraw what that may receive."""
+        """Charge bytes read before the class was known; they may overdraw its allowance."""
         lane = self.lane(name)
         if lane is not None:
             self.received(lane, size)
 
     def wait(self, lane: ClassBuckets[Paced], who: Paced) -> None:
-        """Call ``who.on_turn`` when it may go on. Who is closed meanwhile is called all the same, once."""
+        """Call ``who.on_turn`` when it may continue. If it is closed meanwhile, the call still happens, once."""
         assert self._buckets is not None
         self._buckets.wait(lane, who)
         if not self._looks:
@@ -89,11 +88,11 @@ class Pacer:
         return self._buckets is not None
 
     def crashed(self, error: Exception) -> None:
-        """Pacing itself failed: a mistake of this program, to be seen."""
+        """Pacing itself failed: log a bug of this program."""
         raise error
 
     def _look(self) -> None:
-        """Give turns to those who may go on. They may wait again at once."""
+        """Give turns to the directions that may continue. They may wait again at once."""
         for _ in range(len(self._released)):
             self._resume(self._released.popleft(), 0)
         if self._buckets is not None:

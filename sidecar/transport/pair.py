@@ -25,11 +25,11 @@ class Pair:
 
     @property
     def queued(self) -> bool:
-        """Whether a direction has something to move, and waits for its turn."""
+        """Whether a direction has bytes to move and waits for its turn."""
         return self.up.queued or self.down.queued
 
     def sending(self, bound: Bound) -> Direction:
-        """The direction into the network, for a connection that was opened that way."""
+        """The direction into the network, for an outbound connection."""
         return self.up if bound is Bound.OUTBOUND else self.down
 
     def receiving(self, bound: Bound) -> Direction:
@@ -37,16 +37,16 @@ class Pair:
         return self.down if bound is Bound.OUTBOUND else self.up
 
     def is_idle(self, sweeps: int) -> bool:
-        """Whether nothing has moved for the idle timeout. To be asked ``sweeps`` times per timeout."""
+        """Whether nothing has moved for the idle timeout. Must be called ``sweeps`` times per timeout."""
         moved = self.up.count + self.down.count
         if moved != self._swept_bytes or self.queued:
             self._swept_bytes = moved
             self._quiet_sweeps = 0
             return False
         self._quiet_sweeps += 1
-        return self._quiet_sweeps > sweeps  # one more: the first of them did not see a whole interval
+        return self._quiet_sweeps > sweeps  # one more: the first sweep did not see a whole interval
 
     def release(self) -> None:
-        """The connection is closed."""
+        """Release both directions after the connection was closed."""
         self.up.release()
         self.down.release()

@@ -1,14 +1,14 @@
-"""The part of a client's direction that follows HTTP requests: the stream is cut at each, and the connection told.
+"""The part of a client's direction that follows HTTP requests: it cuts the stream at each and notifies the connection.
 
-:class:`sidecar.transport.direction.RequestStream` says what a direction asks of it.
+It implements :class:`sidecar.transport.direction.RequestStream`.
 
-Bytes are copied, never spliced: each request has to be seen before its first byte goes on. What has been cut and not
-been sent waits in order, and nothing is read meanwhile, so a direction hoards at most one read and one head.
+Bytes are copied, never spliced: each request must be seen before its first byte is sent. Pieces that have been cut but
+not sent wait in order, and nothing is read meanwhile, so a direction buffers at most one read and one head.
 
-**What a client can make of that.** Cutting 64 KiB takes 50 us where they are a body, and 100 ms where they are
-thousands of requests, which all other connections would wait for. So a direction reads little at first, more as long as
-that is quickly cut, less where it is not, and its turn is over when cutting took long. And frames of HTTP/2 that
-neither ask nor carry anything have a limit; beyond it the stream is no longer followed, as if it were ambiguous.
+**Abuse.** Cutting 64 KiB takes microseconds for a body, but 100 ms for thousands of requests, which would delay all
+other connections. So a direction reads little at first, more while cutting is fast, less when it is slow, and its turn
+ends when cutting took long. HTTP/2 frames that neither request nor carry anything are limited; beyond the limit the
+stream is no longer followed, as if it were ambiguous.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from sidecar.transport.turn import Turn
 
 _BLOCKED, _FINISHED = Turn.BLOCKED, Turn.FINISHED
 NOTHING: Final = memoryview(b"")
-"""Held by a direction, it says that there are pieces to be flushed."""
+"""Held by a direction to mark that there are pieces to be flushed."""
 _LEAST_READ: Final = 1 << 10
 _FIRST_READ: Final = 1 << 13
 _QUICK_S: Final = 0.0003
 _LONG_S: Final = 0.001
-"""Cutting what was read is to take between these times; others wait for it."""
+"""Cutting one read should take between these times, in seconds; other connections wait meanwhile."""
 _MAX_IDLE_WORK: Final = 10_000
-"""In a second (see :attr:`Cutter.idle_work`): a thousand cancelled requests, or ten thousand PINGs. Programs that
-measure the way by PINGs send one per round trip; floods send a hundred thousand and more."""
+"""Per second (see :attr:`Cutter.idle_work`): a thousand cancelled requests, or ten thousand PINGs. Programs that
+measure the round-trip time send one PING per round trip; floods send a hundred thousand and more."""
 
 
 class Follower(Protocol):
-    """The connection: who wants to know where requests begin."""
+    """The connection, which is notified where requests begin."""
 
     def begins(self, what: Request | Beyond) -> bool:
-        """The next byte that is sent begins this. False: it is not to be sent, the connection has ended."""
+        """The next byte to be sent begins this request. False: do not send it, the connection has ended."""
 
 
 class FollowedRequests:
-    """See above."""
+    """Follows the requests of one direction (see the module)."""
 
     __slots__ = ("_at_most", "_cutter", "_early", "_follower", "_idle_before", "_second", "_waiting")
 
     def __init__(self, follower: Follower, cutter: Cutter, early: bytes) -> None:
-        """``early``: what was read before there was a direction; it goes when its ``held`` is first flushed."""
+        """``early``: bytes read before the direction existed; they are sent when its ``held`` is first flushed."""
         self._follower = follower
         self._cutter = cutter
         self._waiting: deque[Piece] = deque()
@@ -58,21 +58,21 @@ class FollowedRequests:
             early = early[size:]
         self._early = early  # not cut yet
         self._at_most = _FIRST_READ  # bytes per read
-        self._second = 0.0  # when the second began in which idle work is counted
+        self._second = 0.0  # start of the second in which idle work is counted
         self._idle_before = 0
 
     @property
     def at_most(self) -> int:
-        """Bytes that the next read may bring."""
+        """Maximum number of bytes for the next read."""
         return self._at_most
 
     def clear(self) -> None:
-        """Let go of what waits."""
+        """Drop the waiting pieces."""
         self._waiting.clear()
         self._early = b""
 
     def copy(self, direction: Direction, limit: int) -> Turn | None:
-        """Read and cut; what was cut waits for :meth:`flush`."""
+        """Read and cut; the pieces wait for :meth:`flush`."""
         loop_context = direction.loop_context
         try:
             limit = min(limit, self._at_most)
@@ -84,7 +84,7 @@ class FollowedRequests:
             return Turn.SOURCE_RESET
         took = 0.0
         if size:
-            # A short read emptied the socket; but behind a FIN no event would tell of the end.
+            # A short read emptied the socket; but after a FIN no event would report the end.
             if size < limit and not direction.exhaust and not direction.fin:
                 direction.readable = False
             took = self._cut(bytes(loop_context.view[:size]))
@@ -98,7 +98,7 @@ class FollowedRequests:
         return Turn.BUDGET_SPENT if took > _LONG_S else None
 
     def _cut(self, data: bytes) -> float:
-        """Cut what was read, and choose how much to read next; the seconds that it took."""
+        """Cut the bytes read, and choose the size of the next read; return the seconds it took."""
         cutter = self._cutter
         began = perf_counter()
         self._waiting.extend(cutter.feed(data))
@@ -117,7 +117,7 @@ class FollowedRequests:
         return took
 
     def flush(self, direction: Direction) -> Turn | None:
-        """Send what is held, then hold the next piece, if its beginning may go."""
+        """Send the held bytes, then hold the next piece, if it may be sent."""
         held = direction.held
         turn = direction.flush(held) if held else None
         if turn is not None:
@@ -126,7 +126,7 @@ class FollowedRequests:
         if self._waiting:
             piece = self._waiting.popleft()
             if piece.begins is not None and not self._follower.begins(piece.begins):
-                return _BLOCKED  # and never again: it is closed
+                return _BLOCKED  # permanently: the direction is closed
             direction.held = memoryview(piece.data)
         elif early := self._early:
             self._early = early[self._at_most :]

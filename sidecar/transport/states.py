@@ -1,4 +1,4 @@
-"""The life of a proxied connection, as a table.
+"""The states of a proxied connection, as a table.
 
 ::
 
@@ -6,14 +6,14 @@
         |                     |                       |-------down finished--> SERVER_DONE --up finished----> CLOSED
         '---- reset, expired, cut, fault: CLOSED -----'
 
-*Up* is client to server, *down* is server to client. A direction **finishes** when its source sent FIN, everything
-before the FIN was handed on, and the FIN too (half-close). It **breaks** when its sink reset the connection after
-having sent its own FIN: nobody will read what comes, but what the sink sent before that FIN must still arrive on the
-other side. So a broken direction stops, the other one goes on (ONLY_UP, ONLY_DOWN), and when that one has finished the
-side that is left gets a reset as soon as it has acknowledged its last byte (LINGERING): a reset any earlier would
-destroy data in flight, none at all would let a truncated upload look complete.
+*Up* is client to server, *down* is server to client. A direction **finishes** when its source sent FIN, and all bytes
+and the FIN were relayed (half-close). It **breaks** when its sink reset the connection after having sent its own FIN:
+further bytes would not be read, but the bytes that the sink sent before that FIN must still arrive on the other side.
+So a broken direction stops, and the other continues (ONLY_UP, ONLY_DOWN). When that one has finished, the remaining
+side gets a reset as soon as it has acknowledged its last byte (LINGERING): an earlier reset would destroy data in
+flight, and without one a truncated upload would look complete.
 
-What is not in the table cannot happen; :func:`next_state` raises for it.
+Transitions that are not in the table cannot happen; :func:`next_state` raises for them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from traffic_policy.errors import PodlaneError
 
 
 class StateError(PodlaneError):
-    """An event in a state that does not know it: a mistake in this program."""
+    """An event that the state does not allow: a bug in this program."""
 
 
 class ConnectionState(enum.IntEnum):
-    """Where a connection is. (An IntEnum, because its hash is computed in C.)"""
+    """The state of a connection. (An IntEnum, because its hash is computed in C.)"""
 
     DETECTING = enum.auto()
     """The client is connected; its first bytes are awaited."""
@@ -39,21 +39,21 @@ class ConnectionState(enum.IntEnum):
     RELAYING = enum.auto()
     """Both directions are open."""
     CLIENT_DONE = enum.auto()
-    """The client's FIN was handed on; the server may still send."""
+    """The client's FIN was relayed; the server may still send."""
     SERVER_DONE = enum.auto()
-    """The server's FIN was handed on; the client may still send."""
+    """The server's FIN was relayed; the client may still send."""
     ONLY_UP = enum.auto()
-    """The client finished and then reset: only what it had sent is still delivered."""
+    """The client finished and then reset: only the bytes it had sent are still delivered."""
     ONLY_DOWN = enum.auto()
-    """The server finished and then reset: only what it had sent is still delivered."""
+    """The server finished and then reset: only the bytes it had sent are still delivered."""
     LINGERING = enum.auto()
-    """One direction finished, the other broke: waiting until the FIN is acknowledged, to reset then."""
+    """One direction finished, the other broke: reset once the FIN is acknowledged."""
     CLOSED = enum.auto()
     """Both sockets are closed."""
 
 
 class ConnectionEvent(enum.IntEnum):
-    """What can happen to a connection."""
+    """The events of a connection."""
 
     DECIDED = enum.auto()
     CONNECTED = enum.auto()
@@ -63,7 +63,7 @@ class ConnectionEvent(enum.IntEnum):
     UP_BROKEN = enum.auto()
     DOWN_BROKEN = enum.auto()
     DELIVERED = enum.auto()
-    """LINGERING has waited long enough: everything sent is acknowledged."""
+    """LINGERING is over: everything sent is acknowledged."""
     RESET = enum.auto()
     """A side reset the connection (or its network died) without having finished."""
     EXPIRED = enum.auto()
@@ -71,7 +71,7 @@ class ConnectionEvent(enum.IntEnum):
     CUT = enum.auto()
     """The grace period of a drain is over."""
     FAULT = enum.auto()
-    """A callback raised what it should not."""
+    """A callback raised an unexpected exception."""
 
 
 _S, _E = ConnectionState, ConnectionEvent
@@ -95,7 +95,7 @@ _STEPS: dict[tuple[ConnectionState, ConnectionEvent], ConnectionState] = {
     (_S.LINGERING, _E.DELIVERED): _S.CLOSED,
 }
 
-# A connection can be ended in every state that is not the end.
+# A connection can be ended in every state but the last.
 _ENDINGS: dict[tuple[ConnectionState, ConnectionEvent], ConnectionState] = {
     (state, event): _S.CLOSED
     for state in ConnectionState

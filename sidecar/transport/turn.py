@@ -1,4 +1,4 @@
-"""How a direction's turn ended (:mod:`sidecar.transport.direction`)."""
+"""The results of a direction's turn (:mod:`sidecar.transport.direction`)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import enum
 
 
 class Turn(enum.IntEnum):
-    """How a pump ended."""
+    """The result of a pump."""
 
     BLOCKED = enum.auto()
-    """Nothing to read, or the sink is full: an event will tell."""
+    """Nothing to read, or the sink is full: an event will follow."""
     BUDGET_SPENT = enum.auto()
-    """There is more to do: queue for another turn."""
+    """More to do: queue for another turn."""
     FINISHED = enum.auto()
-    """The source's FIN was read, and all before it is written."""
+    """The source's FIN was read, and all bytes before it are written."""
     BROKEN = enum.auto()
-    """The sink had finished, and has reset now: it takes nothing more."""
+    """The sink had finished, and has now reset: it accepts nothing more."""
     SOURCE_RESET = enum.auto()
-    """The source reset the connection; all that had come before is written or lost."""
+    """The source reset the connection; all earlier bytes are written or lost."""
     SINK_RESET = enum.auto()
-    """The sink reset the connection, not having finished before."""
+    """The sink reset the connection without having finished."""

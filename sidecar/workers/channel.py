@@ -1,4 +1,4 @@
-"""An end of a socket pair over which messages go."""
+"""One end of a socket pair that carries messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sent = TypeVar("Sent", ToWorker, ToMain)
 Received = TypeVar("Received", ToWorker, ToMain)
 
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
-"""The other end has gone."""
+"""The peer has closed."""
 
 
 class Channel(Generic[Sent, Received]):
@@ -29,11 +29,11 @@ class Channel(Generic[Sent, Received]):
         self._received: deque[Received] = deque()
 
     async def send(self, message: Sent) -> None:
-        """Send a message. Raises one of :data:`GONE` when nobody is there to read it."""
+        """Send a message. Raises one of :data:`GONE` if the peer has closed."""
         await self._stream.send_all(frame(message))
 
     async def receive(self) -> Received | None:
-        """The next message; None when the other end will send no more. (A frame that was cut short is no message.)"""
+        """The next message; None at end of file. (A truncated frame is not a message.)"""
         while not self._received:
             try:
                 data = await self._stream.receive_some(_CHUNK)
@@ -45,7 +45,7 @@ class Channel(Generic[Sent, Received]):
         return self._received.popleft()
 
     async def send_eof(self) -> None:
-        """Send no more."""
+        """Shut down sending."""
         with suppress(*GONE, trio.BusyResourceError):
             await self._stream.send_eof()
 

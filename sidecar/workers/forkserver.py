@@ -1,12 +1,12 @@
 """The process that forks workers.
 
-fork(2) copies one thread. A process that runs trio has others, and locks that they hold, so it must not go on in a copy
-of itself. This server is forked before trio runs, keeps to one thread, and does nothing but fork (multiprocessing's
-"forkserver" is the same idea; that one imports everything afresh, and passes no descriptors).
+fork(2) copies one thread. A process that runs trio has others, and locks that they hold, so its copy cannot continue.
+This server is forked before trio runs, keeps to one thread, and only forks (like multiprocessing's "forkserver", which
+however imports everything again, and passes no descriptors).
 
 One request, one answer, over a pair of SOCK_SEQPACKET sockets: START with the descriptors of the worker is answered by
-its pid and a pidfd (pidfd_open(2)), BURY with a pid that has ended by its status as wait(2) gives it; a call that
-failed by minus its errno.
+its pid and a pidfd (pidfd_open(2)), BURY with the pid of an ended worker by its status as of wait(2); a failed call by
+its negated errno.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _START, _REAP = 1, 2
 _MOST_DESCRIPTORS: Final = 8
 """Messages, lock, and a listener per address family."""
 _PATIENCE_S: Final = 5.0
-"""A fork takes some milliseconds; who does not answer for so long will not."""
+"""Seconds: a fork takes some milliseconds; a server that has not answered after this time will not."""
 _UNHEEDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""A terminal, or systemd, sends these to every process; but what follows from them the main process decides."""
+"""Sent by a terminal or systemd to every process; only the main process acts on them."""
 
 Work = Callable[[list[int]], None]
-"""What a worker does with its descriptors. When it returns or raises the worker ends."""
+"""The work of a worker with its descriptors. When it returns or raises, the worker ends."""
 
 
 class HasDescriptor(Protocol):
-    """A socket, of whatever class."""
+    """A socket of any class."""
 
     def fileno(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """A worker process. ``descriptor`` is a pidfd: readable once it has ended; whoever gets it closes it."""
+    """A worker process. ``descriptor`` is a pidfd: readable once the worker has ended; the receiver closes it."""
 
     pid: int
     descriptor: int
@@ -67,13 +67,13 @@ class ForkServer:
         self._one_at_a_time = trio.Lock()
 
     async def start(self, descriptors: Sequence[HasDescriptor]) -> Forked:
-        """Fork a worker that gets copies of these. Raises OSError (EAGAIN: no more processes), WorkersError."""
+        """Fork a worker with copies of these descriptors. Raises OSError (EAGAIN: no more processes), WorkersError."""
         numbers = array.array("i", [each.fileno() for each in descriptors])
         pid, received = await self._request(_START, 0, numbers)
         return Forked(pid, received[0])
 
     async def reap(self, pid: int) -> int:
-        """How a worker, which must have ended, did: its exit code, or minus the number of a signal.
+        """The exit status of an ended worker: its exit code, or minus the number of a signal.
 
         Raises OSError, WorkersError.
         """
@@ -84,10 +84,10 @@ class ForkServer:
         received = array.array("i")
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
         async with self._one_at_a_time:
-            # An answer that nobody takes would be taken for the next one's.
+            # An answer left unread would be taken for the next one's.
             with trio.CancelScope(deadline=trio.current_time() + _PATIENCE_S, shield=True):
                 try:
-                    # trio's own socket would be another owner of the descriptor.
+                    # trio's own socket would be a second owner of the descriptor.
                     await trio.lowlevel.wait_writable(self._requests)
                     self._requests.sendmsg([_REQUEST.pack(kind, number)], ancillary)
                     await trio.lowlevel.wait_readable(self._requests)
@@ -111,14 +111,14 @@ class ForkServer:
 
 @contextmanager
 def fork_server(work: Work) -> Iterator[ForkServer]:
-    """Fork the server now, and end it, and any worker that is left, with the block.
+    """Fork the server now, and end it, with any remaining worker, at the end of the block.
 
     This process must have one thread, and trio must not run yet.
     """
     if threading.active_count() != 1:
         raise RuntimeError("fork_server() must come before any other thread")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # What is there now is shared for as long as nobody writes to it, which looking through it for garbage does.
+    # Existing memory stays shared until written to, which garbage collection would do.
     gc.collect()
     gc.freeze()
     parent = os.getpid()
@@ -136,22 +136,22 @@ def fork_server(work: Work) -> Iterator[ForkServer]:
 
 
 def _become_server(requests: socket.socket, parent: int, work: Work) -> NoReturn:
-    """In the child: serve until the main process is gone."""
+    """In the child: serve until the main process has ended."""
     try:
         _settle_in("podlane-forks", parent)
-        # Whatever else the main process has open (pipes that somebody waits on for their end) is not ours.
+        # Close all other descriptors of the main process (such as pipes whose reader waits for end of file).
         os.closerange(3, requests.fileno())
         os.closerange(requests.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         while _serve_one(requests, work):
             pass
-    except BaseException:  # noqa: BLE001 (nobody is above us to say it)
+    except BaseException:  # noqa: BLE001 (there is no caller to report it to)
         traceback.print_exc()
     finally:
         os._exit(0)
 
 
 def _serve_one(requests: socket.socket, work: Work) -> bool:
-    """Answer a request; False when there will be no more."""
+    """Answer one request; False at end of file."""
     descriptors = array.array("i")
     data, extra, _, _ = requests.recvmsg(
         _REQUEST.size, socket.CMSG_SPACE(descriptors.itemsize * _MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
@@ -185,7 +185,7 @@ def _serve_one(requests: socket.socket, work: Work) -> bool:
 
 
 def _become_worker(requests: socket.socket, parent: int, work: Work, descriptors: list[int]) -> NoReturn:
-    """In the grandchild: do the work, and end."""
+    """In the grandchild: do the work, and exit."""
     status = 1
     try:
         _settle_in("podlane-worker", parent)
@@ -201,4 +201,4 @@ def _settle_in(name: str, parent: int) -> None:
     for number in _UNHEEDED:
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):
-        Path("/proc/self/comm").write_text(name)  # what ps and top show; at most 15 characters (proc(5))
+        Path("/proc/self/comm").write_text(name)  # shown by ps and top; at most 15 characters (proc(5))

@@ -1,4 +1,4 @@
-"""One worker, seen from the main process: its messages, its tallies, its life."""
+"""One worker, as the main process manages it: its messages, its counters, its lifetime."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from sidecar.workers.forkserver import Forked
 from sidecar.workers.messages import FinalReport, ToMain, ToWorker, WorkerReport
 
 _END_S: Final = 3.0
-"""Seconds from the end of its messages to its own, before it is killed: it only has to cut its connections."""
+"""Seconds from the end of its messages to SIGKILL: it only has to reset its connections."""
 
 
 class WorkerHandle:
-    """A worker process. :meth:`running` exchanges its messages; the other methods are for meanwhile."""
+    """A worker process. :meth:`running` exchanges its messages; the other methods are for use meanwhile."""
 
     def __init__(self, forked: Forked, end: socket.socket) -> None:
         self.pid = forked.pid
         self.active = 0
         self.counters = ConnectionCounters()
         self.connections: tuple[LiveConnection, ...] = ()
-        """Those it was last asked for."""
+        """The connections last requested."""
         self.final_report: FinalReport | None = None
         self.heard_at = trio.current_time()
         self.gone = trio.Event()
-        """It has said its last word, and ends or has ended."""
+        """It has sent its final report, and is ending or has ended."""
         self._descriptor = forked.descriptor
         self._channel: Channel[ToWorker, ToMain] = Channel(end)
         self._outbox, self._posted = trio.open_memory_channel[ToWorker](math.inf)
@@ -46,24 +46,24 @@ class WorkerHandle:
         return self._answered >= serial
 
     def post(self, message: ToWorker) -> None:
-        """Send a message, in its turn. Never waits: a worker that does not read must not hold up the others."""
+        """Queue a message. Never blocks: a worker that does not read must not delay the others."""
         self._outbox.send_nowait(message)
 
     async def answer(self, serial: int) -> bool:
-        """Wait for an answer; False when the worker has gone without."""
+        """Wait for an answer; False if the worker ended without one."""
         while not self.has_answered(serial) and not self.gone.is_set():
             await self._news.wait()
         return self.has_answered(serial)
 
     async def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it (SIGKILL)."""
         if not self.gone.is_set():
             self._send_kill()
             await self.gone.wait()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Exchange messages during the block; at its end the worker is told to end, and has ended."""
+        """Exchange messages during the block; at its end, end the worker and wait for it."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -91,7 +91,7 @@ class WorkerHandle:
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     async def _write(self) -> None:
-        with suppress(*GONE):  # then reading comes to its end, too
+        with suppress(*GONE):  # then the receiver sees end of file, too
             async for message in self._posted:
                 await self._channel.send(message)
 
@@ -100,7 +100,7 @@ class WorkerHandle:
             self.heard_at = trio.current_time()
             if isinstance(message, WorkerReport):
                 self.counters, self.active, self._answered = message.counters, message.active, message.serial
-                if message.connections is not None:  # somebody else may have asked for the tallies alone since
+                if message.connections is not None:  # a later request may have asked for the counters only
                     self.connections = message.connections
             else:
                 self.counters, self.active, self.final_report = message.counters, 0, message

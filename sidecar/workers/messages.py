@@ -1,17 +1,17 @@
-"""What the main process and a worker say to each other, and how it is framed. Pure: bytes in, messages out.
+"""The messages between the main process and a worker, and their framing. Pure: bytes in, messages out.
 
-A frame is the length of what follows (4 bytes, big-endian) and a pickled message, over a socket pair. Pickle, since
-both ends are one program: the worker is forked from the very code that made the message, so there are no versions to
-agree on, and nobody else holds an end, so there is nobody to mistrust. In order:
+A frame is the length of the message (4 bytes, big-endian) and the pickled message, over a socket pair. Pickle suffices:
+both ends are forked from the same program, so there are no versions, and no other process holds an end, so the peer is
+trusted. In order:
 
 =========  ===============================  ==========================================================
 to worker  ``Begin``, ``Follow``            once; the ``Follow`` is answered when the worker accepts
 to worker  ``Follow``, ``Ask``              any number; each is answered by a ``WorkerReport`` with its serial
-to worker  ``Drain``                        once at most; it is answered by the ``FinalReport``
-to worker  end of file                      cut what is left, answer by the ``FinalReport``, end
-to main    ``WorkerReport``                       the answer to a ``Follow`` or an ``Ask``
-to main    ``FinalReport``                     the last message
-to main    end of file                      the worker is gone
+to worker  ``Drain``                        at most once; it is answered by the ``FinalReport``
+to worker  end of file                      reset remaining connections, send the ``FinalReport``, end
+to main    ``WorkerReport``                 the answer to a ``Follow`` or an ``Ask``
+to main    ``FinalReport``                  the last message
+to main    end of file                      the worker has ended
 =========  ===============================  ==========================================================
 """
 
@@ -37,7 +37,7 @@ _LENGTH: Final = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Which worker it is (from 1 on, for the log), and how it behaves; ``max_connections`` is its own share."""
+    """The worker's number (from 1, for the log), and its settings; ``max_connections`` is its own share."""
 
     number: int
     settings: ServerSettings
@@ -47,7 +47,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """The policy in force from now on, for connections that are there, too. Tallies of other classes are forgotten."""
+    """The policy in force from now on, for existing connections too. Counters of other classes are dropped."""
 
     serial: int
     table: RoutingTable
@@ -57,7 +57,7 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Say where you stand, and tell of so many connections, by ``order``."""
+    """Request a report, with this number of connections, in the ``order`` given."""
 
     serial: int
     connections: int = 0
@@ -66,14 +66,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Accept no more, let connections end for this long, cut the rest, and end."""
+    """Accept no more, let connections end for this time, reset the rest, and end."""
 
     grace: Duration
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """An answer: how many connections are alive, what was counted since the start, and connections if asked for."""
+    """An answer: the number of live connections, the counters since the start, and connections if requested."""
 
     serial: int
     active: int
@@ -83,7 +83,7 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class FinalReport:
-    """The last word: how many connections were cut at the end of a drain, and all that was counted."""
+    """The last message: the number of connections reset at the end of a drain, and all counters."""
 
     cut: int
     counters: ConnectionCounters
@@ -94,13 +94,13 @@ ToMain = WorkerReport | FinalReport
 
 
 def frame(message: ToWorker | ToMain) -> bytes:
-    """A message as it travels."""
+    """A message as sent."""
     body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
 class Unframer:
-    """Puts messages together again, however the bytes arrive."""
+    """Reassembles messages from bytes, however they are split."""
 
     def __init__(self) -> None:
         self._data = bytearray()

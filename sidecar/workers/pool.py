@@ -1,7 +1,7 @@
-"""All workers together, seen from the main process: a :class:`~sidecar.proxy.server.ProxyServer` that is several.
+"""All workers together: the interface of a :class:`~sidecar.proxy.server.ProxyServer`, on several processes.
 
-A *place* is a listener and whoever accepts from it now. A worker that dies is replaced in its place, with the policy
-in force; meanwhile what comes to its listener waits there. See :mod:`sidecar.workers` for the whole.
+A *place* is a listener and the worker that accepts from it. A worker that dies is replaced in its place, with the
+policy in force; meanwhile new connections wait in the backlog of its listener. See :mod:`sidecar.workers`.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from traffic_policy.units import Duration
 log = Logger()
 
 _ANSWER_S: Final = 1.0
-"""A worker answers between two rounds of its loop, 5 ms at most; who needs longer is not well."""
+"""A worker answers between two rounds of its loop, 5 ms at most; a slower one is in trouble."""
 _FOLLOW_S: Final = 5.0
-"""... but a new policy may wait so long for the last worker, which is replaced then."""
+"""... but a new policy may wait so long for the last worker, which is then replaced."""
 _STUCK_S: Final = 10.0
-"""A worker that has said nothing for so long is replaced: new connections wait in its backlog in vain."""
+"""A worker that has not answered for so long is replaced: new connections wait in its backlog in vain."""
 _DRAIN_MARGIN_S: Final = 5.0
-"""Beyond the grace period, for cutting what is left."""
+"""Seconds after the grace period for resetting the remaining connections."""
 _MOST_DEATHS: Final = 5
 _DEATHS_WINDOW_S: Final = 60.0
-"""So many deaths in one place within a minute: it is no accident, and replacing on and on helps nobody. It also bounds
-the log lines."""
+"""So many deaths in one place within a minute are no accident, and replacing workers again does not help. This also
+bounds the log lines."""
 _PAUSE_S: Final = 0.5
-"""Before a worker is replaced that ended as soon as it had begun."""
+"""Seconds before replacing a worker that ended right after its start."""
 
 Listen = Callable[[int, Sequence[int], int], list[list[SocketType]]]
 
@@ -78,9 +78,9 @@ class WorkerPool:
         log_level: LogLevel = LogLevel.INFO,
         listen: Listen = shared_listeners,
     ) -> None:
-        """``lock`` is held by every worker; ``gone`` gets the tallies of those that have ended."""
+        """``lock`` is held by every worker; ``gone`` receives the counters of those that have ended."""
         self.routing = routing
-        """What workers follow from their start on; :meth:`follow` is for those that are there."""
+        """The policy that new workers start with; :meth:`follow` is for existing ones."""
         self._forks = forks
         self._count = count
         self._lock = lock
@@ -96,20 +96,21 @@ class WorkerPool:
 
     @property
     def active(self) -> int:
-        """Connections alive, as the workers last said."""
+        """Live connections, by the workers' last reports."""
         return sum(worker.active for worker in self._workers)
 
     @property
     def workers(self) -> Workers:
-        """Who is there, and what they have counted, as they last said."""
+        """The workers and their counters, by their last reports."""
         workers = self._workers
         return Workers(len(workers), tuple(worker.counters for worker in workers))
 
     async def run(self, *, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until drained or cancelled; reset what is left then. Started, with the addresses, when all listen.
+        """Serve until drained or cancelled, then reset the remaining connections. Reports the addresses as started when
+        all listen.
 
-        Raises PortInUseError, PrivilegeError, ConfigError, before anything is accepted; WorkersError when workers
-        cannot be had or die again and again.
+        Raises PortInUseError, PrivilegeError, ConfigError, before anything is accepted; WorkersError if workers cannot
+        be started or die repeatedly.
         """
         settings = self._settings
         groups = self._open()
@@ -131,7 +132,7 @@ class WorkerPool:
             self._ended.set()
 
     def _open(self) -> list[list[SocketType]]:
-        """Listeners for each place."""
+        """Open the listeners for each place."""
         settings = self._settings
         groups = self._listen(settings.port, settings.families, self._count)
         if settings.inbound_port is None:
@@ -147,8 +148,8 @@ class WorkerPool:
     async def follow(self, routing: Routing) -> None:
         """Put a policy in force in every worker, as :meth:`sidecar.proxy.server.ProxyServer.follow` does.
 
-        A worker that does not take it is killed, and the one in its place begins with it: when this returns, no worker
-        chooses by an older policy.
+        A worker that does not apply it is killed, and its successor starts with it: when this returns, no worker
+        chooses classes by an older policy.
         """
         self.routing = routing
         what = routing.table, routing.ids, routing.limits
@@ -157,7 +158,7 @@ class WorkerPool:
             await worker.kill()
 
     async def ask(self) -> list[int]:
-        """Have every worker say where it stands; gives the numbers of those that are missing or do not answer."""
+        """Request a report of every worker; return the numbers of those that are missing or do not answer."""
         silent = await self._tell(Ask, _ANSWER_S)
 
         def answers(worker: WorkerHandle | None) -> bool:
@@ -166,26 +167,27 @@ class WorkerPool:
         return [place.number for place in self._places if not answers(place.worker)]
 
     async def connections(self, limit: int, order: Order) -> ConnectionPage:
-        """The connections alive, and ``limit`` of them; without those of a worker that does not answer."""
+        """The number of live connections, and ``limit`` of them, without those of a worker that does not answer."""
         silent = await self._tell(lambda serial: Ask(serial, limit, order), _ANSWER_S)
         told = [each for worker in self._workers if worker not in silent for each in worker.connections]
         return ConnectionPage(self.active, select_connections(told, limit, order))
 
     async def maintain(self) -> None:
-        """Ask, and kill those that have not answered for long, so that they are replaced."""
+        """Query the workers, and kill those that have not answered for long, so that they are replaced."""
         for worker in await self._tell(Ask, _ANSWER_S):
             if trio.current_time() - worker.heard_at > _STUCK_S:
                 log.error("a worker does not answer", pid=worker.pid, seconds=round(_STUCK_S))
                 await worker.kill()
 
     async def drain(self, grace: Duration) -> int:
-        """Stop accepting, wait until every connection has ended, cut what is left after ``grace``, and end ``run``.
+        """Stop accepting, wait until every connection has ended, reset the rest after ``grace`` seconds, and end
+        ``run``.
 
-        Returns how many connections were cut. (Those of a worker that dies meanwhile are not counted.)
+        Returns the number of connections that were reset, without those of a worker that dies meanwhile.
         """
         self._grace = grace
-        # First: when a worker closes its own, its listener must be closed. (A descriptor that is still open elsewhere
-        # also would stay in the worker's epoll.)
+        # First: when a worker closes its listener, ours must be closed. (A descriptor that is open elsewhere stays in
+        # the worker's epoll.)
         self._close_listeners()
         for worker in self._workers:
             worker.post(Drain(grace))
@@ -206,7 +208,7 @@ class WorkerPool:
         return [place.worker for place in self._places if place.worker is not None]
 
     async def _tell(self, message: Callable[[int], Ask | Follow], patience: float) -> list[WorkerHandle]:
-        """Send a message to all; gives those that have not answered it within ``patience`` seconds."""
+        """Send a message to all; return those that have not answered within ``patience`` seconds."""
         self._serial += 1
         serial = self._serial
         workers = self._workers
@@ -215,11 +217,11 @@ class WorkerPool:
         with trio.move_on_after(patience):
             for worker in workers:
                 await worker.answer(serial)
-        # Others may ask at the same time: what counts is the answer to this message.
+        # Other requests may run concurrently: only the answer to this message counts.
         return [worker for worker in workers if not worker.has_answered(serial) and not worker.gone.is_set()]
 
     async def _occupy(self, place: _Place, *, task_status: trio.TaskStatus[None]) -> None:
-        """See to it that a worker is in a place, until the pool drains."""
+        """Keep a worker running in a place, until the pool drains."""
         waited_for = True
         while not self._draining():
             began = trio.current_time()
@@ -266,7 +268,7 @@ class WorkerPool:
         return worker
 
     def _retire(self, place: _Place, worker: WorkerHandle) -> None:
-        """What it has counted stays counted. Without a turn for others in between, so that no sum ever goes back."""
+        """Keep its counters. Without a checkpoint in between, so that no sum ever decreases."""
         place.worker = None
         self._gone.add(worker.counters.at_rest())
         if worker.final_report is not None:
@@ -296,4 +298,4 @@ def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"signal {number}"  # a real-time one
+        return f"signal {number}"  # a real-time signal

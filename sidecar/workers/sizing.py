@@ -1,4 +1,4 @@
-"""How many workers there are, and what each one's share is."""
+"""The number of workers, and their shares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Literal
 from traffic_policy.settings import Datapath
 
 MOST_AUTOMATIC: Final = 8
-"""Beyond that HTB's lock is what all wait for: every packet of an interface passes one qdisc."""
+"""With more workers, all wait for HTB's lock: every packet of an interface passes one qdisc."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _OWN_CGROUP: Final = Path("/proc/self/cgroup")
@@ -21,17 +21,17 @@ def automatic() -> int:
 
 
 def worker_count(wanted: int | Literal["auto"], max_connections: int, datapath: Datapath) -> int:
-    """How many workers a sidecar has. By itself it chooses no more than have something to do."""
+    """The number of workers of a sidecar; the automatic choice has no idle workers."""
     if wanted != "auto":
         return wanted
     return 1 if datapath is Datapath.STEP_ASIDE else min(automatic(), max_connections)
 
 
 def cgroup_cpus(own: Path = _OWN_CGROUP, cgroups: Path = _CGROUPS) -> int:
-    """How many CPUs the limits of a cgroup (version 2) and those around it leave; begun ones count as whole.
+    """The number of CPUs that the limits of a cgroup (version 2) and its ancestors allow, rounded up.
 
-    ``cpu.max`` has a quota and a period in microseconds, or "max" (Documentation/admin-guide/cgroup-v2.rst). Very many
-    without any limit, or where cgroups cannot be read.
+    ``cpu.max`` has a quota and a period in microseconds, or "max" (Documentation/admin-guide/cgroup-v2.rst). A very
+    large number without a limit, or if cgroups cannot be read.
     """
     least = 1 << 20
     try:
@@ -45,13 +45,13 @@ def cgroup_cpus(own: Path = _OWN_CGROUP, cgroups: Path = _CGROUPS) -> int:
         try:
             quota, period = (place / "cpu.max").read_text().split()
         except (OSError, ValueError):
-            continue  # the root has none
+            continue  # the root has no cpu.max
         if quota != "max":
             least = min(least, max(1, -(-int(quota) // int(period))))
     return least
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """``total`` in ``parts`` that differ by one at most, the larger ones first."""
+    """Split ``total`` into ``parts`` that differ by one at most, the larger ones first."""
     each, more = divmod(total, parts)
     return [each + (number < more) for number in range(parts)]

@@ -1,4 +1,4 @@
-"""A worker process: a proxy on listeners that it was given, and the main process's messages."""
+"""A worker process: a proxy on inherited listeners, controlled by the main process's messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def work(
     make_sockets: MakeSockets = TransparentSockets,
     received_counters: SharedCounters | None = None,
 ) -> None:
-    """Be a worker until told to end. ``descriptors``: of the messages, the lock, which is only held, the listeners.
+    """Run a worker until its end. ``descriptors``: the messages, the lock (only held), the listeners.
 
     ``received_counters`` has a row for each worker.
     """
@@ -56,7 +56,7 @@ async def _work(
     channel: Channel[ToMain, ToWorker] = Channel(messages)
     begin, follow = await channel.receive(), await channel.receive()
     if not isinstance(begin, Begin) or not isinstance(follow, Follow):
-        return  # the main process has gone
+        return  # the main process has ended
     _begin_log(begin)
     inbound = [each for each in listeners if each.getsockname()[1] == begin.settings.inbound_port]
     outbound = [each for each in listeners if each not in inbound]
@@ -68,7 +68,7 @@ async def _work(
 
 
 class Worker:
-    """One proxy, and what the main process wants of it."""
+    """One proxy, controlled by the main process."""
 
     def __init__(
         self,
@@ -93,9 +93,9 @@ class Worker:
         self._cut = 0
 
     async def run(self, serial: int) -> int:
-        """Serve until drained, or until the main process has gone; how many connections a drain cut.
+        """Serve until drained, or until the main process has ended; return the number of connections a drain reset.
 
-        ``serial`` is answered once the listeners are heard.
+        ``serial`` is answered once the listeners accept.
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self._server.run)
@@ -119,7 +119,8 @@ class Worker:
         life.cancel()
 
     async def _report(self, serial: int, connections: int = 0, order: Order = Order.NEWEST) -> None:
-        # Shielded: the farewell must not follow half a report. With nobody to tell, the next message is the end.
+        # Shielded: the final report must not follow half a report. If the main process has ended, the next receive
+        # reports it.
         shown = tuple((await self._server.connections(connections, order)).connections) if connections else None
         with trio.CancelScope(shield=True), suppress(*GONE):
             await self._channel.send(WorkerReport(serial, self._server.active, self.counters, shown))
