@@ -1,6 +1,6 @@
 """Sockets: transparent listeners, marked dials and the epoll relay.
 
-Costs to keep in mind when changing this package (docs/benchmarks.md has figures):
+Costs to keep in mind when changing this package (docs/explanation/benchmarks.md has figures):
 
 * Bulk: nearly all CPU time is splice(2), most of it sending; states and counting add nothing measurable.
 * A request on a kept-alive connection: nearly all is the system calls.
