@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import read_until
+from waiting import until
 
 from podlane.netns import Host, Lab, Namespace, VethPair
 from podlane.run.outside import end_processes
@@ -66,7 +67,13 @@ class RunHost:
         host, server = lab.host("host"), lab.host("server")
         policy = folder / "policy.yaml"
         policy.write_text(POLICY)
-        return cls(host, server, lab.link(host, "eth0", server, "eth0", gateway=True), policy)
+        uplink = lab.link(host, "eth0", server, "eth0", gateway=True)
+        # The kernel adds a route to an IPv6 address of its own when the link's carrier has come up.
+        until(
+            "the address's own route",
+            lambda: f"local {uplink.a.ipv6} " in host.ip("-6", "route", "show", "table", "local"),
+        )
+        return cls(host, server, uplink, policy)
 
     @property
     def server_ipv4(self) -> str:
