@@ -3,14 +3,17 @@
 A module runs in one process, since its tests may share a fixture; so do the folders whose fixtures serve a whole session.
 The modules that took longest (``durations.tsv``) begin first, so that no process is left with a long one at the end.
 Tests marked ``measure`` run in the controlling process when the others have ended: they need the processors for themselves.
+One of them that fails is tried once more.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 from durations import recorded
 from xdist.scheduler import LoadScopeScheduling
 
@@ -46,6 +49,24 @@ class Worker:
         items.sort(key=lambda item: -of_unit.get(unit_of_work(item.nodeid), 0.0))
 
 
+def _measure(item: pytest.Item, following: pytest.Item | None) -> None:
+    """Run a test that measures. If it fails it is tried once more, and has to pass: machines are shared."""
+    hook = item.ihook
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, log=False, nextitem=following)
+    if any(report.failed for report in reports):
+        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        terminal.ensure_newline()
+        for report in reports:
+            if report.failed:
+                terminal.write_line(report.longreprtext)
+        terminal.write_line(f"{item.nodeid} failed and is tried once more", yellow=True)
+        reports = runtestprotocol(item, log=False, nextitem=following)
+    for report in reports:
+        hook.pytest_runtest_logreport(report=report)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
 class Controller:
     """In the process that people start, when it divides the work."""
 
@@ -62,9 +83,12 @@ class Controller:
         session.perform_collect()
         session.items[:] = [item for item in session.items if _measures(item)]
         session.testscollected = divided + len(session.items)
+        # The reports of thousands of tests live here: a full collection would stop a measurement for half a second.
+        gc.collect()
+        gc.freeze()
         for position, item in enumerate(session.items):
             following = session.items[position + 1] if position + 1 < len(session.items) else None
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            _measure(item, following)
             if session.shouldfail:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:

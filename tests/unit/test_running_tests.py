@@ -73,3 +73,23 @@ def test_what_measures_runs_when_all_others_have_ended(tmp_path: Path, processes
     assert "8 passed, 2 deselected" in done.stdout, done.stdout
     assert done.returncode == 0
     assert "test_one.py: 4 tests" in done.stdout
+
+
+@pytest.mark.parametrize(("failures", "outcome"), [(1, "2 passed"), (2, "1 failed, 1 passed")], ids=["once", "twice"])
+def test_what_measures_and_fails_is_tried_once_more(tmp_path: Path, failures: int, outcome: str) -> None:
+    for name in ("conftest.py", "parallel.py", "durations.py", "nightly.py"):
+        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  measure: x\n  nightly: x\n  covering: x\n")
+    (tmp_path / "test_wavers.py").write_text(
+        "import pytest\ntries = []\n"
+        "@pytest.fixture\ndef fresh():\n    return []\n"
+        "def test_other(): pass\n"
+        f"@pytest.mark.measure\ndef test_it(fresh):\n    fresh.append(1); tries.append(1)\n"
+        f"    assert fresh == [1] and len(tries) > {failures}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses=2", str(tmp_path)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert outcome in done.stdout, done.stdout
+    assert "failed and is tried once more" in done.stdout
