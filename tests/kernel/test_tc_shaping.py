@@ -42,6 +42,7 @@ def install(pair: Pair, written: TrafficPolicy, ids: ClassIds | None = None) -> 
     return ids
 
 
+@pytest.mark.nightly  # half of two processors for seconds: on a shared machine that wavers
 def test_every_class_keeps_to_its_ceil(pair: Pair) -> None:
     """1, 10, 100 and 500 Mbit/s at the same time, each within 5 % of its ceil less the headers."""
     ceils = {"one": "1Mbit", "ten": "10Mbit", "hundred": "100Mbit", "fivehundred": "500Mbit"}
@@ -81,6 +82,7 @@ def test_what_no_filter_selects_is_held_to_the_default_class(pair: Pair) -> None
     settles_at(stream, "20Mbit", 2.0)
 
 
+@pytest.mark.nightly  # half of two processors for seconds: on a shared machine that wavers
 def test_limits_change_in_place_while_traffic_flows(pair: Pair) -> None:
     """One class is altered; nothing is dropped; the new limit holds from then on, upwards and downwards."""
     ids = install(pair, policy("200Mbit", moving="20Mbit 20Mbit"))
