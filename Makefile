@@ -19,7 +19,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo evasion test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP)  ## the command .venv/bin/podlane
 
@@ -116,6 +116,9 @@ bench: build $(BENCH_STAMP) system-packages  ## Podlane beside its peers; BENCH_
 
 bench-kind: kind-up  ## Podlane in real Pods, beside Pods without it and the CNI bandwidth plugin (docs/explanation/benchmarks.md)
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m benchmarks kind $(BENCH_ARGS)
+
+evasion: test-environment test-packages  ## hostile programs of tests/evasion against real namespaces, with the rates they get
+	@tools/as-root $(BIN)/python -m pytest -s -m 'nightly or not nightly' tests/kernel/test_evasion_*.py $(PYTEST_ARGS)
 
 fuzz: build $(FUZZ_STAMP)  ## coverage-guided fuzzing; SECONDS for each harness (60), FUZZ_ARGS names harnesses and rounds
 	@$(BIN)/python -W ignore -m tests.fuzz.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
