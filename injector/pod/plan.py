@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
@@ -26,6 +27,11 @@ SharedPolicy = Callable[[str], str | None]
 
 _ANY_POLICY: Final = "total: 10Tbit"
 """Stands for a shared policy that cannot be read at present, so that the Pod's own annotations are still checked."""
+
+_REMEMBERED: Final = 64
+_REMEMBERED_TEXT: Final = 8 * 1024
+"""Evaluated annotations that are kept, and the most characters of each: some MiB at most. All Pods of a Deployment have
+the same ones, and each Pod is reviewed twice or more; evaluating them is most of the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     bare = without_ours(pod)
     _refuse_conflicts(bare)
     annotations = _texts(pod)
-    policy, known, warnings = _policy(annotations, shared)
+    policy, digest, warnings = _policy(annotations, shared)
     name = shared_policy_name(annotations)
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
     _refuse_beyond_the_mesh(policy, mesh, defaults)
@@ -68,7 +74,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     items = _items(bare, defaults, policy, name, mesh)
     return InjectionPlan(
         items=items,
-        status=_status(pod, bare, items, policy.digest if known else None),
+        status=_status(pod, bare, items, digest),
         warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, mesh)),
     )
 
@@ -128,17 +134,37 @@ def _texts(pod: Mapping[str, Any]) -> dict[str, str]:
     return {k: v for k, v in found.items() if isinstance(v, str)}
 
 
-def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPolicy, bool, list[str]]:
-    """The effective policy, whether it is complete, and warnings."""
+def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPolicy, str | None, list[str]]:
+    """The effective policy, its hash (None: it is incomplete), and warnings."""
     name = shared_policy_name(annotations)
     if name is None:
-        return effective(annotations), True, []
+        return *_evaluated(annotations, None), []
     try:
         text = shared(name)
     except SharedPolicyError as error:
-        warning = f"ConfigMap {name} was not checked: {error}"
-        return effective(annotations, shared=_ANY_POLICY), False, [warning]
-    return effective(annotations, shared=text), True, []
+        policy, _ = _evaluated(annotations, _ANY_POLICY)
+        return policy, None, [f"ConfigMap {name} was not checked: {error}"]
+    return *_evaluated(annotations, text), []
+
+
+def _evaluated(annotations: Mapping[str, str], shared: str | None) -> tuple[PodPolicy, str]:
+    """The effective policy and its hash."""
+    # Foreign annotations and the status of an earlier review mean nothing for the policy.
+    relevant = tuple(
+        sorted(
+            (name, text)
+            for name, text in annotations.items()
+            if (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)) and name != STATUS
+        )
+    )
+    size = sum(len(name) + len(text) for name, text in relevant) + len(shared or "")
+    return (_evaluate if size <= _REMEMBERED_TEXT else _evaluate.__wrapped__)(relevant, shared)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _evaluate(annotations: tuple[tuple[str, str], ...], shared: str | None) -> tuple[PodPolicy, str]:
+    policy = effective(dict(annotations), shared=shared)
+    return policy, policy.digest
 
 
 def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: InjectionDefaults) -> None:

@@ -59,6 +59,7 @@ class ServerTls:
         context.set_ciphers(_CIPHERS_1_2)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(ALPN)
+        context.num_tickets = 0  # API servers resume no sessions: their Go client keeps none
         load_chain(context, chain, key)
         changed = leaf != self.served
         self._context, self.served = context, leaf

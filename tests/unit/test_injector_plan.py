@@ -25,7 +25,7 @@ from injected_pods import (
 from injector.errors import DefaultsError, InjectionError, SharedPolicyError
 from injector.pod.containers import drain_seconds
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.plan import InjectionPlan, Skip, plan
+from injector.pod.plan import _REMEMBERED_TEXT, InjectionPlan, Skip, _evaluate, plan
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.pod.effective import AnnotationsError
 from traffic_policy.settings import ADMIN_PORT, OUTBOUND_PORT, service_behind
@@ -320,3 +320,22 @@ def test_what_else_is_warned_of() -> None:
         "Podlane has not been tried in a Pod with Consul, which redirects connections, too.",
         "Container app uses port 15101, on which Podlane listens in the Pod.",
     )
+
+
+def test_equal_annotations_are_evaluated_once() -> None:
+    _evaluate.cache_clear()
+    first = plan(pod(annotations=LIMITS), USUAL, no_shared)
+    again = plan(pod(annotations={**LIMITS, "podlane.io/status": "{}", "team": "a"}), USUAL, no_shared)
+    assert isinstance(first, InjectionPlan)
+    assert isinstance(again, InjectionPlan)
+    assert again.status.policy == first.status.policy
+    assert (_evaluate.cache_info().misses, _evaluate.cache_info().hits) == (1, 1)
+    other = plan(pod(annotations={**LIMITS, "podlane.io/egress-bandwidth": "7M"}), USUAL, no_shared)
+    assert isinstance(other, InjectionPlan)
+    assert other.status.policy != first.status.policy
+
+
+def test_long_texts_are_not_kept() -> None:
+    _evaluate.cache_clear()
+    plan(pod(annotations={**LIMITS, "podlane.io/classes": f"[]  # {'x' * _REMEMBERED_TEXT}"}), USUAL, no_shared)
+    assert _evaluate.cache_info().currsize == 0
