@@ -54,7 +54,7 @@ Exit codes: 0 explained, 2 the policy or an option cannot be used (the reasons a
     help="Interface to name in the commands.",
 )
 @datapath_option("The datapath whose rules are shown.  [default: relay]")
-@mesh_option("The mesh beside whose proxy the sidecar would run.  [default: none]")
+@mesh_option("The mesh in whose Pod the sidecar would run.  [default: none]")
 @exclusion_options("Show rules that leave alone")
 @click.option("--only", type=click.Choice(_SECTIONS), help="One section alone; rules and tc are shell input then.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
@@ -156,7 +156,7 @@ def _table(explanation: Explanation) -> Iterator[str]:
     free = explanation.unreserved
     if free is not None:
         share = percent(free.bits_per_second / explanation.total.bits_per_second)
-        rows.append(("(nobody's)", free.human, share, "", "", ""))
+        rows.append(("(free)", free.human, share, "", "", ""))
     yield from (f"  {line}" for line in table(rows, {0, 5}))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _STANDARD_INPUT: Final = "-"
 _OPTIONS: Final[tuple[Any, ...]] = (
     click.option("-f", "--filename", "source", required=True, metavar="FILE", help="A manifest; - for standard input."),
-    click.option("--in-place", is_flag=True, help="Write FILE anew, instead of to standard output."),
+    click.option("--in-place", is_flag=True, help="Write the result to FILE, not to standard output."),
     click.option("--quiet", is_flag=True, help="Say warnings only, not what was done."),
 )
 
@@ -39,7 +39,7 @@ def read_manifest(source: str, *, in_place: bool) -> str:
     if source != _STANDARD_INPUT:
         return read_text(Path(source))
     if in_place:
-        raise click.UsageError("Standard input cannot be written anew. Leave out --in-place, or name a file by -f.")
+        raise click.UsageError("Standard input cannot be rewritten. Leave out --in-place, or name a file by -f.")
     return _decoded(sys.stdin.buffer.read(), "standard input")
 
 

@@ -91,7 +91,7 @@ class Bound(StrEnum):
 class Requests(StrEnum):
     """Which requests of an HTTP connection decide its class.
 
-    The first one, for as long as it lives; or each for itself, where nobody can say where a request begins in the
+    The first one, for as long as it lives; or each for itself, where the beginning of a request is in doubt in the
     strictest class that one could have (follow), or not at all (follow-strictly).
     """
 

@@ -88,8 +88,8 @@ def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSetting
 def _for_packets(policy: TrafficPolicy, interface: str) -> Commands:
     """Commands for a policy that the sidecar cannot use."""
     if beyond_packets(policy):
-        nobody = ("# None: nobody can use this policy as it is.",)
-        return Commands(rules=nobody, tc=nobody, restore={})
+        none = ("# None: this policy cannot be used as it is.",)
+        return Commands(rules=none, tc=none, restore={})
     lanes = lanes_of(policy, interface, ALL_FEATURES)
     return Commands(
         rules=("# None: podlane tc needs no rules. A program in a filter tells packets apart (see the tc commands).",),

@@ -95,8 +95,8 @@ class Explanation:
 
 
 _FOLLOWED: Final = (
-    "Each request of an HTTP/1 connection chooses its class anew; an HTTP/2 connection is in the strictest class "
-    "of its requests. Where nobody can say for sure where a request begins, the connection"
+    "Each request of an HTTP/1 connection chooses its own class; an HTTP/2 connection is in the strictest class "
+    "of its requests. Where it is in doubt where a request begins, the connection"
 )
 _REQUESTS: Final = {
     Requests.FIRST: "The class is chosen once for a connection and stays.",

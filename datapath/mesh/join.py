@@ -66,7 +66,7 @@ def resolve(asked: Mesh) -> MeshProxy | None:
     if found is None:
         usual = USUAL.get(asked)
         if usual is not None:
-            log.info("beside a mesh", mesh=usual.title, its=usual.sign, rules="not here yet, or not to be seen")
+            log.info("with a service mesh", mesh=usual.title, its=usual.sign, rules="not here yet, or not to be seen")
         return usual
     if asked is not Mesh.AUTO and found.mesh is not asked:
         raise ConfigError(
@@ -77,10 +77,12 @@ def resolve(asked: Mesh) -> MeshProxy | None:
         log.warning(
             "a mesh that is known by its name only redirects connections here",
             mesh=found.title,
-            remedy="docs/how-to/mesh.md says what works beside it; --mesh none takes back this warning",
+            remedy="docs/how-to/mesh.md says what works with it; --mesh none takes back this warning",
         )
         return None
-    log.info("beside a mesh", mesh=found.title, its=found.proxy.sign, inbound=found.inbound, ports=list(found.ports))
+    log.info(
+        "with a service mesh", mesh=found.title, its=found.proxy.sign, inbound=found.inbound, ports=list(found.ports)
+    )
     return found.proxy
 
 

@@ -132,14 +132,14 @@ def _validate_change(
         if planned.unexpected and any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
             raise InjectionError(
                 "A sidecar holds this Pod to limits, and no annotation would say which any more. Leave "
-                f"{EGRESS} there and set it higher, or create the Pod anew without it."
+                f"{EGRESS} there and set it higher, or create the Pod again without it."
             )
         return _allowed(_told(planned))
     warnings = list(planned.warnings)
     if missing := ", ".join(_lacking(pod, planned.items)):
-        warnings.append(f"It runs without {missing}, so these annotations count only in a Pod that is created anew.")
+        warnings.append(f"It runs without {missing}, so these annotations count only in a Pod that is created again.")
     elif late := ", ".join(name for name in _FIXED if before.get(name) != after.get(name)):
-        warnings.append(f"Not in force before the Pod is created anew: {late}.")
+        warnings.append(f"Not in force before the Pod is created again: {late}.")
     return _allowed(warnings)
 
 

@@ -246,7 +246,7 @@ def _bundles(configurations: Iterable[Mapping[str, Any]]) -> Iterable[bytes]:
 
 def _nobody_asks(missing: Iterable[Resource]) -> NotFoundError:
     return NotFoundError(
-        f"There are no {' and no '.join(map(str, missing))}: nobody asks this injector. "
+        f"There are no {' and no '.join(map(str, missing))}: no API server asks this injector. "
         "Create them, or name others with --mutating-webhook and --validating-webhook.", 404
     )  # fmt: skip
 

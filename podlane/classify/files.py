@@ -163,7 +163,7 @@ class CaptureFile:
                 self._reader = (raw_pcapng if self._pcapng else raw_pcap)(self._stream)
             except (self._failure, EOFError, CaptureError):
                 raise CaptureError(
-                    f"{self.name} is not a capture, or is cut off in its header. Write it anew: tcpdump -w FILE."
+                    f"{self.name} is not a capture, or is cut off in its header. Record it again: tcpdump -w FILE."
                 ) from None
 
 

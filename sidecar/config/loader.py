@@ -87,7 +87,7 @@ def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
     later = [f"{name} ({value})" for name, value in wanted.fixed.items() if value != running.fixed[name]]
     warnings = wanted.warnings
     if later:
-        warnings += (f"Not in force before the Pod is made anew: {', '.join(later)}.",)
+        warnings += (f"Not in force before the Pod is created again: {', '.join(later)}.",)
     settings = wanted.settings.model_copy(update={name: getattr(running.settings, name) for name in _FIXED})
     return Wanted(settings, wanted.policy, warnings, running.fixed, wanted.digest)
 
@@ -226,7 +226,7 @@ def _with_shared_policy(
 
 
 def _another(name: str, made: str) -> str:
-    return f"podlane.io/policy: It names ConfigMap {name} now, but this Pod was made {made}. Make the Pod anew."
+    return f"podlane.io/policy: It names ConfigMap {name} now, but this Pod was made {made}. Create the Pod again."
 
 
 def _shared_policies(folder: Path | None) -> dict[str, Path]:

@@ -63,8 +63,8 @@ REMEDIES: Final = {
     REDIRECT: "Load them on the node (modprobe -a act_mirred cls_bpf), or use a kernel with CONFIG_NET_ACT_MIRRED.",
     CONNMARK: "Load it on the node (modprobe act_connmark), or use a kernel with CONFIG_NET_ACT_CONNMARK, or "
     "datapath: relay, which can do without.",
-    SOCKETS: "Give the process CAP_BPF beside CAP_NET_ADMIN (in a Pod: add BPF to the capabilities of the sidecar's "
-    "container), and use Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF.",
+    SOCKETS: "Give the process CAP_BPF as well as CAP_NET_ADMIN (in a Pod: add BPF to the capabilities of the "
+    "sidecar's container), and use Linux 5.8 or later with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF.",
 }
 
 USES: Final = {

@@ -193,7 +193,7 @@ def test_the_next_proxy_works_by_the_datapath_that_is_asked_for_now(
     sidecar = start_annotated(topology.pod, volume.file, tmp_path)
     assert queues(topology) == ["15101"]
     volume.write(annotated(after))
-    until("it to be seen", lambda: "Not in force before the Pod is made anew" in sidecar.log.read_text())
+    until("it to be seen", lambda: "Not in force before the Pod is created again" in sidecar.log.read_text())
     assert json.loads(sidecar.get("/classes"))["datapath"] == before
     victim = sidecar.proxy
     os.kill(victim, signal.SIGKILL)

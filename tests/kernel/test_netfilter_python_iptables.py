@@ -262,7 +262,7 @@ def test_without_its_library_the_error_names_the_packages(lab: Lab) -> None:
 def test_without_raw_sockets_the_error_names_the_capability(lab: Lab) -> None:
     limits = ["--bounding-set=-net_raw", "--inh-caps=-net_raw"]
     done = lab.host("pod").run(["setpriv", *limits, sys.executable, "-c", DETECT])
-    assert "CAP_NET_RAW beside CAP_NET_ADMIN: add the capability" in done.stdout
+    assert "CAP_NET_RAW as well as CAP_NET_ADMIN: add the capability" in done.stdout
 
 
 def test_a_lock_that_somebody_holds_is_waited_for_and_then_named(

@@ -122,7 +122,7 @@ def test_what_changes_only_with_a_new_start_is_named(web: PodNodeServer, volume:
     later = {"detection_timeout": "2s", "datapath": "step-aside", "log_level": "info", "memory_limit": "256Mi"}
     said = said_after(sidecar, "policy in force", {"egress_bandwidth": "50M", "classes": API, **later}, volume)
     assert (
-        "Not in force before the Pod is made anew: podlane.io/detection-timeout (2s), podlane.io/datapath (step-aside), "
+        "Not in force before the Pod is created again: podlane.io/detection-timeout (2s), podlane.io/datapath (step-aside), "
         "podlane.io/memory-limit (256Mi)." in said
     )
     assert limits(sidecar)["default"] == 500_000
@@ -159,7 +159,7 @@ def test_another_shared_policy_changes_nothing_before_the_pod_is_made_anew(
     again = start_annotated(web.pod, volume.file, tmp_path, "--shared-policy", str(shared.folder))
     assert limits(again) == before
     assert waits in again.log.read_text()
-    assert again.get("/healthz") == f"ok\n{waits} Make the Pod anew.\n"
+    assert again.get("/healthz") == f"ok\n{waits} Create the Pod again.\n"
 
 
 @pytest.mark.parametrize(

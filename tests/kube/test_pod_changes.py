@@ -73,7 +73,7 @@ def test_the_pods_label_makes_no_difference_once_it_has_a_sidecar(cluster: Clust
     ("written", "warning"),
     [
         pytest.param("podlane.io/egress-bandwidth=20M", "", id="at once"),
-        pytest.param("podlane.io/log-level=debug", "Not in force before the Pod is created anew: podlane.io/log-level.", id="in a new Pod"),
+        pytest.param("podlane.io/log-level=debug", "Not in force before the Pod is created again: podlane.io/log-level.", id="in a new Pod"),
     ],
 )  # fmt: skip
 def test_what_is_right_is_taken(kubectl: Kubectl, written: str, warning: str) -> None:

@@ -216,7 +216,7 @@ def test_updates_of_anything_else_are_never_refused() -> None:
 
 def test_updates_that_come_to_nothing_are_warned_of() -> None:
     late = answer(validate, review(pod(), "UPDATE", pod(annotations={})))
-    assert "count only in a Pod that is created anew" in late["warnings"][0]
+    assert "count only in a Pod that is created again" in late["warnings"][0]
     before = injected(pod())
     shared = answer(
         validate, review(_changed(before, policy="lanes"), "UPDATE", before), shared=lambda *_: "total: 10Mbit"
@@ -265,7 +265,7 @@ def test_updates_that_wait_for_a_new_pod_are_warned_of(change: dict[str, str], l
     before = injected(pod())
     response = answer(validate, review(_changed(before, **change), "UPDATE", before))
     assert response["allowed"] is True
-    warnings = [f"podlane: Not in force before the Pod is created anew: {late}."] if late else []
+    warnings = [f"podlane: Not in force before the Pod is created again: {late}."] if late else []
     assert response.get("warnings", []) == warnings
 
 

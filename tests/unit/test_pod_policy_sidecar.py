@@ -197,7 +197,7 @@ def test_what_a_running_sidecar_cannot_change_stays_and_is_named(given: Given, v
     wanted = changed(settings, volume, egress_bandwidth="20M", exclude_outbound_ports="80", **later)
     assert wanted.settings == settings.model_copy(update={"exclude_outbound_ports": (PortRange(80, 80),)})
     assert wanted.warnings == (
-        "Not in force before the Pod is made anew: podlane.io/detection-timeout (3s), podlane.io/datapath (step-aside), podlane.io/mesh (none), podlane.io/log-level (debug), podlane.io/cpu-limit (1).",
+        "Not in force before the Pod is created again: podlane.io/detection-timeout (3s), podlane.io/datapath (step-aside), podlane.io/mesh (none), podlane.io/log-level (debug), podlane.io/cpu-limit (1).",
     )
     again = changed(settings, volume, wanted, egress_bandwidth="30M", **later)
     assert again.warnings == wanted.warnings
@@ -213,7 +213,7 @@ def test_another_shared_policy_waits_for_a_new_pod(given: Given, volume: Volume)
     renamed = changed(settings, volume, running, policy="others", classes=API, **INJECTED)
     assert renamed.policy == running.policy
     assert renamed.warnings == (
-        "podlane.io/policy: It names ConfigMap others now, but this Pod was made with lanes, which stays in force. Make the Pod anew.",
+        "podlane.io/policy: It names ConfigMap others now, but this Pod was made with lanes, which stays in force. Create the Pod again.",
     )
     restarted = load_wanted(settings)
     assert (restarted.policy, restarted.warnings) == (renamed.policy, renamed.warnings)
@@ -228,7 +228,7 @@ def test_a_shared_policy_that_is_named_later_waits_for_a_new_pod(given: Given, v
     named = changed(settings, volume, running, egress_bandwidth="10M", policy="lanes", **INJECTED)
     assert named.policy == running.policy
     assert named.warnings == (
-        "podlane.io/policy: It names ConfigMap lanes now, but this Pod was made without one, and the other annotations alone stay in force. Make the Pod anew.",
+        "podlane.io/policy: It names ConfigMap lanes now, but this Pod was made without one, and the other annotations alone stay in force. Create the Pod again.",
     )
     assert load_wanted(settings).warnings == named.warnings
     with pytest.raises(ConfigError, match=r"(?s)no limit is set.*It names ConfigMap lanes now"):

@@ -303,7 +303,7 @@ async def test_after_an_uninstall_no_secret_is_made() -> None:
     async with cluster() as (memory, _, one, _two):
         await one.reconcile()
         memory.objects.clear()
-        with pytest.raises(NotFoundError, match="nobody asks this injector"):
+        with pytest.raises(NotFoundError, match="no API server asks this injector"):
             await one.reconcile()
         assert not memory.objects
 

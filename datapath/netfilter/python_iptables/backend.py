@@ -65,7 +65,7 @@ LEGACY_REMEDY: Final = (
     "modprobe -a iptable_mangle ip6table_mangle. Or install the iptables programs and use `--iptables restore`."
 )
 RAW_REMEDY: Final = (
-    "The library opens a raw socket, which takes CAP_NET_RAW beside CAP_NET_ADMIN: add the capability, "
+    "The library opens a raw socket, which takes CAP_NET_RAW as well as CAP_NET_ADMIN: add the capability, "
     "or use `--iptables restore` with iptables-nft, which does without."
 )
 _MANGLE: Final = "mangle"
