@@ -42,16 +42,6 @@ def _parse_pattern(value: object) -> str:
     return f"*.{name}" if wildcard else name
 
 
-def _parse_server_name(value: object) -> str:
-    """A pattern for SNI, which never carries an address (RFC 6066 3)."""
-    name = _parse_pattern(value)
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name
-    raise ValueError(f"{value!r} is an address, and TLS clients send none as a server name. Use cidr.")
-
-
 def parse_network(value: object) -> Network:
     """An address or network such as ``10.0.0.0/8``; raises ValueError with a remedy."""
     try:
@@ -161,7 +151,6 @@ NetworkField = Annotated[
     _AS_TEXT,
     _schema(r"^\s*[0-9a-fA-F.:]+(/[0-9.]+)?\s*$", "10.0.0.0/8", "fd00::/8"),
 ]
-ServerNameField = Annotated[str, PlainValidator(_parse_server_name), WithJsonSchema({"type": "string", "minLength": 1})]
 AlpnField = Annotated[
     str, PlainValidator(_parse_alpn), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 255})
 ]

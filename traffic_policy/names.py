@@ -2,7 +2,8 @@
 
 Names compare as lower-case A-labels (RFC 5890) without port and trailing dot, so that ``API.Example.com.:8443`` in a
 Host header and ``api.example.com`` in a policy are the same. Underscores, which DNS hosts do not have but Kubernetes
-and meshes do (``outbound_.80_._.db``), are let through: a name that is merely unusual must still be matched.
+and meshes do (``outbound_.80_._.db``), are let through, and so are hyphens at the edge of a label (``a-.example.com``),
+which browsers and servers accept: a name that is merely unusual must still be matched.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import idna
 
 # RFC 1035: 253 visible characters in a name, 63 in a label.
 _MAX_NAME = 253
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _PORT = re.compile(r":\d{0,5}")
 
 

@@ -32,7 +32,6 @@ from traffic_policy.fields import (
     PortField,
     PriorityField,
     RateField,
-    ServerNameField,
 )
 from traffic_policy.fields import Network as Network
 from traffic_policy.ports import PortRange as PortRange
@@ -117,7 +116,7 @@ class _Document(BaseModel):
 class Match(_Document):
     """Criteria that must all hold. An empty criterion (the default) holds for everything."""
 
-    sni: Annotated[tuple[ServerNameField, ...], ONE_OR_MORE] = Field((), description="TLS server names")
+    sni: Annotated[tuple[PatternField, ...], ONE_OR_MORE] = Field((), description="TLS server names")
     host: Annotated[tuple[PatternField, ...], ONE_OR_MORE] = Field((), description="HTTP Host or :authority names")
     alpn: Annotated[tuple[AlpnField, ...], ONE_OR_MORE] = Field((), description="ALPN protocols a TLS client offers")
     port: Annotated[tuple[PortField, ...], ONE_OR_MORE] = Field((), description="destination ports and ranges")

@@ -15,13 +15,13 @@ stream was segmented.
 * Unknown extensions, suites and versions are skipped, which is all that GREASE (RFC 8701) requires. GREASE values in
   the ALPN list are reported as offered.
 * A list of names that cannot be parsed, or has a type twice, makes the hello malformed (RFC 6066 3). A name that is
-  not a DNS name (an address literal, invalid bytes, empty) counts as absent: the server decides about it, and we cannot
-  match it.
+  no DNS name (invalid bytes, empty) counts as absent: the server decides about it, and we cannot match it.
+* RFC 6066 3 knows neither ports nor addresses. But nginx serves ``name:443`` as ``name``, so what is behind the first
+  colon is left out; and clients send addresses, which are reported.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -46,8 +46,10 @@ _SERVER_NAME: Final = 0
 _ALPN: Final = 16
 _ENCRYPTED_CLIENT_HELLO: Final = 0xFE0D
 _HOST_NAME: Final = 0
-# Exactly what RFC 6066 3 allows, plus the underscore of service meshes: no port, no brackets, no U-labels.
-_DNS_NAME: Final = re.compile(rb"[A-Za-z0-9_.-]{1,254}")
+# RFC 6066 3, and the underscore of service meshes: no brackets, no U-labels. Behind a colon may be what nginx takes
+# there (ngx_http_validate_host() in src/http/ngx_http_request.c): all but controls, spaces and slashes.
+_DNS_NAME: Final = re.compile(rb"([A-Za-z0-9_.-]{1,254})(?::[^\0- /\x7f]*)?")
+_IPV6: Final = re.compile(rb"\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
 class ClientHello(NamedTuple):
@@ -228,7 +230,7 @@ def _extensions(body: bytes, at: int) -> dict[int, bytes]:
 
 
 def _server_name(extension: bytes) -> str | None:
-    """The host_name of a server_name extension (RFC 6066 3), if it is a usable DNS name."""
+    """The host_name of a server_name extension (RFC 6066 3), if it is a usable DNS name or an address."""
     outer = _Reader(extension, "server_name")
     names = _Reader(outer.vector(2), "server_name list")
     if outer or not names:
@@ -239,15 +241,11 @@ def _server_name(extension: bytes) -> str | None:
         if kind in found:
             raise _SyntaxError(f"the server_name list has two names of the type {kind}")
         found[kind] = names.vector(2)
-    name = found.get(_HOST_NAME)
-    if name is None or not _DNS_NAME.fullmatch(name):
-        return None
-    text = name.decode("ascii")
-    try:
-        ipaddress.ip_address(text.removesuffix("."))
-    except ValueError:
-        return normalise_host(text)
-    return None
+    name = found.get(_HOST_NAME, b"")
+    if _IPV6.fullmatch(name) and (address := normalise_host(name.decode("ascii"))) is not None:
+        return address
+    match = _DNS_NAME.fullmatch(name)
+    return None if match is None else normalise_host(match[1].decode("ascii"))
 
 
 def _alpn(extension: bytes) -> tuple[str, ...]:

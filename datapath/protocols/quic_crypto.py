@@ -14,7 +14,7 @@ import hashlib
 import hmac
 from typing import Final, NamedTuple
 
-from datapath.protocols.quic_packets import VERSION_1, VERSION_2, LongPacket
+from datapath.protocols.quic_packets import DRAFTS, VERSION_1, VERSION_2, LongPacket
 
 KEYS_SIZE: Final = 4 << 10
 """Bytes of memory that one :class:`InitialKeys` takes, most of them in OpenSSL (3.6 KB measured)."""
@@ -33,17 +33,21 @@ class _Version(NamedTuple):
     label: bytes
 
 
+_VERSION_1: Final = _Version(bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic")
+_DRAFT_29: Final = _Version(bytes.fromhex("afbfec289993d24c9e9786f19c6111e04390a899"), b"quic")
 _VERSIONS: Final = {
-    VERSION_1: _Version(bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic"),
+    VERSION_1: _VERSION_1,
     VERSION_2: _Version(bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"), b"quicv2"),
+    **dict.fromkeys(DRAFTS[:4], _DRAFT_29),
+    **dict.fromkeys(DRAFTS[4:], _VERSION_1),
 }
-"""RFC 9001 5.2 and RFC 9369 3.3."""
+"""RFC 9001 5.2, RFC 9369 3.3, and draft-ietf-quic-tls 5.2 of the same number: -33 brought version 1's salt."""
 
 
 class InitialKeys:
     """The keys of one client's Initials; ``version`` and ``destination_id`` are those of its first one.
 
-    Raises ImportError where ``cryptography`` is not installed, and KeyError for other versions than 1 and 2.
+    Raises ImportError where ``cryptography`` is not installed, and KeyError for versions that are not read.
     """
 
     __slots__ = ("_aead", "_header_protection", "_iv", "_no_tag")

@@ -1,4 +1,4 @@
-"""The ClientHello of a QUIC connection, from the datagrams that its client sends first. Versions 1 and 2.
+"""The ClientHello of a QUIC connection, from the datagrams that its client sends first.
 
 How it works: :mod:`datapath.protocols.quic_packets` finds the Initial packets in a datagram,
 :mod:`datapath.protocols.quic_crypto` opens them, the CRYPTO frames in them are put in order, and when the hello is

@@ -2,7 +2,7 @@
 
 Every connection begins with packets that have long headers, and a datagram may contain several of them (RFC 9000 12.2).
 After the last one follows a packet with a short header, which has no length, or padding. Versions 1 and 2 (RFC 9000,
-RFC 9369) are parsed completely; of other versions only the invariants of RFC 8999.
+RFC 9369) and the last drafts of version 1 are parsed completely; of other versions only the invariants of RFC 8999.
 
 On the sending machine several datagrams may appear as one large one, which the network card will segment (UDP_SEGMENT
 in udp(7)). Initials that fill their datagrams follow each other like coalesced ones; if something else is at the end of
@@ -18,6 +18,9 @@ VERSION_1: Final = 0x00000001
 """RFC 9000 15."""
 VERSION_2: Final = 0x6B3343CF
 """RFC 9369 3.1."""
+DRAFTS: Final = range(0xFF00001D, 0xFF000023)
+"""draft-ietf-quic-transport-29 to -34, whose packets are those of version 1. Clients and captures of 2020 and 2021 have
+them; of older drafts nothing is left."""
 
 MIN_DATAGRAM: Final = 1200
 """Bytes of a client's datagram with an Initial, at least (RFC 9000 14.1)."""
@@ -41,9 +44,11 @@ class PacketType(enum.Enum):
     RETRY = enum.auto()
 
 
+_KINDS_1: Final = (PacketType.INITIAL, PacketType.ZERO_RTT, PacketType.HANDSHAKE, PacketType.RETRY)
 _KINDS: Final = {
-    VERSION_1: (PacketType.INITIAL, PacketType.ZERO_RTT, PacketType.HANDSHAKE, PacketType.RETRY),
+    VERSION_1: _KINDS_1,
     VERSION_2: (PacketType.RETRY, PacketType.INITIAL, PacketType.ZERO_RTT, PacketType.HANDSHAKE),
+    **dict.fromkeys(DRAFTS, _KINDS_1),
 }
 """By the two bits of the packet type; version 2 counts from another one (RFC 9369 3.2)."""
 
@@ -58,12 +63,12 @@ class LongHeader(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether the version is 1 or 2."""
+        """Whether packets of this version can be parsed."""
         return self.version in _KINDS
 
 
 class LongPacket(NamedTuple):
-    """A whole packet of version 1 or 2: its bytes, and where in them the (protected) packet number begins."""
+    """A whole packet of a known version: its bytes, and where in them the (protected) packet number begins."""
 
     version: int
     kind: PacketType
@@ -129,7 +134,7 @@ def read_header(data: bytes, at: int = 0) -> LongHeader | None:
 
 
 def read_packets(datagram: bytes) -> list[LongPacket]:
-    """The packets of version 1 or 2 with long headers at the beginning of a datagram, as far as they are whole.
+    """The packets of known versions with long headers at the beginning of a datagram, as far as they are whole.
 
     Those for another destination id than the first one's are left out, as every receiver does (RFC 9000 12.2).
     """

@@ -47,7 +47,7 @@ _QUIC_FIXED: Final = 0x40
 
 
 def is_quic(datagram: bytes) -> bool:
-    """Whether it has a QUIC long header of version 1 or 2 (RFC 9000 17.2, RFC 9369 3), as connections begin.
+    """Whether it has a QUIC long header of a version that is read (RFC 9000 17.2, RFC 9369 3), as connections begin.
 
     Version negotiation, short headers and everything else look like any other bytes.
     """
