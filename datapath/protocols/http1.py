@@ -4,11 +4,11 @@ One regular expression matches a head (RFC 9112 2.1, 3, 5): request line, lines,
 possessive, so that it takes linear time for any input. A second expression finds the Host field.
 
 **As lenient as servers.** If a server read a Host that is rejected here, a client could evade the class of its name. So
-everything that nginx, Go or Node.js accept is accepted: bytes above 7f in the target, lines that are not fields,
-control characters, an invalid Content-Length or Transfer-Encoding (the end of the request is determined, strictly, by
-:mod:`datapath.protocols.http1_requests`). Malformed is what they reject: NUL or a lone CR, two hosts, none in HTTP/1.1,
-a space before the colon of Host. Lines may end in a bare LF and fields may be folded. Whatever h11 accepts is accepted
-with the same host, which a property test checks.
+everything that nginx, Go or Node.js accept is accepted: several spaces in the request line, bytes above 7f in the
+target, lines that are not fields, control characters, an invalid Content-Length or Transfer-Encoding (the end of the
+request is determined, strictly, by :mod:`datapath.protocols.http1_requests`). Malformed is what they reject: NUL or a
+lone CR, two hosts, none in HTTP/1.1, a space before the colon of Host. Lines may end in a bare LF and fields may be
+folded. Whatever h11 accepts is accepted with the same host, which a property test checks.
 
 The host is the authority of the target if the request has one, in absolute-form or, with CONNECT, authority-form; Host
 is then ignored (RFC 9112 3.2.2, 3.2.3). Otherwise it is Host. HTTP/1.0 may have neither.
@@ -29,10 +29,10 @@ _FOLDED_REST: Final = _REST + rb"(?:\r?\n[ \t]" + _REST + rb")*+"
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 
 _HEAD: Final = re.compile(
-    rb"(%(token)s{1,%(max_method)d}+) ([^\x00-\x20\x7f]++) HTTP/1\.([0-9])\r?\n"
+    rb"(?!PRI \* HTTP/2)(%(token)s{1,%(max_method)d}+) ++([^\x00-\x20\x7f]++) ++HTTP/([0-9]\.[0-9]++) *+\r?\n"
     rb"((?:[^\x00\r\n \t]%(rest)s\r?\n)*+)\r?\n" % {b"token": _TOKEN, b"max_method": MAX_METHOD, b"rest": _FOLDED_REST}
 )
-"""A whole head: method, target, minor version, lines."""
+"""A whole head: method, target, version, lines. HTTP/2 begins with a line of that form (RFC 9113 3.4)."""
 _HOST: Final = re.compile(rb"\n(?i:host):(%b)" % _FOLDED_REST)
 """The Host field, including the line feed before it."""
 _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
@@ -59,11 +59,11 @@ def read_head(data: bytes) -> Http1Request | Rejected | None:
     head = _HEAD.match(data)
     if head is None:
         return None
-    method, target, minor = head.group(1, 2, 3)
+    method, target, version = head.group(1, 2, 3)
     if len(target) > MAX_REQUEST_LINE:
         return None
     hosts = _HOST.findall(data, head.start(4) - 1, head.end(4))
-    if len(hosts) != 1 and (hosts or minor == b"1"):
+    if len(hosts) != 1 and (hosts or version == b"1.1"):
         return _MALFORMED  # RFC 9112 3.2: one Host at most, and in HTTP/1.1 one at least
     if method == b"CONNECT":
         return Http1Request(host_name(target))

@@ -5,13 +5,16 @@ first bytes                                 protocol
 ==========================================  =============================================================
 ``16 03``                                   TLS: handshake record of version {03,XX} (RFC 5246 E.1)
 ``PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n``  HTTP/2 with prior knowledge (RFC 9113 3.4)
-``METHOD SP TARGET SP HTTP/1.N [CR] LF``    HTTP/1 (RFC 9112 3); empty lines before it are skipped (2.2)
+``METHOD SP TARGET SP HTTP/N.N [CR] LF``    HTTP/1 (RFC 9112 3); empty lines before it are skipped (2.2)
 anything else                               none of them
 ==========================================  =============================================================
 
+As servers do, it takes any number of empty lines, several spaces for one, spaces behind the version (nginx), versions
+such as HTTP/1.10 (nginx) and HTTP/2.0 (Node.js).
+
 Any token is a method, as RFC 9110 9.1 has it, so a text protocol looks like HTTP/1 at first. The shape of its first
 line tells it apart, at the line's end at the latest: ``PING\\r\\n`` and ``SSH-2.0-x\\r\\n`` have no target,
-``EHLO a\\r\\n`` no version, and RTSP and SIP no ``HTTP/1.`` where it should be. A binary protocol mostly fails at its
+``EHLO a\\r\\n`` no version, and RTSP and SIP no ``HTTP/`` where it should be. A binary protocol mostly fails at its
 first or second byte. A list of known methods would decide a few bytes earlier and be wrong for the next WebDAV verb.
 """
 
@@ -25,9 +28,6 @@ from datapath.protocols.result import NeedMore, Protocol, Reason, Rejected
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What an HTTP/2 client sends first (RFC 9113 3.4)."""
-
-MAX_EMPTY_LINE_BYTES: Final = 8
-"""Bytes of empty lines skipped before a request line: four CRLF. RFC 9112 2.2 asks for one; some clients sent two."""
 
 MAX_METHOD: Final = 32
 """Longest method, in bytes. The longest registered one, UPDATEREDIRECTREF, has 17."""
@@ -44,8 +44,12 @@ CAN_BEGIN_A_LINE: Final = frozenset(byte for byte in range(256) if _TOKEN.fullma
 # A target is free of whitespace and controls. Bytes above 7f are not allowed either, but that is for the reader of the
 # head to say: the line is HTTP all the same.
 _TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
-_VERSION: Final = (b"H", b"T", b"T", b"P", b"/", b"1", b".", b"0123456789", b"\r\n")
-"""What may stand at each place behind the target, up to CR or LF."""
+_DIGITS: Final = b"0123456789"
+_VERSION: Final = (b"H", b"T", b"T", b"P", b"/", _DIGITS, b".", _DIGITS)
+"""What may stand at each place behind the target."""
+_LINE_ENDS: Final = re.compile(rb"[\r\n]*")
+_SPACES: Final = re.compile(rb" *")
+_MINOR: Final = re.compile(rb"[0-9]*")
 
 _NOT_TLS: Final = Rejected(Reason.NOT_THIS, "the byte 16 (hex) is not followed by the TLS major version 03")
 _NO_REQUEST: Final = Rejected(Reason.NOT_THIS, "the first line is no HTTP/1 request line")
@@ -58,16 +62,22 @@ class _Phase(enum.Enum):
     METHOD = enum.auto()
     TARGET = enum.auto()
     VERSION = enum.auto()
+    MINOR = enum.auto()
+    """Further digits."""
+    SPACES = enum.auto()
+    """Behind the version."""
     LINE_FEED = enum.auto()
 
 
 class ProtocolSniffer:
     """Reads first bytes until they can belong to one protocol only. ``seen`` has them all, for the next reader."""
 
-    __slots__ = ("_phase", "_scanned", "_start", "seen")
+    __slots__ = ("_phase", "_scanned", "_start", "line_start", "seen")
 
     def __init__(self) -> None:
         self.seen = bytearray()
+        self.line_start = 0
+        """Bytes of empty lines before the request line, once that has begun."""
         self._phase = _Phase.FIRST
         self._start = 0  # where the current part of the line begins
         self._scanned = 0  # bytes that need not be looked at again
@@ -87,11 +97,6 @@ class ProtocolSniffer:
             pass
         return outcome
 
-    @property
-    def line_start(self) -> int:
-        """Bytes of empty lines before the request line."""
-        return len(self.seen) - len(self.seen.lstrip(b"\r\n"))
-
     def _step(self) -> Protocol | NeedMore | Rejected | None:
         """Read one part of the opening; None when it is over and the next one begins."""
         match self._phase:
@@ -104,25 +109,46 @@ class ProtocolSniffer:
             case _Phase.METHOD:
                 return self._part(_TOKEN, MAX_METHOD, _NO_REQUEST, _Phase.TARGET)
             case _Phase.TARGET:
+                self._skip_spaces()
                 return self._part(_TARGET, MAX_REQUEST_LINE, _LONG_LINE, _Phase.VERSION)
             case _Phase.VERSION:
+                self._skip_spaces()
                 return self._version()
+            case _Phase.MINOR:
+                return self._skip(_MINOR, _Phase.SPACES)
+            case _Phase.SPACES:
+                return self._skip(_SPACES, _Phase.LINE_FEED)
             case _Phase.LINE_FEED:
-                if self._scanned >= len(self.seen):
+                # RFC 9112 2.2: a lone LF may end a line, and servers take it.
+                end = self.seen[self._scanned : self._scanned + 2]
+                if end == b"\r":
                     return NeedMore()
-                return Protocol.HTTP1 if self.seen[self._scanned] == 0x0A else _NO_REQUEST
+                return Protocol.HTTP1 if end == b"\r\n" or end[:1] == b"\n" else _NO_REQUEST
 
     def _first(self) -> NeedMore | Rejected | None:
         if self.seen[0] == _TLS_HANDSHAKE:
             self._phase = _Phase.TLS
             return None
-        self._start = self._scanned = self.line_start
-        if self._start > MAX_EMPTY_LINE_BYTES:
-            return Rejected(Reason.NOT_THIS, "there are too many empty lines before the first line")
-        if self._start == len(self.seen):
+        outcome = self._skip(_LINE_ENDS, _Phase.METHOD)
+        self.line_start = self._start = self._scanned
+        return outcome
+
+    def _skip(self, allowed: re.Pattern[bytes], then: _Phase) -> NeedMore | None:
+        """Any number of allowed bytes, and then another one."""
+        found = allowed.match(self.seen, self._scanned)
+        assert found is not None  # the patterns match the empty string
+        self._scanned = found.end()
+        if self._scanned == len(self.seen):
             return NeedMore()
-        self._phase = _Phase.METHOD
+        self._phase = then
         return None
+
+    def _skip_spaces(self) -> None:
+        """Spaces before a part, of which there was one already."""
+        if self._scanned == self._start:
+            found = _SPACES.match(self.seen, self._scanned)
+            assert found is not None
+            self._start = self._scanned = found.end()
 
     def _part(
         self, allowed: re.Pattern[bytes], limit: int, too_long: Rejected, then: _Phase
@@ -148,10 +174,7 @@ class ProtocolSniffer:
             if self.seen[self._scanned] not in _VERSION[place]:
                 return _NO_REQUEST
             self._scanned += 1
-        if self.seen[self._scanned - 1] == 0x0A:
-            # RFC 9112 2.2: a lone LF may end a line, and servers take it.
-            self._scanned -= 1
-        self._phase = _Phase.LINE_FEED
+        self._phase = _Phase.MINOR
         return None
 
 
