@@ -9,58 +9,33 @@ than those for the first head (:mod:`datapath.protocols.http1`): after bare line
 together with Transfer-Encoding, several hosts or lengths, codings other than chunked, or an irregular chunk the rest of
 the stream is :data:`AMBIGUOUS`. Its bytes pass unaltered, but without request boundaries.
 
-After ``Upgrade`` or ``CONNECT`` the client may switch protocols (RFC 9110 7.8, 9.3.6), if the server accepts. Bytes
-that then begin no request are that protocol: :data:`SWITCHED`.
+After ``Upgrade`` or ``CONNECT`` (RFC 9110 7.8, 9.3.6) the client's bytes are requests, or :data:`AMBIGUOUS`, until the
+server's answer switches protocols (:mod:`datapath.protocols.http1_answers`): a server that has not switched reads on.
+From the switch on the stream is for a :class:`SwitchedCutter`.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 from typing import Final
 
 from datapath.protocols.http1 import Http1Request, read_head
-from datapath.protocols.requests import AMBIGUOUS, SWITCHED, Piece, Request
-from datapath.protocols.sniff import MAX_METHOD
+from datapath.protocols.http1_body import LENGTH, TOKEN, Http1Body, IrregularChunkError
+from datapath.protocols.http2_requests import Http2Cutter
+from datapath.protocols.requests import AMBIGUOUS, Cutter, Piece, Request
+from datapath.protocols.sniff import HTTP2_PREFACE, MAX_METHOD
 
 MAX_HEAD: Final = 64 << 10
 """Maximum bytes of a head, which are held until it is complete; servers accept 8 to 32 KiB."""
-_MAX_LINE: Final = 8 << 10
-"""Maximum bytes of a chunk-size line with extensions, or of a trailer field."""
-_MAX_TRAILERS: Final = 64 << 10
 
-_TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]"
 _STRICT_HEAD: Final = re.compile(
-    rb"(%(token)s++) [\x21-\x7e]++ HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n\v\f]*+\r\n)*+)\r\n" % {b"token": _TOKEN}
+    rb"(%(token)s++) [\x21-\x7e]++ HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n\v\f]*+\r\n)*+)\r\n" % {b"token": TOKEN}
 )
 """Method, minor version, field lines; only what all programs parse alike."""
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
-_BEGINNING: Final = re.compile(rb"(%s{1,%d}+)(.?)" % (_TOKEN, MAX_METHOD), re.DOTALL)
+_BEGINNING: Final = re.compile(rb"(%s{1,%d}+)(.?)" % (TOKEN, MAX_METHOD), re.DOTALL)
 _FRAMING: Final = re.compile(rb"(?im)^(host|content-length|transfer-encoding|upgrade):[ \t]*+(.*?)[ \t]*+\r$")
-_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
-_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\x00\r\n]*+)?\r\n")
-_TRAILER: Final = re.compile(rb"(?!(?i:content-length|transfer-encoding):)%s++:[^\x00\r\n\v\f]*+\r\n" % _TOKEN)
-"""Not one that would say where the request ends, which is over by then (RFC 9110 6.5.1): some servers refuse that."""
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
-
-
-class _Part(enum.Enum):
-    """What comes next in the stream."""
-
-    HEAD = enum.auto()
-    BODY = enum.auto()
-    """``_left`` bytes more, and then a head."""
-    CHUNK_SIZE = enum.auto()
-    CHUNK_DATA = enum.auto()
-    """``_left`` bytes more of a chunk, and then its line end."""
-    CHUNK_END = enum.auto()
-    TRAILERS = enum.auto()
-    REST = enum.auto()
-    """Whatever it is."""
-
-
-class _AmbiguousError(Exception):
-    """The stream can be parsed in two ways."""
 
 
 def _may_be_a_head(beginning: bytes | bytearray) -> bool:
@@ -76,35 +51,29 @@ class Http1Cutter:
     idle_work: Final = 0
     """There is none: whatever an HTTP/1 client sends belongs to a request."""
 
-    __slots__ = ("_after_connect", "_left", "_line", "_may_switch", "_part", "_searched", "_trailers")
+    __slots__ = ("_body", "_line", "_lost", "_searched")
 
     def __init__(self) -> None:
-        self._part = _Part.HEAD
-        self._line = bytearray()  # of a head (held back), or of a line between chunks (given back already)
+        self._body = Http1Body()
+        self._line = bytearray()  # of a head (held back)
         self._searched = 0  # no blank line of the head ends before this place
-        self._left = 0
-        self._trailers = 0
-        self._may_switch = False
-        self._after_connect = False
+        self._lost = False  # the rest is whatever it is
 
     def feed(self, data: bytes) -> list[Piece]:
         """All bytes that were fed and can be given back, in order. What is held back is the beginning of a head."""
+        if self._lost:
+            return [Piece(data)]
         pieces: list[Piece] = []
         at = 0
         while at < len(data):
-            try:
-                at = self._head(data, at, pieces) if self._part is _Part.HEAD else self._rest(data, at, pieces)
-            except _AmbiguousError:
-                self._part = _Part.REST
-                pieces.append(Piece(data[at:], AMBIGUOUS))
-                break
+            at = self._head(data, at, pieces) if self._body.ended else self._rest(data, at, pieces)
         return pieces
 
     def finish(self) -> bytes:
         """The stream has ended: what was held back."""
-        held = bytes(self._line) if self._part is _Part.HEAD else b""
+        held = bytes(self._line)
         self._line.clear()
-        self._part = _Part.REST
+        self._lost = True
         return held
 
     # heads ---------------------------------------------------------------------------------------------------------
@@ -138,8 +107,8 @@ class Http1Cutter:
 
     def _give_up(self, held: bytes, pieces: list[Piece]) -> None:
         self._line.clear()
-        self._part = _Part.REST
-        pieces.append(Piece(held, SWITCHED if self._may_switch else AMBIGUOUS))
+        self._lost = True
+        pieces.append(Piece(held, AMBIGUOUS))
 
     def _begin(self, text: bytes) -> Request | None:
         """A whole head: its request, if where that ends is beyond doubt; then the part that follows is set."""
@@ -148,8 +117,6 @@ class Http1Cutter:
         if strict is None or not isinstance(request, Http1Request):
             return None
         method, minor, fields = strict.groups()
-        if self._after_connect and method != b"CONNECT":
-            return None  # of whatever is spoken in the tunnel
         found: dict[bytes, list[bytes]] = {}
         for name, value in _FRAMING.findall(fields):
             found.setdefault(name.lower(), []).append(value)
@@ -158,73 +125,61 @@ class Http1Cutter:
             return None
         if codings and (codings[0].lower() != b"chunked" or minor == b"0"):
             return None
-        if lengths and not _LENGTH.fullmatch(lengths[0]):
+        if lengths and not LENGTH.fullmatch(lengths[0]):
             return None
-        self._may_switch = b"upgrade" in found or method == b"CONNECT"
-        self._after_connect = method == b"CONNECT"
         if codings:
-            self._part = _Part.CHUNK_SIZE
-            self._trailers = 0
-        else:
-            self._left = int(lengths[0]) if lengths else 0
-            self._part = _Part.BODY if self._left else _Part.HEAD
-        return Request(request.host)
+            self._body.begin_chunks()
+        elif lengths:
+            self._body.begin(int(lengths[0]))
+        return Request(request.host, method, b"upgrade" in found)
 
     # bodies --------------------------------------------------------------------------------------------------------
 
     def _rest(self, data: bytes, at: int, pieces: list[Piece]) -> int:
         """Pass on what belongs to a body."""
-        start = at
-        while at < len(data):
-            match self._part:
-                case _Part.HEAD:
-                    break
-                case _Part.REST:
-                    at = len(data)
-                case _Part.BODY | _Part.CHUNK_DATA:
-                    size = min(self._left, len(data) - at)
-                    self._left -= size
-                    at += size
-                    if not self._left:
-                        self._part = _Part.HEAD if self._part is _Part.BODY else _Part.CHUNK_END
-                case _:
-                    try:
-                        at = self._chunk_line(data, at)
-                    except _AmbiguousError:
-                        if at > start:
-                            pieces.append(Piece(data[start:at]))
-                        self._part = _Part.REST
-                        pieces.append(Piece(data[at:], AMBIGUOUS))
-                        return len(data)
-        pieces.append(Piece(data[start:at]))
-        return at
+        try:
+            end = self._body.skip(data, at)
+        except IrregularChunkError as error:
+            if error.at > at:
+                pieces.append(Piece(data[at : error.at]))
+            self._give_up(data[error.at :], pieces)
+            return len(data)
+        pieces.append(Piece(data[at:end]))
+        return end
 
-    def _chunk_line(self, data: bytes, at: int) -> int:
-        """Take one line, or as much of it as there is."""
-        end = data.find(b"\n", at)
-        stop = len(data) if end < 0 else end + 1
-        self._line += data[at:stop]
-        if len(self._line) > _MAX_LINE:
-            raise _AmbiguousError
-        if end < 0:
-            return stop
-        line = bytes(self._line)
-        self._line.clear()
-        match self._part:
-            case _Part.CHUNK_SIZE:
-                chunk = _CHUNK.fullmatch(line)
-                if chunk is None:
-                    raise _AmbiguousError
-                self._left = int(chunk[1], 16)
-                self._part = _Part.CHUNK_DATA if self._left else _Part.TRAILERS
-            case _Part.CHUNK_END:
-                if line != b"\r\n":
-                    raise _AmbiguousError
-                self._part = _Part.CHUNK_SIZE
-            case _:
-                self._trailers += len(line)
-                if line == b"\r\n":
-                    self._part = _Part.HEAD
-                elif not _TRAILER.fullmatch(line) or self._trailers > _MAX_TRAILERS:
-                    raise _AmbiguousError
-        return stop
+
+class SwitchedCutter:
+    """The client's stream after the server has switched protocols: HTTP/2 is followed, anything else passes.
+
+    ``Upgrade: h2c`` (RFC 7540 3.2) leads to HTTP/2 with its preface, whatever the answer calls it.
+    """
+
+    __slots__ = ("_cutter", "_held")
+
+    def __init__(self) -> None:
+        self._held: bytes | None = b""  # as much of the preface as has come; None: that has been decided
+        self._cutter: Cutter | None = None  # None: passes
+
+    @property
+    def idle_work(self) -> int:
+        """As in :class:`~datapath.protocols.requests.Cutter`."""
+        return self._cutter.idle_work if self._cutter is not None else 0
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """All bytes that were fed and can be given back, in order."""
+        if self._held is not None:
+            data = self._held + data
+            if len(data) < len(HTTP2_PREFACE) and HTTP2_PREFACE.startswith(data):
+                self._held = data
+                return []
+            self._held = None
+            if data.startswith(HTTP2_PREFACE):
+                self._cutter = Http2Cutter()
+        return self._cutter.feed(data) if self._cutter is not None else [Piece(data)]
+
+    def finish(self) -> bytes:
+        """The stream has ended: what was held back."""
+        if self._cutter is not None:
+            return self._cutter.finish()
+        held, self._held = self._held or b"", None
+        return held

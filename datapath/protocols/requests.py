@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Beyond(enum.Enum):
@@ -11,17 +11,19 @@ class Beyond(enum.Enum):
 
     AMBIGUOUS = "ambiguous"
     """Request boundaries are ambiguous."""
-    SWITCHED = "switched"
-    """The connection has switched to another protocol."""
 
 
-AMBIGUOUS, SWITCHED = Beyond.AMBIGUOUS, Beyond.SWITCHED
+AMBIGUOUS: Final = Beyond.AMBIGUOUS
 
 
 class Request(NamedTuple):
     """A request, by its ``host`` in comparable form; None when it names none."""
 
     host: str | None
+    method: bytes = b""
+    """Of HTTP/1, where the answer depends on it."""
+    upgrade: bool = False
+    """Whether it has a field Upgrade."""
 
 
 class Piece(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Final
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.http1_requests import Http1Cutter
 from datapath.protocols.http2_requests import FirstRequestCutter, Http2Cutter, is_unnamed
-from datapath.protocols.requests import SWITCHED, Beyond, Cutter, Request
+from datapath.protocols.requests import Beyond, Cutter, Request
 from datapath.routing.flow import Destination
 from datapath.sockets import SocketAddress
 from sidecar.proxy.context import ConnectionContext
@@ -31,7 +31,9 @@ class Change(enum.Enum):
     NONE = enum.auto()
     """The class stays."""
     OTHER = enum.auto()
-    """The request belongs to another class."""
+    """The connection belongs to another class from now on."""
+    LAXER = enum.auto()
+    """The request belongs to a laxer class, which the connection may have once it has done with earlier requests."""
     REFUSED = enum.auto()
     """The beginning of the next request cannot be determined, and the policy requires each request to be followed."""
 
@@ -39,17 +41,25 @@ class Change(enum.Enum):
 class ClassTracking:
     """The class of one connection, the reason for it, and the bytes counted per class.
 
-    ``name`` is None until the class is chosen. ``told``: bytes up and down counted for earlier classes.
+    ``name`` is None until the class is chosen. ``counted``: bytes up and down counted for earlier classes. ``wanted``:
+    the last request, if the connection has a stricter class because of earlier ones.
+
+    **Never laxer at once.** The mark belongs to a socket, and what waits in it for an earlier request would change its
+    class with it. So does the rest of an answer, where answers are shaped. With HTTP/2, where streams share the socket,
+    and after a switch to another protocol, nobody knows when the connection has done with a request: it has the
+    strictest class of all so far.
     """
 
-    __slots__ = ("_client", "_context", "_destination", "_doubtful", "counted", "detection", "name")
+    __slots__ = ("_client", "_context", "_destination", "_doubtful", "_stays", "counted", "detection", "name", "wanted")
 
     def __init__(self, context: ConnectionContext[Any], destination: Destination, client: SocketAddress) -> None:
         self._context = context
         self._destination = destination
         self._client = client
         self._doubtful = False  # the beginnings of its requests cannot be determined
+        self._stays = False  # never gets laxer again
         self.detection = UNDETECTED
+        self.wanted: Detection | None = None
         self.name: str | None = None
         self.counted = _NONE_COUNTED
 
@@ -79,27 +89,35 @@ class ClassTracking:
 
     def begins(self, what: Request | Beyond) -> Change:
         """The client's next byte begins a request, or data that cannot be followed."""
-        if what is SWITCHED:
-            return Change.NONE  # it stays in the class of the request that caused the upgrade
-        before = self.detection
         if isinstance(what, Request):
-            self.detection = before._replace(reason=Reason.FOUND, host=what.host)
-        elif not self._requests_may_differ():
+            return self._asks(self.detection._replace(reason=Reason.FOUND, host=what.host))
+        if not self._requests_may_differ():
             return Change.NONE  # only the first request decides
-        else:
-            self._context.observer.doubted()
-            if self._context.routing.table.requests is Requests.FOLLOW_STRICTLY:
-                return Change.REFUSED
-            self._doubtful = True
-        name = self.now()
-        if name == self.name:
+        self._context.observer.doubted()
+        if self._context.routing.table.requests is Requests.FOLLOW_STRICTLY:
+            return Change.REFUSED
+        self._doubtful = True
+        self.wanted = None
+        return Change.NONE if self.now() == self.name else Change.OTHER
+
+    def _asks(self, request: Detection) -> Change:
+        name = self._context.routing.class_of(self._destination, self._client, request)
+        if name == self.name or is_unnamed(self.detection) or self._is_stricter(name):
+            self.detection, self.wanted = request, None
+            return Change.NONE if name == self.name else Change.OTHER
+        if self._stays or self.detection.protocol is Protocol.HTTP2:
             return Change.NONE
-        settled = before.protocol is Protocol.HTTP2 and not is_unnamed(before)
-        if settled and not self._doubtful and not self._is_stricter(name):
-            # Its streams share the socket: the connection belongs to the strictest class of the requests so far.
-            self.detection = before
-            return Change.NONE
-        return Change.OTHER
+        self.wanted = request
+        return Change.LAXER
+
+    def settled(self) -> None:
+        """The connection has done with all requests before the one that is ``wanted``: its class is due."""
+        if self.wanted is not None:
+            self.detection, self.wanted = self.wanted, None
+
+    def stays(self) -> None:
+        """From now on nobody knows when the connection has done with a request."""
+        self._stays = True
 
     def _is_stricter(self, name: str) -> bool:
         strictness = self._context.routing.table.strictness

@@ -26,7 +26,8 @@ from socket import SocketType
 from typing import Final
 
 from daemon.log import Logger
-from datapath.protocols.detect import Detection
+from datapath.protocols.detect import Detection, Protocol
+from datapath.protocols.http1_answers import Http1Answers, Over
 from datapath.protocols.requests import Beyond, Request
 from datapath.sockets import SocketAddress, acknowledge, pending_error, reset_on_close, unacknowledged
 from sidecar.proxy.class_tracking import Change, ClassTracking
@@ -34,6 +35,7 @@ from sidecar.proxy.context import ConnectionContext
 from sidecar.proxy.dial_errors import NEVER_RELAYED, Dialling
 from sidecar.proxy.sniffer import Sniffer
 from sidecar.transport.accept import EXHAUSTED
+from sidecar.transport.answer_direction import FollowedAnswers
 from sidecar.transport.direction import Direction
 from sidecar.transport.kernel_sockets import KernelSockets, OriginalDestination
 from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
@@ -66,6 +68,8 @@ class RelayedConnection:
     """A client, its server, and their state."""
 
     __slots__ = (
+        "_due",
+        "answers",
         "client",
         "client_address",
         "context",
@@ -98,6 +102,8 @@ class RelayedConnection:
         self.first: Sniffer | None = Sniffer(context.first_bytes, self, client)
         self.upstream: SocketType | None = None
         self.pair: Pair | None = None  # from RELAYING until closed
+        self.answers: Http1Answers | None = None  # where requests of HTTP/1 are followed
+        self._due = (0, 0)  # when the class of tracking.wanted is due: answers that have come, bytes up
         self.outcome = _COMPLETE
         self.opened_at = context.now()
 
@@ -221,8 +227,11 @@ class RelayedConnection:
         up.readable, up.fin, up.exhaust = first.readable, first.fin, first.exhaust
         up.count = sent
         if follows:
-            up.requests = FollowedRequests(self, self.tracking.cutter(), bytes(first.data))
+            up.followed = FollowedRequests(self, self.tracking.cutter(), bytes(first.data))
             up.held = NOTHING
+            if self.tracking.detection.protocol is Protocol.HTTP1:
+                self.answers = Http1Answers()
+                down.followed = FollowedAnswers(self, self.answers)
         elif sent < len(first.data):
             up.held = memoryview(first.data)[sent:]
         self.first = None
@@ -232,13 +241,55 @@ class RelayedConnection:
 
     def begins(self, what: Request | Beyond) -> bool:
         """The client's next byte begins a request, or data that cannot be followed; False: do not send it."""
-        change = self.tracking.begins(what)
+        change, answers = self.tracking.begins(what), self.answers
         if change is Change.REFUSED:
             self.end(ConnectionEvent.CUT, ConnectionOutcome.AMBIGUOUS)
             return False
         if change is Change.OTHER:
             self.reroute()
+            self._received_early()
+        elif change is Change.LAXER and answers is not None:
+            self._due = (answers.asked, self.bytes_up)
+            self.settle()
+        if answers is not None and isinstance(what, Request) and not answers.expect(what):
+            self.answers_over()
         return True
+
+    def _received_early(self) -> None:
+        """What has been read already counts as received in the new class."""
+        up = self.pair.up if self.pair is not None else None
+        if up is not None and up.pace is not None and isinstance(up.followed, FollowedRequests):
+            up.pace.moved(up, up.followed.in_hand)
+
+    def settle(self) -> None:
+        """Take the class of the last request, if that had to wait, once earlier ones are answered and acknowledged.
+
+        All bytes sent before it must be acknowledged where the client's bytes are shaped, and all of the answers before
+        its own where the server's are.
+        """
+        if self.tracking.wanted is None or self.pair is None or self.answers is None:
+            return
+        answers_due, sent = self._due
+        if self.answers.whole < answers_due:
+            return
+        bound = self.original.destination.bound
+        sending = self.pair.sending(bound)
+        if sending.count - unacknowledged(sending.sink) >= (sent if bound is Bound.OUTBOUND else self.answers.end):
+            self.tracking.settled()
+            self.reroute()
+
+    def answers_over(self) -> None:
+        """The server has switched protocols, or the end of its answers is in doubt."""
+        pair, answers, tracking = self.pair, self.answers, self.tracking
+        if pair is None or answers is None:
+            return
+        pair.down.followed = None
+        tracking.stays()
+        # A request behind the one that has switched was none.
+        if answers.over is Over.LOST or answers.asked > answers.whole + 1:
+            tracking.wanted = None
+        if answers.over is Over.SWITCHED and pair.up.open and isinstance(pair.up.followed, FollowedRequests):
+            pair.up.followed.switched(pair.up)
 
     def reroute(self) -> bool:
         """Choose the class again by the routing in force, for further bytes; return whether it changed.

@@ -11,8 +11,8 @@ splice (bulk)           after two full buffers in a row: socket -> pipe -> socke
 ======================  =======================================================================================
 
 Two optional parts cost nothing if absent: ``pace`` decides when the direction may read, and how much
-(:mod:`sidecar.transport.paced_direction`); ``requests`` cuts the copied bytes at requests
-(:mod:`sidecar.transport.request_direction`).
+(:mod:`sidecar.transport.paced_direction`); ``followed`` cuts the copied bytes at requests
+(:mod:`sidecar.transport.request_direction`), or reads answers along (:mod:`sidecar.transport.answer_direction`).
 
 Invariants: at most one of ``held`` and ``pipe`` has bytes, and nothing is read while one has. So a direction buffers at
 most 1 MiB outside the socket buffers, and nothing while idle. The kinds of end are distinguished exactly, because a
@@ -28,7 +28,7 @@ import math
 import os
 from socket import MSG_MORE, SocketType
 from time import perf_counter
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from datapath.sockets import limit_unsent, pending_error
 from sidecar.transport.loop import EDGES, END_EVENTS, ENDED, FAILURE, READ_EVENTS, URGENT, WRITE_EVENTS
@@ -72,15 +72,24 @@ class Pace(Protocol):
     def read(self, direction: Direction) -> Turn | None:
         """Copy or splice once; or wait, and continue when ``direction.on_turn`` is called."""
 
+    def moved(self, direction: Direction, early: int) -> None:
+        """Another class has come, to which ``early`` bytes that have been read belong: wait if those are too many."""
 
-class RequestStream(Protocol):
-    """Copies for a direction, and cuts at requests. Nothing is read while the direction holds bytes."""
+
+class FollowedStream(Protocol):
+    """Moves bytes for a direction, and sees them. Nothing is read while the direction holds bytes."""
+
+    cuts: ClassVar[bool]
+    """Whether bytes are cut, which takes time."""
 
     def copy(self, direction: Direction, limit: int) -> Turn | None:
         """Read up to ``limit`` bytes."""
 
+    def splice(self, direction: Direction, limit: int) -> Turn | None:
+        """The same in bulk; called after two full reads in a row."""
+
     def flush(self, direction: Direction) -> Turn | None:
-        """Send the held bytes, then hold the next piece."""
+        """Send the held bytes; then the direction may hold a next piece."""
 
     def clear(self) -> None:
         """Drop everything."""
@@ -95,6 +104,7 @@ class Direction:
         "eof",
         "exhaust",
         "fin",
+        "followed",
         "full_reads",
         "full_seconds",
         "full_since",
@@ -108,7 +118,6 @@ class Direction:
         "pipe",
         "queued",
         "readable",
-        "requests",
         "sink",
         "sink_watched",
         "source",
@@ -139,7 +148,7 @@ class Direction:
         self.count = 0  # bytes that the sink accepted
         self.last_read = 0  # bytes of the last read
         self.pace: Pace | None = None  # None: reads are not limited
-        self.requests: RequestStream | None = None  # None: requests are not followed
+        self.followed: FollowedStream | None = None  # None: nobody looks at the bytes
 
     def on_events(self, events: int) -> None:
         """Events of the source's descriptor: it is readable, or the opposite direction can write to it."""
@@ -206,9 +215,9 @@ class Direction:
             and self.held is None
             and self.full_reads < BULK_AFTER
             and self.pace is None
-            and self.requests is None
+            and self.followed is None
         ):
-            turn = self._copy(BUFFER_SIZE)
+            turn = self.copy_unseen(BUFFER_SIZE)
             if turn is _BLOCKED:
                 return
         else:
@@ -218,16 +227,21 @@ class Direction:
         if turn is _BLOCKED:
             return
         if turn is _BUDGET_SPENT:
-            self.queued = True
-            self.loop_context.loop.call_soon(self)
+            self.continue_soon()
         else:
             self.owner.ended(self, turn)
+
+    def continue_soon(self) -> None:
+        """Run in the next round."""
+        if not self.queued:
+            self.queued = True
+            self.loop_context.loop.call_soon(self)
 
     def pump(self) -> Turn:
         """Move bytes until a side blocks, the budget is spent or the direction ends."""
         for _ in range(BUDGET):
             if self.held is not None:
-                turn = self.flush(self.held) if self.requests is None else self.requests.flush(self)
+                turn = self.flush(self.held) if self.followed is None else self.followed.flush(self)
             elif not self.readable:
                 turn = _BLOCKED
             elif self.pace is not None:
@@ -260,7 +274,8 @@ class Direction:
         """
         self.readable = self.exhaust = True
         self.pace = None
-        until = math.inf if self.requests is None else perf_counter() + CUTTING_S
+        cuts = self.followed is not None and self.followed.cuts
+        until = perf_counter() + CUTTING_S if cuts else math.inf
         while self.open and self.writable and self.pump() is Turn.BUDGET_SPENT and perf_counter() < until:
             pass
 
@@ -273,8 +288,8 @@ class Direction:
         """End this direction, for any reason: move nothing more, drop held bytes."""
         self.open = False
         self.held = None
-        if self.requests is not None:
-            self.requests.clear()
+        if self.followed is not None:
+            self.followed.clear()
         if self.pipe is not None:
             self._return_pipe(self.pipe)
 
@@ -295,9 +310,10 @@ class Direction:
 
     def copy(self, limit: int) -> Turn | None:
         """Read once, up to ``limit`` bytes, and send them."""
-        return self._copy(limit) if self.requests is None else self.requests.copy(self, limit)
+        return self.copy_unseen(limit) if self.followed is None else self.followed.copy(self, limit)
 
-    def _copy(self, limit: int) -> Turn | None:
+    def copy_unseen(self, limit: int) -> Turn | None:
+        """The same, whether the direction is followed or not; ``last_read`` bytes are then in the loop's buffer."""
         loop_context = self.loop_context
         try:
             size = self.last_read = self.source.recv_into(loop_context.buffer, limit)
@@ -339,6 +355,10 @@ class Direction:
 
     def splice(self, limit: int) -> Turn | None:
         """Read once, up to ``limit`` bytes, into a pipe, or send what it contains."""
+        return self.splice_unseen(limit) if self.followed is None else self.followed.splice(self, limit)
+
+    def splice_unseen(self, limit: int) -> Turn | None:
+        """The same, whether the direction is followed or not."""
         pipe = self.pipe
         if pipe is None:
             pipe = self.loop_context.pipes.borrow()

@@ -57,3 +57,15 @@ class ClassPace:
                 direction.full_reads = 0  # full, but not large: splicing would not pay
         pacer.received(lane, direction.last_read)
         return turn
+
+    def moved(self, direction: Direction, early: int) -> None:
+        """Charge bytes that were read under the limits of another class, and let them wait for the turn of this one."""
+        pacer = self._pacer
+        lane = pacer.lane(self._class.name)
+        if lane is None:
+            return
+        allowed = pacer.allowance(lane, direction)
+        pacer.received(lane, early)
+        if allowed < early:
+            direction.queued = True
+            pacer.wait(lane, direction)

@@ -1,6 +1,6 @@
 """The part of a client's direction that follows HTTP requests: it cuts the stream at each and notifies the connection.
 
-It implements :class:`sidecar.transport.direction.RequestStream`.
+It implements :class:`sidecar.transport.direction.FollowedStream`.
 
 Bytes are copied, never spliced: each request must be seen before its first byte is sent. Pieces that have been cut but
 not sent wait in order, and nothing is read meanwhile, so a direction buffers at most one read and one head.
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
+from datapath.protocols.http1_requests import SwitchedCutter
 from datapath.protocols.proxy_header import FIRST_BYTES, header_size
 from datapath.protocols.requests import AMBIGUOUS, Beyond, Cutter, Piece, Request
 from sidecar.transport.direction import Direction
@@ -42,16 +43,21 @@ class Follower(Protocol):
     def begins(self, what: Request | Beyond) -> bool:
         """The next byte to be sent begins this request. False: do not send it, the connection has ended."""
 
+    def settle(self) -> None:
+        """Bytes may have been acknowledged: take the class of the last request, if that had to wait."""
+
 
 class FollowedRequests:
     """Follows the requests of one direction (see the module)."""
+
+    cuts: ClassVar[bool] = True
 
     __slots__ = ("_at_most", "_cutter", "_early", "_follower", "_idle_before", "_second", "_waiting")
 
     def __init__(self, follower: Follower, cutter: Cutter, early: bytes) -> None:
         """``early``: bytes read before the direction existed; they are sent when its ``held`` is first flushed."""
         self._follower = follower
-        self._cutter = cutter
+        self._cutter: Cutter = cutter
         self._waiting: deque[Piece] = deque()
         if early[:1] in FIRST_BYTES and (size := header_size(early)):
             self._waiting.append(Piece(early[:size]))  # of the PROXY protocol: belongs to no request
@@ -66,6 +72,11 @@ class FollowedRequests:
         """Maximum number of bytes for the next read."""
         return self._at_most
 
+    @property
+    def in_hand(self) -> int:
+        """Bytes that were read and are not held by the direction yet."""
+        return sum(len(piece.data) for piece in self._waiting) + len(self._early)
+
     def clear(self) -> None:
         """Drop the waiting pieces."""
         self._waiting.clear()
@@ -73,6 +84,7 @@ class FollowedRequests:
 
     def copy(self, direction: Direction, limit: int) -> Turn | None:
         """Read and cut; the pieces wait for :meth:`flush`."""
+        self._follower.settle()
         loop_context = direction.loop_context
         try:
             limit = min(limit, self._at_most)
@@ -96,6 +108,21 @@ class FollowedRequests:
         if self._waiting:
             direction.held = NOTHING
         return Turn.BUDGET_SPENT if took > _LONG_S else None
+
+    def splice(self, direction: Direction, limit: int) -> Turn | None:
+        """Never called: no read counts as full."""
+        return self.copy(direction, limit)
+
+    def switched(self, direction: Direction) -> None:
+        """The server has switched protocols. What has been cut already stays as it is."""
+        held = self._cutter.finish()
+        self._cutter = SwitchedCutter()
+        self._idle_before = 0
+        if held:
+            self._waiting.extend(self._cutter.feed(held))
+        if self._waiting and direction.held is None:
+            direction.held = NOTHING
+            direction.continue_soon()
 
     def _cut(self, data: bytes) -> float:
         """Cut the bytes read, and choose the size of the next read; return the seconds it took."""
@@ -128,6 +155,8 @@ class FollowedRequests:
             if piece.begins is not None and not self._follower.begins(piece.begins):
                 return _BLOCKED  # permanently: the direction is closed
             direction.held = memoryview(piece.data)
+            if direction.queued:
+                return _BLOCKED  # it waits for its turn in another class
         elif early := self._early:
             self._early = early[self._at_most :]
             direction.held = NOTHING

@@ -69,6 +69,8 @@ def _http1() -> dict[str, bytes]:
         "line-feeds": b"GET / HTTP/1.1\nHost: a.example\n\n",
         "two-hosts": b"GET / HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\n\r\n",
         "old": b"GET / HTTP/1.0\r\n\r\n",
+        "answers": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 204 No\r\n\r\nHTTP/1.1 101 Yes\r\n\r\n",
+        "answer-in-chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     }
 
 

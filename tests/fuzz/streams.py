@@ -25,6 +25,7 @@ from h2.events import RequestReceived
 from h2.exceptions import ProtocolError
 
 from datapath.protocols.detect import MAX_BYTES, Detection, Detector, Protocol, Reason, detect_at_once
+from datapath.protocols.http1_answers import Http1Answers, Over
 from datapath.protocols.http1_requests import MAX_HEAD, Http1Cutter
 from datapath.protocols.http2_requests import MAX_BLOCK, Http2Cutter
 from datapath.protocols.requests import Beyond, Cutter, Request
@@ -241,8 +242,26 @@ def cut_both_ways(make: Callable[[], Cutter], stream: bytes, most_held: int) -> 
     return whole
 
 
+def _answers(data: bytes, at: list[int]) -> tuple[int, int, Over | None]:
+    """What is known of a server's stream that comes in pieces, after a few requests."""
+    answers = Http1Answers()
+    for method, upgrade in ((b"GET", False), (b"HEAD", False), (b"GET", True), (b"CONNECT", False)):
+        answers.expect(Request(None, method, upgrade))
+    for part in pieces(data, at):
+        passed = min(len(part), answers.left)
+        if passed:
+            answers.skip(passed)
+        answers.feed(part[passed:])
+        if answers.over is not None:
+            break
+    assert answers.end <= len(data)
+    assert answers.left >= 0
+    return answers.whole, answers.end, answers.over
+
+
 def http1(data: bytes, *, full: bool = True) -> None:
-    """A stream of HTTP/1: its first head by the detector, all requests by the cutter, both beside h11."""
+    """A stream of HTTP/1: its first head by the detector, all requests by the cutter, both beside h11; and answers."""
+    assert not full or _answers(data, places(data)) == _answers(data, []), "answers differ by how they are cut"
     answer = detection(data, full=full)
     if not full:
         begun(Http1Cutter, data, [], MAX_HEAD)

@@ -59,7 +59,7 @@ _POD = (
     '"operation"', '"CREATE"', '"UPDATE"', '"oldObject"', '"object"', "true", "false", "null", "[]", "{}", '"lanes"', '"ports"', '"env"',
 )  # fmt: skip
 _LINES = (
-    "GET ", "CONNECT ", "POST ", " HTTP/1.1\\x0d\\x0a", " HTTP/1.0\\x0d\\x0a", "Host: ", "Content-Length: ", "Transfer-Encoding: ",
+    "GET ", "HTTP/1.1 200 ", "HTTP/1.1 101 ", "CONNECT ", "POST ", " HTTP/1.1\\x0d\\x0a", " HTTP/1.0\\x0d\\x0a", "Host: ", "Content-Length: ", "Transfer-Encoding: ",
     "chunked", "Upgrade: ", "\\x0d\\x0a\\x0d\\x0a", "\\x0d\\x0a ", "http://", "a.example", "@", "5\\x0d\\x0a", "0\\x0d\\x0a\\x0d\\x0a",
 )  # fmt: skip
 

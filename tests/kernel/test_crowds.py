@@ -182,8 +182,8 @@ def test_reads_of_a_flood_are_small() -> None:
             client.sendall(speaker.more())
             until("its arrival", lambda: _readable(server) and server.recv(1 << 20))
         (connection,) = made.proxy.server._context.live
-        assert isinstance(connection.pair.up.requests, request_direction.FollowedRequests)
-        assert connection.pair.up.requests.at_most <= request_direction._FIRST_READ
+        assert isinstance(connection.pair.up.followed, request_direction.FollowedRequests)
+        assert connection.pair.up.followed.at_most <= request_direction._FIRST_READ
 
 
 def test_a_large_body_is_read_in_large_pieces() -> None:
@@ -198,8 +198,8 @@ def test_a_large_body_is_read_in_large_pieces() -> None:
             client.sendall(b"x" * 100_000)
             read_exactly(server, 100_000)
         (connection,) = made.proxy.server._context.live
-        assert isinstance(connection.pair.up.requests, request_direction.FollowedRequests)
-        assert connection.pair.up.requests.at_most > request_direction._FIRST_READ
+        assert isinstance(connection.pair.up.followed, request_direction.FollowedRequests)
+        assert connection.pair.up.followed.at_most > request_direction._FIRST_READ
 
 
 class _AnyRequest:
@@ -207,6 +207,9 @@ class _AnyRequest:
 
     def begins(self, _what: object) -> bool:
         return True
+
+    def settle(self) -> None:
+        """There is no class."""
 
 
 @pytest.mark.parametrize(("seconds", "whole"), [(0.0, False), (60.0, True)], ids=["no-time", "time"])
@@ -226,7 +229,7 @@ def test_what_a_client_left_that_has_reset_is_cut_for_a_while_only(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         assert client.send(sent) == len(sent)
         upwards = direction.Direction(LoopContext(loop), _AnyRequest(), source, sink)  # type: ignore[arg-type]
-        upwards.requests = request_direction.FollowedRequests(_AnyRequest(), Http2Cutter(), b"")
+        upwards.followed = request_direction.FollowedRequests(_AnyRequest(), Http2Cutter(), b"")
         upwards.drain()
         assert (upwards.count == len(sent)) == whole
     finally:

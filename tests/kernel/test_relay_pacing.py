@@ -70,6 +70,24 @@ def test_every_byte_comes_and_no_faster(ceil: str, megabits: int, direction: str
     assert took >= 0.4 * FRAMED * 0.85 - 0.05
 
 
+def test_bytes_that_were_read_in_another_class_wait_in_their_own() -> None:
+    """A small request to the fast class before each: the head of the next one is read in that class, and its body too."""
+    body = bytes(6000)
+    upload = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    with bench(limited("800kbit", more="requests: follow"), destination=INBOUND) as b:
+        client, server = b.pair(HELLO % b"b")
+        began = time.monotonic()
+        for _ in range(15):
+            for request in (upload, HELLO % b"b"):
+                server.sendall(answer)
+                assert read_exactly(client, len(answer)) == answer
+                client.sendall(request)
+                assert read_exactly(server, len(request)) == request
+        took = time.monotonic() - began
+    assert took >= 15 * len(body) * 8 / 800_000 * 0.7
+
+
 def test_what_is_not_received_from_the_network_is_not_held() -> None:
     data = bytes(3_000_000)
     with bench(limited("100kbit")) as b:

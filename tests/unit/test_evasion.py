@@ -12,7 +12,7 @@ from evasion_page import POLICY, rows
 from first_bytes import alpn, extension, hello, records, server_names, sni
 from test_http2_at_once import GET, SETTINGS, frame, request
 
-from datapath.protocols.http1_requests import Http1Cutter
+from datapath.protocols.http1_requests import Http1Cutter, SwitchedCutter
 from datapath.protocols.http2_requests import Http2Cutter
 from datapath.protocols.requests import AMBIGUOUS, Cutter, Request
 from datapath.protocols.sniff import HTTP2_PREFACE
@@ -166,7 +166,13 @@ FOLLOWED: dict[str, tuple[Callable[[], Cutter], bytes]] = {
     "bare line feeds, followed": (Http1Cutter, HTTP["bare line feeds"] + A),
     "another :authority on the same connection": (Http2Cutter, h2(fields(API)) + SECOND),
     "Host beside another :authority": (Http2Cutter, HTTP[":authority and another Host"] + SECOND),
-    "bytes behind CONNECT": (Http1Cutter, HTTP["CONNECT"] + B),
+    "a request behind CONNECT": (Http1Cutter, HTTP["CONNECT"] + B),
+    "other bytes behind CONNECT": (Http1Cutter, HTTP["CONNECT"] + tls(BACKUP)),
+    "bare line feeds behind Upgrade": (
+        Http1Cutter, head(b"Host: " + API, b"Upgrade: websocket", b"Connection: upgrade") + HTTP["bare line feeds"]
+    ),
+    "behind a switch": (SwitchedCutter, B),
+    "HTTP/2 behind a switch": (SwitchedCutter, h2(fields(API)) + SECOND),
 }  # fmt: skip
 
 
@@ -188,7 +194,7 @@ def test_each_trick_of_later_requests_gets_the_classes_that_the_page_says() -> N
     assert set(said) == set(FOLLOWED)
     for name, (make, stream) in FOLLOWED.items():
         classes = [c for c in followed(make, stream) if c != "the same"]
-        assert list(dict.fromkeys(classes)) == said[name].split(", "), name
+        assert ", ".join(dict.fromkeys(classes)) == said[name], name
 
 
 # --- on the wire ---------------------------------------------------------------------------------------------------------

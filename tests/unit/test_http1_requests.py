@@ -8,8 +8,8 @@ from cutting import begins, pieces_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapath.protocols.http1_requests import MAX_HEAD, Http1Cutter
-from datapath.protocols.requests import AMBIGUOUS, SWITCHED, Beyond, Piece
+from datapath.protocols.http1_requests import MAX_HEAD, Http1Cutter, SwitchedCutter
+from datapath.protocols.requests import AMBIGUOUS, Beyond, Piece
 
 A = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n"
 B = b"GET /b HTTP/1.1\r\nHost: b.example\r\n\r\n"
@@ -173,28 +173,33 @@ def test_odd_chunks_are_not_followed(case: str, size: int) -> None:
 
 UPGRADE = b"GET /chat HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 CONNECT = b"CONNECT t.example:443 HTTP/1.1\r\nHost: t.example\r\n\r\n"
+FRAME = b"\x81\x85abcdhello"
 
 
-@pytest.mark.parametrize(
-    "after",
-    [b"\x81\x05hello" + A, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01" + A],
-    ids=["websocket", "HTTP/2", "TLS"],
-)
-def test_what_follows_an_upgrade_is_that_protocols(after: bytes) -> None:
-    assert begins(cut(UPGRADE + after)) == [(0, "a.example"), (len(UPGRADE), SWITCHED)]
+@pytest.mark.parametrize("asking", [UPGRADE, CONNECT], ids=["Upgrade", "CONNECT"])
+@pytest.mark.parametrize("case", ["bare line feeds", "two hosts", "no HTTP", "another version"])
+def test_asking_for_a_switch_takes_no_doubt_away(asking: bytes, case: str) -> None:
+    """A server that has not switched reads on, as leniently as ever."""
+    assert begins(cut(asking + DOUBTFUL[case]))[1:] == [(len(asking), AMBIGUOUS)]
 
 
-def test_a_refused_upgrade_changes_nothing() -> None:
-    assert begins(cut(UPGRADE + B + b"\x81\x05")) == [
-        (0, "a.example"),
-        (len(UPGRADE), "b.example"),
-        (len(UPGRADE + B), AMBIGUOUS),
-    ]
+@pytest.mark.parametrize("asking", [UPGRADE, CONNECT], ids=["Upgrade", "CONNECT"])
+def test_requests_behind_one_that_asks_for_a_switch_are_found(asking: bytes) -> None:
+    assert begins(cut(asking + asking + B))[2:] == [(2 * len(asking), "b.example")]
 
 
-def test_requests_inside_a_tunnel_are_not_this_connections() -> None:
-    assert begins(cut(CONNECT + CONNECT + A)) == [
-        (0, "t.example"),
-        (len(CONNECT), "t.example"),
-        (2 * len(CONNECT), SWITCHED),
-    ]
+H2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
+
+@given(st.sampled_from([FRAME, A, H2[:-12] + b"x" + H2[-12:], b"P", H2[:20]]), st.sets(st.integers(1, 40), max_size=4))
+def test_after_a_switch_everything_passes(stream: bytes, places: set[int]) -> None:
+    pieces = pieces_of(SwitchedCutter, stream, tuple(p for p in places if p < len(stream)))
+    assert begins(pieces) == []
+
+
+@given(st.sets(st.integers(1, 80), max_size=4))
+def test_after_a_switch_http2_is_followed(places: set[int]) -> None:
+    block = b"\x82\x86\x84\x41\x09b.example"
+    stream = H2 + b"\0\0%c\x01\x05\0\0\0\x03" % len(block) + block
+    pieces = pieces_of(SwitchedCutter, stream, tuple(p for p in places if p < len(stream)))
+    assert begins(pieces) == [(len(H2), "b.example")]
