@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -16,6 +15,7 @@ from sidecar.config.file_watch import follow
 from sidecar.config.loader import Wanted, attempt, sources
 from sidecar.config.reload_status import ReloadResult, ReloadStatus
 from sidecar.config.settings import SidecarSettings
+from sidecar.proxy.memory_trim import trim_memory
 from traffic_policy.errors import PodlaneError
 
 _NOT_USED: Final = "the new policy is not used; the old one stays in force"
@@ -69,9 +69,10 @@ class Reloader:
                 await self._asked.wait()
                 self._asked = trio.Event()
                 await self.reload()
-                # Parsing leaves reference cycles, which the garbage collector would not find for long at the thresholds
-                # that suit connections.
-                gc.collect(0)
+                # An error that a thread raised and frames of trio refer to each other, and its traceback keeps the new
+                # policy. The garbage collector would not look there for long at the thresholds that suit connections,
+                # nor in its youngest generation alone, which these objects have outlived.
+                trim_memory()
 
     async def reload(self) -> None:
         """Read the policy again. If it cannot be read or applied, the old one stays in force."""
