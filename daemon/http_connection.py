@@ -53,6 +53,8 @@ class HttpLimits:
     """From a handler's request for the body to its end."""
     bodies_bytes: int = 64 * 2**20
     """Total of all buffered bodies; a request beyond it is answered 503, before memory runs out."""
+    short_body: int = 0
+    """Bytes of a body up to which it is never refused for the others."""
     send: float = 10.0
     """Until the kernel has accepted the whole response."""
     keep_alive: bool = True
@@ -207,7 +209,7 @@ class HttpConnection:
                 return b"".join(parts)
 
     def _hold(self, size: int) -> None:
-        if self._shared.held + size > self._limits.bodies_bytes:
+        if self._held + size > self._limits.short_body and self._shared.held + size > self._limits.bodies_bytes:
             raise RequestError(503, "Too much is being answered already. Try again.")
         self._shared.held += size
         self._held += size

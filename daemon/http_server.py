@@ -24,6 +24,8 @@ _TOLD_EVERY: Final = 60.0
 """Seconds between two log lines about refused connections."""
 
 log = Logger()
+log_some = Logger(spacing=1.0)
+"""For what clients cause."""
 
 
 class HttpServer:
@@ -106,7 +108,8 @@ class HttpServer:
                     connection = self._open[scope] = HttpConnection(secured, self._shared)
                     await connection.run()
         except Exception as error:
-            log.error("a connection failed", exc_info=error)  # one connection's error must not end the server
+            # One connection's error must not end the server.
+            log_some.error("a connection failed", exc_info=error)
         finally:
             del self._open[scope]
             self._peers -= Counter((peer,))
@@ -122,7 +125,8 @@ class HttpServer:
             with trio.fail_after(self._limits.handshake):
                 await secure.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            log.info("a TLS handshake failed", reason=str(error.__cause__ or error) or type(error).__name__)
+            reason = str(error.__cause__ or error) or type(error).__name__
+            log_some.info("a TLS handshake failed", reason=reason)
             return None
         return secure
 
@@ -133,9 +137,9 @@ class HttpServer:
             except RequestError as error:
                 return replace(self._refuse(error.status, str(error)), headers=error.headers)
             except Exception as error:
-                log.error("a request could not be answered", path=request.path, exc_info=error)
+                log_some.error("a request could not be answered", path=request.path, exc_info=error)
                 return self._refuse(500, "This answer failed; the log says why.")
-        log.error("a request took too long", path=request.path, seconds=self._limits.respond)
+        log_some.error("a request took too long", path=request.path, seconds=self._limits.respond)
         return self._refuse(504, f"There was no answer within {self._limits.respond:g} s.")
 
     async def _handle(self, request: HttpRequest) -> HttpResponse:

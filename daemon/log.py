@@ -55,30 +55,49 @@ def configure(log_format: str = "console", level: str = "info", stream: TextIO |
 
 
 class Logger:
-    """A module's logger. ``exc_info``, an exception, adds its traceback."""
+    """A module's logger. ``exc_info``, an exception, adds its traceback.
 
-    __slots__ = ()
+    ``spacing``: seconds between two lines of the same event, for what others can make happen at any rate. Lines that
+    come too soon are left out, and the next one has their number as ``omitted``.
+    """
+
+    __slots__ = ("_last", "_spacing")
+
+    def __init__(self, spacing: float = 0.0) -> None:
+        self._spacing = spacing
+        self._last: dict[str, tuple[float, int]] = {}
 
     def is_enabled_for(self, level: str) -> bool:
         """Whether lines of this level are written."""
         return _LEVELS[level] >= _settings.threshold
 
     def debug(self, event: str, **fields: Any) -> None:
-        _write("debug", event, fields)
+        self._log("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        _write("info", event, fields)
+        self._log("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Log an unwanted condition."""
-        _write("warning", event, fields)
+        self._log("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        _write("error", event, fields)
+        self._log("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
         """Log an error with the exception being handled."""
-        _write("error", event, {**fields, "exc_info": sys.exception()})
+        self._log("error", event, {**fields, "exc_info": sys.exception()})
+
+    def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if self._spacing:
+            now = time.monotonic()
+            before, omitted = self._last.get(event, (-self._spacing, 0))
+            if now < before + self._spacing:
+                self._last[event] = before, omitted + 1
+                return
+            self._last[event] = now, 0
+            fields = {**fields, "omitted": omitted} if omitted else fields
+        _write(level, event, fields)
 
 
 def _write(level: str, event: str, fields: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from traffic_policy.errors import Problem
 from traffic_policy.marks import MAX_CLASSES
-from traffic_policy.overlap import EarlierMatches
+from traffic_policy.overlap import ComparisonError, EarlierMatches
 from traffic_policy.policy import (
     DEFAULT_CLASS,
     MIN_RATE,
@@ -260,7 +260,15 @@ def _matches(policy: TrafficPolicy) -> Iterable[Problem]:
                               "Remove protocol, or write quic: classify.")  # fmt: skip
                 continue
             expanded = list(match.expanded())
-            hiders = [earlier.hiding(part) for part in expanded]
+            try:
+                hiders = [earlier.hiding(part) for part in expanded]
+            except ComparisonError:
+                yield Problem(
+                    "classes",
+                    "To find out which of these matches can never decide takes too long.",
+                    "Write fewer matches, or fewer ports, networks and names in each.",
+                )
+                return
             if hiders and hiders[0] is not None and None not in hiders:
                 yield Problem(
                     path,

@@ -5,6 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+MOST_TOLD: Final = 50
+"""Problems that the text of an error has."""
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most ``longest`` characters and an ellipsis: how it begins, and how it ends."""
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-(longest // 2) :]}"
 
 
 class PodlaneError(Exception):
@@ -47,5 +56,7 @@ class PolicyError(PodlaneError, ValueError):
         head = f"{self.source}: " if self.source else ""
         if len(self.problems) == 1:
             return f"{head}{self.problems[0]}"
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        return f"{head}{len(self.problems)} problems:\n{lines}"
+        lines = [f"  - {problem}" for problem in self.problems[:MOST_TOLD]]
+        if len(self.problems) > MOST_TOLD:
+            lines.append(f"  - and {len(self.problems) - MOST_TOLD} more")
+        return "\n".join([f"{head}{len(self.problems)} problems:", *lines])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,12 @@ _SHORT_TEXT: Final = 2**14
 """Characters that PyYAML's own parser reads in some 50 ms."""
 _MANY_VALUES: Final = 10_000
 """Values that a short text may stand for by aliases. Without aliases there are fewer values than characters."""
+_MOST_VALUES: Final = 100_000
+"""Values of a text, which take a second to read; libyaml lets no other thread run meanwhile."""
+_SEPARATORS: Final = (",", "\n", "[", "{", "- ", ": ", "? ", '":')
+"""At least one of them stands before or after each value but the last."""
+_EXPLAINED: Final = 200
+"""Problems of single values that are explained; a text may have one for every three characters."""
 _LONGEST_NUMBER: Final = 100
 """Characters of a whole number. Python refuses to write numbers of thousands of digits, which YAML can also have as
 0xff..., and it takes quadratic time to read 1:59:59..."""
@@ -85,6 +92,8 @@ def parse_document(text: str, *, source: str = "") -> object:
     """The plain data in YAML or JSON text, of a policy or of a part of one; raises :class:`PolicyError`."""
     if len(text) > _MAX_TEXT:
         raise _refusal(f"{len(text)} characters are too long for a policy.", "Shorten it.", source)
+    if sum(map(text.count, _SEPARATORS)) > _MOST_VALUES:
+        raise _refusal(f"More than {_MOST_VALUES} values and lines are too many for a policy.", "Shorten it.", source)
     try:
         document = _load(text)
         values = _count(document, {})
@@ -134,8 +143,11 @@ def policy_from_document(document: object, *, source: str = "", total: Rate | No
     try:
         policy = TrafficPolicy.model_validate(document)
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors(include_url=False)]
-        raise PolicyError(problems + list(_missing_rates(document)), source) from None
+        wrong = error.errors(include_url=False)
+        problems = [_problem(e) for e in wrong[:_EXPLAINED]]
+        if len(wrong) > _EXPLAINED:
+            problems.append(Problem("", f"{len(wrong) - _EXPLAINED} further values are wrong.", "Mend these first."))
+        raise PolicyError(problems + list(islice(_missing_rates(document), _EXPLAINED)), source) from None
     if problems := check(policy):
         raise PolicyError(problems, source)
     return policy

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
@@ -27,6 +28,7 @@ from injector.pod.defaults import InjectionDefaults
 from injector.pod.list_diff import Items
 from injector.pod.patch import patch
 from injector.pod.plan import Skip, plan
+from traffic_policy.errors import shortened
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -54,6 +56,9 @@ SharedPolicies = Callable[[str, str], str | None]
 _API_VERSION: Final = "admission.k8s.io/v1"
 _LONGEST_WARNING: Final = 256
 """The API server's limit in characters (k8s.io/apiserver, admission warnings)."""
+_MOST_WARNINGS: Final = 20
+_LONGEST_MESSAGE: Final = 16_000
+"""Characters of a refusal; twenty problems as :class:`AnnotationsError` tells them."""
 _REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid"}
 """metav1.StatusReason of the status codes in use."""
 _FIXED: Final = (
@@ -236,15 +241,16 @@ def _read(review: Any) -> _Request:
 
 def _allowed(warnings: Iterable[str] = ()) -> dict[str, Any]:
     response: dict[str, Any] = {"allowed": True}
-    if texts := [_short(f"podlane: {warning}") for warning in warnings]:
+    if texts := [_short(f"podlane: {warning}") for warning in islice(warnings, _MOST_WARNINGS)]:
         response["warnings"] = texts
     return response
 
 
 def _refused(code: HTTPStatus, message: str) -> dict[str, Any]:
-    return {"allowed": False, "status": {"code": int(code), "reason": _REASONS[code], "message": message}}
+    status = {"code": int(code), "reason": _REASONS[code], "message": shortened(message, _LONGEST_MESSAGE)}
+    return {"allowed": False, "status": status}
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text[: 4 * _LONGEST_WARNING].split())
     return line if len(line) <= _LONGEST_WARNING else f"{line[: _LONGEST_WARNING - 3]}..."

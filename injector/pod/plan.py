@@ -108,12 +108,12 @@ def _skip(pod: Mapping[str, Any]) -> Skip | None:
 
 def _refuse_conflicts(bare: Mapping[str, Any]) -> None:
     """Refuse reserved names that were not injected."""
-    taken = [
+    taken = dict.fromkeys(
         f"{what} {name}"
         for key, what in ((pods.INIT_CONTAINERS, "container"), (pods.CONTAINERS, "container"), (pods.VOLUMES, "volume"))
         for name in pods.names(bare, key)
         if name in (*pods.RESERVED[key], *pods.RESERVED[pods.INIT_CONTAINERS] * (key == pods.CONTAINERS))
-    ]
+    )
     if taken:
         raise InjectionError(
             f"The Pod has a {' and a '.join(taken)} of its own, but no annotation {STATUS}: it was not the injector "

@@ -15,9 +15,13 @@ import trio
 from daemon.http import JSON, HttpResponse
 from daemon.http_connection import HttpLimits
 from injector.errors import ListenError
+from injector.server.budget import SHORT_BODY
 
 _AFTER_DEADLINE: Final = 5.0
 """Seconds that the server allows a webhook beyond its own time limit, which ends it first."""
+
+_BODIES_BYTES: Final = 24 * 2**20
+"""Eight bodies of the greatest size; few Pods have more than some kB."""
 
 HEALTH_LIMITS: Final = HttpLimits(connections=64, per_peer=32, respond=10.0)
 """For the port of metrics and health: kubelets and Prometheus have a connection or two each."""
@@ -29,7 +33,14 @@ def webhook_limits(deadline: float) -> HttpLimits:
     An API server has at most 200 mutating requests in flight by default (``--max-mutating-requests-inflight``), and a
     connection for each; two servers may share one address.
     """
-    return HttpLimits(connections=1000, per_peer=400, respond=deadline + _AFTER_DEADLINE, body=deadline)
+    return HttpLimits(
+        connections=1000,
+        per_peer=400,
+        respond=deadline + _AFTER_DEADLINE,
+        body=deadline,
+        bodies_bytes=_BODIES_BYTES,
+        short_body=SHORT_BODY,
+    )
 
 
 async def open_listeners(address: str, port: int, setting: str) -> list[trio.SocketListener]:

@@ -24,6 +24,7 @@ from injector.errors import ApiError
 from injector.pod.admission import mutate, validate
 from injector.server.api import ApiServer
 from injector.server.api_access import ApiAccess, find_access
+from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import Lifetimes
 from injector.server.config import InjectorSettings
@@ -33,7 +34,7 @@ from injector.server.metrics import InjectorMetrics
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
-from injector.server.webhook import DecodingBudget, Webhook
+from injector.server.webhook import Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 
 _OLDEST_KUBERNETES: Final = (1, 29)

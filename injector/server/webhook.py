@@ -1,9 +1,9 @@
 """The two webhooks: each review, received by POST, is answered within its timeout, or with an HTTP error.
 
 Mutation and validation are synchronous and pure (:mod:`injector.pod.admission`). They usually take a millisecond, but a
-policy of many thousand lines takes seconds, in which other reviews must be answered, and the timeout reported:
-potentially long work runs in a worker thread. After an HTTP error the ``failurePolicy`` of the webhook configuration
-decides about the Pod.
+policy of many thousand lines takes a second, in which other reviews must be answered, and the timeout reported:
+potentially long work runs in a thread (:mod:`injector.server.budget`). After an HTTP error the ``failurePolicy`` of the
+webhook configuration decides about the Pod.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -27,6 +26,7 @@ from daemon.log import Logger
 from injector.errors import SharedPolicyError
 from injector.pod.admission import SharedPolicies as Lookup
 from injector.pod.defaults import InjectionDefaults
+from injector.server.budget import SHORT_BODY, DecodingBudget
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
 from injector.server.shared_policies import SharedPolicies
@@ -34,9 +34,6 @@ from traffic_policy.pod.effective import shared_policy_name
 
 MAX_BODY: Final = 3 * 2**20
 """Bytes of a review: the API server's own limit for a request (``MaxRequestBodyBytes`` in its options)."""
-MAX_DECODED: Final = 4 * 2**20
-"""Bytes of the bodies decoded at once; others wait. As Python objects a body can take 30 times its size, and the
-chart's memory limit for the injector is 256 MiB."""
 _MARGIN: Final = 0.1
 _LEAST_MARGIN: Final = 0.2
 """The fraction of the API server's timeout, and the minimum in seconds, by which ours is shorter: the answer with the
@@ -44,11 +41,9 @@ reason takes time to arrive, and the timeout is rounded up to seconds (k8s.io/ap
 webhook/mutating/dispatcher.go)."""
 _LEAST_TIMEOUT: Final = 0.01
 """Seconds; API servers send whole ones, 1 to 30 (``timeoutSeconds``)."""
-_MAX_THREADS: Final = 8
-_SHORT_BODY: Final = 32 * 1024
 _SHORT_TEXT: Final = 4 * 1024
-"""Bytes of a review, and characters of its Pod's annotations, up to which a decision takes some milliseconds at most,
-usually so little that a thread would double it."""
+"""Characters of a Pod's annotations and its shared policy up to which a decision about a short review takes some
+milliseconds at most, usually so little that a thread would double it."""
 _LONGEST_NAME: Final = 253
 """Characters of an object's name (a DNS subdomain, RFC 1123)."""
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -60,6 +55,8 @@ _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e
 Reviewer = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
 
 log = Logger()
+log_some = Logger(spacing=1.0)
+"""For what clients cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +67,21 @@ class ReviewOutcome:
     patch_bytes: int = 0
 
 
-class DecodingBudget:
-    """Limits the bytes of the bodies decoded at once, over all webhooks, to bound memory."""
+@dataclass(frozen=True, slots=True)
+class _ReadPolicy:
+    """The shared policy that a Pod names (``wanted``), as it was read."""
 
-    def __init__(self) -> None:
-        self._decoded = 0
-        self._waiting = trio.lowlevel.ParkingLot()
+    wanted: tuple[str, str] | None
+    text: str | None = None
+    error: SharedPolicyError | None = None
 
-    @asynccontextmanager
-    async def decoding(self, size: int) -> AsyncIterator[None]:
-        """Decode and use a body inside the block. Waits while others use the budget; a single body always fits."""
-        while self._decoded and self._decoded + size > MAX_DECODED:
-            await self._waiting.park()
-        self._decoded += size
-        try:
-            yield
-        finally:
-            self._decoded -= size
-            self._waiting.unpark_all()
+    def get(self, namespace: str, name: str) -> str | None:
+        """See :data:`injector.pod.admission.SharedPolicies`."""
+        if (namespace, name) != self.wanted:
+            raise SharedPolicyError(f"ConfigMap {name} in namespace {namespace} was not read.")
+        if self.error is not None:
+            raise self.error
+        return self.text
 
 
 class Webhook:
@@ -110,7 +104,6 @@ class Webhook:
         self._metrics = metrics
         self._longest = longest
         self._decoding = decoding
-        self._threads = trio.CapacityLimiter(_MAX_THREADS)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer a review. Raises :class:`RequestError` for an invalid one."""
@@ -122,11 +115,11 @@ class Webhook:
                 answer, outcome = await self._answer(request, began)
                 return answer
             outcome = ReviewOutcome("timeout")
-            log.error("a review took too long", webhook=self._name, seconds=round(seconds, 3))
+            log_some.error("a review took too long", webhook=self._name, seconds=round(seconds, 3))
             return failure(504, f"The injector could not answer within {seconds:.1f} s.")
         except RequestError as refusal:
             outcome = ReviewOutcome("busy" if refusal.status == 503 else "bad_request")
-            log.warning("what came is no review", webhook=self._name, code=refusal.status, reason=str(refusal))
+            log_some.warning("what came is no review", webhook=self._name, code=refusal.status, reason=str(refusal))
             raise
         except trio.Cancelled:
             outcome = ReviewOutcome("abandoned")
@@ -137,14 +130,15 @@ class Webhook:
     async def _answer(self, request: HttpRequest, began: float) -> tuple[HttpResponse, ReviewOutcome]:
         _check_head(request)
         body = await request.body(MAX_BODY)
-        threads = partial(trio.to_thread.run_sync, limiter=self._threads, abandon_on_cancel=True)
-        async with self._decoding.decoding(len(body)):
+        async with self._decoding.decoding(len(body)) as room:
             review = parse_review(body)  # in C, holding the GIL: a thread would block the others just the same
-            shared = await self._look_up(review)
-            if len(body) <= _SHORT_BODY and has_short_texts(review):
-                reply, outcome = self._reviewed(review, shared)
+            policy = await self._read_policy(review)
+            work = partial(self._reviewed, review, policy.get)
+            size = _texts_of(review) + len(policy.text or "")
+            if len(body) <= SHORT_BODY and size <= _SHORT_TEXT:
+                reply, outcome = work()
             else:
-                reply, outcome = await threads(self._reviewed, review, shared)
+                reply, outcome = await self._decoding.run(work, max(size, len(body)), room)
         self._log(review, outcome, trio.current_time() - began)
         return reply, outcome
 
@@ -152,26 +146,15 @@ class Webhook:
         reply = self._reviewer(review, self._defaults, shared)
         return compact(reply), outcome_of(reply)
 
-    async def _look_up(self, review: Mapping[str, Any]) -> Lookup:
-        """Read the one ConfigMap that this Pod names beforehand, since the decision is synchronous; return a look-up
-        for it."""
+    async def _read_policy(self, review: Mapping[str, Any]) -> _ReadPolicy:
+        """Read the one ConfigMap that this Pod names beforehand, since the decision is synchronous."""
         wanted = shared_policy_of(review)
-        text: str | None = None
-        error: SharedPolicyError | None = None
-        if wanted is not None:
-            try:
-                text = await self._shared.read(*wanted)
-            except SharedPolicyError as failure:
-                error = failure
-
-        def answer(namespace: str, name: str) -> str | None:
-            if (namespace, name) != wanted:
-                raise SharedPolicyError(f"ConfigMap {name} in namespace {namespace} was not read.")
-            if error is not None:
-                raise error
-            return text
-
-        return answer
+        if wanted is None:
+            return _ReadPolicy(None)
+        try:
+            return _ReadPolicy(wanted, await self._shared.read(*wanted))
+        except SharedPolicyError as failure:
+            return _ReadPolicy(wanted, error=failure)
 
     def _log(self, review: Mapping[str, Any], outcome: ReviewOutcome, seconds: float) -> None:
         request = review.get("request")
@@ -240,12 +223,11 @@ def shared_policy_of(review: Mapping[str, Any]) -> tuple[str, str] | None:
     return (namespace, name) if name else None
 
 
-def has_short_texts(review: Mapping[str, Any]) -> bool:
-    """Whether the policy is short: no shared one, and short annotations."""
+def _texts_of(review: Mapping[str, Any]) -> int:
+    """The characters of the Pod's annotations."""
     annotations = _metadata(review).get("annotations")
     texts = annotations.values() if isinstance(annotations, Mapping) else ()
-    size = sum(len(text) for text in texts if isinstance(text, str))
-    return size <= _SHORT_TEXT and shared_policy_of(review) is None
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def outcome_of(reply: Mapping[str, Any]) -> ReviewOutcome:

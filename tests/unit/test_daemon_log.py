@@ -107,3 +107,20 @@ def test_one_write_makes_a_line() -> None:
     log.configure("console", "info", out)
     log.Logger().info("ready")
     assert (out.writes, out.getvalue()[-1]) == (1, "\n"), "workers write to the same place"
+
+
+def test_what_comes_too_often_is_counted_and_not_written() -> None:
+    out = io.StringIO()
+    log.configure("json", "info", out)
+    often, now = log.Logger(spacing=1000.0), log.Logger(spacing=1e-9)
+    for i in range(5):
+        often.info("no review", number=i)
+    often.info("something else")
+    for _ in range(2):
+        now.info("after a while")
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["no review", "something else", "after a while", "after a while"]
+    assert not any("omitted" in line for line in lines)
+    often._last["no review"] = (-2000.0, 4)
+    often.info("no review", number=5)
+    assert json.loads(out.getvalue().splitlines()[-1])["omitted"] == 4

@@ -137,6 +137,30 @@ def test_long_warnings_are_cut_where_the_api_server_would() -> None:
     assert warning.endswith("...")
 
 
+@pytest.mark.parametrize("webhook", [mutate, validate])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pod(annotations={"podlane.io/" + "x" * 100_000: "", **LIMITS}),
+        pod(annotations={f"podlane.io/{'x' * 5000}-{i}": "" for i in range(1000)}),
+        pod(annotations={"podlane.io/egress-bandwidth": "x" * 100_000}),
+        pod(annotations={"podlane.io/egress-bandwidth": ["x"] * 100_000}),  # type: ignore[dict-item]
+        pod(annotations={"podlane.io/policy": "x" * 100_000}),
+        pod(annotations={"podlane.io/mesh": "x" * 100_000, **LIMITS}),
+        pod(annotations={"podlane.io/default-class": "x" * 100_000, **LIMITS}),
+        pod(labels={"podlane.io/inject": "x" * 100_000}),
+        pod(containers=[{"name": "podlane"}] * 10_000),
+        pod(annotations={**LIMITS, "kubernetes.io/egress-bandwidth": "x" * 100_000}),
+        pod(containers=[{"name": "y" * 100_000, "ports": [{"containerPort": 15109}] * 1000}]),
+    ],
+    ids=map(str, range(11)),
+)
+def test_answers_stay_short_whatever_a_pod_has(webhook: Callable[..., dict[str, Any]], given: Any) -> None:
+    response = webhook(review(given), InjectionDefaults(), lambda _namespace, _name: None)["response"]
+    response.pop("patch", None)
+    assert len(json.dumps(response)) < 20_000
+
+
 def test_both_webhooks_warn_of_a_port_that_is_podlanes() -> None:
     taken = pod("app")
     taken["spec"]["containers"][0]["ports"] = [{"containerPort": 15101}]

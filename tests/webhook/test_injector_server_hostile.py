@@ -7,6 +7,7 @@ import json
 import re
 import ssl
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,8 +25,9 @@ from hostile_reviews import LIMITED, Case, cases
 from benchmarks.admission.server import Injector, running
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
+from injector.server.budget import MAX_LARGE, DecodingBudget
 from injector.server.http_client import HttpClient
-from injector.server.webhook import MAX_BODY, MAX_DECODED, DecodingBudget
+from injector.server.webhook import MAX_BODY
 from tests.injector_server import HOST, body_of, review
 
 pytestmark = pytest.mark.timeout(300)  # 15 s, on a machine that has nothing else to do
@@ -191,7 +193,7 @@ async def test_large_reviews_wait_for_each_other_and_small_ones_for_nobody() -> 
             await ends[name].wait()
 
     async with trio.open_nursery() as nursery:
-        for name, size in (("large", MAX_BODY), ("next", MAX_BODY), ("small", 10_000), ("too large", 2 * MAX_DECODED)):
+        for name, size in (("large", MAX_BODY), ("next", MAX_BODY), ("small", 10_000), ("too large", 2 * MAX_LARGE)):
             nursery.start_soon(use, name, size)
             await trio.testing.wait_all_tasks_blocked()
         assert order == ["large", "small"]
@@ -200,11 +202,55 @@ async def test_large_reviews_wait_for_each_other_and_small_ones_for_nobody() -> 
         assert order == ["large", "small", "next"]
         ends["next"].set()
         await trio.testing.wait_all_tasks_blocked()
-        assert order == ["large", "small", "next"]
-        ends["small"].set()
-        await trio.testing.wait_all_tasks_blocked()
         assert order == ["large", "small", "next", "too large"]
+        ends["small"].set()
         ends["too large"].set()
+
+
+@pytest.mark.trio
+async def test_long_work_is_done_one_after_another_the_smallest_first() -> None:
+    budget, order, go = DecodingBudget(), list[int](), threading.Event()
+
+    async def decide(size: int) -> None:
+        async with budget.decoding(1) as room:
+            await budget.run(lambda: (order.append(size), go.wait(PATIENCE)), size, room)
+
+    async with trio.open_nursery() as nursery:
+        for size in (5, 4, 1, 3):
+            nursery.start_soon(decide, size)
+            await trio.testing.wait_all_tasks_blocked()
+        await until(lambda: order == [5])
+        go.set()
+    assert order == [5, 1, 3, 4]
+
+
+@pytest.mark.trio
+async def test_abandoned_work_keeps_its_room_and_the_thread_until_it_ends() -> None:
+    budget, began, go = DecodingBudget(), list[str](), threading.Event()
+
+    async def decide(name: str) -> None:
+        async with budget.decoding(MAX_LARGE) as room:
+            await budget.run(lambda: (began.append(name), go.wait(PATIENCE)), 1, room)
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as leaving:
+            async with trio.open_nursery() as leavers:
+                leavers.start_soon(decide, "first")
+                await until(lambda: began == ["first"])
+                leavers.start_soon(decide, "never begun")
+                await trio.testing.wait_all_tasks_blocked()
+                leaving.cancel()
+        nursery.start_soon(decide, "second")
+        await trio.testing.wait_all_tasks_blocked()
+        assert began == ["first"]
+        go.set()
+        await until(lambda: began == ["first", "second"])
+
+
+async def until(ask: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not ask():
+            await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.trio
@@ -231,3 +277,44 @@ async def test_nothing_is_left_of_them(injector: Injector) -> None:
     limit = yaml.safe_load(VALUES.read_text())["injector"]["resources"]["limits"]["memory"]
     assert injector.peak_mib() * 2**20 < in_bytes(limit)
     print(f"memory: {injector.peak_mib():.0f} MiB at its peak, {injector.proportional_mib():.0f} MiB now")
+
+
+def expensive() -> Iterator[bytes]:
+    """Reviews of Pods that take as long as any, each as an API server could send it."""
+    unknown = {f"podlane.io/unknown-{i}": "" for i in range(10_000)}
+    yield body_of(review(unknown))
+    one = {"cidr": "10.{}.{}.0/24", "port": list(range(1000, 1200, 2)), "sni": [f"*.x{k}.com" for k in range(20)]}
+    classes = [
+        {"name": f"c{i}", "rate": "1Mbit", "match": [{**one, "cidr": [f"10.{i}.{k}.0/24" for k in range(10)]}]}
+        for i in range(250)
+    ]
+    yield body_of(review({**LIMITED, "podlane.io/egress-bandwidth": "10G", "podlane.io/classes": json.dumps(classes)}))
+    yield body_of(review({**LIMITED, "podlane.io/classes": f"[{'1,' * 120_000}]"}))
+
+
+@pytest.mark.trio
+async def test_short_reviews_are_answered_during_a_flood_of_expensive_ones(injector: Injector) -> None:
+    """Three clients send the most expensive reviews, and leave before they are answered."""
+    context = ssl.create_default_context(cadata=injector.authority.decode())
+    good, seconds = body_of(review(LIMITED)), list[float]()
+
+    async def flood(body: bytes) -> None:
+        client = HttpClient(HOST, injector.port, lambda: context, HOST)
+        while True:
+            with trio.move_on_after(1):
+                await client.request("POST", "/mutate?timeout=1s", {"content-type": "application/json"}, body)
+
+    async with trio.open_nursery() as nursery:
+        for body in expensive():
+            nursery.start_soon(flood, body)
+        async with asking(injector) as ask:
+            for _ in range(100):
+                began = trio.current_time()
+                case = Case("good", good)
+                assert check(case, *await ask(case)) == "patched"
+                seconds.append(trio.current_time() - began)
+        nursery.cancel_scope.cancel()
+    seconds.sort()
+    print(f"during the flood: p50 {seconds[50] * 1000:.0f} ms, longest {seconds[-1] * 1000:.0f} ms")
+    assert seconds[50] < 1  # 3 ms without the flood; the API server waits for 5 s
+    assert seconds[-1] < 4

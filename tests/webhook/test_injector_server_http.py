@@ -227,7 +227,7 @@ async def test_what_takes_too_long_is_an_error_and_delays_nobody() -> None:
 
             async def ask() -> None:
                 long = body_of({"slow": "x" * 40_000})  # what is short is not expected to take long
-                late.append(await client.request("POST", "/mutate?timeout=500ms", JSON, long))
+                late.append(await client.request("POST", "/mutate?timeout=2s", JSON, long))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
@@ -235,7 +235,7 @@ async def test_what_takes_too_long_is_an_error_and_delays_nobody() -> None:
                 assert (await client.request("POST", "/mutate", JSON, b"{}")).status == 200
                 assert not late
             assert late[0].status == 504
-            assert "0.3 s" in document_of(late[0])["message"]
+            assert "1.8 s" in document_of(late[0])["message"]
             assert counted(metrics, "timeout") == 1
     finally:
         slow.go.set()

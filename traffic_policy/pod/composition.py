@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from traffic_policy.errors import PolicyError, Problem
-from traffic_policy.overlap import EarlierMatches
+from traffic_policy.overlap import ComparisonError, EarlierMatches
 from traffic_policy.pod.annotations import (
     CLASSES,
     DEFAULT_CLASS,
@@ -103,8 +104,9 @@ def compose(parts: Parts) -> Composition:
 
 
 def _count_matches(classes: object) -> int:
-    written = [c.get("match") for c in classes if isinstance(c, dict)] if isinstance(classes, list) else []
-    return sum(len(matches) if isinstance(matches, list) else 1 for matches in written)
+    """A class counts as one match at least, whatever it is."""
+    written = [c.get("match") if isinstance(c, dict) else None for c in classes] if isinstance(classes, list) else []
+    return sum(max(1, len(matches)) if isinstance(matches, list) else 1 for matches in written)
 
 
 def _shared_classes(parts: Parts, done: Composition) -> tuple[list[Any], list[int]]:
@@ -117,7 +119,8 @@ def _shared_classes(parts: Parts, done: Composition) -> tuple[list[Any], list[in
     taken = [_name(c) for c in parts.classes or () if _name(c)]
     left = [(i, c) for i, c in enumerate(classes) if _name(c) not in taken]
     if parts.classes:
-        left = list(_reachable(parts.classes, left, parts.shared_name, done.warnings))
+        with suppress(ComparisonError):  # checking the whole compares more, and tells it
+            left = list(_reachable(parts.classes, left, parts.shared_name, done.warnings))
     return [c for _, c in left], [i for i, _ in left]
 
 

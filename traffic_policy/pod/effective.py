@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from traffic_policy.errors import PodlaneError, PolicyError, Problem
+from traffic_policy.errors import PodlaneError, PolicyError, Problem, shortened
 from traffic_policy.fields import parse_networks
 from traffic_policy.pod import annotations as known
 from traffic_policy.pod.composition import Parts, compose
@@ -34,13 +34,17 @@ _SHOWN: Final = 20
 """Problems that an error's text has; kubectl prints it as one line after another."""
 _LONGEST: Final = 600
 """Characters of one problem's text; the longest of our own sentences have some 300."""
+_LONGEST_PATH: Final = 120
+"""Characters of an annotation's name as it is told; ours have 40 at most."""
+_COMPARED: Final = 20
+"""Unknown annotations that are compared with those there are; a Pod can have tens of thousands."""
 
 
 class AnnotationsError(PodlaneError, ValueError):
     """A Pod's annotations cannot be honoured. ``problems`` has every reason there is, never none."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(replace(p, message=_shortened(p.message)) for p in problems)
+        self.problems = tuple(map(_brief, problems))
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -52,9 +56,11 @@ class AnnotationsError(PodlaneError, ValueError):
         return "\n".join([f"{len(self.problems)} problems in the Pod's annotations:", *lines])
 
 
-def _shortened(text: str) -> str:
-    """A text may quote a value of a quarter of a MiB: keep how it begins, and the remedy at its end."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+def _brief(problem: Problem) -> Problem:
+    """A problem may quote a value of a quarter of a MiB: keep how it begins, and the remedy at its end."""
+    if len(problem.message) <= _LONGEST and len(problem.path) <= _LONGEST_PATH:
+        return problem
+    return replace(problem, path=shortened(problem.path, _LONGEST_PATH), message=shortened(problem.message, _LONGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +200,18 @@ class _Reader:
 
 def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
     """Annotations under our prefix that there are not."""
-    names = known.ANNOTATIONS
+    names, compared = known.ANNOTATIONS, 0
     for name in sorted(annotations):
         if not name.startswith(known.PREFIX) or name in names or name == known.STATUS:
             continue
         if name == known.INJECT_LABEL:
             yield Problem(name, "This is a label, not an annotation. Move it to metadata.labels.")
             continue
-        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.7)
+        compared += 1
+        if compared > _COMPARED:
+            yield Problem(name, "There is no such annotation.")
+            continue
+        near = difflib.get_close_matches(name.lower()[:_LONGEST_PATH], names, n=1, cutoff=0.7)
         remedy = f"Did you mean {near[0]}?" if near else f"There are {', '.join(names)}."
         yield Problem(name, f"There is no such annotation. {remedy}")
 
