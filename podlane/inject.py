@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from podlane.console import MISUSED, failing_clearly, stop
-from podlane.manifest_files import file_options, finish, read_manifest, read_text
+from podlane.manifest_files import Manifest, file_options, finish, read_manifests, read_text
 
 
 @click.command(
@@ -16,6 +16,7 @@ from podlane.manifest_files import file_options, finish, read_manifest, read_tex
 Examples:
   podlane inject -f deployment.yaml | kubectl apply -f -
   kubectl get deployment web -o yaml | podlane inject -f - --image registry.example.com/podlane:1.2
+  podlane inject -f manifests/ -f extra.yaml --in-place
   podlane inject -f deployment.yaml --policy-file shared-lanes.yaml --in-place
 
 Exit codes: 0 done, 1 a file cannot be read or written, 2 the manifest cannot be injected (every reason is on standard
@@ -37,7 +38,7 @@ error, and nothing is written).
     "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."
 )
 def inject(
-    source: str,
+    sources: tuple[str, ...],
     in_place: bool,
     quiet: bool,
     policy_file: Path | None,
@@ -46,19 +47,26 @@ def inject(
     """Put Podlane's sidecar into the Pods of a manifest, with the limits that their annotations declare.
 
     It is a native sidecar, for Kubernetes 1.29 and later. Understands Pods, Deployments, StatefulSets, DaemonSets,
-    ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, and Lists and streams of them. All other text
-    stays as it is, comments included. Pods whose label podlane.io/inject is "false", or whose namespace in the manifest
-    has that label with another value than enabled, are left alone.
+    ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, Argo's Rollouts, OpenShift's DeploymentConfigs,
+    and Lists and streams of them; other kinds with containers are named and left alone. All other text stays as it is,
+    comments included. Several files become one stream, unless they are written in place. Pods whose label
+    podlane.io/inject is "false", or whose namespace in the manifests has that label with another value than enabled,
+    are left alone.
     """
     with failing_clearly():
         from injector.errors import DefaultsError
-        from injector.manifests.edit import inject_text
+        from injector.manifests.edit import ManifestResult, inject_text
         from injector.pod.defaults import InjectionDefaults
 
         try:
             defaults = InjectionDefaults(**options)
         except DefaultsError as error:
             stop(str(error), MISUSED)
-        text = read_manifest(source, in_place=in_place)
+        manifests = read_manifests(sources, in_place=in_place)
         policy = None if policy_file is None else read_text(policy_file)
-        finish(source, text, lambda: inject_text(text, defaults, policy), in_place=in_place, quiet=quiet)
+
+        def work(manifest: Manifest) -> ManifestResult:
+            others = [other.text for other in manifests if other is not manifest]
+            return inject_text(manifest.text, defaults, policy, others)
+
+        finish(manifests, work, in_place=in_place, quiet=quiet)

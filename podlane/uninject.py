@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from podlane.console import failing_clearly
-from podlane.manifest_files import file_options, finish, read_manifest
+from podlane.manifest_files import file_options, finish, read_manifests
 
 
 @click.command(
@@ -18,7 +18,7 @@ Exit codes: 0 done, 1 a file cannot be read or written, 2 the manifest cannot be
 """
 )
 @file_options
-def uninject(source: str, in_place: bool, quiet: bool) -> None:
+def uninject(sources: tuple[str, ...], in_place: bool, quiet: bool) -> None:
     """Take out of a manifest what `podlane inject` or the webhook has put in.
 
     What remains is the text from before, to the byte, as long as nobody else has written it anew since.
@@ -26,5 +26,5 @@ def uninject(source: str, in_place: bool, quiet: bool) -> None:
     with failing_clearly():
         from injector.manifests.edit import uninject_text
 
-        text = read_manifest(source, in_place=in_place)
-        finish(source, text, lambda: uninject_text(text), in_place=in_place, quiet=quiet)
+        manifests = read_manifests(sources, in_place=in_place)
+        finish(manifests, lambda manifest: uninject_text(manifest.text), in_place=in_place, quiet=quiet)

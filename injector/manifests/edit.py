@@ -7,17 +7,18 @@ result is verified: the new text is parsed again, and must be the old data with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from injector.errors import InjectionError, ManifestError, SharedPolicyError
-from injector.manifests.workloads import Path, Thing, Workload, things, workload
+from injector.manifests.workloads import Path, Thing, Workload, has_containers, things, workload
 from injector.manifests.yaml_edit import Edit, Editor, apply
 from injector.manifests.yaml_tree import Document, ListNode, MappingNode, YamlNode, read
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.list_diff import PodChange, changed, injection, removal
 from injector.pod.plan import Skip, plan
-from injector.pod.pods import labels_of, mapping
+from injector.pod.pods import annotations_of, has_istio, labels_of, mapping, other_mesh
 from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
 from traffic_policy.pod.effective import AnnotationsError
 
@@ -52,13 +53,19 @@ class _Decision:
 _Decide = Callable[[Workload], _Decision]
 
 
-def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = None) -> ManifestResult:
+def inject_text(
+    text: str, defaults: InjectionDefaults, policy: str | None = None, others: Sequence[str] = ()
+) -> ManifestResult:
     """Inject into every Pod and template of a manifest. ``policy`` stands for ConfigMaps that the manifest lacks.
 
-    Namespaces in the manifest decide by their label; without one, all Pods are selected that do not opt out. Raises
-    :class:`ManifestError` with all errors, line by line, in annotations, reading or editing.
+    Namespaces decide by their label; without one, all Pods are selected that do not opt out. Namespaces and ConfigMaps
+    may also be in ``others``, further manifests. Raises :class:`ManifestError` with all errors, line by line, in
+    annotations, reading or editing.
     """
     surroundings = _Surroundings(policy)
+    for other in others:
+        with suppress(ManifestError):  # told where that manifest itself is injected
+            surroundings.read(read(_lines_of(other)[0]))
 
     def decide(found: Workload) -> _Decision:
         if surroundings.unwanted(found):
@@ -66,10 +73,24 @@ def inject_text(text: str, defaults: InjectionDefaults, policy: str | None = Non
         planned = plan(found.pod, defaults, lambda name: surroundings.shared(found.namespace, name))
         if isinstance(planned, Skip):
             return _Decision(PodChange(), f"left alone. {planned.reason}")
-        change = injection(found.pod, planned.items, planned.status)
-        return _Decision(change, "injected." if change else "has been injected already.", planned.warnings)
+        change = injection(found.pod, planned.items, planned.status, planned.trusted)
+        warnings = (*planned.warnings, *_coming_mesh(found.pod))
+        return _Decision(change, "injected." if change else "has been injected already.", warnings)
 
     return _edit(text, decide, surroundings)
+
+
+def _coming_mesh(pod: Mapping[str, Any]) -> Iterator[str]:
+    """A warning about a mesh that asks to be injected into the Pod, and has not been."""
+    signs = {**annotations_of(pod), **labels_of(pod)}
+    istio = "istio.io/rev" in signs or signs.get("sidecar.istio.io/inject") in ("true", True)
+    linkerd = signs.get("linkerd.io/inject") in ("enabled", "ingress")
+    if (istio and not has_istio(pod)) or (linkerd and other_mesh(pod) != "Linkerd"):
+        name, command = ("Istio", "istioctl kube-inject") if istio else ("Linkerd", "linkerd inject")
+        yield (
+            f"{name}'s proxy will come into this Pod, and Podlane's container has to stand behind it, or the Pod does "
+            f"not start. Inject what `{command}` has written, or leave this Pod to Podlane's webhook."
+        )
 
 
 def uninject_text(text: str) -> ManifestResult:
@@ -89,6 +110,11 @@ class _Surroundings:
     policy: str | None
     labels: dict[str, Any] = field(default_factory=dict)
     policies: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def read(self, documents: Sequence[Document]) -> None:
+        for document in documents:
+            for thing in things(document.data):
+                self.learn(thing)
 
     def learn(self, thing: Thing) -> None:
         if (thing.group, thing.kind) == ("", "Namespace") and INJECT_LABEL in labels_of(thing.data):
@@ -111,18 +137,18 @@ class _Surroundings:
 
 
 def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> ManifestResult:
-    body = text.removeprefix(_BOM)
-    # With a line break at its end, text can be handled as lines; it is removed at the end.
-    added = "" if body.endswith("\n") else "\n"
-    body += added
+    body, added = _lines_of(text)
     documents = read(body)
-    for document in documents:
-        for thing in things(document.data):
-            surroundings.learn(thing)
+    surroundings.read(documents)
     editor, edits = Editor(body), list[Edit]()
     outcomes, problems, expected = list[ManifestOutcome](), list[str](), dict[int, Any]()
     for number, document in enumerate(documents, start=1):
-        for found in filter(None, map(workload, things(document.data))):
+        for thing in things(document.data):
+            found = workload(thing)
+            if found is None:
+                if has_containers(thing):
+                    outcomes.append(_unknown(thing, number, document))
+                continue
             place = f"document {number} (line {document.line}), {found.name}"
             try:
                 decision = decide(found)
@@ -143,6 +169,22 @@ def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> ManifestRe
     new = apply(body, edits)
     _verify(new, documents, expected)
     return ManifestResult(text[: len(text) - len(body) + len(added)] + new.removesuffix(added), tuple(outcomes))
+
+
+def _lines_of(text: str) -> tuple[str, str]:
+    """A text that ends with a line break, so that it can be handled as lines, and what was added for that."""
+    body = text.removeprefix(_BOM)
+    added = "" if body.endswith("\n") else "\n"
+    return body + added, added
+
+
+def _unknown(thing: Thing, number: int, document: Document) -> ManifestOutcome:
+    kind = f"{thing.kind}.{thing.group}" if thing.group else thing.kind
+    return ManifestOutcome(
+        f"document {number} (line {document.line}), {thing.kind}/{thing.name}",
+        f"left alone. Podlane does not know where the Pods of {kind} are.",
+        ("Leave its Pods to Podlane's webhook, which injects them when they are created.",),
+    )
 
 
 def _edits(editor: Editor, document: Document, found: Workload, change: PodChange) -> Iterator[Edit]:

@@ -21,6 +21,8 @@ _PODS: Final[Mapping[tuple[str, str], Path]] = {
     ("apps", "StatefulSet"): _TEMPLATE,
     ("batch", "Job"): _TEMPLATE,
     ("batch", "CronJob"): ("spec", "jobTemplate", *_TEMPLATE),
+    ("argoproj.io", "Rollout"): _TEMPLATE,
+    ("apps.openshift.io", "DeploymentConfig"): _TEMPLATE,
 }
 """The path to the Pod in the object, by API group and kind."""
 
@@ -75,3 +77,18 @@ def workload(thing: Thing) -> Workload | None:
     if not isinstance(pod, Mapping) or not isinstance(pod.get("spec"), Mapping):
         return None
     return Workload((*thing.path, *inner), f"{thing.kind}/{thing.name}", thing.namespace, pod)
+
+
+def has_containers(thing: Thing) -> bool:
+    """Whether there is anything in the object that looks like a Pod's containers."""
+    stack: list[Any] = [thing.data]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, Mapping):
+            containers = found.get("containers")
+            if isinstance(containers, list) and any("image" in mapping(each) for each in containers):
+                return True
+            stack += found.values()
+        elif isinstance(found, list):
+            stack += found
+    return False

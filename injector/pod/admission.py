@@ -25,9 +25,10 @@ from injector.errors import InjectionError, SharedPolicyError
 from injector.pod import pods
 from injector.pod.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
 from injector.pod.defaults import InjectionDefaults
+from injector.pod.integrity import altered, altered_volume, repository
 from injector.pod.list_diff import Items
 from injector.pod.patch import patch
-from injector.pod.plan import Skip, plan
+from injector.pod.plan import InjectionPlan, Skip, plan
 from traffic_policy.errors import shortened
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
@@ -122,19 +123,55 @@ def _validate(
             f"administrator. {_WITHOUT_LIMITS}"
         )
     _refuse_powerless(pod)
+    if changed := ", ".join(_altered(pod, planned)):
+        raise InjectionError(
+            f"What Podlane injected has been changed: {changed}. Take Podlane's container and volumes out of the "
+            "manifest (podlane uninject), so that they are injected again; or keep the webhook that changes them from "
+            f"doing so. docs/how-to/injection.md says what may differ. {_WITHOUT_LIMITS}"
+        )
     return _allowed(planned.warnings)
+
+
+def _altered(pod: Mapping[str, Any], planned: InjectionPlan) -> Iterator[str]:
+    """What of the injected parts is not as planned."""
+    for item in pods.listed(pods.spec_of(pod).get(pods.INIT_CONTAINERS)):
+        for each in planned.items[pods.INIT_CONTAINERS]:
+            if pods.name_of(item) == pods.name_of(each):
+                yield from (f"{what[:100]} of container {NAME}" for what in altered(each, item, planned.trusted))
+    for item in pods.listed(pods.spec_of(pod).get(pods.VOLUMES)):
+        for each in planned.items[pods.VOLUMES]:
+            if pods.name_of(item) == pods.name_of(each) and altered_volume(each, item):
+                yield f"volume {pods.name_of(each)}"
+
+
+def _refuse_another_image(before: Mapping[str, Any], pod: Mapping[str, Any], defaults: InjectionDefaults) -> None:
+    """The image is the one field of a running Pod's container that can be changed."""
+    old, new = _image(before), _image(pod)
+    if old != new and repository(new) not in (repository(defaults.image), *defaults.trusted_images):
+        raise InjectionError(
+            f"The image of container {NAME} can only be one of {repository(defaults.image)}, not {new[:100]}. "
+            "Leave it as it was, or create the Pod again."
+        )
+
+
+def _image(pod: Mapping[str, Any]) -> str:
+    found = (c.get("image") for c in pods.all_containers(pod) if pods.name_of(c) == NAME)
+    return str(next(found, ""))
 
 
 def _validate_change(
     request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
 ) -> dict[str, Any]:
     """For an existing Pod: refuse what its sidecar would only refuse in its log."""
+    _refuse_another_image(request.before, pod, defaults)
     before, after = _limits(request.before), _limits(pod)
     if before == after:
         return _allowed()  # a Pod that could be created must remain changeable, for example its finalizers
+    if has_sidecar := any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
+        pod = _without_label(pod)  # the sidecar in it does not stop for a label
     planned = plan(pod, defaults, partial(shared, request.namespace))
     if isinstance(planned, Skip):
-        if planned.unexpected and any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
+        if planned.unexpected and has_sidecar:
             raise InjectionError(
                 "A sidecar holds this Pod to limits, and no annotation would say which any more. Leave "
                 f"{EGRESS} there and set it higher, or create the Pod again without it."
@@ -146,6 +183,11 @@ def _validate_change(
     elif late := ", ".join(name for name in _FIXED if before.get(name) != after.get(name)):
         warnings.append(f"Not in force before the Pod is created again: {late}.")
     return _allowed(warnings)
+
+
+def _without_label(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    labels = {name: value for name, value in pods.labels_of(pod).items() if name != INJECT_LABEL}
+    return {**pod, "metadata": {**pods.metadata_of(pod), "labels": labels}}
 
 
 def _lacking(pod: Mapping[str, Any], items: Items) -> Iterator[str]:

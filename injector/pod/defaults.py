@@ -48,7 +48,8 @@ class InjectionDefaults:
     """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
 
     ``image`` is the sidecar's, ``None`` for the policy or a resource omits it. ``bpf``: sidecars get CAP_BPF if their
-    policy needs it. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of a name counts.
+    policy needs it. ``trusted_images``: further repositories to which webhooks may rewrite it. ``environment`` has
+    further ``PODLANE_*`` variables for the sidecar; the last of a name counts.
     """
 
     image: str = ""
@@ -59,6 +60,7 @@ class InjectionDefaults:
     memory_request: str | None = "80Mi"
     memory_limit: str | None = "256Mi"
     bpf: bool = True
+    trusted_images: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:

@@ -105,9 +105,8 @@ def _environment(planned: Sequence[Mapping[str, str]], found: Any) -> Iterator[s
     wanted = {each["name"]: each for each in planned}
     there = {str(_mapping(each).get("name")): _bare(each) for each in (found if isinstance(found, list) else [])}
     for name in sorted({*wanted, *there}):
-        if name.startswith(_LOADERS) or name == "PATH":
-            yield f"env {name}"
-        elif name.startswith(VARIABLE_PREFIX) and name not in _FREE_VARIABLES and there.get(name) != wanted.get(name):
+        decides = name.startswith(VARIABLE_PREFIX) and name not in _FREE_VARIABLES
+        if name.startswith(_LOADERS) or name == "PATH" or (decides and there.get(name) != wanted.get(name)):
             yield f"env {name}"
 
 

@@ -3,9 +3,10 @@
 A list is never replaced, and other items neither move nor change: items are removed and added one by one. Both forms of
 an injection, the JSON patch and the edited manifest, are made of these changes.
 
-If the Pod already carries the status that would be written, later changes of other webhooks to the injected containers
-(Istio rewrites probes, the API server mounts a token) are kept; only missing items and wrong positions are corrected.
-With another status (annotations, defaults or Podlane's version have changed) the injected items are made again.
+If the Pod already carries the status that would be written, later changes of others to the injected containers (the API
+server's defaults, VerticalPodAutoscaler's resources) are kept. Missing items, wrong positions and what decides whether
+limits are kept (:mod:`injector.pod.integrity`) are corrected. With another status (annotations, defaults or Podlane's
+version have changed) the injected items are made again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from injector.pod.integrity import altered, altered_volume
 from injector.pod.pods import (
     CONTAINERS,
     INIT_CONTAINERS,
@@ -68,14 +70,19 @@ class PodChange:
         return bool(self.lists or self.status_changes)
 
 
-def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus) -> PodChange:
-    """The changes that inject ``items`` into a Pod, whether or not it was injected before."""
+def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus, trusted: Sequence[str] = ()) -> PodChange:
+    """The changes that inject ``items`` into a Pod, whether or not it was injected before.
+
+    ``trusted``: further repositories of the sidecar's image.
+    """
     text = status.text()
     same = annotations_of(pod).get(STATUS) == text
     bare, carried = without_ours(pod), InjectionStatus.from_pod(pod)
 
     def after(key: str) -> list[Any] | None:
-        return _after(key, _list(pod, key), _list(bare, key), items.get(key, ()), same, carried)
+        current, wanted = _list(pod, key), items.get(key, ())
+        kept = _kept(key, current or (), wanted, carried, trusted) if same else None
+        return _after(key, current, _list(bare, key), wanted, kept, carried)
 
     found = (_change(key, _list(pod, key), after(key), carried) for key in LISTS)
     return PodChange(tuple(change for change in found if change), text, status_changes=not same)
@@ -123,16 +130,40 @@ def _list(pod: Mapping[str, Any], key: str) -> list[Any] | None:
     return items if isinstance(items, list) else None
 
 
+def _kept(
+    key: str,
+    current: Sequence[Any],
+    wanted: Sequence[Mapping[str, Any]],
+    carried: InjectionStatus | None,
+    trusted: Sequence[str],
+) -> dict[str, Any]:
+    """The injected items that can stay as they are, by name."""
+    planned = {name_of(item): item for item in wanted}
+    return {
+        name: item
+        for item in current
+        if _is_ours(key, item, carried) and (name := name_of(item)) in planned
+        if is_intact(key, planned[name], item, trusted)
+    }
+
+
+def is_intact(key: str, planned: Mapping[str, Any], found: Mapping[str, Any], trusted: Sequence[str]) -> bool:
+    """Whether an item of a list is still what was injected."""
+    if key == VOLUMES:
+        return not altered_volume(planned, found)
+    return key == PULL_SECRETS or next(altered(planned, found, trusted), None) is None
+
+
 def _after(
     key: str,
     current: list[Any] | None,
     others: list[Any] | None,
     items: Sequence[Mapping[str, Any]],
-    same: bool,
+    kept: Mapping[str, Any] | None,
     carried: InjectionStatus | None,
 ) -> list[Any] | None:
-    mine = {name_of(item): item for item in current or () if same and _is_ours(key, item, carried)}
-    wanted = {name_of(item): mine.get(name_of(item), item) for item in items}
+    """A list after the injection. ``kept``: the items that stay, None if the status changes, so that none do."""
+    wanted = {name_of(item): (kept or {}).get(name_of(item), item) for item in items}
     if not wanted:
         return others
     result = list(others or ())
@@ -140,11 +171,10 @@ def _after(
         for item in wanted.values():
             result.insert(position(result), item)
         return result
-    if same:
+    if kept is not None:
         # The order of volumes and secrets has no meaning: existing items stay in place.
-        result = [item for item in current or () if not _is_ours(key, item, carried) or name_of(item) in wanted]
-        present = {name_of(item) for item in result}
-        return [*result, *(item for name, item in wanted.items() if name not in present)]
+        result = [item for item in current or () if not _is_ours(key, item, carried) or name_of(item) in kept]
+        return [*result, *(item for name, item in wanted.items() if name not in kept)]
     return [*result, *wanted.values()]
 
 

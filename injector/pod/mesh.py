@@ -23,6 +23,9 @@ SETUID: Final = "SETUID"
 
 _INTERCEPTION: Final = "ISTIO_META_INTERCEPTION_MODE"
 _NO_INTERCEPTION: Final = "NONE"
+_GENERATOR: Final = "ISTIO_META_GENERATOR"
+_TEMPLATES: Final = "inject.istio.io/templates"
+_WITHOUT_REDIRECTION: Final = ("gateway", "grpc-agent", "grpc-simple", "waypoint")
 _PORT_OPTIONS: Final = ("-p", "--envoy-port", "-z", "--inbound-capture-port", "-e", "--inbound-tunnel-port")
 """Options of istio-iptables with the ports on which Envoy listens (`pilot-agent istio-iptables --help`)."""
 _AMBIENT_LABEL: Final = "istio.io/dataplane-mode"
@@ -77,14 +80,21 @@ def _proxies(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _intercepts(pod: Mapping[str, Any]) -> bool:
-    """Whether connections are redirected to Envoy at all: applications may also address it explicitly."""
-    modes = (
-        pods.mapping(variable).get("value")
-        for proxy in _proxies(pod)
-        for variable in pods.listed(proxy.get("env"))
-        if pods.name_of(variable) == _INTERCEPTION
-    )
-    return _NO_INTERCEPTION not in modes
+    """Whether connections are redirected to Envoy at all.
+
+    Applications may also address it explicitly. A gateway is Envoy alone, and the agent for proxyless gRPC only fetches
+    configuration: Istio's templates (gateway, waypoint, grpc-agent, grpc-simple) have no istio-init.
+    """
+    templates = str(pods.annotations_of(pod).get(_TEMPLATES, ""))
+    if any(name.strip() in _WITHOUT_REDIRECTION for name in templates.split(",")):
+        return False
+    for proxy in _proxies(pod):
+        settings = {pods.name_of(each): pods.mapping(each).get("value") for each in pods.listed(proxy.get("env"))}
+        if settings.get(_INTERCEPTION) == _NO_INTERCEPTION or settings.get(_GENERATOR) == "grpc":
+            return False
+        if any(role in pods.listed(proxy.get("args"))[:2] for role in ("router", "waypoint")):
+            return False
+    return True
 
 
 def _ports(pod: Mapping[str, Any]) -> Iterator[int]:

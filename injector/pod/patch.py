@@ -19,7 +19,7 @@ _STATUS: Final = f"{_ANNOTATIONS}/{STATUS.replace('~', '~0').replace('/', '~1')}
 
 
 def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
-    return list(operations(injection(pod, plan.items, plan.status), pod))
+    return list(operations(injection(pod, plan.items, plan.status, plan.trusted), pod))
 
 
 def operations(change: PodChange, pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -37,11 +37,12 @@ the same ones, and each Pod is reviewed twice or more; evaluating them is most o
 @dataclass(frozen=True, slots=True)
 class InjectionPlan:
     """The additions to a Pod: items for the lists of its spec, and the status. ``warnings`` go to the client that
-    creates it."""
+    creates it. ``trusted``: further repositories of images that an injected container may have."""
 
     items: Items
     status: InjectionStatus
     warnings: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
         return Skip(f"It has no limits: no annotation {PREFIX}... says any. docs/reference/annotations.md has them.")
     bare = without_ours(pod)
     _refuse_conflicts(bare)
+    _refuse_foreign_mounts(bare)
     annotations = _texts(pod)
     policy, digest, warnings = _policy(annotations, shared)
     name = shared_policy_name(annotations)
@@ -76,6 +78,7 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
         items=items,
         status=_status(pod, bare, items, digest),
         warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, mesh)),
+        trusted=defaults.trusted_images,
     )
 
 
@@ -119,6 +122,17 @@ def _refuse_conflicts(bare: Mapping[str, Any]) -> None:
             f"The Pod has a {' and a '.join(taken)} of its own, but no annotation {STATUS}: it was not the injector "
             f'that put it there. Rename or remove it, or set the Pod\'s label {INJECT_LABEL} to "false".'
         )
+
+
+def _refuse_foreign_mounts(bare: Mapping[str, Any]) -> None:
+    """Refuse other containers that could write what the sidecar reads, or talk to it by its files."""
+    for container in pods.all_containers(bare):
+        mounted = {pods.name_of(mount) for mount in pods.listed(container.get("volumeMounts"))}
+        if found := sorted(mounted.intersection(pods.RESERVED[pods.VOLUMES])):
+            raise InjectionError(
+                f"Container {pods.name_of(container)[:100]} mounts {' and '.join(found)}, which only the sidecar may. "
+                "Remove that from its volumeMounts."
+            )
 
 
 def _texts(pod: Mapping[str, Any]) -> dict[str, str]:

@@ -26,6 +26,7 @@ LINKERD: Final = ("linkerd-init", "linkerd-network-validator", "linkerd-proxy")
 """Its init containers, the last of them if the proxy is a native sidecar."""
 OTHER_MESHES: Final = {"linkerd-proxy": "Linkerd", "consul-dataplane": "Consul", "kuma-sidecar": "Kuma"}
 """Proxies of other meshes, by the container's name."""
+_OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
 _MIRROR: Final = "kubernetes.io/config.mirror"
 """On the API server's copy of a static Pod (k8s.io/api/core/v1, MirrorPodAnnotationKey)."""
 
@@ -76,8 +77,26 @@ def names(pod: Mapping[str, Any], key: str) -> list[str]:
 
 
 def is_windows(pod: Mapping[str, Any]) -> bool:
-    by_selector = mapping(spec_of(pod).get("nodeSelector")).get("kubernetes.io/os")
-    return "windows" in (mapping(spec_of(pod).get("os")).get("name"), by_selector)
+    """By its ``os``, its node selector, or a node affinity of which each alternative requires it."""
+    spec = spec_of(pod)
+    selected = (mapping(spec.get("nodeSelector")).get(label) for label in _OS_LABELS)
+    if "windows" in (mapping(spec.get("os")).get("name"), *selected):
+        return True
+    affinity = mapping(mapping(spec.get("affinity")).get("nodeAffinity"))
+    required = mapping(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"))
+    terms = listed(required.get("nodeSelectorTerms"))
+    return bool(terms) and all(any(map(_is_for_windows, listed(mapping(t).get("matchExpressions")))) for t in terms)
+
+
+def _is_for_windows(requirement: object) -> bool:
+    """Whether a NodeSelectorRequirement leaves Windows, and not Linux."""
+    about = mapping(requirement)
+    values = listed(about.get("values"))
+    if about.get("key") not in _OS_LABELS:
+        return False
+    if about.get("operator") == "In":
+        return "windows" in values and "linux" not in values
+    return about.get("operator") == "NotIn" and "linux" in values and "windows" not in values
 
 
 def is_mirror(pod: Mapping[str, Any]) -> bool:

@@ -100,6 +100,7 @@ class InjectorSettings(BaseSettings):
     memory_request: str | None = _DEFAULTS.memory_request
     memory_limit: str | None = _DEFAULTS.memory_limit
     bpf: bool = True
+    trusted_images: NamesSetting = ()
     sidecar_environment: VariablesSetting = ()
     log_format: LogFormat = LogFormat.JSON
     log_level: LogLevel = LogLevel.INFO

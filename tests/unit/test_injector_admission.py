@@ -210,6 +210,113 @@ def test_validation_refuses_what_came_out_unable_to_hold_limits(
     assert 'podlane.io/inject to "false"' in response["status"]["message"]
 
 
+def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
+    """Set a field of the container; None removes it."""
+
+    def change(given: dict[str, Any]) -> None:
+        inner: Any = container(given)
+        for step in path[:-1]:
+            inner = inner[step]
+        if to is None:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = to
+
+    return change
+
+
+def _add(key: str, item: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda given: container(given).setdefault(key, []).append(item)
+
+
+def _another_volume(name: str, **source: Any) -> Callable[[dict[str, Any]], None]:
+    def change(given: dict[str, Any]) -> None:
+        kept = [volume for volume in given["spec"]["volumes"] if volume["name"] != name]
+        given["spec"]["volumes"] = [*kept, {"name": name, **source}]
+
+    return change
+
+
+TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "image": (_set("image", to="evil/podlane:test"), "image"),
+    "command": (_set("command", to=["sleep", "inf"]), "command"),
+    "arguments": (_set("args", to=["--total", "100Gbit"]), "args"),
+    "no startup probe": (_set("startupProbe", to=None), "startupProbe"),
+    "no liveness probe": (_set("livenessProbe", to=None), "livenessProbe"),
+    "another startup probe": (_set("startupProbe", "exec", "command", to=["true"]), "startupProbe"),
+    "a readiness probe": (_set("readinessProbe", to={"exec": {"command": ["tc"]}}), "readinessProbe"),
+    "a hook": (_set("lifecycle", to={"postStart": {"exec": {"command": ["tc"]}}}), "lifecycle"),
+    "privileged": (_set("securityContext", "privileged", to=True), "securityContext.privileged"),
+    "another user": (_set("securityContext", "runAsUser", to=1000), "securityContext.runAsUser"),
+    "a writable root": (
+        _set("securityContext", "readOnlyRootFilesystem", to=False),
+        "securityContext.readOnlyRootFile",
+    ),
+    "a capability": (_set("securityContext", "capabilities", "add", to=["NET_ADMIN", "CAP_SYS_ADMIN"]), "SYS_ADMIN"),
+    "all capabilities": (_set("securityContext", "capabilities", "add", to=["NET_ADMIN", "ALL"]), "capability ALL"),
+    "capabilities kept": (_set("securityContext", "capabilities", "drop", to=[]), "capabilities.drop"),
+    "a setting": (_add("env", {"name": "PODLANE_EXCLUDE_OUTBOUND_CIDRS", "value": "0.0.0.0/0"}), "EXCLUDE_OUTBOUND"),
+    "a setting from elsewhere": (_add("env", {"name": "PODLANE_TOTAL", "valueFrom": {}}), "env PODLANE_TOTAL"),
+    "settings from elsewhere": (_set("envFrom", to=[{"configMapRef": {"name": "x"}}]), "envFrom"),
+    "a library": (_add("env", {"name": "LD_PRELOAD", "value": "/x.so"}), "env LD_PRELOAD"),
+    "a module": (_add("env", {"name": "PYTHONPATH", "value": "/x"}), "env PYTHONPATH"),
+    "a mount": (_add("volumeMounts", {"name": "x", "mountPath": "/usr/lib/python3"}), "volumeMount /usr/lib/python3"),
+    "a hidden mount": (_add("volumeMounts", {"name": "x", "mountPath": "/run/secrets/../../usr"}), "volumeMount /run"),
+    "mounts in other places": (_set("volumeMounts", 0, "mountPath", to="/elsewhere"), "volumeMount /etc/podlane/pod"),
+    "an ordinary init container": (_set("restartPolicy", to=None), "restartPolicy"),
+    "other annotations": (_another_volume("podlane-pod", configMap={"name": "mine"}), "volume podlane-pod"),
+    "a folder of the node": (_another_volume("podlane-run", hostPath={"path": "/run"}), "volume podlane-run"),
+}
+
+
+@pytest.mark.parametrize(("tamper", "words"), TAMPERED.values(), ids=TAMPERED)
+def test_what_was_tampered_with_is_refused_and_mended(tamper: Callable[[dict[str, Any]], None], words: str) -> None:
+    right = injected(pod())
+    wrong = copy.deepcopy(right)
+    tamper(wrong)
+    response = answer(validate, review(wrong))
+    assert response["allowed"] is False
+    assert words in response["status"]["message"]
+    mended = patched(wrong, answer(mutate, review(wrong)))
+    assert container(mended) == container(right)
+    assert answer(validate, review(mended))["allowed"]
+
+
+LEGITIMATE: dict[str, Callable[[dict[str, Any]], None]] = {
+    "another version": _set("image", to="podlane@sha256:0123"),
+    "resources": _set("resources", to={"requests": {"cpu": "1"}}),
+    "pull policy": _set("imagePullPolicy", to="Always"),
+    "defaults of probes": _set("startupProbe", "successThreshold", to=1),
+    "a default of the message": _set("terminationMessagePath", to="/dev/termination-log"),
+    "SELinux": _set("securityContext", "seLinuxOptions", to={"level": "s0:c1"}),
+    "an environment": _add("env", {"name": "HTTPS_PROXY", "value": "http://proxy"}),
+    "a log level": _add("env", {"name": "PODLANE_LOG_LEVEL", "value": "debug"}),
+    "credentials": _add("volumeMounts", {"name": "token", "mountPath": "/var/run/secrets/eks.amazonaws.com/x"}),
+    "certificates": _add("volumeMounts", {"name": "ca", "mountPath": "/etc/ssl/certs/ca.crt", "subPath": "ca"}),
+    "empty lists": _set("args", to=[]),
+    "a default mode": lambda given: given["spec"]["volumes"][0]["downwardAPI"].update(defaultMode=420),
+}
+
+
+@pytest.mark.parametrize("change", LEGITIMATE.values(), ids=LEGITIMATE)
+def test_what_others_change_for_good_reasons_stays(change: Callable[[dict[str, Any]], None]) -> None:
+    given = injected(pod())
+    change(given)
+    assert answer(validate, review(given))["allowed"]
+    assert "patch" not in answer(mutate, review(given))
+
+
+def test_images_of_a_mirror_can_be_trusted() -> None:
+    mirrored = injected(pod())
+    container(mirrored)["image"] = "mirror.example.com:5000/hub/podlane:test"
+    assert not answer(validate, review(mirrored))["allowed"]
+    trusting = InjectionDefaults(image="podlane:test", trusted_images=("mirror.example.com:5000/hub/podlane",))
+    for webhook in (validate, mutate):
+        response = webhook(review(mirrored), trusting, no_policies)["response"]
+        assert response["allowed"]
+        assert "patch" not in response
+
+
 def test_validation_refuses_a_pod_that_mutation_never_saw() -> None:
     message = answer(validate, review(pod()))["status"]["message"]
     assert "container podlane, volume podlane-pod, volume podlane-run" in message
@@ -238,6 +345,25 @@ def test_updates_of_anything_else_are_never_refused() -> None:
     assert answer(validate, review(finalized, "UPDATE", broken)) == {"uid": UID, "allowed": True}
 
 
+@pytest.mark.parametrize("label", ["false", "nonsense"])
+def test_a_label_does_not_keep_updates_of_a_pod_with_a_sidecar_from_being_checked(label: str) -> None:
+    before = injected(pod())
+    after = _changed(before, egress_bandwidth="20X")
+    after["metadata"]["labels"] = {"podlane.io/inject": label}
+    response = answer(validate, review(after, "UPDATE", before))
+    assert "20X" in response["status"]["message"]
+
+
+@pytest.mark.parametrize(("image", "allowed"), [("podlane:next", True), ("evil/podlane:test", False)])
+def test_the_image_of_a_running_sidecar_stays_one_of_ours(image: str, allowed: bool) -> None:
+    before = injected(pod())
+    after = copy.deepcopy(before)
+    container(after)["image"] = image
+    response = answer(validate, review(after, "UPDATE", before))
+    assert response["allowed"] is allowed
+    assert allowed or "The image of container podlane can only be one of podlane" in response["status"]["message"]
+
+
 def test_updates_that_come_to_nothing_are_warned_of() -> None:
     late = answer(validate, review(pod(), "UPDATE", pod(annotations={})))
     assert "count only in a Pod that is created again" in late["warnings"][0]
@@ -256,7 +382,7 @@ RECEIVES = {
 }
 
 
-@pytest.mark.parametrize("form", [["CAP_NET_ADMIN", "CAP_BPF"], ["ALL"], ["NET_ADMIN"]], ids=["CAP_", "ALL", "lost"])
+@pytest.mark.parametrize("form", [["CAP_NET_ADMIN", "CAP_BPF"], ["NET_ADMIN"]], ids=["CAP_", "lost"])
 def test_the_capability_for_what_arrives_must_have_come_through(form: list[str]) -> None:
     given = injected(_changed(pod(), **RECEIVES))
     container(given)["securityContext"]["capabilities"]["add"] = form

@@ -80,6 +80,15 @@ def meshed(**changes: Any) -> dict[str, Any]:
     return made
 
 
+def in_a_template(*arguments: str, **environment: str) -> dict[str, Any]:
+    """A Pod into which another of Istio's templates put istio-proxy, without istio-init."""
+    made = pod("istio-proxy")
+    proxy = container(made, "istio-proxy")
+    proxy["args"] = [*arguments, "--domain", "$(POD_NAMESPACE).svc.cluster.local"]
+    proxy["env"] = [{"name": name, "value": value} for name, value in environment.items()]
+    return made
+
+
 AMBIENT = pod(labels={"istio.io/dataplane-mode": "ambient"})
 REDIRECTED = pod(annotations={**LIMITS, "ambient.istio.io/redirection": "enabled"})
 ISTIO = PodMesh("Istio", "istio", 1337, redirects=True)
@@ -92,6 +101,11 @@ CASES = {
     "Istio's witness alone": (pod(init=("istio-validation",)), None, ISTIO),
     "Istio, its group": (meshed(group=1000620001), None, PodMesh("Istio", "istio", 1000620001, redirects=True, ports=(15001, 15006))),
     "Istio, a group that is none": (meshed(group=True), None, PodMesh("Istio", "istio", 1337, redirects=True, ports=(15001, 15006))),
+    "proxyless gRPC": (in_a_template("proxy", "sidecar", ISTIO_META_GENERATOR="grpc"), None, PodMesh()),
+    "a gateway": (in_a_template("proxy", "router"), None, PodMesh()),
+    "a waypoint": (in_a_template("proxy", "waypoint"), None, PodMesh()),
+    "proxyless gRPC, by its template": (pod("app", "istio-proxy", annotations={**LIMITS, "inject.istio.io/templates": "grpc-agent"}), None, PodMesh()),
+    "Istio, by its own template": (pod("app", "istio-proxy", annotations={**LIMITS, "inject.istio.io/templates": "sidecar,mine"}), None, ISTIO),
     "Istio that intercepts nothing": (meshed(mode="NONE"), None, PodMesh()),
     "Istio, not wanted": (meshed(), "none", PodMesh(setting="none")),
     "ambient, by label": (AMBIENT, None, PodMesh("Istio (ambient)", redirects=True)),

@@ -107,8 +107,8 @@ def test_positions(init: list[str], containers: list[str], index: int) -> None:
 
 def test_called_again_after_istio_it_moves_behind_it_and_keeps_what_others_changed() -> None:
     once = injected(pod(init=("migrate",)))
-    container(once)["startupProbe"] = {"httpGet": {"port": 15020}}  # as Istio rewrites probes
-    container(once)["volumeMounts"].append({"name": "kube-api-access", "mountPath": "/var/run/secrets"})
+    container(once)["startupProbe"]["timeoutSeconds"] = 9
+    container(once)["volumeMounts"].append({"name": "aws-iam-token", "mountPath": "/var/run/secrets/eks.amazonaws.com"})
     mine = copy.deepcopy(container(once))
     once["spec"]["initContainers"].insert(0, {"name": "istio-proxy", "restartPolicy": "Always"})
     once["spec"]["initContainers"].insert(0, {"name": "istio-init"})

@@ -30,6 +30,14 @@ from sidecar.config.settings import SidecarSettings
 from traffic_policy.pod.effective import AnnotationsError
 from traffic_policy.settings import ADMIN_PORT, OUTBOUND_PORT, service_behind
 
+
+def required(operator: str, *values: str) -> dict[str, Any]:
+    """A node affinity by operating system, with two alternatives."""
+    about_os = {"key": "kubernetes.io/os", "operator": operator, "values": list(values)}
+    terms = [{"matchExpressions": [{"key": "disk", "operator": "Exists"}, about_os]}, {"matchExpressions": [about_os]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
 SKIPPED = {
     "label": (pod(labels={"podlane.io/inject": "false"}), False, 'label podlane.io/inject is "false"'),
     "label, with what would be refused": (
@@ -39,6 +47,8 @@ SKIPPED = {
     "host network": (pod(hostNetwork=True), True, "whole node"),
     "host network, asked for": (pod(hostNetwork=True, labels={"podlane.io/inject": "true"}), True, "whole node"),
     "windows": (pod(os={"name": "windows"}), True, "Windows"),
+    "windows nodes by affinity": (pod(affinity=required("In", "windows")), True, "Windows"),
+    "nodes without Linux": (pod(affinity=required("NotIn", "linux")), True, "Windows"),
     "windows nodes": (pod(nodeSelector={"kubernetes.io/os": "windows"}), True, "Windows"),
     "no limits": (pod(annotations={"team": "a"}), True, "no limits"),
     "no annotations": ({"spec": {"containers": []}}, True, "no limits"),
@@ -339,3 +349,24 @@ def test_long_texts_are_not_kept() -> None:
     _evaluate.cache_clear()
     plan(pod(annotations={**LIMITS, "podlane.io/classes": f"[]  # {'x' * _REMEMBERED_TEXT}"}), USUAL, no_shared)
     assert _evaluate.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize(
+    "affinity",
+    [
+        required("In", "windows", "linux"),
+        required("NotIn", "windows"),
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}},
+        {"nodeAffinity": 5},
+    ],
+)
+def test_a_pod_that_linux_nodes_may_run_is_injected(affinity: Any) -> None:
+    assert isinstance(plan(pod(affinity=affinity), USUAL, no_shared), InjectionPlan)
+
+
+@pytest.mark.parametrize("volume", ["podlane-run", "podlane-pod", "podlane-policy"])
+@pytest.mark.parametrize("key", ["containers", "initContainers"])
+def test_nobody_else_may_mount_the_sidecars_volumes(volume: str, key: str) -> None:
+    spy = {"name": "spy", "image": "spy", "volumeMounts": [{"name": volume, "mountPath": "/x"}]}
+    with pytest.raises(InjectionError, match=f"Container spy mounts {volume}, which only the sidecar may"):
+        plan(pod(**{key: [spy]}), USUAL, no_shared)

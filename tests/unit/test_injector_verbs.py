@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
+from injected_pods import LANES
 from manifest_samples import CRON_JOB, DEPLOYMENT
 
 from podlane.main import main
@@ -54,6 +57,78 @@ def test_refusals_name_everything_and_write_nothing(manifest: Path) -> None:
     assert (done.exit_code, done.stdout, manifest.read_text()) == (2, "", wrong)
     assert f"{manifest}: document 1 (line 2), Deployment/web: podlane.io/egress-bandwidth: '50X' is not" in done.stderr
     assert "CronJob/backup: podlane.io/egress-bandwidth: '-5M' is less than nothing" in done.stderr
+
+
+ROLLOUT = DEPLOYMENT.replace("apps/v1", "argoproj.io/v1alpha1").replace("kind: Deployment", "kind: Rollout")
+
+
+def test_several_files_become_one_stream_or_are_written_in_place(manifest: Path, tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs.yaml"
+    jobs.write_text(CRON_JOB)
+    both = podlane("inject", "-f", manifest, "-f", jobs, "-f", manifest, "--quiet")
+    assert both.exit_code == 0, both.output
+    alone = [podlane("inject", "-f", each, "--quiet").stdout for each in (manifest, jobs)]
+    assert [d for d in yaml.safe_load_all(both.stdout) if d] == [
+        d for text in alone for d in yaml.safe_load_all(text) if d
+    ]
+    assert podlane("inject", "-f", manifest, "-f", jobs, "--in-place").exit_code == 0
+    assert [manifest.read_text(), jobs.read_text()] == alone
+    assert podlane("uninject", "-f", manifest, "-f", jobs, "--in-place").exit_code == 0
+    assert [manifest.read_text(), jobs.read_text()] == [DEPLOYMENT, CRON_JOB]
+
+
+def test_of_several_files_none_is_written_if_one_is_wrong(manifest: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(CRON_JOB.replace("5M", "5X"))
+    done = podlane("inject", "-f", manifest, "-f", wrong, "--in-place")
+    assert (done.exit_code, manifest.read_text()) == (2, DEPLOYMENT)
+    assert f"{wrong}: document 1" in done.stderr
+
+
+@pytest.mark.usefixtures("manifest")
+def test_a_directory_is_its_manifests_and_one_finds_what_another_names(tmp_path: Path) -> None:
+    policy = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "lanes"}, "data": {"policy.yaml": LANES}}
+    (tmp_path / "zz.json").write_text(json.dumps(policy))
+    (tmp_path / "notes.txt").write_text("a: [")
+    shared = {"metadata": {"annotations": {"podlane.io/policy": "lanes"}}, "spec": {"containers": [{"name": "a"}]}}
+    (tmp_path / "pod.yml").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", **shared}))
+    done = podlane("inject", "-f", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "was not checked" not in done.stderr
+    kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout) if document]
+    assert sorted(kinds) == ["ConfigMap", "Deployment", "Pod"]
+
+
+def test_a_directory_without_manifests(tmp_path: Path) -> None:
+    done = podlane("inject", "-f", tmp_path)
+    assert done.exit_code == 1
+    assert "has no file named *.yaml, *.yml or *.json" in done.stderr
+
+
+def test_kinds_of_others_are_known_or_named() -> None:
+    done = podlane("inject", "-f", "-", stdin=f"{ROLLOUT}---\n{ROLLOUT.replace('Rollout', 'CloneSet')}")
+    assert "Rollout/web: injected." in done.stderr
+    unknown = "CloneSet/web: left alone. Podlane does not know where the Pods of CloneSet.argoproj.io are."
+    assert unknown in done.stderr
+    assert "Leave its Pods to Podlane's webhook" in done.stderr
+    assert done.stdout.count("- name: podlane\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sign", "words"),
+    [
+        ({"labels": {"sidecar.istio.io/inject": "true"}}, "Istio's proxy will come"),
+        ({"labels": {"istio.io/rev": "canary"}}, "Inject what `istioctl kube-inject` has written"),
+        ({"annotations": {"linkerd.io/inject": "enabled"}}, "Inject what `linkerd inject` has written"),
+        ({"annotations": {"sidecar.istio.io/inject": "false"}}, ""),
+    ],
+)
+def test_a_mesh_that_comes_later_is_warned_of(sign: dict[str, dict[str, str]], words: str) -> None:
+    annotations = {"podlane.io/egress-bandwidth": "10M", **sign.get("annotations", {})}
+    metadata = {"name": "a", "labels": sign.get("labels", {}), "annotations": annotations}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "a"}]}}
+    done = podlane("inject", "-f", "-", "--quiet", stdin=yaml.safe_dump(pod))
+    assert words in done.stderr if words else not done.stderr
 
 
 MISUSES = {

@@ -169,7 +169,7 @@ Whatever labels say, no Pod is meant by both: the first is for namespaces that o
 
 {{/*
 The webhook for annotations of Pods that have a sidecar already, whatever labels say by now. The API server itself looks (matchConditions)
-whether those that Podlane reads have changed: for all else that happens to Pods nobody is asked. And no Pod has to wait for an injector
+whether those that Podlane reads, or the sidecar's image, have changed: for all else that happens to Pods nobody is asked. And no Pod has to wait for an injector
 (Ignore), since its sidecar refuses wrong annotations itself, but in its log.
 */}}
 {{- define "podlane.updateWebhook" -}}
@@ -194,4 +194,6 @@ whether those that Podlane reads have changed: for all else that happens to Pods
         || object.metadata.annotations.exists(name,
         (name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
         && !(name in oldObject.metadata.annotations))
+        || has(object.spec.initContainers) && object.spec.initContainers.exists(new, new.name == "podlane"
+        && !oldObject.spec.initContainers.exists(old, old.name == new.name && old.image == new.image))
 {{- end -}}
