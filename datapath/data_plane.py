@@ -291,7 +291,7 @@ class DataPlane:
             received=shaping.received,
             read_at=shaping.read_at,
             captures=self._server is not None,
-            problem=self._quic.problem,
+            problem="; ".join(filter(None, (self._quic.problem, self._rules.problem))),
         )
 
     async def sample(self) -> None:

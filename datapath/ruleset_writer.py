@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from daemon.log import Logger
 from datapath.data_plane_settings import DataPlaneSettings
-from datapath.netfilter.capture_settings import CaptureSettings
+from datapath.errors import RulesetError
+from datapath.netfilter.capture_settings import OWNER_PART, PRIORITY_PART, CaptureSettings
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.install import Installer
 from datapath.netfilter.ruleset import Ruleset, build_ruleset
@@ -21,6 +23,8 @@ from tc_core.compile.ingress_classifier import IngressClassifier
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Bound, TrafficPolicy
 from traffic_policy.settings import Datapath, OnFailure
+
+log = Logger()
 
 Fallback = Callable[[tuple[Command, ...], ClassIds, OnFailure], None]
 """Called with the commands by which new connections bypass the server, the class ids, and the failure mode."""
@@ -41,6 +45,7 @@ class RulesetWriter:
         self._on_fallback = on_fallback
         self._listeners = Listeners()
         self._written: Ruleset | None = None  # the last ruleset, if it was written without error
+        self._lacking: frozenset[str] = frozenset()
         self._fallback: tuple[Command, ...] | None = None
         self._fallback_ids: tuple[dict[str, int], tuple[int, ...]] | None = None
 
@@ -74,26 +79,57 @@ class RulesetWriter:
         if ruleset == self._written:
             return  # not read back, which is slow: forget() asks for that
         self._written = None
-        if relay:
-            without = partial(build, replace(self.capture_settings(settings), quic=False))
-            ruleset = self._quic.install(self._installer.install, ruleset, without)
-        else:
-            self._installer.install(ruleset)
+        try:
+            ruleset = self._install(build, settings)
+        except RulesetError:
+            if not self._found_lacking():
+                raise
+            ruleset = self._install(build, settings)
         self._written = ruleset
         self._arm(ruleset, settings)
 
+    def _install(self, build: Callable[[CaptureSettings], Ruleset], settings: DataPlaneSettings) -> Ruleset:
+        capture = self.capture_settings(settings)
+        if capture.datapath is Datapath.RELAY:
+            without = partial(build, replace(capture, quic=False))
+            return self._quic.install(self._installer.install, build(capture), without)
+        ruleset = build(capture)
+        self._installer.install(ruleset)
+        return ruleset
+
+    def _found_lacking(self) -> bool:
+        """Whether the kernel lacks a part that rules can do without; they do so from now on."""
+        found = self._installer.lacking()
+        if found <= self._lacking:
+            return False
+        self._lacking |= found
+        log.warning(self.problem)
+        return True
+
+    @property
+    def problem(self) -> str:
+        """What the kernel lacks, and so what is not enforced; empty if nothing."""
+        if not self._lacking:
+            return ""
+        lacking = " and ".join(sorted(self._lacking))
+        return f"programs with CAP_NET_RAW can choose their class: this kernel lacks the {lacking} of netfilter"
+
     def capture_settings(self, settings: DataPlaneSettings) -> CaptureSettings:
         """The settings to build rules with now."""
-        return settings.captured(
+        captured = settings.captured(
             interface=self._shaping.interface,
             quic=self._quic.available,
             connmark=self._shaping.ingress_classifier is IngressClassifier.CONNMARK,
             apart=self.apart,
         )
+        if OWNER_PART in self._lacking:
+            captured = replace(captured, own_group=None)
+        return replace(captured, resets_priority=PRIORITY_PART not in self._lacking)
 
     def forget(self) -> None:
-        """Forget the last ruleset: the next :meth:`write` compares with what is installed."""
+        """Forget the last ruleset and what the kernel lacks: the next :meth:`write` compares with what is installed."""
         self._written = None
+        self._lacking = frozenset()
 
     def invalidate(self) -> None:
         """The fallback commands were run: the next :meth:`write` reads everything, like the first one."""

@@ -50,6 +50,11 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
 @click.option("--memory-limit", metavar="QUANTITY", help="Memory limit of the sidecar; empty for none.")
 @click.option("--bpf/--no-bpf", default=None, help="Give sidecars CAP_BPF where it is of use.  [default: bpf]")
 @click.option("--trusted-images", metavar="NAMES", help="Repositories that webhooks may rewrite its image to.")
+@click.option(
+    "--net-raw",
+    type=click.Choice(["warn", "drop", "refuse"]),
+    help="About containers with NET_RAW: warn if it is asked for, drop it if not, or refuse the Pod.  [default: warn]",
+)
 @click.option("--sidecar-environment", metavar="NAME=VALUE,...", help="Further settings of the sidecar, PODLANE_...")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")

@@ -12,6 +12,7 @@ from typing import Final
 
 from datapath.netfilter import inbound, nfqueue_rules, quic
 from datapath.netfilter import ruleset as rules
+from datapath.netfilter.foreign_marks import OWN_PACKETS
 from datapath.netfilter.render import render, render_route
 from datapath.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -28,7 +29,9 @@ from traffic_policy.settings import Datapath
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
 _IP: Final = {Family.V4: "ip", Family.V6: "ip -6"}
 _CHAINS: Final = {
-    rules.OUT: "Everything sent: the proxy's own, other interfaces, replies and what is excluded are left as they are.",
+    rules.OUT: "Everything sent: the proxy's own, other interfaces, replies and what is excluded are left as they are; "
+    "marks and priorities that programs have set are cleared.",
+    OWN_PACKETS: "The proxy's own packets: their mark counts.",
     rules.CLASSES: "The policy's matches in order. -g: decided here. -j: the first bytes must be read.",
     rules.ANY_PORT: "Names do not decide where the server speaks first, unless the match names the port.",
     rules.CAPTURE: "New connections that content may decide: mark the connection, so that its later packets follow.",
@@ -109,6 +112,8 @@ def _rules_lines(
         yield f"# The classifier reads NFQUEUE {settings.outbound_port}; without it ports and networks decide."
     else:
         yield "# Marks: the top byte is the class, 0x1000 means on its way to the proxy, 0x2000 sent by the proxy."
+        if any(chain.name == OWN_PACKETS for family in families for chain in family.chains):
+            yield f"# A sidecar asks in addition for the random group of its sockets, before it goes to {OWN_PACKETS}."
         if any(chain.name == nfqueue_rules.SHOW for family in families for chain in family.chains):
             yield f"# QUIC: the classifier reads NFQUEUE {settings.outbound_port}; 0x1000 undecided, 0x2000 decided."
     ports = sorted({port for family in families for port in _listeners(family, settings)})

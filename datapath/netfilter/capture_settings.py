@@ -14,6 +14,10 @@ from traffic_policy.settings import INBOUND_PORT, OUTBOUND_PORT, Datapath
 
 ROUTE_TABLE: Final = 15101
 """A routing table of ours, and the preference of the rule that points to it (the next preference is ours, too)."""
+OWNER_PART: Final = "owner match"
+"""Needed in a Pod with a mesh; without it programs with CAP_NET_RAW can pass for the relay."""
+PRIORITY_PART: Final = "CLASSIFY target"
+"""Without it programs with CAP_NET_RAW can choose their class by a priority."""
 LISTENER_ADDRESS: Final[dict[Family, Address]] = {
     Family.V4: ipaddress.IPv4Address("127.0.0.1"),
     Family.V6: ipaddress.IPv6Address("::1"),
@@ -28,11 +32,12 @@ class CaptureSettings:
     Content matches apply on ``silent_ports`` only when they name the port. Traffic to ``exclude_outbound_ports`` (TCP
     and UDP) or ``exclude_outbound_cidrs`` is in the default class, whatever the policy says; so are replies from
     ``exclude_inbound_ports`` and to ``exclude_inbound_cidrs``. With an ``interface`` the rules match only packets that
-    use it; without, all that do not stay on lo. ``route_table`` and ``rule_preference`` (and the next one) must be
-    ours alone (not 100, 133, 253-255, which others use). Without ``quic`` no QUIC packet is queued, whatever the
-    policy says, since this kernel has no NFQUEUE. ``connmark``: received packets are classified by the connection's
-    mark, which the ingress hook copies to each packet. With a ``mesh``, names decide in TCP only for connections of its
-    proxy.
+    use it; without, all that do not stay on lo. ``route_table`` and ``rule_preference`` (and the next one) must be ours
+    alone (not 100, 133, 253-255, which others use). Without ``quic`` no QUIC packet is queued, whatever the policy
+    says, since this kernel has no NFQUEUE. ``connmark``: received packets are classified by the connection's mark,
+    which the ingress hook copies to each packet. ``own_group`` is the gid of the relay's sockets, None when sockets
+    cannot be told by it: then every packet with OWN is taken for the relay's. ``resets_priority``: the kernel has the
+    CLASSIFY target. With a ``mesh``, names decide in TCP only for connections of its proxy.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -49,6 +54,8 @@ class CaptureSettings:
     connmark: bool = False
     quic: bool = True
     mesh: MeshProxy | None = None
+    own_group: int | None = None
+    resets_priority: bool = True
 
     @property
     def service_names(self) -> bool:

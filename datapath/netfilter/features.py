@@ -14,6 +14,7 @@ from typing import Final
 from datapath.errors import RulesetError
 from datapath.netfilter import routes
 from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, has_net_admin
+from datapath.netfilter.capture_settings import OWNER_PART, PRIORITY_PART
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.netfilter.parse import Installed
 from datapath.netfilter.restore import installed_programs
@@ -25,6 +26,7 @@ from datapath.netfilter.rules import (
     Hook,
     Jump,
     PolicyRoute,
+    ResetPriority,
     Return,
     Rule,
     SetConnmark,
@@ -47,10 +49,6 @@ _UNTRIED: Final = "looks right, but was not tried: making a scratch namespace ta
 
 INBOUND_PART: Final = "addrtype, socket match"
 """Needed only by inbound matches by name."""
-
-
-MESH_PART: Final = "owner match"
-"""Needed only in a Pod with a mesh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,8 @@ _PARTS: Final = (
 _INBOUND: Final = _Part(
     INBOUND_PART, Rule(SetConnmark(DIVERT), protocol=_TCP, to_here=True, has_socket=True), "xt_addrtype xt_socket"
 )
-_MESH: Final = _Part(MESH_PART, Rule(Return(), protocol=_TCP, group=0), "xt_owner", "OUTPUT")
+_OWNER: Final = _Part(OWNER_PART, Rule(Return(), protocol=_TCP, group=0), "xt_owner", "OUTPUT")
+_PRIORITY: Final = _Part(PRIORITY_PART, Rule(ResetPriority()), "xt_CLASSIFY", "OUTPUT")
 
 
 def probe(way: IptablesSetting = IptablesSetting.AUTO) -> list[Check]:
@@ -121,7 +120,7 @@ def probe(way: IptablesSetting = IptablesSetting.AUTO) -> list[Check]:
         checks = [Check("iptables", True, f"{backend} is used{f'; also here: {others}' if others else ''}")]
     if backend is not None:
         checks += [_check_part(backend, part) for part in _PARTS]
-        checks += [_check_part(backend, part) for part in (_INBOUND, _MESH)]
+        checks += [_check_part(backend, part) for part in (_INBOUND, _OWNER, _PRIORITY)]
         checks.append(_check_ip6tables(backend))
     checks += [_check_routing(family) for family in Family if family is Family.V4 or ipv6_missing() is None]
     return checks
@@ -142,6 +141,11 @@ def python_iptables() -> Check:
     tried = _try(name, lambda: backend.apply(sample(), Installed()), lambda: backend.installed(Family.V4), remedy)
     # Its release is known once it was used.
     return replace(tried, reason=f"{backend.description}, for legacy tables only: {tried.reason}")
+
+
+def lacking(backend: Backend) -> frozenset[str]:
+    """Which of :data:`OWNER_PART` and :data:`PRIORITY_PART` this kernel lacks; rules can do without them."""
+    return frozenset(part.name for part in (_OWNER, _PRIORITY) if not _check_part(backend, part).available)
 
 
 def _check_part(backend: Backend, part: _Part) -> Check:

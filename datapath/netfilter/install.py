@@ -142,6 +142,12 @@ class Installer:
         families = self._families([], even_disabled=True)
         return any(rule in self.installed(family).chains.get(chain, ()) for family in families)
 
+    def lacking(self) -> frozenset[str]:
+        """Parts of netfilter that rules can do without, and this kernel does not have."""
+        from datapath.netfilter.features import lacking  # otherwise only `podlane check` needs it
+
+        return lacking(self.backend)
+
     def installed(self, family: Family) -> Installed:
         """Our part of one family's mangle table."""
         return self.backend.installed(family)

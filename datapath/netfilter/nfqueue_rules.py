@@ -94,9 +94,12 @@ def save_rules(protocols: Iterable[TransportProtocol]) -> tuple[Rule, ...]:
     return tuple(Rule(SaveMark(OURS), protocol=each, mark=DECIDED, connmark=OPEN) for each in protocols)
 
 
-def save_hooks(protocols: Sequence[TransportProtocol], *, inbound: bool) -> Iterator[Hook]:
-    """The hooks where decisions are saved and applied. Replies, too, leave by POSTROUTING."""
+def save_hooks(protocols: Sequence[TransportProtocol], interface: str | None, *, inbound: bool) -> Iterator[Hook]:
+    """The hooks where decisions are saved and applied. Replies, too, leave by POSTROUTING.
+
+    What arrives by another interface than the shaped one was not queued; a program may have put it on lo with a mark.
+    """
     only = protocols[0] if len(protocols) == 1 else None  # in the relay datapath TCP packets skip the hook
     yield Hook("POSTROUTING", Rule(Jump(SAVE), protocol=only))
     if inbound:
-        yield Hook("INPUT", Rule(Jump(IN_SAVE), protocol=only))
+        yield Hook("INPUT", Rule(Jump(IN_SAVE), protocol=only, in_interface=interface))

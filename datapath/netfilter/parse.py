@@ -24,6 +24,7 @@ from datapath.netfilter.rules import (
     Goto,
     Jump,
     Nfqueue,
+    ResetPriority,
     RestoreMark,
     Return,
     Rule,
@@ -169,8 +170,13 @@ class _Reader:
                 return "in_interface", take()
             case "-o", _:
                 return "out_interface", take()
-            case "!", _ if take() == "-o":
-                return "not_out_interface", take()
+            case "!", module:
+                match take(), module:
+                    case "-o", _:
+                        return "not_out_interface", take()
+                    case "--socket-exists", "owner":
+                        return "ownerless", True
+                raise _UnknownWordsError(token)
             case "-p", _:
                 return "protocol", _PROTOCOLS[self._family][take()]
             case "--syn", "tcp":
@@ -216,6 +222,8 @@ class _Reader:
                 return Drop()
             case "MARK", ["--set-xmark"]:
                 return SetMark(_mark(options["--set-xmark"]))
+            case "CLASSIFY", ["--set-class"] if not any(int(part, 16) for part in options["--set-class"].split(":")):
+                return ResetPriority()
             case "CONNMARK", ["--set-xmark"]:
                 return SetConnmark(_mark(options["--set-xmark"]))
             case "CONNMARK", ["--ctmask", "--nfmask", ("--restore-mark" | "--save-mark") as way] if (

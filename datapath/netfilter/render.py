@@ -27,6 +27,7 @@ from datapath.netfilter.rules import (
     Nfqueue,
     PolicyRoute,
     Reject,
+    ResetPriority,
     RestoreMark,
     Return,
     Rule,
@@ -83,6 +84,8 @@ def extensions(rule: Rule, family: Family) -> Iterator[str]:
     group = "" if rule.group is None else f" --gid-owner {rule.group}"
     if user or group:
         yield f"-m owner{user}{group}"
+    if rule.ownerless:
+        yield "-m owner ! --socket-exists"
     if rule.to_here:
         yield "-m addrtype --dst-type LOCAL"
     if rule.has_socket:
@@ -108,6 +111,8 @@ def _render_action(action: Action) -> str:
             return f"-g {chain}"
         case SetMark(mark):
             return f"-j MARK --set-xmark {mark}"
+        case ResetPriority():
+            return "-j CLASSIFY --set-class 0:0"
         case SetConnmark(mark):
             return f"-j CONNMARK --set-xmark {mark}"
         case SaveMark(mask):

@@ -84,6 +84,11 @@ class SetMark:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetPriority:
+    """Set the packet's priority to 0 (``CLASSIFY --set-class 0:0``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class SetConnmark:
     """Write bits of the connection's mark; no effect on an untracked packet."""
 
@@ -120,7 +125,20 @@ class Tproxy:
     mark: Mark
 
 
-Action = Return | Drop | Reject | Jump | Goto | SetMark | SetConnmark | SaveMark | RestoreMark | Nfqueue | Tproxy
+Action = (
+    Return
+    | Drop
+    | Reject
+    | Jump
+    | Goto
+    | SetMark
+    | ResetPriority
+    | SetConnmark
+    | SaveMark
+    | RestoreMark
+    | Nfqueue
+    | Tproxy
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +147,9 @@ class Rule:
 
     ``ports`` are destination ports. ``to_here``: the destination address is local. ``has_socket``: a local socket,
     possibly a listening one, would receive the packet. ``carries_data`` applies to TCP packets and ``quic_initial`` to
-    UDP packets: see :mod:`datapath.netfilter.packet_filters`. ``user`` and ``group`` own the sending socket.
-    ``original_port`` is the connection's destination port before nat.
+    UDP packets: see :mod:`datapath.netfilter.packet_filters`. ``user`` and ``group`` own the sending socket;
+    ``ownerless``: there is none, or no program has it any more. ``original_port`` is the connection's destination port
+    before nat.
     """
 
     action: Action
@@ -152,6 +171,7 @@ class Rule:
     quic_initial: bool = False
     user: int | None = None
     group: int | None = None
+    ownerless: bool = False
     original_port: PortRange | None = None
 
 

@@ -6,8 +6,9 @@ Design:
   copied to the mark of each later packet. Matching the socket's owner on every packet fails twice: it captures replies
   of inbound connections, and it misses packets of orphaned sockets, which have no owner, so that the connection breaks.
   For the same reason new or changed rules do not affect running connections: the decision at the SYN stands.
-* **Exempt by mark, never by uid or gid.** The proxy sets OWN on its sockets; the mark survives when a socket is
-  orphaned. The exemption is the first rule, so that such packets keep the class that the proxy gave them.
+* **Exempt by mark and owner.** The proxy sets OWN on its sockets; the mark survives when a socket is orphaned, the
+  owner does not. :mod:`datapath.netfilter.foreign_marks` tells whose OWN it is; all other marks of ours are cleared, so
+  that the walk begins with none.
 * **Every mark is a value under a mask** (:mod:`traffic_policy.marks`): other bits belong to a mesh, a CNI plugin or the
   user.
 * **Replies are handled separately.** A policy matches the destination of a connection; a reply's destination port is
@@ -16,7 +17,8 @@ Design:
 
 The chains, in the order in which a locally generated packet traverses them::
 
-    OUTPUT -> PODLANE-OUT       exemptions; followers of captured connections; exclusions; then the walk
+    OUTPUT -> PODLANE-OUT       exemptions; marks of others are cleared; followers of captured connections; exclusions;
+                                then the walk
               PODLANE-CLASSES   the policy's matches in order: the first that holds decides
                 -g PODLANE-C<id>    no content needed: write the class mark, the walk is over (TCP, UDP, ICMP ...)
                 -j PODLANE-ANY-PORT content match that names no port: not on silent ports, else
@@ -45,12 +47,13 @@ exclusion breaks no connection that is already captured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from datapath.netfilter import quic
 from datapath.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
+from datapath.netfilter.foreign_marks import CLEARED, clean_rule, clearing_rules, own_chain, own_rules
 from datapath.netfilter.inbound import REPLIES, inbound_rules, reply_exclusions, reply_rule, reply_walk
 from datapath.netfilter.match_compiler import (
     chains_called,
@@ -75,12 +78,11 @@ from datapath.netfilter.rules import (
     PolicyRoute,
     Return,
     Rule,
-    SaveMark,
     SetConnmark,
     SetMark,
     Tproxy,
 )
-from traffic_policy.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, UNDECIDED, ClassIds, Mark, class_mark
+from traffic_policy.marks import DIVERT, ClassIds, class_mark
 from traffic_policy.policy import Bound, Quic, TrafficPolicy, TransportProtocol
 from traffic_policy.settings import Datapath
 
@@ -108,7 +110,7 @@ class Ruleset:
 
     @property
     def empty(self) -> bool:
-        """Whether no rules are needed: every packet is in the default class."""
+        """Whether there are no rules."""
         return not any(rules.chains for rules in self.families)
 
 
@@ -165,18 +167,29 @@ def _family_rules(
     content = CAPTURE in called or ANY_PORT in called
     follow = content or keep_captured
     inbound = inbound_rules(family, policy, settings, capture=capture, keep=keep_inbound)
-    if not (walk or follow or replies or inbound):
-        return FamilyRules(family)
-
     aside = settings.datapath is Datapath.STEP_ASIDE
+    cleared = tuple(clearing_rules(settings, marks=bool(policy.classes)))
+    if not (walk or follow or replies or inbound):
+        # Another family's classes, and those of no one, must not be chosen either.
+        chain = Chain(OUT, (_elsewhere(settings), *cleared))
+        return FamilyRules(family, (chain,), (Hook("OUTPUT", Rule(Jump(OUT))),)) if cleared else FamilyRules(family)
+
+    relays = not aside and (follow or (inbound is not None and inbound.tcp))
     outbound_quic = treatment is Quic.CLASSIFY and quic.QUIC in called
     inbound_quic = inbound is not None and inbound.quic
     answers = (
         [follow_rule(direction=ConntrackDirection.REPLY)] if aside and not follow and inbound and inbound.tcp else []
     )
     answers += quic.follow_rules(ConntrackDirection.REPLY) if inbound_quic else ()
-    out = tuple(_out_rules(family, settings, answers, follow=follow, quic_too=outbound_quic, replies=bool(replies)))
-    chains = [Chain(OUT, out), Chain(CLASSES, tuple(walk))]
+    begin = (
+        _aside_begin(settings, cleared, answers, follow=follow)
+        if aside
+        else _relay_begin(settings, cleared, relays=relays, quic_too=outbound_quic or inbound_quic, answers=answers)
+    )
+    out = _out_rules(family, settings, follow=follow, quic_too=outbound_quic, replies=bool(replies))
+    chains = [Chain(OUT, (*begin, *out)), Chain(CLASSES, tuple(walk))]
+    if relays:
+        chains.append(own_chain(settings))
     if replies:
         chains.append(Chain(REPLIES, (*reply_exclusions(family, settings), *replies)))
     if ANY_PORT in called:
@@ -199,7 +212,7 @@ def _family_rules(
     if protocols := [protocol for protocol, *ways in shown if any(ways)]:
         arrives = any(way for *_, way in shown)
         chains += aside_chains(settings.outbound_port, protocols, inbound=arrives)
-        hooks += save_hooks(protocols, inbound=arrives)
+        hooks += save_hooks(protocols, settings.interface, inbound=arrives)
     if outbound_quic or inbound_quic:
         chains.append(quic.again_chain(settings.outbound_port))
     if inbound:
@@ -208,38 +221,58 @@ def _family_rules(
         routes += inbound.routes
     if arriving and settings.connmark:
         # The ingress hook has set the connection's mark on the packet; its state bits have another meaning here.
-        arriving.insert(0, Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface=settings.interface))
+        arriving.insert(0, Rule(SetMark(CLEARED), in_interface=settings.interface))
     if arriving:
         chains.append(Chain(PRE, tuple(arriving)))
         hooks.append(Hook("PREROUTING", Rule(Jump(PRE))))
     return FamilyRules(family, tuple(chains), tuple(hooks), tuple(routes))
 
 
-def _out_rules(
-    family: Family, settings: CaptureSettings, answers: list[Rule], *, follow: bool, quic_too: bool, replies: bool
-) -> Iterator[Rule]:
-    """Rules of OUT. ``answers`` are those for replies of decided connections, unless outbound rules cover them too."""
-    # Every SYN starts clean: conntrack may still have the decision for an earlier attempt, or for an earlier connection
-    # with the same addresses and ports.
-    clean = Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
-    aside = settings.datapath is Datapath.STEP_ASIDE
-    if follow and aside:
-        # Before all others, and for replies as well: nearly every packet ends here.
-        yield clean
-        yield follow_rule()
-    if settings.connmark and not aside:
-        # The class that the proxy chose, for received packets. The other bits are those of captured connections.
-        yield Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=OWN)
-    yield Rule(Return(), mark=OWN)
+def _elsewhere(settings: CaptureSettings) -> Rule:
+    """Packets that are not shaped."""
     if settings.interface is None:
-        yield Rule(Return(), out_interface="lo")
-    else:
-        yield Rule(Return(), not_out_interface=settings.interface)
+        return Rule(Return(), out_interface="lo")
+    return Rule(Return(), not_out_interface=settings.interface)
+
+
+def _aside_begin(
+    settings: CaptureSettings, cleared: Iterable[Rule], answers: Iterable[Rule], *, follow: bool
+) -> Iterator[Rule]:
+    """The first rules of OUT when stepping aside. ``answers`` are those for replies of decided connections, unless
+    outbound rules cover them too."""
+    # On every interface: what is decided would be saved for the connection, wherever the packet goes.
+    yield from cleared
+    if follow:
+        # Before all others, and for replies as well: nearly every packet ends here.
+        yield clean_rule
+        yield follow_rule()
+    yield _elsewhere(settings)
     yield from answers
+
+
+def _relay_begin(
+    settings: CaptureSettings, cleared: Iterable[Rule], *, relays: bool, quic_too: bool, answers: Iterable[Rule]
+) -> Iterator[Rule]:
+    """The first rules of OUT with the relay. ``answers`` are those for replies of decided QUIC flows."""
+    if quic_too:
+        # On every interface: what is decided would be saved for the flow, wherever the packet goes.
+        yield Rule(SetMark(CLEARED), protocol=_UDP)
+    yield _elsewhere(settings)
+    if relays:
+        yield clean_rule
+        yield from own_rules(settings)
+    yield from cleared
+    yield from answers
+
+
+def _out_rules(
+    family: Family, settings: CaptureSettings, *, follow: bool, quic_too: bool, replies: bool
+) -> Iterator[Rule]:
+    """The other rules of OUT."""
     # Does not match untracked packets: they are classified one by one, as they should be.
     yield reply_rule(classified=replies)
+    aside = settings.datapath is Datapath.STEP_ASIDE
     if follow and not aside:
-        yield clean
         yield Rule(SetMark(DIVERT), protocol=_TCP, connmark=DIVERT)
         yield Rule(Return(), protocol=_TCP, mark=DIVERT)
     if quic_too:

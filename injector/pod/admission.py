@@ -22,9 +22,9 @@ from itertools import islice
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
-from injector.pod import pods
+from injector.pod import net_raw, pods
 from injector.pod.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
-from injector.pod.defaults import InjectionDefaults
+from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.pod.integrity import altered, altered_volume, repository
 from injector.pod.list_diff import Items
 from injector.pod.patch import patch
@@ -102,7 +102,9 @@ def _mutate(
     if isinstance(planned, Skip):
         return _allowed(_told(planned))
     response = _allowed(planned.warnings)
-    if found := patch(pod, planned):
+    dropped = list(net_raw.drops(pod)) if defaults.net_raw is NetRaw.DROP else []
+    # First: then the places of containers are those that the Pod has now.
+    if found := [*dropped, *patch(pod, planned)]:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(found, separators=(",", ":")).encode()).decode()
     return response
@@ -116,6 +118,8 @@ def _validate(
     planned = plan(pod, defaults, partial(shared, request.namespace))
     if isinstance(planned, Skip):
         return _allowed(_told(planned))
+    if defaults.net_raw is NetRaw.DROP:
+        net_raw.refuse(pod, asked=False)  # another webhook may have given it back
     if missing := ", ".join(_lacking(pod, planned.items)):
         raise InjectionError(
             f"The Pod has limits, but came out of admission without {missing}: Podlane's mutating webhook "

@@ -7,7 +7,8 @@ application from starting.
 
 It runs as root, though the image does not: added capabilities reach a process of another user only by file
 capabilities, which ``allowPrivilegeEscalation: false`` (no_new_privs) disables, or as ambient ones, which Kubernetes
-cannot set. Root here has NET_ADMIN and nothing else (BPF for some policies): it may not even read files of others.
+cannot set. Root here has NET_ADMIN, SETGID for the relay, and nothing else (BPF for some policies): it may not even
+read files of others.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _RUN_VOLUME: Final = "podlane-run"
 RESERVED_VOLUMES: Final = (_POD_VOLUME, _POLICY_VOLUME, _RUN_VOLUME)
 CAPABILITY: Final = "NET_ADMIN"
 """The required capability, as Kubernetes writes it."""
+GROUP_CAPABILITY: Final = "SETGID"
+"""Also required by the relay, whose sockets are told from others by a group that nobody knows
+(:mod:`datapath.own_group`)."""
 SOCKET_CAPABILITY: Final = "BPF"
 """Also required if a policy limits received traffic in classes that depend on names
 (:mod:`tc_core.bpf.socket_program`)."""

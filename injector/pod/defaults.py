@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -34,6 +35,17 @@ _GIVEN: Final = tuple(map(variable, ("policy", "annotations", "shared_policy")))
 """Settings for the source of the policy, which injection determines."""
 
 
+class NetRaw(StrEnum):
+    """What the injector does about NET_RAW."""
+
+    WARN = "warn"
+    """Warn of containers that ask for it."""
+    DROP = "drop"
+    """Take it from containers that do not ask for it, and warn of those that do."""
+    REFUSE = "refuse"
+    """Refuse Pods in which a container has it, asked for or not."""
+
+
 @cache
 def product_version() -> str:
     """Podlane's version, as installed; ``0`` when run from source."""
@@ -48,8 +60,9 @@ class InjectionDefaults:
     """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
 
     ``image`` is the sidecar's, ``None`` for the policy or a resource omits it. ``bpf``: sidecars get CAP_BPF if their
-    policy needs it. ``trusted_images``: further repositories to which webhooks may rewrite it. ``environment`` has
-    further ``PODLANE_*`` variables for the sidecar; the last of a name counts.
+    policy needs it. ``trusted_images``: further repositories to which webhooks may rewrite it. ``net_raw``: what is
+    done about containers with NET_RAW. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of
+    a name counts.
     """
 
     image: str = ""
@@ -61,6 +74,7 @@ class InjectionDefaults:
     memory_limit: str | None = "256Mi"
     bpf: bool = True
     trusted_images: tuple[str, ...] = ()
+    net_raw: NetRaw = NetRaw.WARN
     environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:

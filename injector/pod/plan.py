@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
-from injector.pod import containers, pods
-from injector.pod.defaults import InjectionDefaults, product_version
+from injector.pod import containers, net_raw, pods
+from injector.pod.defaults import InjectionDefaults, NetRaw, product_version
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
 from injector.pod.status import Injected, InjectionStatus
@@ -73,11 +73,13 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
     _refuse_beyond_the_mesh(policy, mesh, defaults)
     _refuse_beyond_the_default_datapath(policy, defaults)
+    if defaults.net_raw is NetRaw.REFUSE:
+        net_raw.refuse(bare)
     items = _items(bare, defaults, policy, name, mesh)
     return InjectionPlan(
         items=items,
         status=_status(pod, bare, items, digest),
-        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, mesh)),
+        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, mesh), *net_raw.warnings(bare)),
         trusted=defaults.trusted_images,
     )
 
@@ -216,7 +218,8 @@ def _items(
     relays = _datapath(policy, defaults) != Datapath.STEP_ASIDE
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
     # Also for a policy without names: it may gain some while the Pod runs.
-    capabilities = (containers.CAPABILITY, *sockets, *(mesh.capabilities if relays else ()))
+    group = [containers.GROUP_CAPABILITY] if relays and not mesh.group else []
+    capabilities = (containers.CAPABILITY, *sockets, *group, *(mesh.capabilities if relays else ()))
     identity = containers.SidecarIdentity(capabilities, mesh.group, mesh.setting)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {

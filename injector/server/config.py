@@ -12,7 +12,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, fi
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from injector.errors import DefaultsError
-from injector.pod.defaults import InjectionDefaults
+from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.server.tls import TlsVersion
 from traffic_policy.errors import ConfigError
 from traffic_policy.settings import LogFormat, LogLevel, service_link
@@ -101,6 +101,7 @@ class InjectorSettings(BaseSettings):
     memory_limit: str | None = _DEFAULTS.memory_limit
     bpf: bool = True
     trusted_images: NamesSetting = ()
+    net_raw: NetRaw = _DEFAULTS.net_raw
     sidecar_environment: VariablesSetting = ()
     log_format: LogFormat = LogFormat.JSON
     log_level: LogLevel = LogLevel.INFO

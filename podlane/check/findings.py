@@ -49,6 +49,7 @@ class _Capability:
 _CAPABILITIES: Final = (
     _Capability("CAP_NET_ADMIN", 12, "classes, rules, marks and the transparent listener"),
     _Capability("CAP_SYS_ADMIN", 21, "network namespaces, which `podlane run` and `podlane demo` make"),
+    _Capability("CAP_SETGID", 6, "telling the relay's sockets from others with the same mark", required=False),
     _Capability("CAP_BPF", 39, "limits for what arrives by the socket; without it, by other ways", required=False),
 )
 """Bits of linux/capability.h."""
@@ -150,12 +151,14 @@ def shaping(features: Features) -> Iterator[Finding]:
 
 def _capture(way: IptablesSetting) -> Iterator[Finding]:
     from datapath.netfilter import features
+    from datapath.netfilter.capture_settings import OWNER_PART, PRIORITY_PART
     from datapath.stepaside import features as aside
 
     for part in features.probe(way):
         # Without IPv6 there is no IPv6 capture; not every policy has names for inbound traffic; not every Pod has a
-        # mesh.
-        optional = part.name.startswith("IPv6") or part.name in (features.INBOUND_PART, features.MESH_PART)
+        # mesh, or programs with CAP_NET_RAW.
+        dispensable = (features.INBOUND_PART, OWNER_PART, PRIORITY_PART)
+        optional = part.name.startswith("IPv6") or part.name in dispensable
         absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
     # The relay does not need the first. If the second is needed and missing, "iptables" above reports it.

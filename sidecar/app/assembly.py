@@ -38,12 +38,13 @@ def assemble(
     make_pool: factory.MakePool | None = None,
     tried: bytes = b"",
     mesh: MeshProxy | None = None,
+    own_group: int,
     supervisor: SupervisorClient | None = None,
 ) -> Sidecar:
     """``given`` are the settings before annotations are applied; ``tried`` is the digest of the files of ``wanted``.
 
     ``make_pool`` makes the workers that relay instead of this process. ``mesh`` is the service mesh proxy whose
-    connections are shaped.
+    connections are shaped, ``own_group`` the group of the sockets of this process and its workers.
     """
     settings = wanted.settings
     state = ReloadStatus()
@@ -66,7 +67,7 @@ def assemble(
         assert supervisor is not None
         supervisor.arm(commands, encode_ids(ids), way, settings.log_format)
 
-    plane_settings = partial(data_plane_settings, mesh=mesh)
+    plane_settings = partial(data_plane_settings, mesh=mesh, own_group=own_group)
     plane = DataPlane(
         wanted.policy,
         plane_settings(settings),

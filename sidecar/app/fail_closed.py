@@ -7,6 +7,7 @@ The policy says which these are, once it has been read; before that, they are th
 
 from __future__ import annotations
 
+import os
 from socket import if_nameindex
 from typing import Final
 
@@ -79,7 +80,8 @@ def _capture(installer: Installer, wanted: Wanted, mesh: MeshProxy | None, named
     interface = named if named in {name for _, name in if_nameindex()} else None
 
     def install(*, quic: bool) -> None:
-        capture = data_plane_settings(wanted.settings, mesh).captured(interface=interface, quic=quic)
+        # No proxy, no sockets of it.
+        capture = data_plane_settings(wanted.settings, mesh, os.getegid()).captured(interface=interface, quic=quic)
         installer.install(build_ruleset(wanted.policy, ids, capture))
 
     try:

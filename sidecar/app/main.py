@@ -15,6 +15,7 @@ from datapath.instance_lock import hold_instance_lock
 from datapath.mesh.join import join
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.install import Installer, detect_backend
+from datapath.own_group import own_group
 from datapath.shaping import Shaping, shaped_interface
 from datapath.shared_counters import SharedCounters
 from sidecar.app.assembly import assemble
@@ -58,6 +59,7 @@ def run(
             with suppress(PodlaneError), hold_instance_lock():  # as in serve; fails if another sidecar runs here
                 do_without_start(settings)
         raise
+    own = own_group(mesh)  # before workers are forked, which inherit it
     with ExitStack() as stack:
         make_pool = None
         if workers > 1:
@@ -66,7 +68,13 @@ def run(
             )
             make_pool = partial(WorkerPool, stack.enter_context(fork_server(be_worker)), workers)
         running = partial(
-            serve, settings, make_pool=make_pool, received_counters=received_counters, mesh=mesh, supervisor=supervisor
+            serve,
+            settings,
+            make_pool=make_pool,
+            received_counters=received_counters,
+            mesh=mesh,
+            own=own,
+            supervisor=supervisor,
         )
         trio.run(partial(running, on_ready=on_ready, on_summary=on_summary))
 
@@ -85,6 +93,7 @@ async def serve(
     make_pool: MakePool | None = None,
     received_counters: SharedCounters | None = None,
     mesh: MeshProxy | None = None,
+    own: int | None = None,
     supervisor: SupervisorClient | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_summary: Callable[[dict[str, object]], None] = lambda _: None,
@@ -121,7 +130,15 @@ async def serve(
             installer = Installer(detect_backend(settings.iptables))
             pool = partial(make_pool, lock) if make_pool else None
             running = assemble(
-                settings, wanted, shaping, installer, make_pool=pool, tried=tried, mesh=mesh, supervisor=supervisor
+                settings,
+                wanted,
+                shaping,
+                installer,
+                make_pool=pool,
+                tried=tried,
+                mesh=mesh,
+                own_group=own_group(mesh) if own is None else own,
+                supervisor=supervisor,
             )
         except PodlaneError:
             if supervisor is None or not supervisor.again:  # else the supervisor has handled the connections

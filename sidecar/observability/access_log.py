@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from daemon.log import Logger
+from datapath.own_group import ordinary_group
 from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, ends
 from sidecar.observability.access_log_format import connection_line, decision_line
 from sidecar.transport.observer import ConnectionSummary, Observer
@@ -50,9 +51,8 @@ class AccessLogSettings:
             return os.dup(sys.stdout.fileno())
         try:
             # Non-blocking, as opening a FIFO without a reader would block (fifo(7)); writes may block.
-            descriptor = os.open(
-                self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640
-            )
+            with ordinary_group():
+                descriptor = os.open(self.file, _APPEND | os.O_NONBLOCK, 0o640)
             os.set_blocking(descriptor, True)
             return descriptor
         except OSError as error:

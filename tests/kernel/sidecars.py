@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def refused_sidecar(pod: Host, *arguments: str, wrapped: Sequence[str] = ()) -> 
 
 
 def state_of(pod: Host) -> str:
-    """Everything that a sidecar could leave behind."""
+    """Everything that a sidecar could leave behind. Each start draws another group for its sockets."""
     commands = [
         ["iptables-save"], ["ip6tables-save"], ["iptables-legacy-save"], ["ip6tables-legacy-save"],
         ["ip", "rule"], ["ip", "-6", "rule"], ["ip", "route", "show", "table", "all"],
@@ -177,4 +178,5 @@ def state_of(pod: Host) -> str:
         # The kernel lists classes by a table that grows with them and does not shrink.
         lines += sorted(shown) if command[0] == "tc" else shown
     # Link-local addresses come by themselves, a second after the interface.
-    return "\n".join(line for line in lines if not line.startswith("#") and "fe80:" not in line)
+    kept = (line for line in lines if not line.startswith("#") and "fe80:" not in line)
+    return re.sub(r"--gid-owner \d{5,}", "--gid-owner DRAWN", "\n".join(kept))

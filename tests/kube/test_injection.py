@@ -48,7 +48,7 @@ SIDECAR = {
     },
     "securityContext": {
         "allowPrivilegeEscalation": False,
-        "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+        "capabilities": {"add": ["NET_ADMIN", "SETGID"], "drop": ["ALL"]},
         "privileged": False,
         "readOnlyRootFilesystem": True,
         "runAsGroup": 0,

@@ -160,7 +160,7 @@ def test_a_policy_that_pods_share_is_in_force(world: World) -> None:
 def test_without_its_capability_a_sidecar_says_which_it_lacks(world: World) -> None:
     stored = world.kubectl.create(world.document(limits(8), idle()))
     (first, *_) = stored["spec"]["initContainers"]
-    assert first["securityContext"]["capabilities"].pop("add") == ["NET_ADMIN"]
+    assert first["securityContext"]["capabilities"].pop("add") == ["NET_ADMIN", "SETGID"]
     with pytest.raises(AssertionError, match="podlane ended with 1") as refused:
         world.run(stored)
     assert "This process lacks CAP_NET_ADMIN." in str(refused.value)

@@ -65,6 +65,7 @@ class RecordedInstaller(Installer):
     def __init__(self, journal: list[str]) -> None:
         super().__init__(cast("Backend", None))
         self.refused = 0
+        self.without: frozenset[str] = frozenset()
         self.known: list[Ruleset] = []
         self._journal = journal
 
@@ -81,6 +82,9 @@ class RecordedInstaller(Installer):
             raise RulesetError("another program holds the lock")
         self._journal.append(f"rules {self.number(ruleset)}{'' if ruleset.capture else ' without capture'}")
         return InstallReport(changed=True, adopted=False)
+
+    def lacking(self) -> frozenset[str]:
+        return self.without
 
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:  # noqa: ARG002
         return (Command((str(self.number(ruleset)),), ""),)

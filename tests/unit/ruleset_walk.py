@@ -11,6 +11,7 @@ from datapath.netfilter.rules import (
     Goto,
     Jump,
     Nfqueue,
+    ResetPriority,
     RestoreMark,
     Return,
     Rule,
@@ -48,8 +49,9 @@ class Packet:
     dropped: bool = False
     tproxy: Tproxy | None = field(default=None, compare=False)
     queue: int | None = None
-    user: int = 1000
-    group: int = 1000
+    user: int | None = 1000
+    group: int | None = 1000
+    priority: int = 0
     original_port: int | None = None
 
 
@@ -81,6 +83,7 @@ def meets(rule: Rule, packet: Packet) -> bool:
         and (not rule.quic_initial or packet.quic_initial)
         and (rule.user is None or rule.user == packet.user)
         and (rule.group is None or rule.group == packet.group)
+        and (not rule.ownerless or (packet.user is None and packet.group is None))
         and (rule.original_port is None or (packet.original_port or packet.port) in rule.original_port)
     )
 
@@ -100,6 +103,8 @@ def walk(rules: FamilyRules, chain: str, packet: Packet) -> None:
                 return
             case SetMark(mark):
                 packet.mark = put(packet.mark, mark)
+            case ResetPriority():
+                packet.priority = 0
             case SetConnmark(mark):
                 if packet.connmark is not None:
                     packet.connmark = put(packet.connmark, mark)

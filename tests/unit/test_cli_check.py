@@ -23,9 +23,9 @@ def _status(effective: int) -> str:
     ("effective", "missing", "noted"),
     [
         (0x1FFFFFFFFFF, [], []),
-        (1 << 12, ["CAP_SYS_ADMIN"], ["CAP_BPF"]),
-        ((1 << 12) | (1 << 21), [], ["CAP_BPF"]),
-        (0, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"], ["CAP_BPF"]),
+        (1 << 12, ["CAP_SYS_ADMIN"], ["CAP_SETGID", "CAP_BPF"]),
+        ((1 << 12) | (1 << 21), [], ["CAP_SETGID", "CAP_BPF"]),
+        (0, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"], ["CAP_SETGID", "CAP_BPF"]),
     ],
     ids=["root", "a container with NET_ADMIN", "NET_ADMIN and SYS_ADMIN", "an ordinary user"],
 )

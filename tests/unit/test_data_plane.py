@@ -6,6 +6,7 @@ import pytest
 from planes import API, PORT, SETTINGS, WEB, prepared
 
 from datapath.errors import RulesetError
+from datapath.netfilter.capture_settings import OWNER_PART, PRIORITY_PART
 from tc_core.apply.execute import ApplyError
 from traffic_policy.policy_file import parse_policy
 from traffic_policy.units import Duration
@@ -77,6 +78,20 @@ async def test_the_first_policy_has_none_before_it_to_go_back_to() -> None:
         with pytest.raises(RulesetError):
             await made.apply(WEB)
         assert made.told() == ["classes web", "server", "fallback 0", "rules 0 refused"]
+
+
+async def test_a_kernel_that_cannot_tell_whose_packets_are_whose_is_said_and_tried_again() -> None:
+    async with prepared(PORT) as made:
+        made.installer.without = frozenset({OWNER_PART, PRIORITY_PART})
+        made.installer.refused = 1
+        await made.apply(PORT)
+        status = made.plane.status()
+        assert (status.capture.own_group, status.capture.resets_priority) == (None, False)
+        assert status.problem.endswith("this kernel lacks the CLASSIFY target and owner match of netfilter")
+        made.plane.look_again()
+        await made.apply(PORT)
+        assert made.plane.status().capture.resets_priority
+        assert not made.plane.status().problem
 
 
 async def test_a_policy_of_ports_needs_no_server() -> None:

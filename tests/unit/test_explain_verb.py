@@ -120,12 +120,13 @@ def test_what_is_excluded_is_in_the_rules_and_in_words(policy: Path, datapath: s
         assert "-A PODLANE-OUT -j PODLANE-CLASSES" in lines[excluded : excluded + 5]
 
 
-def test_a_policy_that_needs_no_marks_has_no_rules(tmp_path: Path) -> None:
+def test_a_policy_that_needs_no_marks_has_no_rule_that_writes_one(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text("total: 10Mbit")
     output = run("--policy", path).output
     assert "the default class alone" in output
-    assert "iptables-restore" not in output
+    assert "MARK" not in output
+    assert "-A PODLANE-OUT -j CLASSIFY --set-class 0:0" in output
     assert "tc class add" in output
 
 

@@ -137,7 +137,7 @@ def test_the_annotation_wins_over_the_injectors_default_and_that_over_the_pod() 
 @pytest.mark.parametrize(
     ("more", "capabilities"),
     [
-        pytest.param({}, ["NET_ADMIN", "SETUID"], id="relay"),
+        pytest.param({}, ["NET_ADMIN", "SETGID", "SETUID"], id="relay"),
         pytest.param({"podlane.io/datapath": "step-aside"}, ["NET_ADMIN"], id="step-aside"),
     ],
 )

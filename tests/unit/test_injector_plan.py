@@ -121,7 +121,7 @@ def test_the_container_and_its_volumes() -> None:
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,
-            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "capabilities": {"add": ["NET_ADMIN", "SETGID"], "drop": ["ALL"]},
             "privileged": False,
             "readOnlyRootFilesystem": True,
             "runAsGroup": 0,
@@ -159,7 +159,7 @@ def test_the_container_and_its_volumes() -> None:
 
 @pytest.mark.parametrize(
     ("match", "capabilities"),
-    [("sni: a.example.com", ["NET_ADMIN", "BPF"]), ("port: 443", ["NET_ADMIN"])],
+    [("sni: a.example.com", ["NET_ADMIN", "BPF", "SETGID"]), ("port: 443", ["NET_ADMIN", "SETGID"])],
     ids=["by name", "by port"],
 )
 def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_arrives(
@@ -171,11 +171,11 @@ def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_a
     assert container(after)["securityContext"]["capabilities"] == {"add": capabilities, "drop": ["ALL"]}
     # Not where nobody would load one.
     aside = {**annotations, "podlane.io/datapath": "step-aside"}
-    for without in (
-        injected(pod(annotations=annotations), replace(USUAL, bpf=False)),
-        injected(pod(annotations=aside)),
+    for without, added in (
+        (injected(pod(annotations=annotations), replace(USUAL, bpf=False)), ["NET_ADMIN", "SETGID"]),
+        (injected(pod(annotations=aside)), ["NET_ADMIN"]),
     ):
-        assert container(without)["securityContext"]["capabilities"] == {"add": ["NET_ADMIN"], "drop": ["ALL"]}
+        assert container(without)["securityContext"]["capabilities"] == {"add": added, "drop": ["ALL"]}
 
 
 def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:

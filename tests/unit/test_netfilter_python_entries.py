@@ -18,6 +18,7 @@ from datapath.netfilter.rules import (
     Goto,
     Jump,
     Nfqueue,
+    ResetPriority,
     RestoreMark,
     Return,
     Rule,
@@ -207,6 +208,8 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
     ),
     "user": (entry(V4, owner((2102, 2102), (0, 0), 1)), V4, "RETURN", Rule(Return(), user=2102)),
     "group": (entry(V4, owner((0, 0), (1337, 1337), 2)), V4, "RETURN", Rule(Return(), group=1337)),
+    "no owner": (entry(V4, owner((0, 0), (0, 0), 4, 4)), V4, "RETURN", Rule(Return(), ownerless=True)),
+    "CLASSIFY": (entry(V4, target=extension("CLASSIFY", 0, bytes(4))), V4, "CLASSIFY", Rule(ResetPriority())),
     "reply": (entry(V4, conntrack(0x1000, 0x1000)), V4, "RETURN", Rule(Return(), direction=ConntrackDirection.REPLY)),
     "MARK": (
         entry(V4, target=extension("MARK", 2, struct.pack("=II", 0x1000, 0x3000))),

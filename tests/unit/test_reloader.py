@@ -30,7 +30,7 @@ async def follows(file: Path) -> AsyncIterator[tuple[Reloader, Planes]]:
             load_wanted(settings),
             made.plane,
             ReloadStatus(),
-            partial(data_plane_settings, mesh=None),
+            partial(data_plane_settings, mesh=None, own_group=1234),
             contents(settings),
         )
         await reloader.begin()

@@ -52,7 +52,7 @@ class Recorded(Installer):
 
 def sidecar(settings: SidecarSettings, installer: Installer) -> Sidecar:
     shaping = Shaping(FakeKernel("eth0"), "eth0", ALL_FEATURES, replace=False)
-    return assemble(settings, Wanted(settings, POLICY), shaping, installer)
+    return assemble(settings, Wanted(settings, POLICY), shaping, installer, own_group=1234)
 
 
 @contextmanager

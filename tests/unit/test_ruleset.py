@@ -6,10 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datapath.netfilter.foreign_marks import OWN_PACKETS
 from datapath.netfilter.quic import QUIC
-from datapath.netfilter.rules import MULTIPORT_SLOTS, Family, FamilyRules, Rule, SaveMark, SetMark, port_groups
+from datapath.netfilter.rules import (
+    MULTIPORT_SLOTS,
+    Family,
+    FamilyRules,
+    ResetPriority,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    port_groups,
+)
 from datapath.netfilter.ruleset import CAPTURE, CLASSES, OUT, PRE, CaptureSettings, Ruleset, build_ruleset
-from traffic_policy.marks import CLASS_MASK, MAX_CLASSES, OWN, STATE_MASK, ClassIds, Mark
+from traffic_policy.marks import CLASS_MASK, MAX_CLASSES, STATE_MASK, ClassIds, Mark
 from traffic_policy.policy import PortRange, TrafficPolicy, TransportProtocol
 from traffic_policy.settings import Datapath
 
@@ -34,10 +45,13 @@ def chains(rules: FamilyRules) -> dict[str, tuple[Rule, ...]]:
     return {chain.name: chain.rules for chain in rules.chains}
 
 
-def test_a_policy_without_matches_wants_nothing() -> None:
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_a_policy_without_matches_resets_priorities_alone(family: Family) -> None:
+    """HTB's direct queue is past the total too."""
     rules = build()
-    assert rules.empty
     assert not rules.capture
+    assert [rule.action for rule in chains(rules.for_family(family))[OUT]] == [Return(), ResetPriority()]
+    assert build(settings=CaptureSettings(resets_priority=False)).empty
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
@@ -48,9 +62,10 @@ def test_without_content_there_is_no_capture_and_no_route(family: Family) -> Non
     assert [hook.builtin for hook in rules.hooks] == ["OUTPUT"]
 
 
-def test_a_family_that_no_match_can_meet_gets_nothing() -> None:
+def test_of_a_family_that_no_match_can_meet_marks_are_cleared_alone() -> None:
     rules = build({"sni": ["a.example"], "cidr": ["2001:db8::/32"]})
-    assert rules.for_family(Family.V4) == FamilyRules(Family.V4)
+    actions = [rule.action for rule in chains(rules.for_family(Family.V4))[OUT]]
+    assert actions == [Return(), ResetPriority(), SetMark(Mark(0, CLASS_MASK | STATE_MASK))]
     assert rules.for_family(Family.V6).routes
 
 
@@ -66,6 +81,7 @@ def test_draining_differs_only_in_an_empty_capture_chain(family: Family) -> None
 def test_keep_captured_goes_on_serving_what_an_earlier_policy_captured() -> None:
     before, after = build(SNI, PORT).for_family(Family.V4), build(PORT, keep_captured=True).for_family(Family.V4)
     assert chains(after)[OUT] == tuple(rule for rule in chains(before)[OUT] if rule.protocol is not UDP)
+    assert chains(after)[OWN_PACKETS] == chains(before)[OWN_PACKETS]
     assert chains(after)[PRE] == chains(before)[PRE]
     assert after.routes == before.routes
     assert CAPTURE not in chains(after)
@@ -84,7 +100,7 @@ def test_every_class_the_mark_has_room_for_gets_rules() -> None:
         for rule in chain.rules
         if isinstance(rule.action, SetMark)
     }
-    assert marks == set(range(1, MAX_CLASSES + 1))
+    assert marks - {0} == set(range(1, MAX_CLASSES + 1))
     assert max(len(chain.name) for chain in rules.chains) <= 28  # XT_EXTENSION_MAXNAMELEN less its end
 
 
@@ -135,9 +151,9 @@ def test_where_the_mark_of_the_connection_tells_what_arrives_it_is_saved_and_tak
     told = build(SNI, inbound, settings=CaptureSettings(datapath=datapath, interface="eth0", connmark=True)).for_family(
         family
     )
-    saved = (Rule(SaveMark(CLASS_MASK), protocol=TransportProtocol.TCP, mark=OWN),)
-    assert chains(told)[OUT] == (saved if datapath is Datapath.RELAY else ()) + chains(plain)[OUT]
+    if datapath is Datapath.RELAY:
+        assert chains(told)[OWN_PACKETS] == (Rule(SaveMark(CLASS_MASK), protocol=TransportProtocol.TCP),)
     taken_off = Rule(SetMark(Mark(0, CLASS_MASK | STATE_MASK)), in_interface="eth0")
     assert chains(told)[PRE] == (taken_off, *chains(plain)[PRE])
-    others = chains(told).keys() - {OUT, PRE}
+    others = chains(told).keys() - {OWN_PACKETS, PRE}
     assert {name: chains(told)[name] for name in others} == {name: chains(plain)[name] for name in others}

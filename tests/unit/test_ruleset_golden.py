@@ -53,6 +53,9 @@ ASIDE = CaptureSettings(
 )
 CASES = {
     "example": ruleset(policy(api=EXAMPLE, backup=BACKUP)),
+    "own-group": ruleset(policy(api=EXAMPLE, backup=BACKUP), CaptureSettings(own_group=123456789)),
+    "own-group-inbound": ruleset(INBOUND, CaptureSettings(own_group=123456789, interface="eth0", connmark=True)),
+    "without-classify": ruleset(policy(api=EXAMPLE), CaptureSettings(resets_priority=False)),
     "example-draining": ruleset(policy(api=EXAMPLE, backup=BACKUP), capture=False),
     "no-content": ruleset(policy(backup=BACKUP, web=[{"port": [80, 443], "protocol": "tcp"}])),
     "no-content-keep-captured": ruleset(policy(backup=BACKUP), keep_captured=True),

@@ -16,6 +16,7 @@ from datapath.netfilter.rules import (
     Goto,
     Hook,
     Jump,
+    ResetPriority,
     Return,
     Rule,
     SetConnmark,
@@ -75,6 +76,8 @@ COMMIT
             Rule(Return(), source=ip_network("10.0.0.0/8"), destination=ip_network("192.0.2.1")),
         ),
         ("-p icmp -j RETURN", Rule(Return(), protocol=ICMP)),
+        ("-m owner ! --socket-exists -j RETURN", Rule(Return(), ownerless=True)),
+        ("-j CLASSIFY --set-class 0000:0000", Rule(ResetPriority())),
     ],
     ids=[
         "syn as saved",
@@ -87,6 +90,8 @@ COMMIT
         "connmark",
         "source and destination",
         "icmp",
+        "no owner",
+        "priority",
     ],
 )
 def test_equivalent_words_are_the_same_rule(words: str, rule: Rule) -> None:
@@ -109,6 +114,10 @@ def test_equivalent_words_are_the_same_rule(words: str, rule: Rule) -> None:
         "-d 10.0.0.0/8 -d 10.0.0.0/8 -j RETURN",
         "-m owner ! --gid-owner 1337 -j RETURN",
         "-m owner --socket-exists -j RETURN",
+        "-m owner ! --uid-owner 0 -j RETURN",
+        "-m mark ! --mark 0x1/0x1 -j RETURN",
+        "! -i eth0 -j RETURN",
+        "-j CLASSIFY --set-class 1:10",
         "-m conntrack ! --ctorigdstport 80 -j RETURN",
         "-m mark --mark zero -j RETURN",
         "-p ipv6-icmp -j RETURN",

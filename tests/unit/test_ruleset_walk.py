@@ -466,3 +466,64 @@ def test_what_the_proxy_answers_keeps_its_class() -> None:
 def test_what_we_open_is_not_asked_what_is_meant_for_answers() -> None:
     assert output(serving(), Packet(HERE, port=22)).mark == 0
     assert class_id_of(output(serving(), Packet(HERE, port=443)).mark) == 3
+
+
+# --- marks and priorities that programs set ---------------------------------------------------------------------------
+
+GROUP = 123456789
+CLAIMED = 0x7000000
+FORGED = [CLAIMED, CLAIMED | OWN.value, CLAIMED | 0x3000, OWN.value, DIVERTED]
+
+
+def own(packet: Packet) -> Packet:
+    """The packet as our own socket sends it."""
+    return replace(packet, mark=OWN.value | CLAIMED, group=GROUP)
+
+
+def orphaned(packet: Packet) -> Packet:
+    return replace(packet, syn=False, mark=OWN.value | CLAIMED, user=None, group=None)
+
+
+@pytest.mark.parametrize("datapath", Datapath)
+@pytest.mark.parametrize("mark", FORGED, ids=hex)
+@pytest.mark.parametrize("target", [(TCP, 22), (TCP, 3306), (TCP, 9999), (UDP, 22), (UDP, 9999), (ICMP, 0)])
+@pytest.mark.parametrize("connmark", [0, DIVERTED, SHOWN.value, OWN.value, None])
+def test_a_mark_and_a_priority_that_a_program_sets_change_nothing(
+    datapath: Datapath, mark: int, target: tuple[TransportProtocol, int], connmark: int | None
+) -> None:
+    rules = example(own_group=GROUP, datapath=datapath)
+    for syn in (True, False) if target[0] is TCP else (False,):
+        plain = Packet(HERE, *target, syn=syn, connmark=connmark)
+        forged = output(rules, replace(plain, mark=mark | 0x40, priority=0x10101))
+        output(rules, plain)
+        assert forged == replace(plain, mark=plain.mark | 0x40), "other bits are others'"
+
+
+def test_our_own_sockets_keep_their_mark_with_and_without_an_owner() -> None:
+    rules = example(own_group=GROUP)
+    syn = output(rules, own(Packet(HERE)))
+    assert (syn.mark, syn.connmark) == (OWN.value | CLAIMED, OWN.value)
+    assert output(rules, replace(syn, syn=False)).mark == OWN.value | CLAIMED
+    assert output(rules, orphaned(syn)).mark == OWN.value | CLAIMED
+
+
+def test_a_raw_socket_that_copies_our_addresses_gains_nothing() -> None:
+    rules = example(own_group=GROUP)
+    ours = output(rules, own(Packet(HERE)))
+    assert output(rules, replace(ours, syn=False, group=1000)).mark == SSH
+
+
+def test_a_connection_that_reuses_our_addresses_and_ports_is_not_ours() -> None:
+    rules = example(own_group=GROUP)
+    ours = output(rules, own(Packet(HERE)))
+    syn = output(rules, replace(ours, group=1000))
+    assert captured(syn)
+    assert output(rules, orphaned(syn)).mark == DIVERTED
+
+
+def test_what_the_proxy_answers_keeps_its_mark_with_and_without_an_owner() -> None:
+    rules = serving(own_group=GROUP)
+    taken = arrival(rules, opened())
+    assert output(rules, own(answer(taken))).mark == OWN.value | CLAIMED
+    assert output(rules, orphaned(answer(taken))).mark == OWN.value | CLAIMED
+    assert output(rules, replace(orphaned(answer(taken)), connmark=0)).mark == 0

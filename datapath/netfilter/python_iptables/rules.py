@@ -50,8 +50,8 @@ def _problem(rule: Rule, family: Family) -> str | None:
         return "SYN needs the protocol tcp"
     if rule.original_port is not None and rule.direction is not None:
         return "one conntrack match asks for a port or a direction"
-    if rule.user is not None and rule.group is not None:
-        return "one owner match asks for a user or a group"
+    if sum((rule.user is not None, rule.group is not None, rule.ownerless)) > 1:
+        return "one owner match asks for a user, a group or no owner"
     if rule.carries_data and rule.protocol is not TransportProtocol.TCP:
         return "telling data needs the protocol tcp"
     if rule.quic_initial and rule.protocol is not TransportProtocol.UDP:
@@ -85,9 +85,11 @@ def entry_of(rule: Rule, family: Family, made: Any) -> Any:
             extension.standard_target = name
         else:
             extension = made.create_target(name)
+        inverted = options[:1] == ["!"]
         starts = [at for at, word in enumerate(options) if word.startswith("--")]
         for start, end in itertools.pairwise((*starts, len(options))):
-            extension.set_parameter(options[start].removeprefix("--"), options[start + 1 : end])
+            values = ["!"] if inverted else options[start + 1 : end]
+            extension.set_parameter(options[start].removeprefix("--"), values)
         extension._final_check()
     return made.rule
 

@@ -28,6 +28,7 @@ from datapath.netfilter.rules import (
     Goto,
     Jump,
     Nfqueue,
+    ResetPriority,
     RestoreMark,
     Return,
     Rule,
@@ -80,7 +81,7 @@ _XT_CONNTRACK_PORT: Final = 140, 156
 """In revision 3: where the original destination's port is, and the last one of a range; both in host byte order."""
 _XT_OWNER: Final = struct.Struct("=IIIIBB")
 """xt_owner.h, xt_owner_match_info: first and last uid, first and last gid, what is asked for, what is inverted."""
-_OWNER_USER, _OWNER_GROUP = 1, 2
+_OWNER_USER, _OWNER_GROUP, _OWNER_SOCKET = 1, 2, 4
 _XT_ADDRTYPE: Final = struct.Struct("=HHI")
 """xt_addrtype.h, xt_addrtype_info_v1: kinds of source, kinds of destination, flags."""
 _LOCAL: Final = 1 << 2
@@ -89,6 +90,8 @@ _NO_WILDCARD: Final = 1 << 1
 """xt_socket.h, XT_SOCKET_NOWILDCARD: sockets that listen on every address count, too."""
 _XT_MARK_SET: Final = struct.Struct("=II")
 """xt_mark.h, xt_mark_tginfo2."""
+_XT_CLASSIFY: Final = struct.Struct("=I")
+"""xt_CLASSIFY.h: the priority."""
 _XT_CONNMARK_SET: Final = {1: struct.Struct("=IIIB"), 2: struct.Struct("=IIIxxB")}
 """xt_connmark.h by revision: value, mask, mask of the packet's mark (for saving), mode; 2 has a shift in between."""
 _SET, _SAVE, _RESTORE = 0, 1, 2
@@ -264,8 +267,10 @@ def _tracked(match: _Extension) -> tuple[str, object]:
     return "original_port", PortRange(first, last)
 
 
-def _owner(data: bytes) -> tuple[str, int]:
+def _owner(data: bytes) -> tuple[str, int | bool]:
     first_user, last_user, first_group, last_group, looked_at, inverted = _XT_OWNER.unpack_from(data)
+    if looked_at == inverted == _OWNER_SOCKET:
+        return "ownerless", True
     if inverted or first_user != last_user or first_group != last_group:
         raise _OtherwiseError("other owners")
     if looked_at not in (_OWNER_USER, _OWNER_GROUP):
@@ -323,6 +328,8 @@ def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
         case "MARK", 2:
             value, mask = _XT_MARK_SET.unpack_from(data)
             return SetMark(Mark(value, mask))
+        case "CLASSIFY", 0 if _XT_CLASSIFY.unpack_from(data) == (0,):
+            return ResetPriority()
         case "CONNMARK", 1 | 2:
             value, mask, packet_mask, mode = _XT_CONNMARK_SET[revision].unpack_from(data)
             if mode == _SET:
