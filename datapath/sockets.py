@@ -21,6 +21,10 @@ SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
 _SYN_HEADERS: Final = 128  # bytes: an IPv6 and a TCP header with all options
 _DSCP: Final = 0xFC  # RFC 2474: the upper six bits; the lower two are ECN and belong to each connection's own kernel
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+"""Seconds, and probes. Common NATs forget a connection after some minutes of silence, strict ones after one."""
+DEAD_AFTER_S: Final = 90
+"""Seconds from the last answer of an idle peer to the end of the connection, by the above: 30 + 6 * 10."""
 _UNSIGNED: Final = struct.Struct("=I").pack
 _STREAM: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
@@ -40,6 +44,18 @@ def set_nodelay(sock: SocketType) -> None:
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
+def keep_alive(sock: SocketType) -> None:
+    """Probe a silent peer (tcp(7), SO_KEEPALIVE), and end the connection after :data:`DEAD_AFTER_S` without an answer.
+
+    For the sockets whose peer is elsewhere. Set on a listener, accepted sockets inherit it. Not TCP_USER_TIMEOUT: that
+    would also end connections to a peer that answers and does not read for so long (tcp_probe_timer(),
+    net/ipv4/tcp_timer.c, since Linux 5.11).
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def limit_received(listener: SocketType, size: int) -> None:

@@ -33,6 +33,7 @@ from datapath.sockets import (
     SocketAddress,
     delay_first_ack,
     delay_handshake_ack,
+    keep_alive,
     limit_received,
     saved_dscp,
     set_dscp,
@@ -130,6 +131,7 @@ class TransparentSockets:
         try:
             set_mark(upstream, mark | self._more)
             set_nodelay(upstream)
+            keep_alive(upstream)
             dscp = saved_dscp(client)
             if dscp:
                 set_dscp(upstream, dscp)
@@ -226,6 +228,8 @@ def _transparent_listener(family: int, port: int, *, shared: bool, near: bool) -
         set_nodelay(listener)
         if near:
             limit_received(listener, RECEIVED_LIMIT)
+        else:
+            keep_alive(listener)
         listener.bind((address, port))
         listener.listen(BACKLOG)
         delay_first_ack(listener)

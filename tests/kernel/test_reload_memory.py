@@ -11,7 +11,7 @@ from sidecars import RunningSidecar, children, start_sidecar
 
 from podlane.netns.topology import PodNodeServer
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 DATAPATHS = {"relay": [], "workers": ["--workers", "2"], "step-aside": ["--datapath", "step-aside"]}
 CLASSES, NAMES = 253, 20
