@@ -8,11 +8,13 @@ A history may be used by several threads; each call is one transaction. It must 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -50,6 +52,9 @@ _REMEDIES: Final = {
 }
 """By primary result code (https://www.sqlite.org/rescode.html), which is the low byte of the extended one."""
 _PRIMARY: Final = 0xFF
+_FOR_WANT_OF_ROOM: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_ROOM: Final = 1 << 16
+"""Bytes: SQLite makes room for 32 KiB of shared memory at once, and calls it an I/O error when it cannot."""
 _LARGEST: Final = 2**63 - 1
 """SQLite's integers end there; no number in a log is that large."""
 
@@ -335,7 +340,29 @@ class History:
 def _explanation(place: str, error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", None)  # missing where the module itself complains
     remedy = _REMEDIES.get(code & _PRIMARY) if code is not None else None
+    if code is not None and code & _PRIMARY in _FOR_WANT_OF_ROOM:
+        remedy = full_file_system(place) or remedy
     return f"{place} cannot be used: {error}. {remedy or 'If it is a history, it is damaged: take it from a backup'}."
+
+
+def full_file_system(place: str) -> str | None:
+    """What to do when the file system of a path has no room left, or no inodes; None when it has."""
+    path = Path(place).absolute()
+    while not path.exists():
+        path = path.parent
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return None
+    if room.f_bavail * room.f_frsize < _ROOM:
+        lacking = "is full"
+    elif room.f_files and not room.f_favail:
+        lacking = "has no inodes left for new files"
+    else:
+        return None
+    while not path.is_mount():
+        path = path.parent
+    return f"The file system at {path} {lacking}. Make room there and try again, or name a file on another one"
 
 
 def _limit(limit: int | None) -> int:

@@ -22,6 +22,7 @@ log needs shared memory: the file cannot be on a network file system.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import tempfile
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from tc_core.errors import HistoryError
-from tc_core.history.log import History, now
+from tc_core.history.log import History, full_file_system, now
 
 _APPLICATION: Final = 0x506F644C
 """``PRAGMA application_id``: "PodL". Tells our files from all others."""
@@ -142,10 +143,9 @@ class SqliteHistory(History):
             with super()._explained():
                 yield
         except OSError as error:
-            raise HistoryError(
-                f"{self.path} cannot be used: {error}. Check that you may read and write it and its "
-                f"directory, or name another file."
-            ) from error
+            remedy = full_file_system(self.place) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+            remedy = remedy or "Check that you may read and write it and its directory, or name another file"
+            raise HistoryError(f"{self.path} cannot be used: {error}. {remedy}.") from error
 
 
 class MemoryHistory(History):
