@@ -164,9 +164,10 @@ def _print_summary(totals: Totals, *, as_json: bool) -> None:
 
 def _print_notes(file: CaptureFile, seen: CaptureSummary, totals: Totals, seconds: float) -> None:
     """On standard error: irregularities, and the speed."""
-    from podlane.classify.notes import notes
+    from podlane.classify.notes import count, notes
 
     for note in notes(file.name, file.damage, seen):
         say(note)
     rate = f"{seen.packets / seconds:,.0f} packets/s" if seconds else "at once"
-    say(f"{seen.packets:,} packets ({ByteCount(seen.bytes).human}), {totals.flows:,} flows in {seconds:.1f} s: {rate}")
+    size = ByteCount(seen.bytes).human
+    say(f"{count(seen.packets, 'packet')} ({size}), {count(totals.flows, 'flow')} in {seconds:.1f} s: {rate}")

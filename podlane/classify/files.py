@@ -219,6 +219,9 @@ def _scapy_readers() -> tuple[Any, Any, type[Exception]]:
             self.interfaces.clear()
             super()._read_block_shb()
 
+        def _read_block_dsb(self, _block: bytes, _size: int) -> None:
+            """Keys of TLS are not needed, and scapy wants another module to be loaded before it keeps them."""
+
         def _read_block(self, size: int = MAX_PACKET) -> Any:
             stream: Any = self.f
             stream.record_start = stream.position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -108,8 +109,8 @@ class CaptureSummary:
     packets: int = 0
     bytes: int = 0
     not_ip: int = 0
-    other: int = 0
-    """IP, but neither TCP nor UDP."""
+    other: Counter[int] = field(default_factory=Counter)
+    """IP, but neither TCP nor UDP: packets by protocol number."""
     broken: int = 0
     """No flow can be determined: headers truncated or invalid."""
     cut: int = 0

@@ -95,16 +95,16 @@ class FlowTable:
         if protocol == TCP:
             # Up to the flags: without them nothing certain can be said.
             if min(len(data), payload.end) < start + _FLAGS_END:
-                seen.broken += 1
+                seen.broken += frames
                 return
             flags = data[start + 13]
         elif protocol == UDP:
             if min(len(data), payload.end) < start + _HEADER_UDP:
-                seen.broken += 1
+                seen.broken += frames
                 return
             flags = 0
         else:
-            seen.other += 1
+            seen.other[protocol] += frames
             return
         key = payload.addresses + data[start : start + 4] + (b"\x06" if protocol == TCP else b"\x11")
         half = self._halves.get(key)

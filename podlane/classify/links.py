@@ -1,7 +1,7 @@
 """Link layers: finds the offset of the IP packet in a frame. Pure.
 
 Numbers are those of the files (https://www.tcpdump.org/linktypes.html). Tags and encapsulations between the link layer
-and IP are skipped, in any order and number: 802.1Q and 802.1ad tags, PPPoE sessions, PPP.
+and IP are skipped, in any order and number: 802.1Q and 802.1ad tags, LLC with SNAP, MPLS, PPPoE sessions, PPP.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ NOT_IP: Final = -1
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _TAGS: Final = frozenset({0x8100, 0x88A8, 0x9100})
 """EtherTypes of VLAN tags: 802.1Q, 802.1ad (QinQ), and what QinQ used before it had a number of its own."""
+_MPLS: Final = frozenset({0x8847, 0x8848})
+_LABEL: Final = 4
+_LONGEST_802_3: Final = 1500
+"""Up to here the number is a length, and LLC follows (IEEE 802.3 3.2.6)."""
+_SNAP: Final = b"\xaa\xaa\x03\0\0\0"
+"""LLC header and an organization code that says: an EtherType follows (RFC 1042)."""
 _PPPOE_SESSION: Final = 0x8864
 _PPPOE_HEADER: Final = 6
 _PPP_IP: Final = frozenset({0x0021, 0x0057})
@@ -40,9 +46,28 @@ def _after_type(frame: bytes, at: int) -> int:
             return at + 2
         if kind == _PPPOE_SESSION:
             return _ppp_at(frame, at + 2 + _PPPOE_HEADER)
-        if kind not in _TAGS:
+        if kind in _MPLS:
+            return _after_labels(frame, at + 2)
+        if kind <= _LONGEST_802_3 and frame.startswith(_SNAP, at + 2):
+            at += 2 + len(_SNAP)
+        elif kind in _TAGS:
+            at += 4  # two bytes of tag, then the next EtherType
+        else:
             break
-        at += 4  # two bytes of tag, then the next EtherType
+    return NOT_IP
+
+
+def _after_labels(frame: bytes, at: int) -> int:
+    """The IP packet after a stack of MPLS labels, the last of which has the lowest bit of its third byte (RFC 3032
+    2.1).
+
+    Nothing names the payload: a control word or Ethernet (RFC 4385) do not begin as IP does, except by chance.
+    """
+    while len(frame) > at + _LABEL:
+        last = frame[at + 2] & 1
+        at += _LABEL
+        if last:
+            return _raw_at(frame, at)
     return NOT_IP
 
 

@@ -15,10 +15,15 @@ _SENTENCES: Final = (
     ("fragments_given_up", "fragmented packet", "{are} left out: parts are missing."),
     ("evicted", "flow",
      "had to be judged before the end, there were too many at once. What came of them later counts as further flows."),
-    ("other", "packet", "of IP without ports (ICMP ...) {are} left out."),
     ("not_ip", "packet", "of other protocols than IP (ARP ...) {are} left out."),
 )  # fmt: skip
 """The counters, and the remark for each."""
+_PROTOCOLS: Final = {
+    1: "ICMP", 2: "IGMP", 4: "IPv4 in IP", 41: "IPv6 in IP", 47: "GRE", 50: "ESP", 58: "ICMPv6", 89: "OSPF",
+    103: "PIM", 112: "VRRP", 132: "SCTP",
+}  # fmt: skip
+"""Names of protocol numbers (IANA)."""
+_TUNNELS: Final = frozenset({4, 41, 47, 50})
 
 
 def notes(name: str, damage: str | None, seen: CaptureSummary) -> Iterator[str]:
@@ -29,15 +34,24 @@ def notes(name: str, damage: str | None, seen: CaptureSummary) -> Iterator[str]:
         yield f"{name} has no packets."
     for link_type, frames in sorted(seen.unknown_links.items()):
         yield (
-            f"{_count(frames, 'packet')} of link type {link_type} cannot be read and {_are(frames)} left out. "
+            f"{count(frames, 'packet')} of link type {link_type} cannot be read and {_are(frames)} left out. "
             "Capture on another interface, or convert them."
         )
     for field, noun, text in _SENTENCES:
         if number := getattr(seen, field):
-            yield f"{_count(number, noun)} {text.format(are=_are(number))}"
+            yield f"{count(number, noun)} {text.format(are=_are(number))}"
+    if total := seen.other.total():
+        named = ", ".join(f"{_protocol(each)} {number:,}" for each, number in sorted(seen.other.items()))
+        tunnels = " What tunnels carry is not classified." if _TUNNELS & seen.other.keys() else ""
+        yield f"{count(total, 'packet')} of IP without ports {_are(total)} left out: {named}.{tunnels}"
 
 
-def _count(number: int, noun: str) -> str:
+def _protocol(number: int) -> str:
+    return _PROTOCOLS.get(number, f"protocol {number}")
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural if need be."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

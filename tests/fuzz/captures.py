@@ -128,7 +128,7 @@ def _flows(frames: list[CapturedFrame], full: bool) -> None:
     table.finish()
     seen = table.seen
     packets = sum(half.packets for flow in given for half in flow.halves)
-    others = seen.not_ip + seen.broken + seen.other + seen.fragments_given_up + sum(seen.unknown_links.values())
+    others = seen.not_ip + seen.broken + seen.other.total() + seen.fragments_given_up + sum(seen.unknown_links.values())
     assert seen.packets == len(frames)
     assert packets <= seen.packets, "packets were counted twice"
     # A datagram that came in several frames and is no flow's counts once.

@@ -214,3 +214,13 @@ def test_the_position_moves_with_reading(tmp_path: Path) -> None:
         assert file.size == path.stat().st_size
         positions = [file.position for _ in file]
     assert positions == [52, 74, 112]
+
+
+def test_keys_of_tls_in_a_capture_are_no_damage(tmp_path: Path) -> None:
+    """A Decryption Secrets Block (draft-ietf-opsawg-pcapng 4.7), as editcap --inject-secrets writes it."""
+    secrets = b"CLIENT_RANDOM 00 00\n"
+    keys = block("<", 0x0A, struct.pack("<II", 0x544C534B, len(secrets)) + secrets)
+    packets = section("<", [1], [(0, PACKETS[0])])
+    frames, file = read(tmp_path, section("<", [1], []) + keys + packets + keys)
+    assert [frame.data for frame in frames] == PACKETS[:1]
+    assert file.damage is None

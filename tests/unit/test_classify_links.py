@@ -7,7 +7,7 @@ from captured import Talk, flows
 from first_bytes import hello, records, sni
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Ether
+from scapy.layers.l2 import ARP, LLC, SNAP, CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.layers.ppp import HDLC, PPP, PPPoE
 from scapy.packet import Packet, Raw
 
@@ -15,6 +15,8 @@ from podlane.classify.links import NOT_IP, ip_start, known
 
 V4 = IP(src="10.0.0.2", dst="10.0.0.1") / TCP(sport=40000, dport=443)
 V6 = IPv6(src="fd00::2", dst="fd00::1") / TCP(sport=40000, dport=443)
+LABELS = bytes.fromhex("00064040 00065140")
+"""Two MPLS labels, 100 and 101; the second one is the last."""
 ETHER = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 FRAMES = [
     pytest.param(1, Ether(**ETHER) / V4, id="Ethernet"),
@@ -23,6 +25,10 @@ FRAMES = [
     pytest.param(1, Ether(**ETHER) / Dot1Q(vlan=5) / V6, id="VLAN, IPv6"),
     pytest.param(1, Ether(**ETHER) / Dot1AD(vlan=7) / Dot1Q(vlan=5) / V4, id="QinQ"),
     pytest.param(1, Ether(**ETHER, type=0x9100) / Dot1Q(vlan=7) / Dot1Q(vlan=5) / V4, id="QinQ by its old number"),
+    pytest.param(1, Dot3(**ETHER) / LLC() / SNAP(code=0x0800) / V4, id="SNAP"),
+    pytest.param(1, Dot3(**ETHER) / LLC() / SNAP(code=0x8100) / Dot1Q(vlan=5) / V6, id="SNAP, VLAN, IPv6"),
+    pytest.param(1, Ether(**ETHER, type=0x8847) / Raw(LABELS) / V4, id="MPLS"),
+    pytest.param(1, Ether(**ETHER) / Dot1Q(vlan=5, type=0x8848) / Raw(LABELS[4:]) / V6, id="MPLS in a VLAN, IPv6"),
     pytest.param(1, Ether(**ETHER) / PPPoE(sessionid=3) / PPP(proto=0x21) / V4, id="PPPoE"),
     pytest.param(
         1, Ether(**ETHER) / Dot1Q(vlan=7) / PPPoE(sessionid=3) / PPP(proto=0x57) / V6, id="PPPoE in a VLAN, IPv6"
@@ -73,6 +79,9 @@ def test_frames_cut_off_anywhere_do_no_harm(link_type: int, frame: Packet) -> No
     [
         pytest.param(1, Ether(**ETHER) / ARP(), id="ARP"),
         pytest.param(1, Ether(**ETHER, type=0x8863) / Raw(bytes(40)), id="PPPoE discovery"),
+        pytest.param(1, Dot3(**ETHER) / LLC(dsap=0x42, ssap=0x42) / Raw(bytes(40)), id="LLC of others"),
+        pytest.param(1, Ether(**ETHER, type=0x8847) / Raw(LABELS) / Raw(bytes(40)), id="MPLS with a control word"),
+        pytest.param(1, Ether(**ETHER, type=0x8847) / Raw(LABELS[:4] * 9), id="MPLS without a last label"),
         pytest.param(9, PPP(proto=0xC021) / Raw(bytes(40)), id="LCP"),
         pytest.param(113, CookedLinux(proto=0x0806) / ARP(), id="ARP, cooked v1"),
         pytest.param(276, CookedLinuxV2(proto=0x0806) / ARP(), id="ARP, cooked v2"),

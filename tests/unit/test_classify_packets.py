@@ -81,7 +81,14 @@ def test_headers_that_are_not_valid_are_left_out(packet: bytes) -> None:
 
 def test_other_protocols_are_counted() -> None:
     found, table = flows([IP() / ICMP(), IPv6(nh=59), IPv6() / IPv6ExtHdrHopByHop() / Raw(b"x")])
-    assert (len(found), table.seen.other) == (0, 3)
+    assert (len(found), table.seen.other.total()) == (0, 3)
+
+
+def test_packets_without_ports_are_counted_by_protocol_and_fragments_each() -> None:
+    ping = fragment(IP(src="10.0.0.2", dst="10.0.0.1") / ICMP() / Raw(bytes(3000)), 1480)
+    assert len(ping) == 3
+    _, table = flows([*ping, IP(proto=4) / IP() / SEGMENT, IP(proto=47) / Raw(bytes(40))])
+    assert table.seen.other == {1: 3, 4: 1, 47: 1}
 
 
 def big(version: int) -> tuple[Packet, list[Packet]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_what_is_missing_is_said_and_the_rest_is_classified(cli: CliRunner, poli
     assert "it is cut off in the middle of a packet. What comes before that is classified." in done.stderr
     assert "1 connection began before the capture" in done.stderr
     assert "1 packet is not captured whole" in done.stderr
-    assert "1 packet of IP without ports (ICMP ...) is left out." in done.stderr
+    assert "1 packet of IP without ports is left out: ICMP 1." in done.stderr
     assert "other protocols than IP" not in done.stderr
 
 
@@ -148,8 +149,12 @@ def test_a_whole_capture_leaves_nothing_to_say() -> None:
         (CaptureSummary(packets=1, fragments_given_up=2), "2 fragmented packets are left out: parts are missing."),
         (CaptureSummary(packets=1, evicted=3), "3 flows had to be judged before the end"),
         (CaptureSummary(packets=1, not_ip=1), "1 packet of other protocols than IP (ARP ...) is left out."),
+        (
+            CaptureSummary(packets=4, other=Counter({58: 1, 47: 1200, 253: 2})),
+            "1,203 packets of IP without ports are left out: GRE 1,200, ICMPv6 1, protocol 253 2. What tunnels carry",
+        ),
     ],
-    ids=["empty", "link type", "middle", "broken", "fragments", "evicted", "not IP"],
+    ids=["empty", "link type", "middle", "broken", "fragments", "evicted", "not IP", "protocols"],
 )
 def test_what_is_not_as_it_should_be_is_said(seen: CaptureSummary, words: str) -> None:
     (note,) = notes("x.pcap", None, seen)
