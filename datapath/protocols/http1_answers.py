@@ -85,7 +85,7 @@ class Http1Answers:
         if self._body.ended:
             self._answered()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Read bytes of the server."""
         at = 0
         try:
@@ -104,13 +104,13 @@ class Http1Answers:
         self.whole += 1
         self.end = self._at
 
-    def _read_head(self, data: bytes, at: int) -> int:
+    def _read_head(self, data: bytes | bytearray, at: int) -> int:
         """Read to the end of a head, or of the data; where that is."""
         had = len(self._head)
         if not had:
             blank = _BLANK_LINE.search(data, at)
             if blank is not None:
-                self._begin(data[at : blank.end()])
+                self._begin(data, at, blank.end())
                 return blank.end()
         self._head += data[at:]
         blank = _BLANK_LINE.search(self._head, max(0, had - 2)) if had else None
@@ -118,14 +118,14 @@ class Http1Answers:
             if len(self._head) > _MAX_HEAD:
                 raise _LostError
             return len(data)
-        head = bytes(self._head[: blank.end()])
+        head = self._head[: blank.end()]
         self._head.clear()
-        self._begin(head)
+        self._begin(head, 0, len(head))
         return at + len(head) - had
 
-    def _begin(self, head: bytes) -> None:
-        """The head is whole: what follows it."""
-        status = _STATUS.match(head)
+    def _begin(self, data: bytes | bytearray, at: int, end: int) -> None:
+        """A head is whole: what follows it."""
+        status = _STATUS.match(data, at)
         if status is None or not self._expected:
             raise _LostError
         code = status[1]
@@ -136,7 +136,7 @@ class Http1Answers:
                     raise _LostError
                 self.over = Over.SWITCHED
             return  # the answer is still to come
-        fields = _FRAMING.findall(head)
+        fields = _FRAMING.findall(data, at, end)
         if request.method == b"CONNECT" and code[:1] == b"2":
             if fields:
                 raise _LostError

@@ -74,7 +74,7 @@ class Http1Body:
         if not self.left and self._part is _Part.DATA:
             self._part = _Part.CHUNK_END
 
-    def skip(self, data: bytes, at: int) -> int:
+    def skip(self, data: bytes | bytearray, at: int) -> int:
         """Pass what belongs to the body, from a place on; where it ends, or the data. Raises IrregularChunkError."""
         end = len(data)
         if self._part is _BYTES:
@@ -90,7 +90,7 @@ class Http1Body:
                 at = self._read_line(data, at)
         return at
 
-    def _read_line(self, data: bytes, at: int) -> int:
+    def _read_line(self, data: bytes | bytearray, at: int) -> int:
         """Take one line, or as much of it as there is."""
         end = data.find(b"\n", at) + 1
         stop = end or len(data)

@@ -23,18 +23,20 @@ from datapath.protocols.http1 import Http1Request, read_head
 from datapath.protocols.http1_body import LENGTH, TOKEN, Http1Body, IrregularChunkError
 from datapath.protocols.http2_requests import Http2Cutter
 from datapath.protocols.requests import AMBIGUOUS, Cutter, Piece, Request
-from datapath.protocols.sniff import HTTP2_PREFACE, MAX_METHOD
+from datapath.protocols.result import host_name
+from datapath.protocols.sniff import HTTP2_PREFACE, MAX_METHOD, MAX_REQUEST_LINE
 
 MAX_HEAD: Final = 64 << 10
 """Maximum bytes of a head, which are held until it is complete; servers accept 8 to 32 KiB."""
 
 _STRICT_HEAD: Final = re.compile(
-    rb"(%(token)s++) [\x21-\x7e]++ HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n\v\f]*+\r\n)*+)\r\n" % {b"token": TOKEN}
+    rb"(%(token)s{1,%(max_method)d}+) ([\x21-\x7e]++) HTTP/1\.([01])\r\n((?:%(token)s++:[^\x00\r\n\v\f]*+\r\n)*+)\r\n"
+    % {b"token": TOKEN, b"max_method": MAX_METHOD}
 )
-"""Method, minor version, field lines; only what all programs parse alike."""
+"""Method, target, minor version, field lines; only what all programs parse alike."""
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
 _BEGINNING: Final = re.compile(rb"(%s{1,%d}+)(.?)" % (TOKEN, MAX_METHOD), re.DOTALL)
-_FRAMING: Final = re.compile(rb"(?im)^(host|content-length|transfer-encoding|upgrade):[ \t]*+(.*?)[ \t]*+\r$")
+_FRAMING: Final = re.compile(rb"(?m)^((?i:host|content-length|transfer-encoding|upgrade)):[ \t]*+([^\r]*+)\r$")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 
@@ -113,15 +115,25 @@ class Http1Cutter:
     def _begin(self, text: bytes) -> Request | None:
         """A whole head: its request, if where that ends is beyond doubt; then the part that follows is set."""
         strict = _STRICT_HEAD.fullmatch(text)
-        request = read_head(text) if strict else None
-        if strict is None or not isinstance(request, Http1Request):
+        if strict is None:
             return None
-        method, minor, fields = strict.groups()
+        method, target, minor, fields = strict.groups()
         found: dict[bytes, list[bytes]] = {}
         for name, value in _FRAMING.findall(fields):
-            found.setdefault(name.lower(), []).append(value)
+            found.setdefault(name.lower(), []).append(value.rstrip(b" \t"))
+        hosts = found.get(b"host", [])
+        if target[0] == 0x2F and method != b"CONNECT" and len(target) <= MAX_REQUEST_LINE:
+            # The usual case. So strict a head needs not be read again: read_head() would say the same.
+            if len(hosts) > 1 or (not hosts and minor == b"1"):
+                return None
+            host = host_name(hosts[0]) if hosts else None
+        else:
+            request = read_head(text)
+            if not isinstance(request, Http1Request):
+                return None
+            host = request.host
         lengths, codings = found.get(b"content-length", []), found.get(b"transfer-encoding", [])
-        if len(lengths) + len(codings) > 1 or len(found.get(b"host", [])) > 1:
+        if len(lengths) + len(codings) > 1:
             return None
         if codings and (codings[0].lower() != b"chunked" or minor == b"0"):
             return None
@@ -131,7 +143,7 @@ class Http1Cutter:
             self._body.begin_chunks()
         elif lengths:
             self._body.begin(int(lengths[0]))
-        return Request(request.host, method, b"upgrade" in found)
+        return Request(host, method, b"upgrade" in found)
 
     # bodies --------------------------------------------------------------------------------------------------------
 

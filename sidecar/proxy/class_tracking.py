@@ -90,6 +90,9 @@ class ClassTracking:
     def begins(self, what: Request | Beyond) -> Change:
         """The client's next byte begins a request, or data that cannot be followed."""
         if isinstance(what, Request):
+            before = self.detection
+            if what.host == before.host and before.reason is Reason.FOUND and self.wanted is None:
+                return Change.NONE  # as nearly always
             return self._asks(self.detection._replace(reason=Reason.FOUND, host=what.host))
         if not self._requests_may_differ():
             return Change.NONE  # only the first request decides

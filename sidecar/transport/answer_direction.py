@@ -45,7 +45,7 @@ class FollowedAnswers:
             if size <= answers.left:
                 answers.skip(size)
             else:
-                answers.feed(bytes(direction.loop_context.view[:size]))
+                answers.feed(direction.loop_context.buffer[:size])
             self._looked()
         return turn
 

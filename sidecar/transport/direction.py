@@ -210,14 +210,9 @@ class Direction:
     def run(self) -> None:
         """Pump, and handle the result."""
         # Nearly always a single short read suffices: handle it without the loop of pump().
-        if (
-            self.readable
-            and self.held is None
-            and self.full_reads < BULK_AFTER
-            and self.pace is None
-            and self.followed is None
-        ):
-            turn = self.copy_unseen(BUFFER_SIZE)
+        if self.readable and self.held is None and self.full_reads < BULK_AFTER and self.pace is None:
+            followed = self.followed
+            turn = self.copy_unseen(BUFFER_SIZE) if followed is None else followed.copy(self, BUFFER_SIZE)
             if turn is _BLOCKED:
                 return
         else:

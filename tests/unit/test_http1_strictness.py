@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from datapath.protocols.detect import MAX_BYTES, Detector, detect_at_once
 from datapath.protocols.http1 import Http1Reader, Http1Request, read_head
+from datapath.protocols.http1_requests import Http1Cutter
+from datapath.protocols.requests import Request
 from datapath.protocols.result import NeedMore, Rejected, host_name
 
 ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
@@ -110,6 +112,17 @@ def test_what_h11_accepts_has_the_same_host(data: bytes, positions: list[int]) -
     expected, ours = by_h11(data), by_us(data)
     assert ours == expected or expected == ("malformed", None)
     assert by_us(data, *sorted(min(p, len(data)) for p in positions)) == ours
+
+
+@settings(max_examples=300, deadline=None)
+@given(HEADS | damaged())
+@example(b"GET / HTTP/1.1\r\nHost: \t a.example \t\r\n\r\n")
+@example(b"GET / HTTP/1.0\r\n\r\n")
+@example(b"GET /" + b"a" * (16 << 10) + b" HTTP/1.1\r\nHost: a.example\r\n\r\n")
+def test_a_request_that_is_followed_has_the_same_host(data: bytes) -> None:
+    begun = [piece.begins for piece in Http1Cutter().feed(data) if piece.begins is not None]
+    if begun and isinstance(begun[0], Request):
+        assert read_head(data.lstrip(b"\r\n")) == Http1Request(begun[0].host)
 
 
 @settings(max_examples=250, deadline=None)
