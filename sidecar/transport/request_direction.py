@@ -155,7 +155,7 @@ class FollowedRequests:
             if piece.begins is not None and not self._follower.begins(piece.begins):
                 return _BLOCKED  # permanently: the direction is closed
             direction.held = memoryview(piece.data)
-            if direction.queued:
+            if direction.queued and direction.pace is not None:
                 return _BLOCKED  # it waits for its turn in another class
         elif early := self._early:
             self._early = early[self._at_most :]

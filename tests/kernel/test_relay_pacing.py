@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from proxy_harness import DESTINATION, bench, read_exactly, read_to_end
+from waiting import until
 
 from datapath.routing.flow import Destination
 from traffic_policy.policy import Bound
@@ -86,6 +87,18 @@ def test_bytes_that_were_read_in_another_class_wait_in_their_own() -> None:
                 assert read_exactly(server, len(request)) == request
         took = time.monotonic() - began
     assert took >= 15 * len(body) * 8 / 800_000 * 0.7
+
+
+def test_bytes_that_wait_for_their_class_survive_a_reset_of_the_client() -> None:
+    upload = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 6000\r\n\r\n" + bytes(6000)
+    with bench(limited("100kbit", more="requests: follow"), destination=INBOUND) as b:
+        client, server = b.pair(HELLO % b"b")
+        (connection,) = b.proxy.server._context.live
+        client.sendall(upload)
+        until("a direction that waits", lambda: connection.pair.up.queued)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert read_exactly(server, len(upload)) == upload
 
 
 def test_what_is_not_received_from_the_network_is_not_held() -> None:
