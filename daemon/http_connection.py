@@ -37,7 +37,8 @@ class HttpLimits:
     """Limits of a server. Times are in seconds, sizes in bytes."""
 
     connections: int
-    """Simultaneous connections. Any further one is closed without a response."""
+    """Simultaneous connections. A further one takes the place of the oldest that has asked for nothing yet; if all have
+    asked, it is closed without a response."""
     per_peer: int
     """Simultaneous connections per client address."""
     respond: float
@@ -85,6 +86,8 @@ class HttpConnection:
         self._shared = shared
         self._limits = shared.limits
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=shared.limits.head_bytes)
+        self.asked = False
+        """Whether the head of a request has come."""
         self._idle: trio.CancelScope | None = None
         self._whole = trio.Event()
         """The current request has been read to its end."""
@@ -115,6 +118,7 @@ class HttpConnection:
             return await self._send(self._shared.refuse(error.status, str(error)), last=True)
         if head is None:
             return False
+        self.asked = True
         response = await self._response_to(head)
         return response is not None and await self._send(response, head_only=head.method == b"HEAD")
 

@@ -47,8 +47,8 @@ class HttpServer:
         self._refuse = refuse
         self._tls = tls
         self._shared = Shared(limits, self._respond, refuse)
-        self._open: dict[trio.CancelScope, HttpConnection | None] = {}
-        """Connections, by their cancel scope; None: the TLS handshake is in progress."""
+        self._open: dict[trio.CancelScope, _Client] = {}
+        """Connections, by their cancel scope, the oldest first."""
         self._peers = Counter[str]()
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
@@ -77,9 +77,9 @@ class HttpServer:
         seconds."""
         self._accepting.cancel()
         self._shared.leaving = self._shared.draining = True
-        for connection in self._open.values():
-            if connection is not None:
-                connection.drain()
+        for client in self._open.values():
+            if client.connection is not None:
+                client.connection.drain()
         with trio.move_on_after(grace):
             await self.until_empty()
         for scope in self._open:
@@ -94,27 +94,43 @@ class HttpServer:
     async def _serve(self, stream: trio.SocketStream) -> None:
         scope = trio.CancelScope()
         peer = _peer_of(stream)
-        if peer is None or len(self._open) >= self._limits.connections or self._peers[peer] >= self._limits.per_peer:
-            if peer is not None:
-                self._tell_refused(peer)
+        if peer is None or not self._room_for(peer):
             await trio.aclose_forcefully(stream)
             return
-        self._open[scope] = None
+        client = self._open[scope] = _Client(peer)
         self._peers[peer] += 1
         try:
             with scope:
                 secured = await self._secured(stream)
                 if secured is not None:
-                    connection = self._open[scope] = HttpConnection(secured, self._shared)
-                    await connection.run()
+                    client.connection = HttpConnection(secured, self._shared)
+                    await client.connection.run()
         except Exception as error:
             # One connection's error must not end the server.
             log_some.error("a connection failed", exc_info=error)
         finally:
-            del self._open[scope]
-            self._peers -= Counter((peer,))
-            self._ended.set()
+            self._forget(scope)
             await trio.aclose_forcefully(stream)
+
+    def _room_for(self, peer: str) -> bool:
+        """Whether a connection of this peer may be served; if need be, one that has asked for nothing makes room."""
+        crowded = self._peers[peer] >= self._limits.per_peer
+        if not crowded and len(self._open) < self._limits.connections:
+            return True
+        self._tell_refused(peer)
+        for scope, client in self._open.items():
+            if client.silent and (client.peer == peer or not crowded):
+                scope.cancel()
+                self._forget(scope)
+                return True
+        return False
+
+    def _forget(self, scope: trio.CancelScope) -> None:
+        """Count a connection no more."""
+        client = self._open.pop(scope, None)
+        if client is not None:
+            self._peers -= Counter((client.peer,))
+            self._ended.set()
 
     async def _secured(self, stream: trio.SocketStream) -> Stream | None:
         """The stream after the TLS handshake; None if that failed."""
@@ -155,9 +171,23 @@ class HttpServer:
         self._refused += 1
         if trio.current_time() >= self._tell_at:
             log.warning(
-                "connections are refused: there are too many", refused=self._refused, open=len(self._open), last=peer
+                "connections are closed: there are too many", closed=self._refused, open=len(self._open), last=peer
             )
             self._refused, self._tell_at = 0, trio.current_time() + _TOLD_EVERY
+
+
+class _Client:
+    """A connection with its peer's address."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.connection: HttpConnection | None = None
+        """None: the TLS handshake is in progress."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has not asked for anything yet."""
+        return self.connection is None or not self.connection.asked
 
 
 def _peer_of(stream: trio.SocketStream) -> str | None:

@@ -25,6 +25,7 @@ from datapath.cleanup import clear_stepaside_marks
 from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
+from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Repairs, Watch
 from datapath.errors import ConntrackError
 from datapath.exclusions import excluded_matches
 from datapath.kernel_thread import KernelThread
@@ -85,6 +86,10 @@ class DataPlane:
         self._following_inbound = False
         self._reservation = PortReservation()
         self._teller_logged: IngressClassifier | None = None
+        self.repairs = Repairs()
+        """What is missing, and what was put back."""
+        self._watch: Watch | None = None
+        self._bypassed = False
 
     @property
     def server(self) -> Server | None:
@@ -113,6 +118,11 @@ class DataPlane:
         self._reservation = reserve((*listeners, *self.settings.own_ports))
         if self._reservation.warning:
             log.warning(self._reservation.warning)
+        self._watch = Watch(
+            self.repairs,
+            {RULES: self._rules.missing_rules, ROUTES: self._rules.missing_routes, CLASSES: self._shaping.missing},
+            self._installer.changes(),
+        )
 
     def _clear_the_other_datapath(self) -> None:
         """Clear step-aside marks of a killed predecessor: the relay's rules would take them for captured connections.
@@ -172,6 +182,7 @@ class DataPlane:
         self._callbacks.ids(ids)
         await self.sample()
         self._applied = True
+        self.repairs.begin_again()
         return len(report.done) + len(gone.done)
 
     async def _serve(self, routing: Routing) -> None:
@@ -231,25 +242,59 @@ class DataPlane:
         self._rules.forget()
         self._quic.try_again()
 
+    def bypassed(self) -> None:
+        """The commands of :attr:`Callbacks.fallback` are about to be run: the rules stay away until
+        :meth:`restore_capture`."""
+        self._bypassed = True
+
     async def restore_capture(self) -> None:
         """Write the rules of the policy in force again, after the commands of :attr:`Callbacks.fallback` were run.
 
         Raises what :meth:`apply` raises.
         """
+        self._bypassed = False
         self._rules.invalidate()
         await self._thread.run(partial(self._write_rules, self.policy))
 
     async def maintain(self) -> None:
-        """Read counters, follow changes of listening sockets, remove state that is no longer needed.
+        """Put back what another program has removed, read counters, follow changes of listening sockets, remove state
+        that is no longer needed.
 
         Call about once per second. Raises the errors of :mod:`tc_core.errors` and :mod:`datapath.errors`; the next
         call continues from there.
         """
+        await self._keep_in_force()
         await self.sample()
         await self._follow_listeners()
         if self._shaping.unfinished:
             await self._thread.run(self._shaping.finish)
         await self._settle()
+
+    async def _keep_in_force(self) -> None:
+        """Look whether everything is there (:mod:`datapath.enforcement`), and put back what is missing."""
+        watch = self._watch
+        if watch is None or not self._applied or self._bypassed:
+            return
+        repairs = self.repairs
+        beaten = repairs.beaten
+        parts = await self._thread.run(partial(watch.look, time.monotonic()))
+        lost = "; ".join(repairs.lost)
+        if repairs.beaten and not beaten:
+            log.error(
+                "another program removes what is installed here, again and again: it wins, and nothing is put back",
+                lost=lost,
+                repairs=MOST_REPAIRS,
+                remedy="stop that program, then send SIGHUP",
+            )
+        if not parts:
+            return
+        log.warning("what was installed here is gone, and is put back", lost=lost)
+        try:
+            if CLASSES in parts:
+                await self._thread.run(self._shaping.put_back)
+        finally:
+            if parts & {RULES, ROUTES}:
+                await self.restore_capture()
 
     async def _follow_listeners(self) -> None:
         """Exempt ports on which another program listens on loopback than elsewhere; see datapath.sock_diag."""

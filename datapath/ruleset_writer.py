@@ -46,6 +46,7 @@ class RulesetWriter:
         self._listeners = Listeners()
         self._written: Ruleset | None = None  # the last ruleset, if it was written without error
         self._lacking: frozenset[str] = frozenset()
+        self._in_force: Ruleset | None = None  # what is to be there, written again or not
         self._fallback: tuple[Command, ...] | None = None
         self._fallback_ids: tuple[dict[str, int], tuple[int, ...]] | None = None
 
@@ -79,13 +80,15 @@ class RulesetWriter:
         if ruleset == self._written:
             return  # not read back, which is slow: forget() asks for that
         self._written = None
+        if ruleset != self._in_force:
+            self._in_force = None  # one that cannot be written is not missed
         try:
             ruleset = self._install(build, settings)
         except RulesetError:
             if not self._found_lacking():
                 raise
             ruleset = self._install(build, settings)
-        self._written = ruleset
+        self._written = self._in_force = ruleset
         self._arm(ruleset, settings)
 
     def _install(self, build: Callable[[CaptureSettings], Ruleset], settings: DataPlaneSettings) -> Ruleset:
@@ -135,6 +138,14 @@ class RulesetWriter:
         """The fallback commands were run: the next :meth:`write` reads everything, like the first one."""
         self._written = self._fallback = None
         self._installer.invalidate()
+
+    def missing_rules(self) -> list[str]:
+        """What is missing of the rules as last written. Raises :class:`RulesetError`."""
+        return [] if self._in_force is None else self._installer.missing_rules(self._in_force)
+
+    def missing_routes(self) -> list[str]:
+        """What is missing of the policy routes as last written. Raises :class:`RulesetError`."""
+        return [] if self._in_force is None else self._installer.missing_routes(self._in_force)
 
     def listeners_changed(self) -> bool:
         """Whether the exempted ports differ from those in the rules."""

@@ -14,11 +14,11 @@ from datapath.download_limits import ReceiveLimits
 from datapath.shared_counters import SharedCounters
 from datapath.transition import transition
 from tc_core.apply.execute import Report, apply, clear, execute
-from tc_core.apply.plan import observe_interface, plan_arriving
+from tc_core.apply.plan import observe_interface, plan, plan_arriving
 from tc_core.compile.ingress_classifier import IngressClassifier, select_ingress_classifier
 from tc_core.compile.mark_tree import LEAF_BASE, compile_policy, leaf_handle
 from tc_core.compile.packet_tree import compile_ingress
-from tc_core.errors import InterfaceNotFoundError
+from tc_core.errors import ForeignLinkError, ForeignQdiscError, InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
 from tc_core.model import HtbClass
@@ -204,6 +204,25 @@ class Shaping:
             self._receiving = self._lanes.ingress.device, received.total, self.ingress_classifier, sampler
         self.unfinished = False
         return report
+
+    def missing(self) -> list[str]:
+        """The changes that would bring the kernel to the final state; none while :attr:`unfinished`.
+
+        Raises the errors of :mod:`tc_core`.
+        """
+        if self._lanes is None or self.unfinished:
+            return []
+        seen = observe_interface(self._kernel, self.interface)
+        try:
+            steps = plan(seen, self._lanes, replace=self._replace)
+        except (ForeignLinkError, ForeignQdiscError) as error:
+            return [str(error)]
+        return [change.command(name) for name, change in steps]
+
+    def put_back(self) -> None:
+        """Make the changes of :meth:`missing`. Raises the errors of :mod:`tc_core`."""
+        if self._lanes is not None and not self.unfinished:
+            apply(self._kernel, self.interface, self._lanes, replace=self._replace)
 
     def remove(self) -> None:
         """Delete our trees, never foreign ones. A removed interface is no error: its tree was removed with it."""

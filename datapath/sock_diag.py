@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from daemon.log import Logger
 from datapath.routing.flow import Address
-from tc_core.netlink.codec import DUMP, REQUEST, NetlinkError, message
+from tc_core.netlink.codec import DUMP, REQUEST, NetlinkError, attributes, message, number
 from tc_core.netlink.socket import SOCK_DIAG, NetlinkSocket
 from traffic_policy.errors import PodlaneError
 
@@ -30,11 +33,11 @@ _SOCK_DIAG_BY_FAMILY: Final = 20
 _TCP_LISTEN: Final = 10
 _REQUEST: Final = struct.Struct("=BBBBI48s")
 """linux/inet_diag.h, struct inet_diag_req_v2: family, protocol, extensions, padding, states, socket identity."""
-_MESSAGE: Final = struct.Struct("=4s2s2s16s16sI8s20s")
-"""struct inet_diag_msg: what it is, ports, addresses, the interface it is bound to, a cookie, counters."""
+_MESSAGE: Final = struct.Struct("=4s2s2s16s16sI8s12sII")
+"""struct inet_diag_msg: what it is, ports, addresses, the interface it is bound to, a cookie, counters, user, inode."""
 _ATTRIBUTE: Final = struct.Struct("=HH")
-_V6ONLY: Final = 11
-"""INET_DIAG_SKV6ONLY"""
+_V6ONLY, _MARK = 11, 15
+"""INET_DIAG_SKV6ONLY, INET_DIAG_MARK"""
 _FRESH_S: Final = 0.05
 """A program that opens a port twice is not caught out for longer."""
 
@@ -53,6 +56,8 @@ class Listening:
     port: int
     v6only: bool = False
     bound: bool = False
+    user: int = 0
+    inode: int = 0
 
     def serves(self, version: int) -> bool:
         """Whether connections of this IP version could be for it."""
@@ -93,6 +98,26 @@ def listening() -> list[Listening]:
         ) from None
 
 
+def marked_udp_ports(mark: int) -> frozenset[int]:
+    """Ports of the UDP sockets over IPv4 of this network namespace that have a mark (SO_MARK).
+
+    The kernel tells marks to those who have CAP_NET_ADMIN. Raises :class:`ListenersError`.
+    """
+    request = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_UDP, 0, 0, 0xFFFFFFFF, bytes(48))
+    try:
+        with NetlinkSocket(SOCK_DIAG) as link:
+            found = link.ask(message(_SOCK_DIAG_BY_FAMILY, request, flags=REQUEST | DUMP))
+    except NetlinkError as error:
+        raise ListenersError(
+            f"The kernel tells of no UDP sockets: {error.detail}. It takes CONFIG_INET_UDP_DIAG (modprobe udp_diag)."
+        ) from None
+    return frozenset(
+        int.from_bytes(_MESSAGE.unpack_from(each)[1], "big")
+        for each in found
+        if number(attributes(each[_MESSAGE.size :]), _MARK) == mark
+    )
+
+
 class Listeners:
     """The exempted ports, read again when the cached result is older than some milliseconds."""
 
@@ -131,7 +156,7 @@ def _dump(link: NetlinkSocket, family: int) -> list[Listening]:
 
 def parse(data: bytes) -> Listening:
     """One listener of an answer, without its netlink header. Pure."""
-    what, port, _, address, _, interface, *_ = _MESSAGE.unpack_from(data)
+    what, port, _, address, _, interface, _, _, user, inode = _MESSAGE.unpack_from(data)
     size = 4 if what[0] == socket.AF_INET else 16
     v6only = False
     at = _MESSAGE.size
@@ -140,4 +165,30 @@ def parse(data: bytes) -> Listening:
         if kind == _V6ONLY:
             v6only = bool(data[at + _ATTRIBUTE.size])
         at += max((length + 3) & ~3, _ATTRIBUTE.size)
-    return Listening(ipaddress.ip_address(address[:size]), int.from_bytes(port, "big"), v6only, bool(interface))
+    where = ipaddress.ip_address(address[:size])
+    return Listening(where, int.from_bytes(port, "big"), v6only, bool(interface), user, inode)
+
+
+def holder_of(port: int) -> str:
+    """Who listens on a TCP port of this network namespace, for a message: user, and process if it is visible here."""
+    try:
+        there = [each for each in listening() if each.port == port]
+    except ListenersError:
+        there = []
+    if not there:
+        return "a socket that does not listen"
+    holder = there[0]
+    process = _process_with(f"socket:[{holder.inode}]")
+    if process is None:
+        return f"a process of user {holder.user}, not visible here"
+    return f"process {process.name} ({(process / 'comm').read_text().strip()}) of user {holder.user}"
+
+
+def _process_with(link: str) -> Path | None:
+    """The directory in /proc of a process that has this file open (proc(5), /proc/PID/fd)."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or another user's is not to be seen
+            for descriptor in (process / "fd").iterdir():
+                if os.readlink(descriptor) == link:
+                    return process
+    return None

@@ -6,12 +6,10 @@ from typing import Final
 
 import click
 
-from podlane.admin_client import NoAnswerError, ask, reachable
 from podlane.console import stop
-from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
 
 _PATIENCE: Final = 2.0
-"""Seconds for one answer; the sidecar's event loop needs milliseconds."""
+"""Seconds for an answer; the supervisor needs milliseconds."""
 
 
 @click.command(
@@ -23,37 +21,18 @@ Examples:
 Exit codes: 0 the sidecar is ready (or alive), 1 it is not (the reason is on standard error).
 """
 )
-@click.option("--alive", is_flag=True, help="Ask the supervisor whether it does its work, be the proxy ready or not.")
-@click.option(
-    "--admin-address", envvar=variable("admin_address"), default=ADMIN_ADDRESS, metavar="ADDRESS", hidden=True
-)
-@click.option("--admin-port", envvar=variable("admin_port"), default=ADMIN_PORT, type=int, metavar="PORT", hidden=True)
-def ready(alive: bool, admin_address: str, admin_port: int) -> None:
-    """Ask the sidecar of this network namespace whether all is in force.
+@click.option("--alive", is_flag=True, help="Ask whether the supervisor does its work, be the proxy ready or not.")
+def ready(alive: bool) -> None:
+    """Ask the supervisor of this network namespace's sidecar whether all is in force.
 
-    PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT say where its admin server listens, as for the sidecar itself.
+    It listens in /run/podlane, which only its own user can enter: ask as that user, in the same container.
     """
-    reason = _not_alive() if alive else _not_ready(reachable(admin_address), admin_port)
-    if reason is not None:
-        stop(reason, 1)
-
-
-def _not_alive() -> str | None:
-    """Why the supervisor is not alive; None when it is."""
     from sidecar.errors import SupervisorError
-    from sidecar.supervisor.control import PING, request
+    from sidecar.supervisor.control import PING, READY, request
 
     try:
-        request(PING, _PATIENCE)
+        answer = request(PING if alive else READY, _PATIENCE)
     except SupervisorError as error:
-        return str(error)
-    return None
-
-
-def _not_ready(address: str, port: int) -> str | None:
-    """Why the sidecar is not ready; None when it is."""
-    try:
-        answer = ask(address, port, "/readyz")
-    except NoAnswerError as error:
-        return f"No sidecar is to be reached at {address}:{port}: {error}. Is it running, with an admin port?"
-    return None if answer.status == 200 else f"The sidecar at {address}:{port} says: {answer.begins}."
+        stop(str(error), 1)
+    if not alive and answer != READY:
+        stop(answer, 1)

@@ -8,7 +8,7 @@ from typing import Final
 READY: Final = "ready"
 """What ``/readyz`` says with status 200: everything is in force."""
 NOT_READY: Final = "not ready"
-"""What it says with status 503, before and while draining."""
+"""What it says with status 503: before, while something that was installed is missing, and while draining."""
 _OK: Final = "ok"
 
 
@@ -18,17 +18,21 @@ class Health:
 
     missing_workers: tuple[int, ...] = ()
     """Numbers of the workers that do not answer."""
+    lost: tuple[str, ...] = ()
+    """What another program has removed of what was installed, and is not there now."""
     notes: tuple[str, ...] = ()
     """What is not as it is wanted, one line each: a refused policy, QUIC without names, warnings."""
 
     @property
     def status(self) -> int:
-        """200, or 503 when a worker is missing."""
-        return 503 if self.missing_workers else 200
+        """200, or 503 when a worker or something that was installed is missing."""
+        return 503 if self.missing_workers or self.lost else 200
 
     @property
     def text(self) -> str:
-        """``ok``, and each note on a line of its own; or which workers are missing."""
+        """``ok`` and each note, or what is missing, on lines of their own."""
+        lines = []
         if self.missing_workers:
-            return f"no answer from worker {', '.join(map(str, self.missing_workers))}"
-        return "\n".join((_OK, *self.notes))
+            lines.append(f"no answer from worker {', '.join(map(str, self.missing_workers))}")
+        lines += [f"missing: {each}" for each in self.lost]
+        return "\n".join(lines or (_OK, *self.notes))

@@ -28,11 +28,13 @@ JSON objects. Each key names its unit; what is not known is null. Keys may be ad
 ## /healthz
 
 A text. 200 while the proxy's event loop turns, and that of each worker: `ok`, and behind it, one per line, what is not
-as it is wanted (a refused policy, QUIC without names, warnings). 503 names the workers that do not answer.
+as it is wanted (a refused policy, QUIC without names, warnings). 503 names the workers that do not answer, and what
+another program has removed of what was installed (`missing: `).
 
 ## /readyz
 
-A text. 200 (`{READY}`) when all is in force; 503 (`{NOT_READY}`) before and while draining.
+A text. 200 (`{READY}`) when all is in force; 503 (`{NOT_READY}`) before, while
+something that was installed is missing, and while draining.
 
 ## /metrics
 

@@ -11,7 +11,7 @@ by its mark. Nothing else is changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,11 +19,12 @@ from daemon.log import Logger
 from datapath.errors import RulesetError
 from datapath.netfilter import routes
 from datapath.netfilter.backend import Backend
+from datapath.netfilter.changes import MangleChanges
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.parse import Installed
-from datapath.netfilter.render import difference
+from datapath.netfilter.render import difference, missing, render_route
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Rule
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset
 from datapath.netfilter.select import detect_backend
@@ -89,6 +90,30 @@ class Installer:
         for note in notes:
             log.info(note)
         return report
+
+    def changes(self) -> Callable[[], bool]:
+        """A function that tells whether mangle tables may have changed since it was called last, at little cost."""
+        return MangleChanges(self.backend.kind).seen
+
+    def missing_rules(self, ruleset: Ruleset) -> list[str]:
+        """What is missing of the chains of ``ruleset`` and the jumps to them. Raises :class:`RulesetError`."""
+        return [
+            each
+            for family in self._families([])
+            for each in missing(ruleset.for_family(family), self.installed(family))
+        ]
+
+    def missing_routes(self, ruleset: Ruleset) -> list[str]:
+        """What is missing of the policy routes of ``ruleset``. Raises :class:`RulesetError`."""
+        found = []
+        for family in self._families([]):
+            for route in ruleset.for_family(family).routes:
+                there = routes.observe(family, route.table)
+                if route not in there.rules:
+                    found.append(f"{family} routing rule: {render_route(route, family)}")
+                if route.table not in there.tables:
+                    found.append(f"{family} route: local default dev lo table {route.table}")
+        return list(dict.fromkeys(found))
 
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:
         """Commands for any process that make new connections bypass the proxy while ``ruleset`` is in force."""

@@ -169,6 +169,19 @@ def difference(rules: FamilyRules, installed: Installed) -> list[str]:
     return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
 
 
+def missing(rules: FamilyRules, installed: Installed) -> list[str]:
+    """Chains of ``rules`` that are gone or differ, and jumps to them that are gone. Empty if all is there.
+
+    A jump may have moved in its chain: others may add rules of their own.
+    """
+    jumps = {(hook.chain, parse_rule(hook.words, rules.family)) for hook in installed.hooks}
+    found = [f"{rules.family} chain {c.name}" for c in rules.chains if installed.chains.get(c.name) != c.rules]
+    for hook in rules.hooks:
+        if (hook.builtin, hook.rule) not in jumps:
+            found.append(f"{rules.family} rule -A {hook.builtin} {render_rule(hook.rule, rules.family)}")
+    return found
+
+
 def _listed(chains: Mapping[str, Sequence[Rule | str]], family: Family) -> list[str]:
     lines: list[str] = []
     for name in sorted(chains):

@@ -23,7 +23,7 @@ from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_api import AdminApi
 from sidecar.observability.counters import ConnectionCounters
 from sidecar.observability.documents import POLICY_SOURCES
-from sidecar.observability.metrics import Metrics, ReceivedMetrics
+from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics
 from sidecar.supervisor.client import RestartMetrics, SupervisorClient, encode_ids
 from traffic_policy.marks import ClassIds
 from traffic_policy.settings import Datapath, OnFailure
@@ -57,6 +57,7 @@ def assemble(
         state,
         ReceivedMetrics(lambda: shaping.received),
         RestartMetrics(supervisor),
+        EnforcementMetrics(lambda: plane.repairs),
     )
 
     def keep(ids: ClassIds) -> None:

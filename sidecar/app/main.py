@@ -18,6 +18,7 @@ from datapath.netfilter.install import Installer, detect_backend
 from datapath.own_group import own_group
 from datapath.shaping import Shaping, shaped_interface
 from datapath.shared_counters import SharedCounters
+from datapath.sock_diag import holder_of
 from sidecar.app.assembly import assemble
 from sidecar.app.factory import MakePool, access_log_of
 from sidecar.app.fail_closed import do_without_start
@@ -26,7 +27,7 @@ from sidecar.config.loader import contents, load_wanted
 from sidecar.config.settings import SidecarSettings
 from sidecar.errors import single
 from sidecar.supervisor.client import SupervisorClient
-from sidecar.transport.kernel_sockets import TransparentSockets
+from sidecar.transport.kernel_sockets import TransparentSockets, free_port
 from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.sizing import worker_count
@@ -87,6 +88,24 @@ def _mesh_asked(settings: SidecarSettings) -> tuple[Mesh, Datapath]:
     return settings.mesh, settings.datapath
 
 
+def _with_free_ports(settings: SidecarSettings, *, failed: bool) -> SidecarSettings:
+    """The settings with other ports for the relay instead of those that other programs have: nothing depends on their
+    numbers, and a program that takes them must not keep a sidecar from starting.
+
+    ``failed``: an earlier start has failed, perhaps since a program took a port between this look and its use. So ports
+    are chosen that it cannot know.
+    """
+    if settings.datapath is Datapath.STEP_ASIDE:
+        return settings
+    changed = {}
+    for name in ("outbound_port", "inbound_port"):
+        port = getattr(settings, name)
+        other = changed[name] = free_port(0 if failed else port)
+        if other != port and not failed:
+            log.warning("a port is taken, and another is used", port=port, instead=other, by=holder_of(port))
+    return settings.model_copy(update=changed)
+
+
 async def serve(
     settings: SidecarSettings,
     *,
@@ -108,6 +127,7 @@ async def serve(
     wanted = None
     with ExitStack() as stack:
         lock = stack.enter_context(hold_instance_lock())
+        settings = _with_free_ports(settings, failed=supervisor is not None and "exit" in supervisor.restarts)
         try:
             tried = contents(settings)  # read first, so that a later change is noticed
             wanted = load_wanted(settings)

@@ -53,7 +53,7 @@ class Sidecar:
         ``stay_closed`` makes the rules refuse connections whose class depends on a name, instead of removing them. It
         returns whether rules stay, and blocks. ``supervisor`` is None if there is none.
         """
-        self.ready = False
+        self._serves = False
         self.admin_port: int | None = None
         self._settings = settings
         self._plane = plane
@@ -79,7 +79,7 @@ class Sidecar:
             nursery.start_soon(self._follow_signals, signals)
             if self._supervisor is not None:
                 nursery.start_soon(self._supervisor.send_heartbeats, self._plane.classifier_turned)
-                nursery.start_soon(self._supervisor.listen, self.restore_capture)
+                nursery.start_soon(self._supervisor.listen, self.restore_capture, self._plane.bypassed)
             try:
                 try:
                     await self._live(on_ready)
@@ -116,7 +116,8 @@ class Sidecar:
                     await self._bring_up(nursery)
                 nursery.start_soon(self._maintain)
                 nursery.start_soon(partial(self._reloader.run, watch=self._settings.watch))
-                self.ready = True
+                self._serves = True
+                self._say_whether_ready()
                 if self._supervisor is not None:
                     nursery.start_soon(self._supervisor.watch_workers, self._processes.ask)
                     # First of all: if this process is killed from here on, its supervisor starts another.
@@ -125,10 +126,20 @@ class Sidecar:
                 self._was_ready = True
                 tune_garbage_collector()
                 await self._stop.wait()
-                self.ready = False
+                self._serves = False
+                self._say_whether_ready()
                 async with self._plane.changing:
                     await self._wind_down()
                 nursery.cancel_scope.cancel()
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything is in force."""
+        return self._serves and not self._plane.repairs.lost
+
+    def _say_whether_ready(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.in_force(self.ready)
 
     def _say_ready(self, on_ready: Callable[[], None]) -> None:
         """Report to the parent that everything is in force. Raises PodlaneError if the parent has ended."""
@@ -148,7 +159,7 @@ class Sidecar:
                 self._reloader.ask(signalled=True)
             elif self._stop.is_set():
                 self._patience.cancel()
-            elif self.ready:
+            elif self._serves:
                 self._stop.set()
             else:
                 self._life.cancel()
@@ -161,7 +172,10 @@ class Sidecar:
         settings = self._settings
         if settings.admin_port:
             handlers = self._admin.handlers(lambda: self.ready)
-            self.admin_port = await nursery.start(serve_admin, settings.admin_address, settings.admin_port, handlers)
+            serve = partial(serve_admin, settings.admin_address, settings.admin_port, handlers)
+            if self._supervisor is not None:
+                serve = partial(serve, inherited=self._supervisor.admin_listeners, on_open=self._supervisor.hold)
+            self.admin_port = await nursery.start(serve)
         await self._reloader.begin()
         status = self._plane.status()
         log.info(
@@ -214,4 +228,5 @@ class Sidecar:
                     await self._processes.maintain()
                     await self._plane.maintain()
             except PodlaneError as error:
-                log.warning("counters cannot be read, or rules not be tidied up", error=str(error))
+                log.warning("counters cannot be read, or rules not be tidied up or put back", error=str(error))
+            self._say_whether_ready()

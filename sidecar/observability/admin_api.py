@@ -98,5 +98,5 @@ class AdminApi:
 
     async def _health(self) -> Reply:
         missing = await self._ask_workers()
-        health = Health(tuple(missing), tuple(filter(None, self._notes())))
+        health = Health(tuple(missing), self._plane.repairs.lost, tuple(filter(None, self._notes())))
         return Reply.text(health.status, health.text)

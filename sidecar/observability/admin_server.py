@@ -8,8 +8,9 @@ rarely.
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from socket import socket
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -18,12 +19,19 @@ import trio
 from daemon.http import HttpRequest, HttpResponse, RequestError
 from daemon.http_connection import HttpLimits
 from daemon.http_server import HttpServer
+from daemon.log import Logger
 from datapath.errors import PortInUseError
+from datapath.sock_diag import holder_of
 
 _LIMITS: Final = HttpLimits(
     connections=32, per_peer=32, handshake=5.0, idle=5.0, head=5.0, respond=5.0, send=5.0, keep_alive=False
 )
 """Maximum connections: scrapers and kubelets are few, and the descriptors are for the proxy's connections."""
+
+_AGAIN_S: Final = 2.0
+"""Seconds between two attempts to get the port."""
+
+log = Logger()
 
 Reply = HttpResponse
 Query = Mapping[str, str]
@@ -39,32 +47,48 @@ async def serve_admin(
     address: str,
     port: int,
     handlers: dict[str, Handler],
+    inherited: Sequence[socket] = (),
+    on_open: Callable[[Sequence[int]], None] = lambda _: None,
     *,
-    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[int | None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; reports the port it listens on. Raises :class:`PortInUseError`."""
-    listeners = await open_admin(address, port)
-    task_status.started(listeners[0].socket.getsockname()[1])
-    await serve_admin_on(listeners, handlers)
+    """Serve until cancelled; reports the port it listens on.
 
-
-async def open_admin(address: str, port: int) -> list[trio.SocketListener]:
-    """Listen. Raises :class:`PortInUseError`."""
-    try:
-        return await trio.open_tcp_listeners(port, host=address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(
-                f"The admin port {address}:{port} is taken. Choose another with --admin-port, or 0 for none."
-            ) from None
-        raise PortInUseError(
-            f"The admin server cannot listen on {address}:{port}: {error.strerror or error}. "
-            "Choose an address of this machine with --admin-address."
-        ) from None
-
-
-async def serve_admin_on(listeners: list[trio.SocketListener], handlers: dict[str, Handler]) -> None:
-    """Serve on open listeners until cancelled, then close them."""
+    If another program has the port, this is logged, None is reported, and it is tried every few seconds: nothing else
+    must depend on that program. ``inherited`` are an earlier process's listeners, to use instead of new ones;
+    ``on_open`` is called with the descriptors of new ones. Raises :class:`PortInUseError` if ``address`` is not one of
+    this machine.
+    """
+    for each in inherited:
+        each.listen()
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
+    waits = False
+    while not listeners:
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise PortInUseError(
+                    f"The admin server cannot listen on {address}:{port}: {error.strerror or error}. "
+                    "Choose an address of this machine with --admin-address."
+                ) from None
+            if not waits:
+                waits = True
+                log.error(
+                    "the admin port is taken: no metrics and no /healthz until it is free",
+                    address=f"{address}:{port}",
+                    by=await trio.to_thread.run_sync(holder_of, port),
+                    remedy="stop that program, or choose another port with --admin-port, 0 for none",
+                )
+                task_status.started(None)
+            await trio.sleep(_AGAIN_S)
+        else:
+            on_open([each.socket.fileno() for each in listeners])
+    listening_on: int = listeners[0].socket.getsockname()[1]
+    if waits:
+        log.info("the admin server listens", port=listening_on)
+    else:
+        task_status.started(listening_on)
     await HttpServer({path: partial(_read_only, each) for path, each in handlers.items()}, _LIMITS).run(listeners)
 
 

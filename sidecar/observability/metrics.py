@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from daemon.prometheus_text import Collector, MetricFamily, counter, gauge, histogram, render
+from datapath.enforcement import Repairs
 from datapath.shaping import ClassSnapshot, Received
 from sidecar.observability.counters import DETECTION_BUCKETS, ConnectionCounters
 
@@ -123,6 +124,23 @@ def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -
             for snapshot in snapshots:
                 family.add(value(snapshot), snapshot.name)
             yield family
+
+
+class EnforcementMetrics:
+    """What other programs have removed of what was installed."""
+
+    def __init__(self, repairs: Callable[[], Repairs]) -> None:
+        self._repairs = repairs
+
+    def collect(self) -> Iterator[MetricFamily]:
+        """Whether something is missing now, and what was put back."""
+        repairs = self._repairs()
+        lost = gauge("podlane_enforcement_lost", "1: rules, routes or classes are missing now.")
+        lost.add(bool(repairs.lost))
+        repaired = counter("podlane_enforcement_repairs", "Times that what was missing was put back.", "part")
+        for part, number in repairs.counts.items():
+            repaired.add(number, part)
+        yield from (lost, repaired)
 
 
 class ReceivedMetrics:

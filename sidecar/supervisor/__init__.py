@@ -17,6 +17,8 @@
   complete.
 * **A missing heartbeat has two stages.** In the first, capture is removed, which is harmless and reversible: if the
   proxy resumes, it reinstalls its rules. Only in the second is the proxy killed, which ends its connections.
+* **It holds what others could take** while there is no proxy: the listeners of the admin server.
+* **Probes ask it** (:mod:`.control`), by a socket that no other user and no other container can reach.
 * **Lifetimes.** The proxy notices the supervisor's exit by end of file, runs its own fallback, and exits: the next
   start finds neither a proxy nor capture rules without a listener. If both are killed at once the rules stay, and
   captured connections wait for the next start.

@@ -33,8 +33,8 @@ class ProxyProcess:
         self._heartbeat = heartbeat
 
     @classmethod
-    def spawn(cls, argv: Sequence[str], told: Mapping[str, Any]) -> ProxyProcess:
-        """Start a proxy and send it the ``told`` message first.
+    def spawn(cls, argv: Sequence[str], told: Mapping[str, Any], held: Sequence[int] = ()) -> ProxyProcess:
+        """Start a proxy and send it the ``told`` message first, with the descriptors ``held``.
 
         It has a process group of its own, so that signals of a terminal reach it once, through the supervisor. Raises
         OSError if the program does not exist, or there is no room for a process or for descriptors.
@@ -47,7 +47,7 @@ class ProxyProcess:
             try:
                 heartbeat = Heartbeat(page)
                 opened.callback(heartbeat.close)
-                channel.send("welcome", told, [page])
+                channel.send("welcome", told, [page, *held])
             finally:
                 os.close(page)
             os.set_inheritable(theirs.fileno(), True)
@@ -64,6 +64,10 @@ class ProxyProcess:
     def heartbeats(self) -> list[float]:
         """When each kind of heartbeat was last given, in seconds of the monotonic clock; 0: never."""
         return [self._heartbeat.last(kind) / 1e9 for kind in range(KINDS)]
+
+    def in_force(self) -> bool:
+        """Whether it says that everything is in force."""
+        return self._heartbeat.ready
 
     def cpu_wait(self) -> float:
         """Total seconds that its main thread, which gives the heartbeats, was runnable and waited for a CPU.

@@ -41,6 +41,7 @@ class SupervisorClient:
         *,
         again: bool,
         ids: Mapping[str, Any] | None = None,
+        held: Sequence[socket.socket] = (),
     ) -> None:
         self.restarts = dict(restarts)
         """Restarts of the proxy, by reason."""
@@ -48,6 +49,8 @@ class SupervisorClient:
         """Whether an earlier proxy was ready: what is in force then stays, whatever happens to this one."""
         self.ids = ids
         """The class ids in force, as :func:`encode_ids` returns them; None: none yet."""
+        self.admin_listeners = list(held)
+        """Listeners of the admin server of an earlier proxy, which the supervisor has held."""
         self._channel = channel
         self._heartbeat = heartbeat
         self._armed: tuple[Command, ...] | None = None
@@ -62,10 +65,11 @@ class SupervisorClient:
         message, descriptors = channel.receive()
         if message is None:
             os._exit(_NO_SUPERVISOR)  # it ended before anything was started
-        [page] = descriptors
+        page, *held = descriptors
         heartbeat = Heartbeat(page)
         os.close(page)
-        return cls(channel, heartbeat, message["restarts"], again=message["again"], ids=message["ids"])
+        listeners = [socket.socket(fileno=each) for each in held]
+        return cls(channel, heartbeat, message["restarts"], again=message["again"], ids=message["ids"], held=listeners)
 
     def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
         """Hand over the fallback to run if this process ends; call it before capture rules are installed.
@@ -78,6 +82,10 @@ class SupervisorClient:
         said = {"actions": actions, "ids": ids, "on_failure": way.value, "log_format": log_format.value}
         self._channel.send("armed", said)
 
+    def hold(self, descriptors: Sequence[int]) -> None:
+        """Have the supervisor hold listeners for the next proxy, so that no other program can take their port."""
+        self._channel.send("hold", None, descriptors)
+
     def ready(self) -> None:
         """Report that everything is in force."""
         self._channel.send("ready")
@@ -85,6 +93,10 @@ class SupervisorClient:
     def not_ready(self) -> None:
         """Withdraw readiness: this process ends, and must not be restarted."""
         self._channel.send("not-ready")
+
+    def in_force(self, ready: bool) -> None:
+        """Say whether everything is in force, for the probes that ask the supervisor."""
+        self._heartbeat.ready = ready
 
     def nothing_left(self) -> None:
         """Report that this process ends with nothing in force: its missing heartbeats are no longer a fault."""
@@ -121,8 +133,9 @@ class SupervisorClient:
             if not await ask():
                 self.workers_answered()
 
-    async def listen(self, restore_capture: Callable[[], Awaitable[None]]) -> None:
-        """Follow the supervisor's messages: ``restore_capture`` reinstalls the capture rules.
+    async def listen(self, restore_capture: Callable[[], Awaitable[None]], bypassed: Callable[[], None]) -> None:
+        """Follow the supervisor's messages: ``bypassed`` says that it removes the capture rules, ``restore_capture``
+        reinstalls them.
 
         If the supervisor has exited, this process exits at once.
         """
@@ -132,6 +145,8 @@ class SupervisorClient:
                 message, _ = self._channel.receive()
                 if message is None:
                     self._exit_without_supervisor()
+                elif message["kind"] == "bypass":
+                    bypassed()
                 elif message["kind"] == "resume":
                     nursery.start_soon(restore_capture)
 

@@ -2,6 +2,9 @@
 
 Each kind of heartbeat has eight bytes: the time of the last one, in nanoseconds of CLOCK_MONOTONIC, which all processes
 share (clock_gettime(2)). 0: none yet, or stopped, and then none is expected. A write of eight aligned bytes is atomic.
+
+After them the page says whether everything is in force, so that a probe which asks the supervisor need not wait for the
+proxy.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ CLASSIFIER: Final = 1
 WORKERS: Final = 2
 """All workers have answered."""
 KINDS: Final = 3
+_READY: Final = KINDS
+"""Where the page says whether everything is in force: 1, or 0."""
 EVERY_S: Final = 0.2
 """Seconds between two heartbeats."""
 
@@ -41,6 +46,15 @@ class Heartbeat:
     def last(self, kind: int) -> int:
         """The time of the last one; 0: not started, or stopped."""
         return self._times[kind]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the proxy says that everything is in force."""
+        return bool(self._times[_READY])
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._times[_READY] = ready
 
     def close(self) -> None:
         """Unmap the page."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
 
 from sidecar.supervisor.argv import open_descriptors, without_options
 from sidecar.supervisor.child import ProxyProcess
 from sidecar.supervisor.commands import Action, run_all
-from sidecar.supervisor.control import Control
+from sidecar.supervisor.control import OK, PING, READY, Control
 from sidecar.supervisor.ipc import Message
 from sidecar.supervisor.logging import StderrLog, end_of, reason_of
 from sidecar.supervisor.watchdog import START_S, Restarts, Watchdog
@@ -42,6 +44,8 @@ class Supervisor:
         self._actions: tuple[Action, ...] = ()
         self._ids: Message | None = None
         """The class ids in force, opaque here: the next proxy continues with them."""
+        self._held: list[socket.socket] = []
+        """Listeners of the proxy, for the next one."""
         self._open = True
         self._tripped = False
         """Capture was removed, or refuses connections, as there is no proxy."""
@@ -52,7 +56,7 @@ class Supervisor:
         self._try_at: float | None = None
         self._status: int | None = None
         self._poll = select.poll()
-        self._control = Control(self._poll)
+        self._control = Control(self._poll, self._answer)
         self._once = open_descriptors(self._argv, _ONCE)
 
     def run(self) -> int:
@@ -63,8 +67,11 @@ class Supervisor:
             signal.signal(number, _noted)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)  # blocked by the program that executed this one
         self._poll.register(woken, select.POLLIN)
+        if problem := self._control.open():
+            self._log.warning("`podlane ready` gets no answer", error=problem, remedy="make /run writable")
         while self._status is None:
             self._turn(woken)
+        self._control.close()
         return self._status
 
     def _turn(self, woken: int) -> None:
@@ -93,7 +100,6 @@ class Supervisor:
 
     def _start(self) -> None:
         self._start_at = None
-        self._control.open()
         try:
             self._proxy = self._spawn()
         except OSError as error:
@@ -115,7 +121,7 @@ class Supervisor:
 
     def _spawn(self) -> ProxyProcess:
         known = {"restarts": self._restarts.counts, "again": self._was_ready, "ids": self._ids}
-        proxy = ProxyProcess.spawn(self._argv, known)
+        proxy = ProxyProcess.spawn(self._argv, known, [each.fileno() for each in self._held])
         self._argv = without_options(self._argv, _ONCE)
         while self._once:
             os.close(self._once.pop())  # the reader at the other end must see the proxy's end
@@ -137,6 +143,10 @@ class Supervisor:
     def _ended(self, proxy: ProxyProcess, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
+        for each in self._held:
+            # It keeps its port, and refuses connections, which nobody would accept.
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RD)
         if self._stopping:
             self._stopped(proxy, code)
         elif code == 0 or (code > 0 and not self._was_ready):
@@ -184,7 +194,7 @@ class Supervisor:
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def _read_messages(self, proxy: ProxyProcess) -> None:
-        message, _ = proxy.channel.receive()
+        message, descriptors = proxy.channel.receive()
         if message is None:
             # It is about to end, which SIGCHLD will report, or its missing heartbeats.
             self._poll.unregister(proxy.channel.fileno())
@@ -199,6 +209,9 @@ class Supervisor:
                 self._tripped = False  # the rules it installs next capture again
                 self._try_at = None
                 proxy.armed = True
+                self._control.open()  # another supervisor, which was about to end, may have listened before
+            case "hold":
+                self._hold(descriptors)
             case "ready":
                 proxy.ready_at = monotonic()
                 if self._was_ready:
@@ -206,6 +219,14 @@ class Supervisor:
                 self._was_ready = True
             case "not-ready":
                 self._was_ready = False
+
+    def _hold(self, descriptors: Sequence[int]) -> None:
+        while self._held:
+            self._held.pop().close()
+        self._held = [socket.socket(fileno=each) for each in descriptors]
+        for each in self._held:
+            # Else others could take the port as long as nobody listens (inet_csk_bind_conflict()).
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     def _signalled(self, number: int) -> None:
         if number not in _FORWARDED:
@@ -220,6 +241,19 @@ class Supervisor:
             return  # the policy is still being read
         if self._proxy is not None:
             self._proxy.send(number)
+
+    def _answer(self, word: str) -> str:
+        """The answer to a request at the control socket."""
+        if word == PING:
+            return OK
+        if word != READY:
+            return f"There is no {word}."
+        proxy = self._proxy
+        if proxy is None:
+            return "There is no proxy, and new connections " + self._fate() + "."
+        if proxy.silent or proxy.hung:
+            return "The proxy does not answer, and new connections " + self._fate() + "."
+        return READY if proxy.in_force() else "Not everything is in force."
 
     # --- without a proxy --------------------------------------------------------------------------------------------
 
@@ -240,6 +274,7 @@ class Supervisor:
             proxy.kill()
         elif verdict.silent and not proxy.silent:
             proxy.silent = True
+            proxy.channel.send("bypass")  # first: the proxy may run, and must not take this for a loss
             self._apply_fallback()
             self._log.warning("the proxy does not answer", pid=proxy.pid, new_connections=self._fate())
         elif proxy.silent and not verdict.silent:

@@ -27,6 +27,7 @@ from datapath.errors import PortInUseError, PrivilegeError
 from datapath.mesh.owner import stream_socket_of
 from datapath.mesh.types import MeshProxy
 from datapath.routing.flow import Destination
+from datapath.sock_diag import holder_of
 from datapath.sockets import (
     IPV6_TRANSPARENT,
     TCP_SAVE_SYN,
@@ -176,6 +177,31 @@ def transparent_listeners(
     return listeners
 
 
+def free_port(port: int) -> int:
+    """The port, or another one if a listener of ours could not have it on loopback, or for 0. Raises OSError."""
+    if port and _is_free(port):
+        return port
+    while True:  # the kernel's choice for IPv4 may be taken for IPv6
+        with socket.socket(socket.AF_INET) as chosen:
+            chosen.bind((LISTENER_ADDRESSES[socket.AF_INET], 0))
+            other: int = chosen.getsockname()[1]
+        if _is_free(other):
+            return other
+
+
+def _is_free(port: int) -> bool:
+    for family, address in LISTENER_ADDRESSES.items():
+        try:
+            with socket.socket(family) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind((address, port))
+                tried.listen(0)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False  # other errors: this family is not there, or the listener's own error says more
+    return True
+
+
 def shared_listeners(port: int, families: Sequence[int], count: int, *, near: bool = True) -> list[list[SocketType]]:
     """``count`` copies of the same listeners, over which the kernel spreads connections (socket(7), SO_REUSEPORT).
 
@@ -249,8 +275,7 @@ def _listen_error(error: OSError, family: int, address: str, port: int) -> Excep
         )
     if error.errno == errno.EADDRINUSE:
         return PortInUseError(
-            f"{where} is in use, perhaps by a second Podlane. Stop the other program (ss -ltnp 'sport = :{port}' names "
-            "it), or choose another port for the proxy."
+            f"{where} is in use, by {holder_of(port)}. Stop that program, or choose another port for the proxy."
         )
     return ConfigError(f"Cannot listen on {where}: {error.strerror}.")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -41,12 +38,8 @@ def policy(tmp_path: Path) -> Path:
     return path
 
 
-@contextmanager
-def taken(topology: PodNodeServer, port: int) -> Iterator[None]:
-    with topology.pod.namespace.entered():
-        taker = socket.create_server(("127.0.0.1", port))
-    with taker:
-        yield
+FAILS = ("--admin-address", "192.0.2.77")
+"""Options with which a start fails when the policy has been read: no address of the Pod."""
 
 
 @pytest.mark.parametrize(
@@ -57,13 +50,12 @@ def test_a_first_start_that_fails_refuses_until_one_succeeds(
 ) -> None:
     """Once more, too: it finds what the first one has left."""
     clean = state_of(topology.pod)
-    with taken(topology, 15109):
-        for _ in range(1 if "python" in options else 2):  # each of whose steps takes half a second
-            code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed", *options)
-            assert (code, SAID in said, "admin port" in said) == (1, True, True), said
-            assert [ask(topology, family) for family in ("ipv4", "ipv6")] == ["refused", "refused"]
-            with listen(topology.server, port=9000), connect(topology.pod, topology.server_ipv4, 9000, timeout=5):
-                pass  # what ports decide is not touched
+    for _ in range(1 if "python" in options else 2):  # each of whose steps takes half a second
+        code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed", *FAILS, *options)
+        assert (code, SAID in said, "--admin-address" in said) == (1, True, True), said
+        assert [ask(topology, family) for family in ("ipv4", "ipv6")] == ["refused", "refused"]
+        with listen(topology.server, port=9000), connect(topology.pod, topology.server_ipv4, 9000, timeout=5):
+            pass  # what ports decide is not touched
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path, *options)
     assert ask(topology) == "answered"
     assert sidecar.stop() == 0
@@ -106,8 +98,7 @@ def test_what_is_refused_for_step_aside_goes_to_the_relay_and_never_direct(
     topology: PodNodeServer, tmp_path: Path, policy: Path
 ) -> None:
     closed = ("--on-failure", "closed")
-    with taken(topology, 15109):
-        assert refused_sidecar(topology.pod, "--policy", str(policy), *closed, "--datapath", "step-aside")[0] == 1
+    assert refused_sidecar(topology.pod, "--policy", str(policy), *closed, *FAILS, "--datapath", "step-aside")[0] == 1
     assert ask(topology) == "refused"
     became: list[str] = []
     over = Event()
@@ -129,7 +120,6 @@ def test_what_is_refused_for_step_aside_goes_to_the_relay_and_never_direct(
 def test_where_names_decide_nothing_there_is_nothing_to_refuse(topology: PodNodeServer, policy: Path) -> None:
     clean = state_of(topology.pod)
     policy.write_text(PORTS_ONLY)
-    with taken(topology, 15109):
-        code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed")
+    code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--on-failure", "closed", *FAILS)
     assert (code, SAID in said) == (1, False)
     assert state_of(topology.pod) == clean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Never, cast
 
@@ -60,12 +60,13 @@ class RecordedShaping(Shaping):
 
 
 class RecordedInstaller(Installer):
-    """Installs nothing. ``refused`` are how many of the next rulesets it refuses."""
+    """Installs nothing. ``refused`` are how many of the next rulesets it refuses, ``gone`` what others have removed."""
 
     def __init__(self, journal: list[str]) -> None:
         super().__init__(cast("Backend", None))
         self.refused = 0
         self.without: frozenset[str] = frozenset()
+        self.gone: list[str] = []
         self.known: list[Ruleset] = []
         self._journal = journal
 
@@ -80,6 +81,7 @@ class RecordedInstaller(Installer):
             self.refused -= 1
             self._journal.append(f"rules {self.number(ruleset)} refused")
             raise RulesetError("another program holds the lock")
+        self.gone.clear()
         self._journal.append(f"rules {self.number(ruleset)}{'' if ruleset.capture else ' without capture'}")
         return InstallReport(changed=True, adopted=False)
 
@@ -88,6 +90,15 @@ class RecordedInstaller(Installer):
 
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:  # noqa: ARG002
         return (Command((str(self.number(ruleset)),), ""),)
+
+    def changes(self) -> Callable[[], bool]:
+        return lambda: bool(self.gone)
+
+    def missing_rules(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
+        return list(self.gone)
+
+    def missing_routes(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
+        return []
 
     def invalidate(self) -> None:
         self._journal.append("installed rules are looked at")

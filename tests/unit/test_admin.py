@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 
-from datapath.errors import PortInUseError
+from sidecar.observability import admin_server
 from sidecar.observability.admin_server import Handler, Query, QueryError, Reply, serve_admin
 
 
@@ -105,7 +107,7 @@ async def test_a_crowd_of_clients_is_bounded() -> None:
     async with admin() as port:
         crowd = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(40)]
         refused = 0
-        for stream in reversed(crowd):
+        for stream in crowd:  # the oldest make room
             with trio.move_on_after(0.2) as waiting:
                 try:
                     refused += await stream.receive_some(1) == b""
@@ -119,11 +121,42 @@ async def test_a_crowd_of_clients_is_bounded() -> None:
 
 
 @pytest.mark.trio
-async def test_a_taken_port_is_named_with_the_remedy() -> None:
+async def test_a_taken_port_is_waited_for(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(admin_server, "_AGAIN_S", 0.01)
+    opened: list[int] = []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(PortInUseError, match="--admin-port"):
-            await serve_admin("127.0.0.1", taken.getsockname()[1], HANDLERS)
-    with pytest.raises(PortInUseError, match="--admin-address"):
-        await serve_admin("192.0.2.77", 15109, HANDLERS)
+        port = taken.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_admin, "127.0.0.1", port, HANDLERS, on_open=lambda found: opened.extend(found))
+            assert await nursery.start(serve) is None
+            said = capfd.readouterr().err
+            assert f"by='process {os.getpid()} (" in said
+            assert "--admin-port" in said
+            taken.close()
+            with trio.fail_after(10):
+                while not opened:
+                    await trio.sleep(0.01)
+            assert (await ask(port, "/healthz"))[0] == 200
+            nursery.cancel_scope.cancel()
+    with pytest.raises(ExceptionGroup) as failed:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_admin, "192.0.2.77", 15109, HANDLERS)
+    [error] = failed.value.exceptions
+    assert "--admin-address" in str(error)
+
+
+@pytest.mark.trio
+async def test_a_listener_of_an_earlier_process_is_used() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        port = chosen.getsockname()[1]
+    with socket.create_server(("127.0.0.1", port)) as held:  # one that the kernel chose would not be kept
+        async with trio.open_nursery() as nursery:
+            held.shutdown(socket.SHUT_RD)  # as the supervisor does when the process ends
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            mine = held.dup()
+            assert await nursery.start(serve_admin, "127.0.0.1", port, HANDLERS, [mine]) == port
+            assert (await ask(port, "/healthz"))[0] == 200
+            nursery.cancel_scope.cancel()

@@ -87,7 +87,12 @@ def test_a_missing_key_is_told() -> None:
 def test_health_is_a_status_and_a_text() -> None:
     assert (Health().status, Health().text) == (200, "ok")
     assert Health(notes=("a", "b")).text == "ok\na\nb"
-    assert (Health((1, 3), ("a",)).status, Health((1, 3)).text) == (503, "no answer from worker 1, 3")
+    assert (Health(lost=("b", "c"), notes=("a",)).status, Health(lost=("b", "c")).text) == (
+        503,
+        "missing: b\nmissing: c",
+    )
+    assert Health((1,), ("b",)).text == "no answer from worker 1\nmissing: b"
+    assert (Health((1, 3), notes=("a",)).status, Health((1, 3)).text) == (503, "no answer from worker 1, 3")
 
 
 def test_the_reference_is_that_of_the_types() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from datapath.enforcement import Repairs
 from injector.server.metrics import InjectorMetrics as InjectorMetrics
 from sidecar.config.reload_status import ReloadStatus
-from sidecar.observability.metrics import Metrics, ReceivedMetrics, Workers
+from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics, Workers
 from sidecar.supervisor.client import RestartMetrics
 
 DASHBOARD: dict[str, Any] = json.loads(
@@ -28,7 +29,14 @@ def families(text: bytes) -> dict[str, str]:
 
 
 SIDECAR = families(
-    Metrics(lambda: (), Workers, ReloadStatus(), ReceivedMetrics(lambda: None), RestartMetrics(None)).render()
+    Metrics(
+        lambda: (),
+        Workers,
+        ReloadStatus(),
+        ReceivedMetrics(lambda: None),
+        RestartMetrics(None),
+        EnforcementMetrics(Repairs),
+    ).render()
 )
 INJECTOR = families(InjectorMetrics().render())
 

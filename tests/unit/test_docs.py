@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from datapath.enforcement import Repairs
 from injector.server.metrics import InjectorMetrics as InjectorMetrics
 from podlane.main import main
 from podlane.sidecar import sidecar
 from sidecar.config.reload_status import ReloadStatus
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.metrics import Metrics, ReceivedMetrics, Workers
+from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics, Workers
 from sidecar.supervisor.client import RestartMetrics
 from traffic_policy.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
 from traffic_policy.policy_file import load_policy, parse_policy
@@ -68,7 +69,14 @@ def types_exported(text: str, prefix: str) -> dict[str, str]:
 
 def rendered_metrics() -> str:
     return (
-        Metrics(lambda: (), Workers, ReloadStatus(), ReceivedMetrics(lambda: None), RestartMetrics(None))
+        Metrics(
+            lambda: (),
+            Workers,
+            ReloadStatus(),
+            ReceivedMetrics(lambda: None),
+            RestartMetrics(None),
+            EnforcementMetrics(Repairs),
+        )
         .render()
         .decode()
     )

@@ -234,6 +234,27 @@ async def test_one_address_has_its_share_of_connections_and_all_have_theirs() ->
         await ended(server)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.trio
+async def test_who_asks_is_served_however_many_say_nothing(tls: bool) -> None:
+    async with serving(ok, replace(LIMITS, connections=4, per_peer=3), tls=tls) as (server, port):
+        asker = await connect(port, tls=tls, source="127.0.0.3")
+        await asker.send_all(GET)
+        await response(asker, b"ok\n")
+        silent = [await trio.open_tcp_stream(HOST, port, local_address="127.0.0.2") for _ in range(3)]
+        kept: list[Stream] = []
+        for source in ("127.0.0.2", "127.0.0.4"):  # its own share is used up; then that of all
+            stream = await connect(port, tls=tls, source=source)
+            kept.append(stream)
+            await stream.send_all(GET)
+            await response(stream, b"ok\n")
+            with trio.fail_after(SOON):
+                assert await everything(silent.pop(0)) == b""
+        assert server.connections == 4
+        await asker.send_all(GET)
+        assert (await response(asker, b"ok\n")).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.trio
 async def test_bodies_that_are_held_at_once_are_bounded() -> None:
     held, go = trio.Event(), trio.Event()

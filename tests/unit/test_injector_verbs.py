@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import json
+import select
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -15,6 +15,7 @@ from injected_pods import LANES
 from manifest_samples import CRON_JOB, DEPLOYMENT
 
 from podlane.main import main
+from sidecar.supervisor import control
 
 
 def podlane(*arguments: str | Path, stdin: str = "", environment: dict[str, str] | None = None) -> Result:
@@ -154,38 +155,31 @@ def test_a_file_that_is_not_text(manifest: Path) -> None:
     assert "is not UTF-8 text (byte 3)" in done.stderr
 
 
-@pytest.fixture
-def admin_port() -> Iterator[int]:
-    """An admin server that gets ready with the second question."""
-    answers = iter([503])
+def test_ready_asks_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryDirectory() as directory:
+        monkeypatch.setattr(control, "DIRECTORIES", (directory,))
+        nobody = podlane("ready")
+        assert nobody.exit_code == 1
+        assert "There is no supervisor of a sidecar in this network namespace" in nobody.stderr
+        poll = select.poll()
+        answers = {"ready": "Not everything is in force.", "ping": "ok"}
+        supervisor = control.Control(poll, answers.__getitem__)
+        assert supervisor.open() is None
+        over = threading.Event()
 
-    class Answers(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = next(answers, 200) if self.path == "/readyz" else 404
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(b"not ready\n" if status == 503 else b"ready\n")
+        def serve() -> None:
+            while not over.is_set():
+                supervisor.serve({descriptor for descriptor, _ in poll.poll(50)})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=serve)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
-def test_ready_asks_once(admin_port: int) -> None:
-    environment = {"PODLANE_ADMIN_ADDRESS": "0.0.0.0", "PODLANE_ADMIN_PORT": str(admin_port)}
-    once = podlane("ready", environment=environment)
-    assert once.exit_code == 1
-    assert f"The sidecar at 127.0.0.1:{admin_port} says: not ready." in once.stderr
-    assert podlane("ready", environment=environment).exit_code == 0
-
-
-def test_ready_says_when_nobody_listens() -> None:
-    done = podlane("ready", environment={"PODLANE_ADMIN_PORT": "1"})
-    assert done.exit_code == 1
-    assert "No sidecar is to be reached at 127.0.0.1:1: Connection refused" in done.stderr
+        try:
+            early = podlane("ready")
+            assert (early.exit_code, early.stderr) == (1, "podlane: Not everything is in force.\n")
+            assert podlane("ready", "--alive").exit_code == 0
+            answers["ready"] = "ready"
+            assert podlane("ready").exit_code == 0
+        finally:
+            over.set()
+            thread.join()
+            supervisor.close()

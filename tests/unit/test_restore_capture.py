@@ -43,6 +43,15 @@ class Recorded(Installer):
         self.seen.append(self.alone())
         return InstallReport(changed=True, adopted=False)
 
+    def changes(self) -> Callable[[], bool]:
+        return lambda: False
+
+    def missing_rules(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
+        return []
+
+    def missing_routes(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
+        return []
+
     def remove(self) -> bool:
         return False
 
@@ -70,15 +79,19 @@ def supervised() -> Iterator[tuple[SupervisorClient, IpcChannel]]:
 @pytest.mark.trio
 async def test_who_is_told_to_puts_back_what_captures() -> None:
     resumed = trio.Event()
+    told: list[str] = []
 
     async def put_back() -> None:
+        told.append("put back")
         resumed.set()
 
     with supervised() as (client, supervisor), trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.listen, put_back)
+            nursery.start_soon(client.listen, put_back, lambda: told.append("bypassed"))
+            supervisor.send("bypass")
             supervisor.send("resume")
             await resumed.wait()
+            assert told == ["bypassed", "put back"]
             nursery.cancel_scope.cancel()
 
 

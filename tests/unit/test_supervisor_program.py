@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 import pytest
@@ -24,7 +28,7 @@ PATIENCE_S = 20.0
 DRIVER = """
 import sys
 from sidecar.supervisor import control, program
-control.NAME = "\\0" + sys.argv.pop(1)
+control.DIRECTORIES = (sys.argv.pop(1),)
 program.main()
 """
 PRELUDE = """
@@ -38,6 +42,7 @@ if "--cleanup" in sys.argv:
     say("cleanup")
     sys.exit()
 from sidecar.prctl import die_with_parent
+from sidecar.supervisor.heartbeat import Heartbeat
 from sidecar.supervisor.ipc import IpcChannel
 
 die_with_parent(os.getppid(), signal.SIGKILL)
@@ -46,7 +51,8 @@ with (folder / "starts").open("a+") as starts:
     starts.flush()
     me = starts.tell()
 wire = IpcChannel(socket.socket(fileno=int(sys.argv[-1].partition("=")[2])))
-wire.receive()
+_, [page] = wire.receive()
+beats = Heartbeat(page)
 
 def arm(*actions):
     prepared = [{"argv": ["/bin/sh", "-c", each], "input": ""} for each in actions]
@@ -74,7 +80,7 @@ class Run:
 
     process: subprocess.Popen[str]
     python: Path
-    name: str
+    directory: str
     log: Path
 
     def hear(self, *words: str) -> None:
@@ -104,19 +110,19 @@ class Starter:
         python = self.folder / "python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
-        name = f"podlane-test/{os.getpid()}/{self.folder.name}"
+        directory = self.stack.enter_context(TemporaryDirectory())  # a socket's path may have 107 characters
         log = self.folder / "log"
         more = [option, str(descriptor)] if descriptor >= 0 else []
         process = self.stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-c", DRIVER, name, str(python), "-c", PRELUDE + script, str(self.folder), *more],
-                pass_fds=[descriptor] if more else [], stdout=subprocess.PIPE, stderr=self.stack.enter_context(log.open("w")), text=True,
+                [sys.executable, "-c", DRIVER, directory, str(python), "-c", PRELUDE + script, str(self.folder), *more],
+                pass_fds=[descriptor] if more else [], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stack.enter_context(log.open("w")), text=True,
             )
         )  # fmt: skip
         self.stack.callback(process.kill)
         watchdog = Thread(target=_kill_late, args=[process], daemon=True)
         watchdog.start()
-        return Run(process, python, name, log)
+        return Run(process, python, directory, log)
 
 
 def _kill_late(process: subprocess.Popen[str]) -> None:
@@ -188,15 +194,59 @@ stay()
 # --- small things -----------------------------------------------------------------------------------------------------
 
 
-def test_who_asks_whether_it_is_alive_is_answered(run: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = run("arm()\nready()\nstay()\n")
+def test_who_asks_whether_it_is_alive_or_ready_is_answered(run: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = run("arm()\nready()\nsys.stdin.readline()\nbeats.ready = True\nsay('in force')\nstay()\n")
     started.hear("ready 1")
-    monkeypatch.setattr(control, "NAME", f"\0{started.name}")
+    monkeypatch.setattr(control, "DIRECTORIES", ("$PODLANE_IS_NOT_SET/podlane", started.directory))
     assert control.request(control.PING, PATIENCE_S) == control.OK
     assert control.request("dance", PATIENCE_S) == "There is no dance."
+    assert control.request(control.READY, PATIENCE_S) == "Not everything is in force."
+    assert started.process.stdin is not None
+    started.process.stdin.write("\n")
+    started.process.stdin.flush()
+    started.hear("in force")
+    assert control.request(control.READY, PATIENCE_S) == control.READY
+    assert stat.S_IMODE(os.stat(started.directory).st_mode) == 0o700
     assert started.end() == 0
+    assert os.listdir(started.directory) == []
     with pytest.raises(SupervisorError, match="There is no supervisor"):
         control.request(control.PING, PATIENCE_S)
+
+
+def test_silent_clients_do_not_keep_probes_out(run: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = run("arm()\nready()\nstay()\n")
+    started.hear("ready 1")
+    monkeypatch.setattr(control, "DIRECTORIES", (started.directory,))
+    [name] = os.listdir(started.directory)
+    with ExitStack() as silent:
+        for _ in range(20):
+            client = silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            client.connect(f"{started.directory}/{name}")
+        assert control.request(control.PING, PATIENCE_S) == control.OK
+    assert started.end() == 0
+
+
+def test_a_socket_that_a_killed_supervisor_left_is_replaced(run: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "DIRECTORIES", (run.stack.enter_context(TemporaryDirectory()),))
+    poll = select.poll()
+    ended, running, other = (control.Control(poll, lambda word: word) for _ in range(3))
+    assert ended.open() is None
+    assert ended._listener is not None
+    ended._listener.close()
+    assert running.open() is None
+    assert running._listener is not None
+    assert other.open() is None
+    assert other._listener is None, "another one listens"
+    running.close()
+
+
+def test_no_directory_for_the_socket_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(control, "DIRECTORIES", (f"{tmp_path}/file", f"{tmp_path}/none/podlane"))
+    problem = control.Control(select.poll(), str).open()
+    assert problem is not None
+    assert "it is not a directory of this user" in problem
+    assert "No such file or directory" in problem
 
 
 def test_programs_that_cannot_be_run_for_want_of_descriptors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

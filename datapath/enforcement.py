@@ -1,0 +1,109 @@
+"""Whether what was installed is still there, and how often it is put back. See :mod:`datapath.data_plane`.
+
+Another program with CAP_NET_ADMIN can empty a table or delete a qdisc at any time. The kernel announces most of this.
+So a look costs a few system calls when there is no news, and each part is read again when there is, and once per minute
+in any case. What is missing twice in a row is put back: some programs replace all rules in two steps, and while the
+supervisor restores the capture its rules are missing for a moment.
+
+Who takes it away again and again, wins: after :data:`MOST_REPAIRS` repairs with less than :data:`CALM_S` between them
+nothing is put back until a policy is put in force again. Two programs that fight would only disturb the traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from tc_core.netlink.codec import NetlinkError
+from tc_core.netlink.notifications import ROUTING, TRAFFIC_CONTROL, Notifications
+
+MOST_REPAIRS: Final = 5
+"""Repairs in a row."""
+CALM_S: Final = 60.0
+"""Seconds after which a loss is not part of the same row any more."""
+_READ_EVERY_S: Final = 60.0
+"""Seconds after which everything is read even if no change was noticed."""
+
+Part = str
+"""One of :data:`PARTS`."""
+RULES: Final = "rules"
+ROUTES: Final = "routes"
+CLASSES: Final = "classes"
+PARTS: Final = (RULES, ROUTES, CLASSES)
+
+
+class Repairs:
+    """Decides about repairs. Pure; times are seconds of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(PARTS, 0)
+        """Repairs by part."""
+        self.lost: tuple[str, ...] = ()
+        """What is missing, one sentence each."""
+        self.beaten = False
+        """Whether nothing is put back any more."""
+        self._row = 0
+        self._last = float("-inf")
+
+    def found(self, lost: Mapping[Part, Sequence[str]], now: float) -> frozenset[Part]:
+        """Note what is missing; return the parts to put back now."""
+        before, self.lost = bool(self.lost), tuple(sentence for each in lost.values() for sentence in each)
+        if not self.lost or not before or self.beaten:
+            return frozenset()
+        if now - self._last >= CALM_S:
+            self._row = 0
+        self._row += 1
+        self._last = now
+        if self._row > MOST_REPAIRS:
+            self.beaten = True
+            return frozenset()
+        for part in lost:
+            self.counts[part] += 1
+        return frozenset(lost)
+
+    def begin_again(self) -> None:
+        """A policy was put in force."""
+        self.lost = ()
+        self.beaten = False
+        self._row = 0
+
+
+class Watch:
+    """Looks for what is missing in the network namespace of the thread that makes it. Its calls block."""
+
+    def __init__(
+        self,
+        repairs: Repairs,
+        missing: Mapping[Part, Callable[[], Sequence[str]]],
+        rules_changed: Callable[[], bool],
+    ) -> None:
+        """``missing`` reads each part from the kernel. ``rules_changed``: whether mangle rules may have changed."""
+        self._repairs = repairs
+        self._missing = missing
+        self._changed = {
+            RULES: rules_changed,
+            ROUTES: _announced(*ROUTING),
+            CLASSES: _announced(*TRAFFIC_CONTROL),
+        }
+        self._read_at = dict.fromkeys(PARTS, float("-inf"))
+        self._lost: dict[Part, Sequence[str]] = {}
+
+    def look(self, now: float) -> frozenset[Part]:
+        """Look, and return the parts to put back now. Raises what reading the kernel raises."""
+        for part, changed in self._changed.items():
+            again = part in self._lost and not self._repairs.beaten
+            # All are asked for news, so that none is left for the next look.
+            if changed() or again or now - self._read_at[part] >= _READ_EVERY_S:
+                self._read_at[part] = now
+                if lost := self._missing[part]():
+                    self._lost[part] = lost
+                else:
+                    self._lost.pop(part, None)
+        return self._repairs.found(self._lost, now)
+
+
+def _announced(protocol: int, groups: Sequence[int]) -> Callable[[], bool]:
+    try:
+        return Notifications(protocol, groups).arrived
+    except NetlinkError:
+        return lambda: True  # then it is read each time
