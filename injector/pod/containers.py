@@ -50,13 +50,13 @@ _LIVENESS: Final = {
 """It queries the supervisor, which restarts the proxy itself: a proxy that is not ready is no reason to restart both.
 Infrequent, since each probe starts an interpreter."""
 _STARTUP: Final = {
-    "exec": {"command": _READY},
+    "exec": {"command": [*_READY, "--wait", "4s"]},
     "periodSeconds": 1,
     "timeoutSeconds": 5,
-    "failureThreshold": 120,
+    "failureThreshold": 24,
 }
 """The first start may take two minutes, with modules to load on a busy node, before the kubelet restarts it. The probe
-starts an interpreter, which a small CPU limit slows down."""
+waits itself: the next container starts at the moment when the sidecar is ready, not with the next period."""
 _MARGIN: Final = 5
 """Seconds between the end of the drain and the kubelet's SIGKILL, for removing what was installed."""
 

@@ -40,10 +40,10 @@ SIDECAR = {
         "successThreshold": 1,
     },
     "startupProbe": {
-        "exec": {"command": ["podlane", "ready"]},
+        "exec": {"command": ["podlane", "ready", "--wait", "4s"]},
         "periodSeconds": 1,
         "timeoutSeconds": 5,
-        "failureThreshold": 120,
+        "failureThreshold": 24,
         "successThreshold": 1,
     },
     "securityContext": {

@@ -138,10 +138,10 @@ def test_the_container_and_its_volumes() -> None:
             "failureThreshold": 3,
         },
         "startupProbe": {
-            "exec": {"command": ["podlane", "ready"]},
+            "exec": {"command": ["podlane", "ready", "--wait", "4s"]},
             "periodSeconds": 1,
             "timeoutSeconds": 5,
-            "failureThreshold": 120,
+            "failureThreshold": 24,
         },
     }
     assert after["spec"]["volumes"] == [

@@ -177,6 +177,13 @@ def test_ready_asks_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
             early = podlane("ready")
             assert (early.exit_code, early.stderr) == (1, "podlane: Not everything is in force.\n")
             assert podlane("ready", "--alive").exit_code == 0
+            late = podlane("ready", "--wait", "100ms")
+            assert (late.exit_code, late.stderr) == (1, "podlane: Not everything is in force.\n")
+            questions = iter(["There is no proxy.", "Not everything is in force.", "ready"])
+            supervisor._answer = lambda _: next(questions)
+            assert podlane("ready", "--wait", "1m").exit_code == 0
+            assert next(questions, None) is None, "it asked until the answer was yes"
+            supervisor._answer = answers.__getitem__
             answers["ready"] = "ready"
             assert podlane("ready").exit_code == 0
         finally:
