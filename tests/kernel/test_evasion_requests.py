@@ -76,7 +76,7 @@ class World:
         start_sidecar(self.inside, POLICY, self.folder)
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", pytest.param("2", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_pipelined_requests(topology: PodNodeServer, tmp_path: Path, version: str, way: str) -> None:
     world = World(topology, tmp_path, inbound=way == "down")
@@ -88,10 +88,10 @@ def test_pipelined_requests(topology: PodNodeServer, tmp_path: Path, version: st
     held(f"{where}, pipelined" if version == "1" else f"{where}, in streams", got)
 
 
-@pytest.mark.parametrize(
-    "asking",
-    ["upgrade", pytest.param("connect", marks=pytest.mark.skipif(not shutil.which("go"), reason="there is no go"))],
-)
+NEEDS_GO = (pytest.mark.nightly, pytest.mark.skipif(not shutil.which("go"), reason="there is no go"))
+
+
+@pytest.mark.parametrize("asking", ["upgrade", pytest.param("connect", marks=NEEDS_GO)])
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_requests_behind_one_that_asks_for_a_switch(
     topology: PodNodeServer, tmp_path: Path, asking: str, way: str
