@@ -9,6 +9,7 @@ are given at once and nobody else reads them.
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 import sys
 import warnings
@@ -160,17 +161,23 @@ def compare_with_openssl(stream: bytes, answer: Detection | None) -> None:
         if answer.reason is Reason.LIMIT:
             return
         assert (answer.protocol, answer.reason) == (Protocol.TLS, Reason.FOUND), f"OpenSSL takes it: {answer}"
-        usable = name is not None and _usable(name)
-        assert answer.sni == (name and normalise_host(name) if usable else None), (answer.sni, name)
+        assert answer.sni == (None if name is None else _reported(name)), (answer.sni, name)
 
 
-def _usable(name: str) -> bool:
-    """Whether a server name is one by RFC 6066 3 (and with underscores): no address, no port, nothing around it."""
+def _reported(name: str) -> str | None:
+    """A server name as it is reported: addresses too, and without what is behind a colon, which nginx leaves out."""
+    address = re.fullmatch(r"\[([^%]*)\](:\d{0,5})?|([^%]*:[^%]*)", name, re.ASCII)
     try:
-        ipaddress.ip_address(name.removesuffix("."))
+        return ipaddress.IPv6Address(address[1] or address[3] or "").compressed if address else _host(name)
     except ValueError:
-        return normalise_host(name) is not None and name.isprintable() and not set(name) & set("[]:% ")
-    return False
+        return _host(name)
+
+
+def _host(name: str) -> str | None:
+    host, _, behind = name.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,254}", host) or any(c <= " " or c in "/\x7f" for c in behind):
+        return None
+    return normalise_host(host)
 
 
 def _names_by_openssl(stream: bytes) -> list[str | None]:
