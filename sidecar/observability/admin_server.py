@@ -59,8 +59,6 @@ async def serve_admin(
     ``on_open`` is called with the descriptors of new ones. Raises :class:`PortInUseError` if ``address`` is not one of
     this machine.
     """
-    for each in inherited:
-        each.listen()
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
     waits = False
     while not listeners:

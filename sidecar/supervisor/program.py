@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
 
@@ -143,10 +142,6 @@ class Supervisor:
     def _ended(self, proxy: ProxyProcess, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
-        for each in self._held:
-            # It keeps its port, and refuses connections, which nobody would accept.
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RD)
         if self._stopping:
             self._stopped(proxy, code)
         elif code == 0 or (code > 0 and not self._was_ready):
@@ -223,10 +218,8 @@ class Supervisor:
     def _hold(self, descriptors: Sequence[int]) -> None:
         while self._held:
             self._held.pop().close()
+        # They go on listening without a proxy: connections wait for the next one, and no program can take the port.
         self._held = [socket.socket(fileno=each) for each in descriptors]
-        for each in self._held:
-            # Else others could take the port as long as nobody listens (inet_csk_bind_conflict()).
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     def _signalled(self, number: int) -> None:
         if number not in _FORWARDED:

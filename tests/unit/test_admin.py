@@ -153,10 +153,12 @@ async def test_a_listener_of_an_earlier_process_is_used() -> None:
         port = chosen.getsockname()[1]
     with socket.create_server(("127.0.0.1", port)) as held:  # one that the kernel chose would not be kept
         async with trio.open_nursery() as nursery:
-            held.shutdown(socket.SHUT_RD)  # as the supervisor does when the process ends
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port))
-            mine = held.dup()
-            assert await nursery.start(serve_admin, "127.0.0.1", port, HANDLERS, [mine]) == port
-            assert (await ask(port, "/healthz"))[0] == 200
+            with socket.create_connection(("127.0.0.1", port)) as early:  # while no process serves
+                early.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+                mine = held.dup()
+                assert await nursery.start(serve_admin, "127.0.0.1", port, HANDLERS, [mine]) == port
+                assert (await ask(port, "/healthz"))[0] == 200
+                early.settimeout(10)
+                answer = await trio.to_thread.run_sync(early.recv, 65536)
+                assert answer.startswith(b"HTTP/1.1 200"), "it waited for the next process"
             nursery.cancel_scope.cancel()
