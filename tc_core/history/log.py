@@ -354,6 +354,8 @@ def full_file_system(place: str) -> str | None:
         room = os.statvfs(path)
     except OSError:
         return None
+    if room.f_flag & os.ST_RDONLY:
+        return None  # such file systems are always full
     if room.f_bavail * room.f_frsize < _ROOM:
         lacking = "is full"
     elif room.f_files and not room.f_favail:
