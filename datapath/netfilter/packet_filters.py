@@ -6,11 +6,12 @@ They are classic BPF (Documentation/networking/filter.rst), which needs no privi
 a TCP header has 20 to 60 bytes: the bare acknowledgement that ends every handshake is as long as a packet with some
 data and no options. So the program compares the packet's length with that of its headers.
 
-:data:`QUIC_INITIAL` matches UDP packets that begin a QUIC connection. A client's first packets are recognised by the
-fields that all versions of QUIC share (RFC 8999 5.1): a long header with a version, in a datagram of at least 1,200
-bytes (RFC 9000 14.1). Of versions 1 and 2 only packets of type Initial match. Unknown versions match, since the server
-may refuse the version and the client start again. Version 0 is Version Negotiation, which only servers send. Classic
-BPF cannot read names: they are encrypted.
+:data:`QUIC_INITIAL` matches UDP packets that may begin a QUIC connection. A client's first packets are recognised by
+the fields that all versions of QUIC share (RFC 8999 5.1): a long header with a version, in a datagram of at least 1,200
+bytes (RFC 9000 14.1). The packet's type does not count: an Initial may stand behind other packets of the datagram (RFC
+9000 12.2), where classic BPF cannot look. Unknown versions match, since the server may refuse the version and the
+client start again. Version 0 is Version Negotiation, which only servers send. Names cannot be read here: they are
+encrypted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 from datapath.netfilter.rules import Family
-from datapath.protocols.quic_packets import MIN_DATAGRAM, VERSION_1, VERSION_2
+from datapath.protocols.quic_packets import MIN_DATAGRAM
 
 Instruction = tuple[int, int, int, int]
 """struct sock_filter: code, jump if true, jump if false, constant."""
@@ -57,27 +58,16 @@ _PAYLOAD_AT: Final = 8
 """Offset of the payload in a UDP datagram, whose length field includes the header (RFC 768)."""
 _LONG: Final = 0xC0
 """Header Form and Fixed Bit: 1 in every long header of QUIC (RFC 9000 17.2), which excludes other protocols."""
-_TYPE: Final = 0x30
-_INITIAL: Final = {VERSION_1: 0x00, VERSION_2: 0x10}
 
 # Offsets are from X, where the UDP header begins.
 _BODY: Final[tuple[Instruction, ...]] = (
     (0x48, 0, 0, _LENGTH_AT),
-    (0x35, 0, 15, _PAYLOAD_AT + MIN_DATAGRAM),  # large enough?
+    (0x35, 0, 6, _PAYLOAD_AT + MIN_DATAGRAM),  # large enough?
     (0x50, 0, 0, _PAYLOAD_AT),
     (0x54, 0, 0, _LONG),
-    (0x15, 0, 12, _LONG),
+    (0x15, 0, 3, _LONG),
     (0x40, 0, 0, _PAYLOAD_AT + 1),  # A = version
-    (0x15, 10, 0, 0),
-    (0x15, 2, 0, VERSION_1),
-    (0x15, 4, 0, VERSION_2),
-    (0x06, 0, 0, 1),  # unknown version: matches
-    (0x50, 0, 0, _PAYLOAD_AT),
-    (0x54, 0, 0, _TYPE),
-    (0x15, 3, 4, _INITIAL[VERSION_1]),
-    (0x50, 0, 0, _PAYLOAD_AT),
-    (0x54, 0, 0, _TYPE),
-    (0x15, 0, 1, _INITIAL[VERSION_2]),
+    (0x15, 1, 0, 0),
     (0x06, 0, 0, 1),
     (0x06, 0, 0, 0),
 )

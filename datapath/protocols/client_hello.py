@@ -172,6 +172,18 @@ def whole_client_hello(data: bytes) -> ClientHello | Rejected | None:
     return parse_client_hello(data[RECORD_HEADER + MESSAGE_HEADER : end]) if end <= len(data) else None
 
 
+def is_one_client_hello(data: bytes) -> bool:
+    """Whether ``data`` is one record with one ClientHello, and nothing else."""
+    size = len(data) - RECORD_HEADER
+    return (
+        size > MESSAGE_HEADER
+        and data[0] == _HANDSHAKE
+        and data[RECORD_HEADER] == _CLIENT_HELLO
+        and data[3] << 8 | data[4] == size
+        and data[6] << 16 | data[7] << 8 | data[8] == size - MESSAGE_HEADER
+    )
+
+
 def _client_hello(body: bytes) -> ClientHello:
     # Without the _Reader below, for speed: this runs for every TLS connection.
     if len(body) < _FIXED + 1:

@@ -132,7 +132,7 @@ def detection_of(outcome: ClientHello | NeedMore | Rejected) -> Detection | None
 
 
 class _CryptoStream:
-    """The handshake bytes of one set of keys, put in order. Those that are in order already are not changed again."""
+    """The handshake bytes of one set of keys, put in order."""
 
     __slots__ = ("_bytes", "_have", "_ready")
 
@@ -159,25 +159,35 @@ class _CryptoStream:
                 if kind not in _FRAMES:
                     return _malformed(f"an Initial has a frame of type {kind:#x}")  # RFC 9000 12.4
                 if kind == _CRYPTO:
-                    self._keep(cursor.variable(), cursor.take(cursor.variable()))
+                    if not self._keep(cursor.variable(), cursor.take(cursor.variable())):
+                        return _malformed("bytes of the handshake come twice, and differ")
                 else:
                     _pass_over(kind, cursor)
         except CutShortError:
             return _malformed("a frame in an Initial is cut short")
 
-    def _keep(self, offset: int, data: bytes) -> None:
-        fresh = max(self._ready - offset, 0)
-        offset, data = offset + fresh, data[fresh:]
+    def _keep(self, offset: int, data: bytes) -> bool:
+        """Take bytes of the handshake; False when some of them came before, and were others.
+
+        No client does that (RFC 9000 7.5): one copy is meant for us, and the other one for the server.
+        """
         end = min(offset + len(data), MAX_HELLO)
         if offset >= end:
-            return
+            return True
         missing = bytes(max(end - len(self._bytes), 0))
         self._bytes += missing
         self._have += missing
-        self._bytes[offset:end] = data[: end - offset]
+        data = data[: end - offset]
+        had = self._have[offset:end]
+        if 1 in had and data != self._bytes[offset:end]:
+            before = zip(had, data, self._bytes[offset:end], strict=True)
+            if any(there and now != then for there, now, then in before):
+                return False
+        self._bytes[offset:end] = data
         self._have[offset:end] = b"\x01" * (end - offset)
         gap = self._have.find(0, self._ready)
         self._ready = gap if gap >= 0 else len(self._have)
+        return True
 
     def _hello(self) -> ClientHello | NeedMore | Rejected:
         """What the bytes in order say (RFC 8446 4): the first message is a ClientHello, or this is no client."""

@@ -177,11 +177,11 @@ def _next_segment(data: bytes, at: int) -> int:
 
 
 def begins_with(datagram: bytes) -> PacketName | None:
-    """The name of the Initial at the beginning of a datagram; None when something else stands there."""
-    packets = read_packets(datagram)
-    if not packets or packets[0].kind is not PacketType.INITIAL:
-        return None
-    return packets[0].version, packets[0].destination_id
+    """The name of the first Initial in a datagram, which may stand behind other packets; None when there is none."""
+    for packet in read_packets(datagram):
+        if packet.kind is PacketType.INITIAL:
+            return packet.version, packet.destination_id
+    return None
 
 
 def is_short(datagram: bytes) -> bool:

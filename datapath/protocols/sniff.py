@@ -182,7 +182,7 @@ class ProtocolSniffer:
 
 _RECORD_HEADER: Final = 5
 """Bytes (RFC 8446 5.1)."""
-_EARLY_DATA: Final = b"\0\x2a\0\0"
+EARLY_DATA: Final = b"\0\x2a\0\0"
 """The extension early_data of a ClientHello, which is empty (RFC 8446 4.2.10). Chance may bring the same bytes."""
 _WITHOUT_BODY: Final = (b"GET ", b"HEAD ")
 _BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
@@ -196,5 +196,5 @@ def awaits_answer(data: bytes | bytearray) -> bool:
     """
     if data[:2] == TLS_BEGINNING:
         whole = len(data) > _RECORD_HEADER and len(data) == _RECORD_HEADER + (data[3] << 8 | data[4])
-        return whole and _EARLY_DATA not in data
+        return whole and EARLY_DATA not in data
     return data.startswith(_WITHOUT_BODY) and data.endswith(b"\r\n\r\n") and _BODY.search(data) is None

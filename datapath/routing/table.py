@@ -34,6 +34,7 @@ from traffic_policy.policy import (
     TrafficPolicy,
     TransportProtocol,
 )
+from traffic_policy.units import Rate
 
 SILENT_PORTS: tuple[int, ...] = (21, 25, 53, 110, 143, 587, 3306, 4444, 5432, 6379, 9300, 11211)
 """Ports to which content matches apply only if they name them: server-first protocols, and DNS (53), since name
@@ -114,6 +115,8 @@ class RoutingTable:
     requests: Requests = Requests.FIRST
     strictness: tuple[str, ...] = ()
     """The classes by ascending ceil, then guarantee."""
+    limits: tuple[tuple[Rate, Rate], ...] = ()
+    """Ceil and guarantee of each of them."""
     quic: Quic = Quic.CLASSIFY
     mesh: MeshProxy | None = None
 
@@ -124,7 +127,13 @@ class RoutingTable:
         entries = tuple((name, Matcher.from_match(match)) for name, match in policy.rules())
         by_limits = sorted(policy.resolved(), key=lambda c: (c.ceil, c.rate))
         return cls(
-            entries, frozenset(silent_ports), policy.requests, tuple(c.name for c in by_limits), policy.quic, mesh
+            entries,
+            frozenset(silent_ports),
+            policy.requests,
+            tuple(c.name for c in by_limits),
+            tuple((c.ceil, c.rate) for c in by_limits),
+            policy.quic,
+            mesh,
         )
 
     @property
@@ -184,6 +193,11 @@ class RoutingTable:
     def requests_may_differ(self, destination: Destination, *, source: Address | None = None) -> bool:
         """Whether the policy classifies each request, and two of one connection could get different classes."""
         return self.requests is not Requests.FIRST and len(self._classes_of_requests(destination, source)) > 1
+
+    def is_laxer(self, class_name: str, than: str) -> bool:
+        """Whether a class may send more than another. Of one that is gone (a reload is in progress): no."""
+        limits = dict(zip(self.strictness, self.limits, strict=True))
+        return class_name in limits and than in limits and limits[class_name] > limits[than]
 
     def strictest(self, destination: Destination, *, source: Address | None = None) -> str:
         """The class with the lowest ceil of those that a request to this destination could get."""

@@ -48,7 +48,41 @@ _FIN, _SYN = 0x01, 0x02
 _TCP_HEADER: Final = 20
 _UDP_HEADER: Final = 8
 _SEQUENCES: Final = 1 << 32
+LEAST_TTL: Final = 32
+"""Of packets with a lower TTL or hop limit the bytes do not count. Systems begin with 64, 128 or 255; paths of more
+than 30 hops, where traceroute(8) ends, are rare."""
+_IPV4_HEADER: Final = 20
+_IPV6_HEADER: Final = 40
+_TIMESTAMPS: Final = b"\x01\x01\x08\x0a"
+"""How Linux aligns TCP's timestamps: two no-operations, kind and length (RFC 7323 A)."""
+_END_OF_OPTIONS, _NO_OPERATION = 0, 1
+_SIGNATURES: Final = (19, 29)
+"""TCP options of RFC 2385 (MD5) and RFC 5925 (TCP-AO)."""
 _UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
+
+
+def may_be_lost(packet: bytes, at: int) -> bool:
+    """Whether a TCP packet on its way out may have been made so that it gets lost, and is sent again with other bytes.
+
+    A program may change what it has given to sendfile(2) or MSG_ZEROCOPY until that is acknowledged. So of packets that
+    routers or servers drop the bytes do not count: with a low TTL or hop limit; with IP options or an extension header
+    (IP_OPTIONS, IPV6_RTHDR); with a signature that the server does not expect (TCP_MD5SIG, RFC 2385 and 5925). All
+    that needs no capability. ``at``: where the TCP header begins, which is there.
+    """
+    if packet[0] >> 4 == 4:
+        if at != _IPV4_HEADER or packet[8] < LEAST_TTL:
+            return True
+    elif at != _IPV6_HEADER or packet[7] < LEAST_TTL:
+        return True
+    options = packet[at + _TCP_HEADER : at + (packet[at + 12] >> 4) * 4]
+    if len(options) == len(_TIMESTAMPS) + 8 and options.startswith(_TIMESTAMPS):
+        return False  # what nearly all have
+    place = 0
+    while place + 1 < len(options) and (kind := options[place]) != _END_OF_OPTIONS:
+        if kind in _SIGNATURES:
+            return True
+        place += 1 if kind == _NO_OPERATION else max(options[place + 1], 2)
+    return False
 
 
 class _PendingConnection(NamedTuple):
@@ -136,7 +170,8 @@ class Classifier:
         if min(ip.end, len(packet)) < at + _TCP_HEADER:
             return undecided
         flow = ip.addresses + packet[at : at + 4]
-        text = packet[at + (packet[at + 12] >> 4) * 4 : ip.end]
+        lost = bound is Bound.OUTBOUND and may_be_lost(packet, at)
+        text = b"" if lost else packet[at + (packet[at + 12] >> 4) * 4 : ip.end]
         flags = packet[at + 13]
         sequence = int.from_bytes(packet[at + 4 : at + 8], "big")
         if flags & _SYN:

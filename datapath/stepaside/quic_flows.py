@@ -6,10 +6,13 @@ connection (:mod:`datapath.netfilter.quic`). So there are three tables' worth to
 * **opening**: the hello is not whole yet: it takes several datagrams, or the client must try again with another version
   or a token. Left by an answer, by a datagram that clients send only after their hello, when the detection timeout has
   gone by (noticed at the next datagram), when there is no room, or when no more datagrams come.
-* **decided**: what a flow's newest connection said, and which Initial it began with. A flow that was silent for longer
+* **decided**: what decided a flow, and which Initial that began with. A flow that was silent for longer
   than the kernel remembers it comes as a new one, in the middle of its connection, where nothing can be read: it gets
   the class it had. There is no time limit: whatever else the same addresses and ports are used for later begins with an
   Initial, or with the same right to a guess. The flows that were needed longest ago are forgotten first.
+* A connection that begins on a decided flow can only make its class **stricter**. What it says may be a decoy, which
+  never reaches the server (a low TTL, IPV6_UNICAST_HOPS, a packet too large for the path), while an older connection
+  goes on; and both may be meant. A flow that the kernel has forgotten is free again after :data:`STRICT_S`.
 * What is neither, and no Initial: not QUIC, or begun before we were here. It goes by port, unless the kernel has it as
   decided, by a classifier before this one: so it stays until a connection begins on it that can be read.
 
@@ -30,7 +33,7 @@ from datapath.protocols.quic_packets import PacketName, begins_with, is_short
 from datapath.stepaside.class_cache import ClassCache, DetectedFlow, FlowObserver
 from datapath.stepaside.marks import DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S, PendingFlows
-from traffic_policy.marks import STATE_MASK
+from traffic_policy.marks import STATE_MASK, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 
 MAX_OPENINGS: Final = 1024
@@ -38,7 +41,11 @@ MAX_OPENINGS: Final = 1024
 MAX_HELD: Final = 8 << 20
 """Bytes of keys and hellos held for them in all."""
 MAX_DECIDED: Final = 16384
-"""Flows whose newest connection is remembered."""
+"""Flows for which is remembered what decided them."""
+
+STRICT_S: Final = 600.0
+"""Seconds in which a flow that the kernel has forgotten is held to the class it had. Servers keep a silent connection
+for less (max_idle_timeout, RFC 9000 10.1)."""
 
 _UNSEEN: Final = Detection(Protocol.OPAQUE, Reason.MISSED)
 
@@ -59,6 +66,7 @@ class _PendingQuicFlow(NamedTuple):
 class _Decided(NamedTuple):
     known: DetectedFlow
     begun: PacketName | None
+    at: float
 
 
 class QuicFlows:
@@ -94,11 +102,11 @@ class QuicFlows:
 
     @property
     def cached(self) -> int:
-        """Flows whose newest connection is still known."""
+        """Flows of which is still known what decided them."""
         return len(self._decided)
 
     def known(self, flow: bytes) -> DetectedFlow | None:
-        """What a decided flow's newest connection said, if that is still remembered."""
+        """What decided a flow, if that is still remembered."""
         decided = self._decided.get(flow)
         return None if decided is None else decided.known
 
@@ -141,7 +149,7 @@ class QuicFlows:
         decided = self._decided.get(flow)
         kept = mark & STATE_MASK == DECIDED.value
         opening = _PendingQuicFlow(QuicInitialReader(), begun, now, bound, kept)
-        if decided is not None and (begun is None or begun == decided.begun):
+        if decided is not None and begun is None:
             return self._as_before(flow, decided, mark, class_cache)
         if begun is None and mark & STATE_MASK != FIRST.value:
             return mark if kept else self._decide(flow, opening, _UNSEEN, now, mark, class_cache)
@@ -155,7 +163,7 @@ class QuicFlows:
             return self._decide(flow, opening, detection, now, mark, class_cache)
         self._pending.add(flow, opening)
         self._make_room(flow, now, class_cache)
-        return _undecided(mark)
+        return _undecided(mark) if decided is None else self._as_before(flow, decided, mark, class_cache)
 
     def _as_before(self, flow: bytes, decided: _Decided, mark: int, class_cache: ClassCache) -> int:
         self._decided.renew(flow)
@@ -186,7 +194,15 @@ class QuicFlows:
         known = DetectedFlow(detection, opening.bound, TransportProtocol.UDP)
         choice = class_cache.choose(flow, known)
         before = self._decided.get(flow)
-        self._decided[flow] = _Decided(known, opening.begun)
+        if before is not None and (mark & STATE_MASK == DECIDED.value or now - before.at < STRICT_S):
+            present = class_cache.choose(flow, before.known)
+            if class_cache.routing.table.is_laxer(choice.class_name, present.class_name):
+                known, choice = before.known, present
+        elif mark & STATE_MASK == DECIDED.value:  # by a classifier before this one
+            name = class_cache.routing.ids.name_of(class_id_of(mark))
+            if name is not None and class_cache.routing.table.is_laxer(choice.class_name, name):
+                return mark
+        self._decided[flow] = _Decided(known, opening.begun, now)
         if before is None or before.known != known:  # else it is the same hello again, behind a Retry
             self._flow_observer.detected(detection, now - opening.since)
             self._flow_observer.stepped_aside(flow, known, choice.class_name)

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, Final
 
+from datapath.protocols.client_hello import ClientHello
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.http1_requests import Http1Cutter
 from datapath.protocols.http2_requests import FirstRequestCutter, Http2Cutter, is_unnamed
@@ -121,6 +122,15 @@ class ClassTracking:
     def stays(self) -> None:
         """From now on nobody knows when the connection has done with a request."""
         self._stays = True
+
+    def hello_again(self, hello: ClientHello) -> Change:
+        """The client has sent a second ClientHello: servers differ in which one counts, so the stricter class does."""
+        before = self.detection
+        self.detection = before._replace(sni=hello.sni, alpn=hello.alpn, ech=hello.ech)
+        if self._is_stricter(self.now()):
+            return Change.OTHER
+        self.detection = before
+        return Change.NONE
 
     def _is_stricter(self, name: str) -> bool:
         strictness = self._context.routing.table.strictness

@@ -26,9 +26,11 @@ from socket import SocketType
 from typing import Final
 
 from daemon.log import Logger
-from datapath.protocols.detect import Detection, Protocol
+from datapath.protocols.client_hello import ClientHello
+from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.http1_answers import Http1Answers, Over
 from datapath.protocols.requests import Beyond, Request
+from datapath.protocols.second_hello import SecondHello
 from datapath.sockets import SocketAddress, acknowledge, pending_error, reset_on_close, unacknowledged
 from sidecar.proxy.class_tracking import Change, ClassTracking
 from sidecar.proxy.context import ConnectionContext
@@ -42,7 +44,7 @@ from sidecar.transport.loop import EDGES, FAILURE, READ_EVENTS
 from sidecar.transport.observer import ConnectionOutcome, ConnectionSummary, ConnectionView
 from sidecar.transport.paced_direction import ClassPace
 from sidecar.transport.pair import Pair
-from sidecar.transport.request_direction import NOTHING, FollowedRequests
+from sidecar.transport.request_direction import NOTHING, FollowedRequests, WatchedHello
 from sidecar.transport.states import ConnectionEvent, ConnectionState, next_state
 from sidecar.transport.turn import Turn
 from traffic_policy.policy import Bound
@@ -60,6 +62,7 @@ _DETECTING, _DIALLING, _LINGERING, _CLOSED = (
 )
 _DECIDED, _CONNECTED = ConnectionEvent.DECIDED, ConnectionEvent.CONNECTED
 _UP_FINISHED, _DOWN_FINISHED = ConnectionEvent.UP_FINISHED, ConnectionEvent.DOWN_FINISHED
+_TLS, _FOUND = Protocol.TLS, Reason.FOUND
 _FINISHED, _COMPLETE = Turn.FINISHED, ConnectionOutcome.COMPLETE
 _TURNED_AWAY: Final = NEVER_RELAYED | {ConnectionOutcome.AMBIGUOUS}
 
@@ -234,10 +237,26 @@ class RelayedConnection:
                 down.followed = FollowedAnswers(self, self.answers)
         elif sent < len(first.data):
             up.held = memoryview(first.data)[sent:]
+        detection = self.tracking.detection
+        if detection.protocol is _TLS and detection.reason is _FOUND:
+            self._watch_for_hello(up, bytes(first.data))
         self.first = None
         context.loop.set_handler(client.fileno(), up)
         context.loop.set_handler(upstream.fileno(), down)
         return up, down
+
+    def _watch_for_hello(self, up: Direction, first_bytes: bytes) -> None:
+        second = SecondHello()
+        hello = second.feed(first_bytes)
+        if hello is not None:
+            self.hello_again(hello)
+        elif not second.done:
+            up.followed = WatchedHello(self, second)
+
+    def hello_again(self, hello: ClientHello) -> None:
+        """The client's last bytes completed a second ClientHello."""
+        if self.tracking.hello_again(hello) is Change.OTHER:
+            self.reroute()
 
     def begins(self, what: Request | Beyond) -> bool:
         """The client's next byte begins a request, or data that cannot be followed; False: do not send it."""

@@ -17,9 +17,11 @@ from collections import deque
 from time import perf_counter
 from typing import ClassVar, Final, Protocol
 
+from datapath.protocols.client_hello import ClientHello
 from datapath.protocols.http1_requests import SwitchedCutter
 from datapath.protocols.proxy_header import FIRST_BYTES, header_size
 from datapath.protocols.requests import AMBIGUOUS, Beyond, Cutter, Piece, Request
+from datapath.protocols.second_hello import SecondHello
 from sidecar.transport.direction import Direction
 from sidecar.transport.loop_context import BUFFER_SIZE
 from sidecar.transport.turn import Turn
@@ -162,3 +164,48 @@ class FollowedRequests:
             direction.held = NOTHING
             return Turn.BUDGET_SPENT if self._cut(early[: self._at_most]) > _LONG_S else None
         return None
+
+
+class HelloFollower(Protocol):
+    """The connection, which is notified of a second ClientHello."""
+
+    def hello_again(self, hello: ClientHello) -> None:
+        """The last bytes completed it."""
+
+
+class WatchedHello:
+    """Watches a direction for a second ClientHello (:mod:`datapath.protocols.second_hello`): mostly one read.
+
+    After that the direction is on its own.
+    """
+
+    cuts: ClassVar[bool] = False
+
+    __slots__ = ("_follower", "_second")
+
+    def __init__(self, follower: HelloFollower, second: SecondHello) -> None:
+        self._follower = follower
+        self._second = second
+
+    def copy(self, direction: Direction, limit: int) -> Turn | None:
+        """Copy once, and look at the bytes."""
+        direction.last_read = 0
+        turn = direction.copy_unseen(limit)
+        hello = self._second.feed(bytes(direction.loop_context.view[: direction.last_read]))
+        if self._second.done:
+            direction.followed = None
+        if hello is not None:
+            self._follower.hello_again(hello)
+        return turn
+
+    def splice(self, direction: Direction, limit: int) -> Turn | None:
+        """Bulk that may still be early data: copied, to be seen."""
+        return self.copy(direction, min(limit, BUFFER_SIZE))
+
+    def flush(self, direction: Direction) -> Turn | None:
+        """Send the held bytes."""
+        held = direction.held
+        return direction.flush(held) if held else None
+
+    def clear(self) -> None:
+        """Nothing waits here."""

@@ -14,7 +14,7 @@ from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import DetectedFlow, known_marks
-from datapath.stepaside.classifier import Classifier
+from datapath.stepaside.classifier import LEAST_TTL, Classifier
 from datapath.stepaside.marks import DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S
 from traffic_policy.marks import STATE_MASK, ClassIds, class_mark
@@ -385,3 +385,50 @@ def test_forgotten_content_stays_where_it_is_while_that_exists(before: int, afte
     marks = known_marks(CHANGED)
     flow = flow_of(tcp_packet(b""))
     assert wire.classifier.choose_again(flow, decided(before, OTHERS), marks) == decided(after, OTHERS)
+
+
+SIGNED = bytes([1, 1, 19, 18, *bytes(16)])
+"""TCP's MD5 signature (RFC 2385)."""
+STAMPED = bytes([1, 1, 8, 10, *bytes(8)])
+
+
+def with_ttl(packet: bytes, ttl: int) -> bytes:
+    at = 7 if packet[0] >> 4 == 6 else 8
+    return packet[:at] + bytes([ttl]) + packet[at + 1 :]
+
+
+def with_options(packet: bytes) -> bytes:
+    """An IPv4 packet with a loose source route to nowhere."""
+    size = int.from_bytes(packet[2:4], "big") + 8
+    return (
+        b"\x47" + packet[1:2] + size.to_bytes(2, "big") + packet[4:20] + b"\x83\x07\x04\xc0\0\x02\x4d\0" + packet[20:]
+    )
+
+
+@pytest.mark.parametrize(
+    "decoy",
+    [
+        pytest.param(with_ttl(tcp_packet(HELLO), 1), id="TTL"),
+        pytest.param(with_ttl(tcp_packet(HELLO), LEAST_TTL - 1), id="a TTL that suffices on most paths"),
+        pytest.param(with_ttl(tcp_packet(HELLO, v6=True), 1), id="hop limit"),
+        pytest.param(with_options(tcp_packet(HELLO)), id="IP options"),
+        pytest.param(tcp_packet(HELLO, options=SIGNED), id="TCP signature"),
+        pytest.param(tcp_packet(HELLO, options=STAMPED[2:] + SIGNED[:2] + SIGNED[2:]), id="signature behind others"),
+        pytest.param(tcp_packet(HELLO, options=b"\x05\x02\x1d\x04\0\0\0\0"), id="TCP-AO"),
+    ],
+)
+def test_bytes_that_are_meant_to_be_lost_do_not_decide(decoy: bytes) -> None:
+    """The kernel sends again, and a program can have it send other bytes."""
+    wire = Wire()
+    v6 = decoy[0] >> 4 == 6
+    assert wire.send(decoy, port_class=7) == 7 << 24 | OTHERS
+    assert wire.send(tcp_packet(REQUEST, v6=v6), port_class=7) == decided(WEB, OTHERS)
+    assert wire.notes.classes == ["web"]
+
+
+@pytest.mark.parametrize(
+    "options", [b"", STAMPED, b"\0\0\0\0", b"\x01" * 4, b"\x05\x0a" + bytes(8) + b"\x01\x01", b"\x08\0\x13\0"]
+)
+def test_the_options_of_ordinary_packets_do_no_harm(options: bytes) -> None:
+    assert Wire().send(tcp_packet(HELLO, options=options)) == decided(API, OTHERS)
+    assert Wire().send(with_ttl(tcp_packet(HELLO), 1), bound=Bound.INBOUND) == decided(API, OTHERS), "it has arrived"

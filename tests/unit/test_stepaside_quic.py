@@ -1,4 +1,4 @@
-"""From datagrams to marks: whatever the order, the cuts and the losses, the class is that of the newest hello."""
+"""From datagrams to marks: whatever the order, the cuts and the losses, the class is that of the strictest hello."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.quic_crypto import KEYS_SIZE
 from datapath.protocols.quic_packets import VERSION_1, VERSION_2, PacketType
 from datapath.routing.cached import Routing
+from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import known_marks
 from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.marks import DECIDED, FIRST, OURS, SHOWN
 from datapath.stepaside.pending_flows import PATIENCE_S
-from datapath.stepaside.quic_flows import QuicFlows
-from traffic_policy.marks import STATE_MASK, class_id_of
-from traffic_policy.policy import Bound, TransportProtocol
+from datapath.stepaside.quic_flows import STRICT_S, QuicFlows
+from traffic_policy.marks import STATE_MASK, ClassIds, class_id_of
+from traffic_policy.policy import Bound, TrafficPolicy, TransportProtocol
 
 VIDEO, API, PORT = 1, 2, 3
 ROUTING = routing(
@@ -231,9 +232,74 @@ def test_the_connection_that_began_last_decides_for_a_socket(silent: bool) -> No
     if silent:
         kernel.forget()
     first, second = opening(b"api.example", to=b"second connection")
-    assert kernel.send(first) == (PORT if silent else VIDEO), "until its name is known"
+    assert kernel.send(first) == VIDEO, "until its name is known"
     assert (kernel.send(second), kernel.send(SHORT)) == (API, API)
     assert kernel.notes.classes == ["video", "api"]
+
+
+LANES = Routing(
+    RoutingTable.from_policy(
+        TrafficPolicy.model_validate(
+            {
+                "total": "1Gbit",
+                "classes": [
+                    {"name": "fast", "rate": "10Mbit", "match": [{"sni": "fast.example"}]},
+                    {"name": "slow", "rate": "1Mbit", "ceil": "2Mbit", "match": [{"sni": "slow.example"}]},
+                    {"name": "port", "rate": "1Mbit", "ceil": "9Mbit", "match": [{"port": 443}]},
+                ],
+            }
+        )
+    ),
+    ClassIds.assign(["fast", "slow", "port"]),
+)
+FAST, SLOW = 1, 2
+TO_FAST, TO_SLOW = hello(sni(b"fast.example")), hello(sni(b"slow.example"))
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow"),
+    [
+        pytest.param(initial(crypto(0, TO_FAST), to=b"decoy one"), initial(crypto(0, TO_SLOW)), id="two connections"),
+        pytest.param(initial(crypto(0, TO_FAST)), initial(crypto(0, TO_SLOW)), id="of the same id"),
+        pytest.param(
+            initial(crypto(0, TO_FAST), to=b"decoy one"),
+            long_packet(bytes(40), kind=PacketType.ZERO_RTT) + initial(crypto(0, TO_SLOW)),
+            id="behind early data",
+        ),
+        pytest.param(
+            initial(crypto(0, TO_FAST), to=b"decoy one"),
+            long_packet(bytes(40), kind=PacketType.HANDSHAKE) + initial(crypto(0, TO_SLOW)),
+            id="behind a Handshake packet",
+        ),
+    ],
+)
+def test_a_flow_of_two_names_is_held_to_the_stricter(fast: bytes, slow: bytes) -> None:
+    """One of the two may be a decoy that never reached the server."""
+    for order in ([fast, slow], [slow, fast]):
+        kernel = Kernel(LANES)
+        for datagram in order:
+            kernel.send(datagram)
+        assert [kernel.send(SHORT), kernel.send(fast), kernel.send(SHORT)] == [SLOW] * 3
+        kernel.classifier = Classifier(LANES, kernel.notes, detection_timeout=TIMEOUT)
+        assert [kernel.send(fast), kernel.send(SHORT)] == [SLOW] * 2, "to another classifier"
+
+
+def test_after_a_long_silence_a_flow_is_free() -> None:
+    kernel = Kernel(LANES)
+    assert kernel.send(initial(crypto(0, TO_SLOW))) == SLOW
+    kernel.forget()
+    kernel.now += STRICT_S / 2
+    assert kernel.send(initial(crypto(0, TO_FAST), to=b"another one")) == SLOW
+    kernel.forget()
+    kernel.now += STRICT_S
+    assert kernel.send(initial(crypto(0, TO_FAST), to=b"a third one")) == FAST
+
+
+def test_two_halves_of_a_hello_that_contradict_each_other_go_by_port() -> None:
+    kernel = Kernel(LANES)
+    fast, slow = (hello(sni(name), extension(51, b"k" * 1300)) for name in (b"fast.example", b"slow.example"))
+    halves = [crypto(0, fast[:900]), crypto(0, slow[:700]), crypto(700, slow[700:])]
+    assert [kernel.send(initial(half, number=number)) for number, half in enumerate(halves)] == [PORT] * 3
 
 
 def test_later_initials_of_a_connection_change_nothing() -> None:
@@ -327,8 +393,8 @@ def test_a_hello_that_is_never_whole_is_given_up_in_time() -> None:
     assert flows.undecided == 2, "not a moment too early"
     kernel.classifier.give_up_silent(kernel.now + 0.1)
     assert (flows.undecided, kernel.notes.detections) == (1, [Detection(Protocol.QUIC, Reason.TIMEOUT)])
-    assert (kernel.send(second, client_port=50_000), flows.undecided) == (PORT, 1)
-    kernel.classifier.give_up_silent(kernel.now + 10.1)
+    assert (kernel.send(second, client_port=50_000), flows.undecided) == (PORT, 2)
+    kernel.classifier.give_up_silent(kernel.now + TIMEOUT + PATIENCE_S + 0.1)
     assert (flows.undecided, flows.held) == (0, 0)
 
 

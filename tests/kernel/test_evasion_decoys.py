@@ -1,0 +1,167 @@
+"""Hostile programs that show one name to us and another one to the server: who is in the wrong class, and how fast."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import evasion_page
+import pytest
+from lab import serving
+from quic_world import QUIC, make_certificate, sent, start_sink
+from sidecars import start_sidecar
+from waiting import until
+
+from podlane.netns.topology import PodNodeServer
+
+pytestmark = [pytest.mark.root, pytest.mark.measure]
+
+PROGRAMS = Path(__file__).parents[1] / "evasion"
+FAST, SLOW = "fast.example.com", "slow.example.com"
+SLOW_MBIT = 2.0
+POLICY = f"""
+total: 100Mbit
+classes:
+  - {{name: fast, rate: 50Mbit, match: [{{sni: {FAST}}}, {{host: {FAST}}}]}}
+  - {{name: slow, rate: 1Mbit, ceil: {SLOW_MBIT:g}Mbit, match: [{{sni: {SLOW}}}, {{host: {SLOW}}}]}}
+  - {{name: port, rate: 5Mbit, ceil: 10Mbit, match: {{port: [80, 443]}}}}
+"""
+SECONDS = 4
+DATAPATHS = ["relay", "step-aside"]
+HEAD_END = b"\r\n\r\n"
+
+
+def result(trick: str, megabits: float) -> str:
+    """What the page has to say of a trick that got this far."""
+    print(f"\n{trick}: {megabits:.1f} of {SLOW_MBIT:g} Mbit/s")
+    return "held" if megabits < 1.5 * SLOW_MBIT else "not held"
+
+
+def said(trick: str) -> str:
+    return evasion_page.rows("From inside the Pod")[trick]
+
+
+class Server:
+    """What a server has noticed."""
+
+    def __init__(self) -> None:
+        self.names: list[str | None] = []
+        self.bytes = 0
+
+
+@contextmanager
+def tls_server(topology: PodNodeServer, folder: Path, curve: str) -> Iterator[Server]:
+    """An OpenSSL server that takes key shares of one curve only."""
+    certificate, key = make_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.set_ecdh_curve(curve)
+    server = Server()
+    context.sni_callback = lambda _object, name, _context: server.names.append(name)
+
+    def serve(client: socket.socket) -> None:
+        with context.wrap_socket(client, server_side=True, suppress_ragged_eofs=True) as tls:
+            while data := tls.recv(65536):
+                server.bytes += len(data)
+
+    with serving(topology.server, serve, 443):
+        yield server
+
+
+def megabits(topology: PodNodeServer, server: Server, program: str, *arguments: object) -> float:
+    """What arrives while a hostile program of the Pod sends."""
+    topology.pod.run([sys.executable, str(PROGRAMS / program), *map(str, arguments), str(SECONDS)], timeout=60)
+    return server.bytes * 8 / SECONDS / 1e6
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_the_second_hello(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
+    trick = f"another name after HelloRetryRequest, {datapath}"
+    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
+    with tls_server(topology, tmp_path, "secp384r1") as server:
+        got = megabits(topology, server, "hello_retry.py", topology.server_ipv4, 443, FAST, SLOW)
+    assert server.names[-1] == SLOW
+    assert result(trick, got) == said(trick)
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_a_retry_costs_nobody_the_class(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
+    with tls_server(topology, tmp_path, "secp384r1") as server:
+        got = megabits(topology, server, "hello_retry.py", topology.server_ipv4, 443, FAST, FAST)
+    assert server.names[-1] == FAST
+    assert got > 2 * SLOW_MBIT
+    assert sidecar.connections("fast")["tls"] == 1
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+@pytest.mark.parametrize("family", ["IPv4", pytest.param("IPv6", marks=pytest.mark.nightly)])
+def test_quic_decoys_do_not_change_the_class(
+    topology: PodNodeServer, tmp_path: Path, datapath: str, family: str
+) -> None:
+    trick = "QUIC decoys that never arrive"
+    start_sink(topology.server, tmp_path)
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
+    address = {"IPv4": topology.server_ipv4, "IPv6": topology.server_ipv6}[family]
+    before = sent(sidecar)
+    topology.pod.run(
+        [sys.executable, str(PROGRAMS / "quic_decoy.py"), address, str(QUIC), SLOW, FAST, str(SECONDS)], timeout=60
+    )
+    after = until("bytes in the slow class", lambda: now if (now := sent(sidecar))["slow"] > before["slow"] else None)
+    got = sum(after[name] - before[name] for name in ("fast", "slow", "port")) * 8 / SECONDS / 1e6
+    assert result(trick, got) == said(trick)
+
+
+@contextmanager
+def http_server(topology: PodNodeServer) -> Iterator[Server]:
+    """A server that asks for the body of a request once it has its head, and takes it."""
+    server = Server()
+
+    def serve(client: socket.socket) -> None:
+        head = b""
+        while HEAD_END not in head:
+            if not (data := client.recv(65536)):
+                return
+            head += data
+        server.names.append(head.partition(b"Host: ")[2].partition(b"\r")[0].decode())
+        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while data := client.recv(65536):
+            server.bytes += len(data)
+
+    with serving(topology.server, serve, 80):
+        yield server
+
+
+NIGHTLY = pytest.mark.nightly
+TCP_DECOYS = [
+    pytest.param("TCP decoys with a low TTL", "ttl", "IPv4"),
+    pytest.param("TCP decoys with a low TTL", "ttl", "IPv6", marks=NIGHTLY),
+    pytest.param("TCP decoys with IP options", "options", "IPv4", marks=NIGHTLY),
+    pytest.param("TCP decoys with a signature", "signature", "IPv4", marks=NIGHTLY),
+    pytest.param("TCP decoys that have no route", "no-route", "IPv4", marks=NIGHTLY),
+]
+
+
+@pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
+def test_tcp_decoys_of_step_aside(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
+    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "step-aside")
+    address = {"IPv4": topology.server_ipv4, "IPv6": topology.server_ipv6}[family]
+    with http_server(topology) as server:
+        got = megabits(topology, server, "tcp_decoy.py", address, 80, SLOW, FAST, way)
+    assert server.names == [SLOW], "the decoy did not reach the server"
+    assert result(trick, got) == said(trick)
+
+
+@pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
+def test_tcp_decoys_of_the_relay(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
+    """What it has read is what the server gets: with the decoy's name the decoy's class is right."""
+    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "relay")
+    address = {"IPv4": topology.server_ipv4, "IPv6": topology.server_ipv6}[family]
+    with http_server(topology) as server:
+        got = megabits(topology, server, "tcp_decoy.py", address, 80, SLOW, FAST, way)
+    assert server.names in ([FAST], [SLOW])
+    assert said("TCP decoys, relay") == ("held" if server.names == [FAST] else result(f"{trick}, relay", got))
