@@ -81,7 +81,10 @@ def may_be_lost(packet: bytes, at: int) -> bool:
     while place + 1 < len(options) and (kind := options[place]) != _END_OF_OPTIONS:
         if kind in _SIGNATURES:
             return True
-        place += 1 if kind == _NO_OPERATION else max(options[place + 1], 2)
+        size = 1 if kind == _NO_OPERATION else options[place + 1]
+        if not size:
+            break  # Linux reads no further (tcp_parse_options() in net/ipv4/tcp_input.c)
+        place += size
     return False
 
 

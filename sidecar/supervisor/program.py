@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
 
@@ -86,6 +87,8 @@ class Supervisor:
         while self._proxy is not None and self._proxy.pending():  # before other descriptors
             self._read_messages(self._proxy)
         self._control.serve(ready)
+        if self._proxy is None:
+            self._turn_away(ready)
         if woken in ready:
             for number in os.read(woken, 512):
                 self._signalled(number)
@@ -121,6 +124,9 @@ class Supervisor:
     def _spawn(self) -> ProxyProcess:
         known = {"restarts": self._restarts.counts, "again": self._was_ready, "ids": self._ids}
         proxy = ProxyProcess.spawn(self._argv, known, [each.fileno() for each in self._held])
+        for each in self._held:
+            with suppress(KeyError):  # at the first start it is not there
+                self._poll.unregister(each)
         self._argv = without_options(self._argv, _ONCE)
         while self._once:
             os.close(self._once.pop())  # the reader at the other end must see the proxy's end
@@ -142,6 +148,8 @@ class Supervisor:
     def _ended(self, proxy: ProxyProcess, code: int) -> None:
         self._forget(proxy)
         self._proxy = None
+        for each in self._held:
+            self._poll.register(each, select.POLLIN)
         if self._stopping:
             self._stopped(proxy, code)
         elif code == 0 or (code > 0 and not self._was_ready):
@@ -218,8 +226,17 @@ class Supervisor:
     def _hold(self, descriptors: Sequence[int]) -> None:
         while self._held:
             self._held.pop().close()
-        # They go on listening without a proxy: connections wait for the next one, and no program can take the port.
+        # They go on listening when the proxy has ended, so that no other program can take the port.
         self._held = [socket.socket(fileno=each) for each in descriptors]
+        for each in self._held:
+            each.setblocking(False)
+
+    def _turn_away(self, ready: set[int]) -> None:
+        """Close the connections to the admin server, for which there is no proxy."""
+        for each in self._held:
+            if each.fileno() in ready:
+                with suppress(OSError):  # it has gone
+                    each.accept()[0].close()
 
     def _signalled(self, number: int) -> None:
         if number not in _FORWARDED:
