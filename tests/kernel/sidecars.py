@@ -160,8 +160,7 @@ def refused_sidecar(pod: Host, *arguments: str, wrapped: Sequence[str] = ()) -> 
 
 
 def state_of(pod: Host) -> str:
-    """Everything that a sidecar could leave behind. Each start draws another group for its sockets, and one after a failed
-    start takes other ports."""
+    """Everything that a sidecar could leave behind. Each start draws another group for its sockets."""
     commands = [
         ["iptables-save"], ["ip6tables-save"], ["iptables-legacy-save"], ["ip6tables-legacy-save"],
         ["ip", "rule"], ["ip", "-6", "rule"], ["ip", "route", "show", "table", "all"],
@@ -180,5 +179,4 @@ def state_of(pod: Host) -> str:
         lines += sorted(shown) if command[0] == "tc" else shown
     # Link-local addresses come by themselves, a second after the interface.
     kept = (line for line in lines if not line.startswith("#") and "fe80:" not in line)
-    drawn = re.sub(r"--gid-owner \d{5,}", "--gid-owner DRAWN", "\n".join(kept))
-    return re.sub(r"--on-port \d+", "--on-port PORT", drawn)
+    return re.sub(r"--gid-owner \d{5,}", "--gid-owner DRAWN", "\n".join(kept))
