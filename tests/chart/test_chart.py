@@ -329,6 +329,7 @@ def test_values_reach_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (defaults.cpu_request, defaults.cpu_limit) == ("0.1", "2")
     assert (defaults.memory_request, defaults.memory_limit) == (None, "1Gi")
     assert not defaults.bpf
+    assert defaults.net_raw == "drop"
     assert dict(defaults.environment) == {
         "PODLANE_ADMIN_ADDRESS": "0.0.0.0",
         "PODLANE_ADMIN_PORT": "9901",
@@ -342,7 +343,16 @@ def test_defaults_are_the_injector_s_own(monkeypatch: pytest.MonkeyPatch) -> Non
     """One truth: what the chart says where nobody says anything is what the program does then."""
     settings = settings_of(render(VALUE_SETS["defaults"]), monkeypatch)
     own = InjectorSettings.model_fields
-    for name in ("port", "metrics_port", "cpu_request", "cpu_limit", "memory_request", "memory_limit", "bpf"):
+    for name in (
+        "port",
+        "metrics_port",
+        "cpu_request",
+        "cpu_limit",
+        "memory_request",
+        "memory_limit",
+        "bpf",
+        "net_raw",
+    ):
         assert getattr(settings, name) == own[name].default, name
     assert settings.defaults().settings == InjectionDefaults().settings
     assert settings.tls_version == own["tls_version"].default

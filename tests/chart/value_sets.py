@@ -46,6 +46,7 @@ VALUE_SETS = {
                 "bpf": False,
                 "environment": {"PODLANE_MAX_CONNECTIONS": "2000", "PODLANE_SILENT_PORTS": "25,3306"},
             },
+            "netRaw": "drop",
             "webhook": {"timeoutSeconds": 2, "namePrefix": ""},
             "injector": {
                 "replicas": 5,
