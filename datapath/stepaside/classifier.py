@@ -81,10 +81,12 @@ def may_be_lost(packet: bytes, at: int) -> bool:
     while place + 1 < len(options) and (kind := options[place]) != _END_OF_OPTIONS:
         if kind in _SIGNATURES:
             return True
-        size = 1 if kind == _NO_OPERATION else options[place + 1]
-        if not size:
-            break  # Linux reads no further (tcp_parse_options() in net/ipv4/tcp_input.c)
-        place += size
+        if kind == _NO_OPERATION:
+            place += 1
+        elif options[place + 1] >= 2:
+            place += options[place + 1]
+        else:
+            break  # tcp_parse_options() of net/ipv4/tcp_input.c looks no further either
     return False
 
 
