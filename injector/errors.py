@@ -17,6 +17,10 @@ class SharedPolicyError(PodlaneError, LookupError):
     """The ConfigMap of a shared policy cannot be read at present; it may or may not exist."""
 
 
+class NamespaceError(PodlaneError, LookupError):
+    """A Namespace cannot be read at present, so that it is not known what its Pods may have."""
+
+
 class ManifestError(PodlaneError, ValueError):
     """A manifest cannot be read, or cannot be edited without changing other text."""
 

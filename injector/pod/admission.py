@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
@@ -27,6 +27,7 @@ from injector.pod.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
 from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.pod.integrity import altered, altered_volume, repository
 from injector.pod.list_diff import Items
+from injector.pod.namespace import NO_RULES, NamespaceRules
 from injector.pod.patch import patch
 from injector.pod.plan import InjectionPlan, Skip, plan
 from traffic_policy.errors import shortened
@@ -53,6 +54,9 @@ __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 SharedPolicies = Callable[[str, str], str | None]
 """By namespace and name of a ConfigMap: the text of its key ``policy.yaml``, None if either does not exist. Raises
 :class:`SharedPolicyError` if it cannot be read at present."""
+
+Rules = Callable[[], NamespaceRules]
+"""What the Pod's namespace says. Raises :class:`InjectionError` if that is wrong."""
 
 _API_VERSION: Final = "admission.k8s.io/v1"
 _LONGEST_WARNING: Final = 256
@@ -83,22 +87,26 @@ class _MalformedError(Exception):
     """Not a valid review; an error of the client."""
 
 
-def mutate(review: Any, defaults: InjectionDefaults, shared: SharedPolicies) -> dict[str, Any]:
+def mutate(
+    review: Any, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules = lambda: NO_RULES
+) -> dict[str, Any]:
     """The mutating webhook's answer: a patch, no change, or a refusal. Never raises, for any JSON."""
-    return _answer(review, partial(_mutate, defaults=defaults, shared=shared))
+    return _answer(review, partial(_mutate, defaults=defaults, shared=shared, rules=rules))
 
 
-def validate(review: Any, defaults: InjectionDefaults, shared: SharedPolicies) -> dict[str, Any]:
+def validate(
+    review: Any, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules = lambda: NO_RULES
+) -> dict[str, Any]:
     """The validating webhook's answer: allowed, or a refusal with the remedy. Never raises, for any JSON."""
-    return _answer(review, partial(_validate, defaults=defaults, shared=shared))
+    return _answer(review, partial(_validate, defaults=defaults, shared=shared, rules=rules))
 
 
 def _mutate(
-    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
+    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     if request.operation != "CREATE":
         return _allowed()
-    planned = plan(pod, defaults, partial(shared, request.namespace))
+    planned = plan(pod, defaults, partial(shared, request.namespace), rules())
     if isinstance(planned, Skip):
         return _allowed(_told(planned))
     response = _allowed(planned.warnings)
@@ -111,16 +119,16 @@ def _mutate(
 
 
 def _validate(
-    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
+    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     if request.operation != "CREATE":
-        return _validate_change(request, pod, defaults, shared)
-    planned = plan(pod, defaults, partial(shared, request.namespace))
+        return _validate_change(request, pod, defaults, shared, rules)
+    planned = plan(pod, defaults, partial(shared, request.namespace), rules())
     if isinstance(planned, Skip):
         return _allowed(_told(planned))
     if defaults.net_raw is NetRaw.DROP:
         net_raw.refuse(pod, asked=False)  # another webhook may have given it back
-    if missing := ", ".join(_lacking(pod, planned.items)):
+    if missing := ", ".join((*(f"annotation {name}" for name in planned.annotations), *_lacking(pod, planned.items))):
         raise InjectionError(
             f"The Pod has limits, but came out of admission without {missing}: Podlane's mutating webhook "
             f"was not reached, or another one took them out. Try again; if it stays so, ask your cluster's "
@@ -164,7 +172,7 @@ def _image(pod: Mapping[str, Any]) -> str:
 
 
 def _validate_change(
-    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies
+    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     """For an existing Pod: refuse what its sidecar would only refuse in its log."""
     _refuse_another_image(request.before, pod, defaults)
@@ -173,7 +181,9 @@ def _validate_change(
         return _allowed()  # a Pod that could be created must remain changeable, for example its finalizers
     if has_sidecar := any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
         pod = _without_label(pod)  # the sidecar in it does not stop for a label
-    planned = plan(pod, defaults, partial(shared, request.namespace))
+    # What its namespace has as defaults was added when it was created; that it runs is decided.
+    ceilings = replace(rules(), defaults={}, enforced=False)
+    planned = plan(pod, defaults, partial(shared, request.namespace), ceilings)
     if isinstance(planned, Skip):
         if planned.unexpected and has_sidecar:
             raise InjectionError(
@@ -181,6 +191,8 @@ def _validate_change(
                 f"{EGRESS} there and set it higher, or create the Pod again without it."
             )
         return _allowed(_told(planned))
+    if lost := " and ".join(planned.annotations):
+        raise InjectionError(f"The namespace sets a maximum, so that its Pods need {lost}. Leave that in the Pod.")
     warnings = list(planned.warnings)
     if missing := ", ".join(_lacking(pod, planned.items)):
         warnings.append(f"It runs without {missing}, so these annotations count only in a Pod that is created again.")

@@ -14,12 +14,18 @@ from injector.pod.plan import InjectionPlan
 from traffic_policy.pod.annotations import STATUS
 
 _ANNOTATIONS: Final = "/metadata/annotations"
-_STATUS: Final = f"{_ANNOTATIONS}/{STATUS.replace('~', '~0').replace('/', '~1')}"
-"""JSON Pointer (RFC 6901 section 3)."""
+
+
+def _annotation(name: str) -> str:
+    """JSON Pointer (RFC 6901 section 3)."""
+    return f"{_ANNOTATIONS}/{name.replace('~', '~0').replace('/', '~1')}"
 
 
 def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
-    return list(operations(injection(pod, plan.items, plan.status, plan.trusted), pod))
+    """The operations of a plan. Annotations come last: the status, which changes with them, makes the place."""
+    change = injection(pod, plan.items, plan.status, plan.trusted)
+    added = [{"op": "add", "path": _annotation(name), "value": text} for name, text in plan.annotations.items()]
+    return [*operations(change, pod), *added]
 
 
 def operations(change: PodChange, pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -29,13 +35,13 @@ def operations(change: PodChange, pod: Mapping[str, Any]) -> Iterator[dict[str, 
     if not change.status_changes:
         return
     if change.status is None:
-        yield {"op": "remove", "path": _ANNOTATIONS if change.last else _STATUS}
+        yield {"op": "remove", "path": _ANNOTATIONS if change.last else _annotation(STATUS)}
     else:
         if not isinstance(pod.get("metadata"), Mapping):
             yield {"op": "add", "path": "/metadata", "value": {}}
         if not isinstance((pod.get("metadata") or {}).get("annotations"), Mapping):
             yield {"op": "add", "path": _ANNOTATIONS, "value": {}}
-        yield {"op": "add", "path": _STATUS, "value": change.status}
+        yield {"op": "add", "path": _annotation(STATUS), "value": change.status}
 
 
 def _list_operations(change: ListChange) -> Iterator[dict[str, Any]]:

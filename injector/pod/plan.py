@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,9 +14,22 @@ from injector.pod import containers, net_raw, pods
 from injector.pod.defaults import InjectionDefaults, NetRaw, product_version
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
+from injector.pod.namespace import NO_RULES, NamespaceRules
 from injector.pod.status import Injected, InjectionStatus
 from traffic_policy.errors import Problem
-from traffic_policy.pod.annotations import DATAPATH, INJECT_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, PREFIX, STATUS
+from traffic_policy.pod.annotations import (
+    CPU_LIMIT,
+    CPU_REQUEST,
+    DATAPATH,
+    ENFORCE_LABEL,
+    INJECT_LABEL,
+    KUBERNETES_EGRESS,
+    KUBERNETES_INGRESS,
+    MEMORY_LIMIT,
+    MEMORY_REQUEST,
+    PREFIX,
+    STATUS,
+)
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
 from traffic_policy.policy import Bound
 from traffic_policy.scope import beyond_step_aside, needs_names
@@ -36,39 +49,53 @@ the same ones, and each Pod is reviewed twice or more; evaluating them is most o
 
 @dataclass(frozen=True, slots=True)
 class InjectionPlan:
-    """The additions to a Pod: items for the lists of its spec, and the status. ``warnings`` go to the client that
-    creates it. ``trusted``: further repositories of images that an injected container may have."""
+    """The additions to a Pod: items for the lists of its spec, the status, and ``annotations`` that its namespace has
+    for it. ``warnings`` go to the client that creates it. ``trusted``: further repositories of images that an injected
+    container may have."""
 
     items: Items
     status: InjectionStatus
     warnings: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The Pod is left unchanged. ``unexpected``: the administrator of a labelled namespace should be warned."""
+    """The Pod is left unchanged. ``unexpected``: the administrator of a labelled namespace should be warned.
+    ``harmless``: refusing the Pod would change nothing."""
 
     reason: str
     unexpected: bool = True
+    harmless: bool = False
 
 
-def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicy) -> InjectionPlan | Skip:
+def plan(
+    pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicy, rules: NamespaceRules = NO_RULES
+) -> InjectionPlan | Skip:
     """Decide about a Pod selected for injection, whether or not it was injected before.
 
-    Raises :class:`AnnotationsError` for annotations that are invalid, and :class:`InjectionError` for a Pod in which
-    they cannot be honoured.
+    ``rules`` are those of its namespace. Raises :class:`AnnotationsError` for annotations that are invalid, or more
+    than the namespace allows, and :class:`InjectionError` for a Pod in which they cannot be honoured.
     """
+    missing = rules.missing(pod)
+    pod = pods.with_annotations(pod, missing)
     asked = _asks(pod)
     if (skip := _skip(pod)) is not None:
-        return skip
+        return _unless_enforced(skip, rules)
     if not asked:
-        return Skip(f"It has no limits: no annotation {PREFIX}... says any. docs/reference/annotations.md has them.")
+        reason = f"It has no limits: no annotation {PREFIX}... says any. docs/reference/annotations.md has them."
+        return _unless_enforced(Skip(reason), rules)
     bare = without_ours(pod)
     _refuse_conflicts(bare)
     _refuse_foreign_mounts(bare)
     annotations = _texts(pod)
     policy, digest, warnings = _policy(annotations, shared)
+    if added := rules.totals(pod, policy):
+        missing, pod, annotations = {**missing, **added}, pods.with_annotations(pod, added), {**annotations, **added}
+        bare = without_ours(pod)
+        policy, digest, warnings = _policy(annotations, shared)
+    rules.refuse_beyond(pod, policy)
     name = shared_policy_name(annotations)
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
     _refuse_beyond_the_mesh(policy, mesh, defaults)
@@ -79,9 +106,26 @@ def plan(pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPoli
     return InjectionPlan(
         items=items,
         status=_status(pod, bare, items, digest),
-        warnings=(*policy.warnings, *warnings, *_warnings(bare, defaults, mesh), *net_raw.warnings(bare)),
+        warnings=(
+            *policy.warnings,
+            *warnings,
+            *_warnings(bare, defaults, mesh),
+            *net_raw.warnings(bare),
+            *_lost_guarantee(bare, items),
+        ),
         trusted=defaults.trusted_images,
+        annotations=missing,
     )
+
+
+def _unless_enforced(skip: Skip, rules: NamespaceRules) -> Skip:
+    """The skip; an error where the namespace demands limits. What mirrors a static Pod runs already."""
+    if rules.enforced and not skip.harmless:
+        raise InjectionError(
+            f"Every Pod of this namespace has to be held to limits (its label {ENFORCE_LABEL}). {skip.reason} Give the "
+            "Pod limits, or create it in another namespace."
+        )
+    return skip
 
 
 def _asks(pod: Mapping[str, Any]) -> bool:
@@ -103,7 +147,7 @@ def _skip(pod: Mapping[str, Any]) -> Skip | None:
             [Problem(INJECT_LABEL, f'{label!r} is not a value of this label. Write "true" or "false", in quotes.')]
         )
     if pods.is_mirror(pod):
-        return Skip("It mirrors a static Pod, which only its node's kubelet can change.")
+        return Skip("It mirrors a static Pod, which only its node's kubelet can change.", harmless=True)
     if pods.spec_of(pod).get("hostNetwork") is True:
         return Skip("It uses its node's network, and limits there would hold the whole node.")
     if pods.is_windows(pod):
@@ -258,3 +302,20 @@ def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, mesh: PodMesh
         for port in (pods.mapping(p).get("containerPort") for p in pods.listed(container.get("ports"))):
             if port in defaults.ports:
                 yield f"Container {pods.name_of(container)} uses port {port}, on which Podlane listens in the Pod."
+
+
+def _lost_guarantee(bare: Mapping[str, Any], items: Items) -> Iterator[str]:
+    """A warning if the Pod's QoS class was Guaranteed, and the sidecar's resources make it Burstable
+    (https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/)."""
+    own = list(pods.all_containers(bare))
+    if own and all(map(_is_guaranteed, own)) and not all(map(_is_guaranteed, items[pods.INIT_CONTAINERS])):
+        yield (
+            "The Pod's QoS class Guaranteed becomes Burstable, as the sidecar's requests are not its limits. Give "
+            f"{CPU_REQUEST} and {CPU_LIMIT} one value, and {MEMORY_REQUEST} and {MEMORY_LIMIT}."
+        )
+
+
+def _is_guaranteed(container: Mapping[str, Any]) -> bool:
+    resources = pods.mapping(container.get("resources"))
+    limits, requests = pods.mapping(resources.get("limits")), pods.mapping(resources.get("requests"))
+    return all(limits.get(name) and requests.get(name, limits[name]) == limits[name] for name in ("cpu", "memory"))

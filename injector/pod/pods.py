@@ -60,6 +60,13 @@ def annotations_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     return mapping(metadata_of(pod).get("annotations"))
 
 
+def with_annotations(pod: Mapping[str, Any], added: Mapping[str, str]) -> Mapping[str, Any]:
+    """The Pod with further annotations."""
+    if not added:
+        return pod
+    return {**pod, "metadata": {**metadata_of(pod), "annotations": {**annotations_of(pod), **added}}}
+
+
 def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     """The Pod's labels; in manifests, values need not be texts."""
     return mapping(metadata_of(pod).get("labels"))

@@ -55,6 +55,10 @@ def config_map(namespace: str, name: str) -> Resource:
     return Resource("/api/v1", "configmaps", name, namespace)
 
 
+def namespace(name: str) -> Resource:
+    return Resource("/api/v1", "namespaces", name)
+
+
 def webhook_configuration(kind: str, name: str) -> Resource:
     """``kind`` is mutating or validating."""
     return Resource("/apis/admissionregistration.k8s.io/v1", f"{kind}webhookconfigurations", name)

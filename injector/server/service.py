@@ -31,6 +31,7 @@ from injector.server.config import InjectorSettings
 from injector.server.health import Readiness, health_handlers, metrics_handler
 from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
 from injector.server.metrics import InjectorMetrics
+from injector.server.namespaces import Namespaces
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
@@ -113,10 +114,13 @@ class Injector:
             metrics=self._metrics,
             longest=settings.deadline.seconds,
             decoding=DecodingBudget(),
+            namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds),
         )
         return {
             "/mutate": make("mutate", mutate).handle,
+            "/mutate/enforced": make("mutate", mutate, enforced=True).handle,
             "/validate": make("validate", validate).handle,
+            "/validate/enforced": make("validate", validate, enforced=True).handle,
             **health_handlers(self._readiness),
         }
 

@@ -23,12 +23,15 @@ import trio
 
 from daemon.http import JSON, HttpRequest, HttpResponse, RequestError
 from daemon.log import Logger
-from injector.errors import SharedPolicyError
+from injector.errors import InjectionError, NamespaceError, SharedPolicyError
+from injector.pod.admission import Rules
 from injector.pod.admission import SharedPolicies as Lookup
 from injector.pod.defaults import InjectionDefaults
+from injector.pod.namespace import NO_RULES, NamespaceRules
 from injector.server.budget import SHORT_BODY, DecodingBudget
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
+from injector.server.namespaces import Namespaces
 from injector.server.shared_policies import SharedPolicies
 from traffic_policy.pod.effective import shared_policy_name
 
@@ -52,7 +55,7 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _GO_DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)")
 _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Reviewer = Callable[[Mapping[str, Any], InjectionDefaults, Lookup], dict[str, Any]]
+Reviewer = Callable[[Mapping[str, Any], InjectionDefaults, Lookup, Rules], dict[str, Any]]
 
 log = Logger()
 log_some = Logger(spacing=1.0)
@@ -84,8 +87,27 @@ class _ReadPolicy:
         return self.text
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadNamespace:
+    """What the Pod's namespace says, or why that is not known."""
+
+    rules: NamespaceRules
+    error: InjectionError | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.rules.defaults.values()))
+
+    def get(self) -> NamespaceRules:
+        """See :data:`injector.pod.admission.Rules`."""
+        if self.error is not None:
+            raise self.error
+        return self.rules
+
+
 class Webhook:
-    """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``."""
+    """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``. ``enforced``: it is asked
+    about namespaces in which no Pod may be without limits."""
 
     def __init__(
         self,
@@ -96,6 +118,9 @@ class Webhook:
         metrics: InjectorMetrics,
         longest: float,
         decoding: DecodingBudget,
+        namespaces: Namespaces,
+        *,
+        enforced: bool = False,
     ) -> None:
         self._name = name
         self._reviewer = reviewer
@@ -104,6 +129,8 @@ class Webhook:
         self._metrics = metrics
         self._longest = longest
         self._decoding = decoding
+        self._namespaces = namespaces
+        self._enforced = enforced
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer a review. Raises :class:`RequestError` for an invalid one."""
@@ -132,9 +159,10 @@ class Webhook:
         body = await request.body(MAX_BODY)
         async with self._decoding.decoding(len(body)) as room:
             review = parse_review(body)  # in C, holding the GIL: a thread would block the others just the same
-            policy = await self._read_policy(review)
-            work = partial(self._reviewed, review, policy.get)
-            size = _texts_of(review) + len(policy.text or "")
+            namespace = await self._read_namespace(review)
+            policy = await self._read_policy(review, namespace)
+            work = partial(self._reviewed, review, policy.get, namespace.get)
+            size = _texts_of(review) + namespace.size + len(policy.text or "")
             if len(body) <= SHORT_BODY and size <= _SHORT_TEXT:
                 reply, outcome = work()
             else:
@@ -142,13 +170,25 @@ class Webhook:
         self._log(review, outcome, trio.current_time() - began)
         return reply, outcome
 
-    def _reviewed(self, review: dict[str, Any], shared: Lookup) -> tuple[HttpResponse, ReviewOutcome]:
-        reply = self._reviewer(review, self._defaults, shared)
+    def _reviewed(self, review: dict[str, Any], shared: Lookup, rules: Rules) -> tuple[HttpResponse, ReviewOutcome]:
+        reply = self._reviewer(review, self._defaults, shared, rules)
         return compact(reply), outcome_of(reply)
 
-    async def _read_policy(self, review: Mapping[str, Any]) -> _ReadPolicy:
-        """Read the one ConfigMap that this Pod names beforehand, since the decision is synchronous."""
-        wanted = shared_policy_of(review)
+    async def _read_namespace(self, review: Mapping[str, Any]) -> _ReadNamespace:
+        """Read what the Pod's namespace says beforehand, since the decision is synchronous."""
+        name = _namespace_of(review)
+        if name is None:
+            return _ReadNamespace(NamespaceRules(enforced=self._enforced))
+        try:
+            return _ReadNamespace(await self._namespaces.rules(name, enforced=self._enforced))
+        except InjectionError as failure:
+            return _ReadNamespace(NO_RULES, failure)
+        except NamespaceError as failure:
+            raise RequestError(503, str(failure)) from None  # so that failurePolicy decides
+
+    async def _read_policy(self, review: Mapping[str, Any], namespace: _ReadNamespace) -> _ReadPolicy:
+        """Read the one ConfigMap that this Pod names, itself or by its namespace."""
+        wanted = shared_policy_of(review, namespace.rules.defaults)
         if wanted is None:
             return _ReadPolicy(None)
         try:
@@ -211,16 +251,21 @@ def parse_review(body: bytes) -> dict[str, Any]:
     return review
 
 
-def shared_policy_of(review: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Namespace and name of the ConfigMap in the Pod's annotations, if any."""
-    request = review.get("request")
-    namespace = request.get("namespace") if isinstance(request, Mapping) else None
+def shared_policy_of(review: Mapping[str, Any], defaults: Mapping[str, str]) -> tuple[str, str] | None:
+    """Namespace and name of the ConfigMap in the Pod's annotations, if any; ``defaults`` are its namespace's."""
+    namespace = _namespace_of(review)
     annotations = _metadata(review).get("annotations")
-    if not isinstance(annotations, Mapping) or not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+    if namespace is None:
         return None
-    texts = {key: value for key, value in annotations.items() if isinstance(value, str)}
-    name = shared_policy_name(texts)
+    own = annotations if isinstance(annotations, Mapping) else {}
+    name = shared_policy_name({**defaults, **{key: value for key, value in own.items() if isinstance(value, str)}})
     return (namespace, name) if name else None
+
+
+def _namespace_of(review: Mapping[str, Any]) -> str | None:
+    request = review.get("request")
+    name = request.get("namespace") if isinstance(request, Mapping) else None
+    return name if isinstance(name, str) and _NAMESPACE.fullmatch(name) else None
 
 
 def _texts_of(review: Mapping[str, Any]) -> int:

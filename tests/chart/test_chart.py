@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -94,6 +94,9 @@ def test_names_are_unique_and_short_enough(case: Values) -> None:
 # --- who is asked ------------------------------------------------------------------------------------------------------
 
 
+ANY: Final = {"matchExpressions": []}
+
+
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """LabelSelector of meta/v1 with the operators that are used: NotIn is also true where the key is missing."""
     tests = {
@@ -131,9 +134,27 @@ def test_labels_decide_who_is_asked(namespace: str, on_namespace: str | None, on
         calls = [
             webhook["name"]
             for webhook in webhooks_for(configuration, "CREATE")
-            if selects(webhook["namespaceSelector"], labels) and selects(webhook["objectSelector"], pod_labels)
+            if selects(webhook["namespaceSelector"], labels) and selects(webhook.get("objectSelector", ANY), pod_labels)
         ]
         assert len(calls) == asked, configuration["kind"]
+
+
+@pytest.mark.parametrize("on_namespace", [None, "enabled", "disabled"])
+@pytest.mark.parametrize("on_pod", [None, "true", "false"])
+def test_where_limits_are_enforced_one_webhook_is_asked_about_every_pod(
+    on_namespace: str | None, on_pod: str | None
+) -> None:
+    labels = {"kubernetes.io/metadata.name": "shop", "podlane.io/enforce": "true", "podlane.io/inject": on_namespace}
+    for configuration, path in zip(
+        webhook_configurations(render(VALUE_SETS["defaults"])), ("/mutate", "/validate"), strict=True
+    ):
+        calls = [
+            webhook["clientConfig"]["service"]["path"]
+            for webhook in webhooks_for(configuration, "CREATE")
+            if selects(webhook["namespaceSelector"], {k: v for k, v in labels.items() if v})
+            and selects(webhook.get("objectSelector", ANY), {"podlane.io/inject": on_pod} if on_pod else {})
+        ]
+        assert calls == [f"{path}/enforced"]
 
 
 def test_the_release_s_namespace_is_excluded_even_if_no_other_is() -> None:
@@ -163,11 +184,13 @@ def test_webhooks_are_as_a_cluster_wants_them(case: Values) -> None:
             }
             assert webhook["timeoutSeconds"] == case.values.get("webhook", {}).get("timeoutSeconds", 5)
             called = webhook["clientConfig"]["service"]
-            assert called == {"name": service["metadata"]["name"], "namespace": NAMESPACE, "path": path, "port": 443}
+            ending = "/enforced" if webhook["name"].startswith("enforced.") else ""
+            assert called.pop("path") == path + ending
+            assert called == {"name": service["metadata"]["name"], "namespace": NAMESPACE, "port": 443}
             assert webhook.get("reinvocationPolicy") == ("IfNeeded" if configuration is mutating else None)
         creating = webhooks_for(configuration, "CREATE")
         policy = case.values.get("webhook", {}).get("failurePolicy", "Fail")
-        assert [webhook["failurePolicy"] for webhook in creating] == [policy, policy]
+        assert [webhook["failurePolicy"] for webhook in creating] == [policy] * 3
     assert service["spec"]["ports"][0]["port"] == 443
 
 
@@ -250,7 +273,7 @@ ANY_POLICY = {("*", "configmaps", "*", "get")}
 )
 def test_the_injector_s_rights_are_these_and_no_others(name: str, expected: set[tuple[str, str, str, str]]) -> None:
     manifests = render(VALUE_SETS[name])
-    assert set(rights(manifests)) == expected
+    assert set(rights(manifests)) == expected | {("*", "namespaces", "*", "get")}
     account = the(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
     bindings = [*of_kind(manifests, "ClusterRoleBinding"), *of_kind(manifests, "RoleBinding")]
     for binding in bindings:

@@ -286,3 +286,37 @@ def test_running_pods_stay_changeable(cluster: Cluster) -> None:
     stored = kubectl.get("pod", "app")
     assert stored["metadata"]["annotations"]["podlane.io/egress-bandwidth"] == "20M"
     kubectl("delete", "pod", "app", "--grace-period=0", "--force")
+
+
+def test_where_a_namespace_enforces_limits_no_pod_opts_out(cluster: Cluster) -> None:
+    kubectl = cluster.namespace({"podlane.io/enforce": "true"})
+    assert injected(kubectl.create(pod(LIMITED)))
+    for refused in (pod({}), pod(LIMITED, labels={"podlane.io/inject": "false"})):
+        with pytest.raises(
+            RefusedError, match=r'"enforced\.inject\.podlane\.io" denied .* Every Pod of this namespace'
+        ):
+            kubectl.create(refused)
+
+
+def test_a_namespace_has_defaults_and_a_maximum_for_its_pods(cluster: Cluster) -> None:
+    kubectl = cluster.namespace(INJECTED)
+    cluster.kubectl(
+        "annotate", "namespace", kubectl.namespace, "podlane.io/egress-bandwidth=20M",
+        "podlane.io/max-egress-bandwidth=50M",
+    )  # fmt: skip
+    stored = kubectl.create(pod({}))
+    assert injected(stored)
+    assert stored["metadata"]["annotations"]["podlane.io/egress-bandwidth"] == "20M"
+    with pytest.raises(RefusedError, match="51M is more than the namespace allows its Pods, 50M"):
+        kubectl.create(pod({"podlane.io/egress-bandwidth": "51M"}))
+
+
+def test_a_container_that_only_looks_like_podlanes_is_replaced(cluster: Cluster) -> None:
+    kubectl = cluster.namespace(INJECTED)
+    right = kubectl.create(pod(LIMITED), "--dry-run=server")
+    wrong = pod(LIMITED)
+    wrong["metadata"]["annotations"] = right["metadata"]["annotations"]
+    spec = without_tokens(right)
+    sidecar = {**spec["initContainers"][0], "image": "evil:1", "command": ["sleep", "inf"]}
+    wrong["spec"] = {**wrong["spec"], "initContainers": [sidecar], "volumes": spec["volumes"]}
+    assert without_tokens(kubectl.create(wrong))["initContainers"][0] == SIDECAR

@@ -69,6 +69,12 @@ def test_the_pods_label_makes_no_difference_once_it_has_a_sidecar(cluster: Clust
         kubectl("annotate", "--overwrite", "pod", "app", "podlane.io/egress-bandwidth=fast")
 
 
+def test_the_image_of_a_sidecar_is_not_changed_for_another(kubectl: Kubectl) -> None:
+    with pytest.raises(RefusedError, match="The image of container podlane can only be one of podlane, not evil:1"):
+        kubectl("set", "image", "pod/app", "podlane=evil:1")
+    kubectl("set", "image", "pod/app", "podlane=podlane:0.2.1")
+
+
 @pytest.mark.parametrize(
     ("written", "warning"),
     [

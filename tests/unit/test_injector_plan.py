@@ -370,3 +370,15 @@ def test_nobody_else_may_mount_the_sidecars_volumes(volume: str, key: str) -> No
     spy = {"name": "spy", "image": "spy", "volumeMounts": [{"name": volume, "mountPath": "/x"}]}
     with pytest.raises(InjectionError, match=f"Container spy mounts {volume}, which only the sidecar may"):
         plan(pod(**{key: [spy]}), USUAL, no_shared)
+
+
+def test_a_pod_that_loses_its_guaranteed_class_is_warned_of() -> None:
+    resources = {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}
+    guaranteed = [{"name": "app", "resources": resources}]
+    [warning] = planned(pod(containers=guaranteed)).warnings
+    assert "QoS class Guaranteed becomes Burstable" in warning
+    assert len(f"podlane: {warning}") <= 256
+    same = {f"podlane.io/{name}-{part}": "256Mi" if name == "memory" else "100m"
+            for name in ("cpu", "memory") for part in ("request", "limit")}  # fmt: skip
+    assert planned(pod(containers=guaranteed, annotations={**LIMITS, **same})).warnings == ()
+    assert planned(pod(containers=[*guaranteed, {"name": "burstable"}])).warnings == ()

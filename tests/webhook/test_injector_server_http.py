@@ -19,11 +19,13 @@ from daemon.http import HttpRequest, HttpResponse, RequestError
 from injector.errors import ApiError, ListenError
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
+from injector.server.budget import DecodingBudget
 from injector.server.http import open_listeners
 from injector.server.http_client import HttpError
 from injector.server.metrics import InjectorMetrics
+from injector.server.namespaces import Namespaces
 from injector.server.shared_policies import SharedPolicies
-from injector.server.webhook import MAX_BODY, DecodingBudget, Webhook, time_limit
+from injector.server.webhook import MAX_BODY, Webhook, time_limit
 from tests.injector_server import (
     HOST,
     body_of,
@@ -47,6 +49,10 @@ class NoApi:
     """An API server that has one ConfigMap, and fails for another."""
 
     async def get(self, resource: Any) -> dict[str, Any]:
+        if resource.plural == "namespaces":
+            if resource.name == "unknown":
+                raise ApiError("It is on fire.")
+            return {"metadata": {"name": resource.name}}
         if resource.name == "broken":
             raise ApiError("It is on fire.")
         return {
@@ -61,9 +67,12 @@ async def webhooks(
     judge: Callable[..., dict[str, Any]] = mutate, longest: float = 9.0
 ) -> AsyncIterator[tuple[int, InjectorMetrics]]:
     metrics = InjectorMetrics()
-    shared = SharedPolicies(NoApi(), 10.0)  # type: ignore[arg-type]
+    api: Any = NoApi()
+    shared = SharedPolicies(api, 10.0)
     made = {
-        f"/{name}": Webhook(name, function, InjectionDefaults(), shared, metrics, longest, DecodingBudget()).handle
+        f"/{name}": Webhook(
+            name, function, InjectionDefaults(), shared, metrics, longest, DecodingBudget(), Namespaces(api, 10.0)
+        ).handle
         for name, function in (("mutate", judge), ("validate", validate))
     }
     async with serving(made) as (_, port):
@@ -161,6 +170,14 @@ async def test_what_is_no_review_is_told_so(
         if path.startswith("/mutate"):
             assert counted(metrics, "bad_request") >= 1
         assert (await client.request("POST", "/mutate", JSON, BODY)).status == 200  # the client is served as before
+
+
+@pytest.mark.trio
+async def test_where_a_namespace_cannot_be_read_the_failure_policy_decides() -> None:
+    async with webhooks() as (port, _):
+        answer = await http1(port).request("POST", "/mutate", JSON, body_of(review(LIMITED, namespace="unknown")))
+        assert answer.status == 503
+        assert "The namespace unknown cannot be read now" in document_of(answer)["message"]
 
 
 @pytest.mark.trio

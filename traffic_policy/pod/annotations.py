@@ -34,6 +34,12 @@ CPU_LIMIT: Final = f"{PREFIX}cpu-limit"
 MEMORY_REQUEST: Final = f"{PREFIX}memory-request"
 MEMORY_LIMIT: Final = f"{PREFIX}memory-limit"
 
+ENFORCE_LABEL: Final = f"{PREFIX}enforce"
+"""On a namespace ``"true"``: no Pod there is without limits."""
+MAX_EGRESS: Final = f"{PREFIX}max-egress-bandwidth"
+"""On a namespace: the greatest total that its Pods may send."""
+MAX_INGRESS: Final = f"{PREFIX}max-ingress-bandwidth"
+
 KUBERNETES_EGRESS: Final = "kubernetes.io/egress-bandwidth"
 """What bandwidth plugins read, and this project where its own annotation is missing (bit/s)."""
 KUBERNETES_INGRESS: Final = "kubernetes.io/ingress-bandwidth"

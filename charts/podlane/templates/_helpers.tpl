@@ -137,33 +137,42 @@ timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
 {{- end -}}
 
 {{/*
-The two webhooks of a configuration. Dict: root, path, verb (inject or validate), mutating (adds what only mutating ones have).
-Whatever labels say, no Pod is meant by both: the first is for namespaces that opted in, the second for all others.
+The webhooks of a configuration. Dict: root, path, verb (inject or validate), mutating (adds what only mutating ones have).
+Whatever labels say, no Pod is meant by two: the first is for namespaces that opted in, the second for Pods that did in all others, the third
+for namespaces that enforce limits, where labels of Pods decide nothing.
 */}}
 {{- define "podlane.webhooks" -}}
 {{- $root := .root -}}
 {{- $call := . -}}
-{{- range $who := list "namespace" "pod" }}
+{{- range $who := list "namespace" "pod" "enforced" }}
+{{- $enforced := eq $who "enforced" }}
 - name: {{ $who }}.{{ $call.verb }}.podlane.io
-  {{- include "podlane.webhookCall" (dict "root" $root "path" $call.path "operation" "CREATE") | nindent 2 }}
+  {{- include "podlane.webhookCall" (dict "root" $root "path" ($enforced | ternary (printf "%s/enforced" $call.path) $call.path) "operation" "CREATE") | nindent 2 }}
   {{- if $call.mutating }}
   reinvocationPolicy: IfNeeded
   {{- end }}
   failurePolicy: {{ $root.Values.webhook.failurePolicy }}
   namespaceSelector:
     matchExpressions:
+      - key: podlane.io/enforce
+        operator: {{ $enforced | ternary "In" "NotIn" }}
+        values: ["true"]
+      {{- if not $enforced }}
       - key: podlane.io/inject
         operator: {{ eq $who "namespace" | ternary "In" "NotIn" }}
         values: [enabled]
+      {{- end }}
       - key: kubernetes.io/metadata.name
         operator: NotIn
         values:
           {{- include "podlane.excluded" $root | nindent 10 }}
+  {{- if not $enforced }}
   objectSelector:
     matchExpressions:
       - key: podlane.io/inject
         operator: {{ eq $who "namespace" | ternary "NotIn" "In" }}
         values: [{{ eq $who "namespace" | ternary "false" "true" | quote }}]
+  {{- end }}
 {{- end }}
 {{- end -}}
 

@@ -1,0 +1,120 @@
+"""What a namespace says about its Pods: defaults, and how much they may ask for. Pure.
+
+Only who may change the Namespace object can say it, which owners of Pods usually may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from injector.errors import InjectionError
+from injector.pod.pods import annotations_of
+from traffic_policy.errors import Problem
+from traffic_policy.pod.annotations import (
+    ANNOTATIONS,
+    EGRESS,
+    INGRESS,
+    KUBERNETES_EGRESS,
+    KUBERNETES_INGRESS,
+    MAX_EGRESS,
+    MAX_INGRESS,
+    PREFIX,
+)
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy
+from traffic_policy.pod.quantities import bandwidth, bandwidth_text
+from traffic_policy.units import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceRules:
+    """``defaults``: annotations for Pods that do not have them. ``most_sent`` and ``most_received``: the greatest
+    totals that a Pod may have; None: any. ``enforced``: no Pod may be without limits."""
+
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    most_sent: Rate | None = None
+    most_received: Rate | None = None
+    enforced: bool = False
+
+    @classmethod
+    def from_annotations(cls, annotations: Mapping[str, Any], *, enforced: bool = False) -> NamespaceRules:
+        """The rules in the annotations of a Namespace. Raises :class:`InjectionError`."""
+        unknown = [n for n in annotations if n.startswith(PREFIX) and n not in (*ANNOTATIONS, MAX_EGRESS, MAX_INGRESS)]
+        if unknown:
+            raise InjectionError(
+                f"The namespace has the annotation {unknown[0][:100]}, which there is not. A namespace may have those "
+                f"of Pods, as defaults, and {MAX_EGRESS} and {MAX_INGRESS}. Ask your cluster's administrator to "
+                "correct it."
+            )
+        return cls(
+            {name: text for name in ANNOTATIONS if isinstance(text := annotations.get(name), str)},
+            _most(annotations, MAX_EGRESS),
+            _most(annotations, MAX_INGRESS),
+            enforced,
+        )
+
+    def missing(self, pod: Mapping[str, Any]) -> dict[str, str]:
+        """The defaults that a Pod needs. What it has for a bandwidth plugin counts as its own."""
+        own = annotations_of(pod)
+        theirs = {EGRESS: KUBERNETES_EGRESS, INGRESS: KUBERNETES_INGRESS}
+        return {
+            name: text for name, text in self.defaults.items() if name not in own and theirs.get(name, name) not in own
+        }
+
+    def totals(self, pod: Mapping[str, Any], policy: PodPolicy) -> dict[str, str]:
+        """The annotations that a Pod needs so that nothing but them decides about its totals: a shared policy may
+        change while it runs."""
+        own, received = annotations_of(pod), policy.policy.ingress
+        added = {}
+        if self.most_sent is not None and EGRESS not in own and KUBERNETES_EGRESS not in own:
+            added[EGRESS] = bandwidth_text(min(policy.policy.total, self.most_sent))
+        if self.most_received is not None and INGRESS not in own and KUBERNETES_INGRESS not in own:
+            asked = self.most_received if received is None else received.total
+            added[INGRESS] = bandwidth_text(min(asked, self.most_received))
+        return added
+
+    def refuse_beyond(self, pod: Mapping[str, Any], policy: PodPolicy) -> None:
+        """Raise :class:`AnnotationsError` for totals of the Pod that are more than it may have."""
+        problems = [*self._beyond(pod, policy)]
+        if problems:
+            raise AnnotationsError(problems)
+
+    def _beyond(self, pod: Mapping[str, Any], policy: PodPolicy) -> Iterator[Problem]:
+        own, ingress = annotations_of(pod), policy.policy.ingress
+        received = None if ingress is None else ingress.total
+        for most, asked, ours, theirs, limit in (
+            (self.most_sent, policy.policy.total, EGRESS, KUBERNETES_EGRESS, MAX_EGRESS),
+            (self.most_received, received, INGRESS, KUBERNETES_INGRESS, MAX_INGRESS),
+        ):
+            if most is None:
+                continue
+            if asked is not None and asked > most and (ours in own or theirs in own):
+                name = ours if ours in own else theirs
+                yield Problem(
+                    name,
+                    f"{bandwidth_text(asked)} is more than the namespace allows its Pods, {bandwidth_text(most)}. "
+                    f"Lower it, or have your cluster's administrator raise {limit} of the namespace.",
+                )
+            elif ours not in own and theirs not in own:
+                yield Problem(
+                    ours,
+                    f"The namespace has {limit}, so that its Pods need this annotation. Add it, with "
+                    f"{bandwidth_text(most)} at most.",
+                )
+
+
+NO_RULES: Final = NamespaceRules()
+
+
+def _most(annotations: Mapping[str, Any], name: str) -> Rate | None:
+    text = annotations.get(name)
+    if text is None:
+        return None
+    try:
+        return bandwidth(str(text).strip())
+    except ValueError as error:
+        raise InjectionError(
+            f"The namespace's annotation {name} cannot be read: {str(error)[:300]} Ask your cluster's administrator to "
+            "correct it."
+        ) from None

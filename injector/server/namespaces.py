@@ -1,0 +1,81 @@
+"""Namespaces with a short-lived cache, so that many Pods cause few requests.
+
+As with shared policies, what was read is used for some minutes more if the API server cannot be reached. Without an
+earlier answer a review fails, since a maximum of the namespace could be missed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from daemon.log import Logger
+from injector.errors import ApiError, NamespaceError, NotFoundError
+from injector.pod.namespace import NO_RULES, NamespaceRules
+from injector.pod.pods import annotations_of
+from injector.server.api import ApiServer, namespace
+
+_STALE_SECONDS: Final = 600.0
+_MAX_ENTRIES: Final = 1000
+
+log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    annotations: Mapping[str, Any]
+    at: float
+
+
+class Namespaces:
+    """Reads the annotations of Namespaces; ``api`` is None without an API server, and no namespace has any then."""
+
+    def __init__(self, api: ApiServer | None, ttl: float, now: Callable[[], float] = trio.current_time) -> None:
+        self._api = api
+        self._ttl = ttl
+        self._now = now
+        self._cache: OrderedDict[str, _Read] = OrderedDict()
+        self._locks: dict[str, trio.Lock] = {}
+
+    async def rules(self, name: str, *, enforced: bool) -> NamespaceRules:
+        """What holds for the Pods of a namespace. Raises :class:`NamespaceError` if that cannot be found out, and
+        :class:`InjectionError` if the namespace has wrong annotations."""
+        if self._api is None:
+            return NamespaceRules(enforced=True) if enforced else NO_RULES
+        return NamespaceRules.from_annotations(await self._annotations(self._api, name), enforced=enforced)
+
+    async def _annotations(self, api: ApiServer, name: str) -> Mapping[str, Any]:
+        lock = self._locks.setdefault(name, trio.Lock())
+        try:
+            async with lock:  # concurrent reviews share one request
+                held = self._cache.get(name)
+                if held is None or self._now() >= held.at + self._ttl:
+                    held = await self._ask(api, name, held)
+                return held.annotations
+        finally:
+            if not lock.locked():
+                self._locks.pop(name, None)
+
+    async def _ask(self, api: ApiServer, name: str, held: _Read | None) -> _Read:
+        try:
+            found = annotations_of(await api.get(namespace(name)))
+        except NotFoundError:
+            found = {}
+        except ApiError as error:
+            if held is not None and self._now() < held.at + self._ttl + _STALE_SECONDS:
+                log.warning("a namespace is used as it was read before", namespace=name, error=str(error))
+                return held
+            raise NamespaceError(
+                f"The namespace {name} cannot be read now, so that it is not known what its Pods may have. {error} "
+                "Try again."
+            ) from None
+        ours = {key: value for key, value in found.items() if isinstance(key, str) and key.startswith("podlane.io/")}
+        self._cache[name] = read = _Read(ours, self._now())
+        self._cache.move_to_end(name)
+        if len(self._cache) > _MAX_ENTRIES:
+            self._cache.popitem(last=False)
+        return read
