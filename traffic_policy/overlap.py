@@ -10,8 +10,8 @@ from traffic_policy.marks import Mark
 from traffic_policy.names import NameSet, parents
 from traffic_policy.policy import Match, Network, TransportProtocol
 
-MOST_COMPARED: Final = 2_500_000
-"""Values of matches that are compared with other matches before :class:`ComparisonError`: a second or two. A policy of
+MOST_COMPARED: Final = 1_000_000
+"""Values of matches that are compared with other matches before :class:`ComparisonError`: half a second. A policy of
 250 classes with a dozen ports and networks each needs 700,000."""
 
 
