@@ -44,7 +44,8 @@ BY_HOST = {
 CEIL = 8
 UPLOAD = 2_000_000
 PUT = "curl -sS -f -H Expect: --max-time 30 -T /data/body http://web.example.com/{name}"
-NET_ADMIN = f"{1 << 12:016x}"
+NET_ADMIN_AND_SETGID = f"{1 << 12 | 1 << 6:016x}"
+"""capabilities(7), as proc_pid_status(5) shows them."""
 NONE = "0" * 16
 
 
@@ -227,7 +228,7 @@ def test_a_sidecar_runs_with_the_rights_of_the_document_and_no_others(world: Wor
     sidecar, app = running.containers["podlane"], running.containers["app"]
     status = sidecar.status()
     assert {key: status[key] for key in ("CapBnd", "CapPrm", "CapEff")} == dict.fromkeys(
-        ("CapBnd", "CapPrm", "CapEff"), NET_ADMIN
+        ("CapBnd", "CapPrm", "CapEff"), NET_ADMIN_AND_SETGID
     )
     assert status["CapInh"] == status["CapAmb"] == NONE
     assert (status["Uid"].split()[0], status["NoNewPrivs"], status["Seccomp"]) == ("0", "1", "2")
