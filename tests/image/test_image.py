@@ -188,9 +188,9 @@ def test_a_sidecar_has_the_rights_that_its_manifest_gives_and_no_others(pod: Pod
     sidecar = pod.start(manifest, container_of(manifest, "podlane"))
     sidecar.until_logged("ready")
     status = dict(re.findall(r"^(\w+):\s*(\S+)", open(f"/proc/{sidecar.pid}/status").read(), re.MULTILINE))  # noqa: SIM115
-    net_admin = f"{1 << 12:016x}"
+    net_admin_and_setgid = f"{1 << 12 | 1 << 6:016x}"
     assert {key: status[key] for key in ("CapPrm", "CapEff", "CapBnd")} == dict.fromkeys(
-        ("CapPrm", "CapEff", "CapBnd"), net_admin
+        ("CapPrm", "CapEff", "CapBnd"), net_admin_and_setgid
     )
     assert status["CapAmb"] == status["CapInh"] == "0" * 16
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
