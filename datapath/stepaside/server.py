@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from time import monotonic, time_ns
 from typing import Final
@@ -54,15 +54,18 @@ class StepAside:
         flow_observer: FlowObserver,
         *,
         detection_timeout: Duration,
+        transports: Collection[TransportProtocol] = (TransportProtocol.TCP, TransportProtocol.UDP),
         on_idle: Callable[[int, int], None] = lambda _left, _held: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """``queue`` is the number that the rules name.
+        """``queue`` is the number that the rules name. ``transports``: what it classifies; with a relay, whose TCP
+        connections have marks of their own, that is UDP alone.
 
         ``on_idle`` is called by the thread that judges, when no packet waits, with the number of connections whose
         first bytes are awaited, and the bytes that are kept for them. ``on_end`` is called when :meth:`run` ends.
         """
         self._number = queue
+        self._transports = transports
         self._on_idle = on_idle
         self._on_end = on_end
         told: FlowObserver = _Log(flow_observer) if log.is_enabled_for("debug") else flow_observer
@@ -139,11 +142,14 @@ class StepAside:
         By their content if it is still known. Otherwise they keep their class if it still exists, and go to the default
         class if not. Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
-        found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        found = await trio.to_thread.run_sync(self._decided)
         changed = 0
         for at in range(0, len(found), _REROUTED):
             changed += await trio.to_thread.run_sync(self._reroute, found[at : at + _REROUTED])
         return changed
+
+    def _decided(self) -> list[Entry]:
+        return [entry for entry in conntrack.entries(DECIDED) if entry.transport in self._transports]
 
     def _reroute(self, found: list[Entry]) -> int:
         changes: list[tuple[Entry, Mark]] = []
@@ -160,7 +166,7 @@ class StepAside:
 
         Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
-        found = await trio.to_thread.run_sync(conntrack.entries, DECIDED)
+        found = await trio.to_thread.run_sync(self._decided)
         now = time_ns()
         alive = [self._told(entry, now) for entry in found if not entry.ended]
         return ConnectionPage(len(alive), select_connections(alive, limit, order))

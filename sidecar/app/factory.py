@@ -18,6 +18,7 @@ from sidecar.proxy.memory_trim import Trim, trim_memory
 from sidecar.proxy.server import ProxyServer, ServerSettings
 from sidecar.transport.kernel_sockets import TransparentSockets
 from sidecar.workers.pool import WorkerPool
+from traffic_policy.ports import TransportProtocol
 from traffic_policy.settings import AccessLogMode, Datapath
 
 MakePool = Callable[..., WorkerPool]
@@ -72,6 +73,8 @@ def classifier(settings: SidecarSettings, counters: ConnectionCounters, routing:
     Raises ConfigError if the access log cannot be written.
     """
     make = partial(StepAside, detection_timeout=settings.detection_timeout, on_idle=Trim(trim_memory).left)
+    if settings.datapath is Datapath.RELAY:
+        make = partial(make, transports=(TransportProtocol.UDP,))
     where = access_log_of(settings)
     if where is None:
         return make(settings.outbound_port, routing, counters)

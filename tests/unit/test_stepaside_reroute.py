@@ -11,6 +11,7 @@ from quic_datagrams import crypto, initial
 from test_stepaside_classifier import Notes, decided, routing
 from udp_packets import udp_packet
 
+from datapath.connection_list import Order
 from datapath.stepaside import conntrack
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import DECIDED, FIRST, OURS
@@ -68,3 +69,18 @@ def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytes
     if not newer:
         begin_a_newer_connection()
     assert table == {flow: decided(API if flow == last else OTHER) for flow in flows}
+
+
+@pytest.mark.trio
+async def test_beside_a_relay_its_own_connections_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay marks the connections that it opens with the same state (datapath.netfilter.foreign_marks)."""
+    flow = udp_packet(b"", client_port=40_000)[12:24]
+    relayed = Entry(flow, DECIDED.value)
+    monkeypatch.setattr(conntrack, "entries", lambda _: [relayed])
+    monkeypatch.setattr(conntrack, "change", lambda changes: len(list(changes)))
+    service = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"), transports=(TransportProtocol.UDP,))
+    assert (await service.connections(10, Order.NEWEST)).active == 0
+    assert await service.reroute() == 0
+    alone = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"))
+    assert (await alone.connections(10, Order.NEWEST)).active == 1
+    assert await alone.reroute() == 1
