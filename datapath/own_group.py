@@ -24,6 +24,9 @@ from datapath.mesh.types import MeshProxy
 
 _SYSTEM_IDS: Final = 1 << 16
 """Ids below are those of users and packages."""
+_NO_GROUP: Final = 0xFFFFFFFF
+"""-1 as gid_t, which is no gid."""
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 
 log = Logger()
 
@@ -42,10 +45,9 @@ def own_group(mesh: MeshProxy | None = None) -> int:
     if mesh is not None and mesh.group is not None:
         return mesh.group
     drawn = _draw(_gid_map())
-    setfsgid = _libc().setfsgid
-    setfsgid(ctypes.c_uint(drawn))
-    # setfsgid(-1) changes nothing and returns the current gid.
-    if setfsgid(ctypes.c_uint(0xFFFFFFFF)) & 0xFFFFFFFF == drawn:
+    _set_group(drawn)
+    # An invalid gid changes nothing and returns the current one.
+    if _libc().setfsgid(ctypes.c_uint(_NO_GROUP)) & _NO_GROUP == drawn:
         return drawn
     log.info(
         "the proxy's sockets are told by a group that other programs may have",
@@ -58,12 +60,24 @@ def own_group(mesh: MeshProxy | None = None) -> int:
 @contextmanager
 def ordinary_group() -> Iterator[None]:
     """Files that this thread makes within the block belong to the process's ordinary group."""
-    setfsgid = _libc().setfsgid
-    before = setfsgid(ctypes.c_uint(os.getegid()))
+    before = _set_group(os.getegid())
     try:
         yield
     finally:
-        setfsgid(ctypes.c_uint(before & 0xFFFFFFFF))
+        _set_group(before)
+
+
+def _set_group(gid: int) -> int:
+    """setfsgid(2): the group before. The kernel then forgets which signal this process asked for at its parent's end
+    (prctl(2), PR_SET_PDEATHSIG), so it is asked for again."""
+    libc, asked, parent = _libc(), ctypes.c_int(), os.getppid()
+    libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(asked), 0, 0, 0)
+    before: int = libc.setfsgid(ctypes.c_uint(gid)) & _NO_GROUP
+    if asked.value:
+        libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(asked.value), 0, 0, 0)
+        if os.getppid() != parent:  # it ended meanwhile
+            os.kill(os.getpid(), asked.value)
+    return before
 
 
 def _gid_map() -> str:
