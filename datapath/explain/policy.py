@@ -188,7 +188,7 @@ def _captured(policy: TrafficPolicy, settings: CaptureSettings) -> str:
         )
     return (
         f"Captured by the proxy: {where}, unless a match of port, network and protocol before it takes them. "
-        "The proxy peeks at the first bytes, chooses the class, connects to the original destination and relays. "
+        "The proxy reads the first bytes, chooses the class, connects to the original destination and relays. "
         "Nothing is altered."
         + (" Programs here see their clients' addresses, and are spoken to on loopback." if inbound else "")
     )
