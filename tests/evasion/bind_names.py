@@ -46,7 +46,7 @@ def main() -> None:
         if not begun:
             begun = True
             print("begun", flush=True)
-        time.sleep(0.001)
+        time.sleep(0.001)  # no event tells a program without capabilities that a port has become free
 
 
 main()

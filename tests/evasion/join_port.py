@@ -8,9 +8,9 @@ share a port if all of them say so (socket(7), SO_REUSEPORT). Prints "begun", or
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
-import time
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def main() -> None:
             print(error.strerror, flush=True)
             return
         print("begun", flush=True)
-        time.sleep(seconds)
+        signal.alarm(seconds)
+        signal.pause()  # until it is killed, or its time is over
 
 
 main()

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -41,10 +42,8 @@ def main() -> None:
     opened = selectors.DefaultSelector()
 
     def take(connect: Callable[[], socket.socket]) -> None:
-        try:
+        with suppress(OSError):  # nobody listens, or there is no room
             opened.register(connect(), selectors.EVENT_READ, connect)
-        except OSError:
-            time.sleep(0.01)  # nobody listens, or there is no room
 
     for name, kind in abstract_sockets():
         for _ in range(8):

@@ -64,7 +64,7 @@ def main() -> None:
     with socket.create_connection((address, int(port)), 10) as sock:
         lose(sock, way, on=True)
         os.sendfile(sock.fileno(), file, 0, len(first))
-        time.sleep(LOST_S)
+        time.sleep(LOST_S)  # that a packet is lost shows only in that nothing comes
         memory[: len(second)] = second
         lose(sock, way, on=False)
         assert sock.recv(100)

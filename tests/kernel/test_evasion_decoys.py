@@ -146,22 +146,25 @@ TCP_DECOYS = [
 ]
 
 
-@pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
-def test_tcp_decoys_of_step_aside(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
-    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "step-aside")
+def tcp_decoy(topology: PodNodeServer, folder: Path, datapath: str, way: str, family: str) -> tuple[list[str], float]:
+    """The names that the server has read, and the Mbit/s that the program got."""
+    start_sidecar(topology.pod, POLICY, folder, "--datapath", datapath)
     address = {"IPv4": topology.server_ipv4, "IPv6": topology.server_ipv6}[family]
     with http_server(topology) as server:
         got = megabits(topology, server, "tcp_decoy.py", address, 80, SLOW, FAST, way)
-    assert server.names == [SLOW], "the decoy did not reach the server"
+    return server.names, got
+
+
+@pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
+def test_tcp_decoys_of_step_aside(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
+    names, got = tcp_decoy(topology, tmp_path, "step-aside", way, family)
+    assert names == [SLOW], "the decoy did not reach the server"
     assert result(trick, got) == said(trick)
 
 
 @pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
 def test_tcp_decoys_of_the_relay(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
     """What it has read is what the server gets: with the decoy's name the decoy's class is right."""
-    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "relay")
-    address = {"IPv4": topology.server_ipv4, "IPv6": topology.server_ipv6}[family]
-    with http_server(topology) as server:
-        got = megabits(topology, server, "tcp_decoy.py", address, 80, SLOW, FAST, way)
-    assert server.names in ([FAST], [SLOW])
-    assert said("TCP decoys, relay") == ("held" if server.names == [FAST] else result(f"{trick}, relay", got))
+    names, got = tcp_decoy(topology, tmp_path, "relay", way, family)
+    assert names in ([FAST], [SLOW])
+    assert said("TCP decoys, relay") == ("held" if names == [FAST] else result(f"{trick}, relay", got))

@@ -123,21 +123,20 @@ async def test_a_crowd_of_clients_is_bounded() -> None:
 @pytest.mark.trio
 async def test_a_taken_port_is_waited_for(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(admin_server, "_AGAIN_S", 0.01)
-    opened: list[int] = []
+    opened = trio.Event()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_admin, "127.0.0.1", port, HANDLERS, on_open=lambda found: opened.extend(found))
+            serve = partial(serve_admin, "127.0.0.1", port, HANDLERS, on_open=lambda _: opened.set())
             assert await nursery.start(serve) is None
             said = capfd.readouterr().err
             assert f"by='process {os.getpid()} (" in said
             assert "--admin-port" in said
             taken.close()
             with trio.fail_after(10):
-                while not opened:
-                    await trio.sleep(0.01)
+                await opened.wait()
             assert (await ask(port, "/healthz"))[0] == 200
             nursery.cancel_scope.cancel()
     with pytest.raises(ExceptionGroup) as failed:

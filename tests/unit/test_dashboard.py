@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sidecar_metrics import rendered_metrics
 
-from datapath.enforcement import Repairs
 from injector.server.metrics import InjectorMetrics as InjectorMetrics
-from sidecar.config.reload_status import ReloadStatus
-from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics, Workers
-from sidecar.supervisor.client import RestartMetrics
 
 DASHBOARD: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "charts/podlane/dashboards/podlane.json").read_text()
@@ -28,16 +25,7 @@ def families(text: bytes) -> dict[str, str]:
     return {family.name: family.type for family in text_string_to_metric_families(text.decode())}
 
 
-SIDECAR = families(
-    Metrics(
-        lambda: (),
-        Workers,
-        ReloadStatus(),
-        ReceivedMetrics(lambda: None),
-        RestartMetrics(None),
-        EnforcementMetrics(Repairs),
-    ).render()
-)
+SIDECAR = families(rendered_metrics())
 INJECTOR = families(InjectorMetrics().render())
 
 

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sidecar_metrics import rendered_metrics
 
-from datapath.enforcement import Repairs
 from injector.server.metrics import InjectorMetrics as InjectorMetrics
 from podlane.main import main
 from podlane.sidecar import sidecar
-from sidecar.config.reload_status import ReloadStatus
 from sidecar.config.settings import SidecarSettings
-from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics, Workers
-from sidecar.supervisor.client import RestartMetrics
 from traffic_policy.policy import DefaultClass, Match, TrafficClass, TrafficPolicy
 from traffic_policy.policy_file import load_policy, parse_policy
 
@@ -67,26 +64,12 @@ def types_exported(text: str, prefix: str) -> dict[str, str]:
     }
 
 
-def rendered_metrics() -> str:
-    return (
-        Metrics(
-            lambda: (),
-            Workers,
-            ReloadStatus(),
-            ReceivedMetrics(lambda: None),
-            RestartMetrics(None),
-            EnforcementMetrics(Repairs),
-        )
-        .render()
-        .decode()
-    )
-
-
 def test_every_metric_in_the_docs_exists() -> None:
     text = (ROOT / "docs/reference/operations.md").read_text()
     documented = set(re.findall(r"`(podlane_\w+)`", text))
     exported = {
-        re.sub(r"_(total|bucket|created)$", "", name) for name in types_exported(rendered_metrics(), "podlane_")
+        re.sub(r"_(total|bucket|created)$", "", name)
+        for name in types_exported(rendered_metrics().decode(), "podlane_")
     }
     assert {re.sub(r"_total$", "", name) for name in documented} <= exported
 
@@ -95,7 +78,7 @@ def test_the_page_of_metrics_has_those_that_are_exported_and_no_other() -> None:
     text = (ROOT / "docs/reference/metrics.md").read_text()
     documented = dict(re.findall(r"^\| `(podlane_\w+)` \| (\w+) \|", text, re.MULTILINE))
     of_injector = types_exported(InjectorMetrics().render().decode(), "podlane_injector_")
-    exported = types_exported(rendered_metrics(), "podlane_") | of_injector
+    exported = types_exported(rendered_metrics().decode(), "podlane_") | of_injector
     assert documented == {name: kind for name, kind in exported.items() if not name.endswith("_created")}
 
 
