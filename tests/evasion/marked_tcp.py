@@ -11,15 +11,28 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import socket
 import struct
 import time
+from contextlib import suppress
 
 SO_MARK = 36  # asm-generic/socket.h
 
 
 def number(text: str) -> int:
     return int(text, 0)
+
+
+def until_acknowledged(sender: socket.socket, block: bytes) -> None:
+    """Send as much as there is room for, and wait until some of it has arrived, which makes room again."""
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    sender.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            sender.send(block)
+    select.select([], [sender], [])
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
 
 def main() -> None:
@@ -52,8 +65,7 @@ def main() -> None:
         sender.sendall(chosen.first.encode().decode("unicode_escape").encode())
         block = bytes(65536)
         if chosen.late:
-            for _ in range(16):  # more than the receiver takes at once: what decided the connection has arrived
-                sender.sendall(block)
+            until_acknowledged(sender, block)
             claim(sender)
         sender.settimeout(0.1)
         while time.monotonic() < end:
