@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,9 @@ def test_a_change_that_cannot_be_put_in_force_is_taken_back_whole(
         assert "15101" in said_after(sidecar, "not used", wanted, volume)
         assert state_of(topology.pod) == before
     sidecar.process.send_signal(signal.SIGHUP)
-    until("the change to be in force", lambda: set(limits(sidecar)) == {"api", "default"})
-    assert "--dport 80 -j RETURN" in topology.pod.run(["iptables-save", "-t", "mangle"]).stdout
+    until("the new classes", lambda: set(limits(sidecar)) == {"api", "default"})
+    rules = partial(topology.pod.run, ["iptables-save", "-t", "mangle"])
+    until("the rules, which come after the classes", lambda: "--dport 80 -j RETURN" in rules().stdout)
 
 
 def test_what_changes_only_with_a_new_start_is_named(web: PodNodeServer, volume: Volume, tmp_path: Path) -> None:
