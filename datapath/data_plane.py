@@ -66,8 +66,9 @@ class DataPlane:
         installer: Installer,
         servers: ServerFactory,
         callbacks: Callbacks | None = None,
+        thread: KernelThread | None = None,
     ) -> None:
-        """``policy`` is the first one to put in force."""
+        """``policy`` is the first one to put in force; ``thread`` makes calls in the network namespace."""
         self.policy = policy
         self.settings = settings
         self.changing = trio.Lock()
@@ -75,7 +76,7 @@ class DataPlane:
         self._installer = installer
         self._servers = servers
         self._callbacks = callbacks or Callbacks()
-        self._thread = KernelThread()
+        self._thread = thread or KernelThread()
         self._quic = QuicReader(servers.quic)
         self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
         self._server: Server | None = None
@@ -371,6 +372,12 @@ class DataPlane:
         return self._server.turned() if isinstance(self._server, StepAside) else self._quic.turned()
 
     # --- the end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the sockets that watch the network namespace. What is installed stays; :meth:`maintain` ends."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
 
     async def stop_capture(self) -> None:
         """Stop capturing new connections; captured ones continue. Raises what :meth:`apply` raises."""

@@ -12,7 +12,7 @@ nothing is put back until a policy is put in force again. Two programs that figh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from tc_core.netlink.codec import NetlinkError
 from tc_core.netlink.notifications import ROUTING, TRAFFIC_CONTROL, Notifications
@@ -68,6 +68,16 @@ class Repairs:
         self._row = 0
 
 
+class Changes(Protocol):
+    """Tells of changes in the kernel."""
+
+    def arrived(self) -> bool:
+        """Whether there may have been a change since the last call."""
+
+    def close(self) -> None:
+        """Let go of its socket."""
+
+
 class Watch:
     """Looks for what is missing in the network namespace of the thread that makes it. Its calls block."""
 
@@ -75,13 +85,13 @@ class Watch:
         self,
         repairs: Repairs,
         missing: Mapping[Part, Callable[[], Sequence[str]]],
-        rules_changed: Callable[[], bool],
+        rules: Changes,
     ) -> None:
-        """``missing`` reads each part from the kernel. ``rules_changed``: whether mangle rules may have changed."""
+        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed."""
         self._repairs = repairs
         self._missing = missing
         self._changed = {
-            RULES: rules_changed,
+            RULES: rules,
             ROUTES: _announced(*ROUTING),
             CLASSES: _announced(*TRAFFIC_CONTROL),
         }
@@ -93,7 +103,7 @@ class Watch:
         for part, changed in self._changed.items():
             again = part in self._lost and not self._repairs.beaten
             # All are asked for news, so that none is left for the next look.
-            if changed() or again or now - self._read_at[part] >= _READ_EVERY_S:
+            if changed.arrived() or again or now - self._read_at[part] >= _READ_EVERY_S:
                 self._read_at[part] = now
                 if lost := self._missing[part]():
                     self._lost[part] = lost
@@ -101,9 +111,23 @@ class Watch:
                     self._lost.pop(part, None)
         return self._repairs.found(self._lost, now)
 
+    def close(self) -> None:
+        """Close the sockets that hear of changes."""
+        for changed in self._changed.values():
+            changed.close()
 
-def _announced(protocol: int, groups: Sequence[int]) -> Callable[[], bool]:
+
+class _Unknown:
+    """Where the kernel announces nothing: everything is read each time."""
+
+    def arrived(self) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+
+def _announced(protocol: int, groups: Sequence[int]) -> Changes:
     try:
-        return Notifications(protocol, groups).arrived
+        return Notifications(protocol, groups)
     except NetlinkError:
-        return lambda: True  # then it is read each time
+        return _Unknown()

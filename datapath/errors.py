@@ -9,10 +9,6 @@ class PrivilegeError(PodlaneError):
     """The process lacks a capability it needs; the text names it and how to get it."""
 
 
-class PortInUseError(PodlaneError):
-    """A listener's port is taken, by a second instance or by another program."""
-
-
 class RulesetError(PodlaneError):
     """The capture rules cannot be installed, verified or removed."""
 
@@ -27,3 +23,7 @@ class ConntrackError(PodlaneError):
 
 class InstanceRunningError(PodlaneError):
     """Another Podlane already works in this network namespace."""
+
+
+class NetworkNamespaceError(PodlaneError):
+    """A network namespace is not there, or cannot be entered."""

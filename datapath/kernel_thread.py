@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import trio
+
+from datapath.network_namespace import NetworkNamespace
 
 _T = TypeVar("_T")
 
@@ -13,14 +17,29 @@ _T = TypeVar("_T")
 class KernelThread:
     """Runs blocking calls (netlink, iptables) one at a time, and each to its end, also when its task is cancelled."""
 
-    def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(1)
+    def __init__(
+        self, namespace: NetworkNamespace | None = None, *, together: trio.CapacityLimiter | None = None
+    ) -> None:
+        """``namespace`` is the network namespace in which the calls are made, this process's own by default.
+        ``together`` limits the calls of several such objects that run at once."""
+        self._namespace = namespace
+        self._together = together or trio.CapacityLimiter(1)
+        self._one = trio.Lock()
 
     @property
     def busy(self) -> bool:
         """Whether a call is running."""
-        return not self._limiter.available_tokens
+        return self._one.locked()
 
     async def run(self, call: Callable[[], _T]) -> _T:
-        """What ``call`` returns. Raises what it raises."""
-        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+        """What ``call`` returns. Raises what it raises, and :class:`~datapath.errors.NetworkNamespaceError`."""
+        async with self._one:
+            return await trio.to_thread.run_sync(partial(self._call, call), limiter=self._together)
+
+    def entered(self) -> AbstractContextManager[None]:
+        """The calling thread is in the network namespace during the block."""
+        return nullcontext() if self._namespace is None else self._namespace.entered()
+
+    def _call(self, call: Callable[[], _T]) -> _T:
+        with self.entered():
+            return call()

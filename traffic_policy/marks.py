@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from traffic_policy.errors import PodlaneError
 
@@ -105,6 +105,15 @@ class ClassIds(Mapping[str, int]):
             ids[name] = class_id if class_id is not None else retired.pop(0)
         ids["default"] = DEFAULT_CLASS_ID
         return ClassIds(ids, tuple(retired))
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data, with the ids that must not be reused soon."""
+        return {"ids": dict(self), "retired": list(self.retired)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> ClassIds:
+        """The inverse of :meth:`to_document`."""
+        return cls(document["ids"], tuple(document["retired"]))
 
     @property
     def retired(self) -> tuple[int, ...]:

@@ -37,7 +37,12 @@ class MangleChanges:
             with suppress(NetlinkError):
                 self._announced = Notifications(*NFTABLES)
 
-    def seen(self) -> bool:
+    def close(self) -> None:
+        """Close its socket."""
+        if self._announced is not None:
+            self._announced.close()
+
+    def arrived(self) -> bool:
         """Whether there may have been a change since the last call. With legacy tables, one that keeps number and size
         of all rules is not seen."""
         if self._legacy:

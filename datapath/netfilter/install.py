@@ -11,7 +11,7 @@ by its mark. Nothing else is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,9 +91,9 @@ class Installer:
             log.info(note)
         return report
 
-    def changes(self) -> Callable[[], bool]:
-        """A function that tells whether mangle tables may have changed since it was called last, at little cost."""
-        return MangleChanges(self.backend.kind).seen
+    def changes(self) -> MangleChanges:
+        """Tells at little cost whether mangle tables may have changed."""
+        return MangleChanges(self.backend.kind)
 
     def missing_rules(self, ruleset: Ruleset) -> list[str]:
         """What is missing of the chains of ``ruleset`` and the jumps to them. Raises :class:`RulesetError`."""

@@ -47,6 +47,10 @@ class PacketQueue:
             self._set_up()
             undo.pop_all()
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
     def receive(self, flags: int = 0) -> list[QueuedPacket]:
         """Wait for a message and return its packets; empty if :meth:`wake` ended the wait.
 

@@ -4,14 +4,15 @@ It has the lifecycle of :class:`sidecar.proxy.server.ProxyServer`, but no connec
 drain or by a crash, decided connections stay decided in the kernel, undecided ones are classified by port, and none is
 aborted.
 
-Packets are classified in a dedicated thread that blocks in recv(2). Waking a trio task for each new connection would
-cost more than all the rest (see docs/explanation/datapaths.md), while the packet waits. This thread and trio's share
-the classifier, whose methods allow that, and the witness.
+Packets are classified in a dedicated thread that blocks in recv(2), or in one that serves the queues of many network
+namespaces (:mod:`datapath.stepaside.turns`). Waking a trio task for each new connection would cost more than all the
+rest (see docs/explanation/datapaths.md), while the packet waits. This thread and trio's share the classifier, whose
+methods allow that, and the witness.
 """
 
 from __future__ import annotations
 
-import sys
+import socket
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
@@ -23,6 +24,7 @@ import trio
 from daemon.log import Logger
 from datapath.connection_list import ConnectionPage, LiveConnection, Order, select_connections
 from datapath.errors import ConntrackError, PrivilegeError
+from datapath.kernel_thread import KernelThread
 from datapath.routing.cached import Routing
 from datapath.stepaside import conntrack
 from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, addresses, ends, known_marks
@@ -30,14 +32,14 @@ from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import DECIDED, OPEN, OURS
 from datapath.stepaside.queue import PacketQueue
+from datapath.stepaside.queue_messages import QueuedPacket
+from datapath.stepaside.turns import ClassifierThread, fast_switching
 from traffic_policy.marks import STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.units import Duration
 
 log = Logger()
 
-_SWITCH_S: Final = 0.0005
-"""How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
 _TIDY_S: Final = 10.0
 """Seconds between two looks for connections that say nothing more, where no supervisor asks for signs of life."""
 _REROUTED: Final = 64
@@ -57,9 +59,14 @@ class StepAside:
         transports: Collection[TransportProtocol] = (TransportProtocol.TCP, TransportProtocol.UDP),
         on_idle: Callable[[int, int], None] = lambda _left, _held: None,
         on_end: Callable[[], None] = lambda: None,
+        kernel: KernelThread | None = None,
+        shared_thread: ClassifierThread | None = None,
     ) -> None:
         """``queue`` is the number that the rules name. ``transports``: what it classifies; with a relay, whose TCP
         connections have marks of their own, that is UDP alone.
+
+        ``kernel`` makes calls in the network namespace of the queue, this process's own by default; ``shared_thread``
+        classifies instead of a thread of its own.
 
         ``on_idle`` is called by the thread that judges, when no packet waits, with the number of connections whose
         first bytes are awaited, and the bytes that are kept for them. ``on_end`` is called when :meth:`run` ends.
@@ -68,12 +75,15 @@ class StepAside:
         self._transports = transports
         self._on_idle = on_idle
         self._on_end = on_end
+        self._kernel = kernel or KernelThread()
+        self._shared_thread = shared_thread
         told: FlowObserver = _Log(flow_observer) if log.is_enabled_for("debug") else flow_observer
         self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
         self._life = trio.CancelScope()
         self._stopping = False
         self._classifying = threading.Lock()
         self._queue: PacketQueue | None = None
+        self._failure: Exception | None = None
         self._turned = True
 
     @property
@@ -91,29 +101,48 @@ class StepAside:
 
         Raises :class:`~datapath.errors.QueueError`, :class:`~datapath.errors.PrivilegeError`.
         """
-        queue = self._queue = PacketQueue(self._number)
-        patience = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
+        with trio.CancelScope(shield=True):  # a thread that opens it is not cancelled
+            queue = self._queue = await self._kernel.run(partial(PacketQueue, self._number))
         try:
             task_status.started()
+            if self._shared_thread is None:
+                await self._in_own_thread(queue)
+            else:
+                await self._in_shared_thread(queue, self._shared_thread)
+        finally:
+            self._queue = None
+            queue.close()
+            self._on_end()
+
+    async def _in_own_thread(self, queue: PacketQueue) -> None:
+        with fast_switching():
             async with trio.open_nursery() as nursery:
                 # Shielded by nature: a thread is not cancelled, it is told to stop.
                 nursery.start_soon(
                     partial(trio.to_thread.run_sync, self._classify, queue, limiter=trio.CapacityLimiter(1))
                 )
                 try:
-                    with self._life:
-                        while True:
-                            await trio.sleep(_TIDY_S)
-                            queue.wake()  # what is silent is given up also where no packet comes
+                    await self._tidy(queue)
                 finally:
                     self._stopping = True
                     queue.wake()
+
+    async def _in_shared_thread(self, queue: PacketQueue, thread: ClassifierThread) -> None:
+        end = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._life.cancel)
+        thread.add(queue.fileno(), partial(self._take_turn, queue, end))
+        try:
+            await self._tidy(queue)
         finally:
-            sys.setswitchinterval(patience)
-            self._queue = None
-            queue.close()
-            self._on_end()
+            self._stopping = True
+            thread.remove(queue.fileno())
+        if self._failure is not None:
+            raise self._failure
+
+    async def _tidy(self, queue: PacketQueue) -> None:
+        with self._life:
+            while True:
+                await trio.sleep(_TIDY_S)
+                queue.wake()  # what is silent is given up also where no packet comes
 
     def turned(self) -> bool | None:
         """Whether the thread that judges has come round since the last call; makes it come round once more.
@@ -142,10 +171,10 @@ class StepAside:
         By their content if it is still known. Otherwise they keep their class if it still exists, and go to the default
         class if not. Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
-        found = await trio.to_thread.run_sync(self._decided)
+        found = await self._kernel.run(self._decided)
         changed = 0
         for at in range(0, len(found), _REROUTED):
-            changed += await trio.to_thread.run_sync(self._reroute, found[at : at + _REROUTED])
+            changed += await self._kernel.run(partial(self._reroute, found[at : at + _REROUTED]))
         return changed
 
     def _decided(self) -> list[Entry]:
@@ -166,7 +195,7 @@ class StepAside:
 
         Raises :class:`~datapath.errors.ConntrackError`, :class:`~datapath.errors.PrivilegeError`.
         """
-        found = await trio.to_thread.run_sync(self._decided)
+        found = await self._kernel.run(self._decided)
         now = time_ns()
         alive = [self._told(entry, now) for entry in found if not entry.ended]
         return ConnectionPage(len(alive), select_connections(alive, limit, order))
@@ -189,28 +218,44 @@ class StepAside:
         )
 
     def _classify(self, queue: PacketQueue) -> None:
-        classifier = self._classifier
         while not self._stopping:
-            self._turned = True
-            packets = queue.receive()
-            if not packets:
-                with self._classifying:
-                    try:
-                        classifier.give_up_silent(monotonic())
-                    except Exception:  # as below; the rest have their turn when it is woken next
-                        log.exception("a mistake in giving up connections that say nothing more")
-                self._on_idle(*classifier.pending)  # packets that come meanwhile wait in the queue
-            for packet in packets:
-                bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
-                with self._classifying:
-                    try:
-                        mark = classifier.classify(packet.data, packet.mark, monotonic(), bound)
-                    except Exception:  # one connection's fault must not end all others; it goes by port
-                        log.exception("a mistake in judging a packet")
-                        mark = packet.mark & ~STATE_MASK
-                    if classifier.quic.moved:
+            self._handle(queue, queue.receive())
+
+    def _take_turn(self, queue: PacketQueue, end: Callable[[], None], most: int) -> None:
+        """A failure ends this server, as it does in a thread of its own, and no other."""
+        try:
+            for _ in range(most):
+                if self._stopping:
+                    return
+                self._handle(queue, queue.receive(socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return  # all have been read
+        except Exception as error:  # noqa: BLE001 (raised by run())
+            self._failure, self._stopping = error, True
+            end()
+
+    def _handle(self, queue: PacketQueue, packets: list[QueuedPacket]) -> None:
+        classifier = self._classifier
+        self._turned = True
+        if not packets:
+            with self._classifying:
+                try:
+                    classifier.give_up_silent(monotonic())
+                except Exception:  # as below; the rest have their turn when it is woken next
+                    log.exception("a mistake in giving up connections that say nothing more")
+            self._on_idle(*classifier.pending)  # packets that come meanwhile wait in the queue
+        for packet in packets:
+            bound = Bound.INBOUND if packet.arrived else Bound.OUTBOUND
+            with self._classifying:
+                try:
+                    mark = classifier.classify(packet.data, packet.mark, monotonic(), bound)
+                except Exception:  # one connection's fault must not end all others; it goes by port
+                    log.exception("a mistake in judging a packet")
+                    mark = packet.mark & ~STATE_MASK
+                if classifier.quic.moved:
+                    with self._kernel.entered():
                         _write_down(classifier.quic.moved)
-                    queue.accept(packet, mark)
+                queue.accept(packet, mark)
 
 
 def _write_down(moved: list[tuple[bytes, int]]) -> None:

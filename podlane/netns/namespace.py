@@ -7,7 +7,6 @@ that such a process makes are visible to all.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from datapath.network_namespace import NetworkNamespace
 from podlane.errors import LabError
-from podlane.netns.syscalls import CLONE_NEWNET, setns
 from podlane.netns.tools import find_tool, finished, ip, require_tool
 
 NAMES: Final = Path("/run/netns")
@@ -93,19 +92,8 @@ class Namespace:
     def entered(self) -> Iterator[None]:
         """Enter the namespace with the calling thread for the block: sockets opened there stay in it for their
         lifetime."""
-        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            there = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                setns(there, CLONE_NEWNET)
-            finally:
-                os.close(there)
-            try:
-                yield
-            finally:
-                setns(here, CLONE_NEWNET)
-        finally:
-            os.close(here)
+        with NetworkNamespace(self.path) as namespace, namespace.entered():
+            yield
 
     def read(self, path: str) -> str:
         """The text of a file as seen by a process inside (relevant below /proc/net and /proc/sys/net)."""

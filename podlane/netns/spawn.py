@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
+from datapath.network_namespace import CLONE_NEWNET, setns
 from podlane.errors import SpawnError
 from podlane.netns.namespace import Namespace
-from podlane.netns.syscalls import CLONE_NEWNET, bind, private_mounts, setns
+from podlane.netns.syscalls import bind, private_mounts
 from sidecar.prctl import die_with_parent
 
 _PYTHON_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)

@@ -1,6 +1,6 @@
-"""System calls that Python 3.11 does not wrap: setns, unshare, mount and signalfd, through ctypes.
+"""System calls that Python 3.11 does not wrap: unshare, mount and signalfd, through ctypes.
 
-``os.setns`` and ``os.unshare`` exist since Python 3.12; the others do not. Each function raises OSError with the
+``os.unshare`` exists since Python 3.12; the others do not. Each function raises OSError with the
 kernel's errno and keeps no state, so it is safe between fork and exec.
 """
 
@@ -17,8 +17,6 @@ from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
 """A mount namespace (linux/sched.h)."""
-CLONE_NEWNET: Final = 0x40000000
-"""A network namespace (linux/sched.h)."""
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_SLAVE: Final = 0x80000
@@ -38,11 +36,6 @@ def _check(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
     return result
-
-
-def setns(fd: int, kind: int) -> None:
-    """Move the calling thread into the namespace behind ``fd`` (setns(2))."""
-    _check(_libc.setns(fd, kind), "setns")
 
 
 def private_mounts() -> None:

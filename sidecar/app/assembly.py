@@ -24,7 +24,7 @@ from sidecar.observability.admin_api import AdminApi
 from sidecar.observability.counters import ConnectionCounters
 from sidecar.observability.documents import POLICY_SOURCES
 from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics
-from sidecar.supervisor.client import RestartMetrics, SupervisorClient, encode_ids
+from sidecar.supervisor.client import RestartMetrics, SupervisorClient
 from traffic_policy.marks import ClassIds
 from traffic_policy.settings import Datapath, OnFailure
 
@@ -66,7 +66,7 @@ def assemble(
 
     def arm(commands: tuple[Command, ...], ids: ClassIds, way: OnFailure) -> None:
         assert supervisor is not None
-        supervisor.arm(commands, encode_ids(ids), way, settings.log_format)
+        supervisor.arm(commands, ids.to_document(), way, settings.log_format)
 
     plane_settings = partial(data_plane_settings, mesh=mesh, own_group=own_group)
     plane = DataPlane(

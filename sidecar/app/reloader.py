@@ -8,10 +8,10 @@ from typing import Final
 
 import trio
 
+from daemon.file_watch import follow
 from daemon.log import Logger
 from datapath.data_plane import DataPlane
 from datapath.data_plane_settings import DataPlaneSettings
-from sidecar.config.file_watch import follow
 from sidecar.config.loader import Wanted, attempt, sources
 from sidecar.config.reload_status import ReloadResult, ReloadStatus
 from sidecar.config.settings import SidecarSettings

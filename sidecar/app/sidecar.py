@@ -15,17 +15,19 @@ from typing import Final
 
 import trio
 
+from daemon.admin_server import serve_admin
 from daemon.log import Logger
 from datapath.data_plane import DataPlane
+from datapath.sock_diag import holder_of
 from sidecar.app.fail_closed import NOT_REFUSED
 from sidecar.app.relay_processes import RelayProcesses
 from sidecar.app.reloader import Reloader
 from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_api import AdminApi
-from sidecar.observability.admin_server import serve_admin
 from sidecar.proxy.server import tune_garbage_collector
-from sidecar.supervisor.client import SupervisorClient, decode_ids
+from sidecar.supervisor.client import SupervisorClient
 from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import ClassIds
 from traffic_policy.settings import OnFailure
 from traffic_policy.units import Duration
 
@@ -168,11 +170,11 @@ class Sidecar:
 
     async def _bring_up(self, nursery: trio.Nursery) -> None:
         ids = self._supervisor.ids if self._supervisor is not None else None
-        await self._plane.prepare(nursery, None if ids is None else decode_ids(ids))
+        await self._plane.prepare(nursery, None if ids is None else ClassIds.from_document(ids))
         settings = self._settings
         if settings.admin_port:
             handlers = self._admin.handlers(lambda: self.ready)
-            serve = partial(serve_admin, settings.admin_address, settings.admin_port, handlers)
+            serve = partial(serve_admin, settings.admin_address, settings.admin_port, handlers, holder_of)
             if self._supervisor is not None:
                 serve = partial(serve, inherited=self._supervisor.admin_listeners, on_open=self._supervisor.hold)
             self.admin_port = await nursery.start(serve)

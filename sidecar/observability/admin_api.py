@@ -6,11 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
+from daemon.admin_server import Handler, Query, Reply
 from daemon.documents.codec import to_json
 from daemon.documents.health import NOT_READY, READY, Health
 from daemon.prometheus_text import CONTENT_TYPE
 from datapath.data_plane import DataPlane
-from sidecar.observability.admin_server import Handler, Query, Reply
 from sidecar.observability.documents import Process, classes_document, connections_asked, connections_document
 from sidecar.observability.metrics import Metrics
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from daemon.admin_server import Query, QueryError
 from daemon.documents.classes import Class, Classes, ConnectionCounts, ReceivedClasses
 from daemon.documents.connections import Connection, Connections, Endpoint
 from datapath.connection_list import DEFAULT_SHOWN, MOST_SHOWN, ConnectionPage, LiveConnection, Order
 from datapath.shaping import ClassSnapshot, Received
-from sidecar.observability.admin_server import Query, QueryError
 from sidecar.observability.counters import ClassConnections
 from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
@@ -96,7 +96,7 @@ def _class(s: ClassSnapshot, connections: ConnectionCounts | None = None) -> Cla
 
 def connections_asked(query: Query) -> tuple[int, Order]:
     """The requested number of connections, and their order. Raises
-    :class:`~sidecar.observability.admin_server.QueryError`."""
+    :class:`~daemon.admin_server.QueryError`."""
     if unknown := query.keys() - {"limit", "order"}:
         raise QueryError(f"There is no {min(unknown)} to ask for. Ask with limit=NUMBER, and order=newest or largest.")
     limit, order = query.get("limit", str(DEFAULT_SHOWN)), query.get("order", Order.NEWEST)

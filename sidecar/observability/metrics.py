@@ -7,10 +7,11 @@ reads the kernel's counters of each class. Metrics are assembled on request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from daemon.prometheus_text import Collector, MetricFamily, counter, gauge, histogram, render
+from datapath.class_metrics import class_families
 from datapath.enforcement import Repairs
 from datapath.shaping import ClassSnapshot, Received
 from sidecar.observability.counters import DETECTION_BUCKETS, ConnectionCounters
@@ -63,7 +64,7 @@ class _Collector:
 
     def collect(self) -> Iterator[MetricFamily]:
         counted = self._metrics.sum()
-        yield from class_families("podlane_class", "sent", list(self._classes()))
+        yield from class_families("podlane_class", "sent", [((), each) for each in self._classes()])
         yield from self._of_the_proxy(counted)
         yield from self._of_detection(counted)
         yield from self._of_workers(counted)
@@ -103,29 +104,6 @@ class _Collector:
         yield from (active, total, relayed)
 
 
-def class_families(prefix: str, verb: str, snapshots: Sequence[ClassSnapshot]) -> Iterator[MetricFamily]:
-    """The kernel's counters of each class; ``verb`` is sent or received."""
-    counters: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
-        ("bytes", f"Bytes {verb}, link headers included.", lambda s: s.stats.bytes),
-        ("packets", f"Packets {verb}.", lambda s: s.stats.packets),
-        ("drops", "Packets dropped.", lambda s: s.stats.drops),
-        ("overlimits", "Times the class had to wait for tokens.", lambda s: s.stats.overlimits),
-    )
-    gauges: tuple[tuple[str, str, Callable[[ClassSnapshot], float]], ...] = (
-        ("backlog_bytes", "Bytes waiting.", lambda s: s.stats.backlog_bytes),
-        ("backlog_packets", "Packets waiting.", lambda s: s.stats.backlog_packets),
-        ("rate_bits_per_second", "Rate now.", lambda s: s.current_rate.bits_per_second),
-        ("guaranteed_bits_per_second", "Guaranteed rate.", lambda s: s.rate.bits_per_second),
-        ("ceil_bits_per_second", "Most it may borrow up to.", lambda s: s.ceil.bits_per_second),
-    )
-    for make, metrics in ((counter, counters), (gauge, gauges)):
-        for name, text, value in metrics:
-            family = make(f"{prefix}_{name}", text, "class")
-            for snapshot in snapshots:
-                family.add(value(snapshot), snapshot.name)
-            yield family
-
-
 class EnforcementMetrics:
     """What other programs have removed of what was installed."""
 
@@ -152,4 +130,6 @@ class ReceivedMetrics:
     def collect(self) -> Iterator[MetricFamily]:
         """All families; they are empty if nothing is limited."""
         received = self._received()
-        return class_families("podlane_received", "received", received.classes if received else ())
+        return class_families(
+            "podlane_received", "received", [((), each) for each in (received.classes if received else ())]
+        )

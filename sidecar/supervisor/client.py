@@ -20,7 +20,6 @@ from datapath.netfilter.fallback import Command
 from sidecar.supervisor.commands import Action, run_all
 from sidecar.supervisor.heartbeat import CLASSIFIER, EVERY_S, KINDS, LOOP, WORKERS, Heartbeat
 from sidecar.supervisor.ipc import IpcChannel
-from traffic_policy.marks import ClassIds
 from traffic_policy.settings import LogFormat, OnFailure
 
 _NO_SUPERVISOR: Final = 1
@@ -48,7 +47,7 @@ class SupervisorClient:
         self.again = again
         """Whether an earlier proxy was ready: what is in force then stays, whatever happens to this one."""
         self.ids = ids
-        """The class ids in force, as :func:`encode_ids` returns them; None: none yet."""
+        """The class ids in force, as :meth:`ClassIds.to_document` gives them; None: none yet."""
         self.admin_listeners = list(held)
         """Listeners of the admin server of an earlier proxy, which the supervisor has held."""
         self._channel = channel
@@ -74,8 +73,8 @@ class SupervisorClient:
     def arm(self, commands: Sequence[Command], ids: Mapping[str, Any], way: OnFailure, log_format: LogFormat) -> None:
         """Hand over the fallback to run if this process ends; call it before capture rules are installed.
 
-        ``ids``, as :func:`encode_ids` returns them, are for the next proxy: connections that can live without a proxy
-        carry them.
+        ``ids``, as :meth:`ClassIds.to_document` gives them, are for the next proxy: connections that can live without
+        a proxy carry them.
         """
         self._armed, self.ids = tuple(commands), ids
         actions = [asdict(each) for each in commands]
@@ -155,16 +154,6 @@ class SupervisorClient:
         problem = run_all([Action(each.argv, each.input) for each in self._armed or ()])
         log.error("the supervisor has gone, and so does this process; start the sidecar again", error=problem)
         os._exit(_NO_SUPERVISOR)
-
-
-def encode_ids(ids: ClassIds) -> dict[str, Any]:
-    """Class ids as plain data, with those that must not be reused soon."""
-    return {"ids": dict(ids), "retired": list(ids.retired)}
-
-
-def decode_ids(told: Mapping[str, Any]) -> ClassIds:
-    """The inverse of :func:`encode_ids`."""
-    return ClassIds(told["ids"], tuple(told["retired"]))
 
 
 class RestartMetrics:

@@ -22,8 +22,9 @@ from itertools import chain
 from socket import SocketType
 from typing import Final, Protocol
 
+from daemon.errors import PortInUseError
 from daemon.log import Logger
-from datapath.errors import PortInUseError, PrivilegeError
+from datapath.errors import PrivilegeError
 from datapath.mesh.owner import stream_socket_of
 from datapath.mesh.types import MeshProxy
 from datapath.routing.flow import Destination

@@ -44,6 +44,10 @@ class Notifications:
             self._socket.close()
             raise NetlinkError(error.errno or errno.EIO) from None
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
     def arrived(self) -> bool:
         """Whether anything was announced since the last call."""
         found = False

@@ -19,7 +19,8 @@ from lab import connect, listen
 from proxy_harness import PATIENCE, RunningProxy, read_exactly, read_to_end, with_patience
 from waiting import until
 
-from datapath.errors import PortInUseError, PrivilegeError
+from daemon.errors import PortInUseError
+from datapath.errors import PrivilegeError
 from datapath.sockets import TCP_SAVE_SYN, saved_dscp, stream_socket
 from podlane.netns import Host, Lab, VethPair
 from sidecar.proxy.server import ConnectionOutcome, Refusal, ServerSettings

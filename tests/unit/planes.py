@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, Never, cast
 
 import trio
@@ -91,8 +92,8 @@ class RecordedInstaller(Installer):
     def failing(self, ruleset: Ruleset, way: OnFailure, datapath: Datapath) -> tuple[Command, ...]:  # noqa: ARG002
         return (Command((str(self.number(ruleset)),), ""),)
 
-    def changes(self) -> Callable[[], bool]:
-        return lambda: bool(self.gone)
+    def changes(self) -> SimpleNamespace:
+        return SimpleNamespace(arrived=lambda: bool(self.gone), close=lambda: None)
 
     def missing_rules(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
         return list(self.gone)

@@ -13,8 +13,9 @@ from functools import partial
 import pytest
 import trio
 
-from sidecar.observability import admin_server
-from sidecar.observability.admin_server import Handler, Query, QueryError, Reply, serve_admin
+from daemon import admin_server
+from daemon.admin_server import Handler, Query, QueryError, Reply, serve_admin
+from datapath.sock_diag import holder_of
 
 
 def picky(query: Query) -> Reply:
@@ -34,7 +35,7 @@ HANDLERS: dict[str, Handler] = {
 @asynccontextmanager
 async def admin() -> AsyncIterator[int]:
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(serve_admin, "127.0.0.1", 0, HANDLERS)
+        yield await nursery.start(serve_admin, "127.0.0.1", 0, HANDLERS, holder_of)
         nursery.cancel_scope.cancel()
 
 
@@ -129,7 +130,7 @@ async def test_a_taken_port_is_waited_for(monkeypatch: pytest.MonkeyPatch, capfd
         taken.listen()
         port = taken.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_admin, "127.0.0.1", port, HANDLERS, on_open=lambda _: opened.set())
+            serve = partial(serve_admin, "127.0.0.1", port, HANDLERS, holder_of, on_open=lambda _: opened.set())
             assert await nursery.start(serve) is None
             said = capfd.readouterr().err
             assert f"by='process {os.getpid()} (" in said
@@ -141,7 +142,7 @@ async def test_a_taken_port_is_waited_for(monkeypatch: pytest.MonkeyPatch, capfd
             nursery.cancel_scope.cancel()
     with pytest.raises(ExceptionGroup) as failed:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_admin, "192.0.2.77", 15109, HANDLERS)
+            await nursery.start(serve_admin, "192.0.2.77", 15109, HANDLERS, holder_of)
     [error] = failed.value.exceptions
     assert "--admin-address" in str(error)
 
@@ -155,7 +156,7 @@ async def test_a_listener_of_an_earlier_process_is_used() -> None:
             with socket.create_connection(("127.0.0.1", port)) as early:  # while no process serves
                 early.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
                 mine = held.dup()
-                assert await nursery.start(serve_admin, "127.0.0.1", port, HANDLERS, [mine]) == port
+                assert await nursery.start(serve_admin, "127.0.0.1", port, HANDLERS, holder_of, [mine]) == port
                 assert (await ask(port, "/healthz"))[0] == 200
                 early.settimeout(10)
                 answer = await trio.to_thread.run_sync(early.recv, 65536)

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 from planes import WEB, Planes, prepared
 
+from daemon.admin_server import Reply
 from sidecar.observability.admin_api import AdminApi
-from sidecar.observability.admin_server import Reply
 from sidecar.observability.metrics import Metrics
 
 pytestmark = pytest.mark.trio

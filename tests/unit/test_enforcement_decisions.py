@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from planes import WEB, prepared
@@ -60,7 +61,7 @@ def test_the_kernel_is_read_when_there_is_news_and_once_in_a_while() -> None:
     watch = Watch(
         Repairs(),
         {part: (lambda part=part: missing(part)) for part in (RULES, ROUTES, CLASSES)},
-        lambda: news[0],
+        SimpleNamespace(arrived=lambda: news[0], close=lambda: None),
     )
     watch.look(0.0)
     assert read == [RULES, ROUTES, CLASSES]

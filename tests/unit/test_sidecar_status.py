@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from trees import TOLD_BY
 
+from daemon.admin_server import QueryError
 from daemon.documents.codec import to_json
 from datapath.connection_list import LiveConnection, Order, select_connections
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.shaping import Shaping
-from sidecar.observability.admin_server import QueryError
 from sidecar.observability.documents import connections_asked
 from sidecar.observability.policy_document import Arriving, policy_document
 from tc_core.apply.execute import apply

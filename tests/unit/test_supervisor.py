@@ -26,7 +26,6 @@ from datapath.netfilter.rules import Drop, Family, FamilyRules, Nfqueue, Rule, T
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from sidecar.app.fail_closed import refuse
 from sidecar.supervisor.argv import without_options
-from sidecar.supervisor.client import decode_ids, encode_ids
 from sidecar.supervisor.commands import Action, run_all
 from sidecar.supervisor.heartbeat import CLASSIFIER, LOOP, Heartbeat, new_page
 from sidecar.supervisor.ipc import IpcChannel
@@ -298,5 +297,5 @@ def test_the_next_proxy_goes_on_with_the_class_ids_of_one_that_was_killed() -> N
 
 def test_class_ids_are_told_with_those_that_are_not_to_be_used_again() -> None:
     ids = ClassIds.assign(["a", "b", "c"]).evolve(["b", "c"])
-    again = decode_ids(json.loads(json.dumps(encode_ids(ids))))
+    again = ClassIds.from_document(json.loads(json.dumps(ids.to_document())))
     assert dict(again.evolve(["b", "c", "d"])) == {"b": 2, "c": 3, "d": 4, "default": 255}

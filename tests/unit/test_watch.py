@@ -15,9 +15,9 @@ from captured_logs import capture_logs
 from downward import Volume
 from trio.testing import MockClock
 
-from sidecar.config import file_watch, inotify
-from sidecar.config.file_watch import CHANGING_S, QUIET_S, UNCLOSED_S, WRITING_S, Settling, follow, steps
-from sidecar.config.inotify import InotifyEvent, parse
+from daemon import file_watch, inotify
+from daemon.file_watch import CHANGING_S, QUIET_S, UNCLOSED_S, WRITING_S, Settling, follow, steps
+from daemon.inotify import InotifyEvent, parse
 
 OLD, NEW = "the old text", "the new text"
 PATIENCE = 5.0

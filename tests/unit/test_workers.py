@@ -14,7 +14,8 @@ import trio
 import trio.testing
 from proxy_harness import routing
 
-from datapath.errors import PortInUseError, PrivilegeError
+from daemon.errors import PortInUseError
+from datapath.errors import PrivilegeError
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.flow import Destination
 from sidecar.observability.counters import ConnectionCounters

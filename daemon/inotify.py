@@ -1,4 +1,4 @@
-"""inotify(7) by ctypes: the few calls that :mod:`sidecar.config.file_watch` needs, and the events as data."""
+"""inotify(7) by ctypes: the few calls that :mod:`daemon.file_watch` needs, and the events as data."""
 
 from __future__ import annotations
 

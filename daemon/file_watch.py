@@ -26,9 +26,9 @@ from typing import Final
 
 import trio
 
+from daemon import inotify
+from daemon.inotify import Inotify
 from daemon.log import Logger
-from sidecar.config import inotify
-from sidecar.config.inotify import Inotify
 
 log = Logger()
 

@@ -16,12 +16,11 @@ from urllib.parse import parse_qsl
 
 import trio
 
+from daemon.errors import PortInUseError
 from daemon.http import HttpRequest, HttpResponse, RequestError
 from daemon.http_connection import HttpLimits
 from daemon.http_server import HttpServer
 from daemon.log import Logger
-from datapath.errors import PortInUseError
-from datapath.sock_diag import holder_of
 
 _LIMITS: Final = HttpLimits(
     connections=32, per_peer=32, handshake=5.0, idle=5.0, head=5.0, respond=5.0, send=5.0, keep_alive=False
@@ -47,6 +46,7 @@ async def serve_admin(
     address: str,
     port: int,
     handlers: dict[str, Handler],
+    holder_of: Callable[[int], str],
     inherited: Sequence[socket] = (),
     on_open: Callable[[Sequence[int]], None] = lambda _: None,
     *,
@@ -55,9 +55,9 @@ async def serve_admin(
     """Serve until cancelled; reports the port it listens on.
 
     If another program has the port, this is logged, None is reported, and it is tried every few seconds: nothing else
-    must depend on that program. ``inherited`` are an earlier process's listeners, to use instead of new ones;
-    ``on_open`` is called with the descriptors of new ones. Raises :class:`PortInUseError` if ``address`` is not one of
-    this machine.
+    must depend on that program. ``holder_of`` says in words who has a port, and may block. ``inherited`` are an earlier
+    process's listeners, to use instead of new ones; ``on_open`` is called with the descriptors of new ones. Raises
+    :class:`PortInUseError` if ``address`` is not one of this machine.
     """
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
     waits = False
