@@ -98,3 +98,14 @@ def _identity(status: os.stat_result) -> Identity:
 def _explain(path: Path, error: OSError) -> NetworkNamespaceError:
     remedy = _REMEDIES.get(error.errno or 0, "")
     return NetworkNamespaceError(f"The network namespace {path} cannot be entered: {error.strerror}. {remedy}".rstrip())
+
+
+def all_namespaces() -> dict[Identity, Path]:
+    """A path for each network namespace that has a name below /run/netns, or a process visible here."""
+    found: dict[Identity, Path] = {}
+    for path in (*Path("/proc").glob("[0-9]*/ns/net"), *Path("/run/netns").glob("*")):
+        try:
+            found[_identity(path.stat())] = path
+        except OSError:
+            continue  # it has ended
+    return found

@@ -28,6 +28,7 @@ class Verb:
 VERBS: Final = (
     Verb("run", "Run a command in a namespace of its own, held to a policy.", "podlane.run.command"),
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
+    Verb("agent", "Hold the workloads of this node to their policies, without a sidecar."),
     Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
     Verb("tc", "Show, change and undo traffic control of an interface, without a proxy.", "podlane.tc.command"),
     Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface.", "podlane.top.command"),

@@ -11,16 +11,3 @@ class WorkersError(PodlaneError):
 
 class SupervisorError(PodlaneError):
     """The sidecar's supervisor cannot be reached."""
-
-
-def single(
-    group: BaseExceptionGroup[BaseException], kinds: type[Exception] | tuple[type[Exception], ...]
-) -> BaseException | None:
-    """Return the first error of a group, at any depth, if all of them are of these kinds; else None."""
-    ours, others = group.split(kinds)
-    if ours is None or others is not None:
-        return None
-    error: BaseException = ours
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -16,9 +16,9 @@ import trustme
 
 from daemon.http import Handler, HttpRequest, HttpResponse
 from daemon.http_server import HttpServer
-from injector.server.api_access import ApiAccess
+from daemon.kubernetes.access import ApiAccess
+from daemon.kubernetes.http_client import HttpAnswer, HttpClient
 from injector.server.http import compact, failure, open_listeners, webhook_limits
-from injector.server.http_client import HttpAnswer, HttpClient
 from injector.server.tls import ServerTls
 
 HOST = "127.0.0.1"

@@ -93,6 +93,18 @@ def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
     return problems
 
 
+def beyond_agent(policy: TrafficPolicy) -> list[Problem]:
+    """Problems for the node agent, which steps aside and has no relay."""
+    remedy = "Remove it, or have the Pod carry a sidecar (podlane.io/mode: sidecar)."
+    return [
+        *beyond_sidecar(policy),
+        *(
+            Problem(each.path, "The node agent sees the first packets of a connection alone.", remedy)
+            for each in beyond_step_aside(policy)
+        ),
+    ]
+
+
 def _unseen_in_what_arrives(policy: TrafficPolicy) -> Iterator[Problem]:
     """Matches that would take packets of the wrong connections, where that can matter to a limit."""
     if not policy.ingress or not any(c.ingress for c in policy.classes):

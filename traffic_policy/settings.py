@@ -15,6 +15,8 @@ OUTBOUND_PORT: Final = 15101
 INBOUND_PORT: Final = 15106
 """Where those arrive that others opened."""
 ADMIN_PORT: Final = 15109
+AGENT_PORT: Final = 15110
+"""The admin port of the node agent, which may share a network namespace with a sidecar (a Pod's on the host)."""
 ADMIN_ADDRESS: Final = "127.0.0.1"
 VARIABLE_PREFIX: Final = "PODLANE_"
 _SERVICE_VARIABLE: Final = re.compile(

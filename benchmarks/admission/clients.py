@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from injector.server.http_client import HttpAnswer, HttpClient
+from daemon.kubernetes.http_client import HttpAnswer, HttpClient
 
 HOST: Final = "127.0.0.1"
 _JSON: Final = {"content-type": "application/json"}
@@ -25,7 +25,7 @@ class Client:
         self._idle: list[HttpClient] = []
 
     async def ask(self, method: str, target: str, body: bytes) -> HttpAnswer:
-        """Raises :class:`injector.server.http_client.HttpError` when there is no answer."""
+        """Raises :class:`daemon.kubernetes.http_client.HttpError` when there is no answer."""
         client = self._idle.pop() if self._idle else HttpClient(HOST, self._port, lambda: self._context, HOST)
         try:
             return await client.request(method, target, _JSON, body)

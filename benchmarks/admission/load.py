@@ -28,7 +28,7 @@ import trio
 from benchmarks.admission.clients import Client, connected
 from benchmarks.admission.reviews import Question
 from benchmarks.errors import MeasurementError
-from injector.server.http_client import HttpError
+from daemon.kubernetes.http_client import HttpError
 
 _SEED: Final = 20261125
 _EARLY: Final = 0.0015

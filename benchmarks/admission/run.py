@@ -24,7 +24,7 @@ from benchmarks.errors import CandidateError, MeasurementError
 from benchmarks.progress import Progress
 from benchmarks.results import Results, Sample
 from benchmarks.stage import Placement
-from injector.server.http_client import HttpError
+from daemon.kubernetes.http_client import HttpError
 
 _FLAT_OUT_SHARE: Final = 10
 """The ceiling is found in this part of a load's time: it needs no rare events."""

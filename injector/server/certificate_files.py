@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
+from daemon.errors import CertificateError
 from daemon.log import Logger
-from injector.errors import CertificateError
 from injector.server.tls import ServerTls
 
 _LOOK_EVERY: Final = 1.0

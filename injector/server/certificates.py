@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from injector.errors import CertificateError
+from daemon.errors import CertificateError
 
 _BACKDATED: Final = timedelta(hours=1)
 """How far notBefore is dated back: the clocks of nodes differ, sometimes by much."""

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import trio
 
+from daemon.kubernetes.api import ApiServer, namespace
+from daemon.kubernetes.errors import ApiError, NotFoundError
 from daemon.log import Logger
-from injector.errors import ApiError, NamespaceError, NotFoundError
+from injector.errors import NamespaceError
 from injector.pod.namespace import NO_RULES, NamespaceRules
 from injector.pod.pods import annotations_of
-from injector.server.api import ApiServer, namespace
 
 _STALE_SECONDS: Final = 600.0
 _MAX_ENTRIES: Final = 1000

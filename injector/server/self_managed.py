@@ -22,9 +22,10 @@ from typing import Any, Final
 
 import trio
 
+from daemon.errors import CertificateError
+from daemon.kubernetes.api import ApiServer, Resource, secret, webhook_configuration
+from daemon.kubernetes.errors import ApiError, ConflictError, NotFoundError
 from daemon.log import Logger
-from injector.errors import ApiError, CertificateError, ConflictError, NotFoundError
-from injector.server.api import ApiServer, Resource, secret, webhook_configuration
 from injector.server.certificates import AUTHORITIES, Certificates, Lifetimes, Step, next_step, split_bundle, take_step
 from injector.server.metrics import InjectorMetrics
 from injector.server.tls import ServerTls

@@ -19,11 +19,11 @@ import trio
 
 from daemon.http import Handler
 from daemon.http_server import HttpServer
+from daemon.kubernetes.access import ApiAccess, find_access
+from daemon.kubernetes.api import ApiServer
+from daemon.kubernetes.errors import ApiError
 from daemon.log import Logger
-from injector.errors import ApiError
 from injector.pod.admission import mutate, validate
-from injector.server.api import ApiServer
-from injector.server.api_access import ApiAccess, find_access
 from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import Lifetimes
@@ -60,7 +60,7 @@ class Injector:
         self._metrics = InjectorMetrics()
         self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if access else []))
         self._tls = ServerTls(settings.tls_version)
-        self._api = ApiServer(access, self._metrics.api_failed) if access else None
+        self._api = ApiServer(access, self._metrics.api_failed, program="podlane-injector") if access else None
         self._loaded = trio.Event()
         self._stop = trio.Event()
         self._hurry = trio.Event()

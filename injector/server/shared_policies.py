@@ -14,9 +14,10 @@ from typing import Final
 
 import trio
 
+from daemon.kubernetes.api import ApiServer, config_map
+from daemon.kubernetes.errors import ApiError, NotFoundError
 from daemon.log import Logger
-from injector.errors import ApiError, NotFoundError, SharedPolicyError
-from injector.server.api import ApiServer, config_map
+from injector.errors import SharedPolicyError
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 
 _ABSENT_SECONDS: Final = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Final
 
 from datapath.data_plane import DataPlane
 from datapath.data_plane_types import Callbacks, ServerFactory
@@ -22,11 +23,13 @@ from sidecar.config.reload_status import ReloadStatus
 from sidecar.config.settings import SidecarSettings
 from sidecar.observability.admin_api import AdminApi
 from sidecar.observability.counters import ConnectionCounters
-from sidecar.observability.documents import POLICY_SOURCES
 from sidecar.observability.metrics import EnforcementMetrics, Metrics, ReceivedMetrics
 from sidecar.supervisor.client import RestartMetrics, SupervisorClient
 from traffic_policy.marks import ClassIds
 from traffic_policy.settings import Datapath, OnFailure
+
+_POLICY_SOURCES: Final = ("policy", "annotations", "shared_policy")
+"""The settings that name the policy's sources."""
 
 
 def assemble(
@@ -92,7 +95,7 @@ def assemble(
     def notes() -> Iterator[str | None]:
         yield from (state.problem, plane.status().problem, *reloader.wanted.warnings)
 
-    source = {name: str(path) for name in POLICY_SOURCES if (path := getattr(settings, name)) is not None}
+    source = {name: str(path) for name in _POLICY_SOURCES if (path := getattr(settings, name)) is not None}
     admin = AdminApi(plane, metrics, source=source, ask_workers=processes.ask, notes=notes)
     close = partial(refuse, installer, wanted, mesh, shaping.interface)
     return Sidecar(settings, plane, reloader, admin, processes, close, supervisor)

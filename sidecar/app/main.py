@@ -9,6 +9,7 @@ from functools import partial
 
 import trio
 
+from daemon.errors import single
 from daemon.log import Logger
 from daemon.log import configure as configure_log
 from datapath.instance_lock import hold_instance_lock
@@ -25,7 +26,6 @@ from sidecar.app.fail_closed import do_without_start
 from sidecar.app.reloader import log_warnings
 from sidecar.config.loader import contents, load_wanted
 from sidecar.config.settings import SidecarSettings
-from sidecar.errors import single
 from sidecar.supervisor.client import SupervisorClient
 from sidecar.transport.kernel_sockets import TransparentSockets, free_port
 from sidecar.workers.forkserver import fork_server

@@ -11,7 +11,8 @@ from daemon.documents.codec import to_json
 from daemon.documents.health import NOT_READY, READY, Health
 from daemon.prometheus_text import CONTENT_TYPE
 from datapath.data_plane import DataPlane
-from sidecar.observability.documents import Process, classes_document, connections_asked, connections_document
+from datapath.documents.classes import Process, classes_document
+from datapath.documents.connections import connections_asked, connections_document
 from sidecar.observability.metrics import Metrics
 
 _FRESH: Final = 0.1
@@ -66,7 +67,7 @@ class AdminApi:
                 status.interface,
                 status.policy.total,
                 status.snapshots,
-                self._metrics.sum().connections,
+                self._metrics.sum().counts,
                 process,
                 status.received,
             )
@@ -83,7 +84,7 @@ class AdminApi:
         return Reply.json(self.classes())
 
     async def _policy_reply(self) -> Reply:
-        from sidecar.observability.policy_document import Arriving, policy_document
+        from datapath.documents.policy import Arriving, policy_document
 
         s = self._plane.status()
         sent, received = await self._plane.classes_in_kernel()

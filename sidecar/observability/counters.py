@@ -11,6 +11,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from daemon.documents.classes import ConnectionCounts
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.stepaside.class_cache import DetectedFlow
 from sidecar.transport.observer import ConnectionSummary
@@ -132,6 +133,11 @@ class ConnectionCounters:
         self.doubts += other.doubts
         self.lines_lost += other.lines_lost
         self.workers_replaced += other.workers_replaced
+
+    def counts(self, class_name: str) -> ConnectionCounts:
+        """The connections of a class, for ``/classes``."""
+        counted = self.connections.get(class_name, ClassConnections())
+        return ConnectionCounts(counted.active, counted.total, dict(counted.by_protocol))
 
     def at_rest(self) -> Self:
         """The final counters of an ended process, whose connections have ended with it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from daemon.prometheus_text import Collector, MetricFamily, counter, gauge, histogram, render
-from datapath.class_metrics import class_families
+from datapath.documents.metrics import class_families
 from datapath.enforcement import Repairs
 from datapath.shaping import ClassSnapshot, Received
 from sidecar.observability.counters import DETECTION_BUCKETS, ConnectionCounters

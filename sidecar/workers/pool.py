@@ -18,10 +18,11 @@ from typing import Final
 
 import trio
 
+from daemon.errors import single
 from daemon.log import Logger
 from datapath.connection_list import ConnectionPage, Order, select_connections
 from datapath.routing.cached import Routing
-from sidecar.errors import WorkersError, single
+from sidecar.errors import WorkersError
 from sidecar.observability.counters import ConnectionCounters
 from sidecar.observability.metrics import Workers
 from sidecar.proxy.server import ServerSettings

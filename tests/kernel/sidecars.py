@@ -180,3 +180,24 @@ def state_of(pod: Host) -> str:
     # Link-local addresses come by themselves, a second after the interface.
     kept = (line for line in lines if not line.startswith("#") and "fe80:" not in line)
     return re.sub(r"--gid-owner \d{5,}", "--gid-owner DRAWN", "\n".join(kept))
+
+
+def enforced(pod: Host) -> str:
+    """All that is to be there."""
+    lines: list[str] = []
+    for command in (
+        "iptables-save -t mangle", "ip6tables-save -t mangle", "iptables-legacy-save -t mangle",
+        "ip6tables-legacy-save -t mangle", "ip rule", "ip -6 rule",
+        "ip route show table 15101", "ip -6 route show table 15101", "tc qdisc", "tc class show dev eth0",
+        "tc class show dev ifb-eth0", "tc filter show dev eth0", "tc filter show dev eth0 ingress", "tc filter show dev ifb-eth0",
+    ):  # fmt: skip
+        if "legacy" in command and "mangle" not in pod.run(["cat", "/proc/net/ip_tables_names"], check=False).stdout:
+            continue  # reading the table would make it
+        lines += sorted(pod.run(command.split(), check=False).stdout.splitlines())
+    text = "\n".join(line for line in lines if not line.startswith("#") and "SOMEBODYS" not in line)
+    # Numbers of kernel objects, which change, and counters.
+    return re.sub(
+        r"\[\d+:\d+\]|(fh|id|jited|tag|index|handle|qdisc \S+|leaf|ref|r2q|direct_packets_stat) \S+|: ifindex \d+",
+        "",
+        text,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from contextlib import suppress
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sidecars import RunningSidecar, start_sidecar
+from sidecars import RunningSidecar, enforced, start_sidecar
 from waiting import until
 
 from datapath.enforcement import MOST_REPAIRS
@@ -41,27 +40,6 @@ REMOVALS = {
     "tc qdisc del dev eth0 clsact": "classes",
     "ip link del ifb-eth0": "classes",
 }
-
-
-def enforced(pod: Host) -> str:
-    """All that is to be there."""
-    lines: list[str] = []
-    for command in (
-        "iptables-save -t mangle", "ip6tables-save -t mangle", "iptables-legacy-save -t mangle",
-        "ip6tables-legacy-save -t mangle", "ip rule", "ip -6 rule",
-        "ip route show table 15101", "ip -6 route show table 15101", "tc qdisc", "tc class show dev eth0",
-        "tc class show dev ifb-eth0", "tc filter show dev eth0", "tc filter show dev eth0 ingress", "tc filter show dev ifb-eth0",
-    ):  # fmt: skip
-        if "legacy" in command and "mangle" not in pod.run(["cat", "/proc/net/ip_tables_names"], check=False).stdout:
-            continue  # reading the table would make it
-        lines += sorted(pod.run(command.split(), check=False).stdout.splitlines())
-    text = "\n".join(line for line in lines if not line.startswith("#") and "SOMEBODYS" not in line)
-    # Numbers of kernel objects, which change, and counters.
-    return re.sub(
-        r"\[\d+:\d+\]|(fh|id|jited|tag|index|handle|qdisc \S+|leaf|ref|r2q|direct_packets_stat) \S+|: ifindex \d+",
-        "",
-        text,
-    )
 
 
 def metric(sidecar: RunningSidecar, name: str) -> float:

@@ -24,8 +24,8 @@ from steady import PodCreator
 from trust import KINDS, Trust, metric
 from waiting import until
 
-from injector.server.api import ApiServer
-from injector.server.api_access import from_kubeconfig
+from daemon.kubernetes.access import from_kubeconfig
+from daemon.kubernetes.api import ApiServer
 from injector.server.certificates import Certificates, Lifetimes, Step, split_bundle, take_step
 from injector.server.config import load_settings
 from injector.server.metrics import InjectorMetrics

@@ -17,7 +17,7 @@ from steady import PodCreator
 from trust import KINDS, Trust
 from waiting import until
 
-from injector.errors import CertificateError
+from daemon.errors import CertificateError
 from injector.server.certificates import Certificates, split_bundle
 
 HEALED_WITHIN: Final = 10.0

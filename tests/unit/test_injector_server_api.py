@@ -17,11 +17,11 @@ import trustme
 import yaml
 
 from daemon.http import JSON, HttpRequest, HttpResponse
-from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
-from injector.server.api import ApiServer, config_map, secret, webhook_configuration
-from injector.server.api_access import ApiAccess, find_access, from_kubeconfig, from_pod
+from daemon.kubernetes.access import ApiAccess, find_access, from_kubeconfig, from_pod
+from daemon.kubernetes.api import ApiServer, config_map, secret, webhook_configuration
+from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
+from daemon.kubernetes.http_client import HttpClient
 from injector.server.http import compact
-from injector.server.http_client import HttpClient
 from injector.server.shared_policies import SharedPolicies, SharedPolicyError
 from tests.injector_server import HOST, MemoryApi, api_server, authority, serving
 
@@ -33,7 +33,7 @@ PATH = "/api/v1/namespaces/shop/configmaps/common"
 async def api() -> AsyncIterator[tuple[MemoryApi, ApiServer, list[tuple[str, str, int]]]]:
     memory, failures = MemoryApi(), list[tuple[str, str, int]]()
     async with api_server(memory) as access:
-        server = ApiServer(access, lambda *failure: failures.append(failure))
+        server = ApiServer(access, lambda *failure: failures.append(failure), program="podlane-injector")
         yield memory, server, failures
         await server.aclose()
 
@@ -118,7 +118,7 @@ async def test_a_kept_connection_that_ends_before_its_answer_is_made_anew() -> N
 
 @pytest.mark.trio
 async def test_no_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("injector.server.api._PATIENCE", 0.05)
+    monkeypatch.setattr("daemon.kubernetes.api._PATIENCE", 0.05)
 
     async def never(_request: HttpRequest) -> HttpResponse:
         await trio.sleep_forever()

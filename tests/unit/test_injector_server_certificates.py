@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from injector.errors import CertificateError
+from daemon.errors import CertificateError
 from injector.server.certificates import (
     Certificates,
     KeyPair,

@@ -11,10 +11,10 @@ from trees import TOLD_BY
 from daemon.admin_server import QueryError
 from daemon.documents.codec import to_json
 from datapath.connection_list import LiveConnection, Order, select_connections
+from datapath.documents.connections import connections_asked
+from datapath.documents.policy import Arriving, policy_document
 from datapath.netfilter.ruleset import CaptureSettings
 from datapath.shaping import Shaping
-from sidecar.observability.documents import connections_asked
-from sidecar.observability.policy_document import Arriving, policy_document
 from tc_core.apply.execute import apply
 from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import compile_policy

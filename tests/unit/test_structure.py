@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("traffic_policy", "tc_core", "datapath", "daemon", "sidecar", "injector", "podlane")
+PACKAGES = ("traffic_policy", "tc_core", "datapath", "daemon", "sidecar", "injector", "node_agent", "podlane")
 MOST_MODULES = 22
 MOST_LINES = 500
 

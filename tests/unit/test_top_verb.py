@@ -16,6 +16,8 @@ from daemon.documents.classes import Classes
 from daemon.documents.codec import from_json, to_json
 from daemon.documents.connections import Connection, Connections, Endpoint
 from datapath.connection_list import ConnectionPage, LiveConnection, Order
+from datapath.documents.classes import Process, classes_document
+from datapath.documents.connections import connections_document
 from datapath.shaping import ClassSnapshot, Received
 from podlane.main import main
 from podlane.tc import kernel_access
@@ -23,8 +25,7 @@ from podlane.top.admin import AdminSource, reading_of
 from podlane.top.interface import InterfaceSource
 from podlane.top.printing import frames
 from podlane.top.readings import Reading, Source, SourceError
-from sidecar.observability.counters import ClassConnections
-from sidecar.observability.documents import Process, classes_document, connections_document
+from sidecar.observability.counters import ConnectionCounters
 from tc_core.apply.execute import apply
 from tc_core.compile.mark_tree import compile_policy, leaf_handle
 from tc_core.fake.kernel import FakeKernel
@@ -56,8 +57,8 @@ def read(document: Any) -> Reading:
 
 def classes(read_at: float | None = 5.0, workers: int = 1) -> dict[str, Any]:
     process = Process(Datapath.RELAY, 3725.0, workers, read_at)
-    counted = {"api": ClassConnections()}
-    return through_json(classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], counted, process))
+    counted = ConnectionCounters()
+    return through_json(classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], counted.counts, process))
 
 
 def test_a_reading_is_what_the_sidecar_wrote() -> None:
@@ -76,7 +77,7 @@ def test_a_reading_is_what_the_sidecar_wrote() -> None:
 def test_what_arrives_is_read_too() -> None:
     process = Process(Datapath.RELAY, 1.0, 1, 5.0)
     received = Received("ifb-eth0", Rate(50 * MBIT), (SNAPSHOT,))
-    document = classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], {}, process, received)
+    document = classes_document("eth0", Rate(100 * MBIT), [SNAPSHOT], ConnectionCounters().counts, process, received)
     sent, arriving = read(through_json(document)).classes
     assert (sent.arrives, arriving.arrives) == (False, True)
     assert (arriving.name, arriving.stats, arriving.active) == ("api", STATS, None)

@@ -23,7 +23,7 @@ from benchmarks.admission.server import running
 from benchmarks.analysis import Analysis
 from benchmarks.errors import BenchmarkError, CandidateError
 from daemon.http import HttpRequest, HttpResponse
-from injector.server.http_client import HttpError
+from daemon.kubernetes.http_client import HttpError
 from tests.injector_server import authority, serving
 from tests.waiting import until
 

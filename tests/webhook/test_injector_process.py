@@ -20,7 +20,7 @@ import pytest
 import trio
 import trustme
 
-from injector.server.http_client import HttpAnswer
+from daemon.kubernetes.http_client import HttpAnswer
 from tests.injector_server import HOST, body_of, document_of, http1, identity, patch_of, review, trusting
 
 PATIENCE = 20

@@ -23,10 +23,10 @@ import yaml
 from hostile_reviews import LIMITED, Case, cases
 
 from benchmarks.admission.server import Injector, running
+from daemon.kubernetes.http_client import HttpClient
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
 from injector.server.budget import MAX_LARGE, DecodingBudget
-from injector.server.http_client import HttpClient
 from injector.server.webhook import MAX_BODY
 from tests.injector_server import HOST, body_of, review
 

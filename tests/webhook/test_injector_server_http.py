@@ -16,12 +16,13 @@ import trio
 import trio.testing
 
 from daemon.http import HttpRequest, HttpResponse, RequestError
-from injector.errors import ApiError, ListenError
+from daemon.kubernetes.errors import ApiError
+from daemon.kubernetes.http_client import HttpError
+from injector.errors import ListenError
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
 from injector.server.budget import DecodingBudget
 from injector.server.http import open_listeners
-from injector.server.http_client import HttpError
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
 from injector.server.shared_policies import SharedPolicies

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from daemon.kubernetes.api import ApiServer
 from injector.errors import NamespaceError
-from injector.server.api import ApiServer
 from injector.server.namespaces import Namespaces
 from tests.injector_server import MemoryApi, api_server
 from traffic_policy.units import Rate

@@ -13,9 +13,10 @@ import pytest
 import trio
 from cryptography.hazmat.primitives import hashes
 
+from daemon.errors import CertificateError
 from daemon.http_server import HttpServer
-from injector.errors import ApiError, CertificateError, NotFoundError
-from injector.server.api import ApiServer
+from daemon.kubernetes.api import ApiServer
+from daemon.kubernetes.errors import ApiError, NotFoundError
 from injector.server.certificates import Certificates, Lifetimes, split_bundle
 from injector.server.http import open_listeners, webhook_limits
 from injector.server.metrics import InjectorMetrics

@@ -11,8 +11,8 @@ import trio
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from daemon.errors import CertificateError
 from daemon.http_server import HttpServer
-from injector.errors import CertificateError
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import names_of
 from injector.server.http import open_listeners, webhook_limits

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from injector.errors import ApiAccessError, CertificateError
-from injector.server.tls import load_chain
+from daemon.certificate_chain import load_chain
+from daemon.errors import CertificateError
+from daemon.kubernetes.errors import ApiAccessError
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """The directory of a Pod's token, CA and namespace
@@ -62,7 +63,7 @@ def from_pod(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> 
     except OSError as error:
         raise ApiAccessError(
             f"The Pod's service account cannot be read: {error.strerror} ({error.filename}). "
-            "Set automountServiceAccountToken: true on the injector's Pod, or name a file with --kubeconfig."
+            "Set automountServiceAccountToken: true on the Pod, or name a file with --kubeconfig."
         ) from None
     return ApiAccess(
         host=host,

@@ -1,4 +1,4 @@
-"""The injector's requests to the API server, as typed calls whose errors name the remedy.
+"""Requests to the API server, as typed calls whose errors name the remedy.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/ defines paths, resourceVersion and patch types.
 """
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import trio
 
-from injector.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
-from injector.server.api_access import ApiAccess
-from injector.server.http_client import HttpAnswer, HttpClient, HttpError
+from daemon.kubernetes.access import ApiAccess
+from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
+from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError
 
 _PATIENCE: Final = 5.0
 """Seconds for a request and its answer; an admission that waits for it has 10 by default."""
@@ -22,8 +22,6 @@ _VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch"}
 """HTTP method -> RBAC verb (https://kubernetes.io/docs/reference/access-authn-authz/authorization/)."""
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
-_MANAGER: Final = "podlane-injector"
-"""The field manager of our changes."""
 
 Observer = Callable[[str, str, int], None]
 """Called for each failure: verb, kind of object, status code (0: no answer)."""
@@ -65,10 +63,20 @@ def webhook_configuration(kind: str, name: str) -> Resource:
 
 
 class ApiServer:
-    """A client of one API server. All methods raise :class:`ApiError` or a subclass."""
+    """A client of one API server. All methods raise :class:`ApiError` or a subclass.
 
-    def __init__(self, access: ApiAccess, observe: Observer = lambda _verb, _kind, _status: None) -> None:
+    ``program`` is the user agent, and the field manager of our changes.
+    """
+
+    def __init__(
+        self,
+        access: ApiAccess,
+        observe: Observer = lambda _verb, _kind, _status: None,
+        *,
+        program: str = "podlane",
+    ) -> None:
         self.access = access
+        self._program = program
         self._observe = observe
         self._client = HttpClient(access.host, access.port, access.tls, access.server_name)
 
@@ -96,7 +104,7 @@ class ApiServer:
         Unlike a POST, the request has the name in its path, so the permission to create can be limited to it
         (k8s.io/apiserver, endpoints/handlers/patch.go, createAuthorizerAttributes).
         """
-        path = f"{resource.path}?fieldManager={_MANAGER}"
+        path = f"{resource.path}?fieldManager={self._program}"
         return await self._ask("PATCH", path, resource, document, APPLY)
 
     async def update(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +131,7 @@ class ApiServer:
     ) -> dict[str, Any]:
         kind = resource.plural if resource else "version"
         verb = "apply" if content_type == APPLY else _VERBS[method]
-        headers = {"user-agent": "podlane-injector"}
+        headers = {"user-agent": self._program}
         body = b""
         if document is not None:
             headers["content-type"] = content_type
@@ -156,7 +164,7 @@ class ApiServer:
         if answer.status == 403:
             needed = "verbs 'patch' and 'create'" if verb == "apply" else f"verb {verb!r}"
             return ApiError(
-                f"The injector may not {verb} {what} ({said}). "
+                f"{self._program} may not {verb} {what} ({said}). "
                 f"Give its service account the {needed} on {resource.plural if resource else 'it'}.", 403
             )  # fmt: skip
         if answer.status == 404:

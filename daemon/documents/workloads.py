@@ -1,0 +1,38 @@
+"""``/workloads``: what the node agent keeps in force, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadStatus:
+    """One workload."""
+
+    name: str
+    """NAMESPACE/POD, or its name in the file of workloads."""
+    state: str
+    """waiting, programmed, refused or failed."""
+    reason: str
+    """Why it is not programmed, or not as it is wanted now; empty without a reason."""
+    network_namespace: str | None
+    """Path. Null: not known yet."""
+    interface: str | None
+    """The one that is shaped. Null while its lanes are not in force."""
+    hash: str | None
+    """SHA-256 of what is wanted, in hexadecimal. Null: its policy cannot be honoured."""
+    policy: Mapping[str, object] | None
+    """What is in force, in the grammar of policy files."""
+    lost: tuple[str, ...]
+    """What another program has removed of what was installed, and is not there now."""
+    warnings: tuple[str, ...]
+    """About its policy, whole sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workloads:
+    """All workloads of a node."""
+
+    workloads: tuple[WorkloadStatus, ...]
+    """By name."""

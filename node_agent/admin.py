@@ -1,0 +1,148 @@
+"""The agent's admin routes, read only. ``/classes``, ``/policy`` and ``/connections`` are those of one workload, which
+``?workload=NAME`` names; their documents are the sidecar's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from daemon.admin_server import Handler, Query, QueryError, Reply
+from daemon.documents.codec import to_json
+from daemon.documents.health import NOT_READY, READY, Health
+from daemon.documents.workloads import Workloads, WorkloadStatus
+from daemon.process_metrics import process_families
+from daemon.prometheus_text import CONTENT_TYPE, MetricFamily, counter, gauge, render
+from datapath.data_plane import DataPlane
+from datapath.documents.classes import Process, classes_document
+from datapath.documents.connections import connections_asked, connections_document
+from datapath.documents.metrics import class_families
+from datapath.shaping import ClassSnapshot
+from node_agent.agent import Agent
+from node_agent.lanes import State, WorkloadLanes
+from traffic_policy.settings import Datapath
+
+_LABELS = ("namespace", "pod")
+_FRESH_S = 0.1
+"""Seconds for which counters are cached for ``/classes``."""
+
+
+class AgentAdmin:
+    """Serves what an agent does."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._began = time.monotonic()
+
+    def handlers(self) -> dict[str, Handler]:
+        """The handler of each path."""
+        return {
+            "/metrics": lambda _: Reply(200, CONTENT_TYPE, self.metrics()),
+            "/healthz": lambda _: self._health(),
+            "/readyz": lambda _: Reply.text(200, READY) if self._agent.ready else Reply.text(503, NOT_READY),
+            "/workloads": lambda _: Reply.json(to_json(self.workloads())),
+            "/classes": self._classes,
+            "/policy": self._policy,
+            "/connections": self._connections,
+        }
+
+    def workloads(self) -> Workloads:
+        """The document of ``/workloads``."""
+        return Workloads(tuple(_workload(lanes) for lanes in self._sorted()))
+
+    def metrics(self) -> bytes:
+        """All metrics in Prometheus text format."""
+        return render([*process_families(), *self._families()])
+
+    def _sorted(self) -> list[WorkloadLanes]:
+        return sorted(self._agent.running.values(), key=lambda each: each.workload.name)
+
+    def _families(self) -> Iterator[MetricFamily]:
+        running = self._sorted()
+        states = gauge("podlane_agent_workloads", "Workloads by state.", "state")
+        for state in State:
+            states.add(sum(each.state is state for each in running), state.value)
+        changes = counter("podlane_agent_changes", "Times that lanes were put in force or changed.", *_LABELS)
+        lost = gauge("podlane_enforcement_lost", "1: rules, routes or classes are missing now.", *_LABELS)
+        repaired = counter("podlane_enforcement_repairs", "Times that what was missing was put back.", *_LABELS, "part")
+        decided = counter("podlane_connections", "Connections that were given a class.", *_LABELS, "class", "protocol")
+        sent: list[tuple[tuple[str, ...], ClassSnapshot]] = []
+        received: list[tuple[tuple[str, ...], ClassSnapshot]] = []
+        for each in running:
+            values = tuple(each.workload.labels.get(label, "") for label in _LABELS)
+            changes.add(each.programmed, *values)
+            for (class_name, protocol), number in list(each.counters.decided.items()):
+                decided.add(number, *values, class_name, protocol)
+            if each.plane is None:
+                continue
+            status, repairs = each.plane.status(), each.plane.repairs
+            lost.add(bool(repairs.lost), *values)
+            for part, number in repairs.counts.items():
+                repaired.add(number, *values, part)
+            sent += ((values, snapshot) for snapshot in status.snapshots)
+            received += ((values, snapshot) for snapshot in (status.received.classes if status.received else ()))
+        yield from (states, changes, lost, repaired, decided)
+        yield from class_families("podlane_class", "sent", sent, _LABELS)
+        yield from class_families("podlane_received", "received", received, _LABELS)
+
+    def _health(self) -> Reply:
+        """Workloads that are not as they are wanted are notes: an agent that is restarted does not mend them."""
+        running = self._sorted()
+        lost = [f"{e.workload.name}: {each}" for e in running if e.plane is not None for each in e.plane.repairs.lost]
+        notes = [f"{each.workload.name}: {each.reason}" for each in running if each.reason]
+        health = Health(notes=(*(f"missing: {each}" for each in lost), *notes))
+        return Reply.text(health.status, health.text)
+
+    async def _classes(self, query: Query) -> Reply:
+        lanes, plane, _ = self._asked(query)
+        await plane.refresh(_FRESH_S)
+        status = plane.status()
+        process = Process(Datapath.STEP_ASIDE, time.monotonic() - self._began, 1, status.read_at)
+        document = classes_document(
+            status.interface, status.policy.total, status.snapshots, lanes.counters.counts, process, status.received
+        )
+        return Reply.json(to_json(document))
+
+    async def _policy(self, query: Query) -> Reply:
+        # Its words take a while to import.
+        from datapath.documents.policy import Arriving, policy_document
+
+        _, plane, _ = self._asked(query)
+        s = plane.status()
+        sent, received = await plane.classes_in_kernel()
+        arriving = Arriving(received, s.ingress_classifier, s.limits)
+        return Reply.json(to_json(policy_document(s.interface, {}, s.policy, s.ids, sent, s.capture, arriving)))
+
+    async def _connections(self, query: Query) -> Reply:
+        _, plane, rest = self._asked(query)
+        limit, order = connections_asked(rest)
+        return Reply.json(to_json(connections_document(await plane.connections(limit, order), order)))
+
+    def _asked(self, query: Query) -> tuple[WorkloadLanes, DataPlane, Query]:
+        """The workload that a query names, its data plane, and the rest of the query. Raises :class:`QueryError`."""
+        rest = dict(query)
+        name = rest.pop("workload", None)
+        if name is None:
+            raise QueryError("Ask with workload=NAME; /workloads has the names.")
+        lanes = self._agent.running.get(name)
+        if lanes is None:
+            raise QueryError(f"There is no workload {name} here; /workloads has those that there are.")
+        if lanes.plane is None:
+            raise QueryError(f"The lanes of {name} are not in force ({lanes.state}). {lanes.reason}")
+        return lanes, lanes.plane, rest
+
+
+def _workload(lanes: WorkloadLanes) -> WorkloadStatus:
+    wanted, plane = lanes.workload, lanes.plane
+    status = None if plane is None else plane.status()
+    place = wanted.network_namespace
+    return WorkloadStatus(
+        name=wanted.name,
+        state=lanes.state.value,
+        reason=lanes.reason,
+        network_namespace=None if place is None else str(place),
+        interface=None if status is None else status.interface,
+        hash=None if wanted.lanes is None else wanted.lanes.digest,
+        policy=None if status is None else status.policy.to_document(),
+        lost=() if plane is None else plane.repairs.lost,
+        warnings=() if wanted.lanes is None else wanted.lanes.warnings,
+    )

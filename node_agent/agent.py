@@ -1,0 +1,98 @@
+"""All workloads of a node, kept equal to what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from daemon.log import Logger
+from datapath.kernel_thread import KernelThread
+from datapath.network_namespace import Identity, NetworkNamespace, all_namespaces
+from node_agent.lanes import NodeContext, State, WorkloadLanes, remove_lanes
+from node_agent.state import StateFolder
+from node_agent.workload import NodeWorkload
+from traffic_policy.errors import PodlaneError
+
+log = Logger()
+
+_READY: Final = (State.PROGRAMMED, State.REFUSED)
+"""States in which there is nothing to wait for."""
+
+
+class Agent:
+    """Starts, changes and ends the lanes of workloads."""
+
+    def __init__(self, node: NodeContext, nursery: trio.Nursery) -> None:
+        """WantedLanes run in ``nursery``; when it is cancelled, they stay in force."""
+        self.running: dict[str, WorkloadLanes] = {}
+        """By the workload's name."""
+        self.synced = False
+        """Whether :meth:`put` was called."""
+        self._node = node
+        self._nursery = nursery
+
+    async def put(self, wanted: Mapping[str, NodeWorkload]) -> None:
+        """Bring the node to these workloads, by name: start what is new, change what differs, end what is missing."""
+        if not self.synced:
+            await self._remove_strangers(wanted)
+        for name, lanes in list(self.running.items()):
+            if name not in wanted:
+                lanes.end()
+        for name, workload in wanted.items():
+            running = self.running.get(name)
+            if running is None or running.ended:
+                self._nursery.start_soon(self._run, WorkloadLanes(self._node, workload))
+            elif running.workload != workload:
+                running.change(workload)
+        self.synced = True
+
+    async def _run(self, lanes: WorkloadLanes) -> None:
+        name = lanes.workload.name
+        self.running[name] = lanes
+        try:
+            await lanes.run()
+        finally:
+            if self.running.get(name) is lanes:
+                del self.running[name]
+
+    async def _remove_strangers(self, wanted: Mapping[str, NodeWorkload]) -> None:
+        """WantedLanes of an earlier agent whose workload went while there was none."""
+        mine = {w.network_namespace for w in wanted.values() if w.network_namespace is not None}
+        await KernelThread().run(partial(remove_left_lanes, self._node.state, mine))
+
+    @property
+    def ready(self) -> bool:
+        """Whether all lanes that can be in force are."""
+        return self.synced and all(each.state in _READY for each in self.running.values())
+
+
+def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> int:
+    """Remove what agents have left in all network namespaces, or in all ``but`` these; in how many there was something.
+
+    Blocks. What fails is logged.
+    """
+    kept: set[Identity] = set()
+    for path in but or ():
+        with suppress(PodlaneError), NetworkNamespace(path) as namespace:
+            kept.add(namespace.identity)
+    there = all_namespaces()
+    removed = 0
+    for identity, interface in state.all().items():
+        if identity in kept:
+            continue
+        if identity in there:
+            try:
+                with NetworkNamespace(there[identity]) as namespace:
+                    remove_lanes(namespace, interface or None)
+            except PodlaneError as error:
+                log.error("lanes could not be removed", namespace=str(there[identity]), error=str(error))
+                continue
+            removed += 1
+            log.info("lanes of an earlier agent removed", namespace=str(there[identity]))
+        state.forget(identity)
+    return removed

@@ -1,0 +1,264 @@
+"""One workload's lanes: enters its network namespace, puts them in force, watches over them.
+
+They are in the kernel. So they stay when the agent ends, and the next one adopts them: the state folder has the class
+ids that live connections carry in their marks.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Final, NoReturn
+
+import trio
+
+from daemon.errors import single
+from daemon.log import Logger
+from datapath.cleanup import remove_leftovers
+from datapath.data_plane import DataPlane
+from datapath.data_plane_types import Callbacks, ServerFactory
+from datapath.instance_lock import hold_instance_lock
+from datapath.kernel_thread import KernelThread
+from datapath.netfilter.install import Installer, detect_backend
+from datapath.network_namespace import NetworkNamespace
+from datapath.routing.cached import Routing
+from datapath.shaping import Shaping, shaped_interface
+from datapath.stepaside.server import StepAside
+from datapath.stepaside.turns import ClassifierThread
+from node_agent.counters import FlowCounters
+from node_agent.state import StateFolder
+from node_agent.workload import NodeWorkload, WantedLanes
+from tc_core.probe.capability import Features
+from tc_core.rtnetlink.kernel import NetlinkKernel
+from traffic_policy.errors import PodlaneError
+from traffic_policy.marks import ClassIds
+from traffic_policy.settings import OUTBOUND_PORT
+from traffic_policy.units import Duration
+
+_LOOK_S: Final = 1.0
+"""Seconds between two readings of the counters; rates are means over this interval."""
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+"""Seconds before what has failed is tried again."""
+
+log = Logger()
+
+
+class State(StrEnum):
+    """Of a workload."""
+
+    WAITING = "waiting"
+    """Its network namespace is not known, or not there."""
+    PROGRAMMED = "programmed"
+    """Its lanes are in force."""
+    REFUSED = "refused"
+    """Its policy cannot be honoured."""
+    FAILED = "failed"
+    """Its lanes cannot be put in force at present; it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeContext:
+    """What all workloads of a node share.
+
+    ``features`` are those of its kernel, ``classifier`` is the thread that reads first packets, ``together`` limits the
+    blocking calls at once.
+    """
+
+    features: Features
+    classifier: ClassifierThread
+    together: trio.CapacityLimiter
+    state: StateFolder
+
+
+class WorkloadLanes:
+    """The lanes of one workload, kept equal to what :meth:`change` asks for last."""
+
+    def __init__(self, node: NodeContext, workload: NodeWorkload) -> None:
+        self.workload = workload
+        self.state = State.WAITING
+        self.reason = ""
+        """Why it is not programmed, or not as it is wanted now; empty without a reason."""
+        self.counters = FlowCounters()
+        self.plane: DataPlane | None = None
+        """While they are in force."""
+        self.programmed = 0
+        """How often lanes were put in force or changed."""
+        self._node = node
+        self._in_force: WantedLanes | None = None
+        self._changed = trio.Event()
+        self._ended = False
+
+    def change(self, workload: NodeWorkload) -> None:
+        """Bring the lanes to this."""
+        self.workload = workload
+        self._changed.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`end` was called."""
+        return self._ended
+
+    def end(self) -> None:
+        """Remove the lanes, and return from :meth:`run`. (Cancelling it leaves them in force.)"""
+        self._ended = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until :meth:`end`. Never raises: what fails is tried again, after a pause that grows."""
+        pause = _FIRST_PAUSE_S
+        while not self._ended:
+            began = self.programmed
+            failure = await self._attempt()
+            if failure is not None:
+                pause = _FIRST_PAUSE_S if self.programmed > began else min(pause * 2, _LONGEST_PAUSE_S)
+                self._say(State.FAILED, failure)
+            if not self._ended:
+                await self._until_changed(pause if failure is not None else _LOOK_S)
+
+    async def _attempt(self) -> str | None:
+        """Have lanes in force for as long as the network namespace is there; returns what went wrong."""
+        try:
+            workload = self.workload
+            if workload.lanes is None:
+                self._say(State.REFUSED, workload.refusal)
+                return None
+            if workload.network_namespace is None or not workload.network_namespace.exists():
+                place = workload.network_namespace
+                self._say(State.WAITING, f"There is no network namespace {place}." if place else "It has none yet.")
+                return None
+            with NetworkNamespace(workload.network_namespace) as namespace:
+                await self._work_in(namespace, workload.lanes)
+        except (PodlaneError, ExceptionGroup) as error:
+            known = single(error, PodlaneError) if isinstance(error, ExceptionGroup) else error
+            if known is not None:
+                return str(known)
+            log.error("a mistake in the agent", workload=self.workload.name, exc_info=error)
+            return f"A mistake in the agent: {error}. Its log has more."
+        return None
+
+    async def _work_in(self, namespace: NetworkNamespace, lanes: WantedLanes) -> None:
+        thread = KernelThread(namespace, together=self._node.together)
+        async with trio.open_nursery() as nursery:
+            with ExitStack() as stack:
+                await thread.run(partial(self._make_plane, stack, namespace, lanes, thread))
+                plane = self.plane
+                assert plane is not None
+                stack.callback(self._forget_plane, plane)
+                async with plane.changing:
+                    await plane.prepare(nursery, self._node.state.ids(namespace.identity))
+                    await plane.apply(lanes.policy, lanes.settings())
+                self._programmed(lanes)
+                await self._keep(plane, namespace)
+                if not self._continues(namespace):
+                    await self._leave(plane, namespace)
+            nursery.cancel_scope.cancel()
+
+    def _make_plane(
+        self, stack: ExitStack, namespace: NetworkNamespace, lanes: WantedLanes, thread: KernelThread
+    ) -> None:
+        """In the network namespace. What ``stack`` closes belongs to it."""
+        stack.enter_context(hold_instance_lock())
+        kernel = stack.enter_context(NetlinkKernel())
+        interface = shaped_interface(kernel, lanes.interface)
+        shaping = Shaping(kernel, interface, self._node.features, replace=False, relays=False)
+
+        def keep(ids: ClassIds) -> None:
+            self._node.state.write(namespace.identity, self.workload.name, interface, ids)
+            self.counters.keep(ids)
+
+        servers = ServerFactory(captured=partial(self._classifier, thread, lanes.detection_timeout), quic=_no_relay)
+        installer = Installer(detect_backend())
+        self.plane = DataPlane(
+            lanes.policy, lanes.settings(), shaping, installer, servers, Callbacks(ids=keep), thread=thread
+        )
+
+    def _classifier(self, thread: KernelThread, timeout: Duration, routing: Routing) -> StepAside:
+        return StepAside(
+            OUTBOUND_PORT,
+            routing,
+            self.counters,
+            detection_timeout=timeout,
+            kernel=thread,
+            shared_thread=self._node.classifier,
+        )
+
+    def _forget_plane(self, plane: DataPlane) -> None:
+        plane.close()
+        self.plane = self._in_force = None
+
+    async def _keep(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
+        """Until the end is asked for, the namespace is gone, or something changes that is read at the start only."""
+        while self._continues(namespace) and self._same_timeout():
+            changed = await self._until_changed(_LOOK_S)
+            lanes = self.workload.lanes
+            try:
+                async with plane.changing:
+                    if changed and lanes is not None and lanes != self._in_force and not self._ended:
+                        await plane.apply(lanes.policy, lanes.settings())
+                        self._programmed(lanes)
+                    elif not changed:
+                        await plane.maintain()
+            except PodlaneError as error:
+                self._say(State.PROGRAMMED, f"What was in force stays so: {error}" if changed else str(error))
+            else:
+                old = "What was in force stays so: "
+                self._say(State.PROGRAMMED, f"{old}{self.workload.refusal}" if lanes is None else "")
+
+    def _continues(self, namespace: NetworkNamespace) -> bool:
+        """Whether there are to be lanes in this namespace, on the same interface."""
+        lanes, old = self.workload.lanes, self._in_force
+        same = lanes is None or old is None or lanes.interface == old.interface
+        return not self._ended and same and namespace.named and self.workload.network_namespace == namespace.path
+
+    def _same_timeout(self) -> bool:
+        lanes, old = self.workload.lanes, self._in_force
+        return lanes is None or old is None or lanes.detection_timeout == old.detection_timeout
+
+    async def _leave(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
+        """The end: remove the lanes, if there is anything left that they could be removed from."""
+        with trio.CancelScope(shield=True):
+            if namespace.named:
+                async with plane.changing:
+                    await plane.stop_capture()
+                    await plane.drain(Duration(0))
+                    await plane.remove()
+        self._node.state.forget(namespace.identity)
+        log.info("lanes ended", workload=self.workload.name, removed=namespace.named)
+
+    async def _until_changed(self, patience: float) -> bool:
+        with trio.move_on_after(patience):
+            await self._changed.wait()
+        changed = self._changed.is_set()
+        if changed:
+            self._changed = trio.Event()
+        return changed
+
+    def _programmed(self, lanes: WantedLanes) -> None:
+        self._in_force = lanes
+        self.programmed += 1
+        self._say(State.PROGRAMMED, "")
+        log.info("lanes in force", workload=self.workload.name, classes=len(lanes.policy.classes), hash=lanes.digest)
+        for warning in lanes.warnings:
+            log.warning(warning, workload=self.workload.name)
+
+    def _say(self, state: State, reason: str) -> None:
+        if (state, reason) == (self.state, self.reason):
+            return
+        self.state, self.reason = state, reason
+        if reason:
+            write = log.info if state is State.WAITING else log.warning
+            write("lanes are not as they are wanted", workload=self.workload.name, state=state.value, reason=reason)
+
+
+def _no_relay(_: Routing) -> NoReturn:
+    raise AssertionError("next to a relay, which an agent has not")
+
+
+def remove_lanes(namespace: NetworkNamespace, interface: str | None) -> None:
+    """Remove what an agent has left in a network namespace. Raises the errors of :mod:`datapath.errors`, the first one
+    :class:`~datapath.errors.InstanceRunningError`."""
+    with namespace.entered(), hold_instance_lock():
+        remove_leftovers(interface)

@@ -1,0 +1,91 @@
+"""Builds and runs an agent from its settings."""
+
+from __future__ import annotations
+
+import gc
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+import trio
+
+from daemon.admin_server import serve_admin
+from daemon.errors import single
+from daemon.log import Logger
+from datapath.netfilter.backend import has_net_admin
+from datapath.sock_diag import holder_of
+from datapath.stepaside.turns import ClassifierThread
+from node_agent.admin import AgentAdmin
+from node_agent.agent import Agent, remove_left_lanes
+from node_agent.lanes import NodeContext
+from node_agent.settings import AgentSettings
+from node_agent.sources.file import follow_workloads
+from node_agent.state import StateFolder
+from node_agent.workload import NodeWorkload
+from tc_core.probe import features
+from traffic_policy.errors import ConfigError, PodlaneError
+
+_TOGETHER: Final = 4
+"""Blocking calls at once: programs that write rules take a few milliseconds of CPU each."""
+
+log = Logger()
+
+
+async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], None] = lambda _: None) -> None:
+    """Keep the lanes of the workloads in force until SIGTERM or SIGINT, which leave them in force.
+
+    ``on_ready`` is called with the admin port once the workloads are known. Raises :class:`ConfigError`,
+    :class:`~node_agent.errors.WorkloadsError`, :class:`~daemon.errors.PortInUseError`.
+    """
+    if not has_net_admin():
+        raise ConfigError("The agent enters network namespaces, for which it needs root: CAP_SYS_ADMIN and NET_ADMIN.")
+    with ExitStack() as stack:
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
+        node = NodeContext(
+            await trio.to_thread.run_sync(features.probe),
+            stack.enter_context(ClassifierThread()),
+            trio.CapacityLimiter(_TOGETHER),
+            StateFolder(settings.state),
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
+                agent = Agent(node, nursery)
+                port = await _start_admin(settings, agent, nursery)
+                assert settings.workloads is not None  # AgentSettings sees to it
+                nursery.start_soon(follow_workloads, settings.workloads, partial(_put, agent, partial(on_ready, port)))
+        except ExceptionGroup as group:
+            raise single(group, PodlaneError) or group from None
+    log.info("ended; lanes stay in force, `podlane agent --cleanup` removes them")
+
+
+async def _put(agent: Agent, on_ready: Callable[[], None], workloads: Mapping[str, NodeWorkload]) -> None:
+    first = not agent.synced
+    await agent.put(workloads)
+    if first:
+        on_ready()
+        gc.collect()
+        gc.freeze()
+
+
+async def _start_admin(settings: AgentSettings, agent: Agent, nursery: trio.Nursery) -> int | None:
+    if not settings.admin_port:
+        return None
+    handlers = AgentAdmin(agent).handlers()
+    serving = partial(serve_admin, settings.admin_address, settings.admin_port, handlers, holder_of)
+    port: int | None = await nursery.start(serving)
+    log.info("the admin server listens", address=settings.admin_address, port=port)
+    return port
+
+
+async def _end_at_signal(signals: AsyncIterator[int], life: trio.CancelScope) -> None:
+    async for _ in signals:
+        life.cancel()
+        return
+
+
+def cleanup(settings: AgentSettings) -> int:
+    """Remove what agents have left on this node; in how many network namespaces there was something. Blocks."""
+    return remove_left_lanes(StateFolder(settings.state))

@@ -1,0 +1,54 @@
+"""The agent's settings: from the command line, else from ``PODLANE_AGENT_*`` variables, else the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from traffic_policy.errors import ConfigError
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, service_link
+
+ENVIRONMENT: Final = "PODLANE_AGENT_"
+
+
+class AgentSettings(BaseSettings):
+    """All settings; the environment variable of a field is ``PODLANE_AGENT_`` and its name in capitals.
+
+    ``podlane agent --help`` describes them.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
+
+    workloads: Path | None = None
+    state: Path = Path("/run/podlane/agent")
+    admin_address: str = ADMIN_ADDRESS
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = AGENT_PORT
+    log_format: LogFormat = LogFormat.CONSOLE
+    log_level: LogLevel = LogLevel.INFO
+
+
+def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> AgentSettings:
+    """Settings with the command line's values; raises :class:`ConfigError` naming the setting and the remedy.
+
+    ``needs_source``: something has to say which workloads there are.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        settings = AgentSettings(**given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, given) for e in error.errors(include_url=False))) from None
+    if needs_source and settings.workloads is None:
+        raise ConfigError("Nothing says which workloads there are. Name a file of workloads by --workloads.")
+    return settings
+
+
+def _explain(error: Any, given: dict[str, Any]) -> str:
+    reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
+    if not error["loc"]:
+        return str(reason)
+    key = str(error["loc"][0])
+    where = f"--{key.replace('_', '-')}" if key in given else f"{ENVIRONMENT}{key.upper()}"
+    return f"{where}: {service_link(where, error['input']) or reason}"

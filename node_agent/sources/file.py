@@ -1,0 +1,147 @@
+"""Workloads named in a file, for a host without Kubernetes::
+
+workloads:
+  - name: web              # unique; in metrics, logs and `podlane top`
+    netns: web             # below /run/netns, or a path; left out: the agent's own
+    interface: eth0        # left out: that of the default route
+    policy: web.yaml       # next to this file; or the policy itself
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from daemon.file_watch import follow
+from daemon.log import Logger
+from node_agent.errors import WorkloadsError
+from node_agent.workload import NodeWorkload, lanes_of_policy
+from traffic_policy.errors import PodlaneError, PolicyError
+from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy_file import load_policy, parse_document, policy_from_document
+
+_OWN: Final = Path("/proc/self/ns/net")
+_NAMES: Final = Path("/run/netns")
+_KEYS: Final = ("name", "netns", "interface", "policy")
+_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
+_INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
+"""dev_valid_name() of net/core/dev.c."""
+
+Put = Callable[[Mapping[str, NodeWorkload]], Awaitable[None]]
+
+log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What a file says: workloads by name, and the policy files that it names."""
+
+    workloads: dict[str, NodeWorkload]
+    files: tuple[Path, ...]
+
+
+def read_workloads(path: Path) -> Entries:
+    """Read the file and the policies that it names.
+
+    A policy that cannot be used is the refusal of its workload. Raises :class:`WorkloadsError` for the file itself.
+    """
+    try:
+        document = parse_document(path.read_text("utf-8"), source=str(path))
+    except OSError as error:
+        raise WorkloadsError(f"{path} cannot be read: {error.strerror}. Name another by --workloads.") from None
+    except UnicodeDecodeError:
+        raise WorkloadsError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
+    except PolicyError as error:
+        raise WorkloadsError(str(error)) from None
+    entries = document.get("workloads") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(entries, list) or document.keys() != {"workloads"}:
+        raise WorkloadsError(f"{path}: Write one key, workloads, with a list of entries.")
+    found: dict[str, NodeWorkload] = {}
+    files: list[Path] = []
+    places: dict[Path, str] = {}
+    for i, entry in enumerate(entries):
+        where = f"{path}: workloads[{i}]"
+        workload = _workload(entry, where, path.parent, files)
+        if workload.name in found:
+            raise WorkloadsError(f"{where}.name: {workload.name} is there twice. Give each a name of its own.")
+        place = workload.network_namespace
+        assert place is not None
+        if place in places:
+            raise WorkloadsError(
+                f"{where}.netns: {places[place]} is in {place}, too. A network namespace has one policy: merge them."
+            )
+        found[workload.name] = workload
+        places[place] = workload.name
+    return Entries(found, tuple(dict.fromkeys(files)))
+
+
+def _workload(entry: object, where: str, folder: Path, files: list[Path]) -> NodeWorkload:
+    if not isinstance(entry, dict):
+        raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write name, netns, interface and policy.")
+    for key in entry:
+        if key not in _KEYS:
+            raise WorkloadsError(f"{where}: There is no key {key!r}. There are {', '.join(_KEYS)}.")
+    name = _text(entry, "name", where)
+    if name is None or not _NAME.fullmatch(name):
+        raise WorkloadsError(f"{where}.name: Write a name of letters, digits and ._/- for it, as in web.")
+    netns = _text(entry, "netns", where)
+    interface = _text(entry, "interface", where)
+    if interface is not None and not _INTERFACE.fullmatch(interface):
+        raise WorkloadsError(f"{where}.interface: {interface!r} is not an interface's name. See `ip link`.")
+    if "policy" not in entry:
+        raise WorkloadsError(f"{where}.policy: It is missing. Name a policy file, or write the policy here.")
+    workload = partial(
+        NodeWorkload, name, _OWN if netns is None else _NAMES / netns, labels={"namespace": "", "pod": name}
+    )
+    try:
+        return workload(lanes_of_policy(_policy(entry["policy"], where, folder, files), interface))
+    except PodlaneError as error:
+        return workload(None, str(error))
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise WorkloadsError(f"{where}.{key}: {value!r} is not a text. Put it in quotes.")
+    return value
+
+
+def _policy(written: object, where: str, folder: Path, files: list[Path]) -> TrafficPolicy:
+    if isinstance(written, str):
+        files.append(folder / written)
+        return load_policy(folder / written)
+    return policy_from_document(written, source=f"{where}.policy")
+
+
+async def follow_workloads(path: Path, put: Put) -> None:
+    """Put the workloads of a file, and again after each change of it or of a policy that it names, until cancelled.
+
+    Raises :class:`WorkloadsError` if it cannot be used at first; later the workloads stay as they are.
+    """
+    entries = await trio.to_thread.run_sync(read_workloads, path)
+    await put(entries.workloads)
+    changed = trio.Event()
+
+    def note() -> None:
+        changed.set()
+
+    def paths() -> tuple[Path, ...]:
+        return (path, *entries.files)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, paths, note)
+        while True:
+            await changed.wait()
+            changed = trio.Event()
+            try:
+                entries = await trio.to_thread.run_sync(read_workloads, path)
+            except WorkloadsError as error:
+                log.error("the workloads stay as they are", error=str(error))
+            else:
+                await put(entries.workloads)

@@ -1,0 +1,75 @@
+"""What must outlive the agent: in which network namespaces it works, and the class ids that connections have there.
+
+One small file for each, by the namespace's identity, below /run, which a reboot empties together with the namespaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from daemon.log import Logger
+from datapath.network_namespace import Identity
+from traffic_policy.errors import ConfigError
+from traffic_policy.marks import ClassIds
+
+log = Logger()
+
+
+class StateFolder:
+    """The files. Blocks for as long as writing a small file to memory takes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`ConfigError` if the folder cannot be made."""
+        self._path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be made: {error.strerror}. Name another folder by --state.") from None
+
+    def write(self, identity: Identity, name: str, interface: str, ids: ClassIds) -> None:
+        """Note the class ids in force in a namespace. A failure is logged: traffic must not wait for a full disk."""
+        document = {"workload": name, "interface": interface, **ids.to_document()}
+        path = self._file(identity)
+        part = path.with_suffix(".part")
+        try:
+            part.write_text(json.dumps(document))
+            os.replace(part, path)
+        except OSError as error:
+            log.error("the next agent will not know the class ids of this one", workload=name, error=error.strerror)
+
+    def ids(self, identity: Identity) -> ClassIds | None:
+        """The class ids in force in a namespace; None: an agent has not been there."""
+        document = self._read(self._file(identity))
+        try:
+            return None if document is None else ClassIds.from_document(document)
+        except (KeyError, TypeError):
+            return None
+
+    def forget(self, identity: Identity) -> None:
+        """The namespace is gone, or nothing of ours is left in it."""
+        self._file(identity).unlink(missing_ok=True)
+
+    def all(self) -> dict[Identity, str]:
+        """The namespaces in which agents have worked, with the interface each has shaped."""
+        found = {}
+        for path in self._path.glob("*.json"):
+            device, _, inode = path.stem.partition("-")
+            document = self._read(path)
+            if device.isdecimal() and inode.isdecimal() and document is not None:
+                found[int(device), int(inode)] = str(document.get("interface", ""))
+        return found
+
+    def _file(self, identity: Identity) -> Path:
+        return self._path / f"{identity[0]}-{identity[1]}.json"
+
+    @staticmethod
+    def _read(path: Path) -> Mapping[str, Any] | None:
+        with suppress(OSError, ValueError):
+            document = json.loads(path.read_text())
+            return document if isinstance(document, dict) else None
+        return None

@@ -1,0 +1,109 @@
+"""What is wanted for one workload. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from datapath.data_plane_settings import DataPlaneSettings
+from datapath.netfilter.capture_settings import CaptureSettings
+from traffic_policy.errors import PolicyError
+from traffic_policy.pod.effective import PodPolicy, effective
+from traffic_policy.policy import Network, PortRange, TrafficPolicy
+from traffic_policy.scope import beyond_agent
+from traffic_policy.settings import Datapath
+from traffic_policy.units import Duration
+
+DETECTION_TIMEOUT: Final = Duration.from_seconds(1)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLanes:
+    """What is to be in force in one network namespace.
+
+    ``interface`` None: that of the default route. ``digest`` is the SHA-256 of all of it, in hexadecimal.
+    """
+
+    policy: TrafficPolicy
+    digest: str
+    interface: str | None = None
+    exclude_outbound_ports: tuple[PortRange, ...] = ()
+    exclude_outbound_cidrs: tuple[Network, ...] = ()
+    exclude_inbound_ports: tuple[PortRange, ...] = ()
+    exclude_inbound_cidrs: tuple[Network, ...] = ()
+    detection_timeout: Duration = DETECTION_TIMEOUT
+    warnings: tuple[str, ...] = ()
+
+    def settings(self) -> DataPlaneSettings:
+        """The data plane's settings."""
+        return DataPlaneSettings(
+            CaptureSettings(
+                datapath=Datapath.STEP_ASIDE,
+                exclude_outbound_ports=self.exclude_outbound_ports,
+                exclude_outbound_cidrs=self.exclude_outbound_cidrs,
+                exclude_inbound_ports=self.exclude_inbound_ports,
+                exclude_inbound_cidrs=self.exclude_inbound_cidrs,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWorkload:
+    """Something with a network namespace of its own: a Pod, or an entry of a file.
+
+    ``name`` is unique on the node: NAMESPACE/POD, or the entry's name. ``network_namespace`` is a path; None: not known
+    yet. ``lanes`` None: its policy cannot be honoured, and ``refusal`` says why.
+    """
+
+    name: str
+    network_namespace: Path | None
+    lanes: WantedLanes | None
+    refusal: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Values of the metrics' labels ``namespace`` and ``pod``."""
+
+
+def lanes_of_policy(policy: TrafficPolicy, interface: str | None = None, *, source: str = "") -> WantedLanes:
+    """WantedLanes by a policy alone. Raises :class:`PolicyError` if the agent cannot put it in force."""
+    if problems := beyond_agent(policy):
+        raise PolicyError(problems, source)
+    meaning = json.dumps([policy.to_document(), interface], sort_keys=True)
+    return WantedLanes(policy, hashlib.sha256(meaning.encode()).hexdigest(), interface)
+
+
+def lanes_of_annotations(annotations: Mapping[str, str], *, shared: str | None = None) -> WantedLanes:
+    """WantedLanes by a Pod's annotations and the text of the shared policy that they name.
+
+    Raises :class:`~traffic_policy.pod.effective.AnnotationsError`, :class:`PolicyError`.
+    """
+    pod = effective(annotations, shared=shared)
+    if problems := beyond_agent(pod.policy):
+        raise PolicyError(problems)
+    return WantedLanes(
+        pod.policy,
+        pod.digest,
+        None,
+        pod.exclude_outbound_ports,
+        pod.exclude_outbound_cidrs,
+        pod.exclude_inbound_ports,
+        pod.exclude_inbound_cidrs,
+        pod.detection_timeout or DETECTION_TIMEOUT,
+        (*pod.warnings, *_without_effect(pod)),
+    )
+
+
+def _without_effect(pod: PodPolicy) -> tuple[str, ...]:
+    """Annotations that only a sidecar can honour."""
+    said = {
+        "podlane.io/on-failure: closed": pod.on_failure == "closed",
+        "podlane.io/datapath: relay": pod.datapath == Datapath.RELAY,
+    }
+    return tuple(
+        f"{name} has no effect here: the node agent steps aside, and what it has decided goes on without it."
+        for name, is_said in said.items()
+        if is_said
+    )

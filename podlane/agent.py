@@ -1,0 +1,67 @@
+"""``podlane agent``: lanes for the workloads of a node, without a sidecar."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import click
+
+from podlane.options import choice
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  podlane agent --workloads workloads.yaml
+  podlane agent --cleanup
+
+Every option can be given as an environment variable, as in PODLANE_AGENT_LOG_LEVEL=debug.
+A changed file is put in force at once. SIGTERM ends the agent and leaves the lanes in force: the next one adopts them.
+"""
+)
+@click.option("--workloads", metavar="FILE", help="Network namespaces of this host, with a policy each (YAML or JSON).")
+@click.option(
+    "--state",
+    metavar="FOLDER",
+    help="Where it keeps what the next agent has to know.  [default: /run/podlane/agent]",
+)
+@click.option("--admin-address", metavar="ADDRESS", help=f"Where the admin server listens.  [default: {ADMIN_ADDRESS}]")
+@click.option("--admin-port", metavar="PORT", type=int, help=f"Its port; 0 for none.  [default: {AGENT_PORT}]")
+@click.option("--log-format", type=choice(LogFormat), help="How log lines are written.")
+@click.option("--log-level", type=choice(LogLevel), help="From which severity on.")
+@click.option("--cleanup", is_flag=True, help="Remove what agents have left on this node, and exit.")
+@click.option("--ready-fd", type=int, hidden=True, help="Write the admin port here once the workloads are known.")
+def agent(cleanup: bool, ready_fd: int | None, **options: Any) -> None:
+    """Hold the workloads of this node to their policies, each in its own network namespace.
+
+    Nothing runs in the workloads. It needs root: CAP_SYS_ADMIN and CAP_NET_ADMIN.
+    """
+    from podlane.console import end_at_once_on_sigterm, failing_clearly, ignore_late_signals, say
+
+    end_at_once_on_sigterm()
+    with failing_clearly():
+        import trio
+
+        from daemon import log
+        from node_agent import main
+        from node_agent.settings import load_settings
+
+        settings = load_settings(options, needs_source=not cleanup)
+        log.configure(settings.log_format, settings.log_level)
+        if cleanup:
+            say(f"lanes removed from {main.cleanup(settings)} network namespaces")
+            return
+        try:
+            trio.run(partial(main.serve, settings, on_ready=partial(_tell, ready_fd)))
+        finally:
+            ignore_late_signals()
+
+
+def _tell(descriptor: int | None, port: int | None) -> None:
+    if descriptor is None:
+        return
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(f"{port}\n")

@@ -1,0 +1,135 @@
+"""A real ``podlane agent`` process, and Pods on its node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import yaml
+from waiting import until
+
+from podlane.netns import Host, Lab, VethPair
+
+
+@dataclass(frozen=True)
+class PodsOnNode:
+    """Pods behind a node (a router), and a server behind it."""
+
+    pods: tuple[Host, ...]
+    server: Host
+    server_link: VethPair
+
+    @property
+    def server_ipv4(self) -> str:
+        return str(self.server_link.a.ipv4)
+
+
+def pods_on_node(lab: Lab, count: int) -> PodsOnNode:
+    """Each Pod has an eth0 that leads to the node."""
+    sysctls = {"net.ipv4.tcp_congestion_control": "reno"}
+    node, server = lab.host("node", forward=True), lab.host("server", sysctls=sysctls)
+    pods = tuple(lab.host(f"pod{i}", sysctls=sysctls) for i in range(count))
+    for i, pod in enumerate(pods):
+        lab.link(pod, "eth0", node, f"pod{i}", gateway=True)
+    return PodsOnNode(pods, server, lab.link(server, "eth0", node, "server0", gateway=True))
+
+
+def entry(pod: Host, policy: object, name: str = "") -> dict[str, object]:
+    """A Pod's entry in a file of workloads."""
+    return {"name": name or pod.namespace.name, "netns": pod.namespace.name, "policy": policy}
+
+
+@dataclass(slots=True)
+class RunningAgent:
+    """A started agent; its log is in ``log``."""
+
+    process: subprocess.Popen[bytes]
+    file: Path
+    log: Path
+    port: int
+
+    def get(self, path: str) -> str:
+        """What the admin server answers, whatever the status."""
+        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def workload(self, pod: Host) -> dict[str, Any]:
+        """A Pod's entry in ``/workloads``; empty if there is none."""
+        found = json.loads(self.get("/workloads"))["workloads"]
+        return next((each for each in found if each["name"] == pod.namespace.name), {})
+
+    def classes(self, pod: Host) -> dict[str, dict[str, Any]]:
+        """A Pod's ``/classes`` document by class name."""
+        return {c["name"]: c for c in json.loads(self.get(f"/classes?workload={pod.namespace.name}"))["classes"]}
+
+    def until_state(self, pod: Host, state: str) -> dict[str, Any]:
+        """Wait until a Pod's workload has a state."""
+        return until(f"{pod.namespace.name} {state}", lambda: (w := self.workload(pod)).get("state") == state and w)
+
+    def until_in_force(self, pod: Host, policy: Mapping[str, Any]) -> None:
+        """Wait until a Pod has the classes of a policy."""
+        names = {each["name"] for each in policy["classes"]} | {"default"}
+        until(
+            f"the classes {names}",
+            lambda: self.workload(pod).get("state") == "programmed" and self.classes(pod).keys() == names,
+        )
+
+    def write(self, *entries: Mapping[str, object]) -> None:
+        """Name these workloads from now on."""
+        write_workloads(self.file, *entries)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its end; gives its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+def write_workloads(path: Path, *entries: Mapping[str, object]) -> None:
+    """Write the file in one step."""
+    fresh = path.with_suffix(".fresh")
+    fresh.write_text(yaml.safe_dump({"workloads": list(entries)}))
+    fresh.replace(path)
+
+
+def start_agent(folder: Path, *entries: Mapping[str, object]) -> RunningAgent:
+    """Start it with these workloads and wait until it knows them; fails with its log when it ends instead."""
+    path, log = folder / "workloads.yaml", folder / "agent.log"
+    write_workloads(path, *entries)
+    ready, theirs = os.pipe()
+    options = ["--workloads", str(path), "--state", str(folder / "state"), "--admin-port", str(free_port())]
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "podlane", "agent", "--ready-fd", str(theirs), "--log-level", "debug", *options],
+            stdout=stream, stderr=stream, pass_fds=[theirs],
+        )  # fmt: skip
+    os.close(theirs)
+    with os.fdopen(ready) as pipe:
+        port = pipe.readline()
+    if not port:
+        raise AssertionError(f"the agent ended with {process.wait(10)}:\n{log.read_text()}")
+    return RunningAgent(process, path, log, int(port))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def cleanup(folder: Path) -> str:
+    """``podlane agent --cleanup``; what it said."""
+    command = [sys.executable, "-m", "podlane", "agent", "--cleanup", "--state", str(folder / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
