@@ -56,7 +56,7 @@ async def cluster(*webhooks: str) -> AsyncIterator[tuple[MemoryApi, list[datetim
     # The real time: OpenSSL looks at the real clock when the handshakes are done.
     clock = [datetime.now(UTC)]
     async with api_server(memory) as access:
-        api = ApiServer(access)
+        api = ApiServer(access, program="podlane-injector")
         yield memory, clock, Replica(api, clock), Replica(api, clock)
         await api.aclose()
 
@@ -140,7 +140,9 @@ async def test_who_comes_second_takes_what_the_first_one_made() -> None:
         other = MemoryApi()  # where the other one's certificates are made
         other.objects = {key: dict(value) for key, value in memory.objects.items()}
         async with api_server(other) as access:
-            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: clock[0]).reconcile()
+            await SelfManaged(
+                ApiServer(access, program="podlane-injector"), PLACE, LIFE, two.tls, two.metrics, lambda: clock[0]
+            ).reconcile()
 
         def be_first(method: str, path: str) -> None:
             if method == "PUT" and path == SECRET:
@@ -165,7 +167,9 @@ async def test_an_old_bundle_never_replaces_a_newer_one() -> None:
         later.objects = copy.deepcopy(memory.objects)
         async with api_server(later) as access:
             in_time = clock[0] + timedelta(days=250)
-            await SelfManaged(ApiServer(access), PLACE, LIFE, two.tls, two.metrics, lambda: in_time).reconcile()
+            await SelfManaged(
+                ApiServer(access, program="podlane-injector"), PLACE, LIFE, two.tls, two.metrics, lambda: in_time
+            ).reconcile()
         assert held(later).bundle != held(memory).bundle
         read: list[str] = []
 
