@@ -15,7 +15,8 @@ servers run in the event loop.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 
 import trio
@@ -25,7 +26,7 @@ from datapath.cleanup import clear_stepaside_marks
 from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
-from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Repairs, Watch
+from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Watch
 from datapath.errors import ConntrackError
 from datapath.exclusions import excluded_matches
 from datapath.kernel_thread import KernelThread
@@ -264,32 +265,66 @@ class DataPlane:
         Call about once per second. Raises the errors of :mod:`tc_core.errors` and :mod:`datapath.errors`; the next
         call continues from there.
         """
-        await self._keep_in_force()
-        await self.sample()
+        await self.mend(await self._thread.run(self.look))
+
+    @contextmanager
+    def at_rest(self) -> Iterator[bool]:
+        """Whether nothing is being changed or read at present; if so, nothing is during the block, but by its owner."""
+        try:
+            self.changing.acquire_nowait()
+        except trio.WouldBlock:
+            yield False
+            return
+        try:
+            with self._thread.idle() as idle:
+                yield idle
+        finally:
+            self.changing.release()
+
+    def entered(self) -> AbstractContextManager[None]:
+        """The calling thread is in the network namespace during the block, as :meth:`look` wants it."""
+        return self._thread.entered()
+
+    def look(self) -> frozenset[Part]:
+        """The part of :meth:`maintain` that blocks: see what is missing, for :meth:`mend`, and read the counters."""
+        parts = self._missing()
+        if not parts:
+            self._sample()
+        return parts
+
+    def _missing(self) -> frozenset[Part]:
+        """What to put back now (:mod:`datapath.enforcement`)."""
+        watch, repairs = self._watch, self.repairs
+        if watch is None or not self._applied or self._bypassed:
+            return frozenset()
+        beaten = repairs.beaten
+        parts = watch.look(time.monotonic())
+        if repairs.beaten and not beaten:
+            log.error(
+                "another program removes what is installed here, again and again: it wins, and nothing is put back",
+                lost="; ".join(repairs.lost),
+                repairs=MOST_REPAIRS,
+                remedy="stop that program, then send SIGHUP",
+            )
+        return parts
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether :meth:`mend` has something to do even if nothing is missing."""
+        return self._following or self._shaping.unfinished
+
+    async def mend(self, parts: frozenset[Part]) -> None:
+        """The rest of :meth:`maintain`, after :meth:`look`."""
+        if parts:
+            await self._put_back(parts)
+            await self.sample()
         await self._follow_listeners()
         if self._shaping.unfinished:
             await self._thread.run(self._shaping.finish)
         await self._settle()
 
-    async def _keep_in_force(self) -> None:
-        """Look whether everything is there (:mod:`datapath.enforcement`), and put back what is missing."""
-        watch = self._watch
-        if watch is None or not self._applied or self._bypassed:
-            return
-        repairs = self.repairs
-        beaten = repairs.beaten
-        parts = await self._thread.run(partial(watch.look, time.monotonic()))
-        lost = "; ".join(repairs.lost)
-        if repairs.beaten and not beaten:
-            log.error(
-                "another program removes what is installed here, again and again: it wins, and nothing is put back",
-                lost=lost,
-                repairs=MOST_REPAIRS,
-                remedy="stop that program, then send SIGHUP",
-            )
-        if not parts:
-            return
-        log.warning("what was installed here is gone, and is put back", lost=lost)
+    async def _put_back(self, parts: frozenset[Part]) -> None:
+        log.warning("what was installed here is gone, and is put back", lost="; ".join(self.repairs.lost))
         try:
             if CLASSES in parts:
                 await self._thread.run(self._shaping.put_back)

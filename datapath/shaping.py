@@ -71,14 +71,20 @@ class _Sampler:
         self._classes: tuple[ResolvedClass, ...] = ()
         self._meter: RateMeter[Handle] = RateMeter(RATE_WINDOW)
         self._peaks: dict[str, Rate] = {}
+        self._last: tuple[ClassSnapshot, ...] = ()
+        self._idle = False
+        """Whether :attr:`_last` is of these classes."""
 
     def follow(self, classes: tuple[ResolvedClass, ...]) -> None:
         """Sample these classes from now on."""
+        self._idle = False
         self._classes = classes
         self._peaks = {c.name: self._peaks.get(c.name, Rate(0)) for c in classes}
 
     def sample(self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float) -> tuple[ClassSnapshot, ...]:
         """Snapshots of the existing classes, from counters read at ``now`` (seconds)."""
+        if self._idle and self._meter.again(counters, now):
+            return self._last
         rates = self._meter.read(counters, now)
         snapshots = []
         for c in self._classes:
@@ -91,7 +97,9 @@ class _Sampler:
             snapshots.append(
                 ClassSnapshot(c.name, ids[c.name], handle, c.rate, c.ceil, c.priority, stats, rate, self._peaks[c.name])
             )
-        return tuple(snapshots)
+        self._last = tuple(snapshots)
+        self._idle = True
+        return self._last
 
 
 class Shaping:

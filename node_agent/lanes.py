@@ -29,6 +29,7 @@ from datapath.stepaside.server import StepAside
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.counters import FlowCounters
 from node_agent.state import StateFolder
+from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
 from tc_core.probe.capability import Features
 from tc_core.rtnetlink.kernel import NetlinkKernel
@@ -37,8 +38,8 @@ from traffic_policy.marks import ClassIds
 from traffic_policy.settings import OUTBOUND_PORT
 from traffic_policy.units import Duration
 
-_LOOK_S: Final = 1.0
-"""Seconds between two readings of the counters; rates are means over this interval."""
+_LOOK_S: Final = 0.25
+"""Seconds between two looks whether a network namespace is there."""
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 """Seconds before what has failed is tried again."""
@@ -64,11 +65,12 @@ class NodeContext:
     """What all workloads of a node share.
 
     ``features`` are those of its kernel, ``classifier`` is the thread that reads first packets, ``together`` limits the
-    blocking calls at once.
+    blocking calls at once, ``sweeper`` looks after what is in force.
     """
 
     features: Features
     classifier: ClassifierThread
+    sweeper: Sweeper
     together: trio.CapacityLimiter
     state: StateFolder
 
@@ -88,13 +90,13 @@ class WorkloadLanes:
         """How often lanes were put in force or changed."""
         self._node = node
         self._in_force: WantedLanes | None = None
-        self._changed = trio.Event()
+        self._stirred = trio.Event()
         self._ended = False
 
     def change(self, workload: NodeWorkload) -> None:
         """Bring the lanes to this."""
         self.workload = workload
-        self._changed.set()
+        self._stirred.set()
 
     @property
     def ended(self) -> bool:
@@ -104,7 +106,7 @@ class WorkloadLanes:
     def end(self) -> None:
         """Remove the lanes, and return from :meth:`run`. (Cancelling it leaves them in force.)"""
         self._ended = True
-        self._changed.set()
+        self._stirred.set()
 
     async def run(self) -> None:
         """Until :meth:`end`. Never raises: what fails is tried again, after a pause that grows."""
@@ -116,7 +118,9 @@ class WorkloadLanes:
                 pause = _FIRST_PAUSE_S if self.programmed > began else min(pause * 2, _LONGEST_PAUSE_S)
                 self._say(State.FAILED, failure)
             if not self._ended:
-                await self._until_changed(pause if failure is not None else _LOOK_S)
+                with trio.move_on_after(pause if failure is not None else _LOOK_S):
+                    await self._stirred.wait()
+                self._stirred = trio.Event()
 
     async def _attempt(self) -> str | None:
         """Have lanes in force for as long as the network namespace is there; returns what went wrong."""
@@ -191,21 +195,50 @@ class WorkloadLanes:
 
     async def _keep(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """Until the end is asked for, the namespace is gone, or something changes that is read at the start only."""
-        while self._continues(namespace) and self._same_timeout():
-            changed = await self._until_changed(_LOOK_S)
-            lanes = self.workload.lanes
+        found: Found = frozenset()
+        stale = trouble = ""
+
+        def looked(seen: Found) -> None:
+            nonlocal found
+            found = seen
+            if seen or trouble or plane.unsettled or not namespace.named:
+                self._stirred.set()
+
+        with self._node.sweeper.looking_at(plane, looked):
+            while self._continues(namespace) and self._same_timeout():
+                await self._stirred.wait()
+                self._stirred = trio.Event()
+                if self.workload.lanes != self._in_force and not self._ended:
+                    stale = await self._follow(plane)
+                else:
+                    trouble = await self._mend(plane, found)
+                self._say(State.PROGRAMMED, " ".join(filter(None, (stale, trouble))))
+
+    async def _follow(self, plane: DataPlane) -> str:
+        """Put in force what is wanted now; why that cannot be, or an empty text."""
+        lanes = self.workload.lanes
+        problem = self.workload.refusal
+        if lanes is not None:
+            problem = ""
             try:
                 async with plane.changing:
-                    if changed and lanes is not None and lanes != self._in_force and not self._ended:
-                        await plane.apply(lanes.policy, lanes.settings())
-                        self._programmed(lanes)
-                    elif not changed:
-                        await plane.maintain()
+                    await plane.apply(lanes.policy, lanes.settings())
             except PodlaneError as error:
-                self._say(State.PROGRAMMED, f"What was in force stays so: {error}" if changed else str(error))
+                problem = str(error)
             else:
-                old = "What was in force stays so: "
-                self._say(State.PROGRAMMED, f"{old}{self.workload.refusal}" if lanes is None else "")
+                self._programmed(lanes)
+        return problem and f"What was in force stays so. {problem}"
+
+    async def _mend(self, plane: DataPlane, found: Found) -> str:
+        """Put back what is missing; what is wrong, or an empty text."""
+        if isinstance(found, PodlaneError):
+            return str(found)
+        try:
+            async with plane.changing:
+                await plane.mend(found)
+        except PodlaneError as error:
+            return str(error)
+        return ""
 
     def _continues(self, namespace: NetworkNamespace) -> bool:
         """Whether there are to be lanes in this namespace, on the same interface."""
@@ -227,14 +260,6 @@ class WorkloadLanes:
                     await plane.remove()
         self._node.state.forget(namespace.identity)
         log.info("lanes ended", workload=self.workload.name, removed=namespace.named)
-
-    async def _until_changed(self, patience: float) -> bool:
-        with trio.move_on_after(patience):
-            await self._changed.wait()
-        changed = self._changed.is_set()
-        if changed:
-            self._changed = trio.Event()
-        return changed
 
     def _programmed(self, lanes: WantedLanes) -> None:
         self._in_force = lanes

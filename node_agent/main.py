@@ -23,6 +23,7 @@ from node_agent.lanes import NodeContext
 from node_agent.settings import AgentSettings
 from node_agent.sources.file import follow_workloads
 from node_agent.state import StateFolder
+from node_agent.sweep import Sweeper
 from node_agent.workload import NodeWorkload
 from tc_core.probe import features
 from traffic_policy.errors import ConfigError, PodlaneError
@@ -46,12 +47,14 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
         node = NodeContext(
             await trio.to_thread.run_sync(features.probe),
             stack.enter_context(ClassifierThread()),
+            Sweeper(),
             trio.CapacityLimiter(_TOGETHER),
             StateFolder(settings.state),
         )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
+                nursery.start_soon(node.sweeper.run)
                 agent = Agent(node, nursery)
                 port = await _start_admin(settings, agent, nursery)
                 assert settings.workloads is not None  # AgentSettings sees to it

@@ -33,6 +33,20 @@ class RateMeter(Generic[_K]):
             self._before = now, counters
         return self._rates
 
+    def again(self, counters: Mapping[_K, ClassStats], now: float) -> bool:
+        """Take the same reading again, if it was the last one and all rates are 0; whether that is so.
+
+        Costs next to nothing, for interfaces without traffic.
+        """
+        if (
+            self._before is None
+            or self._before[1] is not counters
+            or any(r.bits_per_second for r in self._rates.values())
+        ):
+            return False
+        self._before = now, counters
+        return True
+
 
 class Window(Generic[_T]):
     """The readings of the last ``span`` seconds; the last two, however old the first is."""

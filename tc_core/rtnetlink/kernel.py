@@ -51,6 +51,8 @@ class NetlinkKernel:
             raise refused("opening a netlink socket", error.errno or errno.EIO) from None
         self._seen: dict[str, int] = {}
         """Indices of interfaces as they were last observed. To ask for one takes as long as to change a class."""
+        self._counted: dict[str, tuple[int, list[bytes], Counters]] = {}
+        """Interfaces by name: index, the kernel's answer about their classes, and what it says."""
 
     def __enter__(self) -> Self:
         return self
@@ -140,13 +142,26 @@ class NetlinkKernel:
             raise
 
     def counters(self, interface: str) -> Counters:
-        """Counters of every HTB class by handle. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`."""
-        index, _ = self._find(interface)
+        """Counters of every HTB class by handle. Raises :class:`InterfaceNotFoundError`, :class:`KernelError`.
+
+        The same object as before while no packet passes: nearly all of many interfaces are idle at any time.
+        """
+        index, seen, counters = self._counted.get(interface, (0, [], {}))
+        classes = self._dump(m.RTM_GETTCLASS, index) if index else []
+        if not classes:  # not counted before, or another interface of this name has come
+            index, _ = self._find(interface)
+            classes = self._dump(m.RTM_GETTCLASS, index)
+        if classes != seen:
+            counters = self._read_counters(index, classes)
+            self._counted[interface] = index, classes, counters
+        return counters
+
+    def _read_counters(self, index: int, classes: list[bytes]) -> Counters:
         queues = self._dump_tc(m.RTM_GETQDISC, index)
         leaf_drops = {Handle.from_int(each.parent): answers.qdisc_stats_of(each).drops for each in queues}
         return {
             handle: with_leaf_drops(answers.class_stats_of(each), leaf_drops.get(handle, 0))
-            for each in self._dump_tc(m.RTM_GETTCLASS, index)
+            for each in map(TcMessage.parse, classes)
             if answers.kind_of(each) == "htb"
             for handle in [Handle.from_int(each.handle)]
         }
@@ -222,10 +237,13 @@ class NetlinkKernel:
 
     def _dump_tc(self, kind: int, index: int, parent: Handle | None = None) -> Iterator[TcMessage]:
         """Dumped messages of one interface. Before Linux 4.20 the kernel lists qdiscs of all interfaces anyway."""
-        for payload in self._ask("reading traffic control", requests.dump_request(kind, index, parent)):
+        for payload in self._dump(kind, index, parent):
             message = TcMessage.parse(payload)
             if message.index == index:
                 yield message
+
+    def _dump(self, kind: int, index: int, parent: Handle | None = None) -> list[bytes]:
+        return self._ask("reading traffic control", requests.dump_request(kind, index, parent))
 
     def _ask(self, operation: str, request: bytes) -> list[bytes]:
         try:
