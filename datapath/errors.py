@@ -26,4 +26,8 @@ class InstanceRunningError(PodlaneError):
 
 
 class NetworkNamespaceError(PodlaneError):
-    """A network namespace is not there, or cannot be entered."""
+    """A network namespace is not there, or cannot be entered; ``errno`` says why."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno

@@ -96,8 +96,9 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def _explain(path: Path, error: OSError) -> NetworkNamespaceError:
-    remedy = _REMEDIES.get(error.errno or 0, "")
-    return NetworkNamespaceError(f"The network namespace {path} cannot be entered: {error.strerror}. {remedy}".rstrip())
+    number = error.errno or 0
+    text = f"The network namespace {path} cannot be entered: {error.strerror}. {_REMEDIES.get(number, '')}"
+    return NetworkNamespaceError(text.rstrip(), number)
 
 
 def all_namespaces() -> dict[Identity, Path]:

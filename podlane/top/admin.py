@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self, TypeVar
+from urllib.parse import quote
 
 from daemon.documents.classes import Class, Classes
 from daemon.documents.codec import DocumentError, from_json
@@ -18,7 +19,7 @@ from podlane.admin_client import NoAnswerError, ask, reachable
 from podlane.text_output import address_words
 from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
 from tc_core.stats import ClassStats
-from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, variable
+from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, AGENT_PORT, variable
 from traffic_policy.units import Rate
 
 _T = TypeVar("_T")
@@ -34,17 +35,22 @@ _OLDER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AdminSource:
-    """A sidecar, by the address of its admin server."""
+    """A sidecar, by the address of its admin server; with a ``workload``, the node agent that looks after it."""
 
     host: str
     port: int
+    workload: str | None = None
 
     @classmethod
-    def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ) -> Self:
+    def parse(
+        cls, text: str | None, environment: Mapping[str, str] = os.environ, *, workload: str | None = None
+    ) -> Self:
         """``HOST:PORT``, ``HOST``, ``PORT`` or ``[ADDRESS]:PORT``; raises ValueError with the remedy.
 
-        Missing parts are taken from PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT, as for the sidecar itself.
+        Missing parts are taken from PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT, as for the sidecar itself; for an
+        agent from PODLANE_AGENT_ADMIN_ADDRESS and PODLANE_AGENT_ADMIN_PORT.
         """
+        prefix, usual = ("", ADMIN_PORT) if workload is None else ("agent_", AGENT_PORT)
         written = text or ""
         if written.isdecimal():
             written = f":{written}"
@@ -52,18 +58,23 @@ class AdminSource:
             written = f"[{written}]"  # an IPv6 address without a port
         found = _HOST_AND_PORT.fullmatch(written)
         address, name, said = found.groups() if found else (None, None, written)
-        host = address or name or environment.get(variable("admin_address")) or ADMIN_ADDRESS
-        port = said or environment.get(variable("admin_port")) or str(ADMIN_PORT)
+        host = address or name or environment.get(variable(f"{prefix}admin_address")) or ADMIN_ADDRESS
+        port = said or environment.get(variable(f"{prefix}admin_port")) or str(usual)
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise ValueError(
-                f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{ADMIN_PORT}."
+                f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{usual}."
             )
-        return cls(reachable(host), int(port))
+        return cls(reachable(host), int(port), workload)
 
     @property
     def name(self) -> str:
-        """``127.0.0.1:15109``."""
-        return address_words(self.host, self.port)
+        """``127.0.0.1:15109``, of an agent with the workload."""
+        address = address_words(self.host, self.port)
+        return address if self.workload is None else f"{address} {self.workload}"
+
+    @property
+    def _kind(self) -> str:
+        return "sidecar" if self.workload is None else "agent"
 
     def read(self) -> Reading:
         """Read ``/classes``. Raises :class:`SourceError`."""
@@ -75,27 +86,31 @@ class AdminSource:
 
     def _ask(self, question: str, kind: type[_T]) -> _T:
         path = question.partition("?")[0]
+        if self.workload is not None:
+            question += f"{'&' if '?' in question else '?'}workload={quote(self.workload, safe='')}"
         try:
             answer = ask(self.host, self.port, question)
         except NoAnswerError as error:
             raise SourceError(
-                f"No sidecar is to be reached at {self.name}: {error}. Is one running here, with an admin port? "
-                "--admin HOST:PORT asks another, and --interface NAME does without a sidecar."
+                f"No {self._kind} is to be reached at {self.name}: {error}. Is one running here, with an admin port? "
+                "--admin HOST:PORT asks another, and --interface NAME does without."
             ) from None
         if answer.status == http.HTTPStatus.NOT_FOUND:
             if answer.body.startswith(b"There is no "):  # a message of the sidecar itself
-                raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'there is no {path}')}")
-            raise SourceError(f"What answers at {self.name} is no sidecar: it has no {path}. Name another by --admin.")
+                raise SourceError(f"The {self._kind} at {self.name} {_OLDER.format(f'there is no {path}')}")
+            raise SourceError(
+                f"What answers at {self.name} is no {self._kind}: it has no {path}. Name another by --admin."
+            )
         if answer.status != http.HTTPStatus.OK:
-            raise SourceError(f"The sidecar at {self.name} cannot answer ({answer.status}): {answer.begins}")
+            raise SourceError(f"The {self._kind} at {self.name} cannot answer ({answer.status}): {answer.begins}")
         try:
             return from_json(kind, json.loads(answer.body))
         except ValueError:
             raise SourceError(
-                f"What answers at {self.name} is no sidecar: {path} is no JSON. Name another by --admin."
+                f"What answers at {self.name} is no {self._kind}: {path} is no JSON. Name another by --admin."
             ) from None
         except DocumentError as error:
-            raise SourceError(f"The sidecar at {self.name} {_OLDER.format(f'{path} {error}')}") from None
+            raise SourceError(f"The {self._kind} at {self.name} {_OLDER.format(f'{path} {error}')}") from None
 
 
 def reading_of(document: Classes) -> Reading:

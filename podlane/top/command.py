@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ import click
 from podlane.console import console, end_by_exception, failing_clearly
 from podlane.errors import LabError, NotPermittedError
 from podlane.options import HISTORY_VARIABLE, parsed
-from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT
+from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, AGENT_PORT
 from traffic_policy.units import Duration
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ Examples:
   podlane top
   podlane top --admin 127.0.0.1:15109 --sort now
   podlane top --connections
+  podlane top --workload shop/web-1
   podlane top --interface eth0 --once
   podlane top --json --interval 5s --count 12 > minute.jsonl
   kubectl port-forward POD 15109 & podlane top
@@ -59,8 +61,9 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
 @click.option(
     "--admin",
     metavar="HOST:PORT",
-    help=f"Where the sidecar's admin server is.  [default: {ADMIN_ADDRESS}:{ADMIN_PORT}]",
+    help=f"Where the admin server is.  [default: {ADMIN_ADDRESS}, port {ADMIN_PORT}, or {AGENT_PORT} of an agent]",
 )
+@click.option("--workload", metavar="NAME", help="One workload of the node agent, as /workloads names it.")
 @click.option("-i", "--interface", metavar="NAME", help="An interface instead of a sidecar: the kernel's own counters.")
 @click.option("--netns", metavar="NAME", help="Look from inside this network namespace (of `ip netns`, or a path).")
 @click.option("--connections", is_flag=True, help="Live connections instead of classes; of a sidecar only.")
@@ -90,6 +93,7 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per interval.")
 def top(
     admin: str | None,
+    workload: str | None,
     interface: str | None,
     netns: str | None,
     connections: bool,
@@ -104,11 +108,13 @@ def top(
 ) -> None:
     """Watch what each class does: its rate, what it borrows, drops, waits, and its connections.
 
-    Asks the admin server of a sidecar, by default the one of this network namespace, or reads the counters of an
-    interface. Changes nothing. Where the output is no terminal a table is printed for each interval.
+    Asks the admin server of a sidecar, by default the one of this network namespace, or of the node agent, or reads the
+    counters of an interface. Changes nothing. Where the output is no terminal a table is printed for each interval.
     """
     if interface is not None and admin is not None:
         raise click.UsageError("--interface and --admin: Look at one of them. An interface needs no sidecar.")
+    if interface is not None and workload is not None:
+        raise click.UsageError("--interface and --workload: Look at one of them.")
     if interface is not None and connections:
         raise click.UsageError("--connections: Only a sidecar knows connections. Leave --interface out.")
     if once and count is not None:
@@ -119,7 +125,7 @@ def top(
 
         view = View(sort=sort, reverse=reverse, order=Order(order), shows_connections=connections)
         with _inside(netns):
-            source = _interface(interface, netns) if interface is not None else _sidecar(admin)
+            source = _interface(interface, netns) if interface is not None else _admin(admin, workload)
             out = console()
             is_live = sys.stdin.isatty() and sys.stdout.isatty() and not out.is_dumb_terminal
             if is_live and not (once or as_json):
@@ -150,11 +156,11 @@ def _print(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _sidecar(admin: str | None) -> Source:
+def _admin(admin: str | None, workload: str | None) -> Source:
     from podlane.top.admin import AdminSource
 
     try:
-        return AdminSource.parse(admin)
+        return AdminSource.parse(admin, workload=workload)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--admin") from None
 
@@ -176,18 +182,19 @@ def _inside(netns: str | None) -> Iterator[None]:
     if netns is None:
         yield
         return
+    from datapath.errors import NetworkNamespaceError
     from podlane.netns.namespace import NAMES, Namespace
 
     with ExitStack() as stack:
         try:
             stack.enter_context(Namespace(netns).entered())  # an absolute path stays one
-        except PermissionError:
-            raise NotPermittedError(
-                f"Looking from inside {netns} takes CAP_SYS_ADMIN. Use sudo: sudo podlane top --netns {netns}"
-            ) from None
-        except OSError as error:
+        except NetworkNamespaceError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise NotPermittedError(
+                    f"Looking from inside {netns} takes CAP_SYS_ADMIN. Use sudo: sudo podlane top --netns {netns}"
+                ) from None
             raise LabError(
-                f"There is no network namespace {netns} ({error.strerror}). `ip netns` lists those in {NAMES}; "
-                "of a process it is /proc/PID/ns/net."
+                f"There is no network namespace {netns} ({os.strerror(error.errno)}). `ip netns` lists those in "
+                f"{NAMES}; of a process it is /proc/PID/ns/net."
             ) from None
         yield

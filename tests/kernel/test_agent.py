@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ def test_each_pod_has_its_own_lanes(two: PodsOnNode, tmp_path: Path, agents: lis
     labels = f'namespace="",pod="{other.namespace.name}",class="b"'
     assert f'podlane_connections_total{{{labels},protocol="http1"}} 1.0' in metrics
     assert f"podlane_class_guaranteed_bits_per_second{{{labels}}} 1000000.0" in metrics
+    top = [sys.executable, "-m", "podlane", "top", "--admin", str(agent.port), "--workload"]
+    shown = subprocess.run([*top, other.namespace.name, "--once"], capture_output=True, text=True, check=True).stdout
+    assert other.namespace.name in shown
+    assert [line.split()[0] for line in shown.splitlines()[2:5]] == ["class", "b", "default"]
+    gone = subprocess.run([*top, "gone", "--once"], capture_output=True, text=True, check=False)
+    assert gone.returncode == 1
+    assert "There is no workload gone here" in gone.stderr
 
 
 def test_a_changed_policy_is_in_force_on_live_connections(
@@ -109,7 +117,7 @@ def test_a_killed_agent_is_missed_by_nobody_and_the_next_one_adopts(
     first.write(*entries)  # so that class ids are not those of a fresh policy
     first.until_in_force(one, named("up"))
     first.until_state(other, "programmed")
-    sending = upload(one, two, tmp_path / "body", 4_000_000)
+    sending = upload(one, two, tmp_path / "body", 30_000_000)
     until("a slow upload", lambda: first.classes(one)["up"]["bytes"] > 300_000)
     before = [state_of(pod) for pod in two.pods]
     assert first.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -124,6 +132,7 @@ def test_a_killed_agent_is_missed_by_nobody_and_the_next_one_adopts(
     until("the old upload in its class", lambda: again.classes(one)["up"]["bytes"] > counted + 100_000)
     ask(other, two)
     assert again.classes(other)["b"]["connections"]["total"] == 1
+    again.write(entry(one, named("up", "90Mbit")), entries[1])
     assert sending.wait(30) == 0
     assert (web.root / "f").read_bytes() == (tmp_path / "body").read_bytes()
 

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 from sidecar_metrics import rendered_metrics
 
 from injector.server.metrics import InjectorMetrics as InjectorMetrics
+from node_agent.admin import AgentAdmin
+from node_agent.agent import Agent
+from node_agent.sources.file import read_workloads
 from podlane.main import main
 from podlane.sidecar import sidecar
 from sidecar.config.settings import SidecarSettings
@@ -78,7 +83,8 @@ def test_the_page_of_metrics_has_those_that_are_exported_and_no_other() -> None:
     text = (ROOT / "docs/reference/metrics.md").read_text()
     documented = dict(re.findall(r"^\| `(podlane_\w+)` \| (\w+) \|", text, re.MULTILINE))
     of_injector = types_exported(InjectorMetrics().render().decode(), "podlane_injector_")
-    exported = types_exported(rendered_metrics().decode(), "podlane_") | of_injector
+    of_agent = types_exported(AgentAdmin(cast("Agent", SimpleNamespace(running={}))).metrics().decode(), "podlane_")
+    exported = types_exported(rendered_metrics().decode(), "podlane_") | of_injector | of_agent
     assert documented == {name: kind for name, kind in exported.items() if not name.endswith("_created")}
 
 
@@ -91,10 +97,14 @@ def test_the_page_of_the_command_line_is_what_the_command_line_says() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path) -> None:
+def test_policies_in_the_docs_load_and_links_lead_somewhere(document: Path, tmp_path: Path) -> None:
     text = document.read_text()
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
-        if "total:" in block and "apiVersion:" not in block:  # test_pod_policy_docs reads those
+        if "workloads:" in block:
+            (tmp_path / "workloads.yaml").write_text(block)
+            (tmp_path / "web.yaml").write_text("total: 1Mbit")
+            assert all(each.lanes for each in read_workloads(tmp_path / "workloads.yaml").workloads.values())
+        elif "total:" in block and "apiVersion:" not in block:  # test_pod_policy_docs reads those
             parse_policy(block)
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (document.parent / link).exists(), link
