@@ -14,12 +14,12 @@ read files of others.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from injector.pod.defaults import InjectionDefaults
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY, shared_policy_file
-from traffic_policy.pod.quantities import Resources
 from traffic_policy.settings import variable
 
 NAME: Final = "podlane"
@@ -76,7 +76,11 @@ def drain_seconds(period: int) -> int:
 
 
 def sidecar(
-    defaults: InjectionDefaults, resources: Resources, drain: int, shared: str | None, identity: SidecarIdentity
+    defaults: InjectionDefaults,
+    resources: Mapping[str, Mapping[str, str]],
+    drain: int,
+    shared: str | None,
+    identity: SidecarIdentity,
 ) -> dict[str, Any]:
     """The sidecar's container; ``drain`` is in seconds, ``shared`` is the ConfigMap's name."""
     command = ["podlane", "sidecar", "--annotations", f"{_POD_FOLDER}/annotations"]
@@ -93,8 +97,8 @@ def sidecar(
         container["imagePullPolicy"] = defaults.image_pull_policy
     container["command"] = command
     container["env"] = _environment(defaults, drain, identity.mesh)
-    if found := _resources(defaults, resources):
-        container["resources"] = found
+    if resources:
+        container["resources"] = {part: dict(found) for part, found in resources.items()}
     container["volumeMounts"] = mounts
     container["securityContext"] = _security(identity)
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # the reason, in `kubectl describe pod`
@@ -123,27 +127,6 @@ def _environment(defaults: InjectionDefaults, drain: int, mesh: str | None) -> l
     if mesh is not None:
         settings[variable("mesh")] = mesh
     return [{"name": name, "value": settings[name]} for name in sorted(settings)]
-
-
-def _resources(defaults: InjectionDefaults, own: Resources) -> dict[str, dict[str, str]]:
-    """The resources by the Pod's annotations, else the defaults, adjusted so that they never contradict them."""
-    result: dict[str, dict[str, str]] = {}
-    for resource in ("cpu", "memory"):
-        request, limit = getattr(own, f"{resource}_request"), getattr(own, f"{resource}_limit")
-        usual_request = defaults.quantity(f"{resource}_request")
-        usual_limit = defaults.quantity(f"{resource}_limit")
-        if request is None:
-            request = usual_request if limit is None or usual_request is None else min(usual_request, limit, key=_value)
-        if limit is None:
-            limit = usual_limit if request is None or usual_limit is None else max(usual_limit, request, key=_value)
-        for part, quantity in (("requests", request), ("limits", limit)):
-            if quantity is not None:
-                result.setdefault(part, {})[resource] = quantity.text
-    return dict(sorted(result.items(), reverse=True))
-
-
-def _value(quantity: Any) -> Any:
-    return quantity.value
 
 
 def _security(identity: SidecarIdentity) -> dict[str, Any]:

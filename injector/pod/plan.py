@@ -15,18 +15,15 @@ from injector.pod.defaults import InjectionDefaults, NetRaw, product_version
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
 from injector.pod.namespace import NO_RULES, NamespaceRules
+from injector.pod.resources import SidecarResources, sidecar_resources
 from injector.pod.status import Injected, InjectionStatus
 from traffic_policy.errors import Problem
 from traffic_policy.pod.annotations import (
-    CPU_LIMIT,
-    CPU_REQUEST,
     DATAPATH,
     ENFORCE_LABEL,
     INJECT_LABEL,
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
-    MEMORY_LIMIT,
-    MEMORY_REQUEST,
     PREFIX,
     STATUS,
 )
@@ -102,7 +99,8 @@ def plan(
     _refuse_beyond_the_default_datapath(policy, defaults)
     if defaults.net_raw is NetRaw.REFUSE:
         net_raw.refuse(bare)
-    items = _items(bare, defaults, policy, name, mesh)
+    resources = sidecar_resources(bare, defaults, policy.resources)
+    items = _items(bare, defaults, policy, resources, name, mesh)
     return InjectionPlan(
         items=items,
         status=_status(pod, bare, items, digest),
@@ -111,7 +109,7 @@ def plan(
             *warnings,
             *_warnings(bare, defaults, mesh),
             *net_raw.warnings(bare),
-            *_lost_guarantee(bare, items),
+            *resources.warnings,
         ),
         trusted=defaults.trusted_images,
         annotations=missing,
@@ -256,7 +254,12 @@ def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDe
 
 
 def _items(
-    pod: Mapping[str, Any], defaults: InjectionDefaults, policy: PodPolicy, shared: str | None, mesh: PodMesh
+    pod: Mapping[str, Any],
+    defaults: InjectionDefaults,
+    policy: PodPolicy,
+    resources: SidecarResources,
+    shared: str | None,
+    mesh: PodMesh,
 ) -> Items:
     drain = containers.drain_seconds(pods.termination_grace(pod))
     relays = _datapath(policy, defaults) != Datapath.STEP_ASIDE
@@ -267,7 +270,7 @@ def _items(
     identity = containers.SidecarIdentity(capabilities, mesh.group, mesh.setting)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {
-        pods.INIT_CONTAINERS: (containers.sidecar(defaults, policy.resources, drain, shared, identity),),
+        pods.INIT_CONTAINERS: (containers.sidecar(defaults, resources.fields, drain, shared, identity),),
         pods.VOLUMES: tuple(containers.volumes(shared)),
         pods.PULL_SECRETS: tuple({"name": name} for name in defaults.image_pull_secrets if name in wanted),
     }
@@ -302,20 +305,3 @@ def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, mesh: PodMesh
         for port in (pods.mapping(p).get("containerPort") for p in pods.listed(container.get("ports"))):
             if port in defaults.ports:
                 yield f"Container {pods.name_of(container)} uses port {port}, on which Podlane listens in the Pod."
-
-
-def _lost_guarantee(bare: Mapping[str, Any], items: Items) -> Iterator[str]:
-    """A warning if the Pod's QoS class was Guaranteed, and the sidecar's resources make it Burstable
-    (https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/)."""
-    own = list(pods.all_containers(bare))
-    if own and all(map(_is_guaranteed, own)) and not all(map(_is_guaranteed, items[pods.INIT_CONTAINERS])):
-        yield (
-            "The Pod's QoS class Guaranteed becomes Burstable, as the sidecar's requests are not its limits. Give "
-            f"{CPU_REQUEST} and {CPU_LIMIT} one value, and {MEMORY_REQUEST} and {MEMORY_LIMIT}."
-        )
-
-
-def _is_guaranteed(container: Mapping[str, Any]) -> bool:
-    resources = pods.mapping(container.get("resources"))
-    limits, requests = pods.mapping(resources.get("limits")), pods.mapping(resources.get("requests"))
-    return all(limits.get(name) and requests.get(name, limits[name]) == limits[name] for name in ("cpu", "memory"))

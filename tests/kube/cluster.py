@@ -28,7 +28,7 @@ _START_PATIENCE: Final = 90.0
 """Seconds for one server to get ready; two are usual, but other programs may have the machine."""
 CONTROLLERS: Final = (
     "serviceaccount", "serviceaccount-token", "root-ca-certificate-publisher", "namespace", "deployment", "replicaset",
-    "statefulset", "daemonset", "job", "cronjob", "garbage-collector",
+    "statefulset", "daemonset", "job", "cronjob", "garbage-collector", "resourcequota",
 )  # fmt: skip
 """Those that have work without nodes."""
 

@@ -203,30 +203,6 @@ def test_the_grace_period_is_shared_out(period: int, drain: int) -> None:
     assert environment(after)["PODLANE_GRACE"] == f"{drain}s"
 
 
-@pytest.mark.parametrize(
-    ("own", "requests", "limits"),
-    [
-        ({}, {"cpu": "20m", "memory": "80Mi"}, {"memory": "256Mi"}),
-        ({"cpu-request": "100m"}, {"cpu": "100m", "memory": "80Mi"}, {"memory": "256Mi"}),
-        ({"cpu-limit": "10m"}, {"cpu": "10m", "memory": "80Mi"}, {"cpu": "10m", "memory": "256Mi"}),
-        ({"memory-limit": "32Mi"}, {"cpu": "20m", "memory": "32Mi"}, {"memory": "32Mi"}),
-        ({"memory-request": "1Gi"}, {"cpu": "20m", "memory": "1Gi"}, {"memory": "1Gi"}),
-        ({"memory-request": "32Mi", "memory-limit": "1Gi"}, {"cpu": "20m", "memory": "32Mi"}, {"memory": "1Gi"}),
-    ],
-    ids=["defaults", "request", "limit below the usual request", "memory too", "request above the usual limit", "both"],
-)
-def test_resources_never_contradict_each_other(
-    own: dict[str, str], requests: dict[str, str], limits: dict[str, str]
-) -> None:
-    annotations = {**LIMITS, **{f"podlane.io/{name}": value for name, value in own.items()}}
-    assert container(injected(pod(annotations=annotations)))["resources"] == {"requests": requests, "limits": limits}
-
-
-def test_without_resources_there_are_none() -> None:
-    bare = InjectionDefaults(cpu_request=None, memory_request=None, memory_limit=None)
-    assert "resources" not in container(injected(pod(), bare))
-
-
 def test_settings_of_the_administrator_reach_the_sidecar() -> None:
     defaults = InjectionDefaults(
         image="registry.example.com/podlane@sha256:1",
@@ -370,15 +346,3 @@ def test_nobody_else_may_mount_the_sidecars_volumes(volume: str, key: str) -> No
     spy = {"name": "spy", "image": "spy", "volumeMounts": [{"name": volume, "mountPath": "/x"}]}
     with pytest.raises(InjectionError, match=f"Container spy mounts {volume}, which only the sidecar may"):
         plan(pod(**{key: [spy]}), USUAL, no_shared)
-
-
-def test_a_pod_that_loses_its_guaranteed_class_is_warned_of() -> None:
-    resources = {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}
-    guaranteed = [{"name": "app", "resources": resources}]
-    [warning] = planned(pod(containers=guaranteed)).warnings
-    assert "QoS class Guaranteed becomes Burstable" in warning
-    assert len(f"podlane: {warning}") <= 256
-    same = {f"podlane.io/{name}-{part}": "256Mi" if name == "memory" else "100m"
-            for name in ("cpu", "memory") for part in ("request", "limit")}  # fmt: skip
-    assert planned(pod(containers=guaranteed, annotations={**LIMITS, **same})).warnings == ()
-    assert planned(pod(containers=[*guaranteed, {"name": "burstable"}])).warnings == ()
