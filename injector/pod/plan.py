@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
-from injector.pod import containers, net_raw, pods
+from injector.pod import containers, isolation, net_raw, pods
 from injector.pod.defaults import InjectionDefaults, NetRaw, product_version
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
@@ -109,6 +109,7 @@ def plan(
             *warnings,
             *_warnings(bare, defaults, mesh),
             *net_raw.warnings(bare),
+            *isolation.warnings(bare),
             *resources.warnings,
         ),
         trusted=defaults.trusted_images,

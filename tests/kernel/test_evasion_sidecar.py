@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from evasion_page import rows
 from lab import connect, listen
-from sidecars import ADMIN_PORT, RunningSidecar, refused_sidecar, start_sidecar
+from sidecars import ADMIN_PORT, RunningSidecar, command_of, refused_sidecar, start_sidecar
 from waiting import until
 
 from podlane.netns.lab import Host
@@ -35,6 +35,13 @@ USERS = {
     "nobody": ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"),
 }
 """In front of a command: without capabilities, as in a container that may do nothing."""
+AS_IN_A_CONTAINER = (
+    "setpriv",
+    "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+net_bind_service,+net_raw,+setgid,+setuid",
+    "--inh-caps=-all",
+)
+"""The capabilities that containerd gives by default, of those that matter here (pkg/oci/spec.go)."""
+AS_INJECTED = ("setpriv", "--bounding-set=-all,+net_admin,+setgid", "--inh-caps=-all", "--no-new-privs", "--")
 
 
 @contextmanager
@@ -157,6 +164,35 @@ def test_a_listener_that_joins_the_workers(topology: PodNodeServer, tmp_path: Pa
         assert outcome == ROWS["a listener that joins the workers' port"], len(connected)
     finally:
         assert sidecar.stop() == 0
+
+
+def test_a_program_that_shares_the_process_namespace(topology: PodNodeServer, tmp_path: Path) -> None:
+    """As root with what containers may do by default; the sidecar has what it is injected with."""
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, wrapped=AS_INJECTED)
+    try:
+        proxy = sidecar.proxy
+        held = [worked_on(topology.pod, each) == "" for each in (sidecar.process.pid, proxy)]
+        assert results(held) == ROWS["reading and tracing the sidecar"], held
+        # It can do all of that to a process with no more capabilities than its own.
+        with topology.pod.popen([*AS_IN_A_CONTAINER, "cat"], stdin=subprocess.PIPE) as other:
+            until("another program", lambda: command_of(other.pid) == "cat")
+            ways = ["write", "environment", "files", "sockets", "namespaces", "trace"]
+            worked = worked_on(topology.pod, other.pid).split()
+        assert worked == ways
+
+        topology.pod.run([*AS_IN_A_CONTAINER, "kill", "-KILL", str(sidecar.process.pid)])
+        sidecar.process.wait(10)
+        assert ROWS["signals to the sidecar"] == "not held"
+        classes = topology.pod.run(["tc", "class", "show", "dev", "eth0"]).stdout
+        assert "class htb 1:1 root" in classes, "the total holds"
+    finally:
+        sidecar.process.kill()
+
+
+def worked_on(pod: Host, pid: int) -> str:
+    """What a container's program can do to a process."""
+    program = (PROGRAMS / "same_pids.py").read_text()
+    return pod.run([*AS_IN_A_CONTAINER, "/usr/bin/python3", "-c", program, str(pid)]).stdout
 
 
 def ready_again(sidecar: RunningSidecar, times: int) -> bool:

@@ -308,6 +308,32 @@ def test_what_else_is_warned_of() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"runtimeClassName": "gvisor"}, "not been tried on gVisor (runtime class gvisor)"),
+        ({"runtimeClassName": "runsc-kvm"}, "not been tried on gVisor (runtime class runsc-kvm)"),
+        ({"runtimeClassName": "Kata-qemu"}, "not been tried on Kata Containers (runtime class Kata-qemu)"),
+        ({"runtimeClassName": "gvisor-runsc" + "x" * 241}, "(runtime class gvisor-runscxxx"),
+        ({"shareProcessNamespace": True}, "programs of user 0, or with the capability KILL, can end the sidecar"),
+    ],
+    ids=["gVisor", "gVisor by its program", "Kata", "a long name", "shared process namespace"],
+)
+def test_pods_that_are_isolated_otherwise_are_warned_of(spec: dict[str, Any], words: str) -> None:
+    (warning,) = planned(pod(**spec)).warnings
+    assert words in warning
+    assert len(f"podlane: {warning}") <= 256
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"runtimeClassName": "nvidia"}, {"runtimeClassName": 5}, {"shareProcessNamespace": False}],
+    ids=["another runtime", "no name", "not shared"],
+)
+def test_others_are_not(spec: dict[str, Any]) -> None:
+    assert planned(pod(**spec)).warnings == ()
+
+
 def test_equal_annotations_are_evaluated_once() -> None:
     _evaluate.cache_clear()
     first = plan(pod(annotations=LIMITS), USUAL, no_shared)
