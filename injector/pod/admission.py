@@ -49,7 +49,7 @@ from traffic_policy.pod.annotations import (
 )
 from traffic_policy.pod.effective import AnnotationsError
 
-__all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
+__all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate", "warned"]
 
 SharedPolicies = Callable[[str, str], str | None]
 """By namespace and name of a ConfigMap: the text of its key ``policy.yaml``, None if either does not exist. Raises
@@ -99,6 +99,14 @@ def validate(
 ) -> dict[str, Any]:
     """The validating webhook's answer: allowed, or a refusal with the remedy. Never raises, for any JSON."""
     return _answer(review, partial(_validate, defaults=defaults, shared=shared, rules=rules))
+
+
+def warned(reply: dict[str, Any], warnings: Iterable[str]) -> dict[str, Any]:
+    """The answer with further warnings if it is a patch: for who creates a Pod that gets the sidecar."""
+    response = reply["response"]
+    if "patch" in response and (more := _texts(warnings)):
+        response["warnings"] = [*response.get("warnings", ()), *more][:_MOST_WARNINGS]
+    return reply
 
 
 def _mutate(
@@ -299,9 +307,13 @@ def _read(review: Any) -> _Request:
 
 def _allowed(warnings: Iterable[str] = ()) -> dict[str, Any]:
     response: dict[str, Any] = {"allowed": True}
-    if texts := [_short(f"podlane: {warning}") for warning in islice(warnings, _MOST_WARNINGS)]:
+    if texts := _texts(warnings):
         response["warnings"] = texts
     return response
+
+
+def _texts(warnings: Iterable[str]) -> list[str]:
+    return [_short(f"podlane: {warning}") for warning in islice(warnings, _MOST_WARNINGS)]
 
 
 def _refused(code: HTTPStatus, message: str) -> dict[str, Any]:

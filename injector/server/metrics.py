@@ -34,6 +34,8 @@ class InjectorMetrics:
     def __init__(self) -> None:
         self.ready = False
         """Whether the injector is ready."""
+        self.old_kubelets: int | None = None
+        """Nodes whose kubelet has no native sidecars; None: not known."""
         self._reviews: Tally[tuple[str, str]] = Tally()
         self._seconds: dict[str, _Histogram] = {}
         self._patch_bytes = _Histogram(_BYTES)
@@ -90,4 +92,7 @@ class InjectorMetrics:
             loads.add(number, result)
         ready = gauge("podlane_injector_ready", "1 when Pods can be answered for.")
         ready.add(self.ready)
-        yield from (reviews, seconds, patches, errors, expiry, loads, ready)
+        old = gauge("podlane_injector_old_kubelets", "Nodes on which no Pod with a sidecar starts.")
+        if self.old_kubelets is not None:
+            old.add(self.old_kubelets)
+        yield from (reviews, seconds, patches, errors, expiry, loads, ready, old)

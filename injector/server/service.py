@@ -32,14 +32,13 @@ from injector.server.health import Readiness, health_handlers, metrics_handler
 from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
+from injector.server.nodes import OLDEST_KUBERNETES, Nodes
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
 from injector.server.webhook import Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 
-_OLDEST_KUBERNETES: Final = (1, 29)
-"""The first version with native sidecars enabled by default (KEP-753)."""
 _VERSION_RETRY: Final = 2.0
 _SWITCH_INTERVAL: Final = 0.001
 """Seconds for which a thread keeps the GIL while another waits for it: a fifth of the default, since the event loop
@@ -61,6 +60,7 @@ class Injector:
         self._readiness = Readiness(self._metrics, CERTIFICATE, *([VERSION] if access else []))
         self._tls = ServerTls(settings.tls_version)
         self._api = ApiServer(access, self._metrics.api_failed, program="podlane-injector") if access else None
+        self._nodes = Nodes(self._api, self._metrics)
         self._loaded = trio.Event()
         self._stop = trio.Event()
         self._hurry = trio.Event()
@@ -89,6 +89,7 @@ class Injector:
             self._start_certificates(keepers)
             if self._api:
                 await self._require_native_sidecars(self._api)
+                keepers.start_soon(self._nodes.follow)
             await self._loaded.wait()
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
@@ -115,6 +116,7 @@ class Injector:
             longest=settings.deadline.seconds,
             decoding=DecodingBudget(),
             namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds),
+            nodes=self._nodes,
         )
         return {
             "/mutate": make("mutate", mutate).handle,
@@ -166,10 +168,10 @@ class Injector:
                 log.warning("the API server's version is not known", error=str(error))
                 await trio.sleep(_VERSION_RETRY)
                 continue
-            if version < _OLDEST_KUBERNETES:
+            if version < OLDEST_KUBERNETES:
                 raise ConfigError(
                     f"Kubernetes {'.'.join(map(str, version))} has no native sidecars. "
-                    f"Upgrade it to {'.'.join(map(str, _OLDEST_KUBERNETES))} or later."
+                    f"Upgrade it to {'.'.join(map(str, OLDEST_KUBERNETES))} or later."
                 )
             self._readiness.arrived(VERSION, None)
             return

@@ -24,7 +24,7 @@ import trio
 from daemon.http import JSON, HttpRequest, HttpResponse, RequestError
 from daemon.log import Logger
 from injector.errors import InjectionError, NamespaceError, SharedPolicyError
-from injector.pod.admission import Rules
+from injector.pod.admission import Rules, warned
 from injector.pod.admission import SharedPolicies as Lookup
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.namespace import NO_RULES, NamespaceRules
@@ -32,6 +32,7 @@ from injector.server.budget import SHORT_BODY, DecodingBudget
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
+from injector.server.nodes import Nodes
 from injector.server.shared_policies import SharedPolicies
 from traffic_policy.pod.effective import shared_policy_name
 
@@ -119,6 +120,7 @@ class Webhook:
         longest: float,
         decoding: DecodingBudget,
         namespaces: Namespaces,
+        nodes: Nodes,
         *,
         enforced: bool = False,
     ) -> None:
@@ -130,6 +132,7 @@ class Webhook:
         self._longest = longest
         self._decoding = decoding
         self._namespaces = namespaces
+        self._nodes = nodes
         self._enforced = enforced
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -171,7 +174,7 @@ class Webhook:
         return reply, outcome
 
     def _reviewed(self, review: dict[str, Any], shared: Lookup, rules: Rules) -> tuple[HttpResponse, ReviewOutcome]:
-        reply = self._reviewer(review, self._defaults, shared, rules)
+        reply = warned(self._reviewer(review, self._defaults, shared, rules), self._nodes.warnings)
         return compact(reply), outcome_of(reply)
 
     async def _read_namespace(self, review: Mapping[str, Any]) -> _ReadNamespace:

@@ -273,7 +273,7 @@ ANY_POLICY = {("*", "configmaps", "*", "get")}
 )
 def test_the_injector_s_rights_are_these_and_no_others(name: str, expected: set[tuple[str, str, str, str]]) -> None:
     manifests = render(VALUE_SETS[name])
-    assert set(rights(manifests)) == expected | {("*", "namespaces", "*", "get")}
+    assert set(rights(manifests)) == expected | {("*", "namespaces", "*", "get"), ("*", "nodes", "*", "list")}
     account = the(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
     bindings = [*of_kind(manifests, "ClusterRoleBinding"), *of_kind(manifests, "RoleBinding")]
     for binding in bindings:

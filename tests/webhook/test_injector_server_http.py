@@ -25,6 +25,7 @@ from injector.server.budget import DecodingBudget
 from injector.server.http import open_listeners
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
+from injector.server.nodes import Nodes
 from injector.server.shared_policies import SharedPolicies
 from injector.server.webhook import MAX_BODY, Webhook, time_limit
 from tests.injector_server import (
@@ -72,7 +73,15 @@ async def webhooks(
     shared = SharedPolicies(api, 10.0)
     made = {
         f"/{name}": Webhook(
-            name, function, InjectionDefaults(), shared, metrics, longest, DecodingBudget(), Namespaces(api, 10.0)
+            name,
+            function,
+            InjectionDefaults(),
+            shared,
+            metrics,
+            longest,
+            DecodingBudget(),
+            Namespaces(api, 10.0),
+            Nodes(None, metrics),
         ).handle
         for name, function in (("mutate", judge), ("validate", validate))
     }
