@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from injector.errors import InjectionError, ManifestError, SharedPolicyError
-from injector.manifests.workloads import Path, Thing, Workload, has_containers, things, workload
 from injector.manifests.yaml_edit import Edit, Editor, apply
 from injector.manifests.yaml_tree import Document, ListNode, MappingNode, YamlNode, read
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.list_diff import PodChange, changed, injection, removal
 from injector.pod.plan import Skip, plan
 from injector.pod.pods import annotations_of, has_istio, labels_of, mapping, other_mesh
+from injector.pod.workloads import Path, Thing, Workload, has_containers, misplaced, things, workload
 from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
 from traffic_policy.pod.effective import AnnotationsError
 
@@ -72,9 +72,9 @@ def inject_text(
             return _Decision(PodChange(), f"left alone. The label {INJECT_LABEL} of its namespace is not enabled.")
         planned = plan(found.pod, defaults, lambda name: surroundings.shared(found.namespace, name))
         if isinstance(planned, Skip):
-            return _Decision(PodChange(), f"left alone. {planned.reason}")
+            return _Decision(PodChange(), f"left alone. {planned.reason}", tuple(misplaced(found)))
         change = injection(found.pod, planned.items, planned.status, planned.trusted)
-        warnings = (*planned.warnings, *_coming_mesh(found.pod))
+        warnings = (*planned.warnings, *_coming_mesh(found.pod), *misplaced(found))
         return _Decision(change, "injected." if change else "has been injected already.", warnings)
 
     return _edit(text, decide, surroundings)

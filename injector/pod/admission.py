@@ -1,24 +1,17 @@
-"""AdmissionReviews of ``admission.k8s.io/v1``: the answers of the two webhooks. Pure, and total: any JSON has an
-answer.
-
-https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/ defines the format. The API
-server prefixes a refusal's message with its own text, so it must be self-contained; it truncates warnings to 256
-characters.
+"""The answers of the two webhooks about Pods. Pure, and total: any JSON has an answer.
 
 ``mutate`` refuses what it cannot honour instead of leaving that to ``validate``: with only one of the two webhooks
 installed, Pods must not run without their limits. ``validate`` refuses the same, and Pods that lack injected parts: the
-mutating webhook was not reached, or the parts were removed.
+mutating webhook was not reached, or the parts were removed. Templates of Pods are :mod:`injector.pod.templates`.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
-from itertools import islice
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
@@ -27,10 +20,10 @@ from injector.pod.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
 from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.pod.integrity import altered, altered_volume, repository
 from injector.pod.list_diff import Items
-from injector.pod.namespace import NO_RULES, NamespaceRules
+from injector.pod.namespace import NO_RULES
 from injector.pod.patch import patch
 from injector.pod.plan import InjectionPlan, Skip, plan
-from traffic_policy.errors import shortened
+from injector.pod.reviews import Request, Rules, SharedPolicies, allowed, answered
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -47,25 +40,9 @@ from traffic_policy.pod.annotations import (
     POLICY,
     PREFIX,
 )
-from traffic_policy.pod.effective import AnnotationsError
 
-__all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate", "warned"]
+__all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 
-SharedPolicies = Callable[[str, str], str | None]
-"""By namespace and name of a ConfigMap: the text of its key ``policy.yaml``, None if either does not exist. Raises
-:class:`SharedPolicyError` if it cannot be read at present."""
-
-Rules = Callable[[], NamespaceRules]
-"""What the Pod's namespace says. Raises :class:`InjectionError` if that is wrong."""
-
-_API_VERSION: Final = "admission.k8s.io/v1"
-_LONGEST_WARNING: Final = 256
-"""The API server's limit in characters (k8s.io/apiserver, admission warnings)."""
-_MOST_WARNINGS: Final = 20
-_LONGEST_MESSAGE: Final = 16_000
-"""Characters of a refusal; twenty problems as :class:`AnnotationsError` tells them."""
-_REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid"}
-"""metav1.StatusReason of the status codes in use."""
 _FIXED: Final = (
     POLICY, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
@@ -73,51 +50,34 @@ _FIXED: Final = (
 _WITHOUT_LIMITS: Final = f'To do without limits, set the Pod\'s label {INJECT_LABEL} to "false".'
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """The relevant parts of a review. ``pod`` is None if there is nothing to decide."""
-
-    namespace: str
-    operation: str
-    pod: Mapping[str, Any] | None
-    before: Mapping[str, Any]
-
-
-class _MalformedError(Exception):
-    """Not a valid review; an error of the client."""
-
-
 def mutate(
     review: Any, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules = lambda: NO_RULES
 ) -> dict[str, Any]:
     """The mutating webhook's answer: a patch, no change, or a refusal. Never raises, for any JSON."""
-    return _answer(review, partial(_mutate, defaults=defaults, shared=shared, rules=rules))
+    return answered(review, _about_pods(partial(_mutate, defaults=defaults, shared=shared, rules=rules)))
 
 
 def validate(
     review: Any, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules = lambda: NO_RULES
 ) -> dict[str, Any]:
     """The validating webhook's answer: allowed, or a refusal with the remedy. Never raises, for any JSON."""
-    return _answer(review, partial(_validate, defaults=defaults, shared=shared, rules=rules))
+    return answered(review, _about_pods(partial(_validate, defaults=defaults, shared=shared, rules=rules)))
 
 
-def warned(reply: dict[str, Any], warnings: Iterable[str]) -> dict[str, Any]:
-    """The answer with further warnings if it is a patch: for who creates a Pod that gets the sidecar."""
-    response = reply["response"]
-    if "patch" in response and (more := _texts(warnings)):
-        response["warnings"] = [*response.get("warnings", ()), *more][:_MOST_WARNINGS]
-    return reply
+def _about_pods(decide: Callable[[Request, Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], dict[str, Any]]:
+    """Reviews of templates are allowed here."""
+    return lambda request: allowed() if request.found.place else decide(request, request.found.pod)
 
 
 def _mutate(
-    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+    request: Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     if request.operation != "CREATE":
-        return _allowed()
+        return allowed()
     planned = plan(pod, defaults, partial(shared, request.namespace), rules())
     if isinstance(planned, Skip):
-        return _allowed(_told(planned))
-    response = _allowed(planned.warnings)
+        return allowed(_told(planned))
+    response = allowed(planned.warnings)
     dropped = list(net_raw.drops(pod)) if defaults.net_raw is NetRaw.DROP else []
     # First: then the places of containers are those that the Pod has now.
     if found := [*dropped, *patch(pod, planned)]:
@@ -127,13 +87,13 @@ def _mutate(
 
 
 def _validate(
-    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+    request: Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     if request.operation != "CREATE":
         return _validate_change(request, pod, defaults, shared, rules)
     planned = plan(pod, defaults, partial(shared, request.namespace), rules())
     if isinstance(planned, Skip):
-        return _allowed(_told(planned))
+        return allowed(_told(planned))
     if defaults.net_raw is NetRaw.DROP:
         net_raw.refuse(pod, asked=False)  # another webhook may have given it back
     if missing := ", ".join((*(f"annotation {name}" for name in planned.annotations), *_lacking(pod, planned.items))):
@@ -149,7 +109,7 @@ def _validate(
             "manifest (podlane uninject), so that they are injected again; or keep the webhook that changes them from "
             f"doing so. docs/how-to/injection.md says what may differ. {_WITHOUT_LIMITS}"
         )
-    return _allowed(planned.warnings)
+    return allowed(planned.warnings)
 
 
 def _altered(pod: Mapping[str, Any], planned: InjectionPlan) -> Iterator[str]:
@@ -180,13 +140,13 @@ def _image(pod: Mapping[str, Any]) -> str:
 
 
 def _validate_change(
-    request: _Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+    request: Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     """For an existing Pod: refuse what its sidecar would only refuse in its log."""
     _refuse_another_image(request.before, pod, defaults)
     before, after = _limits(request.before), _limits(pod)
     if before == after:
-        return _allowed()  # a Pod that could be created must remain changeable, for example its finalizers
+        return allowed()  # a Pod that could be created must remain changeable, for example its finalizers
     if has_sidecar := any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
         pod = _without_label(pod)  # the sidecar in it does not stop for a label
     # What its namespace has as defaults was added when it was created; that it runs is decided.
@@ -198,7 +158,7 @@ def _validate_change(
                 "A sidecar holds this Pod to limits, and no annotation would say which any more. Leave "
                 f"{EGRESS} there and set it higher, or create the Pod again without it."
             )
-        return _allowed(_told(planned))
+        return allowed(_told(planned))
     if lost := " and ".join(planned.annotations):
         raise InjectionError(f"The namespace sets a maximum, so that its Pods need {lost}. Leave that in the Pod.")
     warnings = list(planned.warnings)
@@ -206,7 +166,7 @@ def _validate_change(
         warnings.append(f"It runs without {missing}, so these annotations count only in a Pod that is created again.")
     elif late := ", ".join(name for name in _FIXED if before.get(name) != after.get(name)):
         warnings.append(f"Not in force before the Pod is created again: {late}.")
-    return _allowed(warnings)
+    return allowed(warnings)
 
 
 def _without_label(pod: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -262,65 +222,3 @@ def _refuse_powerless(pod: Mapping[str, Any]) -> None:
             f"Something took the capability {CAPABILITY} from container {NAME}, without which "
             f"no limit can be put in force. Have it allowed in this namespace. {_WITHOUT_LIMITS}"
         )
-
-
-# --- reviews ---------------------------------------------------------------------------------------------------
-
-
-def _answer(review: Any, decide: Callable[[_Request, Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        request = _read(review)
-        response = _allowed() if request.pod is None else decide(request, request.pod)
-    except _MalformedError as error:
-        response = _refused(HTTPStatus.BAD_REQUEST, str(error))
-    except RecursionError:
-        response = _refused(HTTPStatus.BAD_REQUEST, "The object is nested too deeply. Send what an API server sends.")
-    except (AnnotationsError, InjectionError) as error:
-        response = _refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-    uid = pods.mapping(pods.mapping(review).get("request")).get("uid")
-    response["uid"] = uid if isinstance(uid, str) else ""
-    return {"apiVersion": _API_VERSION, "kind": "AdmissionReview", "response": response}
-
-
-def _read(review: Any) -> _Request:
-    document = pods.mapping(review)
-    if document.get("kind") != "AdmissionReview" or document.get("apiVersion") != _API_VERSION:
-        raise _MalformedError(f"This is not an AdmissionReview of {_API_VERSION}. Send what an API server sends.")
-    request = pods.mapping(document.get("request"))
-    if not isinstance(request.get("uid"), str) or not request["uid"]:
-        raise _MalformedError("The review has no request with a uid. Send what an API server sends.")
-    kind = pods.mapping(request.get("kind"))
-    operation, namespace = request.get("operation"), request.get("namespace")
-    about_pods = (kind.get("group") or "", kind.get("kind")) == ("", "Pod") and not request.get("subResource")
-    if not about_pods or operation not in ("CREATE", "UPDATE"):
-        return _Request("", "", None, {})
-    pod = request.get("object")
-    if not isinstance(pod, Mapping) or not isinstance(pod.get("spec"), Mapping):
-        raise _MalformedError("The review's object is not a Pod. Send what an API server sends.")
-    return _Request(
-        namespace=namespace if isinstance(namespace, str) else "",
-        operation=str(operation),
-        pod=pod,
-        before=pods.mapping(request.get("oldObject")),
-    )
-
-
-def _allowed(warnings: Iterable[str] = ()) -> dict[str, Any]:
-    response: dict[str, Any] = {"allowed": True}
-    if texts := _texts(warnings):
-        response["warnings"] = texts
-    return response
-
-
-def _texts(warnings: Iterable[str]) -> list[str]:
-    return [_short(f"podlane: {warning}") for warning in islice(warnings, _MOST_WARNINGS)]
-
-
-def _refused(code: HTTPStatus, message: str) -> dict[str, Any]:
-    status = {"code": int(code), "reason": _REASONS[code], "message": shortened(message, _LONGEST_MESSAGE)}
-    return {"allowed": False, "status": status}
-
-
-def _short(text: str) -> str:
-    line = " ".join(text[: 4 * _LONGEST_WARNING].split())
-    return line if len(line) <= _LONGEST_WARNING else f"{line[: _LONGEST_WARNING - 3]}..."

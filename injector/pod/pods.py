@@ -72,6 +72,12 @@ def labels_of(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     return mapping(metadata_of(pod).get("labels"))
 
 
+def controller_of(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The owner reference of the controller that made an object (k8s.io/apimachinery, metav1.GetControllerOf)."""
+    owners = map(mapping, listed(metadata_of(found).get("ownerReferences")))
+    return next((owner for owner in owners if owner.get("controller") is True), None)
+
+
 def all_containers(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Init containers and containers, without ephemeral ones."""
     for key in (INIT_CONTAINERS, CONTAINERS):

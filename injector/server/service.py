@@ -24,6 +24,7 @@ from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
 from daemon.log import Logger
 from injector.pod.admission import mutate, validate
+from injector.pod.templates import validate_template
 from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import Lifetimes
@@ -118,11 +119,14 @@ class Injector:
             namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds),
             nodes=self._nodes,
         )
+        webhooks = {
+            "/mutate": partial(make, "mutate", mutate),
+            "/validate": partial(make, "validate", validate),
+            "/validate/workloads": partial(make, "workloads", validate_template),
+        }
         return {
-            "/mutate": make("mutate", mutate).handle,
-            "/mutate/enforced": make("mutate", mutate, enforced=True).handle,
-            "/validate": make("validate", validate).handle,
-            "/validate/enforced": make("validate", validate, enforced=True).handle,
+            **{path: webhook().handle for path, webhook in webhooks.items()},
+            **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},
             **health_handlers(self._readiness),
         }
 

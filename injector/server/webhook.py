@@ -1,9 +1,9 @@
-"""The two webhooks: each review, received by POST, is answered within its timeout, or with an HTTP error.
+"""The webhooks: each review, received by POST, is answered within its timeout, or with an HTTP error.
 
-Mutation and validation are synchronous and pure (:mod:`injector.pod.admission`). They usually take a millisecond, but a
-policy of many thousand lines takes a second, in which other reviews must be answered, and the timeout reported:
-potentially long work runs in a thread (:mod:`injector.server.budget`). After an HTTP error the ``failurePolicy`` of the
-webhook configuration decides about the Pod.
+Mutation and validation are synchronous and pure (:mod:`injector.pod.admission`, :mod:`injector.pod.templates`). They
+usually take a millisecond, but a policy of many thousand lines takes a second, in which other reviews must be answered,
+and the timeout reported: potentially long work runs in a thread (:mod:`injector.server.budget`). After an HTTP error
+the ``failurePolicy`` of the webhook configuration decides about the object.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ import trio
 from daemon.http import JSON, HttpRequest, HttpResponse, RequestError
 from daemon.log import Logger
 from injector.errors import InjectionError, NamespaceError, SharedPolicyError
-from injector.pod.admission import Rules, warned
-from injector.pod.admission import SharedPolicies as Lookup
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.namespace import NO_RULES, NamespaceRules
+from injector.pod.pods import annotations_of
+from injector.pod.reviews import Rules, warned, workload_in
+from injector.pod.reviews import SharedPolicies as Lookup
+from injector.pod.workloads import Workload
 from injector.server.budget import SHORT_BODY, DecodingBudget
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
@@ -80,7 +82,7 @@ class _ReadPolicy:
     error: SharedPolicyError | None = None
 
     def get(self, namespace: str, name: str) -> str | None:
-        """See :data:`injector.pod.admission.SharedPolicies`."""
+        """See :data:`injector.pod.reviews.SharedPolicies`."""
         if (namespace, name) != self.wanted:
             raise SharedPolicyError(f"ConfigMap {name} in namespace {namespace} was not read.")
         if self.error is not None:
@@ -100,15 +102,16 @@ class _ReadNamespace:
         return sum(map(len, self.rules.defaults.values()))
 
     def get(self) -> NamespaceRules:
-        """See :data:`injector.pod.admission.Rules`."""
+        """See :data:`injector.pod.reviews.Rules`."""
         if self.error is not None:
             raise self.error
         return self.rules
 
 
 class Webhook:
-    """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``. ``enforced``: it is asked
-    about namespaces in which no Pod may be without limits."""
+    """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``, or
+    :func:`injector.pod.templates.validate_template`. ``enforced``: it is asked about namespaces in which no Pod may be
+    without limits."""
 
     def __init__(
         self,
@@ -162,20 +165,22 @@ class Webhook:
         body = await request.body(MAX_BODY)
         async with self._decoding.decoding(len(body)) as room:
             review = parse_review(body)  # in C, holding the GIL: a thread would block the others just the same
+            found = workload_in(review)
             namespace = await self._read_namespace(review)
-            policy = await self._read_policy(review, namespace)
+            policy = await self._read_policy(review, found, namespace)
             work = partial(self._reviewed, review, policy.get, namespace.get)
-            size = _texts_of(review) + namespace.size + len(policy.text or "")
+            size = _texts_of(found) + namespace.size + len(policy.text or "")
             if len(body) <= SHORT_BODY and size <= _SHORT_TEXT:
-                reply, outcome = work()
+                reply, answer = work()
             else:
-                reply, outcome = await self._decoding.run(work, max(size, len(body)), room)
-        self._log(review, outcome, trio.current_time() - began)
-        return reply, outcome
+                reply, answer = await self._decoding.run(work, max(size, len(body)), room)
+        outcome = outcome_of(reply)
+        self._log(review, found, outcome, trio.current_time() - began)
+        return answer, outcome
 
-    def _reviewed(self, review: dict[str, Any], shared: Lookup, rules: Rules) -> tuple[HttpResponse, ReviewOutcome]:
+    def _reviewed(self, review: dict[str, Any], shared: Lookup, rules: Rules) -> tuple[dict[str, Any], HttpResponse]:
         reply = warned(self._reviewer(review, self._defaults, shared, rules), self._nodes.warnings)
-        return compact(reply), outcome_of(reply)
+        return reply, compact(reply)
 
     async def _read_namespace(self, review: Mapping[str, Any]) -> _ReadNamespace:
         """Read what the Pod's namespace says beforehand, since the decision is synchronous."""
@@ -189,9 +194,11 @@ class Webhook:
         except NamespaceError as failure:
             raise RequestError(503, str(failure)) from None  # so that failurePolicy decides
 
-    async def _read_policy(self, review: Mapping[str, Any], namespace: _ReadNamespace) -> _ReadPolicy:
-        """Read the one ConfigMap that this Pod names, itself or by its namespace."""
-        wanted = shared_policy_of(review, namespace.rules.defaults)
+    async def _read_policy(
+        self, review: Mapping[str, Any], found: Workload | None, namespace: _ReadNamespace
+    ) -> _ReadPolicy:
+        """Read the one ConfigMap that this Pod or template names, itself or by its namespace."""
+        wanted = shared_policy_of(review, found, namespace.rules.defaults)
         if wanted is None:
             return _ReadPolicy(None)
         try:
@@ -199,7 +206,7 @@ class Webhook:
         except SharedPolicyError as failure:
             return _ReadPolicy(wanted, error=failure)
 
-    def _log(self, review: Mapping[str, Any], outcome: ReviewOutcome, seconds: float) -> None:
+    def _log(self, review: Mapping[str, Any], found: Workload | None, outcome: ReviewOutcome, seconds: float) -> None:
         request = review.get("request")
         fields = request if isinstance(request, Mapping) else {}
         write = log.debug if outcome.result == "allowed" else log.info
@@ -207,7 +214,7 @@ class Webhook:
             outcome.result,
             webhook=self._name,
             namespace=_brief(fields.get("namespace")),
-            pod=_brief(_metadata(review).get("name") or _metadata(review).get("generateName")),
+            object=_brief(found.name if found else None),
             uid=_brief(fields.get("uid")),
             patch_bytes=outcome.patch_bytes,
             milliseconds=round(seconds * 1000, 2),
@@ -254,14 +261,16 @@ def parse_review(body: bytes) -> dict[str, Any]:
     return review
 
 
-def shared_policy_of(review: Mapping[str, Any], defaults: Mapping[str, str]) -> tuple[str, str] | None:
-    """Namespace and name of the ConfigMap in the Pod's annotations, if any; ``defaults`` are its namespace's."""
+def shared_policy_of(
+    review: Mapping[str, Any], found: Workload | None, defaults: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Namespace and name of the ConfigMap in the annotations of a Pod or template, if any; ``defaults`` are its
+    namespace's."""
     namespace = _namespace_of(review)
-    annotations = _metadata(review).get("annotations")
-    if namespace is None:
+    if namespace is None or found is None:
         return None
-    own = annotations if isinstance(annotations, Mapping) else {}
-    name = shared_policy_name({**defaults, **{key: value for key, value in own.items() if isinstance(value, str)}})
+    own = {key: value for key, value in annotations_of(found.pod).items() if isinstance(value, str)}
+    name = shared_policy_name({**defaults, **own})
     return (namespace, name) if name else None
 
 
@@ -271,10 +280,9 @@ def _namespace_of(review: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and _NAMESPACE.fullmatch(name) else None
 
 
-def _texts_of(review: Mapping[str, Any]) -> int:
-    """The characters of the Pod's annotations."""
-    annotations = _metadata(review).get("annotations")
-    texts = annotations.values() if isinstance(annotations, Mapping) else ()
+def _texts_of(found: Workload | None) -> int:
+    """The characters of the annotations of a Pod or template."""
+    texts = annotations_of(found.pod).values() if found else ()
     return sum(len(text) for text in texts if isinstance(text, str))
 
 
@@ -294,15 +302,8 @@ def outcome_of(reply: Mapping[str, Any]) -> ReviewOutcome:
         return ReviewOutcome("error")
 
 
-def _metadata(review: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Any = review
-    for key in ("request", "object", "metadata"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
 def _brief(name: object) -> str | None:
-    """For the log: a Pod's name is not validated yet, and may be of any type and length."""
+    """For the log: a name is not validated yet, and may be of any type and length."""
     return name[:_LONGEST_NAME] if isinstance(name, str) else None
 
 

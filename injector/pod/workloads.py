@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from injector.pod.pods import mapping, metadata_of
+from injector.pod.pods import annotations_of, labels_of, mapping, metadata_of
+from traffic_policy.pod.annotations import INJECT_LABEL, PREFIX
 
 Path = tuple[str | int, ...]
 
@@ -25,16 +26,23 @@ _PODS: Final[Mapping[tuple[str, str], Path]] = {
     ("apps.openshift.io", "DeploymentConfig"): _TEMPLATE,
 }
 """The path to the Pod in the object, by API group and kind."""
+_TOLD: Final = 3
+"""Misplaced annotations that are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A Pod or its template: ``path`` leads to it from the document's root; ``name`` as kubectl writes it."""
+    """A Pod or its template: ``path`` leads to it from the document's root; ``name`` as kubectl writes it.
+
+    ``around`` is the object that it is in, and ``place`` where in it, as in ``spec.template``; empty for a Pod.
+    """
 
     path: Path
     name: str
     namespace: str
     pod: Mapping[str, Any]
+    around: Mapping[str, Any]
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,23 @@ def workload(thing: Thing) -> Workload | None:
         pod = mapping(pod).get(str(key))
     if not isinstance(pod, Mapping) or not isinstance(pod.get("spec"), Mapping):
         return None
-    return Workload((*thing.path, *inner), f"{thing.kind}/{thing.name}", thing.namespace, pod)
+    name, place = f"{thing.kind}/{thing.name}", ".".join(map(str, inner))
+    return Workload((*thing.path, *inner), name, thing.namespace, pod, thing.data, place)
+
+
+def misplaced(found: Workload) -> Iterator[str]:
+    """A warning of annotations and labels on the object around a template that nobody reads there."""
+    if not found.place:
+        return
+    around, inside = annotations_of(found.around), annotations_of(found.pod)
+    names = [name[:100] for name in around if isinstance(name, str) and name.startswith(PREFIX) and name not in inside]
+    if INJECT_LABEL in labels_of(found.around) and INJECT_LABEL not in labels_of(found.pod):
+        names.append(f"label {INJECT_LABEL}")
+    if names:
+        yield (
+            f"{', '.join(names[:_TOLD])}: in metadata of {found.name[:100]} this counts for nothing. "
+            f"Write it in {found.place}.metadata."
+        )
 
 
 def has_containers(thing: Thing) -> bool:
