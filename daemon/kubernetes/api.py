@@ -67,6 +67,14 @@ def nodes() -> Resource:
     return Resource("/api/v1", "nodes")
 
 
+def event(namespace: str, name: str) -> Resource:
+    return Resource("/api/v1", "events", name, namespace)
+
+
+def replica_set(namespace: str, name: str) -> Resource:
+    return Resource("/apis/apps/v1", "replicasets", name, namespace)
+
+
 def webhook_configuration(kind: str, name: str) -> Resource:
     """``kind`` is mutating or validating."""
     return Resource("/apis/admissionregistration.k8s.io/v1", f"{kind}webhookconfigurations", name)
@@ -172,7 +180,8 @@ class ApiServer:
         body = b""
         if document is not None:
             headers["content-type"] = content_type
-            body = json.dumps(document).encode()
+            # Server-side apply reads YAML, in which the two escapes of an emoji are no character.
+            body = json.dumps(document, ensure_ascii=False).encode()
         try:
             if self.access.token:
                 headers["authorization"] = f"Bearer {self.access.token()}"

@@ -42,6 +42,7 @@ class InjectorMetrics:
         self._api_errors: Tally[tuple[str, str, str]] = Tally()
         self._expiry: dict[str, float] = {}
         self._loads: Tally[str] = Tally()
+        self._events: Tally[str] = Tally()
 
     def reviewed(self, webhook: str, result: str, seconds: float, patch_bytes: int) -> None:
         """Count a review answered after this many seconds; ``patch_bytes`` is 0 for an unchanged Pod."""
@@ -60,6 +61,10 @@ class InjectorMetrics:
     def loaded(self, result: str) -> None:
         """Count a serving certificate that was loaded, or failed to load."""
         self._loads[result] += 1
+
+    def event(self, result: str) -> None:
+        """Count an Event that was written, failed to be, or was dropped."""
+        self._events[result] += 1
 
     def render(self) -> bytes:
         """All metrics in Prometheus text format."""
@@ -90,9 +95,12 @@ class InjectorMetrics:
         loads = counter("podlane_injector_certificate_loads", "Serving certificates put in use, by result.", "result")
         for result, number in self._loads.items():
             loads.add(number, result)
+        events = counter("podlane_injector_events", "Events about Pods, by what became of them.", "result")
+        for result, number in self._events.items():
+            events.add(number, result)
         ready = gauge("podlane_injector_ready", "1 when Pods can be answered for.")
         ready.add(self.ready)
         old = gauge("podlane_injector_old_kubelets", "Nodes on which no Pod with a sidecar starts.")
         if self.old_kubelets is not None:
             old.add(self.old_kubelets)
-        yield from (reviews, seconds, patches, errors, expiry, loads, ready, old)
+        yield from (reviews, seconds, patches, errors, expiry, loads, events, ready, old)

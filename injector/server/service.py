@@ -10,10 +10,10 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -24,11 +24,13 @@ from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
 from daemon.log import Logger
 from injector.pod.admission import mutate, validate
+from injector.pod.happenings import Happening, mutated, validated
 from injector.pod.templates import validate_template
 from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import Lifetimes
 from injector.server.config import InjectorSettings
+from injector.server.events import Events
 from injector.server.health import Readiness, health_handlers, metrics_handler
 from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook_limits
 from injector.server.metrics import InjectorMetrics
@@ -37,7 +39,7 @@ from injector.server.nodes import OLDEST_KUBERNETES, Nodes
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
-from injector.server.webhook import Webhook
+from injector.server.webhook import Record, Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 
 _VERSION_RETRY: Final = 2.0
@@ -62,6 +64,7 @@ class Injector:
         self._tls = ServerTls(settings.tls_version)
         self._api = ApiServer(access, self._metrics.api_failed, program="podlane-injector") if access else None
         self._nodes = Nodes(self._api, self._metrics)
+        self._events = Events(self._api, self._metrics) if self._api else None
         self._loaded = trio.Event()
         self._stop = trio.Event()
         self._hurry = trio.Event()
@@ -99,11 +102,14 @@ class Injector:
             with trio.CancelScope(shield=True):  # from here on shutdown is graceful
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(server.run, listeners)
+                    if self._events:
+                        nursery.start_soon(self._events.run)
                     log.info("listening", port=port, metrics_port=metrics_port, api=self._api is not None)
                     on_ready(port, metrics_port)
                     _tune()
                     await self._stop.wait()
                     await self._end(server)
+                    nursery.cancel_scope.cancel()
             keepers.cancel_scope.cancel()
 
     def _handlers(self) -> dict[str, Handler]:
@@ -120,8 +126,8 @@ class Injector:
             nodes=self._nodes,
         )
         webhooks = {
-            "/mutate": partial(make, "mutate", mutate),
-            "/validate": partial(make, "validate", validate),
+            "/mutate": partial(make, "mutate", mutate, record=self._recorder(mutated)),
+            "/validate": partial(make, "validate", validate, record=self._recorder(validated)),
             "/validate/workloads": partial(make, "workloads", validate_template),
         }
         return {
@@ -129,6 +135,11 @@ class Injector:
             **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},
             **health_handlers(self._readiness),
         }
+
+    def _recorder(self, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Happening | None]) -> Record:
+        """Makes Events of answers, where there is an API server to write them."""
+        events = self._events
+        return lambda review, reply: events.add(read(review, reply)) if events else None
 
     def _start_certificates(self, nursery: trio.Nursery) -> None:
         settings = self._settings

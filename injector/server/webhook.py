@@ -59,6 +59,8 @@ _GO_DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|
 _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 Reviewer = Callable[[Mapping[str, Any], InjectionDefaults, Lookup, Rules], dict[str, Any]]
+Record = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+"""Takes note of a review and its answer, without waiting for anything."""
 
 log = Logger()
 log_some = Logger(spacing=1.0)
@@ -111,7 +113,7 @@ class _ReadNamespace:
 class Webhook:
     """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``, or
     :func:`injector.pod.templates.validate_template`. ``enforced``: it is asked about namespaces in which no Pod may be
-    without limits."""
+    without limits. ``record`` hears of each answer."""
 
     def __init__(
         self,
@@ -126,6 +128,7 @@ class Webhook:
         nodes: Nodes,
         *,
         enforced: bool = False,
+        record: Record = lambda _review, _reply: None,
     ) -> None:
         self._name = name
         self._reviewer = reviewer
@@ -137,6 +140,7 @@ class Webhook:
         self._namespaces = namespaces
         self._nodes = nodes
         self._enforced = enforced
+        self._record = record
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer a review. Raises :class:`RequestError` for an invalid one."""
@@ -175,6 +179,7 @@ class Webhook:
             else:
                 reply, answer = await self._decoding.run(work, max(size, len(body)), room)
         outcome = outcome_of(reply)
+        self._record(review, reply)
         self._log(review, found, outcome, trio.current_time() - began)
         return answer, outcome
 
