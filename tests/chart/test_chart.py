@@ -42,7 +42,15 @@ def webhook_configurations(manifests: list[dict[str, Any]]) -> list[dict[str, An
 
 def webhooks_for(configuration: dict[str, Any], operation: str) -> list[dict[str, Any]]:
     """Those that are called when Pods are created, or changed."""
-    return [w for w in configuration["webhooks"] if w["rules"][0]["operations"] == [operation]]
+    return [w for w in about_pods(configuration) if w["rules"][0]["operations"] == [operation]]
+
+
+def about_pods(configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    return [w for w in configuration["webhooks"] if w["rules"][0]["resources"] == ["pods"]]
+
+
+def about_workloads(configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    return [w for w in configuration["webhooks"] if w["rules"][0]["resources"] != ["pods"]]
 
 
 # --- what Kubernetes says ----------------------------------------------------------------------------------------------
@@ -170,8 +178,8 @@ def test_webhooks_are_as_a_cluster_wants_them(case: Values) -> None:
     mutating, validating = webhook_configurations(manifests)
     service = the(manifests, "Service")
     for configuration, path in ((mutating, "/mutate"), (validating, "/validate")):
-        for webhook in configuration["webhooks"]:
-            assert webhook["sideEffects"] == "None"
+        for webhook in about_pods(configuration):
+            assert webhook["sideEffects"] == "NoneOnDryRun", "a dry run writes no Event"
             assert webhook["admissionReviewVersions"] == ["v1"]
             assert webhook["matchPolicy"] == "Equivalent"
             (rule,) = webhook["rules"]
@@ -203,6 +211,31 @@ def test_changes_of_pods_are_looked_at_and_never_wait_for_an_injector(case: Valu
     assert "objectSelector" not in webhook, "what has a sidecar has it, whatever its labels say by now"
     read = set(re.findall(r'"(\S+\.io/[\w-]*)"', webhook["matchConditions"][1]["expression"]))
     assert read == {PREFIX, KUBERNETES_EGRESS, KUBERNETES_INGRESS}
+
+
+@SETS
+def test_templates_are_looked_at_and_no_workload_waits_for_an_injector(case: Values) -> None:
+    mutating, validating = webhook_configurations(render(case))
+    assert about_workloads(mutating) == []
+    webhooks = {w["name"].removesuffix(".workloads.podlane.io"): w for w in about_workloads(validating)}
+    assert webhooks.keys() == {"namespace", "pod", "enforced"}
+    asked: set[tuple[str, str]] = set()
+    for who, webhook in webhooks.items():
+        creating = next(w for w in webhooks_for(validating, "CREATE") if w["name"] == f"{who}.validate.podlane.io")
+        assert webhook["namespaceSelector"] == creating["namespaceSelector"], "where Pods are judged, and nowhere else"
+        service = creating["clientConfig"]["service"]
+        path = "/validate/workloads/enforced" if who == "enforced" else "/validate/workloads"
+        assert webhook["clientConfig"] == creating["clientConfig"] | {"service": service | {"path": path}}
+        assert (webhook["failurePolicy"], webhook["sideEffects"]) == ("Ignore", "None")
+        assert "objectSelector" not in webhook, "labels of a template are not the object's"
+        conditions = [condition["name"] for condition in webhook["matchConditions"]]
+        assert conditions == ["no-controller-made-it", "template-is-new", *["template-opts-in"] * (who == "pod")]
+        for rule in webhook["rules"]:
+            assert (rule["apiVersions"], rule["operations"]) == (["v1"], ["CREATE", "UPDATE"])
+            asked |= {(group, resource) for group in rule["apiGroups"] for resource in rule["resources"]}
+    assert asked == {
+        ("apps", "deployments"), ("apps", "statefulsets"), ("apps", "daemonsets"), ("batch", "jobs"), ("batch", "cronjobs"),
+    }  # fmt: skip
 
 
 def test_is_called_before_istio() -> None:
@@ -254,6 +287,13 @@ OWN_CERTIFICATES = {
     (NAMESPACE, "secrets", "podlane-injector-certificates", "create"),
 }
 ANY_POLICY = {("*", "configmaps", "*", "get")}
+ALWAYS = {
+    ("*", "nodes", "*", "list"),
+    ("*", "namespaces", "*", "get"),
+    ("*", "replicasets", "*", "get"),
+    ("*", "events", "*", "create"),
+    ("*", "events", "*", "patch"),
+}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +313,7 @@ ANY_POLICY = {("*", "configmaps", "*", "get")}
 )
 def test_the_injector_s_rights_are_these_and_no_others(name: str, expected: set[tuple[str, str, str, str]]) -> None:
     manifests = render(VALUE_SETS[name])
-    assert set(rights(manifests)) == expected | {("*", "namespaces", "*", "get"), ("*", "nodes", "*", "list")}
+    assert set(rights(manifests)) == expected | ALWAYS
     account = the(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
     bindings = [*of_kind(manifests, "ClusterRoleBinding"), *of_kind(manifests, "RoleBinding")]
     for binding in bindings:

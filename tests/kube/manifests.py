@@ -38,6 +38,22 @@ def deployment(annotations: Mapping[str, str] = LIMITED, replicas: int = 2) -> d
     }
 
 
+def stateful_set(annotations: Mapping[str, str] = LIMITED) -> dict[str, Any]:
+    made = deployment(annotations, 1)
+    return {**made, "kind": "StatefulSet", "spec": {**made["spec"], "serviceName": "web"}}
+
+
+def daemon_set(annotations: Mapping[str, str] = LIMITED) -> dict[str, Any]:
+    made = deployment(annotations)
+    return {**made, "kind": "DaemonSet", "spec": {k: v for k, v in made["spec"].items() if k != "replicas"}}
+
+
+def cron_job(annotations: Mapping[str, str] = LIMITED, schedule: str = "0 0 1 1 *") -> dict[str, Any]:
+    once = job(annotations)["spec"]
+    spec = {"schedule": schedule, "jobTemplate": {"spec": once}}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "often"}, "spec": spec}
+
+
 def job(annotations: Mapping[str, str] = LIMITED) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",

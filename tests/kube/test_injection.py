@@ -244,17 +244,6 @@ def test_controllers_pods_get_the_sidecar(cluster: Cluster, workload: dict[str, 
         assert names(stored["spec"]["containers"]) == ["app"]
 
 
-def test_a_refused_deployment_says_why_in_its_events(cluster: Cluster) -> None:
-    """The Deployment itself is accepted: its ReplicaSet is who cannot create Pods."""
-    kubectl = cluster.namespace(INJECTED)
-    kubectl.create(deployment({"podlane.io/egress-bandwidth": "fast"}))
-
-    def reasons() -> str:
-        return kubectl("get", "events", "--field-selector=reason=FailedCreate", "-o", "jsonpath={.items[*].message}")
-
-    assert "podlane.io/egress-bandwidth: " in until("an event", reasons)
-
-
 def test_what_was_injected_offline_is_not_injected_twice(cluster: Cluster) -> None:
     """Of another version or with other settings, too: the injector puts right what it finds."""
     kubectl = cluster.namespace(INJECTED)

@@ -113,7 +113,7 @@ annotations:
 {{- append .Values.webhook.excludedNamespaces .Release.Namespace | uniq | toYaml -}}
 {{- end -}}
 
-{{/* Where a webhook is asked, and about what. Dict: root, path, operation. */}}
+{{/* Where a webhook is asked, and how. Dict: root, path. */}}
 {{- define "podlane.webhookCall" -}}
 admissionReviewVersions: [v1]
 clientConfig:
@@ -125,15 +125,37 @@ clientConfig:
   {{- if eq (include "podlane.certificates" .root) "secret" }}
   caBundle: {{ required "certificates.caBundle is needed where certificates.source is secret: the authority (PEM) by which API servers check the certificate." .root.Values.certificates.caBundle | b64enc }}
   {{- end }}
+matchPolicy: Equivalent
+timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
+{{- end -}}
+
+{{/* About which Pods: those that are created or changed (the operation). A dry run writes no Event. */}}
+{{- define "podlane.aboutPods" -}}
 rules:
   - apiGroups: [""]
     apiVersions: [v1]
-    operations: [{{ .operation }}]
+    operations: [{{ . }}]
     resources: [pods]
     scope: Namespaced
-matchPolicy: Equivalent
-sideEffects: None
-timeoutSeconds: {{ .root.Values.webhook.timeoutSeconds }}
+sideEffects: NoneOnDryRun
+{{- end -}}
+
+{{/* In which namespaces the three webhooks of a kind are asked. Dict: root, who (namespace, pod or enforced). */}}
+{{- define "podlane.namespaces" -}}
+namespaceSelector:
+  matchExpressions:
+    - key: podlane.io/enforce
+      operator: {{ eq .who "enforced" | ternary "In" "NotIn" }}
+      values: ["true"]
+    {{- if ne .who "enforced" }}
+    - key: podlane.io/inject
+      operator: {{ eq .who "namespace" | ternary "In" "NotIn" }}
+      values: [enabled]
+    {{- end }}
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values:
+        {{- include "podlane.excluded" .root | nindent 8 }}
 {{- end -}}
 
 {{/*
@@ -147,25 +169,13 @@ for namespaces that enforce limits, where labels of Pods decide nothing.
 {{- range $who := list "namespace" "pod" "enforced" }}
 {{- $enforced := eq $who "enforced" }}
 - name: {{ $who }}.{{ $call.verb }}.podlane.io
-  {{- include "podlane.webhookCall" (dict "root" $root "path" ($enforced | ternary (printf "%s/enforced" $call.path) $call.path) "operation" "CREATE") | nindent 2 }}
+  {{- include "podlane.webhookCall" (dict "root" $root "path" ($enforced | ternary (printf "%s/enforced" $call.path) $call.path)) | nindent 2 }}
+  {{- include "podlane.aboutPods" "CREATE" | nindent 2 }}
   {{- if $call.mutating }}
   reinvocationPolicy: IfNeeded
   {{- end }}
   failurePolicy: {{ $root.Values.webhook.failurePolicy }}
-  namespaceSelector:
-    matchExpressions:
-      - key: podlane.io/enforce
-        operator: {{ $enforced | ternary "In" "NotIn" }}
-        values: ["true"]
-      {{- if not $enforced }}
-      - key: podlane.io/inject
-        operator: {{ eq $who "namespace" | ternary "In" "NotIn" }}
-        values: [enabled]
-      {{- end }}
-      - key: kubernetes.io/metadata.name
-        operator: NotIn
-        values:
-          {{- include "podlane.excluded" $root | nindent 10 }}
+  {{- include "podlane.namespaces" (dict "root" $root "who" $who) | nindent 2 }}
   {{- if not $enforced }}
   objectSelector:
     matchExpressions:
@@ -183,7 +193,8 @@ whether those that Podlane reads, or the sidecar's image, have changed: for all 
 */}}
 {{- define "podlane.updateWebhook" -}}
 - name: update.validate.podlane.io
-  {{- include "podlane.webhookCall" (dict "root" . "path" "/validate" "operation" "UPDATE") | nindent 2 }}
+  {{- include "podlane.webhookCall" (dict "root" . "path" "/validate") | nindent 2 }}
+  {{- include "podlane.aboutPods" "UPDATE" | nindent 2 }}
   failurePolicy: Ignore
   namespaceSelector:
     matchExpressions:
@@ -205,4 +216,54 @@ whether those that Podlane reads, or the sidecar's image, have changed: for all 
         && !(name in oldObject.metadata.annotations))
         || has(object.spec.initContainers) && object.spec.initContainers.exists(new, new.name == "podlane"
         && !oldObject.spec.initContainers.exists(old, old.name == new.name && old.image == new.image))
+{{- end -}}
+
+{{/*
+The webhooks for Pod templates, by which whoever applies a workload reads what is wrong in it. They hold no Pod to anything: Pods are
+reviewed when they are created. So nobody waits for an injector here (Ignore), also where limits are enforced. The API server itself looks
+(matchConditions) whether a template is new or has changed: no other change of an object is asked about, and what a controller has
+made is that controller's business. Labels of a template are no labels of the object, so no objectSelector sees them. Its
+"false" is read by the injector; its "true" in other namespaces is looked for here, lest all workloads of the cluster be asked about.
+*/}}
+{{- define "podlane.workloadWebhooks" -}}
+{{- $root := . -}}
+{{- range $who := list "namespace" "pod" "enforced" }}
+- name: {{ $who }}.workloads.podlane.io
+  {{- include "podlane.webhookCall" (dict "root" $root "path" (eq $who "enforced" | ternary "/validate/workloads/enforced" "/validate/workloads")) | nindent 2 }}
+  rules:
+    - apiGroups: [apps]
+      apiVersions: [v1]
+      operations: [CREATE, UPDATE]
+      resources: [deployments, statefulsets, daemonsets]
+      scope: Namespaced
+    - apiGroups: [batch]
+      apiVersions: [v1]
+      operations: [CREATE, UPDATE]
+      resources: [jobs, cronjobs]
+      scope: Namespaced
+  sideEffects: None
+  failurePolicy: Ignore
+  {{- include "podlane.namespaces" (dict "root" $root "who" $who) | nindent 2 }}
+  matchConditions:
+    - name: no-controller-made-it
+      expression: >-
+        !has(object.metadata.ownerReferences)
+        || !object.metadata.ownerReferences.exists(owner, has(owner.controller) && owner.controller)
+    - name: template-is-new
+      expression: >-
+        request.operation == "CREATE" || (has(object.spec.jobTemplate)
+        ? object.spec.jobTemplate.spec.template != oldObject.spec.jobTemplate.spec.template
+        : object.spec.template != oldObject.spec.template)
+    {{- if eq $who "pod" }}
+    - name: template-opts-in
+      expression: >-
+        has(object.spec.jobTemplate)
+        ? has(object.spec.jobTemplate.spec.template.metadata) && has(object.spec.jobTemplate.spec.template.metadata.labels)
+        && "podlane.io/inject" in object.spec.jobTemplate.spec.template.metadata.labels
+        && object.spec.jobTemplate.spec.template.metadata.labels["podlane.io/inject"] == "true"
+        : has(object.spec.template.metadata) && has(object.spec.template.metadata.labels)
+        && "podlane.io/inject" in object.spec.template.metadata.labels
+        && object.spec.template.metadata.labels["podlane.io/inject"] == "true"
+    {{- end }}
+{{- end }}
 {{- end -}}
