@@ -21,6 +21,8 @@ from datapath.routing.flow import Content, Destination
 from datapath.routing.table import RoutingTable
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
+from injector.pod.happenings import mutated
+from injector.pod.templates import validate_template
 from tests.fuzz.refusals import says_why
 from traffic_policy import policy_file
 from traffic_policy.errors import PodlaneError, PolicyError
@@ -115,8 +117,11 @@ def review(data: bytes, *, full: bool = True) -> None:
         return
     before = json.dumps(document)
     for defaults in _DEFAULTS:
-        answer = _answered(mutate(document, defaults, _shared))
+        reply = mutate(document, defaults, _shared)
+        answer = _answered(reply)
+        mutated(document, reply)
         _answered(validate(document, defaults, _shared))
+        _answered(validate_template(document, defaults, _shared))
         assert json.dumps(document) == before, "the review was altered"
         if not answer.get("patch"):
             continue
