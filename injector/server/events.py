@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import trio
 
-from daemon.log import Logger
+from daemon.kubernetes.api import ApiServer, event, replica_set
 from daemon.kubernetes.errors import ApiError, NotFoundError
+from daemon.log import Logger
 from injector.pod.happenings import Happening, Owner
 from injector.pod.pods import metadata_of
-from daemon.kubernetes.api import ApiServer, event, replica_set
 from injector.server.event_series import EventSeries, Series
 from injector.server.metrics import InjectorMetrics
 

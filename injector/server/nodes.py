@@ -14,9 +14,9 @@ from typing import Final
 
 import trio
 
-from daemon.log import Logger
-from daemon.kubernetes.errors import ApiError
 from daemon.kubernetes.api import ApiServer, nodes
+from daemon.kubernetes.errors import ApiError
+from daemon.log import Logger
 from injector.server.metrics import InjectorMetrics
 
 OLDEST_KUBERNETES: Final = (1, 29)

@@ -16,10 +16,10 @@ from release import Injector, Release
 from trust import metric
 from waiting import until
 
+from daemon.kubernetes.access import from_kubeconfig
+from daemon.kubernetes.api import ApiServer
 from injector.pod.happenings import Happening, Owner, Reason
 from injector.server import event_series
-from daemon.kubernetes.api import ApiServer
-from daemon.kubernetes.access import from_kubeconfig
 from injector.server.events import Events
 from injector.server.metrics import InjectorMetrics
 

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from daemon.http import HttpRequest, HttpResponse
+from daemon.kubernetes.api import ApiServer
 from injector.pod.admission import mutate
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.happenings import Happening, Owner, Reason, mutated
-from daemon.kubernetes.api import ApiServer
 from injector.server.budget import DecodingBudget
 from injector.server.events import Events
 from injector.server.http import compact, failure

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from daemon.http import HttpRequest, HttpResponse
-from injector.pod.admission import warned
 from daemon.kubernetes.api import ApiServer
+from injector.pod.admission import warned
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
 from injector.server.nodes import Nodes
