@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -16,7 +16,8 @@ class HttpRequest:
     """The head of a request; its body is read on demand.
 
     ``path`` and ``query`` are as sent, without the question mark. Names of ``headers`` are in lower case; the last
-    field of a name counts.
+    field of a name counts. ``client``: the client's certificate, as ``ssl.SSLSocket.getpeercert`` gives it; None if it
+    has shown none, or was not asked for one. One that the server's authorities have not signed fails the handshake.
     """
 
     method: str
@@ -24,6 +25,7 @@ class HttpRequest:
     query: str
     headers: Mapping[str, str]
     read_body: Callable[[int], Awaitable[bytes]]
+    client: Mapping[str, Any] | None = None
 
     async def body(self, limit: int) -> bytes:
         """The whole body; call it once. Raises :class:`RequestError` if it is too long or incomplete."""

@@ -6,9 +6,11 @@ outlives the connection.
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import h11
 import trio
@@ -70,6 +72,8 @@ class Shared:
     respond: Handler
     """Answers every request; raises nothing."""
     refuse: Refuse
+    tls: Callable[[], ssl.SSLContext] | None = None
+    """The context for new connections."""
     held: int = 0
     """Bytes of the currently buffered bodies."""
     leaving: bool = False
@@ -88,6 +92,7 @@ class HttpConnection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=shared.limits.head_bytes)
         self.asked = False
         """Whether the head of a request has come."""
+        self._client = _certificate_of(stream)
         self._idle: trio.CancelScope | None = None
         self._whole = trio.Event()
         """The current request has been read to its end."""
@@ -150,7 +155,7 @@ class HttpConnection:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         declared = int(headers.get("content-length", 0))  # h11 has validated it
         method = head.method.decode("latin-1")
-        request = HttpRequest(method, path, query, headers, partial(self._read_body, declared))
+        request = HttpRequest(method, path, query, headers, partial(self._read_body, declared), self._client)
         if declared == 0 and "transfer-encoding" not in headers:
             self._skip()  # no body: the request ends with its head
         response = None
@@ -223,7 +228,7 @@ class HttpConnection:
         self._skip()
         fields = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
         fields.extend(response.headers)
-        if last or self._shared.leaving or not self._limits.keep_alive or not self._whole.is_set():
+        if last or self._ends_with_response():
             fields.append(("connection", "close"))
         events: list[h11.Event] = [h11.Response(status_code=response.status, headers=fields)]
         if not head_only:
@@ -235,6 +240,15 @@ class HttpConnection:
             return True
         await self._linger()
         return False
+
+    def _ends_with_response(self) -> bool:
+        ending = self._shared.leaving or not self._limits.keep_alive or not self._whole.is_set()
+        return ending or (
+            # Whom the authorities of now would not let in does not stay for having come before.
+            isinstance(self._stream, trio.SSLStream)
+            and self._shared.tls is not None
+            and self._stream.context is not self._shared.tls()
+        )
 
     def _skip(self) -> None:
         """Discard the received part of an unread body."""
@@ -259,3 +273,8 @@ class HttpConnection:
 
     async def _receive(self) -> None:
         self._http.receive_data(bytes(await self._stream.receive_some(_CHUNK)))
+
+
+def _certificate_of(stream: Stream) -> Mapping[str, Any] | None:
+    """The verified certificate of the client, if it has shown one."""
+    return (stream.getpeercert() or None) if isinstance(stream, trio.SSLStream) else None

@@ -29,7 +29,8 @@ log_some = Logger(spacing=1.0)
 
 
 class HttpServer:
-    """Serves handlers by path. ``tls`` returns the context for each new connection; None: plain HTTP.
+    """Serves handlers by path. ``tls`` returns the context for each new connection; None: plain HTTP. Connections with
+    an earlier context end with their next response.
 
     ``refuse`` makes the responses to requests that cannot be answered.
     """
@@ -46,7 +47,7 @@ class HttpServer:
         self._limits = limits
         self._refuse = refuse
         self._tls = tls
-        self._shared = Shared(limits, self._respond, refuse)
+        self._shared = Shared(limits, self._respond, refuse, tls)
         self._open: dict[trio.CancelScope, _Client] = {}
         """Connections, by their cancel scope, the oldest first."""
         self._peers = Counter[str]()

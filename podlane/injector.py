@@ -26,6 +26,8 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
 @click.option("--tls-version", type=click.Choice(["1.2", "1.3"]), help="Oldest TLS that is spoken.  [default: 1.3]")
 @click.option("--certificate", metavar="FILE", help="Certificate chain to serve (PEM); read again when it changes.")
 @click.option("--key", metavar="FILE", help="Its private key (PEM).")
+@click.option("--client-ca", metavar="FILE", help="Answer only clients with a certificate of this authority (PEM).")
+@click.option("--client-names", metavar="NAMES", help="And with one of these common names (CN), with commas.")
 @click.option("--secret", metavar="NAME", help="Instead: keep certificates of its own making in this Secret.")
 @click.option("--service", metavar="NAME", help="Service they are for.  [default: podlane-injector]")
 @click.option("--names", metavar="NAMES", help="Further names and addresses they are for, with commas.")

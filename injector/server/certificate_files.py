@@ -1,14 +1,14 @@
-"""A certificate and key in files, such as a mounted Secret of cert-manager or an administrator, reloaded on change.
+"""Certificates and keys in files, such as a mounted Secret of cert-manager or an administrator, reloaded on change.
 
 The kubelet replaces a mounted Secret by swapping a symbolic link (``..data``), so the identity of the file behind each
-path is checked, by two stat(2) a second. An unusable pair leaves the old one in place: only half of a change may be
+path is checked, by a stat(2) a second. What cannot be used leaves the old in place: only half of a change may be
 visible.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,6 @@ import trio
 
 from daemon.errors import CertificateError
 from daemon.log import Logger
-from injector.server.tls import ServerTls
 
 _LOOK_EVERY: Final = 1.0
 
@@ -26,18 +25,26 @@ _Version = tuple[tuple[int, int, int, int], ...]
 
 
 class CertificateFiles:
-    """Loads a changed pair into ``tls``. ``on_load`` is called each time with whether it was usable."""
+    """Gives what changed files hold, one after the other, to ``use``, which returns whether that is new.
+
+    ``remedy`` is for files that cannot be read; ``on_load`` is called each time with whether they could be used.
+    """
 
     def __init__(
-        self, certificate: Path, key: Path, tls: ServerTls, on_load: Callable[[bool], None] = lambda _ok: None
+        self,
+        paths: Sequence[Path],
+        use: Callable[..., bool],
+        remedy: str,
+        on_load: Callable[[bool], None] = lambda _ok: None,
     ) -> None:
-        self._paths = certificate, key
-        self._tls = tls
+        self._paths = paths
+        self._use = use
+        self._remedy = remedy
         self._on_load = on_load
         self._seen: _Version | None = None
 
     def load_changed(self) -> bool:
-        """Load changed files. Return whether a new certificate is served.
+        """Load changed files. Return whether what they hold is new.
 
         Raises :class:`CertificateError` once for each unusable version of the files.
         """
@@ -46,21 +53,18 @@ class CertificateFiles:
             if version == self._seen:
                 return False
             self._seen = version
-            chain, key = (path.read_bytes() for path in self._paths)
+            contents = [path.read_bytes() for path in self._paths]
         except OSError as error:
             seen, self._seen = self._seen, ()
             if seen == ():
                 return False
             self._on_load(False)
-            raise CertificateError(
-                f"{error.filename} cannot be read: {error.strerror}. Name the files with --certificate and --key, "
-                "or have the injector make its own with --secret."
-            ) from None
+            raise CertificateError(f"{error.filename} cannot be read: {error.strerror}. {self._remedy}") from None
         try:
-            changed = self._tls.use(chain, key)
+            changed = self._use(*contents)
         except CertificateError as error:
             self._on_load(False)
-            raise CertificateError(f"{self._paths[0]}, {self._paths[1]}: {error}") from None
+            raise CertificateError(f"{', '.join(map(str, self._paths))}: {error}") from None
         self._on_load(True)
         return changed
 
@@ -73,8 +77,8 @@ class CertificateFiles:
             except CertificateError as error:
                 log.error("the certificate is not exchanged; the old one stays", error=str(error))
             else:
-                if changed and self._tls.served:
-                    log.info("a new certificate is served", expires=self._tls.served.not_valid_after_utc.isoformat())
+                if changed:
+                    log.info("a new certificate is used", files=", ".join(map(str, self._paths)))
 
 
 def _version(path: Path) -> tuple[int, int, int, int]:

@@ -77,6 +77,8 @@ class InjectorSettings(BaseSettings):
     tls_version: TlsVersion = TlsVersion.TLS_1_3
     certificate: Path | None = None
     key: Path | None = None
+    client_ca: Path | None = None
+    client_names: NamesSetting = ()
     secret: str = ""
     service: str = "podlane-injector"
     names: NamesSetting = ()
@@ -133,6 +135,8 @@ class InjectorSettings(BaseSettings):
                 "There is no certificate to serve. Name its files with --certificate and --key, or with --secret a "
                 "Secret in which the injector keeps certificates of its own."
             )
+        if self.client_names and self.client_ca is None:
+            raise ValueError("--client-names: nobody is asked for a certificate. Give --client-ca, too.")
         if self.port and self.port == self.metrics_port:
             raise ValueError(f"--port and --metrics-port: both are {self.port}. Change one.")
         if self.certificate_lifetime.seconds + self.ca_overlap.seconds > self.ca_lifetime.seconds / 3:

@@ -29,6 +29,7 @@ from injector.pod.templates import validate_template
 from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles
 from injector.server.certificates import Lifetimes
+from injector.server.clients import Clients
 from injector.server.config import InjectorSettings
 from injector.server.events import Events
 from injector.server.health import Readiness, health_handlers, metrics_handler
@@ -124,6 +125,7 @@ class Injector:
             decoding=DecodingBudget(),
             namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds),
             nodes=self._nodes,
+            clients=Clients(settings.client_names) if settings.client_ca else None,
         )
         webhooks = {
             "/mutate": partial(make, "mutate", mutate, record=self._recorder(mutated)),
@@ -143,8 +145,14 @@ class Injector:
 
     def _start_certificates(self, nursery: trio.Nursery) -> None:
         settings = self._settings
+        if settings.client_ca:
+            remedy = "Name with --client-ca the file with the authority of the API servers' certificates."
+            clients = CertificateFiles([settings.client_ca], self._tls.trust, remedy)
+            clients.load_changed()
+            nursery.start_soon(clients.follow)
         if settings.certificate and settings.key:
-            files = CertificateFiles(settings.certificate, settings.key, self._tls, self._file_loaded)
+            remedy = "Name the files with --certificate and --key, or have the injector make its own with --secret."
+            files = CertificateFiles([settings.certificate, settings.key], self._tls.use, remedy, self._file_loaded)
             files.load_changed()
             self._certificate_state(None)
             nursery.start_soon(files.follow)

@@ -31,6 +31,7 @@ from injector.pod.reviews import Rules, warned, workload_in
 from injector.pod.reviews import SharedPolicies as Lookup
 from injector.pod.workloads import Workload
 from injector.server.budget import SHORT_BODY, DecodingBudget
+from injector.server.clients import Clients
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
@@ -57,6 +58,9 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 _GO_DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)")
 _GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+_RESULTS: Final = {403: "forbidden", 503: "busy"}
+"""Results for the metrics by status code; others are bad requests."""
 
 Reviewer = Callable[[Mapping[str, Any], InjectionDefaults, Lookup, Rules], dict[str, Any]]
 Record = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
@@ -112,8 +116,8 @@ class _ReadNamespace:
 
 class Webhook:
     """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``, or
-    :func:`injector.pod.templates.validate_template`. ``enforced``: it is asked about namespaces in which no Pod may be
-    without limits. ``record`` hears of each answer."""
+    :func:`injector.pod.templates.validate_template`. ``clients``: who may ask; None: everybody. ``enforced``: it is
+    asked about namespaces in which no Pod may be without limits. ``record`` hears of each answer."""
 
     def __init__(
         self,
@@ -127,6 +131,7 @@ class Webhook:
         namespaces: Namespaces,
         nodes: Nodes,
         *,
+        clients: Clients | None = None,
         enforced: bool = False,
         record: Record = lambda _review, _reply: None,
     ) -> None:
@@ -139,6 +144,7 @@ class Webhook:
         self._decoding = decoding
         self._namespaces = namespaces
         self._nodes = nodes
+        self._clients = clients
         self._enforced = enforced
         self._record = record
 
@@ -147,6 +153,8 @@ class Webhook:
         began = trio.current_time()
         outcome = ReviewOutcome("error")
         try:
+            if self._clients is not None:
+                self._clients.refuse_others(request.client)
             seconds = time_limit(request.query, self._longest)
             with trio.move_on_after(seconds):
                 answer, outcome = await self._answer(request, began)
@@ -155,7 +163,7 @@ class Webhook:
             log_some.error("a review took too long", webhook=self._name, seconds=round(seconds, 3))
             return failure(504, f"The injector could not answer within {seconds:.1f} s.")
         except RequestError as refusal:
-            outcome = ReviewOutcome("busy" if refusal.status == 503 else "bad_request")
+            outcome = ReviewOutcome(_RESULTS.get(refusal.status, "bad_request"))
             log_some.warning("what came is no review", webhook=self._name, code=refusal.status, reason=str(refusal))
             raise
         except trio.Cancelled:

@@ -332,7 +332,7 @@ def test_every_pod_of_ours_meets_the_restricted_standard(case: Values) -> None:
         assert spec["securityContext"]["runAsUser"] == 65532
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        assert all({"secret", "downwardAPI"} & volume.keys() for volume in spec.get("volumes", []))
+        assert all({"secret", "configMap", "downwardAPI"} & volume.keys() for volume in spec.get("volumes", []))
         for container in spec["containers"]:
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
@@ -364,8 +364,7 @@ def test_the_injector_takes_the_settings(case: Values, monkeypatch: pytest.Monke
         names = [c["metadata"]["name"] for c in webhook_configurations(manifests)]
         assert [settings.mutating_webhook, settings.validating_webhook] == names
     else:
-        (volume,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
-        (mount,) = container["volumeMounts"]
+        volume, mount = mounted(manifests, "certificates")
         assert str(settings.certificate) == f"{mount['mountPath']}/tls.crt"
         assert str(settings.key) == f"{mount['mountPath']}/tls.key"
         for certificate in of_kind(manifests, "Certificate"):
@@ -373,6 +372,59 @@ def test_the_injector_takes_the_settings(case: Values, monkeypatch: pytest.Monke
                 assert host in certificate["spec"]["dnsNames"]
     needed = settings.linger.seconds + settings.grace.seconds
     assert needed <= the(manifests, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+def mounted(manifests: list[dict[str, Any]], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A volume of the injector, and its place in the container."""
+    (volume,) = (v for v in the(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"] if v["name"] == name)
+    (mount,) = (m for m in injector_container(manifests)["volumeMounts"] if m["name"] == name)
+    assert mount["readOnly"]
+    return volume, mount
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "names"),
+    [
+        ("API servers with certificates", {"configMap": {"name": "podlane-clients"}}, ("kube-apiserver", "spare")),
+        ("API servers with certificates of cert-manager", {"secret": {"secretName": "podlane-clients"}}, ()),
+    ],
+)
+def test_the_authority_of_clients_is_where_the_injector_looks_for_it(
+    name: str, source: dict[str, dict[str, str]], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = VALUE_SETS[name]
+    manifests = render(case)
+    settings = settings_of(manifests, monkeypatch)
+    volume, mount = mounted(manifests, "clients")
+    ((kind, wanted),) = source.items()
+    (item,) = volume[kind]["items"]
+    assert wanted.items() <= volume[kind].items()
+    assert item["key"] == case.values["webhook"]["clientCa"].get("key", "ca.crt")
+    assert str(settings.client_ca) == f"{mount['mountPath']}/{item['path']}"
+    assert settings.client_names == names
+
+
+def test_by_default_everybody_who_reaches_the_injector_may_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(VALUE_SETS["defaults"])
+    assert settings_of(manifests, monkeypatch).client_ca is None
+    assert all("from" not in rule for rule in the(manifests, "NetworkPolicy")["spec"]["ingress"])
+
+
+def test_values_say_from_where_the_injector_is_asked() -> None:
+    def sources(name: str) -> dict[str, list[dict[str, Any]]]:
+        rules = the(render(VALUE_SETS[name]), "NetworkPolicy")["spec"]["ingress"]
+        return {rule["ports"][0]["port"]: rule.get("from") for rule in rules}
+
+    found = sources("API servers with certificates")
+    api_servers, helm_test = found["https"]
+    assert (api_servers, found["metrics"]) == ({"ipBlock": {"cidr": "192.0.2.0/28"}}, None)
+    (test,) = (
+        p
+        for p in of_kind(render(VALUE_SETS["API servers with certificates"]), "Pod")
+        if "readiness" in p["metadata"]["name"]
+    )
+    assert helm_test["podSelector"]["matchLabels"].items() <= test["metadata"]["labels"].items()
+    assert sources("API servers with certificates of cert-manager") == {"https": [{"podSelector": {}}], "metrics": None}
 
 
 def test_injectors_count_as_available_when_nodes_have_heard_of_them() -> None:
@@ -481,6 +533,13 @@ def test_every_value_is_in_the_schema_with_a_description() -> None:
             {"certificates": {"issuerRef": {"kind": "Issuer"}}}, "/certificates/issuerRef", id="a nameless issuer"
         ),
         pytest.param({"serviceAccount": {"create": False}}, "/serviceAccount", id="an account without a name"),
+        pytest.param(
+            {"webhook": {"clientCa": {"configMap": "a", "secret": "b"}}}, "/webhook/clientCa", id="two authorities"
+        ),
+        pytest.param({"webhook": {"clientCa": {"names": ["a,b"]}}}, "/webhook/clientCa/names/0", id="no name"),
+        pytest.param(
+            {"webhook": {"clientCa": {"names": ["a"]}}}, "Name the authority, too", id="names and no authority"
+        ),
         pytest.param({"image": {"tag": "a b"}}, "/image/tag", id="no tag"),
         pytest.param({"tests": {"namespace": ""}}, "/tests/namespace", id="no namespace"),
     ],

@@ -81,6 +81,20 @@ VALUE_SETS = {
         },
         apis=(*CERT_MANAGER, *PROMETHEUS),
     ),
+    "API servers with certificates": Values(
+        {
+            "webhook": {"clientCa": {"configMap": "podlane-clients", "names": ["kube-apiserver", "spare"]}},
+            "networkPolicy": {"webhooksFrom": [{"ipBlock": {"cidr": "192.0.2.0/28"}}]},
+        }
+    ),
+    "API servers with certificates of cert-manager": Values(
+        {
+            "webhook": {"clientCa": {"secret": "podlane-clients", "key": "authority.pem"}},
+            "networkPolicy": {"webhooksFrom": [{"podSelector": {}}]},
+            "tests": {"enabled": False},
+        },
+        apis=CERT_MANAGER,
+    ),
     "by digest": Values({"image": {"repository": "podlane", "digest": f"sha256:{'a' * 64}"}}),
     "a long name": Values({"nameOverride": "n" * 60}),
 }

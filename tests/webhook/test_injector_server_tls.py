@@ -59,7 +59,7 @@ async def serve_with(tls: ServerTls, nursery: trio.Nursery) -> int:
 @pytest.mark.trio
 async def test_swapped_files_are_served_to_new_connections(tmp_path: Path) -> None:
     tls, loads = ServerTls(), list[bool]()
-    files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tls, loads.append)
+    files = CertificateFiles([tmp_path / "tls.crt", tmp_path / "tls.key"], tls.use, "", loads.append)
     mount(tmp_path, "..1", *issue("one.svc"))
     assert files.load_changed()
     assert not files.load_changed()
@@ -85,7 +85,7 @@ async def test_swapped_files_are_served_to_new_connections(tmp_path: Path) -> No
 async def test_files_are_followed(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:  # noqa: ARG001
     tls = ServerTls()
     tell, loads = trio.open_memory_channel[bool](1)
-    files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", tls, tell.send_nowait)
+    files = CertificateFiles([tmp_path / "tls.crt", tmp_path / "tls.key"], tls.use, "", tell.send_nowait)
     mount(tmp_path, "..1", *issue("one.svc"))
     files.load_changed()
     assert await loads.receive()
@@ -102,8 +102,8 @@ async def test_files_are_followed(tmp_path: Path, autojump_clock: trio.testing.M
 
 
 def test_files_that_are_not_there_are_named_with_the_remedy(tmp_path: Path) -> None:
-    files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key", ServerTls())
-    with pytest.raises(CertificateError, match=r"tls\.crt cannot be read: No such file.*--secret"):
+    files = CertificateFiles([tmp_path / "tls.crt", tmp_path / "tls.key"], ServerTls().use, "Name others.")
+    with pytest.raises(CertificateError, match=r"tls\.crt cannot be read: No such file or directory\. Name others\."):
         files.load_changed()
     assert not files.load_changed()
     mount(tmp_path, "..1", *identity())

@@ -96,6 +96,15 @@ ownerReferences:
 {{- end }}
 {{- end -}}
 
+{{/* A NetworkPolicyPeer: the Pods of `helm test`. */}}
+{{- define "podlane.testPeer" -}}
+{{- if .Values.tests.enabled -}}
+- podSelector:  # helm test
+    matchLabels:
+      {{- include "podlane.selectorLabels" . | replace "component: injector" "component: test" | nindent 6 }}
+{{- end -}}
+{{- end -}}
+
 {{/* What both webhook configurations have in common, the `webhooks` list left out. */}}
 {{- define "podlane.webhookMetadata" -}}
 name: {{ include "podlane.webhookName" . }}
