@@ -5,8 +5,9 @@ webhooks change containers, too. Everything must be equal that decides whether l
 
 * the image's repository; tag and digest may be those of another version, which an upgrade of the injector leaves behind
   for a while. Further repositories can be trusted, for webhooks that rewrite images to those of a mirror;
-* command, security context, restart policy, the commands of the probes; no lifecycle hook and no further probe, which
-  run programs in the container;
+* command, security context, restart policy, the commands of the probes (or those that version 0.2.0 wrote, which ask
+  the same: injectors of two versions work side by side during an upgrade); no lifecycle hook and no further probe,
+  which run programs in the container;
 * the environment variables ``PODLANE_*``, except those about logs, ports and times, which an upgrade may change; none
   that make the interpreter or the linker load other code;
 * the mounts, and the volumes. Others may add mounts of credentials and certificates.
@@ -47,6 +48,10 @@ _MOUNTS: Final = re.compile(
 _IMAGE: Final = re.compile(r"(?P<repository>.+?)(:(?P<tag>[\w][\w.-]{0,127}))?(@[\w:.+-]+)?")
 
 
+_EARLIER_PROBES: Final = ({"command": ["podlane", "ready"]},)
+"""What earlier versions have as startup probe."""
+
+
 def repository(image: str) -> str:
     """An image's name without tag and digest: ``registry:5000/podlane`` of ``registry:5000/podlane:1.2``."""
     match = _IMAGE.fullmatch(image)
@@ -61,8 +66,8 @@ def altered(planned: Mapping[str, Any], found: Mapping[str, Any], trusted: Seque
     for key in sorted({*planned, *found} - _FREE):
         if _bare(planned.get(key)) != _bare(found.get(key)):
             yield key
-    for key in ("startupProbe", "livenessProbe"):
-        if not _same_probe(planned[key], found.get(key)):
+    for key, earlier in (("startupProbe", _EARLIER_PROBES), ("livenessProbe", ())):
+        if not _same_probe((planned[key]["exec"], *earlier), found.get(key)):
             yield key
     yield from _security(planned["securityContext"], _mapping(found.get("securityContext")))
     yield from _environment(planned["env"], found.get("env"))
@@ -75,11 +80,11 @@ def altered_volume(planned: Mapping[str, Any], found: Mapping[str, Any]) -> bool
     return {k: _without(v, "defaultMode") for k, v in there.items() if v is not None} != dict(planned)
 
 
-def _same_probe(planned: Mapping[str, Any], found: Any) -> bool:
+def _same_probe(allowed: Sequence[Mapping[str, Any]], found: Any) -> bool:
     """How often a probe asks is left to others (and the API server); what it runs is not."""
     probe = _mapping(found)
     others = ("httpGet", "tcpSocket", "grpc")
-    return _mapping(probe.get("exec")) == planned["exec"] and not any(probe.get(key) for key in others)
+    return _mapping(probe.get("exec")) in allowed and not any(probe.get(key) for key in others)
 
 
 def _security(planned: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:

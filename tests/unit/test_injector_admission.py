@@ -306,6 +306,19 @@ def test_what_others_change_for_good_reasons_stays(change: Callable[[dict[str, A
     assert "patch" not in answer(mutate, review(given))
 
 
+def test_what_0_2_0_injects_is_let_in_during_an_upgrade() -> None:
+    """Of two injectors behind one Service, the old one may change a Pod that the new one then validates."""
+    given = injected(pod())
+    container(given)["image"] = "podlane:0.2.0"
+    container(given)["startupProbe"] = {
+        "exec": {"command": ["podlane", "ready"]}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 120,
+    }  # fmt: skip
+    container(given)["securityContext"]["capabilities"]["add"] = ["NET_ADMIN"]
+    assert answer(validate, review(given))["allowed"]
+    container(given)["livenessProbe"]["exec"] = {"command": ["podlane", "ready"]}
+    assert not answer(validate, review(given))["allowed"]
+
+
 def test_images_of_a_mirror_can_be_trusted() -> None:
     mirrored = injected(pod())
     container(mirrored)["image"] = "mirror.example.com:5000/hub/podlane:test"
