@@ -33,6 +33,13 @@ error, and nothing is written).
     multiple=True,
     help="A Secret to add to imagePullSecrets.",
 )
+@click.option(
+    "--trusted-image",
+    "trusted_images",
+    metavar="NAME",
+    multiple=True,
+    help="A repository that the annotation podlane.io/image may name.",
+)
 @click.option("--bpf/--no-bpf", default=True, help="Give it CAP_BPF where that is of use.  [default: bpf]")
 @click.option(
     "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."

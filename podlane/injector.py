@@ -51,7 +51,7 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
 @click.option("--memory-request", metavar="QUANTITY", help="Memory request of the sidecar; empty for none.")
 @click.option("--memory-limit", metavar="QUANTITY", help="Memory limit of the sidecar; empty for none.")
 @click.option("--bpf/--no-bpf", default=None, help="Give sidecars CAP_BPF where it is of use.  [default: bpf]")
-@click.option("--trusted-images", metavar="NAMES", help="Repositories that webhooks may rewrite its image to.")
+@click.option("--trusted-images", metavar="NAMES", help="Repositories that its image may have, too.")
 @click.option(
     "--net-raw",
     type=click.Choice(["warn", "drop", "refuse"]),

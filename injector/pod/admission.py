@@ -30,6 +30,7 @@ from traffic_policy.pod.annotations import (
     DATAPATH,
     DETECTION_TIMEOUT,
     EGRESS,
+    IMAGE,
     INJECT_LABEL,
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
@@ -44,7 +45,7 @@ from traffic_policy.pod.annotations import (
 __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 
 _FIXED: Final = (
-    POLICY, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+    POLICY, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT, IMAGE,
 )  # fmt: skip
 """Annotations that a running sidecar does not follow."""
 _WITHOUT_LIMITS: Final = f'To do without limits, set the Pod\'s label {INJECT_LABEL} to "false".'

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
 from injector.errors import InjectionError, SharedPolicyError
 from injector.pod import containers, isolation, net_raw, pods
 from injector.pod.defaults import InjectionDefaults, NetRaw, product_version
+from injector.pod.integrity import repository
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
 from injector.pod.namespace import NO_RULES, NamespaceRules
@@ -21,6 +22,7 @@ from traffic_policy.errors import Problem
 from traffic_policy.pod.annotations import (
     DATAPATH,
     ENFORCE_LABEL,
+    IMAGE,
     INJECT_LABEL,
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
@@ -93,6 +95,7 @@ def plan(
         bare = without_ours(pod)
         policy, digest, warnings = _policy(annotations, shared)
     rules.refuse_beyond(pod, policy)
+    defaults = _with_image(policy, defaults)
     name = shared_policy_name(annotations)
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
     _refuse_beyond_the_mesh(policy, mesh, defaults)
@@ -252,6 +255,25 @@ def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDe
         problems = [Problem(DATAPATH, str(each)) for each in beyond_step_aside(policy.policy)]
         if problems:
             raise AnnotationsError(problems)
+
+
+def _with_image(policy: PodPolicy, defaults: InjectionDefaults) -> InjectionDefaults:
+    """The defaults with the image that the Pod chooses. Raises :class:`AnnotationsError` unless that is of a repository
+    from which Pods may choose: whoever decides what runs in the container decides whether there are limits."""
+    if policy.image is None:
+        return defaults
+    if (wanted := repository(policy.image)) not in defaults.trusted_images:
+        choice = f"Choose one of {', '.join(defaults.trusted_images)}, leave" if defaults.trusted_images else "Leave"
+        raise AnnotationsError(
+            [
+                Problem(
+                    IMAGE,
+                    f"Pods may not choose images of {wanted}. {choice} the annotation out, or have your cluster's "
+                    "administrator add the repository to the injector's trusted_images (sidecar.trustedImages).",
+                )
+            ]
+        )
+    return replace(defaults, image=policy.image)
 
 
 def _items(

@@ -190,6 +190,7 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     fixed = {key: str(getattr(settings, key)) for key in _FIXED}
     fixed |= {each.name: str(getattr(pod.resources, each.name) or "the default") for each in fields(pod.resources)}
+    fixed["image"] = pod.image or "the default"
     named = {f"{PREFIX}{key.replace('_', '-')}": value for key, value in fixed.items()}
     return Wanted(settings, pod.policy, (*warnings, *pod.warnings), named, pod.digest)
 

@@ -319,6 +319,77 @@ def test_what_0_2_0_injects_is_let_in_during_an_upgrade() -> None:
     assert not answer(validate, review(given))["allowed"]
 
 
+IMAGE = "podlane.io/image"
+CHOICE = InjectionDefaults(image="podlane:test", trusted_images=("registry.example.com:5000/next/podlane", "podlane"))
+
+
+def choosing(image: str) -> dict[str, Any]:
+    chosen = pod()
+    chosen["metadata"]["annotations"][IMAGE] = image
+    return chosen
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "registry.example.com:5000/next/podlane:0.3.0-rc1",
+        "registry.example.com:5000/next/podlane",
+        f"registry.example.com:5000/next/podlane@sha256:{'0' * 64}",
+        f"podlane:1@sha256:{'0' * 64}",
+    ],
+)
+def test_a_pod_may_choose_an_image_of_a_trusted_repository(image: str) -> None:
+    given = choosing(image)
+    response = mutate(review(given), CHOICE, no_policies)["response"]
+    made = patched(given, response)
+    assert container(made)["image"] == image
+    assert validate(review(made), CHOICE, no_policies)["response"] == {"allowed": True, "uid": response["uid"]}
+    assert "patch" not in mutate(review(made), CHOICE, no_policies)["response"]
+    container(made)["image"] = "evil/podlane:1"
+    assert "image of container podlane" in validate(review(made), CHOICE, no_policies)["response"]["status"]["message"]
+    assert container(patched(made, mutate(review(made), CHOICE, no_policies)["response"]))["image"] == image
+
+
+@pytest.mark.parametrize(
+    ("image", "repository"),
+    [
+        ("evil/podlane:1", "evil/podlane"),
+        ("registry.example.com:5000/next/podlane/evil:1", "registry.example.com:5000/next/podlane/evil"),
+        ("registry.example.com/next/podlane:5000", "registry.example.com/next/podlane"),
+        ("evil.example.com/registry.example.com:5000/next/podlane:1", "evil.example.com/registry.example.com:5000/next/podlane"),
+        ("docker.io/library/podlane:1", "docker.io/library/podlane"),
+        ("PODLANE:1", "PODLANE"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("webhook", [mutate, validate])
+def test_an_image_of_another_repository_is_refused_with_the_remedy(webhook: Any, image: str, repository: str) -> None:
+    message = webhook(review(choosing(image)), CHOICE, no_policies)["response"]["status"]["message"]
+    assert message == (
+        f"{IMAGE}: Pods may not choose images of {repository}. Choose one of registry.example.com:5000/next/podlane, "
+        "podlane, leave the annotation out, or have your cluster's administrator add the repository to the injector's "
+        "trusted_images (sidecar.trustedImages)."
+    )
+
+
+def test_without_trusted_repositories_no_pod_chooses_not_even_a_tag() -> None:
+    message = answer(mutate, review(choosing("podlane:other")))["status"]["message"]
+    assert "Pods may not choose images of podlane. Leave the annotation out, or" in message
+
+
+@pytest.mark.parametrize("image", ["", " ", "a b", "podlane@evil.example.com:5000", "podlane:ä", "-x", "x" * 501])
+def test_what_is_no_image_is_refused(image: str) -> None:
+    response = mutate(review(choosing(image)), CHOICE, no_policies)["response"]
+    assert "is not an image. Write its repository" in response["status"]["message"]
+
+
+def test_another_image_waits_for_a_new_pod() -> None:
+    before = injected(pod())
+    response = validate(review(_changed(before, image="podlane:other"), "UPDATE", before), CHOICE, no_policies)[
+        "response"
+    ]
+    assert response["warnings"] == [f"podlane: Not in force before the Pod is created again: {IMAGE}."]
+
+
 def test_images_of_a_mirror_can_be_trusted() -> None:
     mirrored = injected(pod())
     container(mirrored)["image"] = "mirror.example.com:5000/hub/podlane:test"

@@ -507,7 +507,7 @@ def test_whatever_is_in_force_changes_the_digest() -> None:
         "egress_bandwidth": "99M", "classes": API, "default_class": "{ceil: 1Mbit}", "exclude_outbound_ports": "25",
         "exclude_outbound_cidrs": "10.0.0.0/8", "exclude_inbound_ports": "25", "exclude_inbound_cidrs": "10.0.0.0/8",
         "detection_timeout": "2s", "datapath": "relay", "mesh": "none", "log_level": "info",
-        "cpu_request": "1m", "cpu_limit": "1", "memory_request": "64Mi", "memory_limit": "64Mi",
+        "cpu_request": "1m", "cpu_limit": "1", "memory_request": "64Mi", "memory_limit": "64Mi", "image": "podlane:1",
     }  # fmt: skip
     digests = [pod(**{**base, key: value}).digest for key, value in changes.items()]
     assert len({*digests, pod(**base).digest}) == len(changes) + 1

@@ -35,6 +35,7 @@ MEMORY_REQUEST: Final = f"{PREFIX}memory-request"
 MEMORY_LIMIT: Final = f"{PREFIX}memory-limit"
 
 ENFORCE_LABEL: Final = f"{PREFIX}enforce"
+IMAGE: Final = f"{PREFIX}image"
 """On a namespace ``"true"``: no Pod there is without limits."""
 MAX_EGRESS: Final = f"{PREFIX}max-egress-bandwidth"
 """On a namespace: the greatest total that its Pods may send."""
@@ -63,3 +64,4 @@ ANNOTATIONS: Final = (
     ON_FAILURE, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
 """What users may write, in the order of the reference."""
+    IMAGE,

@@ -28,6 +28,8 @@ from traffic_policy.units import Duration, Rate
 _T = TypeVar("_T")
 _CONFIG_MAP: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """A DNS subdomain (RFC 1123), which names of ConfigMaps are."""
+_IMAGE: Final = re.compile(r"(?=.{1,500}$)[A-Za-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9_](@[a-z0-9]+:[0-9a-f]{32,})?")
+"""An image's name, roughly (github.com/distribution/reference): whose it is, the injector looks at."""
 MOST_EXCLUDED: Final = 100
 """Every packet that is sent passes a rule for each."""
 _SHOWN: Final = 20
@@ -80,6 +82,7 @@ class PodPolicy:
     datapath: str | None = None
     mesh: str | None = None
     resources: Resources = field(default_factory=Resources)
+    image: str | None = None
     on_failure: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -152,6 +155,14 @@ def _one_of(kind: type[StrEnum]) -> Callable[[str], str]:
     return parse
 
 
+def _image(text: str) -> str:
+    if not _IMAGE.fullmatch(text.strip()):
+        raise ValueError(
+            f"{text!r} is not an image. Write its repository and a tag or digest, as registry.example.com/podlane:1.2."
+        )
+    return text.strip()
+
+
 def _at_most(parse: Callable[[str], tuple[_T, ...]]) -> Callable[[str], tuple[_T, ...]]:
     def parse_some(text: str) -> tuple[_T, ...]:
         values = parse(text)
@@ -173,6 +184,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "log_level": (known.LOG_LEVEL, _one_of(LogLevel)),
     "datapath": (known.DATAPATH, _one_of(Datapath)),
     "mesh": (known.MESH, _one_of(Mesh)),
+    "image": (known.IMAGE, _image),
 }
 """Fields of :class:`PodPolicy`: the annotation of each, and how it is read."""
 
