@@ -57,6 +57,7 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
     type=click.Choice(["warn", "drop", "refuse"]),
     help="About containers with NET_RAW: warn if it is asked for, drop it if not, or refuse the Pod.  [default: warn]",
 )
+@click.option("--revision", metavar="NAME", help="Name of this installation beside others, for podlane.io/rev.")
 @click.option("--sidecar-environment", metavar="NAME=VALUE,...", help="Further settings of the sidecar, PODLANE_...")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines are written.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which severity on.")

@@ -60,9 +60,10 @@ class InjectionDefaults:
     """Settings of the injected containers. Raises :class:`DefaultsError` on values that the API server would refuse.
 
     ``image`` is the sidecar's, ``None`` for the policy or a resource omits it. ``bpf``: sidecars get CAP_BPF if their
-    policy needs it. ``trusted_images``: further repositories to which webhooks may rewrite it. ``net_raw``: what is
-    done about containers with NET_RAW. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the last of
-    a name counts.
+    policy needs it. ``trusted_images``: further repositories to which webhooks may rewrite it, and from which Pods may
+    choose it. ``net_raw``: what is done about containers with NET_RAW. ``revision``: the name of this installation of
+    the injector; empty for the default one. ``environment`` has further ``PODLANE_*`` variables for the sidecar; the
+    last of a name counts.
     """
 
     image: str = ""
@@ -75,6 +76,7 @@ class InjectionDefaults:
     bpf: bool = True
     trusted_images: tuple[str, ...] = ()
     net_raw: NetRaw = NetRaw.WARN
+    revision: str = ""
     environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:

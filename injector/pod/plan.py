@@ -106,7 +106,7 @@ def plan(
     items = _items(bare, defaults, policy, resources, name, mesh)
     return InjectionPlan(
         items=items,
-        status=_status(pod, bare, items, digest),
+        status=_status(pod, bare, items, digest, defaults.revision),
         warnings=(
             *policy.warnings,
             *warnings,
@@ -299,7 +299,9 @@ def _items(
     }
 
 
-def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None) -> InjectionStatus:
+def _status(
+    pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None, revision: str
+) -> InjectionStatus:
     carried = InjectionStatus.from_pod(pod)
     # A list that the injection created counts as created, even if others have added items since.
     lacking = [key for key in items if not isinstance(pods.spec_of(bare).get(key), list)]
@@ -310,6 +312,7 @@ def _status(pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, polic
         spec=hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16],
         injected=Injected(**{key: tuple(pods.name_of(item) for item in group) for key, group in items.items()}),
         created=tuple(key for key, group in items.items() if group and key in created),
+        revision=revision,
     )
 
 

@@ -28,17 +28,22 @@ class Injected:
 @dataclass(frozen=True, slots=True)
 class InjectionStatus:
     """``version`` is Podlane's, ``policy`` the hash of the effective policy (None: a shared one could not be read),
-    ``spec`` the hash of the injected items, ``created`` the lists that did not exist before."""
+    ``spec`` the hash of the injected items, ``created`` the lists that did not exist before, ``revision`` the
+    installation that injected them (empty: the default one)."""
 
     version: str
     policy: str | None
     spec: str
     injected: Injected
     created: tuple[str, ...] = ()
+    revision: str = ""
 
     def text(self) -> str:
         """The annotation's value."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        document = asdict(self)
+        if not self.revision:
+            del document["revision"]
+        return json.dumps(document, separators=(",", ":"))
 
     @classmethod
     def from_pod(cls, pod: Mapping[str, Any]) -> Self | None:
@@ -57,6 +62,7 @@ class InjectionStatus:
             spec=str(document.get("spec", "")),
             injected=Injected(**{key: _texts(injected.get(key)) for key in Injected.__dataclass_fields__}),
             created=_texts(document.get("created")),
+            revision=str(document.get("revision", "")),
         )
 
 

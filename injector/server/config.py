@@ -23,6 +23,9 @@ _DEFAULTS: Final = InjectionDefaults()
 _BEFORE_A_NAME: Final = re.compile(r",(?=\s*\w+=)")
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
+_REVISION: Final = re.compile(r"([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?")
+"""A label's value that can be a part of names (RFC 1035), or nothing."""
+
 
 def _listed(value: object) -> tuple[str, ...]:
     """Parse ``a,b`` or a list; an empty text is an empty list."""
@@ -104,6 +107,7 @@ class InjectorSettings(BaseSettings):
     bpf: bool = True
     trusted_images: NamesSetting = ()
     net_raw: NetRaw = _DEFAULTS.net_raw
+    revision: str = ""
     sidecar_environment: VariablesSetting = ()
     log_format: LogFormat = LogFormat.JSON
     log_level: LogLevel = LogLevel.INFO
@@ -115,6 +119,13 @@ class InjectorSettings(BaseSettings):
             if not _NAME.fullmatch(name) and not _is_address(name):
                 raise ValueError(f"{name!r} is no name that a certificate can have. Write a host name or an address.")
         return names
+
+    @field_validator("revision")
+    @classmethod
+    def _is_label(cls, revision: str) -> str:
+        if not _REVISION.fullmatch(revision):
+            raise ValueError(f"{revision!r} is no revision. Write a short name as in canary: small letters, digits, -.")
+        return revision
 
     @field_validator("cpu_request", "cpu_limit", "memory_request", "memory_limit", "image_pull_policy")
     @classmethod

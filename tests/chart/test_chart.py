@@ -7,10 +7,11 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
+from asking import ANY, about_pods, about_workloads, selects, webhook_configurations, webhooks_for
 from rendering import CHART, NAMESPACE, ROOT, HelmError, Values, helm, of_kind, render, the
 from schemas import KUBERNETES, problems
 from value_sets import AUTHORITY, VALUE_SETS
@@ -34,23 +35,6 @@ def settings_of(manifests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
     for variable in injector_container(manifests)["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
     return load_settings({})
-
-
-def webhook_configurations(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [the(manifests, kind) for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")]
-
-
-def webhooks_for(configuration: dict[str, Any], operation: str) -> list[dict[str, Any]]:
-    """Those that are called when Pods are created, or changed."""
-    return [w for w in about_pods(configuration) if w["rules"][0]["operations"] == [operation]]
-
-
-def about_pods(configuration: dict[str, Any]) -> list[dict[str, Any]]:
-    return [w for w in configuration["webhooks"] if w["rules"][0]["resources"] == ["pods"]]
-
-
-def about_workloads(configuration: dict[str, Any]) -> list[dict[str, Any]]:
-    return [w for w in configuration["webhooks"] if w["rules"][0]["resources"] != ["pods"]]
 
 
 # --- what Kubernetes says ----------------------------------------------------------------------------------------------
@@ -100,19 +84,6 @@ def test_names_are_unique_and_short_enough(case: Values) -> None:
 
 
 # --- who is asked ------------------------------------------------------------------------------------------------------
-
-
-ANY: Final = {"matchExpressions": []}
-
-
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """LabelSelector of meta/v1 with the operators that are used: NotIn is also true where the key is missing."""
-    tests = {
-        "In": lambda key, values: labels.get(key) in values,
-        "NotIn": lambda key, values: labels.get(key) not in values,
-    }
-    assert selector.keys() == {"matchExpressions"}
-    return all(tests[e["operator"]](e["key"], e["values"]) for e in selector["matchExpressions"])
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,9 @@ VALUE_SETS = {
         },
         apis=CERT_MANAGER,
     ),
+    "a revision": Values({"revision": "canary"}),
+    "a revision whose name YAML could take for something else": Values({"revision": "true", "nameOverride": "n" * 60}),
+    "beside revisions": Values({"otherRevisions": ["canary", "true"]}),
     "by digest": Values({"image": {"repository": "podlane", "digest": f"sha256:{'a' * 64}"}}),
     "a long name": Values({"nameOverride": "n" * 60}),
 }

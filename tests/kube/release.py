@@ -33,7 +33,7 @@ LINGERING: Final = "--linger=1s"
 """An option of injectors that are to end as in a cluster: connections that API servers keep are used for a while."""
 ATTENTIVE: Final = "--ca-overlap=2500ms"
 """An option of injectors that look at their certificates every 0.5 s, ten times as often as they usually do."""
-PROBE: Final = {
+PROBE: Final[dict[str, Any]] = {
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {"name": "probe", "labels": {"podlane.io/inject": "true"}, "annotations": {"podlane.io/egress-bandwidth": "1M"}},
@@ -71,8 +71,10 @@ class Release:
     address: ServiceAddress
     daemons: list[Daemon]
     name: str = "podlane"
+    revision: str = ""
     _launched: list[Daemon] = field(default_factory=list)
     _elsewhere: set[str] = field(default_factory=set)
+    _serving: tuple[Injector, ...] = ()
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -155,6 +157,11 @@ class Release:
             injectors.append(Injector(daemon, *map(int, line.split())))
         return injectors
 
+    @property
+    def injectors(self) -> list[Injector]:
+        """Those that are the Service's endpoints."""
+        return list(self._serving)
+
     def launch(self, *options: str, **popen: Any) -> Daemon:
         """Start an injector with what the Deployment gives it; ``popen`` are options of subprocess.Popen."""
         kubeconfig = self.kubeconfig()
@@ -162,7 +169,7 @@ class Release:
             sys.executable, "-m", "podlane", "injector", "--address=127.0.0.1", "--port=0", "--metrics-port=0",
             f"--kubeconfig={kubeconfig}", "--linger=0s", *options,
         ]  # fmt: skip
-        daemon = launch(f"injector-{next(self._numbers)}", argv, self.cluster.folder, self.environment(), **popen)
+        daemon = launch(f"{self.service}-{next(self._numbers)}", argv, self.cluster.folder, self.environment(), **popen)
         self.daemons.append(daemon)
         self._launched.append(daemon)
         return daemon
@@ -189,17 +196,22 @@ class Release:
         for injector in injectors:
             until("the injector to be ready", injector.ready)
         self.address.endpoints = tuple(i.port for i in injectors)
+        self._serving = tuple(injectors)
         # It learns of a changed caBundle by a watch of its own.
         until("the API server to trust the injector", self._injects)
 
     def _injects(self) -> bool:
         try:
-            made = self.cluster.kubectl.create(PROBE, "--dry-run=server")
+            made = self.cluster.kubectl.create(self._probe(), "--dry-run=server")
         except RefusedError as refused:
             if "x509" in str(refused) or "failed calling webhook" in str(refused):
                 return False
             raise
         return "podlane.io/status" in made["metadata"]["annotations"]
+
+    def _probe(self) -> dict[str, Any]:
+        labels = {**PROBE["metadata"]["labels"], **({"podlane.io/rev": self.revision} if self.revision else {})}
+        return {**PROBE, "metadata": {**PROBE["metadata"], "labels": labels}}
 
     def stop(self) -> None:
         """End all injectors, none being an endpoint any more."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from cluster import Cluster
-from manifests import INJECTED, pod
+from manifests import INJECTED, deployment, pod
 from release import Release
+from service_address import ServiceAddress
 from steady import PodCreator
 from trust import KINDS
 from waiting import until
@@ -21,8 +23,11 @@ ROOT: Final = Path(__file__).parents[2]
 ELSEWHERE: Final = {
     "docker build": "tests/image builds it",
     "helm test": "needs nodes",
+    "kubectl rollout status": "needs nodes",
 }
 """Beginnings of lines that are not run here, and why."""
+INSTALLED: Final = "installed/charts/podlane"
+"""The chart of an earlier version, in the document; here there is one."""
 NAMESPACE: Final = "podlane-system"
 
 
@@ -47,7 +52,8 @@ class Shell:
 
 def lines() -> list[str]:
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/how-to/install.md").read_text(), re.DOTALL)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    found = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [line.replace(INSTALLED, "charts/podlane") for line in found]
 
 
 @pytest.fixture
@@ -66,11 +72,26 @@ def of_podlane(cluster: Cluster) -> str:
     return cluster.kubectl("get", kinds, "-l", "app.kubernetes.io/part-of=podlane", "-o", "name")
 
 
-def test_every_line_does_what_it_says(cluster: Cluster, nothing: Release, tmp_path: Path) -> None:
+@pytest.fixture
+def canary(cluster: Cluster) -> Iterator[Release]:
+    """What the document installs beside the first; not yet there."""
+    with ServiceAddress() as address:
+        made = Release(cluster, NAMESPACE, address, cluster.daemons, "podlane-canary", "canary")
+        yield made
+        made.stop()
+
+
+def revision(stored: dict[str, Any]) -> str:
+    """Which revision has injected a Pod."""
+    return str(json.loads(stored["metadata"]["annotations"]["podlane.io/status"]).get("revision", ""))
+
+
+def test_every_line_does_what_it_says(cluster: Cluster, nothing: Release, canary: Release, tmp_path: Path) -> None:
     shell = Shell(cluster, tmp_path)
     shop = cluster.kubectl.within("shop")
     shop("create", "namespace", "shop")
     shop("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+    shop.create(deployment())
 
     def after_label() -> None:
         nothing.follow_service()
@@ -79,6 +100,27 @@ def test_every_line_does_what_it_says(cluster: Cluster, nothing: Release, tmp_pa
 
     def after_upgrade() -> None:
         assert "initContainers" in shop.create(pod(), "--dry-run=server")["spec"]
+
+    def served_by() -> str:
+        return revision(shop.create(pod(), "--dry-run=server"))
+
+    def after_canary() -> None:
+        canary.follow_service()
+        canary.serve(canary.start_together(2))
+        assert served_by() == "", "nothing is handed over yet"
+
+    def after_label_of_canary() -> None:
+        until("the canary", lambda: served_by() == "canary")
+
+    def after_moving_all() -> None:
+        assert served_by() == "canary"
+
+    def after_removing_labels() -> None:
+        until("the default installation", lambda: served_by() == "")
+
+    def after_canary_is_gone() -> None:
+        assert served_by() == ""
+        canary.stop()
 
     def after_uninstall() -> None:
         assert of_podlane(cluster) == ""
@@ -93,8 +135,13 @@ def test_every_line_does_what_it_says(cluster: Cluster, nothing: Release, tmp_pa
 
     checks = {
         "kubectl label namespace shop podlane.io/inject=enabled": after_label,
-        "helm upgrade podlane": after_upgrade,
-        "helm uninstall podlane": after_uninstall,
+        "helm upgrade podlane charts/podlane --namespace podlane-system": after_upgrade,
+        "helm install podlane-canary": after_canary,
+        "kubectl label namespace shop podlane.io/rev=canary": after_label_of_canary,
+        "helm upgrade podlane charts/podlane --namespace podlane-system --reset-then-reuse-values": after_moving_all,
+        "kubectl label namespace --selector podlane.io/rev=canary podlane.io/rev-": after_removing_labels,
+        "helm uninstall podlane-canary": after_canary_is_gone,
+        "helm uninstall podlane --namespace": after_uninstall,
         "helm template podlane charts/podlane --namespace podlane-system --no-hooks | kubectl apply": after_apply,
         "kubectl delete validatingwebhookconfiguration,mutating": after_delete,
         "helm template podlane charts/podlane --namespace podlane-system --no-hooks | kubectl delete": after_uninstall,
@@ -112,7 +159,7 @@ def test_what_is_clusterwide_goes_with_the_namespace(cluster: Cluster, nothing: 
     """As the document says of a namespace that was made first; and Pods can be created again by themselves."""
     shell = Shell(cluster, tmp_path)
     for line in lines():
-        if line.startswith(("kubectl create namespace", "helm install")):
+        if line.startswith(("kubectl create namespace", "helm install podlane ")):
             shell.run(line)
     nothing.follow_service()
     nothing.serve(nothing.start_together(2))

@@ -390,6 +390,24 @@ def test_another_image_waits_for_a_new_pod() -> None:
     assert response["warnings"] == [f"podlane: Not in force before the Pod is created again: {IMAGE}."]
 
 
+def test_the_status_says_which_revision_injected() -> None:
+    default, canary = (
+        InjectionDefaults(image="podlane:test"),
+        InjectionDefaults(image="podlane:test", revision="canary"),
+    )
+
+    def status(given: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(given["metadata"]["annotations"]["podlane.io/status"])
+        return found
+
+    first = patched(pod(), mutate(review(pod()), canary, no_policies)["response"])
+    assert status(first)["revision"] == "canary"
+    assert "patch" not in mutate(review(first), canary, no_policies)["response"]
+    again = patched(first, mutate(review(first), default, no_policies)["response"])
+    assert "revision" not in status(again)
+    assert [c["name"] for c in again["spec"]["initContainers"]].count("podlane") == 1
+
+
 def test_images_of_a_mirror_can_be_trusted() -> None:
     mirrored = injected(pod())
     container(mirrored)["image"] = "mirror.example.com:5000/hub/podlane:test"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from traffic_policy.pod.annotations import ANNOTATIONS, ENFORCE_LABEL, INJECT_LABEL, PREFIX, SHARED_POLICY_KEY, STATUS
+from traffic_policy.pod.annotations import ANNOTATIONS, LABELS, PREFIX, SHARED_POLICY_KEY, STATUS
 from traffic_policy.pod.composition import MOST_MATCHES
 from traffic_policy.pod.effective import MOST_EXCLUDED, AnnotationsError, effective, shared_policy_name
 from traffic_policy.units import Rate
@@ -41,7 +41,7 @@ CONFIG_MAPS = {d["metadata"]["name"]: d["data"] for d in documents() if d["kind"
 
 def test_the_table_is_the_code() -> None:
     assert tuple(name for name, *_ in table("annotation")) == ANNOTATIONS
-    assert {row[0] for row in table("label")} == {INJECT_LABEL, ENFORCE_LABEL}
+    assert {row[0] for row in table("label")} == set(LABELS)
     assert f"`{STATUS}`" in TEXT
 
 

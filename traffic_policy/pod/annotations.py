@@ -12,6 +12,8 @@ PREFIX: Final = "podlane.io/"
 
 INJECT_LABEL: Final = f"{PREFIX}inject"
 """On a namespace ``enabled``; on a Pod ``"true"`` or ``"false"``, which wins over the namespace."""
+REVISION_LABEL: Final = f"{PREFIX}rev"
+"""On a namespace, or a Pod that opts in itself: by which revision of the injector."""
 STATUS: Final = f"{PREFIX}status"
 """Written by the injector: JSON with the version, the hash of the effective policy, and what was injected."""
 
@@ -33,10 +35,11 @@ CPU_REQUEST: Final = f"{PREFIX}cpu-request"
 CPU_LIMIT: Final = f"{PREFIX}cpu-limit"
 MEMORY_REQUEST: Final = f"{PREFIX}memory-request"
 MEMORY_LIMIT: Final = f"{PREFIX}memory-limit"
+IMAGE: Final = f"{PREFIX}image"
 
 ENFORCE_LABEL: Final = f"{PREFIX}enforce"
-IMAGE: Final = f"{PREFIX}image"
 """On a namespace ``"true"``: no Pod there is without limits."""
+LABELS: Final = (INJECT_LABEL, ENFORCE_LABEL, REVISION_LABEL)
 MAX_EGRESS: Final = f"{PREFIX}max-egress-bandwidth"
 """On a namespace: the greatest total that its Pods may send."""
 MAX_INGRESS: Final = f"{PREFIX}max-ingress-bandwidth"
@@ -62,6 +65,6 @@ ANNOTATIONS: Final = (
     EGRESS, INGRESS, CLASSES, DEFAULT_CLASS, POLICY,
     EXCLUDE_PORTS, EXCLUDE_CIDRS, EXCLUDE_INBOUND_PORTS, EXCLUDE_INBOUND_CIDRS,
     ON_FAILURE, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+    IMAGE,
 )  # fmt: skip
 """What users may write, in the order of the reference."""
-    IMAGE,

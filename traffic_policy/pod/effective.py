@@ -216,7 +216,7 @@ def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
     for name in sorted(annotations):
         if not name.startswith(known.PREFIX) or name in names or name == known.STATUS:
             continue
-        if name == known.INJECT_LABEL:
+        if name in known.LABELS:
             yield Problem(name, "This is a label, not an annotation. Move it to metadata.labels.")
             continue
         compared += 1

@@ -2,18 +2,16 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Room for "-injector" and what helpers append: names of Services have at most 63 characters. */}}
+{{/*
+Room for "-injector" and what helpers append: names of Services have at most 63 characters. A revision is at the end, so that two of
+them have nothing in common.
+*/}}
 {{- define "podlane.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := include "podlane.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
-{{- end -}}
-{{- end -}}
+{{- $both := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- $revision := empty .Values.revision | ternary "" (printf "-%s" .Values.revision) -}}
+{{- default $both .Values.fullnameOverride | trimSuffix $revision | trunc (int (sub 40 (len $revision))) | trimSuffix "-" -}}
+{{- $revision -}}
 {{- end -}}
 
 {{- define "podlane.injector" -}}
@@ -117,6 +115,28 @@ annotations:
 {{- include "podlane.ownedByNamespace" . }}
 {{- end -}}
 
+{{/*
+Whom this installation serves, as a list of at most one requirement (matchExpressions) on the label podlane.io/rev. A revision takes what
+has its name. The default installation takes all but what it has been told is another's: so a label that names nobody frees no Pod.
+*/}}
+{{- define "podlane.revision" -}}
+{{- if .Values.revision -}}
+- key: podlane.io/rev
+  operator: In
+  values: [{{ .Values.revision | quote }}]
+{{- else if .Values.otherRevisions -}}
+- key: podlane.io/rev
+  operator: NotIn
+  values:
+    {{- toYaml .Values.otherRevisions | nindent 4 }}
+{{- end -}}
+{{- end -}}
+
+{{/* The end of webhooks' names, as in namespace.inject.canary.podlane.io. */}}
+{{- define "podlane.domain" -}}
+{{- with .Values.revision }}{{ . }}.{{ end }}podlane.io
+{{- end -}}
+
 {{/* Namespaces that are never injected, as a list. */}}
 {{- define "podlane.excluded" -}}
 {{- append .Values.webhook.excludedNamespaces .Release.Namespace | uniq | toYaml -}}
@@ -161,23 +181,40 @@ namespaceSelector:
       operator: {{ eq .who "namespace" | ternary "In" "NotIn" }}
       values: [enabled]
     {{- end }}
+    {{- if ne .who "pod" }}
+    {{- with include "podlane.revision" .root }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    {{- end }}
     - key: kubernetes.io/metadata.name
       operator: NotIn
       values:
         {{- include "podlane.excluded" .root | nindent 8 }}
 {{- end -}}
 
+{{/* A CEL expression: whether a workload's template has a label with one of some values. Dict: key, values. */}}
+{{- define "podlane.templateLabel" -}}
+{{- $has := list -}}
+{{- range list "object.spec.jobTemplate.spec.template" "object.spec.template" -}}
+{{- $labels := printf "%s.metadata.labels" . -}}
+{{- $has = append $has (printf "has(%s.metadata) && has(%s) && %q in %s && %s[%q] in %s" . $labels $.key $labels $labels $.key (toJson $.values)) -}}
+{{- end -}}
+(has(object.spec.jobTemplate) ? {{ index $has 0 }} : {{ index $has 1 }})
+{{- end -}}
+
 {{/*
 The webhooks of a configuration. Dict: root, path, verb (inject or validate), mutating (adds what only mutating ones have).
 Whatever labels say, no Pod is meant by two: the first is for namespaces that opted in, the second for Pods that did in all others, the third
-for namespaces that enforce limits, where labels of Pods decide nothing.
+for namespaces that enforce limits, where labels of Pods decide nothing. The revision is said where the choice is made: by the namespace,
+or by the Pod that opted in itself.
 */}}
 {{- define "podlane.webhooks" -}}
 {{- $root := .root -}}
 {{- $call := . -}}
+{{- $revision := include "podlane.revision" $root -}}
 {{- range $who := list "namespace" "pod" "enforced" }}
 {{- $enforced := eq $who "enforced" }}
-- name: {{ $who }}.{{ $call.verb }}.podlane.io
+- name: {{ $who }}.{{ $call.verb }}.{{ include "podlane.domain" $root }}
   {{- include "podlane.webhookCall" (dict "root" $root "path" ($enforced | ternary (printf "%s/enforced" $call.path) $call.path)) | nindent 2 }}
   {{- include "podlane.aboutPods" "CREATE" | nindent 2 }}
   {{- if $call.mutating }}
@@ -191,6 +228,9 @@ for namespaces that enforce limits, where labels of Pods decide nothing.
       - key: podlane.io/inject
         operator: {{ eq $who "namespace" | ternary "NotIn" "In" }}
         values: [{{ eq $who "namespace" | ternary "false" "true" | quote }}]
+      {{- if and $revision (eq $who "pod") }}
+      {{- $revision | nindent 6 }}
+      {{- end }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -198,15 +238,19 @@ for namespaces that enforce limits, where labels of Pods decide nothing.
 {{/*
 The webhook for annotations of Pods that have a sidecar already, whatever labels say by now. The API server itself looks (matchConditions)
 whether those that Podlane reads, or the sidecar's image, have changed: for all else that happens to Pods nobody is asked. And no Pod has to wait for an injector
-(Ignore), since its sidecar refuses wrong annotations itself, but in its log.
+(Ignore), since its sidecar refuses wrong annotations itself, but in its log. It is the namespace that says which revision is asked: whoever
+may change a Pod can change its labels, and with them whose rules hold.
 */}}
 {{- define "podlane.updateWebhook" -}}
-- name: update.validate.podlane.io
+- name: update.validate.{{ include "podlane.domain" . }}
   {{- include "podlane.webhookCall" (dict "root" . "path" "/validate") | nindent 2 }}
   {{- include "podlane.aboutPods" "UPDATE" | nindent 2 }}
   failurePolicy: Ignore
   namespaceSelector:
     matchExpressions:
+      {{- with include "podlane.revision" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
       - key: kubernetes.io/metadata.name
         operator: NotIn
         values:
@@ -237,7 +281,7 @@ made is that controller's business. Labels of a template are no labels of the ob
 {{- define "podlane.workloadWebhooks" -}}
 {{- $root := . -}}
 {{- range $who := list "namespace" "pod" "enforced" }}
-- name: {{ $who }}.workloads.podlane.io
+- name: {{ $who }}.workloads.{{ include "podlane.domain" $root }}
   {{- include "podlane.webhookCall" (dict "root" $root "path" (eq $who "enforced" | ternary "/validate/workloads/enforced" "/validate/workloads")) | nindent 2 }}
   rules:
     - apiGroups: [apps]
@@ -266,13 +310,16 @@ made is that controller's business. Labels of a template are no labels of the ob
     {{- if eq $who "pod" }}
     - name: template-opts-in
       expression: >-
-        has(object.spec.jobTemplate)
-        ? has(object.spec.jobTemplate.spec.template.metadata) && has(object.spec.jobTemplate.spec.template.metadata.labels)
-        && "podlane.io/inject" in object.spec.jobTemplate.spec.template.metadata.labels
-        && object.spec.jobTemplate.spec.template.metadata.labels["podlane.io/inject"] == "true"
-        : has(object.spec.template.metadata) && has(object.spec.template.metadata.labels)
-        && "podlane.io/inject" in object.spec.template.metadata.labels
-        && object.spec.template.metadata.labels["podlane.io/inject"] == "true"
+        {{ include "podlane.templateLabel" (dict "key" "podlane.io/inject" "values" (list "true")) }}
+    {{- if $root.Values.revision }}
+    - name: template-is-of-this-revision
+      expression: >-
+        {{ include "podlane.templateLabel" (dict "key" "podlane.io/rev" "values" (list $root.Values.revision)) }}
+    {{- else if $root.Values.otherRevisions }}
+    - name: template-is-of-no-other-revision
+      expression: >-
+        !{{ include "podlane.templateLabel" (dict "key" "podlane.io/rev" "values" $root.Values.otherRevisions) }}
+    {{- end }}
     {{- end }}
 {{- end }}
 {{- end -}}
