@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -73,13 +73,14 @@ class Cluster:
     _namespaces: int = 0
 
     @classmethod
-    def start(cls, folder: Path, tools: Tools) -> Self:
-        """Start it and wait until everything serves; on failure nothing stays behind."""
+    def start(cls, folder: Path, tools: Tools, *options: str) -> Self:
+        """Start it and wait until everything serves; on failure nothing stays behind. ``options`` are further ones of
+        the API server."""
         etcd_port, etcd_peers, port, controllers_port = free_ports(4)
         cluster = cls(tools, folder, ClusterPki.make(folder / "pki"), f"https://127.0.0.1:{port}")
         try:
             cluster._start_etcd(etcd_port, etcd_peers)
-            cluster._start_apiserver(port, etcd_port)
+            cluster._start_apiserver(port, etcd_port, options)
             cluster._start_controllers(controllers_port)
         except BaseException:
             cluster.end()
@@ -95,7 +96,7 @@ class Cluster:
         ]  # fmt: skip
         self.daemons.append(start_notifying("etcd", argv, self.folder, patience=_START_PATIENCE))
 
-    def _start_apiserver(self, port: int, etcd_port: int) -> None:
+    def _start_apiserver(self, port: int, etcd_port: int, options: Sequence[str]) -> None:
         pki = self.pki
         argv = [
             self.tools.apiserver, f"--etcd-servers=http://127.0.0.1:{etcd_port}",
@@ -105,7 +106,7 @@ class Cluster:
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki.tokens.certificate}",
             # Services get addresses of the loopback interface: a test's server can have one without any set-up.
             f"--service-account-signing-key-file={pki.tokens.key}", "--service-cluster-ip-range=127.96.0.0/16",
-            "--authorization-mode=Node,RBAC", "--allow-privileged=true",
+            "--authorization-mode=Node,RBAC", "--allow-privileged=true", *options,
         ]  # fmt: skip
         self.daemons.append(start_notifying("kube-apiserver", argv, self.folder, patience=_START_PATIENCE))
         self.write_kubeconfig("admin", self.pki.client("admin", "system:masters"))
