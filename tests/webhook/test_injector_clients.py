@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from daemon.errors import CertificateError
 from daemon.http import RequestError
 from daemon.http_server import HttpServer
-from daemon.errors import CertificateError
+from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError
 from injector.server.certificate_files import CertificateFiles
 from injector.server.clients import Clients
 from injector.server.http import open_listeners, webhook_limits
-from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError
 from injector.server.tls import ServerTls, TlsVersion
 from tests.injector_server import HOST, body_of, document_of, identity, patch_of, review, trusting
 from tests.webhook.test_injector_process import PATIENCE, Running, started
