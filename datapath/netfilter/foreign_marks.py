@@ -37,7 +37,7 @@ from datapath.netfilter.rules import (
     SetConnmark,
     SetMark,
 )
-from traffic_policy.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, UNDECIDED, Mark
+from traffic_policy.marks import CLASS_MASK, DIVERT, OWN, STATE_MASK, Mark
 from traffic_policy.policy import TransportProtocol
 
 OWN_PACKETS: Final = f"{CHAIN_PREFIX}OWN"
@@ -46,7 +46,7 @@ OWNED: Final = Mark(OWN.value, STATE_MASK)
 CLEARED: Final = Mark(0, CLASS_MASK | STATE_MASK)
 _TCP: Final = TransportProtocol.TCP
 
-clean_rule: Final = Rule(SetConnmark(UNDECIDED), protocol=_TCP, syn=True)
+clean_rule: Final = Rule(SetConnmark(CLEARED), protocol=_TCP, syn=True)
 """Every SYN starts clean: conntrack may still have the decision for an earlier attempt, or for an earlier connection
 with the same addresses and ports."""
 

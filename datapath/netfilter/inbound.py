@@ -36,6 +36,7 @@ from typing import Final
 
 from datapath.netfilter import quic
 from datapath.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
+from datapath.netfilter.foreign_marks import CLEARED
 from datapath.netfilter.match_compiler import (
     answers_from,
     chains_called,
@@ -64,7 +65,7 @@ from datapath.netfilter.rules import (
     port_groups,
 )
 from datapath.stepaside.marks import UNDECIDED_ASIDE
-from traffic_policy.marks import DIVERT, UNDECIDED, ClassIds, Mark
+from traffic_policy.marks import DIVERT, ClassIds, Mark
 from traffic_policy.policy import Bound, Quic, TrafficPolicy, TransportProtocol
 from traffic_policy.settings import Datapath
 
@@ -188,5 +189,5 @@ def _chains(
         *return_on_ports(settings.mesh.ports if settings.mesh is not None else (), _TCP),
     ]
     if tcp:
-        yield Chain(IN_SYN, (Rule(SetConnmark(UNDECIDED)), *scoped, *excluded, Rule(Jump(IN_CLASSES)), captured))
+        yield Chain(IN_SYN, (Rule(SetConnmark(CLEARED)), *scoped, *excluded, Rule(Jump(IN_CLASSES)), captured))
     yield Chain(IN_CLASSES, tuple(walk))

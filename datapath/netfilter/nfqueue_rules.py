@@ -6,7 +6,7 @@
               PODLANE-SHOW      packets with data of such connections: to the classifier
     PREROUTING -> PODLANE-PRE -> PODLANE-IN      the same for inbound connections: :mod:`datapath.netfilter.inbound`
     POSTROUTING -> PODLANE-SAVE a decision that the classifier wrote into a packet's mark becomes the connection's;
-                                the mark of a decided connection, class bits and "decided", becomes the packet's
+                                the class of a connection that is decided, or chosen, becomes the packet's
     INPUT -> PODLANE-IN-SAVE    decisions made in PREROUTING become the connection's
 
 * An accept verdict ends the packet's walk through the mangle chain that queued it, so the decision is saved in the next
@@ -18,14 +18,15 @@
   program receives the packet, so there is no reply yet.
 * SHOW marks the first packet of a connection for the classifier. See :mod:`datapath.stepaside.marks`.
 * ``--queue-bypass``: without a classifier packets continue unchanged, in the class of their port.
+* A connection whose class is **chosen** has it, and its packets with data are still queued, since its next bytes may
+  make it stricter. Such a packet comes with the connection's class. Without a classifier it stays so.
 * Untracked packets have no connection mark and are classified by port.
 * A packet without data has no content and is not queued; the way through user space would only cost time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from datapath.netfilter.rules import (
@@ -43,7 +44,8 @@ from datapath.netfilter.rules import (
     SetConnmark,
     SetMark,
 )
-from datapath.stepaside.marks import DECIDED, FIRST, OPEN, OURS, SHOWN, UNDECIDED_ASIDE
+from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OPEN, OURS, SHOWN, UNCLASSED, UNDECIDED_ASIDE
+from traffic_policy.marks import CLASS_MASK
 from traffic_policy.policy import TransportProtocol
 
 SHOW: Final = f"{CHAIN_PREFIX}SHOW"
@@ -68,30 +70,27 @@ def undecided_rule() -> Rule:
 
 
 def aside_chains(
-    queue: int, protocols: Iterable[TransportProtocol] = (_TCP,), *, inbound: bool = False
+    queue: int, protocols: Collection[TransportProtocol] = (_TCP,), *, inbound: bool = False
 ) -> Iterator[Chain]:
     """The chains that only this datapath has; ``queue`` is the classifier's, ``protocols`` are those queued to it.
 
     ``inbound``: for inbound connections as well.
     """
-    yield Chain(
-        SHOW,
-        (
-            Rule(SetMark(FIRST), connmark=UNDECIDED_ASIDE),
-            Rule(SetConnmark(SHOWN)),
-            Rule(Nfqueue(queue)),
-        ),
-    )
+    first = (Rule(SetMark(FIRST), connmark=UNDECIDED_ASIDE), Rule(SetConnmark(SHOWN)))
+    chosen = (Rule(Nfqueue(queue), connmark=UNCLASSED), Rule(RestoreMark(CLASS_MASK)), Rule(SetMark(CHOSEN)))
+    yield Chain(SHOW, (*first, *(chosen if _TCP in protocols else ()), Rule(Nfqueue(queue))))
     saved = save_rules(protocols)
-    followed = (Rule(RestoreMark(OURS), protocol=each, connmark=DECIDED) for each in protocols)
-    yield Chain(SAVE, tuple(chain.from_iterable(zip(saved, followed, strict=True))))
+    followed = (Rule(RestoreMark(CLASS_MASK), protocol=each) for each in protocols)
+    yield Chain(SAVE, (*saved, Rule(Return(), connmark=UNCLASSED), *followed))
     if inbound:
         yield Chain(IN_SAVE, saved)
 
 
-def save_rules(protocols: Iterable[TransportProtocol]) -> tuple[Rule, ...]:
+def save_rules(protocols: Collection[TransportProtocol]) -> tuple[Rule, ...]:
     """Rules of SAVE before it copies marks to packets; relayed connections have none."""
-    return tuple(Rule(SaveMark(OURS), protocol=each, mark=DECIDED, connmark=OPEN) for each in protocols)
+    decided = (Rule(SaveMark(OURS), protocol=each, mark=DECIDED, connmark=OPEN) for each in protocols)
+    chosen = (Rule(SaveMark(CLASS_MASK), protocol=_TCP, mark=CHOSEN, connmark=OPEN),) if _TCP in protocols else ()
+    return (*decided, *chosen)
 
 
 def save_hooks(protocols: Sequence[TransportProtocol], interface: str | None, *, inbound: bool) -> Iterator[Hook]:

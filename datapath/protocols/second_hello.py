@@ -27,18 +27,30 @@ MAX_BYTES: Final = 128 << 10
 """Bytes looked at: two of the largest hellos, or early data as far as servers skip it."""
 _CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = 0x14, 0x15, 0x16, 0x17
 _CLIENT_HELLO: Final = 0x01
+_CCS: Final = b"\x14\x03\x03\x00\x01\x01"
+_SEALED: Final = b"\x17"
+
+
+def is_over(data: bytes) -> bool:
+    """Whether a client without early data that sends ``data`` behind its hello sends no second one: the usual cases."""
+    if data[:1] == _CCS[:1]:
+        return data.startswith(_CCS) and data[len(_CCS) : len(_CCS) + 1] == _SEALED
+    return data[:1] == _SEALED
 
 
 class SecondHello:
-    """Watches the bytes of a client, from the beginning of its stream, which has a ClientHello there."""
+    """Watches the bytes of a client, from the beginning of its stream, which has a ClientHello there.
+
+    ``behind``: from the first byte behind that hello instead, which has announced ``early_data`` or not.
+    """
 
     __slots__ = ("_begun", "_early_data", "_header", "_kind", "_left", "_message", "_position", "done")
 
-    def __init__(self) -> None:
+    def __init__(self, *, behind: bool = False, early_data: bool = False) -> None:
         self.done = False
         """Whether the search is over: :meth:`feed` is not to be called again."""
-        self._begun = False  # the first hello is behind us
-        self._early_data = False
+        self._begun = behind  # the first hello is behind us
+        self._early_data = early_data
         self._position = 0
         self._header = bytearray()
         self._kind = 0
@@ -48,7 +60,7 @@ class SecondHello:
     def feed(self, data: bytes) -> ClientHello | None:
         """Look at new bytes; the second hello if they complete it. One that cannot be read counts as without names."""
         at = 0
-        if not self._position:
+        if not self._position and not self._begun:
             if is_one_client_hello(data):  # the usual case
                 self._begun, self._early_data, self._position = True, EARLY_DATA in data, len(data)
                 return None

@@ -21,14 +21,20 @@ _MAX_PENDING: Final = 1024
 class FirstBytes:
     """One direction. ``base`` is the sequence number of its first byte; None: the first that is seen."""
 
-    __slots__ = ("_base", "_detector", "_pending", "fed", "held")
+    __slots__ = ("_base", "_detector", "_pending", "fed", "held", "limit", "missed", "seen")
 
     def __init__(self, base: int | None = None) -> None:
         self._base = base
         self._detector: Detector | None = None  # made for the first byte: many connections never have one
         self._pending: list[tuple[int, bytes]] = []  # (offset, bytes) behind a gap, in order, none overlapping
+        self.seen = bytearray()
+        """The bytes from the stream's start up to the first gap."""
+        self.limit = Detector.MAX_BYTES
+        """Bytes from the stream's start that are looked at."""
+        self.missed = False
+        """Bytes came from behind the limit."""
         self.fed = 0
-        """Bytes from the stream's start that the detector has seen."""
+        """Bytes from the stream's start that have been taken."""
         self.held = 0
         """Bytes in memory on behalf of this direction."""
 
@@ -39,42 +45,48 @@ class FirstBytes:
 
     def add(self, sequence: int, data: bytes) -> Detection | None:
         """Take a segment's bytes; the detection when that decided. Not to be called again after one."""
+        fresh = self.take(sequence, data)
+        if not fresh:
+            return None
+        if self._detector is None:
+            self._detector = Detector()
+        return self._detector.feed(fresh)
+
+    def take(self, sequence: int, data: bytes) -> bytes:
+        """Take a segment's bytes; those that continue the stream now, without what came before."""
         if self._base is None:
             self._base = sequence
         offset = (sequence - self._base) % _SEQUENCE
         if offset >= _HALF:  # from before the first byte: a keep-alive probe, or what was sent before
             data = data[_SEQUENCE - offset :]
             offset = 0
-        if offset >= Detector.MAX_BYTES or not data:
-            return None
+        if offset >= self.limit or not data:
+            self.missed = self.missed or bool(data)
+            return b""
         if offset > self.fed:
             self._keep(offset, data)
-            return None
-        detection = self._feed(data[self.fed - offset :])
-        while detection is None and self._pending and self._pending[0][0] <= self.fed:
+            return b""
+        fresh = data[self.fed - offset :]
+        end = self.fed + len(fresh)
+        while self._pending and self._pending[0][0] <= end:
             start, piece = self._pending.pop(0)
             self.held -= len(piece)
-            detection = self._feed(piece[self.fed - start :])
-        return detection
+            fresh += piece[end - start :]
+            end = self.fed + len(fresh)
+        self.fed = end
+        self.seen += fresh
+        self.held += len(fresh)
+        return fresh
 
     def finish(self, reason: Reason = Reason.EOF) -> Detection:
         """No more bytes will come, or be waited for: what is known so far."""
         return (self._detector or Detector()).finish(reason)
 
-    def _feed(self, data: bytes) -> Detection | None:
-        if not data:
-            return None
-        self.fed += len(data)
-        self.held += len(data)
-        if self._detector is None:
-            self._detector = Detector()
-        return self._detector.feed(data)
-
     def _keep(self, offset: int, data: bytes) -> None:
         """Store bytes after a gap, without those that are stored already."""
         if len(self._pending) >= _MAX_PENDING:
             return
-        end = min(offset + len(data), Detector.MAX_BYTES)
+        end = min(offset + len(data), self.limit)
         fresh: list[tuple[int, bytes]] = []
         at = offset
         for start, piece in self._pending:

@@ -1,15 +1,17 @@
 """Classifies packets: the pure core of the step-aside datapath.
 
 The kernel queues the first packets of a connection that carry data, one after the other, and releases each with the
-mark that :meth:`Classifier.classify` returns. After a decided mark it queues no more packets of the connection. Until
-then a connection is in one of two tables:
+mark that :meth:`Classifier.classify` returns. After a decided mark it queues no more packets of the connection. The
+tables of connections:
 
 * **opening**: its first bytes do not suffice yet. It leaves the table when detection ends, when the client's bytes end,
   when the detection timeout has passed (checked at its next packet), when the table is full, or when no more packets
   arrive (:meth:`Classifier.give_up_silent`).
-* **decided**: its detected content, and which side opened it. Needed for packets that were queued before the decision
-  and are read after it, and for reclassification when the policy changes. The oldest entries are evicted when the table
-  is full; those connections then lose this.
+* **chosen**: it begins with a ClientHello, by which its class is chosen, and a second one may follow, by which that
+  becomes stricter: :mod:`datapath.stepaside.chosen_flows`.
+* **decided** (or chosen): its detected content, and which side opened it. Needed for packets that were queued before
+  the decision and are read after it, and for reclassification when the policy changes. The oldest entries are evicted
+  when the table is full; those connections then lose this.
 
 :mod:`datapath.stepaside.quic_flows` handles UDP.
 
@@ -30,17 +32,18 @@ from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.protocols.packets import TCP, UDP, read_ip
 from datapath.protocols.streams import FirstBytes
 from datapath.routing.cached import Routing
+from datapath.stepaside.chosen_flows import ChosenFlows, Next, may_say_more
 from datapath.stepaside.class_cache import ClassCache, DetectedFlow, FlowObserver
-from datapath.stepaside.marks import FIRST, OURS
+from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S, PendingFlows
 from datapath.stepaside.quic_flows import QuicFlows
-from traffic_policy.marks import STATE_MASK
+from traffic_policy.marks import CLASS_MASK, STATE_MASK, class_id_of
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TransportProtocol
 
 MAX_OPENINGS: Final = 4096
-"""Maximum connections in the table of openings."""
+"""Maximum connections in the table of openings, and in that of chosen ones."""
 MAX_HELD: Final = 16 << 20
-"""Maximum bytes held for all openings."""
+"""Maximum bytes held for all of each table."""
 MAX_DECIDED: Final = 16384
 """Maximum connections whose content is remembered."""
 
@@ -59,6 +62,7 @@ _END_OF_OPTIONS, _NO_OPERATION = 0, 1
 _SIGNATURES: Final = (19, 29)
 """TCP options of RFC 2385 (MD5) and RFC 5925 (TCP-AO)."""
 _UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
+_HELLO: Final = Detection(WireProtocol.TLS, Reason.FOUND)
 
 
 def may_be_lost(packet: bytes, at: int) -> bool:
@@ -119,6 +123,7 @@ class Classifier:
         self._timeout = detection_timeout
         longest = detection_timeout + PATIENCE_S
         self._pending = PendingFlows[_PendingConnection](most=max_openings, most_held=max_held, longest=longest)
+        self._chosen = ChosenFlows(most=max_openings, most_held=max_held)
         self._decided = BoundedMap[bytes, DetectedFlow](max_decided)
         self.quic = QuicFlows(flow_observer, detection_timeout=detection_timeout)
 
@@ -148,8 +153,11 @@ class Classifier:
 
     @property
     def pending(self) -> tuple[int, int]:
-        """Number of undecided connections and flows, and the bytes held for them."""
-        return len(self._pending) + self.quic.undecided, self.held + self.quic.held
+        """Number of connections and flows that are shown, and the bytes held for them."""
+        return (
+            len(self._pending) + len(self._chosen) + self.quic.undecided,
+            self.held + self._chosen.held + self.quic.held,
+        )
 
     def known(self, flow: bytes, transport: TransportProtocol = TransportProtocol.TCP) -> DetectedFlow | None:
         """The content of a decided connection, and which side opened it, if still remembered."""
@@ -159,9 +167,11 @@ class Classifier:
         """The mark with which to release a packet. ``packet`` begins with its IP header; ``now`` is monotonic seconds.
 
         ``bound`` is the direction of the connection, which is that of the packet. A mark with the state "decided" is
-        saved for the connection; otherwise the next packet is queued too.
+        saved for the connection, and so is the class of one with "chosen"; unless it is decided, the next packet is
+        queued too.
         """
         first = mark & STATE_MASK == FIRST.value
+        was_chosen = mark & STATE_MASK == CHOSEN.value
         undecided = mark & ~STATE_MASK
         ip = read_ip(packet, 0)
         if ip is None or ip.fragment is not None:
@@ -185,12 +195,22 @@ class Classifier:
             self._forget(flow)
             detection = detect_repeated(text)
             if detection is not None:
-                return self._decide(flow, DetectedFlow(detection, bound), 0.0, mark)
+                known = DetectedFlow(detection, bound)
+                decided = self._decide(flow, known, 0.0, mark)
+                if not may_say_more(known):
+                    return decided
+                return self._after(flow, self._chosen.begin_with(flow, sequence, text, now), known, decided)
             opening = self._open(flow, sequence, now, bound)
         else:
-            known = self._decided.get(flow)
-            if known is not None:
-                return mark & ~OURS | self._class_cache.choose(flow, known).mark
+            remembered = self._decided.get(flow)
+            if remembered is not None:
+                mark = mark & ~OURS | self._class_cache.choose(flow, remembered).mark
+            if was_chosen or flow in self._chosen:
+                mark = mark & ~STATE_MASK | DECIDED.value
+                said = self._chosen.read(flow, sequence, text, now)
+                return self._after(flow, said, remembered or DetectedFlow(_HELLO, bound), mark)
+            if remembered is not None:
+                return mark
             waiting = self._pending.get(flow)
             if waiting is None:
                 return self._decide(flow, DetectedFlow(_UNSEEN, bound), 0.0, mark)
@@ -204,15 +224,17 @@ class Classifier:
         known_marks: Container[int],
         transport: TransportProtocol = TransportProtocol.TCP,
     ) -> int:
-        """The new mark of a decided connection whose present one is ``mark``.
+        """The new mark of a connection that is decided or chosen, and whose present one is ``mark``.
 
         It is chosen by content, if still known. Otherwise the connection keeps its class if that is one of
         ``known_marks``, and goes to the default class if not.
         """
         known = self.known(flow, transport)
         if known is not None:
-            return mark & ~OURS | self._class_cache.choose(flow, known).mark
-        return mark if mark & OURS in known_marks else mark & ~OURS | self.routing.mark_of(DEFAULT_CLASS)
+            return mark & ~CLASS_MASK | self._class_cache.choose(flow, known).mark
+        if mark & CLASS_MASK | DECIDED.value in known_marks:
+            return mark
+        return mark & ~CLASS_MASK | self.routing.mark_of(DEFAULT_CLASS)
 
     def give_up_silent(self, now: float) -> None:
         """Classify silent connections by port. Call periodically from the thread that calls :meth:`classify`."""
@@ -248,7 +270,11 @@ class Classifier:
             self._make_room(flow, now)
             return mark & ~STATE_MASK
         self._forget(flow)
-        return self._decide(flow, DetectedFlow(detection, opening.bound), now - opening.since, mark)
+        known = DetectedFlow(detection, opening.bound)
+        decided = self._decide(flow, known, now - opening.since, mark)
+        if not may_say_more(known):
+            return decided
+        return self._after(flow, self._chosen.begin(flow, stream, now), known, decided)
 
     def _give_up(self, flow: bytes, now: float) -> None:
         """Table full or timeout: decide with what is known; applied to its next packet."""
@@ -259,7 +285,28 @@ class Classifier:
         detection = opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT)
         self._decide(flow, DetectedFlow(detection, opening.bound), now - opening.since, 0)
 
+    # one chosen connection -----------------------------------------------------------------------------------------
+
+    def _after(self, flow: bytes, said: Next, known: DetectedFlow, mark: int) -> int:
+        """The mark of a packet with which, or behind which, a hello has come; ``mark`` is that of a decided one."""
+        hello = said.hello
+        if hello is not None:
+            detection = known.detection._replace(sni=hello.sni, alpn=hello.alpn, ech=hello.ech)
+            return self._stricter(flow, known._replace(detection=detection), mark)
+        if said.missed:  # else who fills the queue could hide a second hello
+            return self._stricter(flow, DetectedFlow(_UNSEEN, known.bound), mark)
+        return mark if said.over else mark & ~STATE_MASK | CHOSEN.value
+
+    def _stricter(self, flow: bytes, known: DetectedFlow, mark: int) -> int:
+        """The mark of the class of this content, if that is stricter than the class in ``mark``; else ``mark``."""
+        routing = self.routing
+        present = routing.ids.name_of(class_id_of(mark))
+        class_name = self._class_cache.choose(flow, known).class_name
+        laxer = present is None or routing.table.is_laxer(present, class_name)
+        return self._decide(flow, known, 0.0, mark) if laxer else mark
+
     def _forget(self, flow: bytes) -> None:
+        self._chosen.forget(flow)
         self._decided.pop(flow)
         self._pending.pop(flow)
 

@@ -30,11 +30,11 @@ from datapath.stepaside import conntrack
 from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, addresses, ends, known_marks
 from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.conntrack_messages import Entry
-from datapath.stepaside.marks import DECIDED, OPEN, OURS
+from datapath.stepaside.marks import CHOSEN_OR_DECIDED, DECIDED, OPEN, OURS
 from datapath.stepaside.queue import PacketQueue
 from datapath.stepaside.queue_messages import QueuedPacket
 from datapath.stepaside.turns import ClassifierThread, fast_switching
-from traffic_policy.marks import STATE_MASK, Mark, class_id_of
+from traffic_policy.marks import CLASS_MASK, STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.units import Duration
 
@@ -178,7 +178,11 @@ class StepAside:
         return changed
 
     def _decided(self) -> list[Entry]:
-        return [entry for entry in conntrack.entries(DECIDED) if entry.transport in self._transports]
+        return [
+            entry
+            for entry in conntrack.entries(CHOSEN_OR_DECIDED)
+            if entry.transport in self._transports and class_id_of(entry.mark)
+        ]
 
     def _reroute(self, found: list[Entry]) -> int:
         changes: list[tuple[Entry, Mark]] = []
@@ -187,7 +191,7 @@ class StepAside:
             for entry in found:
                 mark = self._classifier.choose_again(entry.flow, entry.mark, marks, entry.transport)
                 if mark != entry.mark:
-                    changes.append((entry, Mark(mark & OURS, OURS)))
+                    changes.append((entry, Mark(mark & CLASS_MASK, CLASS_MASK)))
             return conntrack.change(changes) if changes else 0
 
     async def connections(self, limit: int, order: Order) -> ConnectionPage:

@@ -1,9 +1,10 @@
 """A TLS client that names one server in its first ClientHello, and another one in the second.
 
-usage: hello_retry.py ADDRESS PORT FIRST-NAME SECOND-NAME SECONDS
+usage: hello_retry.py ADDRESS PORT FIRST-NAME SECOND-NAME WAY SECONDS
 
 The server must ask for a second hello (HelloRetryRequest, RFC 8446 4.1.4): one that does not take the group of the
-first hello's key share, X25519. OpenSSL serves the name of the second hello. Needs no capability. Uploads for SECONDS.
+first hello's key share, X25519. OpenSSL serves the name of the second hello. Needs no capability. WAY: "up" uploads for SECONDS; "down" asks the server to
+send (a line "down"), and prints the Mbit/s that came.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def rename(tls: ssl.SSLObject, name: str) -> None:
 
 
 def main() -> None:
-    address, port, first, second, seconds = sys.argv[1:]
+    address, port, first, second, way, seconds = sys.argv[1:]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -55,6 +56,14 @@ def main() -> None:
                 sock.sendall(outgoing.read())
                 incoming.write(sock.recv(65536))
         until = time.monotonic() + float(seconds)
+        if way == "down":
+            tls.write(b"down\n")
+            sock.sendall(outgoing.read())
+            got = 0
+            while time.monotonic() < until:
+                got += len(sock.recv(65536))
+            print(got * 8 / float(seconds) / 1e6)
+            return
         while time.monotonic() < until:
             tls.write(bytes(16384))
             sock.sendall(outgoing.read())

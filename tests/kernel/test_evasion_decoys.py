@@ -16,6 +16,7 @@ from quic_world import QUIC, make_certificate, sent, start_sink
 from sidecars import start_sidecar
 from waiting import until
 
+from podlane.netns.lab import Host
 from podlane.netns.topology import PodNodeServer
 
 pytestmark = [pytest.mark.root, pytest.mark.measure]
@@ -26,8 +27,13 @@ SLOW_MBIT = 2.0
 POLICY = f"""
 total: 100Mbit
 classes:
-  - {{name: fast, rate: 50Mbit, match: [{{sni: {FAST}}}, {{host: {FAST}}}]}}
-  - {{name: slow, rate: 1Mbit, ceil: {SLOW_MBIT:g}Mbit, match: [{{sni: {SLOW}}}, {{host: {SLOW}}}]}}
+  - name: fast
+    rate: 50Mbit
+    match: [{{sni: {FAST}, direction: both}}, {{host: {FAST}, direction: both}}]
+  - name: slow
+    rate: 1Mbit
+    ceil: {SLOW_MBIT:g}Mbit
+    match: [{{sni: {SLOW}, direction: both}}, {{host: {SLOW}, direction: both}}]
   - {{name: port, rate: 5Mbit, ceil: 10Mbit, match: {{port: [80, 443]}}}}
 """
 SECONDS = 4
@@ -54,8 +60,8 @@ class Server:
 
 
 @contextmanager
-def tls_server(topology: PodNodeServer, folder: Path, curve: str) -> Iterator[Server]:
-    """An OpenSSL server that takes key shares of one curve only."""
+def tls_server(host: Host, folder: Path, curve: str) -> Iterator[Server]:
+    """An OpenSSL server that takes key shares of one curve only. It takes what comes, and sends if it is asked to."""
     certificate, key = make_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -67,8 +73,10 @@ def tls_server(topology: PodNodeServer, folder: Path, curve: str) -> Iterator[Se
         with context.wrap_socket(client, server_side=True, suppress_ragged_eofs=True) as tls:
             while data := tls.recv(65536):
                 server.bytes += len(data)
+                while data == b"down\n":
+                    tls.sendall(bytes(16384))
 
-    with serving(topology.server, serve, 443):
+    with serving(host, serve, 443):
         yield server
 
 
@@ -82,17 +90,35 @@ def megabits(topology: PodNodeServer, server: Server, program: str, *arguments: 
 def test_the_second_hello(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
     trick = f"another name after HelloRetryRequest, {datapath}"
     start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
-    with tls_server(topology, tmp_path, "secp384r1") as server:
-        got = megabits(topology, server, "hello_retry.py", topology.server_ipv4, 443, FAST, SLOW)
+    with tls_server(topology.server, tmp_path, "secp384r1") as server:
+        got = megabits(topology, server, "hello_retry.py", topology.server_ipv4, 443, FAST, SLOW, "up")
     assert server.names[-1] == SLOW
+    assert result(trick, got) == said(trick)
+
+
+def downloaded(topology: PodNodeServer, server: Server, first: str, second: str) -> float:
+    """The Mbit/s that a client outside gets from a server in the Pod."""
+    program = [sys.executable, str(PROGRAMS / "hello_retry.py"), str(topology.pod_link.a.ipv4), "443"]
+    done = topology.server.run([*program, first, second, "down", str(SECONDS)], timeout=60)
+    assert server.names[-1] == second
+    return float(done.stdout)
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_the_second_hello_of_a_client(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
+    trick = f"another name of a client after HelloRetryRequest, {datapath}"
+    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
+    with tls_server(topology.pod, tmp_path, "secp384r1") as server:
+        assert downloaded(topology, server, FAST, FAST) > 2 * SLOW_MBIT
+        got = downloaded(topology, server, FAST, SLOW)
     assert result(trick, got) == said(trick)
 
 
 @pytest.mark.parametrize("datapath", DATAPATHS)
 def test_a_retry_costs_nobody_the_class(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
-    with tls_server(topology, tmp_path, "secp384r1") as server:
-        got = megabits(topology, server, "hello_retry.py", topology.server_ipv4, 443, FAST, FAST)
+    with tls_server(topology.server, tmp_path, "secp384r1") as server:
+        got = megabits(topology, server, "hello_retry.py", topology.server_ipv4, 443, FAST, FAST, "up")
     assert server.names[-1] == FAST
     assert got > 2 * SLOW_MBIT
     assert sidecar.connections("fast")["tls"] == 1

@@ -6,9 +6,11 @@ import hashlib
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,27 @@ def test_a_killed_classifier_is_missed_by_nobody(topology: PodNodeServer, web: W
     assert (web.root / "f").read_bytes() == (tmp_path / "body").read_bytes()
 
 
+def test_a_hello_chooses_the_class_at_once_and_what_follows_is_still_shown(
+    topology: PodNodeServer, tmp_path: Path
+) -> None:
+    """Else what the server answers, and what is to be acknowledged, would go by port; a second hello may follow."""
+    policy = "total: 100Mbit\nclasses: [{name: name, rate: 1Mbit, match: {sni: web.example.com}}]"
+    sidecar = start(topology, tmp_path, policy)
+    first, rest = client_hello("web.example.com"), b"\x14\x03\x03\0\x01\x01\x17\x03\x03\0\x01x"
+    with serving(topology.server, echo) as port, connect(topology.pod, topology.server_ipv4, port) as client:
+        before = sidecar.classes()["name"]["bytes"]
+        client.sendall(first)
+        assert client.recv(9999) == first
+        [chosen] = marks(topology, SHOWN)
+        assert class_id_of(chosen.mark) == 1
+        until("the hello in its class", lambda: sidecar.classes()["name"]["bytes"] > before + len(first))
+        client.sendall(rest)
+        assert client.recv(999) == rest
+        [decided] = marks(topology, DECIDED)
+        assert decided.mark == DECIDED.value | class_mark(1).value
+    assert sidecar.connections("name") == {"tls": 1}
+
+
 def test_a_connection_begun_without_a_classifier_is_decided_at_its_next_packet(
     topology: PodNodeServer, tmp_path: Path
 ) -> None:
@@ -135,6 +158,13 @@ def test_a_connection_begun_without_a_classifier_is_decided_at_its_next_packet(
         assert client.recv(99) == b"Host: web.example.com\r\n\r\n"
         assert again.connections("default") == {"opaque": 1}
         assert 'podlane_detections_total{protocol="opaque",reason="missed"} 1.0' in again.get("/metrics")
+
+
+def client_hello(name: str) -> bytes:
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
 
 
 def echo(connection: socket.socket) -> None:

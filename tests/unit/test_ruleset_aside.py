@@ -31,11 +31,12 @@ from test_ruleset_walk import (
     written_twice,
 )
 
+from datapath.netfilter.nfqueue_rules import SHOW
 from datapath.netfilter.packet_filters import CARRIES_DATA
-from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules
+from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules, SetMark
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from datapath.routing.table import RoutingTable
-from datapath.stepaside.marks import DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
+from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
 from traffic_policy.marks import DIVERT, ClassIds, class_id_of
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TrafficPolicy
 from traffic_policy.settings import Datapath
@@ -108,7 +109,25 @@ def test_what_was_decided_is_saved_and_followed_and_nothing_else() -> None:
     later = output(rules, replace(decided, mark=0x4))
     assert (later.mark, later.queue) == (0x4, None), "a mark that changes in OUTPUT has the packet routed once more"
     sent = posted(rules, later)
-    assert (sent.mark, sent.connmark) == (DECIDED.value | 5 << 24 | 0x4, decided.connmark)
+    assert (sent.mark, sent.connmark) == (5 << 24 | 0x4, decided.connmark)
+
+
+def test_a_chosen_class_is_saved_and_followed_and_packets_are_still_shown() -> None:
+    rules = example()
+    others = 0x80
+    shown = Packet(HERE, syn=False, carries_data=True, connmark=SHOWN.value | others)
+    chosen = posted(rules, replace(shown, mark=CHOSEN.value | 5 << 24 | 0x700))
+    assert chosen.connmark == SHOWN.value | 5 << 24 | others
+    bare = posted(rules, output(rules, replace(chosen, mark=0x4, carries_data=False)))
+    assert (bare.mark, bare.queue) == (5 << 24 | 0x4, None), "an acknowledgement has the class"
+    data = output(rules, replace(chosen, mark=0x4))
+    assert (data.mark, data.queue) == (CHOSEN.value | 5 << 24 | 0x4, QUEUE), "the classifier is told of the class"
+    unseen = posted(rules, data)
+    assert unseen.connmark == chosen.connmark, "without a classifier it stays as it is"
+    decided = posted(rules, replace(data, mark=DECIDED.value | 6 << 24))
+    assert decided.connmark == DECIDED.value | 6 << 24 | others
+    again = output(rules, replace(chosen, syn=True, carries_data=False))
+    assert again.connmark == UNDECIDED_ASIDE.value | others, "a SYN starts clean"
 
 
 def test_the_mark_of_a_shown_packet_never_leads_to_the_relays_route() -> None:
@@ -117,6 +136,12 @@ def test_the_mark_of_a_shown_packet_never_leads_to_the_relays_route() -> None:
         packet = output(rules, Packet(HERE, syn=False, carries_data=True, connmark=state.value))
         assert packet.queue == QUEUE
         assert not has(packet.mark, DIVERT)
+    # That of a chosen class does, so it is not written where there is such a route.
+    beside_a_relay = build_ruleset(EXAMPLE, IDS, CaptureSettings(outbound_port=QUEUE)).for_family(Family.V4)
+    written = [rule.action for chain in beside_a_relay.chains if chain.name == SHOW for rule in chain.rules]
+    assert written
+    assert SetMark(CHOSEN) not in written
+    assert any(SetMark(CHOSEN) == rule.action for chain in rules.chains if chain.name == SHOW for rule in chain.rules)
 
 
 def test_a_reused_tuple_starts_clean() -> None:
@@ -210,7 +235,12 @@ def test_answers_go_by_port_until_it_is_decided_and_follow_then() -> None:
     decided = received(rules, replace(undecided, mark=DECIDED.value | 5 << 24 | 0x700))
     assert decided.connmark == DECIDED.value | 5 << 24 | others
     back = posted(rules, output(rules, replace(answer(decided), mark=0x4)))
-    assert (back.mark, back.connmark) == (DECIDED.value | 5 << 24 | 0x4, decided.connmark)
+    assert (back.mark, back.connmark) == (5 << 24 | 0x4, decided.connmark)
+    chosen = received(rules, replace(undecided, mark=CHOSEN.value | 5 << 24))
+    assert chosen.connmark == SHOWN.value | 5 << 24 | others
+    early = posted(rules, output(rules, replace(answer(chosen), mark=0x4, carries_data=True)))
+    assert (early.mark, early.connmark, early.queue) == (5 << 24 | 0x4, chosen.connmark, None)
+    assert arrival(rules, replace(chosen, mark=0, queue=None)).queue == QUEUE
     more = arrival(rules, replace(decided, mark=0, queue=None))
     assert (more.mark, more.queue) == (0, None), "it is not shown again"
 
@@ -218,7 +248,7 @@ def test_answers_go_by_port_until_it_is_decided_and_follow_then() -> None:
 def test_while_draining_what_is_decided_goes_on_and_nothing_new_is_shown() -> None:
     rules = aside(capture=False)
     kept = opened(syn=False, carries_data=True, connmark=DECIDED.value | 5 << 24)
-    assert posted(rules, output(rules, answer(kept))).mark == DECIDED.value | 5 << 24
+    assert posted(rules, output(rules, answer(kept))).mark == 5 << 24
     assert arrival(rules, kept).queue is None
     assert arrival(rules, replace(arrival(rules, opened()), syn=False, carries_data=True)).queue is None
     again = arrival(rules, opened(connmark=DECIDED.value | 5 << 24))

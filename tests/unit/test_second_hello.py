@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datapath.protocols.client_hello import ClientHello
-from datapath.protocols.second_hello import MAX_BYTES, SecondHello
+from datapath.protocols.second_hello import MAX_BYTES, SecondHello, is_over
 
 FIRST, SECOND = records(hello(sni(b"fast.example"))), records(hello(sni(b"slow.example")))
 EARLY = records(hello(sni(b"fast.example"), extension(42)))
@@ -51,6 +51,21 @@ def test_what_follows_the_first_hello(stream: bytes, expected: tuple[ClientHello
     assert found(stream) == expected
     if not stream.startswith(b"PROXY"):
         assert found(*(stream[at : at + 1] for at in range(len(stream)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("behind", "over"),
+    [(CCS + SEALED, True), (SEALED, True), (CCS, False), (SECOND, False), (CCS + SECOND, False), (b"", False)],
+)
+def test_the_usual_next_packet_ends_it_at_a_glance(behind: bytes, over: bool) -> None:
+    assert is_over(behind) == over
+
+
+@given(st.sampled_from([b"", CCS, b"\x17", b"\x16\x03\x03", b"\x14\x03"]), st.binary(max_size=30))
+def test_a_glance_says_what_a_look_says(begin: bytes, data: bytes) -> None:
+    second = SecondHello(behind=True)
+    second.feed(begin + data + bytes(5))
+    assert second.done or not is_over(begin + data)
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,7 +16,7 @@ from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import DetectedFlow, known_marks
 from datapath.stepaside.classifier import LEAST_TTL, Classifier
-from datapath.stepaside.marks import DECIDED, FIRST, OURS
+from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S
 from traffic_policy.marks import STATE_MASK, ClassIds, class_mark
 from traffic_policy.policy import Bound, TrafficPolicy
@@ -27,9 +28,13 @@ OTHERS = 0x000A0C80
 TIMEOUT = 1.0
 
 
-def routing(*classes: tuple[str, dict[str, object]], ids: ClassIds | None = None) -> Routing:
+def routing(*classes: tuple[str, dict[str, object]], ids: ClassIds | None = None, ceils: Sequence[str] = ()) -> Routing:
+    rates = [{"rate": "8kbit", "ceil": ceil} for ceil in ceils] or [{"rate": "8kbit"}] * len(classes)
     policy = TrafficPolicy.model_validate(
-        {"total": "1Gbit", "classes": [{"name": n, "rate": "8kbit", "match": [m]} for n, m in classes]}
+        {
+            "total": "1Gbit",
+            "classes": [{"name": n, "match": [m], **r} for (n, m), r in zip(classes, rates, strict=True)],
+        }
     )
     return Routing(RoutingTable.from_policy(policy), ids or ClassIds.assign(n for n, _ in classes))
 
@@ -41,6 +46,11 @@ ROUTING = routing(("api", {"sni": "api.example.com"}), ("web", {"host": "web.exa
 
 def decided(class_id: int, others: int = 0) -> int:
     return class_mark(class_id).value | DECIDED.value | others
+
+
+def chosen(class_id: int, others: int = 0) -> int:
+    """The class counts, and packets are shown on."""
+    return class_mark(class_id).value | CHOSEN.value | others
 
 
 @dataclass
@@ -73,34 +83,43 @@ class Wire:
         self.notes = Notes()
         self.classifier = Classifier(ROUTING, self.notes, detection_timeout=TIMEOUT, **limits)
         self.begun: set[bytes] = set()
+        self.chosen: dict[bytes, int] = {}
         self.now = 100.0
 
     def begin(self, packet: bytes) -> None:
         """A SYN of this connection passed."""
         self.begun.discard(flow_of(packet))
+        self.chosen.pop(flow_of(packet), None)
 
     def send(self, packet: bytes, port_class: int = 0, bound: Bound = Bound.OUTBOUND) -> int:
         """The mark that it goes on with."""
         flow = flow_of(packet)
         state = 0 if flow in self.begun else FIRST.value
         self.begun.add(flow)
-        return self.classifier.classify(packet, port_class << 24 | state | OTHERS, self.now, bound)
+        before = self.chosen.get(flow, port_class << 24 | state)
+        mark = self.classifier.classify(packet, before | OTHERS, self.now, bound)
+        self.chosen.pop(flow, None)
+        if mark & STATE_MASK == CHOSEN.value:
+            self.chosen[flow] = mark & OURS
+        return mark
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize(
-    ("text", "class_id"), [(HELLO, API), (REQUEST, WEB), (b"\0junk", DEFAULT)], ids=["TLS", "HTTP", "opaque"]
+    ("text", "mark"),
+    [(HELLO, chosen(API)), (REQUEST, decided(WEB)), (b"\0junk", decided(DEFAULT))],
+    ids=["TLS", "HTTP", "opaque"],
 )
-def test_a_first_packet_that_tells_decides(text: bytes, class_id: int, v6: bool) -> None:
+def test_a_first_packet_that_tells_decides(text: bytes, mark: int, v6: bool) -> None:
     wire = Wire()
-    assert wire.send(tcp_packet(text, v6=v6, options=bytes(12))) == decided(class_id, OTHERS)
+    assert wire.send(tcp_packet(text, v6=v6, options=bytes(12))) == mark | OTHERS
     assert wire.classifier.undecided == 0
 
 
 def test_an_undecided_packet_keeps_the_class_of_its_port() -> None:
     wire = Wire()
     assert wire.send(tcp_packet(HELLO[:20]), port_class=7) == 7 << 24 | OTHERS
-    assert wire.send(tcp_packet(HELLO[20:], seq=1020), port_class=7) == decided(API, OTHERS)
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020), port_class=7) == chosen(API, OTHERS)
 
 
 def test_content_that_no_match_knows_goes_by_port() -> None:
@@ -120,7 +139,7 @@ def test_a_new_connection_of_the_same_ports_is_decided_afresh() -> None:
     wire.send(tcp_packet(REQUEST))
     again = tcp_packet(HELLO, seq=1000)
     wire.begin(again)
-    assert wire.send(again) == decided(API, OTHERS)
+    assert wire.send(again) == chosen(API, OTHERS)
     begun = tcp_packet(HELLO[:9])
     wire.begin(begun)
     wire.send(begun)
@@ -142,8 +161,11 @@ def test_any_order_any_cuts_any_repetition(data: st.DataObject) -> None:
     wire = Wire()
     assert wire.send(tcp_packet(b"", seq=base)) == OTHERS
     marks = [wire.send(tcp_packet(piece, seq=base + offset), port_class=9) for offset, piece in order]
-    undecided = marks.index(decided(API, OTHERS))
-    assert marks == [9 << 24 | OTHERS] * undecided + [decided(API, OTHERS)] * (len(marks) - undecided)
+    undecided = sum(mark == 9 << 24 | OTHERS for mark in marks)
+    shown = sum(mark == chosen(API, OTHERS) for mark in marks)
+    then = [decided(API, OTHERS)] * (len(marks) - undecided - shown)
+    assert marks == [9 << 24 | OTHERS] * undecided + [chosen(API, OTHERS)] * shown + then
+    assert marks[-1] == decided(API, OTHERS), "what is no second hello has come"
     assert wire.notes.classes == ["api"]
     assert wire.classifier.held == wire.classifier.undecided == 0
 
@@ -173,7 +195,7 @@ def test_a_connection_whose_beginning_went_by_unseen_is_decided_at_once() -> Non
 def test_data_in_the_syn_counts() -> None:
     wire = Wire()
     wire.send(tcp_packet(HELLO[:10], seq=999, flags=SYN))
-    assert wire.send(tcp_packet(HELLO[10:], seq=1010)) == decided(API, OTHERS)
+    assert wire.send(tcp_packet(HELLO[10:], seq=1010)) == chosen(API, OTHERS)
 
 
 def test_the_end_of_the_clients_bytes_ends_detection() -> None:
@@ -187,7 +209,7 @@ def test_a_fin_behind_a_gap_does_not() -> None:
     wire = Wire()
     wire.send(tcp_packet(HELLO[:20]))
     assert wire.send(tcp_packet(HELLO[50:], seq=1050, flags=FIN | ACK | PSH)) == OTHERS
-    assert wire.send(tcp_packet(HELLO[20:50], seq=1020)) == decided(API, OTHERS)
+    assert wire.send(tcp_packet(HELLO[20:50], seq=1020)) == chosen(API, OTHERS)
 
 
 def test_the_detection_timeout_is_noticed_at_the_next_packet() -> None:
@@ -208,7 +230,7 @@ def test_openings_are_bounded_in_number() -> None:
     assert wire.classifier.undecided == 10
     assert {d.reason for d in wire.notes.detections} == {Reason.LIMIT}
     assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=0)) == decided(DEFAULT, OTHERS), "it was given up"
-    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=99)) == decided(API, OTHERS)
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=99)) == chosen(API, OTHERS)
 
 
 def test_openings_are_bounded_in_bytes() -> None:
@@ -232,7 +254,7 @@ def test_who_says_nothing_more_is_given_up_in_time() -> None:
     assert wire.classifier.undecided == 1
     assert wire.notes.detections == [Detection(Protocol.TLS, Reason.TIMEOUT)]
     assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=1)) == decided(DEFAULT, OTHERS)
-    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=2)) == decided(API, OTHERS)
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020, client_port=2)) == chosen(API, OTHERS)
     assert (wire.classifier.undecided, wire.classifier.held) == (0, 0)
 
 
@@ -282,6 +304,120 @@ def test_a_full_table_forgets_a_small_part_of_it_at_once() -> None:
     assert (max(counts), min(counts[640:])) == (640, 630)
     kept = [wire.classifier.known(flow_of(tcp_packet(b"", client_port=port))) is not None for port in range(1000)]
     assert kept == [False] * (1000 - counts[-1]) + [True] * counts[-1]
+
+
+# --- a second ClientHello --------------------------------------------------------------------------------------------
+
+FAST, SLOW, BY_PORT = 1, 2, 3
+SPEEDS = routing(
+    ("fast", {"sni": "fast.example.com"}), ("slow", {"sni": "slow.example.com"}), ("port", {"port": 443}),
+    ceils=["1Mbit", "16kbit", "80kbit"],
+)  # fmt: skip
+ONE, OTHER = records(hello(sni(b"fast.example.com"))), records(hello(sni(b"slow.example.com")))
+NAMELESS, UNKNOWN = records(hello()), records(hello(sni(b"www.example.com")))
+CCS, SEALED = b"\x14\x03\x03\0\x01\x01", b"\x17\x03\x03\x04\0" + bytes(1024)
+KEY_EXCHANGE = records(b"\x10\0\0\x01x")
+
+
+def speedy(**limits: int) -> Wire:
+    wire = Wire(**limits)
+    wire.classifier.routing = SPEEDS
+    return wire
+
+
+def marks_of(wire: Wire, *pieces: bytes, bound: Bound = Bound.OUTBOUND) -> list[int]:
+    at, marks = 1000, []
+    for piece in pieces:
+        marks.append(wire.send(tcp_packet(piece, seq=at), bound=bound) & ~OTHERS)
+        at += len(piece)
+    return marks
+
+
+@pytest.mark.parametrize(
+    ("pieces", "marks"),
+    [
+        pytest.param([ONE, CCS + SEALED], [chosen(FAST), decided(FAST)], id="TLS 1.3"),
+        pytest.param([ONE, KEY_EXCHANGE], [chosen(FAST), decided(FAST)], id="TLS 1.2"),
+        pytest.param([ONE, OTHER], [chosen(FAST), decided(SLOW)], id="another name"),
+        pytest.param([ONE, CCS + OTHER], [chosen(FAST), decided(SLOW)], id="another name behind ChangeCipherSpec"),
+        pytest.param([ONE, CCS, OTHER[:9], OTHER[9:]], [*[chosen(FAST)] * 3, decided(SLOW)], id="in pieces"),
+        pytest.param([ONE[:9], ONE[9:], OTHER], [0, chosen(FAST), decided(SLOW)], id="the first one in pieces"),
+        pytest.param([ONE[:9], ONE[9:] + CCS + SEALED], [0, decided(FAST)], id="all in one"),
+        pytest.param([ONE + OTHER], [decided(SLOW)], id="both in one packet"),
+        pytest.param([ONE[:9], ONE[9:] + OTHER], [0, decided(SLOW)], id="the end of one and the other in one packet"),
+        pytest.param([ONE, ONE], [chosen(FAST), decided(FAST)], id="the same name"),
+        pytest.param([OTHER, ONE], [chosen(SLOW), decided(SLOW)], id="a laxer name"),
+        pytest.param([ONE, NAMELESS], [chosen(FAST), decided(BY_PORT)], id="no name"),
+        pytest.param([ONE, UNKNOWN], [chosen(FAST), decided(BY_PORT)], id="a name that no match has"),
+        pytest.param([NAMELESS, OTHER], [chosen(BY_PORT), decided(SLOW)], id="a name after none"),
+        pytest.param([ONE, records(b"\x01\0\0\x02no")], [chosen(FAST), decided(BY_PORT)], id="one that cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("forgets", [False, True], ids=["", "restarted"])
+def test_of_two_hellos_the_stricter_class_counts(pieces: list[bytes], marks: list[int], forgets: bool) -> None:
+    wire = speedy()
+    if not forgets:
+        assert marks_of(wire, *pieces) == marks
+        assert wire.classifier.pending == (0, 0)
+    elif marks[-2:-1] and marks[-2] & STATE_MASK == CHOSEN.value and len(pieces) == 2:
+        [before] = marks_of(wire, pieces[0])
+        wire.classifier = Classifier(SPEEDS, wire.notes, detection_timeout=TIMEOUT)
+        after = wire.send(tcp_packet(pieces[1], seq=1000 + len(pieces[0]))) & ~OTHERS
+        assert [before, after] == marks
+
+
+def test_a_second_hello_is_told_of_only_if_it_changes_the_class() -> None:
+    wire = speedy()
+    marks_of(wire, ONE, OTHER)
+    assert wire.notes.classes == ["fast", "slow"]
+    assert [each.sni for each in wire.notes.detections] == ["fast.example.com", "slow.example.com"]
+    same = speedy()
+    marks_of(same, ONE, ONE)
+    assert same.notes.classes == ["fast"]
+
+
+def test_a_second_hello_behind_any_pause_and_sent_again() -> None:
+    wire = speedy()
+    marks_of(wire, ONE)
+    wire.now += 3600
+    wire.classifier.give_up_silent(wire.now)
+    assert wire.send(tcp_packet(ONE)) == chosen(FAST, OTHERS), "a retransmission is no second hello"
+    late = tcp_packet(OTHER[9:], seq=1009 + len(ONE))
+    assert wire.send(late) == chosen(FAST, OTHERS), "behind a gap"
+    assert wire.send(tcp_packet(OTHER[:9], seq=1000 + len(ONE))) == decided(SLOW, OTHERS)
+    assert wire.send(late) == decided(SLOW, OTHERS)
+
+
+def test_a_second_hello_of_a_client_counts_too() -> None:
+    wire = Wire()
+    wire.classifier.routing = routing(
+        ("fast", {"sni": "fast.example.com", "direction": "inbound"}),
+        ("slow", {"sni": "slow.example.com", "direction": "inbound"}),
+        ceils=["1Mbit", "16kbit"],
+    )
+    assert marks_of(wire, ONE, OTHER, bound=Bound.INBOUND) == [chosen(FAST), decided(SLOW)]
+
+
+def test_where_packets_passed_unseen_the_port_may_be_stricter() -> None:
+    """Else who fills the queue could hide a second hello."""
+    wire = speedy()
+    marks_of(wire, ONE)
+    at = 1000 + len(ONE) + 500
+    shown = 0
+    while (mark := wire.send(tcp_packet(bytes(1400), seq=at + shown * 1400)) & ~OTHERS) == chosen(FAST):
+        shown += 1
+    assert mark == decided(BY_PORT)
+    assert shown < 100, "no bulk is shown"
+
+
+def test_chosen_connections_are_bounded_and_the_forgotten_ones_are_read_on() -> None:
+    wire = speedy(max_openings=10, max_held=5000)
+    for port in range(100):
+        wire.send(tcp_packet(ONE, client_port=port))
+    assert wire.classifier.pending[0] <= 10
+    assert wire.classifier.pending[1] <= 5000
+    assert wire.send(tcp_packet(OTHER, seq=1000 + len(ONE), client_port=0)) == decided(SLOW, OTHERS)
+    assert wire.send(tcp_packet(CCS + SEALED, seq=1000 + len(ONE), client_port=1)) == decided(FAST, OTHERS)
 
 
 # --- connections that clients open -----------------------------------------------------------------------------------
@@ -357,7 +493,7 @@ def test_a_late_packet_gets_the_class_of_the_policy_in_force() -> None:
 def test_known_content_is_routed_again(text: bytes, before: int, after: int) -> None:
     wire = Wire()
     packet = tcp_packet(text)
-    assert wire.send(packet) == decided(before, OTHERS)
+    assert wire.send(packet) & ~STATE_MASK == decided(before, OTHERS) & ~STATE_MASK
     wire.classifier.routing = CHANGED
     marks = known_marks(CHANGED)
     assert wire.classifier.choose_again(flow_of(packet), decided(before, OTHERS), marks) == decided(after, OTHERS)
@@ -430,7 +566,7 @@ def test_bytes_that_are_meant_to_be_lost_do_not_decide(decoy: bytes) -> None:
     "options", [b"", STAMPED, b"\0\0\0\0", b"\x01" * 4, b"\x05\x0a" + bytes(8) + b"\x01\x01", b"\x08\0\x13\0"]
 )
 def test_the_options_of_ordinary_packets_do_no_harm(options: bytes) -> None:
-    assert Wire().send(tcp_packet(HELLO, options=options)) == decided(API, OTHERS)
+    assert Wire().send(tcp_packet(HELLO, options=options)) == chosen(API, OTHERS)
     arrived = Wire()
     arrived.send(with_ttl(tcp_packet(HELLO, options=options), 1), bound=Bound.INBOUND)
     assert arrived.notes.detections[-1].sni == "api.example.com", "what has arrived counts, whatever its TTL"

@@ -50,7 +50,8 @@ def beginnings(count: int) -> list[QueuedPacket]:
 
 
 def ends(count: int) -> list[QueuedPacket]:
-    return [QueuedPacket(b"", 0, tcp_packet(HELLO[20:], seq=1020, client_port=port)) for port in range(count)]
+    rest = HELLO[20:] + b"\x17\x03\x03\0\x01x"
+    return [QueuedPacket(b"", 0, tcp_packet(rest, seq=1020, client_port=port)) for port in range(count)]
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,18 @@ from collections.abc import Iterable
 
 import pytest
 import trio
-from first_bytes import hello, sni
+from first_bytes import hello, records, sni
 from quic_datagrams import crypto, initial
+from tcp_packets import tcp_packet
 from test_stepaside_classifier import Notes, decided, routing
 from udp_packets import udp_packet
 
 from datapath.connection_list import Order
 from datapath.stepaside import conntrack
 from datapath.stepaside.conntrack_messages import Entry
-from datapath.stepaside.marks import DECIDED, FIRST, OURS
+from datapath.stepaside.marks import CHOSEN_OR_DECIDED, FIRST, SHOWN
 from datapath.stepaside.server import StepAside
-from traffic_policy.marks import Mark
+from traffic_policy.marks import Mark, class_mark
 from traffic_policy.policy import TransportProtocol
 from traffic_policy.units import Duration
 
@@ -45,7 +46,7 @@ def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytes
         table[last] = newer[0]
 
     def entries(mark: Mark) -> list[Entry]:
-        assert mark == DECIDED
+        assert mark == CHOSEN_OR_DECIDED
         return [Entry(flow, mark, transport=TransportProtocol.UDP) for flow, mark in table.items()]
 
     def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
@@ -55,7 +56,7 @@ def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytes
             begin_a_newer_connection()
             service._classifying.release()
         for entry, mark in wanted:
-            table[entry.flow] = table[entry.flow] & ~OURS | mark.value
+            table[entry.flow] = table[entry.flow] & ~mark.mask | mark.value
         return len(wanted)
 
     monkeypatch.setattr(conntrack, "entries", entries)
@@ -75,7 +76,7 @@ def test_a_connection_that_is_judged_meanwhile_keeps_its_mark(monkeypatch: pytes
 async def test_beside_a_relay_its_own_connections_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay marks the connections that it opens with the same state (datapath.netfilter.foreign_marks)."""
     flow = udp_packet(b"", client_port=40_000)[12:24]
-    relayed = Entry(flow, DECIDED.value)
+    relayed = Entry(flow, decided(77))
     monkeypatch.setattr(conntrack, "entries", lambda _: [relayed])
     monkeypatch.setattr(conntrack, "change", lambda changes: len(list(changes)))
     service = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"), transports=(TransportProtocol.UDP,))
@@ -84,3 +85,26 @@ async def test_beside_a_relay_its_own_connections_are_left_alone(monkeypatch: py
     alone = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"))
     assert (await alone.connections(10, Order.NEWEST)).active == 1
     assert await alone.reroute() == 1
+
+
+@pytest.mark.trio
+async def test_a_chosen_connection_follows_and_an_undecided_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state is left as it is, so that its packets are still shown."""
+    flows = [tcp_packet(b"", client_port=port)[12:24] for port in (40_000, 40_001)]
+    table = {flows[0]: SHOWN.value | class_mark(VIDEO).value, flows[1]: SHOWN.value}
+
+    def change(changes: Iterable[tuple[Entry, Mark]]) -> int:
+        wanted = list(changes)
+        for entry, mark in wanted:
+            table[entry.flow] = table[entry.flow] & ~mark.mask | mark.value
+        return len(wanted)
+
+    monkeypatch.setattr(conntrack, "entries", lambda _: [Entry(flow, mark) for flow, mark in table.items()])
+    monkeypatch.setattr(conntrack, "change", change)
+    service = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"))
+    service._classifier.classify(
+        tcp_packet(records(hello(sni(b"video.example"))), client_port=40_000), FIRST.value, 0.0
+    )
+    await service.follow(NEW)
+    assert await service.reroute() == 1
+    assert table == {flows[0]: SHOWN.value | class_mark(OTHER).value, flows[1]: SHOWN.value}
