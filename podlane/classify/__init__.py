@@ -1,6 +1,7 @@
 """Reads captures: from a pcap or pcapng file to flows, and from a flow to the class that a policy gives it.
 
-    files     pcap and pcapng, by scapy's raw readers       the only I/O: everything else is pure
+    files     capture files, compressed or not              the only I/O: everything else is pure
+    formats   pcap and pcapng
     links     link layers: the offset of the IP packet
     fragments reassembly of IP fragments
     flow      the data kept for a flow

@@ -6,19 +6,16 @@ import io
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from functools import cache
+from collections.abc import Callable
+from contextlib import closing
 from typing import IO
-
-from scapy.error import log_runtime
 
 from datapath.protocols.detect import MAX_BYTES
 from datapath.protocols.packets import read_ip
-from podlane.classify import files
-from podlane.classify.files import CapturedFrame, CaptureFile
+from podlane.classify.files import CaptureFile
 from podlane.classify.flow import Flow
 from podlane.classify.flows import FlowTable
+from podlane.classify.formats import CapturedFrame
 from podlane.classify.links import NOT_IP, ip_start, known
 from podlane.classify.verdicts import FlowClassifier
 from podlane.errors import CaptureError
@@ -46,28 +43,10 @@ def pcap(data: bytes, *, full: bool = True) -> None:
     if kind & 1:
         _flows(_frames(_LINKS[kind >> 1 & 7], rest), full)
         return
+    frames = _frames_of_file(_InMemory, rest)
     if full:
-        frames = _frames_of_file(_as_file, rest)
-        assert _frames_of_file(_InMemory, rest) == frames, "a file on a disk is read in another way"
-    else:
-        with _quickly():
-            frames = _frames_of_file(_InMemory, rest)
+        assert _frames_of_file(_as_file, rest) == frames, "a file on a disk is read in another way"
     _flows(frames, full)
-
-
-_known_readers = cache(files._scapy_readers)
-
-
-@contextmanager
-def _quickly() -> Iterator[None]:
-    """Without two things that take longer than to read a small file: scapy looks at the whole stack before it warns,
-    lest it says the same too often; and the reader of pcapng is a class that is made for each file."""
-    readers, filters = files._scapy_readers, log_runtime.filters
-    files._scapy_readers, log_runtime.filters = _known_readers, []
-    try:
-        yield
-    finally:
-        files._scapy_readers, log_runtime.filters = readers, filters
 
 
 class _InMemory(CaptureFile):

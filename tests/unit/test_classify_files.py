@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import struct
-from contextlib import closing
+import tempfile
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scapy.utils import RawPcapNgWriter, RawPcapWriter
 
-from podlane.classify.files import CapturedFrame, CaptureFile
+from podlane.classify.files import CaptureFile
+from podlane.classify.formats import CapturedFrame
 from podlane.errors import CaptureError
 
 PACKETS = [b"first packet", b"second", b"the third and last one"]
@@ -165,7 +169,7 @@ def test_cut_off_in_the_compression(tmp_path: Path) -> None:
         ),
         pytest.param(
             section("<", [1], [(7, b"a")]),
-            "parts of it cannot be read (PcapNg: invalid interface id 7/1)",
+            "parts of it cannot be read (a packet names interface 7 of 1)",
             id="interface",
         ),
     ],
@@ -224,3 +228,40 @@ def test_keys_of_tls_in_a_capture_are_no_damage(tmp_path: Path) -> None:
     frames, file = read(tmp_path, section("<", [1], []) + keys + packets + keys)
     assert [frame.data for frame in frames] == PACKETS[:1]
     assert file.damage is None
+
+
+def options(order: str, *given: tuple[int, bytes]) -> bytes:
+    made = (struct.pack(order + "HH", code, len(value)) + value + bytes(-len(value) % 4) for code, value in given)
+    return b"".join(made) + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_interfaces_say_how_fine_their_clock_is_and_how_much_they_capture(tmp_path: Path, order: str) -> None:
+    """if_tsresol (draft-ietf-opsawg-pcapng 4.2): a power of ten, or of two; a simple packet is cut at the snap length."""
+    content = section(order, [], [])
+    for resolution, most in ((9, 0), (0x80 | 10, 4)):
+        content += block(
+            order, 1, struct.pack(order + "HHI", 1, 0, most) + options(order, (2, b"eth0"), (9, bytes([resolution])))
+        )
+    for interface, ticks in ((0, 1_500_000_000), (1, 1536)):
+        content += block(order, 6, struct.pack(order + "IIIII", interface, 0, ticks, 4, 9) + b"data" + options(order))
+    content += block(order, 2, struct.pack(order + "HHIIII", 1, 0, 0, 1024, 3, 7) + b"old")
+    frames, file = read(tmp_path, content)
+    assert frames == [
+        CapturedFrame(1, b"data", 9, 1.5),
+        CapturedFrame(1, b"data", 9, 1.5),
+        CapturedFrame(1, b"old", 7, 1.0),
+    ]
+    assert file.damage is None
+    head = section(order, [], []) + block(order, 1, struct.pack(order + "HHI", 1, 0, 4))
+    frames, _ = read(tmp_path, head + block(order, 3, struct.pack(order + "I", 9) + b"data"))
+    assert frames == [CapturedFrame(1, b"data", 9, 0.0)]
+
+
+@settings(max_examples=200)
+@given(st.sampled_from([each.values[0] for each in WHOLE]), st.integers(0, 300), st.binary(min_size=1, max_size=8))
+def test_a_damaged_file_is_read_or_refused_with_a_reason(content: bytes, at: int, change: bytes) -> None:
+    damaged = content[:at] + change + content[at + len(change) :]
+    with tempfile.TemporaryDirectory() as folder, suppress(CaptureError):
+        frames, file = read(Path(folder), damaged)
+        assert file.damage or sum(len(frame.data) for frame in frames) <= len(damaged)
