@@ -216,7 +216,7 @@ class StepAside:
             detection and (detection.sni or detection.host),
             detection and detection.protocol.value,
             "stepped-aside",
-            None if entry.began is None else (now - entry.began) / 1e9,
+            None if entry.began is None else max(0, now - entry.began) / 1e9,  # the clock may have been set back
             entry.bytes_up,
             entry.bytes_down,
         )

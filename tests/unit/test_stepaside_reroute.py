@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -108,3 +109,18 @@ async def test_a_chosen_connection_follows_and_an_undecided_one_stays(monkeypatc
     await service.follow(NEW)
     assert await service.reroute() == 1
     assert table == {flows[0]: SHOWN.value | class_mark(OTHER).value, flows[1]: SHOWN.value}
+
+
+@pytest.mark.trio
+async def test_a_connection_is_never_younger_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """conntrack tells when it began by the system's clock, which may have been set back since."""
+    now = time.time_ns()
+    flows = [tcp_packet(b"", client_port=port)[12:24] for port in (1, 2)]
+    began = [now + 3600 * 10**9, now - 3600 * 10**9]
+    found = [Entry(flow, decided(VIDEO), began=at) for flow, at in zip(flows, began, strict=True)]
+    monkeypatch.setattr(conntrack, "entries", lambda _: found)
+    service = StepAside(1, OLD, Notes(), detection_timeout=Duration.parse("1s"))
+    page = await service.connections(10, Order.NEWEST)
+    ages = sorted(each.age or 0.0 for each in page.connections)
+    assert ages[0] == 0
+    assert ages[1] >= 3600
