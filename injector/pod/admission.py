@@ -23,7 +23,7 @@ from injector.pod.list_diff import Items
 from injector.pod.namespace import NO_RULES
 from injector.pod.patch import patch
 from injector.pod.plan import InjectionPlan, Skip, plan
-from injector.pod.reviews import Request, Rules, SharedPolicies, allowed, answered
+from injector.pod.reviews import ReviewRequest, Rules, SharedPolicies, allowed, answered
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -65,13 +65,15 @@ def validate(
     return answered(review, _about_pods(partial(_validate, defaults=defaults, shared=shared, rules=rules)))
 
 
-def _about_pods(decide: Callable[[Request, Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], dict[str, Any]]:
+def _about_pods(
+    decide: Callable[[ReviewRequest, Mapping[str, Any]], dict[str, Any]],
+) -> Callable[[ReviewRequest], dict[str, Any]]:
     """Reviews of templates are allowed here."""
     return lambda request: allowed() if request.found.place else decide(request, request.found.pod)
 
 
 def _mutate(
-    request: Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+    request: ReviewRequest, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     if request.operation != "CREATE":
         return allowed()
@@ -88,7 +90,7 @@ def _mutate(
 
 
 def _validate(
-    request: Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+    request: ReviewRequest, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     if request.operation != "CREATE":
         return _validate_change(request, pod, defaults, shared, rules)
@@ -141,7 +143,7 @@ def _image(pod: Mapping[str, Any]) -> str:
 
 
 def _validate_change(
-    request: Request, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+    request: ReviewRequest, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
 ) -> dict[str, Any]:
     """For an existing Pod: refuse what its sidecar would only refuse in its log."""
     _refuse_another_image(request.before, pod, defaults)

@@ -27,7 +27,7 @@ _VERSION: Final = re.compile(r"([a-z0-9][-a-z0-9.]{0,252}/)?[a-z0-9]{1,63}")
 _UID: Final = re.compile(r"[-A-Za-z0-9]{1,63}")
 
 
-class Reason(StrEnum):
+class EventReason(StrEnum):
     """The Event's reason."""
 
     INJECTED = "Injected"
@@ -45,7 +45,7 @@ class Owner:
     uid: str
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Owner | None:
+    def from_controller_of(cls, found: Mapping[str, Any]) -> Owner | None:
         """The controller that made an object, if it is one that lives in a namespace. A mirror of a static Pod has its
         Node."""
         reference = pods.controller_of(found) or {}
@@ -63,7 +63,7 @@ class Happening:
 
     namespace: str
     owner: Owner
-    reason: Reason
+    reason: EventReason
     message: str
     is_warning: bool
 
@@ -78,8 +78,10 @@ def mutated(review: Mapping[str, Any], reply: Mapping[str, Any]) -> Happening | 
         return None  # it was injected before: by `podlane inject`, or when this webhook was asked first
     warnings = [str(each).removeprefix(WARNING_PREFIX) for each in pods.listed(response.get("warnings"))]
     if response.get("patch"):
-        return _happening(review, Reason.INJECTED, " ".join(["Podlane's sidecar was injected.", *warnings]), warnings)
-    return _happening(review, Reason.SKIPPED, " ".join(warnings), warnings) if warnings else None
+        return _happening(
+            review, EventReason.INJECTED, " ".join(["Podlane's sidecar was injected.", *warnings]), warnings
+        )
+    return _happening(review, EventReason.SKIPPED, " ".join(warnings), warnings) if warnings else None
 
 
 def validated(review: Mapping[str, Any], reply: Mapping[str, Any]) -> Happening | None:
@@ -88,15 +90,15 @@ def validated(review: Mapping[str, Any], reply: Mapping[str, Any]) -> Happening 
     if response.get("allowed"):
         return None
     message = str(pods.mapping(response.get("status")).get("message", ""))
-    return _happening(review, Reason.REFUSED, message, [message])
+    return _happening(review, EventReason.REFUSED, message, [message])
 
 
-def _happening(review: Mapping[str, Any], reason: Reason, message: str, warnings: list[str]) -> Happening | None:
+def _happening(review: Mapping[str, Any], reason: EventReason, message: str, warnings: list[str]) -> Happening | None:
     request = pods.mapping(review.get("request"))
     found, namespace = workload_in(review), request.get("namespace")
     if found is None or found.place or request.get("operation") != "CREATE" or request.get("dryRun"):
         return None
-    owner = Owner.of(found.pod)
+    owner = Owner.from_controller_of(found.pod)
     if owner is None or not isinstance(namespace, str) or not _DNS_NAME.fullmatch(namespace):
         return None
     line = shortened(" ".join(message.split()), _LONGEST_MESSAGE - len(" ... "))

@@ -40,7 +40,7 @@ _REASONS: Final = {HTTPStatus.BAD_REQUEST: "BadRequest", HTTPStatus.UNPROCESSABL
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ReviewRequest:
     """The relevant parts of a review about something with a Pod in it: a Pod itself, or a workload with its template.
 
     ``before`` is the Pod, or the template, as it was; empty for an object that is created.
@@ -56,7 +56,7 @@ class _MalformedError(Exception):
     """Not a valid review; an error of the client."""
 
 
-def answered(review: Any, decide: Callable[[Request], dict[str, Any]]) -> dict[str, Any]:
+def answered(review: Any, decide: Callable[[ReviewRequest], dict[str, Any]]) -> dict[str, Any]:
     """The AdmissionReview with the response that ``decide`` makes of the request, which may raise
     :class:`AnnotationsError` and :class:`InjectionError` to refuse it. What it is not asked about is allowed. Never
     raises, for any JSON."""
@@ -107,7 +107,7 @@ def workload_in(review: Any, key: str = "object") -> Workload | None:
     return workload(Thing((), data, group, kind, name if isinstance(name, str) else "", ""))
 
 
-def _read(review: Any) -> Request | None:
+def _read(review: Any) -> ReviewRequest | None:
     """None if there is nothing to decide."""
     document = pods.mapping(review)
     if document.get("kind") != "AdmissionReview" or document.get("apiVersion") != _API_VERSION:
@@ -124,7 +124,7 @@ def _read(review: Any) -> Request | None:
             raise _MalformedError("The review's object is not a Pod. Send what an API server sends.")
         return None
     namespace = request.get("namespace")
-    return Request(
+    return ReviewRequest(
         namespace=namespace if isinstance(namespace, str) else "",
         operation=str(request["operation"]),
         found=found,

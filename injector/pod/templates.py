@@ -22,7 +22,7 @@ from injector.pod.defaults import InjectionDefaults
 from injector.pod.namespace import NO_RULES
 from injector.pod.plan import Skip, plan
 from injector.pod.pods import controller_of
-from injector.pod.reviews import Request, Rules, SharedPolicies, allowed, answered
+from injector.pod.reviews import ReviewRequest, Rules, SharedPolicies, allowed, answered
 from injector.pod.workloads import misplaced
 from traffic_policy.pod.effective import AnnotationsError
 
@@ -34,7 +34,9 @@ def validate_template(
     return answered(review, partial(_validate, defaults=defaults, shared=shared, rules=rules))
 
 
-def _validate(request: Request, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules) -> dict[str, Any]:
+def _validate(
+    request: ReviewRequest, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+) -> dict[str, Any]:
     found = request.found
     if not found.place or found.pod == request.before or controller_of(found.around) is not None:
         return allowed()
@@ -45,7 +47,9 @@ def _validate(request: Request, defaults: InjectionDefaults, shared: SharedPolic
     return allowed([*misplaced(found), *(f"{found.place}: {warning}" for warning in told)])
 
 
-def _warnings(request: Request, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules) -> Iterator[str]:
+def _warnings(
+    request: ReviewRequest, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+) -> Iterator[str]:
     """What Pods of the template would be warned of. Raises for what refuses them, whatever shared policies say."""
     pod, held = request.found.pod, rules()
     planned = plan(pod, defaults, _unread, held)

@@ -112,7 +112,7 @@ class Events:
             return owner
         if metadata_of(found).get("uid") != owner.uid:
             raise NotFoundError("There is another ReplicaSet of this name.", 404)
-        self._owners[owner.uid] = upper = Owner.of(found) or owner
+        self._owners[owner.uid] = upper = Owner.from_controller_of(found) or owner
         if len(self._owners) > _MAX_OWNERS:
             self._owners.popitem(last=False)
         return upper

@@ -188,11 +188,12 @@ def test_changes_of_pods_are_looked_at_and_never_wait_for_an_injector(case: Valu
 def test_templates_are_looked_at_and_no_workload_waits_for_an_injector(case: Values) -> None:
     mutating, validating = webhook_configurations(render(case))
     assert about_workloads(mutating) == []
-    webhooks = {w["name"].removesuffix(".workloads.podlane.io"): w for w in about_workloads(validating)}
+    webhooks = {w["name"].partition(".")[0]: w for w in about_workloads(validating)}
     assert webhooks.keys() == {"namespace", "pod", "enforced"}
     asked: set[tuple[str, str]] = set()
     for who, webhook in webhooks.items():
-        creating = next(w for w in webhooks_for(validating, "CREATE") if w["name"] == f"{who}.validate.podlane.io")
+        name = webhook["name"].replace(".workloads.", ".validate.")
+        creating = next(w for w in webhooks_for(validating, "CREATE") if w["name"] == name)
         assert webhook["namespaceSelector"] == creating["namespaceSelector"], "where Pods are judged, and nowhere else"
         service = creating["clientConfig"]["service"]
         path = "/validate/workloads/enforced" if who == "enforced" else "/validate/workloads"
@@ -200,7 +201,12 @@ def test_templates_are_looked_at_and_no_workload_waits_for_an_injector(case: Val
         assert (webhook["failurePolicy"], webhook["sideEffects"]) == ("Ignore", "None")
         assert "objectSelector" not in webhook, "labels of a template are not the object's"
         conditions = [condition["name"] for condition in webhook["matchConditions"]]
-        assert conditions == ["no-controller-made-it", "template-is-new", *["template-opts-in"] * (who == "pod")]
+        of_pod = ["template-opts-in"]
+        if case.values.get("revision"):
+            of_pod.append("template-is-of-this-revision")
+        elif case.values.get("otherRevisions"):
+            of_pod.append("template-is-of-no-other-revision")
+        assert conditions == ["no-controller-made-it", "template-is-new", *(of_pod if who == "pod" else [])]
         for rule in webhook["rules"]:
             assert (rule["apiVersions"], rule["operations"]) == (["v1"], ["CREATE", "UPDATE"])
             asked |= {(group, resource) for group in rule["apiGroups"] for resource in rule["resources"]}

@@ -18,7 +18,7 @@ from waiting import until
 
 from daemon.kubernetes.access import from_kubeconfig
 from daemon.kubernetes.api import ApiServer
-from injector.pod.happenings import Happening, Owner, Reason
+from injector.pod.happenings import EventReason, Happening, Owner
 from injector.server import event_series
 from injector.server.events import Events
 from injector.server.metrics import InjectorMetrics
@@ -67,7 +67,7 @@ def test_a_refused_deployment_says_why(cluster: Cluster, one: Injector) -> None:
     kubectl("scale", "deployment/web", "--replicas=2")
     line = described(kubectl, "deployment", "web", "Refused")
     assert re.fullmatch(
-        r"Warning Refused \S+ podlane-injector podlane\.io/classes: .*Cannot guarantee 20 Mbit/s inside 10 Mbit/s.*", line
+        r"Warning Refused .+ podlane-injector podlane\.io/classes: .*Cannot guarantee 20 Mbit/s inside 10 Mbit/s.*", line
     )  # fmt: skip
     said = kubectl("get", "events", "--field-selector=reason=FailedCreate", "-o", "jsonpath={.items[*].message}")
     assert "Cannot guarantee" in said, "as before, where few look: in the ReplicaSet's Events"
@@ -148,7 +148,7 @@ def test_the_api_server_takes_every_write(cluster: Cluster, vacant: Release, mon
     kubectl = cluster.namespace()
     name = "a" * 253
     owner = Owner("example.com/v1", "Anything", name, "705ab4f5-6393-11e8-b7cc-42010a800002")
-    happening = Happening(kubectl.namespace, owner, Reason.REFUSED, "ä€\U0001f600 " + "x" * 996, is_warning=True)
+    happening = Happening(kubectl.namespace, owner, EventReason.REFUSED, "ä€\U0001f600 " + "x" * 996, is_warning=True)
     access, metrics = from_kubeconfig(vacant.kubeconfig()), InjectorMetrics()
 
     async def add_until(written: Events, count: int) -> None:

@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from injector.pod.happenings import Happening, Owner, Reason
+from injector.pod.happenings import EventReason, Happening, Owner
 from injector.server.event_series import MOST, RETRY_INTERVAL, WRITE_INTERVAL, EventSeries, Series
 
 OWNER = Owner("apps/v1", "ReplicaSet", "web", "1")
-REFUSED = Happening("shop", OWNER, Reason.REFUSED, "No.", is_warning=True)
-INJECTED = Happening("shop", OWNER, Reason.INJECTED, "Yes.", is_warning=False)
+REFUSED = Happening("shop", OWNER, EventReason.REFUSED, "No.", is_warning=True)
+INJECTED = Happening("shop", OWNER, EventReason.INJECTED, "Yes.", is_warning=False)
 BEGINNING = datetime(2026, 11, 28, tzinfo=UTC)
 
 

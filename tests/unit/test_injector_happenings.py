@@ -14,7 +14,7 @@ from injected_pods import LIMITS, USUAL, injected, pod
 from test_injector_admission import no_policies, review
 
 from injector.pod.admission import mutate, validate
-from injector.pod.happenings import Happening, Owner, Reason, mutated, validated
+from injector.pod.happenings import EventReason, Happening, Owner, mutated, validated
 from injector.pod.templates import validate_template
 
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7db7cf4669", "uid": "c541e8e3-df3a-4424"}
@@ -40,7 +40,7 @@ def after_validation(given: Any, **request: Any) -> Happening | None:
 
 def test_an_injection_is_told() -> None:
     assert after_mutation(owned(pod())) == Happening(
-        "shop", REPLICA_SET, Reason.INJECTED, "Podlane's sidecar was injected.", is_warning=False
+        "shop", REPLICA_SET, EventReason.INJECTED, "Podlane's sidecar was injected.", is_warning=False
     )
 
 
@@ -49,7 +49,7 @@ def test_its_warnings_are_told_with_it() -> None:
     given["spec"]["containers"][0]["ports"] = [{"containerPort": 15101}]
     found = after_mutation(given)
     assert found == Happening(
-        "shop", REPLICA_SET, Reason.INJECTED,
+        "shop", REPLICA_SET, EventReason.INJECTED,
         "Podlane's sidecar was injected. Container app uses port 15101, on which Podlane listens in the Pod.",
         is_warning=True,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def test_its_warnings_are_told_with_it() -> None:
 def test_a_skip_is_told_where_it_surprises() -> None:
     found = after_mutation(owned(pod(hostNetwork=True)))
     assert found is not None
-    assert (found.reason, found.is_warning) == (Reason.SKIPPED, True)
+    assert (found.reason, found.is_warning) == (EventReason.SKIPPED, True)
     assert found.message.startswith("This Pod is not held to limits. It uses its node's network")
     assert after_validation(owned(pod(hostNetwork=True))) is None, "the mutating webhook has told it"
     assert after_mutation(owned(pod(labels={"podlane.io/inject": "false"}))) is None
@@ -67,14 +67,14 @@ def test_a_skip_is_told_where_it_surprises() -> None:
 def test_a_refusal_is_told_with_its_remedy() -> None:
     found = after_mutation(owned(pod(annotations=FAST)))
     assert found is not None
-    assert (found.reason, found.is_warning) == (Reason.REFUSED, True)
+    assert (found.reason, found.is_warning) == (EventReason.REFUSED, True)
     assert found.message.startswith("podlane.io/egress-bandwidth: 'fast' is not a Kubernetes quantity. Write ")
 
 
 def test_the_validating_webhook_tells_refusals_only() -> None:
     found = after_validation(owned(pod()))
     assert found is not None
-    assert found.reason is Reason.REFUSED
+    assert found.reason is EventReason.REFUSED
     assert "came out of admission without container podlane" in found.message
     assert after_validation(owned(injected(pod()))) is None
 

@@ -15,7 +15,7 @@ from daemon.http import HttpRequest, HttpResponse
 from daemon.kubernetes.api import ApiServer
 from injector.pod.admission import mutate
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.happenings import Happening, Owner, Reason, mutated
+from injector.pod.happenings import EventReason, Happening, Owner, mutated
 from injector.server.budget import DecodingBudget
 from injector.server.events import Events
 from injector.server.http import compact, failure
@@ -28,7 +28,7 @@ from tests.injector_server import MemoryApi, _Everything, api_server, body_of, d
 REPLICA_SET = "/apis/apps/v1/namespaces/shop/replicasets/web-1"
 EVENTS = "/api/v1/namespaces/shop/events/"
 OWNER = Owner("apps/v1", "ReplicaSet", "web-1", "uid-of-the-replica-set")
-REFUSED = Happening("shop", OWNER, Reason.REFUSED, "No.", is_warning=True)
+REFUSED = Happening("shop", OWNER, EventReason.REFUSED, "No.", is_warning=True)
 JOB = replace(REFUSED, owner=Owner("batch/v1", "Job", "once", "uid-of-the-job"))
 DEPLOYMENT = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "uid-of-the-deployment"}
 JSON = {"content-type": "application/json"}
