@@ -21,6 +21,7 @@ from injector.server.events import Events
 from injector.server.http import compact, failure
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
+from injector.server.nodes import Nodes
 from injector.server.shared_policies import SharedPolicies
 from injector.server.webhook import Webhook
 from tests.injector_server import MemoryApi, _Everything, api_server, body_of, document_of, http1, review, serving
@@ -79,7 +80,7 @@ def replica_set(uid: str = OWNER.uid, **owner: Any) -> dict[str, Any]:
 async def writing(memory: Watched) -> AsyncIterator[tuple[Events, Told]]:
     metrics = Told()
     async with api_server(memory) as access:
-        server = ApiServer(access, metrics.api_failed)
+        server = ApiServer(access, metrics.api_failed, program="podlane-injector")
         events = Events(server, metrics)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(events.run)
@@ -218,11 +219,11 @@ async def test_answers_do_not_wait_for_events_and_what_is_too_much_is_dropped(mo
         return compact({"metadata": {}})
 
     async with serving(_Everything(stuck)) as (_, port), api_server(MemoryApi()) as access:
-        api = ApiServer(replace(access, port=port))
+        api = ApiServer(replace(access, port=port), program="podlane-injector")
         events = Events(api, metrics)
         webhook = Webhook(
             "mutate", mutate, InjectionDefaults(), SharedPolicies(api, 10.0), metrics, 9.0, DecodingBudget(),
-            Namespaces(api, 10.0), record=lambda review, reply: events.add(mutated(review, reply)),
+            Namespaces(api, 10.0), Nodes(api, metrics), record=lambda review, reply: events.add(mutated(review, reply)),
         )  # fmt: skip
         async with serving({"/mutate": webhook.handle}) as (_, own), trio.open_nursery() as nursery:
             nursery.start_soon(events.run)
@@ -246,7 +247,7 @@ async def test_an_event_follows_its_review() -> None:
         api: Any = events._api
         webhook = Webhook(
             "mutate", mutate, InjectionDefaults(), SharedPolicies(api, 10.0), metrics, 9.0, DecodingBudget(),
-            Namespaces(api, 10.0), record=lambda review, reply: events.add(mutated(review, reply)),
+            Namespaces(api, 10.0), Nodes(api, metrics), record=lambda review, reply: events.add(mutated(review, reply)),
         )  # fmt: skip
         async with serving({"/mutate": webhook.handle}) as (_, own):
             client = http1(own)

@@ -50,7 +50,7 @@ class NodesApi(MemoryApi):
 async def looking(api: NodesApi) -> AsyncIterator[tuple[Nodes, ApiServer, InjectorMetrics]]:
     metrics = InjectorMetrics()
     async with api_server(api) as access:
-        client = ApiServer(access, metrics.api_failed)
+        client = ApiServer(access, metrics.api_failed, program="podlane-injector")
         yield Nodes(client, metrics), client, metrics
         await client.aclose()
 
