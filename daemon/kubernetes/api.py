@@ -6,7 +6,9 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/ defines paths, reso
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -14,11 +16,14 @@ from urllib.parse import urlencode
 import trio
 
 from daemon.kubernetes.access import ApiAccess
-from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
-from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError
+from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, GoneError, NotFoundError
+from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError, HttpLines
 
 _PATIENCE: Final = 5.0
 """Seconds for a request and its answer; an admission that waits for it has 10 by default."""
+_OBJECTS_PAGE: Final = 100
+"""Objects in one answer of a list; the largest Pods have some 100 KiB."""
+_GONE: Final = 410
 _VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch"}
 """HTTP method -> RBAC verb (https://kubernetes.io/docs/reference/access-authn-authz/authorization/)."""
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
@@ -49,6 +54,60 @@ class Resource:
     def __str__(self) -> str:
         what = f"{self.plural} {self.name}" if self.name else self.plural
         return what + (f" in namespace {self.namespace}" if self.namespace else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCollection:
+    """All objects of a kind that a field selector leaves, in all namespaces."""
+
+    group: str
+    plural: str
+    field_selector: str = ""
+
+    def target(self, **query: str) -> str:
+        """The path and query of a request."""
+        selected = {"fieldSelector": self.field_selector} if self.field_selector else {}
+        return f"{self.group}/{self.plural}?{urlencode({**selected, **query})}"
+
+    def __str__(self) -> str:
+        return self.plural
+
+
+def pods_of_node(name: str) -> ObjectCollection:
+    return ObjectCollection("/api/v1", "pods", f"spec.nodeName={name}")
+
+
+class WatchChanges:
+    """The changes of a collection, as they come."""
+
+    def __init__(self, lines: HttpLines, place: str) -> None:
+        """``lines`` is the answer to a watch of the API server at ``place``."""
+        self._lines, self._place = lines, place
+
+    async def next(self) -> tuple[str, dict[str, Any]] | None:
+        """ADDED, MODIFIED, DELETED or BOOKMARK, and the object; None when the API server ends the watch, as it does
+        after a while.
+
+        Raises :class:`GoneError` if changes were missed, and :class:`ApiError`.
+        """
+        try:
+            line = await self._lines.line()
+        except HttpError as error:
+            raise ApiError(f"The watch of the API server at {self._place} ended: {error}.") from None
+        if line is None:
+            return None
+        change = _document(HttpAnswer(0, line), self._place)
+        kind, found = change.get("type"), change.get("object")
+        if not isinstance(kind, str) or not isinstance(found, dict):
+            raise ApiError(f"What answers at {self._place} is no API server: a line of a watch has no object.")
+        if kind == "ERROR":
+            said, code = str(found.get("message", "without a reason")), found.get("code")
+            if code == _GONE:
+                raise GoneError(f"The API server at {self._place} has forgotten what changed ({said}).", _GONE)
+            raise ApiError(
+                f"The API server at {self._place} ended the watch: {said}", code if isinstance(code, int) else 0
+            )
+        return kind, found
 
 
 def secret(namespace: str, name: str) -> Resource:
@@ -141,6 +200,46 @@ class ApiServer:
             if not token:
                 return
 
+    async def list(self, collection: ObjectCollection) -> tuple[list[dict[str, Any]], str]:
+        """All objects, and the resourceVersion at which they were so. Raises :class:`GoneError` where that took too
+        long: ask again."""
+        items: list[dict[str, Any]] = []
+        query = {"limit": str(_OBJECTS_PAGE)}
+        while True:
+            document = await self._ask("GET", collection.target(**query), collection, verb="list")
+            found, about = document.get("items"), document.get("metadata")
+            if not isinstance(found, list | None) or not isinstance(about, dict):
+                raise ApiError(f"What answers at {self._place} is no API server: it sends a list without items.")
+            items += (each for each in found or () if isinstance(each, dict))
+            if not about.get("continue"):
+                return items, str(about.get("resourceVersion", ""))
+            query["continue"] = str(about["continue"])
+
+    @asynccontextmanager
+    async def watch(self, collection: ObjectCollection, version: str, seconds: int) -> AsyncIterator[WatchChanges]:
+        """What changes after ``version``, for so many seconds. Raises :class:`GoneError` if that is too long ago."""
+        query = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        target = self.access.base_path + collection.target(**query, timeoutSeconds=str(seconds))
+        try:
+            headers = self._headers()
+            with trio.CancelScope() as patience:
+                patience.deadline = trio.current_time() + _PATIENCE
+                async with self._client.lines(target, headers) as (status, lines):
+                    if status != 200:
+                        answer = HttpAnswer(status, await lines.rest())
+                        self._observe("watch", collection.plural, status)
+                        raise self._failure(answer, "watch", collection)
+                    patience.deadline = math.inf
+                    yield WatchChanges(lines, self._place)
+            if patience.cancelled_caught:
+                raise HttpError(f"no answer within {_PATIENCE:g} s")
+        except ApiAccessError as error:
+            self._observe("watch", collection.plural, 0)
+            raise ApiError(str(error)) from None
+        except HttpError as error:
+            self._observe("watch", collection.plural, 0)
+            raise ApiError(f"The API server at {self._place} cannot be asked: {error}.") from None
+
     async def apply(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
         """Create or change an object to ``document``, by server-side apply.
 
@@ -168,7 +267,7 @@ class ApiServer:
         self,
         method: str,
         path: str,
-        resource: Resource | None,
+        resource: Resource | ObjectCollection | None,
         document: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         verb: str = "",
@@ -176,15 +275,14 @@ class ApiServer:
     ) -> dict[str, Any]:
         kind = resource.plural if resource else "version"
         verb = verb or ("apply" if content_type == APPLY else _VERBS[method])
-        headers = {"user-agent": self._program, "accept": accept}
         body = b""
         if document is not None:
-            headers["content-type"] = content_type
             # Server-side apply reads YAML, in which the two escapes of an emoji are no character.
             body = json.dumps(document, ensure_ascii=False).encode()
         try:
-            if self.access.token:
-                headers["authorization"] = f"Bearer {self.access.token()}"
+            headers = {**self._headers(), "accept": accept}
+            if document is not None:
+                headers["content-type"] = content_type
             with trio.fail_after(_PATIENCE):
                 answer = await self._client.request(method, self.access.base_path + path, headers, body)
         except ApiAccessError as error:
@@ -199,7 +297,14 @@ class ApiServer:
             raise self._failure(answer, verb, resource)
         return _document(answer, self._place)
 
-    def _failure(self, answer: HttpAnswer, verb: str, resource: Resource | None) -> ApiError:
+    def _headers(self) -> dict[str, str]:
+        """Raises :class:`ApiAccessError`."""
+        headers = {"user-agent": self._program}
+        if self.access.token:
+            headers["authorization"] = f"Bearer {self.access.token()}"
+        return headers
+
+    def _failure(self, answer: HttpAnswer, verb: str, resource: Resource | ObjectCollection | None) -> ApiError:
         said = _said(answer)
         what = str(resource) if resource else "/version"
         if answer.status == 401:
@@ -217,6 +322,8 @@ class ApiServer:
             return NotFoundError(f"There are no {what}.", 404)
         if answer.status == 409:
             return ConflictError(f"{what} changed meanwhile ({said}).", 409)
+        if answer.status == _GONE:
+            return GoneError(f"The API server at {self._place} has forgotten what changed ({said}).", _GONE)
         return ApiError(f"The API server answered {answer.status} to {verb} {what}: {said}", answer.status)
 
 

@@ -23,3 +23,7 @@ class NotFoundError(ApiError):
 
 class ConflictError(ApiError):
     """Another client changed or created the object in the meantime: read it again."""
+
+
+class GoneError(ApiError):
+    """The API server no longer has what changed since then: list again."""
