@@ -20,9 +20,8 @@ from injector.pod.containers import CAPABILITY, NAME, SOCKET_CAPABILITY
 from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.pod.integrity import altered, altered_volume, repository
 from injector.pod.list_diff import Items
-from injector.pod.namespace import NO_RULES
 from injector.pod.patch import patch
-from injector.pod.plan import InjectionPlan, Skip, plan
+from injector.pod.plan import InjectionPlan, Skip, mode_of, plan
 from injector.pod.reviews import ReviewRequest, Rules, SharedPolicies, allowed, answered
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
@@ -41,6 +40,8 @@ from traffic_policy.pod.annotations import (
     POLICY,
     PREFIX,
 )
+from traffic_policy.pod.mode import Mode
+from traffic_policy.pod.namespace import NO_RULES
 
 __all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
 
@@ -152,8 +153,10 @@ def _validate_change(
         return allowed()  # a Pod that could be created must remain changeable, for example its finalizers
     if has_sidecar := any(pods.name_of(container) == NAME for container in pods.all_containers(pod)):
         pod = _without_label(pod)  # the sidecar in it does not stop for a label
-    # What its namespace has as defaults was added when it was created; that it runs is decided.
-    ceilings = replace(rules(), defaults={}, enforced=False)
+    # That it runs is decided. What its namespace has as defaults was added when it was created, but not for an agent.
+    ceilings = replace(rules(), enforced=False)
+    if mode_of(pod, ceilings) is not Mode.AGENT:
+        ceilings = replace(ceilings, defaults={})
     planned = plan(pod, defaults, partial(shared, request.namespace), ceilings)
     if isinstance(planned, Skip):
         if planned.unexpected and has_sidecar:

@@ -15,10 +15,10 @@ from injector.pod.defaults import InjectionDefaults, NetRaw, product_version
 from injector.pod.integrity import repository
 from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
-from injector.pod.namespace import NO_RULES, NamespaceRules
 from injector.pod.resources import SidecarResources, sidecar_resources
 from injector.pod.status import Injected, InjectionStatus
 from traffic_policy.errors import Problem
+from traffic_policy.pod.agent import effective_for_agent
 from traffic_policy.pod.annotations import (
     DATAPATH,
     ENFORCE_LABEL,
@@ -26,10 +26,13 @@ from traffic_policy.pod.annotations import (
     INJECT_LABEL,
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
+    MODE_LABEL,
     PREFIX,
     STATUS,
 )
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
+from traffic_policy.pod.mode import Mode, pod_mode
+from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Bound
 from traffic_policy.scope import beyond_step_aside, needs_names
 from traffic_policy.settings import Datapath, Mesh, variable
@@ -77,9 +80,11 @@ def plan(
     ``rules`` are those of its namespace. Raises :class:`AnnotationsError` for annotations that are invalid, or more
     than the namespace allows, and :class:`InjectionError` for a Pod in which they cannot be honoured.
     """
-    missing = rules.missing(pod)
+    missing = rules.missing(pods.annotations_of(pod))
     pod = pods.with_annotations(pod, missing)
     asked = _asks(pod)
+    if (other := _not_by_a_sidecar(pod, rules, shared, asked=asked)) is not None:
+        return other
     if (skip := _skip(pod)) is not None:
         return _unless_enforced(skip, rules)
     if not asked:
@@ -90,11 +95,11 @@ def plan(
     _refuse_foreign_mounts(bare)
     annotations = _texts(pod)
     policy, digest, warnings = _policy(annotations, shared)
-    if added := rules.totals(pod, policy):
+    if added := rules.totals(pods.annotations_of(pod), policy):
         missing, pod, annotations = {**missing, **added}, pods.with_annotations(pod, added), {**annotations, **added}
         bare = without_ours(pod)
         policy, digest, warnings = _policy(annotations, shared)
-    rules.refuse_beyond(pod, policy)
+    rules.refuse_beyond(pods.annotations_of(pod), policy)
     defaults = _with_image(policy, defaults)
     name = shared_policy_name(annotations)
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
@@ -120,6 +125,43 @@ def plan(
     )
 
 
+def mode_of(pod: Mapping[str, Any], rules: NamespaceRules) -> Mode | None:
+    """Who is to hold a Pod to its limits; None: nothing says so.
+
+    One that carries a sidecar already, or asks for one by its own label, has one. Raises :class:`AnnotationsError`.
+    """
+    labels = pods.labels_of(pod)
+    if any(pods.name_of(each) == containers.NAME for each in pods.all_containers(pod)):
+        return Mode.SIDECAR
+    return pod_mode(labels) or (Mode.SIDECAR if labels.get(INJECT_LABEL) == "true" else rules.mode)
+
+
+def _not_by_a_sidecar(
+    pod: Mapping[str, Any], rules: NamespaceRules, shared: SharedPolicy, *, asked: bool
+) -> Skip | None:
+    """The skip of a Pod that nobody is to hold to its limits, or its node's agent; then they are checked here."""
+    mode = mode_of(pod, rules)
+    if mode is Mode.NONE:
+        return _unless_enforced(Skip(f"Its mode is none ({MODE_LABEL}).", unexpected=False), rules)
+    if mode is not Mode.AGENT:
+        return None
+    if not asked:
+        return _unless_enforced(Skip("It has no limits.", unexpected=False), rules)
+    if pods.spec_of(pod).get("hostNetwork") is True:
+        raise InjectionError(
+            "The Pod uses its node's network, and limits there would hold the whole node. Take its limits away, or set "
+            f"its label {MODE_LABEL} to none."
+        )
+    annotations = _texts(pod)
+    name = shared_policy_name(annotations)
+    try:
+        text = None if name is None else shared(name)
+    except SharedPolicyError:
+        text = _ANY_POLICY
+    effective_for_agent(annotations, rules, shared=text)
+    return Skip("Its node's agent holds it to its limits.", unexpected=False)
+
+
 def _unless_enforced(skip: Skip, rules: NamespaceRules) -> Skip:
     """The skip; an error where the namespace demands limits. What mirrors a static Pod runs already."""
     if rules.enforced and not skip.harmless:
@@ -136,6 +178,7 @@ def _asks(pod: Mapping[str, Any]) -> bool:
     return (
         pods.labels_of(pod).get(INJECT_LABEL) == "true"
         or KUBERNETES_EGRESS in names
+        or pods.labels_of(pod).get(MODE_LABEL) == Mode.AGENT
         or any(name.startswith(PREFIX) and name != STATUS for name in names if isinstance(name, str))
     )
 

@@ -16,17 +16,17 @@ from typing import Any, Final
 
 from injector.errors import InjectionError
 from injector.pod import pods
-from injector.pod.namespace import NamespaceRules
 from injector.pod.workloads import Thing, Workload, workload
 from traffic_policy.errors import shortened
 from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.namespace import NamespaceRules
 
 SharedPolicies = Callable[[str, str], str | None]
 """By namespace and name of a ConfigMap: the text of its key ``policy.yaml``, None if either does not exist. Raises
 :class:`SharedPolicyError` if it cannot be read at present."""
 
 Rules = Callable[[], NamespaceRules]
-"""What the Pod's namespace says. Raises :class:`InjectionError` if that is wrong."""
+"""What the Pod's namespace says. Raises :class:`AnnotationsError` if that is wrong."""
 
 WARNING_PREFIX: Final = "podlane: "
 _API_VERSION: Final = "admission.k8s.io/v1"

@@ -19,12 +19,12 @@ from typing import Any
 
 from injector.errors import InjectionError, SharedPolicyError
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.namespace import NO_RULES
 from injector.pod.plan import Skip, plan
 from injector.pod.pods import controller_of
 from injector.pod.reviews import ReviewRequest, Rules, SharedPolicies, allowed, answered
 from injector.pod.workloads import misplaced
 from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.namespace import NO_RULES
 
 
 def validate_template(

@@ -17,8 +17,9 @@ from daemon.kubernetes.api import ApiServer, namespace
 from daemon.kubernetes.errors import ApiError, NotFoundError
 from daemon.log import Logger
 from injector.errors import NamespaceError
-from injector.pod.namespace import NO_RULES, NamespaceRules
-from injector.pod.pods import annotations_of
+from injector.pod.pods import annotations_of, labels_of
+from traffic_policy.pod.annotations import PREFIX
+from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 
 _STALE_SECONDS: Final = 600.0
 _MAX_ENTRIES: Final = 1000
@@ -29,11 +30,12 @@ log = Logger()
 @dataclass(frozen=True, slots=True)
 class _Read:
     annotations: Mapping[str, Any]
+    labels: Mapping[str, Any]
     at: float
 
 
 class Namespaces:
-    """Reads the annotations of Namespaces; ``api`` is None without an API server, and no namespace has any then."""
+    """Reads what Namespaces say; ``api`` is None without an API server, and no namespace says anything then."""
 
     def __init__(self, api: ApiServer | None, ttl: float, now: Callable[[], float] = trio.current_time) -> None:
         self._api = api
@@ -44,26 +46,27 @@ class Namespaces:
 
     async def rules(self, name: str, *, enforced: bool) -> NamespaceRules:
         """What holds for the Pods of a namespace. Raises :class:`NamespaceError` if that cannot be found out, and
-        :class:`InjectionError` if the namespace has wrong annotations."""
+        :class:`AnnotationsError` if the namespace has wrong annotations."""
         if self._api is None:
             return NamespaceRules(enforced=True) if enforced else NO_RULES
-        return NamespaceRules.from_annotations(await self._annotations(self._api, name), enforced=enforced)
+        read = await self._read(self._api, name)
+        return NamespaceRules.from_annotations(read.annotations, read.labels, enforced=enforced)
 
-    async def _annotations(self, api: ApiServer, name: str) -> Mapping[str, Any]:
+    async def _read(self, api: ApiServer, name: str) -> _Read:
         lock = self._locks.setdefault(name, trio.Lock())
         try:
             async with lock:  # concurrent reviews share one request
                 held = self._cache.get(name)
                 if held is None or self._now() >= held.at + self._ttl:
                     held = await self._ask(api, name, held)
-                return held.annotations
+                return held
         finally:
             if not lock.locked():
                 self._locks.pop(name, None)
 
     async def _ask(self, api: ApiServer, name: str, held: _Read | None) -> _Read:
         try:
-            found = annotations_of(await api.get(namespace(name)))
+            found = await api.get(namespace(name))
         except NotFoundError:
             found = {}
         except ApiError as error:
@@ -74,9 +77,12 @@ class Namespaces:
                 f"The namespace {name} cannot be read now, so that it is not known what its Pods may have. {error} "
                 "Try again."
             ) from None
-        ours = {key: value for key, value in found.items() if isinstance(key, str) and key.startswith("podlane.io/")}
-        self._cache[name] = read = _Read(ours, self._now())
+        self._cache[name] = read = _Read(_ours(annotations_of(found)), _ours(labels_of(found)), self._now())
         self._cache.move_to_end(name)
         if len(self._cache) > _MAX_ENTRIES:
             self._cache.popitem(last=False)
         return read
+
+
+def _ours(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: value for key, value in found.items() if isinstance(key, str) and key.startswith(PREFIX)}

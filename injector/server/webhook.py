@@ -23,9 +23,8 @@ import trio
 
 from daemon.http import JSON, HttpRequest, HttpResponse, RequestError
 from daemon.log import Logger
-from injector.errors import InjectionError, NamespaceError, SharedPolicyError
+from injector.errors import NamespaceError, SharedPolicyError
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.namespace import NO_RULES, NamespaceRules
 from injector.pod.pods import annotations_of
 from injector.pod.reviews import Rules, warned, workload_in
 from injector.pod.reviews import SharedPolicies as Lookup
@@ -37,7 +36,8 @@ from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
 from injector.server.nodes import Nodes
 from injector.server.shared_policies import SharedPolicies
-from traffic_policy.pod.effective import shared_policy_name
+from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
+from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 
 MAX_BODY: Final = 3 * 2**20
 """Bytes of a review: the API server's own limit for a request (``MaxRequestBodyBytes`` in its options)."""
@@ -101,7 +101,7 @@ class _ReadNamespace:
     """What the Pod's namespace says, or why that is not known."""
 
     rules: NamespaceRules
-    error: InjectionError | None = None
+    error: AnnotationsError | None = None
 
     @property
     def size(self) -> int:
@@ -202,7 +202,7 @@ class Webhook:
             return _ReadNamespace(NamespaceRules(enforced=self._enforced))
         try:
             return _ReadNamespace(await self._namespaces.rules(name, enforced=self._enforced))
-        except InjectionError as failure:
+        except AnnotationsError as failure:
             return _ReadNamespace(NO_RULES, failure)
         except NamespaceError as failure:
             raise RequestError(503, str(failure)) from None  # so that failurePolicy decides

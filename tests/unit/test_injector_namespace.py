@@ -10,11 +10,11 @@ import pytest
 from injected_pods import LIMITS, SHARED, USUAL, applied, pod
 from test_injector_admission import answer, patched, review
 
-from injector.errors import InjectionError
 from injector.pod.admission import mutate, validate
-from injector.pod.namespace import NamespaceRules
 from injector.pod.patch import patch
 from injector.pod.plan import InjectionPlan, Skip, plan
+from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.namespace import NamespaceRules
 
 ENFORCED = NamespaceRules(enforced=True)
 DEFAULTS = {"podlane.io/egress-bandwidth": "50M", "podlane.io/classes": "[{name: a, rate: 1Mbit, match: {port: 25}}]"}
@@ -146,7 +146,7 @@ def test_a_running_pod_is_not_held_to_defaults_that_came_later() -> None:
     ],
 )
 def test_what_a_namespace_says_wrongly_is_told_to_its_pods(annotations: dict[str, str], words: str) -> None:
-    with pytest.raises(InjectionError, match=words):
+    with pytest.raises(AnnotationsError, match=words):
         rules(annotations)
 
 

@@ -17,8 +17,8 @@ from injector.errors import InjectionError, SharedPolicyError
 from injector.manifests.edit import inject_text
 from injector.pod.admission import SharedPolicies, mutate, validate
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.namespace import NamespaceRules
 from injector.pod.templates import validate_template
+from traffic_policy.pod.namespace import NamespaceRules
 
 WRONG = LIMITS | {"podlane.io/loglevel": "info"}
 ON_THE_NODES_NETWORK = "It uses its node's network, and limits there would hold the whole node."

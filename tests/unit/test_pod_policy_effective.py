@@ -218,7 +218,7 @@ def test_no_annotation_names_no_config_map() -> None:
 ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
     "no limit at all": (
         {},
-        'podlane.io/egress-bandwidth: The Pod is to carry Podlane, but no limit is set. Add this annotation, as in 100M, or podlane.io/policy with the name of a ConfigMap; or set the Pod\'s label podlane.io/inject to "false".',
+        'podlane.io/egress-bandwidth: The Pod is to carry Podlane, but no limit is set. Add this annotation, as in 100M, or podlane.io/policy with the name of a ConfigMap; or set the Pod\'s label podlane.io/inject to "false" or podlane.io/mode to "none".',
     ),
     "classes without a total": (
         named(classes=API),

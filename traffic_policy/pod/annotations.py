@@ -1,6 +1,6 @@
 """The names of the annotations and labels that Podlane knows. ``docs/reference/annotations.md`` is their reference.
 
-Labels select (:data:`INJECT_LABEL`), annotations configure. What they mean together is
+Labels select (:data:`INJECT_LABEL`, :data:`MODE_LABEL`), annotations configure. What they mean together is
 :mod:`traffic_policy.pod.effective`.
 """
 
@@ -37,9 +37,11 @@ MEMORY_REQUEST: Final = f"{PREFIX}memory-request"
 MEMORY_LIMIT: Final = f"{PREFIX}memory-limit"
 IMAGE: Final = f"{PREFIX}image"
 
+MODE_LABEL: Final = f"{PREFIX}mode"
+"""On a namespace or a Pod, which wins: ``agent``, ``sidecar`` or ``none``."""
 ENFORCE_LABEL: Final = f"{PREFIX}enforce"
 """On a namespace ``"true"``: no Pod there is without limits."""
-LABELS: Final = (INJECT_LABEL, ENFORCE_LABEL, REVISION_LABEL)
+LABELS: Final = (INJECT_LABEL, MODE_LABEL, ENFORCE_LABEL, REVISION_LABEL)
 MAX_EGRESS: Final = f"{PREFIX}max-egress-bandwidth"
 """On a namespace: the greatest total that its Pods may send."""
 MAX_INGRESS: Final = f"{PREFIX}max-ingress-bandwidth"

@@ -304,7 +304,7 @@ def _limits_missing(annotations: Mapping[str, str], parts: Parts) -> Iterator[Pr
         text = (
             "The Pod is to carry Podlane, but no limit is set. Add this annotation, as in 100M, "
             f"or {known.POLICY} with the name of a ConfigMap; "
-            f'or set the Pod\'s label {known.INJECT_LABEL} to "false".'
+            f'or set the Pod\'s label {known.INJECT_LABEL} to "false" or {known.MODE_LABEL} to "none".'
         )
     yield Problem(known.EGRESS, text)
 

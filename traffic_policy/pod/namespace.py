@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from injector.errors import InjectionError
-from injector.pod.pods import annotations_of
 from traffic_policy.errors import Problem
 from traffic_policy.pod.annotations import (
     ANNOTATIONS,
@@ -23,6 +21,7 @@ from traffic_policy.pod.annotations import (
     PREFIX,
 )
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy
+from traffic_policy.pod.mode import Mode, namespace_mode
 from traffic_policy.pod.quantities import bandwidth, bandwidth_text
 from traffic_policy.units import Rate
 
@@ -30,19 +29,23 @@ from traffic_policy.units import Rate
 @dataclass(frozen=True, slots=True)
 class NamespaceRules:
     """``defaults``: annotations for Pods that do not have them. ``most_sent`` and ``most_received``: the greatest
-    totals that a Pod may have; None: any. ``enforced``: no Pod may be without limits."""
+    totals that a Pod may have; None: any. ``enforced``: no Pod may be without limits. ``mode``: who holds Pods
+    to them that do not say it themselves; None: the namespace does not say it either."""
 
     defaults: Mapping[str, str] = field(default_factory=dict)
     most_sent: Rate | None = None
     most_received: Rate | None = None
     enforced: bool = False
+    mode: Mode | None = None
 
     @classmethod
-    def from_annotations(cls, annotations: Mapping[str, Any], *, enforced: bool = False) -> NamespaceRules:
-        """The rules in the annotations of a Namespace. Raises :class:`InjectionError`."""
+    def from_annotations(
+        cls, annotations: Mapping[str, Any], labels: Mapping[str, Any] | None = None, *, enforced: bool = False
+    ) -> NamespaceRules:
+        """The rules in a Namespace's annotations and labels. Raises :class:`AnnotationsError`."""
         unknown = [n for n in annotations if n.startswith(PREFIX) and n not in (*ANNOTATIONS, MAX_EGRESS, MAX_INGRESS)]
         if unknown:
-            raise InjectionError(
+            raise _wrong(
                 f"The namespace has the annotation {unknown[0][:100]}, which there is not. A namespace may have those "
                 f"of Pods, as defaults, and {MAX_EGRESS} and {MAX_INGRESS}. Ask your cluster's administrator to "
                 "correct it."
@@ -52,20 +55,21 @@ class NamespaceRules:
             _most(annotations, MAX_EGRESS),
             _most(annotations, MAX_INGRESS),
             enforced,
+            namespace_mode(labels or {}),
         )
 
-    def missing(self, pod: Mapping[str, Any]) -> dict[str, str]:
-        """The defaults that a Pod needs. What it has for a bandwidth plugin counts as its own."""
-        own = annotations_of(pod)
+    def missing(self, own: Mapping[str, Any]) -> dict[str, str]:
+        """The defaults that a Pod with these annotations needs. What it has for a bandwidth plugin counts as its
+        own."""
         theirs = {EGRESS: KUBERNETES_EGRESS, INGRESS: KUBERNETES_INGRESS}
         return {
             name: text for name, text in self.defaults.items() if name not in own and theirs.get(name, name) not in own
         }
 
-    def totals(self, pod: Mapping[str, Any], policy: PodPolicy) -> dict[str, str]:
-        """The annotations that a Pod needs so that nothing but them decides about its totals: a shared policy may
-        change while it runs."""
-        own, received = annotations_of(pod), policy.policy.ingress
+    def totals(self, own: Mapping[str, Any], policy: PodPolicy) -> dict[str, str]:
+        """The annotations that a Pod with these ones needs so that nothing but them decides about its totals: a shared
+        policy may change while it runs."""
+        received = policy.policy.ingress
         added = {}
         if self.most_sent is not None and EGRESS not in own and KUBERNETES_EGRESS not in own:
             added[EGRESS] = bandwidth_text(min(policy.policy.total, self.most_sent))
@@ -74,14 +78,14 @@ class NamespaceRules:
             added[INGRESS] = bandwidth_text(min(asked, self.most_received))
         return added
 
-    def refuse_beyond(self, pod: Mapping[str, Any], policy: PodPolicy) -> None:
-        """Raise :class:`AnnotationsError` for totals of the Pod that are more than it may have."""
-        problems = [*self._beyond(pod, policy)]
+    def refuse_beyond(self, own: Mapping[str, Any], policy: PodPolicy) -> None:
+        """Raise :class:`AnnotationsError` for totals of a Pod with these annotations that are more than it may have."""
+        problems = [*self._beyond(own, policy)]
         if problems:
             raise AnnotationsError(problems)
 
-    def _beyond(self, pod: Mapping[str, Any], policy: PodPolicy) -> Iterator[Problem]:
-        own, ingress = annotations_of(pod), policy.policy.ingress
+    def _beyond(self, own: Mapping[str, Any], policy: PodPolicy) -> Iterator[Problem]:
+        ingress = policy.policy.ingress
         received = None if ingress is None else ingress.total
         for most, asked, ours, theirs, limit in (
             (self.most_sent, policy.policy.total, EGRESS, KUBERNETES_EGRESS, MAX_EGRESS),
@@ -114,7 +118,11 @@ def _most(annotations: Mapping[str, Any], name: str) -> Rate | None:
     try:
         return bandwidth(str(text).strip())
     except ValueError as error:
-        raise InjectionError(
+        raise _wrong(
             f"The namespace's annotation {name} cannot be read: {str(error)[:300]} Ask your cluster's administrator to "
             "correct it."
         ) from None
+
+
+def _wrong(message: str) -> AnnotationsError:
+    return AnnotationsError([Problem("", message)])
