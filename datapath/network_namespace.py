@@ -69,10 +69,11 @@ class NetworkNamespace:
     @property
     def named(self) -> bool:
         """Whether its path still leads to it; if not, whoever made it has removed it, or made another one."""
-        try:
-            return _identity(os.stat(self.path)) == self.identity
-        except OSError:
-            return False
+        return self.is_at(self.path)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to it."""
+        return identity_at(path) == self.identity
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -89,6 +90,14 @@ class NetworkNamespace:
                 setns(here, CLONE_NEWNET)
         finally:
             os.close(here)
+
+
+def identity_at(path: Path) -> Identity | None:
+    """The identity of the network namespace at a path; None if it is not there."""
+    try:
+        return _identity(os.stat(path))
+    except OSError:
+        return None
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -67,8 +67,10 @@ class Agent:
 
     @property
     def ready(self) -> bool:
-        """Whether all lanes that can be in force are."""
-        return self.synced and all(each.state in _READY for each in self.running.values())
+        """Whether all lanes that can be in force are. A Pod may wait for its network for ever."""
+        return self.synced and all(
+            each.state in _READY or each.workload.network_namespace is None for each in self.running.values()
+        )
 
 
 def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> int:

@@ -6,6 +6,7 @@ ids that live connections carry in their marks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +23,7 @@ from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
 from datapath.netfilter.install import Installer, detect_backend
-from datapath.network_namespace import NetworkNamespace
+from datapath.network_namespace import NetworkNamespace, all_namespaces
 from datapath.routing.cached import Routing
 from datapath.shaping import Shaping, shaped_interface
 from datapath.stepaside.server import StepAside
@@ -65,7 +66,8 @@ class NodeContext:
     """What all workloads of a node share.
 
     ``features`` are those of its kernel, ``classifier`` is the thread that reads first packets, ``together`` limits the
-    blocking calls at once, ``sweeper`` looks after what is in force.
+    blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state of a
+    workload and its reason, and with each change that is in force.
     """
 
     features: Features
@@ -73,6 +75,7 @@ class NodeContext:
     sweeper: Sweeper
     together: trio.CapacityLimiter
     state: StateFolder
+    told: Callable[[NodeWorkload, State, str], None] = lambda _workload, _state, _reason: None
 
 
 class WorkloadLanes:
@@ -244,7 +247,8 @@ class WorkloadLanes:
         """Whether there are to be lanes in this namespace, on the same interface."""
         lanes, old = self.workload.lanes, self._in_force
         same = lanes is None or old is None or lanes.interface == old.interface
-        return not self._ended and same and namespace.named and self.workload.network_namespace == namespace.path
+        place = self.workload.network_namespace  # it may have got another path: a process behind it has ended
+        return not self._ended and same and place is not None and namespace.is_at(place)
 
     def _same_timeout(self) -> bool:
         lanes, old = self.workload.lanes, self._in_force
@@ -253,18 +257,26 @@ class WorkloadLanes:
     async def _leave(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """The end: remove the lanes, if there is anything left that they could be removed from."""
         with trio.CancelScope(shield=True):
-            if namespace.named:
+            there = namespace.named or namespace.identity in await trio.to_thread.run_sync(all_namespaces)
+            if there and self._is_lost(namespace):
+                return  # it has lost its path: it is adopted when it has another
+            if there:
                 async with plane.changing:
                     await plane.stop_capture()
                     await plane.drain(Duration(0))
                     await plane.remove()
         self._node.state.forget(namespace.identity)
-        log.info("lanes ended", workload=self.workload.name, removed=namespace.named)
+        log.info("lanes ended", workload=self.workload.name, removed=there)
+
+    def _is_lost(self, namespace: NetworkNamespace) -> bool:
+        """Whether it only lacks a path: the process behind that has ended, and others go on."""
+        return not self._ended and not namespace.named and self.workload.network_namespace == namespace.path
 
     def _programmed(self, lanes: WantedLanes) -> None:
         self._in_force = lanes
         self.programmed += 1
         self._say(State.PROGRAMMED, "")
+        self._node.told(self.workload, State.PROGRAMMED, "")
         log.info("lanes in force", workload=self.workload.name, classes=len(lanes.policy.classes), hash=lanes.digest)
         for warning in lanes.warnings:
             log.warning(warning, workload=self.workload.name)
@@ -276,6 +288,7 @@ class WorkloadLanes:
         if reason:
             write = log.info if state is State.WAITING else log.warning
             write("lanes are not as they are wanted", workload=self.workload.name, state=state.value, reason=reason)
+            self._node.told(self.workload, state, reason)
 
 
 def _no_relay(_: Routing) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
@@ -13,21 +14,27 @@ import trio
 
 from daemon.admin_server import serve_admin
 from daemon.errors import single
+from daemon.kubernetes.access import find_access
+from daemon.kubernetes.api import ApiServer
+from daemon.kubernetes.events import EventWriter
 from daemon.log import Logger
 from datapath.netfilter.backend import has_net_admin
 from datapath.sock_diag import holder_of
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.admin import AgentAdmin
 from node_agent.agent import Agent, remove_left_lanes
-from node_agent.lanes import NodeContext
+from node_agent.happenings import happening
+from node_agent.lanes import NodeContext, State
 from node_agent.settings import AgentSettings
 from node_agent.sources.file import follow_workloads
+from node_agent.sources.kubernetes import follow_pods
 from node_agent.state import StateFolder
 from node_agent.sweep import Sweeper
 from node_agent.workload import NodeWorkload
 from tc_core.probe import features
 from traffic_policy.errors import ConfigError, PodlaneError
 
+_PROGRAM: Final = "podlane-agent"
 _TOGETHER: Final = 4
 """Blocking calls at once: programs that write rules take a few milliseconds of CPU each."""
 
@@ -38,18 +45,22 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
     """Keep the lanes of the workloads in force until SIGTERM or SIGINT, which leave them in force.
 
     ``on_ready`` is called with the admin port once the workloads are known. Raises :class:`ConfigError`,
-    :class:`~node_agent.errors.WorkloadsError`, :class:`~daemon.errors.PortInUseError`.
+    :class:`~node_agent.errors.WorkloadsError`, :class:`~daemon.errors.PortInUseError`,
+    :class:`~daemon.kubernetes.errors.ApiAccessError`.
     """
+    api = _api(settings)
     if not has_net_admin():
         raise ConfigError("The agent enters network namespaces, for which it needs root: CAP_SYS_ADMIN and NET_ADMIN.")
     with ExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
+        events = None if api is None else EventWriter(api, _PROGRAM)
         node = NodeContext(
             await trio.to_thread.run_sync(features.probe),
             stack.enter_context(ClassifierThread()),
             Sweeper(),
             trio.CapacityLimiter(_TOGETHER),
             StateFolder(settings.state),
+            partial(_tell, events),
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -57,11 +68,30 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 nursery.start_soon(node.sweeper.run)
                 agent = Agent(node, nursery)
                 port = await _start_admin(settings, agent, nursery)
-                assert settings.workloads is not None  # AgentSettings sees to it
-                nursery.start_soon(follow_workloads, settings.workloads, partial(_put, agent, partial(on_ready, port)))
+                put = partial(_put, agent, partial(on_ready, port))
+                if api is not None and events is not None and settings.node:
+                    nursery.start_soon(follow_pods, api, settings.node, settings.mode, put)
+                    nursery.start_soon(events.run)
+                elif settings.workloads is not None:
+                    nursery.start_soon(follow_workloads, settings.workloads, put)
         except ExceptionGroup as group:
             raise single(group, PodlaneError) or group from None
     log.info("ended; lanes stay in force, `podlane agent --cleanup` removes them")
+
+
+def _api(settings: AgentSettings) -> ApiServer | None:
+    """The API server of the node. Raises :class:`ConfigError`, :class:`~daemon.kubernetes.errors.ApiAccessError`."""
+    if not settings.node:
+        return None
+    access = find_access(settings.kubeconfig, settings.context, os.environ)
+    if access is None:
+        raise ConfigError("There is no API server to ask for Pods: this is no Pod. Name a kubeconfig by --kubeconfig.")
+    return ApiServer(access, program=_PROGRAM)
+
+
+def _tell(events: EventWriter | None, workload: NodeWorkload, state: State, reason: str) -> None:
+    if events is not None and (found := happening(workload, state, reason)) is not None:
+        events.add(found)
 
 
 async def _put(agent: Agent, on_ready: Callable[[], None], workloads: Mapping[str, NodeWorkload]) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from traffic_policy.errors import ConfigError
+from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, service_link
 
 ENVIRONMENT: Final = "PODLANE_AGENT_"
@@ -23,6 +24,10 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
 
     workloads: Path | None = None
+    node: str | None = None
+    mode: Mode = Mode.NONE
+    kubeconfig: Path | None = None
+    context: str | None = None
     state: Path = Path("/run/podlane/agent")
     admin_address: str = ADMIN_ADDRESS
     admin_port: Annotated[int, Field(ge=0, le=65535)] = AGENT_PORT
@@ -40,8 +45,14 @@ def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> Ag
         settings = AgentSettings(**given)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, given) for e in error.errors(include_url=False))) from None
-    if needs_source and settings.workloads is None:
-        raise ConfigError("Nothing says which workloads there are. Name a file of workloads by --workloads.")
+    if needs_source and settings.workloads is None and not settings.node:
+        raise ConfigError(
+            "Nothing says which workloads there are. Name this node by --node, or a file of workloads by --workloads."
+        )
+    if settings.workloads is not None and settings.node:
+        raise ConfigError("Workloads are Pods of a node, or those in a file. Take --node away, or --workloads.")
+    if settings.mode is Mode.SIDECAR:
+        raise ConfigError("An agent makes no sidecars. Write --mode agent or --mode none.")
     return settings
 
 

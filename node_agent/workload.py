@@ -12,7 +12,9 @@ from typing import Final
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.netfilter.capture_settings import CaptureSettings
 from traffic_policy.errors import PolicyError
-from traffic_policy.pod.effective import PodPolicy, effective
+from traffic_policy.pod.agent import effective_for_agent
+from traffic_policy.pod.effective import PodPolicy
+from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.scope import beyond_agent
 from traffic_policy.settings import Datapath
@@ -65,6 +67,8 @@ class NodeWorkload:
     refusal: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Values of the metrics' labels ``namespace`` and ``pod``."""
+    uid: str = ""
+    """Of the Pod."""
 
 
 def lanes_of_policy(policy: TrafficPolicy, interface: str | None = None, *, source: str = "") -> WantedLanes:
@@ -75,14 +79,14 @@ def lanes_of_policy(policy: TrafficPolicy, interface: str | None = None, *, sour
     return WantedLanes(policy, hashlib.sha256(meaning.encode()).hexdigest(), interface)
 
 
-def lanes_of_annotations(annotations: Mapping[str, str], *, shared: str | None = None) -> WantedLanes:
-    """WantedLanes by a Pod's annotations and the text of the shared policy that they name.
+def lanes_of_annotations(
+    annotations: Mapping[str, str], rules: NamespaceRules = NO_RULES, *, shared: str | None = None
+) -> WantedLanes:
+    """WantedLanes by a Pod's annotations, the text of the shared policy that they name, and what its namespace allows.
 
-    Raises :class:`~traffic_policy.pod.effective.AnnotationsError`, :class:`PolicyError`.
+    Raises :class:`~traffic_policy.pod.effective.AnnotationsError`.
     """
-    pod = effective(annotations, shared=shared)
-    if problems := beyond_agent(pod.policy):
-        raise PolicyError(problems)
+    pod = effective_for_agent(annotations, rules, shared=shared)
     return WantedLanes(
         pod.policy,
         pod.digest,

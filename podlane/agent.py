@@ -15,6 +15,7 @@ from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLev
 @click.command(
     epilog="""\b
 Examples:
+  podlane agent --node $(hostname) --kubeconfig /etc/kubernetes/agent.conf
   podlane agent --workloads workloads.yaml
   podlane agent --cleanup
 
@@ -23,6 +24,15 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
 """
 )
 @click.option("--workloads", metavar="FILE", help="Network namespaces of this host, with a policy each (YAML or JSON).")
+@click.option("--node", metavar="NAME", help="The Pods of this node of a Kubernetes cluster.")
+@click.option(
+    "--mode",
+    type=click.Choice(["agent", "none"]),
+    help="Pods without the label podlane.io/mode, on them or their namespace: hold them to their limits, or not.  "
+    "[default: none]",
+)
+@click.option("--kubeconfig", metavar="FILE", help="How to reach the API server.  [default: as a Pod does]")
+@click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: its current one]")
 @click.option(
     "--state",
     metavar="FOLDER",

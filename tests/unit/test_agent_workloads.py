@@ -9,7 +9,6 @@ import pytest
 from node_agent.errors import WorkloadsError
 from node_agent.sources.file import read_workloads
 from node_agent.workload import lanes_of_annotations
-from traffic_policy.errors import PolicyError
 from traffic_policy.pod.effective import AnnotationsError
 
 POLICY = "{total: 10Mbit, classes: [{name: a, rate: 1Mbit, match: {port: 80}}]}"
@@ -111,5 +110,5 @@ def test_annotations_give_the_same_lanes_as_in_a_sidecar() -> None:
     with pytest.raises(AnnotationsError):
         lanes_of_annotations({})
     shared = "{total: 9Mbit, requests: follow}"
-    with pytest.raises(PolicyError, match="mode: sidecar"):
+    with pytest.raises(AnnotationsError, match="mode: sidecar"):
         lanes_of_annotations({"podlane.io/policy": "shared"}, shared=shared)

@@ -1,0 +1,31 @@
+"""What an agent tells about a Pod by Events on it. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daemon.kubernetes.event_series import EventObject, Happening
+from daemon.kubernetes.events import event_message
+from node_agent.lanes import State
+from node_agent.workload import NodeWorkload
+
+PROGRAMMED: Final = "LanesProgrammed"
+REFUSED: Final = "LanesRefused"
+FAILED: Final = "LanesFailed"
+
+
+def happening(workload: NodeWorkload, state: State, reason: str) -> Happening | None:
+    """The Event for a workload's new state, and for a changed policy; None: nothing that anybody waits for."""
+    if not workload.uid or state is State.WAITING:
+        return None
+    if state is State.PROGRAMMED and not reason and workload.lanes is not None:
+        policy, warnings = workload.lanes.policy, workload.lanes.warnings
+        names = ", ".join([each.name for each in policy.classes] + ["default"])
+        text = " ".join([f"Lanes are in force: {policy.total} shared by {names}.", *warnings])
+        return _happening(workload, PROGRAMMED, text, is_warning=bool(warnings))
+    return _happening(workload, REFUSED if workload.lanes is None else FAILED, reason, is_warning=True)
+
+
+def _happening(workload: NodeWorkload, reason: str, message: str, *, is_warning: bool) -> Happening:
+    pod = EventObject("v1", "Pod", workload.labels["pod"], workload.uid)
+    return Happening(workload.labels["namespace"], pod, reason, event_message(message), is_warning)

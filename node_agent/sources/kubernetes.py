@@ -1,0 +1,149 @@
+"""Workloads that are Pods of this node, as the API server has them.
+
+Pods come by a watch. Their namespaces and shared policies are read again from time to time. When the API server is away
+all stays as it is; until it was there once, nothing is known, and nothing is changed on the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import trio
+
+from daemon.kubernetes.api import ApiServer, Resource, config_map, namespace, pods_of_node
+from daemon.kubernetes.errors import ApiError
+from daemon.kubernetes.reflector import Objects, follow
+from daemon.log import Logger
+from node_agent.container_runtime import PodNetwork, find_networks
+from node_agent.sources.cached_objects import CachedObjects
+from node_agent.sources.file import Put
+from node_agent.sources.pods import AskedPod, asked, needed
+from node_agent.workload import NodeWorkload
+from traffic_policy.pod.annotations import SHARED_POLICY_KEY
+from traffic_policy.pod.mode import Mode
+
+_REFRESH_S: Final = 20.0
+"""Seconds after which namespaces and shared policies are looked at again."""
+_RETRY_S: Final = 1.0
+_FIRST_LOOK_S: Final = 0.1
+_LONGEST_LOOK_S: Final = 4.0
+"""Seconds between two searches for the network namespaces of Pods that have none yet: containers are being pulled."""
+_LOOK_S: Final = 1.0
+"""Seconds between two looks at those that are known."""
+_AWAY: Final = 500
+"""Status codes from here on, and 0, say nothing about the question."""
+
+log = Logger()
+
+
+async def follow_pods(api: ApiServer, node: str, default: Mode, put: Put) -> None:
+    """Put the Pods of a node that are the agent's, and again after each change, until cancelled.
+
+    ``default`` is the mode of Pods where neither they nor their namespaces say one.
+    """
+    source = _PodSource(api, default)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, api, pods_of_node(node), source.saw, needed)
+        nursery.start_soon(source.decide)
+        nursery.start_soon(source.place, put)
+
+
+class _PodSource:
+    def __init__(self, api: ApiServer, default: Mode) -> None:
+        self._objects = CachedObjects(api)
+        self._default = default
+        self._pods: Objects | None = None
+        self._seen = trio.Event()
+        self._known: dict[str, tuple[AskedPod, str | None, str, NodeWorkload]] = {}
+        """By the kubelet's UID: what it asks, its shared policy or why that is not known, and what it is to have."""
+        self._decided = trio.Event()
+        self._networks: dict[str, PodNetwork] = {}
+
+    def saw(self, pods: Objects) -> None:
+        """These are the Pods."""
+        self._pods = pods
+        self._seen.set()
+
+    async def decide(self) -> None:
+        """Decide about all Pods after each change of one, and from time to time."""
+        patience = _REFRESH_S
+        while True:
+            with trio.move_on_after(patience):
+                await self._seen.wait()
+            self._seen = trio.Event()
+            if self._pods is None:
+                continue
+            try:
+                await self._decide(self._pods)
+            except ApiError as error:
+                log.warning("lanes stay as they are", error=str(error))
+                patience = _RETRY_S
+            else:
+                patience = _REFRESH_S
+                self._decided.set()
+
+    async def _decide(self, pods: Objects) -> None:
+        """Raises :class:`ApiError` if the API server cannot say what is needed for it."""
+        known, used = {}, set[Resource]()
+        for pod in list(pods.values()):
+            above = namespace(pod["metadata"]["namespace"])
+            used.add(above)
+            wants = asked(pod, await self._objects.get(above) or {}, self._default)
+            if wants is None:
+                continue
+            shared, failure = None, ""
+            if wants.shared_policy is not None:
+                policy = config_map(wants.namespace, wants.shared_policy)
+                used.add(policy)
+                shared, failure = await self._shared(policy)
+            old = self._known.get(wants.kubelet_uid)
+            same = old is not None and old[:3] == (wants, shared, failure)
+            workload = old[3] if old is not None and same else wants.workload(shared, failure)
+            known[wants.kubelet_uid] = wants, shared, failure, workload
+        self._known = known
+        self._objects.keep(used)
+
+    async def _shared(self, policy: Resource) -> tuple[str | None, str]:
+        """The text of a shared policy, and why it is not known."""
+        try:
+            document = await self._objects.get(policy)
+        except ApiError as error:
+            if not error.status or error.status >= _AWAY:
+                raise
+            return None, f"The shared policy cannot be read. {error}"
+        data = document.get("data") if document is not None else None
+        text = data.get(SHARED_POLICY_KEY) if isinstance(data, dict) else None
+        return text if isinstance(text, str) else None, ""
+
+    async def place(self, put: Put) -> None:
+        """Find the network namespaces of what is decided, and put it."""
+        last: dict[str, NodeWorkload] | None = None
+        await self._decided.wait()
+        pause = _FIRST_LOOK_S
+        while True:
+            self._decided = trio.Event()
+            known = self._known
+            missing = await self._search({uid for uid, (pod, *_) in known.items() if pod.own_network})
+            workloads = {each.name: self._placed(uid, each) for uid, (*_, each) in known.items()}
+            if workloads != last:
+                last = workloads
+                await put(workloads)
+            with trio.move_on_after(pause if missing else _LOOK_S):
+                await self._decided.wait()
+            pause = _FIRST_LOOK_S if self._decided.is_set() else min(pause * 2, _LONGEST_LOOK_S)
+
+    async def _search(self, uids: set[str]) -> bool:
+        """Look for the network namespaces that are not known, or no longer there; whether some were not found."""
+        self._networks = {uid: network for uid, network in self._networks.items() if uid in uids}
+        missing = {uid for uid in uids if uid not in self._networks or not self._networks[uid].is_there}
+        if missing:
+            found = await trio.to_thread.run_sync(partial(find_networks, missing))
+            self._networks |= found
+            missing -= found.keys()
+        return bool(missing)
+
+    def _placed(self, uid: str, workload: NodeWorkload) -> NodeWorkload:
+        network = self._networks.get(uid)
+        return workload if network is None else replace(workload, network_namespace=network.path)

@@ -1,0 +1,152 @@
+"""Which Pods of the API server are the agent's, and what each of them is to have. Pure.
+
+A Pod that is being deleted counts as long as it has processes: its limits must not end with the first signal to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from node_agent.workload import NodeWorkload, lanes_of_annotations
+from traffic_policy.pod.annotations import (
+    ENFORCE_LABEL,
+    KUBERNETES_EGRESS,
+    KUBERNETES_INGRESS,
+    MODE_LABEL,
+    PREFIX,
+    STATUS,
+)
+from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
+from traffic_policy.pod.mode import Mode, namespace_mode, pod_mode
+from traffic_policy.pod.namespace import NamespaceRules
+
+SIDECAR: Final = "podlane"
+"""The name of an injected container."""
+_ENDED: Final = ("Succeeded", "Failed")
+"""Phases without processes (k8s.io/api/core/v1, PodPhase)."""
+_MIRROR: Final = "kubernetes.io/config.mirror"
+"""On the API server's copy of a static Pod: the UID that its kubelet gave it (k8s.io/api/core/v1,
+MirrorPodAnnotationKey)."""
+_HOST_NETWORK: Final = (
+    "The Pod uses its node's network (hostNetwork: true), and limits there would hold the whole node. Take its limits "
+    f"away, or set its label {MODE_LABEL}: none."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPod:
+    """A Pod that asks the agent for limits, or whose namespace does.
+
+    ``annotations`` are its own that matter, and the defaults of its namespace. ``refusal``: why it cannot have any.
+    ``kubelet_uid`` is the UID by which its node's kubelet knows it. ``own_network``: it has a network namespace.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    kubelet_uid: str
+    annotations: Mapping[str, str]
+    rules: NamespaceRules
+    refusal: str = ""
+    own_network: bool = True
+
+    @property
+    def shared_policy(self) -> str | None:
+        """The ConfigMap that it names."""
+        return None if self.refusal else shared_policy_name(self.annotations)
+
+    def workload(self, shared: str | None, failure: str = "") -> NodeWorkload:
+        """What it is to have; where its network namespace is, is not known here.
+
+        ``shared`` is the text in the ConfigMap that it names, ``failure`` says why that cannot be read.
+        """
+        refusal = self.refusal or failure
+        lanes = None
+        if not refusal:
+            try:
+                lanes = lanes_of_annotations(self.annotations, self.rules, shared=shared)
+            except AnnotationsError as error:
+                refusal = str(error)
+        labels = {"namespace": self.namespace, "pod": self.name}
+        return NodeWorkload(f"{self.namespace}/{self.name}", None, lanes, refusal, labels, self.uid)
+
+
+def needed(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`asked` reads of a Pod: some hundred bytes of ten thousand, and seldom changed."""
+    about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
+    kept = {key: about.get(key) for key in ("name", "namespace", "uid", "labels")}
+    annotations = {**_limits(about), **_named(about.get("annotations"), _MIRROR)}
+    containers = {
+        key: [{"name": _mapping(each).get("name")} for each in spec.get(key) or ()]
+        for key in ("initContainers", "containers")
+    }
+    return {
+        "metadata": {**kept, "annotations": annotations},
+        "spec": {**containers, **_named(spec, "hostNetwork")},
+        "status": _named(pod.get("status"), "phase"),
+    }
+
+
+def _named(found: object, key: str) -> dict[str, Any]:
+    return {name: value for name, value in _mapping(found).items() if name == key}
+
+
+def asked(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -> AskedPod | None:
+    """What a Pod in a Namespace, both as the API server has them, asks the agent for; None: nothing.
+
+    ``default`` is the mode where neither says one.
+    """
+    if _mapping(pod.get("status")).get("phase") in _ENDED or _has_sidecar(pod):
+        return None
+    about, above = _mapping(pod.get("metadata")), _mapping(namespace.get("metadata"))
+    labels, own, rules = _mapping(about.get("labels")), _limits(about), NamespaceRules()
+    refusals: list[str] = []
+    try:
+        mode = _mode(labels, _mapping(above.get("labels"))) or default
+    except AnnotationsError as error:
+        refusals.append(str(error))
+        mode = Mode.AGENT
+    if mode is not Mode.AGENT:
+        return None
+    try:
+        rules = NamespaceRules.from_annotations(_mapping(above.get("annotations")))
+    except AnnotationsError as error:
+        refusals.append(str(error))
+    annotations = {**rules.missing(own), **own}
+    if not annotations and MODE_LABEL not in labels:
+        return None
+    own_network = _mapping(pod.get("spec")).get("hostNetwork") is not True
+    if not own_network:
+        refusals.append(_HOST_NETWORK)
+    name, where, uid = (str(about.get(key, "")) for key in ("name", "namespace", "uid"))
+    kubelet_uid = str(_mapping(about.get("annotations")).get(_MIRROR, uid))
+    return AskedPod(name, where, uid, kubelet_uid, annotations, rules, next(iter(refusals), ""), own_network)
+
+
+def _mode(labels: Mapping[str, Any], above: Mapping[str, Any]) -> Mode | None:
+    """A Pod's own label wins, but not in a namespace that has the agent hold all."""
+    if above.get(ENFORCE_LABEL) == "true" and namespace_mode(above) is Mode.AGENT:
+        return Mode.AGENT
+    return pod_mode(labels) or namespace_mode(above)
+
+
+def _limits(about: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations about limits."""
+    return {
+        name: text
+        for name, text in _mapping(about.get("annotations")).items()
+        if (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)) and name != STATUS
+    }
+
+
+def _has_sidecar(pod: Mapping[str, Any]) -> bool:
+    """By the container; an annotation alone may be a copy of another Pod's."""
+    spec = _mapping(pod.get("spec"))
+    containers = (each for key in ("initContainers", "containers") for each in spec.get(key) or ())
+    return any(_mapping(each).get("name") == SIDECAR for each in containers)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
