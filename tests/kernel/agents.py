@@ -63,20 +63,20 @@ class RunningAgent:
             text: str = answer.read().decode()
             return text
 
-    def workload(self, pod: Host) -> dict[str, Any]:
+    def workload(self, pod: Host | str) -> dict[str, Any]:
         """A Pod's entry in ``/workloads``; empty if there is none."""
         found = json.loads(self.get("/workloads"))["workloads"]
-        return next((each for each in found if each["name"] == pod.namespace.name), {})
+        return next((each for each in found if each["name"] == name_of(pod)), {})
 
-    def classes(self, pod: Host) -> dict[str, dict[str, Any]]:
+    def classes(self, pod: Host | str) -> dict[str, dict[str, Any]]:
         """A Pod's ``/classes`` document by class name."""
-        return {c["name"]: c for c in json.loads(self.get(f"/classes?workload={pod.namespace.name}"))["classes"]}
+        return {c["name"]: c for c in json.loads(self.get(f"/classes?workload={name_of(pod)}"))["classes"]}
 
-    def until_state(self, pod: Host, state: str) -> dict[str, Any]:
+    def until_state(self, pod: Host | str, state: str) -> dict[str, Any]:
         """Wait until a Pod's workload has a state."""
-        return until(f"{pod.namespace.name} {state}", lambda: (w := self.workload(pod)).get("state") == state and w)
+        return until(f"{name_of(pod)} {state}", lambda: (w := self.workload(pod)).get("state") == state and w)
 
-    def until_in_force(self, pod: Host, policy: Mapping[str, Any]) -> None:
+    def until_in_force(self, pod: Host | str, policy: Mapping[str, Any]) -> None:
         """Wait until a Pod has the classes of a policy."""
         names = {each["name"] for each in policy["classes"]} | {"default"}
         until(
@@ -94,6 +94,11 @@ class RunningAgent:
         return self.process.wait(30)
 
 
+def name_of(pod: Host | str) -> str:
+    """A workload's name: that of a Pod here is its network namespace's, if the test has given it no other."""
+    return pod if isinstance(pod, str) else pod.namespace.name
+
+
 def write_workloads(path: Path, *entries: Mapping[str, object]) -> None:
     """Write the file in one step."""
     fresh = path.with_suffix(".fresh")
@@ -103,10 +108,16 @@ def write_workloads(path: Path, *entries: Mapping[str, object]) -> None:
 
 def start_agent(folder: Path, *entries: Mapping[str, object]) -> RunningAgent:
     """Start it with these workloads and wait until it knows them; fails with its log when it ends instead."""
-    path, log = folder / "workloads.yaml", folder / "agent.log"
+    path = folder / "workloads.yaml"
     write_workloads(path, *entries)
+    return launch_agent(folder, "--workloads", str(path))
+
+
+def launch_agent(folder: Path, *options: str) -> RunningAgent:
+    """Start it with these options and wait until it knows its workloads; fails with its log when it ends instead."""
+    log = folder / "agent.log"
     ready, theirs = os.pipe()
-    options = ["--workloads", str(path), "--state", str(folder / "state"), "--admin-port", str(free_port())]
+    options = (*options, "--state", str(folder / "state"), "--admin-port", str(free_port()))
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "podlane", "agent", "--ready-fd", str(theirs), "--log-level", "debug", *options],
@@ -117,7 +128,7 @@ def start_agent(folder: Path, *entries: Mapping[str, object]) -> RunningAgent:
         port = pipe.readline()
     if not port:
         raise AssertionError(f"the agent ended with {process.wait(10)}:\n{log.read_text()}")
-    return RunningAgent(process, path, log, int(port))
+    return RunningAgent(process, folder / "workloads.yaml", log, int(port))
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from daemons import Daemon, end_all, free_ports, launch, start_notifying
+from daemons import ARGUMENTS_BEFORE, Daemon, end_all, free_ports, launch, start_notifying
 from kubectl import Kubectl, RefusedError
 from pki import ClusterPki, KeyPair
 from waiting import until
@@ -112,6 +112,21 @@ class Cluster:
         self.write_kubeconfig("admin", self.pki.client("admin", "system:masters"))
         # It serves before the built-in roles are written; /readyz knows when that is done.
         until("the API server to be ready", self._serves, patience=_START_PATIENCE)
+
+    def stop_apiserver(self) -> None:
+        """End the API server, as for an upgrade of its node."""
+        self._apiserver().end()
+
+    def restart_apiserver(self) -> None:
+        """Start it again, as it was."""
+        old = self._apiserver()
+        argv = list(old.process.args)[ARGUMENTS_BEFORE:]  # type: ignore[arg-type]
+        fresh = start_notifying("kube-apiserver", argv, self.folder, patience=_START_PATIENCE)
+        self.daemons[self.daemons.index(old)] = fresh
+        until("the API server to be ready", self._serves, patience=_START_PATIENCE)
+
+    def _apiserver(self) -> Daemon:
+        return next(each for each in self.daemons if each.name == "kube-apiserver")
 
     def _serves(self) -> bool:
         try:

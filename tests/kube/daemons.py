@@ -15,6 +15,9 @@ from typing import Final
 
 READY: Final = b"READY=1"
 """What a server writes to the socket that $NOTIFY_SOCKET names once it serves (sd_notify(3))."""
+_DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+ARGUMENTS_BEFORE: Final = len(_DIES_WITH_US)
+"""In the arguments of a started process, before its own."""
 _END_PATIENCE: Final = 10.0
 """Seconds for a server to end by itself."""
 
@@ -56,7 +59,7 @@ def launch(
     log = folder / f"{name}.log"
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+            [*_DIES_WITH_US, *argv],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env={**os.environ, **(env or {})}, **options,  # type: ignore[call-overload]
         )  # fmt: skip
     return Daemon(name, process, log)

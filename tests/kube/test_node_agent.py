@@ -1,0 +1,231 @@
+"""The node's agent with a real API server: Pods, their annotations and labels, and what becomes of their lanes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.error import HTTPError
+
+import pytest
+from agents import RunningAgent, cleanup, launch_agent
+from cluster import Cluster
+from kubectl import Kubectl
+from node_pods import Node, NodePod, cgroup_root, node_of
+from sidecars import state_of
+from waiting import until
+
+from podlane.netns import Lab
+
+pytestmark = pytest.mark.root
+
+AGENT: Final = {"podlane.io/mode": "agent"}
+RIGHTS: Final = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["namespaces", "configmaps"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+]
+"""All that an agent may do."""
+
+
+def limits(*names: str, total: str = "50M") -> dict[str, str]:
+    """Annotations with classes of these names."""
+    classes = [f"{{name: {name}, rate: 1Mbit, match: {{port: {1000 + i}}}}}" for i, name in enumerate(names)]
+    return {"podlane.io/egress-bandwidth": total, "podlane.io/classes": f"[{', '.join(classes)}]"}
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(cluster: Cluster) -> Path:
+    """Of a ServiceAccount with the agent's rights alone."""
+    kubectl = cluster.namespace()
+    kubectl("create", "serviceaccount", "agent")
+    meta = {"name": "podlane-agent-test"}
+    api = "rbac.authorization.k8s.io"
+    kubectl.create({"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": meta, "rules": RIGHTS})
+    kubectl.create(
+        {
+            "apiVersion": f"{api}/v1", "kind": "ClusterRoleBinding", "metadata": meta,
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": meta["name"]},
+            "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": kubectl.namespace}],
+        }
+    )  # fmt: skip
+    return cluster.service_account_kubeconfig(kubectl.namespace, "agent")
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    root = cgroup_root()
+    if os.geteuid() or root is None:
+        pytest.skip("run as root where cgroups can be made")
+    with Lab("test") as lab, node_of(lab, root) as made:
+        yield made
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
+    started: list[RunningAgent] = []
+    yield started
+    for each in started:
+        if each.process.poll() is None:
+            each.stop(signal.SIGKILL)
+        print(each.log.read_text())
+    cleanup(tmp_path)
+
+
+@pytest.fixture
+def start(tmp_path: Path, kubeconfig: Path, node: Node, agents: list[RunningAgent]) -> Any:
+    """Starts an agent of the node, with further options."""
+
+    def started(*options: str) -> RunningAgent:
+        agents.append(launch_agent(tmp_path, "--node", node.name, "--kubeconfig", str(kubeconfig), *options))
+        return agents[-1]
+
+    return started
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster) -> Kubectl:
+    return cluster.namespace()
+
+
+def until_classes(agent: RunningAgent, pod: NodePod, *names: str) -> None:
+    agent.until_in_force(pod.workload, {"classes": [{"name": name} for name in names]})
+
+
+def test_a_pod_gets_its_lanes_follows_its_annotations_and_is_forgotten(
+    node: Node, kubectl: Kubectl, start: Any
+) -> None:
+    agent = start()
+    pod = node.pod(kubectl, "web", limits("a"), AGENT)
+    until_classes(agent, pod, "a")
+    metrics = agent.get("/metrics")
+    assert f'namespace="{kubectl.namespace}",pod="web",class="a"' in metrics
+    assert pod.until_event("LanesProgrammed", "50Mbit shared by a, default.")["type"] == "Normal"
+    pod.annotate(classes=limits("b", "c")["podlane.io/classes"])
+    until_classes(agent, pod, "b", "c")
+    pod.until_event("LanesProgrammed", "shared by b, c, default.")
+    pod.delete()
+    until("the end of the workload", lambda: not agent.workload(pod.workload))
+
+
+def test_the_label_none_takes_the_lanes_away_and_agent_brings_them_back(
+    node: Node, kubectl: Kubectl, start: Any
+) -> None:
+    pod = node.pod(kubectl, "web", limits("a"), AGENT)
+    untouched = state_of(pod.host)
+    agent = start()
+    until_classes(agent, pod, "a")
+    pod.label("none")
+    until("the end of its lanes", lambda: state_of(pod.host) == untouched)
+    assert not agent.workload(pod.workload)
+    pod.label("agent")
+    until_classes(agent, pod, "a")
+
+
+def test_what_is_wrong_is_told_on_the_pod_and_what_was_in_force_stays(node: Node, kubectl: Kubectl, start: Any) -> None:
+    agent = start()
+    pod = node.pod(kubectl, "web", limits("a", total="10Mbit"), AGENT)
+    other = node.pod(kubectl, "other", limits("b"), AGENT)
+    agent.until_state(pod.workload, "refused")
+    told = pod.until_event("LanesRefused", "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity.")
+    assert told["type"] == "Warning"
+    until_classes(agent, other, "b")
+    pod.annotate(egress_bandwidth="10M")
+    until_classes(agent, pod, "a")
+    pod.annotate(clases="[]")
+    pod.until_event("LanesRefused", "What was in force stays so. podlane.io/clases: There is no such annotation.")
+    assert agent.workload(pod.workload)["state"] == "programmed"
+    host = kubectl.create(
+        {
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "host", "labels": AGENT, "annotations": limits("a")},
+            "spec": {"nodeName": node.name, "hostNetwork": True, "containers": [{"name": "a", "image": "a"}]},
+        }
+    )  # fmt: skip
+    refused = agent.until_state(f"{kubectl.namespace}/{host['metadata']['name']}", "refused")
+    assert "hostNetwork" in refused["reason"]
+
+
+def test_only_who_asks_for_the_agent_gets_lanes(node: Node, cluster: Cluster, kubectl: Kubectl, start: Any) -> None:
+    theirs = cluster.namespace(AGENT)
+    agent = start()
+    plain = node.pod(kubectl, "plain", limits("a"))
+    with_sidecar = node.pod(
+        theirs, "injected", limits("a"), initContainers=[{"name": "podlane", "image": "p", "restartPolicy": "Always"}]
+    )
+    unlimited = node.pod(theirs, "unlimited", {})
+    none = node.pod(theirs, "none", limits("a"), {"podlane.io/mode": "none"})
+    held = node.pod(theirs, "held", limits("a"))
+    until_classes(agent, held, "a")
+    assert not any(agent.workload(each.workload) for each in (plain, with_sidecar, unlimited, none))
+    theirs("annotate", "namespace", theirs.namespace, "podlane.io/egress-bandwidth=70M")
+    until("the namespace's default", lambda: agent.workload(unlimited.workload).get("state") == "programmed",
+          patience=60)  # fmt: skip
+    assert agent.workload(unlimited.workload)["policy"]["total"] == "70Mbit"
+    assert not agent.workload(none.workload)
+
+
+def test_shared_policies_are_followed(node: Node, kubectl: Kubectl, start: Any) -> None:
+    agent = start()
+    pod = node.pod(kubectl, "web", {"podlane.io/policy": "lanes"}, AGENT)
+    pod.until_event("LanesRefused", "has no ConfigMap lanes with the key policy.yaml")
+
+    def policy(name: str) -> str:
+        return f"total: 20Mbit\nclasses: [{{name: {name}, rate: 1Mbit, match: {{port: 25}}}}]"
+
+    kubectl("create", "configmap", "lanes", f"--from-literal=policy.yaml={policy('one')}")
+    until("the policy", lambda: agent.workload(pod.workload)["state"] == "programmed", patience=60)
+    until_classes(agent, pod, "one")
+
+
+def test_a_process_that_ends_is_not_the_end_of_its_pod(node: Node, kubectl: Kubectl, start: Any) -> None:
+    """As where no name of the network namespace is to be had: the path is that of a process."""
+    pod = node.pod(kubectl, "web", limits("a"), AGENT)
+    second = pod.start()
+    pod.host.namespace.delete()
+    agent = start()
+    until_classes(agent, pod, "a")
+    first = pod.processes[0]
+    assert agent.workload(pod.workload)["network_namespace"] == f"/proc/{first.pid}/ns/net"
+    pod.kill(first)
+    path = f"/proc/{second.pid}/ns/net"
+    until("another path", lambda: agent.workload(pod.workload)["network_namespace"] == path)
+
+    def in_force() -> bool:
+        with suppress(HTTPError):  # they may be adopted again at this moment
+            return agent.classes(pod.workload).keys() == {"a", "default"}
+        return False
+
+    until("its lanes", in_force)
+
+
+def test_a_pod_of_the_same_name_is_another_one(node: Node, kubectl: Kubectl, start: Any) -> None:
+    agent = start()
+    first = node.pod(kubectl, "web", limits("a"), AGENT)
+    until_classes(agent, first, "a")
+    first.delete()
+    second = node.pod(kubectl, "web", limits("b"), AGENT)
+    until_classes(agent, second, "b")
+    assert agent.workload(second.workload)["network_namespace"] == str(second.host.namespace.path)
+
+
+def test_an_api_server_that_is_away_changes_nothing(node: Node, cluster: Cluster, kubectl: Kubectl, start: Any) -> None:
+    pod = node.pod(kubectl, "web", limits("a"), AGENT)
+    first = start()
+    until_classes(first, pod, "a")
+    before = state_of(pod.host)
+    cluster.stop_apiserver()
+    try:
+        until("that it is noticed", lambda: "what the API server says is not known now" in first.log.read_text())
+        assert state_of(pod.host) == before
+        assert first.workload(pod.workload)["state"] == "programmed"
+    finally:
+        cluster.restart_apiserver()
+    pod.annotate(classes=limits("b")["podlane.io/classes"])
+    until_classes(first, pod, "b")
+    assert first.stop() == 0
+    again = start()
+    until_classes(again, pod, "b")
