@@ -49,8 +49,23 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: injector
 {{- end -}}
 
+{{- define "podlane.agentSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "podlane.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: agent
+{{- end -}}
+
+{{- define "podlane.agentLabels" -}}
+{{ include "podlane.agentSelectorLabels" . }}
+{{ include "podlane.commonLabels" . }}
+{{- end -}}
+
 {{- define "podlane.labels" -}}
 {{ include "podlane.selectorLabels" . }}
+{{ include "podlane.commonLabels" . }}
+{{- end -}}
+
+{{- define "podlane.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: podlane
 app.kubernetes.io/managed-by: {{ .Release.Service }}

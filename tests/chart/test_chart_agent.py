@@ -1,0 +1,137 @@
+"""The chart's DaemonSet of node agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from rendering import CHART, NAMESPACE, HelmError, Values, helm, of_kind, render, the
+from schemas import KUBERNETES, problems
+
+from node_agent.settings import AgentSettings, load_settings
+
+ALONE = Values({"agent": {"enabled": True}})
+EVERYTHING = Values(
+    {
+        "imagePullSecrets": [{"name": "registry"}],
+        "agent": {
+            "enabled": True,
+            "mode": "agent",
+            "adminAddress": "::",
+            "adminPort": 9999,
+            "logFormat": "console",
+            "logLevel": "debug",
+            "resources": {"requests": {"memory": "1Gi"}},
+            "podAnnotations": {"example.com/a": "b"},
+            "podLabels": {"team": "network"},
+            "nodeSelector": {"pool": "edge"},
+            "tolerations": [],
+            "priorityClassName": "",
+        },
+    }
+)
+BOTH = pytest.mark.parametrize("case", [ALONE, EVERYTHING], ids=["alone", "everything"])
+
+
+def pod_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    spec = the(manifests, "DaemonSet")["spec"]["template"]["spec"]
+    assert isinstance(spec, dict)
+    return spec
+
+
+def settings_of(manifests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> AgentSettings:
+    """As the agent reads them from its variables, on the node n1."""
+    (container,) = pod_of(manifests)["containers"]
+    for variable in container["env"]:
+        by_node = variable.get("valueFrom") == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+        monkeypatch.setenv(variable["name"], "n1" if by_node else variable["value"])
+    return load_settings({})
+
+
+def test_there_is_none_unless_it_is_wanted() -> None:
+    assert not list(of_kind(render(Values({})), "DaemonSet"))
+
+
+@BOTH
+def test_helm_lint_passes(case: Values) -> None:
+    said = helm("lint", "--strict", str(CHART), "--values", "-", stdin=yaml.safe_dump(dict(case.values)))
+    assert "1 chart(s) linted, 0 chart(s) failed" in said
+
+
+@pytest.mark.usefixtures("_schemas")
+@pytest.mark.parametrize("version", KUBERNETES)
+@BOTH
+def test_kubernetes_accepts_the_agent(case: Values, version: str) -> None:
+    manifests = render(case)
+    assert [problem for manifest in manifests for problem in problems(manifest, version)] == []
+    names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests]
+    assert len(set(names)) == len(names)
+
+
+def test_the_agent_takes_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = settings_of(render(EVERYTHING), monkeypatch)
+    assert (made.node, made.mode, made.admin_address, made.admin_port) == ("n1", "agent", "::", 9999)
+    assert (made.log_format, made.log_level) == ("console", "debug")
+
+
+def test_by_default_it_holds_only_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(ALONE)
+    assert settings_of(manifests, monkeypatch).mode == "none"
+    spec = pod_of(manifests)
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+
+
+def test_it_sees_processes_and_networks_of_its_node_and_keeps_its_state_there() -> None:
+    spec = pod_of(render(ALONE))
+    assert spec["hostPID"] is True
+    assert "hostNetwork" not in spec
+    assert spec["enableServiceLinks"] is False
+    (container,) = spec["containers"]
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts["/run/netns"]["mountPropagation"] == "HostToContainer"
+    paths = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in spec["volumes"]}
+    assert {place: paths[mount["name"]] for place, mount in mounts.items()} == {
+        "/run": None, "/run/podlane/agent": "/run/podlane/agent", "/run/netns": "/run/netns",
+    }  # fmt: skip
+    assert str(AgentSettings().state) in mounts
+
+
+def test_its_rights_are_these_and_its_own() -> None:
+    manifests = render(ALONE)
+    account = the([m for m in manifests if m["metadata"]["name"] == "podlane-agent"], "ServiceAccount")
+    bindings = [
+        m
+        for m in of_kind(manifests, "ClusterRoleBinding")
+        if {"kind": "ServiceAccount", "name": account["metadata"]["name"], "namespace": NAMESPACE} in m["subjects"]
+    ]
+    (role,) = (m for m in of_kind(manifests, "ClusterRole") if m["metadata"]["name"] == bindings[0]["roleRef"]["name"])
+    assert len(bindings) == 1
+    rights = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    assert rights == {
+        ("pods", "list"), ("pods", "watch"), ("namespaces", "get"), ("configmaps", "get"),
+        ("events", "create"), ("events", "patch"),
+    }  # fmt: skip
+    assert pod_of(manifests)["serviceAccountName"] == account["metadata"]["name"]
+
+
+def test_no_selector_of_the_injector_meets_it() -> None:
+    manifests = render(ALONE)
+    labels = the(manifests, "DaemonSet")["spec"]["template"]["metadata"]["labels"].items()
+    assert the(manifests, "DaemonSet")["spec"]["selector"]["matchLabels"].items() <= labels
+    for selector in (
+        the(manifests, "Deployment")["spec"]["selector"]["matchLabels"],
+        the(manifests, "Service")["spec"]["selector"],
+        the(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert not selector.items() <= labels
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [({"mode": "sidecar"}, "/agent/mode"), ({"adminPort": 0}, "/agent/adminPort"), ({"node": "a"}, "node")],
+)
+def test_wrong_values_of_the_agent_are_refused(values: dict[str, Any], place: str) -> None:
+    with pytest.raises(HelmError, match=place):
+        render(Values({"agent": {"enabled": True, **values}}))
