@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from daemon.kubernetes.event_series import EventObject, Happening
-from daemon.kubernetes.events import event_message
+from daemon.kubernetes.event_series import Happening, Owner, event_message
 from node_agent.lanes import State
 from node_agent.workload import NodeWorkload
 
@@ -27,5 +26,5 @@ def happening(workload: NodeWorkload, state: State, reason: str) -> Happening | 
 
 
 def _happening(workload: NodeWorkload, reason: str, message: str, *, is_warning: bool) -> Happening:
-    pod = EventObject("v1", "Pod", workload.labels["pod"], workload.uid)
+    pod = Owner("v1", "Pod", workload.labels["pod"], workload.uid)
     return Happening(workload.labels["namespace"], pod, reason, event_message(message), is_warning)

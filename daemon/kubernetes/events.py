@@ -3,15 +3,16 @@
 Nobody waits for them. A happening is left in a bounded table, and one task writes from that, one request at a time.
 What does not fit is dropped.
 
-They are Events of core/v1, as Kubernetes' own controllers write them (k8s.io/client-go/tools/record). They are written
-by server-side apply: that makes an Event and changes it by the same request, also when the API server has deleted it
-meanwhile, and a repeated request does no harm.
+They are Events of core/v1, as Kubernetes' own controllers write them (k8s.io/client-go/tools/record). events.k8s.io/v1
+is the same object in the storage; it forbids ``count``, and what it offers instead (``series``, ``action``,
+``related``) would show nothing more here. They are written by server-side apply: that makes an Event and changes it by
+the same request, also when the API server has deleted it meanwhile, and a repeated request does no harm.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,14 +20,12 @@ import trio
 
 from daemon.kubernetes.api import ApiServer, event
 from daemon.kubernetes.errors import ApiError, NotFoundError
-from daemon.kubernetes.event_series import EventSeries, Happening, Series
+from daemon.kubernetes.event_series import EventSeries, Happening, Owner, Series
 from daemon.log import Logger
-from traffic_policy.errors import shortened
 
 _SPACING: Final = 0.1
-"""Seconds between two requests: Events of a busy cluster must not become a load for its API server."""
-_LONGEST_MESSAGE: Final = 1000
-"""Characters of a message: events.k8s.io/v1 has at most 1024 (NoteLengthLimit in k8s.io/kubernetes)."""
+"""Seconds between two requests, and between two looks at what there is to write: Events of a busy cluster must become
+a load neither for its API server nor for the program that tells them."""
 _LONGEST_NAME: Final = 230
 """Characters of an object's name in the name of an Event, which has 253 at most."""
 _PASSING: Final = (0, 408, 409, 429)
@@ -35,20 +34,26 @@ _PASSING: Final = (0, 408, 409, 429)
 log_some = Logger(spacing=60.0)
 
 
-def event_message(text: str) -> str:
-    """A text as one line of a length that an Event can have."""
-    line = shortened(" ".join(text.split()), _LONGEST_MESSAGE - len(" ... "))
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+async def _its_owner(happening: Happening) -> Owner:
+    return happening.owner
 
 
 class EventWriter:
     """Events of one program. :meth:`run` writes them."""
 
-    def __init__(self, api: ApiServer, component: str, wrote: Callable[[str], None] = lambda _: None) -> None:
-        """``component`` is who tells. ``wrote`` is called with written, failed or dropped, for the metrics."""
+    def __init__(
+        self,
+        api: ApiServer,
+        component: str,
+        wrote: Callable[[str], None] = lambda _: None,
+        owner_of: Callable[[Happening], Awaitable[Owner]] = _its_owner,
+    ) -> None:
+        """``component`` is who tells. ``wrote`` is called with written, failed or dropped, for the metrics.
+        ``owner_of`` finds the object to tell it on; it may raise :class:`ApiError`."""
         self._api = api
         self._component = component
         self._wrote = wrote
+        self._owner_of = owner_of
         self._series = EventSeries()
         self._added = trio.Event()
         self._instance = socket.gethostname()[:128]
@@ -72,15 +77,16 @@ class EventWriter:
                     await self._added.wait()
             else:
                 await self._write(series)
-                await trio.sleep(_SPACING)
+            await trio.sleep(_SPACING)
 
     async def _write(self, series: Series) -> None:
         count = series.count
         try:
-            document = event_document(series, self._component, self._instance)
+            owner = await self._owner_of(series.happening)
+            document = event_document(series, owner, self._component, self._instance)
             await self._api.apply(event(series.happening.namespace, document["metadata"]["name"]), document)
         except NotFoundError:
-            self._wrote("dropped")  # the namespace is gone
+            self._wrote("dropped")  # the object, or its namespace, is gone
         except ApiError as error:
             self._wrote("failed")
             log_some.warning("an Event cannot be written", namespace=series.happening.namespace, error=str(error))
@@ -92,26 +98,25 @@ class EventWriter:
         self._series.wrote(series, count, trio.current_time())
 
 
-def event_document(series: Series, component: str, instance: str) -> Mapping[str, Any]:
+def event_document(series: Series, owner: Owner, component: str, instance: str) -> Mapping[str, Any]:
     """The Event (https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/ has both forms)."""
     happening = series.happening
-    about = happening.about
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": f"{about.name[:_LONGEST_NAME].rstrip('.-')}.{series.id}",
+            "name": f"{owner.name[:_LONGEST_NAME].rstrip('.-')}.{series.id}",
             "namespace": happening.namespace,
         },
         "involvedObject": {
-            "apiVersion": about.api_version,
-            "kind": about.kind,
-            "name": about.name,
+            "apiVersion": owner.api_version,
+            "kind": owner.kind,
+            "name": owner.name,
             "namespace": happening.namespace,
-            "uid": about.uid,
+            "uid": owner.uid,
         },
         "type": "Warning" if happening.is_warning else "Normal",
-        "reason": happening.reason,
+        "reason": str(happening.reason),
         "message": happening.message,
         "source": {"component": component, "host": instance},
         "reportingComponent": component,

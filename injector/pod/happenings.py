@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from daemon.kubernetes.event_series import Happening, Owner, event_message
 from injector.pod import pods
 from injector.pod.containers import NAME
 from injector.pod.reviews import WARNING_PREFIX, workload_in
-from traffic_policy.errors import shortened
 from traffic_policy.pod.annotations import STATUS
 
-_LONGEST_MESSAGE: Final = 1000
-"""Characters of a message: events.k8s.io/v1 has at most 1024 (NoteLengthLimit in k8s.io/kubernetes)."""
 _DNS_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """A DNS subdomain (RFC 1123), which names of namespaces and of controllers' objects are."""
 _KIND: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
@@ -35,37 +32,16 @@ class EventReason(StrEnum):
     REFUSED = "Refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """An object in a namespace, with the fields of an owner reference (metav1.OwnerReference)."""
-
-    api_version: str
-    kind: str
-    name: str
-    uid: str
-
-    @classmethod
-    def from_controller_of(cls, found: Mapping[str, Any]) -> Owner | None:
-        """The controller that made an object, if it is one that lives in a namespace. A mirror of a static Pod has its
-        Node."""
-        reference = pods.controller_of(found) or {}
-        patterns = {"apiVersion": _VERSION, "kind": _KIND, "name": _DNS_NAME, "uid": _UID}
-        values = [value if isinstance(value := reference.get(key), str) else "" for key in patterns]
-        if not all(pattern.fullmatch(value) for pattern, value in zip(patterns.values(), values, strict=True)):
-            return None
-        owner = cls(*values)
-        return None if (owner.api_version, owner.kind) == ("v1", "Node") else owner
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """What became of a Pod; equal ones are one Event, and are counted."""
-
-    namespace: str
-    owner: Owner
-    reason: EventReason
-    message: str
-    is_warning: bool
+def controller_of(found: Mapping[str, Any]) -> Owner | None:
+    """The controller that made an object, if it is one that lives in a namespace. A mirror of a static Pod has its
+    Node."""
+    reference = pods.controller_of(found) or {}
+    patterns = {"apiVersion": _VERSION, "kind": _KIND, "name": _DNS_NAME, "uid": _UID}
+    values = [value if isinstance(value := reference.get(key), str) else "" for key in patterns]
+    if not all(pattern.fullmatch(value) for pattern, value in zip(patterns.values(), values, strict=True)):
+        return None
+    owner = Owner(*values)
+    return None if (owner.api_version, owner.kind) == ("v1", "Node") else owner
 
 
 def mutated(review: Mapping[str, Any], reply: Mapping[str, Any]) -> Happening | None:
@@ -98,9 +74,7 @@ def _happening(review: Mapping[str, Any], reason: EventReason, message: str, war
     found, namespace = workload_in(review), request.get("namespace")
     if found is None or found.place or request.get("operation") != "CREATE" or request.get("dryRun"):
         return None
-    owner = Owner.from_controller_of(found.pod)
+    owner = controller_of(found.pod)
     if owner is None or not isinstance(namespace, str) or not _DNS_NAME.fullmatch(namespace):
         return None
-    line = shortened(" ".join(message.split()), _LONGEST_MESSAGE - len(" ... "))
-    printable = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
-    return Happening(namespace, owner, reason, printable, bool(warnings))
+    return Happening(namespace, owner, reason, event_message(message), bool(warnings))

@@ -22,9 +22,10 @@ from daemon.http_server import HttpServer
 from daemon.kubernetes.access import ApiAccess, find_access
 from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
+from daemon.kubernetes.event_series import Happening
 from daemon.log import Logger
 from injector.pod.admission import mutate, validate
-from injector.pod.happenings import Happening, mutated, validated
+from injector.pod.happenings import mutated, validated
 from injector.pod.templates import validate_template
 from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles

@@ -16,10 +16,11 @@ from release import Injector, Release
 from trust import metric
 from waiting import until
 
+from daemon.kubernetes import event_series
 from daemon.kubernetes.access import from_kubeconfig
 from daemon.kubernetes.api import ApiServer
-from injector.pod.happenings import EventReason, Happening, Owner
-from injector.server import event_series
+from daemon.kubernetes.event_series import Happening, Owner
+from injector.pod.happenings import EventReason
 from injector.server.events import Events
 from injector.server.metrics import InjectorMetrics
 

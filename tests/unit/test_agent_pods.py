@@ -157,7 +157,7 @@ def test_events_tell_what_became_of_a_pod() -> None:
     workload = wanted(pod({**LIMITS, "podlane.io/on-failure": "closed"})).workload(None)
     told = happening(workload, State.PROGRAMMED, "")
     assert told is not None
-    assert (told.namespace, told.about.uid, told.reason, told.is_warning) == ("shop", UID, "LanesProgrammed", True)
+    assert (told.namespace, told.owner.uid, told.reason, told.is_warning) == ("shop", UID, "LanesProgrammed", True)
     assert told.message.startswith("Lanes are in force: 10Mbit shared by default. podlane.io/on-failure: closed has no")
     failed = happening(workload, State.FAILED, "no such device")
     assert failed is not None

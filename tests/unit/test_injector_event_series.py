@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from injector.pod.happenings import EventReason, Happening, Owner
-from injector.server.event_series import MOST, RETRY_INTERVAL, WRITE_INTERVAL, EventSeries, Series
+from daemon.kubernetes.event_series import MOST, RETRY_INTERVAL, WRITE_INTERVAL, EventSeries, Happening, Owner, Series
+from injector.pod.happenings import EventReason
 
 OWNER = Owner("apps/v1", "ReplicaSet", "web", "1")
 REFUSED = Happening("shop", OWNER, EventReason.REFUSED, "No.", is_warning=True)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from injected_pods import LIMITS, USUAL, injected, pod
 from test_injector_admission import no_policies, review
 
+from daemon.kubernetes.event_series import Happening, Owner
 from injector.pod.admission import mutate, validate
-from injector.pod.happenings import EventReason, Happening, Owner, mutated, validated
+from injector.pod.happenings import EventReason, mutated, validated
 from injector.pod.templates import validate_template
 
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7db7cf4669", "uid": "c541e8e3-df3a-4424"}

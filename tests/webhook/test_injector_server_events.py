@@ -13,9 +13,10 @@ import trio
 
 from daemon.http import HttpRequest, HttpResponse
 from daemon.kubernetes.api import ApiServer
+from daemon.kubernetes.event_series import Happening, Owner
 from injector.pod.admission import mutate
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.happenings import EventReason, Happening, Owner, mutated
+from injector.pod.happenings import EventReason, mutated
 from injector.server.budget import DecodingBudget
 from injector.server.events import Events
 from injector.server.http import compact, failure
@@ -160,7 +161,7 @@ async def test_nobody_is_told_where_there_is_no_such_replica_set(stored: Mapping
 @pytest.mark.parametrize("code", [429, 500, 503])
 @pytest.mark.trio
 async def test_what_may_go_by_is_tried_again(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("injector.server.event_series.RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr("daemon.kubernetes.event_series.RETRY_INTERVAL", 0.01)
     memory = Watched()
     memory.refusals = [code, code]
     async with writing(memory) as (events, metrics):
@@ -171,7 +172,7 @@ async def test_what_may_go_by_is_tried_again(code: int, monkeypatch: pytest.Monk
 
 @pytest.mark.trio
 async def test_what_will_not_go_by_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("injector.server.event_series.RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr("daemon.kubernetes.event_series.RETRY_INTERVAL", 0.01)
     memory = Watched()
     memory.refusals = [403]
     async with writing(memory) as (events, metrics):
@@ -209,7 +210,7 @@ def refused_review(number: int) -> dict[str, Any]:
 @pytest.mark.trio
 async def test_answers_do_not_wait_for_events_and_what_is_too_much_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The API server takes the request for an Event, and never answers it."""
-    monkeypatch.setattr("injector.server.event_series.MOST", 20)
+    monkeypatch.setattr("daemon.kubernetes.event_series.MOST", 20)
     asked, metrics = trio.Event(), InjectorMetrics()
 
     async def stuck(request: HttpRequest) -> HttpResponse:
