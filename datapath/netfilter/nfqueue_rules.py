@@ -44,7 +44,17 @@ from datapath.netfilter.rules import (
     SetConnmark,
     SetMark,
 )
-from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OPEN, OURS, SHOWN, UNCLASSED, UNDECIDED_ASIDE
+from datapath.stepaside.marks import (
+    CHOSEN,
+    CHOSEN_OR_DECIDED,
+    DECIDED,
+    FIRST,
+    OPEN,
+    OURS,
+    SHOWN,
+    UNCLASSED,
+    UNDECIDED_ASIDE,
+)
 from traffic_policy.marks import CLASS_MASK
 from traffic_policy.policy import TransportProtocol
 
@@ -80,7 +90,7 @@ def aside_chains(
     chosen = (Rule(Nfqueue(queue), connmark=UNCLASSED), Rule(RestoreMark(CLASS_MASK)), Rule(SetMark(CHOSEN)))
     yield Chain(SHOW, (*first, *(chosen if _TCP in protocols else ()), Rule(Nfqueue(queue))))
     saved = save_rules(protocols)
-    followed = (Rule(RestoreMark(CLASS_MASK), protocol=each) for each in protocols)
+    followed = (Rule(RestoreMark(CLASS_MASK), protocol=each, connmark=CHOSEN_OR_DECIDED) for each in protocols)
     yield Chain(SAVE, (*saved, Rule(Return(), connmark=UNCLASSED), *followed))
     if inbound:
         yield Chain(IN_SAVE, saved)

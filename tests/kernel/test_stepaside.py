@@ -334,9 +334,9 @@ def test_podlane_run_steps_aside(topology: PodNodeServer, tmp_path: Path) -> Non
     """The option gets through to the sidecar that the run starts."""
     policy = tmp_path / "p.yaml"
     policy.write_text(SLOW)
-    show = "iptables-save -t mangle | grep -c NFQUEUE"
+    show = "iptables-save -t mangle | grep -o -m 1 NFQUEUE"
     done = topology.pod.run(
         [sys.executable, "-m", "podlane", "run", "--policy", str(policy), "--datapath", "step-aside", "--no-summary",
          "--user", "root", "--", "sh", "-c", show]
     )  # fmt: skip
-    assert done.stdout == "1\n", done.stderr
+    assert done.stdout == "NFQUEUE\n", done.stderr

@@ -126,6 +126,9 @@ def test_a_chosen_class_is_saved_and_followed_and_packets_are_still_shown() -> N
     assert unseen.connmark == chosen.connmark, "without a classifier it stays as it is"
     decided = posted(rules, replace(data, mark=DECIDED.value | 6 << 24))
     assert decided.connmark == DECIDED.value | 6 << 24 | others
+    for state in (0, UNDECIDED_ASIDE.value):
+        another = posted(rules, Packet(HERE, syn=False, mark=0x4, connmark=state | 5 << 24))
+        assert another.mark == 0x4, "bits that are of no state of ours are no class"
     again = output(rules, replace(chosen, syn=True, carries_data=False))
     assert again.connmark == UNDECIDED_ASIDE.value | others, "a SYN starts clean"
 
