@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from benchmarks import machine
-from benchmarks.abuse.figures import DATAPATHS, Size, broken, document
+from benchmarks.abuse.figures import SUBJECTS, Size, broken, document
 from benchmarks.abuse.run import Plan, Runner
 from benchmarks.abuse.scenarios import SCENARIOS
 from benchmarks.analysis import Analysis
@@ -35,7 +35,7 @@ Scenarios:
     + "\n".join(f"  {scenario.name:<20} {scenario.title}" for scenario in SCENARIOS.values())
 )
 @click.option("--scenario", "chosen", metavar="A,B", callback=names, help="Only these.")
-@click.option("--datapath", metavar="A,B", callback=names, help=f"Only these of {', '.join(DATAPATHS)}.")
+@click.option("--datapath", metavar="A,B", callback=names, help=f"Only these of {', '.join(SUBJECTS)}.")
 @click.option("--quick", is_flag=True, help="A tenth of all counts, 5 s each: some 5 minutes.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=_ROUNDS, help=f"How often.  [default: {_ROUNDS}]")
 @click.option(
@@ -75,11 +75,11 @@ def abuse(
             rate or (_QUICK_RATE if quick else _RATE),
             _QUICK_AROUND if quick else _AROUND,
         )
-        for given, known in ((chosen, SCENARIOS), (datapath, DATAPATHS)):
+        for given, known in ((chosen, SCENARIOS), (datapath, SUBJECTS)):
             if unknown := [name for name in given if name not in known]:
                 raise BenchmarkError(f"There is no {unknown[0]}. There are: {', '.join(known)}.")
         wanted = {name: s for name, s in SCENARIOS.items() if not chosen or name in chosen}
-        plan = Plan(tuple(wanted.values()), datapath or tuple(DATAPATHS), rounds, size)
+        plan = Plan(tuple(wanted.values()), datapath or tuple(SUBJECTS), rounds, size)
         if not plan.pairs:
             raise BenchmarkError(f"{', '.join(chosen)}: on {', '.join(datapath)} there is nothing to be seen of it.")
         log.configure(level="warning")
@@ -98,7 +98,7 @@ def _measure(plan: Plan, output: Path) -> Results:
     size = plan.size
     facts = {"rounds": plan.rounds, "seconds": size.seconds, "rate": size.rate, "scale": size.scale}
     podlane = version("podlane")
-    candidates = {name: CandidateInfo(title, podlane) for name, title in DATAPATHS.items()}
+    candidates = {name: CandidateInfo(title, podlane) for name, title in SUBJECTS.items()}
     results = Results(machine.describe(), facts, candidates)
     try:
         with Progress(console(error=True)) as progress:

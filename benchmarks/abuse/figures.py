@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 RELAY, ASIDE = "relay", "step-aside"
 DATAPATHS: Final = {RELAY: "Podlane relay", ASIDE: "Podlane step aside"}
+INJECTOR: Final = "injector"
+SUBJECTS: Final = {**DATAPATHS, INJECTOR: "Podlane injector"}
+"""What is abused: sidecars by their datapath, and the injector."""
 ERRORS: Final = 0.001
 """The share of honest requests that may fail: one in a thousand."""
 MOST_KIB: Final = 64.0
@@ -65,6 +68,8 @@ _FIGURES: Final = {
     "p50_ms": ("their p50", "ms", Better.LESS),
     "p99_ms": ("their p99", "ms", Better.LESS),
     "max_ms": ("the longest", "ms", Better.LESS),
+    "idle_p99_ms": ("their p99 before", "ms", Better.LESS),
+    "slower": ("their p99 / p99 before", "", Better.LESS),
     "late_ms": ("the honest client itself was late, p99", "ms", Better.LESS),
     "cpu_share": ("CPU meanwhile", "CPUs", Better.LESS),
     "after_error_share": ("failed afterwards", "share", Better.LESS),
@@ -75,6 +80,7 @@ _FIGURES: Final = {
     "descriptors_left": ("descriptors left over", "", Better.LESS),
     "given_up": ("connections no longer followed", "", Better.MORE),
     "turns": ("turns", "", Better.MORE),
+    "peak_mib": ("memory at the peak, with all processes", "MiB", Better.LESS),
     "quarter_mib": ("memory of the proxy after a quarter", "MiB", Better.LESS),
     "end_mib": ("at the end", "MiB", Better.LESS),
     "memory_growth": ("memory at the end / after a quarter", "", Better.LESS),

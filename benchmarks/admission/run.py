@@ -88,7 +88,7 @@ class Runner:
         for name, text in patches.items():
             values = {"review": float(len(reviews.mutation(pods[name]).body)), "patch": float(len(text))}
             self._results.samples.append(Sample(number, name, PATCH.name, values))
-        return reviews.traffic({name: patched(pods[name], json.loads(text)) for name, text in patches.items()})
+        return _traffic(patches)
 
     def _keep(
         self, number: int, name: str, measured: Measured, values: Mapping[str, float], errors: int = 0,
@@ -118,6 +118,16 @@ def _measure(injector: Injector, load: Generator, job: Job) -> tuple[dict[str, f
     }
     wanted = PACED if job.rate is not None else FLAT_OUT
     return {key: figures[key] for key in wanted.figures}, outcome.errors, outcome.first_error
+
+
+def honest_reviews(injector: Injector) -> tuple[Question, ...]:
+    """Reviews of all sorts of Pods, to be sent in turn. Raises :class:`CandidateError` when it does not inject."""
+    return _traffic(trio.run(_patches, injector))["reviews"]
+
+
+def _traffic(patches: Mapping[str, bytes]) -> dict[str, tuple[Question, ...]]:
+    pods = reviews.pods()
+    return reviews.traffic({name: patched(pods[name], json.loads(text)) for name, text in patches.items()})
 
 
 async def _patches(injector: Injector) -> dict[str, bytes]:

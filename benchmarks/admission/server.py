@@ -59,8 +59,8 @@ class Injector:
 
 
 @contextmanager
-def running(cpu: int | None = None, *options: str) -> Iterator[Injector]:
-    """Run it for the block, on one CPU or on all, with further options.
+def running(cpu: int | None = None, *options: str, **environment: str) -> Iterator[Injector]:
+    """Run it for the block, on one CPU or on all, with further options and environment variables.
 
     Raises :class:`CandidateError` with its last words when it does not come up, or has ended by itself.
     """
@@ -81,7 +81,7 @@ def running(cpu: int | None = None, *options: str) -> Iterator[Injector]:
                     *("--ready-fd", str(theirs)),
                 ],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, pass_fds=[theirs], process_group=0,
-                env=_environment(),
+                env={**_environment(), **environment},
             )  # fmt: skip
         os.close(theirs)
         try:

@@ -128,7 +128,7 @@ def test_a_plan_has_each_scenario_on_its_datapaths() -> None:
     ("words", "said"),
     [
         (["--scenario", "nothing"], "There is no nothing. There are: crowd, places"),
-        (["--datapath", "nothing"], "There is no nothing. There are: relay, step-aside."),
+        (["--datapath", "nothing"], "There is no nothing. There are: relay, step-aside, injector."),
         (["--scenario", "places", "--datapath", "step-aside"], "places: on step-aside there is nothing to be seen of it."),
     ],
     ids=["scenario", "datapath", "both"],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 PATIENCE = 10.0
 """Seconds after which a client gives up."""
-_LINGER_ZERO = struct.pack("ii", 1, 0)
+LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 def say(**what: float | str) -> None:
@@ -39,5 +39,5 @@ def get(host: str, path: str, *, close: bool = False) -> bytes:
 
 def reset(connection: socket.socket) -> None:
     """Close it with RST (socket(7), SO_LINGER with 0 s)."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
     connection.close()

@@ -11,6 +11,7 @@ from benchmarks.abuse.scenarios import (
     detection,
     half_open,
     http2_floods,
+    injector,
     places,
     resets,
     soak,
@@ -29,5 +30,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         zero_windows.SCENARIO,
         *http2_floods.SCENARIOS,
         soak.SCENARIO,
+        *injector.SCENARIOS,
     )
 }
