@@ -60,6 +60,9 @@ class RequestError(Exception):
         self.status = status
         self.headers = headers
 
+    def __reduce__(self) -> tuple[type[RequestError], tuple[object, ...]]:
+        return type(self), (self.status, str(self), *self.headers)
+
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 Refuse = Callable[[int, str], HttpResponse]

@@ -46,6 +46,8 @@ class HttpLimits:
     respond: float
     """From a request's head to the end of its handler."""
     handshake: float = 10.0
+    handshakes: int = 50
+    """Simultaneous TLS handshakes; each takes 60 KiB, three times as much as an established connection."""
     idle: float = 120.0
     """Until a connection's next request begins; longer than the keep-alive of Go's clients (90 s), so that they close
     first."""

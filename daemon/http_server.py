@@ -7,9 +7,9 @@ so do kubelets and Prometheus.
 from __future__ import annotations
 
 import ssl
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
@@ -20,6 +20,13 @@ from daemon.log import Logger
 
 ALPN: Final = ("http/1.1",)
 """ALPN protocols of a server with TLS (RFC 7301)."""
+_HANDSHAKES_A_SECOND: Final = 50.0
+"""TLS handshakes of an address that begin in the long run, since each takes a millisecond or two of the processor.
+Clients that keep their connections, as API servers do, seldom need any ..."""
+_HANDSHAKES_AT_ONCE: Final = 200
+"""... but many at once after a pause."""
+_ADDRESSES: Final = 10_000
+"""Of which that is remembered, before those that had a pause are forgotten."""
 _TOLD_EVERY: Final = 60.0
 """Seconds between two log lines about refused connections."""
 
@@ -49,8 +56,16 @@ class HttpServer:
         self._tls = tls
         self._shared = Shared(limits, self._respond, refuse, tls)
         self._open: dict[trio.CancelScope, _Client] = {}
-        """Connections, by their cancel scope, the oldest first."""
-        self._peers = Counter[str]()
+        """Connections, by their cancel scope."""
+        self._silent: dict[trio.CancelScope, None] = {}
+        """Those that have asked for nothing, the oldest first; some have asked since."""
+        self._peers = defaultdict[str, _Peer](_Peer)
+        self._begin = trio.Lock()
+        """Held for a turn of the event loop by each TLS handshake that begins, so that others have their turns."""
+        self._begun: dict[str, float] = {}
+        """By address: when its next handshake may begin, if there had been no pause before."""
+        self._shaking: dict[trio.CancelScope, None] = {}
+        """Handshakes that have begun, the oldest first."""
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
         self._refused = 0
@@ -99,10 +114,11 @@ class HttpServer:
             await trio.aclose_forcefully(stream)
             return
         client = self._open[scope] = _Client(peer)
-        self._peers[peer] += 1
+        self._peers[peer].connections += 1
+        self._silent[scope] = self._peers[peer].silent[scope] = None
         try:
             with scope:
-                secured = await self._secured(stream)
+                secured = await self._secured(stream, peer)
                 if secured is not None:
                     client.connection = HttpConnection(secured, self._shared)
                     await client.connection.run()
@@ -115,36 +131,68 @@ class HttpServer:
 
     def _room_for(self, peer: str) -> bool:
         """Whether a connection of this peer may be served; if need be, one that has asked for nothing makes room."""
-        crowded = self._peers[peer] >= self._limits.per_peer
+        crowded = peer in self._peers and self._peers[peer].connections >= self._limits.per_peer
         if not crowded and len(self._open) < self._limits.connections:
             return True
         self._tell_refused(peer)
-        for scope, client in self._open.items():
-            if client.silent and (client.peer == peer or not crowded):
+        silent = self._peers[peer].silent if crowded else self._silent
+        while silent:
+            scope = next(iter(silent))
+            if self._open[scope].silent:
                 scope.cancel()
                 self._forget(scope)
                 return True
+            del silent[scope]
         return False
 
     def _forget(self, scope: trio.CancelScope) -> None:
         """Count a connection no more."""
         client = self._open.pop(scope, None)
         if client is not None:
-            self._peers -= Counter((client.peer,))
+            peer = self._peers[client.peer]
+            peer.connections -= 1
+            peer.silent.pop(scope, None)
+            self._silent.pop(scope, None)
+            if not peer.connections:
+                del self._peers[client.peer]
             self._ended.set()
 
-    async def _secured(self, stream: trio.SocketStream) -> Stream | None:
+    async def _secured(self, stream: trio.SocketStream, peer: str) -> Stream | None:
         """The stream after the TLS handshake; None if that failed."""
         if self._tls is None:
             return stream
-        secure = trio.SSLStream(stream, self._tls(), server_side=True, https_compatible=True)
         try:
-            with trio.fail_after(self._limits.handshake):
-                await secure.do_handshake()
+            with trio.fail_after(self._limits.handshake) as scope:
+                await trio.lowlevel.wait_readable(stream.socket)  # whoever says nothing costs no more than a socket
+                await trio.sleep_until(self._may_begin(peer))
+                async with self._begin:
+                    await trio.lowlevel.checkpoint()
+                return await self._shaken(stream, self._tls(), scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             reason = str(error.__cause__ or error) or type(error).__name__
             log_some.info("a TLS handshake failed", reason=reason)
             return None
+
+    def _may_begin(self, peer: str) -> float:
+        """When the next handshake of an address may begin (a time of trio's clock)."""
+        rested = trio.current_time() - _HANDSHAKES_AT_ONCE / _HANDSHAKES_A_SECOND
+        if len(self._begun) > _ADDRESSES:
+            self._begun = {each: begun for each, begun in self._begun.items() if begun > rested}
+        begins = self._begun[peer] = max(self._begun.get(peer, rested), rested) + 1 / _HANDSHAKES_A_SECOND
+        return begins
+
+    async def _shaken(self, stream: trio.SocketStream, context: ssl.SSLContext, scope: trio.CancelScope) -> Stream:
+        """The stream after the handshake. If too many have begun, the oldest fails."""
+        secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        if len(self._shaking) >= self._limits.handshakes:
+            oldest = next(iter(self._shaking))
+            del self._shaking[oldest]
+            oldest.cancel()
+        self._shaking[scope] = None
+        try:
+            await secure.do_handshake()
+        finally:
+            self._shaking.pop(scope, None)
         return secure
 
     async def _respond(self, request: HttpRequest) -> HttpResponse:
@@ -175,6 +223,14 @@ class HttpServer:
                 "connections are closed: there are too many", closed=self._refused, open=len(self._open), last=peer
             )
             self._refused, self._tell_at = 0, trio.current_time() + _TOLD_EVERY
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A client's address: how many connections it has, and those that have asked for nothing, as in the server."""
+
+    connections: int = 0
+    silent: dict[trio.CancelScope, None] = field(default_factory=dict)
 
 
 class _Client:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ SOON = 5
 SHORT = 0.05
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+client_context = cache(trusting)  # making one takes longer than a handshake
 
 
 class Pending:
@@ -53,7 +56,7 @@ async def ok(_request: HttpRequest) -> HttpResponse:
 
 @asynccontextmanager
 async def serving(
-    handler: Handler | Mapping[str, Handler], limits: HttpLimits = LIMITS, *, tls: bool = False
+    handler: Handler | Mapping[str, Handler], limits: HttpLimits = LIMITS, *, tls: bool = False, patience: float = 30
 ) -> AsyncIterator[tuple[HttpServer, int]]:
     context = served()
     handlers = handler if isinstance(handler, Mapping) else {"/": handler}
@@ -61,7 +64,7 @@ async def serving(
     listeners = await trio.open_tcp_listeners(0, host=HOST)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run, listeners)
-        with trio.fail_after(30):
+        with trio.fail_after(patience):
             yield server, listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
@@ -70,8 +73,12 @@ async def connect(port: int, *, tls: bool = False, source: str | None = None) ->
     stream = await trio.open_tcp_stream(HOST, port, local_address=source)
     if not tls:
         return stream
-    secure = trio.SSLStream(stream, trusting(), server_hostname=HOST, https_compatible=True)
-    await secure.do_handshake()
+    secure = trio.SSLStream(stream, client_context(), server_hostname=HOST, https_compatible=True)
+    try:
+        await secure.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
     return secure
 
 
@@ -129,6 +136,103 @@ async def test_nothing_is_left_of_a_client_that_leaves_with_its_answer_pending(w
         await trio.testing.wait_all_tasks_blocked()
         assert trio.lowlevel.current_statistics().tasks_living == tasks + 2
         await trio.aclose_forcefully(stream)
+
+
+async def say_nothing(port: int) -> Stream:
+    return await connect(port)
+
+
+async def begin_a_handshake(port: int) -> Stream:
+    stream = await connect(port)
+    await stream.send_all(bytes.fromhex("16030100c8010000c40303"))
+    return stream
+
+
+async def shake_hands(port: int) -> Stream:
+    return await connect(port, tls=True)
+
+
+async def begin_a_head(port: int) -> Stream:
+    return await sent(port, GET[:10])
+
+
+async def begin_a_body(port: int) -> Stream:
+    return await sent(port, POST.replace(b"/", b"/length", 1) + b"123")
+
+
+async def ask_and_be_idle(port: int) -> Stream:
+    stream = await sent(port, GET)
+    await response(stream, b"ok\n")
+    return stream
+
+
+async def ask_what_has_no_answer(port: int) -> Stream:
+    return await sent(port, GET.replace(b"/", b"/pending", 1))
+
+
+async def ask_many_at_once(port: int) -> Stream:
+    return await sent(port, GET * 20 + GET.replace(b"/", b"/pending", 1) + GET * 20)
+
+
+async def read_nothing(port: int) -> Stream:
+    stream = await sent(port, b"")
+    assert isinstance(stream, trio.SSLStream)
+    stream.transport_stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    await stream.send_all(GET.replace(b"/", b"/huge", 1))
+    return stream
+
+
+async def sent(port: int, data: bytes) -> Stream:
+    stream = await connect(port, tls=True)
+    await stream.send_all(data)
+    return stream
+
+
+CROWD = 100
+HUGE = b"x" * 2**20
+BEGINNINGS = (
+    say_nothing, begin_a_handshake, shake_hands, begin_a_head, begin_a_body, ask_and_be_idle, ask_what_has_no_answer,
+    ask_many_at_once, read_nothing,
+)  # fmt: skip
+
+
+async def huge(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse(200, "text/plain", HUGE)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("way", ["FIN", "RST"])
+@pytest.mark.parametrize("begin", BEGINNINGS, ids=lambda begin: begin.__name__)
+@pytest.mark.trio
+async def test_nothing_is_left_of_hundreds_that_leave(begin: Callable[[int], Awaitable[Stream]], way: str) -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    handlers = {"/": ok, "/length": length, "/pending": Pending(), "/huge": huge}
+    many = replace(LIMITS, connections=2 * CROWD, per_peer=2 * CROWD, handshakes=2 * CROWD, short_body=100)
+    async with serving(handlers, many, tls=True, patience=120) as (server, port):
+        await (await connect(port)).aclose()
+        await ended(server)
+        descriptors = len(os.listdir("/proc/self/fd"))
+        for _ in range(2):  # nor of those after them
+            streams: list[Stream] = []
+
+            async def one(kept: list[Stream] = streams) -> None:
+                kept.append(await begin(port))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(CROWD):
+                    nursery.start_soon(one)
+            while server.connections < CROWD:
+                await trio.lowlevel.checkpoint()
+            for stream in streams:
+                if way == "RST":
+                    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+                    transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await trio.aclose_forcefully(stream)
+            with trio.fail_after(60):
+                await server.until_empty()
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks + 2
+        assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 @pytest.mark.trio
@@ -253,6 +357,41 @@ async def test_who_asks_is_served_however_many_say_nothing(tls: bool) -> None:
         assert server.connections == 4
         await asker.send_all(GET)
         assert (await response(asker, b"ok\n")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.trio
+async def test_a_handshake_beyond_those_at_once_takes_the_place_of_the_oldest() -> None:
+    async with serving(ok, replace(LIMITS, handshakes=2), tls=True) as (server, port):
+        stuck = []
+        for _ in range(2):
+            stuck.append(await begin_a_handshake(port))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        silent = [await connect(port) for _ in range(10)]  # who says nothing has begun none
+        asker = await connect(port, tls=True)
+        await asker.send_all(GET)
+        await response(asker, b"ok\n")
+        with trio.fail_after(SOON):
+            assert await everything(stuck[0]) == b""
+        assert server.connections == 12
+        for each in (*stuck, *silent, asker):
+            await trio.aclose_forcefully(each)
+        await ended(server)
+
+
+@pytest.mark.trio
+async def test_an_address_begins_so_many_handshakes_and_others_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("daemon.http_server._HANDSHAKES_AT_ONCE", 2)
+    monkeypatch.setattr("daemon.http_server._HANDSHAKES_A_SECOND", 0.01)
+    async with serving(ok, tls=True) as (_, port):
+        kept = [await connect(port, tls=True, source="127.0.0.2") for _ in range(2)]
+        with trio.move_on_after(SHORT) as waiting:
+            kept.append(await connect(port, tls=True, source="127.0.0.2"))
+        assert waiting.cancelled_caught
+        kept.append(await connect(port, tls=True, source="127.0.0.3"))
+        for each in kept:
+            await trio.aclose_forcefully(each)
 
 
 @pytest.mark.trio
