@@ -124,6 +124,7 @@ class DataPlane:
             self.repairs,
             {RULES: self._rules.missing_rules, ROUTES: self._rules.missing_routes, CLASSES: self._shaping.missing},
             self._installer.changes(),
+            self.settings.read_every.seconds,
         )
 
     def _clear_the_other_datapath(self) -> None:

@@ -18,13 +18,15 @@ class DataPlaneSettings:
     ``capture`` is the requested configuration: datapath, ports, exclusions, mesh; :meth:`captured` adds what only a
     running data plane knows. ``on_failure`` decides about new connections while no server handles captured ones.
     ``own_ports`` are listeners of this program; their clients are not captured. ``grace`` is how long connections may
-    continue when their server ends because the policy no longer needs it.
+    continue when their server ends because the policy no longer needs it. ``read_every`` is how often what is installed
+    is read though no change was noticed; it takes a program per family.
     """
 
     capture: CaptureSettings
     on_failure: OnFailure = OnFailure.OPEN
     own_ports: tuple[int, ...] = ()
     grace: Duration = field(default=Duration(0))
+    read_every: Duration = Duration.from_seconds(60)
 
     def captured(
         self, *, interface: str | None, quic: bool = True, connmark: bool = False, apart: Iterable[int] = ()

@@ -1,8 +1,8 @@
 """Whether what was installed is still there, and how often it is put back. See :mod:`datapath.data_plane`.
 
 Another program with CAP_NET_ADMIN can empty a table or delete a qdisc at any time. The kernel announces most of this.
-So a look costs a few system calls when there is no news, and each part is read again when there is, and once per minute
-in any case. What is missing twice in a row is put back: some programs replace all rules in two steps, and while the
+So a look costs a few system calls when there is no news, and each part is read again when there is, and from time to
+time in any case. What is missing twice in a row is put back: some programs replace all rules in two steps, and while the
 supervisor restores the capture its rules are missing for a moment.
 
 Who takes it away again and again, wins: after :data:`MOST_REPAIRS` repairs with less than :data:`CALM_S` between them
@@ -21,8 +21,6 @@ MOST_REPAIRS: Final = 5
 """Repairs in a row."""
 CALM_S: Final = 60.0
 """Seconds after which a loss is not part of the same row any more."""
-_READ_EVERY_S: Final = 60.0
-"""Seconds after which everything is read even if no change was noticed."""
 
 Part = str
 """One of :data:`PARTS`."""
@@ -86,8 +84,11 @@ class Watch:
         repairs: Repairs,
         missing: Mapping[Part, Callable[[], Sequence[str]]],
         rules: Changes,
+        read_every: float,
     ) -> None:
-        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed."""
+        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed. ``read_every``:
+        seconds after which everything is read even if no change was noticed."""
+        self._read_every = read_every
         self._repairs = repairs
         self._missing = missing
         self._changed = {
@@ -103,7 +104,7 @@ class Watch:
         for part, changed in self._changed.items():
             again = part in self._lost and not self._repairs.beaten
             # All are asked for news, so that none is left for the next look.
-            if changed.arrived() or again or now - self._read_at[part] >= _READ_EVERY_S:
+            if changed.arrived() or again or now - self._read_at[part] >= self._read_every:
                 self._read_at[part] = now
                 if lost := self._missing[part]():
                     self._lost[part] = lost

@@ -20,6 +20,8 @@ from traffic_policy.scope import beyond_agent
 from traffic_policy.settings import Datapath
 from traffic_policy.units import Duration
 
+_READ_EVERY: Final = Duration.from_seconds(600)
+"""Of each of hundreds of workloads."""
 DETECTION_TIMEOUT: Final = Duration.from_seconds(1)
 
 
@@ -49,7 +51,8 @@ class WantedLanes:
                 exclude_outbound_cidrs=self.exclude_outbound_cidrs,
                 exclude_inbound_ports=self.exclude_inbound_ports,
                 exclude_inbound_cidrs=self.exclude_inbound_cidrs,
-            )
+            ),
+            read_every=_READ_EVERY,
         )
 
 

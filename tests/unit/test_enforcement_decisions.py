@@ -62,6 +62,7 @@ def test_the_kernel_is_read_when_there_is_news_and_once_in_a_while() -> None:
         Repairs(),
         {part: (lambda part=part: missing(part)) for part in (RULES, ROUTES, CLASSES)},
         SimpleNamespace(arrived=lambda: news[0], close=lambda: None),
+        read_every=CALM_S,
     )
     watch.look(0.0)
     assert read == [RULES, ROUTES, CLASSES]
@@ -124,9 +125,11 @@ async def test_what_the_supervisor_has_removed_is_not_put_back_unasked() -> None
 
 
 @pytest.mark.trio
-async def test_classes_are_made_again_by_the_policy_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_classes_are_made_again_by_the_policy_in_force() -> None:
     async with prepared(WEB) as made:
-        monkeypatch.setattr("datapath.enforcement._READ_EVERY_S", 0.0)  # the fake kernel announces nothing
+        watch = made.plane._watch
+        assert watch is not None
+        watch._read_every = 0.0  # the fake kernel announces nothing
         await made.apply(WEB)
         before = made.kernel.observe("eth0")
         root = before.root
