@@ -26,7 +26,7 @@ class DataPlaneSettings:
     on_failure: OnFailure = OnFailure.OPEN
     own_ports: tuple[int, ...] = ()
     grace: Duration = field(default=Duration(0))
-    read_every: Duration = Duration.from_seconds(60)
+    read_every: Duration = field(default=Duration(60 * 10**9))
 
     def captured(
         self, *, interface: str | None, quic: bool = True, connmark: bool = False, apart: Iterable[int] = ()

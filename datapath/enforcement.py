@@ -2,8 +2,8 @@
 
 Another program with CAP_NET_ADMIN can empty a table or delete a qdisc at any time. The kernel announces most of this.
 So a look costs a few system calls when there is no news, and each part is read again when there is, and from time to
-time in any case. What is missing twice in a row is put back: some programs replace all rules in two steps, and while the
-supervisor restores the capture its rules are missing for a moment.
+time in any case. What is missing twice in a row is put back: some programs replace all rules in two steps, and while
+the supervisor restores the capture its rules are missing for a moment.
 
 Who takes it away again and again, wins: after :data:`MOST_REPAIRS` repairs with less than :data:`CALM_S` between them
 nothing is put back until a policy is put in force again. Two programs that fight would only disturb the traffic.
@@ -86,8 +86,10 @@ class Watch:
         rules: Changes,
         read_every: float,
     ) -> None:
-        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed. ``read_every``:
-        seconds after which everything is read even if no change was noticed."""
+        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed.
+
+        ``read_every``: seconds after which everything is read even if no change was noticed.
+        """
         self._read_every = read_every
         self._repairs = repairs
         self._missing = missing
