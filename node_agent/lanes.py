@@ -67,7 +67,7 @@ class NodeContext:
 
     ``features`` are those of its kernel, ``classifier`` is the thread that reads first packets, ``together`` limits the
     blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state of a
-    workload and its reason, and with each change that is in force.
+    workload and its reason, and with each change that is in force, but not with what is adopted.
     """
 
     features: Features
@@ -154,10 +154,11 @@ class WorkloadLanes:
                 plane = self.plane
                 assert plane is not None
                 stack.callback(self._forget_plane, plane)
+                earlier = self._node.state.ids(namespace.identity)
                 async with plane.changing:
-                    await plane.prepare(nursery, self._node.state.ids(namespace.identity))
+                    await plane.prepare(nursery, earlier)
                     await plane.apply(lanes.policy, lanes.settings())
-                self._programmed(lanes)
+                self._programmed(lanes, adopted=earlier is not None)
                 await self._keep(plane, namespace)
                 if not self._continues(namespace):
                     await self._leave(plane, namespace)
@@ -272,11 +273,13 @@ class WorkloadLanes:
         """Whether it only lacks a path: the process behind that has ended, and others go on."""
         return not self._ended and not namespace.named and self.workload.network_namespace == namespace.path
 
-    def _programmed(self, lanes: WantedLanes) -> None:
+    def _programmed(self, lanes: WantedLanes, *, adopted: bool = False) -> None:
+        """``adopted``: from an earlier agent, which has told it; an upgrade must not tell it again of all Pods."""
         self._in_force = lanes
         self.programmed += 1
         self._say(State.PROGRAMMED, "")
-        self._node.told(self.workload, State.PROGRAMMED, "")
+        if not adopted:
+            self._node.told(self.workload, State.PROGRAMMED, "")
         log.info("lanes in force", workload=self.workload.name, classes=len(lanes.policy.classes), hash=lanes.digest)
         for warning in lanes.warnings:
             log.warning(warning, workload=self.workload.name)

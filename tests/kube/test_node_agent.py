@@ -226,6 +226,11 @@ def test_an_api_server_that_is_away_changes_nothing(node: Node, cluster: Cluster
         cluster.restart_apiserver()
     pod.annotate(classes=limits("b")["podlane.io/classes"])
     until_classes(first, pod, "b")
+    pod.until_event("LanesProgrammed", "shared by b, default.")
     assert first.stop() == 0
     again = start()
     until_classes(again, pod, "b")
+    pod.annotate(classes=limits("c")["podlane.io/classes"])
+    pod.until_event("LanesProgrammed", "shared by c, default.")
+    told = [each["message"] for each in pod.events() if each["reason"] == "LanesProgrammed"]
+    assert len(set(told)) == len(told) == 3, "what is adopted is not told again"
