@@ -1,4 +1,4 @@
-# One image for the sidecar and the injector. `docker build --tag podlane .`
+# One image for the sidecar, the injector and the node agent. `docker build --tag podlane .`
 # Both stages have the same Debian, whose Python the environment of the first one is made for.
 
 FROM debian:trixie-slim AS build
@@ -24,7 +24,7 @@ FROM debian:trixie-slim
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Podlane" \
-      org.opencontainers.image.description="Traffic lanes for every Pod: sidecar and injector" \
+      org.opencontainers.image.description="Traffic lanes for every Pod: sidecar, injector and node agent" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -78,3 +79,10 @@ def test_constructors_say_what_they_take() -> None:
         if isinstance(node, ast.FunctionDef) and node.name == "of"
     ]
     assert vague == []
+
+
+def test_the_image_and_the_wheel_have_every_package() -> None:
+    shown = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [name for name in PACKAGES if f"!{name}" not in shown] == []
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert found == [f"{name}*" for name in PACKAGES]
