@@ -9,19 +9,24 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import trio
 import trustme
 
-from daemon.http import Handler, HttpRequest, HttpResponse
+from daemon.http import JSON, Handler, HttpRequest, HttpResponse
 from daemon.http_server import HttpServer
 from daemon.kubernetes.access import ApiAccess
 from daemon.kubernetes.http_client import HttpAnswer, HttpClient
-from injector.server.http import compact, failure, open_listeners, webhook_limits
+from injector.server.http import failure, open_listeners, webhook_limits
 from injector.server.tls import ServerTls
 
 HOST = "127.0.0.1"
+
+
+def compact(document: object) -> HttpResponse:
+    return HttpResponse(200, JSON, json.dumps(document).encode())
 
 
 @cache
@@ -99,6 +104,13 @@ def review(annotations: Mapping[str, str] | None = None, **changes: Any) -> dict
         **changes,
     }
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+
+
+def held(document: Mapping[str, Any], *_rest: object) -> dict[str, Any]:
+    """A reviewer that takes as long as nobody writes to the FIFO of the document."""
+    if "fifo" in document:
+        Path(document["fifo"]).read_text()
+    return {"response": {"allowed": True}}
 
 
 def body_of(document: object) -> bytes:

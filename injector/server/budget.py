@@ -1,95 +1,167 @@
 """What the reviews may use of memory and of the processor, so that large ones never keep small ones from their answers.
 
-Python runs one thread at a time, so that further threads would not make anything faster: long decisions run one after
-another in one thread, the smallest first. A thread cannot be killed: what a decision may take is bounded by the limits
-of policies (:mod:`traffic_policy.pod.composition`), and the room of its body is kept until it has really ended.
+Long work is done by a process of its own (:mod:`injector.server.worker`), one after another, the smallest first. The
+event loop goes on meanwhile: a thread would take turns with it, a millisecond each, and hold the lock of the
+interpreter wherever C parses. The process starts when there is something for it to do.
 """
 
 from __future__ import annotations
 
 import heapq
+import pickle
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import trio
+
+from daemon.http import RequestError
+from daemon.log import Logger
+from injector.server.worker import LENGTH, MOST_BYTES, MOST_SECONDS
 
 _T = TypeVar("_T")
 
 SHORT_BODY: Final = 32 * 1024
 """Bytes of a body that never waits for larger ones."""
-MAX_LARGE: Final = 3 * 2**20
-"""Bytes of the larger bodies decoded at once; others wait. As Python objects a body can take 30 times its size, and the
-chart's memory limit for the injector is 256 MiB."""
 MAX_SHORT: Final = 2**20
-"""The same for the short ones, which are decoded for some milliseconds each."""
+"""Bytes of the short bodies decoded at once; as Python objects a body can take 30 times its size."""
+_GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+log = Logger()
 
 
 class DecodingBudget:
-    """Limits the bytes of the bodies decoded at once, and the long decisions, over all webhooks."""
+    """Bounds, over all webhooks, the bytes of the short bodies decoded at once, and the long work. :meth:`work` must
+    be running."""
 
     def __init__(self) -> None:
-        self._short, self._large = _Pool(MAX_SHORT), _Pool(MAX_LARGE)
-        self._busy = False
-        self._queue = _Queue()
+        self._short = _Pool(MAX_SHORT)
+        self._jobs: list[tuple[int, int, _Job]] = []
+        self._numbers = count()
+        self._some = trio.Event()
 
     @asynccontextmanager
-    async def decoding(self, size: int) -> AsyncIterator[Room]:
-        """Decode and use a body inside the block. Waits while others use the budget; a single body always fits."""
-        room = await (self._short if size <= SHORT_BODY else self._large).take(size)
+    async def decoding(self, size: int) -> AsyncIterator[None]:
+        """Decode and use a short body inside the block. Waits while others use the budget."""
+        await self._short.take(size)
         try:
-            yield room
+            yield
         finally:
-            room.leave()
+            self._short.give_back(size)
 
-    async def run(self, work: Callable[[], _T], size: int, room: Room) -> _T:
-        """Do long work in a thread, the smallest ``size`` first. When cancelled, work that has begun is abandoned: it
-        goes on, and others still wait for it."""
-        turn = _Turn(self, size, room)
-        return await trio.to_thread.run_sync(work, limiter=turn, abandon_on_cancel=True)  # type: ignore[arg-type]
+    async def run(self, work: Callable[[], _T], size: int) -> _T:
+        """Do long work, the smallest ``size`` first; ``work`` and what it gives or raises can be pickled.
 
-    async def begin(self, size: int) -> None:
-        """Wait for the thread. :meth:`end` gives it to the next."""
-        if self._busy:
-            await self._queue.wait(size, if_late=self.end)  # the thread is passed on, and never free meanwhile
-        self._busy = True
+        Raises :class:`RequestError` if it takes too much. When cancelled, work that has begun is abandoned: it goes on,
+        within its bounds, and others wait for it.
+        """
+        job = _Job(work)
+        entry = (size, next(self._numbers), job)
+        heapq.heappush(self._jobs, entry)
+        self._some.set()
+        try:
+            await job.done.wait()
+        except trio.Cancelled:
+            if entry in self._jobs:
+                self._jobs.remove(entry)
+                heapq.heapify(self._jobs)
+            raise
+        if job.error is not None:
+            raise job.error
+        return cast("_T", job.value)
 
-    def end(self) -> None:
-        self._busy = self._queue.wake()
+    async def work(self) -> None:
+        """Have it done, until cancelled."""
+        worker = _Worker()
+        try:
+            while True:
+                while not self._jobs:
+                    self._some = trio.Event()
+                    await self._some.wait()
+                job = heapq.heappop(self._jobs)[2]
+                try:
+                    job.value, job.error = await worker.do(job.work)
+                except Exception as error:  # noqa: BLE001 (whoever waits for it reports it)
+                    job.error = error
+                job.done.set()
+        finally:
+            worker.end()
 
 
-class _Queue:
-    """Tasks that wait, the smallest first."""
+@dataclass(eq=False, slots=True)
+class _Job:
+    work: Callable[[], object]
+    done: trio.Event = field(default_factory=trio.Event)
+    value: object = None
+    error: Exception | None = None
+
+
+class _Worker:
+    """The process; another one if it has ended."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, int, trio.Event]] = []
-        self._numbers = count()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: trio.SocketStream
 
-    @property
-    def smallest(self) -> int | None:
-        return self._waiting[0][0] if self._waiting else None
-
-    async def wait(self, size: int, if_late: Callable[[], object]) -> None:
-        """Until :meth:`wake`; ``if_late`` is called if the task was woken, but also cancelled."""
-        entry = (size, next(self._numbers), trio.Event())
-        heapq.heappush(self._waiting, entry)
+    async def do(self, work: Callable[[], object]) -> tuple[object, Exception | None]:
+        """What it gives, and what it raises. Raises :class:`RequestError` when it takes too much."""
+        fresh = self._process is None or self._process.poll() is not None
+        if fresh:
+            self._start()
         try:
-            await entry[2].wait()
-        except trio.Cancelled:
-            if entry[2].is_set():
-                if_late()
-            else:
-                self._waiting.remove(entry)
-                heapq.heapify(self._waiting)
-            raise
+            await self._line.send_all(pickle.dumps(work))
+            (length,) = LENGTH.unpack(await self._exactly(LENGTH.size))
+            value, error = pickle.loads(await self._exactly(length))  # of our own process
+        except _GONE:
+            raise self._ended() from None
+        if not isinstance(error, MemoryError):
+            return value, error
+        self.end()
+        if fresh:
+            raise _too_much(f"{MOST_BYTES >> 20} MiB of memory")
+        return await self.do(work)  # it was short of what earlier work had left scattered
 
-    def wake(self) -> bool:
-        """Wake the smallest; return whether there was any."""
-        if not self._waiting:
-            return False
-        heapq.heappop(self._waiting)[2].set()
-        return True
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen([sys.executable, "-m", "injector.server.worker"], stdin=theirs.fileno())
+        self._line = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+    async def _exactly(self, size: int) -> bytes:
+        said = bytearray()
+        while len(said) < size:
+            piece = await self._line.receive_some(size - len(said))
+            if not piece:
+                raise trio.BrokenResourceError
+            said += piece
+        return bytes(said)
+
+    def _ended(self) -> RequestError:
+        """Why it did, as the answer to whom it worked for."""
+        status = self.end()
+        log.warning("the process for long reviews ended, and is started again", status=status)
+        seconds = status == -signal.SIGXCPU
+        return _too_much(f"{MOST_SECONDS} s of the processor" if seconds else f"{MOST_BYTES >> 20} MiB of memory")
+
+    def end(self) -> int | None:
+        """End it, and give its exit status; None: there is none."""
+        if self._process is None:
+            return None
+        self._line.socket.close()  # at which it ends by itself, unless it works
+        self._process.kill()
+        return self._process.wait()
+
+
+def _too_much(what: str) -> RequestError:
+    return RequestError(
+        413, f"This review takes more than {what}. Shorten the annotations of the Pod, its policy or its other fields."
+    )
 
 
 class _Pool:
@@ -98,55 +170,35 @@ class _Pool:
     def __init__(self, most: int) -> None:
         self._most = most
         self._used = 0
-        self._queue = _Queue()
+        self._waiting: list[tuple[int, int, trio.Event]] = []
+        self._numbers = count()
 
-    async def take(self, size: int) -> Room:
+    async def take(self, size: int) -> None:
         while not self._fits(size):
-            await self._queue.wait(size, if_late=self._wake)
+            await self._wait(size)
         self._used += size
         self._wake()
-        return Room(lambda: self._give_back(size))
+
+    def give_back(self, size: int) -> None:
+        self._used -= size
+        self._wake()
 
     def _fits(self, size: int) -> bool:
         return not self._used or self._used + size <= self._most
 
-    def _give_back(self, size: int) -> None:
-        self._used -= size
-        self._wake()
+    async def _wait(self, size: int) -> None:
+        entry = (size, next(self._numbers), trio.Event())
+        heapq.heappush(self._waiting, entry)
+        try:
+            await entry[2].wait()
+        except trio.Cancelled:
+            if entry[2].is_set():
+                self._wake()  # the next one's turn
+            else:
+                self._waiting.remove(entry)
+                heapq.heapify(self._waiting)
+            raise
 
     def _wake(self) -> None:
-        smallest = self._queue.smallest
-        if smallest is not None and self._fits(smallest):
-            self._queue.wake()
-
-
-class Room:
-    """The room of one decoded body; given back when the last of its users leaves."""
-
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        self._give_back = give_back
-        self._users = 1
-
-    def enter(self) -> None:
-        self._users += 1
-
-    def leave(self) -> None:
-        self._users -= 1
-        if not self._users:
-            self._give_back()
-
-
-class _Turn:
-    """One piece of work, as a limiter for :func:`trio.to_thread.run_sync`, which releases it when the thread has ended,
-    also if nobody waits for it any more."""
-
-    def __init__(self, budget: DecodingBudget, size: int, room: Room) -> None:
-        self._budget, self._size, self._room = budget, size, room
-
-    async def acquire_on_behalf_of(self, _borrower: object) -> None:
-        await self._budget.begin(self._size)
-        self._room.enter()
-
-    def release_on_behalf_of(self, _borrower: object) -> None:
-        self._room.leave()
-        self._budget.end()
+        if self._waiting and self._fits(self._waiting[0][0]):
+            heapq.heappop(self._waiting)[2].set()

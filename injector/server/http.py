@@ -57,12 +57,6 @@ async def open_listeners(address: str, port: int, setting: str) -> list[trio.Soc
         ) from None
 
 
-def compact(document: object) -> HttpResponse:
-    """A compact JSON document."""
-    # ASCII also represents a lone surrogate, which JSON can escape and UTF-8 cannot encode.
-    return HttpResponse(200, JSON, json.dumps(document, separators=(",", ":")).encode("ascii"))
-
-
 def failure(status: int, message: str) -> HttpResponse:
     """A Status object (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/)."""
     document = {

@@ -9,11 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -22,7 +21,6 @@ from daemon.http_server import HttpServer
 from daemon.kubernetes.access import ApiAccess, find_access
 from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
-from daemon.kubernetes.event_series import Happening
 from daemon.log import Logger
 from injector.pod.admission import mutate, validate
 from injector.pod.happenings import mutated, validated
@@ -41,13 +39,10 @@ from injector.server.nodes import OLDEST_KUBERNETES, Nodes
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
-from injector.server.webhook import Record, Webhook
+from injector.server.webhook import Webhook
 from traffic_policy.errors import ConfigError, PodlaneError
 
 _VERSION_RETRY: Final = 2.0
-_SWITCH_INTERVAL: Final = 0.001
-"""Seconds for which a thread keeps the GIL while another waits for it: a fifth of the default, since the event loop
-must not wait long for a thread that parses a huge policy."""
 
 CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
@@ -67,6 +62,7 @@ class Injector:
         self._api = ApiServer(access, self._metrics.api_failed, program="podlane-injector") if access else None
         self._nodes = Nodes(self._api, self._metrics)
         self._events = Events(self._api, self._metrics) if self._api else None
+        self._decoding = DecodingBudget()
         self._loaded = trio.Event()
         self._stop = trio.Event()
         self._hurry = trio.Event()
@@ -103,6 +99,7 @@ class Injector:
             server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context)
             with trio.CancelScope(shield=True):  # from here on shutdown is graceful
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._decoding.work)
                     nursery.start_soon(server.run, listeners)
                     if self._events:
                         nursery.start_soon(self._events.run)
@@ -123,14 +120,15 @@ class Injector:
             shared=shared,
             metrics=self._metrics,
             longest=settings.deadline.seconds,
-            decoding=DecodingBudget(),
+            decoding=self._decoding,
             namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds),
             nodes=self._nodes,
             clients=Clients(settings.client_names) if settings.client_ca else None,
+            record=self._events.add if self._events else lambda _happening: None,
         )
         webhooks = {
-            "/mutate": partial(make, "mutate", mutate, record=self._recorder(mutated)),
-            "/validate": partial(make, "validate", validate, record=self._recorder(validated)),
+            "/mutate": partial(make, "mutate", mutate, telling=mutated),
+            "/validate": partial(make, "validate", validate, telling=validated),
             "/validate/workloads": partial(make, "workloads", validate_template),
         }
         return {
@@ -138,11 +136,6 @@ class Injector:
             **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},
             **health_handlers(self._readiness),
         }
-
-    def _recorder(self, read: Callable[[Mapping[str, Any], Mapping[str, Any]], Happening | None]) -> Record:
-        """Makes Events of answers, where there is an API server to write them."""
-        events = self._events
-        return lambda review, reply: events.add(read(review, reply)) if events else None
 
     def _start_certificates(self, nursery: trio.Nursery) -> None:
         settings = self._settings
@@ -253,6 +246,5 @@ def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
 
 def _tune() -> None:
     """Exempt existing objects from garbage collection: they are permanent."""
-    sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()

@@ -95,7 +95,7 @@ def test_warnings_that_only_a_controller_heard_are_told(kubectl: Kubectl) -> Non
     kubectl.create(document)
     line = described(kubectl, "deployment", "web", "Injected")
     assert line.startswith("Warning Injected ")
-    assert "Podlane's sidecar was injected. The Pod's QoS class Guaranteed becomes Burstable" in line
+    assert "Podlane's sidecar was injected. The sidecar requests 200m cpu and 256Mi memory" in line
 
 
 @pytest.mark.parametrize(

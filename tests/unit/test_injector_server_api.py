@@ -21,9 +21,8 @@ from daemon.kubernetes.access import ApiAccess, find_access, from_kubeconfig, fr
 from daemon.kubernetes.api import ApiServer, config_map, secret, webhook_configuration
 from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, NotFoundError
 from daemon.kubernetes.http_client import HttpClient
-from injector.server.http import compact
 from injector.server.shared_policies import SharedPolicies, SharedPolicyError
-from tests.injector_server import HOST, MemoryApi, api_server, authority, serving
+from tests.injector_server import HOST, MemoryApi, api_server, authority, compact, serving
 
 CA = authority().cert_pem.bytes()
 PATH = "/api/v1/namespaces/shop/configmaps/common"

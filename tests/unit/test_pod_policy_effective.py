@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
@@ -534,3 +535,11 @@ def test_any_annotations_are_a_policy_or_refused_with_reasons(annotations: dict[
     else:
         assert problems
         assert {p.path for p in problems} <= set(ANNOTATIONS) | set(annotations)
+
+
+def test_another_process_can_be_told_of_problems() -> None:
+    with pytest.raises(AnnotationsError) as raised:
+        effective({f"{PREFIX}egress-bandwidth": "fast", f"{PREFIX}ingress-bandwidth": "slow"})
+    told = pickle.loads(pickle.dumps(raised.value))
+    assert (str(told), told.problems) == (str(raised.value), raised.value.problems)
+    assert len(told.problems) == 2

@@ -19,13 +19,23 @@ from injector.pod.defaults import InjectionDefaults
 from injector.pod.happenings import EventReason, mutated
 from injector.server.budget import DecodingBudget
 from injector.server.events import Events
-from injector.server.http import compact, failure
+from injector.server.http import failure
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
 from injector.server.nodes import Nodes
 from injector.server.shared_policies import SharedPolicies
 from injector.server.webhook import Webhook
-from tests.injector_server import MemoryApi, _Everything, api_server, body_of, document_of, http1, review, serving
+from tests.injector_server import (
+    MemoryApi,
+    _Everything,
+    api_server,
+    body_of,
+    compact,
+    document_of,
+    http1,
+    review,
+    serving,
+)
 
 REPLICA_SET = "/apis/apps/v1/namespaces/shop/replicasets/web-1"
 EVENTS = "/api/v1/namespaces/shop/events/"
@@ -224,7 +234,7 @@ async def test_answers_do_not_wait_for_events_and_what_is_too_much_is_dropped(mo
         events = Events(api, metrics)
         webhook = Webhook(
             "mutate", mutate, InjectionDefaults(), SharedPolicies(api, 10.0), metrics, 9.0, DecodingBudget(),
-            Namespaces(api, 10.0), Nodes(api, metrics), record=lambda review, reply: events.add(mutated(review, reply)),
+            Namespaces(api, 10.0), Nodes(api, metrics), telling=mutated, record=events.add,
         )  # fmt: skip
         async with serving({"/mutate": webhook.handle}) as (_, own), trio.open_nursery() as nursery:
             nursery.start_soon(events.run)
@@ -242,19 +252,24 @@ async def test_answers_do_not_wait_for_events_and_what_is_too_much_is_dropped(mo
 
 
 @pytest.mark.trio
-async def test_an_event_follows_its_review() -> None:
-    memory = Watched()
+@pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long, in the other process"])
+async def test_an_event_follows_its_review(size: int) -> None:
+    memory, budget = Watched(), DecodingBudget()
+    document = refused_review(1)
+    document["request"]["object"]["metadata"]["labels"]["long"] = "x" * size
     async with writing(memory) as (events, metrics):
         api: Any = events._api
         webhook = Webhook(
-            "mutate", mutate, InjectionDefaults(), SharedPolicies(api, 10.0), metrics, 9.0, DecodingBudget(),
-            Namespaces(api, 10.0), Nodes(api, metrics), record=lambda review, reply: events.add(mutated(review, reply)),
+            "mutate", mutate, InjectionDefaults(), SharedPolicies(api, 10.0), metrics, 9.0, budget,
+            Namespaces(api, 10.0), Nodes(api, metrics), telling=mutated, record=events.add,
         )  # fmt: skip
-        async with serving({"/mutate": webhook.handle}) as (_, own):
+        async with serving({"/mutate": webhook.handle}) as (_, own), trio.open_nursery() as nursery:
+            nursery.start_soon(budget.work)
             client = http1(own)
-            await client.request("POST", "/mutate", JSON, body_of(refused_review(1)))
+            await client.request("POST", "/mutate", JSON, body_of(document))
             await metrics.until(written=1)
             await client.aclose()
+            nursery.cancel_scope.cancel()
     (event,) = memory.events
     assert event["involvedObject"]["name"] == "job-1"
     assert event["message"].startswith("podlane.io/egress-bandwidth: 'fast' is not a Kubernetes quantity.")

@@ -7,7 +7,6 @@ import json
 import re
 import ssl
 import sys
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -18,7 +17,6 @@ from typing import Any
 import jsonpatch
 import pytest
 import trio
-import trio.testing
 import yaml
 from hostile_reviews import LIMITED, Case, cases
 
@@ -26,7 +24,6 @@ from benchmarks.admission.server import Injector, running
 from daemon.kubernetes.http_client import HttpClient
 from injector.pod.admission import mutate, validate
 from injector.pod.defaults import InjectionDefaults
-from injector.server.budget import MAX_LARGE, DecodingBudget
 from injector.server.webhook import MAX_BODY
 from tests.injector_server import HOST, body_of, review
 
@@ -110,6 +107,8 @@ def wanted(case: Case) -> set[int]:
         return {415}
     if len(case.body) > MAX_BODY:
         return {413}
+    if case.sort == "big":
+        return {200, 413}  # so many values may take too much memory
     verdict = is_review(case)
     return {200, 400} if verdict is None else {200} if verdict else {400}
 
@@ -180,77 +179,6 @@ def test_what_is_nested_too_deeply_for_us_is_refused() -> None:
         response = webhook(given, InjectionDefaults(), lambda _namespace, _name: None)["response"]
         assert (response["allowed"], response["status"]["code"]) == (False, 400)
         assert "nested too deeply" in response["status"]["message"]
-
-
-@pytest.mark.trio
-async def test_large_reviews_wait_for_each_other_and_small_ones_for_nobody() -> None:
-    budget, order = DecodingBudget(), list[str]()
-    ends = {"large": trio.Event(), "next": trio.Event(), "small": trio.Event(), "too large": trio.Event()}
-
-    async def use(name: str, size: int) -> None:
-        async with budget.decoding(size):
-            order.append(name)
-            await ends[name].wait()
-
-    async with trio.open_nursery() as nursery:
-        for name, size in (("large", MAX_BODY), ("next", MAX_BODY), ("small", 10_000), ("too large", 2 * MAX_LARGE)):
-            nursery.start_soon(use, name, size)
-            await trio.testing.wait_all_tasks_blocked()
-        assert order == ["large", "small"]
-        ends["large"].set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert order == ["large", "small", "next"]
-        ends["next"].set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert order == ["large", "small", "next", "too large"]
-        ends["small"].set()
-        ends["too large"].set()
-
-
-@pytest.mark.trio
-async def test_long_work_is_done_one_after_another_the_smallest_first() -> None:
-    budget, order, go = DecodingBudget(), list[int](), threading.Event()
-
-    async def decide(size: int) -> None:
-        async with budget.decoding(1) as room:
-            await budget.run(lambda: (order.append(size), go.wait(PATIENCE)), size, room)
-
-    async with trio.open_nursery() as nursery:
-        for size in (5, 4, 1, 3):
-            nursery.start_soon(decide, size)
-            await trio.testing.wait_all_tasks_blocked()
-        await until(lambda: order == [5])
-        go.set()
-    assert order == [5, 1, 3, 4]
-
-
-@pytest.mark.trio
-async def test_abandoned_work_keeps_its_room_and_the_thread_until_it_ends() -> None:
-    budget, began, go = DecodingBudget(), list[str](), threading.Event()
-
-    async def decide(name: str) -> None:
-        async with budget.decoding(MAX_LARGE) as room:
-            await budget.run(lambda: (began.append(name), go.wait(PATIENCE)), 1, room)
-
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as leaving:
-            async with trio.open_nursery() as leavers:
-                leavers.start_soon(decide, "first")
-                await until(lambda: began == ["first"])
-                leavers.start_soon(decide, "never begun")
-                await trio.testing.wait_all_tasks_blocked()
-                leaving.cancel()
-        nursery.start_soon(decide, "second")
-        await trio.testing.wait_all_tasks_blocked()
-        assert began == ["first"]
-        go.set()
-        await until(lambda: began == ["first", "second"])
-
-
-async def until(ask: Callable[[], bool]) -> None:
-    with trio.fail_after(PATIENCE):
-        while not ask():
-            await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.trio

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import ssl
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from tests.injector_server import (
     HOST,
     body_of,
     document_of,
+    held,
     http1,
     patch_of,
     raw,
@@ -45,6 +47,8 @@ LIMITED = {"podlane.io/egress-bandwidth": "10M"}
 BODY = body_of(review(LIMITED))
 POST = b"POST /mutate HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
 SPLIT = b"\r\n\r\n"
+PATIENCE = 60
+"""Seconds for what takes one, on a machine that is busy."""
 
 
 class NoApi:
@@ -54,7 +58,8 @@ class NoApi:
         if resource.plural == "namespaces":
             if resource.name == "unknown":
                 raise ApiError("It is on fire.")
-            return {"metadata": {"name": resource.name}}
+            wrong = {"podlane.io/max-egress-bandwidth": "fast"} if resource.name == "wrong" else {}
+            return {"metadata": {"name": resource.name, "annotations": wrong}}
         if resource.name == "broken":
             raise ApiError("It is on fire.")
         return {
@@ -70,7 +75,7 @@ async def webhooks(
 ) -> AsyncIterator[tuple[int, InjectorMetrics]]:
     metrics = InjectorMetrics()
     api: Any = NoApi()
-    shared = SharedPolicies(api, 10.0)
+    shared, budget = SharedPolicies(api, 10.0), DecodingBudget()
     made = {
         f"/{name}": Webhook(
             name,
@@ -79,14 +84,16 @@ async def webhooks(
             shared,
             metrics,
             longest,
-            DecodingBudget(),
+            budget,
             Namespaces(api, 10.0),
             Nodes(None, metrics),
         ).handle
         for name, function in (("mutate", judge), ("validate", validate))
     }
-    async with serving(made) as (_, port):
+    async with serving(made) as (_, port), trio.open_nursery() as nursery:
+        nursery.start_soon(budget.work)
         yield port, metrics
+        nursery.cancel_scope.cancel()
 
 
 def counted(metrics: InjectorMetrics, result: str, webhook: str = "mutate") -> float:
@@ -145,6 +152,29 @@ async def test_the_shared_policy_of_the_pods_namespace_is_read() -> None:
         )  # not to become part of a path
         answer = await client.request("POST", "/mutate", JSON, body_of(elsewhere))
         assert "was not checked" in document_of(answer)["response"]["warnings"][0]
+
+
+@pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long, in the other process"])
+@pytest.mark.trio
+async def test_what_was_read_or_not_decides_wherever_it_is_decided(size: int) -> None:
+    long = {"example.com/long": "x" * size}
+
+    async with webhooks() as (port, _):
+        client = http1(port)
+
+        async def ask(document: dict[str, Any]) -> dict[str, Any]:
+            answer = await client.request("POST", "/mutate", JSON, body_of(document))
+            response: dict[str, Any] = document_of(answer)["response"]
+            return response
+
+        refused = await ask(review({**LIMITED, **long}, namespace="wrong"))
+        assert refused["status"]["message"].startswith(
+            "The namespace's annotation podlane.io/max-egress-bandwidth cannot be read"
+        )
+        shared = await ask(review({"podlane.io/policy": "common", **long}))
+        assert b"podlane-policy" in base64.b64decode(shared["patch"])
+        unread = await ask(review({"podlane.io/policy": "broken", **long}))
+        assert "It is on fire." in unread["warnings"][0]
 
 
 @pytest.mark.parametrize(
@@ -230,42 +260,44 @@ def test_the_api_servers_time_limit_is_kept_with_a_margin(query: str, seconds: f
     assert time_limit(query, 20.0) == pytest.approx(seconds)
 
 
-class Slow:
-    """Mutates when it is let; says when it has begun."""
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """See :func:`tests.injector_server.held`."""
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
 
-    def __init__(self) -> None:
-        self.began = threading.Event()
-        self.go = threading.Event()
 
-    def __call__(self, document: Mapping[str, Any], *_rest: object) -> dict[str, Any]:
-        if "slow" in document:
-            self.began.set()
-            self.go.wait(10)
-        return {"response": {"allowed": True}}
+def long_review(fifo: Path) -> bytes:
+    return body_of({"fifo": str(fifo), "long": "x" * 40_000})  # what is short is not expected to take long
+
+
+async def begun(fifo: Path) -> int:
+    """Wait until the review has begun; it ends when the descriptor is closed."""
+    with trio.fail_after(PATIENCE):
+        return await trio.to_thread.run_sync(os.open, fifo, os.O_WRONLY, abandon_on_cancel=True)
 
 
 @pytest.mark.trio
-async def test_what_takes_too_long_is_an_error_and_delays_nobody() -> None:
-    slow = Slow()
-    try:
-        async with webhooks(slow) as (port, metrics):
-            client = http1(port)
-            late: list[Any] = []
+async def test_what_takes_too_long_is_an_error_and_delays_nobody(fifo: Path) -> None:
+    async with webhooks(held, 60) as (port, metrics):
+        client = http1(port)
+        late: list[Any] = []
 
-            async def ask() -> None:
-                long = body_of({"slow": "x" * 40_000})  # what is short is not expected to take long
-                late.append(await client.request("POST", "/mutate?timeout=2s", JSON, long))
+        async def ask(timeout: str) -> None:
+            late.append(await client.request("POST", f"/mutate?timeout={timeout}", JSON, long_review(fifo)))
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask)
-                await trio.to_thread.run_sync(slow.began.wait, 5)
-                assert (await client.request("POST", "/mutate", JSON, b"{}")).status == 200
-                assert not late
-            assert late[0].status == 504
-            assert "1.8 s" in document_of(late[0])["message"]
-            assert counted(metrics, "timeout") == 1
-    finally:
-        slow.go.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "40s")
+            descriptor = await begun(fifo)
+            nursery.start_soon(ask, "2s")  # waits for the first
+            assert (await client.request("POST", "/mutate", JSON, b"{}")).status == 200
+            assert not late
+            while not late:
+                await trio.sleep(0.01)
+            os.close(descriptor)
+        assert [each.status for each in late] == [504, 200]
+        assert "1.8 s" in document_of(late[0])["message"]
+        assert counted(metrics, "timeout") == 1
 
 
 @pytest.mark.parametrize("timeout", ["1ns", "1us", "9.9ms"])
@@ -287,22 +319,17 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 
 
 @pytest.mark.trio
-async def test_a_review_whose_client_leaves_is_abandoned() -> None:
-    slow = Slow()
-    try:
-        async with webhooks(slow) as (port, metrics):
-            with trio.move_on_after(10) as leaving:
-                async with trio.open_nursery() as nursery:
-                    long = body_of({"slow": "x" * 40_000})
-                    nursery.start_soon(http1(port).request, "POST", "/mutate", JSON, long)
-                    await trio.to_thread.run_sync(slow.began.wait, 5)
-                    leaving.cancel()  # which closes the connection
-            with trio.fail_after(5):
-                while not counted(metrics, "abandoned"):
-                    await trio.lowlevel.checkpoint()
-            assert not slow.go.is_set()
-    finally:
-        slow.go.set()
+async def test_a_review_whose_client_leaves_is_abandoned(fifo: Path) -> None:
+    async with webhooks(held) as (port, metrics):
+        with trio.move_on_after(PATIENCE) as leaving:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(http1(port).request, "POST", "/mutate", JSON, long_review(fifo))
+                descriptor = await begun(fifo)
+                leaving.cancel()  # which closes the connection
+        with trio.fail_after(5):
+            while not counted(metrics, "abandoned"):
+                await trio.lowlevel.checkpoint()
+        os.close(descriptor)
 
 
 @pytest.mark.trio

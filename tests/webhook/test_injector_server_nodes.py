@@ -8,14 +8,21 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+import trio
 
-from daemon.http import HttpRequest, HttpResponse
+from daemon.http import JSON, HttpRequest, HttpResponse
 from daemon.kubernetes.api import ApiServer
-from injector.pod.admission import warned
-from injector.server.http import compact, failure
+from injector.pod.admission import mutate
+from injector.pod.defaults import InjectionDefaults
+from injector.pod.reviews import warned
+from injector.server.budget import DecodingBudget
+from injector.server.http import failure
 from injector.server.metrics import InjectorMetrics
+from injector.server.namespaces import Namespaces
 from injector.server.nodes import Nodes
-from tests.injector_server import MemoryApi, api_server
+from injector.server.shared_policies import SharedPolicies
+from injector.server.webhook import Webhook
+from tests.injector_server import MemoryApi, api_server, body_of, compact, document_of, http1, review, serving
 
 COLUMNS = [{"name": name} for name in ("Name", "Status", "Roles", "Age", "Version")]
 
@@ -97,7 +104,7 @@ async def test_without_an_answer_what_was_seen_counts(capsys: pytest.CaptureFixt
             assert not await nodes.look(client)
         assert nodes.warnings == seen
         logged = capsys.readouterr().err
-        assert logged.count("The injector may not list nodes") == 1, "not again and again"
+        assert logged.count("podlane-injector may not list nodes") == 1, "not again and again"
         assert "Give its service account the verb" in logged
         assert (
             'podlane_injector_api_errors_total{code="403",resource="nodes",verb="list"} 2' in metrics.render().decode()
@@ -130,6 +137,26 @@ async def test_without_an_api_server_nothing_is_known() -> None:
     nodes = Nodes(None, InjectorMetrics())
     await nodes.follow()
     assert nodes.warnings == ()
+
+
+@pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long, in the other process"])
+@pytest.mark.trio
+async def test_answers_warn_of_old_kubelets(size: int) -> None:
+    budget = DecodingBudget()
+    document = review({"podlane.io/egress-bandwidth": "10M"})
+    document["request"]["object"]["metadata"]["labels"]["long"] = "x" * size
+    async with looking(NodesApi([("a", "v1.28.15")])) as (nodes, client, metrics):
+        await nodes.look(client)
+        webhook = Webhook(
+            "mutate", mutate, InjectionDefaults(), SharedPolicies(None, 10.0), metrics, 60.0, budget,
+            Namespaces(None, 10.0), nodes,
+        )  # fmt: skip
+        async with serving({"/mutate": webhook.handle}) as (_, port), trio.open_nursery() as nursery:
+            nursery.start_soon(budget.work)
+            answer = await http1(port).request("POST", "/mutate", {"content-type": JSON}, body_of(document))
+            nursery.cancel_scope.cancel()
+        (warning,) = nodes.warnings
+    assert f"podlane: {warning}"[:256] in document_of(answer)["response"]["warnings"]
 
 
 def test_only_who_creates_an_injected_pod_is_warned() -> None:

@@ -49,6 +49,10 @@ class AnnotationsError(PodlaneError, ValueError):
         self.problems = tuple(map(_brief, problems))
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[type[AnnotationsError], tuple[tuple[Problem, ...]]]:
+        """For pickle: another process may be told of it."""
+        return AnnotationsError, (self.problems,)
+
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])

@@ -1,0 +1,211 @@
+"""The bounds of the injector's work: short bodies in its own process, long work in another one, a real one."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from benchmarks.processes import process_tree
+from daemon.http import RequestError
+from injector.server.budget import MAX_SHORT, DecodingBudget
+from injector.server.review import outlined
+from injector.server.worker import MOST_BYTES
+
+pytestmark = pytest.mark.timeout(120)
+
+PATIENCE = 60
+"""Seconds for what takes one, on a machine that is busy."""
+
+
+@asynccontextmanager
+async def working(patience: float = PATIENCE) -> AsyncIterator[DecodingBudget]:
+    budget = DecodingBudget()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(budget.work)
+        with trio.fail_after(patience):
+            yield budget
+        nursery.cancel_scope.cancel()
+
+
+class Held:
+    """Work that lasts until it is let go: it reads from a FIFO."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        os.mkfifo(self.path)
+        self.work = partial(Path.read_text, self.path)
+
+    async def begun(self) -> int:
+        """Wait until it has begun; :meth:`go` takes what this gives."""
+        return await trio.to_thread.run_sync(partial(os.open, self.path, os.O_WRONLY), abandon_on_cancel=True)
+
+    @staticmethod
+    def go(descriptor: int) -> None:
+        os.close(descriptor)
+
+
+def worker() -> int:
+    """The pid of the process."""
+    (pid,) = [pid for pid in process_tree(os.getpid()) if b"injector.server.worker" in commandline(pid)]
+    return pid
+
+
+def commandline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.trio
+async def test_short_bodies_wait_for_each_other() -> None:
+    budget, order = DecodingBudget(), list[str]()
+    ends = {"first": trio.Event(), "large": trio.Event(), "small": trio.Event()}
+
+    async def use(name: str, size: int) -> None:
+        async with budget.decoding(size):
+            order.append(name)
+            await ends[name].wait()
+
+    async with trio.open_nursery() as nursery:
+        for name, size in (("first", MAX_SHORT - 10), ("large", 2 * MAX_SHORT), ("small", 11)):
+            nursery.start_soon(use, name, size)
+            await trio.testing.wait_all_tasks_blocked()
+        assert order == ["first"]
+        ends["first"].set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == ["first", "small"]
+        ends["small"].set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == ["first", "small", "large"]
+        ends["large"].set()
+
+
+@pytest.mark.trio
+async def test_long_work_is_done_one_after_another_the_smallest_first(tmp_path: Path) -> None:
+    order: list[int] = []
+    held = Held(tmp_path, "held")
+    async with working() as budget, trio.open_nursery() as nursery:
+
+        async def do(size: int, work: Callable[[], object]) -> None:
+            await budget.run(work, size)
+            order.append(size)
+
+        nursery.start_soon(do, 5, held.work)
+        descriptor = await held.begun()
+        for size in (4, 1, 3):
+            nursery.start_soon(do, size, partial(sum, range(size)))
+            await trio.testing.wait_all_tasks_blocked()
+        assert order == []
+        held.go(descriptor)
+    assert order == [5, 1, 3, 4]
+
+
+@pytest.mark.trio
+async def test_abandoned_work_goes_on_and_what_has_not_begun_never_begins(tmp_path: Path) -> None:
+    held, never = Held(tmp_path, "held"), tmp_path / "never"
+    async with working() as budget:
+        with trio.CancelScope() as leaving:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(budget.run, held.work, 1)
+                descriptor = await held.begun()
+                nursery.start_soon(budget.run, partial(never.write_text, "x"), 1)
+                await trio.testing.wait_all_tasks_blocked()
+                leaving.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(budget.run, partial((tmp_path / "next").write_text, "x"), 1)
+            await trio.testing.wait_all_tasks_blocked()
+            held.go(descriptor)
+        assert (tmp_path / "next").exists()
+        assert not never.exists()
+
+
+@pytest.mark.trio
+async def test_what_work_raises_is_raised() -> None:
+    async with working() as budget:
+        with pytest.raises(ValueError, match="invalid literal"):
+            await budget.run(partial(int, "x"), 1)
+        with pytest.raises(RequestError, match="The body is not JSON") as raised:
+            await budget.run(partial(outlined, b"["), 1)
+        assert raised.value.status == 400
+
+
+def test_an_error_of_a_request_survives_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(RequestError(405, "Not so.", ("allow", "POST"))))
+    assert (error.status, str(error), error.headers) == (405, "Not so.", (("allow", "POST"),))
+
+
+@pytest.mark.trio
+async def test_work_that_takes_too_much_memory_is_refused_and_harms_nothing() -> None:
+    async with working() as budget:
+        with pytest.raises(RequestError, match="takes more than 32 MiB of memory") as raised:
+            await budget.run(partial(bytes, MOST_BYTES + 2**20), 1)
+        assert raised.value.status == 413
+        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        with pytest.raises(RequestError, match="takes more than 32 MiB of memory"):
+            await budget.run(partial(bytes, MOST_BYTES + 2**20), 1)
+
+
+@pytest.mark.trio
+async def test_work_has_all_of_its_memory_whatever_was_done_before() -> None:
+    async with working() as budget:
+        await budget.run(partial(len, b"xyz"), 1)
+        first = worker()
+        await budget.run(partial(exec, f"import sys; sys.kept = bytes({MOST_BYTES // 2})"), 1)
+        await budget.run(partial(exec, f"bytes({MOST_BYTES // 2 + 2**20})"), 1)
+        assert worker() != first
+
+
+@pytest.mark.trio
+@pytest.mark.nightly
+@pytest.mark.timeout(660)
+async def test_work_that_takes_too_long_is_ended() -> None:
+    async with working(600) as budget:  # it gets what others leave of the processor
+        with pytest.raises(RequestError, match="takes more than 5 s of the processor") as raised:
+            await budget.run(partial(math.factorial, 3_000_000), 1)
+        assert raised.value.status == 413
+        assert await budget.run(partial(len, b"xyz"), 1) == 3
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("meanwhile", [True, False], ids=["at work", "at rest"])
+async def test_a_process_that_ends_is_started_again(tmp_path: Path, meanwhile: bool) -> None:
+    held = Held(tmp_path, "held")
+    async with working() as budget:
+        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        first = worker()
+        if meanwhile:
+            async with trio.open_nursery() as nursery:
+
+                async def do() -> None:
+                    with pytest.raises(RequestError, match="takes more than"):
+                        await budget.run(held.work, 1)
+
+                nursery.start_soon(do)
+                descriptor = await held.begun()
+                os.kill(first, signal.SIGKILL)
+            held.go(descriptor)
+        else:
+            ended = os.pidfd_open(first)
+            os.kill(first, signal.SIGKILL)
+            await trio.lowlevel.wait_readable(ended)
+            os.close(ended)
+        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        assert worker() != first
+
+
+@pytest.mark.trio
+async def test_the_process_ends_with_the_injector() -> None:
+    async with working() as budget:
+        await budget.run(partial(len, b"xyz"), 1)
+        ended = os.pidfd_open(worker())
+    with trio.fail_after(PATIENCE):
+        await trio.lowlevel.wait_readable(ended)
+    os.close(ended)
