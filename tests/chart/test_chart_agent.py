@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_helm_lint_passes(case: Values) -> None:
 @pytest.mark.parametrize("version", KUBERNETES)
 @BOTH
 def test_kubernetes_accepts_the_agent(case: Values, version: str) -> None:
-    manifests = render(case)
+    manifests = render(replace(case, kubernetes=version))
     assert [problem for manifest in manifests for problem in problems(manifest, version)] == []
     names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests]
     assert len(set(names)) == len(names)

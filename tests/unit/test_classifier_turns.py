@@ -43,8 +43,8 @@ def test_a_flood_takes_one_turn_at_a_time() -> None:
 
     with pipe() as (flooded, end), pipe() as (ours, theirs), ClassifierThread() as thread:
         end.send(b"x")  # readable for ever
+        thread.add(ours.fileno(), honest)  # first: the flood begins at once
         thread.add(flooded.fileno(), flood)
-        thread.add(ours.fileno(), honest)
         assert begun.wait(PATIENCE)
         assert done.wait(PATIENCE)
         thread.remove(flooded.fileno())
