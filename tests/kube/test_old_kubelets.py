@@ -68,7 +68,7 @@ def test_without_the_right_to_list_nodes_it_works_and_says_which_is_missing(clus
     cluster.kubectl.apply(json.dumps({**role, "metadata": about, "rules": rules}), "--field-manager=helm")
     injector = alone.start()
     alone.serve([injector])
-    until("the reason", lambda: "The injector may not list nodes" in injector.daemon.output)
+    until("the reason", lambda: "podlane-injector may not list nodes" in injector.daemon.output)
     assert "Give its service account the verb 'list' on nodes." in injector.daemon.output
     assert old_kubelets(injector) == ""
     assert cluster.namespace(INJECTED).create(pod(LIMITED))["spec"]["initContainers"]
