@@ -126,8 +126,9 @@ def launch_agent(folder: Path, *options: str) -> RunningAgent:
     os.close(theirs)
     with os.fdopen(ready) as pipe:
         port = pipe.readline()
-    if not port:
-        raise AssertionError(f"the agent ended with {process.wait(10)}:\n{log.read_text()}")
+    if not port.strip().isdecimal():
+        process.kill()
+        raise AssertionError(f"the agent ended with {process.wait(10)}, or has no admin port:\n{log.read_text()}")
     return RunningAgent(process, folder / "workloads.yaml", log, int(port))
 
 
