@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from daemon.settings_error import settings_error
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.mode import Mode
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, service_link
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel
 
 ENVIRONMENT: Final = "PODLANE_AGENT_"
 
@@ -44,7 +45,7 @@ def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> Ag
     try:
         settings = AgentSettings(**given)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, given) for e in error.errors(include_url=False))) from None
+        raise settings_error(error, given, ENVIRONMENT) from None
     if needs_source and settings.workloads is None and not settings.node:
         raise ConfigError(
             "Nothing says which workloads there are. Name this node by --node, or a file of workloads by --workloads."
@@ -54,12 +55,3 @@ def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> Ag
     if settings.mode is Mode.SIDECAR:
         raise ConfigError("An agent makes no sidecars. Write --mode agent or --mode none.")
     return settings
-
-
-def _explain(error: Any, given: dict[str, Any]) -> str:
-    reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
-    if not error["loc"]:
-        return str(reason)
-    key = str(error["loc"][0])
-    where = f"--{key.replace('_', '-')}" if key in given else f"{ENVIRONMENT}{key.upper()}"
-    return f"{where}: {service_link(where, error['input']) or reason}"

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Final, Self
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from daemon.settings_error import settings_error
 from injector.errors import DefaultsError
 from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.server.tls import TlsVersion
-from traffic_policy.errors import ConfigError
-from traffic_policy.settings import LogFormat, LogLevel, service_link
+from traffic_policy.settings import LogFormat, LogLevel
 from traffic_policy.units import Duration
 
 ENVIRONMENT: Final = "PODLANE_INJECTOR_"
@@ -179,16 +179,7 @@ def load_settings(overrides: dict[str, Any]) -> InjectorSettings:
     try:
         return InjectorSettings(**given)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, given) for e in error.errors(include_url=False))) from None
-
-
-def _explain(error: Any, given: dict[str, Any]) -> str:
-    reason = error["ctx"]["error"] if error["type"] == "value_error" else f"{error['msg']} (got {error['input']!r})."
-    if not error["loc"]:
-        return str(reason)
-    key = str(error["loc"][0])
-    where = f"--{key.replace('_', '-')}" if key in given else f"{ENVIRONMENT}{key.upper()}"
-    return f"{where}: {service_link(where, error['input']) or reason}"
+        raise settings_error(error, given, ENVIRONMENT) from None
 
 
 def _is_address(text: str) -> bool:

@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,19 @@ def launch_agent(folder: Path, *options: str) -> RunningAgent:
         process.kill()
         raise AssertionError(f"the agent ended with {process.wait(10)}, or has no admin port:\n{log.read_text()}")
     return RunningAgent(process, folder / "workloads.yaml", log, int(port))
+
+
+@contextmanager
+def agents_to_end(folder: Path) -> Iterator[list[RunningAgent]]:
+    """Agents of a test that are added to the list end with the block, and what they have left goes; their logs are
+    printed."""
+    started: list[RunningAgent] = []
+    yield started
+    for each in started:
+        if each.process.poll() is None:
+            each.stop(signal.SIGKILL)
+        print(each.log.read_text())
+    cleanup(folder)
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, cleanup, entry, pods_on_node, start_agent
+from agents import PodsOnNode, RunningAgent, agents_to_end, cleanup, entry, pods_on_node, start_agent
 from sidecars import enforced, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx
@@ -42,14 +42,8 @@ def _web(two: PodsOnNode, tmp_path: Path) -> WebServer:
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    """Agents of a test, which end with it; the state of a failed one is in its log."""
-    started: list[RunningAgent] = []
-    yield started
-    for each in started:
-        if each.process.poll() is None:
-            each.stop(signal.SIGKILL)
-        print(each.log.read_text())
-    cleanup(tmp_path)
+    with agents_to_end(tmp_path) as started:
+        yield started
 
 
 def ask(pod: Host, two: PodsOnNode) -> str:

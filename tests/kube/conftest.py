@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "kernel"))  # lab.py and o
 from cluster import Cluster, Tools, ToolsMissingError
 from daemons import Daemon
 from pod_world import World
-from release import Release
+from release import Injector, Release
 from runtime import RuntimeMissingError
 from service_address import ServiceAddress
 
@@ -86,6 +86,15 @@ def vacant(release: Release) -> Iterator[Release]:
     """The same for all tests of a module: whoever starts injectors ends them."""
     with release.alone():
         yield release
+
+
+@pytest.fixture(scope="module")
+def both(vacant: Release) -> Iterator[list[Injector]]:
+    """Two injectors that serve for all tests of a module."""
+    injectors = vacant.start_together(2)
+    vacant.serve(injectors)
+    yield injectors
+    vacant.stop()
 
 
 @pytest.fixture

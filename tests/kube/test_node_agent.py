@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final
 from urllib.error import HTTPError
 
 import pytest
-from agents import RunningAgent, cleanup, launch_agent
+from agents import RunningAgent, agents_to_end, launch_agent
 from cluster import Cluster
 from kubectl import Kubectl
 from node_pods import Node, NodePod, cgroup_root, node_of
@@ -66,13 +65,8 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    started: list[RunningAgent] = []
-    yield started
-    for each in started:
-        if each.process.poll() is None:
-            each.stop(signal.SIGKILL)
-        print(each.log.read_text())
-    cleanup(tmp_path)
+    with agents_to_end(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -14,14 +13,6 @@ from release import Injector, Release
 from trust import metric
 
 FINALIZER: Final = '{"metadata":{"finalizers":["example.com/wait"]}}'
-
-
-@pytest.fixture(scope="module")
-def both(vacant: Release) -> Iterator[list[Injector]]:
-    injectors = vacant.start_together(2)
-    vacant.serve(injectors)
-    yield injectors
-    vacant.stop()
 
 
 @pytest.fixture

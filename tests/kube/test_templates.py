@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -32,14 +32,6 @@ WORKLOADS = pytest.mark.parametrize(
     ids=["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"],
 )
 Make = Callable[[Mapping[str, str]], dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def both(vacant: Release) -> Iterator[list[Injector]]:
-    injectors = vacant.start_together(2)
-    vacant.serve(injectors)
-    yield injectors
-    vacant.stop()
 
 
 @pytest.fixture

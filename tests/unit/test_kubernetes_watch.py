@@ -60,6 +60,14 @@ class Script:
     def __init__(self, *answers: bytes | None) -> None:
         self._answers = list(answers)
         self.asked: list[dict[str, str]] = []
+        self._news = trio.Event()
+
+    async def until_asked(self, requests: int) -> None:
+        """Wait until so many requests have come; fails after 20 s."""
+        with trio.fail_after(20):
+            while len(self.asked) < requests:
+                await self._news.wait()
+                self._news = trio.Event()
 
     async def serve(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -75,6 +83,7 @@ class Script:
                 query = {key: values[0] for key, values in parse_qs(target.query).items()}
                 assert query.pop("fieldSelector") == "spec.nodeName=n1"
                 self.asked.append(query)
+                self._news.set()
                 if not self._answers:
                     await trio.sleep_forever()
                 answer = self._answers.pop(0)
@@ -108,9 +117,7 @@ async def followed(script: Script, requests: int) -> list[list[str]]:
         nursery.start_soon(
             follow, api, pods_of_node("n1"), lambda pods: seen.append([p["metadata"]["name"] for p in pods.values()])
         )
-        with trio.fail_after(20):
-            while len(script.asked) < requests:
-                await trio.sleep(0.01)
+        await script.until_asked(requests)
         nursery.cancel_scope.cancel()
     return seen
 
@@ -149,9 +156,7 @@ async def test_what_is_not_needed_is_no_change() -> None:
             follow, api, pods_of_node("n1"), lambda pods: seen.append(list(pods.values())),
             lambda whole: {"name": whole["metadata"]["name"]},
         )  # fmt: skip
-        with trio.fail_after(20):
-            while len(script.asked) < 3:
-                await trio.sleep(0.01)
+        await script.until_asked(3)
         nursery.cancel_scope.cancel()
     a, b = {"name": "a"}, {"name": "b"}
     assert seen == [[a], [a, b], [a]]
