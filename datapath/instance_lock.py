@@ -42,8 +42,8 @@ def hold_instance_lock() -> Iterator[socket.socket]:
     while (lock := _taken()) is None:
         if time.monotonic() > deadline:
             raise InstanceRunningError(
-                "Another podlane sidecar already works in this network namespace. Stop it first, or change its "
-                "policy file and send it SIGHUP."
+                "Another Podlane already works in this network namespace, a sidecar or a node agent. Stop it first, or "
+                "change its policy."
             )
         # Of two that begin at once, both may step back: not for the same time.
         time.sleep(_PAUSE_S * (1 + random.random()))

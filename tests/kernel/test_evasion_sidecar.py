@@ -102,7 +102,7 @@ def test_a_program_that_takes_names_and_ports_before_the_first_start(
             assert "a port is taken, and another is used by=" in log
             assert f"process {program.pid}" in log
             second, said = refused_sidecar(pod, "--policy", str(sidecar.policy))
-            assert (second, "Another podlane sidecar already works" in said) == (1, True), said
+            assert (second, "Another Podlane already works" in said) == (1, True), said
             program.kill()
             until("the admin server", lambda: "the admin server listens" in sidecar.log.read_text())
             outcomes.append(sidecar.get("/healthz") == "ok\n")

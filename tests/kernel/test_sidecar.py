@@ -341,7 +341,7 @@ def test_a_second_instance_and_a_taken_port(topology: PodNodeServer, tmp_path: P
     policy.write_text(POLICY)
     first = start_sidecar(pod, POLICY, tmp_path)
     code, said = refused_sidecar(pod, "--policy", str(policy))
-    assert (code, "Another podlane sidecar" in said) == (1, True), said
+    assert (code, "Another Podlane" in said) == (1, True), said
     assert first.stop() == 0
     before = state_of(pod)
     with pod.namespace.entered():
