@@ -164,7 +164,7 @@ class HttpServer:
         try:
             with trio.fail_after(self._limits.handshake) as scope:
                 await trio.lowlevel.wait_readable(stream.socket)  # whoever says nothing costs no more than a socket
-                await trio.sleep_until(self._may_begin(peer))
+                await trio.sleep_until(self._may_begin(peer, scope.deadline))
                 async with self._begin:
                     await trio.lowlevel.checkpoint()
                 return await self._shaken(stream, self._tls(), scope)
@@ -173,12 +173,18 @@ class HttpServer:
             log_some.info("a TLS handshake failed", reason=reason)
             return None
 
-    def _may_begin(self, peer: str) -> float:
-        """When the next handshake of an address may begin (a time of trio's clock)."""
+    def _may_begin(self, peer: str, deadline: float) -> float:
+        """When the next handshake of an address may begin (a time of trio's clock).
+
+        Raises trio.TooSlowError at once if that is past the deadline; then later ones do not wait for it.
+        """
         rested = trio.current_time() - _HANDSHAKES_AT_ONCE / _HANDSHAKES_A_SECOND
         if len(self._begun) > _ADDRESSES:
             self._begun = {each: begun for each, begun in self._begun.items() if begun > rested}
-        begins = self._begun[peer] = max(self._begun.get(peer, rested), rested) + 1 / _HANDSHAKES_A_SECOND
+        begins = max(self._begun.get(peer, rested), rested) + 1 / _HANDSHAKES_A_SECOND
+        if begins > deadline:
+            raise trio.TooSlowError(f"{peer} began too many")
+        self._begun[peer] = begins
         return begins
 
     async def _shaken(self, stream: trio.SocketStream, context: ssl.SSLContext, scope: trio.CancelScope) -> Stream:

@@ -27,10 +27,9 @@ class Client:
     async def ask(self, method: str, target: str, body: bytes) -> HttpAnswer:
         """Raises :class:`daemon.kubernetes.http_client.HttpError` when there is no answer."""
         client = self._idle.pop() if self._idle else HttpClient(HOST, self._port, lambda: self._context, HOST)
-        try:
-            return await client.request(method, target, _JSON, body)
-        finally:
-            self._idle.append(client)
+        answer = await client.request(method, target, _JSON, body)  # one that fails leaves no connection to keep
+        self._idle.append(client)
+        return answer
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -367,10 +367,11 @@ def _warnings(pod: Mapping[str, Any], defaults: InjectionDefaults, mesh: PodMesh
         )
     elif not mesh.title and (other := pods.other_mesh(pod)) is not None and mesh.setting != Mesh.NONE:
         yield f"Podlane has not been tried in a Pod with {other}, which redirects connections, too."
+    taken = defaults.ports
     for own in mesh.ports:
-        if own in defaults.ports:
+        if own in taken:
             yield f"{mesh.title}'s proxy listens on port {own}, and so does Podlane. Give one of them another."
     for container in pods.all_containers(pod):
         for port in (pods.mapping(p).get("containerPort") for p in pods.listed(container.get("ports"))):
-            if port in defaults.ports:
+            if port in taken:
                 yield f"Container {pods.name_of(container)} uses port {port}, on which Podlane listens in the Pod."

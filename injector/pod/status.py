@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from injector.pod.pods import annotations_of, listed, mapping
@@ -40,9 +40,15 @@ class InjectionStatus:
 
     def text(self) -> str:
         """The annotation's value."""
-        document = asdict(self)
-        if not self.revision:
-            del document["revision"]
+        document = {
+            "version": self.version,
+            "policy": self.policy,
+            "spec": self.spec,
+            "injected": {key: getattr(self.injected, key) for key in Injected.__dataclass_fields__},
+            "created": self.created,
+        }
+        if self.revision:
+            document["revision"] = self.revision
         return json.dumps(document, separators=(",", ":"))
 
     @classmethod

@@ -1,6 +1,6 @@
 """What the reviews may use of memory and of the processor, so that large ones never keep small ones from their answers.
 
-Long work is done by a process of its own (:mod:`injector.server.worker`), one after another, the smallest first. The
+Long work is done by a process of its own (:mod:`injector.server.worker`), one after another, small before large. The
 event loop goes on meanwhile: a thread would take turns with it, a millisecond each, and hold the lock of the
 interpreter wherever C parses. The process starts when there is something for it to do.
 """
@@ -31,6 +31,8 @@ SHORT_BODY: Final = 32 * 1024
 """Bytes of a body that never waits for larger ones."""
 MAX_SHORT: Final = 2**20
 """Bytes of the short bodies decoded at once; as Python objects a body can take 30 times its size."""
+_BYTES_A_SECOND: Final = 2**20
+"""By which later work may come before larger one: that has its turn in the end, however much small work there is."""
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = Logger()
@@ -42,7 +44,7 @@ class DecodingBudget:
 
     def __init__(self) -> None:
         self._short = _Pool(MAX_SHORT)
-        self._jobs: list[tuple[int, int, _Job]] = []
+        self._jobs: list[tuple[float, int, _Job]] = []
         self._numbers = count()
         self._some = trio.Event()
 
@@ -56,13 +58,13 @@ class DecodingBudget:
             self._short.give_back(size)
 
     async def run(self, work: Callable[[], _T], size: int) -> _T:
-        """Do long work, the smallest ``size`` first; ``work`` and what it gives or raises can be pickled.
+        """Do long work, small ``size`` before large; ``work`` and what it gives or raises can be pickled.
 
         Raises :class:`RequestError` if it takes too much. When cancelled, work that has begun is abandoned: it goes on,
         within its bounds, and others wait for it.
         """
         job = _Job(work)
-        entry = (size, next(self._numbers), job)
+        entry = (trio.current_time() + size / _BYTES_A_SECOND, next(self._numbers), job)
         heapq.heappush(self._jobs, entry)
         self._some.set()
         try:

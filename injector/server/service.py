@@ -22,6 +22,7 @@ from daemon.kubernetes.access import ApiAccess, find_access
 from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
 from daemon.log import Logger
+from daemon.malloc import unmap_large_blocks
 from injector.pod.admission import mutate, validate
 from injector.pod.happenings import mutated, validated
 from injector.pod.templates import validate_template
@@ -245,6 +246,7 @@ def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
 
 
 def _tune() -> None:
-    """Exempt existing objects from garbage collection: they are permanent."""
+    """Exempt existing objects from garbage collection: they are permanent. Bodies leave no holes in the heap."""
+    unmap_large_blocks()
     gc.collect()
     gc.freeze()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Callable
 from typing import Final
 
+from daemon.malloc import trim
 from sidecar.transport.timers import Timers
 
 _WORTH_IT: Final = 1000
@@ -72,12 +72,6 @@ class MemoryTrimmer:
 
 
 def trim_memory() -> None:
-    """Return free pages to the kernel (malloc_trim(3), glibc only).
-
-    Python's own allocator returns only whole arenas of a MiB that are entirely free, which are rare. With
-    PYTHONMALLOC=malloc, as in the image, glibc manages all memory and returns every free page.
-    """
+    """Return free pages to the kernel."""
     gc.collect()  # also empties CPython's free lists
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim()

@@ -88,8 +88,18 @@ async def test_short_bodies_wait_for_each_other() -> None:
         ends["large"].set()
 
 
+@pytest.mark.parametrize(
+    ("bytes_a_second", "wanted"),
+    [
+        pytest.param(0.001, [5, 1, 3, 4], id="small before large"),
+        pytest.param(1e18, [5, 4, 1, 3], id="unless the large has waited for longer"),
+    ],
+)
 @pytest.mark.trio
-async def test_long_work_is_done_one_after_another_the_smallest_first(tmp_path: Path) -> None:
+async def test_long_work_is_done_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_a_second: float, wanted: list[int]
+) -> None:
+    monkeypatch.setattr("injector.server.budget._BYTES_A_SECOND", bytes_a_second)
     order: list[int] = []
     held = Held(tmp_path, "held")
     async with working() as budget, trio.open_nursery() as nursery:
@@ -105,7 +115,7 @@ async def test_long_work_is_done_one_after_another_the_smallest_first(tmp_path: 
             await trio.testing.wait_all_tasks_blocked()
         assert order == []
         held.go(descriptor)
-    assert order == [5, 1, 3, 4]
+    assert order == wanted
 
 
 @pytest.mark.trio

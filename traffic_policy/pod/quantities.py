@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 from typing import Final, Self
 
@@ -52,6 +53,7 @@ class Quantity:
     value: Fraction
 
     @classmethod
+    @lru_cache(maxsize=256)  # reviews of Pods have the same ones again and again, and fractions are slow
     def parse(cls, text: str) -> Self:
         """Read a quantity; raises :class:`QuantityError`. What is finer than a billionth is rounded away from zero."""
         match = _FORM.fullmatch(text) if len(text) <= _LONGEST else None
