@@ -6,6 +6,7 @@ so do kubelets and Prometheus.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from daemon.log import Logger
 
 ALPN: Final = ("http/1.1",)
 """ALPN protocols of a server with TLS (RFC 7301)."""
+_HANDSHAKE_RECORD: Final = b"\x16"
+"""The type of a connection's first record (RFC 8446 section 5.1)."""
 _HANDSHAKES_A_SECOND: Final = 50.0
 """TLS handshakes of an address that begin in the long run, since each takes a millisecond or two of the processor.
 Clients that keep their connections, as API servers do, seldom need any ..."""
@@ -163,12 +166,14 @@ class HttpServer:
             return stream
         try:
             with trio.fail_after(self._limits.handshake) as scope:
-                await trio.lowlevel.wait_readable(stream.socket)  # whoever says nothing costs no more than a socket
+                # Whoever says nothing costs no more than a socket, and what is no TLS a look at a byte.
+                if await stream.socket.recv(1, socket.MSG_PEEK) != _HANDSHAKE_RECORD:
+                    raise trio.BrokenResourceError("its first byte is not that of a TLS handshake")
                 await trio.sleep_until(self._may_begin(peer, scope.deadline))
                 async with self._begin:
                     await trio.lowlevel.checkpoint()
                 return await self._shaken(stream, self._tls(), scope)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             reason = str(error.__cause__ or error) or type(error).__name__
             log_some.info("a TLS handshake failed", reason=reason)
             return None

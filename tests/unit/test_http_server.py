@@ -360,6 +360,20 @@ async def test_who_asks_is_served_however_many_say_nothing(tls: bool) -> None:
 
 
 @pytest.mark.trio
+async def test_what_is_no_tls_costs_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.http_server._HANDSHAKES_AT_ONCE", 1)
+    monkeypatch.setattr("daemon.http_server._HANDSHAKES_A_SECOND", 0.01)
+    async with serving(ok, tls=True) as (_, port):
+        for _ in range(3):
+            plain = await connect(port)
+            await plain.send_all(GET)
+            assert await everything(plain) == b""
+        asker = await connect(port, tls=True)
+        await asker.send_all(GET)
+        await response(asker, b"ok\n")
+
+
+@pytest.mark.trio
 async def test_a_handshake_beyond_those_at_once_takes_the_place_of_the_oldest() -> None:
     async with serving(ok, replace(LIMITS, handshakes=2), tls=True) as (server, port):
         stuck = []
