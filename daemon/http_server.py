@@ -119,6 +119,7 @@ class HttpServer:
         client = self._open[scope] = _Client(peer)
         self._peers[peer].connections += 1
         self._silent[scope] = self._peers[peer].silent[scope] = None
+        secured: Stream | None = None
         try:
             with scope:
                 secured = await self._secured(stream, peer)
@@ -131,6 +132,8 @@ class HttpServer:
         finally:
             self._forget(scope)
             await trio.aclose_forcefully(stream)
+            if isinstance(secured, trio.SSLStream):
+                _free(secured)
 
     def _room_for(self, peer: str) -> bool:
         """Whether a connection of this peer may be served; if need be, one that has asked for nothing makes room."""
@@ -202,6 +205,9 @@ class HttpServer:
         self._shaking[scope] = None
         try:
             await secure.do_handshake()
+        except BaseException:
+            _free(secure)
+            raise
         finally:
             self._shaking.pop(scope, None)
         return secure
@@ -256,6 +262,12 @@ class _Client:
     def silent(self) -> bool:
         """Whether it has not asked for anything yet."""
         return self.connection is None or not self.connection.asked
+
+
+def _free(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Return the memory of a stream that nobody uses any more: 50 KiB and more. It refers to itself, so that it would
+    wait for the garbage collector, which does not know how large it is."""
+    vars(stream).clear()
 
 
 def _peer_of(stream: trio.SocketStream) -> str | None:
