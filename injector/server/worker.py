@@ -32,7 +32,7 @@ from injector.server import review as _review  # noqa: F401
 LENGTH: Final = struct.Struct("!Q")
 MOST_SECONDS: Final = 5
 """Of the processor, for a work. What the limits of policies allow takes less than one."""
-MOST_BYTES: Final = 32 * 2**20
+MOST_BYTES: Final = 24 * 2**20
 """Of memory, for a work. As Python objects a Pod takes ten times its size, and etcd stores 1.5 MiB."""
 _NICE: Final = 10
 """A tenth of a processor where everybody wants one: with 19 it would be a hundredth, and long reviews be starved."""

@@ -155,11 +155,11 @@ def test_an_error_of_a_request_survives_the_way_between_processes() -> None:
 @pytest.mark.trio
 async def test_work_that_takes_too_much_memory_is_refused_and_harms_nothing() -> None:
     async with working() as budget:
-        with pytest.raises(RequestError, match="takes more than 32 MiB of memory") as raised:
+        with pytest.raises(RequestError, match="takes more than 24 MiB of memory") as raised:
             await budget.run(partial(bytes, MOST_BYTES + 2**20), 1)
         assert raised.value.status == 413
         assert await budget.run(partial(len, b"xyz"), 1) == 3
-        with pytest.raises(RequestError, match="takes more than 32 MiB of memory"):
+        with pytest.raises(RequestError, match="takes more than 24 MiB of memory"):
             await budget.run(partial(bytes, MOST_BYTES + 2**20), 1)
 
 
