@@ -7,11 +7,15 @@ import time
 from collections.abc import Iterator
 
 from daemon.admin_server import Handler, Query, QueryError, Reply
-from daemon.documents.codec import to_json
+from daemon.documents.classes import Classes
+from daemon.documents.codec import to_bytes, to_json
 from daemon.documents.health import NOT_READY, READY, Health
+from daemon.documents.node import NodeClasses, WorkloadClasses
 from daemon.documents.workloads import Workloads, WorkloadStatus
+from daemon.http import JSON
 from daemon.process_metrics import process_families
 from daemon.prometheus_text import CONTENT_TYPE, MetricFamily, counter, gauge, render
+from daemon.version import installed_version
 from datapath.data_plane import DataPlane
 from datapath.documents.classes import Process, classes_document
 from datapath.documents.connections import connections_asked, connections_document
@@ -19,6 +23,7 @@ from datapath.documents.metrics import class_families
 from datapath.shaping import ClassSnapshot
 from node_agent.agent import Agent
 from node_agent.lanes import State, WorkloadLanes
+from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import Datapath
 
 _LABELS = ("namespace", "pod")
@@ -29,8 +34,11 @@ _FRESH_S = 0.1
 class AgentAdmin:
     """Serves what an agent does."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, node: str | None = None, mode: Mode = Mode.NONE) -> None:
+        """``node`` and ``mode`` are its settings, for ``/node``."""
         self._agent = agent
+        self._node = node
+        self._mode = mode
         self._began = time.monotonic()
 
     def handlers(self) -> dict[str, Handler]:
@@ -39,6 +47,7 @@ class AgentAdmin:
             "/metrics": lambda _: Reply(200, CONTENT_TYPE, self.metrics()),
             "/healthz": lambda _: self._health(),
             "/readyz": lambda _: Reply.text(200, READY) if self._agent.ready else Reply.text(503, NOT_READY),
+            "/node": lambda _: Reply(200, JSON, to_bytes(self.node()) + b"\n"),
             "/workloads": lambda _: Reply.json(to_json(self.workloads())),
             "/classes": self._classes,
             "/policy": self._policy,
@@ -48,6 +57,19 @@ class AgentAdmin:
     def workloads(self) -> Workloads:
         """The document of ``/workloads``."""
         return Workloads(tuple(_workload(lanes) for lanes in self._sorted()))
+
+    def node(self) -> NodeClasses:
+        """The document of ``/node``. Counters are those of the last second: the kernel is not asked."""
+        return NodeClasses(
+            self._node, installed_version(), self._mode.value, round(time.monotonic() - self._began, 3),
+            tuple(
+                WorkloadClasses(
+                    lanes.workload.name, lanes.state.value, lanes.reason,
+                    None if lanes.plane is None else self._classes_of(lanes, lanes.plane),
+                )
+                for lanes in self._sorted()
+            ),
+        )  # fmt: skip
 
     def metrics(self) -> bytes:
         """All metrics in Prometheus text format."""
@@ -95,12 +117,14 @@ class AgentAdmin:
     async def _classes(self, query: Query) -> Reply:
         lanes, plane, _ = self._asked(query)
         await plane.refresh(_FRESH_S)
+        return Reply.json(to_json(self._classes_of(lanes, plane)))
+
+    def _classes_of(self, lanes: WorkloadLanes, plane: DataPlane) -> Classes:
         status = plane.status()
         process = Process(Datapath.STEP_ASIDE, time.monotonic() - self._began, 1, status.read_at)
-        document = classes_document(
+        return classes_document(
             status.interface, status.policy.total, status.snapshots, lanes.counters.counts, process, status.received
         )
-        return Reply.json(to_json(document))
 
     async def _policy(self, query: Query) -> Reply:
         # Its words take a while to import.

@@ -106,7 +106,7 @@ async def _put(agent: Agent, on_ready: Callable[[], None], workloads: Mapping[st
 async def _start_admin(settings: AgentSettings, agent: Agent, nursery: trio.Nursery) -> int | None:
     if not settings.admin_port:
         return None
-    handlers = AgentAdmin(agent).handlers()
+    handlers = AgentAdmin(agent, settings.node, settings.mode).handlers()
     serving = partial(serve_admin, settings.admin_address, settings.admin_port, handlers, holder_of)
     port: int | None = await nursery.start(serving)
     log.info("the admin server listens", address=settings.admin_address, port=port)

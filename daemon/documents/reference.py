@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
-from daemon.documents import classes, connections, policy
+from daemon.documents import classes, connections, node, policy, workloads
 from daemon.documents.codec import key_of
 from daemon.documents.health import NOT_READY, READY
 
@@ -24,6 +24,9 @@ _HEAD: Final = f"""# The admin API
 
 A sidecar answers on its admin port (`--admin-port`, 15109) over HTTP/1.1, read only. Texts are UTF-8, documents are
 JSON objects. Each key names its unit; what is not known is null. Keys may be added: ignore those that you do not know.
+
+A [node agent](../how-to/agent.md#see-what-it-does) does so on port 15110. `/classes`, `/policy` and `/connections` are
+those of one workload, which `?workload=NAME` names; `/workloads` and `/node` are the agent's alone.
 
 ## /healthz
 
@@ -40,7 +43,13 @@ something that was installed is missing, and while draining.
 
 [Prometheus' text format](https://prometheus.io/docs/instrumenting/exposition_formats/), version 0.0.4.
 """
-_PAGES: Final = ((classes, "Classes"), (policy, "EffectivePolicy"), (connections, "Connections"))
+_PAGES: Final = (
+    (classes, "Classes"),
+    (policy, "EffectivePolicy"),
+    (connections, "Connections"),
+    (workloads, "Workloads"),
+    (node, "NodeClasses"),
+)
 
 
 def reference() -> str:

@@ -1,4 +1,4 @@
-"""Readings from the admin server of a running sidecar."""
+"""Readings from the admin server of a running sidecar or node agent."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import quote
 from daemon.documents.classes import Class, Classes
 from daemon.documents.codec import DocumentError, from_json
 from daemon.documents.connections import Connections
+from daemon.documents.node import NodeClasses
 from datapath.connection_list import Order
 from podlane.admin_client import NoAnswerError, ask, reachable
 from podlane.text_output import address_words
@@ -35,22 +36,29 @@ _OLDER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AdminSource:
-    """A sidecar, by the address of its admin server; with a ``workload``, the node agent that looks after it."""
+    """A sidecar, by the address of its admin server; with a ``workload``, the node agent that looks after it, and with
+    ``node`` all workloads of that agent."""
 
     host: str
     port: int
     workload: str | None = None
+    node: bool = False
 
     @classmethod
     def parse(
-        cls, text: str | None, environment: Mapping[str, str] = os.environ, *, workload: str | None = None
+        cls,
+        text: str | None,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        workload: str | None = None,
+        node: bool = False,
     ) -> Self:
         """``HOST:PORT``, ``HOST``, ``PORT`` or ``[ADDRESS]:PORT``; raises ValueError with the remedy.
 
         Missing parts are taken from PODLANE_ADMIN_ADDRESS and PODLANE_ADMIN_PORT, as for the sidecar itself; for an
         agent from PODLANE_AGENT_ADMIN_ADDRESS and PODLANE_AGENT_ADMIN_PORT.
         """
-        prefix, usual = ("", ADMIN_PORT) if workload is None else ("agent_", AGENT_PORT)
+        prefix, usual = ("agent_", AGENT_PORT) if node or workload is not None else ("", ADMIN_PORT)
         written = text or ""
         if written.isdecimal():
             written = f":{written}"
@@ -64,7 +72,7 @@ class AdminSource:
             raise ValueError(
                 f"{text or port!r} has no port from 1 to 65535. Write HOST:PORT, as in {ADMIN_ADDRESS}:{usual}."
             )
-        return cls(reachable(host), int(port), workload)
+        return cls(reachable(host), int(port), workload, node)
 
     @property
     def name(self) -> str:
@@ -74,14 +82,18 @@ class AdminSource:
 
     @property
     def _kind(self) -> str:
-        return "sidecar" if self.workload is None else "agent"
+        return "agent" if self.node or self.workload is not None else "sidecar"
 
     def read(self) -> Reading:
-        """Read ``/classes``. Raises :class:`SourceError`."""
+        """Read ``/classes``, or ``/node``. Raises :class:`SourceError`."""
+        if self.node:
+            return reading_of_node(self._ask("/node", NodeClasses))
         return reading_of(self._ask("/classes", Classes))
 
     def connections(self, limit: int, order: Order) -> Connections:
         """Read ``/connections``. Raises :class:`SourceError`."""
+        if self.node:
+            raise SourceError("Connections are listed for one workload. Name it by --workload instead of --node.")
         return self._ask(f"/connections?limit={limit}&order={order.value}", Connections)
 
     def _ask(self, question: str, kind: type[_T]) -> _T:
@@ -125,6 +137,30 @@ def reading_of(document: Classes) -> Reading:
         tuple(_readings(document)),
         tuple(details),
     )
+
+
+def reading_of_node(document: NodeClasses) -> Reading:
+    """The classes of all workloads as a reading."""
+    classes, times, notes = list[ClassReading](), [0.0], list[str]()
+    for each in document.workloads:
+        if each.reason:
+            notes.append(f"{each.name} {each.state}: {each.reason}")
+        if each.classes is None:
+            continue
+        at = each.classes.read_at_seconds
+        times.append(at or 0.0)
+        classes += (
+            replace(found, key=f"{each.name} {found.key}", workload=each.name, at=at)
+            for found in _readings(each.classes)
+        )
+    count = len(document.workloads)
+    in_force = sum(each.classes is not None for each in document.workloads)
+    counted = f"{count} workload{'' if count == 1 else 's'}"
+    details = [
+        counted if in_force == count else f"{counted}, lanes of {in_force} in force",
+        f"up {duration_words(document.uptime_seconds)}",
+    ]
+    return Reading(max(times), document.node or "node", None, tuple(classes), tuple(details), tuple(notes))
 
 
 def _readings(document: Classes) -> Iterator[ClassReading]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from podlane.top.rates import RateRow
@@ -14,6 +14,7 @@ BAR_CELLS: Final = 10
 SPARK_CELLS: Final = 20
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _NONE: Final = "–"
+_SHORT_NAME: Final = 28
 _GAP: Final = 2
 """Space between two columns of the table, in characters."""
 
@@ -90,9 +91,21 @@ def _number(value: float | None) -> str:
     return _NONE if value is None else compact(round(value, 1), "")
 
 
+def middle(text: str, cells: int) -> str:
+    """A text cut in the middle: names of Pods differ at their ends."""
+    if len(text) <= cells:
+        return text
+    end = (cells - 1) // 2
+    return f"{text[: cells - 1 - end]}…{text[len(text) - end :]}"
+
+
 MINUTE: Final = "minute"
+WORKLOAD: Final = Column(
+    "workload", "workload", lambda r: r.reading.workload, lambda r: r.reading.workload or None, is_left=True
+)
 NAME: Final = Column("name", "class", lambda r: r.name, lambda r: r.name, is_left=True)
 COLUMNS: Final = (
+    WORKLOAD,
     NAME,
     Column("prio", "prio", lambda r: _whole(r.reading.priority), lambda r: r.reading.priority),
     Column(
@@ -135,7 +148,7 @@ def arranged(rows: Iterable[RateRow], sort: str, *, reverse: bool) -> list[RateR
         return listed[::-1] if reverse else listed
     column = next(each for each in COLUMNS if each.key == sort)
     known = [row for row in listed if column.value(row) is not None]
-    falls = sort not in ("name", "prio")
+    falls = sort not in ("workload", "name", "prio")
     # A stable sort, so that equal rows keep the policy's order also when descending.
     known.sort(key=lambda row: _key(column.value(row)), reverse=falls != reverse)
     return known + [row for row in listed if column.value(row) is None]
@@ -146,15 +159,22 @@ def _key(value: Value) -> tuple[float, str]:
 
 
 def fitting(rows: Sequence[RateRow], width: int) -> list[Column]:
-    """The columns that fit into ``width`` characters, without those that have no values."""
+    """The columns that fit into ``width`` characters, without those that have no values.
+
+    Names of workloads are shortened before columns are omitted, and further where that does not suffice.
+    """
     columns = [c for c in COLUMNS if c is NAME or any(c.value(row) is not None for row in rows)]
+    widths = {c.key: max(len(c.title), *(len(c.text(row)) for row in rows)) for c in columns}
+    spare = max(0, widths.get(WORKLOAD.key, 0) - _SHORT_NAME)
+
+    def excess() -> int:
+        return sum(widths[column.key] for column in columns) + _GAP * (len(columns) - 1) - width
+
     for key in _GO_FIRST:
-        if _width(columns, rows) <= width:
+        if excess() <= spare:
             break
         columns = [column for column in columns if column.key != key]
+    if columns[0] is WORKLOAD and (over := excess()) > 0:
+        cells = max(len(WORKLOAD.title), widths[WORKLOAD.key] - over)
+        columns[0] = replace(WORKLOAD, text=lambda row: middle(row.reading.workload, cells))
     return columns
-
-
-def _width(columns: Sequence[Column], rows: Sequence[RateRow]) -> int:
-    widths = [max(len(column.title), *(len(column.text(row)) for row in rows)) for column in columns]
-    return sum(widths) + _GAP * (len(columns) - 1)

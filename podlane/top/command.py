@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _LEAST: Final = Duration.parse("100ms")
 _MOST: Final = Duration.parse("1m")
 _SORTS: Final = (
-    "policy", "name", "prio", "rate", "ceil", "now", "use", "borrowed", "packets", "drops", "backlog", "throttled",
-    "conns", "new",
+    "policy", "workload", "name", "prio", "rate", "ceil", "now", "use", "borrowed", "packets", "drops", "backlog",
+    "throttled", "conns", "new",
 )  # fmt: skip
 """Those of :mod:`podlane.top.columns`, which is not imported here to keep --help fast."""
 _MOST_CONNECTIONS: Final = 5000
@@ -50,6 +50,7 @@ Examples:
   podlane top --admin 127.0.0.1:15109 --sort now
   podlane top --connections
   podlane top --workload shop/web-1
+  podlane top --node --sort throttled
   podlane top --interface eth0 --once
   podlane top --json --interval 5s --count 12 > minute.jsonl
   kubectl port-forward POD 15109 & podlane top
@@ -64,6 +65,7 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
     help=f"Where the admin server is.  [default: {ADMIN_ADDRESS}, port {ADMIN_PORT}, or {AGENT_PORT} of an agent]",
 )
 @click.option("--workload", metavar="NAME", help="One workload of the node agent, as /workloads names it.")
+@click.option("--node", is_flag=True, help="All workloads of the node agent, sorted by their rates.")
 @click.option("-i", "--interface", metavar="NAME", help="An interface instead of a sidecar: the kernel's own counters.")
 @click.option("--netns", metavar="NAME", help="Look from inside this network namespace (of `ip netns`, or a path).")
 @click.option("--connections", is_flag=True, help="Live connections instead of classes; of a sidecar only.")
@@ -78,7 +80,7 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
     metavar="N",
     help="Connections at most.",
 )
-@click.option("--sort", type=click.Choice(_SORTS), default="policy", help="Sort classes by a column.", metavar="COLUMN")
+@click.option("--sort", type=click.Choice(_SORTS), help="Sort classes by a column.", metavar="COLUMN")
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option(
     "--interval",
@@ -94,12 +96,13 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
 def top(
     admin: str | None,
     workload: str | None,
+    node: bool,
     interface: str | None,
     netns: str | None,
     connections: bool,
     order: str,
     limit: int,
-    sort: str,
+    sort: str | None,
     reverse: bool,
     interval: Duration,
     count: int | None,
@@ -113,8 +116,10 @@ def top(
     """
     if interface is not None and admin is not None:
         raise click.UsageError("--interface and --admin: Look at one of them. An interface needs no sidecar.")
-    if interface is not None and workload is not None:
-        raise click.UsageError("--interface and --workload: Look at one of them.")
+    if sum((interface is not None, workload is not None, node)) > 1:
+        raise click.UsageError("--interface, --workload and --node: Look at one of them.")
+    if node and connections:
+        raise click.UsageError("--connections: They are listed for one workload. Name it by --workload.")
     if interface is not None and connections:
         raise click.UsageError("--connections: Only a sidecar knows connections. Leave --interface out.")
     if once and count is not None:
@@ -123,9 +128,10 @@ def top(
         from datapath.connection_list import Order
         from podlane.top.view import View
 
+        sort = sort or ("now" if node else "policy")
         view = View(sort=sort, reverse=reverse, order=Order(order), shows_connections=connections)
         with _inside(netns):
-            source = _interface(interface, netns) if interface is not None else _admin(admin, workload)
+            source = _interface(interface, netns) if interface is not None else _admin(admin, workload, node)
             out = console()
             is_live = sys.stdin.isatty() and sys.stdout.isatty() and not out.is_dumb_terminal
             if is_live and not (once or as_json):
@@ -156,11 +162,11 @@ def _print(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _admin(admin: str | None, workload: str | None) -> Source:
+def _admin(admin: str | None, workload: str | None, node: bool) -> Source:
     from podlane.top.admin import AdminSource
 
     try:
-        return AdminSource.parse(admin, workload=workload)
+        return AdminSource.parse(admin, workload=workload, node=node)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--admin") from None
 

@@ -15,7 +15,7 @@ from podlane.top.columns import MINUTE, arranged, fitting
 from podlane.top.connections import count_words, in_class
 from podlane.top.connections import document as connection_document
 from podlane.top.rates import Frame, RateRow, RateTracker, pause_after_look
-from podlane.top.readings import Source
+from podlane.top.readings import ClassReading, Source
 from podlane.top.render import class_table, connection_table, title
 from podlane.top.view import View
 from traffic_policy.units import Rate
@@ -60,6 +60,8 @@ def print_frame(console: Console, source: Source, frame: Frame, view: View, show
         rows = arranged(frame.rows, view.sort, reverse=view.reverse)
         columns = [column for column in fitting((*rows, frame.totals), width) if column.key != MINUTE]
         console.print(class_table(rows, frame.totals, columns))
+        for note in frame.reading.notes:
+            console.print(Text(note, style="yellow"), soft_wrap=True)
         return
     listed = in_class(shown.connections, view.connection_sort, reverse=view.reverse)
     console.print(connection_table(listed))
@@ -78,13 +80,19 @@ def json_line(source: Source, frame: Frame, shown: Connections | None, now: floa
         "interface": reading.interface,
         "seconds": round(frame.seconds, 3),
         "total_bits_per_second": _bits(reading.total),
-        "classes": [{"name": row.reading.name, **_document(row)} for row in frame.rows],
+        "classes": [{**_names(row.reading), **_document(row)} for row in frame.rows],
         "all": _document(frame.totals),
     }
+    if reading.notes:
+        document["notes"] = reading.notes
     if shown is not None:
         document["active"] = shown.active
         document["connections"] = [connection_document(each) for each in shown.connections]
     return json.dumps(document, ensure_ascii=False)
+
+
+def _names(reading: ClassReading) -> dict[str, str]:
+    return {"workload": reading.workload, "name": reading.name} if reading.workload else {"name": reading.name}
 
 
 def _document(row: RateRow) -> dict[str, Any]:

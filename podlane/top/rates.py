@@ -147,6 +147,8 @@ def _row(now: ClassReading, before: ClassReading | None, seconds: float, throttl
     """``before`` is None for a new class: its counters started at zero."""
     stats = now.stats
     earlier = before.stats if before is not None else ClassStats()
+    if before is not None and before.at is not None and now.at is not None:
+        seconds = now.at - before.at
     if not seconds:
         return RateRow(now, Rate(0), None, None, 0.0, 0.0, 0.0, _waits(now), throttled, None)
     rate = rate_between(earlier, stats, seconds)

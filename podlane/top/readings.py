@@ -22,7 +22,8 @@ class ClassReading:
     """A class at one moment. ``key`` is the same in all readings.
 
     A field is None if the shaper lacks it; ``active`` and ``opened`` (connections alive, and since the start) if
-    connections are not counted. ``arrives``: it limits received traffic.
+    connections are not counted. ``arrives``: it limits received traffic. ``workload`` is empty if there is only one.
+    ``at``: when its counters were read, in seconds of a monotonic clock, if not with those of all others.
     """
 
     key: str
@@ -34,17 +35,23 @@ class ClassReading:
     active: int | None = None
     opened: int | None = None
     arrives: bool = False
+    workload: str = ""
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All classes at one moment, in seconds of a monotonic clock. ``details`` are for a title."""
+    """All classes at one moment, in seconds of a monotonic clock.
+
+    ``details`` are for a title. ``notes`` tell what is not as it is wanted, a line each.
+    """
 
     at: float
     interface: str
     total: Rate | None
     classes: tuple[ClassReading, ...]
     details: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -70,7 +70,8 @@ def _end(view: View, height: int) -> int:
 
 
 def _head(source: str, frame: Frame, view: View, width: int, problem: str) -> tuple[Text, ...]:
-    return title(source, frame, width), last_minute(frame.totals, width), _state(view, problem, width)
+    state = _state(view, problem, frame.reading.notes, width)
+    return title(source, frame, width), last_minute(frame.totals, width), state
 
 
 def help_picture() -> RenderableType:
@@ -85,6 +86,7 @@ def help_picture() -> RenderableType:
 
 
 MEANINGS: Final = (
+    ("workload", "a Pod, or a network namespace, that the node agent looks after"),
     ("rate, ceil", "what the class is guaranteed, and the most it may borrow up to"),
     ("now", "the mean of the last interval, link headers included"),
     ("borrowed", "packets sent in the interval that the class's own rate did not cover"),
@@ -142,11 +144,11 @@ def _title(sort: str) -> str:
     return next(column.title for column in COLUMNS if column.key == sort)
 
 
-def _state(view: View, problem: str, width: int) -> Text:
+def _state(view: View, problem: str, notes: Sequence[str], width: int) -> Text:
     """One line, empty without problems."""
-    if not problem:
+    if not problem and (view.is_paused or not notes):
         return Text("paused: p goes on" if view.is_paused else "", style="bold yellow")
-    text = Text(problem, style="bold red")
+    text = Text(problem, style="bold red") if problem else Text("; ".join(notes), style="yellow")
     text.truncate(width, overflow="ellipsis")
     return text
 

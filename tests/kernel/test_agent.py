@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -79,6 +80,12 @@ def test_each_pod_has_its_own_lanes(two: PodsOnNode, tmp_path: Path, agents: lis
     shown = subprocess.run([*top, other.namespace.name, "--once"], capture_output=True, text=True, check=True).stdout
     assert other.namespace.name in shown
     assert [line.split()[0] for line in shown.splitlines()[2:5]] == ["class", "b", "default"]
+    every = [*top[:-1], "--node", "--json", "--count", "1"]
+    document = json.loads(subprocess.run(every, capture_output=True, text=True, check=True).stdout)
+    rows = {(each["workload"], each["name"]): each for each in document["classes"]}
+    names = (one.namespace.name, other.namespace.name)
+    assert sorted(rows) == sorted([(names[0], "a"), (names[0], "default"), (names[1], "b"), (names[1], "default")])
+    assert rows[names[0], "a"]["rate_bits_per_second"] == 1_000_000
     gone = subprocess.run([*top, "gone", "--once"], capture_output=True, text=True, check=False)
     assert gone.returncode == 1
     assert "There is no workload gone here" in gone.stderr

@@ -49,6 +49,15 @@ def test_what_happened_between_two_looks() -> None:
     assert row.throttled == 0.5
 
 
+def test_a_class_that_was_read_at_another_moment_has_its_own_interval() -> None:
+    """An agent that just changes a Pod's lanes reads its counters a second later."""
+    before, after = replace(api(), at=4.0), replace(api(bytes=5_000_000), at=6.0)
+    [row] = watched(reading(5.0, before), reading(6.0, after)).rows
+    assert row.now == Rate(20 * MBIT)
+    [row] = watched(reading(5.0, before), reading(6.0, before)).rows
+    assert row.now == Rate(0), "not read since"
+
+
 def test_one_look_knows_limits_and_backlog_only() -> None:
     [row] = watched(reading(1.0, api(bytes=9, backlog_bytes=2_500_000, backlog_packets=1))).rows
     assert row.now == Rate(0)

@@ -64,12 +64,28 @@ def test_short_of_room_the_least_important_columns_go_first(frame: Frame) -> Non
     def titles(width: int) -> list[str]:
         return [column.title for column in fitting((*frame.rows, frame.totals), width)]
 
-    assert titles(200) == [column.title for column in COLUMNS]
+    assert titles(200) == [column.title for column in COLUMNS if column.key != "workload"]
     assert titles(120) == [title for title in titles(200) if title != "last 60 s"]
     assert titles(80) == ["class", "ceil", "now", "of ceil", "drop/s", "backlog", "throttled"]
     assert set(titles(60)) >= {"class", "ceil", "now", "of ceil"}
     for width in range(20, 200):
         assert set(titles(width)) <= set(titles(width + 1)), width
+
+
+POD = "shop/a-deployment-with-a-long-name-7d9f8b6c5-x2x4z"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(200, POD), (100, "shop/a-deployme…7d9f8b6c5-x2x4z"), (80, "shop/")])
+def test_names_of_workloads_are_shortened_in_the_middle(frame: Frame, width: int, shown: str) -> None:
+    pods = [replace(row, reading=replace(row.reading, workload=POD)) for row in frame.rows]
+    of_node = replace(frame, rows=tuple(pods), reading=replace(frame.reading, notes=("shop/b refused: No.",)))
+    lines = drawn(classes_picture("127.0.0.1:15110", of_node, View(sort="now"), width, 30), width)
+    assert all(len(line) <= width for line in lines)
+    assert lines[2] == "shop/b refused: No."
+    assert lines[3].split()[:2] == ["workload", "class"]
+    assert lines[4].startswith(shown)
+    assert {"now", "ceil", "rate"} <= set(lines[3].split()) or width < 200
+    assert lines[-2].split()[0] == "all"
 
 
 def test_columns_of_which_nothing_is_known_are_left_out(frame: Frame) -> None:

@@ -15,13 +15,14 @@ from click.testing import CliRunner, Result
 from daemon.documents.classes import Classes
 from daemon.documents.codec import from_json, to_json
 from daemon.documents.connections import Connection, Connections, Endpoint
+from daemon.documents.node import NodeClasses, WorkloadClasses
 from datapath.connection_list import ConnectionPage, LiveConnection, Order
 from datapath.documents.classes import Process, classes_document
 from datapath.documents.connections import connections_document
 from datapath.shaping import ClassSnapshot, Received
 from podlane.main import main
 from podlane.tc import kernel_access
-from podlane.top.admin import AdminSource, reading_of
+from podlane.top.admin import AdminSource, reading_of, reading_of_node
 from podlane.top.interface import InterfaceSource
 from podlane.top.printing import frames
 from podlane.top.readings import Reading, Source, SourceError
@@ -72,6 +73,24 @@ def test_a_reading_is_what_the_sidecar_wrote() -> None:
     )  # fmt: skip
     assert (api.active, api.opened) == (0, 0)
     assert read(classes(read_at=None)).at == 0.0
+
+
+def test_a_reading_of_a_node_has_the_classes_of_all_workloads() -> None:
+    document = NodeClasses(
+        "worker-1", "1.0", "none", 61.0,
+        (
+            WorkloadClasses("shop/a", "programmed", "", from_json(Classes, classes(read_at=5.0))),
+            WorkloadClasses("shop/b", "programmed", "", from_json(Classes, classes(read_at=4.5))),
+            WorkloadClasses("shop/c", "refused", "It asks for much.", None),
+        ),
+    )  # fmt: skip
+    reading = reading_of_node(from_json(NodeClasses, through_json(document)))
+    assert (reading.at, reading.interface, reading.total) == (5.0, "worker-1", None)
+    assert reading.details == ("3 workloads, lanes of 2 in force", "up 1m 1s")
+    assert reading.notes == ("shop/c refused: It asks for much.",)
+    assert [(each.key, each.workload, each.name, each.at) for each in reading.classes] == [
+        ("shop/a 1:101", "shop/a", "api", 5.0), ("shop/b 1:101", "shop/b", "api", 4.5),
+    ]  # fmt: skip
 
 
 def test_what_arrives_is_read_too() -> None:
