@@ -37,12 +37,13 @@ _OLDER: Final = (
 @dataclass(frozen=True, slots=True)
 class AdminSource:
     """A sidecar, by the address of its admin server; with a ``workload``, the node agent that looks after it, and with
-    ``node`` all workloads of that agent."""
+    ``node`` all workloads of that agent. ``label``: what to call it instead of an address that says nothing."""
 
     host: str
     port: int
     workload: str | None = None
     node: bool = False
+    label: str = ""
 
     @classmethod
     def parse(
@@ -77,6 +78,8 @@ class AdminSource:
     @property
     def name(self) -> str:
         """``127.0.0.1:15109``, of an agent with the workload."""
+        if self.label:
+            return self.label
         address = address_words(self.host, self.port)
         return address if self.workload is None else f"{address} {self.workload}"
 
@@ -103,6 +106,8 @@ class AdminSource:
         try:
             answer = ask(self.host, self.port, question)
         except NoAnswerError as error:
+            if self.label:
+                raise SourceError(f"{self.name} does not answer any more: {error}. Start again.") from None
             raise SourceError(
                 f"No {self._kind} is to be reached at {self.name}: {error}. Is one running here, with an admin port? "
                 "--admin HOST:PORT asks another, and --interface NAME does without."

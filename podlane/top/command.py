@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = Duration.parse("100ms")
 _MOST: Final = Duration.parse("1m")
-_SORTS: Final = (
+SORTS: Final = (
     "policy", "workload", "name", "prio", "rate", "ceil", "now", "use", "borrowed", "packets", "drops", "backlog",
     "throttled", "conns", "new",
 )  # fmt: skip
@@ -36,7 +36,8 @@ _SORTS: Final = (
 _MOST_CONNECTIONS: Final = 5000
 
 
-def _interval(value: str) -> Duration:
+def interval_of(value: str) -> Duration:
+    """What ``--interval`` says. Raises ValueError."""
     interval = Duration.parse(value)
     if not _LEAST <= interval <= _MOST:
         raise ValueError(f"{interval} is not from {_LEAST} to {_MOST}.")
@@ -80,11 +81,11 @@ Exit codes: 0 shown, 1 there is nothing to look at (the reason is on standard er
     metavar="N",
     help="Connections at most.",
 )
-@click.option("--sort", type=click.Choice(_SORTS), help="Sort classes by a column.", metavar="COLUMN")
+@click.option("--sort", type=click.Choice(SORTS), help="Sort classes by a column.", metavar="COLUMN")
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option(
     "--interval",
-    callback=parsed(_interval),
+    callback=parsed(interval_of),
     default="1s",
     show_default=True,
     metavar="TIME",
@@ -132,15 +133,22 @@ def top(
         view = View(sort=sort, reverse=reverse, order=Order(order), shows_connections=connections)
         with _inside(netns):
             source = _interface(interface, netns) if interface is not None else _admin(admin, workload, node)
-            out = console()
-            is_live = sys.stdin.isatty() and sys.stdout.isatty() and not out.is_dumb_terminal
-            if is_live and not (once or as_json):
-                from podlane.top.screen import Screen
+            show(source, view, interval.seconds, 1 if once else count, limit, prints=once, as_json=as_json)
 
-                end_by_exception()
-                Screen(out, source, view, interval.seconds, limit).run(count)
-            else:
-                _print(out, source, view, interval.seconds, 1 if once else count, limit, as_json=as_json)
+
+def show(
+    source: Source, view: View, interval: float, count: int | None, limit: int, *, prints: bool, as_json: bool
+) -> None:
+    """Live on a terminal; printed if that is wanted or there is none. ``interval`` is in seconds."""
+    out = console()
+    is_live = sys.stdin.isatty() and sys.stdout.isatty() and not out.is_dumb_terminal
+    if is_live and not (prints or as_json):
+        from podlane.top.screen import Screen
+
+        end_by_exception()
+        Screen(out, source, view, interval, limit).run(count)
+    else:
+        _print(out, source, view, interval, count, limit, as_json=as_json)
 
 
 def _print(

@@ -10,8 +10,8 @@ from test_top_rates import API, MBIT, REST, api, reading, watched
 
 from daemon.documents.connections import Connection, Connections, Endpoint
 from datapath.connection_list import Order
+from podlane.top import command
 from podlane.top.columns import COLUMNS, SORTS, arranged, bar, compact, fitting, percent, short_time, spark
-from podlane.top.command import _SORTS
 from podlane.top.connections import TITLES, cells, in_class
 from podlane.top.keys import read_keys
 from podlane.top.rates import Frame
@@ -121,7 +121,7 @@ def test_sorting(sort: str, reverse: bool, names: list[str]) -> None:
 
 
 def test_the_command_line_knows_all_sorts() -> None:
-    assert _SORTS == SORTS
+    assert command.SORTS == SORTS
 
 
 @pytest.mark.parametrize(
