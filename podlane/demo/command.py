@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from podlane.console import console, end_by_exception, failing_clearly, say, stop
-from podlane.demo.parts import PARTS, UPLOADS
+from podlane.demo.parts import AGENT, PARTS, UPLOADS
 from podlane.demo.scenario import MAX_SECONDS, MIN_SECONDS, Part
 from podlane.errors import DemoError, NotPermittedError, ResultError
 
@@ -31,6 +31,7 @@ Examples:
   sudo podlane demo
   sudo podlane demo --output out/demo.svg
   sudo podlane demo --part both-ways
+  sudo podlane demo --agent
   sudo podlane demo --part uploads --seconds 15 --plain
 
 Exit codes: 0 every lane kept its guarantee and stayed within its ceil; 1 one did not, or the demo
@@ -58,19 +59,24 @@ could not run; 2 the command line cannot be used.
     type=click.FloatRange(MIN_SECONDS, MAX_SECONDS),
     help=f"How long traffic runs in all.  [default: {', '.join(f'{n} {p.seconds:g}' for n, p in PARTS.items())}]",
 )
+@click.option(
+    "--agent", is_flag=True, help="Instead: three Pods held by one node agent, each to a policy of its own, no sidecar."
+)
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live table, also on a terminal.")
-def demo(part: str, output: Path, seconds: float | None, plain: bool) -> None:
+def demo(part: str, output: Path, seconds: float | None, agent: bool, plain: bool) -> None:
     """Watch unmodified programs being held to the lanes of a policy.
 
     First a Pod uploads to one server address in five lanes, told apart by TLS server name, HTTP Host, HTTP/2 :authority
     and port. Lanes join, fill up, borrow, and keep their guarantees; limits change while traffic runs. Then it answers
     clients, downloads, uploads by QUIC, and makes requests on one connection, all in lanes as well. A plot follows each
-    part.
+    part. With --agent three Pods are held by one process of their node, and nothing runs in them but curl and cat.
 
     Servers are nginx, clients are curl and cat, and both are aioquic for QUIC; everything runs in network namespaces of
     its own (podlane-demo-PID-pod, -node, -server in `ip netns`), nothing leaves this machine, and nothing stays behind.
     """
-    parts = [chosen for name, chosen in PARTS.items() if part in (_ALL, name)]
+    if agent and part != _ALL:
+        raise click.UsageError("--agent and --part: The agent's demo has one part. Leave --part out.")
+    parts = [AGENT] if agent else [chosen for name, chosen in PARTS.items() if part in (_ALL, name)]
     with failing_clearly():
         scale = _scale(parts, seconds)
         _check_output(output)
@@ -102,6 +108,7 @@ def _plot_of(part: Part, output: Path) -> Path:
 def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
     """Show one part; whether all that it shows was kept."""
     from podlane.demo import leftovers
+    from podlane.demo.agent_topology import open_agent_topology
     from podlane.demo.recording import assess
     from podlane.demo.report import print_report
     from podlane.demo.scenario import make_scenario
@@ -113,8 +120,8 @@ def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
     scenario = make_scenario(part, scale)
     for name in leftovers.sweep():
         say(f"removed what a killed demo left behind ({name})")
-    say(f"{part.name}: setting up namespaces, nginx and the sidecar ...")
-    with open_topology(scenario) as topology:
+    say(f"{part.name}: setting up namespaces, nginx and the {'agent' if part.pods else 'sidecar'} ...")
+    with open_agent_topology(scenario) if part.pods else open_topology(scenario) as topology:
         view: DemoView = LiveView(out, scenario) if out.is_terminal and not plain else PlainView(out, scenario)
         try:
             recording = play(topology, view)
@@ -124,12 +131,14 @@ def _play(part: Part, scale: float, output: Path, *, plain: bool) -> bool:
         protocols = topology.protocols()
         transfers = topology.finish()
         clients_known = topology.clients_known()
-        topology.stop_sidecar()
+        more = topology.remarks()
+        topology.stop()
     end_by_exception()
     verdict = assess(recording)
-    print_report(out, recording, verdict, transfers, protocols, clients_known)
+    print_report(out, recording, verdict, transfers, protocols, clients_known, more)
     _draw(recording, output)
-    return clients_known and not verdict.problems and all(transfer.complete for transfer in transfers)
+    kept = not verdict.problems and all(transfer.complete for transfer in transfers)
+    return kept and clients_known and all(good for good, _ in more)
 
 
 def _check_output(output: Path) -> None:

@@ -98,5 +98,48 @@ BOTH_WAYS: Final = Part(
     ),
 )  # fmt: skip
 
+AGENT: Final = Part(
+    "agent",
+    "Three Pods held by one agent, each to a policy of its own",
+    "Uploads by unmodified curl and cat",
+    ("agent.yaml", "agent-changed.yaml"),
+    (
+        DemoLane(
+            "orders", "sni", "api.shop.test", Client.CURL, _BLUE,
+            ("--http2", "https://api.shop.test/orders"), ("api.shop.test", TLS_PORT), pod="web",
+        ),
+        DemoLane(
+            "pages", "host", "www.shop.test", Client.CURL, _SKY,
+            ("--header", "Host: www.shop.test", "http://{server}/form"), pod="web",
+        ),
+        DemoLane(
+            "stream", "sni", "*.video.test", Client.CURL, _RED,
+            ("--http1.1", "https://eu.video.test/upload"), ("eu.video.test", TLS_PORT), pod="video",
+        ),
+        DemoLane(
+            "events", ":authority", "events.shop.test", Client.CURL, _PURPLE,
+            ("--http2-prior-knowledge", f"http://events.shop.test:{HTTP2_PORT}/stream"),
+            ("events.shop.test", HTTP2_PORT), pod="video",
+        ),
+        DemoLane("backup", "port", str(RAW_PORT), Client.CAT, _GREY, pod="batch"),
+        DemoLane(
+            "dataset", "sni", "data.lab.test", Client.CURL, _GREEN,
+            ("--http1.1", "https://data.lab.test/dataset"), ("data.lab.test", TLS_PORT), pod="batch",
+        ),
+    ),
+    (
+        Phase("backup", "in the Pod batch, up to its ceil", 4, join="backup"),
+        Phase("dataset", "in the same Pod: backup gets what is left", 4, join="dataset"),
+        Phase("pages", "in the Pod web: no other Pod feels it", 4, join="pages"),
+        Phase("orders", "in the same Pod, and lent to first", 4, join="orders"),
+        Phase("stream", "in the Pod video, alone there", 4, join="stream"),
+        Phase("events", "it goes before stream", 4, join="events"),
+        Phase("limits change", "of the Pod web; no connection breaks", 6, change_limits=True),
+        Phase("orders ends", "pages has what the policy allows it", 5, end="orders"),
+    ),
+    ("web", "video", "batch"),
+)  # fmt: skip
+"""Played by itself."""
+
 PARTS: Final[Mapping[str, Part]] = {part.name: part for part in (UPLOADS, BOTH_WAYS)}
 """In the order in which they are played."""

@@ -129,7 +129,7 @@ def _draw_heading(figure: Figure, height: float, recording: Recording) -> None:
     scenario = recording.scenario
     totals = [total.human for total in scenario.totals.values()]
     shared = totals[0] if len(totals) == 1 else f"{totals[0]} out and {totals[1]} in"
-    title = f"{scenario.part.title}, sharing {shared}"
+    title = scenario.part.title if scenario.part.pods else f"{scenario.part.title}, sharing {shared}"
     figure.text(x, 1 - 0.30 / height, title, fontsize=14, fontweight="bold", color=_INK, va="center")
     subtitle = (
         f"{scenario.part.subtitle}, in Mbit/s as the kernel counts them (half-second means). "
@@ -197,10 +197,17 @@ def _draw_lane(axes: Any, recording: Recording, lane: DemoLane) -> None:
     for word, before, after in (("ceil", ceil0, ceil1), ("guaranteed", rate0, rate1)):
         if before != after:
             _inside(axes, change, before, f"{word} {before:g}")
-    axes.set_title(lane.name, loc="left", fontsize=9.5, color=colour, fontweight="bold", pad=4)
+    axes.set_title(
+        f"{lane.pod}: {lane.name}" if lane.pod else lane.name,
+        loc="left",
+        fontsize=9.5,
+        color=colour,
+        fontweight="bold",
+        pad=4,
+    )
     told_by = "upload by QUIC, by its server name" if lane.client is Client.QUIC else _CRITERIA[lane.criterion]
     text = f"{_KINDS[lane.kind]}{told_by} {lane.value}{lane.note and f' ({lane.note})'}"
-    _note(axes, text, (0, 1), (58, 4), xycoords="axes fraction", color=_QUIET, va="baseline")
+    _note(axes, text, (0, 1), (105 if lane.pod else 58, 4), xycoords="axes fraction", color=_QUIET, va="baseline")
 
 
 def _draw_events(panels: Sequence[Any], recording: Recording) -> None:

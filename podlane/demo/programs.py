@@ -71,6 +71,16 @@ class DemoProgram:
         """An error about it, with its last output."""
         return DemoError(f"{self._name} {what}{last_words(self._log)}")
 
+    def stop(self, patience: float) -> None:
+        """SIGTERM, and wait for its end. Raises :class:`DemoError` when it does not end well."""
+        self.process.terminate()
+        try:
+            status = self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise self.error(f"did not end within {patience:g} s.") from None
+        if status:
+            self.check()
+
     def line(self, patience: float) -> str:
         """The next line that it prints; empty if none arrives within ``patience`` seconds, or at end of file."""
         stream = self.process.stdout

@@ -123,12 +123,12 @@ def assess(recording: Recording) -> DemoVerdict:
     problems: list[str] = []
     for span in scenario.spans:
         limits = span.limits(scenario)
-        for way, total in scenario.totals.items():
-            lanes = [lane.name for lane in scenario.on(way) if lane.name in span.active]
-            if not lanes:
+        for way in scenario.totals:
+            active = [lane for lane in scenario.on(way) if lane.name in span.active]
+            if not active:
                 continue
             together = 0
-            for lane in lanes:
+            for lane in (each.name for each in active):
                 rate = recording.rate(lane, span.steady, span.end)
                 if rate is None:
                     problems.append(f"{lane}: nothing was measured in the phase “{span.phase.name}”.")
@@ -136,7 +136,7 @@ def assess(recording: Recording) -> DemoVerdict:
                 found = measured[span, lane] = Measured(span, lane, Rate(round(rate)), limits[lane])
                 problems += _problems(found)
                 together += found.rate.bits_per_second
-            possible = min(total.bits_per_second, sum(limits[lane].ceil.bits_per_second for lane in lanes))
+            possible = scenario.possible(active, limits)
             share = used[span, way] = together / possible
             if share < USE_TOLERANCE:
                 problems.append(

@@ -36,8 +36,9 @@ def print_report(
     transfers: Sequence[Transfer],
     protocols: Mapping[str, Sequence[str]],
     clients_known: bool = True,
+    more: Sequence[tuple[bool, str]] = (),
 ) -> None:
-    """The table, what is wrong, and a line for each kind of traffic: kept or not, with the figures."""
+    """The table, what is wrong, and a line for each kind of traffic: kept or not, with the figures; then ``more``."""
     scenario = recording.scenario
     console.print()
     title = "Mbit/s in the settled part of each phase, as the kernel counted on the Pod's interface:\n"
@@ -45,7 +46,7 @@ def print_report(
     console.print(report_table(scenario, verdict, transfers, protocols))
     for problem in [*verdict.problems, *_transfer_problems(transfers)]:
         console.print(Text(f"✗ {problem}", style="red"), soft_wrap=True)
-    for good, line in verdict_lines(recording, verdict, transfers, clients_known):
+    for good, line in (*verdict_lines(recording, verdict, transfers, clients_known), *more):
         console.print(Text(f"{'✓' if good else '✗'} {line}", style="green" if good else "red"), soft_wrap=True)
 
 
@@ -55,12 +56,13 @@ def verdict_lines(
     """Sentences with the figures, and whether each is good news: by kind of traffic, then what is true of all."""
     scenario = recording.scenario
     finished = {transfer.lane for transfer in transfers}
-    for kind in dict.fromkeys(lane.kind for lane in scenario.lanes):
-        lanes = [lane.name for lane in scenario.lanes if lane.kind is kind]
+    for pod, kind in dict.fromkeys((lane.pod, lane.kind) for lane in scenario.lanes):
+        lanes = [lane.name for lane in scenario.lanes if (lane.pod, lane.kind) == (pod, kind)]
         found = {name: [m for m in verdict.measured.values() if m.lane == name] for name in lanes}
         good = all(measured and all(m.good for m in measured) for measured in found.values())
         word = "within guarantees and ceils" if good else "NOT within guarantees and ceils"
-        yield good, f"{_ABOUT[kind]}: {word} ({', '.join(_figures(*each) for each in found.items())} Mbit/s)."
+        about = f"What the Pod {pod} uploads" if pod else _ABOUT[kind]
+        yield good, f"{about}: {word} ({', '.join(_figures(*each) for each in found.items())} Mbit/s)."
         if kind is TransferKind.ANSWER and not finished.isdisjoint(found):
             whose = "its" if clients_known else "NOT only its"
             yield clients_known, f"The Pod's server saw {whose} clients' own addresses."
@@ -91,6 +93,8 @@ def report_table(
         table.add_column("in use" if len(ways) == 1 else "use", justify="right", no_wrap=True)
     if len(ways) > 1:
         table.add_row("", *(_WORD[lane.kind.way] for lane in scenario.lanes), *(_WORD[way] for way in ways))
+    if scenario.part.pods:
+        table.add_row("Pod", *(lane.pod for lane in scenario.lanes))
     table.add_row("told by", *(lane.criterion for lane in scenario.lanes))
     table.add_row("seen as", *(_seen_as(lane, protocols) for lane in scenario.lanes))
     previous = None

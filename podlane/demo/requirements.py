@@ -13,7 +13,7 @@ from tc_core.compile.packet_tree import compile_ingress
 from tc_core.errors import MissingFeatureError
 from tc_core.probe import features
 from traffic_policy.marks import ClassIds
-from traffic_policy.policy_file import parse_policy
+from traffic_policy.policy import TrafficPolicy
 
 INTERFACE: Final = "eth0"
 """The Pod's, as in Kubernetes."""
@@ -21,7 +21,14 @@ INTERFACE: Final = "eth0"
 
 def missing_for(part: Part) -> str | None:
     """Why this kernel cannot hold traffic to the part's policy, and the remedy; None when it can."""
-    policy = parse_policy(part.policy_text())
+    for policy in part.policies_by_pod().values():
+        if why := _missing(policy):
+            return why
+    aside = probe()
+    return None if aside.available or not part.pods else f"{aside.reason} {aside.remedy}"
+
+
+def _missing(policy: TrafficPolicy) -> str | None:
     found = features.probe()
     # The score is read from the kernel's classes, which do not see what the relay itself holds.
     ingress_classifier = best_ingress_classifier(found) if found.connmark.available else IngressClassifier.SOCKETS

@@ -5,14 +5,15 @@ The parts themselves are in :mod:`podlane.demo.parts`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from traffic_policy.policy import ResolvedClass, TrafficPolicy
-from traffic_policy.policy_file import parse_policy
+from traffic_policy.policy_file import parse_document, parse_policy, policy_from_document
 from traffic_policy.units import Rate
 
 TLS_PORT: Final = 443
@@ -72,7 +73,7 @@ class TransferKind(Enum):
 class DemoLane:
     """One lane: the class's name, how it is recognised, and the arguments of the program that transfers in it.
 
-    ``colour`` is that of the table and the plot; ``note`` is for the plot.
+    ``colour`` is that of the table and the plot; ``note`` is for the plot. ``pod``: where there are several.
     """
 
     name: str
@@ -84,6 +85,7 @@ class DemoLane:
     resolve: tuple[str, int] | None = None
     kind: TransferKind = TransferKind.UPLOAD
     note: str = ""
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Part:
     """A part of the demo: a stage of its own, with a policy, lanes and a story.
 
     ``policies`` are the files of the policy at the start and, where the story changes the limits, of that afterwards.
+    With ``pods`` one agent holds them, and the files are workloads with a policy each.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Part:
     policies: tuple[str, ...]
     lanes: tuple[DemoLane, ...]
     story: tuple[Phase, ...]
+    pods: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -130,6 +134,14 @@ class Part:
     def policy_text(self, *, changed: bool = False) -> str:
         """The policy file, before or after the change of limits."""
         return files(__package__).joinpath(self.policies[-1 if changed else 0]).read_text(encoding="utf-8")
+
+    def policies_by_pod(self, *, changed: bool = False) -> dict[str, TrafficPolicy]:
+        """The policy of each Pod; that of the only one is under an empty name."""
+        text = self.policy_text(changed=changed)
+        if not self.pods:
+            return {"": parse_policy(text)}
+        document: Any = parse_document(text)
+        return {each["name"]: policy_from_document(each["policy"]) for each in document["workloads"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +162,14 @@ class PhaseSpan:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything about a part that is known before it starts. ``totals`` has the directions with classes."""
+    """Everything about a part that is known before it starts.
+
+    ``totals`` has the directions with classes, for all Pods together, ``pod_totals`` the same for each Pod.
+    """
 
     part: Part
     totals: Mapping[TransferDirection, Rate]
+    pod_totals: Mapping[tuple[str, TransferDirection], Rate]
     before: Mapping[str, ResolvedClass]
     after: Mapping[str, ResolvedClass]
     spans: tuple[PhaseSpan, ...]
@@ -179,23 +195,41 @@ class Scenario:
         """The lanes that share the total of a way."""
         return tuple(lane for lane in self.lanes if lane.kind.way is way)
 
+    def total(self, lane: DemoLane) -> Rate:
+        """What a lane shares with the others of its Pod and way."""
+        return self.pod_totals[lane.pod, lane.kind.way]
+
+    def possible(self, lanes: Collection[DemoLane], limits: Mapping[str, ResolvedClass]) -> int:
+        """What lanes of one way can have together, in bit/s."""
+        ceils = Counter[str]()
+        for lane in lanes:
+            ceils[lane.pod] += limits[lane.name].ceil.bits_per_second
+        totals = {lane.pod: self.total(lane).bits_per_second for lane in lanes}
+        return sum(min(totals[pod], ceil) for pod, ceil in ceils.items())
+
 
 def make_scenario(part: Part, scale: float = 1.0) -> Scenario:
     """The part's schedule, with every phase ``scale`` times its nominal length."""
-    policies = [parse_policy(part.policy_text(changed=changed)) for changed in (False, True)]
-    before, after = (_limits(part, policy) for policy in policies)
-    sent, received = policies[0].total, policies[0].ingress
-    totals = {TransferDirection.SENT: sent, **({TransferDirection.RECEIVED: received.total} if received else {})}
-    return Scenario(part, totals, before, after, _spans(part.story, scale))
+    policies = [part.policies_by_pod(changed=changed) for changed in (False, True)]
+    before, after = (_limits(part, each) for each in policies)
+    pod_totals = {(pod, TransferDirection.SENT): policy.total for pod, policy in policies[0].items()}
+    for pod, policy in policies[0].items():
+        if policy.ingress is not None:
+            pod_totals[pod, TransferDirection.RECEIVED] = policy.ingress.total
+    totals = Counter[TransferDirection]()
+    for (_, way), total in pod_totals.items():
+        totals[way] += total.bits_per_second
+    together = {way: Rate(total) for way, total in totals.items()}
+    return Scenario(part, together, pod_totals, before, after, _spans(part.story, scale))
 
 
-def _limits(part: Part, policy: TrafficPolicy) -> dict[str, ResolvedClass]:
-    received = policy.received()
-    resolved = {
-        TransferDirection.SENT: policy.resolved(),
-        TransferDirection.RECEIVED: received.resolved() if received else (),
-    }
-    return {lane.name: next(c for c in resolved[lane.kind.way] if c.name == lane.name) for lane in part.lanes}
+def _limits(part: Part, policies: Mapping[str, TrafficPolicy]) -> dict[str, ResolvedClass]:
+    found = {}
+    for lane in part.lanes:
+        policy = policies[lane.pod]
+        one_way = policy.received() if lane.kind.way is TransferDirection.RECEIVED else policy
+        found[lane.name] = next(c for c in one_way.resolved() if c.name == lane.name) if one_way else None
+    return {name: limits for name, limits in found.items() if limits is not None}
 
 
 def _spans(story: tuple[Phase, ...], scale: float) -> tuple[PhaseSpan, ...]:

@@ -6,6 +6,7 @@ import time
 from operator import itemgetter
 from typing import Final
 
+from podlane.demo.agent_topology import AgentTopology
 from podlane.demo.recording import SAMPLE_SECONDS, Recording
 from podlane.demo.topology import DemoTopology
 from podlane.demo.view import DemoView
@@ -15,7 +16,7 @@ _EXACT_SECONDS: Final = 0.005
 _MOST_READINGS: Final = 5
 
 
-def play(topology: DemoTopology, view: DemoView) -> Recording:
+def play(topology: DemoTopology | AgentTopology, view: DemoView) -> Recording:
     """From the first phase to the end of the last. Raises :class:`DemoError` as soon as something breaks."""
     scenario = topology.scenario
     recording = Recording(scenario)
@@ -41,7 +42,7 @@ def play(topology: DemoTopology, view: DemoView) -> Recording:
     return recording
 
 
-def _sample(recording: Recording, topology: DemoTopology, started: float) -> None:
+def _sample(recording: Recording, topology: DemoTopology | AgentTopology, started: float) -> None:
     readings = []
     for _ in range(_MOST_READINGS):
         before = time.monotonic()

@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from podlane.demo.requirements import INTERFACE, quic_lanes
 from podlane.demo.scenario import DemoLane, Part, Scenario, TransferDirection, TransferKind
 from podlane.demo.servers import Servers, make_certificate, start_quic_server
 from podlane.errors import DemoError
-from podlane.netns import Lab, PodNodeServer, pod_node_server
+from podlane.netns import Host, Lab, PodNodeServer, pod_node_server
 from podlane.run.proxy import sidecar_command
 from tc_core.compile.mark_tree import leaf_handle
 from tc_core.compile.packet_tree import ifb_name
@@ -44,10 +44,10 @@ _DEVICES: Final = {TransferDirection.SENT: INTERFACE, TransferDirection.RECEIVED
 """Where the classes of what goes that way are."""
 _EVERY_ADDRESS: Final = "0.0.0.0"
 """The Pod's programs listen on it, as programs do: the proxy reaches them at their loopback address."""
-_READY_PATIENCE: Final = 60.0
+READY_PATIENCE: Final = 60.0
 """Seconds until the sidecar has everything in force; imports and the look at the kernel are the slow parts."""
-_STOP_PATIENCE: Final = 15.0
-_CHANGE_PATIENCE: Final = 5.0
+STOP_PATIENCE: Final = 15.0
+CHANGE_PATIENCE: Final = 5.0
 """Seconds until changed limits must be in force; the change itself takes milliseconds."""
 _FINISH_PATIENCE: Final = 20.0
 """Seconds for what is on its way when the transfers end: under a megabyte each, at 5 Mbit/s or more."""
@@ -99,19 +99,7 @@ class DemoTopology:
         """Put the second policy in force, as an operator would: rewrite the file and send SIGHUP. Raises DemoError."""
         _write_policy(self.folder, self.scenario.part, changed=True)
         self.sidecar.process.send_signal(signal.SIGHUP)
-        wanted = {
-            name: (limits.rate.bits_per_second, limits.ceil.bits_per_second)
-            for name, limits in self.scenario.after.items()
-        }
-        deadline = time.monotonic() + _CHANGE_PATIENCE
-        while True:
-            found = {c.name: (c.rate_bits_per_second, c.ceil_bits_per_second) for c in self._classes()}
-            if wanted.items() <= found.items():
-                return
-            self.check()
-            if time.monotonic() > deadline:
-                raise self.sidecar.error(f"has no changed limits in force after {_CHANGE_PATIENCE:g} s: found {found}.")
-            time.sleep(_POLL_SECONDS)
+        wait_for_change(self.scenario, self._classes, self.sidecar)
 
     def sent(self) -> dict[str, int]:
         """Bytes that each lane's class has let through so far, from the kernel."""
@@ -129,34 +117,53 @@ class DemoTopology:
                 each.check()
 
     def finish(self) -> list[Transfer]:
-        """End all transfers and wait until each has arrived; gives what became of them, in the order of the lanes."""
-        for transfer in self.transfers.values():
-            transfer.end()
-        lanes = (lane.name for lane in self.scenario.lanes if lane.name in self.transfers)
-        return [self.transfers[name].result(_FINISH_PATIENCE) for name in lanes]
+        """What became of all transfers, which end now."""
+        return results(self.scenario, self.transfers)
 
     def clients_known(self) -> bool:
         """Whether the Pod's server, if it had clients, saw their address, which is that of the host outside."""
         has_clients = any(transfer.lane.kind is TransferKind.ANSWER for transfer in self.transfers.values())
         return self.pod_servers.clients() == ({self.hosts.server_ipv4} if has_clients else set())
 
-    def stop_sidecar(self) -> None:
-        """Stop it as Kubernetes would; raises :class:`DemoError` when it does not end well."""
-        self.sidecar.process.send_signal(signal.SIGTERM)
-        try:
-            status = self.sidecar.process.wait(_STOP_PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise self.sidecar.error(f"did not end within {_STOP_PATIENCE:g} s.") from None
-        if status:
-            self.sidecar.check()
+    def remarks(self) -> tuple[tuple[bool, str], ...]:
+        """Nothing more to tell."""
+        return ()
+
+    def stop(self) -> None:
+        """Stop the sidecar as Kubernetes would; raises :class:`DemoError` when it does not end well."""
+        self.sidecar.stop(STOP_PATIENCE)
 
     def _classes(self) -> tuple[Class, ...]:
         with self.hosts.pod.namespace.entered():
             try:
-                answer = ask(ADMIN_ADDRESS, ADMIN_PORT, "/classes", _CHANGE_PATIENCE)
+                answer = ask(ADMIN_ADDRESS, ADMIN_PORT, "/classes", CHANGE_PATIENCE)
                 return from_json(Classes, json.loads(answer.body)).classes
             except (NoAnswerError, ValueError, DocumentError) as error:
                 raise DemoError(f"The sidecar's admin server does not answer: {error}.") from None
+
+
+def wait_for_change(scenario: Scenario, classes: Callable[[], Iterable[Class]], daemon: DemoProgram) -> None:
+    """Wait until the ``daemon`` has the changed limits in force, by its ``classes``. Raises :class:`DemoError`."""
+    wanted = {
+        name: (limits.rate.bits_per_second, limits.ceil.bits_per_second) for name, limits in scenario.after.items()
+    }
+    deadline = time.monotonic() + CHANGE_PATIENCE
+    while True:
+        found = {c.name: (c.rate_bits_per_second, c.ceil_bits_per_second) for c in classes()}
+        if wanted.items() <= found.items():
+            return
+        daemon.check()
+        if time.monotonic() > deadline:
+            raise daemon.error(f"has no changed limits in force after {CHANGE_PATIENCE:g} s: found {found}.")
+        time.sleep(_POLL_SECONDS)
+
+
+def results(scenario: Scenario, transfers: Mapping[str, Running]) -> list[Transfer]:
+    """End all transfers and wait until each has arrived; gives what became of them, in the order of the lanes."""
+    for transfer in transfers.values():
+        transfer.end()
+    lanes = (lane.name for lane in scenario.lanes if lane.name in transfers)
+    return [transfers[name].result(_FINISH_PATIENCE) for name in lanes]
 
 
 @contextmanager
@@ -197,17 +204,22 @@ def _write_policy(folder: Path, part: Part, *, changed: bool) -> None:
 
 
 def _start_sidecar(hosts: PodNodeServer, folder: Path) -> DemoProgram:
-    ready, writing = os.pipe2(os.O_CLOEXEC)
     options = ["--policy", str(folder / _POLICY), "--interface", INTERFACE, "--grace", "3s"]
-    options += ["--admin-port", str(ADMIN_PORT), "--ready-fd", str(writing), "--log-level", "info"]
-    # Settings of the user's own sidecar must not change the demo.
+    options += ["--admin-port", str(ADMIN_PORT), "--log-level", "info"]
+    return start_daemon("The sidecar", hosts.pod, sidecar_command(*options), folder / "sidecar.log")
+
+
+def start_daemon(name: str, host: Host, argv: list[str], log: Path) -> DemoProgram:
+    """Start a daemon of ours that has ``--ready-fd``, and wait until it is ready. Raises :class:`DemoError`."""
+    ready, writing = os.pipe2(os.O_CLOEXEC)
+    # Settings of the user's own daemons must not change the demo.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PODLANE_")}
     try:
-        sidecar = DemoProgram(
-            "The sidecar",
-            hosts.pod,
-            sidecar_command(*options),
-            folder / "sidecar.log",
+        daemon = DemoProgram(
+            name,
+            host,
+            [*argv, "--ready-fd", str(writing)],
+            log,
             subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(writing,),
@@ -216,8 +228,8 @@ def _start_sidecar(hosts: PodNodeServer, folder: Path) -> DemoProgram:
     finally:
         os.close(writing)
     with os.fdopen(ready, "rb", buffering=0) as stream:
-        readable, _, _ = select.select([stream], [], [], _READY_PATIENCE)
+        readable, _, _ = select.select([stream], [], [], READY_PATIENCE)
         if not (readable and stream.read(64)):
-            happened = "ended before it was ready" if readable else f"did not get ready within {_READY_PATIENCE:g} s"
-            raise sidecar.error(f"{happened}.")
-    return sidecar
+            happened = "ended before it was ready" if readable else f"did not get ready within {READY_PATIENCE:g} s"
+            raise daemon.error(f"{happened}.")
+    return daemon

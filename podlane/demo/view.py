@@ -106,13 +106,16 @@ def live_table(scenario: Scenario, recording: Recording, span: PhaseSpan, width:
     cells = max(_NARROW_BAR, min(_BAR_CELLS, width - _NARROW_REST)) if narrow else _BAR_CELLS
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     sums = _sums(scenario)
-    share = f"of {sums[0][1].human}" if len(sums) == 1 else "of the total"
+    pods = scenario.part.pods
+    share = (
+        f"of {sums[0][1].human}" if len(sums) == 1 and not pods else "of the Pod's total" if pods else "of the total"
+    )
     for title in ("lane", "told by", "guaranteed", " ceil", "  now", share, "share", ""):
         is_number = title in ("guaranteed", " ceil", "  now", "share")
         table.add_column(title, justify="right" if is_number else "left", no_wrap=True)
     for lane in scenario.lanes:
         rate, limits = recording.current(lane.name), recording.limits(lane.name, recording.now)
-        total = scenario.totals[lane.kind.way]
+        total = scenario.total(lane)
         over = rate > limits.ceil.bits_per_second * CEIL_TOLERANCE
         idle = lane.name not in span.active
         verdict = Text("within", style="green")
@@ -121,7 +124,7 @@ def live_table(scenario: Scenario, recording: Recording, span: PhaseSpan, width:
         elif over:
             verdict = Text("settling", style="dim") if recording.now < span.steady else Text("over!", style="bold red")
         table.add_row(
-            Text(lane.name, style=f"bold {lane.colour}"),
+            Text(f"{lane.pod} {lane.name}".strip(), style=f"bold {lane.colour}"),
             lane.criterion if narrow else _told_by(lane),
             mbit(limits.rate.bits_per_second),
             mbit(limits.ceil.bits_per_second),

@@ -136,7 +136,7 @@ def explanation_lines(said: Explained) -> Iterator[str]:
         for line in said.refusal.splitlines():
             yield from prose(line, "  ", "    ")
     if said.state:
-        told = said.state if not said.reason else f"{said.state}: {said.reason}"
+        told = f"{said.state}: {said.reason}" if said.reason not in ("", said.refusal) else said.state
         yield from prose(f"State: {told}", "  ", "    ")
     if said.values:
         yield ""
@@ -165,7 +165,7 @@ def _who(found: Found) -> str:
     if found.holder.who is not HeldBy.AGENT:
         return found.holder.who.value
     if found.agent is None:
-        return "the agent of its node, which there is not" if not found.notes else "the agent of its node"
+        return "the agent of its node" if found.notes or not found.node else "nobody: there is no agent on its node"
     version = f", version {found.agent.version}" if found.agent.version else ""
     return f"the agent of its node ({found.agent.namespace}/{found.agent.name}{version})"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from podlane.demo.parts import BOTH_WAYS, PARTS, UPLOADS
+from podlane.demo.parts import AGENT, BOTH_WAYS, PARTS, UPLOADS
 from podlane.demo.scenario import Part
 
 pytestmark = pytest.mark.root
@@ -95,19 +95,36 @@ SHORT = {
         r"seen as\s+http1\s+\(kernel\)\s+http1\s+tls\s+quic\s+http1\s+http1",
         r"live(\s+\d+\.\d ✓){5}",
     ),
+    AGENT.name: (
+        15,
+        [
+            *(f"What the Pod {pod} uploads: within guarantees and ceils" for pod in AGENT.pods),
+            "Limits changed at ",
+            "Nothing of Podlane runs in the Pods: one process on their node holds them, with ",
+            "The server saw the Pods' own addresses.",
+        ],
+        r"seen as\s+tls\s+http1\s+tls\s+http2\s+\(kernel\)\s+tls",
+        r"events(\s+\d+\.\d ✓){6}",
+    ),
 }
 """Seconds that a part takes here, and what it says."""
 
 
 @pytest.mark.measure
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("part", [*PARTS.values(), AGENT], ids=[*PARTS, AGENT.name])
 def test_a_short_demo_keeps_every_lane_draws_the_plot_and_leaves_nothing(tmp_path: Path, part: Part) -> None:
     output = tmp_path / "new" / "demo.svg"
     seconds, lines, seen, row = SHORT[part.name]
     for _ in range(ATTEMPTS):
         demo = subprocess.Popen(
-            command("--part", part.name, "--seconds", str(seconds), "--output", output),
+            command(
+                *(["--agent"] if part is AGENT else ["--part", part.name]),
+                "--seconds",
+                str(seconds),
+                "--output",
+                output,
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

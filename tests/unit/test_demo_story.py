@@ -11,7 +11,7 @@ from rich.console import Console
 from datapath.routing.flow import Content, Destination
 from datapath.routing.table import RoutingTable
 from podlane.demo.clients import Transfer
-from podlane.demo.parts import BOTH_WAYS, PARTS, UPLOADS
+from podlane.demo.parts import AGENT, BOTH_WAYS, PARTS, UPLOADS
 from podlane.demo.recording import SAMPLE_SECONDS, Recording, assess
 from podlane.demo.report import print_report
 from podlane.demo.scenario import Part, PhaseSpan, Scenario, TransferDirection, TransferKind, make_scenario
@@ -38,8 +38,20 @@ EXPECTED[BOTH_WAYS.name] = [
     {"shop": 50, "media": 15, "live": 15, "reports": 20, "updates": 40, "dataset": 40},
     {"shop": 30, "media": 15, "live": 15, "orders": 40, "updates": 40, "dataset": 40},
 ]
+_BATCH = {"backup": 4, "dataset": 16}
+EXPECTED[AGENT.name] = [
+    {"backup": 15},
+    _BATCH,
+    {**_BATCH, "pages": 30},
+    {**_BATCH, "pages": 10, "orders": 30},
+    {**_BATCH, "pages": 10, "orders": 30, "stream": 40},
+    {**_BATCH, "pages": 10, "orders": 30, "stream": 25, "events": 15},
+    {**_BATCH, "pages": 20, "orders": 20, "stream": 25, "events": 15},
+    {**_BATCH, "pages": 30, "stream": 25, "events": 15},
+]
 """Mbit/s that HTB gives to each lane, phase by phase: guarantees, then borrowing by priority up to the ceil."""
 
+ALL = (*PARTS.values(), AGENT)
 Distort = Callable[[PhaseSpan, str, float], float]
 
 
@@ -70,7 +82,9 @@ def test_the_limits_change_at_about_two_thirds_of_the_uploads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "ended"), [(UPLOADS, ["video"]), (BOTH_WAYS, ["reports"])], ids=lambda p: getattr(p, "name", "")
+    ("part", "ended"),
+    [(UPLOADS, ["video"]), (BOTH_WAYS, ["reports"]), (AGENT, ["orders"])],
+    ids=lambda p: getattr(p, "name", ""),
 )
 def test_every_lane_joins_once_and_one_ends(part: Part, ended: list[str]) -> None:
     spans = make_scenario(part).spans
@@ -80,7 +94,7 @@ def test_every_lane_joins_once_and_one_ends(part: Part, ended: list[str]) -> Non
     assert len({lane.colour for lane in part.lanes}) == len(part.lanes)
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("part", ALL, ids=[*PARTS, AGENT.name])
 @pytest.mark.parametrize("scale", [0.26, 0.4, 1.0, 3.0])
 def test_every_phase_keeps_time_to_measure_in(part: Part, scale: float) -> None:
     scenario = make_scenario(part, scale)
@@ -134,6 +148,22 @@ def test_both_ways_are_told_apart_as_they_say() -> None:
     assert table.route(Destination.parse(server, 443), Content(sni="live.shop.test")).class_name == "default", "TCP"
 
 
+@pytest.mark.parametrize("changed", [False, True], ids=["before", "after"])
+def test_the_lanes_of_the_agents_pods_are_told_apart_as_they_say(changed: bool) -> None:
+    server = "10.0.0.1"
+    tables = {pod: RoutingTable.from_policy(p) for pod, p in AGENT.policies_by_pod(changed=changed).items()}
+    assert tuple(tables) == AGENT.pods
+    seen = {
+        "orders": tables["web"].route(Destination.parse(server, 443), Content(sni="api.shop.test")),
+        "pages": tables["web"].route(Destination.parse(server, 80), Content(host="www.shop.test")),
+        "stream": tables["video"].route(Destination.parse(server, 443), Content(sni="eu.video.test")),
+        "events": tables["video"].route(Destination.parse(server, 8080), Content(host="events.shop.test")),
+        "backup": tables["batch"].route(Destination.parse(server, 8730)),
+        "dataset": tables["batch"].route(Destination.parse(server, 443), Content(sni="data.lab.test")),
+    }
+    assert {name: route.class_name for name, route in seen.items()} == {lane.name: lane.name for lane in AGENT.lanes}
+
+
 def test_without_a_lane_there_is_no_phase_in_which_it_joins() -> None:
     part = BOTH_WAYS.without(["live"])
     assert part.lanes == tuple(lane for lane in BOTH_WAYS.lanes if lane.name != "live")
@@ -146,7 +176,7 @@ def test_every_kind_of_traffic_and_both_ways_are_shown() -> None:
     assert {way for part in PARTS.values() for way in make_scenario(part).totals} == {*TransferDirection}
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("part", ALL, ids=[*PARTS, AGENT.name])
 def test_what_htb_should_do_is_what_the_verdict_accepts(part: Part) -> None:
     verdict = assess(play(part=part))
     assert verdict.problems == ()
@@ -255,6 +285,27 @@ def test_the_report_of_both_ways_has_a_line_for_each_kind_of_traffic() -> None:
     assert "Limits changed" not in text
     widest = max(len(line) for line in text.splitlines() if not line.startswith(("✓", "Mbit")))
     assert widest <= 80, "on a terminal of 80 columns nothing is cut off"
+
+
+def test_the_report_of_the_agents_part_has_a_line_for_each_pod() -> None:
+    recording = play(part=AGENT)
+    text = rendered(
+        lambda c: print_report(
+            c, recording, assess(recording), transfers(AGENT), {}, more=((True, "Nothing runs."), (False, "No."))
+        )
+    )
+    assert "✓ What the Pod web uploads: within guarantees and ceils (orders 20.0–30.0, pages 10.0–30.0 Mbit/s)." in text
+    assert "✓ What the Pod batch uploads: within guarantees and ceils (backup 4.0–15.0, dataset 16.0 Mbit/s)." in text
+    assert "✓ Limits changed at 24 s" in text
+    assert text.endswith("✓ Nothing runs.\n✗ No.\n")
+    widest = max(len(line) for line in text.splitlines() if not line.startswith(("✓", "Mbit")))
+    assert widest <= 80, "on a terminal of 80 columns nothing is cut off"
+
+
+def test_what_a_pod_does_not_get_is_told() -> None:
+    found = assess(play(only("stream", 4, 0.5, AGENT), AGENT)).problems
+    assert found[0] == "stream: 20 Mbit/s is below its guarantee of 25 Mbit/s in the phase “stream”."
+    assert found[1].startswith("Only 80% of 100 Mbit/s was used in the phase “stream”")
 
 
 def test_a_server_that_saw_others_than_its_clients_is_reported() -> None:

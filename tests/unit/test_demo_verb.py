@@ -29,9 +29,10 @@ from tc_core.probe.capability import ALL_FEATURES, HTB, IFB, Feature, absent
         (["--seconds", "3"], "is not in the range"),
         (["--seconds", "many"], "is not a valid float"),
         (["--seconds", "12"], "Give at least 19 for what --part chooses, or choose one part"),
+        (["--part", "uploads", "--agent"], "The agent's demo has one part. Leave --part out."),
         (["--part", "quick"], "'all', 'uploads', 'both-ways'"),
     ],
-    ids=["other format", "no format", "too short", "not a number", "too short for all", "no such part"],
+    ids=["other format", "no format", "too short", "not a number", "too short for all", "two parts", "no such part"],
 )
 def test_wrong_options_exit_with_2(options: list[str], words: str) -> None:
     result = CliRunner().invoke(verb.demo, options)
