@@ -100,6 +100,12 @@ def identity_at(path: Path) -> Identity | None:
         return None
 
 
+def is_namespace(path: Path) -> bool:
+    """Whether it is a namespace: its name is there a moment before it, and a moment after (ip-netns(8))."""
+    found, here = identity_at(path), identity_at(Path(_HERE))
+    return found is not None and here is not None and found[0] == here[0]
+
+
 def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 

@@ -23,7 +23,7 @@ from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
 from datapath.netfilter.install import Installer, detect_backend
-from datapath.network_namespace import NetworkNamespace, all_namespaces
+from datapath.network_namespace import NetworkNamespace, all_namespaces, is_namespace
 from datapath.routing.cached import Routing
 from datapath.shaping import Shaping, shaped_interface
 from datapath.stepaside.server import StepAside
@@ -132,7 +132,7 @@ class WorkloadLanes:
             if workload.lanes is None:
                 self._say(State.REFUSED, workload.refusal)
                 return None
-            if workload.network_namespace is None or not workload.network_namespace.exists():
+            if workload.network_namespace is None or not is_namespace(workload.network_namespace):
                 place = workload.network_namespace
                 self._say(State.WAITING, f"There is no network namespace {place}." if place else "It has none yet.")
                 return None

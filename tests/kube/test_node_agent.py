@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from agents import RunningAgent, agents_to_end, launch_agent
@@ -228,3 +232,31 @@ def test_an_api_server_that_is_away_changes_nothing(node: Node, cluster: Cluster
     pod.until_event("LanesProgrammed", "shared by c, default.")
     told = [each["message"] for each in pod.events() if each["reason"] == "LanesProgrammed"]
     assert len(set(told)) == len(told) == 3, "what is adopted is not told again"
+
+
+def test_an_agent_that_starts_without_an_api_server_leaves_what_it_finds(
+    node: Node, cluster: Cluster, kubectl: Kubectl, start: Any
+) -> None:
+    pod = node.pod(kubectl, "web", limits("a"), AGENT)
+    first = start()
+    until_classes(first, pod, "a")
+    before = state_of(pod.host)
+    first.stop(signal.SIGKILL)
+    cluster.stop_apiserver()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            seen = first.log.stat().st_size
+            starting = pool.submit(start)
+
+            def port() -> re.Match[str] | None:
+                said = first.log.read_text()[seen:]
+                return re.search(r"admin server listens.* port=(\d+)[\s\S]*what the API server says is not known", said)
+
+            found = until("that it is noticed", port)
+            assert state_of(pod.host) == before
+            with pytest.raises(HTTPError, match="503"):
+                urlopen(f"http://127.0.0.1:{found[1]}/readyz", timeout=10)
+        finally:
+            cluster.restart_apiserver()
+        until_classes(starting.result(60), pod, "a")
+    assert state_of(pod.host) == before
