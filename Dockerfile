@@ -3,11 +3,11 @@
 
 FROM debian:trixie-slim AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 python3-pip python3-venv \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-pip python3-venv \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 RUN python3 -m venv --without-pip /opt/podlane
-# What Podlane needs changes less often than Podlane: a layer of its own. Wheels only: there is no compiler here.
+# What Podlane needs changes less often than Podlane: a layer of its own. Wheels only: nothing is compiled for Python.
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 print(*p["dependencies"], sep="\n")' >requirements.txt \
@@ -18,6 +18,8 @@ COPY . .
 # that the interpreter need not compare times at each start.
 RUN python3 -m pip --python /opt/podlane install --no-cache-dir --no-compile --no-deps . \
  && python3 -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/podlane/lib
+# The agent copies it to nodes, which may have another libc or none: static.
+RUN gcc -static -Os -s -Wall -Wextra -Werror -o /opt/podlane/bin/podlane-cni node_agent/cni/podlane-cni.c
 
 
 FROM debian:trixie-slim

@@ -10,6 +10,7 @@ IPTABLES_STAMP := $(VENV)/.python-iptables
 BENCH_STAMP := $(VENV)/.bench
 FUZZ_STAMP := $(VENV)/.fuzz
 DOCS_STAMP := $(VENV)/.docs
+CNI_PLUGIN := $(BIN)/podlane-cni
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql
 PYTEST_ARGS ?=
@@ -32,6 +33,11 @@ $(IPTABLES_STAMP): $(STAMP)
 	@tools/system-packages gcc libc6-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[python-iptables]'
 	@touch $@
+
+# Static, since it runs on nodes; the Dockerfile has the same line.
+$(CNI_PLUGIN): node_agent/cni/podlane-cni.c | $(STAMP)
+	@tools/system-packages gcc libc6-dev
+	@gcc -static -Os -s -Wall -Wextra -Werror -o $@ $<
 
 # Envoy, and mitmproxy, which pins versions of what Podlane uses too: hence in an environment of its own.
 $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt
@@ -64,7 +70,7 @@ test: test-environment test-packages lint  ## everything, real-kernel tests incl
 test-nightly:  ## what takes too long for every change: a soak, kills, fuzzing, benchmarks, kind (CONTRIBUTING.md)
 	@.ci/nightly
 
-test-environment: build $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP)
+test-environment: build $(CNI_PLUGIN) $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP)
 
 test-packages: system-packages
 	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
@@ -79,7 +85,7 @@ test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds hel
 	@$(BIN)/python -m pytest tests/chart $(PYTEST_ARGS)
 
 kube-packages:
-	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common
+	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common containernetworking-plugins
 
 kube-tools: kube-packages  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
 	@tools/kube-tools >/dev/null
@@ -88,7 +94,7 @@ istio-iptables:  ## Istio's programs that write its rules, for the tests of the 
 	@tools/system-packages go=golang-go
 	@tools/kube-tools istio-iptables >/dev/null
 
-test-kube: build system-packages kube-tools  ## injection by a real API server
+test-kube: build $(CNI_PLUGIN) system-packages kube-tools  ## injection by a real API server
 	@tools/as-root env $$(tools/kube-tools --env) $(BIN)/python -m pytest tests/kube $(PYTEST_ARGS)
 
 test-image: build  ## the container image, built and run by a container engine of its own

@@ -22,6 +22,7 @@ from datapath.documents.connections import connections_asked, connections_docume
 from datapath.documents.metrics import class_families
 from datapath.shaping import ClassSnapshot
 from node_agent.agent import Agent
+from node_agent.cni.gate import CniGate, CallOutcome
 from node_agent.lanes import State, WorkloadLanes
 from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import Datapath
@@ -34,9 +35,12 @@ _FRESH_S = 0.1
 class AgentAdmin:
     """Serves what an agent does."""
 
-    def __init__(self, agent: Agent, node: str | None = None, mode: Mode = Mode.NONE) -> None:
-        """``node`` and ``mode`` are its settings, for ``/node``."""
+    def __init__(
+        self, agent: Agent, gate: CniGate | None = None, *, node: str | None = None, mode: Mode = Mode.NONE
+    ) -> None:
+        """``gate`` answers the CNI plugin, if it is in use; ``node`` and ``mode`` are settings, for ``/node``."""
         self._agent = agent
+        self._gate = gate
         self._node = node
         self._mode = mode
         self._began = time.monotonic()
@@ -83,6 +87,10 @@ class AgentAdmin:
         states = gauge("podlane_agent_workloads", "Workloads by state.", "state")
         for state in State:
             states.add(sum(each.state is state for each in running), state.value)
+        calls = counter("podlane_agent_cni_calls", "Pods' networks of which the CNI plugin told.", "outcome")
+        if self._gate is not None:
+            for outcome in CallOutcome:
+                calls.add(self._gate.calls[outcome], outcome.value)
         changes = counter("podlane_agent_changes", "Times that lanes were put in force or changed.", *_LABELS)
         lost = gauge("podlane_enforcement_lost", "1: rules, routes or classes are missing now.", *_LABELS)
         repaired = counter("podlane_enforcement_repairs", "Times that what was missing was put back.", *_LABELS, "part")
@@ -102,7 +110,7 @@ class AgentAdmin:
                 repaired.add(number, *values, part)
             sent += ((values, snapshot) for snapshot in status.snapshots)
             received += ((values, snapshot) for snapshot in (status.received.classes if status.received else ()))
-        yield from (states, changes, lost, repaired, decided)
+        yield from (states, calls, changes, lost, repaired, decided)
         yield from class_families("podlane_class", "sent", sent, _LABELS)
         yield from class_families("podlane_received", "received", received, _LABELS)
 

@@ -65,6 +65,14 @@ class Agent:
         mine = {w.network_namespace for w in wanted.values() if w.network_namespace is not None}
         await KernelThread().run(partial(remove_left_lanes, self._node.state, mine))
 
+    async def in_force(self, wanted: NodeWorkload, namespace: Identity) -> WorkloadLanes:
+        """Wait until the lanes of a workload are in force in this network namespace."""
+        while True:
+            lanes = self.running.get(wanted.name)
+            if lanes is not None and lanes.in_force_in == namespace:
+                return lanes
+            await self._node.moved.wait()
+
     @property
     def ready(self) -> bool:
         """Whether all lanes that can be in force are. A Pod may wait for its network for ever."""

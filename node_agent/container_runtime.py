@@ -36,6 +36,13 @@ class PodNetwork:
         return identity_at(self.path) == self.identity
 
 
+def network_at(path: Path, proc: Path = PROC) -> PodNetwork | None:
+    """The network namespace that a container runtime names; None: it is not there, or it is the agent's or the
+    node's."""
+    identity = identity_at(path)
+    return None if identity is None or identity in _not_of_pods(proc) else PodNetwork(path, identity)
+
+
 def find_networks(uids: Collection[str], proc: Path = PROC, names: Path = NAMES) -> dict[str, PodNetwork]:
     """The network namespaces of the Pods with these UIDs, as far as they have processes, but never the agent's own, nor
     the node's.
@@ -43,7 +50,7 @@ def find_networks(uids: Collection[str], proc: Path = PROC, names: Path = NAMES)
     Of a Pod's processes the oldest one counts, which is that of its sandbox. A name below ``names`` is preferred to
     /proc/PID/ns/net. Blocks: it reads a file of each process.
     """
-    hosts = {identity_at(proc / "self" / "ns" / "net"), identity_at(proc / "1" / "ns" / "net")}
+    hosts = _not_of_pods(proc)
     oldest: dict[str, tuple[int, PodNetwork]] = {}
     for folder in proc.glob("[0-9]*"):
         uid = _uid_of(folder)
@@ -59,6 +66,10 @@ def find_networks(uids: Collection[str], proc: Path = PROC, names: Path = NAMES)
     return {
         uid: PodNetwork(named.get(found.identity, found.path), found.identity) for uid, (_, found) in oldest.items()
     }
+
+
+def _not_of_pods(proc: Path) -> set[Identity | None]:
+    return {identity_at(proc / "self" / "ns" / "net"), identity_at(proc / "1" / "ns" / "net")}
 
 
 def _uid_of(process: Path) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import Final, NoReturn
@@ -23,11 +23,12 @@ from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
 from datapath.netfilter.install import Installer, detect_backend
-from datapath.network_namespace import NetworkNamespace, all_namespaces, is_namespace
+from datapath.network_namespace import Identity, NetworkNamespace, all_namespaces, is_namespace
 from datapath.routing.cached import Routing
 from datapath.shaping import Shaping, shaped_interface
 from datapath.stepaside.server import StepAside
 from datapath.stepaside.turns import ClassifierThread
+from node_agent.broadcast import Broadcast
 from node_agent.counters import FlowCounters
 from node_agent.state import StateFolder
 from node_agent.sweep import Found, Sweeper
@@ -67,7 +68,8 @@ class NodeContext:
 
     ``features`` are those of its kernel, ``classifier`` is the thread that reads first packets, ``together`` limits the
     blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state of a
-    workload and its reason, and with each change that is in force, but not with what is adopted.
+    workload and its reason, and with each change that is in force, but not with what is adopted. ``moved``: lanes came
+    into force, or another state did.
     """
 
     features: Features
@@ -76,6 +78,7 @@ class NodeContext:
     together: trio.CapacityLimiter
     state: StateFolder
     told: Callable[[NodeWorkload, State, str], None] = lambda _workload, _state, _reason: None
+    moved: Broadcast = field(default_factory=Broadcast)
 
 
 class WorkloadLanes:
@@ -89,6 +92,8 @@ class WorkloadLanes:
         self.counters = FlowCounters()
         self.plane: DataPlane | None = None
         """While they are in force."""
+        self.in_force_in: Identity | None = None
+        """The network namespace in which they are."""
         self.programmed = 0
         """How often lanes were put in force or changed."""
         self._node = node
@@ -158,6 +163,7 @@ class WorkloadLanes:
                 async with plane.changing:
                     await plane.prepare(nursery, earlier)
                     await plane.apply(lanes.policy, lanes.settings())
+                self.in_force_in = namespace.identity
                 self._programmed(lanes, adopted=earlier is not None)
                 await self._keep(plane, namespace)
                 if not self._continues(namespace):
@@ -195,7 +201,7 @@ class WorkloadLanes:
 
     def _forget_plane(self, plane: DataPlane) -> None:
         plane.close()
-        self.plane = self._in_force = None
+        self.plane = self._in_force = self.in_force_in = None
 
     async def _keep(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """Until the end is asked for, the namespace is gone, or something changes that is read at the start only."""
@@ -285,6 +291,7 @@ class WorkloadLanes:
             log.warning(warning, workload=self.workload.name)
 
     def _say(self, state: State, reason: str) -> None:
+        self._node.moved.tell()
         if (state, reason) == (self.state, self.reason):
             return
         self.state, self.reason = state, reason

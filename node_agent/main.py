@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -23,11 +23,13 @@ from datapath.sock_diag import holder_of
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.admin import AgentAdmin
 from node_agent.agent import Agent, remove_left_lanes
+from node_agent.cni.gate import CniGate
+from node_agent.cni.life import run_plugin, take_plugin_out, take_plugin_out_if_unwanted
 from node_agent.happenings import happening
 from node_agent.lanes import NodeContext, State
 from node_agent.settings import AgentSettings
 from node_agent.sources.file import follow_workloads
-from node_agent.sources.kubernetes import follow_pods
+from node_agent.sources.kubernetes import PodSource
 from node_agent.state import StateFolder
 from node_agent.sweep import Sweeper
 from node_agent.workload import NodeWorkload
@@ -67,15 +69,21 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
                 nursery.start_soon(node.sweeper.run)
                 agent = Agent(node, nursery)
-                port = await _start_admin(settings, agent, nursery)
+                source = PodSource(api, settings.node, settings.mode) if api is not None and settings.node else None
+                gate = None if source is None or settings.cni_conf_dir is None else CniGate(source, agent)
+                port = await _start_admin(settings, agent, gate, nursery)
                 put = partial(_put, agent, partial(on_ready, port))
-                if api is not None and events is not None and settings.node:
-                    nursery.start_soon(follow_pods, api, settings.node, settings.mode, put)
+                if source is not None and events is not None:
+                    nursery.start_soon(source.run, put)
                     nursery.start_soon(events.run)
+                    if gate is not None and settings.cni_conf_dir is not None:
+                        nursery.start_soon(run_plugin, settings, settings.cni_conf_dir, gate)
                 elif settings.workloads is not None:
                     nursery.start_soon(follow_workloads, settings.workloads, put)
         except ExceptionGroup as group:
             raise single(group, PodlaneError) or group from None
+    if api is not None:
+        await take_plugin_out_if_unwanted(settings, api)
     log.info("ended; lanes stay in force, `podlane agent --cleanup` removes them")
 
 
@@ -103,10 +111,12 @@ async def _put(agent: Agent, on_ready: Callable[[], None], workloads: Mapping[st
         gc.freeze()
 
 
-async def _start_admin(settings: AgentSettings, agent: Agent, nursery: trio.Nursery) -> int | None:
+async def _start_admin(
+    settings: AgentSettings, agent: Agent, gate: CniGate | None, nursery: trio.Nursery
+) -> int | None:
     if not settings.admin_port:
         return None
-    handlers = AgentAdmin(agent, settings.node, settings.mode).handlers()
+    handlers = AgentAdmin(agent, gate, node=settings.node, mode=settings.mode).handlers()
     serving = partial(serve_admin, settings.admin_address, settings.admin_port, handlers, holder_of)
     port: int | None = await nursery.start(serving)
     log.info("the admin server listens", address=settings.admin_address, port=port)
@@ -119,6 +129,8 @@ async def _end_at_signal(signals: AsyncIterator[int], life: trio.CancelScope) ->
         return
 
 
-def cleanup(settings: AgentSettings) -> int:
-    """Remove what agents have left on this node; in how many network namespaces there was something. Blocks."""
-    return remove_left_lanes(StateFolder(settings.state))
+def cleanup(settings: AgentSettings) -> Iterator[str]:
+    """Remove what agents have left on this node, and say what that was. Blocks. Raises :class:`ConfigError`."""
+    for path in take_plugin_out(settings):
+        yield f"podlane-cni taken out of {path}"
+    yield f"lanes removed from {remove_left_lanes(StateFolder(settings.state))} network namespaces"

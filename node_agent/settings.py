@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from daemon.settings_error import settings_error
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.mode import Mode
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, OnFailure
 
 ENVIRONMENT: Final = "PODLANE_AGENT_"
 
@@ -30,10 +30,20 @@ class AgentSettings(BaseSettings):
     kubeconfig: Path | None = None
     context: str | None = None
     state: Path = Path("/run/podlane/agent")
+    cni_conf_dir: Path | None = None
+    cni_bin_dir: Path = Path("/opt/cni/bin")
+    cni_on_failure: OnFailure = OnFailure.OPEN
+    cni_exempt: Annotated[str, Field(pattern=r"^[a-z0-9,-]*$")] = ""
+    daemon_set: Annotated[str, Field(pattern=r"^([a-z0-9-]+/[a-z0-9.-]+)?$")] = ""
     admin_address: str = ADMIN_ADDRESS
     admin_port: Annotated[int, Field(ge=0, le=65535)] = AGENT_PORT
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+
+    @property
+    def exempt_namespaces(self) -> tuple[str, ...]:
+        """Those of :attr:`cni_exempt`."""
+        return tuple(filter(None, self.cni_exempt.split(",")))
 
 
 def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> AgentSettings:
@@ -54,4 +64,6 @@ def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> Ag
         raise ConfigError("Workloads are Pods of a node, or those in a file. Take --node away, or --workloads.")
     if settings.mode is Mode.SIDECAR:
         raise ConfigError("An agent makes no sidecars. Write --mode agent or --mode none.")
+    if settings.workloads is not None and settings.cni_conf_dir is not None:
+        raise ConfigError("CNI plugins are for Pods. Take --cni-conf-dir away, or name a node instead of --workloads.")
     return settings

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from podlane.options import choice
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, OnFailure
 
 
 @click.command(
@@ -38,6 +38,29 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
     metavar="FOLDER",
     help="Where it keeps what the next agent has to know.  [default: /run/podlane/agent]",
 )
+@click.option(
+    "--cni-conf-dir",
+    metavar="FOLDER",
+    help="Chain the plugin podlane-cni into the node's network configuration in this folder, as /etc/cni/net.d: lanes "
+    "are in force before a Pod's first packet.",
+)
+@click.option("--cni-bin-dir", metavar="FOLDER", help="Where the node's CNI plugins are.  [default: /opt/cni/bin]")
+@click.option(
+    "--cni-on-failure",
+    type=choice(OnFailure),
+    help="Pods whose lanes are not in force in time, or without an agent: begin without them (open), or wait "
+    "(closed).  [default: open]",
+)
+@click.option(
+    "--cni-exempt",
+    metavar="NAMESPACES",
+    help="Pods of these never wait: the agent's own must be among them. With commas, as kube-system,podlane-system.",
+)
+@click.option(
+    "--daemon-set",
+    metavar="NAMESPACE/NAME",
+    help="The DaemonSet of this agent: when it is deleted, the plugin is taken out of the network configuration.",
+)
 @click.option("--admin-address", metavar="ADDRESS", help=f"Where the admin server listens.  [default: {ADMIN_ADDRESS}]")
 @click.option("--admin-port", metavar="PORT", type=int, help=f"Its port; 0 for none.  [default: {AGENT_PORT}]")
 @click.option("--log-format", type=choice(LogFormat), help="How log lines are written.")
@@ -62,7 +85,8 @@ def agent(cleanup: bool, ready_fd: int | None, **options: Any) -> None:
         settings = load_settings(options, needs_source=not cleanup)
         log.configure(settings.log_format, settings.log_level)
         if cleanup:
-            say(f"lanes removed from {main.cleanup(settings)} network namespaces")
+            for line in main.cleanup(settings):
+                say(line)
             return
         try:
             trio.run(partial(main.serve, settings, on_ready=partial(_tell, ready_fd)))

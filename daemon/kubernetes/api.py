@@ -134,6 +134,10 @@ def replica_set(namespace: str, name: str) -> Resource:
     return Resource("/apis/apps/v1", "replicasets", name, namespace)
 
 
+def daemon_set(namespace: str, name: str) -> Resource:
+    return Resource("/apis/apps/v1", "daemonsets", name, namespace)
+
+
 def webhook_configuration(kind: str, name: str) -> Resource:
     """``kind`` is mutating or validating."""
     return Resource("/apis/admissionregistration.k8s.io/v1", f"{kind}webhookconfigurations", name)

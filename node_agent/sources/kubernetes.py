@@ -6,7 +6,7 @@ all stays as it is; until it was there once, nothing is known, and nothing is ch
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -16,10 +16,11 @@ from daemon.kubernetes.api import ApiServer, Resource, config_map, namespace, po
 from daemon.kubernetes.errors import ApiError
 from daemon.kubernetes.reflector import Objects, follow
 from daemon.log import Logger
+from node_agent.broadcast import Broadcast
 from node_agent.container_runtime import PodNetwork, find_networks
 from node_agent.sources.cached_objects import CachedObjects
 from node_agent.sources.file import Put
-from node_agent.sources.pods import AskedPod, asked, needed
+from node_agent.sources.pods import AskedPod, asked, kubelet_uid, needed
 from node_agent.workload import NodeWorkload
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 from traffic_policy.pod.mode import Mode
@@ -38,35 +39,65 @@ _AWAY: Final = 500
 log = Logger()
 
 
-async def follow_pods(api: ApiServer, node: str, default: Mode, put: Put) -> None:
-    """Put the Pods of a node that are the agent's, and again after each change, until cancelled.
+@dataclass(frozen=True, slots=True)
+class PodName:
+    """A Pod as a container runtime names it; ``uid`` is the kubelet's, and old runtimes do not tell it."""
 
-    ``default`` is the mode of Pods where neither they nor their namespaces say one.
-    """
-    source = _PodSource(api, default)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow, api, pods_of_node(node), source.saw, needed)
-        nursery.start_soon(source.decide)
-        nursery.start_soon(source.place, put)
+    namespace: str
+    name: str
+    uid: str = ""
 
 
-class _PodSource:
-    def __init__(self, api: ApiServer, default: Mode) -> None:
+class PodSource:
+    """The Pods of a node that are the agent's."""
+
+    def __init__(self, api: ApiServer, node: str, default: Mode) -> None:
+        """``default`` is the mode of Pods where neither they nor their namespaces say one."""
+        self._api = api
+        self._node = node
         self._objects = CachedObjects(api)
         self._default = default
         self._pods: Objects | None = None
         self._seen = trio.Event()
         self._known: dict[str, tuple[AskedPod, str | None, str, NodeWorkload]] = {}
         """By the kubelet's UID: what it asks, its shared policy or why that is not known, and what it is to have."""
-        self._decided = trio.Event()
+        self._judged: dict[str, PodName] | None = None
+        """All Pods that were decided about, by the kubelet's UID; None before the first time."""
+        self._decided = Broadcast()
         self._networks: dict[str, PodNetwork] = {}
 
-    def saw(self, pods: Objects) -> None:
+    async def run(self, put: Put) -> None:
+        """Put the Pods, and again after each change, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow, self._api, pods_of_node(self._node), self._saw, needed)
+            nursery.start_soon(self._decide_again_and_again)
+            nursery.start_soon(self._place, put)
+
+    async def network_began(self, pod: PodName, network: PodNetwork) -> NodeWorkload | None:
+        """Wait until a Pod is known whose network the container runtime has made; what it is to have there, or None if
+        it is not the agent's. That is put, too."""
+        while (uid := self._uid_of(pod)) is None:
+            await self._decided.wait()
+        found = self._known.get(uid)
+        if found is None or not found[0].own_network:
+            return None
+        self._networks[uid] = network
+        self._decided.tell()
+        return self._placed(uid, found[3])
+
+    def _uid_of(self, pod: PodName) -> str | None:
+        """The UID of a Pod that was decided about."""
+        judged = self._judged or {}
+        if pod.uid:
+            return pod.uid if pod.uid in judged else None
+        return next((uid for uid, each in judged.items() if each == replace(pod, uid=uid)), None)
+
+    def _saw(self, pods: Objects) -> None:
         """These are the Pods."""
         self._pods = pods
         self._seen.set()
 
-    async def decide(self) -> None:
+    async def _decide_again_and_again(self) -> None:
         """Decide about all Pods after each change of one, and from time to time."""
         patience = _REFRESH_S
         while True:
@@ -82,13 +113,17 @@ class _PodSource:
                 patience = _RETRY_S
             else:
                 patience = _REFRESH_S
-                self._decided.set()
+                self._decided.tell()
 
     async def _decide(self, pods: Objects) -> None:
         """Raises :class:`ApiError` if the API server cannot say what is needed for it."""
         known, used = {}, set[Resource]()
+        judged = {}
         for pod in list(pods.values()):
-            above = namespace(pod["metadata"]["namespace"])
+            about = pod["metadata"]
+            uid = kubelet_uid(pod)
+            judged[uid] = PodName(about["namespace"], about["name"], uid)
+            above = namespace(about["namespace"])
             used.add(above)
             wants = asked(pod, await self._objects.get(above) or {}, self._default)
             if wants is None:
@@ -102,7 +137,7 @@ class _PodSource:
             same = old is not None and old[:3] == (wants, shared, failure)
             workload = old[3] if old is not None and same else wants.workload(shared, failure)
             known[wants.kubelet_uid] = wants, shared, failure, workload
-        self._known = known
+        self._known, self._judged = known, judged
         self._objects.keep(used)
 
     async def _shared(self, policy: Resource) -> tuple[str | None, str]:
@@ -117,13 +152,14 @@ class _PodSource:
         text = data.get(SHARED_POLICY_KEY) if isinstance(data, dict) else None
         return text if isinstance(text, str) else None, ""
 
-    async def place(self, put: Put) -> None:
+    async def _place(self, put: Put) -> None:
         """Find the network namespaces of what is decided, and put it."""
         last: dict[str, NodeWorkload] | None = None
-        await self._decided.wait()
+        while self._judged is None:
+            await self._decided.wait()
         pause = _FIRST_LOOK_S
         while True:
-            self._decided = trio.Event()
+            decided = self._decided.next()
             known = self._known
             missing = await self._search({uid for uid, (pod, *_) in known.items() if pod.own_network})
             workloads = {each.name: self._placed(uid, each) for uid, (*_, each) in known.items()}
@@ -131,16 +167,19 @@ class _PodSource:
                 last = workloads
                 await put(workloads)
             with trio.move_on_after(pause if missing else _LOOK_S):
-                await self._decided.wait()
-            pause = _FIRST_LOOK_S if self._decided.is_set() else min(pause * 2, _LONGEST_LOOK_S)
+                await decided.wait()
+            pause = _FIRST_LOOK_S if decided.is_set() else min(pause * 2, _LONGEST_LOOK_S)
 
     async def _search(self, uids: set[str]) -> bool:
         """Look for the network namespaces that are not known, or no longer there; whether some were not found."""
         self._networks = {uid: network for uid, network in self._networks.items() if uid in uids}
         missing = {uid for uid in uids if uid not in self._networks or not self._networks[uid].is_there}
         if missing:
+            before = dict(self._networks)
             found = await trio.to_thread.run_sync(partial(find_networks, missing))
-            self._networks |= found
+            for uid, network in found.items():
+                if self._networks.get(uid) is before.get(uid):  # else the runtime has just told a newer one
+                    self._networks[uid] = network
             missing -= found.keys()
         return bool(missing)
 

@@ -93,6 +93,12 @@ def _named(found: object, key: str) -> dict[str, Any]:
     return {name: value for name, value in _mapping(found).items() if name == key}
 
 
+def kubelet_uid(pod: Mapping[str, Any]) -> str:
+    """The UID by which its node's kubelet knows a Pod."""
+    about = _mapping(pod.get("metadata"))
+    return str(_mapping(about.get("annotations")).get(_MIRROR, about.get("uid", "")))
+
+
 def asked(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -> AskedPod | None:
     """What a Pod in a Namespace, both as the API server has them, asks the agent for; None: nothing.
 
@@ -121,8 +127,7 @@ def asked(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -
     if not own_network:
         refusals.append(_HOST_NETWORK)
     name, where, uid = (str(about.get(key, "")) for key in ("name", "namespace", "uid"))
-    kubelet_uid = str(_mapping(about.get("annotations")).get(_MIRROR, uid))
-    return AskedPod(name, where, uid, kubelet_uid, annotations, rules, next(iter(refusals), ""), own_network)
+    return AskedPod(name, where, uid, kubelet_uid(pod), annotations, rules, next(iter(refusals), ""), own_network)
 
 
 def _mode(labels: Mapping[str, Any], above: Mapping[str, Any]) -> Mode | None:

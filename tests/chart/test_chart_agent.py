@@ -10,6 +10,7 @@ import yaml
 from rendering import CHART, NAMESPACE, HelmError, Values, helm, of_kind, render, the
 from schemas import KUBERNETES, problems
 
+from node_agent.cni.life import wants_plugin
 from node_agent.settings import AgentSettings, load_settings
 
 ALONE = Values({"agent": {"enabled": True}})
@@ -21,6 +22,13 @@ EVERYTHING = Values(
             "mode": "agent",
             "adminAddress": "::",
             "adminPort": 9999,
+            "cni": {
+                "enabled": True,
+                "onFailure": "closed",
+                "exemptNamespaces": ["dns", "kube-system"],
+                "confDir": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+                "binDir": "/var/lib/rancher/k3s/data/cni",
+            },
             "logFormat": "console",
             "logLevel": "debug",
             "resources": {"requests": {"memory": "1Gi"}},
@@ -117,6 +125,34 @@ def test_its_rights_are_these_and_its_own() -> None:
     assert pod_of(manifests)["serviceAccountName"] == account["metadata"]["name"]
 
 
+def test_the_cni_plugin_is_where_the_nodes_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(EVERYTHING)
+    made = settings_of(manifests, monkeypatch)
+    assert (made.cni_on_failure, made.exempt_namespaces) == ("closed", ("dns", "kube-system", NAMESPACE))
+    spec = pod_of(manifests)
+    paths = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in spec["volumes"]}
+    (container,) = spec["containers"]
+    mounts = {mount["mountPath"]: paths[mount["name"]] for mount in container["volumeMounts"]}
+    for place in (made.cni_conf_dir, made.cni_bin_dir, made.state):
+        assert mounts[str(place)] == str(place), "the socket's path is read on the node"
+    daemon_set = the(manifests, "DaemonSet")
+    own = [m for m in manifests if m["metadata"]["name"] == daemon_set["metadata"]["name"]]
+    role, binding = the(own, "Role"), the(own, "RoleBinding")
+    assert made.daemon_set == f"{NAMESPACE}/{daemon_set['metadata']['name']}"
+    assert wants_plugin(daemon_set)
+    assert role["rules"] == [
+        {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": [daemon_set["metadata"]["name"]], "verbs": ["get"]}
+    ]  # fmt: skip
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"][0]["name"] == spec["serviceAccountName"]
+
+
+def test_without_the_cni_plugin_the_node_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(ALONE)
+    assert settings_of(manifests, monkeypatch).cni_conf_dir is None
+    assert not wants_plugin(the(manifests, "DaemonSet"))
+
+
 def test_no_selector_of_the_injector_meets_it() -> None:
     manifests = render(ALONE)
     labels = the(manifests, "DaemonSet")["spec"]["template"]["metadata"]["labels"].items()
@@ -131,7 +167,12 @@ def test_no_selector_of_the_injector_meets_it() -> None:
 
 @pytest.mark.parametrize(
     ("values", "place"),
-    [({"mode": "sidecar"}, "/agent/mode"), ({"adminPort": 0}, "/agent/adminPort"), ({"node": "a"}, "node")],
+    [
+        ({"mode": "sidecar"}, "/agent/mode"),
+        ({"cni": {"onFailure": "shut"}}, "/agent/cni/onFailure"),
+        ({"adminPort": 0}, "/agent/adminPort"),
+        ({"node": "a"}, "node"),
+    ],
 )
 def test_wrong_values_of_the_agent_are_refused(values: dict[str, Any], place: str) -> None:
     with pytest.raises(HelmError, match=place):
