@@ -3,7 +3,7 @@
 
 FROM debian:trixie-slim AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-pip python3-venv \
+ && apt-get install --yes --no-install-recommends clang gcc libbpf-dev libc6-dev python3 python3-pip python3-venv \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 RUN python3 -m venv --without-pip /opt/podlane
@@ -30,9 +30,10 @@ LABEL org.opencontainers.image.title="Podlane" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
+# libbpf1 loads the programs of datapath: ebpf.
 # iptables has the nft and the legacy programs; the sidecar takes those that the Pod's namespace uses.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends iptables python3 \
+ && apt-get install --yes --no-install-recommends iptables libbpf1 python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 COPY --from=build /opt/podlane /opt/podlane
 # PYTHONMALLOC: Python's own allocator would keep what a crowd of connections took (sidecar/proxy/memory_trim.py).

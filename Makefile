@@ -12,7 +12,8 @@ FUZZ_STAMP := $(VENV)/.fuzz
 DOCS_STAMP := $(VENV)/.docs
 CNI_PLUGIN := $(BIN)/podlane-cni
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
-TEST_PACKAGES := postgresql
+TEST_PACKAGES := postgresql clang libbpf-dev
+PROGRAMS := datapath/ebpf/lane.bpf.o
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
@@ -22,11 +23,15 @@ FUZZ_ARGS ?=
 
 .PHONY: build demo evasion test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
-build: $(STAMP)  ## the command .venv/bin/podlane
+build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
 $(STAMP): pyproject.toml constraints.txt tools/make-venv
 	@tools/make-venv $(VENV)
 	@touch $@
+
+# For datapath: ebpf, by clang; without it the build says so and goes on.
+$(PROGRAMS): $(wildcard datapath/ebpf/programs/*)
+	@sh datapath/ebpf/programs/compile $(abspath $@)
 
 # python-iptables has a C part and no wheels: the one package that needs a compiler, and only the tests use it.
 $(IPTABLES_STAMP): $(STAMP)
@@ -63,7 +68,7 @@ system-packages:  ## Debian packages that the demo and the tests use
 demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: test-environment test-packages lint  ## everything, real-kernel tests included
+test: test-packages test-environment lint  ## everything, real-kernel tests included
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
 	  $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
@@ -150,4 +155,4 @@ constraints: build  ## pin what is installed now
 	   $(BIN)/pip freeze --all --exclude pip --exclude-editable; } > constraints.txt
 
 clean:
-	@rm -rf $(VENV) out build *.egg-info
+	@rm -rf $(VENV) out build *.egg-info $(PROGRAMS)

@@ -22,7 +22,7 @@ from datapath.documents.connections import connections_asked, connections_docume
 from datapath.documents.metrics import class_families
 from datapath.shaping import ClassSnapshot
 from node_agent.agent import Agent
-from node_agent.cni.gate import CniGate, CallOutcome
+from node_agent.cni.gate import CallOutcome, CniGate
 from node_agent.lanes import State, WorkloadLanes
 from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import Datapath

@@ -1,0 +1,245 @@
+"""A thin binding to libbpf: open and load an object, its maps, test runs. :mod:`datapath.ebpf.hooks` attaches programs.
+
+libbpf 1.0 or later (Debian: libbpf1, which iproute2 needs too) is loaded when it is first used. Errors are
+:class:`BpfError`, with what libbpf and the verifier said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from traffic_policy.errors import PodlaneError
+
+LIBRARY: Final = "libbpf.so.1"
+_WORDS: Final = 1 << 16
+"""Bytes of one message of libbpf: the verifier's log may be one."""
+_WARNING: Final = 0
+"""LIBBPF_WARN"""
+
+_int, _u32, _pointer, _size = ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t
+
+
+class BpfError(PodlaneError):
+    """A call of libbpf failed. ``number`` is the errno."""
+
+    def __init__(self, what: str, number: int, words: str = "") -> None:
+        self.number = number
+        super().__init__(f"{what}: {os.strerror(number)}{remedy_for(number)}" + (f"\n{words}" if words else ""))
+
+
+class LibbpfMissingError(BpfError):
+    """libbpf is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{LIBRARY} is not here (apt-get install libbpf1)", errno.ENOENT)
+
+
+def remedy_for(number: int) -> str:
+    """What to do about an errno, as a sentence; empty if that is not known."""
+    if number in (errno.EPERM, errno.EACCES):
+        return ". It takes the capabilities NET_ADMIN, BPF and PERFMON, or root"
+    return ""
+
+
+class _TestRunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts (bpf/bpf.h)."""
+
+    _fields_ = (
+        ("size", _size), ("data_in", _pointer), ("data_out", _pointer), ("data_size_in", _u32),
+        ("data_size_out", _u32), ("ctx_in", _pointer), ("ctx_out", _pointer), ("ctx_size_in", _u32),
+        ("ctx_size_out", _u32), ("retval", _u32), ("repeat", _int), ("duration", _u32), ("flags", _u32),
+        ("cpu", _u32), ("batch_size", _u32),
+    )  # fmt: skip
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The beginning of struct bpf_prog_info (linux/bpf.h)."""
+
+    _fields_ = (
+        ("type", _u32), ("id", _u32), ("tag", ctypes.c_uint8 * 8), ("jited_len", _u32), ("xlated_len", _u32),
+        ("jited", ctypes.c_uint64), ("xlated", ctypes.c_uint64), ("load_time", ctypes.c_uint64), ("uid", _u32),
+        ("map_count", _u32), ("map_ids", ctypes.c_uint64), ("name", ctypes.c_char * 16),
+    )  # fmt: skip
+
+
+class _MapInfo(ctypes.Structure):
+    """The beginning of struct bpf_map_info (linux/bpf.h)."""
+
+    _fields_ = (
+        ("type", _u32), ("id", _u32), ("key_size", _u32), ("value_size", _u32), ("max_entries", _u32),
+        ("flags", _u32), ("name", ctypes.c_char * 16),
+    )  # fmt: skip
+
+
+_PRINT: Final = ctypes.CFUNCTYPE(_int, _int, ctypes.c_char_p, _pointer)
+_said: Final[list[str]] = []
+
+
+def _hear(level: int, form: bytes, arguments: int) -> int:
+    """Keep warnings, among them the verifier's words. ``arguments`` is a va_list, as vsnprintf(3) takes it."""
+    if level == _WARNING:
+        text = ctypes.create_string_buffer(_WORDS)
+        ctypes.CDLL(None).vsnprintf(text, _size(_WORDS), form, _pointer(arguments))
+        _said.append(text.value.decode(errors="replace"))
+    return 0
+
+
+_hearing: Final = _PRINT(_hear)
+"""libbpf keeps a pointer to it."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """libbpf. Raises :class:`LibbpfMissingError`."""
+    try:
+        loaded = ctypes.CDLL(LIBRARY, use_errno=True)
+    except OSError:
+        raise LibbpfMissingError from None
+    for name in ("bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name"):
+        getattr(loaded, name).restype = _pointer
+    loaded.libbpf_set_print(_hearing)
+    return loaded
+
+
+def call(what: str, name: str, *arguments: Any) -> int:
+    """Call a function of libbpf that returns a negative errno. ``what`` says in an error what was attempted."""
+    _said.clear()
+    result = int(getattr(library(), name)(*arguments))
+    if result < 0:
+        raise BpfError(what, -result, "".join(_said).strip()[-2000:])
+    return result
+
+
+class Map:
+    """A map, by its file descriptor, which belongs to the object that it is of."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        call("a map could not be written", "bpf_map_update_elem", self._fd, key, value, ctypes.c_uint64(0))
+
+    def fill(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write many entries. Raises :class:`BpfError`."""
+        for key, value in entries:
+            self[key] = value
+
+    def read(self, key: bytes, size: int) -> bytes | None:
+        """The value of a key, of ``size`` bytes, or None. Raises :class:`BpfError`."""
+        value = ctypes.create_string_buffer(size)
+        try:
+            call("a map could not be read", "bpf_map_lookup_elem", self._fd, key, value)
+        except BpfError as error:
+            if error.number == errno.ENOENT:
+                return None
+            raise
+        return value.raw
+
+
+class BpfObject:
+    """An object file: opened, given its sizes and maps, and loaded. Its programs live on where they are attached."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`BpfError`."""
+        _said.clear()
+        self._object = library().bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise BpfError(f"{path} could not be opened", ctypes.get_errno(), "".join(_said).strip())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of programs and maps. What is attached stays."""
+        handle, self._object = self._object, None
+        if handle:
+            library().bpf_object__close(_pointer(handle))
+
+    def load(self, sizes: Mapping[str, int], reuse: Mapping[str, int] | None = None) -> None:
+        """Make the maps and load the programs. ``sizes``: entries by name of the map.
+
+        ``reuse``: descriptors of maps that exist, by name; they are not closed. Raises :class:`BpfError`.
+        """
+        for name, entries in sizes.items():
+            call(f"the size of the map {name}", "bpf_map__set_max_entries", self._map(name), _u32(entries))
+        for name, fd in (reuse or {}).items():
+            call(f"the map {name} could not be taken over", "bpf_map__reuse_fd", self._map(name), fd)
+        call("the kernel did not take the programs", "bpf_object__load", _pointer(self._object))
+
+    def map(self, name: str) -> Map:
+        """A map by name."""
+        return Map(call(f"the map {name}", "bpf_map__fd", self._map(name)))
+
+    def program(self, name: str) -> int:
+        """The descriptor of a loaded program."""
+        program = library().bpf_object__find_program_by_name(_pointer(self._object), name.encode())
+        if not program:
+            raise BpfError(f"the program {name}", errno.ENOENT)
+        return call(f"the program {name}", "bpf_program__fd", _pointer(program))
+
+    def _map(self, name: str) -> ctypes.c_void_p:
+        found = library().bpf_object__find_map_by_name(_pointer(self._object), name.encode())
+        if not found:
+            raise BpfError(f"the map {name}", errno.ENOENT)
+        return _pointer(found)
+
+
+def test_run(program: int, frame: bytes, context: bytes) -> tuple[int, bytes]:
+    """Run a program on an Ethernet frame (BPF_PROG_TEST_RUN): what it returned, and struct __sk_buff afterwards.
+
+    ``context`` is struct __sk_buff before it. Raises :class:`BpfError`.
+    """
+    after = ctypes.create_string_buffer(len(context))
+    options = _TestRunOptions(
+        size=ctypes.sizeof(_TestRunOptions),
+        data_in=ctypes.cast(ctypes.c_char_p(frame), _pointer),
+        data_size_in=len(frame),
+        ctx_in=ctypes.cast(ctypes.c_char_p(context), _pointer),
+        ctx_size_in=len(context),
+        ctx_out=ctypes.cast(after, _pointer),
+        ctx_size_out=len(context),
+        repeat=1,
+    )
+    call("the program could not be run", "bpf_prog_test_run_opts", program, ctypes.byref(options))
+    return options.retval, after.raw
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor of the loaded program with this id, for the caller to close. Raises :class:`BpfError`."""
+    return call("a program could not be opened", "bpf_prog_get_fd_by_id", _u32(number))
+
+
+def program_name(fd: int) -> str:
+    """The name of a program, at most 15 characters. Raises :class:`BpfError`."""
+    return _info(fd, _ProgramInfo()).name.decode(errors="replace")  # type: ignore[no-any-return]
+
+
+def map_of_program(fd: int, name: str) -> int | None:
+    """A descriptor of a map that a program uses, by name, for the caller to close. Raises :class:`BpfError`."""
+    count = _info(fd, _ProgramInfo()).map_count
+    ids = (_u32 * count)()
+    _info(fd, _ProgramInfo(map_count=count, map_ids=ctypes.addressof(ids)))
+    for number in ids:
+        found = call("a map could not be opened", "bpf_map_get_fd_by_id", _u32(number))
+        if _info(found, _MapInfo()).name == name.encode():
+            return found
+        os.close(found)
+    return None
+
+
+def _info(fd: int, info: Any) -> Any:
+    size = _u32(ctypes.sizeof(info))
+    call("what was loaded could not be read", "bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(size))
+    return info

@@ -1,0 +1,308 @@
+"""Compiles a routing table to the maps of the programs (``programs/policy.h``). Pure.
+
+The matches of the table are numbered in order of precedence. A vector has a bit for each of them; for everything that
+can be found in a packet there is the vector of the matches whose criterion of that kind it satisfies. The program
+intersects them and takes the first bit, whatever the number of matches. Equal vectors are stored once.
+
+What the table means is :meth:`datapath.routing.table.RoutingTable.route`; a property test compares the two.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from datapath.routing.table import Matcher, RoutingTable
+from traffic_policy.errors import ConfigError
+from traffic_policy.marks import ClassIds
+from traffic_policy.names import parents
+from traffic_policy.policy import Bound, Network, PortRange, TransportProtocol
+
+MOST_MATCHES: Final = 1024
+"""Bits of a vector."""
+_VECTOR: Final = struct.Struct("=16Q")
+_WORD: Final = (1 << 64) - 1
+_PRIME: Final = 2**31 - 1
+_WILDCARD: Final = 1 << 63
+_KINDS: Final[Mapping[int, TransportProtocol | None]] = {
+    0: TransportProtocol.TCP,
+    1: TransportProtocol.UDP,
+    2: TransportProtocol.ICMP,
+    3: None,
+}
+"""``KIND_*`` of ``programs/types.h``."""
+_PORTS: Final = 1 << 16
+_PORT_BITS: Final = 16
+_V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+
+Entries = dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class HashKeys:
+    """The keys of the hashes of names. Kept from one policy to the next is not needed: each has maps of its own."""
+
+    first: int
+    second: int
+
+    @classmethod
+    def draw(cls) -> HashKeys:
+        """New ones, at random."""
+        return cls(*(secrets.randbelow(_PRIME - _PORTS) + _PORTS for _ in range(2)))
+
+    def of_name(self, name: str, *, wildcard: bool = False) -> bytes:
+        """The key of a name, or of the names below it, in the map ``names``."""
+        return self._packed(reversed(name.encode("ascii")), _WILDCARD if wildcard else 0)
+
+    def of_offer(self, offer: str) -> bytes:
+        """The key of an ALPN protocol in the map ``alpn_protocols``."""
+        name = offer.encode("latin-1")
+        return self._packed(bytes([len(name)]) + name, 0)
+
+    def _packed(self, data: Iterable[int], flag: int) -> bytes:
+        first = second = 0
+        for byte in data:
+            first = _modulo(first * self.first + byte)
+            second = _modulo(second * self.second + byte)
+        return struct.pack("=Q", flag | ((first << 31 | second) & _WORD))
+
+
+def _modulo(value: int) -> int:
+    """As ``modulo()`` of ``programs/names.h``: not always the smallest of equal values."""
+    value = (value & _PRIME) + (value >> 31)
+    return (value & _PRIME) + (value >> 31)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMaps:
+    """The entries of the maps, by name of the map."""
+
+    entries: Mapping[str, Entries]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each map; a map without entries has room for one."""
+        return {name: max(1, len(entries)) for name, entries in self.entries.items()}
+
+
+def compile_table(
+    table: RoutingTable,
+    ids: ClassIds,
+    keys: HashKeys,
+    *,
+    generation: int = 1,
+    exclude_ports: Sequence[PortRange] = (),
+    exclude_networks: Sequence[Network] = (),
+) -> PolicyMaps:
+    """The maps for connections that this side opens.
+
+    ``exclude_ports`` (TCP and UDP) and ``exclude_networks`` are destinations in the default class, whatever the policy
+    says. Raises :class:`ConfigError` if there are too many matches.
+    """
+    matchers = [(name, m) for name, m in table.entries if m.match.direction.covers(Bound.OUTBOUND)]
+    if len(matchers) > MOST_MATCHES:
+        raise ConfigError(
+            f"The policy has {len(matchers)} matches; datapath: ebpf takes {MOST_MATCHES}. "
+            "Put the names of one class into one match, or use datapath: step-aside."
+        )
+    vectors = _Vectors([m for _, m in matchers])
+    # In the order of the numbers that the program knows.
+    vectors.number(lambda _: True)
+    vectors.number(lambda m: not m.match.needs_content)
+    vectors.number(lambda m: m.sni is None and m.host is None)
+    vectors.number(lambda m: m.alpn is None)
+    compiled = {
+        "ports": _ports(table, vectors, exclude_ports),
+        "destinations": _networks(vectors, lambda m: m.networks, exclude_networks),
+        "sources": _networks(vectors, lambda m: m.sources, ()),
+        "names": _names(vectors, keys),
+        "alpn_protocols": {
+            keys.of_offer(offer): _number(vectors.number(lambda m, o=offer: m.alpn is None or o in m.alpn))  # type: ignore[misc]
+            for offer in sorted({offer for _, m in matchers for offer in m.alpn or ()})
+        },
+        "matches": {
+            _number(i): struct.pack("=BB", ids[name], m.match.needs_content) for i, (name, m) in enumerate(matchers)
+        },
+        "settings": {_number(0): _settings(generation, keys, ids)},
+    }
+    return PolicyMaps({**compiled, "vectors": vectors.entries})
+
+
+def _settings(generation: int, keys: HashKeys, ids: ClassIds) -> bytes:
+    known = sum(1 << class_id for class_id in ids.values())
+    words = (known >> shift & _WORD for shift in range(0, 256, 64))
+    return struct.pack("=IIII4Q", generation, keys.first, keys.second, 0, *words)
+
+
+@dataclass(slots=True)
+class _Vectors:
+    """Vectors, each stored once."""
+
+    matchers: Sequence[Matcher]
+    entries: Entries = field(default_factory=dict)
+    _numbers: dict[int, int] = field(default_factory=dict)
+
+    def bits(self, holds: Callable[[Matcher], bool]) -> int:
+        """The vector of the matches for which ``holds``, as an integer."""
+        return sum(1 << i for i, matcher in enumerate(self.matchers) if holds(matcher))
+
+    def number(self, holds: Callable[[Matcher], bool]) -> int:
+        """The number of the vector of the matches for which ``holds``. The first calls must be the program's own."""
+        return self.number_of(self.bits(holds), always_new=len(self.entries) < 4)
+
+    def number_of(self, bits: int, *, always_new: bool = False) -> int:
+        """The number of a vector."""
+        number = self._numbers.get(bits)
+        if number is None or always_new:
+            number = len(self.entries)
+            self._numbers.setdefault(bits, number)
+            self.entries[_number(number)] = _VECTOR.pack(*(bits >> shift & _WORD for shift in range(0, 1024, 64)))
+        return number
+
+
+def _ports(table: RoutingTable, vectors: _Vectors, excluded: Sequence[PortRange]) -> Entries:
+    """All ports of each kind of transport: direction, protocol, port, and ports on which names do not decide."""
+    found: Entries = {}
+    for kind, protocol in _KINDS.items():
+        if protocol is None or not protocol.has_ports:
+            number = vectors.number(lambda m, p=protocol: _accepts(m, p) and not m.match.port)  # type: ignore[misc]
+            found[struct.pack("=IBBH", 16, kind, 0, 0)] = _number(number)
+            continue
+        for first, end, bits in _stretches(table, vectors, protocol, excluded):
+            for start, fixed in _prefixes(first, end):
+                key = struct.pack("=IBB", 16 + fixed, kind, 0) + struct.pack("!H", start)
+                found[key] = _number(vectors.number_of(bits))
+    return found
+
+
+def _accepts(matcher: Matcher, protocol: TransportProtocol | None) -> bool:
+    """Whether a match takes this transport protocol (None: one that policies do not name) at all."""
+    match = matcher.match
+    if match.needs_content:
+        return protocol is TransportProtocol.TCP and match.accepts_protocol(protocol)  # QUIC is not read
+    return not match.protocol if protocol is None else match.accepts_protocol(protocol)
+
+
+def _stretches(
+    table: RoutingTable, vectors: _Vectors, protocol: TransportProtocol, excluded: Sequence[PortRange]
+) -> Iterator[tuple[int, int, int]]:
+    """All ports as (first, end, vector): stretches as long as the vector is the same."""
+    everywhere = vectors.bits(lambda m: _accepts(m, protocol) and not m.match.port)
+    # On silent ports only matches that name them read names.
+    quiet = vectors.bits(lambda m: m.match.needs_content and not m.match.port)
+    beginning: dict[int, list[int]] = {}
+    ending: dict[int, list[int]] = {}
+    for i, matcher in enumerate(vectors.matchers):
+        for ports in matcher.match.port if _accepts(matcher, protocol) else ():
+            beginning.setdefault(ports.first, []).append(i)
+            ending.setdefault(ports.last + 1, []).append(i)
+    edges = {0, _PORTS, *beginning, *ending}
+    edges |= {edge for port in table.silent_ports for edge in (port, port + 1)}
+    edges |= {edge for ports in excluded for edge in (ports.first, ports.last + 1)}
+    open_ranges: Counter[int] = Counter()
+    since, before = 0, -1
+    for at in sorted(edges - {_PORTS}):
+        open_ranges.update(beginning.get(at, ()))
+        open_ranges.subtract(ending.get(at, ()))
+        bits = everywhere | sum(1 << i for i, count in open_ranges.items() if count)
+        if at in table.silent_ports:
+            bits &= ~quiet
+        if any(at in ports for ports in excluded):
+            bits = 0
+        if bits != before and before >= 0:
+            yield since, at, before
+            since = at
+        before = bits
+    yield since, _PORTS, before
+
+
+def _prefixes(first: int, end: int) -> Iterator[tuple[int, int]]:
+    """The numbers from ``first`` to ``end`` - 1 as (start, number of fixed bits), as few as there can be."""
+    while first < end:
+        size = first & -first or _PORTS
+        while size > end - first:
+            size //= 2
+        yield first, _PORT_BITS - size.bit_length() + 1
+        first += size
+
+
+def _networks(vectors: _Vectors, of: Callable[[Matcher], Sequence[Network]], excluded: Sequence[Network]) -> Entries:
+    """For each network of the policy, and for all other addresses, the matches whose criterion an address there meets.
+
+    The longest prefix that has an address is found, so each has the matches of the networks that contain it, too.
+    """
+    roots: tuple[Network, ...] = (ipaddress.IPv4Network((0, 0)), ipaddress.IPv6Network((0, 0)))
+    found: Entries = {}
+    for network in {*roots, *excluded, *(n for m in vectors.matchers for n in of(m))}:
+        bits = 0
+        if not any(_contains(other, network) for other in excluded):
+            bits = vectors.bits(lambda m, n=network: not of(m) or any(_contains(other, n) for other in of(m)))  # type: ignore[misc]
+        found[_network_key(network)] = _number(vectors.number_of(bits))
+    return found
+
+
+def _contains(outer: Network, inner: Network) -> bool:
+    if isinstance(outer, ipaddress.IPv4Network):
+        return isinstance(inner, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(inner, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
+def _network_key(network: Network) -> bytes:
+    packed = network.network_address.packed
+    if network.version == 4:
+        return struct.pack("=I", 96 + network.prefixlen) + _V4_MAPPED + packed
+    return struct.pack("=I", network.prefixlen) + packed
+
+
+def _names(vectors: _Vectors, keys: HashKeys) -> Entries:
+    """For each name and wildcard of the policy, the matches that it satisfies as an SNI and as an HTTP host."""
+    by_sni, by_host = _Named(vectors.matchers, "sni"), _Named(vectors.matchers, "host")
+    # A match that asks for a name of the other kind, too, cannot hold: a connection has one of them.
+    no_sni = vectors.bits(lambda m: m.sni is None)
+    no_host = vectors.bits(lambda m: m.host is None)
+    no_alpn = vectors.bits(lambda m: m.alpn is None)
+    found: Entries = {}
+    for wildcard in (True, False):
+        for name in by_sni.names(wildcard=wildcard) | by_host.names(wildcard=wildcard):
+            as_sni = (no_sni | by_sni.matches(name, wildcard=wildcard)) & no_host
+            as_host = (no_host | by_host.matches(name, wildcard=wildcard)) & no_sni & no_alpn
+            key = keys.of_name(name, wildcard=wildcard)
+            if key in found:
+                raise ConfigError("Two names have the same hash, by a chance of one in a million. Try again.")
+            found[key] = _number(vectors.number_of(as_sni)) + _number(vectors.number_of(as_host))
+    return found
+
+
+class _Named:
+    """The matches that ask for each name by one criterion, as bits."""
+
+    def __init__(self, matchers: Sequence[Matcher], criterion: str) -> None:
+        self._exact: dict[str, int] = {}
+        self._below: dict[str, int] = {}
+        for i, matcher in enumerate(matchers):
+            asked = matcher.sni if criterion == "sni" else matcher.host
+            if asked is None:
+                continue
+            for names, bits in ((asked.exact, self._exact), (asked.suffixes, self._below)):
+                for name in names:
+                    bits[name] = bits.get(name, 0) | 1 << i
+
+    def names(self, *, wildcard: bool) -> set[str]:
+        """All names, or those whose subdomains are meant."""
+        return set(self._below if wildcard else self._exact)
+
+    def matches(self, name: str, *, wildcard: bool) -> int:
+        """The matches that ask for this name, or for any below it (``wildcard``)."""
+        bits = self._below.get(name, 0) if wildcard else self._exact.get(name, 0)
+        for parent in parents(name):
+            bits |= self._below.get(parent, 0)
+        return bits
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("=I", value)

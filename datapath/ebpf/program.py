@@ -1,0 +1,48 @@
+"""The object file of the programs, loaded with the maps of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from datapath.ebpf.libbpf import BpfError, BpfObject
+from datapath.ebpf.policy_maps import PolicyMaps
+from traffic_policy.errors import PodlaneError
+
+OBJECT: Final = Path(__file__).parent / "lane.bpf.o"
+"""What the build makes of ``programs/lane.bpf.c``; not there if it had no clang."""
+EGRESS: Final = "podlane_egress"
+JUDGE: Final = "podlane_judge"
+FLOWS: Final = "flows"
+"""The map with the verdicts of connections, which outlives a policy."""
+
+__all__ = ["EGRESS", "FLOWS", "JUDGE", "OBJECT", "ObjectMissingError", "load"]
+
+
+class ObjectMissingError(PodlaneError):
+    """The programs were not compiled when this Podlane was built."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The programs of datapath: ebpf are not part of this installation, since there was no clang when it was "
+            "built. Install clang and libbpf-dev and build again (make build), or use the container image."
+        )
+
+
+def load(maps: PolicyMaps, reuse: Mapping[str, int] | None = None) -> BpfObject:
+    """Load the programs and fill their maps. ``reuse``: descriptors of maps to go on with, by name.
+
+    The caller closes the object. Raises :class:`ObjectMissingError`, :class:`BpfError`.
+    """
+    if not OBJECT.exists():
+        raise ObjectMissingError
+    loaded = BpfObject(OBJECT)
+    try:
+        loaded.load(maps.sizes, reuse)
+        for name, entries in maps.entries.items():
+            loaded.map(name).fill(entries.items())
+    except BpfError:
+        loaded.close()
+        raise
+    return loaded

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Podlane's third datapath: the class of a connection is decided here, by its first bytes, as they leave.
+ *
+ * The class is written into the packet's priority, which HTB obeys before it asks any filter, and into its mark. What
+ * a program has put there (SO_PRIORITY, SO_MARK) is overwritten. The verdict is kept with the socket, so that nothing
+ * has to be evicted and later packets cost one look-up.
+ *
+ * What cannot be read here goes by its port: a hello in several segments, HTTP/2, a name in unusual form.
+ */
+#include "packet.h"
+#include "names.h"
+#include "tls.h"
+#include "http1.h"
+
+enum {
+	OPEN, /* no data has been sent yet, and it may decide */
+	DECIDED,
+};
+
+enum {
+	BY_PACKET,
+	BY_CONTENT,
+	ANSWER, /* of a connection that a client has opened */
+};
+
+struct flow {
+	__u32 generation;
+	__u32 first_byte; /* sequence number */
+	__u8 state, by, class_id, zero;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/* How first bytes were judged, for whoever looks. */
+enum { COUNT_TLS, COUNT_HTTP1, COUNT_OTHER, COUNT_UNREAD, COUNTS };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+static __always_inline void count(__u32 number)
+{
+	__u64 *counter = bpf_map_lookup_elem(&counts, &number);
+
+	if (counter)
+		++*counter;
+}
+
+/* The class by the packet alone, and CONTENT_DECIDES if content could decide otherwise. */
+__noinline __u32 class_of_packet(struct packet *packet)
+{
+	struct criteria found;
+	__u32 decides = 0;
+
+	if (!packet)
+		return DEFAULT_CLASS;
+	packet_criteria(packet, &found);
+	if (packet->kind == KIND_TCP)
+		decides = first_match(&found, ANY_CONTENT, 0) & CONTENT_DECIDES;
+	return (first_match(&found, NO_CONTENT, 0) & 0xff) | decides;
+}
+
+/* The class by the data of a connection's first packet with some; 0 if that cannot be told here. */
+__noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
+{
+	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
+	struct scratch *scratch = scratch_memory();
+	struct found_names found_names = {};
+	struct criteria found;
+	__u32 content, with_alpn = 0;
+	__u64 size;
+
+	if (!packet || !scratch || !packet->data_length)
+		return 0;
+	size = packet->data_length > MOST_BYTES ? MOST_BYTES : packet->data_length;
+	/* 1 to 4096, in a way that the verifier of 6.1 understands. */
+	size--;
+	asm volatile("%0 &= 4095" : "+r"(size));
+	size++;
+	if (load(skb, packet->data, scratch->data, size))
+		return 0;
+	if (scratch->data[0] == 0x16) {
+		if (!read_hello(size, &found_names))
+			goto unread;
+		if (found_names.name && !look_up_name(found_names.name, found_names.name_length, &vectors))
+			goto unread;
+		if (!unite_offers(found_names.offers, found_names.offers_end))
+			goto unread;
+		content = vectors.sni;
+		with_alpn = 1;
+		count(COUNT_TLS);
+	} else if (scratch->data[0] >= 0x80 || (scratch->data[0] < ' ' && scratch->data[0] != '\r' &&
+						scratch->data[0] != '\n')) {
+		content = NO_CONTENT; /* none of the protocols that are read */
+		count(COUNT_OTHER);
+	} else {
+		if (!read_request(size, &found_names))
+			goto unread;
+		if (!look_up_name(found_names.name, found_names.name_length, &vectors))
+			goto unread;
+		content = vectors.host;
+		count(COUNT_HTTP1);
+	}
+	packet_criteria(packet, &found);
+	return first_match(&found, content, with_alpn) & 0xff;
+unread:
+	count(COUNT_UNREAD);
+	return 0;
+}
+
+static __always_inline int send_in(struct __sk_buff *skb, __u32 class_id)
+{
+	skb->priority = LEAF | class_id;
+	skb->mark = (skb->mark & ~MARK_BITS) | class_id << CLASS_SHIFT;
+	return TC_ACT_UNSPEC;
+}
+
+/* Whether the packet's socket is that of its connection. RSTs, and the ACKs of TIME_WAIT, are sent by sockets that many
+ * connections share, and raw packets by others; none of these may keep or find a verdict. */
+static __always_inline int of_connection(struct bpf_sock *sk, const struct packet *packet)
+{
+	__u32 state = sk->state;
+
+	if (state != BPF_TCP_ESTABLISHED && state != BPF_TCP_SYN_SENT && state != BPF_TCP_FIN_WAIT1 &&
+	    state != BPF_TCP_CLOSE_WAIT && state != BPF_TCP_LAST_ACK && state != BPF_TCP_CLOSING)
+		return 0;
+	return sk->protocol == IPPROTO_TCP && sk->src_port == bpf_ntohs(packet->source_port);
+}
+
+/* Whether a program listens where the packet comes from: then it answers a client. */
+static __always_inline int answers(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock_tuple ends = {};
+	struct bpf_sock *sk;
+	int listens;
+
+	/* From port 0 there is no connection, so that only a listener is found. */
+	if (packet->version == 4) {
+		ends.ipv4.saddr = packet->destination[3];
+		ends.ipv4.daddr = packet->source[3];
+		ends.ipv4.dport = packet->source_port;
+		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(ends.ipv6.saddr, packet->destination, 16);
+		__builtin_memcpy(ends.ipv6.daddr, packet->source, 16);
+		ends.ipv6.dport = packet->source_port;
+		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return 0;
+	listens = sk->state == BPF_TCP_LISTEN;
+	bpf_sk_release(sk);
+	return listens;
+}
+
+static __always_inline int exists(const struct settings *settings, __u8 class_id)
+{
+	return settings->class_ids[class_id >> 6 & 3] >> (class_id & 63) & 1;
+}
+
+SEC("tc") int podlane_egress(struct __sk_buff *skb)
+{
+	struct settings *settings = settings_in_force();
+	struct bpf_sock *sk = skb->sk;
+	struct packet packet = {};
+	struct flow *flow = 0;
+	__u32 class_id;
+
+	if (!settings)
+		return TC_ACT_UNSPEC;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (sk) {
+		flow = bpf_sk_storage_get(&flows, sk, 0, 0);
+		/* A socket may be connected again: then a SYN comes before anything else. */
+		if (flow && flow->state == DECIDED && flow->generation == settings->generation &&
+		    sk->state != BPF_TCP_SYN_SENT)
+			return send_in(skb, flow->class_id);
+	}
+	if (!read_packet(skb, &packet))
+		return send_in(skb, DEFAULT_CLASS);
+	class_id = class_of_packet(&packet);
+	if (packet.kind != KIND_TCP)
+		return send_in(skb, class_id & 0xff);
+	if (!sk || !of_connection(sk, &packet)) {
+		if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == (FLAG_SYN | FLAG_ACK))
+			class_id = DEFAULT_CLASS;
+		return send_in(skb, class_id & 0xff);
+	}
+	if (!flow) {
+		flow = bpf_sk_storage_get(&flows, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!flow)
+			return send_in(skb, class_id & 0xff);
+		/* Older than this program, or opened by a client; a SYN of ours is dealt with below. */
+		flow->state = DECIDED;
+		flow->by = answers(skb, &packet) ? ANSWER : BY_PACKET;
+	}
+	if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN) {
+		flow->first_byte = packet.sequence;
+		flow->by = BY_PACKET;
+		flow->state = class_id & CONTENT_DECIDES ? OPEN : DECIDED;
+	}
+	if (flow->by == ANSWER)
+		flow->class_id = DEFAULT_CLASS;
+	else if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
+		flow->class_id = class_id & 0xff;
+	if (flow->state == OPEN && !(class_id & CONTENT_DECIDES))
+		flow->state = DECIDED;
+	flow->generation = settings->generation;
+	if (flow->state == OPEN && packet.data_length) {
+		class_id = packet.sequence == flow->first_byte ? class_of_data(skb, &packet) : 0;
+		if (class_id) {
+			flow->class_id = class_id;
+			flow->by = BY_CONTENT;
+		}
+		flow->state = DECIDED;
+	}
+	return send_in(skb, flow->class_id);
+}
+
+/* For tests (BPF_PROG_TEST_RUN): what a packet with a connection's first data would be sent in. The class by the packet
+ * alone is in the priority, with CONTENT_DECIDES; that by its data, or 0, in the mark. */
+SEC("tc") int podlane_judge(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+
+	skb->mark = 0;
+	if (!read_packet(skb, &packet)) {
+		skb->priority = DEFAULT_CLASS;
+		return TC_ACT_UNSPEC;
+	}
+	skb->priority = class_of_packet(&packet);
+	skb->mark = packet.kind == KIND_TCP ? class_of_data(skb, &packet) : 0;
+	return TC_ACT_UNSPEC;
+}
+
+/* No helper that is for GPL programs alone is called. */
+char podlane_license[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The policy, as datapath/ebpf/policy_maps.py compiles it.
+ *
+ * The matches of the policy are numbered in order of precedence. For each criterion a map gives a vector: bit N is set
+ * when what was found satisfies that criterion of match N. The vectors are intersected, and the first bit that is left
+ * is the match that decides. So the time does not grow with the number of matches or names.
+ */
+#ifndef PODLANE_POLICY_H
+#define PODLANE_POLICY_H
+
+#include "scratch.h"
+
+/* Vectors that every policy has. */
+enum {
+	ANY_CONTENT, /* all matches: content could still satisfy them */
+	NO_CONTENT, /* those that ask for none; also what an HTTP request without a known name satisfies */
+	NO_NAME, /* those that ask for no name: a ClientHello without a known one */
+	NO_ALPN, /* those that ask for no ALPN protocol */
+};
+
+struct settings {
+	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
+	__u32 key_1, key_2; /* of the hashes of names, drawn at random */
+	__u32 unused;
+	__u64 class_ids[4]; /* a bit for each class id that exists */
+};
+
+struct match {
+	__u8 class_id;
+	__u8 needs_content;
+};
+
+struct network_key {
+	__u32 length; /* in bits */
+	__u32 address[4]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct port_key {
+	__u32 length; /* in bits */
+	__u8 kind; /* KIND_* */
+	__u8 zero;
+	__u16 port; /* big endian */
+};
+
+struct name_vectors {
+	__u32 sni, host;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4);
+	__type(key, __u32);
+	__type(value, struct vector);
+} vectors SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct match);
+} matches SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_key);
+	__type(value, __u32);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network_key);
+	__type(value, __u32);
+} destinations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network_key);
+	__type(value, __u32);
+} sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct name_vectors);
+} names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} alpn_protocols SEC(".maps");
+
+static __always_inline struct settings *settings_in_force(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
+}
+
+/* What a packet satisfies, by number of the vector. */
+struct criteria {
+	__u32 port, destination, source;
+};
+
+static __always_inline void packet_criteria(const struct packet *packet, struct criteria *found)
+{
+	struct port_key port = { 32, packet->kind, 0, packet->destination_port };
+	struct network_key network = { 128 };
+	__u32 *vector;
+
+	vector = bpf_map_lookup_elem(&ports, &port);
+	found->port = vector ? *vector : NO_CONTENT;
+	__builtin_memcpy(network.address, packet->destination, 16);
+	vector = bpf_map_lookup_elem(&destinations, &network);
+	found->destination = vector ? *vector : NO_CONTENT;
+	__builtin_memcpy(network.address, packet->source, 16);
+	vector = bpf_map_lookup_elem(&sources, &network);
+	found->source = vector ? *vector : NO_CONTENT;
+}
+
+/* The number of the lowest bit. (__builtin_ctzll crashes clang 14.) */
+static __noinline __u32 lowest_bit(__u64 word)
+{
+	__u32 number = 0;
+
+	if (!(__u32)word) {
+		number = 32;
+		word >>= 32;
+	}
+	if (!(word & 0xffff)) {
+		number += 16;
+		word >>= 16;
+	}
+	if (!(word & 0xff)) {
+		number += 8;
+		word >>= 8;
+	}
+	if (!(word & 15)) {
+		number += 4;
+		word >>= 4;
+	}
+	if (!(word & 3)) {
+		number += 2;
+		word >>= 2;
+	}
+	return number + !(word & 1);
+}
+
+/* Begin the union of ALPN offers: what a client without a known offer satisfies. */
+static __always_inline int begin_alpn(struct scratch *scratch, __u32 number)
+{
+	struct vector *vector = bpf_map_lookup_elem(&vectors, &number);
+
+	if (!vector)
+		return 0;
+	scratch->alpn = *vector;
+	return 1;
+}
+
+static __always_inline void add_alpn(struct scratch *scratch, __u32 number)
+{
+	struct vector *vector = bpf_map_lookup_elem(&vectors, &number);
+
+	if (!vector)
+		return;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < WORDS; i++)
+		scratch->alpn.words[i] |= vector->words[i];
+}
+
+/* The class of the first match that all criteria hold for. ALPN counts if asked for: the union of begin_alpn() and
+ * add_alpn(). Returns the class id, and CONTENT_DECIDES if that match needs content. */
+#define CONTENT_DECIDES 0x100
+
+__noinline __u32 first_match(struct criteria *found, __u32 content, __u32 with_alpn)
+{
+	struct vector *port, *destination, *source, *by_content;
+	struct scratch *scratch = scratch_memory();
+	__u32 number = 0;
+	struct match *match;
+
+	if (!found || !scratch)
+		return DEFAULT_CLASS;
+	port = bpf_map_lookup_elem(&vectors, &found->port);
+	destination = bpf_map_lookup_elem(&vectors, &found->destination);
+	source = bpf_map_lookup_elem(&vectors, &found->source);
+	by_content = bpf_map_lookup_elem(&vectors, &content);
+	if (!port || !destination || !source || !by_content)
+		return DEFAULT_CLASS;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < WORDS; i++) {
+		__u64 word = port->words[i] & destination->words[i] & source->words[i] & by_content->words[i];
+
+		if (with_alpn)
+			word &= scratch->alpn.words[i];
+		if (word) {
+			number = i * 64 + lowest_bit(word);
+			match = bpf_map_lookup_elem(&matches, &number);
+			if (!match)
+				return DEFAULT_CLASS;
+			return match->class_id | (match->needs_content ? CONTENT_DECIDES : 0);
+		}
+	}
+	return DEFAULT_CLASS;
+}
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where the first bytes are read, the ALPN offers' vectors are united, and the loops keep their state. What is kept in a
+ * map is any number to the verifier each time it is read, so that a loop's second round is like its third; on the stack
+ * it would follow each round's numbers. Nothing interrupts a program with another one of its kind on the same processor,
+ * since they run with bottom halves off.
+ */
+#ifndef PODLANE_SCRATCH_H
+#define PODLANE_SCRATCH_H
+
+#include "types.h"
+
+#define WORDS 16 /* 1,024 matches */
+#define MOST_BYTES 4096
+#define POSITION (MOST_BYTES - 1)
+
+struct vector {
+	__u64 words[WORDS];
+};
+
+struct hashing {
+	__u64 first, second;
+	__u32 key_1, key_2;
+	__u32 at, length, label;
+	__u32 sni, host;
+	__u32 bad;
+};
+
+struct extensions {
+	__u32 at, end;
+	__u32 name, name_length; /* where the names are in the hello; 0 for none */
+	__u32 offers, offers_end;
+	__u32 bad, whole;
+};
+
+struct offers {
+	__u32 at, end;
+	__u32 bad, whole;
+};
+
+struct head {
+	__u32 length, at, phase, method;
+	__u32 hosts, host; /* how many, and where the value of one begins */
+	__u32 whole;
+};
+
+struct host {
+	__u32 at, phase, name, length;
+	__u32 good;
+};
+
+struct scratch {
+	struct vector alpn;
+	struct hashing hashing;
+	struct extensions extensions;
+	struct offers offers;
+	struct head head;
+	struct host host;
+	__u8 data[MOST_BYTES] __attribute__((aligned(8)));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *scratch_memory(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+/* What bpf_loop() hands to each round: it has to be on the stack. */
+struct round {
+	struct scratch *scratch;
+};
+
+#define BYTE(scratch, at) ((scratch)->data[(at) & POSITION])
+
+static __always_inline __u32 two_bytes(struct scratch *scratch, __u32 at)
+{
+	return (__u32)BYTE(scratch, at) << 8 | BYTE(scratch, at + 1);
+}
+
+#endif
