@@ -37,7 +37,7 @@ from tc_core.probe.capability import Features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
-from traffic_policy.settings import OUTBOUND_PORT
+from traffic_policy.settings import OUTBOUND_PORT, OnFailure
 from traffic_policy.units import Duration
 
 _LOOK_S: Final = 0.25
@@ -183,20 +183,21 @@ class WorkloadLanes:
             self._node.state.write(namespace.identity, self.workload.name, interface, ids)
             self.counters.keep(ids)
 
-        servers = ServerFactory(captured=partial(self._classifier, thread, lanes.detection_timeout), quic=_no_relay)
+        servers = ServerFactory(captured=partial(self._classifier, thread, lanes), quic=_no_relay)
         installer = Installer(detect_backend())
         self.plane = DataPlane(
             lanes.policy, lanes.settings(), shaping, installer, servers, Callbacks(ids=keep), thread=thread
         )
 
-    def _classifier(self, thread: KernelThread, timeout: Duration, routing: Routing) -> StepAside:
+    def _classifier(self, thread: KernelThread, lanes: WantedLanes, routing: Routing) -> StepAside:
         return StepAside(
             OUTBOUND_PORT,
             routing,
             self.counters,
-            detection_timeout=timeout,
+            detection_timeout=lanes.detection_timeout,
             kernel=thread,
             shared_thread=self._node.classifier,
+            fail_open=lanes.on_failure is OnFailure.OPEN,
         )
 
     def _forget_plane(self, plane: DataPlane) -> None:
@@ -215,7 +216,7 @@ class WorkloadLanes:
                 self._stirred.set()
 
         with self._node.sweeper.looking_at(plane, looked):
-            while self._continues(namespace) and self._same_timeout():
+            while self._continues(namespace) and self._same_classifier():
                 await self._stirred.wait()
                 self._stirred = trio.Event()
                 if self.workload.lanes != self._in_force and not self._ended:
@@ -257,9 +258,11 @@ class WorkloadLanes:
         place = self.workload.network_namespace  # it may have got another path: a process behind it has ended
         return not self._ended and same and place is not None and namespace.is_at(place)
 
-    def _same_timeout(self) -> bool:
+    def _same_classifier(self) -> bool:
         lanes, old = self.workload.lanes, self._in_force
-        return lanes is None or old is None or lanes.detection_timeout == old.detection_timeout
+        if lanes is None or old is None:
+            return True
+        return (lanes.detection_timeout, lanes.on_failure) == (old.detection_timeout, old.on_failure)
 
     async def _leave(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """The end: remove the lanes, if there is anything left that they could be removed from."""

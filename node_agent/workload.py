@@ -17,7 +17,7 @@ from traffic_policy.pod.effective import PodPolicy
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.scope import beyond_agent
-from traffic_policy.settings import Datapath
+from traffic_policy.settings import Datapath, OnFailure
 from traffic_policy.units import Duration
 
 _READ_EVERY: Final = Duration.from_seconds(600)
@@ -29,7 +29,9 @@ DETECTION_TIMEOUT: Final = Duration.from_seconds(1)
 class WantedLanes:
     """What is to be in force in one network namespace.
 
-    ``interface`` None: that of the default route. ``digest`` is the SHA-256 of all of it, in hexadecimal.
+    ``interface`` None: that of the default route. ``on_failure`` is about new connections while there is no agent, or
+    too many at once: in the class of their port (open), or they wait (closed). ``digest`` is the SHA-256 of all of it,
+    in hexadecimal.
     """
 
     policy: TrafficPolicy
@@ -40,6 +42,7 @@ class WantedLanes:
     exclude_inbound_ports: tuple[PortRange, ...] = ()
     exclude_inbound_cidrs: tuple[Network, ...] = ()
     detection_timeout: Duration = DETECTION_TIMEOUT
+    on_failure: OnFailure = OnFailure.OPEN
     warnings: tuple[str, ...] = ()
 
     def settings(self) -> DataPlaneSettings:
@@ -51,7 +54,9 @@ class WantedLanes:
                 exclude_outbound_cidrs=self.exclude_outbound_cidrs,
                 exclude_inbound_ports=self.exclude_inbound_ports,
                 exclude_inbound_cidrs=self.exclude_inbound_cidrs,
+                queue_bypass=self.on_failure is OnFailure.OPEN,
             ),
+            self.on_failure,
             read_every=_READ_EVERY,
         )
 
@@ -74,12 +79,19 @@ class NodeWorkload:
     """Of the Pod."""
 
 
-def lanes_of_policy(policy: TrafficPolicy, interface: str | None = None, *, source: str = "") -> WantedLanes:
+def lanes_of_policy(
+    policy: TrafficPolicy,
+    interface: str | None = None,
+    on_failure: OnFailure = OnFailure.OPEN,
+    *,
+    source: str = "",
+) -> WantedLanes:
     """WantedLanes by a policy alone. Raises :class:`PolicyError` if the agent cannot put it in force."""
     if problems := beyond_agent(policy):
         raise PolicyError(problems, source)
-    meaning = json.dumps([policy.to_document(), interface], sort_keys=True)
-    return WantedLanes(policy, hashlib.sha256(meaning.encode()).hexdigest(), interface)
+    meaning = json.dumps([policy.to_document(), interface, on_failure.value], sort_keys=True)
+    digest = hashlib.sha256(meaning.encode()).hexdigest()
+    return WantedLanes(policy, digest, interface, on_failure=on_failure)
 
 
 def lanes_of_annotations(
@@ -99,18 +111,13 @@ def lanes_of_annotations(
         pod.exclude_inbound_ports,
         pod.exclude_inbound_cidrs,
         pod.detection_timeout or DETECTION_TIMEOUT,
+        OnFailure(pod.on_failure or OnFailure.OPEN),
         (*pod.warnings, *_without_effect(pod)),
     )
 
 
 def _without_effect(pod: PodPolicy) -> tuple[str, ...]:
     """Annotations that only a sidecar can honour."""
-    said = {
-        "podlane.io/on-failure: closed": pod.on_failure == "closed",
-        "podlane.io/datapath: relay": pod.datapath == Datapath.RELAY,
-    }
-    return tuple(
-        f"{name} has no effect here: the node agent steps aside, and what it has decided goes on without it."
-        for name, is_said in said.items()
-        if is_said
-    )
+    if pod.datapath != Datapath.RELAY:
+        return ()
+    return ("podlane.io/datapath: relay has no effect here: the node agent steps aside.",)

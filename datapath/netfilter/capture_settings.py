@@ -37,7 +37,8 @@ class CaptureSettings:
     says, since this kernel has no NFQUEUE. ``connmark``: received packets are classified by the connection's mark,
     which the ingress hook copies to each packet. ``own_group`` is the gid of the relay's sockets, None when sockets
     cannot be told by it: then every packet with OWN is taken for the relay's. ``resets_priority``: the kernel has the
-    CLASSIFY target. With a ``mesh``, names decide in TCP only for connections of its proxy.
+    CLASSIFY target. Without ``queue_bypass`` packets whose connection has no class yet are dropped while nobody reads
+    the queue. With a ``mesh``, names decide in TCP only for connections of its proxy.
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -56,6 +57,7 @@ class CaptureSettings:
     mesh: MeshProxy | None = None
     own_group: int | None = None
     resets_priority: bool = True
+    queue_bypass: bool = True
 
     @property
     def service_names(self) -> bool:

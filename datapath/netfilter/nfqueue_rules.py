@@ -17,9 +17,11 @@
 * For inbound connections the client's packets are queued, and the replies follow. The decision is saved before the
   program receives the packet, so there is no reply yet.
 * SHOW marks the first packet of a connection for the classifier. See :mod:`datapath.stepaside.marks`.
-* ``--queue-bypass``: without a classifier packets continue unchanged, in the class of their port.
+* ``--queue-bypass``: without a classifier packets continue unchanged, in the class of their port. Without it, as with
+  ``closed`` of the node agent, those of connections without a class are dropped: TCP sends again, and the classifier
+  takes the first one that it is shown for the first one, though the kernel had marked another.
 * A connection whose class is **chosen** has it, and its packets with data are still queued, since its next bytes may
-  make it stricter. Such a packet comes with the connection's class. Without a classifier it stays so.
+  make it stricter. Such a packet comes with the connection's class. Without a classifier it stays so, also if closed.
 * Untracked packets have no connection mark and are classified by port.
 * A packet without data has no content and is not queued; the way through user space would only cost time.
 """
@@ -80,15 +82,17 @@ def undecided_rule() -> Rule:
 
 
 def aside_chains(
-    queue: int, protocols: Collection[TransportProtocol] = (_TCP,), *, inbound: bool = False
+    queue: int, protocols: Collection[TransportProtocol] = (_TCP,), *, inbound: bool = False, bypass: bool = True
 ) -> Iterator[Chain]:
     """The chains that only this datapath has; ``queue`` is the classifier's, ``protocols`` are those queued to it.
 
-    ``inbound``: for inbound connections as well.
+    ``inbound``: for inbound connections as well. Without ``bypass`` connections without a class need a classifier.
     """
     first = (Rule(SetMark(FIRST), connmark=UNDECIDED_ASIDE), Rule(SetConnmark(SHOWN)))
-    chosen = (Rule(Nfqueue(queue), connmark=UNCLASSED), Rule(RestoreMark(CLASS_MASK)), Rule(SetMark(CHOSEN)))
-    yield Chain(SHOW, (*first, *(chosen if _TCP in protocols else ()), Rule(Nfqueue(queue))))
+    begins = Nfqueue(queue, bypass)
+    again = (Rule(RestoreMark(CLASS_MASK)), Rule(SetMark(CHOSEN)), Rule(Nfqueue(queue)))
+    chosen = (Rule(begins, connmark=UNCLASSED), *again)
+    yield Chain(SHOW, (*first, *(chosen if _TCP in protocols else (Rule(begins),))))
     saved = save_rules(protocols)
     followed = (Rule(RestoreMark(CLASS_MASK), protocol=each, connmark=CHOSEN_OR_DECIDED) for each in protocols)
     yield Chain(SAVE, (*saved, Rule(Return(), connmark=UNCLASSED), *followed))

@@ -247,8 +247,8 @@ class _Reader:
             ):
                 mask = int(options["--ctmask"], 16)
                 return SaveMark(mask) if way == "--save-mark" else RestoreMark(mask)
-            case "NFQUEUE", ["--queue-bypass", "--queue-num"]:
-                return Nfqueue(int(options["--queue-num"]))
+            case "NFQUEUE", ["--queue-bypass", "--queue-num"] | ["--queue-num"]:
+                return Nfqueue(int(options["--queue-num"]), bypass="--queue-bypass" in options)
             case "TPROXY", ["--on-ip", "--on-port", "--tproxy-mark"]:
                 address = ipaddress.ip_address(options["--on-ip"])
                 return Tproxy(address, int(options["--on-port"]), _mark(options["--tproxy-mark"]))

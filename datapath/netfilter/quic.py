@@ -103,9 +103,9 @@ def show_rule() -> Rule:
     return Rule(Goto(SHOW), protocol=_UDP, connmark=OPEN)
 
 
-def again_chain(queue: int) -> Chain:
+def again_chain(queue: int, *, bypass: bool = True) -> Chain:
     """The chain AGAIN; ``queue`` is the classifier's."""
-    return Chain(AGAIN, (Rule(RestoreMark(OURS)), Rule(Nfqueue(queue))))
+    return Chain(AGAIN, (Rule(RestoreMark(OURS)), Rule(Nfqueue(queue, bypass))))
 
 
 # --- inbound flows ---------------------------------------------------------------------------------------------------

@@ -119,8 +119,8 @@ def _render_action(action: Action) -> str:
             return f"-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"
         case RestoreMark(mask):
             return f"-j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {mask:#x}"
-        case Nfqueue(number):
-            return f"-j NFQUEUE --queue-num {number} --queue-bypass"
+        case Nfqueue(number, bypass):
+            return f"-j NFQUEUE --queue-num {number}" + (" --queue-bypass" if bypass else "")
         case Tproxy(address, port, mark):
             return f"-j TPROXY --on-port {port} --on-ip {address} --tproxy-mark {mark}"
 

@@ -111,9 +111,11 @@ class RestoreMark:
 
 @dataclass(frozen=True, slots=True)
 class Nfqueue:
-    """Queue the packet to the NFQUEUE of that number; without a listener it continues (``--queue-bypass``)."""
+    """Queue the packet to the NFQUEUE of that number; without a listener it continues (``--queue-bypass``), or is
+    dropped."""
 
     number: int
+    bypass: bool = True
 
 
 @dataclass(frozen=True, slots=True)

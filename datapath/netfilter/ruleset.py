@@ -211,10 +211,10 @@ def _family_rules(
     shown.append((_UDP, outbound_quic, inbound_quic))
     if protocols := [protocol for protocol, *ways in shown if any(ways)]:
         arrives = any(way for *_, way in shown)
-        chains += aside_chains(settings.outbound_port, protocols, inbound=arrives)
+        chains += aside_chains(settings.outbound_port, protocols, inbound=arrives, bypass=settings.queue_bypass)
         hooks += save_hooks(protocols, settings.interface, inbound=arrives)
     if outbound_quic or inbound_quic:
-        chains.append(quic.again_chain(settings.outbound_port))
+        chains.append(quic.again_chain(settings.outbound_port, bypass=settings.queue_bypass))
     if inbound:
         arriving.append(inbound.entry)
         chains += inbound.chains

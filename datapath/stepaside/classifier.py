@@ -113,11 +113,15 @@ class Classifier:
         flow_observer: FlowObserver,
         *,
         detection_timeout: float,
+        misses_nothing: bool = False,
         max_openings: int = MAX_OPENINGS,
         max_held: int = MAX_HELD,
         max_decided: int = MAX_DECIDED,
     ) -> None:
-        """``detection_timeout`` in seconds, counted from a connection's first bytes."""
+        """``detection_timeout`` in seconds, counted from a connection's first bytes. ``misses_nothing``: what is not
+        shown does not pass. So the first packet that is shown of a connection is its first, however often it was sent.
+        """
+        self._misses_nothing = misses_nothing
         self._class_cache = ClassCache(routing)
         self._flow_observer = flow_observer
         self._timeout = detection_timeout
@@ -191,7 +195,7 @@ class Classifier:
         sequence = int.from_bytes(packet[at + 4 : at + 8], "big")
         if flags & _SYN:
             sequence = (sequence + 1) % _SEQUENCES
-        if first:
+        if first or (self._misses_nothing and not was_chosen and self._is_new(flow)):
             self._forget(flow)
             detection = detect_repeated(text)
             if detection is not None:
@@ -304,6 +308,9 @@ class Classifier:
         class_name = self._class_cache.choose(flow, known).class_name
         laxer = present is None or routing.table.is_laxer(present, class_name)
         return self._decide(flow, known, 0.0, mark) if laxer else mark
+
+    def _is_new(self, flow: bytes) -> bool:
+        return flow not in self._chosen and self._decided.get(flow) is None and self._pending.get(flow) is None
 
     def _forget(self, flow: bytes) -> None:
         self._chosen.forget(flow)

@@ -32,9 +32,13 @@ class PacketQueue:
     For a dedicated thread, since :meth:`receive` blocks. Other threads may call :meth:`wake`.
     """
 
-    def __init__(self, number: int, *, max_packets: int = MAX_PACKETS) -> None:
-        """Bind the queue. Raises :class:`QueueError` or :class:`PrivilegeError` with a remedy."""
+    def __init__(self, number: int, *, max_packets: int = MAX_PACKETS, fail_open: bool = True) -> None:
+        """Bind the queue. Raises :class:`QueueError` or :class:`PrivilegeError` with a remedy.
+
+        Without ``fail_open`` packets for which there is no room are dropped, and those that wait at the end.
+        """
         self.number = number
+        self._fail_open = fail_open
         self._max_packets = max_packets
         self._verdicts = Verdicts(number)
         self._buffer = bytearray(MAX_MESSAGE)
@@ -70,10 +74,10 @@ class PacketQueue:
         self._socket.send(wake(self.number))
 
     def close(self) -> None:
-        """Unbind the queue, after releasing all waiting packets unclassified."""
+        """Unbind the queue, after releasing all waiting packets unclassified, if it is fail-open."""
         try:
             with suppress(BlockingIOError):
-                while True:
+                while self._fail_open:
                     for packet in self.receive(socket.MSG_DONTWAIT):
                         self.accept(packet, packet.mark)
             self._socket.send(unbind(self.number, sequence=0))
@@ -88,12 +92,14 @@ class PacketQueue:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         except PermissionError:  # CAP_NET_ADMIN of another user namespace: what net.core.rmem_max allows
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        # With a full buffer packets bypass the queue (fail-open), so ENOBUFS needs no handling.
+        # With a full buffer packets bypass the queue (fail-open), or are dropped: ENOBUFS needs no handling.
         sock.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         sock.settimeout(_ANSWER_PATIENCE)
         try:
             sock.bind((0, 0))
-            for sequence, request in enumerate(bind(self.number, max_packets=self._max_packets, sequence=1), 1):
+            for sequence, request in enumerate(
+                bind(self.number, max_packets=self._max_packets, sequence=1, fail_open=self._fail_open), 1
+            ):
                 sock.send(request)
                 self._await_answer(sequence)
         except OSError as error:
@@ -105,7 +111,8 @@ class PacketQueue:
         while True:
             size = self._socket.recv_into(self._buffer)
             for packet in read_packets(self._buffer, size):
-                self.accept(packet, packet.mark)
+                if self._fail_open:  # else it waits, and is sent again meanwhile
+                    self.accept(packet, packet.mark)
             for message in read_messages(self._buffer, size):
                 if message.kind == NLMSG_ERROR and message.sequence == sequence:
                     number = error_of(self._buffer, message)

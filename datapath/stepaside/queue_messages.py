@@ -50,13 +50,14 @@ class QueuedPacket(NamedTuple):
     arrived: bool = False
 
 
-def bind(queue: int, *, max_packets: int, sequence: int) -> tuple[bytes, ...]:
+def bind(queue: int, *, max_packets: int, sequence: int, fail_open: bool = True) -> tuple[bytes, ...]:
     """Requests that make a queue ours and set it up, each to be acknowledged; numbered from ``sequence`` on.
 
     Whole packets are shown, large ones (GSO) in one piece; when more than ``max_packets`` wait, or the socket has no
-    room, packets pass unseen instead of being dropped.
+    room, packets pass unseen instead of being dropped (``fail_open``).
     """
-    flags = _BIG.pack(_FAIL_OPEN | _GSO)
+    flags = _BIG.pack(_FAIL_OPEN | _GSO if fail_open else _GSO)
+    mask = _BIG.pack(_FAIL_OPEN | _GSO)
     return tuple(
         message(_CONFIG, attributes, resource=queue, flags=REQUEST | ACK, sequence=sequence + number)
         for number, attributes in enumerate(
@@ -65,7 +66,7 @@ def bind(queue: int, *, max_packets: int, sequence: int) -> tuple[bytes, ...]:
                 attribute(_CFG_PARAMS, struct.pack(">IB", MAX_COPY, _COPY_PACKET))
                 + attribute(_CFG_MAXLEN, _BIG.pack(max_packets))
                 + attribute(_CFG_FLAGS, flags)
-                + attribute(_CFG_MASK, flags),
+                + attribute(_CFG_MASK, mask),
             )
         )
     )

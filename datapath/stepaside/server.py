@@ -61,12 +61,14 @@ class StepAside:
         on_end: Callable[[], None] = lambda: None,
         kernel: KernelThread | None = None,
         shared_thread: ClassifierThread | None = None,
+        fail_open: bool = True,
     ) -> None:
         """``queue`` is the number that the rules name. ``transports``: what it classifies; with a relay, whose TCP
         connections have marks of their own, that is UDP alone.
 
         ``kernel`` makes calls in the network namespace of the queue, this process's own by default; ``shared_thread``
-        classifies instead of a thread of its own.
+        classifies instead of a thread of its own. Without ``fail_open`` packets for which the queue has no room are
+        dropped.
 
         ``on_idle`` is called by the thread that judges, when no packet waits, with the number of connections whose
         first bytes are awaited, and the bytes that are kept for them. ``on_end`` is called when :meth:`run` ends.
@@ -77,8 +79,11 @@ class StepAside:
         self._on_end = on_end
         self._kernel = kernel or KernelThread()
         self._shared_thread = shared_thread
+        self._fail_open = fail_open
         told: FlowObserver = _Log(flow_observer) if log.is_enabled_for("debug") else flow_observer
-        self._classifier = Classifier(routing, told, detection_timeout=detection_timeout.seconds)
+        self._classifier = Classifier(
+            routing, told, detection_timeout=detection_timeout.seconds, misses_nothing=not fail_open
+        )
         self._life = trio.CancelScope()
         self._stopping = False
         self._classifying = threading.Lock()
@@ -102,7 +107,7 @@ class StepAside:
         Raises :class:`~datapath.errors.QueueError`, :class:`~datapath.errors.PrivilegeError`.
         """
         with trio.CancelScope(shield=True):  # a thread that opens it is not cancelled
-            queue = self._queue = await self._kernel.run(partial(PacketQueue, self._number))
+            queue = self._queue = await self._kernel.run(partial(PacketQueue, self._number, fail_open=self._fail_open))
         try:
             task_status.started()
             if self._shared_thread is None:

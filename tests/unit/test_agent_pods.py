@@ -154,11 +154,11 @@ def test_little_is_kept_of_a_pod() -> None:
 
 
 def test_events_tell_what_became_of_a_pod() -> None:
-    workload = wanted(pod({**LIMITS, "podlane.io/on-failure": "closed"})).workload(None)
+    workload = wanted(pod({**LIMITS, "podlane.io/datapath": "relay"})).workload(None)
     told = happening(workload, State.PROGRAMMED, "")
     assert told is not None
     assert (told.namespace, told.owner.uid, told.reason, told.is_warning) == ("shop", UID, "LanesProgrammed", True)
-    assert told.message.startswith("Lanes are in force: 10Mbit shared by default. podlane.io/on-failure: closed has no")
+    assert told.message.startswith("Lanes are in force: 10Mbit shared by default. podlane.io/datapath: relay has no")
     failed = happening(workload, State.FAILED, "no such device")
     assert failed is not None
     assert (failed.reason, failed.message) == ("LanesFailed", "no such device")

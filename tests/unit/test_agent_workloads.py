@@ -10,6 +10,7 @@ from node_agent.errors import WorkloadsError
 from node_agent.sources.file import read_workloads
 from node_agent.workload import lanes_of_annotations
 from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.settings import OnFailure
 
 POLICY = "{total: 10Mbit, classes: [{name: a, rate: 1Mbit, match: {port: 80}}]}"
 
@@ -39,6 +40,12 @@ workloads:
     assert [each.name for each in lanes.policy.classes] == ["a"]
     digests = {each.lanes.digest for each in found.workloads.values() if each.lanes}
     assert len(digests) == 2, "the same policy on another interface is another thing"
+    assert lanes.on_failure is OnFailure.OPEN
+    closed = read_workloads(written(tmp_path, f"workloads: [{{name: a, on-failure: closed, policy: {POLICY}}}]"))
+    lanes = closed.workloads["a"].lanes
+    assert lanes is not None
+    assert lanes.on_failure is OnFailure.CLOSED
+    assert lanes.digest not in digests
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,7 @@ def test_a_wrong_policy_is_the_refusal_of_its_workload_alone(tmp_path: Path, pol
         ("workloads: [{name: a, netns: 7, policy: x}]", "7 is not a text"),
         ("workloads: [{name: a, netns: a, interface: a b, policy: x}]", "not an interface's name"),
         ("workloads: [{name: a, netns: a}]", "policy: It is missing"),
+        ("workloads: [{name: a, netns: a, on-failure: shut, policy: x}]", "shut is neither open nor closed"),
         ("workloads: [{name: a, netns: a, polcy: x}]", "There is no key 'polcy'. There are name, netns"),
         (f"workloads: [{{name: a, netns: a, policy: {POLICY}}}, {{name: a, netns: b, policy: {POLICY}}}]", "twice"),
         (
@@ -104,9 +112,9 @@ def test_annotations_give_the_same_lanes_as_in_a_sidecar() -> None:
     }
     lanes = lanes_of_annotations(annotations)
     assert [str(each) for each in lanes.settings().capture.exclude_outbound_ports] == ["53"]
-    assert [warning.split(" has no effect")[0] for warning in lanes.warnings] == [
-        "podlane.io/on-failure: closed", "podlane.io/datapath: relay",
-    ]  # fmt: skip
+    assert [warning.split(" has no effect")[0] for warning in lanes.warnings] == ["podlane.io/datapath: relay"]
+    assert not lanes.settings().capture.queue_bypass
+    assert lanes_of_annotations({"podlane.io/egress-bandwidth": "10M"}).settings().capture.queue_bypass
     with pytest.raises(AnnotationsError):
         lanes_of_annotations({})
     shared = "{total: 9Mbit, requests: follow}"

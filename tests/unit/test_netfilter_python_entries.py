@@ -232,6 +232,12 @@ OURS: dict[str, tuple[bytes, Family, str, Rule]] = {
         "NFQUEUE",
         Rule(Nfqueue(7)),
     ),
+    "NFQUEUE without bypass": (
+        entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 0))),
+        V4,
+        "NFQUEUE",
+        Rule(Nfqueue(7, bypass=False)),
+    ),
     "IPv4 data": (
         entry(V4, bpf(CARRIES_DATA[V4]), protocol=6),
         V4,
@@ -329,7 +335,11 @@ OTHERS: dict[str, tuple[bytes, Family, str]] = {
     "comment": (entry(V4, extension("comment", 0, b"hello".ljust(256, b"\0"))), V4, "RETURN"),
     "restore-mark": (entry(V4, target=connmark_target(2)), V4, "CONNMARK"),
     "save-mark": (entry(V4, target=connmark_target(1)), V4, "CONNMARK"),
-    "a queue without bypass": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 0))), V4, "NFQUEUE"),
+    "a queue for each processor": (
+        entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 1, 3))),
+        V4,
+        "NFQUEUE",
+    ),
     "several queues": (entry(V4, target=extension("NFQUEUE", 3, struct.pack("=HHH", 7, 2, 1))), V4, "NFQUEUE"),
     "the program of the other family": (entry(V4, bpf(CARRIES_DATA[V6]), protocol=6), V4, "RETURN"),
     "a pinned program": (entry(V4, bpf(CARRIES_DATA[V4], mode=1), protocol=6), V4, "RETURN"),

@@ -33,10 +33,10 @@ from test_ruleset_walk import (
 
 from datapath.netfilter.nfqueue_rules import SHOW
 from datapath.netfilter.packet_filters import CARRIES_DATA
-from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules, SetMark
+from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules, Nfqueue, SetMark
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
 from datapath.routing.table import RoutingTable
-from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OPEN, SHOWN, UNDECIDED_ASIDE
+from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OPEN, SHOWN, UNCLASSED, UNDECIDED_ASIDE
 from traffic_policy.marks import DIVERT, ClassIds, class_id_of
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TrafficPolicy
 from traffic_policy.settings import Datapath
@@ -246,6 +246,13 @@ def test_answers_go_by_port_until_it_is_decided_and_follow_then() -> None:
     assert arrival(rules, replace(chosen, mark=0, queue=None)).queue == QUEUE
     more = arrival(rules, replace(decided, mark=0, queue=None))
     assert (more.mark, more.queue) == (0, None), "it is not shown again"
+
+
+@pytest.mark.parametrize("bypass", [True, False])
+def test_without_a_bypass_connections_need_a_classifier_until_they_have_a_class(bypass: bool) -> None:
+    chains = {chain.name: chain.rules for chain in aside(queue_bypass=bypass).chains}
+    queues = {rule.connmark: rule.action for rule in chains[SHOW] if isinstance(rule.action, Nfqueue)}
+    assert queues == {UNCLASSED: Nfqueue(QUEUE, bypass), None: Nfqueue(QUEUE)}, "None: their class is chosen"
 
 
 def test_while_draining_what_is_decided_goes_on_and_nothing_new_is_shown() -> None:

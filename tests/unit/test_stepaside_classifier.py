@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from first_bytes import cut, hello, records, sni
@@ -79,7 +80,7 @@ class Notes:
 class Wire:
     """A classifier, and the kernel's part: which packet is a connection's first, and the mark of its port's class."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.notes = Notes()
         self.classifier = Classifier(ROUTING, self.notes, detection_timeout=TIMEOUT, **limits)
         self.begun: set[bytes] = set()
@@ -396,6 +397,19 @@ def test_a_second_hello_of_a_client_counts_too() -> None:
         ceils=["1Mbit", "16kbit"],
     )
     assert marks_of(wire, ONE, OTHER, bound=Bound.INBOUND) == [chosen(FAST), decided(SLOW)]
+
+
+def test_where_nothing_passes_unseen_a_packet_that_is_sent_again_is_the_first() -> None:
+    """The kernel marked one that was dropped, since nobody read the queue."""
+    wire = Wire(misses_nothing=True)
+    first = tcp_packet(HELLO[:20])
+    wire.begun.add(flow_of(first))
+    assert wire.send(first, port_class=7) == 7 << 24 | OTHERS
+    assert wire.send(tcp_packet(HELLO[20:], seq=1020), port_class=7) == chosen(API, OTHERS)
+    other = tcp_packet(REQUEST, client_port=1)
+    wire.begun.add(flow_of(other))
+    assert wire.send(other) == decided(WEB, OTHERS)
+    assert wire.send(tcp_packet(HELLO, client_port=1)) == decided(WEB, OTHERS), "what is decided stays so"
 
 
 def test_where_packets_passed_unseen_the_port_may_be_stricter() -> None:

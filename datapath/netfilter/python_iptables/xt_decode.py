@@ -339,9 +339,9 @@ def _action(entry: bytes, family: Family, target: str, *, goto: bool) -> Action:
             return SaveMark(mask) if mode == _SAVE else RestoreMark(mask)
         case "NFQUEUE", 3:
             number, count, flags = _XT_NFQUEUE.unpack_from(data)
-            if count != 1 or flags != _BYPASS:
-                raise _OtherwiseError("several queues, or no bypass")
-            return Nfqueue(number)
+            if count != 1 or flags & ~_BYPASS:
+                raise _OtherwiseError("several queues, or one for each processor")
+            return Nfqueue(number, bypass=bool(flags))
         case "TPROXY", 1:
             mask, value, address, port = _XT_TPROXY.unpack_from(data)
             packed = address[:4] if family is Family.V4 else address
