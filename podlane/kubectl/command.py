@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command li
 )
 @click.version_option(package_name="podlane", message="podlane %(version)s")
 def main() -> None:
-    """HeldBy holds Pods to their limits, by what, and what they do now.
+    """Who holds Pods to their limits, by what, and what they do now.
 
     All is asked through kubectl: objects by `kubectl get`, agents and sidecars by `kubectl port-forward`. Nothing is
     changed.

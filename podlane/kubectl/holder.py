@@ -1,4 +1,4 @@
-"""HeldBy holds a Pod to its limits, and why. Pure."""
+"""Who holds a Pod to its limits, and why. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Holder:
 
 
 def holder_of(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -> Holder:
-    """HeldBy is to hold a Pod, as the API server has it and its Namespace; ``default`` is the mode of its node's agent
+    """Who is to hold a Pod, as the API server has it and its Namespace; ``default`` is the mode of its node's agent
     where neither says one. Whether that agent is there is another question."""
     spec = pod.get("spec", {})
     containers = [*spec.get("initContainers", ()), *spec.get("containers", ())]
