@@ -149,6 +149,11 @@ true"""
     assert engine.run(image, "sh", "-c", script) == ""
 
 
+def test_it_has_the_cni_plugin_for_nodes(engine: Engine, image: str) -> None:
+    ask = 'echo \'{"cniVersion": "1.0.0"}\' | CNI_COMMAND=VERSION /opt/podlane/bin/podlane-cni'
+    assert json.loads(engine.run(image, "sh", "-c", ask))["cniVersion"] == "1.0.0"
+
+
 def test_every_module_is_compiled(engine: Engine, image: str) -> None:
     """On a read-only root file system what is not compiled now is compiled at each start."""
     script = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -208,6 +209,19 @@ def test_a_pod_of_the_same_name_is_another_one(node: Node, kubectl: Kubectl, sta
     second = node.pod(kubectl, "web", limits("b"), AGENT)
     until_classes(agent, second, "b")
     assert agent.workload(second.workload)["network_namespace"] == str(second.host.namespace.path)
+
+
+def test_how_long_a_pod_sends_before_it_is_held(node: Node, kubectl: Kubectl, start: Any) -> None:
+    """Without the CNI plugin; the figure of docs/how-to/agent-kubernetes.md. The limit only says that it ends."""
+    start()
+    took = []
+    for i in range(5):
+        pod = node.pod(kubectl, f"web-{i}", limits("a"), AGENT)
+        began = time.monotonic()
+        until("its lanes", lambda p=pod: "1:101" in p.host.run(["tc", "class", "show", "dev", "eth0"]).stdout)
+        took.append(time.monotonic() - began)
+    print(f"unshaped from the first process on, seconds: {', '.join(f'{each:.2f}' for each in took)}")
+    assert max(took) < 15
 
 
 def test_an_api_server_that_is_away_changes_nothing(node: Node, cluster: Cluster, kubectl: Kubectl, start: Any) -> None:
