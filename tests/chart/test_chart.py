@@ -543,6 +543,8 @@ def test_the_dashboard_is_rendered_as_it_is() -> None:
     """tests/unit/test_dashboard.py has what it must be."""
     manifest = the(render(VALUE_SETS["everything at once"]), "ConfigMap")
     assert manifest["data"]["podlane.json"] == (CHART / "dashboards/podlane.json").read_text()
+    agents = the(render(Values({"dashboard": {"enabled": True}, "agent": {"enabled": True}})), "ConfigMap")
+    assert agents["data"]["podlane-agent.json"] == (CHART / "dashboards/podlane-agent.json").read_text()
 
 
 def test_monitoring_selects_the_service() -> None:
@@ -551,6 +553,17 @@ def test_monitoring_selects_the_service() -> None:
     monitor = the(manifests, "ServiceMonitor")["spec"]
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_monitoring_selects_the_agents_by_their_port_and_keeps_the_labels_of_pods() -> None:
+    manifests = render(Values({"serviceMonitor": {"enabled": True}, "agent": {"enabled": True}}))
+    template = the(manifests, "DaemonSet")["spec"]["template"]
+    monitor = the(manifests, "PodMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    [endpoint] = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    assert endpoint["honorLabels"]
+    assert not list(of_kind(render(Values({"serviceMonitor": {"enabled": True}})), "PodMonitor"))
 
 
 def test_selectors_meet_the_injector_s_pods_only() -> None:

@@ -1,4 +1,4 @@
-"""The Grafana dashboard of the chart: it asks for metrics that there are, and shows all that sidecars have."""
+"""The Grafana dashboards of the chart: they ask for metrics that there are, and show all of sidecars and agents."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import json
 import re
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sidecar_metrics import rendered_metrics
 
-from injector.server.metrics import InjectorMetrics as InjectorMetrics
+from injector.server.metrics import InjectorMetrics
+from node_agent.admin import AgentAdmin
 
-DASHBOARD: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "charts/podlane/dashboards/podlane.json").read_text()
-)
-PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+if TYPE_CHECKING:
+    from node_agent.agent import Agent
+
+FOLDER = Path(__file__).parents[2] / "charts/podlane/dashboards"
+DASHBOARD: dict[str, Any] = json.loads((FOLDER / "podlane.json").read_text())
+AGENT_DASHBOARD: dict[str, Any] = json.loads((FOLDER / "podlane-agent.json").read_text())
+BOTH = pytest.mark.parametrize("dashboard", [DASHBOARD, AGENT_DASHBOARD], ids=lambda each: str(each["uid"]))
 _SAMPLES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",), "info": ("_info",)}
 
 
@@ -29,40 +34,68 @@ SIDECAR = families(rendered_metrics())
 INJECTOR = families(InjectorMetrics().render())
 
 
-def asked() -> set[str]:
-    expressions = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
-    expressions += [v["query"]["query"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
-    return {name for e in expressions for name in re.findall(r"\b(?:podlane|process)_[a-z_]+", e)}
+AGENT = families(AgentAdmin(cast("Agent", SimpleNamespace(running={}))).metrics())
 
 
-def test_every_metric_that_is_asked_for_exists() -> None:
-    there = {name + suffix for name, kind in (SIDECAR | INJECTOR).items() for suffix in _SAMPLES[kind]}
-    assert asked() - there == set()
+def expressions(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each question with the title of its panel."""
+    return [(panel["title"], t["expr"]) for panel in dashboard["panels"] for t in panel.get("targets", [])]
 
 
-def test_every_metric_of_a_sidecar_is_shown() -> None:
-    shown = asked()
-    assert {name for name, kind in SIDECAR.items() if not shown & {name + suffix for suffix in _SAMPLES[kind]}} == set()
+def asked(dashboard: dict[str, Any]) -> set[str]:
+    questions = [expression for _, expression in expressions(dashboard)]
+    questions += [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
+    return {name for e in questions for name in re.findall(r"\b(?:podlane|process)_[a-z_]+", e)}
+
+
+def samples(exported: dict[str, str]) -> set[str]:
+    return {name + suffix for name, kind in exported.items() for suffix in _SAMPLES[kind]}
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "there"), [(DASHBOARD, SIDECAR | INJECTOR), (AGENT_DASHBOARD, AGENT)], ids=["injector", "agent"]
+)
+def test_every_metric_that_is_asked_for_exists(dashboard: dict[str, Any], there: dict[str, str]) -> None:
+    assert asked(dashboard) - samples(there) == set()
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "exported"),
+    [(DASHBOARD, SIDECAR), (AGENT_DASHBOARD, {name: kind for name, kind in AGENT.items() if "podlane" in name})],
+    ids=["sidecar", "agent"],
+)
+def test_every_metric_is_shown(dashboard: dict[str, Any], exported: dict[str, str]) -> None:
+    shown = asked(dashboard)
+    assert {name for name, kind in exported.items() if not shown & samples({name: kind})} == set()
 
 
 def test_queries_about_sidecars_are_of_the_chosen_pods() -> None:
-    for panel in PANELS:
-        for target in panel.get("targets", []):
-            for name, selector in re.findall(r"\b(podlane_(?!injector)[a-z_]+)(\{.*?\})?", target["expr"]):
-                assert selector == '{namespace=~"$namespace",pod=~"$pod"}', (panel["title"], name)
+    for title, expression in expressions(DASHBOARD):
+        for name, selector in re.findall(r"\b(podlane_(?!injector)[a-z_]+)(\{.*?\})?", expression):
+            assert selector == '{namespace=~"$namespace",pod=~"$pod"}', (title, name)
 
 
-@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_brackets_close(panel: dict[str, Any]) -> None:
-    for target in panel.get("targets", []):
+def test_queries_about_agents_are_of_the_chosen_nodes_and_pods() -> None:
+    for title, expression in expressions(AGENT_DASHBOARD):
+        for name, selector in re.findall(r"\b((?:podlane|process)_[a-z_]+)(\{.*?\})?", expression):
+            of_node = name.startswith(("process_", "podlane_agent_workloads"))
+            chosen = 'node=~"$node"' if of_node else '{node=~"$node",namespace=~"$namespace",pod=~"$pod"}'
+            assert chosen in selector, (title, name)
+
+
+@BOTH
+def test_brackets_close(dashboard: dict[str, Any]) -> None:
+    for title, expression in expressions(dashboard):
         for one, other in ("()", "[]", "{}"):
-            assert target["expr"].count(one) == target["expr"].count(other)
+            assert expression.count(one) == expression.count(other), title
 
 
-def test_panels_have_places_of_their_own() -> None:
-    ids = [panel["id"] for panel in PANELS]
+@BOTH
+def test_panels_have_places_of_their_own(dashboard: dict[str, Any]) -> None:
+    panels = dashboard["panels"]
+    ids = [panel["id"] for panel in panels]
     assert len(ids) == len(set(ids))
-    for one, other in combinations((panel["gridPos"] for panel in PANELS), 2):
+    for one, other in combinations((panel["gridPos"] for panel in panels), 2):
         apart = (
             one["x"] + one["w"] <= other["x"]
             or other["x"] + other["w"] <= one["x"]
@@ -71,3 +104,7 @@ def test_panels_have_places_of_their_own() -> None:
         )
         assert apart, (one, other)
         assert one["x"] + one["w"] <= 24
+
+
+def test_the_dashboards_are_told_apart() -> None:
+    assert len({(each["uid"], each["title"]) for each in (DASHBOARD, AGENT_DASHBOARD)}) == 2
