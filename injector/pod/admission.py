@@ -41,9 +41,11 @@ from traffic_policy.pod.annotations import (
     PREFIX,
 )
 from traffic_policy.pod.mode import Mode
-from traffic_policy.pod.namespace import NO_RULES
+from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 
-__all__ = ["SharedPolicies", "SharedPolicyError", "mutate", "validate"]
+__all__ = [
+    "SharedPolicies", "SharedPolicyError", "mutate", "validate", "validate_for_agent", "validate_for_agent_by_default",
+]  # fmt: skip
 
 _FIXED: Final = (
     POLICY, DETECTION_TIMEOUT, DATAPATH, MESH, LOG_LEVEL, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT, IMAGE,
@@ -64,6 +66,36 @@ def validate(
 ) -> dict[str, Any]:
     """The validating webhook's answer: allowed, or a refusal with the remedy. Never raises, for any JSON."""
     return answered(review, _about_pods(partial(_validate, defaults=defaults, shared=shared, rules=rules)))
+
+
+def validate_for_agent(
+    review: Any, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules = lambda: NO_RULES
+) -> dict[str, Any]:
+    """The answer about Pods that agents hold by their label, or that of their namespace: as :func:`validate`; all
+    others are allowed, as other webhooks are asked about them. Never raises, for any JSON."""
+    decide = partial(_validate_for_agent, defaults=defaults, shared=shared, rules=rules)
+    return answered(review, _about_pods(decide))
+
+
+def validate_for_agent_by_default(
+    review: Any, defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules = lambda: NO_RULES
+) -> dict[str, Any]:
+    """The same where agents hold Pods for which no label says a mode. Never raises, for any JSON."""
+
+    def agents_otherwise() -> NamespaceRules:
+        held = rules()
+        return held if held.mode is not None else replace(held, mode=Mode.AGENT)
+
+    decide = partial(_validate_for_agent, defaults=defaults, shared=shared, rules=agents_otherwise)
+    return answered(review, _about_pods(decide))
+
+
+def _validate_for_agent(
+    request: ReviewRequest, pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicies, rules: Rules
+) -> dict[str, Any]:
+    if mode_of(pod, rules()) is not Mode.AGENT:
+        return allowed()
+    return _validate(request, pod, defaults, shared, rules)
 
 
 def _about_pods(

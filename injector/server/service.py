@@ -23,7 +23,7 @@ from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
 from daemon.log import Logger
 from daemon.malloc import unmap_large_blocks
-from injector.pod.admission import mutate, validate
+from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
 from injector.pod.happenings import mutated, validated
 from injector.pod.templates import validate_template
 from injector.server.budget import DecodingBudget
@@ -132,7 +132,12 @@ class Injector:
             "/validate": partial(make, "validate", validate, telling=validated),
             "/validate/workloads": partial(make, "workloads", validate_template),
         }
+        agents = {
+            "/validate/agent": validate_for_agent,
+            "/validate/agent/by-default": validate_for_agent_by_default,
+        }
         return {
+            **{path: make("validate", reviewer).handle for path, reviewer in agents.items()},
             **{path: webhook().handle for path, webhook in webhooks.items()},
             **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},
             **health_handlers(self._readiness),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from asking import ANY, about_pods, selects, webhook_configurations
 from rendering import CHART, NAMESPACE, HelmError, Values, helm, of_kind, render, the
 from schemas import KUBERNETES, problems
+from value_sets import VALUE_SETS
 
 from node_agent.cni.life import wants_plugin
 from node_agent.settings import AgentSettings, load_settings
@@ -177,3 +179,45 @@ def test_no_selector_of_the_injector_meets_it() -> None:
 def test_wrong_values_of_the_agent_are_refused(values: dict[str, Any], place: str) -> None:
     with pytest.raises(HelmError, match=place):
         render(Values({"agent": {"enabled": True, **values}}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "on_namespace", "on_pod", "asked"),
+    [
+        ("none", "agent", None, "/validate/agent"),
+        ("none", "agent", "none", "/validate/agent"),
+        ("none", None, "agent", "/validate/agent"),
+        ("none", "none", "agent", "/validate/agent"),
+        ("none", None, None, None),
+        ("none", "sidecar", None, None),
+        ("agent", None, None, "/validate/agent/by-default"),
+        ("agent", None, "agent", "/validate/agent"),
+        ("agent", "agent", None, "/validate/agent"),
+        ("agent", None, "none", None),
+        ("agent", "sidecar", None, None),
+    ],
+)
+def test_labels_decide_whether_an_injector_is_asked_about_an_agents_pod(
+    mode: str, on_namespace: str | None, on_pod: str | None, asked: str | None
+) -> None:
+    """By one webhook at most, whose absence holds up nobody, and by no mutating one."""
+    manifests = render(Values({"agent": {"enabled": True, "mode": mode}}))
+    namespace = {"kubernetes.io/metadata.name": "shop", **({"podlane.io/mode": on_namespace} if on_namespace else {})}
+    labels = {"podlane.io/mode": on_pod} if on_pod else {}
+    mutating, validating = (
+        [
+            webhook
+            for webhook in about_pods(configuration)
+            if selects(webhook["namespaceSelector"], namespace) and selects(webhook.get("objectSelector", ANY), labels)
+            and webhook["name"] != "update.validate.podlane.io"
+        ]
+        for configuration in webhook_configurations(manifests)
+    )  # fmt: skip
+    assert [webhook["clientConfig"]["service"]["path"] for webhook in validating] == ([asked] if asked else [])
+    assert all(webhook["failurePolicy"] == "Ignore" for webhook in validating)
+    assert not mutating
+
+
+def test_without_agents_nobody_is_asked_for_them() -> None:
+    names = [w["name"] for c in webhook_configurations(render(VALUE_SETS["defaults"])) for w in c["webhooks"]]
+    assert not [name for name in names if "agent" in name]

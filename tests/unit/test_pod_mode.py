@@ -10,7 +10,7 @@ from injected_pods import LIMITS, USUAL, pod
 from test_injector_admission import review
 
 from injector.manifests.edit import inject_text
-from injector.pod.admission import mutate, validate
+from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
 from traffic_policy.pod.effective import AnnotationsError
 from traffic_policy.pod.mode import Mode, namespace_mode
 from traffic_policy.pod.namespace import NamespaceRules
@@ -100,6 +100,33 @@ def test_a_change_of_a_running_pod_counts_with_its_namespaces_defaults() -> None
 
     assert changed("[{name: a, rate: 1Mbit, match: {port: 25}}]")["allowed"]
     assert "ceil" in refusal(changed("[{name: a, rate: 1Mbit, ceil: 7, match: {port: 25}}]"))
+
+
+SIDECAR = {"initContainers": [{"name": "podlane", "image": "p", "restartPolicy": "Always"}], "containers": []}
+WRONG = {"podlane.io/egress-bandwidth": "10Mbit"}
+
+
+@pytest.mark.parametrize(
+    ("given", "rules", "by_label", "by_default"),
+    [
+        (pod(annotations=WRONG, labels=AGENT), NamespaceRules(), False, False),
+        (pod(annotations=WRONG), BY_AGENT, False, False),
+        (pod(annotations=WRONG), NamespaceRules(), True, False),
+        (pod(annotations=WRONG, labels={"podlane.io/mode": "none"}), BY_AGENT, True, True),
+        (pod(annotations=WRONG, labels={"podlane.io/mode": "sidecar"}), BY_AGENT, True, True),
+        (pod(annotations=WRONG), NamespaceRules(mode=Mode.NONE), True, True),
+        (pod(annotations=WRONG, labels={"podlane.io/inject": "true"}), NamespaceRules(), True, True),
+        ({**pod(annotations=WRONG, labels=AGENT), "spec": SIDECAR}, BY_AGENT, True, True),
+        (pod(), NamespaceRules(), True, True),
+    ],
+    ids=["Pod", "namespace", "no label", "none", "sidecar", "none there", "inject", "has a sidecar", "nothing wrong"],
+)
+def test_agents_pods_are_refused_where_nothing_is_injected(
+    given: dict[str, Any], rules: NamespaceRules, by_label: bool, by_default: bool
+) -> None:
+    """Others pass: they are reviewed elsewhere, or nobody holds them."""
+    assert asked(validate_for_agent, given, rules)["allowed"] is by_label
+    assert asked(validate_for_agent_by_default, given, rules)["allowed"] is by_default
 
 
 def test_a_wrong_label_of_a_namespace_is_told() -> None:

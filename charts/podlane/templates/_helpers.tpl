@@ -184,13 +184,18 @@ rules:
 sideEffects: NoneOnDryRun
 {{- end -}}
 
-{{/* In which namespaces the three webhooks of a kind are asked. Dict: root, who (namespace, pod or enforced). */}}
+{{/* In which namespaces the webhooks of a kind are asked. Dict: root, who (namespace, pod, enforced or agent). */}}
 {{- define "podlane.namespaces" -}}
 namespaceSelector:
   matchExpressions:
     - key: podlane.io/enforce
       operator: {{ eq .who "enforced" | ternary "In" "NotIn" }}
       values: ["true"]
+    {{- if eq .who "agent" }}
+    - key: podlane.io/mode
+      operator: In
+      values: [agent]
+    {{- end }}
     {{- if ne .who "enforced" }}
     - key: podlane.io/inject
       operator: {{ eq .who "namespace" | ternary "In" "NotIn" }}
@@ -277,13 +282,72 @@ may change a Pod can change its labels, and with them whose rules hold.
       expression: >-
         !has(object.metadata.annotations)
         || oldObject.metadata.annotations.exists(name,
-        (name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
+        {{ include "podlane.ours" . }}
         && !(name in object.metadata.annotations && object.metadata.annotations[name] == oldObject.metadata.annotations[name]))
         || object.metadata.annotations.exists(name,
-        (name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
+        {{ include "podlane.ours" . }}
         && !(name in oldObject.metadata.annotations))
         || has(object.spec.initContainers) && object.spec.initContainers.exists(new, new.name == "podlane"
         && !oldObject.spec.initContainers.exists(old, old.name == new.name && old.image == new.image))
+{{- end -}}
+
+{{/* CEL: whether an annotation's name is of those that Podlane reads. */}}
+{{- define "podlane.ours" -}}
+(name.startsWith("podlane.io/") || name in ["kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"])
+{{- end -}}
+
+{{/* CEL: whether an update adds, changes or takes away such an annotation. */}}
+{{- define "podlane.limitsChange" -}}
+has(object.metadata.annotations) && object.metadata.annotations.exists(name, {{ include "podlane.ours" . }}
+&& !(has(oldObject.metadata.annotations) && name in oldObject.metadata.annotations
+&& object.metadata.annotations[name] == oldObject.metadata.annotations[name]))
+|| has(oldObject.metadata.annotations) && oldObject.metadata.annotations.exists(name, {{ include "podlane.ours" . }}
+&& !(has(object.metadata.annotations) && name in object.metadata.annotations))
+{{- end -}}
+
+{{/*
+The webhooks for annotations of Pods that agents hold, when they are created and whenever these change. Nothing is injected into such Pods,
+and none has to wait for an injector (Ignore): their agents refuse wrong annotations, too, but by an Event. The first is for namespaces that
+say so by their label, the second for Pods in others, the third for Pods for which no label says who holds them, where agents hold these.
+*/}}
+{{- define "podlane.agentWebhooks" -}}
+{{- $root := . -}}
+{{- if .Values.agent.enabled }}
+{{- range $who := eq .Values.agent.mode "agent" | ternary (list "namespace" "pod" "default") (list "namespace" "pod") }}
+- name: {{ $who }}.agent.{{ include "podlane.domain" $root }}
+  {{- include "podlane.webhookCall" (dict "root" $root "path" (eq $who "default" | ternary "/validate/agent/by-default" "/validate/agent")) | nindent 2 }}
+  {{- include "podlane.aboutPods" "CREATE, UPDATE" | nindent 2 }}
+  failurePolicy: Ignore
+  namespaceSelector:
+    matchExpressions:
+      - key: podlane.io/mode
+        operator: {{ eq $who "namespace" | ternary "In" "NotIn" }}
+        values: [{{ eq $who "default" | ternary "agent, sidecar, none" "agent" }}]
+      {{- with include "podlane.revision" $root }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      - key: kubernetes.io/metadata.name
+        operator: NotIn
+        values:
+          {{- include "podlane.excluded" $root | nindent 10 }}
+  {{- if ne $who "namespace" }}
+  objectSelector:
+    matchExpressions:
+      - key: podlane.io/mode
+        operator: {{ eq $who "pod" | ternary "In" "NotIn" }}
+        values: [{{ eq $who "pod" | ternary "agent" "agent, sidecar, none" }}]
+  {{- end }}
+  matchConditions:
+    - name: no-sidecar
+      expression: >-
+        !has(object.spec.initContainers) || !object.spec.initContainers.exists(each, each.name == "podlane")
+    - name: limits-are-new
+      expression: >-
+        request.operation == "CREATE" ? {{ ne $who "default" }} || has(object.metadata.annotations)
+        && object.metadata.annotations.exists(name, {{ include "podlane.ours" . }})
+        : ({{ include "podlane.limitsChange" . | indent 8 | trim }})
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -295,7 +359,7 @@ made is that controller's business. Labels of a template are no labels of the ob
 */}}
 {{- define "podlane.workloadWebhooks" -}}
 {{- $root := . -}}
-{{- range $who := list "namespace" "pod" "enforced" }}
+{{- range $who := $root.Values.agent.enabled | ternary (list "namespace" "pod" "enforced" "agent") (list "namespace" "pod" "enforced") }}
 - name: {{ $who }}.workloads.{{ include "podlane.domain" $root }}
   {{- include "podlane.webhookCall" (dict "root" $root "path" (eq $who "enforced" | ternary "/validate/workloads/enforced" "/validate/workloads")) | nindent 2 }}
   rules:

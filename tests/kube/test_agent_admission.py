@@ -1,0 +1,93 @@
+"""Pods that agents hold, at a real API server with the chart's webhooks: wrong annotations are refused where they are
+written, and nothing is injected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cluster import Cluster
+from kubectl import Kubectl, RefusedError
+from manifests import LIMITED, deployment, pod
+from release import Release
+
+WRONG = {"podlane.io/egress-bandwidth": "10Mbit"}
+SAYS = "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity"
+FOLLOW = "total: 9Mbit\nrequests: follow"
+AGENT = {"podlane.io/mode": "agent"}
+
+
+@pytest.fixture(scope="module")
+def agents(release: Release) -> Iterator[Release]:
+    """The chart with agents that hold Pods for which no label says a mode."""
+    with release.alone() as made:
+        made.install({"agent": {"enabled": True, "mode": "agent"}})
+        made.serve(made.start_together(2))
+        yield made
+
+
+@pytest.fixture(params=["namespace", "Pod", "agents' default"])
+def held(request: pytest.FixtureRequest, cluster: Cluster, agents: Release) -> tuple[Kubectl, dict[str, str]]:  # noqa: ARG001
+    """A namespace, and labels of Pods there, so that agents hold them."""
+    kubectl = cluster.namespace(AGENT if request.param == "namespace" else None)
+    return kubectl, AGENT if request.param == "Pod" else {}
+
+
+def named(name: str, annotations: dict[str, str], labels: dict[str, str]) -> dict[str, Any]:
+    document = pod(annotations, labels)
+    document["metadata"]["name"] = name
+    return document
+
+
+def test_an_agents_pod_is_created_as_it_is_and_refused_where_it_is_wrong(held: tuple[Kubectl, dict[str, str]]) -> None:
+    kubectl, labels = held
+    made = kubectl.create(named("web", LIMITED, labels))
+    assert "initContainers" not in made["spec"]
+    assert made["metadata"]["annotations"] == LIMITED
+    with pytest.raises(RefusedError, match=SAYS) as refused:
+        kubectl.create(named("wrong", WRONG, labels))
+    assert ".agent.podlane.io" in str(refused.value)
+    kubectl("annotate", "--overwrite", "pod", "web", "podlane.io/egress-bandwidth=20M", "example.com/other=1")
+    with pytest.raises(RefusedError, match=SAYS):
+        kubectl("annotate", "--overwrite", "pod", "web", "podlane.io/egress-bandwidth=10Mbit")
+    with pytest.raises(RefusedError, match=r"Did you mean podlane\.io/egress-bandwidth\?"):
+        kubectl("annotate", "pod", "web", "podlane.io/egress-bandwith=10M")
+    assert kubectl.get("pod", "web")["metadata"]["annotations"]["podlane.io/egress-bandwidth"] == "20M"
+
+
+def test_what_needs_a_relay_is_refused_with_the_remedy(held: tuple[Kubectl, dict[str, str]]) -> None:
+    kubectl, labels = held
+    kubectl("create", "configmap", "lanes", f"--from-literal=policy.yaml={FOLLOW}")
+    with pytest.raises(RefusedError, match="requests"):
+        kubectl.create(named("web", {"podlane.io/policy": "lanes"}, labels))
+
+
+def test_pods_that_nobody_holds_are_not_looked_at(cluster: Cluster, agents: Release) -> None:  # noqa: ARG001
+    kubectl = cluster.namespace(AGENT)
+    made = kubectl.create(named("none", WRONG, {"podlane.io/mode": "none"}))
+    assert made["metadata"]["annotations"] == WRONG
+
+
+def test_a_pod_with_another_change_is_not_asked_about(cluster: Cluster, agents: Release) -> None:
+    """Also one whose annotations are wrong since before there were webhooks: it must remain changeable."""
+    kubectl = cluster.namespace()
+    kubectl.create(named("old", WRONG, {"podlane.io/mode": "none"}))
+    kubectl("label", "--overwrite", "pod", "old", "podlane.io/mode=agent")
+    kubectl("annotate", "pod", "old", "example.com/other=1")
+    kubectl("annotate", "--overwrite", "pod", "old", "podlane.io/egress-bandwidth=10M")
+    assert agents.injectors
+
+
+def test_an_injector_that_is_away_holds_up_nobody(cluster: Cluster, agents: Release) -> None:
+    agents.stop()
+    try:
+        cluster.namespace(AGENT).create(named("web", WRONG, {}))
+    finally:
+        agents.serve(agents.start_together(2))
+
+
+def test_a_workload_whose_pods_are_an_agents_is_refused_when_it_is_applied(cluster: Cluster, agents: Release) -> None:  # noqa: ARG001
+    kubectl = cluster.namespace(AGENT)
+    with pytest.raises(RefusedError, match=f"spec.template: {SAYS}"):
+        kubectl.create(deployment(WRONG))
