@@ -19,6 +19,8 @@ ALONE = Values({"agent": {"enabled": True}})
 EVERYTHING = Values(
     {
         "imagePullSecrets": [{"name": "registry"}],
+        "serviceMonitor": {"enabled": True},
+        "dashboard": {"enabled": True},
         "agent": {
             "enabled": True,
             "mode": "agent",

@@ -69,6 +69,13 @@ def create(kubectl: Kubectl, name: str, annotations: Mapping[str, str], **more: 
     return kubectl.create(document)
 
 
+def agent_pod(kubectl: Kubectl, on: str) -> None:
+    """As the chart's DaemonSet makes one; no kubelet starts it."""
+    labels = {IN_CLUSTER[0]: "podlane", IN_CLUSTER[1]: "agent", "app.kubernetes.io/version": "7.0"}
+    container = {"name": "agent", "image": "a", "env": [{"name": "PODLANE_AGENT_MODE", "value": "agent"}]}
+    create(kubectl, "podlane-agent-x", {}, labels=labels, nodeName=on, containers=[container])
+
+
 def test_each_value_is_told_with_where_it_comes_from(kubectl: Kubectl, plugin: Plugin) -> None:
     kubectl("annotate", "namespace", kubectl.namespace, "podlane.io/max-egress-bandwidth=40M", "podlane.io/policy=lanes",
             "podlane.io/ingress-bandwidth=70M")  # fmt: skip
@@ -151,12 +158,29 @@ def test_who_may_not_ask_is_told_the_missing_right_and_shown_the_rest(
     assert "kubectl auth can-i list pods -A" in status.stderr
 
 
+def test_who_may_see_the_agent_but_not_reach_it_is_told_the_missing_right(
+    cluster: Cluster, kubectl: Kubectl, plugin: Plugin
+) -> None:
+    name = f"viewer-{kubectl.namespace}"
+    kubectl("create", "serviceaccount", "viewer")
+    kubectl("create", "clusterrole", name, "--verb=get,list", "--resource=pods,namespaces,configmaps,events,nodes")
+    kubectl(
+        "create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount={kubectl.namespace}:viewer"
+    )
+    agent_pod(kubectl, "seen-1")
+    create(kubectl, "web", limits("a"), nodeName="seen-1")
+    theirs = Plugin(plugin.program, cluster.service_account_kubeconfig(kubectl.namespace, "viewer"), plugin.namespace)
+    missing = f"You may not create pods/portforward in the namespace {kubectl.namespace}."
+    assert missing in theirs.explained("web")["notes"][-1]
+    assert missing in theirs.run("top", "web", "-n", plugin.namespace, "--once").stderr
+    [seen] = [each for each in json.loads(theirs.run("status", "--json").stdout)["nodes"] if each["node"] == "seen-1"]
+    assert missing in seen["trouble"]
+
+
 def test_the_nodes_of_a_cluster_and_agents_that_cannot_be_reached(kubectl: Kubectl, plugin: Plugin) -> None:
     for name in ("lanes-1", "lanes-2"):
         kubectl.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-    labels = {IN_CLUSTER[0]: "podlane", IN_CLUSTER[1]: "agent", "app.kubernetes.io/version": "7.0"}
-    create(kubectl, "podlane-agent-x", {}, labels=labels, nodeName="lanes-1",
-           containers=[{"name": "agent", "image": "a", "env": [{"name": "PODLANE_AGENT_MODE", "value": "agent"}]}])  # fmt: skip
+    agent_pod(kubectl, "lanes-1")
     done = plugin.run("status", "--json")
     assert done.returncode == 0, done.stderr
     nodes = {each["node"]: each for each in json.loads(done.stdout)["nodes"]}
