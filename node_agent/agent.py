@@ -81,17 +81,17 @@ class Agent:
         )
 
 
-def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> int:
-    """Remove what agents have left in all network namespaces, or in all ``but`` these; in how many there was something.
+def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> tuple[int, int]:
+    """Remove what agents have left in all network namespaces, or in all ``but`` these.
 
-    Blocks. What fails is logged.
+    In how many something was removed, and in how many it could not be, which is logged. Blocks.
     """
     kept: set[Identity] = set()
     for path in but or ():
         with suppress(PodlaneError), NetworkNamespace(path) as namespace:
             kept.add(namespace.identity)
     there = all_namespaces()
-    removed = 0
+    removed = left = 0
     for identity, interface in state.all().items():
         if identity in kept:
             continue
@@ -101,8 +101,9 @@ def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> int:
                     remove_lanes(namespace, interface or None)
             except PodlaneError as error:
                 log.error("lanes could not be removed", namespace=str(there[identity]), error=str(error))
+                left += 1
                 continue
             removed += 1
             log.info("lanes of an earlier agent removed", namespace=str(there[identity]))
         state.forget(identity)
-    return removed
+    return removed, left

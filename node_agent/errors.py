@@ -7,3 +7,7 @@ from traffic_policy.errors import PodlaneError
 
 class WorkloadsError(PodlaneError, ValueError):
     """The file of workloads cannot be used."""
+
+
+class CleanupError(PodlaneError):
+    """Something of an agent is left."""

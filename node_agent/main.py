@@ -25,6 +25,7 @@ from node_agent.admin import AgentAdmin
 from node_agent.agent import Agent, remove_left_lanes
 from node_agent.cni.gate import CniGate
 from node_agent.cni.life import run_plugin, take_plugin_out, take_plugin_out_if_unwanted
+from node_agent.errors import CleanupError
 from node_agent.happenings import happening
 from node_agent.lanes import NodeContext, State
 from node_agent.settings import AgentSettings
@@ -130,7 +131,15 @@ async def _end_at_signal(signals: AsyncIterator[int], life: trio.CancelScope) ->
 
 
 def cleanup(settings: AgentSettings) -> Iterator[str]:
-    """Remove what agents have left on this node, and say what that was. Blocks. Raises :class:`ConfigError`."""
+    """Remove what agents have left on this node, and say what that was. Blocks.
+
+    Raises :class:`ConfigError`, and :class:`~node_agent.errors.CleanupError` if lanes are left.
+    """
     for path in take_plugin_out(settings):
         yield f"podlane-cni taken out of {path}"
-    yield f"lanes removed from {remove_left_lanes(StateFolder(settings.state))} network namespaces"
+    removed, left = remove_left_lanes(StateFolder(settings.state))
+    if left:
+        raise CleanupError(
+            f"Lanes are left in {left} network namespaces; the log says why. End the agent of this node, and try again."
+        )
+    yield f"lanes removed from {removed} network namespaces"

@@ -44,7 +44,8 @@ EVERYTHING = Values(
         },
     }
 )
-BOTH = pytest.mark.parametrize("case", [ALONE, EVERYTHING], ids=["alone", "everything"])
+CLEANUP = Values({"agent": {**EVERYTHING.values["agent"], "cleanup": True}})
+EACH = pytest.mark.parametrize("case", [ALONE, EVERYTHING, CLEANUP], ids=["alone", "everything", "cleanup"])
 
 
 def pod_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def test_there_is_none_unless_it_is_wanted() -> None:
     assert not list(of_kind(render(Values({})), "DaemonSet"))
 
 
-@BOTH
+@EACH
 def test_helm_lint_passes(case: Values) -> None:
     said = helm("lint", "--strict", str(CHART), "--values", "-", stdin=yaml.safe_dump(dict(case.values)))
     assert "1 chart(s) linted, 0 chart(s) failed" in said
@@ -74,7 +75,7 @@ def test_helm_lint_passes(case: Values) -> None:
 
 @pytest.mark.usefixtures("_schemas")
 @pytest.mark.parametrize("version", KUBERNETES)
-@BOTH
+@EACH
 def test_kubernetes_accepts_the_agent(case: Values, version: str) -> None:
     manifests = render(replace(case, kubernetes=version))
     assert [problem for manifest in manifests for problem in problems(manifest, version)] == []
@@ -223,3 +224,13 @@ def test_labels_decide_whether_an_injector_is_asked_about_an_agents_pod(
 def test_without_agents_nobody_is_asked_for_them() -> None:
     names = [w["name"] for c in webhook_configurations(render(VALUE_SETS["defaults"])) for w in c["webhooks"]]
     assert not [name for name in names if "agent" in name]
+def test_cleanup_is_done_with_what_the_agent_has_and_the_pod_is_ready_after_it() -> None:
+    agent, cleanup = pod_of(render(EVERYTHING)), pod_of(render(CLEANUP))
+    (container,), (cleaner,) = agent["containers"], cleanup["initContainers"]
+    assert cleaner["args"] == ["agent", "--cleanup"]
+    for key in ("image", "securityContext", "volumeMounts", "resources"):
+        assert cleaner[key] == container[key]
+    for key in ("hostPID", "volumes", "nodeSelector", "tolerations", "priorityClassName"):
+        assert cleanup.get(key) == agent.get(key)
+    assert [each["name"] for each in cleanup["containers"]] == ["done"]
+    assert [m["kind"] for m in render(CLEANUP)].count("DaemonSet") == 1

@@ -153,9 +153,9 @@ def free_port() -> int:
         return port
 
 
-def cleanup(folder: Path) -> str:
-    """``podlane agent --cleanup``; what it said."""
+def cleanup(folder: Path, *, code: int = 0) -> str:
+    """``podlane agent --cleanup``; what it said, as it ended with this exit code."""
     command = [sys.executable, "-m", "podlane", "agent", "--cleanup", "--state", str(folder / "state")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stderr

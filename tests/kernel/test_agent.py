@@ -147,6 +147,8 @@ def test_sigterm_leaves_the_lanes_and_cleanup_leaves_nothing(
     for pod in two.pods:
         agent.until_in_force(pod, named("a"))
     before = [state_of(pod) for pod in two.pods]
+    said = cleanup(tmp_path, code=1)
+    assert "Lanes are left in 2 network namespaces" in said, "an agent works in them"
     assert agent.stop() == 0
     assert [state_of(pod) for pod in two.pods] == before != untouched
     assert "removed from 2 network namespaces" in cleanup(tmp_path)

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import pytest
+import yaml
 from cluster import Cluster
 from kubectl import Kubectl, RefusedError
 from manifests import INJECTED, pod
@@ -190,3 +191,19 @@ def test_cert_manager_that_comes_later_changes_nothing(served: Release, rest: Re
         served.helm("uninstall", served.name)
     finally:
         kubectl("delete", "crd", *definitions)
+
+
+def test_the_cluster_takes_what_removes_the_lanes_of_agents(vacant: Release) -> None:
+    """There are no nodes here, on which it would be done (tests/kind)."""
+    vacant.install({"agent": {"enabled": True}})
+    try:
+        hooks = [each for each in yaml.safe_load_all(vacant.helm("get", "hooks", vacant.name)) if each]
+        before = [each for each in hooks if each["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"]
+        kinds = {each["kind"]: each for each in before}
+        assert kinds.keys() >= {"DaemonSet", "ServiceAccount", "Role", "RoleBinding", "Job"}
+        assert kinds["DaemonSet"]["metadata"]["name"] == vacant.kubectl.list("daemonsets")[0]["metadata"]["name"]
+        for each in before:
+            trial = each | {"metadata": each["metadata"] | {"name": "trial"}}
+            vacant.kubectl.create(trial, "--dry-run=server")
+    finally:
+        vacant.install({})
