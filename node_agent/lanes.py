@@ -22,6 +22,8 @@ from datapath.data_plane import DataPlane
 from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
+from datapath.mesh.join import resolve
+from datapath.mesh.types import MeshProxy
 from datapath.netfilter.install import Installer, detect_backend
 from datapath.network_namespace import Identity, NetworkNamespace, all_namespaces, is_namespace
 from datapath.routing.cached import Routing
@@ -98,6 +100,7 @@ class WorkloadLanes:
         """How often lanes were put in force or changed."""
         self._node = node
         self._in_force: WantedLanes | None = None
+        self._mesh: MeshProxy | None = None
         self._stirred = trio.Event()
         self._ended = False
 
@@ -162,7 +165,7 @@ class WorkloadLanes:
                 earlier = self._node.state.ids(namespace.identity)
                 async with plane.changing:
                     await plane.prepare(nursery, earlier)
-                    await plane.apply(lanes.policy, lanes.settings())
+                    await plane.apply(lanes.policy, lanes.settings(self._mesh))
                 self.in_force_in = namespace.identity
                 self._programmed(lanes, adopted=earlier is not None)
                 await self._keep(plane, namespace)
@@ -177,6 +180,7 @@ class WorkloadLanes:
         stack.enter_context(hold_instance_lock())
         kernel = stack.enter_context(NetlinkKernel())
         interface = shaped_interface(kernel, lanes.interface)
+        self._mesh = resolve(lanes.mesh)
         shaping = Shaping(kernel, interface, self._node.features, replace=False, relays=False)
 
         def keep(ids: ClassIds) -> None:
@@ -186,7 +190,7 @@ class WorkloadLanes:
         servers = ServerFactory(captured=partial(self._classifier, thread, lanes), quic=_no_relay)
         installer = Installer(detect_backend())
         self.plane = DataPlane(
-            lanes.policy, lanes.settings(), shaping, installer, servers, Callbacks(ids=keep), thread=thread
+            lanes.policy, lanes.settings(self._mesh), shaping, installer, servers, Callbacks(ids=keep), thread=thread
         )
 
     def _classifier(self, thread: KernelThread, lanes: WantedLanes, routing: Routing) -> StepAside:
@@ -216,7 +220,7 @@ class WorkloadLanes:
                 self._stirred.set()
 
         with self._node.sweeper.looking_at(plane, looked):
-            while self._continues(namespace) and self._same_classifier():
+            while self._continues(namespace) and self._same_start():
                 await self._stirred.wait()
                 self._stirred = trio.Event()
                 if self.workload.lanes != self._in_force and not self._ended:
@@ -233,7 +237,7 @@ class WorkloadLanes:
             problem = ""
             try:
                 async with plane.changing:
-                    await plane.apply(lanes.policy, lanes.settings())
+                    await plane.apply(lanes.policy, lanes.settings(self._mesh))
             except PodlaneError as error:
                 problem = str(error)
             else:
@@ -258,11 +262,15 @@ class WorkloadLanes:
         place = self.workload.network_namespace  # it may have got another path: a process behind it has ended
         return not self._ended and same and place is not None and namespace.is_at(place)
 
-    def _same_classifier(self) -> bool:
+    def _same_start(self) -> bool:
         lanes, old = self.workload.lanes, self._in_force
         if lanes is None or old is None:
             return True
-        return (lanes.detection_timeout, lanes.on_failure) == (old.detection_timeout, old.on_failure)
+        return (lanes.detection_timeout, lanes.on_failure, lanes.mesh) == (
+            old.detection_timeout,
+            old.on_failure,
+            old.mesh,
+        )
 
     async def _leave(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """The end: remove the lanes, if there is anything left that they could be removed from."""

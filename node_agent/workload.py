@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from datapath.data_plane_settings import DataPlaneSettings
+from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import CaptureSettings
 from traffic_policy.errors import PolicyError
 from traffic_policy.pod.agent import effective_for_agent
@@ -17,7 +18,7 @@ from traffic_policy.pod.effective import PodPolicy
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.scope import beyond_agent
-from traffic_policy.settings import Datapath, OnFailure
+from traffic_policy.settings import Datapath, Mesh, OnFailure
 from traffic_policy.units import Duration
 
 _READ_EVERY: Final = Duration.from_seconds(600)
@@ -30,8 +31,8 @@ class WantedLanes:
     """What is to be in force in one network namespace.
 
     ``interface`` None: that of the default route. ``on_failure`` is about new connections while there is no agent, or
-    too many at once: in the class of their port (open), or they wait (closed). ``digest`` is the SHA-256 of all of it,
-    in hexadecimal.
+    too many at once: in the class of their port (open), or they wait (closed). ``mesh`` is the service mesh whose proxy
+    is there, ``auto`` the one whose rules are. ``digest`` is the SHA-256 of all of it, in hexadecimal.
     """
 
     policy: TrafficPolicy
@@ -43,10 +44,11 @@ class WantedLanes:
     exclude_inbound_cidrs: tuple[Network, ...] = ()
     detection_timeout: Duration = DETECTION_TIMEOUT
     on_failure: OnFailure = OnFailure.OPEN
+    mesh: Mesh = Mesh.NONE
     warnings: tuple[str, ...] = ()
 
-    def settings(self) -> DataPlaneSettings:
-        """The data plane's settings."""
+    def settings(self, mesh: MeshProxy | None) -> DataPlaneSettings:
+        """The data plane's settings, with the mesh's proxy that was found there."""
         return DataPlaneSettings(
             CaptureSettings(
                 datapath=Datapath.STEP_ASIDE,
@@ -55,6 +57,7 @@ class WantedLanes:
                 exclude_inbound_ports=self.exclude_inbound_ports,
                 exclude_inbound_cidrs=self.exclude_inbound_cidrs,
                 queue_bypass=self.on_failure is OnFailure.OPEN,
+                mesh=mesh,
             ),
             self.on_failure,
             read_every=_READ_EVERY,
@@ -84,20 +87,27 @@ def lanes_of_policy(
     interface: str | None = None,
     on_failure: OnFailure = OnFailure.OPEN,
     *,
+    mesh: Mesh = Mesh.NONE,
     source: str = "",
 ) -> WantedLanes:
     """WantedLanes by a policy alone. Raises :class:`PolicyError` if the agent cannot put it in force."""
     if problems := beyond_agent(policy):
         raise PolicyError(problems, source)
-    meaning = json.dumps([policy.to_document(), interface, on_failure.value], sort_keys=True)
+    meaning = json.dumps([policy.to_document(), interface, on_failure.value, mesh.value], sort_keys=True)
     digest = hashlib.sha256(meaning.encode()).hexdigest()
-    return WantedLanes(policy, digest, interface, on_failure=on_failure)
+    return WantedLanes(policy, digest, interface, on_failure=on_failure, mesh=mesh)
 
 
 def lanes_of_annotations(
-    annotations: Mapping[str, str], rules: NamespaceRules = NO_RULES, *, shared: str | None = None
+    annotations: Mapping[str, str],
+    rules: NamespaceRules = NO_RULES,
+    *,
+    shared: str | None = None,
+    mesh: Mesh = Mesh.NONE,
 ) -> WantedLanes:
     """WantedLanes by a Pod's annotations, the text of the shared policy that they name, and what its namespace allows.
+
+    ``mesh`` is the one in the Pod, unless an annotation says it.
 
     Raises :class:`~traffic_policy.pod.effective.AnnotationsError`.
     """
@@ -112,6 +122,7 @@ def lanes_of_annotations(
         pod.exclude_inbound_cidrs,
         pod.detection_timeout or DETECTION_TIMEOUT,
         OnFailure(pod.on_failure or OnFailure.OPEN),
+        mesh if pod.mesh in (None, Mesh.AUTO) else Mesh(pod.mesh),
         (*pod.warnings, *_without_effect(pod)),
     )
 

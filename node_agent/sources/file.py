@@ -6,6 +6,7 @@ workloads:
     interface: eth0        # left out: that of the default route
     policy: web.yaml       # next to this file; or the policy itself
     on-failure: closed     # new connections that names decide wait while there is no agent; left out: open
+    mesh: istio            # the service mesh whose proxy is there: istio, linkerd or auto; left out: none
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from node_agent.workload import NodeWorkload, lanes_of_policy
 from traffic_policy.errors import PodlaneError, PolicyError
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.policy_file import load_policy, parse_document, policy_from_document
-from traffic_policy.settings import OnFailure
+from traffic_policy.settings import Mesh, OnFailure
 
 _OWN: Final = Path("/proc/self/ns/net")
 _NAMES: Final = Path("/run/netns")
-_KEYS: Final = ("name", "netns", "interface", "policy", "on-failure")
+_KEYS: Final = ("name", "netns", "interface", "policy", "on-failure", "mesh")
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 _INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
 """dev_valid_name() of net/core/dev.c."""
@@ -85,7 +86,7 @@ def read_workloads(path: Path) -> Entries:
 
 def _workload(entry: object, where: str, folder: Path, files: list[Path]) -> NodeWorkload:
     if not isinstance(entry, dict):
-        raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write name, netns, interface and policy.")
+        raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write name, netns, interface, policy and mesh.")
     for key in entry:
         if key not in _KEYS:
             raise WorkloadsError(f"{where}: There is no key {key!r}. There are {', '.join(_KEYS)}.")
@@ -96,17 +97,20 @@ def _workload(entry: object, where: str, folder: Path, files: list[Path]) -> Nod
     interface = _text(entry, "interface", where)
     if interface is not None and not _INTERFACE.fullmatch(interface):
         raise WorkloadsError(f"{where}.interface: {interface!r} is not an interface's name. See `ip link`.")
-    said = _text(entry, "on-failure", where)
-    if said not in (None, *OnFailure):
-        raise WorkloadsError(f"{where}.on-failure: {said} is neither open nor closed. Write one of these.")
-    on_failure = OnFailure(said or OnFailure.OPEN)
+    on_failure = _text(entry, "on-failure", where) or OnFailure.OPEN
+    if on_failure not in list(OnFailure):
+        raise WorkloadsError(f"{where}.on-failure: {on_failure} is neither open nor closed. Write one of these.")
+    mesh = _text(entry, "mesh", where) or Mesh.NONE
+    if mesh not in list(Mesh):
+        raise WorkloadsError(f"{where}.mesh: {mesh!r} is none of {', '.join(Mesh)}.")
     if "policy" not in entry:
         raise WorkloadsError(f"{where}.policy: It is missing. Name a policy file, or write the policy here.")
     workload = partial(
         NodeWorkload, name, _OWN if netns is None else _NAMES / netns, labels={"namespace": "", "pod": name}
     )
     try:
-        return workload(lanes_of_policy(_policy(entry["policy"], where, folder, files), interface, on_failure))
+        policy = _policy(entry["policy"], where, folder, files)
+        return workload(lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh)))
     except PodlaneError as error:
         return workload(None, str(error))
 

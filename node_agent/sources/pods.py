@@ -21,6 +21,7 @@ from traffic_policy.pod.annotations import (
 from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
 from traffic_policy.pod.mode import Mode, namespace_mode, pod_mode
 from traffic_policy.pod.namespace import NamespaceRules
+from traffic_policy.settings import Mesh
 
 SIDECAR: Final = "podlane"
 """The name of an injected container."""
@@ -29,6 +30,16 @@ _ENDED: Final = ("Succeeded", "Failed")
 _MIRROR: Final = "kubernetes.io/config.mirror"
 """On the API server's copy of a static Pod: the UID that its kubelet gave it (k8s.io/api/core/v1,
 MirrorPodAnnotationKey)."""
+_MESHES: Final = {
+    "istio-init": Mesh.ISTIO,
+    "istio-validation": Mesh.ISTIO,
+    "linkerd-init": Mesh.LINKERD,
+    "linkerd-network-validator": Mesh.LINKERD,
+}
+"""By the init container that writes the mesh's rules, or waits for them; where its proxy intercepts nothing there is
+none."""
+_AMBIENT: Final = "ambient.istio.io/redirection"
+"""By which Istio's CNI agent says of a Pod that it has written its rules there (istio.io/api/annotation)."""
 _HOST_NETWORK: Final = (
     "The Pod uses its node's network (hostNetwork: true), and limits there would hold the whole node. Take its limits "
     f"away, or set its label {MODE_LABEL}: none."
@@ -41,6 +52,7 @@ class AskedPod:
 
     ``annotations`` are its own that matter, and the defaults of its namespace. ``refusal``: why it cannot have any.
     ``kubelet_uid`` is the UID by which its node's kubelet knows it. ``own_network``: it has a network namespace.
+    ``mesh``: the service mesh that intercepts its connections.
     """
 
     name: str
@@ -51,6 +63,7 @@ class AskedPod:
     rules: NamespaceRules
     refusal: str = ""
     own_network: bool = True
+    mesh: Mesh = Mesh.NONE
 
     @property
     def shared_policy(self) -> str | None:
@@ -66,7 +79,7 @@ class AskedPod:
         lanes = None
         if not refusal:
             try:
-                lanes = lanes_of_annotations(self.annotations, self.rules, shared=shared)
+                lanes = lanes_of_annotations(self.annotations, self.rules, shared=shared, mesh=self.mesh)
             except AnnotationsError as error:
                 refusal = str(error)
         labels = {"namespace": self.namespace, "pod": self.name}
@@ -77,7 +90,11 @@ def needed(pod: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`asked` reads of a Pod: some hundred bytes of ten thousand, and seldom changed."""
     about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
     kept = {key: about.get(key) for key in ("name", "namespace", "uid", "labels")}
-    annotations = {**_limits(about), **_named(about.get("annotations"), _MIRROR)}
+    annotations = {
+        **_limits(about),
+        **_named(about.get("annotations"), _MIRROR),
+        **_named(about.get("annotations"), _AMBIENT),
+    }
     containers = {
         key: [{"name": _mapping(each).get("name")} for each in spec.get(key) or ()]
         for key in ("initContainers", "containers")
@@ -127,7 +144,9 @@ def asked(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -
     if not own_network:
         refusals.append(_HOST_NETWORK)
     name, where, uid = (str(about.get(key, "")) for key in ("name", "namespace", "uid"))
-    return AskedPod(name, where, uid, kubelet_uid(pod), annotations, rules, next(iter(refusals), ""), own_network)
+    return AskedPod(
+        name, where, uid, kubelet_uid(pod), annotations, rules, next(iter(refusals), ""), own_network, _mesh(pod)
+    )
 
 
 def _mode(labels: Mapping[str, Any], above: Mapping[str, Any]) -> Mode | None:
@@ -144,6 +163,15 @@ def _limits(about: Mapping[str, Any]) -> dict[str, str]:
         for name, text in _mapping(about.get("annotations")).items()
         if (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)) and name != STATUS
     }
+
+
+def _mesh(pod: Mapping[str, Any]) -> Mesh:
+    containers = _mapping(pod.get("spec")).get("initContainers") or ()
+    found = (_MESHES.get(str(_mapping(each).get("name"))) for each in containers)
+    if (mesh := next(filter(None, found), None)) is not None:
+        return mesh
+    annotations = _mapping(_mapping(pod.get("metadata")).get("annotations"))
+    return Mesh.AUTO if annotations.get(_AMBIENT) == "enabled" else Mesh.NONE
 
 
 def _has_sidecar(pod: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from node_agent.happenings import happening
 from node_agent.lanes import State
 from node_agent.sources.pods import AskedPod, asked, needed
 from traffic_policy.pod.mode import Mode
+from traffic_policy.settings import Mesh
 
 UID = "9f8e7d6c-0000-4000-8000-000000000001"
 LIMITS = {"podlane.io/egress-bandwidth": "10M"}
@@ -168,3 +169,23 @@ def test_events_tell_what_became_of_a_pod() -> None:
     assert len(refused.message) <= 1000
     assert "\n" not in refused.message
     assert happening(workload, State.WAITING, "It has none yet.") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "mesh"),
+    [
+        (pod(), Mesh.NONE),
+        (pod(initContainers=[{"name": "istio-init"}, {"name": "istio-proxy"}]), Mesh.ISTIO),
+        (pod(initContainers=[{"name": "istio-validation"}]), Mesh.ISTIO),
+        (pod(containers=[{"name": "istio-proxy"}]), Mesh.NONE),
+        (pod(initContainers=[{"name": "linkerd-init"}]), Mesh.LINKERD),
+        (pod({**LIMITS, "ambient.istio.io/redirection": "enabled"}), Mesh.AUTO),
+        (pod({**LIMITS, "podlane.io/mesh": "linkerd"}), Mesh.LINKERD),
+        (pod({**LIMITS, "podlane.io/mesh": "none"}, initContainers=[{"name": "istio-init"}]), Mesh.NONE),
+        (pod({**LIMITS, "podlane.io/mesh": "auto"}, initContainers=[{"name": "istio-init"}]), Mesh.ISTIO),
+    ],
+)
+def test_a_mesh_is_known_by_who_writes_its_rules_or_by_the_annotation(given: dict[str, Any], mesh: Mesh) -> None:
+    lanes = wanted(given).workload(None).lanes
+    assert lanes is not None
+    assert lanes.mesh is mesh

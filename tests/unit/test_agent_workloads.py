@@ -87,6 +87,7 @@ def test_a_wrong_policy_is_the_refusal_of_its_workload_alone(tmp_path: Path, pol
             f"workloads: [{{name: a, netns: a, policy: {POLICY}}}, {{name: b, netns: a, policy: {POLICY}}}]",
             "merge them",
         ),
+        ("workloads: [{name: a, netns: a, policy: x, mesh: consul}]", "mesh: .consul. is none of auto, istio"),
         ("workloads: [", "workloads.yaml"),
     ],
 )
@@ -111,10 +112,10 @@ def test_annotations_give_the_same_lanes_as_in_a_sidecar() -> None:
         "podlane.io/datapath": "relay",
     }
     lanes = lanes_of_annotations(annotations)
-    assert [str(each) for each in lanes.settings().capture.exclude_outbound_ports] == ["53"]
+    assert [str(each) for each in lanes.settings(None).capture.exclude_outbound_ports] == ["53"]
     assert [warning.split(" has no effect")[0] for warning in lanes.warnings] == ["podlane.io/datapath: relay"]
-    assert not lanes.settings().capture.queue_bypass
-    assert lanes_of_annotations({"podlane.io/egress-bandwidth": "10M"}).settings().capture.queue_bypass
+    assert not lanes.settings(None).capture.queue_bypass
+    assert lanes_of_annotations({"podlane.io/egress-bandwidth": "10M"}).settings(None).capture.queue_bypass
     with pytest.raises(AnnotationsError):
         lanes_of_annotations({})
     shared = "{total: 9Mbit, requests: follow}"

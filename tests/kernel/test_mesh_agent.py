@@ -1,0 +1,78 @@
+"""The node agent in a Pod with a real Envoy that is set up as Istio's sidecar: what leaves the Pod has its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from agents import RunningAgent, agents_to_end, cleanup, entry, start_agent
+from istio_rules import Mode
+from mesh_world import OUTSIDE, SERVICE, SERVICE_PORT, MeshWorld, meshed
+
+from podlane.netns.topology import PodNodeServer
+
+pytestmark = [pytest.mark.root, pytest.mark.covering]
+
+POLICY = yaml.safe_load(f"""
+total: 200Mbit
+classes:
+  - {{name: api, rate: 1Mbit, match: {{host: {SERVICE}, port: {SERVICE_PORT}}}}}
+  - {{name: files, rate: 1Mbit, match: {{sni: {OUTSIDE}}}}}
+  - {{name: web, rate: 1Mbit, match: {{host: {OUTSIDE}, port: 80}}}}
+""")
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
+    with agents_to_end(tmp_path) as started:
+        yield started
+
+
+def start(world: MeshWorld, folder: Path, mesh: str) -> RunningAgent:
+    agent = start_agent(folder, entry(world.topology.pod, POLICY) | {"mesh": mesh})
+    agent.until_in_force(world.topology.pod, POLICY)
+    return agent
+
+
+def seen(agent: RunningAgent, world: MeshWorld) -> dict[str, dict[str, int]]:
+    """How many connections each class has had, by protocol."""
+    return {name: c["connections"]["by_protocol"] for name, c in agent.classes(world.topology.pod).items()}
+
+
+ONCE = {"api": {"tls": 1}, "files": {"tls": 1}, "web": {"http1": 1}, "default": {}}
+
+
+@pytest.mark.parametrize("mode", Mode, ids=str)
+def test_after_istio_what_envoy_sends_is_read_once(
+    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent], mode: Mode
+) -> None:
+    world = meshed(topology, tmp_path, mode)
+    theirs = world.rules.saved()
+    agents.append(start(world, tmp_path, "auto" if mode is Mode.AMBIENT else "istio"))
+    world.works()
+    assert seen(agents[0], world) == ONCE
+    assert world.rules.saved() == theirs
+    assert agents[0].stop() == 0
+    world.works()
+    cleanup(tmp_path)
+    assert world.rules.saved() == theirs
+    world.works()
+
+
+@pytest.mark.parametrize("mode", [Mode.REDIRECT, Mode.TPROXY], ids=str)
+def test_before_istio_and_through_its_restart(
+    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent], mode: Mode
+) -> None:
+    """The agent knows of a Pod before the Pod's init containers run."""
+    world = meshed(topology, tmp_path, mode, rules=False)
+    agents.append(start(world, tmp_path, "istio"))
+    world.rules.install()
+    theirs = world.rules.saved()
+    world.works()
+    assert seen(agents[0], world) == ONCE
+    world.envoy.restart()
+    world.works()
+    assert seen(agents[0], world) == {"api": {"tls": 2}, "files": {"tls": 2}, "web": {"http1": 2}, "default": {}}
+    assert world.rules.saved() == theirs
