@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 from cluster import Cluster
 from kubectl import Kubectl, RefusedError
 from manifests import INJECTED, pod
@@ -193,17 +197,56 @@ def test_cert_manager_that_comes_later_changes_nothing(served: Release, rest: Re
         kubectl("delete", "crd", *definitions)
 
 
-def test_the_cluster_takes_what_removes_the_lanes_of_agents(vacant: Release) -> None:
-    """There are no nodes here, on which it would be done (tests/kind)."""
+def pods_of(release: Release, component: str) -> dict[str, dict[str, Any]]:
+    """By the kind of who made them, those that are not ending."""
+    return {
+        p["metadata"]["ownerReferences"][0]["kind"]: p
+        for p in release.kubectl.list("pods")
+        if p["metadata"]["labels"]["app.kubernetes.io/component"] == component
+        and "deletionTimestamp" not in p["metadata"]
+    }
+
+
+def test_an_uninstall_waits_until_the_lanes_of_agents_are_removed_on_each_node(
+    cluster: Cluster, vacant: Release, tmp_path: Path
+) -> None:
+    """The node is one by name only: what its kubelet would do is done here, by the words of the Pods' specs."""
     vacant.install({"agent": {"enabled": True}})
+    node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "node-1", "labels": {"kubernetes.io/os": "linux"}}}
+    cluster.kubectl.create(node)
+
+    def becomes(pod: dict[str, Any], **status: Any) -> None:
+        change = json.dumps({"status": status})
+        vacant.kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", change)
+
     try:
-        hooks = [each for each in yaml.safe_load_all(vacant.helm("get", "hooks", vacant.name)) if each]
-        before = [each for each in hooks if each["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"]
-        kinds = {each["kind"]: each for each in before}
-        assert kinds.keys() >= {"DaemonSet", "ServiceAccount", "Role", "RoleBinding", "Job"}
-        assert kinds["DaemonSet"]["metadata"]["name"] == vacant.kubectl.list("daemonsets")[0]["metadata"]["name"]
-        for each in before:
-            trial = each | {"metadata": each["metadata"] | {"name": "trial"}}
-            vacant.kubectl.create(trial, "--dry-run=server")
+        until("an agent", lambda: pods_of(vacant, "agent"))
+        with ThreadPoolExecutor(1) as pool:
+            uninstalling = pool.submit(vacant.helm, "uninstall", vacant.name)
+            waiting = until("who waits", lambda: pods_of(vacant, "agent-removed").get("Job"))
+            cleaning = until("who cleans", lambda: pods_of(vacant, "agent").get("DaemonSet"))
+            assert cleaning["spec"]["initContainers"][0]["args"] == ["agent", "--cleanup"]
+            (container,) = waiting["spec"]["containers"]
+            script, *arguments = container["args"]
+            account = waiting["spec"]["serviceAccountName"]
+            (tmp_path / "token").write_text(vacant.kubectl("create", "token", account).strip())
+            (tmp_path / "ca.crt").write_bytes(cluster.pki.bundle.read_bytes())
+            script = script.replace("https://kubernetes.default.svc", cluster.url)
+            script = script.replace("/var/run/secrets/kubernetes.io/serviceaccount", str(tmp_path))
+            argv = [sys.executable, "-c", script, *arguments]
+            asking = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert asking.stdout is not None
+            said = asking.stdout.readline()
+            while said and "lanes are removed on 0 of 1 nodes" not in said:
+                said = asking.stdout.readline()
+            assert said, "it ended, or said something else"
+            assert not uninstalling.done()
+            becomes(cleaning, phase="Running", conditions=[{"type": "Ready", "status": "True"}])
+            assert asking.stdout.read() == "lanes are removed on 1 of 1 nodes\n"
+            assert asking.wait(10) == 0
+            becomes(waiting, phase="Succeeded")
+            uninstalling.result(90)
+        kinds = "daemonset,job,serviceaccount,role,rolebinding,deployment"
+        assert "podlane" not in vacant.kubectl("get", kinds, "--output=name")
     finally:
-        vacant.install({})
+        cluster.kubectl("delete", "node", "node-1")
