@@ -66,11 +66,11 @@ def read_workloads(path: Path) -> Entries:
     if not isinstance(document, dict) or not isinstance(entries, list) or document.keys() != {"workloads"}:
         raise WorkloadsError(f"{path}: Write one key, workloads, with a list of entries.")
     found: dict[str, NodeWorkload] = {}
-    files: list[Path] = []
+    policies: dict[Path, TrafficPolicy | PodlaneError] = {}
     places: dict[Path, str] = {}
     for i, entry in enumerate(entries):
         where = f"{path}: workloads[{i}]"
-        workload = _workload(entry, where, path.parent, files)
+        workload = _workload(entry, where, path.parent, policies)
         if workload.name in found:
             raise WorkloadsError(f"{where}.name: {workload.name} is there twice. Give each a name of its own.")
         place = workload.network_namespace
@@ -81,10 +81,12 @@ def read_workloads(path: Path) -> Entries:
             )
         found[workload.name] = workload
         places[place] = workload.name
-    return Entries(found, tuple(dict.fromkeys(files)))
+    return Entries(found, tuple(policies))
 
 
-def _workload(entry: object, where: str, folder: Path, files: list[Path]) -> NodeWorkload:
+def _workload(
+    entry: object, where: str, folder: Path, policies: dict[Path, TrafficPolicy | PodlaneError]
+) -> NodeWorkload:
     if not isinstance(entry, dict):
         raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write name, netns, interface, policy and mesh.")
     for key in entry:
@@ -109,7 +111,7 @@ def _workload(entry: object, where: str, folder: Path, files: list[Path]) -> Nod
         NodeWorkload, name, _OWN if netns is None else _NAMES / netns, labels={"namespace": "", "pod": name}
     )
     try:
-        policy = _policy(entry["policy"], where, folder, files)
+        policy = _policy(entry["policy"], where, folder, policies)
         return workload(lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh)))
     except PodlaneError as error:
         return workload(None, str(error))
@@ -122,11 +124,22 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str | None:
     return value
 
 
-def _policy(written: object, where: str, folder: Path, files: list[Path]) -> TrafficPolicy:
-    if isinstance(written, str):
-        files.append(folder / written)
-        return load_policy(folder / written)
-    return policy_from_document(written, source=f"{where}.policy")
+def _policy(
+    written: object, where: str, folder: Path, policies: dict[Path, TrafficPolicy | PodlaneError]
+) -> TrafficPolicy:
+    """``policies`` are those of files, each of which is read once: hundreds of workloads may name the same."""
+    if not isinstance(written, str):
+        return policy_from_document(written, source=f"{where}.policy")
+    path = folder / written
+    if path not in policies:
+        try:
+            policies[path] = load_policy(path)
+        except PodlaneError as error:
+            policies[path] = error
+    known = policies[path]
+    if isinstance(known, PodlaneError):
+        raise known
+    return known
 
 
 async def follow_workloads(path: Path, put: Put) -> None:
