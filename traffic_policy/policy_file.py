@@ -28,6 +28,7 @@ from traffic_policy.policy import (
     TrafficPolicy,
     TransportProtocol,
 )
+from traffic_policy.scope import beyond_sidecar
 from traffic_policy.units import Rate
 
 # 254 classes with a dozen names each are some 200 kB; more than this is not a policy but a mistake.
@@ -81,6 +82,18 @@ def load_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy
     except UnicodeDecodeError as error:
         raise _refusal(f"Not UTF-8 text (byte {error.start}).", "Save it as UTF-8.", source) from None
     return parse_policy(text, source=source, total=total)
+
+
+def load_sidecar_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
+    """The policy in a file, as :func:`load_policy` reads it.
+
+    Also raises :class:`PolicyError` for a policy that the sidecar cannot implement: ignoring a part would break a
+    limit.
+    """
+    policy = load_policy(path, total=total)
+    if problems := beyond_sidecar(policy):
+        raise PolicyError(problems, str(path))
+    return policy
 
 
 def parse_policy(text: str, *, source: str = "", total: Rate | None = None) -> TrafficPolicy:

@@ -76,7 +76,7 @@ def classify(
         from podlane.classify.flows import FlowTable
         from podlane.classify.totals import Totals
         from podlane.classify.verdicts import FlowClassifier
-        from sidecar.config.loader import load_sidecar_policy
+        from traffic_policy.policy_file import load_sidecar_policy
         from traffic_policy.settings import Mesh
 
         policy = load_sidecar_policy(policy_file)

@@ -94,7 +94,7 @@ def run(
     could change its own limits: they are there to keep order, not to keep prisoners.
     """
     with failing_clearly(RUN_FAILED):
-        from sidecar.config.loader import load_sidecar_policy
+        from traffic_policy.policy_file import load_sidecar_policy
 
         load_sidecar_policy(policy_file, total=total)
         identity = _identity(user)

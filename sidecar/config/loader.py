@@ -18,10 +18,9 @@ from typing import Any, Final
 from sidecar.config.settings import SidecarSettings
 from traffic_policy.errors import ConfigError, PolicyError, Problem
 from traffic_policy.policy import TrafficPolicy
-from traffic_policy.policy_file import load_policy
-from traffic_policy.scope import beyond_sidecar, beyond_step_aside
+from traffic_policy.policy_file import load_sidecar_policy
+from traffic_policy.scope import beyond_step_aside
 from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
-from traffic_policy.units import Rate
 
 _EXCLUSIONS: Final = (
     "exclude_outbound_ports", "exclude_outbound_cidrs", "exclude_inbound_ports", "exclude_inbound_cidrs"
@@ -47,18 +46,6 @@ class Wanted:
     warnings: tuple[str, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
-
-
-def load_sidecar_policy(path: Path | str, *, total: Rate | None = None) -> TrafficPolicy:
-    """The policy in a file, as :func:`traffic_policy.policy_file.load_policy` reads it.
-
-    Also raises :class:`PolicyError` for a policy that the sidecar cannot implement: ignoring a part would break a
-    limit.
-    """
-    policy = load_policy(path, total=total)
-    if problems := beyond_sidecar(policy):
-        raise PolicyError(problems, str(path))
-    return policy
 
 
 def load_wanted(given: SidecarSettings) -> Wanted:
