@@ -65,7 +65,7 @@ from datapath.netfilter.rules import (
     port_groups,
 )
 from datapath.stepaside.marks import UNDECIDED_ASIDE
-from traffic_policy.marks import DIVERT, ClassIds, Mark
+from traffic_policy.marks import DIVERT, STATE_MASK, ClassIds, Mark
 from traffic_policy.policy import Bound, Quic, TrafficPolicy, TransportProtocol
 from traffic_policy.settings import Datapath
 
@@ -78,6 +78,8 @@ REPLIES: Final = f"{CHAIN_PREFIX}REPLIES"
 
 _TCP: Final = TransportProtocol.TCP
 _UNTOUCHED: Final = Mark(0, 0)
+_STATELESS: Final = Mark(0, STATE_MASK)
+"""In a connection's mark: none of ours. Conntrack makes a new entry for a connection that begins anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,9 @@ def _chains(
     captured = show_rule() if aside else Rule(to_proxy, protocol=_TCP, connmark=DIVERT)
     local = [Rule(Return(), in_interface="lo")] if settings.interface is None else []
     not_opened_there = Rule(Return(), direction=ConntrackDirection.REPLY)
-    of_tcp = [Rule(Goto(IN_SYN), protocol=_TCP, syn=True), captured] if tcp else []
+    # A client may send a SYN in the middle of a connection, and then a name: that must not decide it again.
+    begun = _STATELESS if aside else None
+    of_tcp = [Rule(Goto(IN_SYN), protocol=_TCP, syn=True, connmark=begun), captured] if tcp else []
     of_udp = quic.arriving_rules() if reads_quic else ()
     yield Chain(IN, (*local, not_opened_there, *of_tcp, *of_udp))
     scoped = [Rule(Return(), source=LINK_LOCAL)] if family is Family.V6 and not aside else []

@@ -20,8 +20,8 @@
 * ``--queue-bypass``: without a classifier packets continue unchanged, in the class of their port. Without it, as with
   ``closed`` of the node agent, those of connections without a class are dropped: TCP sends again, and the classifier
   takes the first one that it is shown for the first one, though the kernel had marked another.
-* A connection whose class is **chosen** has it, and its packets with data are still queued, since its next bytes may
-  make it stricter. Such a packet comes with the connection's class. Without a classifier it stays so, also if closed.
+* A connection whose class is **chosen** has it, and its packets with data are still queued, since what comes may make
+  it stricter. Such a packet comes with the connection's class. Without a classifier it stays so, also if closed.
 * Untracked packets have no connection mark and are classified by port.
 * A packet without data has no content and is not queued; the way through user space would only cost time.
 """

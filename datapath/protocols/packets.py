@@ -17,6 +17,8 @@ _AUTHENTICATION: Final = 51
 _EXTENSIONS: Final = frozenset({0, 43, 60, 135, 139, 140})
 """IPv6 extension headers that say their length alike (RFC 6564): hop-by-hop, routing, destination options, mobility,
 HIP, shim6."""
+_TCP_CHECKSUM: Final = 16
+"""Where it is in TCP's header (RFC 9293 3.1)."""
 _MORE_FRAGMENTS_V4: Final = 0x2000
 _OFFSET_V4: Final = 0x1FFF
 
@@ -47,6 +49,22 @@ def read_ip(frame: bytes, at: int) -> Payload | None:
         return None
     version = frame[at] >> 4
     return _ipv4(frame, at) if version == 4 else _ipv6(frame, at) if version == 6 else None
+
+
+def tcp_as_it_leaves(packet: bytes, *, unsummed: bool) -> bytes | None:
+    """A TCP packet with its checksum; None: this is no TCP. ``unsummed``: that was left to the network card.
+
+    The checksum's field has the sum of the pseudo header then (CHECKSUM_PARTIAL, linux/skbuff.h), whatever that is.
+    """
+    ip = read_ip(packet, 0)
+    if ip is None or ip.protocol != TCP or ip.fragment is not None or len(packet) < ip.start + _TCP_CHECKSUM + 2:
+        return None
+    if not unsummed:
+        return packet
+    at = ip.start + _TCP_CHECKSUM
+    segment = packet[ip.start :] + bytes((len(packet) - ip.start) % 2)
+    total = int.from_bytes(segment, "big") % 0xFFFF  # RFC 1071: the sum of 16-bit words, with carries
+    return packet[:at] + (0xFFFF - total).to_bytes(2, "big") + packet[at + 2 :]
 
 
 def _ipv4(frame: bytes, at: int) -> Payload | None:

@@ -45,6 +45,8 @@ class Reason(enum.StrEnum):
     """The protocol is clear, but what it says is not valid."""
     MISSED = "missed"
     """The first bytes were not seen: the classifier was not running, or its queue was full."""
+    CONTRADICTED = "contradicted"
+    """Other bytes came in place of the first ones, or urgent ones among them: what the server reads is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ _CCS: Final = b"\x14\x03\x03\x00\x01\x01"
 _SEALED: Final = b"\x17"
 
 
+GLANCE: Final = len(_CCS) + 1
+"""Bytes that :func:`is_over` looks at."""
+
+
 def is_over(data: bytes) -> bool:
     """Whether a client without early data that sends ``data`` behind its hello sends no second one: the usual cases."""
     if data[:1] == _CCS[:1]:

@@ -1,8 +1,8 @@
 """Reassembles the first bytes of one direction of a TCP connection and feeds them to the detector. Pure.
 
-Segments may arrive out of order, repeated, and overlapping; of repeated bytes the first ones count, so that a decision
-never changes. Only bytes that could still decide are held: at most :attr:`Detector.MAX_BYTES` from the start of the
-stream.
+Segments may arrive out of order, repeated, and overlapping; of repeated bytes the first ones count, and
+:attr:`FirstBytes.contradicted` says whether others came in their place. Only bytes that could still decide are held: at
+most :attr:`Detector.MAX_BYTES` from the start of the stream.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ _MAX_PENDING: Final = 1024
 """About so many pieces are held behind a gap. 64 KiB in segments of 1,460 bytes are 45: more is no accident."""
 
 
+def distance(base: int, sequence: int) -> int:
+    """How far a sequence number is ahead of another; below 0: behind."""
+    ahead = (sequence - base) % _SEQUENCE
+    return ahead - _SEQUENCE if ahead >= _HALF else ahead
+
+
 class FirstBytes:
     """One direction. ``base`` is the sequence number of its first byte; None: the first that is seen."""
 
-    __slots__ = ("_base", "_detector", "_pending", "fed", "held", "limit", "missed", "seen")
+    __slots__ = ("_detector", "_pending", "base", "contradicted", "fed", "held", "limit", "missed", "seen")
 
     def __init__(self, base: int | None = None) -> None:
-        self._base = base
+        self.base = base
+        """The sequence number of the first byte; None: not seen yet."""
         self._detector: Detector | None = None  # made for the first byte: many connections never have one
         self._pending: list[tuple[int, bytes]] = []  # (offset, bytes) behind a gap, in order, none overlapping
         self.seen = bytearray()
@@ -33,6 +40,8 @@ class FirstBytes:
         """Bytes from the stream's start that are looked at."""
         self.missed = False
         """Bytes came from behind the limit."""
+        self.contradicted = False
+        """Bytes came again that are not the same, or some from before the first one: of no honest sender."""
         self.fed = 0
         """Bytes from the stream's start that have been taken."""
         self.held = 0
@@ -54,11 +63,13 @@ class FirstBytes:
 
     def take(self, sequence: int, data: bytes) -> bytes:
         """Take a segment's bytes; those that continue the stream now, without what came before."""
-        if self._base is None:
-            self._base = sequence
-        offset = (sequence - self._base) % _SEQUENCE
-        if offset >= _HALF:  # from before the first byte: a keep-alive probe, or what was sent before
-            data = data[_SEQUENCE - offset :]
+        if self.base is None:
+            self.base = sequence
+        offset = distance(self.base, sequence)
+        if offset < 0:
+            # Some keep-alive probes have one byte, which stands where the SYN stood.
+            self.contradicted = self.contradicted or (offset < -1 and bool(data))
+            data = data[-offset:]
             offset = 0
         if offset >= self.limit or not data:
             self.missed = self.missed or bool(data)
@@ -66,11 +77,15 @@ class FirstBytes:
         if offset > self.fed:
             self._keep(offset, data)
             return b""
+        if offset < self.fed and not self._same(data, self.seen, offset):
+            self.contradicted = True
         fresh = data[self.fed - offset :]
         end = self.fed + len(fresh)
         while self._pending and self._pending[0][0] <= end:
             start, piece = self._pending.pop(0)
             self.held -= len(piece)
+            if not self._same(piece, fresh, start - self.fed):
+                self.contradicted = True
             fresh += piece[end - start :]
             end = self.fed + len(fresh)
         self.fed = end
@@ -81,6 +96,12 @@ class FirstBytes:
     def finish(self, reason: Reason = Reason.EOF) -> Detection:
         """No more bytes will come, or be waited for: what is known so far."""
         return (self._detector or Detector()).finish(reason)
+
+    @staticmethod
+    def _same(data: bytes, known: bytes | bytearray, at: int) -> bool:
+        """Whether ``data`` has the bytes that are known from ``at`` on, as far as they overlap."""
+        part = known[at : at + len(data)]
+        return data[: len(part)] == part
 
     def _keep(self, offset: int, data: bytes) -> None:
         """Store bytes after a gap, without those that are stored already."""
@@ -94,6 +115,9 @@ class FirstBytes:
                 break
             if at < start:
                 fresh.append((at, data[at - offset : start - offset]))
+            shared = max(at, start)
+            if not self._same(data[shared - offset :], piece, shared - start):
+                self.contradicted = True
             at = max(at, start + len(piece))
         if at < end:
             fresh.append((at, data[at - offset : end - offset]))

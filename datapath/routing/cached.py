@@ -11,7 +11,7 @@ from typing import Final
 
 from datapath.bounded_map import BoundedMap
 from datapath.download_limits import ReceiveLimits
-from datapath.protocols.detect import Detection
+from datapath.protocols.detect import Detection, Reason
 from datapath.routing.flow import Address, Content, Destination, parse_address
 from datapath.routing.table import RoutingTable
 from traffic_policy.marks import OWN, ClassIds, class_mark
@@ -51,11 +51,15 @@ class Routing:
     def class_of(
         self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int], detection: Detection
     ) -> str:
-        """The name of the class. ``client`` is used only when a match has a source criterion.
+        """The name of the class; of contradictory content the strictest one that any content could have.
+
+        ``client`` is used only when a match has a source criterion.
 
         TPROXY preserves the client's address.
         """
         source = parse_address(client[0]) if self._reads_source else None
+        if detection.reason is Reason.CONTRADICTED:
+            return self.table.strictest_of_all(destination, source=source)
         what = (destination, source, detection.sni, detection.host, detection.alpn)
         known = self._classes.get(what)
         if known is None:

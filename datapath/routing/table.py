@@ -204,6 +204,14 @@ class RoutingTable:
         possible = self._classes_of_requests(destination, source)
         return next(name for name in self.strictness if name in possible)
 
+    def strictest_of_all(self, destination: Destination, *, source: Address | None = None) -> str:
+        """The class with the lowest ceil of those that any content could get there."""
+        possible = {self.route(destination, source=source).class_name}
+        for name, matcher in self.entries:
+            if self._may_hold(matcher, destination, source) and matcher.match.needs_content:
+                possible.add(name)
+        return next(name for name in self.strictness if name in possible)
+
     def _classes_of_requests(self, destination: Destination, source: Address | None) -> set[str]:
         """The classes of plaintext requests: those of matches by host, and that of all other requests."""
         possible = {

@@ -1,67 +1,92 @@
-"""TLS connections whose class is chosen, and whose second ClientHello may still come. Pure.
+"""TCP connections whose class is chosen by their first bytes, which may not be what the server reads. Pure.
 
-A server may ask for another hello (HelloRetryRequest), and OpenSSL serves the name of that one. So a connection that
-begins with a ClientHello is in the class of its name at once, but its packets with data are shown until the client has
-sent something else, which it mostly does in its next packet (:mod:`datapath.protocols.second_hello`). There is no time
-limit, since a program can wait as long as the server does. The oldest connections are forgotten first; the next packet
-of such a one is looked at as if it were the first behind the hello.
+Two things can change what a connection's name is, and until neither can, its packets with data are shown:
+
+* **The bytes may not arrive.** What is lost is sent again. A program can see to it that a packet is lost, and that
+  other bytes are sent then: sendfile(2) and MSG_ZEROCOPY do not copy. A remote client can send what the Pod's TCP drops
+  (with an old timestamp, RFC 7323 5, or from before the stream), and then something else. So bytes that come again are
+  compared, and the socket is asked whether they have arrived (:mod:`datapath.stepaside.tcp_sockets`).
+* **A second ClientHello may follow.** A server may ask for one (HelloRetryRequest), and OpenSSL serves the name of that
+  one (:mod:`datapath.protocols.second_hello`).
+
+There is no time limit, since a program can wait as long as the server does. The oldest connections are forgotten first;
+the next packet of such a one is looked at as if it were the first behind the bytes that decided.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import Final, NamedTuple
 
 from datapath.protocols.client_hello import ClientHello, is_one_client_hello
 from datapath.protocols.detect import Protocol, Reason
-from datapath.protocols.second_hello import MAX_BYTES, SecondHello, is_over
+from datapath.protocols.second_hello import GLANCE, MAX_BYTES, SecondHello, is_over
 from datapath.protocols.sniff import EARLY_DATA
-from datapath.protocols.streams import FirstBytes
+from datapath.protocols.streams import FirstBytes, distance
 from datapath.stepaside.class_cache import DetectedFlow
 from datapath.stepaside.pending_flows import PendingFlows
+from datapath.stepaside.tcp_sockets import Sockets
+from traffic_policy.policy import Bound
 
 _FOREVER: Final = float("inf")
-_SEQUENCES: Final = 1 << 32
+
+
+class Doubt(enum.Enum):
+    """Why what has been read may not be what the server reads."""
+
+    NONE = enum.auto()
+    MISSED = enum.auto()
+    """Bytes passed unseen."""
+    CONTRADICTED = enum.auto()
+    """Other bytes came in their place."""
 
 
 class Next(NamedTuple):
-    """What a packet behind the hello says: a second hello, if it completes one; whether the search is over; whether
-    that is because bytes passed unseen."""
+    """What a packet behind the first bytes says: a second hello, if it completes one; whether nothing more can come;
+    and whether what was read is in doubt."""
 
-    hello: ClientHello | None
-    over: bool
-    missed: bool = False
-
-
-_OVER: Final = Next(None, over=True)
+    hello: ClientHello | None = None
+    over: bool = False
+    doubt: Doubt = Doubt.NONE
 
 
-class _Hello(NamedTuple):
-    """What is kept of most connections: where the hello ended, and whether it announced early data."""
+class _Chosen(NamedTuple):
+    """A connection of which nothing more is to be read: what decided it, from the stream's first byte on."""
 
-    end: int
-    early_data: bool
+    base: int
+    """The sequence number of that byte."""
+    data: bytes
     since: float
-    held: int = 0
-
-
-class _Stream(NamedTuple):
-    """A connection whose bytes take more than a look."""
-
-    bytes: FirstBytes
-    second: SecondHello
-    since: float
+    bound: Bound
+    hello: bool = False
+    """It is one ClientHello, without early data, and what follows has not been looked at."""
 
     @property
     def held(self) -> int:
-        return self.bytes.held
+        return len(self.data)
+
+
+class _Searched(NamedTuple):
+    """A connection in which a second ClientHello is searched by more than a glance."""
+
+    base: int
+    stream: FirstBytes
+    second: SecondHello
+    since: float
+    bound: Bound
+
+    @property
+    def held(self) -> int:
+        return self.stream.held
 
 
 class ChosenFlows:
     """The table."""
 
-    def __init__(self, *, most: int, most_held: int) -> None:
+    def __init__(self, sockets: Sockets, *, most: int, most_held: int) -> None:
         """Bounds: ``most`` connections, ``most_held`` bytes in all."""
-        self._table = PendingFlows[_Hello | _Stream](most=most, most_held=most_held, longest=_FOREVER)
+        self._sockets = sockets
+        self._table = PendingFlows[_Chosen | _Searched](most=most, most_held=most_held, longest=_FOREVER)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -74,61 +99,120 @@ class ChosenFlows:
         """Bytes held for all of them."""
         return self._table.held
 
-    def begin_with(self, flow: bytes, sequence: int, data: bytes, now: float) -> Next:
-        """Watch a connection whose first packet had ``data``, with a whole ClientHello."""
-        if is_one_client_hello(data):
-            self._add(flow, _Hello((sequence + len(data)) % _SEQUENCES, EARLY_DATA in data, now))
-            return Next(None, over=False)
-        stream = FirstBytes(sequence)
-        stream.take(sequence, data)
-        return self.begin(flow, stream, now)
+    def begin_with(self, flow: bytes, sequence: int, data: bytes, now: float, known: DetectedFlow) -> Next:
+        """Watch a connection whose first packet had ``data``, which decided."""
+        tls = known.detection.protocol is Protocol.TLS
+        if tls and (EARLY_DATA in data or not is_one_client_hello(data)):
+            stream = FirstBytes(sequence)
+            stream.take(sequence, data)
+            return self.begin(flow, stream, now, known)
+        self._put(flow, _Chosen(sequence, data, now, known.bound, tls))
+        return Next()
 
-    def begin(self, flow: bytes, stream: FirstBytes, now: float) -> Next:
-        """Watch a connection whose first bytes, up to a ClientHello at least, are in ``stream``."""
+    def begin(self, flow: bytes, stream: FirstBytes, now: float, known: DetectedFlow) -> Next:
+        """Watch a connection whose first bytes, up to those that decided at least, are in ``stream``."""
+        base = stream.base
+        assert base is not None  # it has bytes
+        if stream.contradicted:
+            return Next(over=True, doubt=Doubt.CONTRADICTED)
+        if known.detection.protocol is not Protocol.TLS:
+            self._put(flow, _Chosen(base, bytes(stream.seen), now, known.bound))
+            return Next()
         second = SecondHello()
         hello = second.feed(bytes(stream.seen))
-        if hello is None and not second.done:
-            self._watch(flow, stream, second, now)
-        return Next(hello, second.done)
+        stream.limit = MAX_BYTES
+        self._search(flow, _Searched(base, stream, second, now, known.bound))
+        return Next(hello)
 
-    def read(self, flow: bytes, sequence: int, data: bytes, now: float) -> Next:
-        """Look at a packet behind the hello. A connection that is not known begins with it."""
+    def read(self, flow: bytes, sequence: int, data: bytes, now: float, bound: Bound) -> Next:
+        """Look at a packet behind the first bytes. A connection that is not known begins with it."""
         known = self._table.get(flow)
         if known is None:
-            known = _Hello(sequence, early_data=False, since=now)
-        if isinstance(known, _Hello):
-            if sequence == known.end and not known.early_data and is_over(data):
-                self._table.pop(flow)
-                return _OVER
-            self._table.pop(flow)
-            second = SecondHello(behind=True, early_data=known.early_data)
-            known = self._watch(flow, FirstBytes(known.end), second, known.since)
-        stream = known.bytes
-        before = known.held
-        fresh = stream.take(sequence, data)
-        self._table.grew(known, before)
-        hello = known.second.feed(fresh) if fresh else None
-        over = known.second.done or stream.missed
-        if over:
-            self._table.pop(flow)
-        return Next(hello, over, missed=over and not known.second.done)
+            known = _Chosen(sequence, b"", now, bound, hello=True)
+            self._put(flow, known)
+        if isinstance(known, _Searched):
+            return self._read_on(flow, known, sequence, data)
+        end = len(known.data)
+        offset = distance(known.base, sequence)
+        if known.hello and offset >= end:
+            if offset == end and is_over(data):
+                self._put(flow, known._replace(data=known.data + data[:GLANCE], hello=False))
+                return Next()
+            stream = FirstBytes(known.base)
+            stream.limit = MAX_BYTES
+            stream.take(known.base, known.data)
+            searched = _Searched(known.base, stream, SecondHello(behind=True), known.since, known.bound)
+            return self._read_on(flow, searched, sequence, data)
+        if offset < end:
+            return Next() if known.data and _same(known.data, offset, data) else self._ended(flow, Doubt.CONTRADICTED)
+        doubt = self._arrived(flow, known, offset, len(data))
+        return Next() if doubt is None else self._ended(flow, doubt)
 
     def forget(self, flow: bytes) -> None:
         """Forget a connection, if it is there."""
         self._table.pop(flow)
 
-    def _watch(self, flow: bytes, stream: FirstBytes, second: SecondHello, since: float) -> _Stream:
-        stream.limit = MAX_BYTES
-        watched = _Stream(stream, second, since)
-        self._add(flow, watched)
-        return watched
-
-    def _add(self, flow: bytes, known: _Hello | _Stream) -> None:
+    def _put(self, flow: bytes, known: _Chosen | _Searched) -> None:
+        self._table.pop(flow)
         self._table.add(flow, known)
         for other in self._table.surplus(flow):
             self._table.pop(other)
 
+    def _search(self, flow: bytes, searched: _Searched) -> None:
+        """Keep a connection, as one of which nothing more is to be read when the search is over."""
+        if searched.second.done:
+            seen = bytes(searched.stream.seen)
+            self._put(flow, _Chosen(searched.base, seen, searched.since, searched.bound))
+        else:
+            self._put(flow, searched)
+
+    def _read_on(self, flow: bytes, known: _Searched, sequence: int, data: bytes) -> Next:
+        stream = known.stream
+        before = stream.held
+        fresh = stream.take(sequence, data)
+        if self._table.get(flow) is known:
+            self._table.grew(known, before)
+        if stream.contradicted:
+            return self._ended(flow, Doubt.CONTRADICTED)
+        hello = known.second.feed(fresh) if fresh else None
+        if stream.missed and not known.second.done:
+            return self._ended(flow, Doubt.MISSED)  # else who fills the queue could hide a second hello
+        self._search(flow, known)
+        return Next(hello)
+
+    def _arrived(self, flow: bytes, known: _Chosen, offset: int, size: int) -> Doubt | None:
+        """Whether what decided has arrived, asked at a packet behind it with ``size`` bytes; None: not yet."""
+        end = len(known.data)
+        if known.bound is Bound.OUTBOUND:
+            waiting = self._sockets.unacknowledged(flow)
+            # The program may have written more meanwhile: then more has been acknowledged than this says.
+            return Doubt.NONE if waiting is None or offset + size - waiting >= end else None
+        if offset != end:
+            return None  # others are still on their way
+        received = self._sockets.received(flow)
+        if received is None or received == offset:
+            return Doubt.NONE
+        # What came first was dropped, or stood before the first byte of the stream.
+        return Doubt.CONTRADICTED if received < offset else Doubt.MISSED
+
+    def _ended(self, flow: bytes, doubt: Doubt) -> Next:
+        self._table.pop(flow)
+        return Next(over=True, doubt=doubt)
+
+
+def _same(known: bytes, offset: int, data: bytes) -> bool:
+    """Whether bytes that come again are those known; ``offset`` is where they begin.
+
+    Some keep-alive probes have one byte, which stands where the SYN stood.
+    """
+    if offset < -1:
+        return not data
+    if offset < 0:
+        data, offset = data[1:], 0
+    part = known[offset : offset + len(data)]
+    return data[: len(part)] == part
+
 
 def may_say_more(known: DetectedFlow) -> bool:
-    """Whether what decided a connection is a hello behind which another one may come."""
-    return known.detection.protocol is Protocol.TLS and known.detection.reason is Reason.FOUND
+    """Whether a name decided a connection: what has none goes by port, which any program may have."""
+    return known.detection.reason is Reason.FOUND

@@ -7,13 +7,17 @@ tables of connections:
 * **opening**: its first bytes do not suffice yet. It leaves the table when detection ends, when the client's bytes end,
   when the detection timeout has passed (checked at its next packet), when the table is full, or when no more packets
   arrive (:meth:`Classifier.give_up_silent`).
-* **chosen**: it begins with a ClientHello, by which its class is chosen, and a second one may follow, by which that
-  becomes stricter: :mod:`datapath.stepaside.chosen_flows`.
+* **chosen**: a name has decided its class, but the bytes with it may not arrive, or another ClientHello may follow:
+  :mod:`datapath.stepaside.chosen_flows`.
 * **decided** (or chosen): its detected content, and which side opened it. Needed for packets that were queued before
   the decision and are read after it, and for reclassification when the policy changes. The oldest entries are evicted
   when the table is full; those connections then lose this.
 
 :mod:`datapath.stepaside.quic_flows` handles UDP.
+
+Bytes that are sent again with other content, and urgent ones (which stand in the stream, but which a server does not
+read there), are signs of a program that shows one name here and another one to the server. Such a connection gets the
+strictest class that any content could have.
 
 No packet is held: an undecided packet continues in the class of its port. ``classify`` returns a mark for any packet
 contents and does not raise.
@@ -32,66 +36,31 @@ from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.protocols.packets import TCP, UDP, read_ip
 from datapath.protocols.streams import FirstBytes
 from datapath.routing.cached import Routing
-from datapath.stepaside.chosen_flows import ChosenFlows, Next, may_say_more
+from datapath.stepaside.chosen_flows import ChosenFlows, Doubt, Next, may_say_more
 from datapath.stepaside.class_cache import ClassCache, DetectedFlow, FlowObserver
 from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S, PendingFlows
 from datapath.stepaside.quic_flows import QuicFlows
+from datapath.stepaside.tcp_sockets import Sockets
 from traffic_policy.marks import CLASS_MASK, STATE_MASK, class_id_of
 from traffic_policy.policy import DEFAULT_CLASS, Bound, TransportProtocol
 
 MAX_OPENINGS: Final = 4096
-"""Maximum connections in the table of openings, and in that of chosen ones."""
+"""Maximum connections in the table of openings."""
+MAX_CHOSEN: Final = 16384
+"""Maximum connections in the table of chosen ones."""
 MAX_HELD: Final = 16 << 20
 """Maximum bytes held for all of each table."""
 MAX_DECIDED: Final = 16384
 """Maximum connections whose content is remembered."""
 
-_FIN, _SYN = 0x01, 0x02
+_FIN, _SYN, _URG = 0x01, 0x02, 0x20
 _TCP_HEADER: Final = 20
 _UDP_HEADER: Final = 8
 _SEQUENCES: Final = 1 << 32
-LEAST_TTL: Final = 32
-"""Of packets with a lower TTL or hop limit the bytes do not count. Systems begin with 64, 128 or 255; paths of more
-than 30 hops, where traceroute(8) ends, are rare."""
-_IPV4_HEADER: Final = 20
-_IPV6_HEADER: Final = 40
-_TIMESTAMPS: Final = b"\x01\x01\x08\x0a"
-"""How Linux aligns TCP's timestamps: two no-operations, kind and length (RFC 7323 A)."""
-_END_OF_OPTIONS, _NO_OPERATION = 0, 1
-_SIGNATURES: Final = (19, 29)
-"""TCP options of RFC 2385 (MD5) and RFC 5925 (TCP-AO)."""
 _UNSEEN: Final = Detection(WireProtocol.OPAQUE, Reason.MISSED)
+_CONTRADICTED: Final = Detection(WireProtocol.OPAQUE, Reason.CONTRADICTED)
 _HELLO: Final = Detection(WireProtocol.TLS, Reason.FOUND)
-
-
-def may_be_lost(packet: bytes, at: int) -> bool:
-    """Whether a TCP packet on its way out may have been made so that it gets lost, and is sent again with other bytes.
-
-    A program may change what it has given to sendfile(2) or MSG_ZEROCOPY until that is acknowledged. So of packets that
-    routers or servers drop the bytes do not count: with a low TTL or hop limit; with IP options or an extension header
-    (IP_OPTIONS, IPV6_RTHDR); with a signature that the server does not expect (TCP_MD5SIG, RFC 2385 and 5925). All
-    that needs no capability. ``at``: where the TCP header begins, which is there.
-    """
-    if packet[0] >> 4 == 4:
-        if at != _IPV4_HEADER or packet[8] < LEAST_TTL:
-            return True
-    elif at != _IPV6_HEADER or packet[7] < LEAST_TTL:
-        return True
-    options = packet[at + _TCP_HEADER : at + (packet[at + 12] >> 4) * 4]
-    if len(options) == len(_TIMESTAMPS) + 8 and options.startswith(_TIMESTAMPS):
-        return False  # what nearly all have
-    place = 0
-    while place + 1 < len(options) and (kind := options[place]) != _END_OF_OPTIONS:
-        if kind in _SIGNATURES:
-            return True
-        if kind == _NO_OPERATION:
-            place += 1
-        elif options[place + 1] >= 2:
-            place += options[place + 1]
-        else:
-            break  # tcp_parse_options() of net/ipv4/tcp_input.c looks no further either
-    return False
 
 
 class _PendingConnection(NamedTuple):
@@ -111,10 +80,12 @@ class Classifier:
         self,
         routing: Routing,
         flow_observer: FlowObserver,
+        sockets: Sockets,
         *,
         detection_timeout: float,
         misses_nothing: bool = False,
         max_openings: int = MAX_OPENINGS,
+        max_chosen: int = MAX_CHOSEN,
         max_held: int = MAX_HELD,
         max_decided: int = MAX_DECIDED,
     ) -> None:
@@ -127,7 +98,7 @@ class Classifier:
         self._timeout = detection_timeout
         longest = detection_timeout + PATIENCE_S
         self._pending = PendingFlows[_PendingConnection](most=max_openings, most_held=max_held, longest=longest)
-        self._chosen = ChosenFlows(most=max_openings, most_held=max_held)
+        self._chosen = ChosenFlows(sockets, most=max_chosen, most_held=max_held)
         self._decided = BoundedMap[bytes, DetectedFlow](max_decided)
         self.quic = QuicFlows(flow_observer, detection_timeout=detection_timeout)
 
@@ -189,21 +160,22 @@ class Classifier:
         if min(ip.end, len(packet)) < at + _TCP_HEADER:
             return undecided
         flow = ip.addresses + packet[at : at + 4]
-        lost = bound is Bound.OUTBOUND and may_be_lost(packet, at)
-        text = b"" if lost else packet[at + (packet[at + 12] >> 4) * 4 : ip.end]
+        text = packet[at + (packet[at + 12] >> 4) * 4 : ip.end]
         flags = packet[at + 13]
         sequence = int.from_bytes(packet[at + 4 : at + 8], "big")
         if flags & _SYN:
             sequence = (sequence + 1) % _SEQUENCES
         if first or (self._misses_nothing and not was_chosen and self._is_new(flow)):
             self._forget(flow)
+            if flags & _URG:
+                return self._decide(flow, DetectedFlow(_CONTRADICTED, bound), 0.0, mark)
             detection = detect_repeated(text)
             if detection is not None:
                 known = DetectedFlow(detection, bound)
                 decided = self._decide(flow, known, 0.0, mark)
                 if not may_say_more(known):
                     return decided
-                return self._after(flow, self._chosen.begin_with(flow, sequence, text, now), known, decided)
+                return self._after(flow, self._chosen.begin_with(flow, sequence, text, now, known), known, decided)
             opening = self._open(flow, sequence, now, bound)
         else:
             remembered = self._decided.get(flow)
@@ -211,11 +183,15 @@ class Classifier:
                 mark = mark & ~OURS | self._class_cache.choose(flow, remembered).mark
             if was_chosen or flow in self._chosen:
                 mark = mark & ~STATE_MASK | DECIDED.value
-                said = self._chosen.read(flow, sequence, text, now)
+                urgent = Next(over=True, doubt=Doubt.CONTRADICTED)
+                said = urgent if flags & _URG else self._chosen.read(flow, sequence, text, now, bound)
                 return self._after(flow, said, remembered or DetectedFlow(_HELLO, bound), mark)
             if remembered is not None:
                 return mark
             waiting = self._pending.get(flow)
+            if waiting is not None and flags & _URG:
+                self._forget(flow)
+                return self._decide(flow, DetectedFlow(_CONTRADICTED, bound), 0.0, mark)
             if waiting is None:
                 return self._decide(flow, DetectedFlow(_UNSEEN, bound), 0.0, mark)
             opening = waiting
@@ -278,7 +254,7 @@ class Classifier:
         decided = self._decide(flow, known, now - opening.since, mark)
         if not may_say_more(known):
             return decided
-        return self._after(flow, self._chosen.begin(flow, stream, now), known, decided)
+        return self._after(flow, self._chosen.begin(flow, stream, now, known), known, decided)
 
     def _give_up(self, flow: bytes, now: float) -> None:
         """Table full or timeout: decide with what is known; applied to its next packet."""
@@ -292,13 +268,15 @@ class Classifier:
     # one chosen connection -----------------------------------------------------------------------------------------
 
     def _after(self, flow: bytes, said: Next, known: DetectedFlow, mark: int) -> int:
-        """The mark of a packet with which, or behind which, a hello has come; ``mark`` is that of a decided one."""
+        """The mark of a packet with which, or behind which, a name has come; ``mark`` is that of a decided one."""
         hello = said.hello
+        if said.doubt is not Doubt.NONE:
+            self._chosen.forget(flow)
+            unknown = _CONTRADICTED if said.doubt is Doubt.CONTRADICTED else _UNSEEN
+            return self._stricter(flow, known._replace(detection=unknown), mark)
         if hello is not None:
             detection = known.detection._replace(sni=hello.sni, alpn=hello.alpn, ech=hello.ech)
-            return self._stricter(flow, known._replace(detection=detection), mark)
-        if said.missed:  # else who fills the queue could hide a second hello
-            return self._stricter(flow, DetectedFlow(_UNSEEN, known.bound), mark)
+            mark = self._stricter(flow, known._replace(detection=detection), mark)
         return mark if said.over else mark & ~STATE_MASK | CHOSEN.value
 
     def _stricter(self, flow: bytes, known: DetectedFlow, mark: int) -> int:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from datapath.errors import PrivilegeError, QueueError
+from datapath.protocols.packets import tcp_as_it_leaves
 from datapath.stepaside.queue_messages import MAX_MESSAGE, QueuedPacket, Verdicts, bind, read_packets, unbind, wake
 from tc_core.netlink.codec import NLMSG_ERROR, error_of, read_messages
 from tc_core.netlink.socket import NETFILTER
@@ -68,6 +69,18 @@ class PacketQueue:
         ticket = packet.ticket
         same = mark == packet.mark
         self._socket.send(self._verdicts.accept(ticket) if same else self._verdicts.accept_marked(ticket, mark))
+
+    def accept_as_read(self, packet: QueuedPacket, mark: int) -> None:
+        """As :meth:`accept`, but a TCP packet goes on with the bytes that were read.
+
+        What a program gave to sendfile(2) or MSG_ZEROCOPY is not copied by the kernel, so it may change what a packet
+        carries until that has left. A packet too large to be shown whole goes on as it is.
+        """
+        data = tcp_as_it_leaves(packet.data, unsummed=packet.unsummed) if packet.whole else None
+        if data is None:
+            self.accept(packet, mark)
+        else:
+            self._socket.send(self._verdicts.accept_as_read(packet.ticket, mark, data))
 
     def wake(self) -> None:
         """Make a blocking :meth:`receive` in another thread return."""

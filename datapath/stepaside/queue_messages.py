@@ -17,10 +17,12 @@ PACKET: Final = _SUBSYSTEM | 0
 _VERDICT: Final = _SUBSYSTEM | 1
 _CONFIG: Final = _SUBSYSTEM | 2
 
-_PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD = 1, 2, 3, 10
+_PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD, _WHOLE_SIZE, _INFO = 1, 2, 3, 10, 13, 14
 _CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5
 _BIND, _UNBIND, _COPY_PACKET = 1, 2, 2
 _FAIL_OPEN, _GSO = 1 << 0, 1 << 2
+_NO_CHECKSUM: Final = 1 << 0
+"""NFQA_SKB_CSUMNOTREADY: the checksum is left to the network card."""
 _PRE_ROUTING: Final = 0
 """NF_INET_PRE_ROUTING of linux/netfilter.h."""
 _HEADER: Final = 4 + 7
@@ -34,6 +36,7 @@ MAX_MESSAGE: Final = MAX_COPY + 1024
 
 _MESSAGE: Final = struct.Struct("=IH")
 """The beginning of struct nlmsghdr: length and type."""
+_LENGTH: Final = struct.Struct("=I")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _BIG: Final = struct.Struct(">I")
 
@@ -41,13 +44,16 @@ _BIG: Final = struct.Struct(">I")
 class QueuedPacket(NamedTuple):
     """A packet that waits for its verdict. ``ticket`` names it in the verdict; ``data`` begins with the IP header.
 
-    ``arrived``: it came in from outside, else it is one of our own on its way out.
+    ``arrived``: it came in from outside, else it is one of our own on its way out. ``whole``: ``data`` is all of it.
+    ``unsummed``: its checksum is left to the network card.
     """
 
     ticket: bytes
     mark: int
     data: bytes
     arrived: bool = False
+    whole: bool = True
+    unsummed: bool = False
 
 
 def bind(queue: int, *, max_packets: int, sequence: int, fail_open: bool = True) -> tuple[bytes, ...]:
@@ -104,7 +110,8 @@ def _read_packet(data: bytearray, start: int, end: int) -> QueuedPacket | None:
     """The packet in a message's attributes; None when there is none."""
     ticket = payload = b""
     mark = 0
-    arrived = False
+    arrived = unsummed = False
+    whole = True
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         stop = start + length
@@ -117,8 +124,12 @@ def _read_packet(data: bytearray, start: int, end: int) -> QueuedPacket | None:
             arrived = data[stop - 1] == _PRE_ROUTING
         elif kind == _MARK and length == 8:
             (mark,) = _BIG.unpack_from(data, start + 4)
+        elif kind == _INFO and length == 8:
+            unsummed = bool(data[stop - 1] & _NO_CHECKSUM)
+        elif kind == _WHOLE_SIZE:  # only there when it is more than what is shown
+            whole = False
         start = stop + 3 & ~3
-    return QueuedPacket(ticket, mark, payload, arrived) if ticket else None
+    return QueuedPacket(ticket, mark, payload, arrived, whole, unsummed) if ticket else None
 
 
 class Verdicts:
@@ -141,6 +152,11 @@ class Verdicts:
     def accept_marked(self, ticket: bytes, mark: int) -> bytes:
         """Let the packet go on with another mark."""
         return self._accept_marked + ticket + _MARK_HEAD + _BIG.pack(mark)
+
+    def accept_as_read(self, ticket: bytes, mark: int, data: bytes) -> bytes:
+        """Let the packet go on with another mark, and with these bytes."""
+        request = self.accept_marked(ticket, mark) + attribute(_PAYLOAD, data)
+        return _LENGTH.pack(len(request)) + request[_LENGTH.size :]
 
 
 _MARK_HEAD: Final = _ATTRIBUTE.pack(8, _MARK)

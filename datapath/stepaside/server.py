@@ -33,6 +33,7 @@ from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import CHOSEN_OR_DECIDED, DECIDED, OPEN, OURS
 from datapath.stepaside.queue import PacketQueue
 from datapath.stepaside.queue_messages import QueuedPacket
+from datapath.stepaside.tcp_sockets import TcpSockets
 from datapath.stepaside.turns import ClassifierThread, fast_switching
 from traffic_policy.marks import CLASS_MASK, STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
@@ -81,8 +82,14 @@ class StepAside:
         self._shared_thread = shared_thread
         self._fail_open = fail_open
         told: FlowObserver = _Log(flow_observer) if log.is_enabled_for("debug") else flow_observer
+        # One Pod's program must not keep the packets of others waiting.
+        self._sockets = TcpSockets(may_wait=shared_thread is None)
         self._classifier = Classifier(
-            routing, told, detection_timeout=detection_timeout.seconds, misses_nothing=not fail_open
+            routing,
+            told,
+            self._sockets,
+            detection_timeout=detection_timeout.seconds,
+            misses_nothing=not fail_open,
         )
         self._life = trio.CancelScope()
         self._stopping = False
@@ -109,6 +116,7 @@ class StepAside:
         with trio.CancelScope(shield=True):  # a thread that opens it is not cancelled
             queue = self._queue = await self._kernel.run(partial(PacketQueue, self._number, fail_open=self._fail_open))
         try:
+            await self._open_sockets()
             task_status.started()
             if self._shared_thread is None:
                 await self._in_own_thread(queue)
@@ -117,7 +125,16 @@ class StepAside:
         finally:
             self._queue = None
             queue.close()
+            self._sockets.close()
             self._on_end()
+
+    async def _open_sockets(self) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                await self._kernel.run(self._sockets.open)
+            except OSError as error:
+                what = "whether first bytes arrive is not asked: a program can show other ones (modprobe tcp_diag)"
+                log.warning(what, error=str(error))
 
     async def _in_own_thread(self, queue: PacketQueue) -> None:
         with fast_switching():
@@ -264,7 +281,11 @@ class StepAside:
                 if classifier.quic.moved:
                     with self._kernel.entered():
                         _write_down(classifier.quic.moved)
-                queue.accept(packet, mark)
+                # The bytes of what is decided do not count any more.
+                if mark & STATE_MASK == DECIDED.value:
+                    queue.accept(packet, mark)
+                else:
+                    queue.accept_as_read(packet, mark)
 
 
 def _write_down(moved: list[tuple[bytes, int]]) -> None:

@@ -9,6 +9,9 @@ sends again is what the server gets. No capability is needed. WAY is why the fir
     options    a source route, as IP_OPTIONS allows; routers drop it
     signature  TCP_MD5SIG, which the server does not expect
     no-route   SO_DONTROUTE: the server is not on the Pod's own link
+    mtu        it is larger than the path takes and must not be fragmented (IP_MTU_DISCOVER); needs a router that drops
+               it without a word
+    waits      none: the bytes change while the packet waits, for a server on the same node that does not read yet
 
 Uploads for SECONDS once the server has answered.
 """
@@ -27,6 +30,11 @@ TCP_MD5SIG = 14
 KEY = struct.Struct("=128sBBHI80s")
 """struct tcp_md5sig of linux/tcp.h: address, flags, prefix, length of the key, interface, key."""
 LOOSE_ROUTE = 131
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER = 10, 23
+DO_NOT_FRAGMENT, MAY_FRAGMENT = 2, 0
+"""IP_PMTUDISC_DO and IP_PMTUDISC_DONT of linux/in.h."""
+HEAD_SIZE = 1400
+"""Bytes: more than the path of ``mtu`` takes, and one packet."""
 LOST_S = 0.1
 """Less than the kernel's first timeout of 200 ms."""
 
@@ -47,10 +55,14 @@ def lose(sock: socket.socket, way: str, *, on: bool) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, key)
     elif way == "no-route":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, on)
+    elif way == "mtu":
+        level, option = (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) if v6 else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+        sock.setsockopt(level, option, DO_NOT_FRAGMENT if on else MAY_FRAGMENT)
 
 
 def head(name: str) -> bytes:
-    return f"PUT / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 9999999999\r\nExpect: 100-continue\r\n\r\n".encode()
+    text = f"PUT / HTTP/1.1\r\nHost: {name}\r\nContent-Length: 9999999999\r\nExpect: 100-continue\r\nX: "
+    return text.encode().ljust(HEAD_SIZE, b"x") + b"\r\n\r\n"
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import evasion_page
@@ -143,17 +144,19 @@ def test_quic_decoys_do_not_change_the_class(
 
 
 @contextmanager
-def http_server(topology: PodNodeServer) -> Iterator[Server]:
-    """A server that asks for the body of a request once it has its head, and takes it."""
+def http_server(topology: PodNodeServer, wait: float = 0.0) -> Iterator[Server]:
+    """A server that asks for the body of a request once it has its head, and takes it. It is busy for ``wait`` seconds
+    before it reads."""
     server = Server()
 
     def serve(client: socket.socket) -> None:
+        time.sleep(wait)
         head = b""
         while HEAD_END not in head:
             if not (data := client.recv(65536)):
                 return
             head += data
-        server.names.append(head.partition(b"Host: ")[2].partition(b"\r")[0].decode())
+        server.names.append(head.partition(b"\r\nHost: ")[2].partition(b"\r")[0].decode())
         client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         while data := client.recv(65536):
             server.bytes += len(data)
@@ -163,20 +166,31 @@ def http_server(topology: PodNodeServer) -> Iterator[Server]:
 
 
 NIGHTLY = pytest.mark.nightly
+# Through the relay those of "mtu" are no decoys, but uploads larger than the path takes, and get lost.
 TCP_DECOYS = [
     pytest.param("TCP decoys with a low TTL", "ttl", "IPv4"),
     pytest.param("TCP decoys with a low TTL", "ttl", "IPv6", marks=NIGHTLY),
     pytest.param("TCP decoys with IP options", "options", "IPv4", marks=NIGHTLY),
     pytest.param("TCP decoys with a signature", "signature", "IPv4", marks=NIGHTLY),
     pytest.param("TCP decoys that have no route", "no-route", "IPv4", marks=NIGHTLY),
+    pytest.param("TCP decoys larger than the path takes", "mtu", "IPv4"),
+    pytest.param("TCP decoys that change while they wait", "waits", "IPv4"),
+    pytest.param("TCP decoys that change while they wait", "waits", "IPv6", marks=NIGHTLY),
 ]
+BUSY_S = {"waits": 0.3}
+"""For how long the server does not read."""
+PATH_MTU = 1280
 
 
 def tcp_decoy(topology: PodNodeServer, folder: Path, datapath: str, way: str, family: str) -> tuple[list[str], float]:
     """The names that the server has read, and the Mbit/s that the program got."""
     start_sidecar(topology.pod, POLICY, folder, "--datapath", datapath)
     address = {"IPv4": topology.server_ipv4, "IPv6": topology.server_ipv6}[family]
-    with http_server(topology) as server:
+    if way == "mtu":  # of IPv4 alone: routers do not fragment IPv6
+        topology.node.ip("link", "set", "server0", "mtu", str(PATH_MTU))
+        silent = ["-p", "icmp", "--icmp-type", "fragmentation-needed", "-j", "DROP"]
+        topology.node.run(["iptables", "-A", "OUTPUT", *silent])
+    with http_server(topology, BUSY_S.get(way, 0.0)) as server:
         got = megabits(topology, server, "tcp_decoy.py", address, 80, SLOW, FAST, way)
     return server.names, got
 
@@ -184,13 +198,70 @@ def tcp_decoy(topology: PodNodeServer, folder: Path, datapath: str, way: str, fa
 @pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
 def test_tcp_decoys_of_step_aside(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
     names, got = tcp_decoy(topology, tmp_path, "step-aside", way, family)
-    assert names == [SLOW], "the decoy did not reach the server"
-    assert result(trick, got) == said(trick)
+    assert names == [FAST if way == "waits" else SLOW], "what the server gets is what was read"
+    assert said(trick) == ("held" if names == [FAST] else result(trick, got))
 
 
-@pytest.mark.parametrize(("trick", "way", "family"), TCP_DECOYS)
+@pytest.mark.parametrize(("trick", "way", "family"), [each for each in TCP_DECOYS if "mtu" not in each.values])
 def test_tcp_decoys_of_the_relay(topology: PodNodeServer, tmp_path: Path, trick: str, way: str, family: str) -> None:
     """What it has read is what the server gets: with the decoy's name the decoy's class is right."""
     names, got = tcp_decoy(topology, tmp_path, "relay", way, family)
     assert names in ([FAST], [SLOW])
     assert said("TCP decoys, relay") == ("held" if names == [FAST] else result(f"{trick}, relay", got))
+
+
+@pytest.mark.parametrize(
+    ("trick", "way"), [("a packet before the first", "gap"), ("urgent bytes in the head", "urgent")]
+)
+@pytest.mark.parametrize("datapath", DATAPATHS)
+def test_what_the_server_reads_in_another_order(
+    topology: PodNodeServer, tmp_path: Path, trick: str, way: str, datapath: str
+) -> None:
+    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
+    with http_server(topology) as server:
+        got = megabits(topology, server, "tcp_order.py", topology.server_ipv4, 80, SLOW, FAST, way)
+    told = said(f"{trick}, {datapath}")
+    if (way, datapath) == ("urgent", "relay"):
+        assert server.names == [FAST], "the relay passes them on as ordinary ones"
+        assert told == "held"
+    else:
+        assert server.names == [SLOW]
+        assert told == result(f"{trick}, {datapath}", got)
+
+
+CLIENT_DECOYS = ["timestamp", "signature", "ahead", "behind", "checksum", "syn"]
+
+
+@contextmanager
+def downloads(host: Host) -> Iterator[Server]:
+    """A server that sends without end once it has a request."""
+    server = Server()
+
+    def serve(client: socket.socket) -> None:
+        head = b""
+        while HEAD_END not in head:
+            head += client.recv(65536)
+        server.names.append(head.partition(b"\r\nHost: ")[2].partition(b"\r")[0].decode())
+        with suppress(ConnectionError):
+            while True:
+                client.sendall(bytes(16384))
+
+    with serving(host, serve, 80):
+        yield server
+
+
+@pytest.mark.parametrize("datapath", DATAPATHS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way == "behind" else NIGHTLY) for way in CLIENT_DECOYS])
+def test_what_a_client_sends_and_the_pods_tcp_drops(
+    topology: PodNodeServer, tmp_path: Path, way: str, datapath: str
+) -> None:
+    start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath)
+    topology.pod.namespace.write_sysctl("net.netfilter.nf_conntrack_checksum", "0")  # else conntrack drops it
+    with downloads(topology.pod) as server:
+        address = str(topology.pod_link.a.ipv4)
+        program = [sys.executable, str(PROGRAMS / "raw_client.py"), address, "80", SLOW, FAST, way, str(SECONDS)]
+        got = float(topology.server.run(program, timeout=60).stdout)
+    assert server.names == [SLOW]
+    assert result(f"segments of a client that the Pod's TCP drops ({way}), {datapath}", got) == said(
+        f"segments of a client that the Pod's TCP drops, {datapath}"
+    )

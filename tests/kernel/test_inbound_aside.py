@@ -31,7 +31,7 @@ from test_stepaside import flush_conntrack, marks
 from waiting import until
 
 from datapath.netfilter.backend import BackendKind
-from datapath.stepaside.marks import DECIDED, OPEN, SHOWN
+from datapath.stepaside.marks import CHOSEN_OR_DECIDED, DECIDED, OPEN, SHOWN
 from podlane.netns.topology import PodNodeServer
 from traffic_policy.marks import class_id_of
 
@@ -62,8 +62,10 @@ def answers_in(world: World, class_id: int, more_than: int = 20) -> Callable[[],
     return lambda: sent_in(world.pod, class_id) > before + more_than
 
 
-def classes_decided(topology: PodNodeServer) -> list[int]:
-    return sorted(class_id_of(entry.mark) for entry in marks(topology, DECIDED))
+def classes_chosen(topology: PodNodeServer) -> list[int]:
+    """Those of connections that a name has decided, be it for good or not yet."""
+    found = (class_id_of(entry.mark) for entry in marks(topology, CHOSEN_OR_DECIDED))
+    return sorted(class_id for class_id in found if class_id)
 
 
 def test_programs_on_one_address_alone_are_told_apart_as_well(world: World) -> None:
@@ -142,7 +144,7 @@ def test_both_ways_have_classes_of_their_own_and_keep_them_apart_in_a_new_policy
 def class_of(topology: PodNodeServer, client: socket.socket) -> int:
     """The class id that the connection of a client has in its mark."""
     port = client.getsockname()[1].to_bytes(2, "big")
-    (mark,) = (entry.mark for entry in marks(topology, DECIDED) if entry.flow[-4:-2] == port)
+    (mark,) = (entry.mark for entry in marks(topology, CHOSEN_OR_DECIDED) if entry.flow[-4:-2] == port)
     return class_id_of(mark)
 
 
@@ -163,7 +165,7 @@ def test_a_killed_classifier_is_missed_by_nobody(topology: PodNodeServer, ipv4: 
                 for _ in range(25):
                     assert said_to(client) == f"{ipv4.client} {ipv4.address}"
                 assert by_port()
-                assert (classes_decided(topology), len(marks(topology, SHOWN))) == ([API], 1)
+                assert (classes_chosen(topology), len(marks(topology, SHOWN))) == ([API], 2)
                 second = ipv4.sidecar(NAMES_AND_PORT)
                 assert "adopted=True" in second.log.read_text()
                 said_to(client)
@@ -195,7 +197,7 @@ def test_cleanup_removes_the_marks_too(topology: PodNodeServer, ipv4: World) -> 
     with serving(ipv4.pod, answering, 80), ipv4.connect(80) as client, ipv4.connect(80):
         said_to(client)
         assert sidecar.stop(signal.SIGKILL) == -signal.SIGKILL
-        assert (len(marks(topology, DECIDED)), len(marks(topology, OPEN))) == (1, 1)
+        assert (classes_chosen(topology), len(marks(topology, OPEN))) == ([API], 2)
         assert refused_sidecar(ipv4.pod, "--cleanup") == (0, "")
         assert marks(topology, DECIDED) == marks(topology, OPEN) == []
         assert said_to(client) == f"{ipv4.client} {ipv4.address}"
@@ -277,13 +279,13 @@ def test_without_memory_of_its_content_a_connection_stays_in_its_class(topology:
     first = ipv4.sidecar(LIMITED)
     with serving(ipv4.pod, answering, 80), ipv4.connect(80) as client:
         said_to(client, GET.replace(b"api.", b"b."))
-        assert classes_decided(topology) == [2]
+        assert classes_chosen(topology) == [2]
         assert first.stop(signal.SIGKILL) == -signal.SIGKILL
         second = ipv4.sidecar(LIMITED)
         second.reload(LIMITED.replace("host: b.", "host: other."))
-        assert classes_decided(topology) == [2]
+        assert classes_chosen(topology) == [2]
         second.reload(LIMITED.replace("name: b", "name: other"))
-        assert classes_decided(topology) == [DEFAULT]
+        assert classes_chosen(topology) == [DEFAULT]
         said_to(client)
 
 

@@ -138,11 +138,38 @@ def test_a_hello_chooses_the_class_at_once_and_what_follows_is_still_shown(
         [chosen] = marks(topology, SHOWN)
         assert class_id_of(chosen.mark) == 1
         until("the hello in its class", lambda: sidecar.classes()["name"]["bytes"] > before + len(first))
-        client.sendall(rest)
-        assert client.recv(999) == rest
+        for _ in range(2):  # what is no second hello, and a packet at which all before it has arrived
+            client.sendall(rest)
+            assert client.recv(999) == rest
         [decided] = marks(topology, DECIDED)
         assert decided.mark == DECIDED.value | class_mark(1).value
     assert sidecar.connections("name") == {"tls": 1}
+
+
+@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+@pytest.mark.parametrize("size", [1, 60_000])
+def test_what_a_verdict_writes_back_arrives_as_it_was(
+    topology: PodNodeServer, tmp_path: Path, family: str, size: int
+) -> None:
+    """The first packet goes on with the bytes that were read: its checksum is right, be it one segment or many."""
+    start(topology, tmp_path)
+    address = topology.server_ipv4 if family == "IPv4" else topology.server_ipv6
+    text = b"PUT / HTTP/1.1\r\nHost: web.example.com\r\n\r\n" + random.Random(size).randbytes(size)
+    got = bytearray()
+
+    def take(client: socket.socket) -> None:
+        while data := client.recv(65536):
+            got.extend(data)
+        client.sendall(b"end")
+
+    with serving(topology.server, take, 80), connect(topology.pod, address, 80) as client:
+        client.sendall(text)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(9) == b"end"
+    assert got == text
+    failures = topology.server.read("/proc/net/snmp").splitlines()
+    names, values = (line.split() for line in failures if line.startswith("Tcp:"))
+    assert dict(zip(names, values, strict=True))["InCsumErrors"] == "0"
 
 
 def test_a_connection_begun_without_a_classifier_is_decided_at_its_next_packet(

@@ -263,7 +263,9 @@ def test_while_draining_what_is_decided_goes_on_and_nothing_new_is_shown() -> No
     assert arrival(rules, replace(arrival(rules, opened()), syn=False, carries_data=True)).queue is None
     again = arrival(rules, opened(connmark=DECIDED.value | 5 << 24))
     back = posted(rules, output(rules, answer(again)))
-    assert back.mark == 0, "a tuple that clients use again starts clean"
+    assert back.mark == 5 << 24, "a SYN in the middle of a connection changes nothing"
+    anew = posted(rules, output(rules, answer(arrival(rules, opened()))))
+    assert anew.mark == 0, "for a tuple that clients use again conntrack has a new entry"
 
 
 def test_rules_for_one_way_are_not_there_for_the_other() -> None:

@@ -16,7 +16,7 @@ from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import DetectedFlow, known_marks
-from datapath.stepaside.classifier import LEAST_TTL, Classifier
+from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S
 from traffic_policy.marks import STATE_MASK, ClassIds, class_mark
@@ -77,12 +77,27 @@ class Notes:
         raise AssertionError("there is no access log")
 
 
+class Told:
+    """What the sockets know: by default that all has arrived."""
+
+    def __init__(self) -> None:
+        self.waiting: int | None = 0
+        self.have: int | None = None
+
+    def unacknowledged(self, flow: bytes) -> int | None:  # noqa: ARG002
+        return self.waiting
+
+    def received(self, flow: bytes) -> int | None:  # noqa: ARG002
+        return self.have
+
+
 class Wire:
     """A classifier, and the kernel's part: which packet is a connection's first, and the mark of its port's class."""
 
     def __init__(self, **limits: Any) -> None:
         self.notes = Notes()
-        self.classifier = Classifier(ROUTING, self.notes, detection_timeout=TIMEOUT, **limits)
+        self.sockets = Told()
+        self.classifier = Classifier(ROUTING, self.notes, self.sockets, detection_timeout=TIMEOUT, **limits)
         self.begun: set[bytes] = set()
         self.chosen: dict[bytes, int] = {}
         self.now = 100.0
@@ -108,7 +123,7 @@ class Wire:
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize(
     ("text", "mark"),
-    [(HELLO, chosen(API)), (REQUEST, decided(WEB)), (b"\0junk", decided(DEFAULT))],
+    [(HELLO, chosen(API)), (REQUEST, chosen(WEB)), (b"\0junk", decided(DEFAULT))],
     ids=["TLS", "HTTP", "opaque"],
 )
 def test_a_first_packet_that_tells_decides(text: bytes, mark: int, v6: bool) -> None:
@@ -145,8 +160,8 @@ def test_a_new_connection_of_the_same_ports_is_decided_afresh() -> None:
     wire.begin(begun)
     wire.send(begun)
     wire.begin(begun)
-    assert wire.send(tcp_packet(REQUEST)) == decided(WEB, OTHERS), "what an unfinished one had shown is forgotten"
-    assert wire.classifier.held == 0
+    assert wire.send(tcp_packet(REQUEST)) == chosen(WEB, OTHERS), "what an unfinished one had shown is forgotten"
+    assert wire.classifier.undecided == wire.classifier.held == 0
 
 
 @settings(max_examples=300)
@@ -166,7 +181,8 @@ def test_any_order_any_cuts_any_repetition(data: st.DataObject) -> None:
     shown = sum(mark == chosen(API, OTHERS) for mark in marks)
     then = [decided(API, OTHERS)] * (len(marks) - undecided - shown)
     assert marks == [9 << 24 | OTHERS] * undecided + [chosen(API, OTHERS)] * shown + then
-    assert marks[-1] == decided(API, OTHERS), "what is no second hello has come"
+    last = wire.send(tcp_packet(b"more", seq=base + len(stream)))
+    assert last == decided(API, OTHERS), "what is no second hello has come, and has arrived"
     assert wire.notes.classes == ["api"]
     assert wire.classifier.held == wire.classifier.undecided == 0
 
@@ -182,7 +198,7 @@ def test_a_damaged_packet_does_neither(at: int, damage: bytes) -> None:
     packet[at : at + len(damage)] = damage
     mark = Wire().classifier.classify(bytes(packet), FIRST.value | OTHERS, 0.0)
     assert mark & ~OURS == OTHERS
-    assert mark & STATE_MASK in (0, DECIDED.value)
+    assert mark & STATE_MASK in (0, CHOSEN.value, DECIDED.value)
 
 
 def test_a_connection_whose_beginning_went_by_unseen_is_decided_at_once() -> None:
@@ -337,21 +353,21 @@ def marks_of(wire: Wire, *pieces: bytes, bound: Bound = Bound.OUTBOUND) -> list[
 @pytest.mark.parametrize(
     ("pieces", "marks"),
     [
-        pytest.param([ONE, CCS + SEALED], [chosen(FAST), decided(FAST)], id="TLS 1.3"),
-        pytest.param([ONE, KEY_EXCHANGE], [chosen(FAST), decided(FAST)], id="TLS 1.2"),
-        pytest.param([ONE, OTHER], [chosen(FAST), decided(SLOW)], id="another name"),
-        pytest.param([ONE, CCS + OTHER], [chosen(FAST), decided(SLOW)], id="another name behind ChangeCipherSpec"),
-        pytest.param([ONE, CCS, OTHER[:9], OTHER[9:]], [*[chosen(FAST)] * 3, decided(SLOW)], id="in pieces"),
-        pytest.param([ONE[:9], ONE[9:], OTHER], [0, chosen(FAST), decided(SLOW)], id="the first one in pieces"),
-        pytest.param([ONE[:9], ONE[9:] + CCS + SEALED], [0, decided(FAST)], id="all in one"),
-        pytest.param([ONE + OTHER], [decided(SLOW)], id="both in one packet"),
-        pytest.param([ONE[:9], ONE[9:] + OTHER], [0, decided(SLOW)], id="the end of one and the other in one packet"),
-        pytest.param([ONE, ONE], [chosen(FAST), decided(FAST)], id="the same name"),
-        pytest.param([OTHER, ONE], [chosen(SLOW), decided(SLOW)], id="a laxer name"),
-        pytest.param([ONE, NAMELESS], [chosen(FAST), decided(BY_PORT)], id="no name"),
-        pytest.param([ONE, UNKNOWN], [chosen(FAST), decided(BY_PORT)], id="a name that no match has"),
-        pytest.param([NAMELESS, OTHER], [chosen(BY_PORT), decided(SLOW)], id="a name after none"),
-        pytest.param([ONE, records(b"\x01\0\0\x02no")], [chosen(FAST), decided(BY_PORT)], id="one that cannot be read"),
+        pytest.param([ONE, CCS + SEALED], [chosen(FAST), chosen(FAST)], id="TLS 1.3"),
+        pytest.param([ONE, KEY_EXCHANGE], [chosen(FAST), chosen(FAST)], id="TLS 1.2"),
+        pytest.param([ONE, OTHER], [chosen(FAST), chosen(SLOW)], id="another name"),
+        pytest.param([ONE, CCS + OTHER], [chosen(FAST), chosen(SLOW)], id="another name behind ChangeCipherSpec"),
+        pytest.param([ONE, CCS, OTHER[:9], OTHER[9:]], [*[chosen(FAST)] * 3, chosen(SLOW)], id="in pieces"),
+        pytest.param([ONE[:9], ONE[9:], OTHER], [0, chosen(FAST), chosen(SLOW)], id="the first one in pieces"),
+        pytest.param([ONE[:9], ONE[9:] + CCS + SEALED], [0, chosen(FAST)], id="all in one"),
+        pytest.param([ONE + OTHER], [chosen(SLOW)], id="both in one packet"),
+        pytest.param([ONE[:9], ONE[9:] + OTHER], [0, chosen(SLOW)], id="the end of one and the other in one packet"),
+        pytest.param([ONE, ONE], [chosen(FAST), chosen(FAST)], id="the same name"),
+        pytest.param([OTHER, ONE], [chosen(SLOW), chosen(SLOW)], id="a laxer name"),
+        pytest.param([ONE, NAMELESS], [chosen(FAST), chosen(BY_PORT)], id="no name"),
+        pytest.param([ONE, UNKNOWN], [chosen(FAST), chosen(BY_PORT)], id="a name that no match has"),
+        pytest.param([NAMELESS, OTHER], [chosen(BY_PORT), chosen(SLOW)], id="a name after none"),
+        pytest.param([ONE, records(b"\x01\0\0\x02no")], [chosen(FAST), chosen(BY_PORT)], id="one that cannot be read"),
     ],
 )
 @pytest.mark.parametrize("forgets", [False, True], ids=["", "restarted"])
@@ -359,10 +375,12 @@ def test_of_two_hellos_the_stricter_class_counts(pieces: list[bytes], marks: lis
     wire = speedy()
     if not forgets:
         assert marks_of(wire, *pieces) == marks
+        more = tcp_packet(b"more", seq=1000 + sum(map(len, pieces)))
+        assert wire.send(more) & ~OTHERS == marks[-1] & ~STATE_MASK | DECIDED.value, "all has arrived"
         assert wire.classifier.pending == (0, 0)
     elif marks[-2:-1] and marks[-2] & STATE_MASK == CHOSEN.value and len(pieces) == 2:
         [before] = marks_of(wire, pieces[0])
-        wire.classifier = Classifier(SPEEDS, wire.notes, detection_timeout=TIMEOUT)
+        wire.classifier = Classifier(SPEEDS, wire.notes, wire.sockets, detection_timeout=TIMEOUT)
         after = wire.send(tcp_packet(pieces[1], seq=1000 + len(pieces[0]))) & ~OTHERS
         assert [before, after] == marks
 
@@ -385,8 +403,9 @@ def test_a_second_hello_behind_any_pause_and_sent_again() -> None:
     assert wire.send(tcp_packet(ONE)) == chosen(FAST, OTHERS), "a retransmission is no second hello"
     late = tcp_packet(OTHER[9:], seq=1009 + len(ONE))
     assert wire.send(late) == chosen(FAST, OTHERS), "behind a gap"
-    assert wire.send(tcp_packet(OTHER[:9], seq=1000 + len(ONE))) == decided(SLOW, OTHERS)
-    assert wire.send(late) == decided(SLOW, OTHERS)
+    assert wire.send(tcp_packet(OTHER[:9], seq=1000 + len(ONE))) == chosen(SLOW, OTHERS)
+    assert wire.send(late) == chosen(SLOW, OTHERS)
+    assert wire.send(tcp_packet(SEALED, seq=1000 + len(ONE + OTHER))) == decided(SLOW, OTHERS)
 
 
 def test_a_second_hello_of_a_client_counts_too() -> None:
@@ -396,7 +415,7 @@ def test_a_second_hello_of_a_client_counts_too() -> None:
         ("slow", {"sni": "slow.example.com", "direction": "inbound"}),
         ceils=["1Mbit", "16kbit"],
     )
-    assert marks_of(wire, ONE, OTHER, bound=Bound.INBOUND) == [chosen(FAST), decided(SLOW)]
+    assert marks_of(wire, ONE, OTHER, bound=Bound.INBOUND) == [chosen(FAST), chosen(SLOW)]
 
 
 def test_where_nothing_passes_unseen_a_packet_that_is_sent_again_is_the_first() -> None:
@@ -408,8 +427,8 @@ def test_where_nothing_passes_unseen_a_packet_that_is_sent_again_is_the_first() 
     assert wire.send(tcp_packet(HELLO[20:], seq=1020), port_class=7) == chosen(API, OTHERS)
     other = tcp_packet(REQUEST, client_port=1)
     wire.begun.add(flow_of(other))
-    assert wire.send(other) == decided(WEB, OTHERS)
-    assert wire.send(tcp_packet(HELLO, client_port=1)) == decided(WEB, OTHERS), "what is decided stays so"
+    assert wire.send(other) == chosen(WEB, OTHERS)
+    assert wire.send(other) == chosen(WEB, OTHERS), "it is the first once only"
 
 
 def test_where_packets_passed_unseen_the_port_may_be_stricter() -> None:
@@ -425,13 +444,13 @@ def test_where_packets_passed_unseen_the_port_may_be_stricter() -> None:
 
 
 def test_chosen_connections_are_bounded_and_the_forgotten_ones_are_read_on() -> None:
-    wire = speedy(max_openings=10, max_held=5000)
+    wire = speedy(max_chosen=10, max_held=5000)
     for port in range(100):
         wire.send(tcp_packet(ONE, client_port=port))
     assert wire.classifier.pending[0] <= 10
     assert wire.classifier.pending[1] <= 5000
-    assert wire.send(tcp_packet(OTHER, seq=1000 + len(ONE), client_port=0)) == decided(SLOW, OTHERS)
-    assert wire.send(tcp_packet(CCS + SEALED, seq=1000 + len(ONE), client_port=1)) == decided(FAST, OTHERS)
+    assert wire.send(tcp_packet(OTHER, seq=1000 + len(ONE), client_port=0)) == chosen(SLOW, OTHERS)
+    assert wire.send(tcp_packet(CCS + SEALED, seq=1000 + len(ONE), client_port=1)) == chosen(FAST, OTHERS)
 
 
 # --- connections that clients open -----------------------------------------------------------------------------------
@@ -456,7 +475,7 @@ def test_who_opened_a_connection_is_a_criterion(bound: Bound, class_id: int, pie
     size = -(-len(REQUEST) // pieces)
     for at in range(0, len(REQUEST), size):
         mark = wire.send(tcp_packet(REQUEST[at : at + size], seq=1000 + at), bound=bound)
-    assert mark == decided(class_id, OTHERS)
+    assert mark == chosen(class_id, OTHERS)
     assert wire.notes.bounds == [bound]
 
 
@@ -483,7 +502,7 @@ def test_destinations_of_both_ways_are_not_mixed_up() -> None:
     """One address and port, as a Pod has them that calls itself by its Service and is called by others."""
     wire = serving()
     for client_port, (bound, class_id) in enumerate([(Bound.OUTBOUND, OUT), (Bound.INBOUND, IN)] * 2):
-        assert wire.send(tcp_packet(REQUEST, client_port=client_port), bound=bound) == decided(class_id, OTHERS)
+        assert wire.send(tcp_packet(REQUEST, client_port=client_port), bound=bound) == chosen(class_id, OTHERS)
 
 
 # --- a change of policy ---------------------------------------------------------------------------------------------
@@ -516,7 +535,7 @@ def test_known_content_is_routed_again(text: bytes, before: int, after: int) -> 
 def test_known_content_is_routed_again_as_what_it_is() -> None:
     wire = serving()
     packet = tcp_packet(REQUEST)
-    assert wire.send(packet, bound=Bound.INBOUND) == decided(IN, OTHERS)
+    assert wire.send(packet, bound=Bound.INBOUND) == chosen(IN, OTHERS)
     turned = routing(("in", {"host": "web.example.com"}), ("out", {"host": "web.example.com", "direction": "inbound"}))
     wire.classifier.routing = turned
     marks = known_marks(turned)
@@ -537,50 +556,100 @@ def test_forgotten_content_stays_where_it_is_while_that_exists(before: int, afte
     assert wire.classifier.choose_again(flow, decided(before, OTHERS), marks) == decided(after, OTHERS)
 
 
-SIGNED = bytes([1, 1, 19, 18, *bytes(16)])
-"""TCP's MD5 signature (RFC 2385)."""
-STAMPED = bytes([1, 1, 8, 10, *bytes(8)])
+# --- bytes that may not arrive ---------------------------------------------------------------------------------------
+
+BODY = b"x" * 50
+DECOY = REQUEST.replace(b"web.", b"api.")
+URG = 0x20
+LIMITS = routing(
+    ("web", {"host": "web.example.com", "direction": "both"}),
+    ("slow", {"host": "slow.example.com", "direction": "both"}),
+    ("port", {"port": 80, "direction": "both"}),
+    ceils=["1Mbit", "16kbit", "80kbit"],
+)
+STRICTEST = 2
 
 
-def with_ttl(packet: bytes, ttl: int) -> bytes:
-    at = 7 if packet[0] >> 4 == 6 else 8
-    return packet[:at] + bytes([ttl]) + packet[at + 1 :]
+def limited() -> Wire:
+    wire = Wire()
+    wire.classifier.routing = LIMITS
+    return wire
 
 
-def with_options(packet: bytes) -> bytes:
-    """An IPv4 packet with a loose source route to nowhere."""
-    size = int.from_bytes(packet[2:4], "big") + 8
-    return (
-        b"\x47" + packet[1:2] + size.to_bytes(2, "big") + packet[4:20] + b"\x83\x07\x04\xc0\0\x02\x4d\0" + packet[20:]
-    )
+@pytest.mark.parametrize(("waiting", "arrived"), [(None, True), (len(BODY), True), (len(BODY) + 1, False)])
+def test_packets_are_shown_until_what_decided_has_arrived(waiting: int | None, arrived: bool) -> None:
+    wire = Wire()
+    assert wire.send(tcp_packet(REQUEST)) == chosen(WEB, OTHERS)
+    wire.sockets.waiting = waiting
+    then = wire.send(tcp_packet(BODY, seq=1000 + len(REQUEST)))
+    assert then == (decided if arrived else chosen)(WEB, OTHERS)
+    assert wire.classifier.pending[0] == (not arrived)
 
 
 @pytest.mark.parametrize(
-    "decoy",
+    ("again", "seq"),
     [
-        pytest.param(with_ttl(tcp_packet(HELLO), 1), id="TTL"),
-        pytest.param(with_ttl(tcp_packet(HELLO), LEAST_TTL - 1), id="a TTL that suffices on most paths"),
-        pytest.param(with_ttl(tcp_packet(HELLO, v6=True), 1), id="hop limit"),
-        pytest.param(with_options(tcp_packet(HELLO)), id="IP options"),
-        pytest.param(tcp_packet(HELLO, options=SIGNED), id="TCP signature"),
-        pytest.param(tcp_packet(HELLO, options=STAMPED[2:] + SIGNED[:2] + SIGNED[2:]), id="signature behind others"),
-        pytest.param(tcp_packet(HELLO, options=b"\x05\x02\x1d\x04\0\0\0\0"), id="TCP-AO"),
+        pytest.param(DECOY, 1000, id="all of them"),
+        pytest.param(DECOY[:-2] + b"\r\n" + BODY, 1000, id="and more"),
+        pytest.param(DECOY[20:30], 1020, id="some"),
+        pytest.param(b"GET / ", 994, id="before the first"),
     ],
 )
-def test_bytes_that_are_meant_to_be_lost_do_not_decide(decoy: bytes) -> None:
-    """The kernel sends again, and a program can have it send other bytes."""
+def test_other_bytes_in_place_of_the_first_ones_make_it_the_strictest_class(again: bytes, seq: int) -> None:
+    wire = limited()
+    assert wire.send(tcp_packet(REQUEST)) == chosen(1, OTHERS)
+    wire.sockets.waiting = 10_000
+    assert wire.send(tcp_packet(BODY, seq=1000 + len(REQUEST))) == chosen(1, OTHERS)
+    packet = tcp_packet(again, seq=seq)
+    assert wire.send(packet) == decided(STRICTEST, OTHERS)
+    assert [each.reason for each in wire.notes.detections] == [Reason.FOUND, Reason.CONTRADICTED]
+    assert wire.classifier.choose_again(flow_of(packet), decided(STRICTEST), known_marks(LIMITS)) == decided(STRICTEST)
+    assert wire.classifier.pending == (0, 0)
+
+
+@pytest.mark.parametrize("cut", [10, 35])
+def test_and_so_they_do_before_anything_is_decided(cut: int) -> None:
+    wire = limited()
+    wire.send(tcp_packet(REQUEST[:cut]))
+    wire.send(tcp_packet(b"POST" + REQUEST[4:cut]))
+    assert wire.send(tcp_packet(REQUEST[cut:], seq=1000 + cut)) == decided(STRICTEST, OTHERS)
+
+
+def test_the_same_bytes_again_do_no_harm() -> None:
     wire = Wire()
-    v6 = decoy[0] >> 4 == 6
-    assert wire.send(decoy, port_class=7) == 7 << 24 | OTHERS
-    assert wire.send(tcp_packet(REQUEST, v6=v6), port_class=7) == decided(WEB, OTHERS)
-    assert wire.notes.classes == ["web"]
+    wire.send(tcp_packet(REQUEST))
+    wire.sockets.waiting = 10_000
+    for at, size in ((0, len(REQUEST)), (5, 10), (-1, 1), (20, len(REQUEST))):
+        again = (b"\0" + REQUEST + BODY)[1 + at : 1 + at + size]
+        assert wire.send(tcp_packet(again, seq=1000 + at)) == chosen(WEB, OTHERS)
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_urgent_bytes_make_it_the_strictest_class(cut: int) -> None:
+    """A server does not read them where they stand."""
+    wire = limited()
+    if cut:
+        wire.send(tcp_packet(REQUEST[:cut]))
+    assert wire.send(tcp_packet(REQUEST[cut:], seq=1000 + cut, flags=ACK | URG)) == decided(STRICTEST, OTHERS)
+    later = limited()
+    later.send(tcp_packet(REQUEST))
+    assert later.send(tcp_packet(BODY, seq=1000 + len(REQUEST), flags=ACK | URG)) == decided(STRICTEST, OTHERS)
 
 
 @pytest.mark.parametrize(
-    "options", [b"", STAMPED, b"\0\0\0\0", b"\x01" * 4, b"\x05\x0a" + bytes(8) + b"\x01\x01", b"\x08\0\x13\0"]
+    ("have", "mark"),
+    [
+        pytest.param(len(REQUEST), decided(1), id="all"),
+        pytest.param(0, decided(STRICTEST), id="what decided was dropped"),
+        pytest.param(len(REQUEST) - 5, decided(STRICTEST), id="it began before the stream"),
+        pytest.param(len(REQUEST) + 5, decided(3), id="some passed unseen"),
+        pytest.param(None, decided(1), id="not known"),
+    ],
 )
-def test_the_options_of_ordinary_packets_do_no_harm(options: bytes) -> None:
-    assert Wire().send(tcp_packet(HELLO, options=options)) == chosen(API, OTHERS)
-    arrived = Wire()
-    arrived.send(with_ttl(tcp_packet(HELLO, options=options), 1), bound=Bound.INBOUND)
-    assert arrived.notes.detections[-1].sni == "api.example.com", "what has arrived counts, whatever its TTL"
+def test_of_what_clients_send_the_servers_socket_is_asked(have: int | None, mark: int) -> None:
+    wire = limited()
+    assert wire.send(tcp_packet(REQUEST, port=80), bound=Bound.INBOUND) == chosen(1, OTHERS)
+    wire.sockets.have = have
+    ahead = tcp_packet(BODY, seq=1001 + len(REQUEST), port=80)
+    assert wire.send(ahead, bound=Bound.INBOUND) == chosen(1, OTHERS), "behind a gap"
+    assert wire.send(tcp_packet(BODY, seq=1000 + len(REQUEST), port=80), bound=Bound.INBOUND) == mark | OTHERS

@@ -44,14 +44,22 @@ class Brings:
     def accept(self, packet: QueuedPacket, mark: int) -> None:  # noqa: ARG002
         self.accepted += 1
 
+    accept_as_read = accept
+
 
 def beginnings(count: int) -> list[QueuedPacket]:
     return [QueuedPacket(b"", FIRST.value, tcp_packet(HELLO[:20], client_port=port)) for port in range(count)]
 
 
 def ends(count: int) -> list[QueuedPacket]:
-    rest = HELLO[20:] + b"\x17\x03\x03\0\x01x"
-    return [QueuedPacket(b"", 0, tcp_packet(rest, seq=1020, client_port=port)) for port in range(count)]
+    """What is no second hello, and then a packet at which all before it has arrived."""
+    rest, more = HELLO[20:] + b"\x17\x03\x03\0\x01x", 1000 + len(HELLO) + 6
+    packets = [(rest, 1020), (b"more", more)]
+    return [
+        QueuedPacket(b"", 0, tcp_packet(data, seq=seq, client_port=port))
+        for port in range(count)
+        for data, seq in packets
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from first_bytes import alpn, extension, hello, sni
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quic_datagrams import ID, PING, crypto, initial, long_packet, odd_datagrams
-from test_stepaside_classifier import DEFAULT, OTHERS, TIMEOUT, Notes, decided, routing
+from test_stepaside_classifier import DEFAULT, OTHERS, TIMEOUT, Notes, Told, decided, routing
 from udp_packets import udp_packet
 
 from datapath.protocols.detect import Detection, Protocol, Reason
@@ -54,7 +54,7 @@ class Kernel:
 
     def __init__(self, in_force: Routing = ROUTING) -> None:
         self.notes = Notes()
-        self.classifier = Classifier(in_force, self.notes, detection_timeout=TIMEOUT)
+        self.classifier = Classifier(in_force, self.notes, Told(), detection_timeout=TIMEOUT)
         self.connmarks: dict[bytes, int] = {}
         self.written: dict[bytes, int] = {}
         self.shown = 0
@@ -280,7 +280,7 @@ def test_a_flow_of_two_names_is_held_to_the_stricter(fast: bytes, slow: bytes) -
         for datagram in order:
             kernel.send(datagram)
         assert [kernel.send(SHORT), kernel.send(fast), kernel.send(SHORT)] == [SLOW] * 3
-        kernel.classifier = Classifier(LANES, kernel.notes, detection_timeout=TIMEOUT)
+        kernel.classifier = Classifier(LANES, kernel.notes, Told(), detection_timeout=TIMEOUT)
         assert [kernel.send(fast), kernel.send(SHORT)] == [SLOW] * 2, "to another classifier"
 
 
@@ -320,7 +320,7 @@ def test_what_a_classifier_before_this_one_decided_stays(datagram: bytes) -> Non
     kernel = Kernel()
     kernel.send(WHOLE)
     ((flow, mark),) = kernel.connmarks.items()
-    classifier = kernel.classifier = Classifier(ROUTING, kernel.notes, detection_timeout=TIMEOUT)
+    classifier = kernel.classifier = Classifier(ROUTING, kernel.notes, Told(), detection_timeout=TIMEOUT)
     assert [kernel.send(datagram), kernel.send(SHORT)] == [VIDEO, VIDEO]
     assert (classifier.quic.undecided, classifier.quic.known(flow)) == (0, None)
     assert classifier.choose_again(flow, mark, known_marks(ROUTING), UDP) == mark
