@@ -624,6 +624,14 @@ def test_the_same_bytes_again_do_no_harm() -> None:
         assert wire.send(tcp_packet(again, seq=1000 + at)) == chosen(WEB, OTHERS)
 
 
+def test_data_in_the_syn_that_the_server_does_not_take_comes_again() -> None:
+    wire = limited()
+    wire.sockets.waiting = 10_000
+    assert wire.send(tcp_packet(REQUEST, seq=999, flags=SYN)) == chosen(1, OTHERS)
+    assert wire.send(tcp_packet(REQUEST)) == chosen(1, OTHERS)
+    assert wire.send(tcp_packet(DECOY)) == decided(STRICTEST, OTHERS)
+
+
 @pytest.mark.parametrize("cut", [0, 10])
 def test_urgent_bytes_make_it_the_strictest_class(cut: int) -> None:
     """A server does not read them where they stand."""
