@@ -123,6 +123,9 @@ class ClassIds(Mapping[str, int]):
     def __getitem__(self, name: str) -> int:
         return self._ids[name]
 
+    def __hash__(self) -> int:
+        return hash(frozenset(self._ids.items()))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from datapath.netfilter import packet_filters
 from datapath.netfilter.packet_filters import bytecode
@@ -39,6 +40,7 @@ from datapath.netfilter.rules import (
 from traffic_policy.policy import PortRange, TransportProtocol
 
 
+@lru_cache(maxsize=4096)
 def render_rule(rule: Rule, family: Family) -> str:
     """A rule as arguments of iptables, or of ip6tables for IPv6, without ``-A CHAIN``."""
     return " ".join((*_head(rule, family), *extensions(rule, family)))
@@ -136,6 +138,7 @@ def port_words(ports: PortRange) -> str:
     return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
 
 
+@lru_cache(maxsize=128)
 def render(rules: FamilyRules) -> str:
     """All rules of one family as ``iptables-restore --noflush`` input for a table that has none of ours."""
     return transaction(rules, Installed())

@@ -49,6 +49,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from datapath.netfilter import quic
@@ -117,6 +118,7 @@ class Ruleset:
 EMPTY_RULESET: Final = Ruleset(tuple(FamilyRules(family) for family in Family), capture=False)
 
 
+@lru_cache(maxsize=64)
 def build_ruleset(
     policy: TrafficPolicy,
     ids: ClassIds,
@@ -131,7 +133,7 @@ def build_ruleset(
     ``capture=False`` is for draining: captured connections continue, new ones go direct, in the class of their port.
     ``keep_captured`` keeps the follower rules although this policy captures nothing, while connections captured under
     an earlier policy finish; ``keep_inbound`` does the same for inbound ones. Raises KeyError when ``ids`` lacks a
-    class of the policy.
+    class of the policy. Many Pods have the same policy, whose rules are made once.
     """
     families = tuple(
         _family_rules(

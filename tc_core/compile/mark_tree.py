@@ -15,6 +15,7 @@ GSO packet at high rates (tc-htb(8)).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -58,6 +59,7 @@ def queue_handle(class_id: int) -> Handle:
     return Handle(LEAF_BASE | class_id)
 
 
+@lru_cache(maxsize=64)
 def compile_policy(policy: TrafficPolicy, features: Features, ids: ClassIds) -> TrafficTree:
     """The tree for a checked policy whose classes are told apart by marks (:mod:`traffic_policy.marks`).
 

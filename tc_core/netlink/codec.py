@@ -37,6 +37,7 @@ _ERROR_MESSAGE: Final = 1
 NLMSGHDR: Final = struct.Struct("=IHHII")
 """Length, type, flags, sequence number, port."""
 _NLATTR: Final = struct.Struct("=HH")
+_unpack_head: Final = _NLATTR.unpack_from
 _ERROR: Final = struct.Struct("=i")
 
 
@@ -126,7 +127,16 @@ Attributes = Mapping[int, bytes]
 
 def attributes(data: bytes, start: int = 0) -> Attributes:
     """The attributes from ``start`` to the end of ``data``; of a type that is there twice, the last."""
-    return {kind: data[begin:end] for kind, begin, end in read_attributes(data, start, len(data))}
+    # As read_attributes() does it, which takes twice as long: an answer about a link has fifty of them.
+    found = {}
+    end = len(data)
+    while start + 4 <= end:
+        length, kind = _unpack_head(data, start)
+        if length < 4 or start + length > end:
+            break
+        found[kind & _TYPE] = data[start + 4 : start + length]
+        start += length + 3 & ~3
+    return found
 
 
 def number(found: Attributes, kind: int, default: int = 0, *, signed: bool = False) -> int:
