@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from datapath.errors import ConntrackError, PrivilegeError
-from datapath.stepaside.conntrack_messages import AF_INET, AF_INET6, ENTRY, Entry, dump, read_entry, update
+from datapath.stepaside.conntrack_messages import ENTRY, Entry, dump, read_entry, update
 from tc_core.netlink.codec import NetlinkError
 from tc_core.netlink.netfilter import NFGENMSG_SIZE
 from tc_core.netlink.socket import NETFILTER, NetlinkSocket
@@ -20,7 +20,6 @@ from traffic_policy.ports import TransportProtocol
 
 _TRIES: Final = 3
 """Attempts of a dump, which may lack entries if the table changes meanwhile."""
-_FAMILIES: Final = (AF_INET, AF_INET6)
 
 
 def entries(mark: Mark) -> list[Entry]:
@@ -30,12 +29,11 @@ def entries(mark: Mark) -> list[Entry]:
     """
     found: dict[tuple[bytes, TransportProtocol], Entry] = {}
     with _socket("reading them") as sock:
-        for family in _FAMILIES:
-            for _ in range(_TRIES):
-                batch, complete = _dump(sock, family, mark)
-                found.update(((entry.flow, entry.transport), entry) for entry in batch)
-                if complete:
-                    break
+        for _ in range(_TRIES):
+            batch, complete = _dump(sock, mark)
+            found.update(((entry.flow, entry.transport), entry) for entry in batch)
+            if complete:
+                break
     return list(found.values())
 
 
@@ -62,8 +60,8 @@ def rewrite(mark: Mark, choose: Callable[[Entry], Mark | None]) -> int:
     return change((entry, new) for entry in entries(mark) if (new := choose(entry)) is not None)
 
 
-def _dump(sock: NetlinkSocket, family: int, mark: Mark) -> tuple[list[Entry], bool]:
-    """Entries of one family, and whether the dump was complete."""
+def _dump(sock: NetlinkSocket, mark: Mark) -> tuple[list[Entry], bool]:
+    """Entries, and whether the dump was complete. The kernel walks the table of all namespaces: milliseconds."""
     found: list[Entry] = []
 
     def take(kind: int, payload: bytes) -> None:
@@ -72,7 +70,7 @@ def _dump(sock: NetlinkSocket, family: int, mark: Mark) -> tuple[list[Entry], bo
         if entry is not None and entry.mark & mark.mask == mark.value:
             found.append(entry)
 
-    complete = sock.dump(dump(family, mark), take)
+    complete = sock.dump(dump(mark), take)
     return found, complete
 
 

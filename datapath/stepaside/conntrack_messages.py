@@ -58,10 +58,10 @@ class Entry(NamedTuple):
     transport: TransportProtocol = TransportProtocol.TCP
 
 
-def dump(family: int, mark: Mark) -> bytes:
-    """The request to dump all entries of a family whose mark equals ``mark`` under its mask."""
+def dump(mark: Mark) -> bytes:
+    """The request to dump all entries whose mark equals ``mark`` under its mask."""
     wanted = attribute(_MARK, _BIG.pack(mark.value)) + attribute(_MARK_MASK, _BIG.pack(mark.mask))
-    return message(_GET, wanted, family=family, flags=REQUEST | DUMP)
+    return message(_GET, wanted, flags=REQUEST | DUMP)
 
 
 def update(entry: Entry, mark: Mark) -> bytes:
