@@ -34,15 +34,13 @@ from datapath.stepaside.marks import CHOSEN_OR_DECIDED, DECIDED, OPEN, OURS
 from datapath.stepaside.queue import PacketQueue
 from datapath.stepaside.queue_messages import QueuedPacket
 from datapath.stepaside.tcp_sockets import TcpSockets
-from datapath.stepaside.turns import ClassifierThread, fast_switching
+from datapath.stepaside.turns import TIDY_S, ClassifierThread, fast_switching
 from traffic_policy.marks import CLASS_MASK, STATE_MASK, Mark, class_id_of
 from traffic_policy.policy import Bound, TransportProtocol
 from traffic_policy.units import Duration
 
 log = Logger()
 
-_TIDY_S: Final = 10.0
-"""Seconds between two looks for connections that say nothing more, where no supervisor asks for signs of life."""
 _REROUTED: Final = 64
 """Connections that are chosen for again at once: packets wait for that."""
 
@@ -153,7 +151,8 @@ class StepAside:
         end = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._life.cancel)
         thread.add(queue.fileno(), partial(self._take_turn, queue, end))
         try:
-            await self._tidy(queue)
+            with self._life:
+                await trio.sleep_forever()
         finally:
             self._stopping = True
             thread.remove(queue.fileno())
@@ -163,7 +162,7 @@ class StepAside:
     async def _tidy(self, queue: PacketQueue) -> None:
         with self._life:
             while True:
-                await trio.sleep(_TIDY_S)
+                await trio.sleep(TIDY_S)
                 queue.wake()  # what is silent is given up also where no packet comes
 
     def turned(self) -> bool | None:
@@ -250,6 +249,8 @@ class StepAside:
     def _take_turn(self, queue: PacketQueue, end: Callable[[], None], most: int) -> None:
         """A failure ends this server, as it does in a thread of its own, and no other."""
         try:
+            if not most and any(self._classifier.pending):
+                self._handle(queue, [])
             for _ in range(most):
                 if self._stopping:
                     return

@@ -13,15 +13,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Final, Self
 
 TURN: Final = 16
 """Packets: about a millisecond of reading hellos."""
+TIDY_S: Final = 10.0
+"""Seconds between two looks for connections that say nothing more."""
 _SWITCH_S: Final = 0.0005
 """How long a packet waits at most for the other threads (admin server, sampling) to let go of the interpreter."""
 
 Turn = Callable[[int], None]
-"""Classifies at most that many packets of a queue; it must not block."""
+"""Classifies at most that many packets of a queue, or with 0, from time to time, gives up what says nothing more. It
+must not block."""
 
 
 @contextmanager
@@ -69,10 +73,18 @@ class ClassifierThread:
 
     def _run(self) -> None:
         with fast_switching():
+            due = monotonic() + TIDY_S
             while True:
-                for descriptor, _ in self._poll.poll():
+                for descriptor, _ in self._poll.poll(max(0.0, due - monotonic())):
                     if descriptor == self._wake:
                         return
-                    with self._busy:
-                        if (turn := self._turns.get(descriptor)) is not None:
-                            turn(TURN)
+                    self._give_turn(descriptor, TURN)
+                if monotonic() >= due:
+                    due = monotonic() + TIDY_S
+                    for descriptor in list(self._turns):
+                        self._give_turn(descriptor, 0)
+
+    def _give_turn(self, descriptor: int, most: int) -> None:
+        with self._busy:
+            if (turn := self._turns.get(descriptor)) is not None:
+                turn(most)

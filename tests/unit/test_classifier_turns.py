@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from datapath.stepaside import turns
 from datapath.stepaside.turns import TURN, ClassifierThread
 
 PATIENCE = 20.0
@@ -71,6 +72,23 @@ def test_after_removal_no_turn_runs() -> None:
         first[1].clear()
         assert first[1].wait(PATIENCE), "the other goes on"
         assert counts[0] == seen
+
+
+def test_a_queue_without_packets_has_a_turn_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TIDY_S", 0.001)
+    asked: list[int] = []
+    twice = threading.Event()
+
+    def turn(most: int) -> None:
+        asked.append(most)
+        if len(asked) > 1:
+            twice.set()
+
+    with pipe() as (ours, _), ClassifierThread() as thread:
+        thread.add(ours.fileno(), turn)
+        assert twice.wait(PATIENCE)
+        thread.remove(ours.fileno())
+    assert set(asked) == {0}
 
 
 @pytest.mark.parametrize("queues", [0, 3])
