@@ -155,6 +155,7 @@ class PodSource:
     async def _place(self, put: Put) -> None:
         """Find the network namespaces of what is decided, and put it."""
         last: dict[str, NodeWorkload] | None = None
+        seen: tuple[object, object] = (None, None)
         while self._judged is None:
             await self._decided.wait()
         pause = _FIRST_LOOK_S
@@ -162,10 +163,12 @@ class PodSource:
             decided = self._decided.next()
             known = self._known
             missing = await self._search({uid for uid, (pod, *_) in known.items() if pod.own_network})
-            workloads = {each.name: self._placed(uid, each) for uid, (*_, each) in known.items()}
-            if workloads != last:
-                last = workloads
-                await put(workloads)
+            if known is not seen[0] or self._networks != seen[1]:
+                seen = known, dict(self._networks)
+                workloads = {each.name: self._placed(uid, each) for uid, (*_, each) in known.items()}
+                if workloads != last:
+                    last = workloads
+                    await put(workloads)
             with trio.move_on_after(pause if missing else _LOOK_S):
                 await decided.wait()
             pause = _FIRST_LOOK_S if decided.is_set() else min(pause * 2, _LONGEST_LOOK_S)
