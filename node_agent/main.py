@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from daemon.admin_server import serve_admin
+from daemon.descriptors import raise_descriptor_limit
 from daemon.errors import single
 from daemon.kubernetes.access import find_access
 from daemon.kubernetes.api import ApiServer
@@ -54,6 +55,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
     api = _api(settings)
     if not has_net_admin():
         raise ConfigError("The agent enters network namespaces, for which it needs root: CAP_SYS_ADMIN and NET_ADMIN.")
+    raise_descriptor_limit()  # a workload takes ten: the usual 1024 would do for a hundred
     with ExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
         events = None if api is None else EventWriter(api, _PROGRAM)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
-import resource
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Final
 
 import trio
 
+from daemon.descriptors import raise_descriptor_limit
 from daemon.log import Logger
 from datapath.connection_list import ConnectionPage, LiveConnection, Order, select
 from datapath.routing.cached import Routing
@@ -97,14 +97,6 @@ class ServerSettings:
 def fitting_connections(wanted: int, descriptor_limit: int) -> int:
     """How many of ``wanted`` connections fit under a limit of open files (at least one)."""
     return max(1, min(wanted, (descriptor_limit - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION))
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one (setrlimit(2)); return the limit in force."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 30
 
 
 def make_room_for_descriptors(count: int) -> None:
