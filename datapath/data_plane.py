@@ -83,6 +83,7 @@ class DataPlane:
         self._server: Server | None = None
         self._nursery: trio.Nursery | None = None
         self._applied = False
+        self._earlier: ClassIds | None = None
         # Rules are installed that only connections of an earlier policy may need, inbound ones included.
         self._following = False
         self._following_inbound = False
@@ -107,6 +108,7 @@ class DataPlane:
         Raises :class:`RulesetError`, :class:`PrivilegeError`.
         """
         self._nursery = nursery
+        self._earlier = ids
         if ids is not None:
             self._shaping.ids = ids
         await self._thread.run(self._prepare)
@@ -225,12 +227,27 @@ class DataPlane:
         """Move connections that need no proxy to their new classes, now that the rules are in place."""
         try:
             server = self._server
-            changed = await (server.reroute() if isinstance(server, StepAside) else self._quic.settle())
+            if isinstance(server, StepAside):
+                changed = await server.reroute() if self._have_decided() else 0
+            else:
+                changed = await self._quic.settle()
         except ConntrackError as error:
             log.warning("live connections stay in the classes they have", error=str(error))
         else:
             if changed:
                 log.info("live connections changed their class", count=changed)
+
+    def _have_decided(self) -> bool:
+        """Whether there can be connections whose class is another one now: to look for them takes milliseconds.
+
+        Not at a start after which nothing has another class id than before, nor at the first one here.
+        """
+        ids, earlier = self._shaping.ids, self._earlier
+        if self._applied:
+            return True
+        if earlier is None:
+            return self._rules.adopted
+        return (dict(ids), ids.retired) != (dict(earlier), earlier.retired)
 
     def _log_ingress_classifier(self) -> None:
         ingress_classifier = self._shaping.ingress_classifier

@@ -39,6 +39,8 @@ class RulesetWriter:
         """``on_fallback`` is called before rules are written, for old and new ones, and after, for the new ones."""
         self.apart: frozenset[int] = frozenset()
         """Ports on which another program listens on loopback than elsewhere; see :mod:`datapath.sock_diag`."""
+        self.adopted = False
+        """Whether rules of an earlier run were there when the last ones were written. With a relay it is not told."""
         self._installer = installer
         self._shaping = shaping
         self._quic = quic
@@ -97,7 +99,7 @@ class RulesetWriter:
             without = partial(build, replace(capture, quic=False))
             return self._quic.install(self._installer.install, build(capture), without)
         ruleset = build(capture)
-        self._installer.install(ruleset)
+        self.adopted = self._installer.install(ruleset).adopted
         return ruleset
 
     def _found_lacking(self) -> bool:

@@ -24,7 +24,9 @@ from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
 from datapath.mesh.join import resolve
 from datapath.mesh.types import MeshProxy
-from datapath.netfilter.install import Installer, detect_backend
+from datapath.netfilter.backend import Seal
+from datapath.netfilter.install import Installer
+from datapath.netfilter.select import BackendChooser
 from datapath.network_namespace import Identity, NetworkNamespace, all_namespaces, is_namespace
 from datapath.routing.cached import Routing
 from datapath.shaping import Shaping, shaped_interface
@@ -32,7 +34,7 @@ from datapath.stepaside.server import StepAside
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.broadcast import Broadcast
 from node_agent.counters import FlowCounters
-from node_agent.state import StateFolder
+from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
 from tc_core.probe.capability import Features
@@ -68,13 +70,14 @@ class State(StrEnum):
 class NodeContext:
     """What all workloads of a node share.
 
-    ``features`` are those of its kernel, ``classifier`` is the thread that reads first packets, ``together`` limits the
+    ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that reads first packets, ``together`` limits the
     blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state of a
     workload and its reason, and with each change that is in force, but not with what is adopted. ``moved``: lanes came
     into force, or another state did.
     """
 
     features: Features
+    backends: BackendChooser
     classifier: ClassifierThread
     sweeper: Sweeper
     together: trio.CapacityLimiter
@@ -158,13 +161,14 @@ class WorkloadLanes:
         thread = KernelThread(namespace, together=self._node.together)
         async with trio.open_nursery() as nursery:
             with ExitStack() as stack:
-                await thread.run(partial(self._make_plane, stack, namespace, lanes, thread))
+                earlier = self._node.state.earlier(namespace.identity)
+                seal = None if earlier is None else earlier.seal
+                await thread.run(partial(self._make_plane, stack, namespace, lanes, thread, seal))
                 plane = self.plane
                 assert plane is not None
                 stack.callback(self._forget_plane, plane)
-                earlier = self._node.state.ids(namespace.identity)
                 async with plane.changing:
-                    await plane.prepare(nursery, earlier)
+                    await plane.prepare(nursery, None if earlier is None else earlier.ids)
                     await plane.apply(lanes.policy, lanes.settings(self._mesh))
                 self.in_force_in = namespace.identity
                 self._programmed(lanes, adopted=earlier is not None)
@@ -174,7 +178,12 @@ class WorkloadLanes:
             nursery.cancel_scope.cancel()
 
     def _make_plane(
-        self, stack: ExitStack, namespace: NetworkNamespace, lanes: WantedLanes, thread: KernelThread
+        self,
+        stack: ExitStack,
+        namespace: NetworkNamespace,
+        lanes: WantedLanes,
+        thread: KernelThread,
+        seal: Seal | None,
     ) -> None:
         """In the network namespace. What ``stack`` closes belongs to it."""
         stack.enter_context(hold_instance_lock())
@@ -182,13 +191,13 @@ class WorkloadLanes:
         interface = shaped_interface(kernel, lanes.interface)
         self._mesh = resolve(lanes.mesh)
         shaping = Shaping(kernel, interface, self._node.features, replace=False, relays=False)
+        installer = Installer(self._node.backends.choose(seal), seal, self._node.backends.proven)
 
         def keep(ids: ClassIds) -> None:
-            self._node.state.write(namespace.identity, self.workload.name, interface, ids)
+            self._node.state.write(namespace.identity, self.workload.name, interface, Earlier(ids, installer.seal))
             self.counters.keep(ids)
 
         servers = ServerFactory(captured=partial(self._classifier, thread, lanes), quic=_no_relay)
-        installer = Installer(detect_backend())
         self.plane = DataPlane(
             lanes.policy, lanes.settings(self._mesh), shaping, installer, servers, Callbacks(ids=keep), thread=thread
         )

@@ -20,6 +20,7 @@ from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.events import EventWriter
 from daemon.log import Logger
 from datapath.netfilter.backend import has_net_admin
+from datapath.netfilter.select import BackendChooser
 from datapath.sock_diag import holder_of
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.admin import AgentAdmin
@@ -61,6 +62,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
         events = None if api is None else EventWriter(api, _PROGRAM)
         node = NodeContext(
             await trio.to_thread.run_sync(features.probe),
+            await trio.to_thread.run_sync(BackendChooser),
             stack.enter_context(ClassifierThread()),
             Sweeper(),
             trio.CapacityLimiter(_TOGETHER),

@@ -1,4 +1,5 @@
-"""What must outlive the agent: in which network namespaces it works, and the class ids that connections have there.
+"""What must outlive the agent: in which network namespaces it works, the class ids that connections have there, and how
+the tables of rules were left, so that the next agent sees whether anybody has changed them.
 
 One small file for each, by the namespace's identity, below /run, which a reboot empties together with the namespaces.
 """
@@ -10,14 +11,22 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon.log import Logger
+from datapath.netfilter.backend import Seal
 from datapath.network_namespace import Identity
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 
 log = Logger()
+
+
+class Earlier(NamedTuple):
+    """What an agent has left in a network namespace: ``seal`` is that of its rules."""
+
+    ids: ClassIds
+    seal: Seal | None = None
 
 
 class StateFolder:
@@ -31,9 +40,10 @@ class StateFolder:
         except OSError as error:
             raise ConfigError(f"{path} cannot be made: {error.strerror}. Name another folder by --state.") from None
 
-    def write(self, identity: Identity, name: str, interface: str, ids: ClassIds) -> None:
-        """Note the class ids in force in a namespace. A failure is logged: traffic must not wait for a full disk."""
-        document = {"workload": name, "interface": interface, **ids.to_document()}
+    def write(self, identity: Identity, name: str, interface: str, earlier: Earlier) -> None:
+        """Note what is in force in a namespace. A failure is logged: traffic must not wait for a full disk."""
+        seal = None if earlier.seal is None else earlier.seal.to_document()
+        document = {"workload": name, "interface": interface, **earlier.ids.to_document(), "rules": seal}
         path = self._file(identity)
         part = path.with_suffix(".part")
         try:
@@ -42,11 +52,11 @@ class StateFolder:
         except OSError as error:
             log.error("the next agent will not know the class ids of this one", workload=name, error=error.strerror)
 
-    def ids(self, identity: Identity) -> ClassIds | None:
-        """The class ids in force in a namespace; None: an agent has not been there."""
+    def earlier(self, identity: Identity) -> Earlier | None:
+        """What an agent has left in a namespace; None: it has not been there."""
         document = self._read(self._file(identity))
         try:
-            return None if document is None else ClassIds.from_document(document)
+            return None if document is None else Earlier(ClassIds.from_document(document), _seal(document.get("rules")))
         except (KeyError, TypeError):
             return None
 
@@ -73,3 +83,10 @@ class StateFolder:
             document = json.loads(path.read_text())
             return document if isinstance(document, dict) else None
         return None
+
+
+def _seal(document: object) -> Seal | None:
+    """None for what another version has written: the rules are read then."""
+    with suppress(KeyError, TypeError, ValueError):
+        return Seal.from_document(document) if isinstance(document, dict) else None
+    return None

@@ -12,13 +12,16 @@ programs, and reaches legacy tables. :mod:`datapath.netfilter.select` chooses on
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.parse import Installed
 from datapath.netfilter.rules import Family, FamilyRules
+from tc_core.netlink.nftables import Generation
 from traffic_policy.settings import Datapath, OnFailure
 
 NET_ADMIN_REMEDY: Final = "Changing mangle rules takes CAP_NET_ADMIN: run as root, or add the capability."
@@ -46,6 +49,24 @@ class BackendKind(StrEnum):
     PYTHON = "python"
 
 
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Says that rules were found in force: those with this ``digest``, by this backend, in this state of the tables."""
+
+    kind: BackendKind
+    generation: Generation
+    digest: str
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"kind": self.kind.value, "generation": list(self.generation), "digest": self.digest}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_document`. Raises KeyError, TypeError or ValueError for anything else."""
+        return cls(BackendKind(document["kind"]), Generation(*document["generation"]), str(document["digest"]))
+
+
 class Backend(Protocol):
     """Access to the mangle tables in the network namespace of the calling thread."""
 
@@ -60,6 +81,9 @@ class Backend(Protocol):
     @property
     def families(self) -> frozenset[Family]:
         """The address families that it supports on this system."""
+
+    def generation(self) -> Generation | None:
+        """While it is the same, nobody has changed the tables; None if the kernel does not tell."""
 
     def installed(self, family: Family) -> Installed:
         """Our part of the mangle table; does not create a missing table. Raises :class:`RulesetError`."""

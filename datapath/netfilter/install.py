@@ -5,29 +5,34 @@ and removed after the last such rule. Each family's rules change in one transact
 not touched, so a restarted container adopts those of its predecessor with their counters. Rules that differ, from
 another policy or an interrupted removal, are replaced in the same transaction.
 
+Reading rules takes a program for each family, which is nearly all that an installation costs. nftables counts its
+transactions, so that what was read once need not be read again while nobody has changed anything.
+
 Ours are: chains named ``PODLANE-*`` in the mangle table, rules elsewhere in it that jump to them, and the policy route,
 by its mark. Nothing else is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from daemon.log import Logger
 from datapath.errors import RulesetError
 from datapath.netfilter import routes
-from datapath.netfilter.backend import Backend
+from datapath.netfilter.backend import Backend, Seal
 from datapath.netfilter.changes import MangleChanges
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.ipv6 import ipv6_missing
 from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.parse import Installed
-from datapath.netfilter.render import difference, missing, render_route
+from datapath.netfilter.render import difference, missing, render, render_route
 from datapath.netfilter.rules import Chain, Family, FamilyRules, Rule
 from datapath.netfilter.ruleset import CaptureSettings, Ruleset
 from datapath.netfilter.select import detect_backend
+from tc_core.netlink.nftables import Generation
 from traffic_policy.errors import PodlaneError
 from traffic_policy.policy import TransportProtocol
 from traffic_policy.settings import Datapath, IptablesSetting, OnFailure
@@ -56,8 +61,18 @@ class Installer:
     Not for concurrent use: the caller ensures that only one Podlane runs in the namespace.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, seal: Seal | None = None, proven: set[str] | None = None) -> None:
+        """``seal``: :attr:`seal` of an earlier installer of this network namespace.
+
+        ``proven`` are texts of rules that were read back as they were written; installers of several network namespaces
+        may share them. Where there were no rules, and only they are written, they are not read back again.
+        """
         self.backend = backend
+        self.seal: Seal | None = None
+        """Of the rules that were installed last; None if the kernel does not tell when others change them."""
+        self._earlier = seal
+        self._proven = set() if proven is None else proven
+        self._seen: tuple[Ruleset, list[Family], Generation] | None = None  # nothing was missing in this generation
         self._tables = {_DEFAULT_TABLE}
         self._installed_before = False
 
@@ -69,17 +84,21 @@ class Installer:
         up.
         """
         notes: list[str] = []
-        changed = leftovers = False
-        for family in self._families(notes):
-            rules = ruleset.for_family(family)
-            installed = self.installed(family)
-            leftovers = leftovers or bool(installed)
-            changed = self._install_family(rules, installed) or changed
-            if not self._installed_before:
-                # After the rules, which by now lead to a listener.
-                changed = self.backend.lift_refusal(family) or changed
-        report = InstallReport(changed, leftovers and not self._installed_before, tuple(notes))
+        families = list(self._families(notes))
+        begun = self.backend.generation()
+        digest = _digest(ruleset, families)
+        earlier, self._earlier = self._earlier, None
+        # Routes are no matter of nftables.
+        plain = not any(ruleset.for_family(family).routes for family in families)
+        if plain and earlier is not None and earlier == self._sealed(begun, digest):
+            changed, adopted, after = False, True, begun
+        else:
+            changed, adopted, after = self._install_families(ruleset, families, begun)
+        report = InstallReport(changed, adopted and not self._installed_before, tuple(notes))
         self._installed_before = True
+        quiet = after is not None and after == self.backend.generation()
+        self.seal = self._sealed(after, digest) if quiet else None
+        self._seen = (ruleset, families, after) if quiet and after is not None else None
         log.info(
             "mangle rules in place",
             backend=str(self.backend),
@@ -97,11 +116,13 @@ class Installer:
 
     def missing_rules(self, ruleset: Ruleset) -> list[str]:
         """What is missing of the chains of ``ruleset`` and the jumps to them. Raises :class:`RulesetError`."""
-        return [
-            each
-            for family in self._families([])
-            for each in missing(ruleset.for_family(family), self.installed(family))
-        ]
+        families, begun = list(self._families([])), self.backend.generation()
+        if begun is not None and self._seen == (ruleset, families, begun):
+            return []
+        found = [each for family in families for each in missing(ruleset.for_family(family), self.installed(family))]
+        # Not asked again: a change since then has a generation of its own.
+        self._seen = None if found or begun is None else (ruleset, families, begun)
+        return found
 
     def missing_routes(self, ruleset: Ruleset) -> list[str]:
         """What is missing of the policy routes of ``ruleset``. Raises :class:`RulesetError`."""
@@ -179,15 +200,41 @@ class Installer:
 
     # --- one family -----------------------------------------------------------------------------------------------
 
-    def _install_family(self, rules: FamilyRules, installed: Installed) -> bool:
-        family = rules.family
-        self._tables |= {route.table for route in rules.routes}
-        changed = routes.install(family, rules.routes)
-        if difference(rules, installed):
-            self.backend.apply(rules, installed)
-            changed = True
-            self._verify(rules)
-        return routes.clear(family, rules.routes, self._tables) or changed
+    def _sealed(self, generation: Generation | None, digest: str) -> Seal | None:
+        return None if generation is None else Seal(self.backend.kind, generation, digest)
+
+    def _install_families(
+        self, ruleset: Ruleset, families: Sequence[Family], begun: Generation | None
+    ) -> tuple[bool, bool, Generation | None]:
+        """Whether anything was changed, whether there were rules of ours before, and the generation if only we have
+        changed anything since ``begun``."""
+        changed = leftovers = False
+        after = begun
+        for family in families:
+            rules = ruleset.for_family(family)
+            installed = self.installed(family)
+            leftovers = leftovers or bool(installed)
+            self._tables |= {route.table for route in rules.routes}
+            changed = routes.install(family, rules.routes) or changed
+            if difference(rules, installed):
+                after = after and after.after(1)
+                self._write(rules, installed, after)
+                changed = True
+            changed = routes.clear(family, rules.routes, self._tables) or changed
+            # After the rules, which by now lead to a listener.
+            if not self._installed_before and self.backend.lift_refusal(family):
+                after = after and after.after(1)
+                changed = True
+        return changed, leftovers, after
+
+    def _write(self, rules: FamilyRules, installed: Installed, after: Generation | None) -> None:
+        """``after``: the generation that it makes if nobody else changes anything."""
+        self.backend.apply(rules, installed)
+        text = render(rules)
+        if not installed and text in self._proven and after is not None and after == self.backend.generation():
+            return
+        self._verify(rules)
+        self._proven.add(text)
 
     def _remove_family(self, family: Family) -> bool:
         installed = self.installed(family)
@@ -235,3 +282,8 @@ class Installer:
         except PodlaneError:
             return False
         return True
+
+
+def _digest(ruleset: Ruleset, families: Sequence[Family]) -> str:
+    text = "".join(f"{family}\n{render(ruleset.for_family(family))}" for family in families)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from datapath.netfilter.fallback import Command, failing_text, without_refusal
 from datapath.netfilter.parse import Installed, parse
 from datapath.netfilter.render import render, transaction
 from datapath.netfilter.rules import Family, FamilyRules
+from tc_core.netlink import nftables
+from tc_core.netlink.nftables import Generation
 from traffic_policy.errors import PodlaneError
 from traffic_policy.settings import Datapath, OnFailure
 
@@ -37,6 +40,7 @@ _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 """Searched as well: the PATH of ordinary users on Debian lacks these."""
 _TIMEOUT: Final = 30.0
 """Timeout of one program run in seconds; includes waiting for the lock of legacy tables."""
+_AF: Final = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 _PREFIX: Final = {Family.V4: "iptables", Family.V6: "ip6tables"}
 INSTALL_REMEDY: Final = "Install the package iptables (Debian, Ubuntu, Alpine; iptables-nft on Fedora)."
 
@@ -68,6 +72,10 @@ class RestoreBackend:
     def families(self) -> frozenset[Family]:
         """The families whose programs are installed."""
         return frozenset(self.tools)
+
+    def generation(self) -> Generation | None:
+        """That of nftables; legacy tables have none."""
+        return nftables.generation() if self.kind is BackendKind.NFT else None
 
     def installed(self, family: Family) -> Installed:
         """Our part of the mangle table. Raises :class:`RulesetError`."""
@@ -108,15 +116,22 @@ class RestoreBackend:
 
     def read(self, family: Family, table: str = "mangle") -> str:
         """A table as iptables-save text; empty if it does not exist. Raises :class:`RulesetError`."""
-        if self.kind is BackendKind.LEGACY:
-            tables = legacy_tables(family)
-            if tables is not None and table not in tables:
-                return ""
+        tables = self._tables(family)
+        if tables is not None and table not in tables:
+            return ""
         return self._run(self.tools[family].save, "-t", table)
 
     def read_all(self, family: Family) -> str:
         """All existing tables as iptables-save text. Raises :class:`RulesetError`."""
+        if self.kind is BackendKind.LEGACY and self._tables(family) == ():
+            return ""
         return self._run(self.tools[family].save)
+
+    def _tables(self, family: Family) -> tuple[str, ...] | None:
+        """Those that there are, at the cost of one question to the kernel; None if it does not tell."""
+        if self.kind is BackendKind.LEGACY:
+            return legacy_tables(family)
+        return nftables.tables(_AF[family])
 
     def _run(self, *command: str, text: str | None = None) -> str:
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, has_net_admin, legacy_tables
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, Seal, has_net_admin, legacy_tables
 from datapath.netfilter.restore import INSTALL_REMEDY, RestoreBackend, installed_programs
 from datapath.netfilter.rules import Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -32,32 +32,61 @@ def detect_backend(way: IptablesSetting = IptablesSetting.AUTO) -> Backend:
     :class:`~tc_core.errors.MissingFeatureError` when the backend does not work, :class:`PrivilegeError` when this
     process may not use it, and :class:`RulesetError` when it cannot reach existing rules of ours.
     """
-    programs = installed_programs()
-    if not programs and not may_be_python(way):
-        remedy = INSTALL_REMEDY if way is IptablesSetting.RESTORE else f"{INSTALL_REMEDY} {_PYTHON_REMEDY}"
-        raise MissingFeatureError("The iptables programs are not installed.", remedy)
-    if not has_net_admin():
-        raise PrivilegeError(f"This process lacks CAP_NET_ADMIN. {NET_ADMIN_REMEDY}")
-    by_python = way is IptablesSetting.PYTHON or not programs
-    for holder in holders():
-        if way is IptablesSetting.AUTO or (way is IptablesSetting.RESTORE and holder.kind is not BackendKind.PYTHON):
-            return holder
-        if not by_python or holder.kind is BackendKind.NFT:
-            raise RulesetError(
-                f"Rules of an earlier Podlane are in the tables of {holder}, which `--iptables {way}` does not reach. "
-                "Remove them first: podlane sidecar --cleanup."
-            )
-    if by_python:
-        return _working([python_backend()])
-    legacy = programs.get(BackendKind.LEGACY)
-    if legacy is not None and _has_rules(legacy):
-        return legacy
-    return _working(list(programs.values()))
+    return BackendChooser(way).choose()
 
 
-def holders() -> list[Backend]:
+class BackendChooser:
+    """Chooses the backend for one network namespace after another; what holds for a whole node is found out once."""
+
+    def __init__(self, way: IptablesSetting = IptablesSetting.AUTO) -> None:
+        """``way``: see :func:`detect_backend`."""
+        self._way = way
+        self._programs = installed_programs()
+        self._working: set[BackendKind] = set()
+        self.proven: set[str] = set()
+        """For the installers of these backends (:class:`~datapath.netfilter.install.Installer`)."""
+
+    def choose(self, seal: Seal | None = None) -> Backend:
+        """As :func:`detect_backend`; at next to no cost where the tables are as ``seal`` says."""
+        way, programs = self._way, self._programs
+        if seal is not None and seal.kind in programs and programs[seal.kind].generation() == seal.generation:
+            return programs[seal.kind]
+        if not programs and not may_be_python(way):
+            remedy = INSTALL_REMEDY if way is IptablesSetting.RESTORE else f"{INSTALL_REMEDY} {_PYTHON_REMEDY}"
+            raise MissingFeatureError("The iptables programs are not installed.", remedy)
+        if not has_net_admin():
+            raise PrivilegeError(f"This process lacks CAP_NET_ADMIN. {NET_ADMIN_REMEDY}")
+        by_python = way is IptablesSetting.PYTHON or not programs
+        for holder in holders(programs):
+            reached = way is IptablesSetting.RESTORE and holder.kind is not BackendKind.PYTHON
+            if way is IptablesSetting.AUTO or reached:
+                return holder
+            if not by_python or holder.kind is BackendKind.NFT:
+                raise RulesetError(
+                    f"Rules of an earlier Podlane are in the tables of {holder}, which `--iptables {way}` does not "
+                    "reach. Remove them first: podlane sidecar --cleanup."
+                )
+        if by_python:
+            return self._that_works([python_backend()])
+        legacy = programs.get(BackendKind.LEGACY)
+        if legacy is not None and _has_rules(legacy):
+            return legacy
+        return self._that_works(list(programs.values()))
+
+    def _that_works(self, backends: list[Backend]) -> Backend:
+        reasons = []
+        for backend in backends:
+            reason = None if backend.kind in self._working else why_not(backend)
+            if reason is None:
+                self._working.add(backend.kind)
+                return backend
+            reasons.append(reason)
+        raise MissingFeatureError("iptables does not work here.", " ".join(reasons))
+
+
+def holders(programs: Mapping[BackendKind, RestoreBackend] | None = None) -> list[Backend]:
     """Every backend that finds rules of ours, each table once: legacy tables by the programs if installed."""
-    programs = installed_programs()
+    programs = installed_programs() if programs is None else programs
     found: list[Backend] = [backend for backend in programs.values() if _holds_ours(backend)]
     if BackendKind.LEGACY not in programs and _left_by_python():
         found.append(python_backend())
@@ -66,16 +95,6 @@ def holders() -> list[Backend]:
 
 def _holds_ours(backend: Backend) -> bool:
     return any(bool(installed) for installed in _readable(backend, backend.installed))
-
-
-def _working(backends: list[Backend]) -> Backend:
-    reasons = []
-    for backend in backends:
-        reason = why_not(backend)
-        if reason is None:
-            return backend
-        reasons.append(reason)
-    raise MissingFeatureError("iptables does not work here.", " ".join(reasons))
 
 
 def has_python_iptables() -> bool:

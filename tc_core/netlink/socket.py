@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from typing import Final, Self
@@ -31,6 +32,7 @@ NETFILTER: Final = 12
 """NETLINK_ROUTE, NETLINK_SOCK_DIAG and NETLINK_NETFILTER of linux/netlink.h."""
 _SOL_NETLINK: Final = 270
 _NETLINK_EXT_ACK: Final = 11
+_SO_NETNS_COOKIE: Final = 71
 _DUMP_ATTEMPTS: Final = 5
 _RECEIVE_SIZE: Final = 1 << 17
 """Bytes that are received at once: more than the kernel puts into one answer."""
@@ -68,6 +70,17 @@ class NetlinkSocket:
     def close(self) -> None:
         """Close it. The kernel's state stays as it is."""
         self._socket.close()
+
+    def namespace(self) -> int:
+        """The cookie of its network namespace, which no other one has until the next boot (SO_NETNS_COOKIE).
+
+        Raises :class:`NetlinkError` before Linux 5.14.
+        """
+        try:
+            data = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            raise NetlinkError(error.errno or errno.EIO) from None
+        return int.from_bytes(data, sys.byteorder)
 
     def ask(self, request: bytes) -> list[bytes]:
         """Send a request; all that the kernel answers, without headers. A dump that a change interrupted is repeated.

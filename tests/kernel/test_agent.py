@@ -138,6 +138,23 @@ def test_a_killed_agent_is_missed_by_nobody_and_the_next_one_adopts(
     assert (web.root / "f").read_bytes() == (tmp_path / "body").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "damage", ["iptables -t mangle -F PODLANE-CLASSES", "ip6tables -t mangle -F", "tc qdisc del dev eth0 root"]
+)
+def test_what_was_removed_while_there_was_no_agent_is_put_back(
+    two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent], damage: str
+) -> None:
+    one, _ = two.pods
+    agents.append(start_agent(tmp_path, entry(one, named("a"))))
+    agents[0].until_in_force(one, named("a"))
+    before = enforced(one)
+    agents[0].stop(signal.SIGKILL)
+    one.run(damage.split())
+    assert enforced(one) != before
+    agents.append(start_agent(tmp_path, entry(one, named("a"))))
+    until("all of it again", lambda: enforced(one) == before)
+
+
 def test_sigterm_leaves_the_lanes_and_cleanup_leaves_nothing(
     two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
 ) -> None:

@@ -151,6 +151,9 @@ class PythonBackend:
         """Both: the library serves IPv4 and IPv6."""
         return frozenset(Family)
 
+    def generation(self) -> None:
+        """Legacy tables have none."""
+
     def __str__(self) -> str:
         return "python-iptables"
 
