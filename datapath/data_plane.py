@@ -15,8 +15,7 @@ servers run in the event loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import trio
@@ -83,6 +82,7 @@ class DataPlane:
         self._server: Server | None = None
         self._nursery: trio.Nursery | None = None
         self._applied = False
+        self._ruled = False  # whether rules of ours may be there
         self._earlier: ClassIds | None = None
         # Rules are installed that only connections of an earlier policy may need, inbound ones included.
         self._following = False
@@ -127,6 +127,8 @@ class DataPlane:
             {RULES: self._rules.missing_rules, ROUTES: self._rules.missing_routes, CLASSES: self._shaping.missing},
             self._installer.changes(),
             self.settings.read_every.seconds,
+            time.monotonic(),
+            self._thread.entered,
         )
 
     def _clear_the_other_datapath(self) -> None:
@@ -177,8 +179,9 @@ class DataPlane:
         table = RoutingTable.from_policy(policy, capture.silent_ports, capture.mesh)
         routing = Routing(table, ids, self._shaping.pacing_limits(policy, ids))
         await self._serve(routing)
+        first, self._ruled = not self._ruled, True
         await self._thread.run(partial(self._write_rules, policy))
-        await self._reroute()
+        await self._reroute(first=first)
         gone = await self._thread.run(self._shaping.finish)
         self._log_ingress_classifier()
         if gone.dropped_packets:
@@ -223,12 +226,12 @@ class DataPlane:
             keep_inbound=not settled and self._following_inbound,
         )
 
-    async def _reroute(self) -> None:
+    async def _reroute(self, *, first: bool) -> None:
         """Move connections that need no proxy to their new classes, now that the rules are in place."""
         try:
             server = self._server
             if isinstance(server, StepAside):
-                changed = await server.reroute() if self._have_decided() else 0
+                changed = await server.reroute() if not first or self._may_have_decided() else 0
             else:
                 changed = await self._quic.settle()
         except ConntrackError as error:
@@ -237,14 +240,12 @@ class DataPlane:
             if changed:
                 log.info("live connections changed their class", count=changed)
 
-    def _have_decided(self) -> bool:
-        """Whether there can be connections whose class is another one now: to look for them takes milliseconds.
+    def _may_have_decided(self) -> bool:
+        """At the start: whether there can be connections of an earlier data plane whose class is another one now.
 
-        Not at a start after which nothing has another class id than before, nor at the first one here.
+        Not where no class has another id than before, nor where there were no rules. To look takes milliseconds.
         """
         ids, earlier = self._shaping.ids, self._earlier
-        if self._applied:
-            return True
         if earlier is None:
             return self._rules.adopted
         return (dict(ids), ids.retired) != (dict(earlier), earlier.retired)
@@ -285,26 +286,23 @@ class DataPlane:
         """
         await self.mend(await self._thread.run(self.look))
 
-    @contextmanager
-    def at_rest(self) -> Iterator[bool]:
-        """Whether nothing is being changed or read at present; if so, nothing is during the block, but by its owner."""
-        try:
-            self.changing.acquire_nowait()
-        except trio.WouldBlock:
-            yield False
-            return
-        try:
-            with self._thread.idle() as idle:
-                yield idle
-        finally:
-            self.changing.release()
+    def rest(self) -> bool:
+        """Whether nothing is being changed or read at present; if so, nothing is until :meth:`resume`, but by the
+        caller, who may :meth:`look` meanwhile. A change that begins then waits for its first call to the kernel."""
+        if self.changing.locked() or self._thread.busy:
+            return False
+        self._thread.pause()
+        return True
 
-    def entered(self) -> AbstractContextManager[None]:
-        """The calling thread is in the network namespace during the block, as :meth:`look` wants it."""
-        return self._thread.entered()
+    def resume(self) -> None:
+        """The end of :meth:`rest`, by the same task."""
+        self._thread.resume()
 
     def look(self) -> frozenset[Part]:
-        """The part of :meth:`maintain` that blocks: see what is missing, for :meth:`mend`, and read the counters."""
+        """The part of :meth:`maintain` that blocks: see what is missing, for :meth:`mend`, and read the counters.
+
+        In any network namespace.
+        """
         parts = self._missing()
         if not parts:
             self._sample()

@@ -11,7 +11,10 @@ nothing is put back until a policy is put in force again. Two programs that figh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+import select
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 from tc_core.netlink.codec import NetlinkError
@@ -69,6 +72,9 @@ class Repairs:
 class Changes(Protocol):
     """Tells of changes in the kernel."""
 
+    def fileno(self) -> int | None:
+        """A descriptor that is readable when there is news; None: it has to be asked each time."""
+
     def arrived(self) -> bool:
         """Whether there may have been a change since the last call."""
 
@@ -77,7 +83,10 @@ class Changes(Protocol):
 
 
 class Watch:
-    """Looks for what is missing in the network namespace of the thread that makes it. Its calls block."""
+    """Looks for what is missing in the network namespace of the thread that makes it. Its calls block.
+
+    Make it before all is put in force: what is there then is known, and later changes are announced.
+    """
 
     def __init__(
         self,
@@ -85,12 +94,16 @@ class Watch:
         missing: Mapping[Part, Callable[[], Sequence[str]]],
         rules: Changes,
         read_every: float,
+        now: float,
+        inside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed.
+        """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed. Both are
+        called ``inside``, which enters the network namespace.
 
-        ``read_every``: seconds after which everything is read even if no change was noticed.
+        ``read_every``: seconds after which everything is read even if no change was noticed; sooner by up to a half,
+        so that many network namespaces do not have their turn at once.
         """
-        self._read_every = read_every
+        self._read_every = read_every * random.uniform(0.5, 1)
         self._repairs = repairs
         self._missing = missing
         self._changed = {
@@ -98,24 +111,37 @@ class Watch:
             ROUTES: _announced(*ROUTING),
             CLASSES: _announced(*TRAFFIC_CONTROL),
         }
-        self._read_at = dict.fromkeys(PARTS, float("-inf"))
+        self._inside = inside
+        self._read_at = dict.fromkeys(PARTS, now)
+        self._due = now + self._read_every
         self._lost: dict[Part, Sequence[str]] = {}
+        self._news = _any_of(self._changed.values())
 
     def look(self, now: float) -> frozenset[Part]:
         """Look, and return the parts to put back now. Raises what reading the kernel raises."""
-        for part, changed in self._changed.items():
-            again = part in self._lost and not self._repairs.beaten
-            # All are asked for news, so that none is left for the next look.
-            if changed.arrived() or again or now - self._read_at[part] >= self._read_every:
-                self._read_at[part] = now
-                if lost := self._missing[part]():
-                    self._lost[part] = lost
-                else:
-                    self._lost.pop(part, None)
+        if self._is_quiet(now):
+            return frozenset()
+        with self._inside():
+            for part, changed in self._changed.items():
+                again = part in self._lost and not self._repairs.beaten
+                # All are asked for news, so that none is left for the next look.
+                if changed.arrived() or again or now - self._read_at[part] >= self._read_every:
+                    self._read_at[part] = now
+                    if lost := self._missing[part]():
+                        self._lost[part] = lost
+                    else:
+                        self._lost.pop(part, None)
+        self._due = min(self._read_at.values()) + self._read_every
         return self._repairs.found(self._lost, now)
+
+    def _is_quiet(self, now: float) -> bool:
+        """Whether there is nothing to do, by one system call: nearly always, in nearly all network namespaces."""
+        return self._news is not None and not self._lost and now < self._due and not self._news.poll(0)
 
     def close(self) -> None:
         """Close the sockets that hear of changes."""
+        if self._news is not None:
+            self._news.close()
         for changed in self._changed.values():
             changed.close()
 
@@ -123,10 +149,24 @@ class Watch:
 class _Unknown:
     """Where the kernel announces nothing: everything is read each time."""
 
+    def fileno(self) -> None: ...
+
     def arrived(self) -> bool:
         return True
 
     def close(self) -> None: ...
+
+
+def _any_of(changes: Iterable[Changes]) -> select.epoll | None:
+    """What tells whether any of them has news; None if one has to be asked."""
+    all_changes = list(changes)
+    descriptors = [number for each in all_changes if (number := each.fileno()) is not None]
+    if len(descriptors) < len(all_changes):
+        return None
+    poll = select.epoll()
+    for number in descriptors:
+        poll.register(number, select.EPOLLIN)
+    return poll
 
 
 def _announced(protocol: int, groups: Sequence[int]) -> Changes:

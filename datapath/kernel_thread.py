@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -36,18 +36,18 @@ class KernelThread:
         async with self._one:
             return await trio.to_thread.run_sync(partial(self._call, call), limiter=self._together)
 
-    @contextmanager
-    def idle(self) -> Iterator[bool]:
-        """Whether no call is running; then none is made during the block."""
-        try:
-            self._one.acquire_nowait()
-        except trio.WouldBlock:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self._one.release()
+    async def idle(self) -> None:
+        """Wait until no call is running, nor a pause."""
+        async with self._one:
+            pass
+
+    def pause(self) -> None:
+        """Make no call until :meth:`resume`, which the same task calls. Raises trio.WouldBlock while one is running."""
+        self._one.acquire_nowait()
+
+    def resume(self) -> None:
+        """Calls are made again."""
+        self._one.release()
 
     def entered(self) -> AbstractContextManager[None]:
         """The calling thread is in the network namespace during the block."""

@@ -18,6 +18,7 @@ from tc_core.apply.plan import observe_interface, plan, plan_arriving
 from tc_core.compile.ingress_classifier import IngressClassifier, select_ingress_classifier
 from tc_core.compile.mark_tree import LEAF_BASE, compile_policy, leaf_handle
 from tc_core.compile.packet_tree import compile_ingress
+from tc_core.device_counts import DeviceCounts
 from tc_core.errors import ForeignLinkError, ForeignQdiscError, InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
@@ -71,9 +72,11 @@ class _Sampler:
         self._classes: tuple[ResolvedClass, ...] = ()
         self._meter: RateMeter[Handle] = RateMeter(RATE_WINDOW)
         self._peaks: dict[str, Rate] = {}
-        self._last: tuple[ClassSnapshot, ...] = ()
+        self.last: tuple[ClassSnapshot, ...] = ()
+        """Snapshots of the existing classes."""
+        self._counters: Mapping[Handle, ClassStats] = {}
         self._idle = False
-        """Whether :attr:`_last` is of these classes."""
+        """Whether :attr:`last` is of these classes."""
 
     def follow(self, classes: tuple[ResolvedClass, ...]) -> None:
         """Sample these classes from now on."""
@@ -81,10 +84,15 @@ class _Sampler:
         self._classes = classes
         self._peaks = {c.name: self._peaks.get(c.name, Rate(0)) for c in classes}
 
-    def sample(self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float) -> tuple[ClassSnapshot, ...]:
-        """Snapshots of the existing classes, from counters read at ``now`` (seconds)."""
+    def sample(
+        self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float, *, since: float | None = None
+    ) -> bool:
+        """Make :attr:`last` of counters read at ``now`` (seconds); whether they are the same as before and nothing
+        waits, nor will while nothing is sent. ``since``: until then the last reading is known to have been true."""
+        if self._idle and since is not None:
+            self._meter.again(self._counters, since)
         if self._idle and self._meter.again(counters, now):
-            return self._last
+            return not any(stats.backlog_packets for stats in counters.values())
         rates = self._meter.read(counters, now)
         snapshots = []
         for c in self._classes:
@@ -97,9 +105,10 @@ class _Sampler:
             snapshots.append(
                 ClassSnapshot(c.name, ids[c.name], handle, c.rate, c.ceil, c.priority, stats, rate, self._peaks[c.name])
             )
-        self._last = tuple(snapshots)
+        self.last = tuple(snapshots)
+        self._counters = counters
         self._idle = True
-        return self._last
+        return False
 
 
 class Shaping:
@@ -114,8 +123,12 @@ class Shaping:
         replace: bool,
         relays: bool = True,
         received_counters: SharedCounters | None = None,
+        device_counts: DeviceCounts | None = None,
     ) -> None:
-        """``relays``: whether connections are relayed. ``received_counters`` counts what a pacing relay receives."""
+        """``relays``: whether connections are relayed. ``received_counters`` counts what a pacing relay receives.
+
+        With ``device_counts`` classes are read only when packets have passed or wait.
+        """
         self._relays = relays
         self.interface = interface
         self.received_counters = received_counters or SharedCounters()
@@ -127,6 +140,9 @@ class Shaping:
         """State of received traffic, if the policy limits it."""
         self.read_at: float | None = None
         """When the counters of the snapshots were read, on the clock of :meth:`sample`."""
+        self._device_counts = device_counts
+        self._still = False
+        """Whether the counters stay as they are while no packet passes."""
         self._kernel = kernel
         self._features = features
         self._replace = replace
@@ -163,6 +179,7 @@ class Shaping:
         policy.
         """
         wanted = compile_policy(policy, self._features, ids)  # first: fails before anything is changed
+        self._still = False
         ingress_classifier = select_ingress_classifier(policy, self._features, relays=self._relays)
         ingress = compile_ingress(
             policy,
@@ -177,10 +194,12 @@ class Shaping:
         if self._policy is not None:
             both, both_ids = transition(self._policy, self.ids, policy, ids)
             first = wanted if both is policy else compile_policy(both, self._features, both_ids)
-        report = apply(self._kernel, self.interface, first, replace=self._replace)
+        seen = observe_interface(self._kernel, self.interface)
+        report = execute(self._kernel, self.interface, plan(seen, first, replace=self._replace))
         self._lanes = Lanes(wanted, ingress, ids)
         self._goes = first != wanted
-        self._rest = self.unfinished or self._goes or self._policy is None or ingress is not None
+        arrives = ingress is not None or bool(plan_arriving(seen, None))
+        self._rest = self.unfinished or self._goes or arrives
         self.unfinished = True
         self.ids, self._policy, self.ingress_classifier = ids, policy, ingress_classifier
         self._sending.follow(policy.resolved())
@@ -194,6 +213,7 @@ class Shaping:
         """
         if self._lanes is None or self._policy is None:
             return Report(self.interface)
+        self._still = False
         if not self._rest and self._receiving is None:
             self.unfinished = False
             return Report(self.interface)
@@ -230,6 +250,7 @@ class Shaping:
     def put_back(self) -> None:
         """Make the changes of :meth:`missing`. Raises the errors of :mod:`tc_core`."""
         if self._lanes is not None and not self.unfinished:
+            self._still = False
             apply(self._kernel, self.interface, self._lanes, replace=self._replace)
 
     def remove(self) -> None:
@@ -243,13 +264,21 @@ class Shaping:
         Rates are means since the last sample at least ``RATE_WINDOW`` ago; samples in between (after a reload, at the
         end) update the counters only.
         """
-        self.snapshots = self._sending.sample(self._kernel.counters(self.interface), self.ids, now)
+        moved = self._device_counts is None or self._device_counts.moved()
+        if not moved and self._still:
+            self.read_at = now
+            return
+        sent = self._kernel.counters(self.interface)
+        still = self._sending.sample(sent, self.ids, now, since=self.read_at)
+        self.snapshots = self._sending.last
         if self._receiving is not None:
             device, total, ingress_classifier, sampler = self._receiving
             counters = self._kernel.counters(device)
             if ingress_classifier is IngressClassifier.PACING:
                 counters = {handle: self._with_relayed(handle, stats) for handle, stats in counters.items()}
-            self.received = Received(device, total, sampler.sample(counters, self.ids, now), ingress_classifier)
+            still &= sampler.sample(counters, self.ids, now, since=self.read_at)
+            self.received = Received(device, total, sampler.last, ingress_classifier)
+        self._still = still
         self.read_at = now
 
     def _with_relayed(self, handle: Handle, stats: ClassStats) -> ClassStats:

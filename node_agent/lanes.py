@@ -6,6 +6,7 @@ ids that live connections carry in their marks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from node_agent.counters import FlowCounters
 from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
+from tc_core.device_counts import DeviceCounts
 from tc_core.probe.capability import Features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
@@ -44,7 +46,7 @@ from traffic_policy.marks import ClassIds
 from traffic_policy.settings import OUTBOUND_PORT, OnFailure
 from traffic_policy.units import Duration
 
-_LOOK_S: Final = 0.25
+_LOOK_S: Final = 0.1
 """Seconds between two looks whether a network namespace is there."""
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
@@ -70,10 +72,10 @@ class State(StrEnum):
 class NodeContext:
     """What all workloads of a node share.
 
-    ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that reads first packets, ``together`` limits the
-    blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state of a
-    workload and its reason, and with each change that is in force, but not with what is adopted. ``moved``: lanes came
-    into force, or another state did.
+    ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that
+    reads first packets, ``together`` limits the blocking calls at once, ``sweeper`` looks after what is in force.
+    ``told`` is called with each new state of a workload and its reason, and with each change that is in force, but not
+    with what is adopted. ``moved``: lanes came into force, or another state did.
     """
 
     features: Features
@@ -132,9 +134,14 @@ class WorkloadLanes:
                 pause = _FIRST_PAUSE_S if self.programmed > began else min(pause * 2, _LONGEST_PAUSE_S)
                 self._say(State.FAILED, failure)
             if not self._ended:
-                with trio.move_on_after(pause if failure is not None else _LOOK_S):
+                with trio.move_on_after(pause if failure is not None else self._patience()):
                     await self._stirred.wait()
                 self._stirred = trio.Event()
+
+    def _patience(self) -> float:
+        """Seconds until the next attempt, without a change of the workload."""
+        may_come = self.workload.lanes is not None and self.workload.network_namespace is not None
+        return _LOOK_S if may_come else math.inf
 
     async def _attempt(self) -> str | None:
         """Have lanes in force for as long as the network namespace is there; returns what went wrong."""
@@ -167,14 +174,18 @@ class WorkloadLanes:
                 plane = self.plane
                 assert plane is not None
                 stack.callback(self._forget_plane, plane)
-                async with plane.changing:
-                    await plane.prepare(nursery, None if earlier is None else earlier.ids)
-                    await plane.apply(lanes.policy, lanes.settings(self._mesh))
-                self.in_force_in = namespace.identity
-                self._programmed(lanes, adopted=earlier is not None)
-                await self._keep(plane, namespace)
-                if not self._continues(namespace):
-                    await self._leave(plane, namespace)
+                try:
+                    async with plane.changing:
+                        await plane.prepare(nursery, None if earlier is None else earlier.ids)
+                        await plane.apply(lanes.policy, lanes.settings(self._mesh))
+                    self.in_force_in = namespace.identity
+                    self._programmed(lanes, adopted=earlier is not None)
+                    await self._keep(plane, namespace)
+                    if not self._continues(namespace):
+                        await self._leave(plane, namespace)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await thread.idle()  # the sweeper may be looking, at what is closed now
             nursery.cancel_scope.cancel()
 
     def _make_plane(
@@ -190,7 +201,10 @@ class WorkloadLanes:
         kernel = stack.enter_context(NetlinkKernel())
         interface = shaped_interface(kernel, lanes.interface)
         self._mesh = resolve(lanes.mesh)
-        shaping = Shaping(kernel, interface, self._node.features, replace=False, relays=False)
+        counts = DeviceCounts()
+        stack.callback(counts.close)
+        features = self._node.features
+        shaping = Shaping(kernel, interface, features, replace=False, relays=False, device_counts=counts)
         installer = Installer(self._node.backends.choose(seal), seal, self._node.backends.proven)
 
         def keep(ids: ClassIds) -> None:

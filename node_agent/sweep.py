@@ -4,7 +4,7 @@ looking."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -40,10 +40,13 @@ class Sweeper:
         """Until cancelled."""
         while True:
             await trio.sleep(EVERY_S)
-            with ExitStack() as stack:
-                due = [plane for plane in self._told if stack.enter_context(plane.at_rest())]
+            due = [plane for plane in self._told if plane.rest()]
+            try:
                 with trio.CancelScope(shield=True):
                     found = await trio.to_thread.run_sync(partial(_look_at, due))
+            finally:
+                for plane in due:
+                    plane.resume()
             for plane, seen in zip(due, found, strict=True):
                 if (tell := self._told.get(plane)) is not None:
                     tell(seen)
@@ -53,8 +56,7 @@ def _look_at(planes: list[DataPlane]) -> list[Found]:
     found: list[Found] = []
     for plane in planes:
         try:
-            with plane.entered():
-                found.append(plane.look())
+            found.append(plane.look())
         except PodlaneError as error:
             found.append(error)
     return found

@@ -37,6 +37,10 @@ class MangleChanges:
             with suppress(NetlinkError):
                 self._announced = Notifications(*NFTABLES)
 
+    def fileno(self) -> int | None:
+        """A descriptor that is readable when there is news; None: it has to be asked each time."""
+        return None if self._announced is None else self._announced.fileno()
+
     def close(self) -> None:
         """Close its socket."""
         if self._announced is not None:

@@ -44,6 +44,10 @@ class Notifications:
             self._socket.close()
             raise NetlinkError(error.errno or errno.EIO) from None
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()

@@ -93,7 +93,7 @@ class RecordedInstaller(Installer):
         return (Command((str(self.number(ruleset)),), ""),)
 
     def changes(self) -> SimpleNamespace:
-        return SimpleNamespace(arrived=lambda: bool(self.gone), close=lambda: None)
+        return SimpleNamespace(fileno=lambda: None, arrived=lambda: bool(self.gone), close=lambda: None)
 
     def missing_rules(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
         return list(self.gone)

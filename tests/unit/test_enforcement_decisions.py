@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -61,13 +63,12 @@ def test_the_kernel_is_read_when_there_is_news_and_once_in_a_while() -> None:
     watch = Watch(
         Repairs(),
         {part: (lambda part=part: missing(part)) for part in (RULES, ROUTES, CLASSES)},
-        SimpleNamespace(arrived=lambda: news[0], close=lambda: None),
+        SimpleNamespace(fileno=lambda: None, arrived=lambda: news[0], close=lambda: None),
         read_every=CALM_S,
+        now=0.0,
     )
-    watch.look(0.0)
-    assert read == [RULES, ROUTES, CLASSES]
     watch.look(1.0)
-    assert RULES not in read[3:], "nothing has changed"
+    assert RULES not in read, "nothing has changed"
     news[0] = True
     read.clear()
     watch.look(2.0)
@@ -83,6 +84,37 @@ def test_the_kernel_is_read_when_there_is_news_and_once_in_a_while() -> None:
     read.clear()
     assert RULES in watch.look(101.0)
     assert RULES in read, "what is missing is looked at again"
+
+
+def test_without_news_nothing_is_entered() -> None:
+    read: list[Part] = []
+    news, tell = socket.socketpair()
+
+    def arrived() -> bool:
+        try:
+            return bool(news.recv(1))
+        except BlockingIOError:
+            return False
+
+    def missing() -> Sequence[str]:
+        read.append(RULES)
+        return []
+
+    with news, tell:
+        news.setblocking(False)
+        rules = SimpleNamespace(fileno=news.fileno, arrived=arrived, close=lambda: None)
+        parts = {RULES: missing, ROUTES: list, CLASSES: list}
+        entered: list[None] = []
+        watch = Watch(Repairs(), parts, rules, CALM_S, 0.0, lambda: nullcontext(entered.append(None)))
+        tell.send(b"x")
+        watch.look(1.0)
+        assert read == [RULES]
+        assert entered
+        watch.look(2.0)
+        assert read == [RULES]
+        watch.look(2.0 + CALM_S)
+        assert read == [RULES, RULES], "once in a while"
+        watch.close()
 
 
 @pytest.mark.trio

@@ -7,11 +7,13 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 import trio
 
+from datapath.netfilter.changes import MangleChanges
 from datapath.netfilter.install import Backend, Installer, InstallReport
 from datapath.netfilter.rules import Rule
 from datapath.netfilter.ruleset import Ruleset
@@ -43,8 +45,8 @@ class Recorded(Installer):
         self.seen.append(self.alone())
         return InstallReport(changed=True, adopted=False)
 
-    def changes(self) -> Callable[[], bool]:
-        return lambda: False
+    def changes(self) -> MangleChanges:
+        return cast("MangleChanges", SimpleNamespace(fileno=lambda: None, arrived=lambda: False, close=lambda: None))
 
     def missing_rules(self, ruleset: Ruleset) -> list[str]:  # noqa: ARG002
         return []

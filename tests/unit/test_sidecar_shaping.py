@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_network
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from trees import TOLD_BY
@@ -21,7 +23,7 @@ from tc_core.compile.packet_tree import compile_ingress
 from tc_core.errors import MissingFeatureError
 from tc_core.fake.kernel import FakeKernel
 from tc_core.handles import Handle
-from tc_core.kernel import AddClass, AddLink, AddQdisc, DeleteClass, DeleteLink, ReplaceFilter
+from tc_core.kernel import AddClass, AddLink, AddQdisc, Counters, DeleteClass, DeleteLink, ReplaceFilter
 from tc_core.model import INGRESS_HOOK, BpfFilter, FwFilter, RedirectFilter
 from tc_core.probe.capability import ALL_FEATURES, absent
 from tc_core.stats import ClassStats
@@ -419,3 +421,48 @@ def test_what_the_kernel_lacks_is_said_before_anything_is_changed(feature: str) 
         shaping.begin(policy, shaping.ids_for(policy))
     assert "modprobe" in caught.value.remedy
     assert kernel.applied == []
+
+
+class ReadKernel(FakeKernel):
+    """Gives the same object for the same counters, as the kernel's edge does, and counts how often it is asked."""
+
+    read = 0
+    _last: Counters | None = None
+
+    def counters(self, interface: str) -> Counters:
+        self.read += 1
+        found = super().counters(interface)
+        if found != self._last:
+            self._last = found
+        return self._last or found
+
+
+def test_classes_are_not_read_while_no_packet_passes_and_none_waits() -> None:
+    kernel = ReadKernel("eth0")
+    passes = [True]
+    counts = cast("Any", SimpleNamespace(moved=lambda: passes[0]))
+    shaping = Shaping(kernel, "eth0", ALL_FEATURES, replace=False, device_counts=counts)
+    apply(shaping, ONE)
+    one = leaf_handle(shaping.ids["one"])
+
+    def reads(at: float, *, sent: int = 0, waiting: int = 0, moved: bool = False) -> int:
+        kernel.count(one, ClassStats(bytes=sent, backlog_packets=waiting))
+        passes[0] = moved
+        before = kernel.read
+        shaping.sample(at)
+        assert shaping.read_at == at
+        return kernel.read - before
+
+    assert reads(0.0, moved=True) == 1
+    assert [reads(float(at)) for at in range(1, 10)] == [1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert reads(10.0, sent=125_000, moved=True) == 1
+    assert shaping.snapshots[0].current_rate == Rate.parse("1Mbit"), "over the last second, not since it was read"
+    assert reads(11.0, sent=125_000) == 1
+    assert shaping.snapshots[0].current_rate == Rate(0)
+    assert [reads(at, sent=125_000) for at in (12.0, 13.0)] == [1, 0]
+    assert reads(14.0, sent=125_000, waiting=1, moved=True) == 1
+    assert [reads(at, sent=125_000, waiting=1) for at in (15.0, 16.0, 17.0)] == [1, 1, 1], "it may be dropped"
+    assert [reads(at, sent=125_000) for at in (18.0, 19.0, 20.0)] == [1, 1, 0]
+    apply(shaping, TWO)
+    assert reads(21.0) == 1
+    assert [each.name for each in shaping.snapshots] == ["two", "default"]
