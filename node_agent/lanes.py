@@ -48,7 +48,7 @@ from traffic_policy.units import Duration
 
 _LOOK_S: Final = 0.1
 """Seconds between two looks whether a network namespace is there."""
-_FIRST_PAUSE_S: Final = 0.5
+_FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 30.0
 """Seconds before what has failed is tried again."""
 
