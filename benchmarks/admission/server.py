@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from typing import Final
 from benchmarks.admission.clients import HOST
 from benchmarks.candidates.base import stop
 from benchmarks.errors import CandidateError
+from benchmarks.processes import process_seconds
 from injector.server.certificates import Lifetimes, Step, take_step
 
 _SAID: Final = 2000
 """Characters of its log that are told when it fails."""
-_CPU_CLOCK: Final = 2
-"""CPUCLOCK_SCHED: with the complement of a pid it is the clock of that process (clock_getcpuclockid(3))."""
 OPTIONS: Final = ("--address", HOST, "--port", "0", "--metrics-port", "0", "--linger", "0s")
 
 
@@ -38,8 +36,8 @@ class Injector:
     log: Path
 
     def cpu_seconds(self) -> float:
-        """CPU time that it has had, in seconds. Not from its threads' counts: those of threads that ended are lost."""
-        return time.clock_gettime((~self.pid << 3) | _CPU_CLOCK)
+        """CPU time that it has had, in seconds."""
+        return process_seconds(self.pid)
 
     def waits(self) -> dict[str, float]:
         """Seconds that each of its threads could have run, but waited for a CPU that ran somebody else."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.admission.load import percentile
 from benchmarks.agent.figures import ADOPTED, AGENT, ALL, IDLE, MEMORY, PACED, TOGETHER, Measured
 from benchmarks.agent.ground import Agent, Ground
-from benchmarks.processes import cpu_seconds, process_tree, resident_mib
+from benchmarks.processes import process_seconds, resident_mib
 from benchmarks.progress import Progress
 from benchmarks.results import Results, Sample
 from benchmarks.stage import Placement
@@ -73,10 +73,9 @@ class Runner:
         time.sleep(_SETTLE_S)
         full = resident_mib([agent.pid])
         self._keep(number, MEMORY, {"one_mib": one, "all_mib": full, "each_mib": (full - one) / further})
-        tree = process_tree(agent.pid)
-        cpu, began = cpu_seconds(tree), time.monotonic()
+        cpu, began = process_seconds(agent.pid), time.monotonic()
         time.sleep(self._plan.seconds)
-        share = (cpu_seconds(tree) - cpu) / (time.monotonic() - began)
+        share = (process_seconds(agent.pid) - cpu) / (time.monotonic() - began)
         self._keep(number, IDLE, {"cpu_percent": share * 100})
         agent.end(signal.SIGKILL)
         began = time.monotonic()
