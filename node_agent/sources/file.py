@@ -88,7 +88,7 @@ def _workload(
     entry: object, where: str, folder: Path, policies: dict[Path, TrafficPolicy | PodlaneError]
 ) -> NodeWorkload:
     if not isinstance(entry, dict):
-        raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write name, netns, interface, policy, on-failure and mesh.")
+        raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write {', '.join(_KEYS)}.")
     for key in entry:
         if key not in _KEYS:
             raise WorkloadsError(f"{where}: There is no key {key!r}. There are {', '.join(_KEYS)}.")
