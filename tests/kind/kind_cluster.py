@@ -26,11 +26,13 @@ OPEN: Final = "open"
 """A namespace that has not opted in."""
 SHOP: Final = "shop"
 """One that has."""
+LANES_NAMESPACE: Final = "lanes"
+"""One whose Pods are the agent's."""
 STRICT: Final = "strict"
 """One that has, and whose Pods may have no special rights."""
 PRIVILEGED: Final = "privileged"
 """One that has, and says of its Pods that they may have all rights."""
-NAMESPACES: Final = (SYSTEM, OPEN, SHOP, STRICT, PRIVILEGED)
+NAMESPACES: Final = (SYSTEM, OPEN, SHOP, LANES_NAMESPACE, STRICT, PRIVILEGED)
 CONTEXT: Final = f"kind-{os.environ.get('PODLANE_KIND_CLUSTER', 'podlane')}"
 """What kind calls the cluster of benchmarks/kind/cluster.yaml, or that of another name, in a kubeconfig."""
 CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"
@@ -137,6 +139,11 @@ class KindCluster:
         )  # fmt: skip
         if system.get("deployment", INJECTORS)["spec"]["template"] != template:
             until("the old injectors to be gone", lambda: not before & _uids(system), patience=90)
+
+    def allow_agents(self) -> None:
+        """Allow the chart's namespace Pods with the rights of agents, as docs/how-to/agent-kubernetes.md says."""
+        label = "pod-security.kubernetes.io/enforce=privileged"
+        self.kubectl("label", "--overwrite", "namespace", SYSTEM, label)
 
     def injects(self) -> bool:
         """Whether a Pod that is created now gets a sidecar; it is a dry run. False: the API server does not reach the injectors."""

@@ -1,0 +1,256 @@
+"""Pods without a sidecar in a kind cluster, held by the agent of their node."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+from istio_proxy import Service
+from kind_cluster import (
+    ANNOTATIONS,
+    CEIL,
+    LANES_NAMESPACE,
+    SIZE,
+    SYSTEM,
+    Client,
+    KindCluster,
+    Server,
+    application,
+    classes,
+    deployment,
+    held,
+    rate_of,
+    template,
+    upload,
+    web_server,
+)
+from kind_mesh import istio_init, istio_proxy
+from kubectl import Kubectl
+from waiting import until
+
+pytestmark = pytest.mark.timeout(300, method="signal")
+
+AGENTS: Final = "daemonset/podlane-agent"
+
+
+STARTS: Final = 6
+
+
+def rolled_out(cluster: KindCluster) -> None:
+    cluster.kubectl.within(SYSTEM)("rollout", "status", AGENTS, "--timeout=120s", timeout=150)
+
+
+@pytest.fixture(scope="module")
+def agents(installed: KindCluster) -> Iterator[KindCluster]:
+    """The chart with agents; what they have left is removed in the end by the chart's value for it."""
+    installed.allow_agents()
+    installed.upgrade("agent.enabled=true")
+    rolled_out(installed)
+    yield installed
+    installed.upgrade("agent.enabled=true", "agent.cleanup=true")
+    rolled_out(installed)
+    assert installed.in_node("ls", "/run/podlane/agent") == ""
+    installed.upgrade()
+
+
+@pytest.fixture(scope="module")
+def lanes(agents: KindCluster) -> Kubectl:
+    """kubectl in a namespace whose Pods are the agent's."""
+    agents.make_namespace(LANES_NAMESPACE, {"podlane.io/mode": "agent"})
+    return agents.kubectl.within(LANES_NAMESPACE)
+
+
+def events(pod: Client, reason: str) -> list[str]:
+    """Messages of the agent's Events about a Pod."""
+    chosen = f"--field-selector=involvedObject.name={pod.pod},reason={reason}"
+    return [each["message"] for each in json.loads(pod.kubectl("get", "events", chosen, "--output=json"))["items"]]
+
+
+def until_in_force(pod: Client, words: str = "shared by video, secret, bulk, default.") -> None:
+    until(f"lanes {words}", lambda: any(words in said for said in events(pod, "LanesProgrammed")), patience=60)
+
+
+def started(lanes: Kubectl, name: str) -> Client:
+    pod = Client.start(lanes, name)
+    until_in_force(pod)
+    return pod
+
+
+@pytest.fixture(scope="module")
+def web(lanes: Kubectl) -> Client:
+    """A Pod of a Deployment."""
+    return started(lanes, "web")
+
+
+@contextmanager
+def asking(pod: Client, server: Server) -> Iterator[None]:
+    """Requests one after the other during the block, each on a connection of its own; fails if one does."""
+    address = server.address()
+    ask = f"curl --silent --show-error --fail --max-time 10 --output /dev/null --header 'Host: v.example.com' http://{address}"
+    script = f"i=0; while [ ! -e /tmp/enough ]; do {ask} || exit 1; i=$((i + 1)); done; echo $i"
+    pod.run("rm", "-f", "/tmp/enough")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(pod.run, "sh", "-c", script, timeout=200)
+        yield
+        pod.run("touch", "/tmp/enough")
+        answered = int(asked.result(60))
+    print(f"{answered} requests")
+    assert answered > 20
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_pods_of_all_owners_are_held_without_a_sidecar(lanes: Kubectl, server: Server, kind: str) -> None:
+    name = kind.lower()
+    document = deployment(name) | {"kind": kind}
+    if kind == "StatefulSet":
+        document["spec"]["serviceName"] = name
+    lanes.create(document)
+    lanes("rollout", "status", f"{kind}/{name}", "--timeout=120s", timeout=150)
+    pod = Client.of(lanes, name)
+    until_in_force(pod)
+    assert [c["name"] for c in pod.document["spec"]["containers"]] == ["app"]
+    assert "initContainers" not in pod.document["spec"]
+    for host, port in (("video.example.com", "http"), ("secret.example.com", "tls"), ("other.example.com", "bulk")):
+        assert held(pod.upload(server, SIZE, host, port))
+    assert pod.upload(server, SIZE, "other.example.com", "http") > 3 * CEIL
+    lanes("delete", kind, name, "--wait=false")
+
+
+def test_a_job_is_held_and_completes(lanes: Kubectl, server: Server) -> None:
+    """What it sends in the moment before the agent knows of it is not held; this is its second upload."""
+    once = upload(server, SIZE, "video.example.com", "http")
+    container = application("sh", "-c", f"{once} >/dev/null && {once} >/dev/termination-log")
+    spec = {"backoffLimit": 0, "template": template("job", containers=[container], restartPolicy="Never")}
+    lanes.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": spec})
+    lanes("wait", "--for=condition=Complete", "job/job", "--timeout=90s", timeout=120)
+    ended = Client.of(lanes, "job").status_of("app")["state"]["terminated"]
+    assert held(rate_of(ended["message"], SIZE))
+
+
+def test_a_changed_annotation_is_in_force_without_a_restart(web: Client, server: Server) -> None:
+    assert held(web.upload(server, SIZE, "video.example.com", "http"))
+    web.kubectl("annotate", "--overwrite", "pod", web.pod, f"podlane.io/classes={classes(2 * CEIL, ['video'])}")
+    until_in_force(web, "shared by video, default.")
+    assert held(web.upload(server, 2 * SIZE, "video.example.com", "http"), 2 * CEIL)
+    web.kubectl("annotate", "--overwrite", "pod", web.pod, f"podlane.io/classes={classes()}")
+    until("the first limits", lambda: held(web.upload(server, SIZE, "video.example.com", "http")), patience=60)
+    assert web.status_of("app")["restartCount"] == 0
+
+
+def agent_of(cluster: KindCluster) -> dict[str, Any]:
+    """The Pod of the one agent that is not ending."""
+    pods = cluster.kubectl.within(SYSTEM).list("pods")
+    (pod,) = [
+        p for p in pods
+        if p["metadata"]["labels"].get("app.kubernetes.io/component") == "agent" and "deletionTimestamp" not in p["metadata"]
+    ]  # fmt: skip
+    return pod
+
+
+def restarts(cluster: KindCluster) -> int:
+    """How often the agent's container was started anew and is ready; -1 while it is not."""
+    (status,) = agent_of(cluster)["status"].get("containerStatuses", [{}])
+    return int(status["restartCount"]) if status.get("ready") else -1
+
+
+def test_an_agent_killed_under_load_is_missed_by_nobody(agents: KindCluster, web: Client, server: Server) -> None:
+    before = until("an agent", lambda: restarts(agents) + 1) - 1
+    container = agent_of(agents)["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    with asking(web, server):
+        assert agents.in_node("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container) == ""
+        assert held(web.upload(server, SIZE, "other.example.com", "bulk"))
+        until("the next agent", lambda: restarts(agents) > before, patience=60)
+    assert held(web.upload(server, SIZE, "video.example.com", "http"))
+
+
+def test_an_upgrade_of_the_agents_is_noticed_by_nobody(agents: KindCluster, web: Client, server: Server) -> None:
+    told = events(web, "LanesProgrammed")
+    old = agent_of(agents)["metadata"]["uid"]
+    with asking(web, server):
+        agents.kubectl.within(SYSTEM)("rollout", "restart", AGENTS)
+        rolled_out(agents)
+    assert agent_of(agents)["metadata"]["uid"] != old
+    assert held(web.upload(server, SIZE, "video.example.com", "http"))
+    assert events(web, "LanesProgrammed") == told, "what is adopted is not told again"
+
+
+def test_a_drained_node_has_lanes_for_who_comes_back(agents: KindCluster, lanes: Kubectl, server: Server) -> None:
+    pod = started(lanes, "drained")
+    (node,) = (each["metadata"]["name"] for each in agents.kubectl.list("nodes"))
+    try:
+        agents.kubectl("drain", node, "--pod-selector=app=drained", "--ignore-daemonsets", "--timeout=60s", timeout=90)
+    finally:
+        agents.kubectl("uncordon", node)
+    lanes("rollout", "status", "deployment/drained", "--timeout=120s", timeout=150)
+    again = Client.of(lanes, "drained")
+    assert again.pod != pod.pod
+    until_in_force(again)
+    assert held(again.upload(server, SIZE, "video.example.com", "http"))
+
+
+def test_sidecar_and_agent_hold_pods_side_by_side(web: Client, client: Client, lanes: Kubectl, server: Server) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        rates = list(pool.map(lambda pod: pod.upload(server, SIZE, "video.example.com", "http"), (web, client)))
+    assert all(map(held, rates)), rates
+    own = deployment("own")
+    own["spec"]["template"]["metadata"]["labels"]["podlane.io/inject"] = "true"
+    lanes.create(own)
+    lanes("rollout", "status", "deployment/own", "--timeout=120s", timeout=150)
+    pod = Client.of(lanes, "own")
+    assert [c["name"] for c in pod.document["spec"]["initContainers"]] == ["podlane"]
+    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert events(pod, "LanesProgrammed") == events(pod, "LanesFailed") == []
+    lanes("delete", "deployment", "own", "--wait=false")
+
+
+def test_a_pod_in_the_nodes_network_is_refused(lanes: Kubectl) -> None:
+    document = {"apiVersion": "v1", "kind": "Pod", **template("host", hostNetwork=True)}
+    document["metadata"]["name"] = "host"
+    lanes.create(document)
+    pod = Client(lanes, "host")
+    (said,) = until("the refusal", lambda: events(pod, "LanesRefused"), patience=60)
+    assert "hostNetwork" in said
+    lanes("delete", "pod", "host", "--wait=false")
+
+
+def test_behind_istios_proxy_names_decide(lanes: Kubectl, server: Server) -> None:
+    service = Service("api.default.svc.cluster.local", 8000, server.address(), 80)
+    document = deployment("meshed")
+    containers = [web_server(), istio_proxy(service)]
+    document["spec"]["template"] = template("meshed", ANNOTATIONS, containers=containers, initContainers=[istio_init()])
+    lanes.create(document)
+    lanes("rollout", "status", "deployment/meshed", "--timeout=120s", timeout=150)
+    pod = Client.of(lanes, "meshed")
+    until_in_force(pod)
+    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.upload(server, SIZE, "other.example.com", "http") > 2 * CEIL
+    lanes("delete", "deployment", "meshed", "--wait=false")
+
+
+def seconds_until_ready(kubectl: Kubectl, name: str) -> float:
+    """From the request for a Pod until it is ready; it goes afterwards."""
+    document = {"apiVersion": "v1", "kind": "Pod", **template(name)}
+    document["metadata"]["name"] = name
+    began = time.monotonic()
+    kubectl.create(document)
+    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout=90)
+    took = time.monotonic() - began
+    kubectl("delete", "pod", name, "--force", "--grace-period=0")
+    return took
+
+
+def test_pods_are_ready_as_soon_as_without_limits(lanes: Kubectl, elsewhere: Kubectl) -> None:
+    """Nothing is put into them, and nothing waits for the agent."""
+    times: dict[str, list[float]] = {"with the agent": [], "without": []}
+    for number in range(STARTS):
+        times["with the agent"].append(seconds_until_ready(lanes, f"start-{number}"))
+        times["without"].append(seconds_until_ready(elsewhere, f"start-{number}"))
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    print({name: f"{median:.2f} s until ready" for name, median in medians.items()})
+    assert medians["with the agent"] < medians["without"] + 2
