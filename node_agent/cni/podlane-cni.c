@@ -298,17 +298,16 @@ int main(void)
 		return fail(BAD_ENVIRONMENT, "CNI_COMMAND is missing. This is a plugin that container runtimes call");
 	if (strlen(config) != size || member(config, "cniVersion", &any))
 		return fail(BAD_JSON, "the configuration is no JSON object");
-	if (any.at && word(config, "cniVersion", version, sizeof version)) {
-		strcpy(version, NEWEST);
-		return fail(VERSION_NOT_KNOWN, "cniVersion is not one of those that VERSION names");
-	}
-	if (!strcmp(command, "VERSION"))
-		return tell_versions();
 	int known = 0;
 
-	for (size_t i = 0; i < sizeof versions / sizeof *versions; i++)
-		known |= !strcmp(version, versions[i]);
-	if (!known || !any.at)
+	if (!word(config, "cniVersion", version, sizeof version))
+		for (size_t i = 0; i < sizeof versions / sizeof *versions; i++)
+			known |= !strcmp(version, versions[i]);
+	if (!known)
+		strcpy(version, NEWEST);
+	if (!strcmp(command, "VERSION"))
+		return tell_versions();
+	if (!known)
 		return fail(VERSION_NOT_KNOWN, "cniVersion is not one of those that VERSION names");
 	if (!strcmp(command, "ADD") || !strcmp(command, "CHECK"))
 		return add_or_check(config, !strcmp(command, "ADD"));

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node_agent.cni.call import REFUSED, CniCall, CniError
 from node_agent.cni.conflist import PluginEntry
@@ -111,6 +113,7 @@ def test_what_needs_no_agent_is_well_without_one(command: str, at: Path) -> None
         ('{"cniVersion": "0.2.0"}', 1),
         ('{"cniVersion": "2.0.0"}', 1),
         ('{"cniVersion": 1}', 1),
+        ('{"cniVersion": "1.\n0.0"}', 1),
         ('{"cniVersion": "' + "1" * 1000 + '"}', 1),
         ('{"cniVersion": "1.0.0", "a": "' + "b" * (1 << 20) + '"}', 5),
         ('{"cniVersion": "1.0.0"}', 7),
@@ -129,6 +132,29 @@ def test_wrong_input_has_a_code(given: str, code: int) -> None:
 def test_a_missing_variable_has_a_code(missing: str, at: Path) -> None:
     assert failure(call("ADD", config(at), **{missing: None}))["code"] == 4
     assert failure(call("UPDATE", config(at)))["code"] == 4
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60)
+@given(VALUES, st.dictionaries(st.text(max_size=5), VALUES, max_size=3), st.sampled_from([None, 2]), st.booleans())
+def test_a_result_is_found_and_passed_on_as_it_came(
+    result: object, others: dict[str, object], indent: int | None, escaped: bool
+) -> None:
+    given = {
+        **others,
+        **json.loads(config(Path("/gone"), OnFailure.OPEN, result=None)),
+        "prevResult": result,
+        "z": others,
+    }
+    text = json.dumps(given, indent=indent, ensure_ascii=escaped)
+    done = call("ADD", text)
+    assert (done.returncode, json.loads(done.stdout)) == (0, result)
 
 
 def test_without_an_agent_a_pod_begins_or_waits_as_configured(at: Path) -> None:
