@@ -90,7 +90,7 @@ test-chart: build  ## the Helm chart against Kubernetes' own schemas; builds hel
 	@$(BIN)/python -m pytest tests/chart $(PYTEST_ARGS)
 
 kube-packages:
-	@tools/system-packages go=golang-go etcd-server runc golang-github-containers-common containernetworking-plugins
+	@tools/system-packages go=golang-go etcd-server runc containerd=containerd golang-github-containers-common containernetworking-plugins
 
 kube-tools: kube-packages  ## what tests/kube and tests/chart need: a real API server and helm, built once (nine minutes) and kept in ~/.cache
 	@tools/kube-tools >/dev/null

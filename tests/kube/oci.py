@@ -27,7 +27,7 @@ _CONTAINER: Final = {
     "args", "command", "env", "image", "imagePullPolicy", "lifecycle", "livenessProbe", "name", "ports", "resources", "restartPolicy",
     "securityContext", "startupProbe", "terminationMessagePath", "terminationMessagePolicy", "volumeMounts",
 }  # fmt: skip
-_MACHINES: Final = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}
+MACHINES: Final = {"x86_64": ("amd64", "SCMP_ARCH_X86_64"), "aarch64": ("arm64", "SCMP_ARCH_AARCH64")}
 """What Go and libseccomp call this machine, by the kernel's name for it."""
 _PERIOD: Final = 100_000
 """Microseconds over which a CPU limit is kept, as the kubelet has it."""
@@ -186,7 +186,7 @@ def _seccomp(profile: Mapping[str, Any], capabilities: Collection[str]) -> dict[
     As github.com/containers/common, pkg/seccomp, does it. ``minKernel``, which later profiles know, is not looked at:
     they ask for 4.8, older than all that has what Podlane needs.
     """
-    architecture, native = _MACHINES[platform.machine()]
+    architecture, native = MACHINES[platform.machine()]
     others = next(m["subArchitectures"] for m in profile["archMap"] if m["architecture"] == native)
 
     def applies(rule: Mapping[str, Any]) -> bool:

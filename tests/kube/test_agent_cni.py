@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,16 +14,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import grpc
 import pytest
 from agents import RunningAgent, agents_to_end, launch_agent
 from cluster import Cluster
 from cni_runtime import PLUGINS, CniFailure, CniRuntime
+from containerd import containerd
 from kubectl import Kubectl
 from manifests import pod as pod_document
 from waiting import until
 
 from podlane.netns import Lab
 from podlane.netns.lab import Host
+from podlane.netns.namespace import Namespace
+from podlane.netns.tools import find_tool
 
 pytestmark = pytest.mark.root
 
@@ -143,6 +148,29 @@ def test_lanes_are_in_force_before_the_first_packet(node: CniNode) -> None:
     assert result["ips"][0]["address"].startswith(f"{NETWORK}."), "the result of the plugin before"
     node.runtime.check(host, result, **known)
     assert 'podlane_agent_cni_calls_total{outcome="lanes"} 2.0' in agent.get("/metrics")
+
+
+def test_with_containerd(node: CniNode) -> None:
+    if not all(map(find_tool, ("containerd", "ctr", "runc", "gcc"))):
+        pytest.skip("containerd, runc and gcc are not installed: make kube-packages")
+    programs = node.runtime.folders[0]
+    for plugin in ("ptp", "host-local", "loopback"):
+        shutil.copy(PLUGINS / plugin, programs)
+    agent = node.start()
+    with containerd(node.runtime.node, node.folder, node.runtime.conf, programs) as runtime:
+        sandbox = runtime.run_sandbox(node.pod("web", LIMITS))
+        workload = agent.workload(f"{node.kubectl.namespace}/web")
+        assert workload["state"] == "programmed"
+        pod = Host("web", Namespace(Path(workload["network_namespace"]).name))
+        send_at_once(pod, 5)
+        assert classes(pod)["1:101"] == 5
+        runtime.remove_sandbox(sandbox)
+        agent.stop(signal.SIGKILL)
+        known = node.pod("next", LIMITS)
+        with pytest.raises(grpc.RpcError, match="agent does not answer"):
+            runtime.run_sandbox(known)
+        node.start()
+        runtime.remove_sandbox(runtime.run_sandbox(known))
 
 
 def test_pods_that_are_not_the_agents_begin_at_once(node: CniNode) -> None:
