@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from daemon.log import Logger
+from datapath.ebpf.lane import remove_programs
 from datapath.errors import ConntrackError
 from datapath.instance_lock import hold_instance_lock
 from datapath.netfilter.install import Installer, detect_backend
@@ -27,12 +28,13 @@ def cleanup(interface: str | None) -> None:
 
 
 def remove_leftovers(interface: str | None) -> None:
-    """Remove rules, then marks and classes; the latter also when removing the rules fails."""
+    """Remove programs, rules, then marks and classes; the latter also when removing the rules fails."""
     with ExitStack() as steps:
         steps.callback(_remove_classes, interface)
         steps.callback(clear_stepaside_marks)
         for backend in holders() or [detect_backend()]:
             steps.callback(Installer(backend).remove)
+        steps.callback(_remove_programs, interface)
 
 
 def clear_stepaside_marks() -> None:
@@ -41,6 +43,13 @@ def clear_stepaside_marks() -> None:
         clear_marks()
     except ConntrackError as error:
         log.warning("marks of connections stay", error=str(error))
+
+
+def _remove_programs(interface: str | None) -> None:
+    with NetlinkKernel() as kernel:
+        named = interface or kernel.default_route_interface()
+    if named is not None:
+        remove_programs(named)
 
 
 def _remove_classes(interface: str | None) -> None:

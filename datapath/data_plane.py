@@ -25,7 +25,9 @@ from datapath.cleanup import clear_stepaside_marks
 from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
-from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Watch
+from datapath.ebpf.lane import remove_programs
+from datapath.ebpf.writer import ProgramWriter
+from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Unannounced, Watch
 from datapath.errors import ConntrackError
 from datapath.exclusions import excluded_matches
 from datapath.kernel_thread import KernelThread
@@ -78,7 +80,11 @@ class DataPlane:
         self._callbacks = callbacks or Callbacks()
         self._thread = thread or KernelThread()
         self._quic = QuicReader(servers.quic)
-        self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
+        self._rules: RulesetWriter | ProgramWriter
+        if settings.capture.datapath is Datapath.EBPF:
+            self._rules = ProgramWriter(shaping, self._remove_rules_of_others, self._callbacks.fallback)
+        else:
+            self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
         self._server: Server | None = None
         self._nursery: trio.Nursery | None = None
         self._applied = False
@@ -118,6 +124,8 @@ class DataPlane:
         relay = capture.datapath is Datapath.RELAY
         if relay:
             self._clear_the_other_datapath()
+        if isinstance(self._rules, RulesetWriter) and self._shaping.classes_in_force():
+            remove_programs(self._shaping.interface)  # a killed predecessor's, which would overrule our marks
         listeners = (capture.outbound_port, capture.inbound_port) if relay else ()
         self._reservation = reserve((*listeners, *self.settings.own_ports))
         if self._reservation.warning:
@@ -125,7 +133,7 @@ class DataPlane:
         self._watch = Watch(
             self.repairs,
             {RULES: self._rules.missing_rules, ROUTES: self._rules.missing_routes, CLASSES: self._shaping.missing},
-            self._installer.changes(),
+            Unannounced() if isinstance(self._rules, ProgramWriter) else self._installer.changes(),
             self.settings.read_every.seconds,
             time.monotonic(),
             self._thread.entered,
@@ -140,6 +148,13 @@ class DataPlane:
             closed = self.settings.on_failure is OnFailure.CLOSED
             if not closed or self._installer.refusing() or not self._installer.refused():
                 self._installer.remove()
+            clear_stepaside_marks()
+
+    def _remove_rules_of_others(self) -> None:
+        """Remove what a predecessor with rules has left, now that programs decide."""
+        aside = any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,)))
+        self._installer.remove()
+        if aside:
             clear_stepaside_marks()
 
     async def apply(self, policy: TrafficPolicy, settings: DataPlaneSettings) -> int:
@@ -212,9 +227,11 @@ class DataPlane:
             await self._quic.follow(routing, nursery)
 
     def _needs_server(self, table: RoutingTable) -> bool:
-        """Whether connections are relayed, or queued to the step-aside classifier."""
-        aside = self.settings.capture.datapath is Datapath.STEP_ASIDE
-        return table.needs_capture or (aside and table.reads_quic)
+        """Whether connections are relayed, or queued to the step-aside classifier. Programs need none."""
+        datapath = self.settings.capture.datapath
+        if datapath is Datapath.EBPF:
+            return False
+        return table.needs_capture or (datapath is Datapath.STEP_ASIDE and table.reads_quic)
 
     def _write_rules(self, policy: TrafficPolicy, *, capture: bool = True, settled: bool = False) -> None:
         """Write the rules; ``settled`` omits those that only connections of an earlier policy needed."""
@@ -452,7 +469,7 @@ class DataPlane:
                 steps.callback(clear_stepaside_marks)
             elif self._quic.used:
                 steps.callback(clear_quic_marks)
-            steps.callback(self._installer.remove)
+            steps.callback(self._installer.remove if isinstance(self._rules, RulesetWriter) else self._rules.remove)
             if self._shaping.snapshots:
                 # The interface, and its counters, may be gone: the last values stay.
                 with suppress(PodlaneError):

@@ -146,7 +146,7 @@ class Watch:
             changed.close()
 
 
-class _Unknown:
+class Unannounced:
     """Where the kernel announces nothing: everything is read each time."""
 
     def fileno(self) -> None: ...
@@ -173,4 +173,4 @@ def _announced(protocol: int, groups: Sequence[int]) -> Changes:
     try:
         return Notifications(protocol, groups)
     except NetlinkError:
-        return _Unknown()
+        return Unannounced()

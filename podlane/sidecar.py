@@ -65,7 +65,7 @@ A changed policy is put in force at once, or at SIGHUP; SIGTERM drains, removes 
 )
 @click.option("--replace", is_flag=True, default=None, help="Replace a root qdisc that somebody else installed.")
 @iptables_option("Install the rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
-@datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
+@datapath_option("Relay what names decide, read first packets and step aside, or do so by eBPF.  [default: relay]")
 @mesh_option(
     "The service mesh in this Pod, behind whose proxy to sit.  [default: auto, told by the rules here]", auto=True
 )

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from traffic_policy.errors import Problem
 from traffic_policy.policy import Bound, Match, Quic, Requests, Shaper, TrafficPolicy
+from traffic_policy.settings import Datapath
+
+_RELAY_REMEDY = "Use datapath: relay, or remove it."
 
 
 def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
@@ -87,10 +90,37 @@ def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
                 "requests",
                 "With datapath: step-aside a connection's first packets are all that is seen, so its requests cannot "
                 "be followed.",
-                "Use datapath: relay, or remove it.",
+                _RELAY_REMEDY,
             )
         )
     return problems
+
+
+def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
+    """Problems for the programs in the kernel, which see the first packet of connections that this side opens."""
+    remedy = "Use datapath: step-aside, or remove it."
+    problems = [
+        Problem("requests", "With datapath: ebpf a connection's first packet is all that is seen.", _RELAY_REMEDY)
+        for _ in range(policy.requests is not Requests.FIRST)
+    ]
+    if policy.quic is Quic.BLOCK and any(match.quic_ports for _, match in policy.rules()):
+        problems.append(Problem("quic", "With datapath: ebpf QUIC is not told from other UDP yet.", remedy))
+    if needs_names(policy):
+        said = "With datapath: ebpf names do not decide about what arrives."
+        problems.append(Problem("ingress", said, _RELAY_REMEDY))
+    problems += (
+        Problem(f"{path}.direction", "With datapath: ebpf answers to clients are all in the default class yet.", remedy)
+        for path, match in _matches(policy)
+        if match.direction is not Bound.OUTBOUND
+    )
+    return problems
+
+
+def beyond(policy: TrafficPolicy, datapath: Datapath | str | None) -> list[Problem]:
+    """Problems for a datapath; the relay can do all that a policy can ask for."""
+    if datapath == Datapath.STEP_ASIDE:
+        return beyond_step_aside(policy)
+    return beyond_ebpf(policy) if datapath == Datapath.EBPF else []
 
 
 def beyond_agent(policy: TrafficPolicy) -> list[Problem]:

@@ -52,12 +52,14 @@ def service_link(variable: str, value: object) -> str | None:
 
 
 class Datapath(StrEnum):
-    """How a connection gets its class by what its first bytes say. docs/explanation/datapaths.md compares the two."""
+    """How a connection gets its class by what its first bytes say. docs/explanation/datapaths.md compares them."""
 
     RELAY = "relay"
     """The proxy accepts the connection, reads its first bytes, and relays it."""
     STEP_ASIDE = "step-aside"
     """The kernel shows its first packets to a classifier, and the connection goes its own way."""
+    EBPF = "ebpf"
+    """Programs in the kernel read its first packet, and nothing goes through user space."""
 
 
 class OnFailure(StrEnum):

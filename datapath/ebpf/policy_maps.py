@@ -23,6 +23,8 @@ from traffic_policy.marks import ClassIds
 from traffic_policy.names import parents
 from traffic_policy.policy import Bound, Network, PortRange, TransportProtocol
 
+ETHERNET: Final = 14
+"""Bytes of the header of an Ethernet frame."""
 MOST_MATCHES: Final = 1024
 """Bits of a vector."""
 _VECTOR: Final = struct.Struct("=16Q")
@@ -96,13 +98,15 @@ def compile_table(
     keys: HashKeys,
     *,
     generation: int = 1,
+    link_header: int = ETHERNET,
     exclude_ports: Sequence[PortRange] = (),
     exclude_networks: Sequence[Network] = (),
 ) -> PolicyMaps:
     """The maps for connections that this side opens.
 
     ``exclude_ports`` (TCP and UDP) and ``exclude_networks`` are destinations in the default class, whatever the policy
-    says. Raises :class:`ConfigError` if there are too many matches.
+    says. ``link_header`` is the size of the interface's link-layer header. Raises :class:`ConfigError` if there are too
+    many matches.
     """
     matchers = [(name, m) for name, m in table.entries if m.match.direction.covers(Bound.OUTBOUND)]
     if len(matchers) > MOST_MATCHES:
@@ -128,15 +132,15 @@ def compile_table(
         "matches": {
             _number(i): struct.pack("=BB", ids[name], m.match.needs_content) for i, (name, m) in enumerate(matchers)
         },
-        "settings": {_number(0): _settings(generation, keys, ids)},
+        "settings": {_number(0): _settings(generation, keys, link_header, ids)},
     }
     return PolicyMaps({**compiled, "vectors": vectors.entries})
 
 
-def _settings(generation: int, keys: HashKeys, ids: ClassIds) -> bytes:
+def _settings(generation: int, keys: HashKeys, link_header: int, ids: ClassIds) -> bytes:
     known = sum(1 << class_id for class_id in ids.values())
     words = (known >> shift & _WORD for shift in range(0, 256, 64))
-    return struct.pack("=IIII4Q", generation, keys.first, keys.second, 0, *words)
+    return struct.pack("=IIII4Q", generation, keys.first, keys.second, link_header, *words)
 
 
 @dataclass(slots=True)

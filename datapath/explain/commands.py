@@ -15,7 +15,7 @@ from datapath.netfilter import ruleset as rules
 from datapath.netfilter.foreign_marks import OWN_PACKETS
 from datapath.netfilter.render import render, render_route
 from datapath.netfilter.rules import CHAIN_PREFIX, Family, FamilyRules
-from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
+from datapath.netfilter.ruleset import EMPTY_RULESET, CaptureSettings, build_ruleset
 from tc_core.compile.mark_tree import compile_policy
 from tc_core.compile.packet_tree import compile_ingress, lanes_of
 from tc_core.probe.capability import ALL_FEATURES
@@ -62,6 +62,12 @@ _STOCK: Final = (
 )
 
 
+_PROGRAMS: Final = (
+    "# None: an eBPF program at the egress hook of the interface writes the class into the priority of each packet,",
+    "# which HTB obeys, and into its mark. `podlane sidecar` loads it; no command does.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Commands:
     """What a policy equals. ``rules`` and ``tc`` are commented shell lines, ``restore`` the bare rules by family."""
@@ -77,12 +83,14 @@ def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSetting
         return _for_packets(policy, interface)
     settings = settings or CaptureSettings(interface=interface)
     ids = ClassIds.assign(c.name for c in policy.classes)
-    ruleset = build_ruleset(policy, ids, settings)
-    restore = {family: render(ruleset.for_family(family)) for family in Family if ruleset.for_family(family).chains}
+    programs = settings.datapath is Datapath.EBPF
+    ruleset = EMPTY_RULESET if programs else build_ruleset(policy, ids, settings)
+    families = [ruleset.for_family(family) for family in Family]
+    restore = {each.family: render(each) for each in families if each.chains}
     tree = compile_policy(policy, ALL_FEATURES, ids)
     lanes = Lanes(tree, compile_ingress(policy, interface, ALL_FEATURES, ids), ids)
     return Commands(
-        rules=tuple(_rules_lines([ruleset.for_family(family) for family in Family], restore, ids, settings)),
+        rules=_PROGRAMS if programs else tuple(_rules_lines(families, restore, ids, settings)),
         tc=(*(f"# {line}" for line in _STOCK), *lanes_commands(lanes, interface)),
         restore=restore,
     )

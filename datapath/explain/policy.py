@@ -180,6 +180,11 @@ def _captured(policy: TrafficPolicy, settings: CaptureSettings) -> str:
     if inbound:
         places.append(f"{_place(inbound, settings)} that clients open")
     where = "; and ".join(places)
+    if settings.datapath is Datapath.EBPF:
+        return (
+            f"Read in the kernel: the first packet with data of {where}, unless a match of port, network and protocol "
+            "before it takes them. Nothing goes through user space. What cannot be read there goes by port."
+        )
     if settings.datapath is Datapath.STEP_ASIDE:
         return (
             f"Shown to the classifier: the first packets with data of {where}, unless a match of port, network "

@@ -15,6 +15,8 @@ def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapat
     The relay would accept an inbound connection before the mesh's proxy, and connect to the program directly: without
     mutual TLS and without the mesh's authorization. So it does not capture inbound connections in a Pod with a mesh.
     """
+    if mesh is not None and datapath is Datapath.EBPF:
+        return f"With {mesh.title} in the Pod datapath: ebpf does not know whose connections to read. Use another one."
     if mesh is None or datapath is not Datapath.RELAY:
         return None
     names = [name for name, match in policy.rules(Bound.INBOUND) if match.needs_content]

@@ -34,7 +34,7 @@ from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective,
 from traffic_policy.pod.mode import Mode, pod_mode
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Bound
-from traffic_policy.scope import beyond_step_aside, needs_names
+from traffic_policy.scope import beyond, needs_names
 from traffic_policy.settings import Datapath, Mesh, variable
 
 SharedPolicy = Callable[[str], str | None]
@@ -277,7 +277,7 @@ def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: Injectio
 
     (The sidecar refuses the same if it alone detects the mesh, or a shared policy could not be read here.)
     """
-    if not mesh.redirects or _datapath(policy, defaults) == Datapath.STEP_ASIDE:
+    if not mesh.redirects or _datapath(policy, defaults) != Datapath.RELAY:
         return
     names = [name for name, match in policy.policy.rules(Bound.INBOUND) if match.needs_content]
     if names:
@@ -294,8 +294,8 @@ def _datapath(policy: PodPolicy, defaults: InjectionDefaults) -> str:
 
 def _refuse_beyond_the_default_datapath(policy: PodPolicy, defaults: InjectionDefaults) -> None:
     """Refuse what the injector's default datapath cannot do; one chosen by annotation has been checked with these."""
-    if policy.datapath is None and _datapath(policy, defaults) == Datapath.STEP_ASIDE:
-        problems = [Problem(DATAPATH, str(each)) for each in beyond_step_aside(policy.policy)]
+    if policy.datapath is None:
+        problems = [Problem(DATAPATH, str(each)) for each in beyond(policy.policy, _datapath(policy, defaults))]
         if problems:
             raise AnnotationsError(problems)
 
@@ -328,7 +328,7 @@ def _items(
     mesh: PodMesh,
 ) -> Items:
     drain = containers.drain_seconds(pods.termination_grace(pod))
-    relays = _datapath(policy, defaults) != Datapath.STEP_ASIDE
+    relays = _datapath(policy, defaults) == Datapath.RELAY
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
     # Also for a policy without names: it may gain some while the Pod runs.
     group = [containers.GROUP_CAPABILITY] if relays and not mesh.group else []

@@ -50,7 +50,8 @@ _CAPABILITIES: Final = (
     _Capability("CAP_NET_ADMIN", 12, "classes, rules, marks and the transparent listener"),
     _Capability("CAP_SYS_ADMIN", 21, "network namespaces, which `podlane run` and `podlane demo` make"),
     _Capability("CAP_SETGID", 6, "telling the relay's sockets from others with the same mark", required=False),
-    _Capability("CAP_BPF", 39, "limits for what arrives by the socket; without it, by other ways", required=False),
+    _Capability("CAP_BPF", 39, "limits for what arrives by the socket, and datapath: ebpf", required=False),
+    _Capability("CAP_PERFMON", 38, "datapath: ebpf", required=False),
 )
 """Bits of linux/capability.h."""
 _CONNECTIONS: Final = 10_000
@@ -150,6 +151,7 @@ def shaping(features: Features) -> Iterator[Finding]:
 
 
 def _capture(way: IptablesSetting) -> Iterator[Finding]:
+    from datapath.ebpf import features as ebpf
     from datapath.netfilter import features
     from datapath.netfilter.capture_settings import OWNER_PART, PRIORITY_PART
     from datapath.stepaside import features as aside
@@ -161,8 +163,8 @@ def _capture(way: IptablesSetting) -> Iterator[Finding]:
         optional = part.name.startswith("IPv6") or part.name in dispensable
         absent = Status.NOTE if optional else Status.MISSING
         yield Finding("Capture", part.name, Status.OK if part.available else absent, part.reason, part.remedy)
-    # The relay does not need the first. If the second is needed and missing, "iptables" above reports it.
-    for part in (aside.probe(way), features.python_iptables()):
+    # The relay needs none of the first two. If the second is needed and missing, "iptables" above reports it.
+    for part in (aside.probe(way), ebpf.probe(), features.python_iptables()):
         status = Status.OK if part.available else Status.NOTE
         yield Finding("Capture", part.name, status, part.reason, part.remedy)
 

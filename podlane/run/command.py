@@ -59,7 +59,7 @@ not found.
 @click.option("--user", metavar="NAME", help="Run COMMAND as this user.  [default: whoever called sudo, else root]")
 @click.option("--name", callback=_name, metavar="NAME", help="Name the namespace podlane-NAME.  [default: podlane-PID]")
 @click.option("--ipv6", is_flag=True, help="Let IPv6 out as well; makes the host forward IPv6 for that time.")
-@datapath_option("Relay connections that names decide, or read their first packets and step aside.  [default: relay]")
+@datapath_option("Relay what names decide, read first packets and step aside, or do so by eBPF.  [default: relay]")
 @iptables_option("Install COMMAND's rules by iptables-restore or by python-iptables.  [default: auto, what is there]")
 @workers_option()
 @click.option("--summary/--no-summary", default=True, help="Print what each class sent, at the end.  [default: yes]")

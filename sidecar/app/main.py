@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -24,7 +25,7 @@ from sidecar.app.assembly import assemble
 from sidecar.app.factory import MakePool, access_log_of
 from sidecar.app.fail_closed import do_without_start
 from sidecar.app.reloader import log_warnings
-from sidecar.config.loader import contents, load_wanted
+from sidecar.config.loader import Wanted, contents, load_wanted
 from sidecar.config.settings import SidecarSettings
 from sidecar.supervisor.client import SupervisorClient
 from sidecar.transport.kernel_sockets import TransparentSockets, free_port
@@ -95,7 +96,7 @@ def _with_free_ports(settings: SidecarSettings, *, failed: bool) -> SidecarSetti
     ``failed``: an earlier start has failed, perhaps since a program took a port between this look and its use. So ports
     are chosen that it cannot know.
     """
-    if settings.datapath is Datapath.STEP_ASIDE:
+    if settings.datapath is not Datapath.RELAY:
         return settings
     changed = {}
     for name in ("outbound_port", "inbound_port"):
@@ -104,6 +105,19 @@ def _with_free_ports(settings: SidecarSettings, *, failed: bool) -> SidecarSetti
         if other != port and not failed:
             log.warning("a port is taken, and another is used", port=port, instead=other, by=holder_of(port))
     return settings.model_copy(update=changed)
+
+
+def _possible(wanted: Wanted) -> Wanted:
+    """The same, stepping aside where the kernel or the privileges do not allow what was asked for."""
+    if wanted.settings.datapath is not Datapath.EBPF:
+        return wanted
+    from datapath.ebpf.features import reason_against
+
+    reason = reason_against()
+    if not reason:
+        return wanted
+    log.warning("datapath: ebpf is not possible here; stepping aside instead", reason=reason)
+    return replace(wanted, settings=wanted.settings.model_copy(update={"datapath": Datapath.STEP_ASIDE}))
 
 
 async def serve(
@@ -130,7 +144,7 @@ async def serve(
         settings = _with_free_ports(settings, failed=supervisor is not None and "exit" in supervisor.restarts)
         try:
             tried = contents(settings)  # read first, so that a later change is noticed
-            wanted = load_wanted(settings)
+            wanted = _possible(load_wanted(settings))
             if wanted.settings.log_level is not settings.log_level:
                 configure_log(settings.log_format, wanted.settings.log_level)
             log_warnings(wanted)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.config.settings import SidecarSettings
-from traffic_policy.errors import ConfigError, PolicyError, Problem
+from traffic_policy.errors import ConfigError, PolicyError
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.policy_file import load_sidecar_policy
-from traffic_policy.scope import beyond_step_aside
+from traffic_policy.scope import beyond
 from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 
 _EXCLUSIONS: Final = (
@@ -56,16 +56,11 @@ def load_wanted(given: SidecarSettings) -> Wanted:
     if given.annotations is None:
         assert given.policy is not None  # SidecarSettings ensures that one of the two is set
         policy = load_sidecar_policy(given.policy, total=given.total)
-        if problems := _beyond(policy, given.datapath):
+        if problems := beyond(policy, given.datapath):
             raise PolicyError(problems, str(given.policy))
         meaning = json.dumps(policy.to_document(), sort_keys=True)
         return Wanted(given, policy, digest=hashlib.sha256(meaning.encode()).hexdigest())
     return _of_annotations(given, given.annotations)
-
-
-def _beyond(policy: TrafficPolicy, datapath: Datapath) -> list[Problem]:
-    """Problems that the datapath cannot handle."""
-    return beyond_step_aside(policy) if datapath is Datapath.STEP_ASIDE else []
 
 
 def reload_wanted(given: SidecarSettings, running: Wanted) -> Wanted:
@@ -173,7 +168,7 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     # An empty list also overrides a default that is not empty.
     said |= {name: getattr(pod, name) for name in _EXCLUSIONS if f"{PREFIX}{name.replace('_', '-')}" in annotations}
     settings = given.model_copy(update={key: value for key, value in said.items() if value is not None})
-    if problems := _beyond(pod.policy, settings.datapath):
+    if problems := beyond(pod.policy, settings.datapath):
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     fixed = {key: str(getattr(settings, key)) for key in _FIXED}
     fixed |= {each.name: str(getattr(pod.resources, each.name) or "the default") for each in fields(pod.resources)}

@@ -104,7 +104,7 @@ class SidecarSettings(BaseModel):
         description="how rules are installed: by iptables-restore, by python-iptables, or what is there",
     )
     datapath: Datapath = Field(
-        Datapath.RELAY, description="how a connection's first bytes are seen: relay it, or look and step aside"
+        Datapath.RELAY, description="how a connection's first bytes are seen: relay it, look and step aside, or by eBPF"
     )
     mesh: Mesh = Field(
         Mesh.AUTO, description="the service mesh in this Pod, behind whose proxy to sit; auto: told by the rules here"
@@ -176,9 +176,9 @@ class SidecarSettings(BaseModel):
     def _workers_have_work(self) -> Self:
         if self.workers == "auto" or self.workers == 1:
             return self
-        if self.datapath is Datapath.STEP_ASIDE:
+        if self.datapath is not Datapath.RELAY:
             raise ValueError(
-                f"--workers: Stepping aside, connections are not relayed, and one process classifies them all; "
+                f"--workers: With --datapath {self.datapath} connections are not relayed, and one process is enough; "
                 f"{self.workers} workers would have nothing to do. Leave --workers out, or use --datapath relay."
             )
         if self.workers > self.max_connections:

@@ -24,7 +24,7 @@ def worker_count(wanted: int | Literal["auto"], max_connections: int, datapath: 
     """The number of workers of a sidecar; the automatic choice has no idle workers."""
     if wanted != "auto":
         return wanted
-    return 1 if datapath is Datapath.STEP_ASIDE else min(automatic(), max_connections)
+    return 1 if datapath is not Datapath.RELAY else min(automatic(), max_connections)
 
 
 def cgroup_cpus(own: Path = _OWN_CGROUP, cgroups: Path = _CGROUPS) -> int:

@@ -231,7 +231,6 @@ def test_any_policy_means_the_same(policy: TrafficPolicy, names: list[str], port
                         records(hello(sni(name.encode()), alpn(b"http/1.1", b"y"))),
                         records(hello(sni(name.encode()))),
                         b"GET / HTTP/1.1\r\nHost: " + name.encode() + b"\r\n\r\n",
-                        b"\0\1\2",
                     ):
                         assert judge.agree(destination, here, data).by_data
             udp = Destination.parse(address, ports[0], TransportProtocol.UDP)

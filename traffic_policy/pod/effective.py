@@ -21,7 +21,7 @@ from traffic_policy.pod.composition import Parts, compose
 from traffic_policy.pod.quantities import Resources, bandwidth, bandwidth_text, parse_cpu, parse_memory
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.policy_file import parse_document
-from traffic_policy.scope import beyond_step_aside
+from traffic_policy.scope import beyond
 from traffic_policy.settings import Datapath, LogLevel, Mesh, OnFailure
 from traffic_policy.units import Duration, Rate
 
@@ -133,8 +133,9 @@ def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> P
     settings = {
         field: value for field, (name, parse) in _SETTINGS.items() if (value := reader.read(name, parse)) is not None
     }
-    if settings.get("datapath") == Datapath.STEP_ASIDE and composed.policy is not None:
-        reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond_step_aside(composed.policy))
+    if composed.policy is not None:
+        datapath = settings.get("datapath")
+        reader.problems += (Problem(known.DATAPATH, str(each)) for each in beyond(composed.policy, datapath))
     resources = _resources(reader)
     if reader.problems or composed.policy is None:
         raise AnnotationsError(reader.problems)

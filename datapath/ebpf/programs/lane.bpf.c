@@ -69,25 +69,27 @@ __noinline __u32 class_of_packet(struct packet *packet)
 	return (first_match(&found, NO_CONTENT, 0) & 0xff) | decides;
 }
 
-/* The class by the data of a connection's first packet with some; 0 if that cannot be told here. */
+/* The class by the data of a connection's first packet with some; 0 if that cannot be told here, or if it is of no protocol
+ * that has names, so that the packet decides. */
 __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 {
 	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
+	struct settings *settings = settings_in_force();
 	struct scratch *scratch = scratch_memory();
 	struct found_names found_names = {};
 	struct criteria found;
 	__u32 content, with_alpn = 0;
 	__u64 size;
 
-	if (!packet || !scratch || !packet->data_length)
+	if (!packet || !scratch || !settings || !packet->data_length)
 		return 0;
 	size = packet->data_length > MOST_BYTES ? MOST_BYTES : packet->data_length;
 	/* 1 to 4096, in a way that the verifier of 6.1 understands. */
 	size--;
 	asm volatile("%0 &= 4095" : "+r"(size));
 	size++;
-	if (load(skb, packet->data, scratch->data, size))
-		return 0;
+	if (bpf_skb_load_bytes(skb, settings->link_header + packet->data, scratch->data, size))
+		goto unread;
 	if (scratch->data[0] == 0x16) {
 		if (!read_hello(size, &found_names))
 			goto unread;
@@ -100,8 +102,8 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 		count(COUNT_TLS);
 	} else if (scratch->data[0] >= 0x80 || (scratch->data[0] < ' ' && scratch->data[0] != '\r' &&
 						scratch->data[0] != '\n')) {
-		content = NO_CONTENT; /* none of the protocols that are read */
 		count(COUNT_OTHER);
+		return 0;
 	} else {
 		if (!read_request(size, &found_names))
 			goto unread;

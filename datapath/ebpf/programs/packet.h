@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Headers of a packet. Its bytes are copied, since those of a sender are never linear in the buffer. */
+/*
+ * Headers of a packet. They are in the linear part of the buffer, which is all that bpf_skb_load_bytes_relative() can
+ * reach; a sender's data is never there.
+ */
 #ifndef PODLANE_PACKET_H
 #define PODLANE_PACKET_H
 
 #include "types.h"
 
+/* Copy from the headers, from the network header on. */
 static __always_inline long load(struct __sk_buff *skb, __u32 at, void *to, __u32 size)
 {
 	return bpf_skb_load_bytes_relative(skb, at, to, size, BPF_HDR_START_NET);

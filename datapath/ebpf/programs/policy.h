@@ -22,7 +22,7 @@ enum {
 struct settings {
 	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
 	__u32 key_1, key_2; /* of the hashes of names, drawn at random */
-	__u32 unused;
+	__u32 link_header; /* bytes before the network header, on this interface */
 	__u64 class_ids[4]; /* a bit for each class id that exists */
 };
 
