@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from datapath.ebpf.hooks import Tcx, egress_hook
+from datapath.ebpf.hooks import TcxHook, egress_hook
 from datapath.ebpf.libbpf import BpfError
 from datapath.ebpf.policy_maps import HashKeys, compile_table
 from datapath.ebpf.program import EGRESS, load
+from datapath.netfilter.backend import NET_ADMIN_REMEDY, has_net_admin
 from datapath.netfilter.features import Check
 from datapath.routing.table import RoutingTable
 from tc_core.probe.scratch import in_scratch_namespace
@@ -22,6 +23,8 @@ _INSTEAD: Final = "Without it, `--datapath step-aside` does the same with a look
 
 def probe() -> Check:
     """Whether the programs can be loaded and attached, and how."""
+    if not has_net_admin():
+        return Check(_NAME, False, "not tried without CAP_NET_ADMIN", NET_ADMIN_REMEDY)
     try:
         way = in_scratch_namespace(attach)
     except PermissionError:
@@ -54,4 +57,4 @@ def attach() -> str:
     if hook.ours() is None:
         raise BpfError("what was attached is not there", 2)
     hook.detach()
-    return "tcx" if isinstance(hook, Tcx) else "clsact"
+    return "tcx" if isinstance(hook, TcxHook) else "clsact"

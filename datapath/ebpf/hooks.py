@@ -55,7 +55,7 @@ class _AttachOptions(ctypes.Structure):
     _fields_ = (("size", ctypes.c_size_t), ("flags", _u32), ("replace", ctypes.c_int))
 
 
-class Hook(Protocol):
+class EgressHook(Protocol):
     """The egress hook of one interface."""
 
     def attach(self, program: int) -> None:
@@ -68,7 +68,7 @@ class Hook(Protocol):
         """Take our program away, if it is there. Raises :class:`BpfError`."""
 
 
-class Tcx:
+class TcxHook:
     """The hook of Linux 6.6 and later."""
 
     def __init__(self, ifindex: int, name: str) -> None:
@@ -111,7 +111,7 @@ class Tcx:
             os.close(program)
 
 
-class Clsact:
+class ClsactHook:
     """A filter of the clsact qdisc, in direct-action mode."""
 
     def __init__(self, ifindex: int, name: str) -> None:
@@ -154,15 +154,15 @@ class Clsact:
         return _Filter(ctypes.sizeof(_Filter), program, flags, 0, _HANDLE, _PRIORITY)
 
 
-def egress_hook(ifindex: int, name: str) -> Hook:
+def egress_hook(ifindex: int, name: str) -> EgressHook:
     """The better one of the hooks that this kernel has."""
-    tcx = Tcx(ifindex, name)
+    tcx = TcxHook(ifindex, name)
     try:
         found = tcx.ours()
     except BpfError as error:
         if error.number != errno.EINVAL:
             raise
-        return Clsact(ifindex, name)
+        return ClsactHook(ifindex, name)
     if found is not None:
         os.close(found)
     return tcx

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from datapath.ebpf.hooks import Hook, egress_hook
+from datapath.ebpf.hooks import EgressHook, egress_hook
 from datapath.ebpf.libbpf import BpfError, LibbpfMissingError, map_of_program
 from datapath.ebpf.policy_maps import ETHERNET, HashKeys, compile_table
 from datapath.ebpf.program import EGRESS, FLOWS, load
@@ -89,7 +89,7 @@ class Lane:
             answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, request)
         return ETHERNET if struct.unpack_from("=H", answer, 16)[0] in _WITH_ETHERNET_HEADERS else 0
 
-    def _hook(self) -> Hook:
+    def _hook(self) -> EgressHook:
         try:
             index = socket.if_nametoindex(self._interface)
         except OSError:
@@ -97,7 +97,7 @@ class Lane:
         return egress_hook(index, EGRESS)
 
 
-def _flows(hook: Hook) -> int | None:
+def _flows(hook: EgressHook) -> int | None:
     """A descriptor of the map with the verdicts, of programs that are attached."""
     program = hook.ours()
     if program is None:

@@ -23,8 +23,6 @@ log = Logger()
 class ProgramWriter:
     """Puts policies in force at the shaped interface; one that is in force already is not put there again."""
 
-    problem = ""
-    """What is not enforced: nothing that programs could enforce elsewhere."""
     apart: frozenset[int] = frozenset()
     """No port is left alone because of who listens: connections reach their programs as they are."""
 
@@ -72,6 +70,13 @@ class ProgramWriter:
         if self._remove_others is not None:
             self._remove_others()
             self._remove_others = None
+
+    @property
+    def problem(self) -> str:
+        """What the policy in force asks for and does not get; empty if nothing."""
+        if self._in_force is None or not RoutingTable.from_policy(self._in_force[0]).reads_quic:
+            return ""
+        return "QUIC goes by its port: datapath: ebpf does not read the names in it"
 
     def remove(self) -> None:
         """Take the programs away. Raises what :meth:`datapath.ebpf.lane.Lane.remove` raises."""

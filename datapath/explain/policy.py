@@ -29,7 +29,7 @@ from traffic_policy.policy import (
     TrafficPolicy,
     TransportProtocol,
 )
-from traffic_policy.scope import beyond_packets, beyond_sidecar, needs_names
+from traffic_policy.scope import beyond_ebpf, beyond_packets, beyond_sidecar, needs_names
 from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
@@ -226,6 +226,8 @@ def _notes(policy: TrafficPolicy, settings: CaptureSettings, *, for_sidecar: boo
             )
     if not for_sidecar:
         return
+    if settings.datapath is Datapath.EBPF:
+        yield from (f"Refused as it is: {problem}" for problem in beyond_ebpf(policy))
     yield from _exclusion_notes(settings)
     if settings.mesh is not None:
         yield from mesh_notes(policy, settings.mesh, settings.datapath)

@@ -20,7 +20,7 @@ from sidecars import NO_CAP_BPF, RunningSidecar, refused_sidecar, start_sidecar,
 from waiting import until
 from webserver import WebServer, start_nginx, upload
 
-from datapath.ebpf.hooks import Clsact, Tcx
+from datapath.ebpf.hooks import ClsactHook, TcxHook
 from datapath.ebpf.lane import Lane
 from datapath.ebpf.program import EGRESS
 from podlane.netns import Host
@@ -80,7 +80,7 @@ def program_at(host: Host) -> bool:
     """Whether a program of ours is at the interface, by either way."""
     with host.namespace.entered():
         index = socket.if_nametoindex("eth0")
-        found = [way(index, EGRESS).ours() for way in (Tcx, Clsact)]
+        found = [way(index, EGRESS).ours() for way in (TcxHook, ClsactHook)]
     for each in found:
         if each is not None:
             os.close(each)
@@ -122,13 +122,17 @@ def test_a_port_decides_where_no_name_can(topology: PodNodeServer, tmp_path: Pat
 def test_answers_to_clients_are_in_the_default_class(topology: PodNodeServer, tmp_path: Path) -> None:
     """Whatever their ports, and whatever they begin with."""
     sidecar = start(topology, tmp_path)
-    with serving(topology.pod, lambda c: c.sendall(REQUEST % b"web.example.com" + bytes(BODY)), 9001) as port:
+
+    def ask() -> None:
         with topology.server.namespace.entered():
             client = socket.socket()
-            client.bind(("", 9002))
-            client.connect((str(topology.pod_link.a.ipv4), port))
         with client:
-            in_class(sidecar, "default", lambda: swallow(client))
+            client.bind(("", 9002))
+            client.connect((str(topology.pod_link.a.ipv4), 9001))
+            swallow(client)
+
+    with serving(topology.pod, lambda c: c.sendall(REQUEST % b"web.example.com" + bytes(BODY)), 9001):
+        in_class(sidecar, "default", ask)
 
 
 def test_programs_cannot_choose_their_class(topology: PodNodeServer, tmp_path: Path) -> None:
@@ -277,8 +281,8 @@ def test_what_it_cannot_do_is_refused(topology: PodNodeServer, tmp_path: Path) -
     assert "classes[1].match[0].direction" in said
 
 
-@pytest.mark.parametrize("way", [Tcx, Clsact])
-def test_both_hooks_hold_one_program_of_ours(topology: PodNodeServer, way: type[Tcx] | type[Clsact]) -> None:
+@pytest.mark.parametrize("way", [TcxHook, ClsactHook])
+def test_both_hooks_hold_one_program_of_ours(topology: PodNodeServer, way: type[TcxHook] | type[ClsactHook]) -> None:
     """clsact is for kernels before 6.6; a qdisc that others have made stays."""
     from datapath.ebpf.policy_maps import HashKeys, compile_table
     from datapath.ebpf.program import load

@@ -23,9 +23,9 @@ def _status(effective: int) -> str:
     ("effective", "missing", "noted"),
     [
         (0x1FFFFFFFFFF, [], []),
-        (1 << 12, ["CAP_SYS_ADMIN"], ["CAP_SETGID", "CAP_BPF"]),
-        ((1 << 12) | (1 << 21), [], ["CAP_SETGID", "CAP_BPF"]),
-        (0, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"], ["CAP_SETGID", "CAP_BPF"]),
+        (1 << 12, ["CAP_SYS_ADMIN"], ["CAP_SETGID", "CAP_BPF", "CAP_PERFMON"]),
+        ((1 << 12) | (1 << 21), [], ["CAP_SETGID", "CAP_BPF", "CAP_PERFMON"]),
+        (0, ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"], ["CAP_SETGID", "CAP_BPF", "CAP_PERFMON"]),
     ],
     ids=["root", "a container with NET_ADMIN", "NET_ADMIN and SYS_ADMIN", "an ordinary user"],
 )
@@ -74,10 +74,12 @@ def test_without_cap_net_admin_nothing_is_called_missing_from_the_kernel(monkeyp
     monkeypatch.setattr("datapath.netfilter.backend.has_net_admin", lambda: False)
     monkeypatch.setattr("datapath.netfilter.features.has_net_admin", lambda: False)
     monkeypatch.setattr("datapath.stepaside.features.has_net_admin", lambda: False)
+    monkeypatch.setattr("datapath.ebpf.features.has_net_admin", lambda: False)
     found = {f.name: f for f in findings(IptablesSetting.AUTO) if f.group in ("Shaping", "Capture")}
-    assert found.keys() == {"HTB", "iptables", "step-aside", "python-iptables"}
+    assert found.keys() == {"HTB", "iptables", "step-aside", "ebpf", "python-iptables"}
     assert found["HTB"].detail == found["iptables"].detail == "nothing can be tried without CAP_NET_ADMIN"
     assert found["python-iptables"].status is found["step-aside"].status is Status.NOTE
+    assert found["ebpf"].status is Status.NOTE
     assert not any("modprobe" in f.remedy for f in found.values())
 
 

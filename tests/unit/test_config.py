@@ -81,7 +81,11 @@ def test_silent_ports_may_be_none_at_all() -> None:
         ),
         (
             {"policy": "p", "workers": 2, "datapath": "step-aside"},
-            "--workers: Stepping aside, connections are not relayed",
+            "--workers: With --datapath step-aside connections are not relayed",
+        ),
+        (
+            {"policy": "p", "workers": 2, "datapath": "ebpf"},
+            "--workers: With --datapath ebpf connections are not relayed",
         ),
     ],
     ids=str,

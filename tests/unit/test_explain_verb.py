@@ -105,6 +105,12 @@ def test_the_chains_of_both_directions_are_introduced_as_what_they_are(
     assert any("listener" in before for before in said.values()) == (datapath == "relay")
 
 
+def test_programs_need_no_rules(policy: Path) -> None:
+    said = run("--policy", policy, "--datapath", "ebpf").output
+    assert "an eBPF program at the egress hook" in said
+    assert "PODLANE-" not in said
+
+
 @pytest.mark.parametrize("datapath", ["relay", "step-aside"])
 def test_what_is_excluded_is_in_the_rules_and_in_words(policy: Path, datapath: str) -> None:
     said = run(

@@ -259,6 +259,15 @@ def test_what_stepping_aside_does_is_said() -> None:
     assert "no connection goes through user space" in said
 
 
+def test_what_programs_do_is_said_and_what_they_refuse() -> None:
+    policy = parse_policy("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, direction: both}}]")
+    explanation = explain_policy(policy, CaptureSettings(datapath=Datapath.EBPF))
+    assert explanation.captured.startswith(
+        "Read in the kernel: the first packet with data of TCP connections to any port"
+    )
+    assert any(note.startswith("Refused as it is: classes[0].match[0].direction") for note in explanation.notes)
+
+
 @pytest.mark.parametrize(
     ("mesh", "match", "datapath", "said", "not_said"),
     [

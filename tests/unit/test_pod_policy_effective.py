@@ -274,7 +274,7 @@ ONE_PROBLEM: dict[str, tuple[dict[str, str], str]] = {
     ),
     "datapath": (
         named(egress_bandwidth="10M", datapath="proxy"),
-        "podlane.io/datapath: 'proxy' is not one of the values. Write relay or step-aside.",
+        "podlane.io/datapath: 'proxy' is not one of the values. Write relay, step-aside or ebpf.",
     ),
     "mesh": (
         named(egress_bandwidth="10M", mesh="consul"),

@@ -15,7 +15,7 @@ from traffic_policy.overlap import covers
 from traffic_policy.policy import Match, PortRange, Queue, Shaper, TrafficPolicy, TransportProtocol
 from traffic_policy.policy_file import dump_policy, parse_policy
 from traffic_policy.ports import TransportProtocol as Protocol
-from traffic_policy.scope import beyond_packets, beyond_sidecar, beyond_step_aside, needs_names
+from traffic_policy.scope import beyond, beyond_packets, beyond_sidecar, beyond_step_aside, needs_names
 from traffic_policy.services import service_named, services
 from traffic_policy.units import Duration, Percentage, Rate
 
@@ -224,6 +224,27 @@ def test_when_packets_do_not_tell_the_class_of_what_arrives(text: str, needed: b
     assert needs_names(policy) is needed
     assert not beyond_step_aside(policy)
     assert (select_ingress_classifier(policy, ALL_FEATURES) is not None) is needed
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        (f"{{total: 9Mbit, classes: [{BY_NAME % ''}]}}", []),
+        (f"{{total: 9Mbit, requests: follow, classes: [{BY_NAME % ''}]}}", ["requests"]),
+        (f"{{total: 9Mbit, quic: block, classes: [{BY_NAME % ''}]}}", ["quic"]),
+        ("{total: 9Mbit, quic: block, classes: [{name: a, rate: 1Mbit, match: {host: a.example}}]}", []),
+        (LIMITED % (BY_NAME % RECEIVES), ["ingress"]),
+        (LIMITED % (BY_PORT % RECEIVES), []),
+        (
+            "{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: [{port: 1}, {port: 2, direction: both}]}]}",
+            ["classes[0].match[1].direction"],
+        ),
+    ],
+)
+def test_what_programs_in_the_kernel_cannot_do(text: str, paths: list[str]) -> None:
+    assert [problem.path for problem in beyond(parse_policy(text), "ebpf")] == paths
+    assert beyond(parse_policy(text), "relay") == []
+    assert beyond(parse_policy(text), None) == []
 
 
 @pytest.mark.parametrize(
