@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from traffic_policy.errors import PodlaneError
 
@@ -196,8 +196,16 @@ class BpfObject:
         return _pointer(found)
 
 
-def test_run(program: int, frame: bytes, context: bytes) -> tuple[int, bytes]:
-    """Run a program on an Ethernet frame (BPF_PROG_TEST_RUN): what it returned, and struct __sk_buff afterwards.
+class TestRun(NamedTuple):
+    """What a program returned, struct __sk_buff after it, and the nanoseconds that it took (the mean of the runs)."""
+
+    returned: int
+    context: bytes
+    nanoseconds: int
+
+
+def run_on_frame(program: int, frame: bytes, context: bytes, repeat: int = 1) -> TestRun:
+    """Run a program on an Ethernet frame (BPF_PROG_TEST_RUN), ``repeat`` times.
 
     ``context`` is struct __sk_buff before it. Raises :class:`BpfError`.
     """
@@ -210,10 +218,10 @@ def test_run(program: int, frame: bytes, context: bytes) -> tuple[int, bytes]:
         ctx_size_in=len(context),
         ctx_out=ctypes.cast(after, _pointer),
         ctx_size_out=len(context),
-        repeat=1,
+        repeat=repeat,
     )
     call("the program could not be run", "bpf_prog_test_run_opts", program, ctypes.byref(options))
-    return options.retval, after.raw
+    return TestRun(options.retval, after.raw, options.duration)
 
 
 def program_by_id(number: int) -> int:

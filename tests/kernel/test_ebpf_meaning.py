@@ -10,9 +10,10 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
-from ebpf_judge import FIRST_PACKETS, MOST_TRIED, Judge, judge_for, mutated, require_programs
+from ebpf_judge import FIRST_PACKETS, MOST_TRIED, Judge, frame, judge_for, mutated, require_programs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -130,14 +131,18 @@ def test_offers_of_every_shape(judge: Judge) -> None:
     ):
         found = judge.agree(destination, HERE, records(hello(alpn(*offers))))
         assert bool(found.by_data) == (len(offers) <= 16)
+    many = [extension(1000 + i) for i in range(70)]
+    assert judge.agree(destination, HERE, records(hello(*many[:60], sni(b"api.example.com")))).by_data
+    assert not judge.agree(destination, HERE, records(hello(*many, sni(b"api.example.com")))).by_data
     two = server_names((0, b"a.com"), (1, b"b.com"))
     assert not judge.agree(destination, HERE, records(hello(two))).by_data
 
 
-def test_five_thousand_names_in_254_classes() -> None:
-    def named(i: int) -> str:
-        return f"n{i}.example.net" if i % 2 else f"*.d{i}.example.net"
+def named(i: int) -> str:
+    return f"n{i}.example.net" if i % 2 else f"*.d{i}.example.net"
 
+
+def test_five_thousand_names_in_254_classes() -> None:
     classes = tuple(
         TrafficClass(
             name=f"c{c}",
@@ -153,6 +158,34 @@ def test_five_thousand_names_in_254_classes() -> None:
             name = named(i).replace("*", "a.b").encode()
             assert judge.agree(destination, HERE, records(hello(sni(name)))).by_data
             assert judge.agree(destination, HERE, b"GET / HTTP/1.1\r\nHost: " + name + b"\r\n\r\n").by_data
+
+
+@pytest.mark.measure
+@pytest.mark.nightly
+def test_five_thousand_names_cost_what_one_costs() -> None:
+    """Prints the medians of 11 interleaved rounds; the bound is loose, for a busy machine."""
+    few, many = (
+        TrafficPolicy(
+            total="1Gbit",
+            classes=tuple(
+                TrafficClass(
+                    name=f"c{c}",
+                    rate="8kbit",
+                    match=(Match(sni=tuple(f"n{i}.example.net" for i in range(c, names, classes))),),
+                )
+                for c in range(classes)
+            ),
+        )
+        for names, classes in ((1, 1), (5000, 254))
+    )
+    destination = Destination.parse("192.0.2.1", 443)
+    with judge_for(few) as one, judge_for(many) as all_:
+        for path in (path for path in FIRST_PACKETS if path.name in {"curl-tls", "curl-http", "curl-post"}):
+            packet = frame(destination, HERE, path.read_bytes())
+            rounds = [(one.cost(packet), all_.cost(packet)) for _ in range(11)]
+            first, second, ratio = (median(values) for values in zip(*((a, b, b / a) for a, b in rounds), strict=True))
+            print(f"{path.name}: {first:.0f} ns, with 5,000 names {second:.0f} ns, ratio {ratio:.3f}")
+            assert ratio < 2
 
 
 def fuzz(judge: Judge, rounds: int, seed: int) -> int:
