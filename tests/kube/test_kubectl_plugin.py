@@ -168,6 +168,8 @@ def test_who_may_see_the_agent_but_not_reach_it_is_told_the_missing_right(
         "create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount={kubectl.namespace}:viewer"
     )
     agent_pod(kubectl, "seen-1")
+    running = '{"status": {"phase": "Running"}}'
+    kubectl("patch", "pod", "podlane-agent-x", "--subresource=status", "--type=merge", f"--patch={running}")
     create(kubectl, "web", limits("a"), nodeName="seen-1")
     theirs = Plugin(plugin.program, cluster.service_account_kubeconfig(kubectl.namespace, "viewer"), plugin.namespace)
     missing = f"You may not create pods/portforward in the namespace {kubectl.namespace}."
