@@ -138,12 +138,14 @@ def agents_to_end(folder: Path) -> Iterator[list[RunningAgent]]:
     """Agents of a test that are added to the list end with the block, and what they have left goes; their logs are
     printed."""
     started: list[RunningAgent] = []
-    yield started
-    for each in started:
-        if each.process.poll() is None:
-            each.stop(signal.SIGKILL)
-        print(each.log.read_text())
-    cleanup(folder)
+    try:
+        yield started
+    finally:
+        for each in started:
+            if each.process.poll() is None:
+                each.stop(signal.SIGKILL)
+            print(each.log.read_text())
+        cleanup(folder)
 
 
 def free_port() -> int:
