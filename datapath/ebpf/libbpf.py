@@ -20,6 +20,10 @@ from traffic_policy.errors import PodlaneError
 LIBRARY: Final = "libbpf.so.1"
 _WORDS: Final = 1 << 16
 """Bytes of one message of libbpf: the verifier's log may be one."""
+_VERIFIED: Final = "processed "
+"""The verifier's last line begins so."""
+_UNPRIVILEGED: Final = "!root"
+"""In the verifier's words where PERFMON is what is missing."""
 _WARNING: Final = 0
 """LIBBPF_WARN"""
 
@@ -31,7 +35,10 @@ class BpfError(PodlaneError):
 
     def __init__(self, what: str, number: int, words: str = "") -> None:
         self.number = number
-        super().__init__(f"{what}: {os.strerror(number)}{remedy_for(number)}" + (f"\n{words}" if words else ""))
+        # EACCES is also what the verifier says to a program that it does not understand.
+        understood = number != errno.EACCES or _VERIFIED not in words or _UNPRIVILEGED in words
+        remedy = remedy_for(number) if understood else ""
+        super().__init__(f"{what}: {os.strerror(number)}{remedy}" + (f"\n{words}" if words else ""))
 
 
 class LibbpfMissingError(BpfError):

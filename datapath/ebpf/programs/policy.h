@@ -194,14 +194,16 @@ __noinline __u32 first_match(struct criteria *found, __u32 content, __u32 with_a
 {
 	struct vector *port, *destination, *source, *by_content;
 	struct scratch *scratch = scratch_memory();
+	struct criteria own;
 	__u32 number = 0;
 	struct match *match;
 
 	if (!found || !scratch)
 		return DEFAULT_CLASS;
-	port = bpf_map_lookup_elem(&vectors, &found->port);
-	destination = bpf_map_lookup_elem(&vectors, &found->destination);
-	source = bpf_map_lookup_elem(&vectors, &found->source);
+	own = *found; /* Linux 6.1 wants keys on this function's stack */
+	port = bpf_map_lookup_elem(&vectors, &own.port);
+	destination = bpf_map_lookup_elem(&vectors, &own.destination);
+	source = bpf_map_lookup_elem(&vectors, &own.source);
 	by_content = bpf_map_lookup_elem(&vectors, &content);
 	if (!port || !destination || !source || !by_content)
 		return DEFAULT_CLASS;
