@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Final
 
 from datapath.ebpf.hooks import TcxHook, egress_hook
-from datapath.ebpf.libbpf import BpfError
+from datapath.ebpf.libbpf import BpfError, program_by_id, program_id
 from datapath.ebpf.policy_maps import HashKeys, compile_table
 from datapath.ebpf.program import EGRESS, load
 from datapath.netfilter.backend import NET_ADMIN_REMEDY, has_net_admin
@@ -45,7 +46,9 @@ def reason_against() -> str:
 
 def _load() -> None:
     table = RoutingTable.from_policy(TrafficPolicy.model_validate({"total": "1Mbit"}))
-    load(compile_table(table, ClassIds.assign([]), HashKeys.draw())).close()
+    with load(compile_table(table, ClassIds.assign([]), HashKeys.draw())) as loaded:
+        # As it will be looked for when it is attached; that takes SYS_ADMIN.
+        os.close(program_by_id(program_id(loaded.program(EGRESS))))
 
 
 def attach() -> str:

@@ -51,7 +51,7 @@ class LibbpfMissingError(BpfError):
 def remedy_for(number: int) -> str:
     """What to do about an errno, as a sentence; empty if that is not known."""
     if number in (errno.EPERM, errno.EACCES):
-        return ". It takes the capabilities NET_ADMIN, BPF and PERFMON, or root"
+        return ". It takes the capabilities NET_ADMIN, BPF, PERFMON and SYS_ADMIN, or root"
     return ""
 
 
@@ -234,6 +234,11 @@ def run_on_frame(program: int, frame: bytes, context: bytes, repeat: int = 1) ->
 def program_by_id(number: int) -> int:
     """A descriptor of the loaded program with this id, for the caller to close. Raises :class:`BpfError`."""
     return call("a program could not be opened", "bpf_prog_get_fd_by_id", _u32(number))
+
+
+def program_id(fd: int) -> int:
+    """The id of a program. Raises :class:`BpfError`."""
+    return int(_info(fd, _ProgramInfo()).id)
 
 
 def program_name(fd: int) -> str:

@@ -40,6 +40,7 @@ BODY = 300_000
 MORE = 20_000
 """Bytes that no handshake has."""
 SO_PRIORITY, SO_MARK = 12, 36
+NO_SYS_ADMIN = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf,+perfmon", "--inh-caps=-all")
 REQUEST = b"POST / HTTP/1.1\r\nHost: %b\r\n\r\n"
 
 
@@ -259,12 +260,15 @@ def test_cleanup_takes_programs_away(topology: PodNodeServer, tmp_path: Path) ->
     assert not program_at(topology.pod)
 
 
-def test_without_the_privileges_it_steps_aside_and_says_why(topology: PodNodeServer, tmp_path: Path) -> None:
-    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", wrapped=NO_CAP_BPF)
+@pytest.mark.parametrize("wrapped", [NO_CAP_BPF, NO_SYS_ADMIN], ids=["NET_ADMIN alone", "without SYS_ADMIN"])
+def test_without_the_privileges_it_steps_aside_and_says_why(
+    topology: PodNodeServer, tmp_path: Path, wrapped: tuple[str, ...]
+) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", wrapped=wrapped)
     assert json.loads(sidecar.get("/classes"))["datapath"] == "step-aside"
     said = sidecar.log.read_text()
     assert "datapath: ebpf is not possible here; stepping aside instead" in said
-    assert "BPF and PERFMON" in said
+    assert "BPF, PERFMON and SYS_ADMIN" in said
     with serving(topology.server, swallow, 80), connect(topology.pod, topology.server_ipv4, 80) as client:
         client.sendall(REQUEST % b"web.example.com" + bytes(BODY))
         until("its class", lambda: sent_bytes(sidecar)["host"] > BODY / 2)
