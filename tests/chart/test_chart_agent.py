@@ -224,6 +224,8 @@ def test_labels_decide_whether_an_injector_is_asked_about_an_agents_pod(
 def test_without_agents_nobody_is_asked_for_them() -> None:
     names = [w["name"] for c in webhook_configurations(render(VALUE_SETS["defaults"])) for w in c["webhooks"]]
     assert not [name for name in names if "agent" in name]
+
+
 def test_cleanup_is_done_with_what_the_agent_has_and_the_pod_is_ready_after_it() -> None:
     agent, cleanup = pod_of(render(EVERYTHING)), pod_of(render(CLEANUP))
     (container,), (cleaner,) = agent["containers"], cleanup["initContainers"]
