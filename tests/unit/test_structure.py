@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("traffic_policy", "tc_core", "datapath", "daemon", "sidecar", "injector", "node_agent", "podlane")
+PACKAGES = (
+    "traffic_policy", "tc_core", "datapath", "daemon", "sidecar", "injector", "node_agent", "control_plane", "podlane",
+)  # fmt: skip
 MOST_MODULES = 22
 MOST_LINES = 500
 

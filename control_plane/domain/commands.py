@@ -1,0 +1,125 @@
+"""What can be asked for. A command is about one subject, as :func:`~control_plane.domain.events.subject` names it.
+
+Ids, secrets' digests and serial numbers come with the command: what decides draws no random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from control_plane.domain.access import Role
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTenant:
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RetitleTenant:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTenant:
+    """For good: its name cannot be had again."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssueToken:
+    """``expires_at`` in Unix seconds; None: never."""
+
+    id: str
+    title: str
+    role: Role
+    digest: str
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeToken:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddCluster:
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCluster:
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssueJoinToken:
+    cluster: str
+    id: str
+    digest: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeJoinToken:
+    cluster: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolAgent:
+    """``digest`` is of the secret that the agent has shown."""
+
+    cluster: str
+    node: str
+    join_token: str
+    digest: str
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeAgent:
+    cluster: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class DraftPolicy:
+    """``document`` is plain data, not yet checked."""
+
+    policy: str
+    document: object
+    selector: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardDraft:
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishPolicy:
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePolicy:
+    policy: str
+
+
+TenantCommand = CreateTenant | RetitleTenant | CloseTenant
+TokenCommand = IssueToken | RevokeToken
+ClusterCommand = AddCluster | RemoveCluster | IssueJoinToken | RevokeJoinToken | EnrolAgent | RevokeAgent
+PolicyCommand = DraftPolicy | DiscardDraft | PublishPolicy | RemovePolicy
+Command = TenantCommand | TokenCommand | ClusterCommand | PolicyCommand
+
+
+def subject_of(command: Command) -> str:
+    """What a command is about."""
+    if isinstance(command, TenantCommand):
+        return "tenant"
+    if isinstance(command, TokenCommand):
+        return f"token/{command.id}"
+    if isinstance(command, ClusterCommand):
+        return f"cluster/{command.cluster}"
+    return f"policy/{command.policy}"

@@ -1,0 +1,147 @@
+"""What happened. Everything else is computed from these; fields may be added with a default, never changed.
+
+Values are JSON's own. Times are Unix seconds. No event has a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, get_args
+
+from control_plane.domain.errors import UnknownEventError
+
+
+@dataclass(frozen=True, slots=True)
+class TenantCreated:
+    """The first event of each tenant."""
+
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRetitled:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantClosed:
+    """The last event of a tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIssued:
+    """``digest`` is the SHA-256 of its secret, ``expires_at`` None for one without an end."""
+
+    id: str
+    title: str
+    role: str
+    digest: str
+    expires_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAdded:
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRemoved:
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenIssued:
+    cluster: str
+    id: str
+    digest: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenRevoked:
+    cluster: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnrolled:
+    """A node's agent has used a join token. ``serial`` is of its certificate, in hexadecimal."""
+
+    cluster: str
+    node: str
+    join_token: str
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRevoked:
+    cluster: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDrafted:
+    """``document`` is a policy in the grammar of ``docs/reference/policy.md``, ``selector`` labels of workloads."""
+
+    policy: str
+    document: Mapping[str, Any]
+    selector: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftDiscarded:
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPublished:
+    """The draft has become this revision. Revisions of a policy are numbered from 1 without gaps."""
+
+    policy: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRemoved:
+    policy: str
+
+
+TenantEvent = TenantCreated | TenantRetitled | TenantClosed
+TokenEvent = TokenIssued | TokenRevoked
+ClusterEvent = ClusterAdded | ClusterRemoved | JoinTokenIssued | JoinTokenRevoked | AgentEnrolled | AgentRevoked
+PolicyEvent = PolicyDrafted | DraftDiscarded | PolicyPublished | PolicyRemoved
+Event = TenantEvent | TokenEvent | ClusterEvent | PolicyEvent
+
+_KINDS: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}
+
+
+def subject(event: Event) -> str:
+    """What an event is about: ``tenant``, ``token/ID``, ``cluster/NAME`` or ``policy/NAME``."""
+    if isinstance(event, TenantEvent):
+        return "tenant"
+    if isinstance(event, TokenEvent):
+        return f"token/{event.id}"
+    if isinstance(event, ClusterEvent):
+        return f"cluster/{event.cluster}"
+    return f"policy/{event.policy}"
+
+
+def encode(event: Event) -> tuple[str, dict[str, Any]]:
+    """The kind and the data of an event, as they are stored."""
+    return type(event).__name__, asdict(event)
+
+
+def decode(kind: str, data: Mapping[str, Any]) -> Event:
+    """The event of this kind with this data. Raises :class:`UnknownEventError`."""
+    try:
+        return _KINDS[kind](**data)
+    except (KeyError, TypeError):
+        raise UnknownEventError(
+            f"The store has an event {kind} that this version cannot read. Run the version that wrote it."
+        ) from None

@@ -1,0 +1,189 @@
+"""The state of one tenant, folded from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from control_plane.domain.access import Role
+from control_plane.domain.events import (
+    AgentEnrolled,
+    AgentRevoked,
+    ClusterAdded,
+    ClusterEvent,
+    ClusterRemoved,
+    DraftDiscarded,
+    Event,
+    JoinTokenIssued,
+    JoinTokenRevoked,
+    PolicyDrafted,
+    PolicyEvent,
+    PolicyPublished,
+    PolicyRemoved,
+    TenantClosed,
+    TenantCreated,
+    TenantRetitled,
+    TokenIssued,
+    TokenRevoked,
+    subject,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A token that is valid until it is revoked or ``expires_at``."""
+
+    id: str
+    title: str
+    role: Role
+    digest: str
+    expires_at: int | None
+
+    def valid(self, now: int) -> bool:
+        """Whether it has not expired."""
+        return self.expires_at is None or now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """With it one agent can join a cluster, once."""
+
+    id: str
+    digest: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledAgent:
+    """A node's agent. ``serial`` is of the certificate it was given when it joined."""
+
+    node: str
+    serial: str
+
+
+@dataclass(slots=True)
+class MemberCluster:
+    """Nodes whose agents belong to the tenant. A token that was used or revoked is in ``join_tokens`` no more."""
+
+    name: str
+    join_tokens: dict[str, JoinToken] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
+    """Ids of join tokens that are not to be had again."""
+    agents: dict[str, EnrolledAgent] = field(default_factory=dict)
+    """By node."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContent:
+    """What a policy says, and for which workloads: those that have all labels of ``selector``."""
+
+    document: Mapping[str, Any]
+    selector: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Policy:
+    """``draft`` is what is being worked on, ``revisions`` what was put in force, the first at index 0.
+
+    ``removed``: nothing of it is in force. Its revisions stay, and a new draft continues their numbers.
+    """
+
+    name: str
+    draft: PolicyContent | None = None
+    revisions: list[PolicyContent] = field(default_factory=list)
+    removed: bool = False
+
+    @property
+    def in_force(self) -> PolicyContent | None:
+        """The newest revision."""
+        return self.revisions[-1] if self.revisions and not self.removed else None
+
+
+@dataclass(slots=True)
+class Tenant:
+    """All of a tenant. ``position`` is that of its last event, 0 for one that does not exist."""
+
+    name: str
+    title: str = ""
+    position: int = 0
+    closed: bool = False
+    tokens: dict[str, ApiToken] = field(default_factory=dict)
+    """Those that are not revoked."""
+    revoked: set[str] = field(default_factory=set)
+    """Ids of tokens that are not to be had again."""
+    clusters: dict[str, MemberCluster] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+    """The position of the last event about each subject: its version."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it exists."""
+        return self.position > 0 and not self.closed
+
+    def version(self, about: str) -> int:
+        """The version of a subject; 0 if nothing ever happened to it."""
+        return self.changed.get(about, 0)
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event."""
+        self.position += 1
+        self.changed[subject(event)] = self.position
+        match event:
+            case TenantCreated(title) | TenantRetitled(title):
+                self.title = title
+            case TenantClosed():
+                self.closed = True
+            case TokenIssued(id, title, role, digest, expires_at):
+                self.tokens[id] = ApiToken(id, title, Role(role), digest, expires_at)
+            case TokenRevoked(id):
+                del self.tokens[id]
+                self.revoked.add(id)
+            case ClusterAdded(name):
+                self.clusters[name] = MemberCluster(name)
+            case ClusterRemoved(name):
+                del self.clusters[name]
+            case _:
+                if isinstance(event, PolicyEvent):
+                    _apply_to_policy(self.policies.setdefault(event.policy, Policy(event.policy)), event)
+                elif isinstance(event, ClusterEvent):
+                    _apply_to_cluster(self.clusters[event.cluster], event)
+
+
+def _apply_to_cluster(cluster: MemberCluster, event: ClusterEvent) -> None:
+    match event:
+        case JoinTokenIssued(_, id, digest, expires_at):
+            cluster.join_tokens[id] = JoinToken(id, digest, expires_at)
+        case JoinTokenRevoked(_, id):
+            del cluster.join_tokens[id]
+            cluster.spent.add(id)
+        case AgentEnrolled(_, node, join_token, serial):
+            del cluster.join_tokens[join_token]
+            cluster.spent.add(join_token)
+            cluster.agents[node] = EnrolledAgent(node, serial)
+        case AgentRevoked(_, node):
+            del cluster.agents[node]
+
+
+def _apply_to_policy(policy: Policy, event: PolicyEvent) -> None:
+    match event:
+        case PolicyDrafted(_, document, selector):
+            policy.draft = PolicyContent(document, selector)
+        case DraftDiscarded():
+            policy.draft = None
+        case PolicyPublished() if policy.draft is not None:
+            policy.revisions.append(policy.draft)
+            policy.draft = None
+            policy.removed = False
+        case PolicyRemoved():
+            policy.draft = None
+            policy.removed = True
+
+
+def fold(name: str, events: Iterable[Event]) -> Tenant:
+    """The tenant of these events, which are all that it has."""
+    tenant = Tenant(name)
+    for event in events:
+        tenant.apply(event)
+    return tenant

@@ -1,0 +1,250 @@
+"""What the control plane decides: any sequence of commands keeps the promises, and single refusals say what to do."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from itertools import product
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from control_plane.domain import commands as c
+from control_plane.domain.access import PLATFORM, Operation, Role, TokenText, may
+from control_plane.domain.decisions import decide
+from control_plane.domain.errors import (
+    InvalidError,
+    RefusedError,
+    StateConflictError,
+    UnknownEventError,
+    UnknownSubjectError,
+)
+from control_plane.domain.events import AgentEnrolled, Event, PolicyPublished, decode, encode, subject
+from control_plane.domain.tenant import Tenant, fold
+from traffic_policy.errors import PolicyError
+from traffic_policy.policy_file import policy_from_document
+
+POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
+WRONG = {"total": "100Mbit", "classes": [{"name": "web", "rate": "200Mbit", "match": [{"port": [443]}]}]}
+DIGEST = "d" * 64
+NOW = 1_000
+
+ids = st.sampled_from(["a", "b", "c"])
+names = st.sampled_from(["east", "west", "Not a name"])
+nodes = st.sampled_from(["n1", "n2"])
+ends = st.one_of(st.none(), st.integers(NOW - 10, NOW + 100))
+documents = st.sampled_from([POLICY, {"total": "5Mbit", "classes": []}, WRONG, None, [], {"total": 1}])
+selectors = st.sampled_from([{}, {"team": "shop"}, {"not a label": ""}])
+any_command = st.one_of(
+    st.builds(c.CreateTenant, st.sampled_from(["", "The shop", "a\nb"])),
+    st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
+    st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),
+    st.builds(c.RevokeToken, ids),
+    st.builds(c.AddCluster, names),
+    st.builds(c.RemoveCluster, names),
+    st.builds(c.IssueJoinToken, names, ids, st.just(DIGEST), st.integers(NOW - 10, NOW + 100)),
+    st.builds(c.RevokeJoinToken, names, ids),
+    st.builds(c.EnrolAgent, names, nodes, ids, st.sampled_from([DIGEST, "e" * 64]), st.just("1f")),
+    st.builds(c.RevokeAgent, names, nodes),
+    st.builds(c.DraftPolicy, names, documents, selectors),
+    st.builds(c.DiscardDraft, names),
+    st.builds(c.PublishPolicy, names),
+    st.builds(c.RemovePolicy, names),
+)
+
+
+class AnySequence(RuleBasedStateMachine):
+    """One tenant, to which everything that can happen does, also again and out of turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tenant = Tenant("shop")
+        self.events: list[Event] = []
+        self.now = NOW
+        self.revisions: dict[str, list[object]] = {}
+        self.closed_at: int | None = None
+
+    @rule(command=any_command)
+    def anything(self, command: c.Command) -> None:
+        self.attempt(command)
+
+    @rule(name=st.sampled_from(["east", "west"]), document=st.sampled_from([POLICY, {"total": "5Mbit", "classes": []}]))
+    def draft_and_publish(self, name: str, document: object) -> None:
+        self.attempt(c.DraftPolicy(name, document))
+        self.attempt(c.PublishPolicy(name))
+
+    @rule(name=st.sampled_from(["east", "west"]), id=ids, node=nodes)
+    def join(self, name: str, id: str, node: str) -> None:
+        self.attempt(c.AddCluster(name))
+        self.attempt(c.IssueJoinToken(name, id, DIGEST, self.now + 50))
+        self.attempt(c.EnrolAgent(name, node, id, DIGEST, "1f"))
+
+    @rule(seconds=st.integers(0, 60))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(rarely=st.integers(0, 9))
+    def close(self, rarely: int) -> None:
+        if rarely == 0:
+            self.attempt(c.CloseTenant())
+
+    def attempt(self, command: c.Command) -> None:
+        before = deepcopy(self.tenant)
+        try:
+            events = decide(self.tenant, command, self.now)
+        except (RefusedError, PolicyError):
+            events = ()
+        assert self.tenant == before, "deciding changed the state"
+        assert {subject(event) for event in events} <= {c.subject_of(command)}
+        for event in events:
+            if isinstance(event, PolicyPublished):
+                draft = self.tenant.policies[event.policy].draft
+                assert draft is not None
+                self.revisions.setdefault(event.policy, []).append(draft)
+                assert event.revision == len(self.revisions[event.policy])
+            self.tenant.apply(event)
+            self.events.append(event)
+        if self.tenant.closed and self.closed_at is None:
+            self.closed_at = len(self.events)
+
+    @invariant()
+    def state_is_what_the_stored_events_say(self) -> None:
+        stored = json.loads(json.dumps([encode(event) for event in self.events]))
+        assert fold("shop", [decode(kind, data) for kind, data in stored]) == self.tenant
+        assert self.tenant.position == len(self.events)
+
+    @invariant()
+    def revisions_stay_as_they_were_published(self) -> None:
+        found = {name: policy.revisions for name, policy in self.tenant.policies.items() if policy.revisions}
+        assert found == self.revisions
+        for revisions in found.values():
+            for revision in revisions:
+                policy_from_document(revision.document)
+
+    @invariant()
+    def a_join_token_is_for_one_agent(self) -> None:
+        used = [(event.cluster, event.join_token) for event in self.events if isinstance(event, AgentEnrolled)]
+        # A cluster that was removed and added again is another one, with tokens of its own.
+        if not any(type(event).__name__ == "ClusterRemoved" for event in self.events):
+            assert len(set(used)) == len(used)
+
+    @invariant()
+    def nothing_happens_after_the_end(self) -> None:
+        if self.closed_at is not None:
+            assert len(self.events) == self.closed_at
+            assert not any(cluster.agents for cluster in self.tenant.clusters.values())
+
+    @invariant()
+    def revoked_is_for_ever(self) -> None:
+        assert not self.tenant.revoked & self.tenant.tokens.keys()
+        for cluster in self.tenant.clusters.values():
+            assert not cluster.spent & cluster.join_tokens.keys()
+
+
+AnySequence.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+TestAnySequence = AnySequence.TestCase
+
+
+def a_tenant(*commands: c.Command, name: str = "shop") -> Tenant:
+    """A tenant to which all of this has happened."""
+    tenant = Tenant(name)
+    for command in (c.CreateTenant(), *commands):
+        for event in decide(tenant, command, NOW):
+            tenant.apply(event)
+    return tenant
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"),
+    [
+        (c.CreateTenant(), StateConflictError, "Choose another name"),
+        (c.AddCluster("East"), InvalidError, "lower-case"),
+        (c.IssueJoinToken("west", "a", DIGEST, NOW + 1), UnknownSubjectError, "Add it first"),
+        (c.IssueJoinToken("east", "b", DIGEST, NOW), InvalidError, "later end"),
+        (c.EnrolAgent("east", "n1", "a", "e" * 64, "1f"), StateConflictError, "Issue another"),
+        (c.EnrolAgent("east", "no node!", "a", DIGEST, "1f"), InvalidError, "as Kubernetes does"),
+        (c.PublishPolicy("web"), StateConflictError, "Draft it first"),
+        (c.DraftPolicy("web", POLICY, {"a b": "c"}), InvalidError, "not a label"),
+        (c.DraftPolicy("web", WRONG), PolicyError, "Cannot guarantee 200 Mbit/s inside 100 Mbit/s"),
+        (c.RemovePolicy("web"), UnknownSubjectError, "podlane policy list"),
+        (c.RevokeToken("z"), UnknownSubjectError, "podlane tokens list"),
+        (c.RetitleTenant("x" * 201), InvalidError, "200 characters"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do(command: c.Command, error: type[Exception], words: str) -> None:
+    tenant = a_tenant(c.AddCluster("east"), c.IssueJoinToken("east", "a", DIGEST, NOW + 10))
+    with pytest.raises(error, match=words):
+        decide(tenant, command, NOW)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c.RetitleTenant(""), c.AddCluster("east"), c.DraftPolicy("web", POLICY), c.RevokeToken("gone")],
+)
+def test_what_changes_nothing_is_no_event(command: c.Command) -> None:
+    tenant = a_tenant(
+        c.AddCluster("east"),
+        c.DraftPolicy("web", POLICY),
+        c.IssueToken("gone", "", Role.VIEWER, DIGEST),
+        c.RevokeToken("gone"),
+    )
+    assert decide(tenant, command, NOW) == ()
+
+
+def test_a_removed_policy_keeps_its_numbers() -> None:
+    tenant = a_tenant(
+        c.DraftPolicy("web", POLICY), c.PublishPolicy("web"), c.RemovePolicy("web"), c.DraftPolicy("web", POLICY)
+    )
+    assert tenant.policies["web"].in_force is None
+    assert decide(tenant, c.PublishPolicy("web"), NOW) == (PolicyPublished("web", 2),)
+
+
+def test_the_platform_keeps_an_administrator() -> None:
+    first, second = (c.IssueToken(id, "", Role.ADMINISTRATOR, DIGEST) for id in ("a", "b"))
+    with pytest.raises(StateConflictError, match="Issue another"):
+        decide(a_tenant(first, name=PLATFORM), c.RevokeToken("a"), NOW)
+    assert decide(a_tenant(first, second, name=PLATFORM), c.RevokeToken("a"), NOW)
+    with pytest.raises(StateConflictError, match="Leave it open"):
+        decide(a_tenant(name=PLATFORM), c.CloseTenant(), NOW)
+
+
+def test_an_event_of_a_newer_version_is_named() -> None:
+    with pytest.raises(UnknownEventError, match="RolloutStarted"):
+        decode("RolloutStarted", {})
+    with pytest.raises(UnknownEventError, match="TenantCreated"):
+        decode("TenantCreated", {"title": "", "colour": "red"})
+
+
+ALLOWED = {
+    Role.VIEWER: {Operation.READ},
+    Role.EDITOR: {Operation.READ, Operation.DRAFT},
+    Role.OPERATOR: {Operation.READ, Operation.DRAFT, Operation.PUBLISH},
+    Role.ADMINISTRATOR: {Operation.READ, Operation.DRAFT, Operation.PUBLISH, Operation.ADMINISTER},
+}
+"""In the tenant of the token."""
+
+
+@pytest.mark.parametrize(("role", "operation"), list(product(Role, Operation)))
+def test_each_role_may_do_what_the_table_says(role: Role, operation: Operation) -> None:
+    assert may(role, "shop", operation, "shop") == (operation in ALLOWED[role])
+    assert not may(role, "shop", operation, "bank")
+    assert not may(role, "shop", operation, PLATFORM)
+    assert may(role, PLATFORM, operation, "shop") == (role is Role.ADMINISTRATOR)
+
+
+def test_a_token_is_read_as_it_was_written() -> None:
+    token = TokenText("the-shop", "0123456789abcdef", "A-b" * 14 + "9")
+    assert TokenText.parse(str(token)) == token
+    assert token.secret not in token.digest
+    for wrong in (
+        "",
+        "podlane-",
+        str(token)[:-1],
+        f"{token}x",
+        f"x{token}",
+        str(token).replace("_", "-"),
+        f"{token}\n",
+    ):
+        assert TokenText.parse(wrong) is None
