@@ -1,0 +1,31 @@
+"""What the event store needs of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+Value = str | int
+
+
+class Execute(Protocol):
+    """Runs one statement with ``?`` for its values, and returns all rows."""
+
+    def __call__(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]: ...
+
+
+class Database(Protocol):
+    """Any thread may use it. Everything blocks, and raises :class:`~control_plane.store.errors.StoreError`."""
+
+    def writing(self) -> AbstractContextManager[Execute]:
+        """A transaction, on disk when it ends; an exception takes it back."""
+
+    def reading(self) -> AbstractContextManager[Execute]:
+        """Statements that change nothing."""
+
+    def migrate(self) -> None:
+        """Bring the tables to this version, by one transaction. Several processes may do so at once."""
+
+    def close(self) -> None:
+        """Give all connections back."""

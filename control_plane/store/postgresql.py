@@ -1,0 +1,63 @@
+"""A PostgreSQL database, by a pool of connections that block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from control_plane.store.database import Execute, Value
+from control_plane.store.errors import StoreError
+
+_CONNECTIONS: Final = 8
+_PATIENCE: Final = 10.0
+"""Seconds to wait for one of them."""
+
+
+class PostgresDatabase:
+    """Transactions are READ COMMITTED: the row of a tenant's head, locked first, is what orders its writers."""
+
+    def __init__(self, url: str) -> None:
+        """``url`` as in ``postgresql://user@host/database``. Raises :class:`StoreError`."""
+        self._url = url
+        self._pool = ConnectionPool(url, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=False)
+        with self._explained():
+            self._pool.open(wait=True, timeout=_PATIENCE)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.Error, PoolTimeout) as error:
+            # Not the URL, which may have a password.
+            told = str(error).partition("\n")[0]
+            raise StoreError(f"PostgreSQL failed: {told}. See that it runs, and what --database says.") from None
+
+    @contextmanager
+    def writing(self) -> Iterator[Execute]:
+        with self._explained(), self._pool.connection() as connection:
+            yield _executing(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Execute]:
+        with self._explained(), self._pool.connection() as connection:
+            yield _executing(connection)
+
+    def migrate(self) -> None:
+        from control_plane.store.migrate import migrate_postgresql
+
+        migrate_postgresql(self._url)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _executing(connection: psycopg.Connection[tuple[Any, ...]]) -> Execute:
+    def execute(statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        cursor = connection.execute(statement.replace("?", "%s"), values)
+        return cursor.fetchall() if cursor.description else []
+
+    return execute

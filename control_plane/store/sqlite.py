@@ -1,0 +1,86 @@
+"""A database in an SQLite file.
+
+``synchronous=FULL``: a transaction is on disk when it ends. BEGIN IMMEDIATE takes the lock for writing before anything
+is read, so that other processes may write, too. The write-ahead log needs shared memory: the file cannot be on a
+network file system.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+from control_plane.store.database import Execute, Value
+from control_plane.store.errors import StoreError
+
+_PATIENCE: Final = 10.0
+"""Seconds to wait for other processes that write. A commit takes some ms, on a slow disk some hundred."""
+
+
+class SqliteDatabase:
+    """One connection writes, one reads; each is used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """The file is made where it is missing, for its owner alone. Raises :class:`StoreError`."""
+        self._path = path
+        with self._explained():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            except OSError as error:
+                raise StoreError(f"{path} cannot be made: {error.strerror}. Name another folder by --state.") from None
+            self._writer, self._write_lock = self._connect(), Lock()
+            self._reader, self._read_lock = self._connect(), Lock()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The database {self._path} failed: {error}. Look for a full disk, or another program that holds it."
+            ) from None
+
+    @contextmanager
+    def writing(self) -> Iterator[Execute]:
+        with self._write_lock, self._explained():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield _executing(self._writer)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Execute]:
+        with self._read_lock, self._explained():
+            yield _executing(self._reader)
+
+    def migrate(self) -> None:
+        from control_plane.store.migrate import migrate_sqlite
+
+        migrate_sqlite(self._path)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+def _executing(connection: sqlite3.Connection) -> Execute:
+    def execute(statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        return connection.execute(statement, values).fetchall()
+
+    return execute
