@@ -20,7 +20,8 @@ class Verb:
     module: str = ""
 
     def load(self) -> click.Command:
-        command = getattr(importlib.import_module(self.module or f"podlane.{self.name}"), self.name)
+        name = self.name.replace("-", "_")
+        command = getattr(importlib.import_module(self.module or f"podlane.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -30,6 +31,12 @@ VERBS: Final = (
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
     Verb("agent", "Hold the workloads of this node to their policies, without a sidecar."),
     Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
+    Verb("control-plane", "Keep the policies of a fleet, by REST, with every change recorded."),
+    Verb("login", "Remember a control plane and a token for it.", "podlane.fleet.login"),
+    Verb("policy", "Look at a control plane's policies, and change them.", "podlane.fleet.policy"),
+    Verb(
+        "audit", "Read who changed what in a control plane, and check that nothing was altered.", "podlane.fleet.audit"
+    ),
     Verb("tc", "Show, change and undo traffic control of an interface, without a proxy.", "podlane.tc.command"),
     Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface.", "podlane.top.command"),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot.", "podlane.demo.command"),

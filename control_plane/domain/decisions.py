@@ -77,7 +77,7 @@ def decide(tenant: Tenant, command: Command, now: int) -> Events:
     policy that is wrong.
     """
     if not isinstance(command, CreateTenant) and not tenant.open:
-        raise UnknownSubjectError(f"There is no tenant {tenant.name}.", "`GET /v1/tenants` has those there are.")
+        raise UnknownSubjectError(f"There is no tenant {tenant.name}.", "Look at the list of tenants.")
     if isinstance(command, TenantCommand):
         return _about_tenant(tenant, command)
     if isinstance(command, TokenCommand):
@@ -119,7 +119,7 @@ def _about_token(tenant: Tenant, command: TokenCommand, now: int) -> Events:
             if token is None:
                 if id in tenant.revoked:
                     return ()
-                raise UnknownSubjectError(f"There is no token {id}.", "`podlane tokens list` has those there are.")
+                raise UnknownSubjectError(f"There is no token {id}.", "Look at the list of tokens.")
             if tenant.name == PLATFORM and _is_last_key(tenant, id):
                 raise StateConflictError(
                     "Without this token nobody could administer the platform.",
@@ -156,14 +156,12 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> Events:
                 return (JoinTokenRevoked(name, id),)
             if id in cluster.spent:
                 return ()
-            raise UnknownSubjectError(f"There is no join token {id}.", "List those of the cluster.")
+            raise UnknownSubjectError(f"There is no join token {id}.", "Look at the list of the cluster.")
         case EnrolAgent():
             return _enrol(cluster, command, now)
         case RevokeAgent(name, node):
             if node not in cluster.agents:
-                raise UnknownSubjectError(
-                    f"No agent of {node} belongs to {name}.", "`podlane agents` has those that do."
-                )
+                raise UnknownSubjectError(f"No agent of {node} belongs to {name}.", "Look at the list of its agents.")
             return (AgentRevoked(name, node),)
 
 
@@ -220,8 +218,13 @@ def _checked_selector(selector: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(selector.items()))
 
 
+def is_name(name: str) -> bool:
+    """Whether a tenant, a cluster or a policy can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _check_name(name: str, what: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidError(
             f"{name[:70]!r} is not a name for {what}.",
             "Write at most 63 lower-case letters, digits and hyphens, the first and last no hyphen.",

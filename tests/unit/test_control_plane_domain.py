@@ -169,7 +169,7 @@ def a_tenant(*commands: c.Command, name: str = "shop") -> Tenant:
         (c.DraftPolicy("web", POLICY, {"a b": "c"}), InvalidError, "not a label"),
         (c.DraftPolicy("web", WRONG), PolicyError, "Cannot guarantee 200 Mbit/s inside 100 Mbit/s"),
         (c.RemovePolicy("web"), UnknownSubjectError, "podlane policy list"),
-        (c.RevokeToken("z"), UnknownSubjectError, "podlane tokens list"),
+        (c.RevokeToken("z"), UnknownSubjectError, "list of tokens"),
         (c.RetitleTenant("x" * 201), InvalidError, "200 characters"),
     ],
 )  # fmt: skip

@@ -1,0 +1,76 @@
+"""The application: all routes, and what holds for each of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from control_plane.http import audit, clusters, policies, tenants
+from control_plane.http.problems import ProblemDocument, install, problem_response
+from control_plane.service import ControlPlane
+from daemon.version import installed_version
+
+_LONGEST_BODY: Final = 2**20
+"""Bytes. A policy of 254 classes with a dozen names each is some 200 kB."""
+
+
+def create_app(plane: ControlPlane) -> FastAPI:
+    """The application of a control plane."""
+    app = FastAPI(
+        title="Podlane",
+        version=installed_version() or "source",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.plane = plane
+    for room in (tenants, clusters, policies, audit):
+        app.include_router(room.router)
+    install(app)
+    app.add_middleware(_BodyLimit)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        components = schema["components"]["schemas"]
+        if "ProblemDocument" not in components:
+            document = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+            components.update(document.pop("$defs"))
+            components["ProblemDocument"] = document
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+class _BodyLimit:
+    """Refuses a body that is too long before it is in memory, whether or not its length is said."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            if len(body) > _LONGEST_BODY:
+                remedy = f"Send at most {_LONGEST_BODY} bytes."
+                response = problem_response(413, "too-long", "The request is too long", "The body is too long.", remedy)
+                await response(scope, receive, send)
+                return
+            if not message.get("more_body"):
+                break
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, replay, send)

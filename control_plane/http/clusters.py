@@ -1,0 +1,122 @@
+"""Clusters, the tokens with which agents join them, and those that have."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from control_plane.bootstrap import new_token
+from control_plane.domain.access import Operation
+from control_plane.domain.commands import (
+    AddCluster,
+    IssueJoinToken,
+    RemoveCluster,
+    RevokeAgent,
+    RevokeJoinToken,
+)
+from control_plane.domain.errors import UnknownSubjectError
+from control_plane.domain.events import JoinTokenIssued
+from control_plane.domain.tenant import MemberCluster, Tenant
+from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
+from control_plane.http.documents import (
+    AgentDocument,
+    ClusterDocument,
+    Happened,
+    JoinTokenDocument,
+    JoinTokenWish,
+    Page,
+)
+from control_plane.http.problems import responses
+from control_plane.http.tenants import CHANGES, existing
+
+router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
+
+
+def _cluster(state: Tenant, name: str) -> MemberCluster:
+    found = existing(state).clusters.get(name)
+    if found is None:
+        raise UnknownSubjectError(f"There is no cluster {name[:70]}.", "Look at the list of clusters.")
+    return found
+
+
+def _describe(state: Tenant, cluster: MemberCluster) -> ClusterDocument:
+    return ClusterDocument.describe(cluster, state.version(f"cluster/{cluster.name}"))
+
+
+@router.get("/clusters")
+def list_clusters(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[ClusterDocument]:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        found = [(name, _describe(state, cluster)) for name, cluster in existing(state).clusters.items()]
+    items, after = paging.cut(found)
+    return Page(items=items, next=after)
+
+
+@router.get("/clusters/{cluster}")
+def get_cluster(plane: ThePlane, caller: TheCaller, tenant: str, cluster: str, response: Response) -> ClusterDocument:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        document = _describe(state, _cluster(state, cluster))
+    tag(response, document.version)
+    return document
+
+
+@router.put("/clusters/{cluster}", responses=CHANGES)
+def add_cluster(writing: TheWriting, tenant: str, cluster: str, response: Response) -> Happened:
+    """Nothing happens if it is there already."""
+    return writing.carry_out(Operation.ADMINISTER, tenant, AddCluster(cluster), response)
+
+
+@router.delete("/clusters/{cluster}", responses=CHANGES)
+def remove_cluster(writing: TheWriting, tenant: str, cluster: str, response: Response) -> Happened:
+    return writing.carry_out(Operation.ADMINISTER, tenant, RemoveCluster(cluster), response)
+
+
+@router.get("/clusters/{cluster}/join-tokens")
+def list_join_tokens(
+    plane: ThePlane, caller: TheCaller, tenant: str, cluster: str, paging: ThePaging
+) -> Page[JoinTokenDocument]:
+    """Those that can still be used."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        tokens = _cluster(state, cluster).join_tokens
+        items, after = paging.cut([(id, JoinTokenDocument.describe(token)) for id, token in tokens.items()])
+    return Page(items=items, next=after)
+
+
+@router.post("/clusters/{cluster}/join-tokens", status_code=201, responses=CHANGES)
+def issue_join_token(
+    writing: TheWriting, tenant: str, cluster: str, wish: JoinTokenWish, response: Response
+) -> JoinTokenDocument | Happened:
+    """For one agent, once. Its text is in the answer, and nowhere else."""
+    text = new_token(tenant)
+    command = IssueJoinToken(cluster, text.id, text.digest, writing.plane.now + wish.expires_in)
+    happened = writing.carry_out(Operation.ADMINISTER, tenant, command, response)
+    if happened.dry_run:
+        return happened
+    issued = JoinTokenIssued(**happened.events[0].data)
+    return JoinTokenDocument(
+        id=issued.id, expires_at=issued.expires_at, token=str(text) if issued.id == text.id else None
+    )
+
+
+@router.delete("/clusters/{cluster}/join-tokens/{token}", responses=CHANGES)
+def revoke_join_token(writing: TheWriting, tenant: str, cluster: str, token: str, response: Response) -> Happened:
+    return writing.carry_out(Operation.ADMINISTER, tenant, RevokeJoinToken(cluster, token), response)
+
+
+@router.get("/clusters/{cluster}/agents")
+def list_agents(
+    plane: ThePlane, caller: TheCaller, tenant: str, cluster: str, paging: ThePaging
+) -> Page[AgentDocument]:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        agents = _cluster(state, cluster).agents
+        found = [(node, AgentDocument(cluster=cluster, node=node, serial=a.serial)) for node, a in agents.items()]
+    items, after = paging.cut(found)
+    return Page(items=items, next=after)
+
+
+@router.delete("/clusters/{cluster}/agents/{node}", responses=CHANGES)
+def revoke_agent(writing: TheWriting, tenant: str, cluster: str, node: str, response: Response) -> Happened:
+    """The agent is told nothing more; what it has in force stays."""
+    return writing.carry_out(Operation.ADMINISTER, tenant, RevokeAgent(cluster, node), response)

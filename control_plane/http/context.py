@@ -1,0 +1,165 @@
+"""What operations share: whose request it is, what comes with a write, and pages of lists."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar
+
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from control_plane.domain.access import Operation, may
+from control_plane.domain.commands import Command, subject_of
+from control_plane.domain.errors import NotAllowedError
+from control_plane.http.documents import Happened
+from control_plane.http.problems import MalformedError, UnauthenticatedError
+from control_plane.service import Caller, Circumstances, ControlPlane
+
+_T = TypeVar("_T")
+_ETAG: Final = re.compile(r'"(\d{1,15})"')
+_MOST: Final = 1000
+"""Items of a page."""
+
+_bearer = HTTPBearer(auto_error=False, description="A token of `podlane control-plane`, or of POST .../tokens.")
+
+
+def _plane(request: Request) -> ControlPlane:
+    plane: ControlPlane = request.app.state.plane
+    return plane
+
+
+ThePlane = Annotated[ControlPlane, Depends(_plane)]
+
+
+def _caller(plane: ThePlane, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+    caller = None if given is None else plane.authenticate(given.credentials)
+    if caller is None:
+        raise UnauthenticatedError(
+            "The request has no valid token.", "Send Authorization: Bearer and a token that is not revoked or expired."
+        )
+    return caller
+
+
+TheCaller = Annotated[Caller, Depends(_caller)]
+
+
+def permit(caller: Caller, operation: Operation, tenant: str) -> None:
+    """Raises :class:`NotAllowedError`. Comes first: who may not ask is not told what there is."""
+    if not may(caller.role, caller.tenant, operation, tenant):
+        raise NotAllowedError(
+            f"A token of {caller.tenant} with the role {caller.role} may not {operation} in {tenant}.",
+            "Ask an administrator for a token with another role.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What comes with a request that changes something, and how it is carried out."""
+
+    plane: ControlPlane
+    caller: Caller
+    by: Circumstances
+    dry_run: bool
+
+    def carry_out(self, operation: Operation, tenant: str, command: Command, response: Response) -> Happened:
+        """What happened, or would. The subject's new version becomes the ETag of the response."""
+        permit(self.caller, operation, tenant)
+        if self.dry_run:
+            return Happened.describe(self.plane.decide(tenant, command, self.by.version), dry_run=True)
+        done = self.plane.carry_out(tenant, command, self.by)
+        if done.replayed:
+            response.headers["Idempotent-Replayed"] = "true"
+        with self.plane.reading(tenant) as state:
+            tag(response, state.version(subject_of(command)))
+        return Happened.describe(done.events)
+
+
+async def _writing(
+    request: Request,
+    plane: ThePlane,
+    caller: TheCaller,
+    if_match: Annotated[str | None, Header(description="The ETag that you have seen.")] = None,
+    if_none_match: Annotated[str | None, Header(description="* : only if there is none yet.")] = None,
+    idempotency_key: Annotated[str | None, Header(pattern="^[!-~]{1,128}$")] = None,
+    podlane_reason: Annotated[str | None, Header(max_length=500, description="For the audit log.")] = None,
+    dry_run: Annotated[bool, Query(alias="dry-run", description="Say what would happen, and do nothing.")] = False,
+) -> Writing:
+    body = await request.body()
+    content = b"\n".join([request.method.encode(), str(request.url).encode(), body])
+    by = Circumstances(
+        caller.author,
+        request.client.host if request.client else "",
+        _reason(podlane_reason or ""),
+        f"{caller.author}:{idempotency_key}" if idempotency_key else "",
+        hashlib.sha256(content).hexdigest(),
+        _version(if_match, if_none_match),
+    )
+    return Writing(plane, caller, by, dry_run)
+
+
+TheWriting = Annotated[Writing, Depends(_writing)]
+
+
+def _reason(text: str) -> str:
+    """A header is read as Latin-1; clients send UTF-8."""
+    text = text.encode("latin-1").decode(errors="replace")
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _version(if_match: str | None, if_none_match: str | None) -> int | None:
+    if if_none_match is not None:
+        if if_none_match != "*" or if_match is not None:
+            raise MalformedError("If-None-Match can only be *, without If-Match.", "Send If-Match: and the ETag.")
+        return 0
+    if if_match is None or if_match == "*":
+        return None
+    found = _ETAG.fullmatch(if_match)
+    if not found:
+        raise MalformedError("If-Match has no ETag of ours.", 'Send it as it was received, as in "17".')
+    return int(found[1])
+
+
+def tag(response: Response, version: int) -> None:
+    """The ETag of what is sent."""
+    response.headers["ETag"] = f'"{version}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which part of a list is asked for: at most ``limit`` items that follow the one named ``after``."""
+
+    limit: int
+    after: str
+
+    def cut(self, items: Iterable[tuple[str, _T]]) -> tuple[list[_T], str | None]:
+        """The part of all items, by their names, and the cursor of what follows."""
+        left = sorted((item for item in items if item[0] > self.after), key=lambda item: item[0])
+        return self.page(left[: self.limit + 1])
+
+    def page(self, items: Sequence[tuple[str, _T]]) -> tuple[list[_T], str | None]:
+        """The same, of at most ``limit + 1`` items that follow."""
+        page = items[: self.limit]
+        return [item for _, item in page], _cursor(page[-1][0]) if len(items) > self.limit else None
+
+
+def _paging(
+    limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
+    cursor: Annotated[str, Query(max_length=1000, description="`next` of the page before.")] = "",
+) -> Paging:
+    try:
+        after = base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
+    except (binascii.Error, UnicodeError):
+        raise MalformedError("This is no cursor.", "Send `next` of the page before as it was received.") from None
+    return Paging(limit, after)
+
+
+ThePaging = Annotated[Paging, Depends(_paging)]
+
+
+def _cursor(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()

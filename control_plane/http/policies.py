@@ -1,0 +1,116 @@
+"""Policies: drafts, and the revisions that they become."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from control_plane.domain.access import Operation
+from control_plane.domain.commands import DiscardDraft, DraftPolicy, PublishPolicy, RemovePolicy
+from control_plane.domain.decisions import checked_policy
+from control_plane.domain.errors import UnknownSubjectError
+from control_plane.domain.tenant import Policy, Tenant
+from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
+from control_plane.http.documents import (
+    DraftWish,
+    Happened,
+    Page,
+    PolicyCheck,
+    PolicyDocument,
+    PolicyWish,
+    RevisionDocument,
+)
+from control_plane.http.problems import responses
+from control_plane.http.tenants import CHANGES, existing
+from traffic_policy.describe import describe
+from traffic_policy.policy_file import policy_from_document
+
+router = APIRouter(prefix="/v1", responses=responses())
+
+
+def _policy(state: Tenant, name: str) -> Policy:
+    found = existing(state).policies.get(name)
+    if found is None:
+        raise UnknownSubjectError(f"There is no policy {name[:70]}.", "Look at the list of policies.")
+    return found
+
+
+def _describe(state: Tenant, policy: Policy) -> PolicyDocument:
+    return PolicyDocument.describe(policy, state.version(f"policy/{policy.name}"))
+
+
+@router.post("/validate", responses=responses(413))
+def validate_policy(caller: TheCaller, wish: PolicyWish) -> PolicyCheck:  # noqa: ARG001 - only who has a token may ask
+    """Whether agents can put a policy in force, and what it means. Nothing is stored."""
+    document = checked_policy(wish.document)
+    return PolicyCheck(document=document, meaning=describe(policy_from_document(document)))
+
+
+@router.get("/tenants/{tenant}/policies")
+def list_policies(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[PolicyDocument]:
+    """Also those that were removed: their revisions stay."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        found = [(name, _describe(state, policy)) for name, policy in existing(state).policies.items()]
+    items, after = paging.cut(found)
+    return Page(items=items, next=after)
+
+
+@router.get("/tenants/{tenant}/policies/{policy}")
+def get_policy(plane: ThePlane, caller: TheCaller, tenant: str, policy: str, response: Response) -> PolicyDocument:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        document = _describe(state, _policy(state, policy))
+    tag(response, document.version)
+    return document
+
+
+@router.get("/tenants/{tenant}/policies/{policy}/revisions")
+def list_revisions(
+    plane: ThePlane, caller: TheCaller, tenant: str, policy: str, paging: ThePaging
+) -> Page[RevisionDocument]:
+    """All that were ever published, the first first."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        revisions = list(enumerate(_policy(state, policy).revisions, 1))
+    items, after = paging.cut(
+        # Numbers of one length sort as numbers.
+        (f"{number:09}", RevisionDocument(revision=number, document=dict(c.document), selector=dict(c.selector)))
+        for number, c in revisions
+    )
+    return Page(items=items, next=after)
+
+
+@router.put("/tenants/{tenant}/policies/{policy}/draft", responses=CHANGES)
+def draft_policy(
+    writing: TheWriting, tenant: str, policy: str, wish: DraftWish, response: Response
+) -> PolicyDocument | Happened:
+    """Nothing is in force by a draft."""
+    happened = writing.carry_out(Operation.DRAFT, tenant, DraftPolicy(policy, wish.document, wish.selector), response)
+    return _after(writing, tenant, policy, happened)
+
+
+@router.delete("/tenants/{tenant}/policies/{policy}/draft", responses=CHANGES)
+def discard_draft(writing: TheWriting, tenant: str, policy: str, response: Response) -> PolicyDocument | Happened:
+    happened = writing.carry_out(Operation.DRAFT, tenant, DiscardDraft(policy), response)
+    return _after(writing, tenant, policy, happened)
+
+
+@router.post("/tenants/{tenant}/policies/{policy}/publish", responses=CHANGES)
+def publish_policy(writing: TheWriting, tenant: str, policy: str, response: Response) -> PolicyDocument | Happened:
+    """The draft becomes the next revision."""
+    happened = writing.carry_out(Operation.PUBLISH, tenant, PublishPolicy(policy), response)
+    return _after(writing, tenant, policy, happened)
+
+
+@router.delete("/tenants/{tenant}/policies/{policy}", responses=CHANGES)
+def remove_policy(writing: TheWriting, tenant: str, policy: str, response: Response) -> PolicyDocument | Happened:
+    """Nothing of it is in force any more. Its revisions stay."""
+    happened = writing.carry_out(Operation.PUBLISH, tenant, RemovePolicy(policy), response)
+    return _after(writing, tenant, policy, happened)
+
+
+def _after(writing: TheWriting, tenant: str, policy: str, happened: Happened) -> PolicyDocument | Happened:
+    if happened.dry_run:
+        return happened
+    with writing.plane.reading(tenant) as state:
+        return _describe(state, _policy(state, policy))

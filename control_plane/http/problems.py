@@ -1,0 +1,136 @@
+"""Errors as application/problem+json (RFC 9457), each with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from control_plane.domain.errors import (
+    InvalidError,
+    NotAllowedError,
+    RefusedError,
+    StateConflictError,
+    UnknownSubjectError,
+)
+from control_plane.service import VersionError
+from control_plane.store.errors import KeyReusedError, StaleError, StoreError
+from traffic_policy.errors import PodlaneError, PolicyError
+
+_MEDIA_TYPE: Final = "application/problem+json"
+_MOST_TOLD: Final = 50
+_LONGEST_TOLD: Final = 300
+
+
+class PolicyProblem(BaseModel):
+    """One thing that is wrong in what was sent, and where."""
+
+    path: str
+    message: str
+    remedy: str
+
+
+class ProblemDocument(BaseModel):
+    """Why a request was refused."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    remedy: str
+    problems: list[PolicyProblem] = []
+
+
+class UnauthenticatedError(RefusedError):
+    """No token that is valid."""
+
+
+class MalformedError(RefusedError):
+    """A header or a parameter cannot be read."""
+
+
+_KINDS: Final[Mapping[type[PodlaneError], tuple[int, str, str]]] = {
+    MalformedError: (400, "malformed", "The request cannot be read"),
+    UnauthenticatedError: (401, "unauthenticated", "Who are you?"),
+    NotAllowedError: (403, "not-allowed", "You may not do this"),
+    UnknownSubjectError: (404, "not-found", "There is no such thing"),
+    StateConflictError: (409, "conflict", "What is there does not allow it"),
+    VersionError: (412, "changed-meanwhile", "It was changed meanwhile"),
+    InvalidError: (422, "invalid", "The request is wrong"),
+    PolicyError: (422, "invalid-policy", "The policy is wrong"),
+    KeyReusedError: (422, "key-reused", "The Idempotency-Key was used before"),
+    StaleError: (503, "busy", "Others write all the time"),
+    StoreError: (503, "store-failed", "The database failed"),
+}
+_OTHERS: Final = {
+    400: "Send valid JSON.",
+    404: "See /openapi.json for what there is.",
+    405: "See /openapi.json for the methods that there are.",
+    413: "Send less.",
+}
+
+
+def problem_response(
+    status: int, kind: str, title: str, detail: str, remedy: str, problems: list[PolicyProblem] | None = None
+) -> JSONResponse:
+    """The document, as a response."""
+    document = ProblemDocument(
+        type=f"urn:podlane:problem:{kind}", title=title, status=status, detail=detail, remedy=remedy,
+        problems=problems or [],
+    )  # fmt: skip
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse(document.model_dump(), status, headers, media_type=_MEDIA_TYPE)
+
+
+def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PodlaneError)
+    status, kind, title = next(told for cls, told in _KINDS.items() if isinstance(error, cls))
+    if isinstance(error, PolicyError):
+        told = [PolicyProblem(path=p.path, message=p.message, remedy=p.remedy) for p in error.problems[:_MOST_TOLD]]
+        detail = f"{len(error.problems)} problems" if len(error.problems) > 1 else error.problems[0].message
+        return problem_response(status, kind, title, detail, "Mend what problems lists.", told)
+    if isinstance(error, RefusedError):
+        return problem_response(status, kind, title, error.message, error.remedy)
+    fault, _, remedy_text = str(error).partition(". ")
+    return problem_response(status, kind, title, f"{fault.rstrip('.')}.", remedy_text)
+
+
+def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    wrong = [
+        PolicyProblem(path=".".join(map(str, each["loc"]))[:_LONGEST_TOLD], message=str(each["msg"]), remedy="")
+        for each in error.errors()[:_MOST_TOLD]
+    ]
+    return problem_response(
+        422, "invalid", "The request is wrong", f"{len(wrong)} values are wrong.", "See /openapi.json.", wrong
+    )
+
+
+def _failed(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    remedy = _OTHERS.get(error.status_code, "See /openapi.json.")
+    response = problem_response(error.status_code, "http", str(error.detail), str(error.detail), remedy)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def install(app: FastAPI) -> None:
+    """Have an application answer errors so."""
+    for kind in _KINDS:
+        app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _failed)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For an operation's documentation: which errors it answers, besides those of every operation."""
+    schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+    return {
+        status: {"description": "A problem", "content": {_MEDIA_TYPE: schema}}
+        for status in (400, 401, 403, 404, 422, 503, *statuses)
+    }

@@ -1,0 +1,115 @@
+"""Tenants and their tokens."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from control_plane.bootstrap import new_token
+from control_plane.domain.access import Operation, may
+from control_plane.domain.commands import CloseTenant, CreateTenant, IssueToken, RetitleTenant, RevokeToken
+from control_plane.domain.errors import UnknownSubjectError
+from control_plane.domain.events import TokenIssued
+from control_plane.domain.tenant import Tenant
+from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
+from control_plane.http.documents import (
+    CallerDocument,
+    Happened,
+    Page,
+    TenantDocument,
+    TenantWish,
+    TokenDocument,
+    TokenWish,
+)
+from control_plane.http.problems import responses
+
+router = APIRouter(prefix="/v1", responses=responses())
+CHANGES = responses(409, 412, 413)
+
+
+def existing(tenant: Tenant) -> Tenant:
+    """Raises :class:`UnknownSubjectError`."""
+    if not tenant.open:
+        raise UnknownSubjectError(f"There is no tenant {tenant.name[:70]}.", "Look at the list of tenants.")
+    return tenant
+
+
+@router.get("/whoami")
+def whoami(caller: TheCaller) -> CallerDocument:
+    """Whose token this is."""
+    return CallerDocument(tenant=caller.tenant, token=caller.token, role=caller.role)
+
+
+@router.get("/tenants")
+def list_tenants(plane: ThePlane, caller: TheCaller, paging: ThePaging) -> Page[TenantDocument]:
+    """Those that the caller may see: all, for the platform's administrators."""
+    found = []
+    for name in plane.names():
+        with plane.reading(name) as tenant:
+            if tenant.open and (name == caller.tenant or _governs(caller)):
+                found.append((name, TenantDocument.describe(tenant)))
+    items, after = paging.cut(found)
+    return Page(items=items, next=after)
+
+
+def _governs(caller: TheCaller) -> bool:
+    return may(caller.role, caller.tenant, Operation.GOVERN, "")
+
+
+@router.get("/tenants/{tenant}")
+def get_tenant(plane: ThePlane, caller: TheCaller, tenant: str, response: Response) -> TenantDocument:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        tag(response, existing(state).version("tenant"))
+        return TenantDocument.describe(state)
+
+
+@router.put("/tenants/{tenant}", responses=CHANGES)
+def put_tenant(writing: TheWriting, tenant: str, wish: TenantWish, response: Response) -> TenantDocument | Happened:
+    """Create it, or change its title."""
+    permit(writing.caller, Operation.GOVERN, tenant)
+    with writing.plane.reading(tenant) as state:
+        command = RetitleTenant(wish.title) if state.open else CreateTenant(wish.title)
+    happened = writing.carry_out(Operation.GOVERN, tenant, command, response)
+    if happened.dry_run:
+        return happened
+    with writing.plane.reading(tenant) as state:
+        return TenantDocument.describe(state)
+
+
+@router.delete("/tenants/{tenant}", responses=CHANGES)
+def close_tenant(writing: TheWriting, tenant: str, response: Response) -> Happened:
+    """For good: its name cannot be had again. Its log stays."""
+    return writing.carry_out(Operation.GOVERN, tenant, CloseTenant(), response)
+
+
+@router.get("/tenants/{tenant}/tokens")
+def list_tokens(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[TokenDocument]:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        tokens = existing(state).tokens
+        items, after = paging.cut([(id, TokenDocument.describe(token)) for id, token in tokens.items()])
+    return Page(items=items, next=after)
+
+
+@router.post("/tenants/{tenant}/tokens", status_code=201, responses=CHANGES)
+def issue_token(writing: TheWriting, tenant: str, wish: TokenWish, response: Response) -> TokenDocument | Happened:
+    """Its text is in the answer, and nowhere else: a repeated request is answered without."""
+    text = new_token(tenant)
+    end = None if wish.expires_in is None else writing.plane.now + wish.expires_in
+    command = IssueToken(text.id, wish.title, wish.role, text.digest, end)
+    happened = writing.carry_out(Operation.ADMINISTER, tenant, command, response)
+    if happened.dry_run:
+        return happened
+    issued = TokenIssued(**happened.events[0].data)
+    return TokenDocument(
+        id=issued.id,
+        title=issued.title,
+        role=wish.role,
+        expires_at=issued.expires_at,
+        token=str(text) if issued.id == text.id else None,
+    )
+
+
+@router.delete("/tenants/{tenant}/tokens/{token}", responses=CHANGES)
+def revoke_token(writing: TheWriting, tenant: str, token: str, response: Response) -> Happened:
+    return writing.carry_out(Operation.ADMINISTER, tenant, RevokeToken(token), response)

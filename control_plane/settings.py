@@ -1,0 +1,61 @@
+"""The control plane's settings: from the command line, else from ``PODLANE_CONTROL_PLANE_*`` variables, else the
+default."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from daemon.settings_error import settings_error
+from traffic_policy.errors import ConfigError
+from traffic_policy.settings import LogFormat, LogLevel
+
+ENVIRONMENT: Final = "PODLANE_CONTROL_PLANE_"
+
+
+class ControlPlaneSettings(BaseSettings):
+    """All settings; the environment variable of a field is ``PODLANE_CONTROL_PLANE_`` and its name in capitals.
+
+    ``podlane control-plane --help`` describes them.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
+
+    state: Path = Path("/var/lib/podlane/control-plane")
+    database: str = ""
+    address: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 15180
+    certificate: Path | None = None
+    key: Path | None = None
+    log_format: LogFormat = LogFormat.CONSOLE
+    log_level: LogLevel = LogLevel.INFO
+
+    @property
+    def database_url(self) -> str:
+        """That of the store: a file in the state folder, unless another is named."""
+        return self.database or f"sqlite:{self.state / 'events.db'}"
+
+
+def load_settings(overrides: dict[str, Any]) -> ControlPlaneSettings:
+    """Settings with the command line's values; raises :class:`ConfigError` naming the setting and the remedy."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        settings = ControlPlaneSettings(**given)
+    except ValidationError as error:
+        raise settings_error(error, given, ENVIRONMENT) from None
+    try:
+        address = ipaddress.ip_address(settings.address)
+    except ValueError:
+        raise ConfigError(f"--address {settings.address} is not an IP address. Write one, as 127.0.0.1.") from None
+    if (settings.certificate is None) != (settings.key is None):
+        raise ConfigError("A certificate and its key belong together. Give --certificate and --key.")
+    if settings.certificate is None and not address.is_loopback:
+        raise ConfigError(
+            f"Tokens would cross the network unencrypted to {address}. Give --certificate and --key, or listen on "
+            "127.0.0.1."
+        )
+    return settings

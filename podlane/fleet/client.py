@@ -1,0 +1,107 @@
+"""Asks a control plane, and tells its problems with their remedies."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from podlane.fleet.contexts import FleetContext
+from traffic_policy.errors import ConfigError, PodlaneError, PolicyError, Problem
+
+_TIMEOUT: Final = 30.0
+_PAGE: Final = 1000
+
+
+class FleetError(PodlaneError):
+    """The control plane does not answer, or refuses."""
+
+
+class FleetClient:
+    """One connection to a control plane. Blocks. Everything raises :class:`FleetError`, or :class:`PolicyError`."""
+
+    def __init__(self, context: FleetContext) -> None:
+        """Raises :class:`ConfigError` for what is no URL."""
+        self.context = context
+        self._connection = _connection(context)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        query: Mapping[str, str | int] | None = None,
+        *,
+        reason: str = "",
+        source: str = "",
+    ) -> Any:
+        """The document that answers. ``path`` follows ``/v1/``. ``source`` is where a policy comes from, for errors."""
+        headers = {"Authorization": f"Bearer {self.context.token}", "Accept": "application/json"}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode()
+        if reason:
+            headers["Podlane-Reason"] = reason.encode().decode("latin-1")
+        target = f"/v1/{path}{'?' + urlencode(query) if query else ''}"
+        try:
+            self._connection.request(method, target, content, headers)
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except ssl.SSLCertVerificationError as error:
+            raise FleetError(
+                f"The certificate of {self.context.url} is not trusted: {error.verify_message}. Name its CA by --ca."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise FleetError(f"{self.context.url} does not answer: {told}. See that the control plane runs.") from None
+        try:
+            document = json.loads(text)
+        except ValueError:
+            raise FleetError(
+                f"{self.context.url} is no control plane: it answers {answer.status} and no JSON. Log in to another."
+            ) from None
+        if answer.status >= 400:
+            raise _error(document, source)
+        return document
+
+    def items(self, path: str) -> Iterator[Any]:
+        """All of a list, page by page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            query: dict[str, str | int] = {"limit": _PAGE}
+            page = self.ask("GET", path, query=query | ({"cursor": cursor} if cursor else {}))
+            yield from page["items"]
+            cursor = page["next"]
+
+    def about(self, *parts: str) -> str:
+        """A path below the context's tenant."""
+        return "/".join(["tenants", *(quote(part, safe="") for part in (self.context.tenant, *parts))])
+
+
+def _connection(context: FleetContext) -> http.client.HTTPConnection:
+    try:
+        url = urlsplit(context.url)
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port = None, None
+    if not host or url.scheme not in ("http", "https") or url.path not in ("", "/"):
+        raise ConfigError(f"{context.url} is no URL of a control plane. Write it as https://podlane.example.com:15180")
+    if url.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+    try:
+        trust = ssl.create_default_context(cafile=context.ca or None)
+    except OSError as error:
+        raise ConfigError(f"{context.ca} cannot be used: {error.strerror}. Name a CA's certificate by --ca.") from None
+    return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=trust)
+
+
+def _error(problem: Mapping[str, Any], source: str) -> PodlaneError:
+    wrong = [Problem(each["path"], each["message"], each["remedy"]) for each in problem.get("problems", ())]
+    if wrong and problem.get("type") == "urn:podlane:problem:invalid-policy":
+        return PolicyError(wrong, source)
+    lines = [f"{problem.get('detail', '')} {problem.get('remedy', '')}".strip(), *map(str, wrong)]
+    return FleetError("\n  ".join(lines))

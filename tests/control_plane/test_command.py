@@ -1,0 +1,199 @@
+"""``podlane control-plane`` as a process, and the verbs that are its clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+
+ROOT = Path(__file__).parents[2]
+PODLANE = [sys.executable, "-m", "podlane"]
+POLICY = """\
+total: 100Mbit
+classes:
+  - {name: web, rate: 1Mbit, ceil: 80Mbit, match: [{sni: [web.example.com]}]}
+"""
+
+
+@dataclass
+class Running:
+    url: str
+    token: str
+    """Empty: none was shown."""
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def control_plane(folder: Path, *options: str, scheme: str = "http") -> Iterator[Running]:
+    """A control plane, which must end by SIGTERM as it should."""
+    reader, writer = os.pipe()
+    command = [*PODLANE, "control-plane", "--state", str(folder / "state"), "--port", "0", "--ready-fd", str(writer)]
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, pass_fds=[writer]
+        )
+    os.close(writer)
+    with process, os.fdopen(reader) as ready:
+        port = ready.readline().strip()
+        assert port, (folder / "log").read_text()
+        running = Running(f"{scheme}://127.0.0.1:{port}", "", process)
+        try:
+            assert process.stdout is not None
+            os.set_blocking(process.stdout.fileno(), False)
+            with suppress(BlockingIOError):
+                running.token = os.read(process.stdout.fileno(), 1000).decode().strip()
+            yield running
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, (folder / "log").read_text()
+
+
+class Client:
+    """The command line of a user with a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = {**os.environ, "PODLANE_CONFIG": str(folder / "config"), "NO_COLOR": "1"}
+
+    def run(self, *arguments: str, given: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*PODLANE, *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=self.environment,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    return Client(tmp_path)
+
+
+def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text(POLICY)
+    with control_plane(tmp_path) as plane:
+        assert plane.token.startswith("podlane-platform_")
+        client.run("login", plane.url, given=plane.token)
+        contexts = tmp_path / "config" / "contexts.yaml"
+        assert contexts.stat().st_mode & 0o777 == 0o600
+        assert "PolicyDrafted" in client.run("policy", "apply", "web", "-f", str(file), "--dry-run").stdout
+        done = client.run("policy", "apply", "web", "-f", str(file), "-l", "team=shop", "--reason", "für Freitag")
+        assert "revision 1" in done.stderr
+        assert "revision 1" in client.run("policy", "apply", "web", "-f", "-", "-l", "team=shop", given=POLICY).stderr
+        found = json.loads(client.run("policy", "get", "web", "-o", "json").stdout)
+        assert (found["revision"], found["in_force"]["selector"]) == (1, {"team": "shop"})
+        [head, row] = client.run("policy", "list").stdout.splitlines()
+        assert head.split()[:2] == ["NAME", "REVISION"]
+        assert row.split() == ["web", "1", "yes", "no", "100Mbit", "web", "team=shop"]
+        assert "total: 100Mbit" in client.run("policy", "get", "web", "-o", "yaml").stdout
+
+        file.write_text(POLICY.replace("1Mbit", "200Mbit", 1))
+        refused = client.run("policy", "apply", "web", "-f", str(file), code=2)
+        assert f"{file}: " in refused.stderr
+        assert "classes[0]" in refused.stderr
+        assert "There is no policy other" in client.run("policy", "get", "other", code=1).stderr
+
+        events = json.loads(client.run("audit", "list", "-o", "json").stdout)
+        assert [each["kind"] for each in events] == ["TenantCreated", "PolicyDrafted", "PolicyPublished"]
+        assert events[-1]["reason"] == "für Freitag"
+        verified = client.run("audit", "verify").stdout
+        assert verified.startswith("3 events are as they were written")
+        digest = verified.split()[-1]
+    told = client.run("policy", "list", code=1).stderr
+    assert "does not answer" in told
+    assert "See that the control plane runs" in told
+
+    with control_plane(tmp_path) as again:
+        assert again.token == ""
+        client.run("login", again.url, given=plane.token)
+        assert json.loads(client.run("policy", "get", "web", "-o", "json").stdout) == found
+        assert "3 events" in client.run("audit", "verify", "--digest", digest).stdout
+        assert "shortened" in client.run("audit", "verify", "--digest", "0" * 64, code=1).stderr
+    with sqlite3.connect(tmp_path / "state" / "events.db") as connection:
+        connection.execute("DROP TRIGGER events_update")
+        connection.execute("UPDATE events SET author = 'eve' WHERE tenant = 'default' AND position = 3")
+    connection.close()
+    with control_plane(tmp_path) as again:
+        client.run("login", again.url, given=plane.token)
+        assert "event 3 is not as it was written" in client.run("audit", "verify", code=1).stderr
+
+
+def test_who_has_lost_the_first_token_gets_another(tmp_path: Path, client: Client) -> None:
+    with control_plane(tmp_path) as plane:
+        token = client.run("control-plane", "--state", str(tmp_path / "state"), "--new-token").stdout.strip()
+        assert token not in ("", plane.token)
+        client.run("login", plane.url, given=token)
+        assert "--new-token" in client.run("audit", "list", "--tenant", "platform").stdout
+
+
+def test_tls_and_its_ca(tmp_path: Path, client: Client) -> None:
+    ca = trustme.CA()
+    certificate = ca.issue_cert("127.0.0.1")
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    with (tmp_path / "chain.pem").open("wb") as chain:
+        for pem in certificate.cert_chain_pems:
+            chain.write(pem.bytes())
+    options = ["--certificate", str(tmp_path / "chain.pem"), "--key", str(tmp_path / "key.pem"), "--address", "0.0.0.0"]
+    with control_plane(tmp_path, *options, scheme="https") as plane:
+        assert "Name its CA by --ca" in client.run("login", plane.url, given=plane.token, code=1).stderr
+        client.run("login", plane.url, "--ca", str(tmp_path / "ca.pem"), given=plane.token)
+        assert client.run("policy", "list", "-o", "json").stdout.strip() == "[]"
+
+
+def test_a_database_of_postgresql(tmp_path: Path, client: Client, database_url: str) -> None:
+    with control_plane(tmp_path, "--database", database_url) as plane:
+        client.run("login", plane.url, given=plane.token)
+        client.run("policy", "apply", "web", "-f", "-", given=POLICY)
+        assert "3 events" in client.run("audit", "verify").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--address", "0.0.0.0"], "unencrypted"),
+        (["--address", "example"], "not an IP address"),
+        (["--certificate", "x"], "belong together"),
+        (["--certificate", "x", "--key", "y"], "cannot be used"),
+        (["--database", "mysql://x"], "postgresql://"),
+        (["--address", "192.0.2.1", "--certificate", "x", "--key", "y"], "cannot be used"),
+    ],
+)
+def test_what_cannot_work_is_said(tmp_path: Path, options: list[str], words: str) -> None:
+    command = ["control-plane", "--state", str(tmp_path / "state"), "--port", "0", *options]
+    done = subprocess.run([*PODLANE, *command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_one_is_told_that_the_port_is_taken(tmp_path: Path) -> None:
+    with control_plane(tmp_path) as plane:
+        port = plane.url.rpartition(":")[2]
+        command = ["control-plane", "--state", str(tmp_path / "state"), "--port", port]
+        done = subprocess.run([*PODLANE, *command], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert (done.returncode, "is taken" in done.stderr) == (1, True)
+
+
+def test_what_is_no_token_is_refused(tmp_path: Path, client: Client) -> None:
+    assert "no token" in client.run("login", "http://127.0.0.1:1", code=2).stderr
+    assert "no URL" in client.run("login", "ftp://x", given="t", code=2).stderr
+    assert "Log in by" in client.run("policy", "list", code=2).stderr
+    with control_plane(tmp_path) as plane:
+        assert "no valid token" in client.run("login", plane.url, given="wrong", code=1).stderr
+        assert not (tmp_path / "config").exists()

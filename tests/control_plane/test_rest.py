@@ -1,0 +1,241 @@
+"""The REST API: who may do what, what is changed once, what is refused and how, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from control_plane.bootstrap import first_token
+from control_plane.domain.access import Role
+from control_plane.http.app import create_app
+from control_plane.service import ControlPlane
+from control_plane.store.event_store import open_store
+
+POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": ["443"]}]}]}
+WRONG = {"total": "100Mbit", "classes": [{"name": "web", "rate": "200Mbit", "match": [{"port": [443]}]}]}
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    store = open_store(f"sqlite:{tmp_path / 'events.db'}")
+    yield ControlPlane(store)
+    store.close()
+
+
+@pytest.fixture
+def api(plane: ControlPlane) -> TestClient:
+    """As the platform's first administrator."""
+    token = first_token(plane)
+    return TestClient(create_app(plane), headers={"Authorization": f"Bearer {token}"}, raise_server_exceptions=True)
+
+
+def token_for(api: TestClient, tenant: str, role: Role) -> dict[str, str]:
+    answer = api.post(f"/v1/tenants/{tenant}/tokens", json={"role": role})
+    assert answer.status_code == 201, answer.text
+    return {"Authorization": f"Bearer {answer.json()['token']}"}
+
+
+def publish(api: TestClient, name: str, document: object = POLICY) -> None:
+    assert api.put(f"/v1/tenants/default/policies/{name}/draft", json={"document": document}).is_success
+    assert api.post(f"/v1/tenants/default/policies/{name}/publish").is_success
+
+
+def test_the_first_token_is_given_once(plane: ControlPlane, api: TestClient) -> None:
+    assert first_token(plane) is None
+    assert api.get("/v1/whoami").json()["tenant"] == "platform"
+    assert [each["name"] for each in api.get("/v1/tenants").json()["items"]] == ["default", "platform"]
+
+
+def test_a_policy_is_drafted_and_published(api: TestClient) -> None:
+    place = "/v1/tenants/default/policies/web"
+    drafted = api.put(f"{place}/draft", json={"document": POLICY, "selector": {"team": "shop"}}).json()
+    assert (drafted["revision"], drafted["in_force"], drafted["draft"]["selector"]) == (0, None, {"team": "shop"})
+    published = api.post(f"{place}/publish").json()
+    assert (published["revision"], published["draft"]) == (1, None)
+    assert published["in_force"] == drafted["draft"]
+    assert api.get(place).json() == published
+    publish(api, "web", {"total": "5Mbit", "classes": []})
+    assert [each["revision"] for each in api.get(f"{place}/revisions").json()["items"]] == [1, 2]
+    assert api.delete(place).json()["in_force"] is None
+    assert api.get(place).json()["revision"] == 2
+
+
+def test_a_wrong_policy_is_refused_with_place_and_remedy(api: TestClient) -> None:
+    for answer in (
+        api.put("/v1/tenants/default/policies/web/draft", json={"document": WRONG}),
+        api.post("/v1/validate", json={"document": WRONG}),
+    ):
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+        [problem] = answer.json()["problems"]
+        assert problem["path"] == "classes[0].rate"
+        assert "raise total to 200Mbit" in problem["remedy"]
+    assert api.get("/v1/tenants/default/policies").json()["items"] == []
+    assert "web" in api.post("/v1/validate", json={"document": POLICY}).json()["meaning"]
+
+
+def test_who_has_not_seen_the_last_change_cannot_undo_it(api: TestClient) -> None:
+    place = "/v1/tenants/default/policies/web"
+    wish = {"document": POLICY}
+    first = api.put(f"{place}/draft", json=wish, headers={"If-None-Match": "*"})
+    assert first.headers["etag"] == api.get(place).headers["etag"]
+    assert api.put(f"{place}/draft", json=wish, headers={"If-None-Match": "*"}).status_code == 412
+    changed = api.put(f"{place}/draft", json={"document": {"total": "5Mbit", "classes": []}})
+    stale = api.post(f"{place}/publish", headers={"If-Match": first.headers["etag"]})
+    assert stale.status_code == 412
+    assert "Read it" in stale.json()["remedy"]
+    assert api.post(f"{place}/publish", headers={"If-Match": changed.headers["etag"]}).status_code == 200
+    assert api.post(f"{place}/publish", headers={"If-Match": "W/x"}).status_code == 400
+
+
+def test_a_repeated_request_happens_once(api: TestClient) -> None:
+    place, key = "/v1/tenants/default/policies/web", {"Idempotency-Key": "k1"}
+    api.put(f"{place}/draft", json={"document": POLICY})
+    first = api.post(f"{place}/publish", headers=key)
+    again = api.post(f"{place}/publish", headers=key)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json() == first.json()
+    other = api.delete(place, headers=key)
+    assert (other.status_code, other.json()["type"]) == (422, "urn:podlane:problem:key-reused")
+
+
+def test_a_token_is_told_once_and_kept_nowhere(api: TestClient, tmp_path: Path) -> None:
+    place, key = "/v1/tenants/default/tokens", {"Idempotency-Key": "k1"}
+    issued = api.post(place, json={"role": "viewer"}, headers=key).json()
+    again = api.post(place, json={"role": "viewer"}, headers=key).json()
+    assert again == {**issued, "token": None}
+    assert [each["token"] for each in api.get(place).json()["items"]] == [None]
+    secret = issued["token"].rpartition("_")[2].encode()
+    assert not any(secret in path.read_bytes() for path in tmp_path.iterdir())
+    mine = {"Authorization": f"Bearer {issued['token']}"}
+    assert api.get("/v1/whoami", headers=mine).json() == {"tenant": "default", "token": issued["id"], "role": "viewer"}
+    assert api.delete(f"{place}/{issued['id']}").is_success
+    refused = api.get("/v1/whoami", headers=mine)
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+
+
+def test_a_token_ends_when_it_was_said_to(tmp_path: Path) -> None:
+    now = [1000.0]
+    store = open_store(f"sqlite:{tmp_path / 'events.db'}")
+    plane = ControlPlane(store, lambda: now[0])
+    api = TestClient(create_app(plane), headers={"Authorization": f"Bearer {first_token(plane)}"})
+    text = api.post("/v1/tenants/default/tokens", json={"role": "viewer", "expires_in": 60}).json()["token"]
+    now[0] += 59
+    assert plane.authenticate(text) is not None
+    now[0] += 1
+    assert plane.authenticate(text) is None
+    store.close()
+
+
+OPERATIONS = {
+    "see": ("GET", "/policies", None, Role.VIEWER),
+    "read the audit log": ("GET", "/events", None, Role.VIEWER),
+    "see tokens": ("GET", "/tokens", None, Role.VIEWER),
+    "see clusters": ("GET", "/clusters", None, Role.VIEWER),
+    "draft": ("PUT", "/policies/new/draft", {"document": POLICY}, Role.EDITOR),
+    "discard": ("DELETE", "/policies/drafted/draft", None, Role.EDITOR),
+    "publish": ("POST", "/policies/drafted/publish", None, Role.OPERATOR),
+    "remove": ("DELETE", "/policies/drafted", None, Role.OPERATOR),
+    "issue a token": ("POST", "/tokens", {"role": "viewer"}, Role.ADMINISTRATOR),
+    "add a cluster": ("PUT", "/clusters/west", None, Role.ADMINISTRATOR),
+    "remove a cluster": ("DELETE", "/clusters/east", None, Role.ADMINISTRATOR),
+    "issue a join token": ("POST", "/clusters/east/join-tokens", {}, Role.ADMINISTRATOR),
+    "change a tenant": ("PUT", "", {"title": "x"}, None),
+    "close a tenant": ("DELETE", "", None, None),
+}
+"""Method, path below the tenant, body, and the least role that may; None: only the platform's administrators."""
+
+
+@pytest.mark.parametrize("home", ["default", "other", "platform"])
+@pytest.mark.parametrize("role", Role)
+def test_roles_allow_what_they_should_and_nothing_else(api: TestClient, home: str, role: Role) -> None:
+    api.put("/v1/tenants/other", json={})
+    headers = token_for(api, home, role)
+    api.put("/v1/tenants/default/policies/drafted/draft", json={"document": POLICY})
+    api.put("/v1/tenants/default/clusters/east")
+    before = api.get("/v1/tenants/default/events/head").json()
+    ranks = list(Role)
+    for what, (method, path, body, least) in OPERATIONS.items():
+        governs = home == "platform" and role is Role.ADMINISTRATOR
+        own = home == "default" and least is not None and ranks.index(role) >= ranks.index(least)
+        # A dry run asks for the same permission, and leaves all as it is for the next.
+        answer = api.request(method, f"/v1/tenants/default{path}?dry-run=true", json=body, headers=headers)
+        assert (answer.status_code != 403) == (governs or own), f"{what}: {answer.text}"
+        assert answer.is_success == (governs or own), f"{what}: {answer.text}"
+    assert api.get("/v1/tenants/default/events/head").json() == before
+    seen = [each["name"] for each in api.get("/v1/tenants", headers=headers).json()["items"]]
+    assert seen == (["default", "other", "platform"] if governs else [home])
+
+
+def test_every_operation_wants_a_token(api: TestClient, plane: ControlPlane) -> None:
+    stranger = TestClient(create_app(plane))
+    count = 0
+    for path, methods in api.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            for headers in ({}, {"Authorization": "Bearer podlane-platform_0123456789abcdef_" + "x" * 43}):
+                answer = stranger.request(method, path.replace("{", "").replace("}", ""), headers=headers, json={})
+                assert answer.status_code == 401, (method, path)
+            count += 1
+    assert count > 20
+
+
+def test_a_dry_run_says_what_would_happen(api: TestClient) -> None:
+    place = "/v1/tenants/default/policies/web"
+    answer = api.put(f"{place}/draft?dry-run=true", json={"document": POLICY}).json()
+    assert (answer["dry_run"], [each["kind"] for each in answer["events"]]) == (True, ["PolicyDrafted"])
+    assert api.get(place).status_code == 404
+
+
+def test_lists_are_read_page_by_page(api: TestClient) -> None:
+    names = [f"p{number:02}" for number in range(7)]
+    for name in names:
+        publish(api, name)
+    found, cursor = [], ""
+    while True:
+        page = api.get("/v1/tenants/default/policies", params={"limit": 3, "cursor": cursor}).json()
+        found += [each["name"] for each in page["items"]]
+        if page["next"] is None:
+            break
+        cursor = page["next"]
+    assert found == names
+    wrong = api.get("/v1/tenants/default/policies", params={"cursor": "no cursor"})
+    assert (wrong.status_code, wrong.json()["type"]) == (400, "urn:podlane:problem:malformed")
+
+
+def test_every_change_is_recorded_with_author_and_reason(api: TestClient) -> None:
+    headers = {**token_for(api, "default", Role.EDITOR), "Podlane-Reason": "für\tFriday".encode()}
+    api.put("/v1/tenants/default/policies/web/draft", json={"document": POLICY}, headers=headers)
+    editor = api.get("/v1/whoami", headers=headers).json()["token"]
+    last = api.get("/v1/tenants/default/events", params={"limit": 1000}).json()["items"][-1]
+    assert (last["kind"], last["author"], last["address"]) == ("PolicyDrafted", f"default/{editor}", "testclient")
+    assert last["reason"] == "für Friday"
+    assert api.get("/v1/tenants/default/events/head").json() == {"position": last["position"], "digest": last["digest"]}
+
+
+def test_what_is_too_long_is_refused_before_it_is_read(api: TestClient) -> None:
+    answer = api.post("/v1/validate", content=b" " * (2**20 + 1), headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+    deep = "[" * 100_000 + "]" * 100_000
+    for body in (deep, '{"document": ' + deep + "}", "{", "9" * 5000, '{"document": {"total": NaN}}'):
+        answer = api.post("/v1/validate", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), body[:20]
+        assert json.loads(answer.text)["remedy"]
+
+
+def test_a_second_process_sees_what_the_first_did(api: TestClient, plane: ControlPlane, tmp_path: Path) -> None:
+    other_store = open_store(f"sqlite:{tmp_path / 'events.db'}")
+    other = TestClient(create_app(ControlPlane(other_store)), headers=dict(api.headers))
+    for number in range(3):
+        publish(api, f"a{number}")
+        publish(other, f"b{number}")
+    assert api.get("/v1/tenants/default/policies").json() == other.get("/v1/tenants/default/policies").json()
+    assert plane.store.verify("default") == other_store.verify("default")
+    other_store.close()
