@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from control_plane.domain.access import Role
+from control_plane.domain.checked_policy import CheckedPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,8 @@ class RevokeAgent:
 
 @dataclass(frozen=True, slots=True)
 class DraftPolicy:
-    """``document`` is plain data, not yet checked."""
-
     policy: str
-    document: object
+    content: CheckedPolicy
     selector: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from hmac import compare_digest
-from typing import Any, Final
+from typing import Final
 
 from control_plane.domain.access import PLATFORM, Role
 from control_plane.domain.commands import (
@@ -53,9 +53,6 @@ from control_plane.domain.events import (
     TokenRevoked,
 )
 from control_plane.domain.tenant import MemberCluster, Policy, PolicyContent, Tenant
-from traffic_policy.errors import PolicyError
-from traffic_policy.policy_file import policy_from_document
-from traffic_policy.scope import beyond_agent
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A label of RFC 1123, as Kubernetes names things."""
@@ -73,8 +70,7 @@ Events = tuple[Event, ...]
 def decide(tenant: Tenant, command: Command, now: int) -> Events:
     """The events of a command at ``now`` (Unix seconds).
 
-    Raises :class:`~control_plane.domain.errors.RefusedError`, and :class:`~traffic_policy.errors.PolicyError` for a
-    policy that is wrong.
+    Raises :class:`~control_plane.domain.errors.RefusedError`.
     """
     if not isinstance(command, CreateTenant) and not tenant.open:
         raise UnknownSubjectError(f"There is no tenant {tenant.name}.", "Look at the list of tenants.")
@@ -182,9 +178,9 @@ def _about_policy(tenant: Tenant, command: PolicyCommand) -> Events:
     name = command.policy
     policy = tenant.policies.get(name, Policy(name))
     match command:
-        case DraftPolicy(_, document, selector):
+        case DraftPolicy(_, checked, selector):
             _check_name(name, "a policy")
-            content = PolicyContent(checked_policy(document), _checked_selector(selector))
+            content = PolicyContent(checked.document, _checked_selector(selector))
             same = policy.draft or policy.in_force
             return () if content == same else (PolicyDrafted(name, content.document, content.selector),)
         case DiscardDraft():
@@ -199,14 +195,6 @@ def _about_policy(tenant: Tenant, command: PolicyCommand) -> Events:
             if policy.draft is None and policy.in_force is None:
                 raise UnknownSubjectError(f"There is no policy {name}.", "`podlane policy list` has those there are.")
             return (PolicyRemoved(name),)
-
-
-def checked_policy(document: object) -> dict[str, Any]:
-    """A policy in its normal form. Raises :class:`~traffic_policy.errors.PolicyError`."""
-    policy = policy_from_document(document)
-    if problems := beyond_agent(policy):
-        raise PolicyError(problems)
-    return policy.to_document()
 
 
 def _checked_selector(selector: Mapping[str, str]) -> dict[str, str]:

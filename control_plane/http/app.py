@@ -12,7 +12,7 @@ from control_plane.http.problems import ProblemDocument, install, problem_respon
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
 
-_LONGEST_BODY: Final = 2**20
+_LONGEST_BODY: Final = 2**19
 """Bytes. A policy of 254 classes with a dozen names each is some 200 kB."""
 
 

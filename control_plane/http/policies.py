@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from control_plane.domain.access import Operation
+from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.commands import DiscardDraft, DraftPolicy, PublishPolicy, RemovePolicy
-from control_plane.domain.decisions import checked_policy
 from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.tenant import Policy, Tenant
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
@@ -41,8 +41,8 @@ def _describe(state: Tenant, policy: Policy) -> PolicyDocument:
 @router.post("/validate", responses=responses(413))
 def validate_policy(caller: TheCaller, wish: PolicyWish) -> PolicyCheck:  # noqa: ARG001 - only who has a token may ask
     """Whether agents can put a policy in force, and what it means. Nothing is stored."""
-    document = checked_policy(wish.document)
-    return PolicyCheck(document=document, meaning=describe(policy_from_document(document)))
+    document = CheckedPolicy.from_document(wish.document).document
+    return PolicyCheck(document=dict(document), meaning=describe(policy_from_document(document)))
 
 
 @router.get("/tenants/{tenant}/policies")
@@ -85,7 +85,9 @@ def draft_policy(
     writing: TheWriting, tenant: str, policy: str, wish: DraftWish, response: Response
 ) -> PolicyDocument | Happened:
     """Nothing is in force by a draft."""
-    happened = writing.carry_out(Operation.DRAFT, tenant, DraftPolicy(policy, wish.document, wish.selector), response)
+    permit(writing.caller, Operation.DRAFT, tenant)
+    command = DraftPolicy(policy, CheckedPolicy.from_document(wish.document), wish.selector)
+    happened = writing.carry_out(Operation.DRAFT, tenant, command, response)
     return _after(writing, tenant, policy, happened)
 
 

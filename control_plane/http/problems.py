@@ -16,6 +16,7 @@ from control_plane.domain.errors import (
     NotAllowedError,
     RefusedError,
     StateConflictError,
+    UnknownEventError,
     UnknownSubjectError,
 )
 from control_plane.service import VersionError
@@ -65,6 +66,7 @@ _KINDS: Final[Mapping[type[PodlaneError], tuple[int, str, str]]] = {
     PolicyError: (422, "invalid-policy", "The policy is wrong"),
     KeyReusedError: (422, "key-reused", "The Idempotency-Key was used before"),
     StaleError: (503, "busy", "Others write all the time"),
+    UnknownEventError: (503, "newer-events", "A newer version has written"),
     StoreError: (503, "store-failed", "The database failed"),
 }
 _OTHERS: Final = {
@@ -119,12 +121,18 @@ def _failed(_request: Request, error: Exception) -> Response:
     return response
 
 
+def _broken(_request: Request, _error: Exception) -> Response:
+    """A bug of ours. The log has it; nobody else needs its details."""
+    return problem_response(500, "bug", "We made a mistake", "The control plane failed.", "Look into its log.")
+
+
 def install(app: FastAPI) -> None:
     """Have an application answer errors so."""
     for kind in _KINDS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _failed)
+    app.add_exception_handler(Exception, _broken)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from control_plane.domain.access import Role
 from control_plane.http.app import create_app
 from control_plane.service import ControlPlane
 from control_plane.store.event_store import open_store
+from control_plane.store.records import Cause, NewEvent
 
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": ["443"]}]}]}
 WRONG = {"total": "100Mbit", "classes": [{"name": "web", "rate": "200Mbit", "match": [{"port": [443]}]}]}
@@ -221,13 +222,20 @@ def test_every_change_is_recorded_with_author_and_reason(api: TestClient) -> Non
 
 
 def test_what_is_too_long_is_refused_before_it_is_read(api: TestClient) -> None:
-    answer = api.post("/v1/validate", content=b" " * (2**20 + 1), headers={"Content-Type": "application/json"})
+    answer = api.post("/v1/validate", content=b" " * (2**19 + 1), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
     deep = "[" * 100_000 + "]" * 100_000
     for body in (deep, '{"document": ' + deep + "}", "{", "9" * 5000, '{"document": {"total": NaN}}'):
         answer = api.post("/v1/validate", content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code in (400, 422), body[:20]
         assert json.loads(answer.text)["remedy"]
+
+
+def test_an_event_of_a_newer_version_is_no_riddle(api: TestClient, plane: ControlPlane) -> None:
+    head = plane.store.heads()["default"]
+    plane.store.append("default", head.position, [NewEvent("policy/web", "RolloutStarted", {})], Cause("ada", 0))
+    answer = api.get("/v1/tenants/default")
+    assert (answer.status_code, answer.json()["remedy"]) == (503, "Run the version that wrote it.")
 
 
 def test_a_second_process_sees_what_the_first_did(api: TestClient, plane: ControlPlane, tmp_path: Path) -> None:
