@@ -44,7 +44,11 @@ def test_every_operation_answers_as_it_is_documented(database_url: str) -> None:
 
         @given(case=operation.as_strategy(), real=st.booleans(), plain=st.booleans(), sound=st.booleans())
         @settings(
-            max_examples=EXAMPLES, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
         )
         def answers(case: schemathesis.Case, real: bool, plain: bool, sound: bool) -> None:
             if real:
