@@ -150,7 +150,8 @@ def top(
         from podlane.top.view import View
 
         cluster = _cluster(kubeconfig, context)
-        view = View(sort=sort or ("now" if pod is None else "policy"), reverse=reverse, shows_connections=connections)
+        order = sort or ("now" if pod is None else "policy")
+        view = View(sort=order, reverse=reverse, shows_connections=connections, of_node=pod is None)
         opened = (
             source_of_agents(cluster, namespace, everywhere=all_namespaces or node is not None, node=node)
             if pod is None

@@ -130,7 +130,7 @@ def top(
         from podlane.top.view import View
 
         sort = sort or ("now" if node else "policy")
-        view = View(sort=sort, reverse=reverse, order=Order(order), shows_connections=connections)
+        view = View(sort=sort, reverse=reverse, order=Order(order), shows_connections=connections, of_node=node)
         with _inside(netns):
             source = _interface(interface, netns) if interface is not None else _admin(admin, workload, node)
             show(source, view, interval.seconds, 1 if once else count, limit, prints=once, as_json=as_json)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from datapath.connection_list import Order
-from podlane.top.columns import ORDER, SORTS
+from podlane.top.columns import ORDER, SORTS, WORKLOAD
 from podlane.top.connections import TITLES
 
 HELP: Final = (
@@ -22,12 +22,14 @@ HELP: Final = (
 )
 _PAGE: Final = 10
 _CONNECTION_SORTS: Final = ("", *TITLES)
+_ALWAYS: Final = tuple(each for each in SORTS if each != WORKLOAD.key)
 _MOVES: Final = {"up": -1, "k": -1, "down": 1, "j": 1, "pageup": -_PAGE, "pagedown": _PAGE}
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """``sort`` is of the table of classes, ``connection_sort`` of that of connections. ``top`` is its first line."""
+    """``sort`` is of the table of classes, ``connection_sort`` of that of connections. ``top`` is its first line.
+    ``of_node``: it has a column of workloads."""
 
     sort: str = ORDER
     connection_sort: str = ""
@@ -38,6 +40,7 @@ class View:
     shows_help: bool = False
     top: int = 0
     is_over: bool = False
+    of_node: bool = False
 
 
 def after(view: View, key: str, lines: int) -> View:
@@ -73,4 +76,5 @@ def _sorted(view: View, step: int) -> View:
     if view.shows_connections:
         place = _CONNECTION_SORTS.index(view.connection_sort)
         return replace(view, connection_sort=_CONNECTION_SORTS[(place + step) % len(_CONNECTION_SORTS)])
-    return replace(view, sort=SORTS[(SORTS.index(view.sort) + step) % len(SORTS)])
+    sorts = [each for each in SORTS if view.of_node or each in (view.sort, *_ALWAYS)]
+    return replace(view, sort=sorts[(sorts.index(view.sort) + step) % len(sorts)])

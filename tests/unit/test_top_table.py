@@ -236,9 +236,12 @@ def pressed(keys: list[str], view: View | None = None, lines: int = 100) -> View
 
 
 def test_sorting_by_keys_goes_round() -> None:
-    assert pressed(["s"]).sort == SORTS[1]
+    of_node = View(of_node=True)
+    assert pressed(["s"], of_node).sort == SORTS[1] == "workload"
+    assert pressed(["s"]).sort == SORTS[2] == "name", "no column of workloads is shown"
     assert pressed(["<"]).sort == SORTS[-1]
-    assert pressed(["s"] * len(SORTS)) == View()
+    assert pressed(["s"] * len(SORTS), of_node) == of_node
+    assert pressed(["s"] * (len(SORTS) - 1)) == View()
     in_connections = pressed(["c", "s"])
     assert (in_connections.sort, in_connections.connection_sort) == ("policy", "class")
     assert pressed(["<"] * (len(TITLES) + 1), pressed(["c"])) == pressed(["c"])
