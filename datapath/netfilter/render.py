@@ -138,7 +138,7 @@ def port_words(ports: PortRange) -> str:
     return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=8)  # four policies: all Pods of a workload have the same, and large ones take megabytes
 def render(rules: FamilyRules) -> str:
     """All rules of one family as ``iptables-restore --noflush`` input for a table that has none of ours."""
     return transaction(rules, Installed())

@@ -118,7 +118,7 @@ class Ruleset:
 EMPTY_RULESET: Final = Ruleset(tuple(FamilyRules(family) for family in Family), capture=False)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)  # all Pods of a workload have the same policy, and large ones take megabytes
 def build_ruleset(
     policy: TrafficPolicy,
     ids: ClassIds,

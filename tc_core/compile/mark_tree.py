@@ -59,7 +59,7 @@ def queue_handle(class_id: int) -> Handle:
     return Handle(LEAF_BASE | class_id)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)  # all Pods of a workload have the same policy, and large ones take megabytes
 def compile_policy(policy: TrafficPolicy, features: Features, ids: ClassIds) -> TrafficTree:
     """The tree for a checked policy whose classes are told apart by marks (:mod:`traffic_policy.marks`).
 
