@@ -1,6 +1,6 @@
 """The program ``podlane-cni``, started as container runtimes start it: wrong input, and an agent that is away or hangs.
 
-tests/kube/test_agent_cni.py has it with an agent.
+tests/kube/test_cni_real_runtime.py has it with an agent.
 """
 
 from __future__ import annotations
