@@ -16,6 +16,7 @@ from datapath.network_namespace import Identity, NetworkNamespace, all_namespace
 from node_agent.lanes import NodeContext, State, WorkloadLanes, remove_lanes
 from node_agent.state import StateFolder
 from node_agent.workload import NodeWorkload
+from tc_core.errors import InterfaceNotFoundError
 from traffic_policy.errors import PodlaneError
 
 log = Logger()
@@ -97,7 +98,8 @@ def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> tuple
             continue
         if identity in there:
             try:
-                with NetworkNamespace(there[identity]) as namespace:
+                # Classes go with their interface; all else is removed also without it.
+                with NetworkNamespace(there[identity]) as namespace, suppress(InterfaceNotFoundError):
                     remove_lanes(namespace, interface or None)
             except PodlaneError as error:
                 log.error("lanes could not be removed", namespace=str(there[identity]), error=str(error))
