@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo evasion test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo evasion test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -43,6 +43,9 @@ $(IPTABLES_STAMP): $(STAMP)
 $(CNI_PLUGIN): node_agent/cni/podlane-cni.c | $(STAMP)
 	@tools/system-packages gcc libc6-dev
 	@gcc -static -Os -s -Wall -Wextra -Werror -o $@ $<
+
+proto:  ## fleet_api/agent_pb2.py again, after a change of agent.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fleet_api/agent.proto
 
 # Envoy, and mitmproxy, which pins versions of what Podlane uses too: hence in an environment of its own.
 $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt

@@ -7,21 +7,32 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kernel"))  # lab.py and others: Pods that run here
 
+from agents import RunningAgent, agents_to_end, launch_agent
 from cluster import Cluster, Tools, ToolsMissingError
 from daemons import Daemon
+from node_pods import Node, cgroup_root, node_of
 from pod_world import World
 from release import Injector, Release
 from runtime import RuntimeMissingError
 from service_address import ServiceAddress
 
+from podlane.netns import Lab
+
 _DAEMONS = pytest.StashKey[list[Daemon]]()
 _SEEN = pytest.StashKey[dict[Daemon, int]]()
 _WORLD = pytest.StashKey[World]()
+_AGENTS_RIGHTS: Final = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["namespaces", "configmaps"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+]
+"""All that an agent may do."""
 _TAIL = 4000
 """Characters of a server's output that go into the report of a failed test."""
 
@@ -106,3 +117,47 @@ def world(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> I
             yield made
     except RuntimeMissingError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(cluster: Cluster) -> Path:
+    """Of a ServiceAccount with the rights of a node's agent alone."""
+    kubectl = cluster.namespace()
+    kubectl("create", "serviceaccount", "agent")
+    meta = {"name": "podlane-agent-test"}
+    api = "rbac.authorization.k8s.io"
+    kubectl.create({"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": meta, "rules": _AGENTS_RIGHTS})
+    kubectl.create(
+        {
+            "apiVersion": f"{api}/v1", "kind": "ClusterRoleBinding", "metadata": meta,
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": meta["name"]},
+            "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": kubectl.namespace}],
+        }
+    )  # fmt: skip
+    return cluster.service_account_kubeconfig(kubectl.namespace, "agent")
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    root = cgroup_root()
+    if os.geteuid() or root is None:
+        pytest.skip("run as root where cgroups can be made")
+    with Lab("test") as lab, node_of(lab, root) as made:
+        yield made
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
+    with agents_to_end(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def start(tmp_path: Path, kubeconfig: Path, node: Node, agents: list[RunningAgent]) -> Any:
+    """Starts an agent of the node, with further options."""
+
+    def started(*options: str) -> RunningAgent:
+        agents.append(launch_agent(tmp_path, "--node", node.name, "--kubeconfig", str(kubeconfig), *options))
+        return agents[-1]
+
+    return started

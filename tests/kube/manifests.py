@@ -7,8 +7,16 @@ from typing import Any, Final
 
 INJECTED: Final = {"podlane.io/inject": "enabled"}
 """The label of a namespace that opted in."""
+AGENT: Final = {"podlane.io/mode": "agent"}
+"""The label of what asks for the agent."""
 IMAGE: Final = "registry.example.com/app:1"
 LIMITED: Final = {"podlane.io/egress-bandwidth": "10M"}
+
+
+def limits(*names: str, total: str = "50M") -> dict[str, str]:
+    """Annotations with classes of these names."""
+    classes = [f"{{name: {name}, rate: 1Mbit, match: {{port: {1000 + i}}}}}" for i, name in enumerate(names)]
+    return {"podlane.io/egress-bandwidth": total, "podlane.io/classes": f"[{', '.join(classes)}]"}
 
 
 def pod(

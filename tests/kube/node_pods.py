@@ -36,6 +36,24 @@ def cgroup_root() -> Path | None:
     return None
 
 
+@contextmanager
+def nodes(kubectl: Kubectl, versions: Mapping[str, str], os: str = "linux") -> Iterator[None]:
+    """Nodes of these names and kubelets, as their kubelets register them; nobody runs there. Gone in the end."""
+    try:
+        for name, version in versions.items():
+            kubectl.create(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Node",
+                    "metadata": {"name": name, "labels": {"kubernetes.io/os": os}},
+                    "status": {"nodeInfo": {"kubeletVersion": version, "operatingSystem": os}},
+                }
+            )
+        yield
+    finally:
+        kubectl("delete", "node", *versions, "--ignore-not-found")
+
+
 @dataclass(eq=False)
 class NodePod:
     """A Pod of the API server that has processes here."""

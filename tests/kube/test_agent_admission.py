@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from kubectl import Kubectl, RefusedError
-from manifests import LIMITED, deployment, pod
+from manifests import AGENT, LIMITED, deployment, pod
 from release import Release
 
 WRONG = {"podlane.io/egress-bandwidth": "10Mbit"}
 SAYS = "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity"
 FOLLOW = "total: 9Mbit\nrequests: follow"
-AGENT = {"podlane.io/mode": "agent"}
 
 
 @pytest.fixture(scope="module")

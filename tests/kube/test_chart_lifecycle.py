@@ -17,6 +17,7 @@ import pytest
 from cluster import Cluster
 from kubectl import Kubectl, RefusedError
 from manifests import INJECTED, pod
+from node_pods import nodes
 from release import ATTENTIVE, LINGERING, Release
 from rest import WEBHOOKS, Rest
 from steady import PodCreator
@@ -212,14 +213,12 @@ def test_an_uninstall_waits_until_the_lanes_of_agents_are_removed_on_each_node(
 ) -> None:
     """The node is one by name only: what its kubelet would do is done here, by the words of the Pods' specs."""
     vacant.install({"agent": {"enabled": True}})
-    node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "node-1", "labels": {"kubernetes.io/os": "linux"}}}
-    cluster.kubectl.create(node)
 
     def becomes(pod: dict[str, Any], **status: Any) -> None:
         change = json.dumps({"status": status})
         vacant.kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", change)
 
-    try:
+    with nodes(cluster.kubectl, {"node-1": "v1.37.2"}):
         until("an agent", lambda: pods_of(vacant, "agent"))
         with ThreadPoolExecutor(1) as pool:
             uninstalling = pool.submit(vacant.helm, "uninstall", vacant.name)
@@ -248,5 +247,3 @@ def test_an_uninstall_waits_until_the_lanes_of_agents_are_removed_on_each_node(
             uninstalling.result(90)
         kinds = "daemonset,job,serviceaccount,role,rolebinding,deployment"
         assert "podlane" not in vacant.kubectl("get", kinds, "--output=name")
-    finally:
-        cluster.kubectl("delete", "node", "node-1")

@@ -21,6 +21,7 @@ from cluster import Cluster
 from cni_runtime import PLUGINS, CniFailure, CniRuntime
 from containerd import containerd
 from kubectl import Kubectl
+from manifests import AGENT
 from manifests import pod as pod_document
 from waiting import until
 
@@ -31,7 +32,6 @@ from podlane.netns.tools import find_tool
 
 pytestmark = pytest.mark.root
 
-AGENT: Final = {"podlane.io/mode": "agent"}
 NETWORK: Final = "10.79.0"
 LIMITS: Final = {
     "podlane.io/egress-bandwidth": "50M",

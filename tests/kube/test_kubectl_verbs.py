@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from kubectl import Kubectl
-from manifests import pod
-from node_pods import Node
-from test_node_agent import AGENT, agents, kubeconfig, limits, node, start  # noqa: F401 (fixtures)
+from manifests import AGENT, limits, pod
+from node_pods import Node, nodes
 
 pytestmark = pytest.mark.root
 
@@ -121,8 +120,8 @@ def test_a_pod_whose_limits_are_refused_and_pods_that_nobody_holds(kubectl: Kube
 
 
 def test_without_reaching_the_agent_its_event_tells_the_state(
-    node: Node, kubectl: Kubectl, plugin: Plugin, start: Any  # noqa: F811
-) -> None:  # fmt: skip
+    node: Node, kubectl: Kubectl, plugin: Plugin, start: Any
+) -> None:
     start()
     held = node.pod(kubectl, "web", limits("a"), AGENT)
     held.until_event("LanesProgrammed", "shared by a, default.")
@@ -180,14 +179,13 @@ def test_who_may_see_the_agent_but_not_reach_it_is_told_the_missing_right(
 
 
 def test_the_nodes_of_a_cluster_and_agents_that_cannot_be_reached(kubectl: Kubectl, plugin: Plugin) -> None:
-    for name in ("lanes-1", "lanes-2"):
-        kubectl.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
     agent_pod(kubectl, "lanes-1")
-    done = plugin.run("status", "--json")
+    with nodes(kubectl, {"lanes-1": "v1.37.2", "lanes-2": "v1.37.2"}):
+        done = plugin.run("status", "--json")
     assert done.returncode == 0, done.stderr
-    nodes = {each["node"]: each for each in json.loads(done.stdout)["nodes"]}
-    assert (nodes["lanes-2"]["agent"], nodes["lanes-2"]["trouble"]) == (None, "no agent")
-    first = nodes["lanes-1"]
+    found = {each["node"]: each for each in json.loads(done.stdout)["nodes"]}
+    assert (found["lanes-2"]["agent"], found["lanes-2"]["trouble"]) == (None, "no agent")
+    first = found["lanes-1"]
     assert (first["agent"], first["version"], first["mode"]) == (f"{plugin.namespace}/podlane-agent-x", "7.0", "agent")
     assert first["trouble"].startswith("Pending. ")
     create(kubectl, "web", limits("a"), nodeName="lanes-1")

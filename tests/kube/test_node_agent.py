@@ -2,87 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from agents import RunningAgent, agents_to_end, launch_agent
+from agents import RunningAgent
 from cluster import Cluster
 from kubectl import Kubectl
-from node_pods import Node, NodePod, cgroup_root, node_of
+from manifests import AGENT, limits
+from node_pods import Node, NodePod
 from sidecars import state_of
 from waiting import until
 
-from podlane.netns import Lab
-
 pytestmark = pytest.mark.root
-
-AGENT: Final = {"podlane.io/mode": "agent"}
-RIGHTS: Final = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    {"apiGroups": [""], "resources": ["namespaces", "configmaps"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-]
-"""All that an agent may do."""
-
-
-def limits(*names: str, total: str = "50M") -> dict[str, str]:
-    """Annotations with classes of these names."""
-    classes = [f"{{name: {name}, rate: 1Mbit, match: {{port: {1000 + i}}}}}" for i, name in enumerate(names)]
-    return {"podlane.io/egress-bandwidth": total, "podlane.io/classes": f"[{', '.join(classes)}]"}
-
-
-@pytest.fixture(scope="session")
-def kubeconfig(cluster: Cluster) -> Path:
-    """Of a ServiceAccount with the agent's rights alone."""
-    kubectl = cluster.namespace()
-    kubectl("create", "serviceaccount", "agent")
-    meta = {"name": "podlane-agent-test"}
-    api = "rbac.authorization.k8s.io"
-    kubectl.create({"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": meta, "rules": RIGHTS})
-    kubectl.create(
-        {
-            "apiVersion": f"{api}/v1", "kind": "ClusterRoleBinding", "metadata": meta,
-            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": meta["name"]},
-            "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": kubectl.namespace}],
-        }
-    )  # fmt: skip
-    return cluster.service_account_kubeconfig(kubectl.namespace, "agent")
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    root = cgroup_root()
-    if os.geteuid() or root is None:
-        pytest.skip("run as root where cgroups can be made")
-    with Lab("test") as lab, node_of(lab, root) as made:
-        yield made
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-def start(tmp_path: Path, kubeconfig: Path, node: Node, agents: list[RunningAgent]) -> Any:
-    """Starts an agent of the node, with further options."""
-
-    def started(*options: str) -> RunningAgent:
-        agents.append(launch_agent(tmp_path, "--node", node.name, "--kubeconfig", str(kubeconfig), *options))
-        return agents[-1]
-
-    return started
 
 
 @pytest.fixture

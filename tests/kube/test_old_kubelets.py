@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 from cluster import Cluster
 from kubectl import Kubectl
 from manifests import INJECTED, LIMITED, pod
+from node_pods import nodes
 from release import Injector, Release
 from waiting import until
-
-
-@contextmanager
-def nodes(kubectl: Kubectl, versions: dict[str, str], os: str = "linux") -> Iterator[None]:
-    """Nodes as their kubelets register them; nobody runs there."""
-    try:
-        for name, version in versions.items():
-            kubectl.create(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Node",
-                    "metadata": {"name": name, "labels": {"kubernetes.io/os": os}},
-                    "status": {"nodeInfo": {"kubeletVersion": version, "operatingSystem": os}},
-                }
-            )
-        yield
-    finally:
-        kubectl("delete", "node", *versions, "--ignore-not-found")
 
 
 def old_kubelets(injector: Injector) -> str:

@@ -1,0 +1,21 @@
+"""What both sides hold each other to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SERVICE: Final = "podlane.agent.v1.Agents"
+ENROL: Final = f"/{SERVICE}/Enrol"
+CONNECT: Final = f"/{SERVICE}/Connect"
+MAX_TO_AGENT: Final = 4 << 20
+"""Bytes of one message to an agent: all policies of a tenant."""
+MAX_FROM_AGENT: Final = 256 << 10
+"""Bytes of one message from an agent."""
+MAX_FAILURES: Final = 100
+"""Workloads that an agent names in one message."""
+REPORT_INTERVAL: Final = 1.0
+"""Seconds between two reports."""
+KEEPALIVE: Final = 20.0
+"""Seconds without a word after which the agent sends a PING of HTTP/2."""
+SILENCE: Final = 60.0
+"""Seconds without a word after which either side takes the other for lost."""
