@@ -12,8 +12,9 @@ from typing import Final
 
 from control_plane.domain.access import Role, TokenText
 from control_plane.domain.commands import Command, subject_of
-from control_plane.domain.decisions import decide, is_name
+from control_plane.domain.decisions import decide
 from control_plane.domain.events import Event, decode, encode, subject
+from control_plane.domain.names import is_name
 from control_plane.domain.tenant import Tenant
 from control_plane.store.errors import StaleError
 from control_plane.store.event_store import EventStore

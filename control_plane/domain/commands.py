@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from control_plane.domain.access import Role
 from control_plane.domain.checked_policy import CheckedPolicy
+from control_plane.domain.rollout import RolloutPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,10 @@ class DiscardDraft:
 
 @dataclass(frozen=True, slots=True)
 class PublishPolicy:
+    """The draft becomes the next revision, which reaches all agents at once, or as ``plan`` says."""
+
     policy: str
+    plan: RolloutPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +110,40 @@ class RemovePolicy:
     policy: str
 
 
+@dataclass(frozen=True, slots=True)
+class AdvanceRollout:
+    """Begin the next step, which has this index; the one behind the last ends the rollout. Any other is late or early."""
+
+    policy: str
+    revision: int
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRollout:
+    policy: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRollout:
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBackRollout:
+    """``revision`` is the one that is meant; None: whichever is under way."""
+
+    policy: str
+    reason: str = ""
+    revision: int | None = None
+
+
 TenantCommand = CreateTenant | RetitleTenant | CloseTenant
 TokenCommand = IssueToken | RevokeToken
 ClusterCommand = AddCluster | RemoveCluster | IssueJoinToken | RevokeJoinToken | EnrolAgent | RevokeAgent
-PolicyCommand = DraftPolicy | DiscardDraft | PublishPolicy | RemovePolicy
+RolloutCommand = AdvanceRollout | PauseRollout | ResumeRollout | TakeBackRollout
+PolicyCommand = DraftPolicy | DiscardDraft | PublishPolicy | RemovePolicy | RolloutCommand
 Command = TenantCommand | TokenCommand | ClusterCommand | PolicyCommand
 
 

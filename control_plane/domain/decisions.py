@@ -6,7 +6,6 @@ A command that changes nothing is decided into no event, so that it can be sent 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from hmac import compare_digest
 from typing import Final
 
@@ -17,15 +16,10 @@ from control_plane.domain.commands import (
     ClusterCommand,
     Command,
     CreateTenant,
-    DiscardDraft,
-    DraftPolicy,
     EnrolAgent,
     IssueJoinToken,
     IssueToken,
-    PolicyCommand,
-    PublishPolicy,
     RemoveCluster,
-    RemovePolicy,
     RetitleTenant,
     RevokeAgent,
     RevokeJoinToken,
@@ -39,35 +33,25 @@ from control_plane.domain.events import (
     AgentRevoked,
     ClusterAdded,
     ClusterRemoved,
-    DraftDiscarded,
     Event,
     JoinTokenIssued,
     JoinTokenRevoked,
-    PolicyDrafted,
-    PolicyPublished,
-    PolicyRemoved,
     TenantClosed,
     TenantCreated,
     TenantRetitled,
     TokenIssued,
     TokenRevoked,
 )
-from control_plane.domain.tenant import MemberCluster, Policy, PolicyContent, Tenant
+from control_plane.domain.names import check_name
+from control_plane.domain.policy_decisions import about_policy
+from control_plane.domain.tenant import MemberCluster, Tenant
 
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""A label of RFC 1123, as Kubernetes names things."""
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 """A DNS subdomain: names of Kubernetes' nodes."""
-_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9./_-]{0,315}[A-Za-z0-9])?")
-_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?)?")
-"""Kubernetes' labels, and names of workloads (NAMESPACE/POD)."""
 _LONGEST_TITLE: Final = 200
-_MOST_LABELS: Final = 32
-
-Events = tuple[Event, ...]
 
 
-def decide(tenant: Tenant, command: Command, now: int) -> Events:
+def decide(tenant: Tenant, command: Command, now: int) -> tuple[Event, ...]:
     """The events of a command at ``now`` (Unix seconds).
 
     Raises :class:`~control_plane.domain.errors.RefusedError`.
@@ -80,13 +64,13 @@ def decide(tenant: Tenant, command: Command, now: int) -> Events:
         return _about_token(tenant, command, now)
     if isinstance(command, ClusterCommand):
         return _about_cluster(tenant, command, now)
-    return _about_policy(tenant, command)
+    return about_policy(tenant, command, now)
 
 
-def _about_tenant(tenant: Tenant, command: TenantCommand) -> Events:
+def _about_tenant(tenant: Tenant, command: TenantCommand) -> tuple[Event, ...]:
     match command:
         case CreateTenant(title):
-            _check_name(tenant.name, "a tenant")
+            check_name(tenant.name, "a tenant")
             if tenant.position:
                 what = "was closed, and its name stays with its records" if tenant.closed else "exists"
                 raise StateConflictError(f"The tenant {tenant.name} {what}.", "Choose another name.")
@@ -103,7 +87,7 @@ def _about_tenant(tenant: Tenant, command: TenantCommand) -> Events:
             return (TenantClosed(),)
 
 
-def _about_token(tenant: Tenant, command: TokenCommand, now: int) -> Events:
+def _about_token(tenant: Tenant, command: TokenCommand, now: int) -> tuple[Event, ...]:
     match command:
         case IssueToken(id, title, role, digest, expires_at):
             if id in tenant.tokens or id in tenant.revoked:
@@ -130,9 +114,9 @@ def _is_last_key(tenant: Tenant, id: str) -> bool:
     return lasting == [id]
 
 
-def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> Events:
+def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[Event, ...]:
     if isinstance(command, AddCluster):
-        _check_name(command.cluster, "a cluster")
+        check_name(command.cluster, "a cluster")
         return () if command.cluster in tenant.clusters else (ClusterAdded(command.cluster),)
     cluster = tenant.clusters.get(command.cluster)
     if cluster is None:
@@ -161,7 +145,7 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> Events:
             return (AgentRevoked(name, node),)
 
 
-def _enrol(cluster: MemberCluster, command: EnrolAgent, now: int) -> Events:
+def _enrol(cluster: MemberCluster, command: EnrolAgent, now: int) -> tuple[Event, ...]:
     """One message for all that can be wrong with a join token: who tries some learns nothing."""
     token = cluster.join_tokens.get(command.join_token)
     if token is None or now >= token.expires_at or not compare_digest(token.digest, command.digest):
@@ -172,51 +156,6 @@ def _enrol(cluster: MemberCluster, command: EnrolAgent, now: int) -> Events:
     if not _NODE.fullmatch(command.node):
         raise InvalidError(f"{command.node[:260]!r} is not a node's name.", "Write it as Kubernetes does.")
     return (AgentEnrolled(cluster.name, command.node, command.join_token, command.serial),)
-
-
-def _about_policy(tenant: Tenant, command: PolicyCommand) -> Events:
-    name = command.policy
-    policy = tenant.policies.get(name, Policy(name))
-    match command:
-        case DraftPolicy(_, checked, selector):
-            _check_name(name, "a policy")
-            content = PolicyContent(checked.document, _checked_selector(selector))
-            same = policy.draft or policy.in_force
-            return () if content == same else (PolicyDrafted(name, content.document, content.selector),)
-        case DiscardDraft():
-            if policy.draft is None:
-                raise UnknownSubjectError(f"The policy {name} has no draft.", "There is nothing to discard.")
-            return (DraftDiscarded(name),)
-        case PublishPolicy():
-            if policy.draft is None:
-                raise StateConflictError(f"The policy {name} has no draft to publish.", "Draft it first.")
-            return (PolicyPublished(name, len(policy.revisions) + 1),)
-        case RemovePolicy():
-            if policy.draft is None and policy.in_force is None:
-                raise UnknownSubjectError(f"There is no policy {name}.", "`podlane policy list` has those there are.")
-            return (PolicyRemoved(name),)
-
-
-def _checked_selector(selector: Mapping[str, str]) -> dict[str, str]:
-    if len(selector) > _MOST_LABELS:
-        raise InvalidError(f"{len(selector)} labels are too many for a selector.", f"Use {_MOST_LABELS} at most.")
-    for key, value in selector.items():
-        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise InvalidError(f"{key[:330]!r}: {value[:260]!r} is not a label.", "Write it as Kubernetes does.")
-    return dict(sorted(selector.items()))
-
-
-def is_name(name: str) -> bool:
-    """Whether a tenant, a cluster or a policy can have this name."""
-    return _NAME.fullmatch(name) is not None
-
-
-def _check_name(name: str, what: str) -> None:
-    if not is_name(name):
-        raise InvalidError(
-            f"{name[:70]!r} is not a name for {what}.",
-            "Write at most 63 lower-case letters, digits and hyphens, the first and last no hyphen.",
-        )
 
 
 def _title(text: str) -> str:

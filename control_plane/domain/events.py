@@ -5,7 +5,7 @@ Values are JSON's own. Times are Unix seconds. No event has a secret.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, get_args
 
@@ -112,10 +112,72 @@ class PolicyRemoved:
     policy: str
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutStarted:
+    """The revision that was just published reaches agents in the steps of ``plan``, the first of which begins.
+
+    ``before`` is the revision that the others keep, 0 for none; ``members`` are those who were chosen by count.
+    """
+
+    policy: str
+    revision: int
+    before: int
+    plan: Mapping[str, Any]
+    members: Sequence[str]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutAdvanced:
+    """The step with this index has begun; ``members`` are those who were chosen by count for it."""
+
+    policy: str
+    revision: int
+    stage: int
+    members: Sequence[str]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPaused:
+    """It reaches nobody else until it is resumed. Who has the revision keeps it."""
+
+    policy: str
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutResumed:
+    policy: str
+    revision: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutFinished:
+    """All agents have the revision."""
+
+    policy: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTakenBack:
+    """All agents have what was before."""
+
+    policy: str
+    revision: int
+    reason: str
+
+
 TenantEvent = TenantCreated | TenantRetitled | TenantClosed
 TokenEvent = TokenIssued | TokenRevoked
 ClusterEvent = ClusterAdded | ClusterRemoved | JoinTokenIssued | JoinTokenRevoked | AgentEnrolled | AgentRevoked
-PolicyEvent = PolicyDrafted | DraftDiscarded | PolicyPublished | PolicyRemoved
+RolloutEvent = (
+    RolloutStarted | RolloutAdvanced | RolloutPaused | RolloutResumed | RolloutFinished | RolloutTakenBack
+)  # fmt: skip
+PolicyEvent = PolicyDrafted | DraftDiscarded | PolicyPublished | PolicyRemoved | RolloutEvent
 Event = TenantEvent | TokenEvent | ClusterEvent | PolicyEvent
 
 _KINDS: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -21,6 +21,13 @@ from control_plane.domain.events import (
     PolicyEvent,
     PolicyPublished,
     PolicyRemoved,
+    RolloutAdvanced,
+    RolloutEvent,
+    RolloutFinished,
+    RolloutPaused,
+    RolloutResumed,
+    RolloutStarted,
+    RolloutTakenBack,
     TenantClosed,
     TenantCreated,
     TenantRetitled,
@@ -28,6 +35,7 @@ from control_plane.domain.events import (
     TokenRevoked,
     subject,
 )
+from control_plane.domain.rollout import Rollout, RolloutPlan, RolloutState
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +94,33 @@ class PolicyContent:
 class Policy:
     """``draft`` is what is being worked on, ``revisions`` what was put in force, the first at index 0.
 
-    ``removed``: nothing of it is in force. Its revisions stay, and a new draft continues their numbers.
+    ``withdrawn`` are numbers of revisions that are in force no more, and will not be again: of rollouts that were taken
+    back or superseded, and all when the policy is removed. Revisions stay, and a new draft continues their numbers.
+    ``rollout`` is the last one.
     """
 
     name: str
     draft: PolicyContent | None = None
     revisions: list[PolicyContent] = field(default_factory=list)
-    removed: bool = False
+    withdrawn: set[int] = field(default_factory=set)
+    rollout: Rollout | None = None
+
+    @property
+    def revision(self) -> int:
+        """The number of the newest revision that was not withdrawn; 0: there is none."""
+        return next((number for number in range(len(self.revisions), 0, -1) if number not in self.withdrawn), 0)
 
     @property
     def in_force(self) -> PolicyContent | None:
-        """The newest revision."""
-        return self.revisions[-1] if self.revisions and not self.removed else None
+        """That revision: all agents have it, or are to have it when a rollout has reached them."""
+        return self.revisions[self.revision - 1] if self.revision else None
+
+    def revision_for(self, agent: str, labels: Mapping[str, str]) -> int:
+        """The number of the revision that an agent (CLUSTER/NODE, with its node's labels) is to have; 0: none."""
+        rollout = self.rollout
+        if rollout is None or not rollout.active or rollout.reaches(self.name, agent, labels):
+            return self.revision
+        return rollout.before
 
 
 @dataclass(slots=True)
@@ -121,6 +144,11 @@ class Tenant:
     def open(self) -> bool:
         """Whether it exists."""
         return self.position > 0 and not self.closed
+
+    @property
+    def agents(self) -> list[str]:
+        """All that have joined, as CLUSTER/NODE."""
+        return [f"{cluster.name}/{node}" for cluster in self.clusters.values() for node in cluster.agents]
 
     def version(self, about: str) -> int:
         """The version of a subject; 0 if nothing ever happened to it."""
@@ -173,12 +201,41 @@ def _apply_to_policy(policy: Policy, event: PolicyEvent) -> None:
         case DraftDiscarded():
             policy.draft = None
         case PolicyPublished() if policy.draft is not None:
+            _supersede(policy)
             policy.revisions.append(policy.draft)
             policy.draft = None
-            policy.removed = False
         case PolicyRemoved():
+            _supersede(policy)
             policy.draft = None
-            policy.removed = True
+            policy.withdrawn = set(range(1, len(policy.revisions) + 1))
+        case RolloutStarted(_, revision, before, plan, members, at):
+            policy.rollout = Rollout(revision, before, RolloutPlan.from_document(plan), at, members=frozenset(members))
+        case _:
+            if isinstance(event, RolloutEvent) and policy.rollout is not None:
+                _apply_to_rollout(policy, policy.rollout, event)
+
+
+def _supersede(policy: Policy) -> None:
+    """What was under way ends: agents that it had not reached never get its revision."""
+    if policy.rollout is not None and policy.rollout.active:
+        policy.rollout.state = RolloutState.SUPERSEDED
+        policy.withdrawn.add(policy.rollout.revision)
+
+
+def _apply_to_rollout(policy: Policy, rollout: Rollout, event: RolloutEvent) -> None:
+    match event:
+        case RolloutAdvanced(_, _, stage, members, at):
+            rollout.stage, rollout.since = stage, at
+            rollout.members |= frozenset(members)
+        case RolloutPaused(_, _, reason):
+            rollout.state, rollout.reason = RolloutState.PAUSED, reason
+        case RolloutResumed(_, _, at):
+            rollout.state, rollout.reason, rollout.since = RolloutState.RUNNING, "", at
+        case RolloutFinished():
+            rollout.state, rollout.reason = RolloutState.DONE, ""
+        case RolloutTakenBack(_, revision, reason):
+            rollout.state, rollout.reason = RolloutState.TAKEN_BACK, reason
+            policy.withdrawn.add(revision)
 
 
 def fold(name: str, events: Iterable[Event]) -> Tenant:

@@ -23,13 +23,15 @@ from control_plane.domain.errors import (
     UnknownSubjectError,
 )
 from control_plane.domain.events import AgentEnrolled, Event, PolicyPublished, decode, encode, subject
-from control_plane.domain.tenant import Tenant, fold
+from control_plane.domain.rollout import OnNewRevision, RolloutPlan, RolloutState, Stage
+from control_plane.domain.tenant import Policy, Tenant, fold
 from traffic_policy.errors import PolicyError
 from traffic_policy.policy_file import policy_from_document
 
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
 WRONG = {"total": "100Mbit", "classes": [{"name": "web", "rate": "200Mbit", "match": [{"port": [443]}]}]}
 GOOD = CheckedPolicy.from_document(POLICY)
+AGENTS = [f"{cluster}/{node}" for cluster in ("east", "west") for node in ("n1", "n2", "n3", "n4")]
 DIGEST = "d" * 64
 NOW = 1_000
 
@@ -39,6 +41,16 @@ nodes = st.sampled_from(["n1", "n2"])
 ends = st.one_of(st.none(), st.integers(NOW - 10, NOW + 100))
 contents = st.sampled_from([POLICY, {"total": "5Mbit", "classes": []}]).map(CheckedPolicy.from_document)
 selectors = st.sampled_from([{}, {"team": "shop"}, {"not a label": ""}])
+plans = st.one_of(
+    st.none(),
+    st.builds(
+        RolloutPlan,
+        st.sampled_from(
+            [(Stage(count=1), Stage(percent=50)), (Stage(labels={"zone": "a"}),), (Stage(percent=30), Stage(count=2))]
+        ),
+        on_new_revision=st.sampled_from(OnNewRevision),
+    ),
+)
 any_command = st.one_of(
     st.builds(c.CreateTenant, st.sampled_from(["", "The shop", "a\nb"])),
     st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
@@ -52,7 +64,11 @@ any_command = st.one_of(
     st.builds(c.RevokeAgent, names, nodes),
     st.builds(c.DraftPolicy, names, contents, selectors),
     st.builds(c.DiscardDraft, names),
-    st.builds(c.PublishPolicy, names),
+    st.builds(c.PublishPolicy, names, plans),
+    st.builds(c.AdvanceRollout, names, st.integers(1, 3), st.integers(0, 4)),
+    st.builds(c.PauseRollout, names),
+    st.builds(c.ResumeRollout, names),
+    st.builds(c.TakeBackRollout, names, st.just("worse"), st.one_of(st.none(), st.integers(1, 3))),
     st.builds(c.RemovePolicy, names),
 )
 
@@ -72,10 +88,19 @@ class AnySequence(RuleBasedStateMachine):
     def anything(self, command: c.Command) -> None:
         self.attempt(command)
 
-    @rule(name=st.sampled_from(["east", "west"]), content=contents)
-    def draft_and_publish(self, name: str, content: CheckedPolicy) -> None:
+    @rule(name=st.sampled_from(["east", "west"]), content=contents, plan=plans)
+    def draft_and_publish(self, name: str, content: CheckedPolicy, plan: RolloutPlan | None) -> None:
         self.attempt(c.DraftPolicy(name, content))
-        self.attempt(c.PublishPolicy(name))
+        self.attempt(c.PublishPolicy(name, plan))
+
+    @rule(name=st.sampled_from(["east", "west"]))
+    def advance(self, name: str) -> None:
+        rollout = self.tenant.policies.get(name, Policy(name)).rollout
+        if rollout is not None:
+            reached = {agent for agent in AGENTS if rollout.reaches(name, agent, {"zone": "a"})}
+            self.attempt(c.AdvanceRollout(name, rollout.revision, rollout.stage + 1))
+            still = {agent for agent in AGENTS if rollout.reaches(name, agent, {"zone": "a"})}
+            assert reached <= still, "a later step has lost agents"
 
     @rule(name=st.sampled_from(["east", "west"]), id=ids, node=nodes)
     def join(self, name: str, id: str, node: str) -> None:
@@ -124,6 +149,19 @@ class AnySequence(RuleBasedStateMachine):
         for revisions in found.values():
             for revision in revisions:
                 policy_from_document(revision.document)
+
+    @invariant()
+    def an_agent_has_the_revision_in_force_or_the_one_before_the_rollout(self) -> None:
+        for name, policy in self.tenant.policies.items():
+            rollout = policy.rollout
+            for agent, labels in product(AGENTS, ({}, {"zone": "a"})):
+                has = policy.revision_for(agent, labels)
+                assert has in ((policy.revision, rollout.before) if rollout and rollout.active else (policy.revision,))
+                assert not has or has not in policy.withdrawn
+            if rollout is not None and rollout.state is RolloutState.DONE:
+                assert rollout.reaches(name, "east/n1", {})
+            if rollout is not None and rollout.active:
+                assert policy.revision == rollout.revision == len(policy.revisions)
 
     @invariant()
     def a_join_token_is_for_one_agent(self) -> None:

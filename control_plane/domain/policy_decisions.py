@@ -1,0 +1,145 @@
+"""Decides about policies: their drafts, their revisions, and how these reach agents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from control_plane.domain.commands import (
+    AdvanceRollout,
+    DiscardDraft,
+    DraftPolicy,
+    PauseRollout,
+    PolicyCommand,
+    PublishPolicy,
+    RemovePolicy,
+    ResumeRollout,
+    RolloutCommand,
+    TakeBackRollout,
+)
+from control_plane.domain.errors import InvalidError, StateConflictError, UnknownSubjectError
+from control_plane.domain.events import (
+    DraftDiscarded,
+    Event,
+    PolicyDrafted,
+    PolicyPublished,
+    PolicyRemoved,
+    RolloutAdvanced,
+    RolloutFinished,
+    RolloutPaused,
+    RolloutResumed,
+    RolloutStarted,
+    RolloutTakenBack,
+)
+from control_plane.domain.names import check_name
+from control_plane.domain.rollout import OnNewRevision, Rollout, RolloutState, Stage, chosen
+from control_plane.domain.tenant import Policy, PolicyContent, Tenant
+
+_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9./_-]{0,315}[A-Za-z0-9])?")
+_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?)?")
+"""Kubernetes' labels, and names of workloads (NAMESPACE/POD)."""
+_MOST_LABELS: Final = 32
+_LONGEST_REASON: Final = 1000
+
+
+def about_policy(tenant: Tenant, command: PolicyCommand, now: int) -> tuple[Event, ...]:
+    """The events of a command at ``now``. Raises :class:`~control_plane.domain.errors.RefusedError`."""
+    name = command.policy
+    policy = tenant.policies.get(name, Policy(name))
+    if isinstance(command, RolloutCommand):
+        return _about_rollout(tenant, policy, command, now)
+    match command:
+        case DraftPolicy(_, checked, selector):
+            check_name(name, "a policy")
+            content = PolicyContent(checked.document, _checked_selector(selector))
+            same = policy.draft or policy.in_force
+            return () if content == same else (PolicyDrafted(name, content.document, content.selector),)
+        case DiscardDraft():
+            if policy.draft is None:
+                raise UnknownSubjectError(f"The policy {name} has no draft.", "There is nothing to discard.")
+            return (DraftDiscarded(name),)
+        case PublishPolicy():
+            return _publish(tenant, policy, command, now)
+        case RemovePolicy():
+            if policy.draft is None and policy.in_force is None:
+                raise UnknownSubjectError(f"There is no policy {name}.", "`podlane policy list` has those there are.")
+            return (PolicyRemoved(name),)
+
+
+def _publish(tenant: Tenant, policy: Policy, command: PublishPolicy, now: int) -> tuple[Event, ...]:
+    name, plan, rollout = policy.name, command.plan, policy.rollout
+    if policy.draft is None:
+        raise StateConflictError(f"The policy {name} has no draft to publish.", "Draft it first.")
+    before = policy.revision
+    if rollout is not None and rollout.active:
+        if rollout.plan.on_new_revision is OnNewRevision.REFUSE:
+            raise StateConflictError(
+                f"The rollout of revision {rollout.revision} of {name} has not ended.",
+                f"Wait, or take it back by `podlane rollout abort {name}`.",
+            )
+        before = rollout.before
+    revision = len(policy.revisions) + 1
+    published = PolicyPublished(name, revision)
+    if plan is None:
+        return (published,)
+    for stage in plan.stages:
+        _checked_selector(stage.labels or {})
+    members = _members(tenant, name, revision, plan.stages[0], frozenset())
+    return (published, RolloutStarted(name, revision, before, plan.to_document(), members, now))
+
+
+def _about_rollout(tenant: Tenant, policy: Policy, command: RolloutCommand, now: int) -> tuple[Event, ...]:
+    name, rollout = policy.name, policy.rollout
+    if rollout is None:
+        raise UnknownSubjectError(f"The policy {name} has no rollout.", f"`podlane rollout start {name}` begins one.")
+    if not rollout.active:
+        return _after_the_end(policy.name, rollout, command)
+    revision = rollout.revision
+    match command:
+        case AdvanceRollout(_, meant, stage):
+            if meant != revision or stage != rollout.stage + 1:
+                return ()
+            if rollout.state is RolloutState.PAUSED:
+                raise StateConflictError(f"The rollout of {name} is paused.", "Resume it first.")
+            if stage >= len(rollout.plan.stages):
+                return (RolloutFinished(name, revision),)
+            members = _members(tenant, name, revision, rollout.plan.stages[stage], rollout.members)
+            return (RolloutAdvanced(name, revision, stage, members, now),)
+        case PauseRollout(_, reason):
+            paused = rollout.state is RolloutState.PAUSED
+            return () if paused else (RolloutPaused(name, revision, reason[:_LONGEST_REASON]),)
+        case ResumeRollout():
+            return (RolloutResumed(name, revision, now),) if rollout.state is RolloutState.PAUSED else ()
+        case TakeBackRollout(_, reason, meant):
+            if meant is not None and meant != revision:
+                return ()
+            return (RolloutTakenBack(name, revision, reason[:_LONGEST_REASON]),)
+
+
+def _after_the_end(name: str, rollout: Rollout, command: RolloutCommand) -> tuple[Event, ...]:
+    """What is sent twice, or comes late, changes nothing."""
+    late = isinstance(command, AdvanceRollout)
+    again = isinstance(command, TakeBackRollout) and rollout.state is RolloutState.TAKEN_BACK
+    if late or again:
+        return ()
+    raise StateConflictError(
+        f"The rollout of revision {rollout.revision} of {name} has ended: {rollout.state}.",
+        f"To have an earlier revision, use `podlane policy restore {name} --revision N`.",
+    )
+
+
+def _members(tenant: Tenant, name: str, revision: int, stage: Stage, known: frozenset[str]) -> list[str]:
+    """Those that a step adds by count."""
+    if stage.count is None:
+        return []
+    return [agent for agent in chosen(name, revision, stage.count, tenant.agents) if agent not in known]
+
+
+def _checked_selector(selector: Mapping[str, str]) -> dict[str, str]:
+    if len(selector) > _MOST_LABELS:
+        raise InvalidError(f"{len(selector)} labels are too many for a selector.", f"Use {_MOST_LABELS} at most.")
+    for key, value in selector.items():
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            raise InvalidError(f"{key[:330]!r}: {value[:260]!r} is not a label.", "Write it as Kubernetes does.")
+    return dict(sorted(selector.items()))
