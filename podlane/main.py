@@ -34,6 +34,7 @@ VERBS: Final = (
     Verb("control-plane", "Keep the policies of a fleet, by REST, with every change recorded."),
     Verb("login", "Remember a control plane and a token for it.", "podlane.fleet.login"),
     Verb("policy", "Look at a control plane's policies, and change them.", "podlane.fleet.policy"),
+    Verb("rollout", "Put a policy in force in steps, and take it back.", "podlane.fleet.rollout"),
     Verb(
         "audit", "Read who changed what in a control plane, and check that nothing was altered.", "podlane.fleet.audit"
     ),

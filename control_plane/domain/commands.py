@@ -112,7 +112,7 @@ class RemovePolicy:
 
 @dataclass(frozen=True, slots=True)
 class AdvanceRollout:
-    """Begin the next step, which has this index; the one behind the last ends the rollout. Any other is late or early."""
+    """Begin the next step, which has this index; the one behind the last ends the rollout. No other is taken."""
 
     policy: str
     revision: int

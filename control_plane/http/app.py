@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control_plane.http import audit, clusters, policies, tenants
+from control_plane.http import audit, clusters, policies, rollouts, tenants
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
@@ -26,7 +26,7 @@ def create_app(plane: ControlPlane) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.plane = plane
-    for room in (tenants, clusters, policies, audit):
+    for room in (tenants, clusters, policies, rollouts, audit):
         app.include_router(room.router)
     install(app)
     app.add_middleware(_BodyLimit)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from control_plane.domain.access import Role
 from control_plane.domain.events import Event, encode
+from control_plane.domain.rollout import RolloutState
 from control_plane.domain.tenant import ApiToken, JoinToken, MemberCluster, Policy, PolicyContent, Tenant
 from control_plane.store.records import StoredEvent
 
@@ -137,13 +138,18 @@ class PolicyCheck(BaseModel):
 
 
 class PolicyDocument(BaseModel):
-    """``revision`` is the number of the newest, 0 before the first; ``in_force`` is its content, unless removed."""
+    """``revision`` is the number of the newest, 0 before the first.
+
+    ``in_force`` is the content of the newest that was neither taken back nor removed; while ``rollout`` is running or
+    paused, agents that it has not reached have the one before.
+    """
 
     name: str
     version: int
     revision: int
     in_force: ContentDocument | None
     draft: ContentDocument | None
+    rollout: RolloutState | None
 
     @classmethod
     def describe(cls, policy: Policy, version: int) -> PolicyDocument:
@@ -153,6 +159,7 @@ class PolicyDocument(BaseModel):
             revision=len(policy.revisions),
             in_force=None if policy.in_force is None else ContentDocument.describe(policy.in_force),
             draft=None if policy.draft is None else ContentDocument.describe(policy.draft),
+            rollout=None if policy.rollout is None else policy.rollout.state,
         )
 
 

@@ -20,6 +20,7 @@ from control_plane.http.documents import (
     RevisionDocument,
 )
 from control_plane.http.problems import responses
+from control_plane.http.rollout_documents import PublishWish
 from control_plane.http.tenants import CHANGES, existing
 from traffic_policy.describe import describe
 from traffic_policy.policy_file import policy_from_document
@@ -98,9 +99,13 @@ def discard_draft(writing: TheWriting, tenant: str, policy: str, response: Respo
 
 
 @router.post("/tenants/{tenant}/policies/{policy}/publish", responses=CHANGES)
-def publish_policy(writing: TheWriting, tenant: str, policy: str, response: Response) -> PolicyDocument | Happened:
-    """The draft becomes the next revision."""
-    happened = writing.carry_out(Operation.PUBLISH, tenant, PublishPolicy(policy), response)
+def publish_policy(
+    writing: TheWriting, tenant: str, policy: str, response: Response, wish: PublishWish | None = None
+) -> PolicyDocument | Happened:
+    """The draft becomes the next revision, which reaches all agents at once, or in the steps of a rollout."""
+    permit(writing.caller, Operation.PUBLISH, tenant)
+    plan = wish.rollout.plan() if wish is not None and wish.rollout is not None else None
+    happened = writing.carry_out(Operation.PUBLISH, tenant, PublishPolicy(policy, plan), response)
     return _after(writing, tenant, policy, happened)
 
 

@@ -16,6 +16,9 @@ Examples:
   podlane policy apply web --file web.yaml --selector team=shop --reason "more room for Friday"
   podlane policy apply web --file web.yaml --dry-run
   podlane policy get web -o yaml
+  podlane policy diff web --file web.yaml
+  podlane policy history web
+  podlane policy restore web --revision 3 --reason "Friday is over"
 """
 )
 def policy() -> None:
@@ -74,23 +77,13 @@ def apply_policy(
     output: str,
 ) -> None:
     """Draft the policy in FILE as NAME, and publish it as its next revision."""
-    import sys
-    from pathlib import Path
-
     from podlane.console import failing_clearly, say
     from podlane.fleet.output import show
     from podlane.fleet.session import client_for
-    from traffic_policy.errors import ConfigError
-    from traffic_policy.policy_file import parse_document
 
     with failing_clearly():
         client = client_for(context, tenant)
-        try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}. Name another by --file.") from None
-        document = parse_document(text, source=path)
-        wish = {"document": document, "selector": _labels(selector)}
+        wish = {"document": _document(path), "selector": _labels(selector)}
         place = client.about("policies", name)
         if dry_run:
             query = {"dry-run": "true"}
@@ -104,6 +97,123 @@ def apply_policy(
             found = client.ask("POST", f"{place}/publish", reason=reason)
             say(f"{name} is published: revision {found['revision']}")
         show(found, output, lambda document: _rows([document]))
+
+
+@policy.command("history")
+@click.argument("name")
+@context_options
+@output_option
+def policy_history(name: str, context: str | None, tenant: str | None, output: str) -> None:
+    """List the revisions of a policy, the first first."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        show(list(client.items(client.about("policies", name, "revisions"))), output, _revision_rows)
+
+
+@policy.command("diff")
+@click.argument("name")
+@click.option("--from", "old", metavar="N", type=click.IntRange(1), help="A revision.  [default: what is in force]")
+@click.option("--to", "new", metavar="N", type=click.IntRange(1), help="A revision.  [default: the draft]")
+@click.option("--file", "-f", "path", metavar="FILE", help="A policy instead of the draft; - for standard input.")
+@context_options
+def diff_policy(
+    name: str, old: int | None, new: int | None, path: str | None, context: str | None, tenant: str | None
+) -> None:
+    """Show what a draft, a revision or a file would change. Exit code 1 if they differ."""
+    import difflib
+
+    from podlane.console import failing_clearly
+    from podlane.fleet.session import client_for
+    from traffic_policy.errors import ConfigError
+
+    if new is not None and path is not None:
+        raise click.UsageError("--to and --file say two things. Leave one out.")
+    with failing_clearly():
+        client = client_for(context, tenant)
+        place = client.about("policies", name)
+        current = client.ask("GET", place)
+        revisions = {each["revision"]: each for each in client.items(f"{place}/revisions")}
+        for number in filter(None, (old, new)):
+            if number not in revisions:
+                raise ConfigError(f"{name} has no revision {number}. `podlane policy history {name}` lists them.")
+        before = current["in_force"] if old is None else revisions[old]
+        if path is not None:
+            checked = client.ask("POST", "validate", {"document": _document(path)}, source=path)
+            after = {"document": checked["document"], "selector": (before or {"selector": {}})["selector"]}
+        else:
+            after = current["draft"] if new is None else revisions[new]
+        if after is None:
+            raise ConfigError(f"{name} has no draft. Name a revision by --to, or a file by --file.")
+        names = (f"revision {old}" if old else "in force", path or (f"revision {new}" if new else "draft"))
+        lines = list(difflib.unified_diff(_text(before), _text(after), *names, lineterm=""))
+    for line in lines:
+        colour = {"+": "green", "-": "red"}.get(line[0])
+        click.secho(line, fg=colour)
+    if lines:
+        raise SystemExit(1)
+
+
+@policy.command("restore")
+@click.argument("name")
+@click.option("--revision", required=True, type=click.IntRange(1), metavar="N", help="The one to have again.")
+@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
+@click.option("--draft", is_flag=True, help="Keep it as a draft, and put nothing in force.")
+@context_options
+@output_option
+def restore_policy(
+    name: str, revision: int, reason: str, draft: bool, context: str | None, tenant: str | None, output: str
+) -> None:
+    """Publish an earlier revision of NAME again, as its next one."""
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+    from traffic_policy.errors import ConfigError
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        place = client.about("policies", name)
+        there = {each["revision"]: each for each in client.items(f"{place}/revisions")}
+        if revision not in there:
+            raise ConfigError(f"{name} has no revision {revision}. `podlane policy history {name}` lists them.")
+        wish = {key: there[revision][key] for key in ("document", "selector")}
+        found = client.ask("PUT", f"{place}/draft", wish, reason=reason)
+        if found["draft"] is None:
+            say(f"{name} is in force like this already: revision {found['revision']}")
+        elif not draft:
+            found = client.ask("POST", f"{place}/publish", reason=reason or f"revision {revision} again")
+            say(f"{name} is published: revision {found['revision']}")
+        show(found, output, lambda document: _rows([document]))
+
+
+def _text(content: Any) -> list[str]:
+    """A policy as lines that can be compared: keys come back in any order."""
+    import yaml
+
+    from traffic_policy.policy_file import policy_from_document
+
+    if content is None:
+        return []
+    said = {"selector": content["selector"], **policy_from_document(content["document"]).to_document()}
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True).splitlines()
+
+
+def _document(path: str) -> object:
+    """Raises :class:`ConfigError`, :class:`~traffic_policy.errors.PolicyError`."""
+    import sys
+    from pathlib import Path
+
+    from traffic_policy.errors import ConfigError
+    from traffic_policy.policy_file import parse_document
+
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Name another by --file.") from None
+    return parse_document(text, source=path)
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -134,6 +244,16 @@ def _rows(policies: list[Any]) -> list[list[str]]:
                 ",".join(f"{key}={value}" for key, value in content["selector"].items()) or "all",
             ]
         )
+    return rows
+
+
+def _revision_rows(revisions: list[Any]) -> list[list[str]]:
+    rows = [["REVISION", "TOTAL", "CLASSES", "SELECTOR"]]
+    for each in revisions:
+        names = [traffic_class["name"] for traffic_class in each["document"].get("classes", ())]
+        selector = ",".join(f"{key}={value}" for key, value in each["selector"].items())
+        total = str(each["document"].get("total", "-"))
+        rows.append([str(each["revision"]), total, ",".join(names) or "-", selector or "all"])
     return rows
 
 

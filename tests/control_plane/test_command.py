@@ -133,6 +133,42 @@ def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
         assert "event 3 is not as it was written" in client.run("audit", "verify", code=1).stderr
 
 
+def test_revisions_are_compared_restored_and_rolled_out(tmp_path: Path, client: Client) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text(POLICY)
+    with control_plane(tmp_path) as plane:
+        client.run("login", plane.url, given=plane.token)
+        client.run("policy", "apply", "web", "-f", str(file))
+        file.write_text(POLICY.replace("total: 100Mbit", "total: 90Mbit"))
+        changed = client.run("policy", "diff", "web", "-f", str(file), code=1).stdout.splitlines()
+        assert {"-total: 100Mbit", "+total: 90Mbit"} <= set(changed)
+        assert "has no draft" in client.run("policy", "diff", "web", code=2).stderr
+        client.run("policy", "apply", "web", "-f", str(file), "--draft")
+        assert client.run("policy", "diff", "web", code=1).stdout.splitlines()[2:] == changed[2:]
+
+        words = ("--stages", "1, zone=a, 25%", "--soak", "2m", "--max-throttled", "1.5", "--prometheus", "up <= 3")
+        [head, row] = client.run("rollout", "start", "web", *words).stdout.splitlines()
+        assert head.split()[:4] == ["POLICY", "REVISION", "BEFORE", "STATE"]
+        assert row.split()[:7] == ["web", "2", "1", "running", "1", "of", "4"]
+        told = json.loads(client.run("rollout", "status", "web", "-o", "json").stdout)
+        assert [stage["says"] for stage in told["stages"]] == ["1 agent", "zone=a", "25 %", "100 %"]
+        assert (told["soak"], told["gates"]["prometheus"]) == (120, [{"query": "up", "at_most": 3.0}])
+        client.run("rollout", "pause", "web", "--reason", "lunch")
+        client.run("rollout", "resume", "web")
+        assert "slow" in client.run("rollout", "abort", "web", "--reason", "shops were slow").stdout
+        assert "taken back" in client.run("rollout", "pause", "web", code=1).stderr
+
+        assert "revision 3" in client.run("policy", "restore", "web", "--revision", "2").stderr
+        assert "already" in client.run("policy", "restore", "web", "--revision", "3").stderr
+        history = client.run("policy", "history", "web").stdout.splitlines()[1:]
+        assert [line.split()[:2] for line in history] == [["1", "100Mbit"], ["2", "90Mbit"], ["3", "90Mbit"]]
+        assert client.run("policy", "diff", "web", "--from", "2", "--to", "3").stdout == ""
+        assert "no revision 9" in client.run("policy", "restore", "web", "--revision", "9", code=2).stderr
+        assert "no step" in client.run("rollout", "start", "web", "--stages", "soon", code=2).stderr
+        assert "no limit" in client.run("rollout", "start", "web", "--prometheus", "up", code=2).stderr
+        assert "not a duration" in client.run("rollout", "start", "web", "--soak", "5", code=2).stderr
+
+
 def test_who_has_lost_the_first_token_gets_another(tmp_path: Path, client: Client) -> None:
     with control_plane(tmp_path) as plane:
         token = client.run("control-plane", "--state", str(tmp_path / "state"), "--new-token").stdout.strip()

@@ -247,3 +247,47 @@ def test_a_second_process_sees_what_the_first_did(api: TestClient, plane: Contro
     assert api.get("/v1/tenants/default/policies").json() == other.get("/v1/tenants/default/policies").json()
     assert plane.store.verify("default") == other_store.verify("default")
     other_store.close()
+
+
+def test_a_revision_on_its_way_is_paused_resumed_and_taken_back(api: TestClient) -> None:
+    place = "/v1/tenants/default/policies/web"
+    publish(api, "web")
+    assert api.get(f"{place}/rollout").status_code == 404
+    api.put(f"{place}/draft", json={"document": {"total": "5Mbit", "classes": []}})
+    wish = {"stages": [{"count": 1}, {"labels": {"zone": "a"}}], "soak": 5, "gates": {"throttled": 1.5}}
+    assert api.post(f"{place}/publish", json={"rollout": wish}).json()["rollout"] == "running"
+    begun = api.get(f"{place}/rollout").json()
+    assert [stage["says"] for stage in begun["stages"]] == ["1 agent", "zone=a", "100 %"]
+    assert (begun["revision"], begun["before"], begun["stage"]) == (2, 1, 0)
+    paused = api.post(f"{place}/rollout/pause", headers={"Podlane-Reason": "lunch"}).json()
+    assert (paused["state"], paused["reason"]) == ("paused", "lunch")
+    assert api.post(f"{place}/rollout/resume").json()["state"] == "running"
+    foreseen = api.post(f"{place}/rollout/abort?dry-run=true").json()
+    assert [event["kind"] for event in foreseen["events"]] == ["RolloutTakenBack"]
+    gone = api.post(f"{place}/rollout/abort").json()
+    assert gone["state"] == "taken back"
+    assert gone["reason"].startswith("aborted by platform/")
+    assert api.get(place).json()["in_force"]["document"]["total"] == "100Mbit"
+    late = api.post(f"{place}/rollout/pause")
+    assert (late.status_code, late.json()["detail"]) == (409, "The rollout of revision 2 of web has ended: taken back.")
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"stages": []}, "at least 1 item"),
+        ({"stages": [{}]}, "exactly one of count, percent and labels"),
+        ({"stages": [{"percent": 0}]}, "percentage beyond 0 to 100"),
+        ({"stages": [{"count": 1}], "gates": {"away": 7}}, "limit is out of range"),
+        ({"stages": [{"count": 1, "sun": 1}]}, "sun"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused_and_nothing_is_published(
+    api: TestClient, wish: object, says: str
+) -> None:
+    place = "/v1/tenants/default/policies/web"
+    api.put(f"{place}/draft", json={"document": POLICY})
+    answer = api.post(f"{place}/publish", json={"rollout": wish})
+    assert answer.status_code == 422
+    assert says in answer.text
+    assert api.get(place).json()["revision"] == 0

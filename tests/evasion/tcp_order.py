@@ -18,8 +18,8 @@ import socket
 import sys
 import time
 
-PAUSE_S = 0.05
-"""Until the server has read: of two urgent bytes that wait the first one becomes an ordinary one."""
+PAUSE_S = 0.5
+"""Until the server has surely read, also on a busy machine: of two urgent bytes that wait the first one becomes an ordinary one."""
 FIELDS = "Content-Length: 9999999999\r\nExpect: 100-continue\r\n\r\n"
 
 
