@@ -14,10 +14,21 @@ from control_plane.domain.rollout import (
     Gates,
     OnNewRevision,
     PrometheusGate,
+    Rollout,
     RolloutPlan,
     RolloutState,
     Stage,
     place_of,
+)
+from control_plane.domain.rollout_gates import (
+    GoOn,
+    QueryAnswer,
+    SeenOfRollout,
+    StayAt,
+    TakeBack,
+    Traffic,
+    Verdict,
+    judge,
 )
 from control_plane.domain.tenant import Policy, Tenant
 
@@ -205,3 +216,47 @@ def test_a_plan_is_what_was_stored_of_it() -> None:
     )
     assert RolloutPlan.from_document(plan.to_document()) == plan
     assert [str(stage) for stage in plan.stages] == ["2 agents", "zone=a", "12.5 %", "100 %"]
+
+
+LOOSE = Gates(failed=1, away=0.5, dropped=2, throttled=1.5, prometheus=(PrometheusGate("errors", 5),))
+BEFORE = Traffic(100_000, dropped=1_000, throttled=10_000)
+GATE = LOOSE.prometheus[0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (SeenOfRollout(), StayAt("it has been good for 0 of 60 s")),
+        (SeenOfRollout(good_for=60), GoOn()),
+        (SeenOfRollout(reached=9, having=7), StayAt("2 of 9 agents have not said yet that they have it")),
+        (SeenOfRollout(reached=9, having=7, away=2, good_for=61.5), GoOn()),
+        (SeenOfRollout(reached=9, having=4, away=5, good_for=60), TakeBack("5 of 9 agents are away, 50% may be")),
+        (SeenOfRollout(reached=9, having=9, failures=[("east/n1", "no tc")], good_for=60), GoOn()),
+        (
+            SeenOfRollout(reached=9, having=9, failures=[("east/n1", "no tc"), ("east/n2", "no")]),
+            TakeBack("2 of 9 agents failed, 1 may. east/n1: no tc; east/n2: no"),
+        ),
+        (SeenOfRollout(before=BEFORE, now=Traffic(999, dropped=999), good_for=60), GoOn()),
+        (SeenOfRollout(before=BEFORE, now=Traffic(1000, dropped=20, throttled=150), good_for=60), GoOn()),
+        (
+            SeenOfRollout(before=BEFORE, now=Traffic(1000, dropped=21)),
+            TakeBack("2.1% of packets were dropped, 1.0% before"),
+        ),
+        (
+            SeenOfRollout(before=BEFORE, now=Traffic(1000, 0, 151)),
+            TakeBack("15.1% of packets had to wait, 10.0% before"),
+        ),
+        (SeenOfRollout(now=Traffic(1000, 1, 1), good_for=60), GoOn()),
+        (SeenOfRollout(now=Traffic(1000, 0, 2)), TakeBack("0.2% of packets had to wait, 0.0% before")),
+        (SeenOfRollout(answers=[QueryAnswer(GATE, 5.0)], good_for=60), GoOn()),
+        (SeenOfRollout(answers=[QueryAnswer(GATE)], good_for=60), GoOn()),
+        (SeenOfRollout(answers=[QueryAnswer(GATE, 5.1)]), TakeBack("'errors' is 5.1, more than 5")),
+        (SeenOfRollout(answers=[QueryAnswer(GATE, float("nan"))]), TakeBack("'errors' is nan, more than 5")),
+        (
+            SeenOfRollout(answers=[QueryAnswer(GATE, None, "refused")], good_for=60),
+            StayAt("'errors' cannot be asked: refused"),
+        ),
+    ],
+)
+def test_what_is_seen_decides(seen: SeenOfRollout, verdict: Verdict) -> None:
+    assert judge(Rollout(2, 1, RolloutPlan((Stage(percent=100),), 60, LOOSE), NOW), seen) == verdict

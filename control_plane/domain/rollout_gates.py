@@ -1,0 +1,113 @@
+"""Whether a rollout goes on, waits, or is taken back, by what is seen of the agents that it has reached. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from control_plane.domain.rollout import PrometheusGate, Rollout
+
+_FEW: Final = 1000
+"""Packets of which a share says nothing yet."""
+_NEGLIGIBLE: Final = 0.001
+"""A share that is never too much: twice of nothing is nothing."""
+_MOST_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went through the lanes of a policy, and how much of it was dropped or had to wait, in packets."""
+
+    packets: int = 0
+    dropped: int = 0
+    throttled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueryAnswer:
+    """The largest value of a Prometheus gate; None: it has none. ``trouble``: why it could not be asked."""
+
+    gate: PrometheusGate
+    value: float | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenOfRollout:
+    """What is seen of a rollout's agents.
+
+    ``reached``: so many it has reached; ``having``: so many of them have said that they have it; ``away``: so many are
+    not connected. ``failures``: of those that have it, who failed and why. ``good_for``: seconds since all that are
+    connected have it. ``before``: the traffic of all agents before it began; ``now``: of those reached, since the step.
+    """
+
+    reached: int = 0
+    having: int = 0
+    away: int = 0
+    failures: Sequence[tuple[str, str]] = ()
+    good_for: float = 0.0
+    before: Traffic = Traffic()
+    now: Traffic = Traffic()
+    answers: Sequence[QueryAnswer] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """A gate forbids it; ``reason`` says which, and what was seen."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The next step may begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class StayAt:
+    """The step is not over; ``reason`` says what it waits for."""
+
+    reason: str
+
+
+Verdict = TakeBack | GoOn | StayAt
+
+
+def judge(rollout: Rollout, seen: SeenOfRollout) -> Verdict:
+    """What becomes of a rollout that is running."""
+    if reason := _forbidden(rollout, seen):
+        return TakeBack(reason)
+    troubles = [answer for answer in seen.answers if answer.trouble]
+    if troubles:
+        return StayAt(f"{troubles[0].gate.query!r} cannot be asked: {troubles[0].trouble}")
+    missing = seen.reached - seen.away - seen.having
+    if missing > 0:
+        return StayAt(f"{missing} of {seen.reached} agents have not said yet that they have it")
+    left = rollout.plan.soak - seen.good_for
+    if left > 0:
+        return StayAt(f"it has been good for {int(seen.good_for)} of {rollout.plan.soak} s")
+    return GoOn()
+
+
+def _forbidden(rollout: Rollout, seen: SeenOfRollout) -> str:
+    gates = rollout.plan.gates
+    if len(seen.failures) > gates.failed:
+        named = "; ".join(f"{agent}: {why}" for agent, why in seen.failures[:_MOST_NAMED])
+        return f"{len(seen.failures)} of {seen.reached} agents failed, {gates.failed} may. {named}"
+    if seen.away > gates.away * seen.reached:
+        return f"{seen.away} of {seen.reached} agents are away, {gates.away:.0%} may be"
+    for what, factor, now, before in (
+        ("dropped", gates.dropped, seen.now.dropped, seen.before.dropped),
+        ("had to wait", gates.throttled, seen.now.throttled, seen.before.throttled),
+    ):
+        if factor is None or seen.now.packets < _FEW:
+            continue
+        share = now / seen.now.packets
+        was = before / seen.before.packets if seen.before.packets else 0.0
+        if share > max(was * factor, _NEGLIGIBLE):
+            return f"{share:.1%} of packets {'were ' if what == 'dropped' else ''}{what}, {was:.1%} before"
+    for answer in seen.answers:
+        if answer.value is not None and not answer.value <= answer.gate.at_most:
+            return f"{answer.gate.query!r} is {answer.value:g}, more than {answer.gate.at_most:g}"
+    return ""
