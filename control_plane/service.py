@@ -85,6 +85,8 @@ class ControlPlane:
         self.store = store
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self.on_append: list[Callable[[str], None]] = []
+        """Called with the tenant, in the thread of the command, when something of it is on disk. Must not block."""
 
     @property
     def now(self) -> int:
@@ -136,7 +138,9 @@ class ControlPlane:
                     stored = self.store.append(tenant, state.position, [_new(event) for event in events], cause)
                 except StaleError:
                     continue
-                return Done(_decoded(stored))
+            for told in self.on_append:
+                told(tenant)
+            return Done(_decoded(stored))
         raise StaleError(f"Others write to {tenant} all the time. Try again.")
 
     def authenticate(self, text: str) -> Caller | None:

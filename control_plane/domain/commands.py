@@ -55,11 +55,24 @@ class RemoveCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustCluster:
+    """See :class:`~control_plane.domain.events.ClusterTrusted`."""
+
+    cluster: str
+    url: str
+    ca: str
+    service_account: str
+
+
+@dataclass(frozen=True, slots=True)
 class IssueJoinToken:
+    """``node``: the only one that may use it; empty: any that has no agent yet."""
+
     cluster: str
     id: str
     digest: str
     expires_at: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +83,23 @@ class RevokeJoinToken:
 
 @dataclass(frozen=True, slots=True)
 class EnrolAgent:
-    """``digest`` is of the secret that the agent has shown."""
+    """By a join token; ``digest`` is of the secret that the agent has shown."""
 
     cluster: str
     node: str
     join_token: str
     digest: str
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolReviewedAgent:
+    """By the token of a ServiceAccount that the cluster's API server at ``url`` has found valid, and of this node."""
+
+    cluster: str
+    node: str
+    url: str
+    service_account: str
     serial: str
 
 
@@ -141,7 +165,16 @@ class TakeBackRollout:
 
 TenantCommand = CreateTenant | RetitleTenant | CloseTenant
 TokenCommand = IssueToken | RevokeToken
-ClusterCommand = AddCluster | RemoveCluster | IssueJoinToken | RevokeJoinToken | EnrolAgent | RevokeAgent
+ClusterCommand = (
+    AddCluster
+    | RemoveCluster
+    | TrustCluster
+    | IssueJoinToken
+    | RevokeJoinToken
+    | EnrolAgent
+    | EnrolReviewedAgent
+    | RevokeAgent
+)  # fmt: skip
 RolloutCommand = AdvanceRollout | PauseRollout | ResumeRollout | TakeBackRollout
 PolicyCommand = DraftPolicy | DiscardDraft | PublishPolicy | RemovePolicy | RolloutCommand
 Command = TenantCommand | TokenCommand | ClusterCommand | PolicyCommand

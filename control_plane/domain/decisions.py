@@ -17,6 +17,7 @@ from control_plane.domain.commands import (
     Command,
     CreateTenant,
     EnrolAgent,
+    EnrolReviewedAgent,
     IssueJoinToken,
     IssueToken,
     RemoveCluster,
@@ -26,6 +27,7 @@ from control_plane.domain.commands import (
     RevokeToken,
     TenantCommand,
     TokenCommand,
+    TrustCluster,
 )
 from control_plane.domain.errors import InvalidError, StateConflictError, UnknownSubjectError
 from control_plane.domain.events import (
@@ -33,6 +35,7 @@ from control_plane.domain.events import (
     AgentRevoked,
     ClusterAdded,
     ClusterRemoved,
+    ClusterTrusted,
     Event,
     JoinTokenIssued,
     JoinTokenRevoked,
@@ -44,10 +47,13 @@ from control_plane.domain.events import (
 )
 from control_plane.domain.names import check_name
 from control_plane.domain.policy_decisions import about_policy
-from control_plane.domain.tenant import MemberCluster, Tenant
+from control_plane.domain.tenant import ClusterTrust, MemberCluster, Tenant
 
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 """A DNS subdomain: names of Kubernetes' nodes."""
+_API_SERVER: Final = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:\d{1,5})?|https://\[[0-9a-fA-F:.]{2,45}\](:\d{1,5})?")
+_SERVICE_ACCOUNT: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LONGEST_CA: Final = 65_536
 _LONGEST_TITLE: Final = 200
 
 
@@ -126,11 +132,15 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[E
             if cluster.agents:
                 raise StateConflictError(f"{len(cluster.agents)} agents belong to {name}.", "Revoke them first.")
             return (ClusterRemoved(name),)
-        case IssueJoinToken(name, id, digest, expires_at):
+        case TrustCluster():
+            return _trust(cluster, command)
+        case IssueJoinToken(name, id, digest, expires_at, node):
             if id in cluster.join_tokens or id in cluster.spent:
                 raise StateConflictError(f"There was a join token {id} already.", "Choose another id.")
             _check_end(expires_at, now)
-            return (JoinTokenIssued(name, id, digest, expires_at),)
+            if node:
+                _check_node(node)
+            return (JoinTokenIssued(name, id, digest, expires_at, node),)
         case RevokeJoinToken(name, id):
             if id in cluster.join_tokens:
                 return (JoinTokenRevoked(name, id),)
@@ -139,6 +149,15 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[E
             raise UnknownSubjectError(f"There is no join token {id}.", "Look at the list of the cluster.")
         case EnrolAgent():
             return _enrol(cluster, command, now)
+        case EnrolReviewedAgent(name, node, url, service_account, serial):
+            trust = cluster.trust
+            if trust is None or (trust.url, trust.service_account) != (url, service_account):
+                raise StateConflictError(
+                    f"Agents do not join {name} by a token of {service_account or 'a ServiceAccount'}.",
+                    "See `podlane clusters trust`, or use a join token.",
+                )
+            _check_node(node)
+            return (AgentEnrolled(name, node, "", serial, now),)
         case RevokeAgent(name, node):
             if node not in cluster.agents:
                 raise UnknownSubjectError(f"No agent of {node} belongs to {name}.", "Look at the list of its agents.")
@@ -153,9 +172,39 @@ def _enrol(cluster: MemberCluster, command: EnrolAgent, now: int) -> tuple[Event
             "The join token is not valid: it was used, revoked, has expired, or never was.",
             "Issue another; each is for one agent.",
         )
-    if not _NODE.fullmatch(command.node):
-        raise InvalidError(f"{command.node[:260]!r} is not a node's name.", "Write it as Kubernetes does.")
-    return (AgentEnrolled(cluster.name, command.node, command.join_token, command.serial),)
+    _check_node(command.node)
+    if token.node and token.node != command.node:
+        raise StateConflictError(
+            f"The join token is for the node {token.node}, not for {command.node}.",
+            "Use it there, or issue another.",
+        )
+    if not token.node and command.node in cluster.agents:
+        # Whoever got hold of a token must not take the place of a node that is there.
+        raise StateConflictError(
+            f"The node {command.node} has an agent in {cluster.name} already, and the join token is for a new one.",
+            f"Issue one for this node (podlane join-token {cluster.name} --node {command.node}), or revoke the agent.",
+        )
+    return (AgentEnrolled(cluster.name, command.node, command.join_token, command.serial, now),)
+
+
+def _trust(cluster: MemberCluster, command: TrustCluster) -> tuple[Event, ...]:
+    wish = (command.url, command.ca, command.service_account)
+    if not any(wish):
+        return () if cluster.trust is None else (ClusterTrusted(cluster.name, "", "", ""),)
+    if not _API_SERVER.fullmatch(command.url):
+        raise InvalidError(
+            f"{command.url[:200]!r} is not the URL of an API server.", "Write it as in https://10.0.0.1:6443"
+        )
+    if len(command.ca) > _LONGEST_CA or "-----BEGIN CERTIFICATE-----" not in command.ca:
+        raise InvalidError("The API server's CA is no certificate in PEM.", "Send `ca.crt` of the cluster.")
+    if not _SERVICE_ACCOUNT.fullmatch(command.service_account):
+        raise InvalidError(f"{command.service_account[:200]!r} is not a ServiceAccount.", "Write it as NAMESPACE/NAME.")
+    return () if cluster.trust == ClusterTrust(*wish) else (ClusterTrusted(cluster.name, *wish),)
+
+
+def _check_node(node: str) -> None:
+    if not _NODE.fullmatch(node):
+        raise InvalidError(f"{node[:260]!r} is not a node's name.", "Write it as Kubernetes does.")
 
 
 def _title(text: str) -> str:

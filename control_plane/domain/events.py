@@ -56,11 +56,25 @@ class ClusterRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterTrusted:
+    """Who shows a token of this ServiceAccount (NAMESPACE/NAME) joins without a join token. The cluster's API server
+    says whether the token is valid: ``url``, ``ca`` in PEM. Empty: nobody does."""
+
+    cluster: str
+    url: str
+    ca: str
+    service_account: str
+
+
+@dataclass(frozen=True, slots=True)
 class JoinTokenIssued:
+    """``node``: the only one that may use it; empty: any that has no agent yet."""
+
     cluster: str
     id: str
     digest: str
     expires_at: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +85,14 @@ class JoinTokenRevoked:
 
 @dataclass(frozen=True, slots=True)
 class AgentEnrolled:
-    """A node's agent has used a join token. ``serial`` is of its certificate, in hexadecimal."""
+    """A node's agent has shown who it is. ``serial`` is of its first certificate, in hexadecimal; all that follow name
+    it, too. ``join_token`` is empty for one that came with the token of a ServiceAccount."""
 
     cluster: str
     node: str
     join_token: str
     serial: str
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,30 +117,23 @@ class DraftDiscarded:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPublished:
-    """The draft has become this revision. Revisions of a policy are numbered from 1 without gaps."""
+    """The draft has become this revision. Revisions of a policy are numbered from 1 without gaps.
+
+    With a ``plan`` it reaches agents in steps, the first of which begins: ``members`` are those who were chosen by
+    count, ``before`` is the revision that the others keep, 0 for none.
+    """
 
     policy: str
     revision: int
+    plan: Mapping[str, Any] | None = None
+    before: int = 0
+    members: Sequence[str] = ()
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRemoved:
     policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutStarted:
-    """The revision that was just published reaches agents in the steps of ``plan``, the first of which begins.
-
-    ``before`` is the revision that the others keep, 0 for none; ``members`` are those who were chosen by count.
-    """
-
-    policy: str
-    revision: int
-    before: int
-    plan: Mapping[str, Any]
-    members: Sequence[str]
-    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +182,16 @@ class RolloutTakenBack:
 
 TenantEvent = TenantCreated | TenantRetitled | TenantClosed
 TokenEvent = TokenIssued | TokenRevoked
-ClusterEvent = ClusterAdded | ClusterRemoved | JoinTokenIssued | JoinTokenRevoked | AgentEnrolled | AgentRevoked
-RolloutEvent = (
-    RolloutStarted | RolloutAdvanced | RolloutPaused | RolloutResumed | RolloutFinished | RolloutTakenBack
+ClusterEvent = (
+    ClusterAdded
+    | ClusterRemoved
+    | ClusterTrusted
+    | JoinTokenIssued
+    | JoinTokenRevoked
+    | AgentEnrolled
+    | AgentRevoked
 )  # fmt: skip
+RolloutEvent = RolloutAdvanced | RolloutPaused | RolloutResumed | RolloutFinished | RolloutTakenBack
 PolicyEvent = PolicyDrafted | DraftDiscarded | PolicyPublished | PolicyRemoved | RolloutEvent
 Event = TenantEvent | TokenEvent | ClusterEvent | PolicyEvent
 

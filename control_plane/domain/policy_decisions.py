@@ -29,7 +29,6 @@ from control_plane.domain.events import (
     RolloutFinished,
     RolloutPaused,
     RolloutResumed,
-    RolloutStarted,
     RolloutTakenBack,
 )
 from control_plane.domain.names import check_name
@@ -80,13 +79,12 @@ def _publish(tenant: Tenant, policy: Policy, command: PublishPolicy, now: int) -
             )
         before = rollout.before
     revision = len(policy.revisions) + 1
-    published = PolicyPublished(name, revision)
     if plan is None:
-        return (published,)
+        return (PolicyPublished(name, revision),)
     for stage in plan.stages:
         _checked_selector(stage.labels or {})
     members = _members(tenant, name, revision, plan.stages[0], frozenset())
-    return (published, RolloutStarted(name, revision, before, plan.to_document(), members, now))
+    return (PolicyPublished(name, revision, plan.to_document(), before, members, now),)
 
 
 def _about_rollout(tenant: Tenant, policy: Policy, command: RolloutCommand, now: int) -> tuple[Event, ...]:

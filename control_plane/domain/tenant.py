@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from control_plane.domain.access import Role
 from control_plane.domain.events import (
@@ -13,6 +13,7 @@ from control_plane.domain.events import (
     ClusterAdded,
     ClusterEvent,
     ClusterRemoved,
+    ClusterTrusted,
     DraftDiscarded,
     Event,
     JoinTokenIssued,
@@ -26,7 +27,6 @@ from control_plane.domain.events import (
     RolloutFinished,
     RolloutPaused,
     RolloutResumed,
-    RolloutStarted,
     RolloutTakenBack,
     TenantClosed,
     TenantCreated,
@@ -55,19 +55,30 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """With it one agent can join a cluster, once."""
+    """With it one agent can join a cluster, once. ``node``: which; empty: any that has none yet."""
 
     id: str
     digest: str
     expires_at: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EnrolledAgent:
-    """A node's agent. ``serial`` is of the certificate it was given when it joined."""
+    """A node's agent. ``serial`` is of the certificate it was given when it joined, at ``at`` (Unix seconds)."""
 
     node: str
     serial: str
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTrust:
+    """The API server that is asked about tokens of the agents' ServiceAccount (NAMESPACE/NAME)."""
+
+    url: str
+    ca: str
+    service_account: str
 
 
 @dataclass(slots=True)
@@ -80,6 +91,7 @@ class MemberCluster:
     """Ids of join tokens that are not to be had again."""
     agents: dict[str, EnrolledAgent] = field(default_factory=dict)
     """By node."""
+    trust: ClusterTrust | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,8 @@ class Policy:
     revisions: list[PolicyContent] = field(default_factory=list)
     withdrawn: set[int] = field(default_factory=set)
     rollout: Rollout | None = None
+    since: int = 0
+    """The position of the last event that changed what agents are to have of it."""
 
     @property
     def revision(self) -> int:
@@ -139,6 +153,8 @@ class Tenant:
     policies: dict[str, Policy] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     """The position of the last event about each subject: its version."""
+    revision: int = 0
+    """The position of the last event that changed what agents are to have."""
 
     @property
     def open(self) -> bool:
@@ -174,22 +190,32 @@ class Tenant:
                 del self.clusters[name]
             case _:
                 if isinstance(event, PolicyEvent):
-                    _apply_to_policy(self.policies.setdefault(event.policy, Policy(event.policy)), event)
+                    policy = self.policies.setdefault(event.policy, Policy(event.policy))
+                    _apply_to_policy(policy, event)
+                    if isinstance(event, _FOR_AGENTS):
+                        policy.since = self.revision = self.position
                 elif isinstance(event, ClusterEvent):
                     _apply_to_cluster(self.clusters[event.cluster], event)
 
 
+_FOR_AGENTS: Final = (PolicyPublished, PolicyRemoved, RolloutAdvanced, RolloutTakenBack)
+"""Events that change what agents are to have."""
+
+
 def _apply_to_cluster(cluster: MemberCluster, event: ClusterEvent) -> None:
     match event:
-        case JoinTokenIssued(_, id, digest, expires_at):
-            cluster.join_tokens[id] = JoinToken(id, digest, expires_at)
+        case ClusterTrusted(_, url, ca, service_account):
+            cluster.trust = ClusterTrust(url, ca, service_account) if url else None
+        case JoinTokenIssued(_, id, digest, expires_at, node):
+            cluster.join_tokens[id] = JoinToken(id, digest, expires_at, node)
         case JoinTokenRevoked(_, id):
             del cluster.join_tokens[id]
             cluster.spent.add(id)
-        case AgentEnrolled(_, node, join_token, serial):
-            del cluster.join_tokens[join_token]
-            cluster.spent.add(join_token)
-            cluster.agents[node] = EnrolledAgent(node, serial)
+        case AgentEnrolled(_, node, join_token, serial, at):
+            if join_token:
+                del cluster.join_tokens[join_token]
+                cluster.spent.add(join_token)
+            cluster.agents[node] = EnrolledAgent(node, serial, at)
         case AgentRevoked(_, node):
             del cluster.agents[node]
 
@@ -200,16 +226,18 @@ def _apply_to_policy(policy: Policy, event: PolicyEvent) -> None:
             policy.draft = PolicyContent(document, selector)
         case DraftDiscarded():
             policy.draft = None
-        case PolicyPublished() if policy.draft is not None:
+        case PolicyPublished(_, revision, plan, before, members, at) if policy.draft is not None:
             _supersede(policy)
             policy.revisions.append(policy.draft)
             policy.draft = None
+            if plan is not None:
+                policy.rollout = Rollout(
+                    revision, before, RolloutPlan.from_document(plan), at, members=frozenset(members)
+                )
         case PolicyRemoved():
             _supersede(policy)
             policy.draft = None
             policy.withdrawn = set(range(1, len(policy.revisions) + 1))
-        case RolloutStarted(_, revision, before, plan, members, at):
-            policy.rollout = Rollout(revision, before, RolloutPlan.from_document(plan), at, members=frozenset(members))
         case _:
             if isinstance(event, RolloutEvent) and policy.rollout is not None:
                 _apply_to_rollout(policy, policy.rollout, event)

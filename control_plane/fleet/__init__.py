@@ -1,0 +1,1 @@
+"""Agents: how they join, what they are told, and what they tell."""

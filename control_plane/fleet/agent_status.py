@@ -1,0 +1,101 @@
+"""What the control plane knows of each agent beyond its enrolment: in memory, from what the agent said last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from control_plane.fleet.figures import TenantFigures
+
+
+class AgentState(StrEnum):
+    """In one word."""
+
+    IN_SYNC = "in-sync"
+    """It has what is desired in force."""
+    BEHIND = "behind"
+    """It is connected, and has not said yet that it has."""
+    FAILED = "failed"
+    """It could not put what is desired in force, as a whole or for some workloads."""
+    AWAY = "away"
+    """It is not connected. What it has in force stays so."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadFailure:
+    """A workload (NAMESPACE/POD) without what is desired."""
+
+    workload: str
+    state: str
+    reason: str
+    policy: str
+
+
+@dataclass(slots=True)
+class AgentStatus:
+    """Changed by the gateway's thread alone; values are replaced, never changed, so that others may read them.
+
+    Times are Unix seconds. ``since``: when it came or went. ``revision`` and ``hash``: what it has in force.
+    """
+
+    connected: bool = False
+    since: float = 0.0
+    heard: float = 0.0
+    address: str = ""
+    instance: str = ""
+    version: str = ""
+    kernel: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    abilities: tuple[str, ...] = ()
+    expires: float = 0.0
+    """When its certificate does."""
+    revision: int = 0
+    hash: bytes = b""
+    refusal: str = ""
+    """Why it did not take the revision that it was told last."""
+    programmed: int = 0
+    failed: int = 0
+    waiting: int = 0
+    failures: tuple[WorkloadFailure, ...] = ()
+    cpu_ms: int = 0
+    memory: int = 0
+    """Bytes."""
+    workloads: int = 0
+    troubles: tuple[str, ...] = ()
+    ended: str = ""
+    """Why the control plane ended its last connection, if it did."""
+
+
+@dataclass(slots=True)
+class TenantAgents:
+    """Those of one tenant, by cluster and node, and what they are to have."""
+
+    revision: int = 0
+    hash: bytes = b""
+    agents: dict[tuple[str, str], AgentStatus] = field(default_factory=dict)
+    figures: TenantFigures = field(default_factory=TenantFigures)
+
+    def state(self, status: AgentStatus | None) -> AgentState:
+        """Of one of them; None: it has never been here."""
+        if status is None or not status.connected:
+            return AgentState.AWAY
+        if status.refusal or (status.failed and self.has(status)):
+            return AgentState.FAILED
+        return AgentState.IN_SYNC if self.has(status) else AgentState.BEHIND
+
+    def has(self, status: AgentStatus) -> bool:
+        """Whether it has said that it has what is desired."""
+        return status.revision == self.revision and (status.hash == self.hash or not self.revision)
+
+
+class FleetStatus:
+    """All tenants' agents. The gateway's thread writes; any thread reads."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, TenantAgents] = {}
+
+    def agents(self, tenant: str) -> TenantAgents:
+        """Those of a tenant. To be asked for tenants that exist."""
+        found = self._tenants.get(tenant)
+        return found if found is not None else self._tenants.setdefault(tenant, TenantAgents())

@@ -1,0 +1,143 @@
+"""What went through lanes: sums over a tenant's agents for each second of the last fifteen minutes.
+
+Bounded, whatever agents say: lanes of the tenant's own policies are told apart, up to a number; others are one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+from fleet_api.agent_pb2 import LaneSum
+
+SECONDS: Final = 900
+MOST_LANES: Final = 512
+"""Of a tenant: 64 bytes each and second, 29 MiB at most."""
+OTHER: Final = "other"
+"""The lane of what no lane of the policy is."""
+COUNTERS: Final = ("bytes", "packets", "dropped", "overlimits")
+GAUGES: Final = ("backlog", "workloads", "rate", "ceil")
+FIELDS: Final = COUNTERS + GAUGES
+_WIDTH: Final = len(FIELDS)
+_MOST: Final = 2**53 - 1
+"""What JSON's readers can take for an integer; agents may say anything."""
+
+LaneKey = tuple[str, str, str]
+"""Policy (empty: the workloads' own), lane, direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSeries:
+    """One lane: each field's value for each second, the oldest first."""
+
+    policy: str
+    lane: str
+    direction: str
+    values: Mapping[str, list[int]]
+
+
+class TenantFigures:
+    """Of one tenant. One thread adds, others read."""
+
+    def __init__(self) -> None:
+        self._lanes: Mapping[str, frozenset[str]] = {}
+        self._places: dict[LaneKey, int] = {}
+        self._now: list[int] = []
+        self._second = 0
+        self._past: deque[tuple[int, array[int]]] = deque(maxlen=SECONDS)
+        self._lock = Lock()
+
+    def know(self, lanes: Mapping[str, frozenset[str]]) -> None:
+        """The lanes of each policy in force, from now on. Those of no policy are forgotten when room is short."""
+        with self._lock:
+            self._lanes = lanes
+            if len(self._places) > MOST_LANES // 2:
+                self._forget()
+
+    def add(self, second: int, sums: Iterable[LaneSum]) -> None:
+        """What an agent said in this second (Unix time) of the server's clock."""
+        with self._lock:
+            if second != self._second:
+                self._turn(second)
+            for each in sums:
+                place = self._place(each.policy, each.lane, each.direction)
+                if place is None:
+                    continue
+                now, at = self._now, place * _WIDTH
+                now[at] += each.bytes
+                now[at + 1] += each.packets
+                now[at + 2] += each.dropped
+                now[at + 3] += each.overlimits
+                now[at + 4] += each.backlog
+                now[at + 5] += each.workloads
+                now[at + 6] += each.rate
+                now[at + 7] += each.ceil
+
+    def window(self, until: int, seconds: int, policy: str | None = None) -> list[LaneSeries]:
+        """The ``seconds`` before ``until`` (Unix time), of one policy or of all. Seconds without news have zeros."""
+        first = until - seconds
+        with self._lock:
+            if self._second < until:
+                self._turn(until)
+            places = dict(self._places)
+            past = [(second, row) for second, row in self._past if first <= second < until]
+        found = []
+        for (name, lane, direction), place in sorted(places.items()):
+            if policy is not None and name != policy:
+                continue
+            values = {field: [0] * seconds for field in FIELDS}
+            seen = False
+            for second, row in past:
+                part = row[place * _WIDTH : (place + 1) * _WIDTH]
+                if any(part):
+                    seen = True
+                    for field, value in zip(FIELDS, part, strict=True):
+                        values[field][second - first] = value
+            if seen:
+                found.append(LaneSeries(name, lane, direction, values))
+        return found
+
+    def _turn(self, second: int) -> None:
+        """Put what was gathered among the past."""
+        if any(self._now):
+            self._past.append((self._second, array("Q", [min(value, _MOST) for value in self._now])))
+        self._now = [0] * (len(self._places) * _WIDTH)
+        self._second = second
+        while self._past and self._past[0][0] < second - SECONDS:
+            self._past.popleft()
+
+    def _place(self, policy: str, lane: str, direction: str) -> int | None:
+        if policy:
+            known = self._lanes.get(policy)
+            if known is None:
+                return None  # it was removed a moment ago, or never was
+            lane = lane if lane in known else OTHER
+        else:
+            lane = OTHER
+        key = (policy, lane, direction)
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= MOST_LANES:
+                return None
+            place = self._places[key] = len(self._places)
+            self._now += [0] * _WIDTH
+        return place
+
+    def _forget(self) -> None:
+        """Leave room to the lanes that there are."""
+        kept = {key: place for key, place in self._places.items() if not key[0] or key[0] in self._lanes}
+        if len(kept) == len(self._places):
+            return
+        places = list(kept.values())
+
+        def moved(row: array[int] | list[int]) -> Iterable[int]:
+            wide = [*row, *[0] * (len(self._places) * _WIDTH - len(row))]
+            return (value for place in places for value in wide[place * _WIDTH : (place + 1) * _WIDTH])
+
+        self._past = deque(((second, array("Q", moved(row))) for second, row in self._past), SECONDS)
+        self._now = list(moved(self._now))
+        self._places = {key: number for number, key in enumerate(kept)}

@@ -1,0 +1,145 @@
+"""The streams of one tenant's agents, and what its log says of them. All in the gateway's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from control_plane.certificates.identity import AgentIdentity
+from control_plane.domain.events import AgentEnrolled, AgentRevoked, Event
+from control_plane.domain.tenant import Tenant
+from control_plane.fleet.agent_status import FleetStatus
+from control_plane.fleet.credentials import Issuer
+from control_plane.fleet.delivery import Delivery, desired_of
+from control_plane.fleet.hearing import known_lanes
+from control_plane.fleet.session import EXPIRED, REPLACED, REVOKED, AgentSession
+from control_plane.gateway.rpc import GrpcStatus
+from daemon.log import Logger
+from fleet_api.agent_pb2 import Credentials
+
+_AT_ONCE: Final = 200
+"""Agents that are told without looking at what others want."""
+
+log = Logger(spacing=10.0)
+Post = Callable[[Callable[[], None]], None]
+"""Has something done in the gateway's thread, soon."""
+ReadOn = Callable[[str, Callable[[], None]], None]
+"""Has a tenant's log read to its end, and :meth:`TenantSessions.happened` called; then calls, in any thread."""
+
+
+class TenantSessions:
+    """What happens in the log is told to :meth:`happened`; sessions ask and tell the rest."""
+
+    def __init__(self, name: str, fleet: FleetStatus, issuer: Issuer, post: Post, read_on: ReadOn) -> None:
+        self.name = name
+        self.delivery = Delivery()
+        self.status = fleet.agents(name)
+        self._tenant = Tenant(name)
+        self._sessions: dict[tuple[str, str], AgentSession] = {}
+        self._issuer = issuer
+        self._post = post
+        self._read_on = read_on
+        self._untold: Iterator[AgentSession] | None = None
+
+    @property
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._issuer.clock()
+
+    def admits(self, identity: AgentIdentity) -> bool:
+        """Whether the agent belongs to its cluster, by an enrolment that was not revoked."""
+        cluster = self._tenant.clusters.get(identity.cluster) if self._tenant.open else None
+        agent = cluster.agents.get(identity.node) if cluster else None
+        return agent is not None and agent.serial == identity.enrolment
+
+    def wait(self, session: AgentSession) -> None:
+        """Call :meth:`AgentSession.caught_up` after the log was read."""
+        self._read_on(self.name, lambda: self._post(session.caught_up))
+
+    def issue(self, identity: AgentIdentity, key: ec.EllipticCurvePublicKey) -> tuple[Credentials, float]:
+        """The next certificate, and when it expires."""
+        return self._issuer.issue(identity, key)
+
+    def came(self, session: AgentSession) -> None:
+        """It is the node's connection from now on."""
+        key = (session.identity.cluster, session.identity.node)
+        before = self._sessions.get(key)
+        self._sessions[key] = session
+        if before is not None:
+            before.end(GrpcStatus.CANCELLED, REPLACED)
+        status = session.status
+        status.connected, status.since, status.expires = True, self.now, session.expires
+        self.status.agents[key] = status
+
+    def left(self, session: AgentSession) -> None:
+        """Its call is over."""
+        key = (session.identity.cluster, session.identity.node)
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
+            session.status.connected, session.status.since = False, self.now
+
+    def happened(self, position: int, events: Sequence[Event]) -> None:
+        """Take in events; the first has this position. Those that are known already are left out."""
+        revision = self._tenant.revision
+        changed = []
+        for number, event in enumerate(events, position):
+            if number == self._tenant.position + 1:
+                self._tenant.apply(event)
+                if isinstance(event, AgentEnrolled | AgentRevoked):
+                    changed.append((event.cluster, event.node))
+        for cluster, node in changed:
+            self._check(cluster, node)
+        if self._tenant.revision != revision:
+            self._change()
+        if not self._tenant.open:
+            for session in list(self._sessions.values()):
+                session.end(GrpcStatus.PERMISSION_DENIED, REVOKED)
+
+    def expire(self) -> None:
+        """End the calls whose certificates have expired."""
+        now = self.now
+        for session in [each for each in self._sessions.values() if each.expires <= now]:
+            session.end(GrpcStatus.UNAUTHENTICATED, EXPIRED)
+
+    def _check(self, cluster: str, node: str) -> None:
+        session = self._sessions.get((cluster, node))
+        if session is not None and not self.admits(session.identity):
+            session.end(GrpcStatus.PERMISSION_DENIED, REVOKED)
+        found = self._tenant.clusters.get(cluster)
+        if found is None or node not in found.agents:
+            self.status.agents.pop((cluster, node), None)
+
+    def _change(self) -> None:
+        desired = desired_of(self._tenant)
+        if not self.delivery.advance(desired):
+            log.error(
+                "the policies of a tenant are too large for one message: agents keep those before", tenant=self.name
+            )
+            return
+        self.status.revision, self.status.hash = self.delivery.revision, self.delivery.hash
+        self.status.figures.know(
+            {
+                name: known_lanes(each["name"] for each in policy.in_force.document.get("classes", ()))
+                for name, policy in self._tenant.policies.items()
+                if policy.in_force is not None
+            }
+        )
+        going = self._untold is not None
+        self._untold = iter(list(self._sessions.values()))
+        if not going:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell some agents, and then the others, so that those of other tenants are heard meanwhile."""
+        if self._untold is None:
+            return
+        some = list(islice(self._untold, _AT_ONCE))
+        for session in some:
+            session.push()
+        if len(some) < _AT_ONCE:
+            self._untold = None
+        else:
+            self._post(self._tell)
