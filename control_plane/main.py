@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 import uvicorn
 
 from control_plane.bootstrap import another_token, first_token
+from control_plane.certificates.authority import LIFETIME, utc
+from control_plane.certificates.root_files import LoadedAuthority, RootFiles, RootFolder, RootStore
 from control_plane.domain.access import TokenText
+from control_plane.fleet.agent_status import FleetStatus
+from control_plane.fleet.invitation import Invitation
+from control_plane.fleet.port import AgentsPort
 from control_plane.http.app import create_app
 from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings
@@ -32,25 +40,43 @@ def serve(
     settings: ControlPlaneSettings,
     *,
     on_first_token: Callable[[TokenText], None],
-    on_ready: Callable[[str, int], None],
+    on_ready: Callable[[str, int, int], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    ``on_first_token`` is called once in the life of a database, ``on_ready`` with the URL and the port. Raises
+    ``on_first_token`` is called once in the life of a database, ``on_ready`` with the URL, its port and that
+    of agents. Raises
     :class:`ConfigError`, :class:`~daemon.errors.PortInUseError`, :class:`~daemon.errors.CertificateError`,
     :class:`~control_plane.store.errors.StoreError`.
     """
     if settings.certificate and settings.key:
         _check_certificate(settings)
-    with _listen(settings) as listener:
+    with (
+        _listen("", settings.address, settings.port) as listener,
+        _listen("agents-", settings.agents_address, settings.agents_port) as agents_listener,
+    ):
         store = open_store(settings.database_url)
+        agents: AgentsPort | None = None
         try:
             plane = ControlPlane(store)
             token = first_token(plane)
             if token is not None:
                 on_first_token(token)
+            authority = LoadedAuthority(_roots(settings), utc(time.time()))
+            fleet = FleetStatus()
+            place = _agents_place(settings, agents_listener.getsockname()[1])
+            agents = AgentsPort(
+                plane,
+                fleet,
+                authority,
+                agents_listener.dup(),
+                _names_of_this_machine(settings),
+                settings.reviewers or settings.state / "reviewers",
+                time.time,
+            )
+            agents.start()
             config = uvicorn.Config(
-                create_app(plane),
+                create_app(plane, fleet, Invitation(place, authority, time.time)),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -71,10 +97,12 @@ def serve(
                 signal.signal(number, end)
             port = listener.getsockname()[1]
             url = _url(settings, port)
-            log.info("the control plane listens", url=url)
-            on_ready(url, port)
+            log.info("the control plane listens", url=url, agents=place)
+            on_ready(url, port, agents_listener.getsockname()[1])
             server.run(sockets=[listener])
         finally:
+            if agents is not None:
+                agents.close()
             store.close()
     log.info("ended")
 
@@ -103,12 +131,48 @@ def _check_certificate(settings: ControlPlaneSettings) -> None:
         ) from None
 
 
-def _listen(settings: ControlPlaneSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
+def rotate_root(settings: ControlPlaneSettings) -> datetime:
+    """Make the next root. From when on it signs. Raises :class:`ConfigError`, :class:`CertificateError`."""
+    roots = _roots(settings)
+    if isinstance(roots, RootFiles):
+        raise ConfigError(
+            "The roots are those of --ca-certificate: add the next one's certificate there, after 24 h change "
+            "--ca-key to its key, and after another 24 h remove the old certificate."
+        )
+    now = utc(time.time())
+    roots.load(now)
+    roots.rotate(now)
+    return now + LIFETIME
+
+
+def _roots(settings: ControlPlaneSettings) -> RootStore:
+    if settings.ca_certificate and settings.ca_key:
+        return RootFiles(settings.ca_certificate, settings.ca_key, settings.trust_domain)
+    return RootFolder(settings.state / "ca", settings.trust_domain)
+
+
+def _agents_place(settings: ControlPlaneSettings, port: int) -> str:
+    """HOST:PORT to tell agents; without a host where only who has reached us knows it."""
+    host = settings.agents_names[0] if settings.agents_names else settings.agents_address
+    if ipaddress.ip_address(settings.agents_address).is_unspecified and not settings.agents_names:
+        host = ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _names_of_this_machine(settings: ControlPlaneSettings) -> list[str]:
+    """What agents may have dialled."""
+    own = [settings.agents_address] if not ipaddress.ip_address(settings.agents_address).is_unspecified else []
+    host = socket.gethostname()
+    return [*settings.agents_names, *own, "localhost", "127.0.0.1", "::1", *([host] if host.isascii() else [])]
+
+
+def _listen(option: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((settings.address, settings.port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        where = f"{settings.address}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(f"{where} is taken. Choose another port by --port.") from None
-        raise ConfigError(f"Cannot listen on {where}: {error.strerror}. Choose another --address.") from None
+            raise PortInUseError(f"{host}:{port} is taken. Choose another port by --{option}port.") from None
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --{option}address."
+        ) from None

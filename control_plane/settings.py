@@ -4,6 +4,7 @@ default."""
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,6 +15,7 @@ from daemon.settings_error import settings_error
 from traffic_policy.errors import ConfigError
 from traffic_policy.settings import LogFormat, LogLevel
 
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9a-fA-F:.]{2,45}")
 ENVIRONMENT: Final = "PODLANE_CONTROL_PLANE_"
 
 
@@ -31,6 +33,13 @@ class ControlPlaneSettings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 15180
     certificate: Path | None = None
     key: Path | None = None
+    agents_address: str = "127.0.0.1"
+    agents_port: Annotated[int, Field(ge=0, le=65535)] = 15181
+    agents_name: str = ""
+    trust_domain: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$")] = "podlane"
+    ca_certificate: Path | None = None
+    ca_key: Path | None = None
+    reviewers: Path | None = None
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
 
@@ -38,6 +47,11 @@ class ControlPlaneSettings(BaseSettings):
     def database_url(self) -> str:
         """That of the store: a file in the state folder, unless another is named."""
         return self.database or f"sqlite:{self.state / 'events.db'}"
+
+    @property
+    def agents_names(self) -> list[str]:
+        """Names and addresses under which agents reach the agents' port, the one to tell them first."""
+        return [name.strip() for name in self.agents_name.split(",") if name.strip()]
 
 
 def load_settings(overrides: dict[str, Any]) -> ControlPlaneSettings:
@@ -51,6 +65,17 @@ def load_settings(overrides: dict[str, Any]) -> ControlPlaneSettings:
         address = ipaddress.ip_address(settings.address)
     except ValueError:
         raise ConfigError(f"--address {settings.address} is not an IP address. Write one, as 127.0.0.1.") from None
+    try:
+        ipaddress.ip_address(settings.agents_address)
+    except ValueError:
+        raise ConfigError(
+            f"--agents-address {settings.agents_address} is not an IP address. Write one, as 0.0.0.0."
+        ) from None
+    for name in settings.agents_names:
+        if not _HOST.fullmatch(name):
+            raise ConfigError(f"--agents-name: {name} is no name of a host. Write one, as fleet.example.com.")
+    if (settings.ca_certificate is None) != (settings.ca_key is None):
+        raise ConfigError("A CA's certificate and its key belong together. Give --ca-certificate and --ca-key.")
     if (settings.certificate is None) != (settings.key is None):
         raise ConfigError("A certificate and its key belong together. Give --certificate and --key.")
     if settings.certificate is None and not address.is_loopback:

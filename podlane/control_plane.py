@@ -36,11 +36,32 @@ At the first start it prints the token of its first administrator, once: `podlan
 @click.option("--port", metavar="PORT", type=int, help="Its port; 0 for any that is free.  [default: 15180]")
 @click.option("--certificate", metavar="FILE", help="Of its TLS server, with the chain (PEM); else it speaks HTTP.")
 @click.option("--key", metavar="FILE", help="The certificate's private key (PEM).")
+@click.option("--agents-address", metavar="ADDRESS", help="Where agents connect, by mutual TLS.  [default: 127.0.0.1]")
+@click.option("--agents-port", metavar="PORT", type=int, help="The port for them; 0: any.  [default: 15181]")
+@click.option(
+    "--agents-name",
+    metavar="NAMES",
+    help="Under which names and addresses they reach it, with commas; the first is told to them.",
+)
+@click.option("--trust-domain", metavar="NAME", help="Of the agents' SPIFFE IDs.  [default: podlane]")
+@click.option(
+    "--ca-certificate",
+    metavar="FILE",
+    help="The CA of agents (PEM), and others to trust.  [default: one of its own, in the state folder]",
+)
+@click.option("--ca-key", metavar="FILE", help="The private key of one of those (PEM): it signs.")
+@click.option(
+    "--reviewers",
+    metavar="FOLDER",
+    help="Tokens to ask clusters' API servers about agents' ServiceAccounts, each in a file TENANT.CLUSTER.  "
+    "[default: reviewers in the state folder]",
+)
 @click.option("--log-format", type=choice(LogFormat), help="How log lines are written.")
 @click.option("--log-level", type=choice(LogLevel), help="From which severity on.")
 @click.option("--new-token", is_flag=True, help="Print a new administrator's token, if the first is lost, and exit.")
-@click.option("--ready-fd", type=int, hidden=True, help="Write the port here once it listens.")
-def control_plane(new_token: bool, ready_fd: int | None, **options: Any) -> None:
+@click.option("--rotate-root", is_flag=True, help="Make the next CA of agents, which signs a day later, and exit.")
+@click.option("--ready-fd", type=int, hidden=True, help="Write the ports here once it listens.")
+def control_plane(new_token: bool, rotate_root: bool, ready_fd: int | None, **options: Any) -> None:
     """Keep the policies of a fleet: who may use how much of the network, decided once and recorded for good.
 
     Without options it works on one machine, with an SQLite database.
@@ -66,6 +87,9 @@ def control_plane(new_token: bool, ready_fd: int | None, **options: Any) -> None
         if new_token:
             click.echo(str(main.issue_token(settings)))
             return
+        if rotate_root:
+            click.echo(f"the next CA of agents signs from {main.rotate_root(settings):%F %T} UTC on")
+            return
         try:
             main.serve(settings, on_first_token=_show, on_ready=partial(_tell, ready_fd))
         finally:
@@ -79,10 +103,11 @@ def _show(token: TokenText) -> None:
     click.echo(str(token))
 
 
-def _tell(descriptor: int | None, url: str, port: int) -> None:
+def _tell(descriptor: int | None, url: str, port: int, agents_port: int) -> None:
     from podlane.console import say
 
     say(f"log in by: podlane login {url}")
+    say(f"agents connect to port {agents_port}; see podlane join-token")
     if descriptor is not None:
         with os.fdopen(descriptor, "w") as stream:
-            stream.write(f"{port}\n")
+            stream.write(f"{port}\n{agents_port}\n")

@@ -35,6 +35,9 @@ VERBS: Final = (
     Verb("login", "Remember a control plane and a token for it.", "podlane.fleet.login"),
     Verb("policy", "Look at a control plane's policies, and change them.", "podlane.fleet.policy"),
     Verb("rollout", "Put a policy in force in steps, and take it back.", "podlane.fleet.rollout"),
+    Verb("agents", "See a control plane's agents, and revoke them.", "podlane.fleet.agents"),
+    Verb("clusters", "See and change the clusters whose agents belong to a tenant.", "podlane.fleet.clusters"),
+    Verb("join-token", "Issue a token with which an agent joins a control plane.", "podlane.fleet.clusters"),
     Verb(
         "audit", "Read who changed what in a control plane, and check that nothing was altered.", "podlane.fleet.audit"
     ),

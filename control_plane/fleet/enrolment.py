@@ -16,9 +16,9 @@ from control_plane.certificates.authority import CertificateRequestError, finger
 from control_plane.certificates.identity import AgentIdentity
 from control_plane.domain.access import TokenText
 from control_plane.domain.commands import EnrolAgent, EnrolReviewedAgent
-from control_plane.domain.names import is_name
 from control_plane.domain.errors import InvalidError, RefusedError
 from control_plane.domain.events import AgentEnrolled
+from control_plane.domain.names import is_name
 from control_plane.domain.tenant import ClusterTrust, MemberCluster, Tenant
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.token_review import ReviewError, TokenReviewer

@@ -7,7 +7,9 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control_plane.http import audit, clusters, policies, rollouts, tenants
+from control_plane.fleet.agent_status import FleetStatus
+from control_plane.fleet.invitation import Invitation
+from control_plane.http import agents, audit, clusters, policies, progress, rollouts, tenants
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
@@ -16,8 +18,8 @@ _LONGEST_BODY: Final = 2**19
 """Bytes. A policy of 254 classes with a dozen names each is some 200 kB."""
 
 
-def create_app(plane: ControlPlane) -> FastAPI:
-    """The application of a control plane."""
+def create_app(plane: ControlPlane, fleet: FleetStatus | None = None, invitation: Invitation | None = None) -> FastAPI:
+    """The application of a control plane. Without an invitation no agent can join."""
     app = FastAPI(
         title="Podlane",
         version=installed_version() or "source",
@@ -26,7 +28,9 @@ def create_app(plane: ControlPlane) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.plane = plane
-    for room in (tenants, clusters, policies, rollouts, audit):
+    app.state.fleet = fleet or FleetStatus()
+    app.state.invitation = invitation
+    for room in (tenants, clusters, agents, policies, progress, rollouts, audit):
         app.include_router(room.router)
     install(app)
     app.add_middleware(_BodyLimit)

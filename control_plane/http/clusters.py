@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from control_plane.bootstrap import new_token
 from control_plane.domain.access import Operation
@@ -16,6 +16,7 @@ from control_plane.domain.commands import (
 from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.events import JoinTokenIssued
 from control_plane.domain.tenant import MemberCluster, Tenant
+from control_plane.fleet.invitation import Invitation
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
 from control_plane.http.documents import (
     AgentDocument,
@@ -31,7 +32,8 @@ from control_plane.http.tenants import CHANGES, existing
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 
 
-def _cluster(state: Tenant, name: str) -> MemberCluster:
+def member_cluster(state: Tenant, name: str) -> MemberCluster:
+    """Raises :class:`UnknownSubjectError`."""
     found = existing(state).clusters.get(name)
     if found is None:
         raise UnknownSubjectError(f"There is no cluster {name[:70]}.", "Look at the list of clusters.")
@@ -55,7 +57,7 @@ def list_clusters(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePa
 def get_cluster(plane: ThePlane, caller: TheCaller, tenant: str, cluster: str, response: Response) -> ClusterDocument:
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        document = _describe(state, _cluster(state, cluster))
+        document = _describe(state, member_cluster(state, cluster))
     tag(response, document.version)
     return document
 
@@ -78,25 +80,27 @@ def list_join_tokens(
     """Those that can still be used."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        tokens = _cluster(state, cluster).join_tokens
+        tokens = member_cluster(state, cluster).join_tokens
         items, after = paging.cut([(id, JoinTokenDocument.describe(token)) for id, token in tokens.items()])
     return Page(items=items, next=after)
 
 
 @router.post("/clusters/{cluster}/join-tokens", status_code=201, responses=CHANGES)
 def issue_join_token(
-    writing: TheWriting, tenant: str, cluster: str, wish: JoinTokenWish, response: Response
+    writing: TheWriting, tenant: str, cluster: str, wish: JoinTokenWish, request: Request, response: Response
 ) -> JoinTokenDocument | Happened:
     """For one agent, once. Its text is in the answer, and nowhere else."""
     text = new_token(tenant)
-    command = IssueJoinToken(cluster, text.id, text.digest, writing.plane.now + wish.expires_in)
+    command = IssueJoinToken(cluster, text.id, text.digest, writing.plane.now + wish.expires_in, wish.node)
     happened = writing.carry_out(Operation.ADMINISTER, tenant, command, response)
     if happened.dry_run:
         return happened
     issued = JoinTokenIssued(**happened.events[0].data)
-    return JoinTokenDocument(
-        id=issued.id, expires_at=issued.expires_at, token=str(text) if issued.id == text.id else None
-    )
+    invitation: Invitation | None = request.app.state.invitation
+    document = JoinTokenDocument(id=issued.id, expires_at=issued.expires_at, node=issued.node)
+    if issued.id == text.id and invitation is not None:
+        document.token, document.control_plane = invitation.join_token(str(text)), invitation.place
+    return document
 
 
 @router.delete("/clusters/{cluster}/join-tokens/{token}", responses=CHANGES)
@@ -110,7 +114,7 @@ def list_agents(
 ) -> Page[AgentDocument]:
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        agents = _cluster(state, cluster).agents
+        agents = member_cluster(state, cluster).agents
         found = [(node, AgentDocument(cluster=cluster, node=node, serial=a.serial)) for node, a in agents.items()]
     items, after = paging.cut(found)
     return Page(items=items, next=after)

@@ -74,21 +74,26 @@ class TokenDocument(BaseModel):
 
 
 class JoinTokenWish(Asked):
-    """``expires_in`` in seconds, at most a week."""
+    """``expires_in`` in seconds, at most a week. ``node``: the only one that may use it; empty: any that has no agent
+    yet."""
 
     expires_in: Annotated[int, Field(ge=1, le=604_800)] = 3600
+    node: str = ""
 
 
 class JoinTokenDocument(BaseModel):
-    """``token`` is told once, and null ever after."""
+    """``token`` is told once, and null ever after, as is ``control_plane``, HOST:PORT of the agents' port (without a
+    host: that of this API)."""
 
     id: str
     expires_at: int
+    node: str = ""
     token: str | None = None
+    control_plane: str | None = None
 
     @classmethod
     def describe(cls, token: JoinToken, text: str | None = None) -> JoinTokenDocument:
-        return cls(id=token.id, expires_at=token.expires_at, token=text)
+        return cls(id=token.id, expires_at=token.expires_at, node=token.node, token=text)
 
 
 class ClusterDocument(BaseModel):

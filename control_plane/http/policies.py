@@ -28,7 +28,8 @@ from traffic_policy.policy_file import policy_from_document
 router = APIRouter(prefix="/v1", responses=responses())
 
 
-def _policy(state: Tenant, name: str) -> Policy:
+def existing_policy(state: Tenant, name: str) -> Policy:
+    """Raises :class:`UnknownSubjectError`."""
     found = existing(state).policies.get(name)
     if found is None:
         raise UnknownSubjectError(f"There is no policy {name[:70]}.", "Look at the list of policies.")
@@ -60,7 +61,7 @@ def list_policies(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePa
 def get_policy(plane: ThePlane, caller: TheCaller, tenant: str, policy: str, response: Response) -> PolicyDocument:
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        document = _describe(state, _policy(state, policy))
+        document = _describe(state, existing_policy(state, policy))
     tag(response, document.version)
     return document
 
@@ -72,7 +73,7 @@ def list_revisions(
     """All that were ever published, the first first."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        revisions = list(enumerate(_policy(state, policy).revisions, 1))
+        revisions = list(enumerate(existing_policy(state, policy).revisions, 1))
     items, after = paging.cut(
         # Numbers of one length sort as numbers.
         (f"{number:09}", RevisionDocument(revision=number, document=dict(c.document), selector=dict(c.selector)))
@@ -120,4 +121,4 @@ def _after(writing: TheWriting, tenant: str, policy: str, happened: Happened) ->
     if happened.dry_run:
         return happened
     with writing.plane.reading(tenant) as state:
-        return _describe(state, _policy(state, policy))
+        return _describe(state, existing_policy(state, policy))

@@ -68,11 +68,17 @@ class FleetClient:
             raise _error(document, source)
         return document
 
-    def items(self, path: str) -> Iterator[Any]:
-        """All of a list, page by page."""
+    @property
+    def host(self) -> str:
+        """Of the control plane, as in a URL."""
+        host = urlsplit(self.context.url).hostname or ""
+        return f"[{host}]" if ":" in host else host
+
+    def items(self, path: str, chosen: Mapping[str, str] | None = None) -> Iterator[Any]:
+        """All of a list, page by page; ``chosen`` says which items, as the list's query has it."""
         cursor: str | None = ""
         while cursor is not None:
-            query: dict[str, str | int] = {"limit": _PAGE}
+            query: dict[str, str | int] = {"limit": _PAGE, **(chosen or {})}
             page = self.ask("GET", path, query=query | ({"cursor": cursor} if cursor else {}))
             yield from page["items"]
             cursor = page["next"]

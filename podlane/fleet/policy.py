@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from podlane.fleet.output import context_options, output_option
+from podlane.fleet.output import OutputFormat, context_options, output_option
 
 
 @click.group(
@@ -52,6 +52,8 @@ def get_policy(name: str, context: str | None, tenant: str | None, output: str) 
     with failing_clearly():
         client = client_for(context, tenant)
         show(client.ask("GET", client.about("policies", name)), output, lambda found: _rows([found]))
+        if output == OutputFormat.TABLE:
+            click.echo(_progress(client.ask("GET", client.about("policies", name, "progress"))))
 
 
 @policy.command("apply")
@@ -255,6 +257,13 @@ def _revision_rows(revisions: list[Any]) -> list[list[str]]:
         total = str(each["document"].get("total", "-"))
         rows.append([str(each["revision"]), total, ",".join(names) or "-", selector or "all"])
     return rows
+
+
+def _progress(told: Any) -> str:
+    others = [f"{told[name]} {name}" for name in ("failed", "behind", "away") if told[name]]
+    return f"revision {told['revision']} is in force on {told['in_force']} of {told['agents']} agents" + (
+        f" ({', '.join(others)})" if others else ""
+    )
 
 
 def _event_rows(happened: Any) -> list[list[str]]:

@@ -31,13 +31,15 @@ class Running:
     token: str
     """Empty: none was shown."""
     process: subprocess.Popen[str]
+    agents_port: int = 0
 
 
 @contextmanager
 def control_plane(folder: Path, *options: str, scheme: str = "http") -> Iterator[Running]:
     """A control plane, which must end by SIGTERM as it should."""
     reader, writer = os.pipe()
-    command = [*PODLANE, "control-plane", "--state", str(folder / "state"), "--port", "0", "--ready-fd", str(writer)]
+    ports = ["--port", "0", "--agents-port", "0", "--ready-fd", str(writer)]
+    command = [*PODLANE, "control-plane", "--state", str(folder / "state"), *ports]
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
             [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, pass_fds=[writer]
@@ -46,7 +48,7 @@ def control_plane(folder: Path, *options: str, scheme: str = "http") -> Iterator
     with process, os.fdopen(reader) as ready:
         port = ready.readline().strip()
         assert port, (folder / "log").read_text()
-        running = Running(f"{scheme}://127.0.0.1:{port}", "", process)
+        running = Running(f"{scheme}://127.0.0.1:{port}", "", process, int(ready.readline()))
         try:
             assert process.stdout is not None
             os.set_blocking(process.stdout.fileno(), False)

@@ -1,0 +1,177 @@
+"""Agents as they are now, and who may join by a ServiceAccount."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from control_plane.domain.access import Operation
+from control_plane.domain.commands import TrustCluster
+from control_plane.domain.errors import UnknownSubjectError
+from control_plane.domain.tenant import EnrolledAgent
+from control_plane.fleet.agent_status import AgentState, AgentStatus, FleetStatus, TenantAgents, WorkloadFailure
+from control_plane.http.clusters import member_cluster
+from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit
+from control_plane.http.documents import Asked, Happened, Page
+from control_plane.http.problems import responses
+from control_plane.http.tenants import CHANGES, existing
+
+router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
+
+
+def _fleet(request: Request) -> FleetStatus:
+    fleet: FleetStatus = request.app.state.fleet
+    return fleet
+
+
+TheFleet = Annotated[FleetStatus, Depends(_fleet)]
+
+
+class AgentStateDocument(BaseModel):
+    """An agent that has joined, as it is now. Times are Unix seconds; null: not known since we were started.
+
+    ``revision``: what it has in force. ``programmed``, ``failed`` and ``waiting`` are numbers of workloads.
+    """
+
+    cluster: str
+    node: str
+    state: AgentState
+    since: float | None
+    revision: int
+    programmed: int
+    failed: int
+    waiting: int
+    version: str
+    address: str
+    joined: int
+    serial: str
+
+    @classmethod
+    def describe(cls, cluster: str, agent: EnrolledAgent, agents: TenantAgents) -> AgentStateDocument:
+        status = agents.agents.get((cluster, agent.node))
+        return cls(**_common(cluster, agent, agents.state(status), status or AgentStatus()))
+
+
+class FailureDocument(BaseModel):
+    """A workload (NAMESPACE/POD) without what is desired."""
+
+    workload: str
+    state: str
+    reason: str
+    policy: str
+
+    @classmethod
+    def describe(cls, failure: WorkloadFailure) -> FailureDocument:
+        return cls(workload=failure.workload, state=failure.state, reason=failure.reason, policy=failure.policy)
+
+
+class AgentDetails(AgentStateDocument):
+    """All that is known of an agent. ``desired``: the revision that it is to have. ``expires``: its certificate."""
+
+    desired: int
+    refusal: str
+    failures: list[FailureDocument]
+    troubles: list[str]
+    ended: str
+    kernel: str
+    abilities: list[str]
+    labels: dict[str, str]
+    instance: str
+    heard: float | None
+    expires: float | None
+    cpu_ms: int
+    memory: int
+
+    @classmethod
+    def details(cls, cluster: str, agent: EnrolledAgent, agents: TenantAgents) -> AgentDetails:
+        known = agents.agents.get((cluster, agent.node))
+        status = known or AgentStatus()
+        return cls(
+            **_common(cluster, agent, agents.state(known), status),
+            desired=agents.revision,
+            refusal=status.refusal,
+            failures=[FailureDocument.describe(each) for each in status.failures],
+            troubles=list(status.troubles),
+            ended=status.ended,
+            kernel=status.kernel,
+            abilities=list(status.abilities),
+            labels=dict(status.labels),
+            instance=status.instance,
+            heard=status.heard or None,
+            expires=status.expires or None,
+            cpu_ms=status.cpu_ms,
+            memory=status.memory,
+        )
+
+
+def _common(cluster: str, agent: EnrolledAgent, state: AgentState, status: AgentStatus) -> dict[str, object]:
+    return {
+        "cluster": cluster,
+        "node": agent.node,
+        "state": state,
+        "since": status.since or None,
+        "revision": status.revision,
+        "programmed": status.programmed,
+        "failed": status.failed,
+        "waiting": status.waiting,
+        "version": status.version,
+        "address": status.address,
+        "joined": agent.at,
+        "serial": agent.serial,
+    }
+
+
+class TrustWish(Asked):
+    """``service_account`` is NAMESPACE/NAME, ``ca`` is PEM. All empty: nobody joins by a ServiceAccount any more."""
+
+    url: Annotated[str, Field(max_length=300)] = ""
+    ca: Annotated[str, Field(max_length=65_536)] = ""
+    service_account: Annotated[str, Field(max_length=320)] = ""
+
+
+@router.get("/agents")
+def list_all_agents(
+    plane: ThePlane,
+    fleet: TheFleet,
+    caller: TheCaller,
+    tenant: str,
+    paging: ThePaging,
+    state: Annotated[AgentState | None, Query(description="Only those in this state.")] = None,
+    cluster: Annotated[str | None, Query(description="Only those of this cluster.", max_length=63)] = None,
+) -> Page[AgentStateDocument]:
+    """Agents of all clusters. What they said is from this process' own connections."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as found:
+        enrolled = [
+            (f"{name}/{node}", name, agent)
+            for name, member in existing(found).clusters.items()
+            if cluster in (None, name)
+            for node, agent in member.agents.items()
+        ]
+    agents = fleet.agents(tenant)
+    if state is not None:
+        enrolled = [each for each in enrolled if agents.state(agents.agents.get((each[1], each[2].node))) is state]
+    chosen = sorted(each for each in enrolled if each[0] > paging.after)[: paging.limit + 1]
+    items, after = paging.page([(key, AgentStateDocument.describe(name, agent, agents)) for key, name, agent in chosen])
+    return Page(items=items, next=after)
+
+
+@router.get("/clusters/{cluster}/agents/{node}")
+def get_agent(
+    plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: str, cluster: str, node: str
+) -> AgentDetails:
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        agent = member_cluster(state, cluster).agents.get(node)
+    if agent is None:
+        raise UnknownSubjectError(f"No agent of {node[:260]} belongs to {cluster}.", "Look at the list of its agents.")
+    return AgentDetails.details(cluster, agent, fleet.agents(tenant))
+
+
+@router.put("/clusters/{cluster}/trust", responses=CHANGES)
+def trust_cluster(writing: TheWriting, tenant: str, cluster: str, wish: TrustWish, response: Response) -> Happened:
+    """Have agents join by a token of their ServiceAccount, about which the cluster's API server is asked."""
+    command = TrustCluster(cluster, wish.url, wish.ca, wish.service_account)
+    return writing.carry_out(Operation.ADMINISTER, tenant, command, response)

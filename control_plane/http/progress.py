@@ -1,0 +1,119 @@
+"""How far what is desired has come, and what went through lanes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from control_plane.domain.access import Operation
+from control_plane.fleet.agent_status import AgentState
+from control_plane.fleet.figures import SECONDS, LaneSeries
+from control_plane.http.agents import TheFleet
+from control_plane.http.context import TheCaller, ThePlane, permit
+from control_plane.http.policies import existing_policy
+from control_plane.http.problems import responses
+from control_plane.http.tenants import existing
+
+router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
+
+
+class PolicyProgress(BaseModel):
+    """On how many agents a policy is in force as it was published, or removed, last.
+
+    ``agents`` have joined: on ``in_force`` of them it is in force, ``failed`` could not, ``behind`` have not said yet,
+    ``away`` are not connected, whatever they have in force. An agent that is away may also be in ``in_force``.
+    """
+
+    policy: str
+    revision: int
+    position: int
+    agents: int
+    in_force: int
+    failed: int
+    behind: int
+    away: int
+
+
+class LaneFigures(BaseModel):
+    """One lane, over all agents. Lists have a value for each second, the oldest first; others are means over them.
+
+    ``policy`` empty: workloads' own policies. ``bytes``, ``packets``, ``dropped`` and ``overlimits`` (how often
+    something had to wait) are of each second; ``backlog`` in bytes; ``rate`` and ``ceil`` in bit/s.
+    """
+
+    policy: str
+    lane: str
+    direction: str
+    bytes: list[int]
+    packets: list[int]
+    dropped: list[int]
+    overlimits: list[int]
+    backlog: list[int]
+    workloads: int
+    rate: int
+    ceil: int
+
+    @classmethod
+    def describe(cls, series: LaneSeries) -> LaneFigures:
+        values = series.values
+        means = {name: sum(values[name]) // len(values[name]) for name in ("workloads", "rate", "ceil")}
+        lists = {name: values[name] for name in ("bytes", "packets", "dropped", "overlimits", "backlog")}
+        return cls(policy=series.policy, lane=series.lane, direction=series.direction, **lists, **means)
+
+
+class FiguresDocument(BaseModel):
+    """``until`` is the second (Unix time) at which the lists end. Lanes without traffic are left out."""
+
+    until: int
+    seconds: int
+    lanes: list[LaneFigures]
+
+
+@router.get("/policies/{policy}/progress")
+def get_progress(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: str, policy: str) -> PolicyProgress:
+    """Has the change reached everyone?"""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        found = existing_policy(state, policy)
+        since, revision = found.since, len(found.revisions)
+        joined = [(name, node) for name, cluster in state.clusters.items() for node in cluster.agents]
+    agents = fleet.agents(tenant)
+    counts = dict.fromkeys(AgentState, 0)
+    in_force = 0
+    for key in joined:
+        status = agents.agents.get(key)
+        there = status is not None and status.revision >= since
+        in_force += there
+        now = agents.state(status)
+        if now is AgentState.AWAY or not there:
+            counts[now] += 1
+    return PolicyProgress(
+        policy=policy,
+        revision=revision,
+        position=since,
+        agents=len(joined),
+        in_force=in_force,
+        failed=counts[AgentState.FAILED],
+        behind=counts[AgentState.BEHIND],
+        away=counts[AgentState.AWAY],
+    )
+
+
+@router.get("/figures")
+def get_figures(
+    plane: ThePlane,
+    fleet: TheFleet,
+    caller: TheCaller,
+    tenant: str,
+    seconds: Annotated[int, Query(ge=1, le=SECONDS)] = 10,
+    policy: Annotated[str | None, Query(max_length=63, description="Only of this one.")] = None,
+) -> FiguresDocument:
+    """Sums over the agents that are connected to this process, of the last seconds."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        existing(state)
+    until = plane.now
+    lanes = [LaneFigures.describe(each) for each in fleet.agents(tenant).figures.window(until, seconds, policy)]
+    return FiguresDocument(until=until, seconds=seconds, lanes=lanes)

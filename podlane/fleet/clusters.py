@@ -1,0 +1,154 @@
+"""``podlane clusters`` and ``podlane join-token``: who may join a control plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from podlane.fleet.output import context_options, output_option
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  podlane clusters add east
+  podlane clusters list
+  podlane clusters trust east --url https://10.0.0.1:6443 --ca ca.crt --service-account podlane/podlane-agent
+"""
+)
+def clusters() -> None:
+    """See and change the clusters whose nodes' agents belong to a tenant."""
+
+
+@clusters.command("list")
+@context_options
+@output_option
+def list_clusters(context: str | None, tenant: str | None, output: str) -> None:
+    """List the clusters of a tenant."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        show(list(client.items(client.about("clusters"))), output, _rows)
+
+
+@clusters.command("add")
+@click.argument("name")
+@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
+@context_options
+def add_cluster(name: str, reason: str, context: str | None, tenant: str | None) -> None:
+    """Add the cluster NAME: any number of nodes, with Kubernetes or without."""
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        done = client.ask("PUT", client.about("clusters", name), reason=reason)
+        say(f"{name} is added" if done["events"] else f"{name} is there already")
+
+
+@clusters.command("remove")
+@click.argument("name")
+@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
+@context_options
+def remove_cluster(name: str, reason: str, context: str | None, tenant: str | None) -> None:
+    """Remove the cluster NAME, which has no agents any more."""
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        client.ask("DELETE", client.about("clusters", name), reason=reason)
+        say(f"{name} is removed")
+
+
+@clusters.command("trust")
+@click.argument("name")
+@click.option("--url", metavar="URL", default="", help="Of the cluster's API server, as the control plane reaches it.")
+@click.option("--ca", metavar="FILE", help="Of the API server (PEM).")
+@click.option("--service-account", metavar="NAMESPACE/NAME", default="", help="Of the agents' Pods.")
+@click.option("--nobody", is_flag=True, help="Have no agent join by a ServiceAccount any more.")
+@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
+@context_options
+def trust_cluster(
+    name: str,
+    url: str,
+    ca: str | None,
+    service_account: str,
+    nobody: bool,
+    reason: str,
+    context: str | None,
+    tenant: str | None,
+) -> None:
+    """Have agents of the cluster NAME join by the token of their ServiceAccount, without join tokens.
+
+    The control plane asks the cluster's API server whether a token is valid, and of which node its Pod is. For that it
+    needs a token of its own (ClusterRole system:auth-delegator), in its --reviewers folder.
+    """
+    from pathlib import Path
+
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.session import client_for
+    from traffic_policy.errors import ConfigError
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        if nobody == bool(url and ca and service_account):
+            raise ConfigError("Give --url, --ca and --service-account, or --nobody.")
+        try:
+            text = Path(ca).read_text("utf-8") if ca and not nobody else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{ca} cannot be read: {error}. Name another by --ca.") from None
+        wish = {"url": url, "ca": text, "service_account": service_account}
+        client.ask("PUT", client.about("clusters", name, "trust"), {} if nobody else wish, reason=reason)
+        if nobody:
+            say(f"no agent joins {name} by a ServiceAccount any more")
+        else:
+            say(f"agents with the ServiceAccount {service_account} may join {client.context.tenant}/{name}")
+
+
+@click.command(
+    "join-token",
+    epilog="""\b
+Examples:
+  podlane join-token east
+  podlane join-token east --node node-1 --expires-in 600
+""",
+)
+@click.argument("cluster")
+@click.option("--node", metavar="NAME", default="", help="The only node that may use it.  [default: any without agent]")
+@click.option("--expires-in", metavar="SECONDS", type=int, default=3600, help="[default: 3600; at most a week]")
+@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
+@context_options
+@output_option
+def join_token(
+    cluster: str, node: str, expires_in: int, reason: str, context: str | None, tenant: str | None, output: str
+) -> None:
+    """Issue a token with which one agent joins CLUSTER, once; print the command for its node.
+
+    The token has the digest of the control plane's CA, so that the agent knows whom to trust.
+    """
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.output import OutputFormat, show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        wish = {"expires_in": expires_in, "node": node}
+        issued = client.ask("POST", client.about("clusters", cluster, "join-tokens"), wish, reason=reason)
+        if output != OutputFormat.TABLE:
+            show(issued, output, _rows)
+            return
+        host, _, port = issued["control_plane"].rpartition(":")
+        place = f"{host or client.host}:{port}"
+        say("run this on the node, once; it is shown once:")
+        named = f" --node {node}" if node else ""
+        click.echo(f"podlane agent --control-plane {place} --join-token {issued['token']}{named}")
+
+
+def _rows(found: list[Any]) -> list[list[str]]:
+    rows = [["NAME", "AGENTS", "JOIN TOKENS"]]
+    return rows + [[each["name"], str(each["agents"]), str(each["join_tokens"])] for each in found]
