@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -34,10 +35,13 @@ from control_plane.domain.events import (
 from control_plane.domain.names import check_name
 from control_plane.domain.rollout import OnNewRevision, Rollout, RolloutState, Stage, chosen
 from control_plane.domain.tenant import Policy, PolicyContent, Tenant
+from fleet_api.limits import MAX_TO_AGENT
 
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9./_-]{0,315}[A-Za-z0-9])?")
 _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?)?")
 """Kubernetes' labels, and names of workloads (NAMESPACE/POD)."""
+_BESIDES: Final = 1024
+"""Bytes of a policy in a message, besides its document and selector, at most."""
 _MOST_LABELS: Final = 32
 _LONGEST_REASON: Final = 1000
 
@@ -70,6 +74,7 @@ def _publish(tenant: Tenant, policy: Policy, command: PublishPolicy, now: int) -
     name, plan, rollout = policy.name, command.plan, policy.rollout
     if policy.draft is None:
         raise StateConflictError(f"The policy {name} has no draft to publish.", "Draft it first.")
+    _check_size(tenant, name, policy.draft)
     before = policy.revision
     if rollout is not None and rollout.active:
         if rollout.plan.on_new_revision is OnNewRevision.REFUSE:
@@ -85,6 +90,18 @@ def _publish(tenant: Tenant, policy: Policy, command: PublishPolicy, now: int) -
         _checked_selector(stage.labels or {})
     members = _members(tenant, name, revision, plan.stages[0], frozenset())
     return (PolicyPublished(name, revision, plan.to_document(), before, members, now),)
+
+
+def _check_size(tenant: Tenant, name: str, draft: PolicyContent) -> None:
+    """All policies of a tenant must fit into one message to its agents."""
+    others = [each.in_force for each in tenant.policies.values() if each.name != name]
+    contents = [draft, *(content for content in others if content is not None)]
+    size = sum(len(json.dumps([c.document, c.selector], ensure_ascii=False).encode()) + _BESIDES for c in contents)
+    if size > MAX_TO_AGENT:
+        raise StateConflictError(
+            f"The tenant's policies would have {size} bytes together: agents take {MAX_TO_AGENT}.",
+            "Remove one, or make some shorter.",
+        )
 
 
 def _about_rollout(tenant: Tenant, policy: Policy, command: RolloutCommand, now: int) -> tuple[Event, ...]:

@@ -14,6 +14,7 @@ from control_plane.fleet.enrolment import EnrolmentDesk
 from control_plane.fleet.session import EXPIRED, AgentSession
 from control_plane.fleet.tenant_sessions import Post, ReadOn, TenantSessions
 from control_plane.gateway.rpc import Call, CallListener, GrpcStatus, Peer, RpcError
+from fleet_api.agent_pb2 import Credentials
 from fleet_api.limits import CONNECT, ENROL
 
 _UNKNOWN_METHOD = "There is no method {}. Update the control plane, or use an agent that is not newer."
@@ -74,6 +75,12 @@ class AgentsHandler:
         """To be called now and then: ends the calls whose certificates have expired."""
         for tenant in self._tenants.values():
             tenant.expire()
+
+    def trust(self, roots: str) -> None:
+        """Tell all agents which roots to trust from now on (PEM)."""
+        credentials = Credentials(roots=roots)
+        for tenant in self._tenants.values():
+            tenant.trust(credentials)
 
     def _tenant(self, name: str) -> TenantSessions:
         """Names are from the log, or from certificates that we have signed."""

@@ -86,7 +86,10 @@ class AgentsPort:
         self._handler.expire()
         now = utc(self._clock())
         try:
-            if self._authority.refresh(now) or now >= self._renew_at:
+            changed = self._authority.refresh(now)
+            if changed:
+                self._handler.trust(self._authority.current.bundle(now).decode())
+            if changed or now >= self._renew_at:
                 self._gateway.ssl_context, self._renew_at = self._certified()
         except (CertificateError, OSError) as error:
             log.warning("the CA cannot be read; the certificates there are stay in use", reason=str(error))

@@ -129,6 +129,11 @@ class AgentSession:
         self._call.send(delivery.message(*self._told))
         self._told = (delivery.revision, delivery.hash)
 
+    def trust(self, roots: Credentials) -> None:
+        """Tell which roots to trust from now on."""
+        if not self.over and self._told is not None:
+            self._call.send(frame(ToAgent(credentials=roots).SerializeToString()))
+
     def caught_up(self) -> None:
         """The log was read to its end."""
         if self._hello is not None and not self.over:

@@ -98,6 +98,11 @@ class TenantSessions:
             for session in list(self._sessions.values()):
                 session.end(GrpcStatus.PERMISSION_DENIED, REVOKED)
 
+    def trust(self, roots: Credentials) -> None:
+        """Tell all which roots to trust from now on."""
+        for session in self._sessions.values():
+            session.trust(roots)
+
     def expire(self) -> None:
         """End the calls whose certificates have expired."""
         now = self.now

@@ -298,3 +298,10 @@ def test_figures_are_summed_and_bounded(bench: Bench) -> None:
     assert sum(series["web", "other", "ingress"]["bytes"]) == 1000
     assert figures.window(int(bench.clock[0]) + 1, 900, "none") == []
     assert POLICY["total"] == "100Mbit"
+
+
+def test_new_roots_are_told_at_once(bench: Bench) -> None:
+    agent = connected(bench)
+    bench.handler.trust("roots")
+    [message] = agent.take()
+    assert (message.credentials.roots, message.credentials.certificate_chain) == ("roots", "")

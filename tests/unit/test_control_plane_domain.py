@@ -34,6 +34,8 @@ GOOD = CheckedPolicy.from_document(POLICY)
 AGENTS = [f"{cluster}/{node}" for cluster in ("east", "west") for node in ("n1", "n2", "n3", "n4")]
 DIGEST = "d" * 64
 NOW = 1_000
+URL = "https://10.0.0.1:6443"
+CA = "-----BEGIN CERTIFICATE-----"
 
 ids = st.sampled_from(["a", "b", "c"])
 names = st.sampled_from(["east", "west", "Not a name"])
@@ -58,7 +60,17 @@ any_command = st.one_of(
     st.builds(c.RevokeToken, ids),
     st.builds(c.AddCluster, names),
     st.builds(c.RemoveCluster, names),
-    st.builds(c.IssueJoinToken, names, ids, st.just(DIGEST), st.integers(NOW - 10, NOW + 100)),
+    st.builds(
+        c.IssueJoinToken, names, ids, st.just(DIGEST), st.integers(NOW - 10, NOW + 100), st.sampled_from(["", "n1"])
+    ),
+    st.builds(
+        c.TrustCluster,
+        names,
+        st.sampled_from(["", URL, "http://x"]),
+        st.sampled_from(["", CA]),
+        st.sampled_from(["", "a/b"]),
+    ),
+    st.builds(c.EnrolReviewedAgent, names, nodes, st.just(URL), st.just("a/b"), st.just("2f")),
     st.builds(c.RevokeJoinToken, names, ids),
     st.builds(c.EnrolAgent, names, nodes, ids, st.sampled_from([DIGEST, "e" * 64]), st.just("1f")),
     st.builds(c.RevokeAgent, names, nodes),
@@ -165,10 +177,18 @@ class AnySequence(RuleBasedStateMachine):
 
     @invariant()
     def a_join_token_is_for_one_agent(self) -> None:
-        used = [(event.cluster, event.join_token) for event in self.events if isinstance(event, AgentEnrolled)]
+        enrolled = [event for event in self.events if isinstance(event, AgentEnrolled) and event.join_token]
+        used = [(event.cluster, event.join_token) for event in enrolled]
         # A cluster that was removed and added again is another one, with tokens of its own.
         if not any(type(event).__name__ == "ClusterRemoved" for event in self.events):
             assert len(set(used)) == len(used)
+
+    @invariant()
+    def the_revision_says_when_what_is_in_force_changed(self) -> None:
+        positions = [policy.since for policy in self.tenant.policies.values()]
+        assert self.tenant.revision == max(positions, default=0)
+        for policy in self.tenant.policies.values():
+            assert (policy.in_force is None) <= (policy.removed or not policy.since)
 
     @invariant()
     def nothing_happens_after_the_end(self) -> None:
@@ -205,6 +225,12 @@ def a_tenant(*commands: c.Command, name: str = "shop") -> Tenant:
         (c.IssueJoinToken("east", "b", DIGEST, NOW), InvalidError, "later end"),
         (c.EnrolAgent("east", "n1", "a", "e" * 64, "1f"), StateConflictError, "Issue another"),
         (c.EnrolAgent("east", "no node!", "a", DIGEST, "1f"), InvalidError, "as Kubernetes does"),
+        (c.EnrolAgent("east", "n1", "a", DIGEST, "1f"), StateConflictError, "--node n1"),
+        (c.EnrolAgent("east", "n2", "bound", DIGEST, "1f"), StateConflictError, "Use it there"),
+        (c.EnrolReviewedAgent("east", "n2", URL, "a/b", "1f"), StateConflictError, "podlane clusters trust"),
+        (c.TrustCluster("east", "http://10.0.0.1", CA, "a/b"), InvalidError, "https://10.0.0.1:6443"),
+        (c.TrustCluster("east", URL, "", "a/b"), InvalidError, "ca.crt"),
+        (c.TrustCluster("east", URL, CA, "b"), InvalidError, "NAMESPACE/NAME"),
         (c.PublishPolicy("web"), StateConflictError, "Draft it first"),
         (c.DraftPolicy("web", GOOD, {"a b": "c"}), InvalidError, "not a label"),
         (c.RemovePolicy("web"), UnknownSubjectError, "podlane policy list"),
@@ -213,7 +239,13 @@ def a_tenant(*commands: c.Command, name: str = "shop") -> Tenant:
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_to_do(command: c.Command, error: type[Exception], words: str) -> None:
-    tenant = a_tenant(c.AddCluster("east"), c.IssueJoinToken("east", "a", DIGEST, NOW + 10))
+    tenant = a_tenant(
+        c.AddCluster("east"),
+        c.IssueJoinToken("east", "first", DIGEST, NOW + 10),
+        c.EnrolAgent("east", "n1", "first", DIGEST, "1f"),
+        c.IssueJoinToken("east", "a", DIGEST, NOW + 10),
+        c.IssueJoinToken("east", "bound", DIGEST, NOW + 10, "n1"),
+    )
     with pytest.raises(error, match=words):
         decide(tenant, command, NOW)
 
@@ -293,3 +325,23 @@ def test_a_token_is_read_as_it_was_written() -> None:
         f"{token}\n",
     ):
         assert TokenText.parse(wrong) is None
+
+
+def test_policies_that_agents_could_not_be_sent_are_not_published() -> None:
+    large = CheckedPolicy({"total": "1Gbit", "classes": [], "note": "ä" * 100_000})  # as long as a real one can be
+    tenant = a_tenant()
+
+    def do(*commands: c.Command) -> None:
+        for command in commands:
+            for event in decide(tenant, command, NOW):
+                tenant.apply(event)
+
+    def publish_more() -> None:
+        for number in range(40):
+            do(c.DraftPolicy(f"p{number}", large), c.PublishPolicy(f"p{number}"))
+
+    with pytest.raises(StateConflictError, match="Remove one"):
+        publish_more()
+    assert len(tenant.policies) == 21
+    do(c.RemovePolicy("p0"), c.PublishPolicy("p20"))
+    assert tenant.policies["p20"].in_force is not None
