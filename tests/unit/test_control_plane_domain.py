@@ -143,10 +143,22 @@ class AnySequence(RuleBasedStateMachine):
                 assert draft is not None
                 self.revisions.setdefault(event.policy, []).append(draft)
                 assert event.revision == len(self.revisions[event.policy])
+            had = self.had()
             self.tenant.apply(event)
+            if had != self.had():
+                assert self.tenant.revision == self.tenant.position, "agents would not be told"
             self.events.append(event)
         if self.tenant.closed and self.closed_at is None:
             self.closed_at = len(self.events)
+
+    def had(self) -> dict[tuple[str, str, bool], int]:
+        """What agents are to have."""
+        found = {
+            (policy.name, agent, bool(labels)): policy.revision_for(agent, labels)
+            for policy in self.tenant.policies.values()
+            for agent, labels in product(AGENTS, ({}, {"zone": "a"}))
+        }
+        return {place: revision for place, revision in found.items() if revision}
 
     @invariant()
     def state_is_what_the_stored_events_say(self) -> None:
@@ -187,8 +199,6 @@ class AnySequence(RuleBasedStateMachine):
     def the_revision_says_when_what_is_in_force_changed(self) -> None:
         positions = [policy.since for policy in self.tenant.policies.values()]
         assert self.tenant.revision == max(positions, default=0)
-        for policy in self.tenant.policies.values():
-            assert (policy.in_force is None) <= (policy.removed or not policy.since)
 
     @invariant()
     def nothing_happens_after_the_end(self) -> None:
