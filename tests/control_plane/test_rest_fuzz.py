@@ -14,7 +14,8 @@ from schemathesis.specs.openapi.checks import (
 
 from control_plane.bootstrap import first_token
 from control_plane.domain.checked_policy import CheckedPolicy
-from control_plane.domain.commands import AddCluster, DraftPolicy
+from control_plane.domain.commands import AddCluster, DraftPolicy, PublishPolicy
+from control_plane.domain.rollout import RolloutPlan, Stage
 from control_plane.http.app import create_app
 from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.event_store import open_store
@@ -34,7 +35,12 @@ def test_every_operation_answers_as_it_is_documented(database_url: str) -> None:
     headers = {"Authorization": f"Bearer {first_token(plane)}"}
     by = Circumstances("test")
     plane.carry_out("default", AddCluster("east"), by)
-    plane.carry_out("default", DraftPolicy("web", CheckedPolicy.from_document(POLICY)), by)
+    for command in (
+        DraftPolicy("web", CheckedPolicy.from_document(POLICY)),
+        PublishPolicy("web", RolloutPlan((Stage(count=1),))),
+        DraftPolicy("web", CheckedPolicy.from_document({**POLICY, "total": "90Mbit"})),
+    ):
+        plane.carry_out("default", command, by)
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(plane))
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) > 20
