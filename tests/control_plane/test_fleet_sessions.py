@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from fleet_bench import POLICY, Agent, Bench, DrivenCall, running_bench
+from fleet_bench import Agent, Bench, DrivenCall, running_bench
 
 from control_plane.domain.commands import AddCluster, CloseTenant, CreateTenant, RemovePolicy, RevokeAgent
 from control_plane.fleet.agent_status import AgentState
@@ -297,7 +297,6 @@ def test_figures_are_summed_and_bounded(bench: Bench) -> None:
     assert max(series["web", "other", "egress"]["bytes"]) == 2**53 - 1
     assert sum(series["web", "other", "ingress"]["bytes"]) == 1000
     assert figures.window(int(bench.clock[0]) + 1, 900, "none") == []
-    assert POLICY["total"] == "100Mbit"
 
 
 def test_new_roots_are_told_at_once(bench: Bench) -> None:
