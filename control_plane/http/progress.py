@@ -22,8 +22,8 @@ router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 class PolicyProgress(BaseModel):
     """On how many agents a policy is in force as it was published, or removed, last.
 
-    ``agents`` have joined: on ``in_force`` of them it is in force, ``failed`` could not, ``behind`` have not said yet,
-    ``away`` are not connected, whatever they have in force. An agent that is away may also be in ``in_force``.
+    ``agents`` have joined: on ``in_force`` of them it is in force, ``failed`` could not take it or have workloads
+    without it, ``behind`` have not said yet, ``away`` are not connected. One that is away may also be in ``in_force``.
     """
 
     policy: str
@@ -84,9 +84,11 @@ def get_progress(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: st
     in_force = 0
     for key in joined:
         status = agents.agents.get(key)
-        there = status is not None and status.revision >= since
-        in_force += there
         now = agents.state(status)
+        there = status is not None and status.revision >= since
+        if status is not None and there and any(each.policy == policy for each in status.failures):
+            there, now = False, AgentState.FAILED if status.connected else now
+        in_force += there
         if now is AgentState.AWAY or not there:
             counts[now] += 1
     return PolicyProgress(

@@ -112,7 +112,8 @@ def _details(agent: Any) -> list[list[str]]:
     rows = [
         ["NODE", agent["node"]],
         ["cluster", agent["cluster"]],
-        ["state", f"{agent['state']} since {_time(agent['since'])}"],
+        ["state", agent["state"]],
+        ["away since" if agent["state"] == "away" else "connected since", _time(agent["since"])],
         ["revision", told],
         ["workloads", f"{agent['programmed']} programmed, {agent['failed']} failed, {agent['waiting']} waiting"],
         ["version", f"{agent['version'] or '-'} on {agent['kernel'] or '-'}"],

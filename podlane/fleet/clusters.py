@@ -114,7 +114,7 @@ def trust_cluster(
     "join-token",
     epilog="""\b
 Examples:
-  podlane join-token east
+  podlane join-token east > token
   podlane join-token east --node node-1 --expires-in 600
 """,
 )
@@ -127,7 +127,7 @@ Examples:
 def join_token(
     cluster: str, node: str, expires_in: int, reason: str, context: str | None, tenant: str | None, output: str
 ) -> None:
-    """Issue a token with which one agent joins CLUSTER, once; print the command for its node.
+    """Issue a token with which one agent joins CLUSTER, once, and say how.
 
     The token has the digest of the control plane's CA, so that the agent knows whom to trust.
     """
@@ -144,9 +144,9 @@ def join_token(
             return
         host, _, port = issued["control_plane"].rpartition(":")
         place = f"{host or client.host}:{port}"
-        say("run this on the node, once; it is shown once:")
-        named = f" --node {node}" if node else ""
-        click.echo(f"podlane agent --control-plane {place} --join-token {issued['token']}{named}")
+        say(f"on {node or 'the node'}, besides other options: podlane agent --control-plane {place} --join-token TOKEN")
+        say("the token, which is for one agent, and shown once:")
+        click.echo(issued["token"])
 
 
 def _rows(found: list[Any]) -> list[list[str]]:

@@ -109,6 +109,11 @@ def test_whether_a_change_has_reached_everyone(bench: Bench, api: TestClient) ->
     one.confirm()
     two.confirm(refusal="no HTB")
     assert progress(api) == {"revision": 1, "agents": 3, "in_force": 1, "failed": 1, "behind": 0, "away": 1}
+    one.confirm(
+        failed=2, failures=[WorkloadState(workload="a/b", policy="db"), WorkloadState(workload="a/c", policy="web")]
+    )
+    assert progress(api) == {"revision": 1, "agents": 3, "in_force": 0, "failed": 2, "behind": 0, "away": 1}
+    one.confirm()
     # Another policy's change is not this one's.
     bench.publish("db")
     bench.until("the policy", lambda: one.take() and two.take())
