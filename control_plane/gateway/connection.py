@@ -31,14 +31,14 @@ log = Logger(spacing=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all connections of a gateway share, and whom they tell of a certificate and of their end."""
+    """What all connections of a gateway share, and whom they tell of their handshake and of their end."""
 
     turns: Turns
     handler: CallHandler
     streams: frozenset[str]
     limits: GatewayLimits
     admission: Admission
-    proven: Callable[[AgentConnection], None]
+    opened: Callable[[AgentConnection], None]
     closed: Callable[[AgentConnection], None]
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_RECORD)))
 
@@ -201,8 +201,7 @@ class AgentConnection:
         self.peer = Peer(self._address, certificate)
         self._heard = self._moved = self.turns.now
         self._around.admission.shaken(self._address, proven=bool(certificate))
-        if certificate:
-            self._around.proven(self)
+        self._around.opened(self)
         self._receive()
         if not self._closed:
             self.flush_soon()
@@ -223,7 +222,7 @@ class AgentConnection:
         if self.http.failure is not None:
             log.info("an agent breaks the rules of HTTP/2", peer=self._address, error=self.http.failure)
             self._end_calls()
-        if self._stuck or self.http.answers:
+        if self._stuck or self.http.answers or self.http.finished:
             self.flush_soon()
         if self._messages > self._around.limits.messages:
             self._paused = True

@@ -29,6 +29,11 @@ class FieldBlocks:
         self._block = b""
         self._decoder = Decoder(MAX_FIELDS)
 
+    @property
+    def size(self) -> int:
+        """Bytes that the block has until now."""
+        return len(self._block)
+
     def begin(self, number: int, fragment: bytes, *, ends_stream: bool) -> None:
         """What HEADERS had."""
         self.number = number

@@ -21,16 +21,22 @@ from control_plane.gateway.streams import BodyReceived, Http2Event, Http2Stream,
 MAX_STREAMS: Final = 4
 """Calls at the same time on one connection."""
 MAX_CHARGE: Final = 500
-"""Frames that carry no data, between two calls of :meth:`Http2Connection.forgive`. A new stream counts as ten."""
+"""Frames that carry no data, between two calls of :meth:`Http2Connection.forgive`.
+
+A new stream counts as ten, and as ten more when the client resets it.
+"""
 MAX_UNSENT_CONTROL: Final = 16 << 10
 """Bytes of answers to such frames that the client has not taken."""
 _STREAM_CHARGE: Final = 10
+_BYTES_CHARGED: Final = 64
+"""Bytes of fields that count as one more: to decode 16 KiB takes milliseconds."""
 _REMEMBERED: Final = 16
 """Closed streams that are told from those that never were."""
 _SETTINGS: Final = frames.settings_frame(
     {Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS, Setting.MAX_HEADER_LIST_SIZE: MAX_FIELDS}
 )
 _LOW_WINDOW: Final = DEFAULT_WINDOW // 2
+"""Whoever gets data takes it at once, and half a window has room for any frame: a client cannot send too much."""
 
 
 class _StreamError(Exception):
@@ -193,17 +199,15 @@ class Http2Connection:
             self._check_not_idle(number, "DATA")
         self._window_in -= size
         if self._window_in < _LOW_WINDOW:
-            if self._window_in < 0:
-                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the window allows")
             self._control += frames.window_update(0, DEFAULT_WINDOW - self._window_in)
             self._window_in = DEFAULT_WINDOW
+        if flags & frames.PADDED:
+            payload = _without_padding(payload)
         if stream is None or stream.request_ended:
             self._count(1)
             if not self._closed_streams.get(number):
                 raise _StreamError(number, ErrorCode.STREAM_CLOSED)
             return
-        if flags & frames.PADDED:
-            payload = _without_padding(payload)
         ends = flags & frames.END_STREAM
         if not payload and not ends:
             self._count(1)
@@ -215,8 +219,6 @@ class Http2Connection:
         if ends:
             stream.request_ended = True
         elif stream.window_in < _LOW_WINDOW:
-            if stream.window_in < 0:
-                raise _StreamError(number, ErrorCode.FLOW_CONTROL_ERROR)
             self._control += frames.window_update(number, DEFAULT_WINDOW - stream.window_in)
             stream.window_in = DEFAULT_WINDOW
         if payload or ends:
@@ -229,7 +231,6 @@ class Http2Connection:
     def _receive_headers(self, flags: int, number: int, payload: bytes, events: list[Http2Event]) -> None:
         if not number & 1:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "clients open streams with odd numbers")
-        self._count(_STREAM_CHARGE)
         if flags & frames.PADDED:
             payload = _without_padding(payload)
         depends_on_itself = False
@@ -252,6 +253,7 @@ class Http2Connection:
     def _receive_fields(self, events: list[Http2Event]) -> None:
         """All fields of a request, or of its trailers. They are decoded in any case: later ones refer to them."""
         number, ends_stream = self._blocks.number, self._blocks.ends_stream
+        self._count(_STREAM_CHARGE + self._blocks.size // _BYTES_CHARGED)
         fields = self._blocks.finish()
         stream = self._streams.get(number)
         if stream is not None:

@@ -59,7 +59,7 @@ class Gateway:
         self._listeners = list(listeners)
         self._admission = Admission(self._limits)
         self._around = Surroundings(
-            self._turns, handler, streams, self._limits, self._admission, self._proven, self._closed
+            self._turns, handler, streams, self._limits, self._admission, self._opened, self._closed
         )
         self._connections: dict[AgentConnection, None] = {}
         self._by_certificate: dict[bytes, list[AgentConnection]] = {}
@@ -167,7 +167,10 @@ class Gateway:
         self._accept_more()
         self._turns.call_later(_LOOK, self._look_after_all)
 
-    def _proven(self, connection: AgentConnection) -> None:
+    def _opened(self, connection: AgentConnection) -> None:
+        self._accept_more()
+        if not connection.peer.certificate:
+            return
         same = self._by_certificate.setdefault(connection.peer.certificate, [])
         same.append(connection)
         if len(same) > self._limits.per_certificate:

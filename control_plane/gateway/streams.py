@@ -42,8 +42,9 @@ class Http2Stream:
 
     def append(self, data: bytes) -> None:
         """Queue a part of the answer. It is not copied."""
-        self._queue.append(data)
-        self.unsent += len(data)
+        if data:
+            self._queue.append(data)
+            self.unsent += len(data)
 
     def take(self, size: int, window: int, pieces: list[bytes | memoryview]) -> int:
         """Move frames into ``pieces``: ``size`` bytes at most, and what this and the connection's ``window`` allow.
