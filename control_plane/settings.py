@@ -16,6 +16,8 @@ from traffic_policy.errors import ConfigError
 from traffic_policy.settings import LogFormat, LogLevel
 
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9a-fA-F:.]{2,45}")
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?")
+"""https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md#21-trust-domain"""
 ENVIRONMENT: Final = "PODLANE_CONTROL_PLANE_"
 
 
@@ -36,7 +38,7 @@ class ControlPlaneSettings(BaseSettings):
     agents_address: str = "127.0.0.1"
     agents_port: Annotated[int, Field(ge=0, le=65535)] = 15181
     agents_name: str = ""
-    trust_domain: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?$")] = "podlane"
+    trust_domain: str = "podlane"
     ca_certificate: Path | None = None
     ca_key: Path | None = None
     reviewers: Path | None = None
@@ -74,6 +76,11 @@ def load_settings(overrides: dict[str, Any]) -> ControlPlaneSettings:
     for name in settings.agents_names:
         if not _HOST.fullmatch(name):
             raise ConfigError(f"--agents-name: {name} is no name of a host. Write one, as fleet.example.com.")
+    if not _TRUST_DOMAIN.fullmatch(settings.trust_domain):
+        raise ConfigError(
+            f"--trust-domain {settings.trust_domain} is none of SPIFFE's. Write lower-case letters, digits, dots and "
+            "hyphens, as podlane.example.com."
+        )
     if (settings.ca_certificate is None) != (settings.ca_key is None):
         raise ConfigError("A CA's certificate and its key belong together. Give --ca-certificate and --ca-key.")
     if (settings.certificate is None) != (settings.key is None):

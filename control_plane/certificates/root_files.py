@@ -122,7 +122,7 @@ RootStore = RootFolder | RootFiles
 
 
 class LoadedAuthority:
-    """The authority as it is now: roots are read again once a minute, so that a rotation needs no restart. Used by any
+    """The authority as it is now: roots are read again now and then, so that a rotation needs no restart. Used by any
     thread."""
 
     def __init__(self, store: RootStore, now: datetime) -> None:

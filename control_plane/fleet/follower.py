@@ -25,7 +25,7 @@ class LogFollower:
     """Tells each event of each tenant once and in order. A thread of its own."""
 
     def __init__(self, store: EventStore, happened: Happened) -> None:
-        """``happened`` is called in this thread, and by :meth:`load` in the caller's."""
+        """``happened`` is called in the follower's thread."""
         self._store = store
         self._happened = happened
         self._positions: dict[str, int] = {}
@@ -35,10 +35,11 @@ class LogFollower:
         self._ending = False
         self._thread = Thread(target=self._run, name="log follower", daemon=True)
 
-    def load(self) -> None:
-        """Tell everything that there is. Raises :class:`StoreError`, :class:`UnknownEventError`."""
+    def load(self, happened: Happened) -> None:
+        """Before the start: tell everything that there is, in the caller's thread. Raises :class:`StoreError`,
+        :class:`UnknownEventError`."""
         for tenant in self._store.heads():
-            self._read(tenant)
+            self._read(tenant, happened)
 
     def start(self) -> None:
         """Follow from now on."""
@@ -77,7 +78,7 @@ class LogFollower:
                     looked = monotonic()
                 while tenants:
                     tenant = next(iter(tenants))
-                    self._read(tenant)
+                    self._read(tenant, self._happened)
                     for then in tenants.pop(tenant):
                         then()
             except (StoreError, UnknownEventError) as error:
@@ -91,8 +92,8 @@ class LogFollower:
         heads = self._store.heads()
         return [tenant for tenant, head in heads.items() if head.position > self._positions.get(tenant, 0)]
 
-    def _read(self, tenant: str) -> None:
+    def _read(self, tenant: str, happened: Happened) -> None:
         after = self._positions.get(tenant, 0)
         while page := self._store.read(tenant, after):
-            self._happened(tenant, after + 1, [decode(event.kind, event.data) for event in page])
+            happened(tenant, after + 1, [decode(event.kind, event.data) for event in page])
             after = self._positions[tenant] = page[-1].position

@@ -25,7 +25,7 @@ from control_plane.service import ControlPlane
 from daemon.errors import CertificateError
 from daemon.log import Logger
 
-_LOOK: Final = 30.0
+_LOOK: Final = 5.0
 """Seconds between two looks for certificates that end."""
 _DRAIN: Final = 2.0
 """Seconds over which agents are asked to go elsewhere when the process is to end."""
@@ -62,7 +62,7 @@ class AgentsPort:
 
     def start(self) -> None:
         """Let agents connect, after the log was read. Raises :class:`~control_plane.store.errors.StoreError`."""
-        self._follower.load()
+        self._follower.load(self._handler.happened)
         self._plane.on_append.append(self._follower.read_on)
         self._follower.start()
         self._post(self._look)

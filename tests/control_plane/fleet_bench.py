@@ -213,7 +213,7 @@ class Bench:
 @contextmanager
 def running_bench(folder: Path, url: str) -> Iterator[Bench]:
     bench = Bench(folder, url)
-    bench.follower.load()
+    bench.follower.load(bench.handler.happened)
     bench.follower.start()
     bench.pump()
     try:

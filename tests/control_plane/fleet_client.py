@@ -48,11 +48,13 @@ class GrpcAgent:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.credentials = Credentials()
         self.state = DesiredState()
+        self.token = ""
         self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stream: Any = None
 
     def join(self, token: str, roots: bytes) -> None:
         """Raises grpc.RpcError."""
+        self.token = token
         with self._channel(grpc.ssl_channel_credentials(roots)) as channel:
             request = EnrolRequest(node=self.node, csr=new_request(self.key), join_token=token)
             answer = channel.unary_unary(ENROL)(request.SerializeToString(), timeout=_PATIENCE)

@@ -209,11 +209,18 @@ def test_a_database_of_postgresql(tmp_path: Path, client: Client, database_url: 
         (["--certificate", "x"], "belong together"),
         (["--certificate", "x", "--key", "y"], "cannot be used"),
         (["--database", "mysql://x"], "postgresql://"),
+        (["--agents-address", "example"], "not an IP address"),
+        (["--agents-address", "192.0.2.1"], "Choose another --agents-address"),
+        (["--agents-name", "a b"], "no name of a host"),
+        (["--trust-domain", "Not A Domain"], "podlane.example.com"),
+        (["--ca-certificate", "x"], "belong together"),
+        (["--ca-certificate", "x", "--ca-key", "y"], "Name files that can be read"),
+        (["--rotate-root", "--ca-certificate", "x", "--ca-key", "y"], "change --ca-key"),
         (["--address", "192.0.2.1", "--certificate", "x", "--key", "y"], "cannot be used"),
     ],
 )
 def test_what_cannot_work_is_said(tmp_path: Path, options: list[str], words: str) -> None:
-    command = ["control-plane", "--state", str(tmp_path / "state"), "--port", "0", *options]
+    command = ["control-plane", "--state", str(tmp_path / "state"), "--port", "0", "--agents-port", "0", *options]
     done = subprocess.run([*PODLANE, *command], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode in (1, 2)
     assert words in done.stderr
@@ -226,6 +233,10 @@ def test_a_second_one_is_told_that_the_port_is_taken(tmp_path: Path) -> None:
         command = ["control-plane", "--state", str(tmp_path / "state"), "--port", port]
         done = subprocess.run([*PODLANE, *command], capture_output=True, text=True, check=False, cwd=ROOT)
         assert (done.returncode, "is taken" in done.stderr) == (1, True)
+        ports = ["--port", "0", "--agents-port", str(plane.agents_port)]
+        command = ["control-plane", "--state", str(tmp_path / "state"), *ports]
+        done = subprocess.run([*PODLANE, *command], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert (done.returncode, "Choose another port by --agents-port" in done.stderr) == (1, True)
 
 
 def test_what_is_no_token_is_refused(tmp_path: Path, client: Client) -> None:

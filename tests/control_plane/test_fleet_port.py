@@ -13,7 +13,9 @@ from fleet_client import GrpcAgent, pinned_root
 from test_command import POLICY, Client, Running, control_plane
 from waiting import until
 
-from fleet_api.agent_pb2 import LaneSum, Report
+from control_plane.certificates.authority import Authority, new_root, utc
+from control_plane.certificates.identity import AgentIdentity
+from fleet_api.agent_pb2 import Credentials, LaneSum, Report
 
 
 @pytest.fixture
@@ -83,3 +85,78 @@ def test_agents_find_what_they_had_after_a_restart_of_the_control_plane(tmp_path
             client.run("policy", "apply", "db", "-f", "-", given=POLICY)
             change = agent.hear().desired
             assert (change.base > 0, sorted(agent.state.policies)) == (True, ["db", "web"])
+
+
+def test_hostile_agents_harm_nobody_else(tmp_path: Path, client: Client) -> None:
+    with control_plane(tmp_path) as plane:
+        client.run("login", plane.url, given=plane.token)
+        client.run("clusters", "add", "east")
+        good, huge, forged = (
+            joined(client, plane, "n1"),
+            joined(client, plane, "n2"),
+            GrpcAgent(plane.agents_port, "n1"),
+        )
+        roots = good.credentials.roots.encode()
+        other = Authority([new_root(utc(time.time()))], "podlane")
+        identity = AgentIdentity("default", "east", "n1", "1f")
+        issued = other.issue_agent(identity, forged.key.public_key(), utc(time.time()))
+        forged.credentials = Credentials(roots=roots.decode(), certificate_chain=issued.chain.decode())
+        stranger = GrpcAgent(plane.agents_port, "n9")
+        with good.connected():
+            with forged.connected(), pytest.raises(grpc.RpcError) as refused:
+                forged.hear()
+            assert refused.value.code() == grpc.StatusCode.UNAVAILABLE, "the handshake fails"
+            with huge.connected():
+                huge.say(report=Report(lanes=[LaneSum(policy="x" * 300_000)]))
+                with pytest.raises(grpc.RpcError) as refused:
+                    huge.hear()
+                assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            for token in ("", "secret", good.token):
+                with pytest.raises(grpc.RpcError) as refused:
+                    stranger.join(token, roots)
+                assert refused.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+            client.run("policy", "apply", "web", "-f", "-", given=POLICY)
+            good.hear()
+            assert list(good.state.policies) == ["web"]
+
+
+def test_two_processes_serve_one_fleet(tmp_path: Path, client: Client, database_url: str) -> None:
+    root = new_root(utc(time.time()))
+    (tmp_path / "ca.crt").write_bytes(root.pem)
+    (tmp_path / "ca.key").write_bytes(root.key_pem)
+    shared = [
+        "--database",
+        database_url,
+        "--ca-certificate",
+        str(tmp_path / "ca.crt"),
+        "--ca-key",
+        str(tmp_path / "ca.key"),
+    ]
+    with control_plane(tmp_path, *shared) as one, control_plane(tmp_path, *shared) as two:
+        client.run("login", one.url, given=one.token)
+        client.run("clusters", "add", "east")
+        agent = joined(client, one, "n1")
+        agent.port = two.agents_port
+        with agent.connected():
+            client.run("policy", "apply", "web", "-f", "-", given=POLICY)
+            agent.hear()
+            agent.confirm()
+            client.run("login", two.url, given=one.token)
+            until("APPLIED", lambda: ask(client, "agents", "get", "n1")["state"] == "in-sync")
+            client.run("login", one.url, given=one.token)
+            client.run("agents", "revoke", "n1")
+            with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+                agent.hear()
+
+
+def test_the_next_ca_is_told_to_agents(tmp_path: Path, client: Client) -> None:
+    with control_plane(tmp_path) as plane:
+        client.run("login", plane.url, given=plane.token)
+        client.run("clusters", "add", "east")
+        agent = joined(client, plane, "n1")
+        state = ["control-plane", "--state", str(tmp_path / "state")]
+        assert "signs from" in client.run(*state, "--rotate-root").stdout
+        assert "under way" in client.run(*state, "--rotate-root", code=1).stderr
+        with agent.connected():
+            told = agent.hear().credentials
+            assert told.roots.count("BEGIN CERTIFICATE") == 2
