@@ -276,10 +276,13 @@ class AgentConnection:
             except OSError:
                 self.close()
                 return
+            more = bool(self._unwritten) or len(data) >= _RECORD
             self._unwritten = data[sent:]
             if not sent:
                 break
             self._moved = self.turns.now
+            if not more:
+                break
         else:
             self.flush_soon()
         self._stuck = bool(self._unwritten) or self.http.unsent
