@@ -21,6 +21,7 @@ from control_plane.domain.access import TokenText
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
 from control_plane.fleet.port import AgentsPort
+from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
 from control_plane.http.app import create_app
 from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings
@@ -57,6 +58,7 @@ def serve(
     ):
         store = open_store(settings.database_url)
         agents: AgentsPort | None = None
+        rollouts: RolloutDriver | None = None
         try:
             plane = ControlPlane(store)
             token = first_token(plane)
@@ -75,6 +77,8 @@ def serve(
                 time.time,
             )
             agents.start()
+            rollouts = RolloutDriver(plane, fleet, PrometheusGates(settings.prometheus))
+            rollouts.start()
             config = uvicorn.Config(
                 create_app(plane, fleet, Invitation(place, authority, time.time)),
                 log_config=None,
@@ -101,6 +105,8 @@ def serve(
             on_ready(url, port, agents_listener.getsockname()[1])
             server.run(sockets=[listener])
         finally:
+            if rollouts is not None:
+                rollouts.close()
             if agents is not None:
                 agents.close()
             store.close()

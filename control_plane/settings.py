@@ -42,6 +42,7 @@ class ControlPlaneSettings(BaseSettings):
     ca_certificate: Path | None = None
     ca_key: Path | None = None
     reviewers: Path | None = None
+    prometheus: str = ""
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
 

@@ -29,6 +29,11 @@ class AgentIdentity:
     node: str
     enrolment: str
 
+    @property
+    def agent(self) -> str:
+        """Its name within the tenant: CLUSTER/NODE."""
+        return f"{self.cluster}/{self.node}"
+
     def uri(self, trust_domain: str) -> str:
         """Its SPIFFE ID. Clusters have their names within a tenant, hence the tenant is in it."""
         return f"spiffe://{trust_domain}/tenant/{self.tenant}/cluster/{self.cluster}/node/{self.node}"

@@ -23,6 +23,10 @@ class Traffic:
     dropped: int = 0
     throttled: int = 0
 
+    def plus(self, other: Traffic) -> Traffic:
+        """Both together."""
+        return Traffic(self.packets + other.packets, self.dropped + other.dropped, self.throttled + other.throttled)
+
 
 @dataclass(frozen=True, slots=True)
 class QueryAnswer:
@@ -101,10 +105,9 @@ def _forbidden(rollout: Rollout, seen: SeenOfRollout) -> str:
         ("dropped", gates.dropped, seen.now.dropped, seen.before.dropped),
         ("had to wait", gates.throttled, seen.now.throttled, seen.before.throttled),
     ):
-        if factor is None or seen.now.packets < _FEW:
+        if factor is None or min(seen.now.packets, seen.before.packets) < _FEW:
             continue
-        share = now / seen.now.packets
-        was = before / seen.before.packets if seen.before.packets else 0.0
+        share, was = now / seen.now.packets, before / seen.before.packets
         if share > max(was * factor, _NEGLIGIBLE):
             return f"{share:.1%} of packets {'were ' if what == 'dropped' else ''}{what}, {was:.1%} before"
     for answer in seen.answers:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.figures import TenantFigures
 
 
@@ -52,6 +53,8 @@ class AgentStatus:
     """When its certificate does."""
     revision: int = 0
     hash: bytes = b""
+    desired: tuple[int, bytes] = (0, b"")
+    """Revision and hash of what it is to have."""
     refusal: str = ""
     """Why it did not take the revision that it was told last."""
     programmed: int = 0
@@ -68,13 +71,38 @@ class AgentStatus:
 
 
 @dataclass(slots=True)
+class RolloutTraffic:
+    """What went through the lanes of a policy: over all agents in the minute before its rollout, and over those that it
+    has reached since its step began."""
+
+    before: Traffic
+    now: Traffic = field(default_factory=Traffic)
+
+
+@dataclass(slots=True)
+class RolloutProgress:
+    """How far a rollout is: of ``agents`` that have joined it has ``reached`` some, of whom some say that they have it,
+    some are ``away``, and some failed, with the reason. ``says``: what it waits for, or why it is taken back."""
+
+    agents: int = 0
+    reached: int = 0
+    having: int = 0
+    away: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    says: str = ""
+
+
+@dataclass(slots=True)
 class TenantAgents:
     """Those of one tenant, by cluster and node, and what they are to have."""
 
     revision: int = 0
-    hash: bytes = b""
     agents: dict[tuple[str, str], AgentStatus] = field(default_factory=dict)
     figures: TenantFigures = field(default_factory=TenantFigures)
+    traffic: dict[str, RolloutTraffic] = field(default_factory=dict)
+    """Of policies whose rollouts are under way."""
+    rollouts: dict[str, RolloutProgress] = field(default_factory=dict)
+    """Of policies, as their rollouts were seen last."""
 
     def state(self, status: AgentStatus | None) -> AgentState:
         """Of one of them; None: it has never been here."""
@@ -86,7 +114,8 @@ class TenantAgents:
 
     def has(self, status: AgentStatus) -> bool:
         """Whether it has said that it has what is desired."""
-        return status.revision == self.revision and (status.hash == self.hash or not self.revision)
+        revision, hash = status.desired
+        return status.revision == revision == self.revision and (status.hash == hash or not revision)
 
 
 class FleetStatus:

@@ -7,78 +7,113 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from control_plane.domain.tenant import Tenant
+from control_plane.domain.tenant import Policy, Tenant
 from fleet_api.agent_pb2 import ToAgent
 from fleet_api.desired import DesiredState, FleetPolicy, message_of
 from fleet_api.framing import HEADER, frame
 from fleet_api.limits import MAX_TO_AGENT
 
-_HISTORY: Final = 16
+_HISTORY: Final = 32
 """States that changes can be made against. Who has an older one is sent everything."""
 
+Variant = tuple[int, ...]
+"""The revisions of the policies whose rollouts are under way."""
+Told = tuple[int, bytes]
+"""A revision and the hash of what there is at it."""
 
-def desired_of(tenant: Tenant) -> DesiredState:
-    """The policies of a tenant that are in force, at the position of the last event that changed them."""
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What some agents are to have. A revision has a target for each variant."""
+
+    state: DesiredState
+    hash: bytes
+
+    @property
+    def told(self) -> Told:
+        """What who has it can say."""
+        return self.state.revision, self.hash
+
+    def had(self, told: Told) -> bool:
+        """Whether who has this has it. Before the first revision there is nothing to have."""
+        return told[0] == self.state.revision and (told[1] == self.hash or not told[0])
+
+
+def desired_of(tenant: Tenant, variant: Mapping[str, int] | None = None) -> DesiredState:
+    """The policies of a tenant, at the position of the last event that changed them.
+
+    ``variant`` are revisions of policies whose rollouts are under way; by default the newest.
+    """
     policies = {}
     for name, policy in tenant.policies.items():
-        if (content := policy.in_force) is not None:
+        number = policy.revision if variant is None else variant.get(name, policy.revision)
+        if number:
+            content = policy.revisions[number - 1]
             document = json.dumps(content.document, separators=(",", ":"), ensure_ascii=False)
-            policies[name] = FleetPolicy(name, len(policy.revisions), document, content.selector)
+            policies[name] = FleetPolicy(name, number, document, content.selector)
     return DesiredState(tenant.revision, policies)
 
 
 class Delivery:
     """What the agents of one tenant are to have, and the messages that bring them there."""
 
-    def __init__(self) -> None:
-        self._history: OrderedDict[int, tuple[DesiredState, bytes]] = OrderedDict({0: (DesiredState(), b"")})
-        self._frames: dict[int, bytes] = {}
-        self.state = DesiredState()
-        self.hash = self.state.hash
+    def __init__(self, tenant: Tenant) -> None:
+        """The tenant as it is when :meth:`advance` is called, and until it is called again."""
+        self._tenant = tenant
+        self._rollouts: tuple[Policy, ...] = ()
+        self._nothing = DesiredState()
+        self._targets: dict[Variant, Target] = {}
+        self._newest = Target(self._nothing, self._nothing.hash)
+        self._history: OrderedDict[Told, DesiredState] = OrderedDict({(0, b""): self._nothing})
+        self._frames: dict[tuple[Told, Told | None], bytes] = {}
 
     @property
     def revision(self) -> int:
         """That of what is desired."""
-        return self.state.revision
+        return self._newest.state.revision
 
-    def advance(self, state: DesiredState) -> bool:
-        """Desire something else from now on. False: it does not fit into a message, and what was desired stays."""
-        if len(_framed(state, None)) > MAX_TO_AGENT + HEADER:
+    def advance(self) -> bool:
+        """Desire from now on what the tenant says. False: it does not fit into a message, and nothing changes."""
+        desired = desired_of(self._tenant)
+        if len(_framed(desired, None)) > MAX_TO_AGENT + HEADER:
             return False
-        self.state, self.hash = state, state.hash
-        self._history[state.revision] = state, self.hash
-        while len(self._history) > _HISTORY:
-            self._history.popitem(last=False)
+        self._newest = Target(desired, desired.hash)
+        policies = self._tenant.policies.values()
+        self._rollouts = tuple(each for each in policies if each.rollout is not None and each.rollout.active)
+        self._targets.clear()
         self._frames.clear()
         return True
 
-    def hash_at(self, revision: int) -> bytes | None:
-        """The hash of a revision; None: it is not known any more."""
-        found = self._history.get(revision)
-        return found[1] if found else None
+    def target(self, agent: str, labels: Mapping[str, str]) -> Target:
+        """What an agent (CLUSTER/NODE, with its node's labels) is to have."""
+        if not self._rollouts:
+            return self._remembered(self._newest)
+        variant = tuple(policy.revision_for(agent, labels) for policy in self._rollouts)
+        found = self._targets.get(variant)
+        if found is None:
+            names = (policy.name for policy in self._rollouts)
+            desired = desired_of(self._tenant, dict(zip(names, variant, strict=True)))
+            found = self._targets[variant] = Target(desired, desired.hash)
+        return self._remembered(found)
 
-    def has(self, revision: int, hash: bytes) -> bool:
-        """Whether who has this has what is desired."""
-        return revision == self.revision and (hash == self.hash or not revision)
+    def _remembered(self, target: Target) -> Target:
+        if target.told not in self._history:
+            self._history[target.told] = target.state
+            while len(self._history) > _HISTORY:
+                self._history.popitem(last=False)
+        return target
 
-    def message(self, revision: int, hash: bytes) -> bytes:
-        """What brings who has this to what is desired: a change, or everything."""
-        base = self._history.get(revision) if revision else None
-        if base is None or base[1] != hash:
-            return self.everything
-        return self._frame(revision, base[0])
-
-    @property
-    def everything(self) -> bytes:
-        """What brings anybody there."""
-        return self._frame(0, None)
-
-    def _frame(self, revision: int, base: DesiredState | None) -> bytes:
-        made = self._frames.get(revision)
+    def message(self, target: Target, told: Told) -> bytes:
+        """What brings who has been told this to a target: a change, or everything."""
+        base = self._history.get(told) if told[0] else None
+        key = (target.told, told if base is not None else None)
+        made = self._frames.get(key)
         if made is None:
-            made = self._frames[revision] = _framed(self.state, base)
+            made = self._frames[key] = _framed(target.state, base)
         return made
 
 

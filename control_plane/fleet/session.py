@@ -9,6 +9,7 @@ An agent that takes longer than the next change is told the newest only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,7 +22,7 @@ from control_plane.fleet.allowance import Allowance
 from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.hearing import check_report, take_applied, take_health, take_hello, wrong
 from control_plane.gateway.rpc import Call, GrpcStatus, RpcError
-from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, ToAgent
+from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, ToAgent
 from fleet_api.framing import frame
 
 _MESSAGES: Final = (10.0, 100.0)
@@ -58,6 +59,9 @@ class SessionTenant(Protocol):
 
     def left(self, session: AgentSession) -> None:
         """Its call is over."""
+
+    def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
+        """It has said what went through lanes in the last second."""
 
     def issue(self, identity: AgentIdentity, key: ec.EllipticCurvePublicKey) -> tuple[Credentials, float]:
         """The next certificate, and when it expires (Unix seconds)."""
@@ -106,7 +110,7 @@ class AgentSession:
             self._applied(said.applied)
         elif kind == "report":
             check_report(said.report)
-            self._tenant.status.figures.add(int(now), said.report.lanes)
+            self._tenant.reported(self, said.report.lanes)
         elif kind == "health":
             take_health(self.status, said.health)
         elif kind == "renew":
@@ -123,11 +127,15 @@ class AgentSession:
 
     def push(self) -> None:
         """Tell what is desired, if the agent has not been told and takes what is sent."""
-        delivery = self._tenant.delivery
-        if self.over or self._told is None or delivery.has(*self._told) or self._call.unsent:
+        if self.over or self._told is None:
             return
-        self._call.send(delivery.message(*self._told))
-        self._told = (delivery.revision, delivery.hash)
+        delivery = self._tenant.delivery
+        target = delivery.target(self.identity.agent, self.status.labels)
+        self.status.desired = target.told
+        if target.had(self._told) or self._call.unsent:
+            return
+        self._call.send(delivery.message(target, self._told))
+        self._told = target.told
 
     def trust(self, roots: Credentials) -> None:
         """Tell which roots to trust from now on."""
@@ -176,8 +184,8 @@ class AgentSession:
     def _applied(self, applied: Applied) -> None:
         told = self._told[0] if self._told else self.status.revision
         take_applied(self.status, applied, told)
-        delivery = self._tenant.delivery
-        other = applied.revision == delivery.revision and applied.hash != delivery.hash and applied.revision
+        revision, hash = self.status.desired
+        other = applied.revision == revision and applied.hash != hash and applied.revision
         if other and not applied.refusal and self._told is not None and self._everything.take(self._tenant.now):
             self._told = (0, b"")
             self.push()

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control_plane.certificates.identity import AgentIdentity
-from control_plane.domain.events import AgentEnrolled, AgentRevoked, Event
-from control_plane.domain.tenant import Tenant
-from control_plane.fleet.agent_status import FleetStatus
+from control_plane.domain.events import (
+    AgentEnrolled,
+    AgentRevoked,
+    Event,
+    PolicyEvent,
+    PolicyPublished,
+    RolloutAdvanced,
+    RolloutResumed,
+)
+from control_plane.domain.rollout_gates import Traffic
+from control_plane.domain.tenant import Policy, Tenant
+from control_plane.fleet.agent_status import FleetStatus, RolloutTraffic
 from control_plane.fleet.credentials import Issuer
-from control_plane.fleet.delivery import Delivery, desired_of
+from control_plane.fleet.delivery import Delivery
+from control_plane.fleet.figures import LaneSeries
 from control_plane.fleet.hearing import known_lanes
 from control_plane.fleet.session import EXPIRED, REPLACED, REVOKED, AgentSession
 from control_plane.gateway.rpc import GrpcStatus
 from daemon.log import Logger
-from fleet_api.agent_pb2 import Credentials
+from fleet_api.agent_pb2 import Credentials, LaneSum
 
+_BEFORE: Final = 60
+"""Seconds before a rollout over which its policy's traffic is what it is compared with."""
 _AT_ONCE: Final = 200
 """Agents that are told without looking at what others want."""
 
@@ -35,9 +47,9 @@ class TenantSessions:
 
     def __init__(self, name: str, fleet: FleetStatus, issuer: Issuer, post: Post, read_on: ReadOn) -> None:
         self.name = name
-        self.delivery = Delivery()
         self.status = fleet.agents(name)
         self._tenant = Tenant(name)
+        self.delivery = Delivery(self._tenant)
         self._sessions: dict[tuple[str, str], AgentSession] = {}
         self._issuer = issuer
         self._post = post
@@ -81,6 +93,14 @@ class TenantSessions:
             del self._sessions[key]
             session.status.connected, session.status.since = False, self.now
 
+    def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
+        """It has said what went through lanes in the last second."""
+        self.status.figures.add(int(self.now), lanes)
+        for name, traffic in self.status.traffic.items():
+            rollout = self._tenant.policies[name].rollout
+            if rollout is not None and rollout.reaches(name, session.identity.agent, session.status.labels):
+                traffic.now = traffic.now.plus(_traffic(each for each in lanes if each.policy == name))
+
     def happened(self, position: int, events: Sequence[Event]) -> None:
         """Take in events; the first has this position. Those that are known already are left out."""
         revision = self._tenant.revision
@@ -90,6 +110,8 @@ class TenantSessions:
                 self._tenant.apply(event)
                 if isinstance(event, AgentEnrolled | AgentRevoked):
                     changed.append((event.cluster, event.node))
+                elif isinstance(event, PolicyEvent):
+                    self._watch(event)
         for cluster, node in changed:
             self._check(cluster, node)
         if self._tenant.revision != revision:
@@ -117,20 +139,27 @@ class TenantSessions:
         if found is None or node not in found.agents:
             self.status.agents.pop((cluster, node), None)
 
+    def _watch(self, event: PolicyEvent) -> None:
+        """Gather the traffic that a rollout is judged by."""
+        policy = self._tenant.policies[event.policy]
+        if policy.rollout is None or not policy.rollout.active:
+            self.status.traffic.pop(policy.name, None)
+        elif isinstance(event, PolicyPublished):
+            lanes = self.status.figures.window(int(self.now), _BEFORE, policy.name)
+            self.status.traffic[policy.name] = RolloutTraffic(_summed(lanes))
+        elif isinstance(event, RolloutAdvanced | RolloutResumed):
+            before = self.status.traffic.get(policy.name, RolloutTraffic(Traffic())).before
+            self.status.traffic[policy.name] = RolloutTraffic(before)
+
     def _change(self) -> None:
-        desired = desired_of(self._tenant)
-        if not self.delivery.advance(desired):
+        if not self.delivery.advance():
             log.error(
                 "the policies of a tenant are too large for one message: agents keep those before", tenant=self.name
             )
             return
-        self.status.revision, self.status.hash = self.delivery.revision, self.delivery.hash
+        self.status.revision = self.delivery.revision
         self.status.figures.know(
-            {
-                name: known_lanes(each["name"] for each in policy.in_force.document.get("classes", ()))
-                for name, policy in self._tenant.policies.items()
-                if policy.in_force is not None
-            }
+            {name: lanes for name, policy in self._tenant.policies.items() if (lanes := _lanes_of(policy))}
         )
         going = self._untold is not None
         self._untold = iter(list(self._sessions.values()))
@@ -148,3 +177,27 @@ class TenantSessions:
             self._untold = None
         else:
             self._post(self._tell)
+
+
+def _lanes_of(policy: Policy) -> frozenset[str]:
+    """Those of what some agents are to have of it."""
+    numbers = {policy.revision}
+    if policy.rollout is not None and policy.rollout.active:
+        numbers.add(policy.rollout.before)
+    contents = [policy.revisions[number - 1] for number in numbers if number]
+    return frozenset().union(
+        *(known_lanes(each["name"] for each in content.document.get("classes", ())) for content in contents)
+    )
+
+
+def _traffic(lanes: Iterable[LaneSum]) -> Traffic:
+    packets = dropped = throttled = 0
+    for each in lanes:
+        packets, dropped, throttled = packets + each.packets, dropped + each.dropped, throttled + each.overlimits
+    return Traffic(packets, dropped, throttled)
+
+
+def _summed(lanes: Iterable[LaneSeries]) -> Traffic:
+    """The traffic of all lanes over all seconds."""
+    names = ("packets", "dropped", "overlimits")
+    return Traffic(*map(sum, zip(*([sum(each.values[n]) for n in names] for each in lanes), strict=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field
 
@@ -17,7 +17,10 @@ from control_plane.domain.rollout import (
     RolloutState,
     Stage,
 )
+from control_plane.fleet.agent_status import RolloutProgress
 from control_plane.http.documents import Asked
+
+_MOST_FAILURES: Final = 20
 
 
 class StageWish(Asked):
@@ -85,10 +88,36 @@ class StageDocument(BaseModel):
     labels: dict[str, str] | None
 
 
+class ProgressDocument(BaseModel):
+    """Of ``agents`` that have joined, ``reached`` have been told; of these ``having`` say that they have it, ``away``
+    are not connected, and ``failures`` failed (the first ones, with the reason). ``says``: what it waits for."""
+
+    agents: int
+    reached: int
+    having: int
+    away: int
+    failed: int
+    failures: list[str]
+    says: str
+
+    @classmethod
+    def describe(cls, seen: RolloutProgress) -> ProgressDocument:
+        return cls(
+            agents=seen.agents,
+            reached=seen.reached,
+            having=seen.having,
+            away=seen.away,
+            failed=len(seen.failures),
+            failures=[f"{agent}: {why}" for agent, why in seen.failures[:_MOST_FAILURES]],
+            says=seen.says,
+        )
+
+
 class RolloutDocument(BaseModel):
     """``stage`` is the index of the step that it is at, since ``since`` (Unix seconds).
 
-    ``before`` is the revision of the agents that it has not reached, 0 for none.
+    ``before`` is the revision of the agents that it has not reached, 0 for none. ``progress`` is what was seen of the
+    agents last, null if it was not looked at since we were started.
     """
 
     policy: str
@@ -102,9 +131,10 @@ class RolloutDocument(BaseModel):
     stages: list[StageDocument]
     gates: dict[str, Any]
     on_new_revision: OnNewRevision
+    progress: ProgressDocument | None
 
     @classmethod
-    def describe(cls, policy: str, rollout: Rollout) -> RolloutDocument:
+    def describe(cls, policy: str, rollout: Rollout, seen: RolloutProgress | None) -> RolloutDocument:
         plan = rollout.plan
         return cls(
             policy=policy,
@@ -121,6 +151,7 @@ class RolloutDocument(BaseModel):
             ],
             gates=asdict(plan.gates),
             on_new_revision=plan.on_new_revision,
+            progress=None if seen is None else ProgressDocument.describe(seen),
         )
 
 

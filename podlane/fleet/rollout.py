@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
 from podlane.fleet.output import context_options, output_option
 from podlane.options import parsed
 from traffic_policy.units import Duration
+
+_LOOK: Final = 0.5
+"""Seconds between two looks at a rollout that is waited for."""
 
 
 @click.group(
@@ -17,7 +21,7 @@ Examples:
   podlane policy apply web --file web.yaml --draft
   podlane rollout start web
   podlane rollout start web --stages "1, 5%, zone=a, 50%" --soak 10m --max-failed 2
-  podlane rollout status web
+  podlane rollout status web --wait
   podlane rollout abort web --reason "shops were slow"
 """
 )
@@ -106,9 +110,10 @@ def start_rollout(
 
 @rollout.command("status")
 @click.argument("policy")
+@click.option("--wait", is_flag=True, help="Until it has ended, telling what happens; exit code 1 if not all have it.")
 @context_options
 @output_option
-def rollout_status(policy: str, context: str | None, tenant: str | None, output: str) -> None:
+def rollout_status(policy: str, wait: bool, context: str | None, tenant: str | None, output: str) -> None:
     """Show how far the last rollout of POLICY is, and why it stands as it does."""
     from podlane.console import failing_clearly
     from podlane.fleet.output import show
@@ -116,7 +121,41 @@ def rollout_status(policy: str, context: str | None, tenant: str | None, output:
 
     with failing_clearly():
         client = client_for(context, tenant)
-        show(client.ask("GET", client.about("policies", policy, "rollout")), output, _rows)
+        place = client.about("policies", policy, "rollout")
+        found = client.ask("GET", place)
+        if wait:
+            found = _followed(found, lambda: client.ask("GET", place))
+        show(found, output, _rows)
+    if wait and found["state"] != "done":
+        raise SystemExit(1)
+
+
+def _followed(found: Any, again: Callable[[], Any]) -> Any:
+    """Tell each change on standard error, as a bar on a terminal, until the rollout has ended."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.fields[step]}"), BarColumn(), TextColumn("{task.description}"))
+    last = ""
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", step="", total=None)
+        while True:
+            seen = found["progress"] or {"agents": None, "having": 0, "reached": 0, "says": ""}
+            step = f"step {found['stage'] + 1} of {len(found['stages'])} ({found['stages'][found['stage']]['says']})"
+            have = f"{seen['having']} of {seen['reached']} agents have it"
+            text = f"{have}; {seen['says']}" if seen["says"] else have
+            progress.update(task, total=seen["agents"], completed=seen["having"], description=text, step=step)
+            told = f"{found['state']}, {step}: {have}"
+            if told != last and not console.is_terminal:
+                click.echo(told, err=True)
+            last = told
+            if found["state"] not in ("running", "paused"):
+                return found
+            time.sleep(_LOOK)
+            found = again()
 
 
 def _says(verb: str, help: str) -> None:
@@ -168,9 +207,9 @@ def _gate(text: str) -> dict[str, object]:
 
 
 def _rows(document: Any) -> list[list[str]]:
-    rows = [["POLICY", "REVISION", "BEFORE", "STATE", "STEP", "REACHES", "REASON"]]
-    steps = document["stages"]
-    rows.append(
+    steps, seen = document["stages"], document["progress"]
+    return [
+        ["POLICY", "REVISION", "BEFORE", "STATE", "STEP", "REACHES", "REACHED", "HAVE IT", "AWAY", "FAILED", "WHY"],
         [
             document["policy"],
             str(document["revision"]),
@@ -178,7 +217,8 @@ def _rows(document: Any) -> list[list[str]]:
             document["state"],
             f"{document['stage'] + 1} of {len(steps)}",
             steps[document["stage"]]["says"],
-            document["reason"] or "-",
-        ]
-    )
-    return rows
+            f"{seen['reached']} of {seen['agents']}" if seen else "-",
+            *(str(seen[key]) if seen else "-" for key in ("having", "away", "failed")),
+            document["reason"] or (seen["says"] if seen and document["state"] == "running" else "") or "-",
+        ],
+    ]

@@ -157,8 +157,12 @@ def test_revisions_are_compared_restored_and_rolled_out(tmp_path: Path, client: 
         assert (told["soak"], told["gates"]["prometheus"]) == (120, [{"query": "up", "at_most": 3.0}])
         client.run("rollout", "pause", "web", "--reason", "lunch")
         client.run("rollout", "resume", "web")
+        assert client.run("rollout", "status", "web").stdout.splitlines()[1].split()[3] == "running"
         assert "slow" in client.run("rollout", "abort", "web", "--reason", "shops were slow").stdout
         assert "taken back" in client.run("rollout", "pause", "web", code=1).stderr
+
+        waited = client.run("rollout", "status", "web", "--wait", code=1)
+        assert waited.stderr.startswith("taken back, step 1 of 4 (1 agent): ")
 
         assert "revision 3" in client.run("policy", "restore", "web", "--revision", "2").stderr
         assert "already" in client.run("policy", "restore", "web", "--revision", "3").stderr

@@ -241,7 +241,9 @@ def test_an_agent_that_was_told_more_by_another_process_is_not_set_back(bench: B
     with running_bench(tmp_path / "second", f"sqlite:{tmp_path / 'events.db'}") as other:
         other.publish()
         other.read()
-        known = DesiredState(other.revision(), dict(other.handler._tenant("default").delivery.state.policies))
+        known = DesiredState(
+            other.revision(), dict(other.handler._tenant("default").delivery.target("", {}).state.policies)
+        )
     agent.hello(known)
     bench.until("it is let in", lambda: bench.state() == AgentState.IN_SYNC)
     assert agent.call.sent == []
