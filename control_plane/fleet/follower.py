@@ -13,7 +13,7 @@ from control_plane.store.errors import StoreError
 from control_plane.store.event_store import EventStore
 from daemon.log import Logger
 
-_OTHERS: Final = 0.5
+_OTHERS: Final = 0.2
 """Seconds between two looks at what other processes have written."""
 
 log = Logger(spacing=10.0)
