@@ -57,7 +57,7 @@ class Http2Connection:
         "_first_window",
         "_held",
         "_last",
-        "_refused_from",
+        "_leaving",
         "_streams",
         "_window_in",
         "_window_out",
@@ -78,7 +78,8 @@ class Http2Connection:
         self._closed_streams: dict[int, bool] = {}
         """The last ones, and whether it was us who ended them while the client may still have been sending."""
         self._last = 0
-        self._refused_from: int | None = None
+        self._leaving = False
+        """The client is yet to be told that we go."""
         self._blocks = FieldBlocks()
         self._window_in = DEFAULT_WINDOW
         self._window_out = DEFAULT_WINDOW
@@ -279,10 +280,7 @@ class Http2Connection:
 
     def _open(self, number: int, fields: Fields, ends_stream: bool, events: list[Http2Event]) -> None:
         self._last = number
-        if self._refused_from is not None and number > self._refused_from:
-            self._remember(number, ours=True)
-            return
-        if len(self._streams) >= MAX_STREAMS:
+        if self.going or len(self._streams) >= MAX_STREAMS:
             raise _StreamError(number, ErrorCode.REFUSED_STREAM)
         try:
             found = request_fields(fields)
@@ -428,11 +426,8 @@ class Http2Connection:
             self._remember(stream.number, ours=True)
 
     def go_away(self) -> None:
-        """Take no more requests."""
-        if not self.going or self._refused_from is None:
-            self.going = True
-            self._refused_from = self._last
-            self._control += frames.goaway(self._last, ErrorCode.NO_ERROR)
+        """Take no more requests. GOAWAY comes when the open ones have ended: h2's client reads nothing after it."""
+        self.going = self._leaving = True
 
     def take(self, size: int) -> bytes:
         """What may be sent now, about ``size`` bytes at most. Empty: nothing, for the time being."""
@@ -450,7 +445,10 @@ class Http2Connection:
                 flags = frames.END_HEADERS | frames.END_STREAM
                 pieces.append(frames.make_frame(frames.HEADERS, flags, stream.number, stream.trailers))
                 self._end(stream)
-        if self._control:  # RST_STREAM after trailers
+        if self._leaving and not self._streams:
+            self._leaving = False
+            self._control += frames.goaway(self._last, ErrorCode.NO_ERROR)
+        if self._control:  # that, and RST_STREAM after trailers
             pieces.append(bytes(self._control))
             self._control.clear()
         return b"".join(pieces)

@@ -26,8 +26,10 @@ class GatewayLimits:
     """How long a call with one answer may last."""
     silence: float = SILENCE
     """How long an agent may say nothing, or take nothing of what waits for it."""
+    look: float = 1.0
+    """Time between two looks after all connections: what is late is ended then, and what floods is counted anew."""
     messages: int = 500
-    """Messages in a second from one agent, about. Then nothing is read from it until the next second."""
+    """Messages from one agent between two looks, about. Then nothing is read from it until the next."""
     linger: float = 2.0
     """How long a client may take to close its side, after we have closed ours."""
     drain_time: float = 10.0

@@ -22,8 +22,6 @@ from fleet_api.limits import CONNECT
 
 _ACCEPTED_AT_ONCE: Final = 4
 """Connections accepted in one turn from one listener: no more than have a step of their handshake in it."""
-_LOOK: Final = 1.0
-"""Seconds between two looks after all connections."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _DRAIN_STEPS: Final = 20
 """In a second, while connections are told to go, one after the other."""
@@ -165,7 +163,7 @@ class Gateway:
         for connection in tuple(self._connections):
             connection.look_after(now)
         self._accept_more()
-        self._turns.call_later(_LOOK, self._look_after_all)
+        self._turns.call_later(self._limits.look, self._look_after_all)
 
     def _opened(self, connection: AgentConnection) -> None:
         self._accept_more()

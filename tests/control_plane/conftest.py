@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests of a session, each of which gets a database of its own."""
+"""A PostgreSQL server for the tests of a session, each of which gets a database of its own; certificates for all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from gateway_harness import Authority
 from waiting import until
 
 OPTIONS = ["--auth=trust", "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C", "--username=postgres"]
@@ -72,3 +73,9 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[],
 @pytest.fixture
 def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Certificates for a gateway and its agents."""
+    return Authority(tmp_path_factory.mktemp("certificates"))

@@ -6,13 +6,16 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
+import h2.events
 import trustme
 
 from control_plane.gateway.limits import GatewayLimits
@@ -124,12 +127,16 @@ def running(authority: Authority, handler: Any, limits: GatewayLimits | None = N
 
 
 @contextmanager
-def channel(authority: Authority, port: int, agent: tuple[Path, Path] | None) -> Iterator[grpc.Channel]:
+def channel(
+    authority: Authority, port: int, agent: tuple[Path, Path] | None, options: Sequence[tuple[str, int]] = ()
+) -> Iterator[grpc.Channel]:
     key = chain = None
     if agent is not None:
         chain, key = (path.read_bytes() for path in agent)
     credentials = grpc.ssl_channel_credentials(authority.roots.encode(), key, chain)
-    with grpc.secure_channel(f"127.0.0.1:{port}", credentials, [("grpc.use_local_subchannel_pool", 1)]) as opened:
+    with grpc.secure_channel(
+        f"127.0.0.1:{port}", credentials, [("grpc.use_local_subchannel_pool", 1), *options]
+    ) as opened:
         yield opened
 
 
@@ -139,3 +146,93 @@ def unary(opened: grpc.Channel, method: str = UNARY) -> grpc.UnaryUnaryMultiCall
 
 def stream(opened: grpc.Channel, method: str = STREAM) -> grpc.StreamStreamMultiCallable[bytes, bytes]:
     return opened.stream_stream(method, request_serializer=None, response_deserializer=None)
+
+
+def fields(method: str = STREAM, **changed: str) -> list[tuple[str, str]]:
+    """Of a request."""
+    usual = {":method": "POST", ":scheme": "https", ":path": method, ":authority": "x"}
+    usual |= {"content-type": "application/grpc", "te": "trailers"} | changed
+    return [(name.replace("_", "-"), value) for name, value in usual.items() if value]
+
+
+class RawAgent:
+    """An agent that may misbehave: h2 on a TLS socket that blocks, ten seconds at most."""
+
+    def __init__(
+        self, authority: Authority, port: int, agent: tuple[Path, Path] | None, *, receive_buffer: int | None = None
+    ) -> None:
+        plain = socket.socket()
+        if receive_buffer is not None:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        plain.settimeout(10)
+        plain.connect(("127.0.0.1", port))
+        self.socket = authority.client_context(agent).wrap_socket(plain, server_hostname="127.0.0.1")
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+        self.h2.initiate_connection()
+        self.later: list[h2.events.Event] = []
+        """What has come with the event that was asked for."""
+        self.flush()
+
+    def __enter__(self) -> RawAgent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.h2.data_to_send())
+
+    def open(self, headers: list[tuple[str, str]] | None = None, *messages: bytes) -> int:
+        """A call, and its stream."""
+        number = self.h2.get_next_available_stream_id()
+        self.h2.send_headers(number, headers or fields())
+        for message in messages:
+            self.h2.send_data(number, frame(message))
+        self.flush()
+        return number
+
+    def send(self, number: int, message: bytes) -> None:
+        self.h2.send_data(number, frame(message))
+        self.flush()
+
+    def read(self) -> list[h2.events.Event]:
+        """What comes next. Empty: the gateway has closed."""
+        events: list[h2.events.Event] = []
+        while not events:
+            data = self.socket.recv(1 << 14)
+            if not data:
+                return []
+            events = self.h2.receive_data(data)
+        for event in events:
+            if isinstance(event, h2.events.DataReceived):
+                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        self.flush()
+        return events
+
+    def read_until(self, *kinds: type[h2.events.Event]) -> h2.events.Event:
+        """The first of these events. Others before it are forgotten."""
+        while True:
+            events = self.later or self.read()
+            assert events, f"closed before {kinds}"
+            while events:
+                event = events.pop(0)
+                if isinstance(event, kinds):
+                    self.later = events
+                    return event
+
+    def read_to_the_end(self) -> list[h2.events.Event]:
+        """Until the gateway closes; a reset counts as closing."""
+        found, self.later = self.later, []
+        try:
+            while events := self.read():
+                found += events
+        except (ConnectionError, ssl.SSLError):
+            pass
+        return found
+
+    def is_answered(self) -> bool:
+        """Whether a new call's message comes back."""
+        number = self.open(None, b"ping")
+        event = self.read_until(h2.events.DataReceived)
+        assert isinstance(event, h2.events.DataReceived)
+        return (event.stream_id, event.data) == (number, frame(b"ping"))

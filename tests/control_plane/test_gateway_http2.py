@@ -433,10 +433,12 @@ def test_going_away_lets_calls_end() -> None:
     assert not client.server.finished
     late = head(3, block=hpack.Encoder().encode(FIELDS)) + make_frame(0, 0, 3, b"late")
     assert client.server.receive(late) == []
+    [refused] = frames_in(client.server.take(1 << 20))
+    assert (refused.stream_id, refused.error_code) == (3, ErrorCode.REFUSED_STREAM)
     client.server.answer(client.streams[1], ANSWER)
     client.server.end(client.streams[1], TRAILERS)
     kinds = [type(frame).__name__ for frame in frames_in(client.server.take(1 << 20))]
-    assert kinds == ["GoAwayFrame", "HeadersFrame", "HeadersFrame", "RstStreamFrame"]
+    assert kinds == ["HeadersFrame", "HeadersFrame", "RstStreamFrame", "GoAwayFrame"]
     assert client.server.finished
 
 
