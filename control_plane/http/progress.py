@@ -37,7 +37,8 @@ class PolicyProgress(BaseModel):
 
 
 class LaneFigures(BaseModel):
-    """One lane, over all agents. Lists have a value for each second, the oldest first; others are means over them.
+    """One lane, over all agents. Lists have a value for each second, the oldest first; others are means over those in
+    which agents have said something.
 
     ``policy`` empty: workloads' own policies. ``bytes``, ``packets``, ``dropped`` and ``overlimits`` (how often
     something had to wait) are of each second; ``backlog`` in bytes; ``rate`` and ``ceil`` in bit/s.
@@ -58,13 +59,15 @@ class LaneFigures(BaseModel):
     @classmethod
     def describe(cls, series: LaneSeries) -> LaneFigures:
         values = series.values
-        means = {name: sum(values[name]) // len(values[name]) for name in ("workloads", "rate", "ceil")}
+        # Agents say these once a second, whether or not something passed. Seconds before the first do not count.
+        said = sum(1 for workloads in values["workloads"] if workloads) or 1
+        means = {name: sum(values[name]) // said for name in ("workloads", "rate", "ceil")}
         lists = {name: values[name] for name in ("bytes", "packets", "dropped", "overlimits", "backlog")}
         return cls(policy=series.policy, lane=series.lane, direction=series.direction, **lists, **means)
 
 
 class FiguresDocument(BaseModel):
-    """``until`` is the second (Unix time) at which the lists end. Lanes without traffic are left out."""
+    """``until`` is the second (Unix time) at which the lists end. Lanes of which nobody said anything are left out."""
 
     until: int
     seconds: int

@@ -143,8 +143,9 @@ def join_token(
             show(issued, output, _rows)
             return
         host, _, port = issued["control_plane"].rpartition(":")
-        place = f"{host or client.host}:{port}"
-        say(f"on {node or 'the node'}, besides other options: podlane agent --control-plane {place} --join-token TOKEN")
+        place, named = f"{host or client.host}:{port}", f" --name {node}" if node else ""
+        command = f"podlane agent --control-plane {place} --join-token TOKEN{named}"
+        say(f"on {node or 'the node'}, besides other options: {command}")
         say("the token, which is for one agent, and shown once:")
         click.echo(issued["token"])
 

@@ -136,6 +136,8 @@ def test_figures_of_the_last_seconds(bench: Bench, api: TestClient) -> None:
     [lane] = api.get(f"{PLACE}/figures", params={"seconds": 3}).json()["lanes"]
     assert (lane["policy"], lane["lane"], lane["direction"]) == ("web", "web", "egress")
     assert (lane["bytes"], lane["workloads"], lane["rate"]) == ([100, 200, 300], 4, 1000)
+    [lane] = api.get(f"{PLACE}/figures", params={"seconds": 6}).json()["lanes"]
+    assert (lane["bytes"], lane["workloads"], lane["rate"]) == ([0, 0, 0, 100, 200, 300], 4, 1000)
     assert api.get(f"{PLACE}/figures", params={"policy": "db"}).json()["lanes"] == []
     assert api.get(f"{PLACE}/figures", params={"seconds": 901}).status_code == 422
 
