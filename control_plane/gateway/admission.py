@@ -1,14 +1,17 @@
-"""Who may come in: counts of connections that are in their handshake, or have shown no certificate."""
+"""Who may come in: how many connections without a certificate there are from where, and steps of handshakes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from control_plane.gateway.limits import GatewayLimits
 
 _STEPS: Final = 4
 """Steps of handshakes in one turn. Each takes a millisecond, which all agents wait for."""
+_NETWORK: Final = 64
+"""Bits of an IPv6 address that say where it is from: who has one has all with the same (RFC 6177)."""
 
 
 class Admission:
@@ -17,22 +20,23 @@ class Admission:
     def __init__(self, limits: GatewayLimits) -> None:
         self._limits = limits
         self._unproven: Counter[str] = Counter()
-        self._shaking = 0
         self._turn = 0
         self._steps = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether nobody may be accepted now."""
-        return self._shaking >= self._limits.handshakes
-
     def enter(self, address: str) -> bool:
         """Count a new connection, if there may be one from there."""
-        if self._unproven[address] >= self._limits.unproven_per_address:
+        place = _place(address)
+        if self._unproven[place] >= self._limits.unproven_per_address:
             return False
-        self._unproven[address] += 1
-        self._shaking += 1
+        self._unproven[place] += 1
         return True
+
+    def leave(self, address: str) -> None:
+        """A connection has shown its certificate, or is closed without."""
+        place = _place(address)
+        self._unproven[place] -= 1
+        if not self._unproven[place]:
+            del self._unproven[place]
 
     def may_shake(self, turn: int) -> bool:
         """Whether another step of a handshake belongs into this turn."""
@@ -41,20 +45,13 @@ class Admission:
         self._steps += 1
         return self._steps <= _STEPS
 
-    def shaken(self, address: str, *, proven: bool) -> None:
-        """A handshake is done."""
-        self._shaking -= 1
-        if proven:
-            self._drop(address)
 
-    def leave(self, address: str, *, proven: bool, shaking: bool) -> None:
-        """A connection is closed."""
-        if shaking:
-            self._shaking -= 1
-        if not proven:
-            self._drop(address)
-
-    def _drop(self, address: str) -> None:
-        self._unproven[address] -= 1
-        if not self._unproven[address]:
-            del self._unproven[address]
+def _place(address: str) -> str:
+    if ":" not in address:
+        return address
+    parsed = ip_address(address)
+    if not isinstance(parsed, IPv6Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((int(parsed), _NETWORK), strict=False))

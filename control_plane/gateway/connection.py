@@ -148,7 +148,6 @@ class AgentConnection:
         self._socket.close()
         self._unwritten = b""
         self._end_calls()
-        self._around.admission.leave(self._address, proven=bool(self.peer.certificate), shaking=not self._open)
         self._around.closed(self)
 
     def _end_calls(self) -> None:
@@ -200,7 +199,6 @@ class AgentConnection:
         self._open = True
         self.peer = Peer(self._address, certificate)
         self._heard = self._moved = self.turns.now
-        self._around.admission.shaken(self._address, proven=bool(certificate))
         self._around.opened(self)
         self._receive()
         if not self._closed:

@@ -13,10 +13,10 @@ class GatewayLimits:
 
     connections: int = 20_000
     """Open ones. Others wait in the kernel until one ends."""
-    handshakes: int = 1024
-    """Connections in their handshake. Others wait likewise."""
+    unproven: int = 1024
+    """Connections that have shown no certificate, yet or at all. The oldest is closed for a new one."""
     unproven_per_address: int = 256
-    """Connections from one address that have shown no certificate, yet or at all. Others are closed."""
+    """Of them, those from one IPv4 address, or from one network of IPv6 (/64). More are closed at once."""
     per_certificate: int = 8
     """Connections with one certificate. The oldest is closed for a new one."""
     handshake_time: float = 10.0

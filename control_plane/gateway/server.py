@@ -60,6 +60,8 @@ class Gateway:
             self._turns, handler, streams, self._limits, self._admission, self._opened, self._closed
         )
         self._connections: dict[AgentConnection, None] = {}
+        self._unproven: dict[AgentConnection, None] = {}
+        """Those without a certificate, the oldest first."""
         self._by_certificate: dict[bytes, list[AgentConnection]] = {}
         self._accepting = False
         self._stopping = False
@@ -111,7 +113,7 @@ class Gateway:
 
     def _accept_more(self) -> None:
         """Watch the listeners, if there is room."""
-        room = len(self._connections) < self._limits.connections and not self._admission.full
+        room = len(self._connections) < self._limits.connections
         if room == self._accepting or self._stopping:
             return
         self._accepting = room
@@ -147,10 +149,13 @@ class Gateway:
         try:
             connection = AgentConnection(plain, address, self.ssl_context, self._around)
         except OSError:
-            self._admission.leave(address, proven=False, shaking=True)
+            self._admission.leave(address)
             plain.close()
             return
-        self._connections[connection] = None
+        self._connections[connection] = self._unproven[connection] = None
+        if len(self._unproven) > self._limits.unproven:
+            log.warning("too many connections without a certificate: the oldest is closed")
+            next(iter(self._unproven)).close()
 
     def _rest(self) -> None:
         """Until descriptors are free, or for a second."""
@@ -166,9 +171,9 @@ class Gateway:
         self._turns.call_later(self._limits.look, self._look_after_all)
 
     def _opened(self, connection: AgentConnection) -> None:
-        self._accept_more()
         if not connection.peer.certificate:
             return
+        self._prove(connection)
         same = self._by_certificate.setdefault(connection.peer.certificate, [])
         same.append(connection)
         if len(same) > self._limits.per_certificate:
@@ -176,12 +181,19 @@ class Gateway:
 
     def _closed(self, connection: AgentConnection) -> None:
         self._connections.pop(connection, None)
+        self._prove(connection)
         same = self._by_certificate.get(connection.peer.certificate)
         if same is not None:
             same.remove(connection)
             if not same:
                 del self._by_certificate[connection.peer.certificate]
         self._accept_more()
+
+    def _prove(self, connection: AgentConnection) -> None:
+        """It is none of those without a certificate any more, if it was."""
+        if connection in self._unproven:
+            del self._unproven[connection]
+            self._admission.leave(connection.peer.address)
 
     def _drain(self, over: float) -> None:
         if self._stopping:

@@ -107,7 +107,7 @@ class Turns:
         for descriptor, events in happened:
             ready = self._ready.get(descriptor)
             if ready is not None:
-                ready(events)
+                _guarded(ready, events)
         while self._timers and self._timers[0][0] <= self.now:
             _guarded(heapq.heappop(self._timers)[2].fire)
         for _ in range(min(len(self._soon), _SOON_AT_ONCE)):
@@ -133,8 +133,8 @@ class Turns:
         os.eventfd_read(self._wake)
 
 
-def _guarded(callback: Callable[[], None]) -> None:
+def _guarded(callback: Callable[..., None], *arguments: int) -> None:
     try:
-        callback()
+        callback(*arguments)
     except Exception as error:  # one connection's fault must not end all others
         log.error("a fault in the gateway", exc_info=error)

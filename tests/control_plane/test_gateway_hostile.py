@@ -16,6 +16,7 @@ from h2.errors import ErrorCodes
 from hyperframe import frame as hyper
 from waiting import until
 
+from control_plane.gateway.admission import Admission
 from control_plane.gateway.calls import MAX_UNSENT
 from control_plane.gateway.limits import GatewayLimits
 from control_plane.gateway.rpc import Call
@@ -213,18 +214,33 @@ def test_one_address_does_not_take_all_places(authority: Authority, echo: Echo) 
                 assert another.is_answered()
 
 
-def test_others_wait_until_a_handshake_ends(authority: Authority, echo: Echo) -> None:
-    limits = GatewayLimits(handshakes=2)
-    with running(authority, echo, limits) as (gateway, port):
-        half_open = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        until("they are in", lambda: gateway.connections == 2)
-        with ExitStack() as stack:
-            waiting = threading.Timer(SOON, half_open[0].close)
-            waiting.start()
-            stack.callback(waiting.join)
-            agent = stack.enter_context(RawAgent(authority, port, authority.agent))
-            assert agent.is_answered()
-        half_open[1].close()
+def test_the_oldest_without_a_certificate_makes_room(authority: Authority, echo: Echo) -> None:
+    with running(authority, echo, GatewayLimits(unproven=2)) as (gateway, port), ExitStack() as stack:
+        proven = stack.enter_context(RawAgent(authority, port, authority.agent))
+        assert proven.is_answered()
+        half_open = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(2)]
+        until("they are in", lambda: gateway.connections == 3)
+        agent = stack.enter_context(RawAgent(authority, port, authority.agent))
+        assert agent.is_answered()
+        assert half_open[0].recv(1) == b""
+        assert gateway.connections == 3
+        assert proven.is_answered()
+
+
+def test_one_network_is_one_place() -> None:
+    admission = Admission(GatewayLimits(unproven_per_address=1))
+    for address, may in {
+        "192.0.2.1": True,
+        "::ffff:192.0.2.1": False,
+        "::ffff:192.0.2.2": True,
+        "2001:db8::1": True,
+        "2001:db8::2": False,
+        "2001:db8:0:1::1": True,
+        "fe80::1%eth0": True,
+    }.items():
+        assert admission.enter(address) is may, address
+    admission.leave("2001:db8::1")
+    assert admission.enter("2001:db8::2")
 
 
 def test_connections_are_bounded(authority: Authority, echo: Echo) -> None:

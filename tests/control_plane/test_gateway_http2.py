@@ -126,7 +126,7 @@ def test_an_answer_before_the_request_is_complete_asks_for_no_more() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 90_000), min_size=1, max_size=5),
-    window=st.integers(0, 40_000),
+    window=st.one_of(st.integers(0, 40_000), st.just(1 << 20)),
     steps=st.lists(st.integers(1, 60_000), max_size=12),
     size=st.integers(1, 40_000),
 )
@@ -461,3 +461,29 @@ def test_nothing_is_sent_for_a_stream_that_is_gone() -> None:
     connection.send(stream, b"late")
     connection.end(stream, TRAILERS)
     assert connection.take(1 << 20) == b""
+
+
+def test_the_client_changes_the_windows_of_open_streams() -> None:
+    connection, events = begun(make_frame(4, 0, 0, b"\0\4\0\0\0\0"), head(1))
+    stream = events[0].stream
+    connection.take(1 << 20)
+    connection.send(stream, b"0123456789")
+    assert connection.take(1 << 20) == b""
+    connection.receive(make_frame(4, 0, 0, b"\0\4\0\0\0\6"))
+    assert connection.take(1 << 20).endswith(make_frame(0, 0, 1, b"012345"))
+    connection.receive(make_frame(4, 0, 0, b"\0\4\0\0\0\1") + make_frame(8, 0, 1, b"\0\0\0\5"))
+    assert frames_in(connection.take(1 << 20))[1:] == []
+    connection.receive(make_frame(8, 0, 1, b"\0\0\0\1"))
+    assert connection.take(1 << 20) == make_frame(0, 0, 1, b"6")
+    assert stream.unsent == 3
+
+
+def test_what_is_on_its_way_to_a_stream_that_we_have_reset_is_ignored() -> None:
+    connection, events = begun(head(1), head(3))
+    connection.reset(events[0].stream, ErrorCode.ENHANCE_YOUR_CALM)
+    connection.take(1 << 20)
+    trailers = head(1, flags=("END_HEADERS", "END_STREAM"), block=hpack.Encoder().encode([("x", "y")]))
+    late = make_frame(0, 0, 1, b"late") + make_frame(8, 0, 1, b"\0\0\0\1") + trailers + make_frame(3, 0, 1, b"\0\0\0\0")
+    assert connection.receive(late) == []
+    assert (connection.failure, connection.take(1 << 20)) == (None, b"")
+    assert told(connection.receive(make_frame(0, 0, 3, b"more"))) == [("body", 3, b"more", False)]
