@@ -16,6 +16,7 @@ from h2.errors import ErrorCodes
 from hyperframe import frame as hyper
 from waiting import until
 
+from control_plane.gateway import turns
 from control_plane.gateway.admission import Admission
 from control_plane.gateway.calls import MAX_UNSENT
 from control_plane.gateway.limits import GatewayLimits
@@ -302,6 +303,9 @@ def test_a_flood_of_messages_waits_until_the_next_look(authority: Authority, ech
                 assert other.is_answered()
         # One read, of 16 KiB, beyond the limit.
         assert len(listener.messages) < 50 + (16 << 10) // len(frame(b"silence"))
+        hostile.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # RST
+        hostile.socket.close()
+        until("it is forgotten though it is not read", lambda: listener.ends == 1)
 
 
 class Watched(EchoListener):
@@ -393,19 +397,43 @@ def test_an_agent_that_vanishes_is_forgotten(authority: Authority, gateway: tupl
     until("all listeners hear of it", lambda: all(listener.ends == 1 for listener in listeners))
 
 
-def test_what_was_sent_arrives_before_the_end(authority: Authority, echo: Echo) -> None:
-    """Also if the agent was sending: a socket closed with bytes unread would take back what it sent."""
-    with running(authority, echo) as (gateway, port), RawAgent(authority, port, authority.agent) as agent:
-        number = agent.open(None, b"x")
-        agent.read_until(h2.events.DataReceived)
+def test_what_was_sent_arrives_before_the_end(authority: Authority) -> None:
+    """Also if the agent sends meanwhile: to a socket that was just closed, it would lose what it has not read."""
+    pusher = Pusher()
+    with (
+        running(authority, pusher) as (gateway, port),
+        RawAgent(authority, port, authority.agent, receive_buffer=4096) as agent,
+    ):
+        agent.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20})
+        agent.h2.increment_flow_control_window(1 << 20)
+        number = agent.open(None, b"400000")
+        listener = pusher.calls.get(timeout=10)
+        until("all of it is with the kernel", lambda: listener.drains)
         gateway.stop()
-        for _ in range(3):
-            agent.h2.send_data(number, frame(b"silence" * 100))
-        agent.flush()
+        until("the listener hears of the end", lambda: listener.ends == 1)
+        for _ in range(50):
+            agent.h2.send_data(number, frame(b"1" * 500))
+            agent.flush()
         events = agent.read_to_the_end()
+        assert sum(len(event.data) for event in events if isinstance(event, h2.events.DataReceived)) == 400_005
         [trailers] = [event for event in events if isinstance(event, h2.events.TrailersReceived)]
         assert dict(trailers.headers)["grpc-status"] == "14"
         assert any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
+
+
+def test_another_thread_wakes_the_gateway(authority: Authority, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_LONGEST", 3600.0)
+    with running(authority, echo, GatewayLimits(look=3600)) as (gateway, port):
+        with RawAgent(authority, port, authority.agent) as agent:
+            agent.open()
+            listener = echo.calls.get(timeout=10)
+            for number in range(100):
+                said = frame(b"%d" % number)
+                gateway.run_soon(lambda said=said: listener.call.send(said))
+                event = agent.read_until(h2.events.DataReceived)
+                assert isinstance(event, h2.events.DataReceived)
+                assert event.data == said
+        until("it is forgotten", lambda: gateway.connections == 0)
 
 
 def test_agents_are_sent_away_one_after_the_other(authority: Authority, echo: Echo) -> None:

@@ -487,3 +487,12 @@ def test_what_is_on_its_way_to_a_stream_that_we_have_reset_is_ignored() -> None:
     assert connection.receive(late) == []
     assert (connection.failure, connection.take(1 << 20)) == (None, b"")
     assert told(connection.receive(make_frame(0, 0, 3, b"more"))) == [("body", 3, b"more", False)]
+
+
+def test_there_are_few_streams_at_once() -> None:
+    connection, events = begun(*(head(number) for number in range(1, 2 * MAX_STREAMS + 3, 2)))
+    assert len(events) == MAX_STREAMS
+    refused = frames_in(connection.take(1 << 20))[-1]
+    assert (refused.stream_id, refused.error_code) == (2 * MAX_STREAMS + 1, ErrorCode.REFUSED_STREAM)
+    connection.answer(events[0].stream, ANSWER, last=True)
+    assert len(connection.receive(head(99))) == 1
