@@ -21,7 +21,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 def process_families() -> Iterator[MetricFamily]:
     """CPU time, memory, start time and descriptors of this process."""
-    numbers = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    numbers = _numbers()
     ticks = [int(numbers[place]) / _TICKS for place in (_UTIME, _STIME, _STARTTIME)]
     cpu = counter("process_cpu_seconds", "Total user and system CPU time spent in seconds.")
     cpu.add(ticks[0] + ticks[1])
@@ -36,6 +36,16 @@ def process_families() -> Iterator[MetricFamily]:
         family = gauge(f"process_{name}", text)
         family.add(number)
         yield family
+
+
+def cpu_and_memory() -> tuple[float, int]:
+    """Seconds of processor that this process has used, and bytes of memory that it has."""
+    numbers = _numbers()
+    return (int(numbers[_UTIME]) + int(numbers[_STIME])) / _TICKS, int(numbers[_RSS]) * _PAGE
+
+
+def _numbers() -> list[str]:
+    return Path("/proc/self/stat").read_text().rpartition(")")[2].split()
 
 
 def _boot_time() -> float:

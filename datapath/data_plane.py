@@ -39,7 +39,7 @@ from datapath.quic_classifier import QuicReader, clear_quic_marks
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.ruleset_writer import RulesetWriter
-from datapath.shaping import Shaping
+from datapath.shaping import ClassSnapshot, Shaping
 from datapath.stepaside.server import StepAside
 from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, IngressClassifier
 from tc_core.handles import Handle
@@ -407,6 +407,13 @@ class DataPlane:
             captures=self._server is not None,
             problem="; ".join(filter(None, (self._quic.problem, self._rules.problem))),
         )
+
+    @property
+    def counted(self) -> tuple[tuple[ClassSnapshot, ...], tuple[ClassSnapshot, ...]]:
+        """The classes of what is sent, and of what is received, as they were read last: all that is needed of
+        :meth:`status` by who asks for it each second."""
+        received = self._shaping.received
+        return self._shaping.snapshots, received.classes if received is not None else ()
 
     async def sample(self) -> None:
         """Read the counters of all classes. Raises the errors of :mod:`tc_core.errors`."""

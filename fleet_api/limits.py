@@ -7,6 +7,9 @@ from typing import Final
 SERVICE: Final = "podlane.agent.v1.Agents"
 ENROL: Final = f"/{SERVICE}/Enrol"
 CONNECT: Final = f"/{SERVICE}/Connect"
+SERVER_NAME: Final = "control-plane.podlane.internal"
+"""A name that the certificate of each agents' port has: who trusts our roots alone need not care for the address.
+``.internal`` is reserved for private use (ICANN, 2024)."""
 MAX_TO_AGENT: Final = 4 << 20
 """Bytes of one message to an agent: all policies of a tenant."""
 MAX_FROM_AGENT: Final = 256 << 10

@@ -10,8 +10,8 @@ from daemon.admin_server import Handler, Query, QueryError, Reply
 from daemon.documents.classes import Classes
 from daemon.documents.codec import to_bytes, to_json
 from daemon.documents.health import NOT_READY, READY, Health
-from daemon.documents.node import NodeClasses, WorkloadClasses
-from daemon.documents.workloads import Workloads, WorkloadStatus
+from daemon.documents.node import ControlPlaneLink, NodeClasses, WorkloadClasses
+from daemon.documents.workloads import Workloads
 from daemon.http import JSON
 from daemon.process_metrics import process_families
 from daemon.prometheus_text import CONTENT_TYPE, MetricFamily, counter, gauge, render
@@ -23,7 +23,9 @@ from datapath.documents.metrics import class_families
 from datapath.shaping import ClassSnapshot
 from node_agent.agent import Agent
 from node_agent.cni.gate import CallOutcome, CniGate
+from node_agent.fleet.link import FleetLink
 from node_agent.lanes import State, WorkloadLanes
+from node_agent.status import workload_status
 from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import Datapath
 
@@ -36,11 +38,19 @@ class AgentAdmin:
     """Serves what an agent does."""
 
     def __init__(
-        self, agent: Agent, gate: CniGate | None = None, *, node: str | None = None, mode: Mode = Mode.NONE
+        self,
+        agent: Agent,
+        gate: CniGate | None = None,
+        link: FleetLink | None = None,
+        *,
+        node: str | None = None,
+        mode: Mode = Mode.NONE,
     ) -> None:
-        """``gate`` answers the CNI plugin, if it is in use; ``node`` and ``mode`` are settings, for ``/node``."""
+        """``gate`` answers the CNI plugin, if it is in use, and ``link`` is the connection to a control plane; ``node``
+        and ``mode`` are settings, for ``/node``."""
         self._agent = agent
         self._gate = gate
+        self._link = link
         self._node = node
         self._mode = mode
         self._began = time.monotonic()
@@ -60,7 +70,7 @@ class AgentAdmin:
 
     def workloads(self) -> Workloads:
         """The document of ``/workloads``."""
-        return Workloads(tuple(_workload(lanes) for lanes in self._sorted()))
+        return Workloads(tuple(workload_status(lanes) for lanes in self._sorted()))
 
     def node(self) -> NodeClasses:
         """The document of ``/node``. Counters are those of the last second: the kernel is not asked."""
@@ -73,7 +83,21 @@ class AgentAdmin:
                 )
                 for lanes in self._sorted()
             ),
+            self._control_plane(),
         )  # fmt: skip
+
+    def _control_plane(self) -> ControlPlaneLink | None:
+        if self._link is None:
+            return None
+        status, credentials = self._link.status, self._link.enrolment.credentials
+        return ControlPlaneLink(
+            status.connected,
+            round(status.since, 3),
+            status.address,
+            self._link.revision,
+            status.error,
+            None if credentials is None else credentials.expires,
+        )
 
     def metrics(self) -> bytes:
         """All metrics in Prometheus text format."""
@@ -111,15 +135,34 @@ class AgentAdmin:
             sent += ((values, snapshot) for snapshot in status.snapshots)
             received += ((values, snapshot) for snapshot in (status.received.classes if status.received else ()))
         yield from (states, calls, changes, lost, repaired, decided)
+        yield from self._link_families()
         yield from class_families("podlane_class", "sent", sent, _LABELS)
         yield from class_families("podlane_received", "received", received, _LABELS)
+
+    def _link_families(self) -> Iterator[MetricFamily]:
+        prefix = "podlane_agent_control_plane"
+        families = (
+            gauge(f"{prefix}_connected", "1: the agent is connected to its control plane."),
+            gauge(f"{prefix}_revision", "Revision of what the control plane desires, as the agent knows it."),
+            counter(f"{prefix}_connections", "Times that the agent was connected."),
+            gauge(f"{prefix}_certificate_expiry_seconds", "When the agent's certificate expires, in Unix seconds."),
+        )
+        if self._link is not None:
+            status, credentials = self._link.status, self._link.enrolment.credentials
+            expires = credentials.expires if credentials is not None else None
+            values = (status.connected, self._link.revision, status.connections, expires)
+            for family, value in zip(families, values, strict=True):
+                if value is not None:
+                    family.add(value)
+        yield from families
 
     def _health(self) -> Reply:
         """Workloads that are not as they are wanted are notes: an agent that is restarted does not mend them."""
         running = self._sorted()
         lost = [f"{e.workload.name}: {each}" for e in running if e.plane is not None for each in e.plane.repairs.lost]
         notes = [f"{each.workload.name}: {each.reason}" for each in running if each.reason]
-        health = Health(notes=(*(f"missing: {each}" for each in lost), *notes))
+        fleet = filter(None, [self._link.trouble if self._link is not None else ""])
+        health = Health(notes=(*fleet, *(f"missing: {each}" for each in lost), *notes))
         return Reply.text(health.status, health.text)
 
     async def _classes(self, query: Query) -> Reply:
@@ -161,20 +204,3 @@ class AgentAdmin:
         if lanes.plane is None:
             raise QueryError(f"The lanes of {name} are not in force ({lanes.state}). {lanes.reason}")
         return lanes, lanes.plane, rest
-
-
-def _workload(lanes: WorkloadLanes) -> WorkloadStatus:
-    wanted, plane = lanes.workload, lanes.plane
-    status = None if plane is None else plane.status()
-    place = wanted.network_namespace
-    return WorkloadStatus(
-        name=wanted.name,
-        state=lanes.state.value,
-        reason=lanes.reason,
-        network_namespace=None if place is None else str(place),
-        interface=None if status is None else status.interface,
-        hash=None if wanted.lanes is None else wanted.lanes.digest,
-        policy=None if status is None else status.policy.to_document(),
-        lost=() if plane is None else plane.repairs.lost,
-        warnings=() if wanted.lanes is None else wanted.lanes.warnings,
-    )

@@ -29,18 +29,26 @@ class Agent:
     """Starts, changes and ends the lanes of workloads."""
 
     def __init__(self, node: NodeContext, nursery: trio.Nursery) -> None:
-        """WantedLanes run in ``nursery``; when it is cancelled, they stay in force."""
+        """Lanes run in ``nursery``; when it is cancelled, they stay in force."""
         self.running: dict[str, WorkloadLanes] = {}
         """By the workload's name."""
         self.synced = False
         """Whether :meth:`put` was called."""
         self._node = node
         self._nursery = nursery
+        self._strangers = True
+        """Whether there may be lanes of an earlier agent that none of this one's workloads has."""
 
-    async def put(self, wanted: Mapping[str, NodeWorkload]) -> None:
-        """Bring the node to these workloads, by name: start what is new, change what differs, end what is missing."""
-        if not self.synced:
-            await self._remove_strangers(wanted)
+    async def put(
+        self, wanted: Mapping[str, NodeWorkload], undecided: Mapping[str, NodeWorkload] | None = None
+    ) -> None:
+        """Bring the node to these workloads, by name: start what is new, change what differs, end what is missing.
+
+        What an earlier agent has left in network namespaces of ``undecided`` ones stays for now.
+        """
+        if self._strangers:
+            await self._remove_strangers({**wanted, **(undecided or {})})
+            self._strangers = bool(undecided)
         for name, lanes in list(self.running.items()):
             if name not in wanted:
                 lanes.end()
@@ -62,8 +70,9 @@ class Agent:
                 del self.running[name]
 
     async def _remove_strangers(self, wanted: Mapping[str, NodeWorkload]) -> None:
-        """WantedLanes of an earlier agent whose workload went while there was none."""
-        mine = {w.network_namespace for w in wanted.values() if w.network_namespace is not None}
+        """Lanes of an earlier agent whose workload went while there was none."""
+        known = (*wanted.values(), *(each.workload for each in self.running.values()))
+        mine = {w.network_namespace for w in known if w.network_namespace is not None}
         await KernelThread().run(partial(remove_left_lanes, self._node.state, mine))
 
     async def in_force(self, wanted: NodeWorkload, namespace: Identity) -> WorkloadLanes:

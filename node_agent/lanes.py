@@ -108,6 +108,13 @@ class WorkloadLanes:
         self._mesh: MeshProxy | None = None
         self._stirred = trio.Event()
         self._ended = False
+        self._tried: NodeWorkload | None = None
+        self._judged: NodeWorkload | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether :attr:`state` is about what was asked for last."""
+        return self._judged is self.workload
 
     def change(self, workload: NodeWorkload) -> None:
         """Bring the lanes to this."""
@@ -146,7 +153,7 @@ class WorkloadLanes:
     async def _attempt(self) -> str | None:
         """Have lanes in force for as long as the network namespace is there; returns what went wrong."""
         try:
-            workload = self.workload
+            workload = self._tried = self.workload
             if workload.lanes is None:
                 self._say(State.REFUSED, workload.refusal)
                 return None
@@ -246,6 +253,7 @@ class WorkloadLanes:
             while self._continues(namespace) and self._same_start():
                 await self._stirred.wait()
                 self._stirred = trio.Event()
+                self._tried = self.workload
                 if self.workload.lanes != self._in_force and not self._ended:
                     stale = await self._follow(plane)
                 else:
@@ -325,6 +333,7 @@ class WorkloadLanes:
             log.warning(warning, workload=self.workload.name)
 
     def _say(self, state: State, reason: str) -> None:
+        self._judged = self._tried
         self._node.moved.tell()
         if (state, reason) == (self.state, self.reason):
             return

@@ -28,10 +28,12 @@ from node_agent.agent import Agent, remove_left_lanes
 from node_agent.cni.gate import CniGate
 from node_agent.cni.life import run_plugin, take_plugin_out, take_plugin_out_if_unwanted
 from node_agent.errors import CleanupError
+from node_agent.fleet.join import join_fleet
+from node_agent.fleet.link import FleetLink
 from node_agent.happenings import happening
 from node_agent.lanes import NodeContext, State
 from node_agent.settings import AgentSettings
-from node_agent.sources.file import follow_workloads
+from node_agent.sources.file import Put, follow_workloads
 from node_agent.sources.kubernetes import PodSource
 from node_agent.state import StateFolder
 from node_agent.sweep import Sweeper
@@ -74,17 +76,25 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
                 nursery.start_soon(node.sweeper.run)
                 agent = Agent(node, nursery)
-                source = PodSource(api, settings.node, settings.mode) if api is not None and settings.node else None
-                gate = None if source is None or settings.cni_conf_dir is None else CniGate(source, agent)
-                port = await _start_admin(settings, agent, gate, nursery)
-                put = partial(_put, agent, partial(on_ready, port))
+                fleet = None if settings.fleet is None else await join_fleet(settings.fleet, agent, node)
+                known = fleet is not None
+                source = None
+                if api is not None and settings.node:
+                    source = PodSource(api, settings.node, settings.mode, fleet=known)
+                gate = None
+                if source is not None and settings.cni_conf_dir is not None:
+                    gate = CniGate(source, agent, placed=fleet.policies.placed if fleet is not None else None)
+                port = await _start_admin(settings, agent, gate, fleet and fleet.link, nursery)
+                put = partial(_put, fleet.policies.want if fleet else agent.put, agent, partial(on_ready, port))
+                if fleet is not None:
+                    nursery.start_soon(fleet.link.run)
                 if source is not None and events is not None:
                     nursery.start_soon(source.run, put)
                     nursery.start_soon(events.run)
                     if gate is not None and settings.cni_conf_dir is not None:
                         nursery.start_soon(run_plugin, settings, settings.cni_conf_dir, gate)
                 elif settings.workloads is not None:
-                    nursery.start_soon(follow_workloads, settings.workloads, put)
+                    nursery.start_soon(partial(follow_workloads, settings.workloads, put, fleet=known))
         except ExceptionGroup as group:
             raise single(group, PodlaneError) or group from None
     if api is not None:
@@ -107,9 +117,9 @@ def _tell(events: EventWriter | None, workload: NodeWorkload, state: State, reas
         events.add(found)
 
 
-async def _put(agent: Agent, on_ready: Callable[[], None], workloads: Mapping[str, NodeWorkload]) -> None:
+async def _put(put: Put, agent: Agent, on_ready: Callable[[], None], workloads: Mapping[str, NodeWorkload]) -> None:
     first = not agent.synced
-    await agent.put(workloads)
+    await put(workloads)
     if first:
         on_ready()
         gc.collect()
@@ -117,11 +127,11 @@ async def _put(agent: Agent, on_ready: Callable[[], None], workloads: Mapping[st
 
 
 async def _start_admin(
-    settings: AgentSettings, agent: Agent, gate: CniGate | None, nursery: trio.Nursery
+    settings: AgentSettings, agent: Agent, gate: CniGate | None, link: FleetLink | None, nursery: trio.Nursery
 ) -> int | None:
     if not settings.admin_port:
         return None
-    handlers = AgentAdmin(agent, gate, node=settings.node, mode=settings.mode).handlers()
+    handlers = AgentAdmin(agent, gate, link, node=settings.node, mode=settings.mode).handlers()
     serving = partial(serve_admin, settings.admin_address, settings.admin_port, handlers, holder_of)
     port: int | None = await nursery.start(serving)
     log.info("the admin server listens", address=settings.admin_address, port=port)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import CaptureSettings
-from traffic_policy.errors import PolicyError
+from traffic_policy.errors import PolicyError, Problem
 from traffic_policy.pod.agent import effective_for_agent
-from traffic_policy.pod.effective import PodPolicy
+from traffic_policy.pod.annotations import POLICY
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
+from traffic_policy.policy_file import policy_from_document
 from traffic_policy.scope import beyond_agent
 from traffic_policy.settings import Datapath, Mesh, OnFailure
 from traffic_policy.units import Duration
@@ -64,6 +66,67 @@ class WantedLanes:
         )
 
 
+class FleetClaim(Protocol):
+    """What a workload without a policy of its own says: a control plane may have one for it."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """By which it is selected."""
+
+    @property
+    def optional(self) -> bool:
+        """Whether it is none of the agent's workloads unless there is a policy for it."""
+
+    @property
+    def settings_key(self) -> Hashable:
+        """Equal for claims for which :meth:`lanes` gives the same."""
+
+    def lanes(self, document: Mapping[str, Any]) -> WantedLanes:
+        """What a policy means for it. Raises :class:`PodlaneError` if the agent cannot put that in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodClaim:
+    """That of a Pod, whose annotations say nothing about limits but may say how they are to be kept."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    rules: NamespaceRules = NO_RULES
+    mesh: Mesh = Mesh.NONE
+    optional: bool = True
+
+    @property
+    def settings_key(self) -> Hashable:
+        rules = (self.rules.most_sent, self.rules.most_received)
+        return (*sorted(self.annotations.items()), rules, self.mesh)
+
+    def lanes(self, document: Mapping[str, Any]) -> WantedLanes:
+        try:
+            return _lanes_of_pod(effective_for_agent(self.annotations, self.rules, fleet=document), self.mesh)
+        except AnnotationsError as error:
+            # There is no annotation in which a policy of the control plane could be mended.
+            told = (each.message if each.path == POLICY else str(each) for each in error.problems)
+            raise PolicyError([Problem("", text) for text in told]) from None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryClaim:
+    """That of an entry of a file of workloads."""
+
+    labels: Mapping[str, str]
+    interface: str | None = None
+    on_failure: OnFailure = OnFailure.OPEN
+    mesh: Mesh = Mesh.NONE
+    optional: bool = True
+
+    @property
+    def settings_key(self) -> Hashable:
+        return (self.interface, self.on_failure, self.mesh)
+
+    def lanes(self, document: Mapping[str, Any]) -> WantedLanes:
+        return lanes_of_policy(policy_from_document(document), self.interface, self.on_failure, mesh=self.mesh)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeWorkload:
     """Something with a network namespace of its own: a Pod, or an entry of a file.
@@ -80,6 +143,10 @@ class NodeWorkload:
     """Values of the metrics' labels ``namespace`` and ``pod``."""
     uid: str = ""
     """Of the Pod."""
+    claim: FleetClaim | None = None
+    """None: it has a policy of its own, or no control plane is asked."""
+    fleet_policy: str = ""
+    """The control plane's policy that it has; empty: none."""
 
 
 def lanes_of_policy(
@@ -111,7 +178,10 @@ def lanes_of_annotations(
 
     Raises :class:`~traffic_policy.pod.effective.AnnotationsError`.
     """
-    pod = effective_for_agent(annotations, rules, shared=shared)
+    return _lanes_of_pod(effective_for_agent(annotations, rules, shared=shared), mesh)
+
+
+def _lanes_of_pod(pod: PodPolicy, mesh: Mesh) -> WantedLanes:
     return WantedLanes(
         pod.policy,
         pod.digest,

@@ -17,6 +17,7 @@ from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLev
 Examples:
   podlane agent --node $(hostname) --kubeconfig /etc/kubernetes/agent.conf
   podlane agent --workloads workloads.yaml
+  podlane agent --workloads workloads.yaml --control-plane cp.example.com:15181 --join-token @/etc/podlane/join-token
   podlane agent --cleanup
 
 Every option can be given as an environment variable, as in PODLANE_AGENT_LOG_LEVEL=debug.
@@ -60,6 +61,34 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
     "--daemon-set",
     metavar="NAMESPACE/NAME",
     help="The DaemonSet of this agent: when it is deleted, the plugin is taken out of the network configuration.",
+)
+@click.option(
+    "--control-plane",
+    metavar="HOST:PORT",
+    help="The control plane whose policies Pods and entries without a policy of their own have. Several with commas.",
+)
+@click.option(
+    "--join-token",
+    metavar="TEXT",
+    help="What `podlane join-token` has printed, or @FILE with it: by this the agent gets its certificate, once.",
+)
+@click.option(
+    "--service-account-token",
+    metavar="FILE",
+    help="A token of the agent's ServiceAccount for the audience podlane, instead of a join token.",
+)
+@click.option("--control-plane-ca", metavar="FILE", help="The control plane's root, in PEM, if no join token names it.")
+@click.option(
+    "--cluster",
+    metavar="NAME",
+    help="The control plane's name of this cluster: CLUSTER or TENANT/CLUSTER.  [default: that of the join token]",
+)
+@click.option("--name", metavar="NAME", help="The control plane's name of this node.  [default: --node, or the host's]")
+@click.option(
+    "--data",
+    metavar="FOLDER",
+    help="Where its certificate is kept, and what the control plane said last, also over a reboot.  "
+    "[default: /var/lib/podlane/agent]",
 )
 @click.option("--admin-address", metavar="ADDRESS", help=f"Where the admin server listens.  [default: {ADMIN_ADDRESS}]")
 @click.option("--admin-port", metavar="PORT", type=int, help=f"Its port; 0 for none.  [default: {AGENT_PORT}]")

@@ -22,6 +22,24 @@ class WorkloadClasses:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlPlaneLink:
+    """The agent's connection to a control plane."""
+
+    connected: bool
+    """Whether it is connected now."""
+    since: float
+    """When that began, in Unix seconds."""
+    address: str
+    """Of the control plane, HOST:PORT; the last one tried, while it is not connected."""
+    revision: int
+    """Of what the control plane desires, as the agent knows it. 0: it has said nothing yet."""
+    error: str
+    """Why it is not connected; empty without a reason."""
+    certificate_expires: float | None
+    """Unix seconds. Null: the agent has no certificate."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeClasses:
     """A node agent, and all that it keeps in force."""
 
@@ -35,3 +53,5 @@ class NodeClasses:
     """Since the agent started."""
     workloads: tuple[WorkloadClasses, ...]
     """By name."""
+    control_plane: ControlPlaneLink | None = None
+    """Left out: the agent has none."""

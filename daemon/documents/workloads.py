@@ -28,6 +28,8 @@ class WorkloadStatus:
     """What another program has removed of what was installed, and is not there now."""
     warnings: tuple[str, ...]
     """About its policy, whole sentences."""
+    fleet_policy: str | None = None
+    """Name of the control plane's policy that it has. Left out: none of these."""
 
 
 @dataclass(frozen=True, slots=True)

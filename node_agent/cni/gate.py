@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -13,9 +14,12 @@ from node_agent.agent import Agent
 from node_agent.cni.call import BAD_ENVIRONMENT, REFUSED, TRY_LATER, CniCall, CniError
 from node_agent.container_runtime import network_at
 from node_agent.sources.kubernetes import PodName, PodSource
+from node_agent.workload import NodeWorkload
 
 PATIENCE_S: Final = 5.0
 """Less than :data:`~node_agent.cni.conflist.TIMEOUT_S`, so that the reason is told."""
+
+Placed = Callable[[NodeWorkload], NodeWorkload | None]
 
 log = Logger()
 
@@ -34,12 +38,16 @@ class CallOutcome(StrEnum):
 class CniGate:
     """Answers calls."""
 
-    def __init__(self, source: PodSource, agent: Agent, patience: float = PATIENCE_S) -> None:
-        """``patience`` in seconds."""
+    def __init__(
+        self, source: PodSource, agent: Agent, patience: float = PATIENCE_S, *, placed: Placed | None = None
+    ) -> None:
+        """``patience`` in seconds. ``placed`` gives a workload what a control plane has for it; None: it is none of the
+        agent's then."""
         self.calls = Counter[CallOutcome]()
         self._source = source
         self._agent = agent
         self._patience = patience
+        self._placed: Placed = placed or (lambda workload: workload)
 
     async def answer(self, call: CniCall) -> None:
         """Return once lanes are in force, or if there are to be none. Raises :class:`CniError`."""
@@ -64,6 +72,7 @@ class CniGate:
         began, workload = trio.current_time(), None
         with trio.move_on_after(self._patience):
             workload = await self._source.network_began(PodName(call.namespace, call.pod, call.uid), network)
+            workload = None if workload is None else self._placed(workload)
             if workload is None:
                 return CallOutcome.NONE
             if workload.lanes is None:

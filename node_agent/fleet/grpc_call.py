@@ -74,9 +74,9 @@ class GrpcCall:
         return len(self._unsent)
 
     @property
-    def going_away(self) -> bool:
-        """Whether the other side has asked for another connection. This one goes on until it is ended."""
-        return bool(self._going_away)
+    def going_away(self) -> str:
+        """Why the other side has asked for another connection; empty: it has not. This one goes on until it ends."""
+        return self._going_away
 
     def send(self, message: bytes, *, last: bool = False) -> None:
         """Send a message, as far as there is room."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import _ssl
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from daemon.version import installed_version
-from fleet_api.limits import KEEPALIVE, SILENCE
+from fleet_api.limits import KEEPALIVE, SERVER_NAME, SILENCE
 from node_agent.fleet.errors import CallEndedError, UnreachableError
 from node_agent.fleet.grpc_call import GrpcCall
 
@@ -21,6 +23,7 @@ _CHUNK: Final = 16 << 10
 _CONNECT_S: Final = 10.0
 """Seconds for a connection and its handshake."""
 _UNARY_S: Final = 30.0
+_UNAVAILABLE: Final = 14
 USER_AGENT: Final = f"podlane-agent/{installed_version() or 'source'}"
 
 
@@ -50,11 +53,6 @@ class LiveCall:
         """Whether the control plane has not taken yet what was sent: what can be left out should be."""
         return self._call.unsent > 0
 
-    @property
-    def going_away(self) -> bool:
-        """Whether the control plane has asked for another connection."""
-        return self._call.going_away
-
     async def send(self, message: bytes, *, last: bool = False) -> None:
         """Send a message, or keep it while the other side's window has no room. Raises :class:`CallEndedError`."""
         self._call.send(message, last=last)
@@ -66,6 +64,8 @@ class LiveCall:
             for message in self._arrived:
                 return message
             await self._flush()
+            if self._call.going_away:
+                raise CallEndedError(_UNAVAILABLE, self._call.going_away)
             try:
                 data = await self._stream.receive_some(_CHUNK)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -79,7 +79,7 @@ class LiveCall:
         while True:
             quiet = trio.current_time() - self._heard
             if quiet >= SILENCE:
-                raise CallEndedError(14, f"Nothing was heard of the control plane for {SILENCE:g} s.")
+                raise CallEndedError(_UNAVAILABLE, f"Nothing was heard of the control plane for {SILENCE:g} s.")
             if quiet >= KEEPALIVE and trio.current_time() - asked >= KEEPALIVE:
                 asked = trio.current_time()
                 self._call.ping()
@@ -105,7 +105,7 @@ async def secured(address: Address, tls: ssl.SSLContext) -> AsyncIterator[trio.S
             raise UnreachableError(f"{address}: {_reason(error)}.") from None
     if patience.cancelled_caught:
         raise UnreachableError(f"{address} does not answer.")
-    stream = trio.SSLStream(plain, tls, server_hostname=address.host, https_compatible=True)
+    stream = trio.SSLStream(plain, tls, server_hostname=SERVER_NAME, https_compatible=True)
     try:
         with trio.move_on_after(_CONNECT_S) as patience:
             try:
@@ -145,11 +145,36 @@ async def unary(address: Address, tls: ssl.SSLContext, method: str, request: byt
     raise UnreachableError(f"{address} does not answer.")
 
 
+async def shown_chain(address: Address) -> list[bytes]:
+    """The certificates (DER) that a server shows, unchecked. Raises :class:`UnreachableError`."""
+    try:
+        return await trio.to_thread.run_sync(_shown_chain, address)
+    except (OSError, ssl.SSLError) as error:
+        raise UnreachableError(f"{address}: {_reason(error)}.") from None
+
+
+def _shown_chain(address: Address) -> list[bytes]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(ALPN)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # only to see the root, which is compared with the token's digest
+    with (
+        socket.create_connection((address.host, address.port), timeout=_CONNECT_S) as plain,
+        context.wrap_socket(plain, server_hostname=SERVER_NAME) as stream,
+    ):
+        if hasattr(stream, "get_unverified_chain"):  # Python 3.13
+            return list(stream.get_unverified_chain())
+        # The same by the module's own object: there has been no public way before.
+        found: Any = stream._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+        return [each.public_bytes(_ssl.ENCODING_DER) for each in found or ()]
+
+
 def _broken(error: Exception) -> CallEndedError:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
-        return CallEndedError(14, f"TLS failed: {_of_tls(cause)}")
-    return CallEndedError(14, "The connection broke.")
+        return CallEndedError(_UNAVAILABLE, f"TLS failed: {_of_tls(cause)}")
+    return CallEndedError(_UNAVAILABLE, "The connection broke.")
 
 
 def _why(error: trio.BrokenResourceError) -> str:

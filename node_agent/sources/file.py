@@ -7,6 +7,7 @@ workloads:
     policy: web.yaml       # next to this file; or the policy itself
     on-failure: closed     # new connections that names decide wait while there is no agent; left out: open
     mesh: istio            # the service mesh whose proxy is there: istio, linkerd or auto; left out: none
+    labels: {tier: front}  # by which a control plane selects it; with one, policy may be left out
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import trio
 from daemon.file_watch import follow
 from daemon.log import Logger
 from node_agent.errors import WorkloadsError
-from node_agent.workload import NodeWorkload, lanes_of_policy
+from node_agent.workload import EntryClaim, NodeWorkload, lanes_of_policy
 from traffic_policy.errors import PodlaneError, PolicyError
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.policy_file import load_policy, parse_document, policy_from_document
@@ -31,7 +32,7 @@ from traffic_policy.settings import Mesh, OnFailure
 
 _OWN: Final = Path("/proc/self/ns/net")
 _NAMES: Final = Path("/run/netns")
-_KEYS: Final = ("name", "netns", "interface", "policy", "on-failure", "mesh")
+_KEYS: Final = ("name", "netns", "interface", "policy", "on-failure", "mesh", "labels")
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 _INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
 """dev_valid_name() of net/core/dev.c."""
@@ -49,8 +50,8 @@ class Entries:
     files: tuple[Path, ...]
 
 
-def read_workloads(path: Path) -> Entries:
-    """Read the file and the policies that it names.
+def read_workloads(path: Path, *, fleet: bool = False) -> Entries:
+    """Read the file and the policies that it names. ``fleet``: a control plane has policies for entries without one.
 
     A policy that cannot be used is the refusal of its workload. Raises :class:`WorkloadsError` for the file itself.
     """
@@ -70,7 +71,7 @@ def read_workloads(path: Path) -> Entries:
     places: dict[Path, str] = {}
     for i, entry in enumerate(entries):
         where = f"{path}: workloads[{i}]"
-        workload = _workload(entry, where, path.parent, policies)
+        workload = _workload(entry, where, path.parent, policies, fleet=fleet)
         if workload.name in found:
             raise WorkloadsError(f"{where}.name: {workload.name} is there twice. Give each a name of its own.")
         place = workload.network_namespace
@@ -85,7 +86,7 @@ def read_workloads(path: Path) -> Entries:
 
 
 def _workload(
-    entry: object, where: str, folder: Path, policies: dict[Path, TrafficPolicy | PodlaneError]
+    entry: object, where: str, folder: Path, policies: dict[Path, TrafficPolicy | PodlaneError], *, fleet: bool
 ) -> NodeWorkload:
     if not isinstance(entry, dict):
         raise WorkloadsError(f"{where}: {entry!r} is not a mapping. Write {', '.join(_KEYS)}.")
@@ -105,11 +106,17 @@ def _workload(
     mesh = _text(entry, "mesh", where) or Mesh.NONE
     if mesh not in list(Mesh):
         raise WorkloadsError(f"{where}.mesh: {mesh!r} is none of {', '.join(Mesh)}.")
-    if "policy" not in entry:
-        raise WorkloadsError(f"{where}.policy: It is missing. Name a policy file, or write the policy here.")
+    labels = _labels(entry.get("labels", {}), where)
+    if "policy" not in entry and not fleet:
+        raise WorkloadsError(
+            f"{where}.policy: It is missing. Name a policy file, or write the policy here, or give the agent a "
+            "--control-plane that has one."
+        )
     workload = partial(
         NodeWorkload, name, _OWN if netns is None else _NAMES / netns, labels={"namespace": "", "pod": name}
     )
+    if "policy" not in entry:
+        return workload(None, claim=EntryClaim(labels, interface, OnFailure(on_failure), Mesh(mesh)))
     try:
         policy = _policy(entry["policy"], where, folder, policies)
         return workload(lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh)))
@@ -122,6 +129,12 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise WorkloadsError(f"{where}.{key}: {value!r} is not a text. Put it in quotes.")
     return value
+
+
+def _labels(written: object, where: str) -> dict[str, str]:
+    if not isinstance(written, dict) or not all(isinstance(each, str) for pair in written.items() for each in pair):
+        raise WorkloadsError(f"{where}.labels: {written!r} is not a mapping of texts. Write it as in {{tier: front}}.")
+    return written
 
 
 def _policy(
@@ -142,12 +155,15 @@ def _policy(
     return known
 
 
-async def follow_workloads(path: Path, put: Put) -> None:
+async def follow_workloads(path: Path, put: Put, *, fleet: bool = False) -> None:
     """Put the workloads of a file, and again after each change of it or of a policy that it names, until cancelled.
+
+    ``fleet`` as for :func:`read_workloads`.
 
     Raises :class:`WorkloadsError` if it cannot be used at first; later the workloads stay as they are.
     """
-    entries = await trio.to_thread.run_sync(read_workloads, path)
+    read = partial(read_workloads, path, fleet=fleet)
+    entries = await trio.to_thread.run_sync(read)
     await put(entries.workloads)
     changed = trio.Event()
 
@@ -163,7 +179,7 @@ async def follow_workloads(path: Path, put: Put) -> None:
             await changed.wait()
             changed = trio.Event()
             try:
-                entries = await trio.to_thread.run_sync(read_workloads, path)
+                entries = await trio.to_thread.run_sync(read)
             except WorkloadsError as error:
                 log.error("the workloads stay as they are", error=str(error))
             else:

@@ -51,12 +51,14 @@ class PodName:
 class PodSource:
     """The Pods of a node that are the agent's."""
 
-    def __init__(self, api: ApiServer, node: str, default: Mode) -> None:
-        """``default`` is the mode of Pods where neither they nor their namespaces say one."""
+    def __init__(self, api: ApiServer, node: str, default: Mode, *, fleet: bool = False) -> None:
+        """``default`` is the mode of Pods where neither they nor their namespaces say one; ``fleet``: a control plane
+        may have policies for those that say nothing about limits."""
         self._api = api
         self._node = node
         self._objects = CachedObjects(api)
         self._default = default
+        self._fleet = fleet
         self._pods: Objects | None = None
         self._seen = trio.Event()
         self._known: dict[str, tuple[AskedPod, str | None, str, NodeWorkload]] = {}
@@ -125,7 +127,7 @@ class PodSource:
             judged[uid] = PodName(about["namespace"], about["name"], uid)
             above = namespace(about["namespace"])
             used.add(above)
-            wants = asked(pod, await self._objects.get(above) or {}, self._default)
+            wants = asked(pod, await self._objects.get(above) or {}, self._default, fleet=self._fleet)
             if wants is None:
                 continue
             shared, failure = None, ""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from node_agent.workload import NodeWorkload, lanes_of_annotations
+from node_agent.workload import NodeWorkload, PodClaim, lanes_of_annotations
 from traffic_policy.pod.annotations import (
     ENFORCE_LABEL,
     KUBERNETES_EGRESS,
@@ -18,9 +18,10 @@ from traffic_policy.pod.annotations import (
     PREFIX,
     STATUS,
 )
-from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
+from traffic_policy.pod.effective import AnnotationsError, has_limits, shared_policy_name
 from traffic_policy.pod.mode import Mode, namespace_mode, pod_mode
 from traffic_policy.pod.namespace import NamespaceRules
+from traffic_policy.selection import labels_of_pod
 from traffic_policy.settings import Mesh
 
 SIDECAR: Final = "podlane"
@@ -52,7 +53,8 @@ class AskedPod:
 
     ``annotations`` are its own that matter, and the defaults of its namespace. ``refusal``: why it cannot have any.
     ``kubelet_uid`` is the UID by which its node's kubelet knows it. ``own_network``: it has a network namespace.
-    ``mesh``: the service mesh that intercepts its connections.
+    ``mesh``: the service mesh that intercepts its connections. ``claim``: a control plane may have a policy for it,
+    since it has none.
     """
 
     name: str
@@ -64,6 +66,7 @@ class AskedPod:
     refusal: str = ""
     own_network: bool = True
     mesh: Mesh = Mesh.NONE
+    claim: PodClaim | None = None
 
     @property
     def shared_policy(self) -> str | None:
@@ -83,7 +86,7 @@ class AskedPod:
             except AnnotationsError as error:
                 refusal = str(error)
         labels = {"namespace": self.namespace, "pod": self.name}
-        return NodeWorkload(f"{self.namespace}/{self.name}", None, lanes, refusal, labels, self.uid)
+        return NodeWorkload(f"{self.namespace}/{self.name}", None, lanes, refusal, labels, self.uid, self.claim)
 
 
 def needed(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,10 +119,13 @@ def kubelet_uid(pod: Mapping[str, Any]) -> str:
     return str(_mapping(about.get("annotations")).get(_MIRROR, about.get("uid", "")))
 
 
-def asked(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -> AskedPod | None:
+def asked(
+    pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode, *, fleet: bool = False
+) -> AskedPod | None:
     """What a Pod in a Namespace, both as the API server has them, asks the agent for; None: nothing.
 
-    ``default`` is the mode where neither says one.
+    ``default`` is the mode where neither says one. ``fleet``: a control plane may have policies for Pods that say
+    nothing about limits.
     """
     if _mapping(pod.get("status")).get("phase") in _ENDED or _has_sidecar(pod):
         return None
@@ -138,14 +144,18 @@ def asked(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -
     except AnnotationsError as error:
         refusals.append(str(error))
     annotations = {**rules.missing(own), **own}
-    if not annotations and MODE_LABEL not in labels:
-        return None
     own_network = _mapping(pod.get("spec")).get("hostNetwork") is not True
+    says_nothing = not annotations and MODE_LABEL not in labels
+    if says_nothing and not (fleet and own_network):
+        return None
     if not own_network:
         refusals.append(_HOST_NETWORK)
     name, where, uid = (str(about.get(key, "")) for key in ("name", "namespace", "uid"))
+    mesh, claim = _mesh(pod), None
+    if fleet and not refusals and not has_limits(annotations):
+        claim = PodClaim(labels_of_pod(where, labels), annotations, rules, mesh, optional=says_nothing)
     return AskedPod(
-        name, where, uid, kubelet_uid(pod), annotations, rules, next(iter(refusals), ""), own_network, _mesh(pod)
+        name, where, uid, kubelet_uid(pod), annotations, rules, next(iter(refusals), ""), own_network, mesh, claim
     )
 
 

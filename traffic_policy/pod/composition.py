@@ -49,7 +49,7 @@ class Parts:
     """The parts to compose. None: absent, or invalid, which the caller has reported.
 
     ``total_from`` is the annotation that gave ``total``, ``received_from`` that which gave ``received``, the total of
-    what arrives; ``shared_name`` is the ConfigMap of ``shared``.
+    what arrives; ``shared_name`` is the ConfigMap of ``shared``; empty: it is of a control plane.
     """
 
     total: Rate | None = None
@@ -202,4 +202,5 @@ def _told(problem: Problem, parts: Parts, places: list[int]) -> Problem:
 
 
 def _in_config_map(parts: Parts, text: str) -> str:
-    return f"ConfigMap {parts.shared_name}, {SHARED_POLICY_KEY}: {text}"
+    """A policy that no ConfigMap has is the control plane's."""
+    return f"ConfigMap {parts.shared_name}, {SHARED_POLICY_KEY}: {text}" if parts.shared_name else text

@@ -32,6 +32,15 @@ _IMAGE: Final = re.compile(r"(?=.{1,500}$)[A-Za-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9
 """An image's name, roughly (github.com/distribution/reference): whose it is, the injector looks at."""
 MOST_EXCLUDED: Final = 100
 """Every packet that is sent passes a rule for each."""
+_LIMITS: Final = (
+    known.EGRESS,
+    known.INGRESS,
+    known.KUBERNETES_EGRESS,
+    known.KUBERNETES_INGRESS,
+    known.CLASSES,
+    known.DEFAULT_CLASS,
+    known.POLICY,
+)
 _SHOWN: Final = 20
 """Problems that an error's text has; kubectl prints it as one line after another."""
 _LONGEST: Final = 600
@@ -117,16 +126,24 @@ def shared_policy_name(annotations: Mapping[str, str]) -> str | None:
     return name if _CONFIG_MAP.fullmatch(name) else None
 
 
-def effective(annotations: Mapping[str, str], *, shared: str | None = None) -> PodPolicy:
+def has_limits(annotations: Mapping[str, str]) -> bool:
+    """Whether annotations say anything about limits; others are settings of how limits are kept."""
+    return any(name in annotations for name in _LIMITS)
+
+
+def effective(
+    annotations: Mapping[str, str], *, shared: str | None = None, fleet: Mapping[str, Any] | None = None
+) -> PodPolicy:
     """Evaluate all annotations of a Pod; foreign ones are ignored.
 
     ``shared`` is the text of the policy in the ConfigMap that :func:`shared_policy_name` gives; None: there is none,
-    which is a problem where one is named. Raises :class:`AnnotationsError` with every problem there is.
+    which is a problem where one is named. ``fleet`` is the document of the policy that a control plane has for a Pod of
+    which :func:`has_limits` says no. Raises :class:`AnnotationsError` with every problem there is.
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
     on_failure = reader.read(known.ON_FAILURE, _one_of(OnFailure))
-    parts = _parts(reader, shared)
+    parts = _parts(reader, shared, fleet)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
     reader.problems += composed.problems
@@ -233,11 +250,11 @@ def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem(name, f"There is no such annotation. {remedy}")
 
 
-def _parts(reader: _Reader, shared: str | None) -> Parts:
+def _parts(reader: _Reader, shared: str | None, fleet: Mapping[str, Any] | None) -> Parts:
     source = known.EGRESS if known.EGRESS in reader.annotations else known.KUBERNETES_EGRESS
     received = known.INGRESS if known.INGRESS in reader.annotations else known.KUBERNETES_INGRESS
     name = reader.read(known.POLICY, _config_map_name)
-    document = None
+    document = fleet
     if name is not None:
         document = reader.read(known.POLICY, lambda _: _shared_document(name, shared))
     return Parts(
@@ -294,8 +311,10 @@ def _limits_missing(annotations: Mapping[str, str], parts: Parts) -> Iterator[Pr
     """No total at all, and why that is."""
     if known.EGRESS in annotations or known.KUBERNETES_EGRESS in annotations:
         return  # when it cannot be read, that has been told
+    if parts.shared is not None and "total" in parts.shared:
+        return
     if known.POLICY in annotations:
-        if parts.shared is None or "total" in parts.shared:
+        if parts.shared is None:
             return
         text = (
             f"ConfigMap {parts.shared_name} has no total, so the Pod must say what it may send in all. "

@@ -1,0 +1,70 @@
+"""How an agent reaches a control plane, and proves who it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from node_agent.fleet.identity import JoinProof
+from node_agent.fleet.transport import Address
+from traffic_policy.errors import ConfigError
+
+_ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """``join_token`` is its text, or ``@`` and the path of a file with it. ``node`` empty: the control plane knows it
+    by the ServiceAccount's token. ``data`` is a folder that outlives a reboot."""
+
+    addresses: tuple[Address, ...]
+    data: Path
+    join_token: str = ""
+    service_account_token: Path | None = None
+    ca: Path | None = None
+    cluster: str = ""
+    node: str = ""
+
+    def read_join_token(self) -> JoinProof | None:
+        """None: there is none. Raises :class:`ConfigError`. Blocks."""
+        text = self.join_token
+        if text.startswith("@"):
+            text = _read(Path(text[1:]), "--join-token")
+        token = JoinProof.parse(text) if text.strip() else None
+        if token is not None and not token.root_digest and self.ca is None:
+            raise ConfigError(
+                "The join token has no digest of the control plane's root. Give it as it was printed, or name the root "
+                "by --control-plane-ca."
+            )
+        return token
+
+    def read_service_account_token(self) -> str | None:
+        """None: there is none. Kubernetes replaces it each hour. Raises :class:`ConfigError`. Blocks."""
+        if self.service_account_token is None:
+            return None
+        return _read(self.service_account_token, "--service-account-token").strip()
+
+    def read_ca(self) -> str | None:
+        """Roots in PEM; None: none are named. Raises :class:`ConfigError`. Blocks."""
+        return None if self.ca is None else _read(self.ca, "--control-plane-ca")
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """``HOST:PORT[,HOST:PORT]``. Raises :class:`ConfigError`."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = _ADDRESS.fullmatch(part)
+        if match is None or not 0 < int(match["port"]) < 65536:
+            raise ConfigError(f"--control-plane: {part!r} is not an address. Write HOST:PORT, as cp.example.com:15181.")
+        found.append(Address(match["host"].strip("[]"), int(match["port"])))
+    return tuple(dict.fromkeys(found))
+
+
+def _read(path: Path, option: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"{option}: {path} cannot be read: {reason}.") from None

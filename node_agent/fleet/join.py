@@ -1,0 +1,44 @@
+"""Puts the parts of the connection to a control plane together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import trio
+
+from daemon.log import Logger
+from node_agent.agent import Agent
+from node_agent.fleet.enrolment import Enrolment
+from node_agent.fleet.fleet_settings import FleetSettings
+from node_agent.fleet.identity import IdentityFiles
+from node_agent.fleet.link import FleetLink
+from node_agent.fleet.node import AgentFacts
+from node_agent.fleet.policies import FleetPolicies, Placement
+from node_agent.fleet.private_file import private_folder
+from node_agent.fleet.saved_state import SavedState
+from node_agent.lanes import NodeContext
+
+log = Logger()
+
+
+class Fleet(NamedTuple):
+    """``link`` is to be run; workloads go through ``policies``."""
+
+    policies: FleetPolicies
+    link: FleetLink
+
+
+async def join_fleet(settings: FleetSettings, agent: Agent, node: NodeContext) -> Fleet:
+    """What was desired last is known before anything is connected. Raises :class:`ConfigError`."""
+    folder = await trio.to_thread.run_sync(private_folder, settings.data)
+    saved = SavedState(folder)
+    state = await trio.to_thread.run_sync(saved.load)
+    if state is not None:
+        log.info("the control plane desired last", revision=state.revision, policies=len(state.policies))
+
+    async def put(placement: Placement) -> None:
+        await agent.put(placement.workloads, placement.undecided)
+
+    policies = FleetPolicies(put, state)
+    enrolment = Enrolment(settings, IdentityFiles(folder))
+    return Fleet(policies, FleetLink(settings, AgentFacts(agent, node), policies, saved, enrolment))

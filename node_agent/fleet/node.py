@@ -1,0 +1,113 @@
+"""What the agent tells a control plane of its node and of itself."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Final
+
+from daemon.documents.codec import to_json
+from daemon.process_metrics import cpu_and_memory
+from daemon.version import installed_version
+from fleet_api.agent_pb2 import Health, Hello, Question
+from node_agent.agent import Agent
+from node_agent.broadcast import Broadcast
+from node_agent.fleet.outcome import Running, shortened_reason
+from node_agent.lanes import NodeContext, State
+from node_agent.status import workload_status
+
+_MOST_TROUBLES: Final = 10
+
+
+class AgentFacts:
+    """A :class:`~node_agent.fleet.talk.NodeFacts`."""
+
+    def __init__(self, agent: Agent, context: NodeContext) -> None:
+        self._agent = agent
+        self._context = context
+        self._instance = secrets.token_hex(8)
+        self._began = time.monotonic()
+
+    @property
+    def moved(self) -> Broadcast:
+        return self._context.moved
+
+    @property
+    def running(self) -> Running:
+        return self._agent.running
+
+    @property
+    def synced(self) -> bool:
+        return self._agent.synced
+
+    def hello(self) -> Hello:
+        labels = {
+            "kubernetes.io/hostname": platform.node(),
+            "kubernetes.io/os": platform.system().lower(),
+            "kubernetes.io/arch": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        }
+        features = self._context.features
+        able = [each.name for each in fields(features) if getattr(features, each.name).available]
+        return Hello(
+            version=installed_version() or "source", node_labels=labels, kernel=platform.release(), abilities=able,
+            instance=self._instance,
+        )  # fmt: skip
+
+    def health(self) -> Health:
+        seconds, memory = cpu_and_memory()
+        running = self._agent.running.values()
+        troubles = [f"{each.workload.name}: {each.reason}" for each in running if _is_trouble(each.state, each.reason)]
+        return Health(
+            cpu_ms=round(seconds * 1000),
+            memory_bytes=memory,
+            workloads=len(running),
+            programmed=sum(each.state is State.PROGRAMMED for each in running),
+            failed=sum(each.state in (State.REFUSED, State.FAILED) for each in running),
+            troubles=[shortened_reason(each) for each in troubles[:_MOST_TROUBLES]],
+        )
+
+    def answer(self, question: Question) -> Mapping[str, object]:
+        """The answer to a question, as JSON. Raises LookupError with why there is none."""
+        kind = question.WhichOneof("question")
+        if kind == "effective_policy":
+            return self._effective_policy(question.effective_policy)
+        if kind == "diagnosis":
+            return self._diagnosis()
+        raise LookupError("This agent does not know the question. Update it.")
+
+    def _effective_policy(self, name: str) -> Mapping[str, object]:
+        lanes = self._agent.running.get(name)
+        if lanes is None:
+            raise LookupError(f"The agent has no workload {name[:300]}.")
+        document: dict[str, object] = to_json(workload_status(lanes))
+        return document
+
+    def _diagnosis(self) -> Mapping[str, object]:
+        hello = self.hello()
+        states = {state.value: 0 for state in State}
+        for each in self._agent.running.values():
+            states[each.state.value] += 1
+        health = self.health()
+        features = self._context.features
+        return {
+            "version": hello.version,
+            "kernel": hello.kernel,
+            "node_labels": dict(hello.node_labels),
+            "uptime_seconds": round(time.monotonic() - self._began, 3),
+            "cpu_seconds": health.cpu_ms / 1000,
+            "memory_bytes": health.memory_bytes,
+            "workloads": states,
+            "troubles": list(health.troubles),
+            "missing": {each.name: each.reason for each in features if not each.available},
+        }
+
+
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+"""As GOARCH, which Kubernetes' label has."""
+
+
+def _is_trouble(state: State, reason: str) -> bool:
+    return bool(reason) and state is not State.WAITING

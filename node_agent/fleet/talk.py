@@ -1,0 +1,244 @@
+"""One stream with the control plane: the agent says what it has, is told what to have, and tells what became of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn, Protocol
+
+import trio
+from google.protobuf.message import DecodeError
+
+from daemon.errors import single
+from daemon.log import Logger
+from fleet_api.agent_pb2 import (
+    Answer,
+    Applied,
+    Credentials,
+    Desired,
+    FromAgent,
+    Health,
+    Hello,
+    Question,
+    Renew,
+    ToAgent,
+)
+from fleet_api.desired import DesiredState, OtherBaseError, applied
+from fleet_api.limits import MAX_FROM_AGENT, REPORT_INTERVAL
+from node_agent.broadcast import Broadcast
+from node_agent.fleet.enrolment import Enrolment
+from node_agent.fleet.errors import CallEndedError, EnrolmentError
+from node_agent.fleet.figures import MOST_WATCHED, FleetFigures
+from node_agent.fleet.identity import new_key, request_for
+from node_agent.fleet.outcome import Running, outcome, settled
+from node_agent.fleet.policies import FleetPolicies
+from node_agent.fleet.saved_state import SavedState
+from node_agent.fleet.transport import LiveCall
+
+HEALTH_INTERVAL: Final = 10.0
+"""Seconds between two messages of Health."""
+_ACCEPTANCE: Final = 1.0
+_APPLIED_SPACING: Final = 0.25
+"""Seconds between two of Applied: hundreds of workloads change one after another."""
+_APPLIED_AGAIN: Final = 60.0
+"""Seconds after which Applied is repeated: it may have been said before the control plane knew the agent."""
+_LOOK: Final = 0.02
+"""Seconds between two looks whether all workloads have settled."""
+_RENEW_AGAIN: Final = 300.0
+"""Seconds after which a renewal without an answer is asked for again."""
+
+log = Logger()
+
+
+class NodeFacts(Protocol):
+    """What a conversation asks of the node."""
+
+    @property
+    def moved(self) -> Broadcast:
+        """Is told when lanes have another state."""
+
+    @property
+    def running(self) -> Running:
+        """Lanes by workload."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether the workloads are known."""
+
+    def hello(self) -> Hello:
+        """Without revision and hash."""
+
+    def health(self) -> Health: ...
+
+    def answer(self, question: Question) -> Mapping[str, object]:
+        """Raises LookupError with why there is none."""
+
+
+class ControlPlaneTalk:
+    """With one control plane, until the call ends."""
+
+    def __init__(
+        self,
+        call: LiveCall,
+        node: NodeFacts,
+        policies: FleetPolicies,
+        saved: SavedState,
+        enrolment: Enrolment,
+        on_accepted: Callable[[], None],
+    ) -> None:
+        """``on_accepted`` is called once the control plane has said something, or has not refused for a second: it has
+        nothing to say to an agent that has all."""
+        self._heard = trio.Event()
+        self._on_accepted = on_accepted
+        self._call = call
+        self._node = node
+        self._policies = policies
+        self._saved = saved
+        self._enrolment = enrolment
+        self._resyncing = False
+        self._watched: frozenset[str] = frozenset()
+        self._renewing: list[str] = []
+        """Keys for which certificates were asked for."""
+
+    async def run(self) -> NoReturn:
+        """Raises :class:`CallEndedError` at its end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._greet(self._policies.state)
+                nursery.start_soon(self._wait_for_acceptance)
+                nursery.start_soon(self._call.keep_alive)
+                nursery.start_soon(self._tell_applied)
+                nursery.start_soon(self._report)
+                nursery.start_soon(self._tell_health)
+                nursery.start_soon(self._renew)
+                while True:
+                    await self._take(await self._call.receive())
+        except ExceptionGroup as group:
+            raise single(group, CallEndedError) or group from None
+
+    async def _wait_for_acceptance(self) -> None:
+        with trio.move_on_after(_ACCEPTANCE):
+            await self._heard.wait()
+        self._on_accepted()
+
+    async def _say(self, message: FromAgent) -> None:
+        await self._call.send(message.SerializeToString())
+
+    async def _greet(self, state: DesiredState | None) -> None:
+        hello = self._node.hello()
+        if state is not None and state.revision:
+            hello.revision, hello.hash = state.revision, state.hash
+        await self._say(FromAgent(hello=hello))
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            message = ToAgent.FromString(data)
+        except DecodeError:
+            raise CallEndedError(13, "It sends what is no message for an agent. Update the agent.") from None
+        self._heard.set()
+        kind = message.WhichOneof("message")
+        if kind == "desired":
+            await self._desire(message.desired)
+        elif kind == "watch":
+            self._watched = frozenset(list(message.watch.workloads)[:MOST_WATCHED])
+        elif kind == "credentials":
+            await self._take_credentials(message.credentials)
+        elif kind == "question":
+            await self._say(FromAgent(answer=self._answer(message.question)))
+        else:
+            log.debug("the control plane says what this agent does not know")
+
+    async def _desire(self, change: Desired) -> None:
+        there = self._policies.state or DesiredState()
+        try:
+            state = await trio.to_thread.run_sync(applied, there, change)
+        except OtherBaseError as error:
+            if self._resyncing and not change.base:
+                refusal = Applied(revision=change.revision, refusal=f"{error} The agent keeps what it has.")
+                await self._say(FromAgent(applied=refusal))
+                raise CallEndedError(13, f"All that it has sent differs from what it says: {error}") from None
+            log.warning("what the control plane sent does not fit; it is asked for all of it", reason=str(error))
+            self._resyncing = True
+            await self._greet(None)
+            return
+        self._resyncing = False
+        await trio.to_thread.run_sync(self._saved.write, state)
+        await self._policies.desire(state)
+        log.info("the control plane desires", revision=state.revision, policies=len(state.policies))
+        self._node.moved.tell()
+
+    async def _tell_applied(self) -> None:
+        """Once all has settled, and again when it changes."""
+        last, again = None, 0.0
+        while True:
+            moved = self._node.moved.next()
+            state, placed = self._policies.state, self._policies.workloads
+            known = state is not None and state.revision > 0 and self._node.synced
+            if known and settled(placed, self._node.running):
+                assert state is not None
+                told = outcome(state, state.hash, placed, self._node.running)
+                if told != last or trio.current_time() >= again:
+                    await self._say(FromAgent(applied=told))
+                    last, again = told, trio.current_time() + _APPLIED_AGAIN
+                    await trio.sleep(_APPLIED_SPACING)
+            with trio.move_on_after(_APPLIED_AGAIN):
+                await moved.wait()
+            await trio.sleep(_LOOK)
+
+    async def _report(self) -> None:
+        figures = FleetFigures()
+        await trio.sleep(random.random() * REPORT_INTERVAL)
+        before = trio.current_time()
+        figures.report(self._node.running, self._watched, 0, 0)  # counters count from here
+        while True:
+            await trio.sleep(REPORT_INTERVAL - (trio.current_time() - before) % REPORT_INTERVAL)
+            if self._call.crowded:
+                continue  # the next one has what this would have had
+            now = trio.current_time()
+            interval = round((now - before) * 1000)
+            report = figures.report(self._node.running, self._watched, round(time.time() * 1000), interval)
+            before = now
+            if report.ByteSize() >= MAX_FROM_AGENT:
+                del report.workloads[:]
+            await self._say(FromAgent(report=report))
+
+    async def _tell_health(self) -> None:
+        while True:
+            if not self._call.crowded:
+                await self._say(FromAgent(health=self._node.health()))
+            await trio.sleep(HEALTH_INTERVAL * random.uniform(0.9, 1.1))
+
+    async def _renew(self) -> None:
+        while (credentials := self._enrolment.credentials) is not None:
+            left = credentials.renew_at - time.time()
+            if left > 0:
+                await trio.sleep(min(left * random.uniform(1.0, 1.05), 3600.0))
+                continue
+            key = await trio.to_thread.run_sync(new_key)
+            self._renewing = [*self._renewing[-1:], key]
+            log.info("the agent asks for its next certificate")
+            await self._say(FromAgent(renew=Renew(csr=request_for(key))))
+            await trio.sleep(_RENEW_AGAIN)
+
+    async def _take_credentials(self, sent: Credentials) -> None:
+        before = self._enrolment.credentials
+        assert before is not None
+        try:
+            after = before.renewed(sent, [*self._renewing, before.key])
+        except EnrolmentError as error:
+            log.error("credentials cannot be used", error=str(error))
+            return
+        self._renewing = []
+        await self._enrolment.keep(after)
+
+    def _answer(self, question: Question) -> Answer:
+        try:
+            document = json.dumps(self._node.answer(question))
+        except LookupError as error:
+            return Answer(id=question.id, refusal=str(error.args[0]))
+        answer = Answer(id=question.id, document=document)
+        if answer.ByteSize() >= MAX_FROM_AGENT:
+            return Answer(id=question.id, refusal="The answer is too long. Ask the agent's admin port on the node.")
+        return answer

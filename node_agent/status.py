@@ -1,0 +1,25 @@
+"""What a workload is to have, and what it has. For the admin server, and for a control plane that asks."""
+
+from __future__ import annotations
+
+from daemon.documents.workloads import WorkloadStatus
+from node_agent.lanes import WorkloadLanes
+
+
+def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
+    """Its entry in the document of ``/workloads``."""
+    wanted, plane = lanes.workload, lanes.plane
+    status = None if plane is None else plane.status()
+    place = wanted.network_namespace
+    return WorkloadStatus(
+        name=wanted.name,
+        state=lanes.state.value,
+        reason=lanes.reason,
+        network_namespace=None if place is None else str(place),
+        interface=None if status is None else status.interface,
+        hash=None if wanted.lanes is None else wanted.lanes.digest,
+        policy=None if status is None else status.policy.to_document(),
+        lost=() if plane is None else plane.repairs.lost,
+        warnings=() if wanted.lanes is None else wanted.lanes.warnings,
+        fleet_policy=wanted.fleet_policy or None,
+    )
