@@ -124,11 +124,12 @@ def fleet_server(
     *,
     mutual: bool = True,
     names: Sequence[str] = (SERVER_NAME,),
+    also: str = "",
 ) -> Iterator[FleetServer]:
-    """Serve on 127.0.0.1."""
+    """Serve on 127.0.0.1, and show certificates ``also``."""
     made = FleetServer(ca)
     issued = ca.issue_cert(*names)
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems) + ca.cert_pem.bytes()
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems) + ca.cert_pem.bytes() + also.encode()
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     method = grpc.stream_stream_rpc_method_handler(
         talk or made.talk, FromAgent.FromString, ToAgent.SerializeToString
