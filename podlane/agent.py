@@ -95,8 +95,14 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
 @click.option("--log-format", type=choice(LogFormat), help="How log lines are written.")
 @click.option("--log-level", type=choice(LogLevel), help="From which severity on.")
 @click.option("--cleanup", is_flag=True, help="Remove what agents have left on this node, and exit.")
+@click.option(
+    "--simulate",
+    metavar="N",
+    type=click.IntRange(1, 100_000),
+    help="Be N agents without lanes, for load on a control plane. --join-token @FILE has a token for each, one a line.",
+)
 @click.option("--ready-fd", type=int, hidden=True, help="Write the admin port here once the workloads are known.")
-def agent(cleanup: bool, ready_fd: int | None, **options: Any) -> None:
+def agent(cleanup: bool, simulate: int | None, ready_fd: int | None, **options: Any) -> None:
     """Hold the workloads of this node to their policies, each in its own network namespace.
 
     Nothing runs in the workloads. It needs root: CAP_SYS_ADMIN and CAP_NET_ADMIN.
@@ -111,8 +117,13 @@ def agent(cleanup: bool, ready_fd: int | None, **options: Any) -> None:
         from node_agent import main
         from node_agent.settings import load_settings
 
-        settings = load_settings(options, needs_source=not cleanup)
+        settings = load_settings(options, needs_source=not cleanup and simulate is None)
         log.configure(settings.log_format, settings.log_level)
+        if simulate is not None:
+            from node_agent.simulated import main as simulated
+
+            simulated.simulate(settings, simulate, click.echo)
+            return
         if cleanup:
             for line in main.cleanup(settings):
                 say(line)

@@ -32,6 +32,8 @@ class FleetSettings:
         text = self.join_token
         if text.startswith("@"):
             text = _read(Path(text[1:]), "--join-token")
+            if not text.strip():
+                raise ConfigError(f"--join-token: {self.join_token[1:]} is empty. Put what was printed there.")
         token = JoinProof.parse(text) if text.strip() else None
         if token is not None and not token.root_digest and self.ca is None:
             raise ConfigError(
