@@ -9,6 +9,7 @@ import socket
 import ssl
 from typing import Final, Protocol
 
+from daemon.version import installed_version
 from fleet_api.agent_pb2 import Applied, Desired, FromAgent, Hello, ToAgent
 from fleet_api.desired import DesiredState
 from fleet_api.limits import CONNECT, KEEPALIVE, SERVER_NAME, SILENCE
@@ -137,7 +138,10 @@ class SimulatedAgent:
     def _greet(self, *, all_of_it: bool) -> None:
         assert self._call is not None
         hello = Hello(
-            version="0.2.0", kernel="simulated", instance=self._instance, node_labels={"podlane.io/simulated": "true"}
+            version=installed_version() or "source",
+            kernel="simulated",
+            instance=self._instance,
+            node_labels={"podlane.io/simulated": "true"},
         )
         if self.state.revision and not all_of_it:
             hello.revision, hello.hash = self.state.revision, self._shared.hash_of(self.state)
