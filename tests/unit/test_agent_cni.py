@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import trio
 
+from daemon import inotify
+from daemon.inotify import Inotify
 from node_agent.cni.call import CniCall, CniError
 from node_agent.cni.conflist import ConflistError, PluginEntry, network_files, with_plugin
 from node_agent.cni.installer import PluginInstaller
@@ -146,22 +148,26 @@ def test_the_program_is_copied_once(node: PluginInstaller, tmp_path: Path) -> No
 @pytest.mark.trio
 async def test_it_is_put_back_when_another_program_writes(node: PluginInstaller) -> None:
     path = node.conf / "10-a.conflist"
+    watch = Inotify()
 
     async def until_last(expected: object) -> None:
         while not path.exists() or plugins(path.read_text())[-1] != expected:
-            await trio.sleep(0.01)
+            await trio.lowlevel.wait_readable(watch)
+            watch.read()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(node.keep, ENTRY)
-        path.write_text(conflist(PTP))  # the node's CNI plugin starts later
-        with trio.fail_after(30):
-            await until_last(ENTRY.document())
-            for others in ((PTP,), (PTP, PORTMAP)):
-                fresh = path.with_suffix(".tmp")
-                fresh.write_text(conflist(*others))
-                fresh.replace(path)
+    with watch:
+        watch.add(node.conf, inotify.MOVED_TO)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.keep, ENTRY)
+            path.write_text(conflist(PTP))  # the node's CNI plugin starts later
+            with trio.fail_after(30):
                 await until_last(ENTRY.document())
-        nursery.cancel_scope.cancel()
+                for others in ((PTP,), (PTP, PORTMAP)):
+                    fresh = path.with_suffix(".tmp")
+                    fresh.write_text(conflist(*others))
+                    fresh.replace(path)
+                    await until_last(ENTRY.document())
+            nursery.cancel_scope.cancel()
     assert plugins(path.read_text()) == [PTP, PORTMAP, ENTRY.document()]
 
 
