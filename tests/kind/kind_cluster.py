@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -39,6 +41,8 @@ CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"
 APPLICATION: Final = "podlane-application:kind"
 PATIENCE: Final = "180s"
 """For Pods to be ready, on a machine that others use too."""
+_ENOUGH, _ASKED = "/tmp/enough", "/tmp/asked"
+"""Files in a client's container: that its requests are to end, and how many there were."""
 PORTS: Final = {"http": 80, "tls": 443, "bulk": 9000}
 _NGINX: Final = f"""
 pid /tmp/nginx.pid;
@@ -183,6 +187,12 @@ class KindCluster:
         )  # fmt: skip
         return done.stdout + done.stderr
 
+    def kill(self, container: Mapping[str, Any], signal: str) -> None:
+        """Send a signal to the first process of a container, by its status, from the node: from within it is not stopped."""
+        identity = container["containerID"].removeprefix("containerd://")
+        said = self.in_node("ctr", "--namespace=k8s.io", "tasks", "kill", f"--signal={signal}", identity)
+        assert said == ""
+
 
 def _uids(kubectl: Kubectl) -> set[str]:
     """Of all Pods, those that are ending included."""
@@ -244,8 +254,14 @@ class Client:
     @classmethod
     def start(cls, kubectl: Kubectl, name: str, annotations: Mapping[str, str] = ANNOTATIONS) -> Self:
         """Create a Deployment, and wait until its Pod is ready."""
-        kubectl.create(deployment(name, annotations))
-        kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}", timeout=200)
+        return cls.of_owner(kubectl, deployment(name, annotations))
+
+    @classmethod
+    def of_owner(cls, kubectl: Kubectl, document: Mapping[str, Any]) -> Self:
+        """Create an owner of one Pod, as :func:`owner` has it, and wait until that is ready."""
+        kubectl.create(document)
+        name: str = document["metadata"]["name"]
+        rolled_out(kubectl, f"{document['kind']}/{name}")
         return cls.of(kubectl, name)
 
     @classmethod
@@ -274,12 +290,38 @@ class Client:
         found: dict[str, Any] = next(c for c in statuses if c["name"] == container)
         return found
 
+    def events(self, reason: str) -> list[dict[str, Any]]:
+        """Those about it with that reason."""
+        chosen = f"--field-selector=involvedObject.name={self.pod},reason={reason}"
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", "events", chosen, "--output=json"))["items"]
+        return found
+
     def failed_probes(self) -> int:
         """Of the kubelet, as its events tell them."""
-        chosen = f"--field-selector=involvedObject.name={self.pod},reason=Unhealthy"
-        return sum(
-            e.get("count", 1) for e in json.loads(self.kubectl("get", "events", chosen, "--output=json"))["items"]
+        return sum(event.get("count", 1) for event in self.events("Unhealthy"))
+
+    @contextmanager
+    def asking(self, server: Server, host: str = "video.example.com") -> Iterator[None]:
+        """Requests one after the other during the block, each on a connection of its own; fails if one of them does."""
+        ask = f"curl --silent --show-error --fail --max-time 10 --output /dev/null --header 'Host: {host}' http://{server.address()}"
+        script = (
+            f"asked=0; while [ ! -e {_ENOUGH} ]; do {ask} || exit 1; asked=$((asked + 1)); echo $asked >{_ASKED}; done"
         )
+        self.run("rm", "-f", _ENOUGH, _ASKED)
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(self.run, "sh", "-c", script, timeout=200)
+            until(
+                "a request that is answered",
+                lambda: asking.done() or self.run("sh", "-c", f"[ ! -e {_ASKED} ] || cat {_ASKED}"),
+            )
+            try:
+                yield
+            finally:
+                self.run("touch", _ENOUGH)
+            asking.result(60)
+        answered = int(self.run("cat", _ASKED))
+        print(f"{answered} requests answered")
+        assert answered > 20
 
     def lanes(self) -> dict[str, dict[str, Any]]:
         """The classes in force, by name, as the sidecar's own server tells them."""
@@ -345,8 +387,44 @@ def template(name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: An
     }
 
 
-def deployment(name: str, annotations: Mapping[str, str] = ANNOTATIONS) -> dict[str, Any]:
+def deployment(name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: Any) -> dict[str, Any]:
+    return owner("Deployment", name, annotations, **spec)
+
+
+def owner(kind: str, name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: Any) -> dict[str, Any]:
+    """A Deployment, a StatefulSet or a DaemonSet of one Pod of the node; ``spec`` is as for :func:`template`."""
+    more = {"serviceName": name} if kind == "StatefulSet" else {}
     return {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template(name, annotations)},
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": template(name, annotations, **spec), **more},
     }  # fmt: skip
+
+
+def job_spec(name: str, container: dict[str, Any]) -> dict[str, Any]:
+    """Of a Job whose container is run once."""
+    return {"backoffLimit": 0, "template": template(name, containers=[container], restartPolicy="Never")}
+
+
+def lone_pod(name: str, annotations: Mapping[str, str] = ANNOTATIONS, **spec: Any) -> dict[str, Any]:
+    """A Pod without an owner; ``spec`` is as for :func:`template`."""
+    document = {"apiVersion": "v1", "kind": "Pod", **template(name, annotations, **spec)}
+    document["metadata"]["name"] = name
+    return document
+
+
+def rolled_out(kubectl: Kubectl, what: str) -> None:
+    """Wait until all Pods of a Deployment, StatefulSet or DaemonSet (``KIND/NAME``) are its newest, and ready."""
+    kubectl("rollout", "status", what, f"--timeout={PATIENCE}", timeout=200)
+
+
+def completed(kubectl: Kubectl, job: str) -> Client:
+    """Wait until a Job has succeeded; its Pod, which has the same name as its label."""
+    kubectl("wait", "--for=condition=Complete", f"job/{job}", "--timeout=90s", timeout=120)
+    return Client.of(kubectl, job)
+
+
+def last_words(status: dict[str, Any]) -> str:
+    """What a container that has ended wrote to its termination log; it must have succeeded."""
+    ended = status["state"]["terminated"]
+    assert ended["exitCode"] == 0, ended
+    return str(ended["message"])

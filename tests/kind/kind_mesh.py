@@ -7,10 +7,12 @@ kernel tests.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from istio_proxy import ProxyConfiguration, Service
 from istio_rules import INBOUND, ISTIO_ID, OUTBOUND, Mode, rules_of
+from kind_cluster import deployment, web_server
 
 MESH_PROXY: Final = "podlane-mesh-proxy:kind"
 """The image: Envoy, iptables and ip."""
@@ -19,6 +21,12 @@ printf %s "$RULES_IPV4" | iptables-restore --noflush
 printf %s "$RULES_IPV6" | ip6tables-restore --noflush
 ip -6 address add ::6/128 dev lo
 """
+
+
+def meshed_deployment(name: str, annotations: Mapping[str, str], *services: Service) -> dict[str, Any]:
+    """A web server in the mesh, which knows these services."""
+    containers = [web_server(), istio_proxy(*services)]
+    return deployment(name, annotations, containers=containers, initContainers=[istio_init()])
 
 
 def istio_init() -> dict[str, Any]:

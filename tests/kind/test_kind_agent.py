@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
@@ -23,27 +21,25 @@ from kind_cluster import (
     Server,
     application,
     classes,
+    completed,
     deployment,
     held,
+    job_spec,
+    last_words,
+    lone_pod,
+    owner,
     rate_of,
-    template,
+    rolled_out,
     upload,
-    web_server,
 )
-from kind_mesh import istio_init, istio_proxy
+from kind_mesh import meshed_deployment
 from kubectl import Kubectl
 from waiting import until
 
 pytestmark = pytest.mark.timeout(300, method="signal")
 
 AGENTS: Final = "daemonset/podlane-agent"
-
-
 STARTS: Final = 6
-
-
-def rolled_out(cluster: KindCluster) -> None:
-    cluster.kubectl.within(SYSTEM)("rollout", "status", AGENTS, "--timeout=120s", timeout=150)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +47,10 @@ def agents(installed: KindCluster) -> Iterator[KindCluster]:
     """The chart with agents; what they have left is removed in the end by the chart's value for it."""
     installed.allow_agents()
     installed.upgrade("agent.enabled=true")
-    rolled_out(installed)
+    rolled_out(installed.kubectl.within(SYSTEM), AGENTS)
     yield installed
     installed.upgrade("agent.enabled=true", "agent.cleanup=true")
-    rolled_out(installed)
+    rolled_out(installed.kubectl.within(SYSTEM), AGENTS)
     assert installed.in_node("ls", "/run/podlane/agent") == ""
     installed.upgrade()
 
@@ -66,14 +62,13 @@ def lanes(agents: KindCluster) -> Kubectl:
     return agents.kubectl.within(LANES_NAMESPACE)
 
 
-def events(pod: Client, reason: str) -> list[str]:
+def told(pod: Client, reason: str) -> list[str]:
     """Messages of the agent's Events about a Pod."""
-    chosen = f"--field-selector=involvedObject.name={pod.pod},reason={reason}"
-    return [each["message"] for each in json.loads(pod.kubectl("get", "events", chosen, "--output=json"))["items"]]
+    return [event["message"] for event in pod.events(reason)]
 
 
 def until_in_force(pod: Client, words: str = "shared by video, secret, bulk, default.") -> None:
-    until(f"lanes {words}", lambda: any(words in said for said in events(pod, "LanesProgrammed")), patience=60)
+    until(f"lanes {words}", lambda: any(words in said for said in told(pod, "LanesProgrammed")), patience=60)
 
 
 def started(lanes: Kubectl, name: str) -> Client:
@@ -88,31 +83,10 @@ def web(lanes: Kubectl) -> Client:
     return started(lanes, "web")
 
 
-@contextmanager
-def asking(pod: Client, server: Server) -> Iterator[None]:
-    """Requests one after the other during the block, each on a connection of its own; fails if one does."""
-    address = server.address()
-    ask = f"curl --silent --show-error --fail --max-time 10 --output /dev/null --header 'Host: v.example.com' http://{address}"
-    script = f"i=0; while [ ! -e /tmp/enough ]; do {ask} || exit 1; i=$((i + 1)); done; echo $i"
-    pod.run("rm", "-f", "/tmp/enough")
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(pod.run, "sh", "-c", script, timeout=200)
-        yield
-        pod.run("touch", "/tmp/enough")
-        answered = int(asked.result(60))
-    print(f"{answered} requests")
-    assert answered > 20
-
-
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
 def test_pods_of_all_owners_are_held_without_a_sidecar(lanes: Kubectl, server: Server, kind: str) -> None:
     name = kind.lower()
-    document = deployment(name) | {"kind": kind}
-    if kind == "StatefulSet":
-        document["spec"]["serviceName"] = name
-    lanes.create(document)
-    lanes("rollout", "status", f"{kind}/{name}", "--timeout=120s", timeout=150)
-    pod = Client.of(lanes, name)
+    pod = Client.of_owner(lanes, owner(kind, name))
     until_in_force(pod)
     assert [c["name"] for c in pod.document["spec"]["containers"]] == ["app"]
     assert "initContainers" not in pod.document["spec"]
@@ -126,11 +100,9 @@ def test_a_job_is_held_and_completes(lanes: Kubectl, server: Server) -> None:
     """What it sends in the moment before the agent knows of it is not held; this is its second upload."""
     once = upload(server, SIZE, "video.example.com", "http")
     container = application("sh", "-c", f"{once} >/dev/null && {once} >/dev/termination-log")
-    spec = {"backoffLimit": 0, "template": template("job", containers=[container], restartPolicy="Never")}
+    spec = job_spec("job", container)
     lanes.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": spec})
-    lanes("wait", "--for=condition=Complete", "job/job", "--timeout=90s", timeout=120)
-    ended = Client.of(lanes, "job").status_of("app")["state"]["terminated"]
-    assert held(rate_of(ended["message"], SIZE))
+    assert held(rate_of(last_words(completed(lanes, "job").status_of("app")), SIZE))
 
 
 def test_a_changed_annotation_is_in_force_without_a_restart(web: Client, server: Server) -> None:
@@ -161,23 +133,23 @@ def restarts(cluster: KindCluster) -> int:
 
 def test_an_agent_killed_under_load_is_missed_by_nobody(agents: KindCluster, web: Client, server: Server) -> None:
     before = until("an agent", lambda: restarts(agents) + 1) - 1
-    container = agent_of(agents)["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    with asking(web, server):
-        assert agents.in_node("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container) == ""
+    (container,) = agent_of(agents)["status"]["containerStatuses"]
+    with web.asking(server):
+        agents.kill(container, "SIGKILL")
         assert held(web.upload(server, SIZE, "other.example.com", "bulk"))
         until("the next agent", lambda: restarts(agents) > before, patience=60)
     assert held(web.upload(server, SIZE, "video.example.com", "http"))
 
 
 def test_an_upgrade_of_the_agents_is_noticed_by_nobody(agents: KindCluster, web: Client, server: Server) -> None:
-    told = events(web, "LanesProgrammed")
+    before = told(web, "LanesProgrammed")
     old = agent_of(agents)["metadata"]["uid"]
-    with asking(web, server):
+    with web.asking(server):
         agents.kubectl.within(SYSTEM)("rollout", "restart", AGENTS)
-        rolled_out(agents)
+        rolled_out(agents.kubectl.within(SYSTEM), AGENTS)
     assert agent_of(agents)["metadata"]["uid"] != old
     assert held(web.upload(server, SIZE, "video.example.com", "http"))
-    assert events(web, "LanesProgrammed") == told, "what is adopted is not told again"
+    assert told(web, "LanesProgrammed") == before, "what is adopted is not told again"
 
 
 def test_a_drained_node_has_lanes_for_who_comes_back(agents: KindCluster, lanes: Kubectl, server: Server) -> None:
@@ -187,7 +159,7 @@ def test_a_drained_node_has_lanes_for_who_comes_back(agents: KindCluster, lanes:
         agents.kubectl("drain", node, "--pod-selector=app=drained", "--ignore-daemonsets", "--timeout=60s", timeout=90)
     finally:
         agents.kubectl("uncordon", node)
-    lanes("rollout", "status", "deployment/drained", "--timeout=120s", timeout=150)
+    rolled_out(lanes, "deployment/drained")
     again = Client.of(lanes, "drained")
     assert again.pod != pod.pod
     until_in_force(again)
@@ -200,33 +172,24 @@ def test_sidecar_and_agent_hold_pods_side_by_side(web: Client, client: Client, l
     assert all(map(held, rates)), rates
     own = deployment("own")
     own["spec"]["template"]["metadata"]["labels"]["podlane.io/inject"] = "true"
-    lanes.create(own)
-    lanes("rollout", "status", "deployment/own", "--timeout=120s", timeout=150)
-    pod = Client.of(lanes, "own")
+    pod = Client.of_owner(lanes, own)
     assert [c["name"] for c in pod.document["spec"]["initContainers"]] == ["podlane"]
     assert held(pod.upload(server, SIZE, "video.example.com", "http"))
-    assert events(pod, "LanesProgrammed") == events(pod, "LanesFailed") == []
+    assert told(pod, "LanesProgrammed") == told(pod, "LanesFailed") == []
     lanes("delete", "deployment", "own", "--wait=false")
 
 
 def test_a_pod_in_the_nodes_network_is_refused(lanes: Kubectl) -> None:
-    document = {"apiVersion": "v1", "kind": "Pod", **template("host", hostNetwork=True)}
-    document["metadata"]["name"] = "host"
-    lanes.create(document)
+    lanes.create(lone_pod("host", hostNetwork=True))
     pod = Client(lanes, "host")
-    (said,) = until("the refusal", lambda: events(pod, "LanesRefused"), patience=60)
+    (said,) = until("the refusal", lambda: told(pod, "LanesRefused"), patience=60)
     assert "hostNetwork" in said
     lanes("delete", "pod", "host", "--wait=false")
 
 
 def test_behind_istios_proxy_names_decide(lanes: Kubectl, server: Server) -> None:
     service = Service("api.default.svc.cluster.local", 8000, server.address(), 80)
-    document = deployment("meshed")
-    containers = [web_server(), istio_proxy(service)]
-    document["spec"]["template"] = template("meshed", ANNOTATIONS, containers=containers, initContainers=[istio_init()])
-    lanes.create(document)
-    lanes("rollout", "status", "deployment/meshed", "--timeout=120s", timeout=150)
-    pod = Client.of(lanes, "meshed")
+    pod = Client.of_owner(lanes, meshed_deployment("meshed", ANNOTATIONS, service))
     until_in_force(pod)
     assert held(pod.upload(server, SIZE, "video.example.com", "http"))
     assert pod.upload(server, SIZE, "other.example.com", "http") > 2 * CEIL
@@ -235,8 +198,7 @@ def test_behind_istios_proxy_names_decide(lanes: Kubectl, server: Server) -> Non
 
 def seconds_until_ready(kubectl: Kubectl, name: str) -> float:
     """From the request for a Pod until it is ready; it goes afterwards."""
-    document = {"apiVersion": "v1", "kind": "Pod", **template(name)}
-    document["metadata"]["name"] = name
+    document = lone_pod(name)
     began = time.monotonic()
     kubectl.create(document)
     kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout=90)

@@ -18,10 +18,9 @@ from kind_cluster import (
     KindCluster,
     Server,
     classes,
-    deployment,
     held,
+    lone_pod,
     rate_of,
-    template,
     upload,
 )
 from kubectl import Kubectl, RefusedError
@@ -47,13 +46,6 @@ def victim(shop: Kubectl) -> Client:
     if not shop("get", "deployment/victim", "--ignore-not-found"):
         return Client.start(shop, "victim")
     return Client.of(shop, "victim")
-
-
-def signal(cluster: KindCluster, pod: Client, name: str) -> None:
-    """Send a signal to the supervisor, from the node: the first of its process namespace is not stopped from within."""
-    container = pod.status_of("podlane")["containerID"].removeprefix("containerd://")
-    said = cluster.in_node("ctr", "--namespace=k8s.io", "tasks", "kill", f"--signal={name}", container)
-    assert said == ""
 
 
 def restarts(pod: Client, reason: str) -> int:
@@ -85,15 +77,11 @@ def last_logged(pod: Client, event: str) -> tuple[float, str]:
     return datetime.fromisoformat(line.split()[0]).timestamp(), line
 
 
-def events_of(pod: Client, reason: str) -> str:
-    return pod.kubectl("get", "events", f"--field-selector=involvedObject.name={pod.pod},reason={reason}")
-
-
 def test_a_killed_sidecar_is_started_again_and_limits_as_before(
     installed: KindCluster, victim: Client, server: Server
 ) -> None:
     restarts = victim.status_of("podlane")["restartCount"]
-    signal(installed, victim, "SIGKILL")
+    installed.kill(victim.status_of("podlane"), "SIGKILL")
     until("the sidecar to run again", lambda: victim.status_of("podlane")["restartCount"] > restarts, patience=60)
     until("its rules", lambda: in_force(victim), patience=60)
     assert victim.status_of("podlane")["lastState"]["terminated"]["exitCode"] == 137
@@ -123,12 +111,12 @@ def test_a_stopped_supervisor_is_found_by_the_liveness_probe(
 ) -> None:
     """Its proxy goes on; after three probes, half a minute apart, the kubelet starts the container anew."""
     starts = victim.status_of("podlane")["restartCount"]
-    signal(installed, victim, "SIGSTOP")
+    installed.kill(victim.status_of("podlane"), "SIGSTOP")
     assert held(victim.upload(server, SIZE, "video.example.com", "http"))
     until("a new container", lambda: victim.status_of("podlane")["restartCount"] > starts, patience=150)
     until("its rules", lambda: in_force(victim), patience=60)
     assert victim.status_of("podlane")["lastState"]["terminated"]["exitCode"] == 137
-    assert "Liveness probe failed" in events_of(victim, "Unhealthy")
+    assert any("Liveness probe failed" in event["message"] for event in victim.events("Unhealthy"))
     assert victim.status_of("app")["restartCount"] == 0
     assert held(victim.upload(server, SIZE, "video.example.com", "http"))
 
@@ -136,9 +124,7 @@ def test_a_stopped_supervisor_is_found_by_the_liveness_probe(
 def test_traffic_goes_on_while_a_proxy_out_of_memory_is_replaced(shop: Kubectl, server: Server) -> None:
     """Under control groups of version 1 the kernel kills the proxy alone, under version 2 all of the container."""
     given = ANNOTATIONS | {"podlane.io/classes": classes(lanes=("bulk", "video")), "podlane.io/memory-limit": "80Mi"}
-    shop.create(deployment("full", given))
-    shop("rollout", "status", "deployment/full", "--timeout=120s", timeout=150)
-    pod = Client.of(shop, "full")
+    pod = Client.start(shop, "full", given)
     with ThreadPoolExecutor(1) as pool:
         by_port = pool.submit(pod.upload, server, 4 * SIZE, "other.example.com", "bulk")
         until("bytes on their way", lambda: pod.lanes()["bulk"]["bytes"])
@@ -161,9 +147,7 @@ def test_traffic_goes_on_while_a_proxy_out_of_memory_is_replaced(shop: Kubectl, 
 def test_a_sidecar_without_the_memory_to_start_keeps_the_application_from_starting(shop: Kubectl) -> None:
     """It takes about twice what this Pod allows it. Its log says so, or the kubelet."""
     little = {"podlane.io/memory-request": "24Mi", "podlane.io/memory-limit": "24Mi"}
-    document = {"apiVersion": "v1", "kind": "Pod", **template("small", ANNOTATIONS | little)}
-    document["metadata"]["name"] = "small"
-    shop.create(document)
+    shop.create(lone_pod("small", ANNOTATIONS | little))
     pod = Client(shop, "small")
 
     def how_it_ends() -> str:

@@ -8,8 +8,8 @@ from typing import Final
 import pytest
 from istio_proxy import Service
 from istio_rules import ISTIO_ID
-from kind_cluster import CEIL, SIZE, Client, Server, deployment, held, rate_of, template, upload_to, web_server
-from kind_mesh import istio_init, istio_proxy
+from kind_cluster import CEIL, SIZE, Client, Server, held, rate_of, upload_to
+from kind_mesh import istio_init, istio_proxy, meshed_deployment
 from kubectl import Kubectl
 from waiting import until
 
@@ -40,13 +40,7 @@ def peer(elsewhere: Kubectl) -> Server:
 @pytest.fixture(scope="module")
 def meshed(shop: Kubectl, peer: Server) -> Client:
     """A Pod that the mesh and Podlane have been put into."""
-    service = Service(SERVICE, PORT, peer.address(), 80)
-    document = deployment("meshed")
-    containers = [web_server(), istio_proxy(service)]
-    document["spec"]["template"] = template("meshed", LIMITS, containers=containers, initContainers=[istio_init()])
-    shop.create(document)
-    shop("rollout", "status", "deployment/meshed", "--timeout=120s", timeout=150)
-    return Client.of(shop, "meshed")
+    return Client.of_owner(shop, meshed_deployment("meshed", LIMITS, Service(SERVICE, PORT, peer.address(), 80)))
 
 
 def seen(pod: Client) -> dict[str, dict[str, int]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-from kind_cluster import INJECTORS, OPEN, PATIENCE, ROOT, SHOP, SIZE, SYSTEM, Client, KindCluster, Server, held
+from kind_cluster import INJECTORS, OPEN, ROOT, SHOP, SIZE, SYSTEM, Client, KindCluster, Server, held, rolled_out
 from kubectl import Kubectl, RefusedError
 from waiting import until
 
@@ -31,7 +31,7 @@ def _enforced(cluster: KindCluster) -> Iterator[None]:
         yield
         return
     system.apply(ENFORCER.read_text())
-    system("rollout", "status", "daemonset/network-policies", f"--timeout={PATIENCE}", timeout=200)
+    rolled_out(system, "daemonset/network-policies")
     yield
     system("delete", "--filename=-", "--wait", stdin=ENFORCER.read_text())
     until(
@@ -111,11 +111,11 @@ def test_the_charts_own_policy_lets_injectors_work_and_no_more(installed: KindCl
     system = installed.kubectl.within(SYSTEM)
     first, second = sorted(pod["metadata"]["name"] for pod in system.list("pods"))
     system("delete", "pod", first, "--wait")
-    system("rollout", "status", f"deployment/{INJECTORS}", f"--timeout={PATIENCE}", timeout=200)
+    rolled_out(system, f"deployment/{INJECTORS}")
     (fresh,) = [pod["metadata"]["name"] for pod in system.list("pods") if pod["metadata"]["name"] != second]
     system("delete", "pod", second, "--wait")
     # A node's kube-proxy may lead to the one that is gone until it has heard of its end.
     until("the API server to reach the injector that started", installed.injects, patience=60)
-    system("rollout", "status", f"deployment/{INJECTORS}", f"--timeout={PATIENCE}", timeout=200)
+    rolled_out(system, f"deployment/{INJECTORS}")
     with pytest.raises(RefusedError, match="timed out"):
         system("exec", fresh, "--", "python3", "-c", CONNECT, server.address(), "80", str(IMPATIENCE))

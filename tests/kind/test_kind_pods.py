@@ -12,10 +12,13 @@ from kind_cluster import (
     Client,
     Server,
     application,
+    completed,
     deployment,
     held,
+    job_spec,
+    last_words,
+    owner,
     rate_of,
-    template,
     upload,
     web_server,
 )
@@ -33,54 +36,35 @@ def uploading(server: Server, **more: Any) -> dict[str, Any]:
     return application("sh", "-c", f"{command} >/dev/termination-log", **more)
 
 
-def said(status: dict[str, Any]) -> str:
-    """What a container that has ended wrote to its termination log; it must have succeeded."""
-    ended = status["state"]["terminated"]
-    assert ended["exitCode"] == 0, ended
-    return str(ended["message"])
-
-
 @pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
 def test_pods_of_other_owners_get_their_limits(shop: Kubectl, server: Server, kind: str) -> None:
     name = kind.lower()
-    document = deployment(name) | {"kind": kind}
-    if kind == "StatefulSet":
-        document["spec"]["serviceName"] = name
-    shop.create(document)
-    shop("rollout", "status", f"{kind}/{name}", "--timeout=120s", timeout=150)
-    assert held(Client.of(shop, name).upload(server, SIZE, "video.example.com", "http"))
+    pod = Client.of_owner(shop, owner(kind, name))
+    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
     shop("delete", kind, name, "--wait=false")
 
 
-@pytest.mark.parametrize("owner", ["Job", "CronJob"])
-def test_a_job_completes_within_its_limits(shop: Kubectl, server: Server, owner: str) -> None:
-    name = owner.lower()
-    spec = {
-        "backoffLimit": 0,
-        "template": template(name, containers=[uploading(server)], restartPolicy="Never"),
-    }
-    if owner == "Job":
+@pytest.mark.parametrize("kind", ["Job", "CronJob"])
+def test_a_job_completes_within_its_limits(shop: Kubectl, server: Server, kind: str) -> None:
+    name = kind.lower()
+    spec = job_spec(name, uploading(server))
+    if kind == "Job":
         shop.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec})
     else:
         cron = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": spec}}
         shop.create({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "yearly"}, "spec": cron})
         shop("create", "job", name, "--from=cronjob/yearly")
-    shop("wait", "--for=condition=Complete", f"job/{name}", "--timeout=90s", timeout=120)
-    pod = Client.of(shop, name)
-    assert held(rate_of(said(pod.status_of("app")), SIZE))
+    pod = completed(shop, name)
+    assert held(rate_of(last_words(pod.status_of("app")), SIZE))
     assert pod.status_of("podlane")["state"]["terminated"]["exitCode"] == 0
     assert pod.document["status"]["phase"] == "Succeeded"
 
 
 def test_init_containers_of_the_application_are_held_to_its_limits(shop: Kubectl, server: Server) -> None:
     first = uploading(server) | {"name": "first"}
-    document = deployment("initial")
-    document["spec"]["template"]["spec"]["initContainers"] = [first]
-    shop.create(document)
-    shop("rollout", "status", "deployment/initial", "--timeout=120s", timeout=150)
-    pod = Client.of(shop, "initial")
+    pod = Client.of_owner(shop, deployment("initial", initContainers=[first]))
     assert [c["name"] for c in pod.document["spec"]["initContainers"]] == ["podlane", "first"]
-    assert held(rate_of(said(pod.status_of("first")), SIZE))
+    assert held(rate_of(last_words(pod.status_of("first")), SIZE))
     shop("delete", "deployment", "initial", "--wait=false")
 
 
@@ -91,16 +75,12 @@ def probed(name: str, *containers: dict[str, Any]) -> dict[str, Any]:
         "podlane.io/egress-bandwidth": "100M",
         "podlane.io/classes": json.dumps(inbound),
     }
-    document = deployment(name)
-    document["spec"]["template"] = template(name, given, containers=list(containers))
-    return document
+    return deployment(name, given, containers=list(containers))
 
 
 def test_probes_of_the_application_are_not_disturbed(shop: Kubectl) -> None:
     """The kubelet asks by HTTP and TCP, each second, and by a command; a single failure would tell."""
-    shop.create(probed("probed", web_server()))
-    shop("rollout", "status", "deployment/probed", "--timeout=120s", timeout=150)
-    pod = Client.of(shop, "probed")
+    pod = Client.of_owner(shop, probed("probed", web_server()))
     before = pod.failed_probes()
     until(
         f"{PROBES} probes", lambda: shop("logs", pod.pod, "--container=app").count("kube-probe/") >= PROBES, patience=60
@@ -125,9 +105,7 @@ def test_grpc_probes_are_not_disturbed(shop: Kubectl) -> None:
         "startupProbe": {"grpc": {"port": 2379}, "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": {"grpc": {"port": 2379}, **EACH_SECOND}, "livenessProbe": {"grpc": {"port": 2379}, **EACH_SECOND},
     }  # fmt: skip
-    shop.create(probed("grpc", container, application()))
-    shop("rollout", "status", "deployment/grpc", "--timeout=120s", timeout=150)
-    pod = Client.of(shop, "grpc")
+    pod = Client.of_owner(shop, probed("grpc", container, application()))
     before, probes = pod.failed_probes(), captured(pod)
     until(f"{2 * PROBES} probes", lambda: captured(pod) >= probes + 2 * PROBES, patience=60)
     assert pod.failed_probes() == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kind_cluster import CEIL, LANES_NAMESPACE, SIZE, SYSTEM, Client, KindCluster, Server, held
+from kind_cluster import CEIL, LANES_NAMESPACE, SIZE, SYSTEM, Client, KindCluster, Server, held, rolled_out
 from waiting import until
 
 pytestmark = pytest.mark.timeout(300, method="signal")
@@ -30,7 +30,7 @@ def test_nothing_remains_and_pods_can_be_created(installed: KindCluster, client:
     assert installed.in_node("ls", "/run/podlane/agent") == ""
     assert held(client.upload(server, SIZE, "video.example.com", "http"))
     client.kubectl("rollout", "restart", "deployment/client")
-    client.kubectl("rollout", "status", "deployment/client", "--timeout=120s", timeout=150)
+    rolled_out(client.kubectl, "deployment/client")
     fresh = Client.of(client.kubectl, "client")
     spec = fresh.document["spec"]
     assert ([c["name"] for c in spec["containers"]], spec.get("initContainers")) == (["app"], None)
