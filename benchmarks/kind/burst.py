@@ -13,19 +13,20 @@ from benchmarks.kind import manifests
 from benchmarks.kind.cluster import PATIENCE, Api, until
 from benchmarks.kind.exposition import Histogram
 from benchmarks.kind.manifests import Place
+from benchmarks.kind.variants import Variant
 
 _METRIC: Final = "apiserver_admission_webhook_admission_duration_seconds"
 _VERBS: Final = ("inject", "validate")
 """As the chart calls its webhooks, for Pods that ask for the sidecar by their own label: pod.VERB.podlane.io."""
 
 
-def create(api: Api, place: Place, count: int, *, injected: bool) -> dict[str, float]:
+def create(api: Api, place: Place, count: int, variant: Variant) -> dict[str, float]:
     """Create so many Pods at the same time, for no node; gives figures, and removes the Pods.
 
     Raises :class:`ClusterError` when one is refused, :class:`MeasurementError` when the metrics do not fit.
     """
     pods = f"/api/v1/namespaces/{place.namespace}/pods"
-    documents = [manifests.unscheduled(place, f"burst-{number}", injected=injected) for number in range(count)]
+    documents = [manifests.unscheduled(place, f"burst-{number}", variant) for number in range(count)]
     together = threading.Barrier(count)
 
     def one(document: manifests.Document) -> float:
@@ -34,11 +35,11 @@ def create(api: Api, place: Place, count: int, *, injected: bool) -> dict[str, f
         api.ask("POST", pods, document)
         return time.monotonic() - began
 
-    before = _webhooks(api) if injected else {}
+    before = _webhooks(api) if variant.injected else {}
     try:
         with ThreadPoolExecutor(count) as threads:
             took = list(threads.map(one, documents))
-        after = _webhooks(api) if injected else {}
+        after = _webhooks(api) if variant.injected else {}
     finally:
         api.ask("DELETE", f"{pods}?gracePeriodSeconds=0")
         until("the Pods of the burst to be gone", lambda: not api.get(pods)["items"], PATIENCE)

@@ -129,9 +129,10 @@ def _measure(
     """Run, and write what there is: also after an interruption, marked as such."""
     podlane = version("podlane")
     for variant in plan.variants:
-        results.candidates[variant.name] = CandidateInfo(variant.title, podlane if variant.injected else "")
+        results.candidates[variant.name] = CandidateInfo(variant.title, podlane if variant.ours else "")
     try:
-        with prepared(cluster, api, place, image, progress.say):
+        agents = any(variant.agent for variant in plan.variants)
+        with prepared(cluster, api, place, image, progress.say, agents=agents):
             Runner(cluster, api, place, results, progress, output / JSON, plan).run()
             results.complete = True
     finally:

@@ -38,7 +38,7 @@ CONNECTIONS: Final = Measured(
         "per_s": _more("new connections", "connections/s"),
         "p50_us": _less("new connections, p50", "µs"),
         "p99_us": _less("new connections, p99", "µs"),
-        CPU["connections"]: _less("sidecar's CPU per 1,000 connections", "s"),
+        CPU["connections"]: _less("Podlane's CPU per 1,000 connections", "s"),
     },
 )
 KEEP_ALIVE: Final = Measured(
@@ -48,13 +48,13 @@ KEEP_ALIVE: Final = Measured(
         "per_s": _more("keep-alive requests, 50 connections", "requests/s"),
         "p50_us": _less("keep-alive requests, 50 connections, p50", "µs"),
         "p99_us": _less("keep-alive requests, 50 connections, p99", "µs"),
-        CPU["keepalive"]: _less("sidecar's CPU per 1,000 requests", "s"),
+        CPU["keepalive"]: _less("Podlane's CPU per 1,000 requests", "s"),
     },
 )
 BULK: Final = Measured(
     "bulk",
     "one stream as fast as it can",
-    {"gbit_s": _more("bulk up, 1 stream", "Gbit/s"), CPU["bulk"]: _less("sidecar's CPU per GiB", "s")},
+    {"gbit_s": _more("bulk up, 1 stream", "Gbit/s"), CPU["bulk"]: _less("Podlane's CPU per GiB", "s")},
 )
 ACCURACY: Final = Measured(
     "accuracy",
@@ -71,12 +71,12 @@ ACCURACY: Final = Measured(
 )
 USAGE: Final = Measured(
     "usage",
-    "CPU and memory of the sidecar, as the kubelet counts them",
+    "CPU and memory of the sidecar, or of the node's agent, as the kubelet counts them",
     {
-        "start_cpu_s": _less("sidecar's CPU for its start", "s"),
-        "fresh_mib": _less("sidecar's memory when it has started (working set)", "MiB"),
-        "after_mib": _less("sidecar's memory after the loads (working set)", "MiB"),
-        "resident_mib": _less("sidecar's resident memory after the loads (RSS)", "MiB"),
+        "start_cpu_s": _less("Podlane's CPU for its start", "s"),
+        "fresh_mib": _less("Podlane's memory when it has started (working set)", "MiB"),
+        "after_mib": _less("Podlane's memory after the loads (working set)", "MiB"),
+        "resident_mib": _less("Podlane's resident memory after the loads (RSS)", "MiB"),
     },
 )
 STARTUP: Final = Measured(

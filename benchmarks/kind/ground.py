@@ -12,6 +12,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.kind import manifests
 from benchmarks.kind.cluster import PATIENCE, Api, Cluster, ClusterError, NotThereError, until
 from benchmarks.kind.manifests import MINE, Place
+from benchmarks.kind.variants import RELAY
 
 _CHART: Final = Path(__file__).parents[2] / "charts" / "podlane"
 _RELEASE: Final = "podlane-bench"
@@ -25,10 +26,10 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def prepared(cluster: Cluster, api: Api, place: Place, podlane_image: str, say: Say) -> Iterator[None]:
-    """The namespace with the files for Pods, and an injector that answers, for the block.
+def prepared(cluster: Cluster, api: Api, place: Place, podlane_image: str, say: Say, *, agents: bool) -> Iterator[None]:
+    """The namespace with the files for Pods, and an injector that answers, for the block; with ``agents`` on the nodes.
 
-    An injector that is installed is used as it is. Raises :class:`BenchmarkError`.
+    What is installed is used as it is. Raises :class:`BenchmarkError`.
     """
     _clear_system(cluster, api, place, say)
     with _namespace(api, place.namespace, say):
@@ -38,7 +39,7 @@ def prepared(cluster: Cluster, api: Api, place: Place, podlane_image: str, say: 
             _until_injecting(api, place)
             yield
         else:
-            with _installed(cluster, api, place, podlane_image, say):
+            with _installed(cluster, api, place, podlane_image, say, agents=agents):
                 yield
 
 
@@ -89,13 +90,15 @@ def _namespace(api: Api, name: str, say: Say) -> Iterator[None]:
 
 
 @contextmanager
-def _installed(cluster: Cluster, api: Api, place: Place, image: str, say: Say) -> Iterator[None]:
+def _installed(cluster: Cluster, api: Api, place: Place, image: str, say: Say, *, agents: bool) -> Iterator[None]:
     """The chart in a namespace beside the Pods', since a release's own is never injected."""
     system = _system(place)
     repository, _, tag = image.rpartition(":")
     with _namespace(api, system, say):
         say(f"installing Podlane ({image}) into {system}")
         values = f"--set=image.repository={repository},image.tag={tag},tests.enabled=false"
+        if agents:
+            values += ",agent.enabled=true"
         try:
             cluster.run_helm("install", _RELEASE, str(_CHART), *_options(place), values, patience=PATIENCE + 30)
             _until_injecting(api, place)
@@ -130,7 +133,7 @@ def _system(place: Place) -> str:
 def _until_injecting(api: Api, place: Place) -> None:
     """Until kube-proxy has heard of the injectors the API server is refused."""
     path = f"/api/v1/namespaces/{place.namespace}/pods?dryRun=All"
-    document = manifests.started(place, "injected", injected=True)
+    document = manifests.started(place, "injected", RELAY)
 
     def injects() -> bool:
         try:

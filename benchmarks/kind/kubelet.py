@@ -11,7 +11,6 @@ from typing import Final
 from benchmarks.errors import MeasurementError
 from benchmarks.kind.cluster import Api
 from benchmarks.kind.exposition import Usage, usage
-from benchmarks.kind.manifests import SIDECAR, Place
 
 _PATIENCE: Final = 60.0
 _LOOK_AGAIN: Final = 0.5
@@ -19,12 +18,14 @@ _LOOK_AGAIN: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Sidecar:
-    """The sidecar of a Pod, as the kubelet of its node sees it."""
+class Container:
+    """A container, as the kubelet of its node sees it."""
 
     api: Api
-    place: Place
+    node: str
+    namespace: str
     pod: str
+    name: str
 
     def next_look(self) -> Usage:
         """What the kubelet finds when it looks for the next time: a look that was not there yet is one after the call.
@@ -35,13 +36,13 @@ class Sidecar:
         before = self._last_look()
         while (found := self._last_look()) is None or (before is not None and found.taken == before.taken):
             if time.monotonic() > give_up:
-                raise MeasurementError(f"the kubelet did not look at the sidecar of {self.pod} within {_PATIENCE:g} s")
+                raise MeasurementError(f"the kubelet did not look at {self.name} of {self.pod} within {_PATIENCE:g} s")
             threading.Event().wait(_LOOK_AGAIN)  # a kubelet does not notify
         return found
 
     def _last_look(self) -> Usage | None:
-        text = self.api.text(f"/api/v1/nodes/{self.place.node}/proxy/metrics/cadvisor")
-        return usage(text, self.place.namespace, self.pod, SIDECAR)
+        text = self.api.text(f"/api/v1/nodes/{self.node}/proxy/metrics/cadvisor")
+        return usage(text, self.namespace, self.pod, self.name)
 
 
 class Counter:

@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks import tools
 from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import manifests
+from benchmarks.kind.agents import until_in_force
 from benchmarks.kind.cluster import PATIENCE, Api, Cluster
 from benchmarks.kind.figures import ACCURACY, BULK, CONNECTIONS, KEEP_ALIVE
 from benchmarks.kind.manifests import APP, Place
@@ -56,7 +57,7 @@ class Pair:
 def pair(
     cluster: Cluster, api: Api, place: Place, variant: Variant, seconds: int, failed: Callable[[], None]
 ) -> Iterator[Pair]:
-    """Create the Pods of a variant for the block, one after the other. Raises :class:`ClusterError`.
+    """Create the Pods of a variant for the block, one after the other. Raises :class:`BenchmarkError`.
 
     Pods that are left from a turn whose end failed are removed first: they have the same names.
     ``failed`` is called while the Pods are still there, when they do not get ready or the block fails.
@@ -83,6 +84,8 @@ def pair(
             api.ask("POST", pods, manifests.client(place, name, variant, part, address))
             clients |= dict.fromkeys(part.lanes, name)
         until_ready(*dict.fromkeys(clients.values()))
+        if variant.agent:
+            until_in_force(api, place, clients[WEB])
         yield Pair(cluster, place, variant, address, clients, seconds)
     except BenchmarkError:
         failed()

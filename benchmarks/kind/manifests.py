@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.kind.variants import LANES, LIMITED, RELAY, Client, Variant
+from benchmarks.kind.variants import LANES, LIMITED, Client, Variant
 from benchmarks.stage import HTTP_PORT, IPERF_PORT, PAGE, PAGE_BYTES
 
 Document = dict[str, Any]
@@ -17,6 +17,7 @@ MINE: Final = {"app.kubernetes.io/managed-by": "podlane-benchmarks"}
 HOSTNAME: Final = "kubernetes.io/hostname"
 """The label of nodes."""
 INJECT: Final = "podlane.io/inject"
+MODE: Final = "podlane.io/mode"
 APP, SIDECAR = "app", "podlane"
 """Containers of a client."""
 _CONFIGURATION: Final = "benchmark"
@@ -113,7 +114,7 @@ def client(place: Place, name: str, variant: Variant, part: Client, server_addre
     return _pod(
         place,
         name,
-        _injection(variant.injected),
+        _labels(variant),
         part.annotations,
         [_container(place, APP, _WAIT)],
         initContainers=[_settings(place)],
@@ -121,22 +122,23 @@ def client(place: Place, name: str, variant: Variant, part: Client, server_addre
     )
 
 
-def started(place: Place, name: str, *, injected: bool) -> Document:
+def started(place: Place, name: str, variant: Variant) -> Document:
     """A Pod whose start is timed: one container that is ready as soon as it runs."""
-    (part,) = RELAY.clients
+    (part,) = variant.clients
     container = {"name": APP, "image": place.image, "command": _WAIT}
-    return _pod(place, name, _injection(injected), part.annotations if injected else {}, [container])
+    return _pod(place, name, _labels(variant), part.annotations, [container])
 
 
-def unscheduled(place: Place, name: str, *, injected: bool) -> Document:
+def unscheduled(place: Place, name: str, variant: Variant) -> Document:
     """The same Pod for a node that does not exist: it is admitted and stored, and no kubelet hears of it."""
-    made = started(place, name, injected=injected)
+    made = started(place, name, variant)
     made["spec"]["nodeSelector"] = _NOWHERE
     return made
 
 
-def _injection(wanted: bool) -> dict[str, str]:
-    return {INJECT: str(wanted).lower()}
+def _labels(variant: Variant) -> dict[str, str]:
+    """By which a Pod is Podlane's, or is not: the Pod's namespace has not opted in."""
+    return {MODE: "agent"} if variant.agent else {INJECT: str(variant.injected).lower()}
 
 
 def _container(place: Place, name: str, command: Sequence[str]) -> Document:

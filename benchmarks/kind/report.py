@@ -19,8 +19,8 @@ BEGIN: Final = "<!-- kind: begin (python -m benchmarks kind --publish) -->"
 END: Final = "<!-- kind: end -->"
 PLOT: Final = "kind"
 _NO_PINNING: Final = (
-    "All Pods are on this one node, and nothing is pinned: client, server, sidecar, kubelet and control plane share "
-    "its CPUs."
+    "All Pods are on this one node, and nothing is pinned: client, server, sidecar, agent, kubelet and control plane "
+    "share its CPUs."
 )
 _WHOLE_PODS: Final = (
     "The bandwidth plugin can limit a whole Pod only, and knows no names, ports or classes: each of its limits has a "
@@ -73,7 +73,7 @@ def _ratios(analysis: Analysis) -> str:
     """Every variant over the Pod without anything, and Podlane over the plugin."""
     names = _columns(analysis)
     against = {PLAIN: [name for name in names if name != PLAIN.name]}
-    against[BANDWIDTH] = [name for name in names if VARIANTS[name].injected]
+    against[BANDWIDTH] = [name for name in names if VARIANTS[name].ours]
     pairs = [(name, peer.name) for peer, ours in against.items() if peer.name in names for name in ours]
     rows = []
     for measure in MEASURES.values():

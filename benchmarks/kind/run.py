@@ -9,19 +9,24 @@ from typing import Final
 
 from benchmarks.errors import BenchmarkError, MeasurementError
 from benchmarks.kind import burst, manifests, startup
+from benchmarks.kind.agents import AGENTS_CONTAINER, agent_of
 from benchmarks.kind.cluster import Api, Cluster
 from benchmarks.kind.dump import dump
 from benchmarks.kind.figures import ACCURACY, ADMISSION, CPU, END, PER_TURN, STARTUP, USAGE, Measured
-from benchmarks.kind.kubelet import Counter, Sidecar
+from benchmarks.kind.kubelet import Container, Counter
 from benchmarks.kind.loads import LOADS, Pair, pair
-from benchmarks.kind.manifests import Place
+from benchmarks.kind.manifests import SIDECAR, Place
 from benchmarks.kind.startup import Start, Watcher
-from benchmarks.kind.variants import PLAIN, RELAY, WEB, Variant
+from benchmarks.kind.variants import AGENT, PLAIN, RELAY, WEB, Variant
 from benchmarks.progress import Progress
 from benchmarks.results import Results, Sample
 
-STARTED: Final = (PLAIN, RELAY)
-"""Whose starts and creations are timed: a Pod without a sidecar and one with it."""
+STARTED: Final = (PLAIN, RELAY, AGENT)
+"""Whose starts are timed."""
+CREATED: Final = (PLAIN, RELAY)
+"""Whose creations are timed: a Pod without a sidecar and one with it."""
+_OF_A_START: Final = ("start_cpu_s", "fresh_mib")
+"""Figures of a process that begins with its Pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,11 @@ class Plan:
         """The variants whose starts are timed, as far as they are wanted."""
         return [variant for variant in STARTED if variant in self.variants]
 
+    @property
+    def created(self) -> list[Variant]:
+        """The variants whose creations are timed, as far as they are wanted."""
+        return [variant for variant in CREATED if variant in self.variants]
+
     def of(self, variant: Variant) -> list[Measured]:
         """What is measured with a pair of Pods of a variant."""
         return [
@@ -47,7 +57,7 @@ class Plan:
             for measured in self.measures
             if measured in PER_TURN
             and (measured is not ACCURACY or variant.limits)
-            and (measured is not USAGE or variant.injected)
+            and (measured is not USAGE or variant.ours)
         ]
 
     def turns(self) -> Iterator[tuple[int, Variant]]:
@@ -56,15 +66,16 @@ class Plan:
             yield from ((number, variant) for variant in self.variants if self.of(variant))
 
     def starts(self) -> Iterator[tuple[int, Variant]]:
-        """A B B A A B B A: each comes as often behind the other as behind its own kind, which may still be ending."""
+        """A B C C B A A B C C B A: none comes always behind the same one, which may still be ending."""
         for number in range(self.pods):
             yield from ((number, variant) for variant in (self.started if number % 2 == 0 else self.started[::-1]))
 
     @property
     def steps(self) -> int:
         """How many measurements there will be."""
-        once = sum(measured in self.measures for measured in (STARTUP, ADMISSION))
-        return sum(len(self.of(variant)) for _, variant in self.turns()) + once * len(self.started)
+        once = (STARTUP, self.started), (ADMISSION, self.created)
+        turns = sum(len(self.of(variant)) for _, variant in self.turns())
+        return turns + sum(len(variants) for measured, variants in once if measured in self.measures)
 
 
 class Runner:
@@ -91,7 +102,7 @@ class Runner:
             self._starts()
             self._results.write(self._path)
         if ADMISSION in self._plan.measures:
-            for variant in self._plan.started:
+            for variant in self._plan.created:
                 self._burst(variant)
             self._results.write(self._path)
 
@@ -103,17 +114,27 @@ class Runner:
             with pair(
                 self._cluster, self._api, self._place, variant, seconds, lambda: self._explain(number, variant)
             ) as pods:
-                usage = Counter(Sidecar(self._api, self._place, pods.clients[WEB]).next_look) if USAGE in left else None
+                usage = Counter(self._held_by(variant, pods).next_look) if USAGE in left else None
                 for measured in [each for each in left if each is not USAGE]:
                     self._progress.show(number, variant.name, measured.name)
                     self._load(number, variant, measured, pods, usage)
                     left.remove(measured)
                 if usage:
-                    self._keep(number, variant, USAGE, usage.figures())
+                    figures = usage.figures()
+                    if variant.agent:
+                        figures = {key: value for key, value in figures.items() if key not in _OF_A_START}
+                    self._keep(number, variant, USAGE, figures)
                     left.remove(USAGE)
         except BenchmarkError as error:
             # Where all is measured, and the Pods could not be removed: it may be seen in what comes next.
             self._fail(number, variant, left or [END], error)
+
+    def _held_by(self, variant: Variant, pods: Pair) -> Container:
+        """Whose CPU and memory are a variant's."""
+        node = self._place.node
+        if variant.agent:
+            return Container(self._api, node, *agent_of(self._api, node), AGENTS_CONTAINER)
+        return Container(self._api, node, self._place.namespace, pods.clients[WEB], SIDECAR)
 
     def _load(self, number: int, variant: Variant, measured: Measured, pods: Pair, usage: Counter | None) -> None:
         try:
@@ -139,9 +160,7 @@ class Runner:
             with watcher.watching():
                 for number, variant in self._plan.starts():
                     self._progress.show(1, variant.name, f"start {number + 1} of {self._plan.pods}")
-                    document = manifests.started(
-                        self._place, f"start-{variant.name}-{number}", injected=variant.injected
-                    )
+                    document = manifests.started(self._place, f"start-{variant.name}-{number}", variant)
                     found[variant.name].append(watcher.start(document))
         except BenchmarkError as error:
             for variant in self._plan.started:
@@ -154,7 +173,7 @@ class Runner:
     def _burst(self, variant: Variant) -> None:
         self._progress.show(1, variant.name, f"{self._plan.burst} Pods at once")
         try:
-            values = burst.create(self._api, self._place, self._plan.burst, injected=variant.injected)
+            values = burst.create(self._api, self._place, self._plan.burst, variant)
         except BenchmarkError as error:
             self._explain(1, variant)
             self._fail(1, variant, [ADMISSION], error)

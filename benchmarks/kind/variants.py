@@ -1,4 +1,4 @@
-"""What is compared: a client Pod as it is, with Podlane in three ways, and with CNI's bandwidth plugin. Pure."""
+"""What is compared: a client Pod as it is, with Podlane in four ways, and with CNI's bandwidth plugin. Pure."""
 
 from __future__ import annotations
 
@@ -48,11 +48,13 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to hold a Pod to limits. ``datapath``: of the sidecar; None: there is none."""
+    """One way to hold a Pod to limits. ``datapath``: of the sidecar; None: there is none. ``agent``: the node's agent
+    does it."""
 
     name: str
     title: str
     datapath: str | None = None
+    agent: bool = False
     by_port: bool = False
     plugin: bool = False
 
@@ -60,6 +62,11 @@ class Variant:
     def injected(self) -> bool:
         """Whether its client has a sidecar."""
         return self.datapath is not None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is Podlane that holds the limits."""
+        return self.injected or self.agent
 
     @property
     def clients(self) -> tuple[Client, ...]:
@@ -70,13 +77,14 @@ class Variant:
                 Client(f"-{lane.name}", (lane,), {"kubernetes.io/egress-bandwidth": limit})
                 for lane, limit in limits.items()
             )
-        if self.datapath is None:
+        if not self.ours:
             return (Client("", (WEB,), {}),)
         annotations = {
             "podlane.io/egress-bandwidth": UNLIMITED.removesuffix("bit"),
             "podlane.io/classes": json.dumps([_class(lane, by_port=self.by_port) for lane in LANES]),
-            "podlane.io/datapath": self.datapath,
         }
+        if self.datapath is not None:
+            annotations["podlane.io/datapath"] = self.datapath
         return (Client("", LANES, annotations),)
 
     @property
@@ -95,8 +103,9 @@ PLAIN: Final = Variant("plain", "without injection")
 RELAY: Final = Variant("relay", "Podlane relay", datapath="relay")
 ASIDE: Final = Variant("step-aside", "Podlane step aside", datapath="step-aside")
 KERNEL: Final = Variant("kernel-only", "Podlane, by port alone", datapath="relay", by_port=True)
+AGENT: Final = Variant("agent", "Podlane's agent of the node", agent=True)
 BANDWIDTH: Final = Variant("bandwidth", "CNI's bandwidth plugin", plugin=True)
-VARIANTS: Final = {variant.name: variant for variant in (PLAIN, RELAY, ASIDE, KERNEL, BANDWIDTH)}
+VARIANTS: Final = {variant.name: variant for variant in (PLAIN, RELAY, ASIDE, KERNEL, AGENT, BANDWIDTH)}
 
 
 def choose(wanted: Sequence[str]) -> list[Variant]:

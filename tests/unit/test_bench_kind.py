@@ -39,7 +39,7 @@ from benchmarks.kind.figures import (
     USAGE,
 )
 from benchmarks.kind.figures import choose as choose_measures
-from benchmarks.kind.kubelet import Counter, Sidecar
+from benchmarks.kind.kubelet import Container, Counter
 from benchmarks.kind.loads import LOADS, Loaded, Pair
 from benchmarks.kind.manifests import Place
 from benchmarks.kind.namespaces import COLUMNS, ROWS, published
@@ -47,6 +47,7 @@ from benchmarks.kind.run import Plan, Runner
 from benchmarks.kind.settled import SETTLE, Held, held, plugin_held
 from benchmarks.kind.startup import Start, figures
 from benchmarks.kind.variants import (
+    AGENT,
     ASIDE,
     BANDWIDTH,
     KERNEL,
@@ -247,9 +248,19 @@ def test_who_is_not_injected_has_no_annotation_of_ours() -> None:
         for variant in (PLAIN, BANDWIDTH)
         for part in variant.clients
     ]
-    for document in [*documents, manifests.server(PLACE, "server"), manifests.started(PLACE, "x", injected=False)]:
+    for document in [*documents, manifests.server(PLACE, "server"), manifests.started(PLACE, "x", PLAIN)]:
         assert document["metadata"]["labels"] == {"podlane.io/inject": "false"}
         assert not [name for name in document["metadata"]["annotations"] if name.startswith("podlane.io/")]
+
+
+def test_who_is_the_agents_asks_for_it_and_for_the_same_lanes() -> None:
+    (part,), (with_sidecar,) = AGENT.clients, ASIDE.clients
+    pod = manifests.client(PLACE, "agent", AGENT, part, "10.0.0.1")
+    assert pod["metadata"]["labels"] == {"podlane.io/mode": "agent"}
+    assert part.annotations == {k: v for k, v in with_sidecar.annotations.items() if k != "podlane.io/datapath"}
+    response = mutate(review(pod), InjectionDefaults(), lambda _namespace, _name: None)["response"]
+    assert response["allowed"]
+    assert "patch" not in response
 
 
 def test_the_plugin_has_a_pod_for_each_limit() -> None:
@@ -283,13 +294,13 @@ def test_a_node_is_chosen_by_its_label_and_its_kubelet_asked_by_its_name() -> No
             asked.append(path)
             return CADVISOR.replace("1764105000123", str(1764105000123 + len(asked)))
 
-    Sidecar(Told(), PLACE, "relay").next_look()  # type: ignore[arg-type]
+    Container(Told(), PLACE.node, PLACE.namespace, "relay", manifests.SIDECAR).next_look()  # type: ignore[arg-type]
     assert set(asked) == {"/api/v1/nodes/node-1.example.com/proxy/metrics/cadvisor"}
-    assert manifests.started(PLACE, "p", injected=False)["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-1"}
+    assert manifests.started(PLACE, "p", PLAIN)["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-1"}
 
 
 def test_a_burst_is_of_the_same_pods_for_no_node() -> None:
-    one, other = (make(PLACE, "p", injected=True) for make in (manifests.started, manifests.unscheduled))
+    one, other = (make(PLACE, "p", RELAY) for make in (manifests.started, manifests.unscheduled))
     assert one["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-1"}
     assert list(other["spec"]["nodeSelector"]) == ["podlane.io/no-such-node"]
     same = copy.deepcopy(other)
@@ -308,16 +319,16 @@ def plan(**changes: object) -> Plan:
 
 def test_variants_take_turns_and_starts_are_symmetrical() -> None:
     assert [variant.name for _, variant in plan().turns()] == list(VARIANTS) * 2
-    assert [variant for _, variant in plan().starts()] == [PLAIN, RELAY, RELAY, PLAIN, PLAIN, RELAY, RELAY, PLAIN]
+    assert [variant for _, variant in plan().starts()] == [PLAIN, RELAY, AGENT, AGENT, RELAY, PLAIN] * 2
     assert list(plan(measures=[STARTUP]).turns()) == []
     assert plan(variants=[KERNEL]).started == []
 
 
 def test_nobody_is_asked_for_what_it_has_not() -> None:
-    assert [m.name for m in plan().of(RELAY)] == [m.name for m in PER_TURN]
+    assert [m.name for m in plan().of(RELAY)] == [m.name for m in plan().of(AGENT)] == [m.name for m in PER_TURN]
     assert [m.name for m in plan().of(PLAIN)] == ["connections", "keepalive", "bulk"]
     assert [m.name for m in plan().of(BANDWIDTH)] == ["connections", "keepalive", "bulk", "accuracy"]
-    assert plan().steps == 2 * (3 + 3 * 5 + 4) + 2 * 2
+    assert plan().steps == 2 * (3 + 4 * 5 + 4) + 3 + 2
     assert {*LOADS, USAGE.name} == {m.name for m in PER_TURN}
 
 
