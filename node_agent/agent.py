@@ -6,23 +6,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import trio
 
 from daemon.log import Logger
 from datapath.kernel_thread import KernelThread
 from datapath.network_namespace import Identity, NetworkNamespace, all_namespaces
-from node_agent.lanes import NodeContext, State, WorkloadLanes, remove_lanes
+from node_agent.lanes import NodeContext, WorkloadLanes, remove_lanes
 from node_agent.state import StateFolder
 from node_agent.workload import NodeWorkload
 from tc_core.errors import InterfaceNotFoundError
 from traffic_policy.errors import PodlaneError
 
 log = Logger()
-
-_READY: Final = (State.PROGRAMMED, State.REFUSED)
-"""States in which there is nothing to wait for."""
 
 
 class Agent:
@@ -65,6 +61,8 @@ class Agent:
         self.running[name] = lanes
         try:
             await lanes.run()
+            if lanes.left_in:  # it ended while its lanes could not be changed
+                await KernelThread().run(partial(remove_left_lanes, self._node.state, only=lanes.left_in))
         finally:
             if self.running.get(name) is lanes:
                 del self.running[name]
@@ -86,13 +84,13 @@ class Agent:
     @property
     def ready(self) -> bool:
         """Whether all lanes that can be in force are. A Pod may wait for its network for ever."""
-        return self.synced and all(
-            each.state in _READY or each.workload.network_namespace is None for each in self.running.values()
-        )
+        return self.synced and all(each.settled for each in self.running.values())
 
 
-def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> tuple[int, int]:
-    """Remove what agents have left in all network namespaces, or in all ``but`` these.
+def remove_left_lanes(
+    state: StateFolder, but: set[Path] | None = None, *, only: set[Identity] | None = None
+) -> tuple[int, int]:
+    """Remove what agents have left in all network namespaces, or in all ``but`` these, or in these ``only``.
 
     In how many something was removed, and in how many it could not be, which is logged. Blocks.
     """
@@ -103,7 +101,7 @@ def remove_left_lanes(state: StateFolder, but: set[Path] | None = None) -> tuple
     there = all_namespaces()
     removed = left = 0
     for identity, interface in state.all().items():
-        if identity in kept:
+        if identity in kept or (only is not None and identity not in only):
             continue
         if identity in there:
             try:

@@ -39,6 +39,7 @@ from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
 from tc_core.device_counts import DeviceCounts
+from tc_core.errors import InterfaceNotFoundError
 from tc_core.probe.capability import Features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
@@ -51,6 +52,8 @@ _LOOK_S: Final = 0.1
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 30.0
 """Seconds before what has failed is tried again."""
+_GOES_S: Final = 10.0
+"""Seconds that an interface may be missing: the network of a Pod that ends goes before its namespace does."""
 
 log = Logger()
 
@@ -59,7 +62,7 @@ class State(StrEnum):
     """Of a workload."""
 
     WAITING = "waiting"
-    """Its network namespace is not known, or not there."""
+    """Its network namespace is not known, or not there, or has just lost its interface."""
     PROGRAMMED = "programmed"
     """Its lanes are in force."""
     REFUSED = "refused"
@@ -101,12 +104,16 @@ class WorkloadLanes:
         """While they are in force."""
         self.in_force_in: Identity | None = None
         """The network namespace in which they are."""
+        self.left_in: set[Identity] = set()
+        """Network namespaces in which something may be, of this agent or an earlier one."""
         self.programmed = 0
         """How often lanes were put in force or changed."""
         self._node = node
         self._in_force: WantedLanes | None = None
         self._mesh: MeshProxy | None = None
         self._stirred = trio.Event()
+        self._lacking_since = -math.inf
+        """From when on its interface has been missing."""
         self._ended = False
         self._tried: NodeWorkload | None = None
         self._judged: NodeWorkload | None = None
@@ -126,6 +133,11 @@ class WorkloadLanes:
         """Whether :meth:`end` was called."""
         return self._ended
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing more that the agent could do for it now."""
+        return self.state in (State.PROGRAMMED, State.REFUSED) or (self.state is State.WAITING and bool(self.reason))
+
     def end(self) -> None:
         """Remove the lanes, and return from :meth:`run`. (Cancelling it leaves them in force.)"""
         self._ended = True
@@ -139,7 +151,7 @@ class WorkloadLanes:
             failure = await self._attempt()
             if failure is not None:
                 pause = _FIRST_PAUSE_S if self.programmed > began else min(pause * 2, _LONGEST_PAUSE_S)
-                self._say(State.FAILED, failure)
+                self._say(self._or_waiting(State.FAILED), failure)
             if not self._ended:
                 with trio.move_on_after(pause if failure is not None else self._patience()):
                     await self._stirred.wait()
@@ -165,6 +177,8 @@ class WorkloadLanes:
                 await self._work_in(namespace, workload.lanes)
         except (PodlaneError, ExceptionGroup) as error:
             known = single(error, PodlaneError) if isinstance(error, ExceptionGroup) else error
+            if isinstance(known, InterfaceNotFoundError):
+                self._lacks_its_interface()
             if known is not None:
                 return str(known)
             log.error("a mistake in the agent", workload=self.workload.name, exc_info=error)
@@ -176,6 +190,8 @@ class WorkloadLanes:
         async with trio.open_nursery() as nursery:
             with ExitStack() as stack:
                 earlier = self._node.state.earlier(namespace.identity)
+                if earlier is not None:
+                    self.left_in.add(namespace.identity)
                 seal = None if earlier is None else earlier.seal
                 await thread.run(partial(self._make_plane, stack, namespace, lanes, thread, seal))
                 plane = self.plane
@@ -206,6 +222,8 @@ class WorkloadLanes:
         """In the network namespace. What ``stack`` closes belongs to it."""
         stack.enter_context(hold_instance_lock())
         kernel = stack.enter_context(NetlinkKernel())
+        if lanes.interface is None and kernel.default_route_interface() is None:
+            raise InterfaceNotFoundError("Its network namespace has no default route, to tell its interface.")
         interface = shaped_interface(kernel, lanes.interface)
         self._mesh = resolve(lanes.mesh)
         counts = DeviceCounts()
@@ -216,6 +234,7 @@ class WorkloadLanes:
 
         def keep(ids: ClassIds) -> None:
             self._node.state.write(namespace.identity, self.workload.name, interface, Earlier(ids, installer.seal))
+            self.left_in.add(namespace.identity)
             self.counters.keep(ids)
 
         servers = ServerFactory(captured=partial(self._classifier, thread, lanes), quic=_no_relay)
@@ -258,7 +277,7 @@ class WorkloadLanes:
                     stale = await self._follow(plane)
                 else:
                     trouble = await self._mend(plane, found)
-                self._say(State.PROGRAMMED, " ".join(filter(None, (stale, trouble))))
+                self._say(self._or_waiting(State.PROGRAMMED), " ".join(filter(None, (stale, trouble))))
 
     async def _follow(self, plane: DataPlane) -> str:
         """Put in force what is wanted now; why that cannot be, or an empty text."""
@@ -277,14 +296,26 @@ class WorkloadLanes:
 
     async def _mend(self, plane: DataPlane, found: Found) -> str:
         """Put back what is missing; what is wrong, or an empty text."""
-        if isinstance(found, PodlaneError):
-            return str(found)
         try:
+            if isinstance(found, PodlaneError):
+                raise found
             async with plane.changing:
                 await plane.mend(found)
+        except InterfaceNotFoundError as error:
+            self._lacks_its_interface()
+            return str(error)
         except PodlaneError as error:
             return str(error)
+        self._lacking_since = -math.inf
         return ""
+
+    def _lacks_its_interface(self) -> None:
+        if self._lacking_since == -math.inf:
+            self._lacking_since = trio.current_time()
+
+    def _or_waiting(self, state: State) -> State:
+        """This state, but while the interface may only be missing because the Pod ends."""
+        return State.WAITING if trio.current_time() < self._lacking_since + _GOES_S else state
 
     def _continues(self, namespace: NetworkNamespace) -> bool:
         """Whether there are to be lanes in this namespace, on the same interface."""
@@ -315,6 +346,7 @@ class WorkloadLanes:
                     await plane.drain(Duration(0))
                     await plane.remove()
         self._node.state.forget(namespace.identity)
+        self.left_in.discard(namespace.identity)
         log.info("lanes ended", workload=self.workload.name, removed=there)
 
     def _is_lost(self, namespace: NetworkNamespace) -> bool:
@@ -324,6 +356,7 @@ class WorkloadLanes:
     def _programmed(self, lanes: WantedLanes, *, adopted: bool = False) -> None:
         """``adopted``: from an earlier agent, which has told it; an upgrade must not tell it again of all Pods."""
         self._in_force = lanes
+        self._lacking_since = -math.inf
         self.programmed += 1
         self._say(State.PROGRAMMED, "")
         if not adopted:

@@ -156,4 +156,5 @@ def cleanup(settings: AgentSettings) -> Iterator[str]:
         raise CleanupError(
             f"Lanes are left in {left} network namespaces; the log says why. End the agent of this node, and try again."
         )
+    settings.cni_socket.unlink(missing_ok=True)
     yield f"lanes removed from {removed} network namespaces"

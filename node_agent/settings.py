@@ -73,6 +73,11 @@ class AgentSettings(BaseSettings):
         """Those of :attr:`cni_exempt`."""
         return tuple(filter(None, self.cni_exempt.split(",")))
 
+    @property
+    def cni_socket(self) -> Path:
+        """Where the CNI plugin asks."""
+        return self.state / "cni.sock"
+
 
 def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> AgentSettings:
     """Settings with the command line's values; raises :class:`ConfigError` naming the setting and the remedy.

@@ -33,7 +33,7 @@ log = Logger()
 
 async def run_plugin(settings: AgentSettings, conf: Path, gate: CniGate) -> None:
     """Answer the plugin, and keep it installed, until cancelled. Raises :class:`ConfigError`."""
-    socket = settings.state / "cni.sock"
+    socket = settings.cni_socket
     installer = PluginInstaller(conf, settings.cni_bin_dir)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_cni, listen(socket), gate.answer)
@@ -50,6 +50,7 @@ async def take_plugin_out_if_unwanted(settings: AgentSettings, api: ApiServer) -
         await trio.to_thread.run_sync(partial(take_plugin_out, settings))
     except ConfigError as error:
         log.error("the CNI plugin stays in the node's network configuration", error=str(error))
+    settings.cni_socket.unlink(missing_ok=True)  # nobody will answer there
 
 
 def take_plugin_out(settings: AgentSettings) -> list[Path]:

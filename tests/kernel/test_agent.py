@@ -189,6 +189,38 @@ def test_what_is_named_no_more_is_removed_also_if_no_agent_ran_meanwhile(
     until("the end of the other's", lambda: state_of(other) == untouched[1])
 
 
+def connect(pod: Host) -> None:
+    """Give it an interface, which leads nowhere."""
+    pod.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
+    pod.ip("address", "add", "10.9.9.1/24", "dev", "eth0")
+    pod.ip("link", "set", "peer0", "up")
+    pod.ip("link", "set", "eth0", "up")
+    pod.ip("route", "add", "default", "via", "10.9.9.2")
+
+
+def test_an_interface_that_goes_is_waited_for(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    """The network of a Pod that ends goes a moment before its namespace: that is no failure."""
+    one, _ = two.pods
+    agent = start_agent(tmp_path, entry(one, named("a")))
+    agents.append(agent)
+    agent.until_in_force(one, named("a"))
+    for _ in range(2):
+        one.ip("link", "delete", "eth0")
+        assert "eth0" in agent.until_state(one, "waiting")["reason"]
+        assert agent.get("/readyz") == "ready\n"
+        connect(one)
+        agent.until_state(one, "programmed")
+        assert enforced(one)
+    agent.stop(signal.SIGKILL)
+    one.ip("link", "delete", "eth0")
+    agents.append(start_agent(tmp_path, entry(one, named("a"))))
+    until("the reason", lambda: "default route" in agents[-1].workload(one)["reason"])
+    assert list((tmp_path / "state").glob("*.json"))
+    agents[-1].write()
+    until("the end of what was noted", lambda: not list((tmp_path / "state").glob("*.json")))
+    assert all(word not in enforced(one) for word in ("TPROXY", "NFQUEUE", "PODLANE"))
+
+
 def test_a_namespace_that_goes_is_let_go_and_one_that_comes_gets_its_lanes(
     two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
 ) -> None:
@@ -204,11 +236,7 @@ def test_a_namespace_that_goes_is_let_go_and_one_that_comes_gets_its_lanes(
         until("the end of the namespace", lambda i=inode: str(i) not in subprocess.getoutput("lsns --type net --raw"))
         at_rest.append(len(os.listdir(f"/proc/{agent.process.pid}/fd")))
         one.namespace.create()
-        one.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
-        one.ip("address", "add", "10.9.9.1/24", "dev", "eth0")
-        one.ip("link", "set", "peer0", "up")
-        one.ip("link", "set", "eth0", "up")
-        one.ip("route", "add", "default", "via", "10.9.9.2")
+        connect(one)
         agent.until_in_force(one, named("a"))
         inode = os.stat(one.namespace.path).st_ino
     assert len(set(at_rest)) == 1, "descriptors of namespaces that are gone"
