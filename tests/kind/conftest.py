@@ -14,7 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kube"))  # kubectl.py
 
-from kind_cluster import ANNOTATIONS, OPEN, SHOP, Client, KindCluster, Server
+from kind_agents import AGENTS
+from kind_cluster import ANNOTATIONS, LANES_NAMESPACE, OPEN, SHOP, SYSTEM, Client, KindCluster, Server, rolled_out
 from kubectl import Kubectl
 from manifests import INJECTED
 from node_report import report_on
@@ -75,6 +76,26 @@ def shop(installed: KindCluster) -> Kubectl:
     """kubectl in a namespace that opted in."""
     installed.make_namespace(SHOP, INJECTED)
     return installed.kubectl.within(SHOP)
+
+
+@pytest.fixture(scope="module")
+def agents(installed: KindCluster) -> Iterator[KindCluster]:
+    """The chart with agents; what they have left is removed in the end by the chart's value for it."""
+    installed.allow_agents()
+    installed.upgrade("agent.enabled=true")
+    rolled_out(installed.kubectl.within(SYSTEM), AGENTS)
+    yield installed
+    installed.upgrade("agent.enabled=true", "agent.cleanup=true")
+    rolled_out(installed.kubectl.within(SYSTEM), AGENTS)
+    assert installed.in_node("ls", "/run/podlane/agent") == ""
+    installed.upgrade()
+
+
+@pytest.fixture(scope="module")
+def lanes(agents: KindCluster) -> Kubectl:
+    """kubectl in a namespace whose Pods are the agent's."""
+    agents.need_namespace(LANES_NAMESPACE, {"podlane.io/mode": "agent"})
+    return agents.kubectl.within(LANES_NAMESPACE)
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,13 @@ SHOP: Final = "shop"
 """One that has."""
 LANES_NAMESPACE: Final = "lanes"
 """One whose Pods are the agent's."""
+LATER_NAMESPACE: Final = "later"
+"""One whose Pods become the agent's when they run."""
 STRICT: Final = "strict"
 """One that has, and whose Pods may have no special rights."""
 PRIVILEGED: Final = "privileged"
 """One that has, and says of its Pods that they may have all rights."""
-NAMESPACES: Final = (SYSTEM, OPEN, SHOP, LANES_NAMESPACE, STRICT, PRIVILEGED)
+NAMESPACES: Final = (SYSTEM, OPEN, SHOP, LANES_NAMESPACE, LATER_NAMESPACE, STRICT, PRIVILEGED)
 CONTEXT: Final = f"kind-{os.environ.get('PODLANE_KIND_CLUSTER', 'podlane')}"
 """What kind calls the cluster of benchmarks/kind/cluster.yaml, or that of another name, in a kubeconfig."""
 CHART_VALUES: Final = "image.repository=podlane,image.tag=kind"
@@ -165,6 +167,11 @@ class KindCluster:
         )
         self.kubectl.within(name)("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
 
+    def need_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
+        """Make it, unless an earlier test has."""
+        if not self.kubectl("get", "namespace", name, "--ignore-not-found"):
+            self.make_namespace(name, labels)
+
     def clear(self, *, wait: bool = True) -> None:
         """Uninstall the chart, and delete the namespaces of the tests with all that is in them."""
         self.helm("uninstall", "podlane", "--ignore-not-found", "--wait", f"--timeout={PATIENCE}")
@@ -267,7 +274,7 @@ class Client:
     @classmethod
     def of(cls, kubectl: Kubectl, name: str) -> Self:
         """The one Pod with the label ``app: NAME`` that is not ending."""
-        pods = [p for p in kubectl.list("pods") if p["metadata"]["labels"].get("app") == name]
+        pods = [p for p in kubectl.list("pods") if p["metadata"].get("labels", {}).get("app") == name]
         (pod,) = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
         return cls(kubectl, pod["metadata"]["name"])
 
