@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -136,6 +140,35 @@ def test_sidecar_and_agent_hold_pods_side_by_side(web: Client, client: Client, l
     assert held(pod.upload(server, SIZE, "video.example.com", "http"))
     assert told(pod, "LanesProgrammed") == told(pod, "LanesFailed") == []
     lanes("delete", "deployment", "own", "--wait=false")
+
+
+def test_kubectl_podlane_asks_agents_and_sidecars(agents: KindCluster, web: Client, client: Client) -> None:
+    """Through kubelets, which forward ports."""
+    (node,) = (each["metadata"]["name"] for each in agents.kubectl.list("nodes"))
+    row = next(line for line in podlane(agents, "status").splitlines() if line.startswith(node))
+    assert agent_of(agents)["metadata"]["name"] in row
+    assert " none " in row, "the mode of Pods that say none"
+    for pod, holder in ((web, "held by the agent of its node"), (client, "held by a sidecar")):
+        said = podlane(agents, "explain", pod.pod, "-n", pod.kubectl.namespace)
+        assert holder in said
+        assert "class video    1Mbit to 8Mbit" in said
+        assert "In force on eth0" in said, said
+        shown = podlane(agents, "top", pod.pod, "-n", pod.kubectl.namespace, "--once")
+        assert all(name in shown for name in ("video", "secret", "bulk", "default"))
+    assert f"{web.kubectl.namespace}/{web.pod}" in podlane(agents, "top", "-A", "--once")
+
+
+def podlane(cluster: KindCluster, *arguments: str) -> str:
+    """What the plugin of kubectl prints, which is found by its name."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [cluster.kubectl.program, "podlane", *arguments],
+        env=os.environ | {"PATH": path, "KUBECONFIG": str(cluster.kubectl.kubeconfig)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return done.stdout
 
 
 def test_a_pod_in_the_nodes_network_is_refused(agents: KindCluster, lanes: Kubectl) -> None:
