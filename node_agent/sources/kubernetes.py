@@ -6,6 +6,7 @@ all stays as it is; until it was there once, nothing is known, and nothing is ch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -31,6 +32,9 @@ _RETRY_S: Final = 1.0
 _FIRST_LOOK_S: Final = 0.1
 _LONGEST_LOOK_S: Final = 4.0
 """Seconds between two searches for the network namespaces of Pods that have none yet: containers are being pulled."""
+_REST: Final = 9.0
+"""Times as long as a search took before the next one: it reads a file of each process of the node, and there are
+hundreds of changes of Pods when many come."""
 _LOOK_S: Final = 1.0
 """Seconds between two looks at those that are known."""
 _AWAY: Final = 500
@@ -67,6 +71,7 @@ class PodSource:
         """All Pods that were decided about, by the kubelet's UID; None before the first time."""
         self._decided = Broadcast()
         self._networks: dict[str, PodNetwork] = {}
+        self._search_due = -math.inf
 
     async def run(self, put: Put) -> None:
         """Put the Pods, and again after each change, until cancelled."""
@@ -179,9 +184,12 @@ class PodSource:
         """Look for the network namespaces that are not known, or no longer there; whether some were not found."""
         self._networks = {uid: network for uid, network in self._networks.items() if uid in uids}
         missing = {uid for uid in uids if uid not in self._networks or not self._networks[uid].is_there}
-        if missing:
+        began = trio.current_time()
+        if missing and began >= self._search_due:
             before = dict(self._networks)
             found = await trio.to_thread.run_sync(partial(find_networks, missing))
+            ended = trio.current_time()
+            self._search_due = ended + _REST * (ended - began)
             for uid, network in found.items():
                 if self._networks.get(uid) is before.get(uid):  # else the runtime has just told a newer one
                     self._networks[uid] = network
