@@ -16,6 +16,7 @@ from control_plane.domain.decisions import decide
 from control_plane.domain.events import Event, decode, encode, subject
 from control_plane.domain.names import is_name
 from control_plane.domain.tenant import Tenant
+from control_plane.read_models.read_models import ReadModels
 from control_plane.store.errors import StaleError
 from control_plane.store.event_store import EventStore
 from control_plane.store.records import Cause, NewEvent, StoredEvent
@@ -83,6 +84,7 @@ class ControlPlane:
 
     def __init__(self, store: EventStore, clock: Callable[[], float] = time.time) -> None:
         self.store = store
+        self.lists = ReadModels(store)
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self.on_append: list[Callable[[str], None]] = []

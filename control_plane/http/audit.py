@@ -7,24 +7,39 @@ from fastapi import APIRouter
 from control_plane.domain.access import Operation
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, permit
 from control_plane.http.documents import EventDocument, HeadDocument, Page
-from control_plane.http.problems import MalformedError, responses
+from control_plane.http.lists import EventSort, Exactly, Milliseconds, having, read_page
+from control_plane.http.problems import responses
 from control_plane.http.tenants import existing
+from control_plane.read_models.listing import between
+from control_plane.read_models.lists import EVENTS
+from control_plane.store.event_store import event_of
 from control_plane.store.records import START
 
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 
 
 @router.get("/events")
-def list_events(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[EventDocument]:
-    """Every change there ever was, the first first: by whom, from where, why."""
+def list_events(
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    paging: ThePaging,
+    sort: EventSort = "position",
+    author: Exactly = None,
+    subject: Exactly = None,
+    kind: Exactly = None,
+    since: Milliseconds = None,
+    until: Milliseconds = None,
+) -> Page[EventDocument]:
+    """Every change there ever was: by whom, from where, why. `until` itself is left out."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
         existing(state)
-    if paging.after and not (paging.after.isdecimal() and len(paging.after) <= 15):
-        raise MalformedError("This is no cursor of events.", "Send `next` of the page before as it was received.")
-    events = plane.store.read(tenant, int(paging.after or 0), paging.limit + 1)
-    items, after = paging.page([(str(event.position), EventDocument.describe(event)) for event in events])
-    return Page(items=items, next=after)
+    filters = [*having("author", author), *having("subject", subject), *having("kind", kind)]
+    filters += between("at", since, until)
+    rows, following = read_page(plane, EVENTS, tenant, paging, sort, filters)
+    events = [event_of(list(row.values())) for row in rows]
+    return Page(items=[EventDocument.describe(event) for event in events], next=following)
 
 
 @router.get("/events/head")

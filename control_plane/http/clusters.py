@@ -26,8 +26,11 @@ from control_plane.http.documents import (
     JoinTokenWish,
     Page,
 )
+from control_plane.http.lists import AgentSort, ClusterSort, JoinTokenSort, Prefix, prefixed, read_page
 from control_plane.http.problems import responses
 from control_plane.http.tenants import CHANGES, existing
+from control_plane.read_models.listing import equal
+from control_plane.read_models.lists import AGENTS, CLUSTERS, JOIN_TOKENS
 
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 
@@ -45,12 +48,20 @@ def _describe(state: Tenant, cluster: MemberCluster) -> ClusterDocument:
 
 
 @router.get("/clusters")
-def list_clusters(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[ClusterDocument]:
+def list_clusters(
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    paging: ThePaging,
+    sort: ClusterSort = "name",
+    name: Prefix = "",
+) -> Page[ClusterDocument]:
+    """`name`: only those whose names begin so."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        found = [(name, _describe(state, cluster)) for name, cluster in existing(state).clusters.items()]
-    items, after = paging.cut(found)
-    return Page(items=items, next=after)
+        existing(state)
+    rows, following = read_page(plane, CLUSTERS, tenant, paging, sort, prefixed("name", name))
+    return Page(items=[ClusterDocument(**row) for row in rows], next=following)
 
 
 @router.get("/clusters/{cluster}")
@@ -75,14 +86,19 @@ def remove_cluster(writing: TheWriting, tenant: str, cluster: str, response: Res
 
 @router.get("/clusters/{cluster}/join-tokens")
 def list_join_tokens(
-    plane: ThePlane, caller: TheCaller, tenant: str, cluster: str, paging: ThePaging
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    cluster: str,
+    paging: ThePaging,
+    sort: JoinTokenSort = "id",
 ) -> Page[JoinTokenDocument]:
-    """Those that can still be used."""
+    """Those that were neither used nor revoked."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        tokens = member_cluster(state, cluster).join_tokens
-        items, after = paging.cut([(id, JoinTokenDocument.describe(token)) for id, token in tokens.items()])
-    return Page(items=items, next=after)
+        member_cluster(state, cluster)
+    rows, following = read_page(plane, JOIN_TOKENS, tenant, paging, sort, [equal("cluster", cluster)])
+    return Page(items=[JoinTokenDocument(**row) for row in rows], next=following)
 
 
 @router.post("/clusters/{cluster}/join-tokens", status_code=201, responses=CHANGES)
@@ -110,14 +126,21 @@ def revoke_join_token(writing: TheWriting, tenant: str, cluster: str, token: str
 
 @router.get("/clusters/{cluster}/agents")
 def list_agents(
-    plane: ThePlane, caller: TheCaller, tenant: str, cluster: str, paging: ThePaging
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    cluster: str,
+    paging: ThePaging,
+    sort: AgentSort = "node",
+    node: Prefix = "",
 ) -> Page[AgentDocument]:
+    """`node`: only those whose names begin so."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        agents = member_cluster(state, cluster).agents
-        found = [(node, AgentDocument(cluster=cluster, node=node, serial=a.serial)) for node, a in agents.items()]
-    items, after = paging.cut(found)
-    return Page(items=items, next=after)
+        member_cluster(state, cluster)
+    filters = [equal("cluster", cluster), *prefixed("node", node)]
+    rows, following = read_page(plane, AGENTS, tenant, paging, sort, filters)
+    return Page(items=[AgentDocument.from_row(row) for row in rows], next=following)
 
 
 @router.delete("/clusters/{cluster}/agents/{node}", responses=CHANGES)

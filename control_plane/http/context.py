@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
@@ -138,13 +138,14 @@ class Paging:
 
     def cut(self, items: Iterable[tuple[str, _T]]) -> tuple[list[_T], str | None]:
         """The part of all items, by their names, and the cursor of what follows."""
-        left = sorted((item for item in items if item[0] > self.after), key=lambda item: item[0])
-        return self.page(left[: self.limit + 1])
+        left = sorted((item for item in items if item[0] > self.after), key=lambda item: item[0])[: self.limit + 1]
+        page = left[: self.limit]
+        return [item for _, item in page], self.cursor(page[-1][0]) if len(left) > self.limit else None
 
-    def page(self, items: Sequence[tuple[str, _T]]) -> tuple[list[_T], str | None]:
-        """The same, of at most ``limit + 1`` items that follow."""
-        page = items[: self.limit]
-        return [item for _, item in page], _cursor(page[-1][0]) if len(items) > self.limit else None
+    @staticmethod
+    def cursor(after: str) -> str:
+        """What a client is to send for what follows."""
+        return base64.urlsafe_b64encode(after.encode()).decode()
 
 
 def _paging(
@@ -159,7 +160,3 @@ def _paging(
 
 
 ThePaging = Annotated[Paging, Depends(_paging)]
-
-
-def _cursor(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()

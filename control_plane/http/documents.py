@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from control_plane.domain.access import Role
 from control_plane.domain.events import Event, encode
 from control_plane.domain.rollout import RolloutState
-from control_plane.domain.tenant import ApiToken, JoinToken, MemberCluster, Policy, PolicyContent, Tenant
+from control_plane.domain.tenant import MemberCluster, Policy, PolicyContent, Tenant
+from control_plane.read_models.projection import NEVER
 from control_plane.store.records import StoredEvent
 
 _Item = TypeVar("_Item", bound=BaseModel)
@@ -69,8 +71,10 @@ class TokenDocument(BaseModel):
     token: str | None = None
 
     @classmethod
-    def describe(cls, token: ApiToken, text: str | None = None) -> TokenDocument:
-        return cls(id=token.id, title=token.title, role=token.role, expires_at=token.expires_at, token=text)
+    def from_row(cls, row: Mapping[str, Any]) -> TokenDocument:
+        """From :data:`~control_plane.read_models.lists.TOKENS`."""
+        end = row["expires_at"]
+        return cls(id=row["id"], title=row["title"], role=Role(row["role"]), expires_at=None if end == NEVER else end)
 
 
 class JoinTokenWish(Asked):
@@ -91,10 +95,6 @@ class JoinTokenDocument(BaseModel):
     token: str | None = None
     control_plane: str | None = None
 
-    @classmethod
-    def describe(cls, token: JoinToken, text: str | None = None) -> JoinTokenDocument:
-        return cls(id=token.id, expires_at=token.expires_at, node=token.node, token=text)
-
 
 class ClusterDocument(BaseModel):
     name: str
@@ -108,11 +108,17 @@ class ClusterDocument(BaseModel):
 
 
 class AgentDocument(BaseModel):
-    """An agent that has joined. ``serial`` is that of its certificate."""
+    """An agent that has joined. ``serial`` is that of its certificate, ``enrolled_at`` in Unix seconds."""
 
     cluster: str
     node: str
     serial: str
+    enrolled_at: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> AgentDocument:
+        """From :data:`~control_plane.read_models.lists.AGENTS`."""
+        return cls(**{name: row[name] for name in cls.model_fields})
 
 
 class ContentDocument(BaseModel):
@@ -124,6 +130,11 @@ class ContentDocument(BaseModel):
     @classmethod
     def describe(cls, content: PolicyContent) -> ContentDocument:
         return cls(document=dict(content.document), selector=dict(content.selector))
+
+    @classmethod
+    def parse(cls, document: str, selector: str) -> ContentDocument:
+        """From JSON."""
+        return cls(document=json.loads(document), selector=json.loads(selector))
 
 
 class DraftWish(Asked):
@@ -167,9 +178,27 @@ class PolicyDocument(BaseModel):
             rollout=None if policy.rollout is None else policy.rollout.state,
         )
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> PolicyDocument:
+        """From :data:`~control_plane.read_models.lists.POLICIES`."""
+        return cls(
+            name=row["name"],
+            version=row["version"],
+            revision=row["revision"],
+            in_force=ContentDocument.parse(row["document"], row["selector"]) if row["in_force"] else None,
+            draft=ContentDocument.parse(row["draft_document"], row["draft_selector"]) if row["drafted"] else None,
+            rollout=RolloutState(row["rollout"]) if row["rollout"] else None,
+        )
+
 
 class RevisionDocument(ContentDocument):
     revision: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> RevisionDocument:
+        """From :data:`~control_plane.read_models.lists.REVISIONS`."""
+        document, selector = json.loads(row["document"]), json.loads(row["selector"])
+        return cls(revision=row["revision"], document=document, selector=selector)
 
 
 class EventDocument(BaseModel):

@@ -19,9 +19,12 @@ from control_plane.http.documents import (
     PolicyWish,
     RevisionDocument,
 )
+from control_plane.http.lists import PolicySort, Prefix, RevisionSort, Yes, prefixed, present, read_page
 from control_plane.http.problems import responses
 from control_plane.http.rollout_documents import PublishWish
 from control_plane.http.tenants import CHANGES, existing
+from control_plane.read_models.listing import equal
+from control_plane.read_models.lists import POLICIES, REVISIONS
 from traffic_policy.describe import describe
 from traffic_policy.policy_file import policy_from_document
 
@@ -48,13 +51,23 @@ def validate_policy(caller: TheCaller, wish: PolicyWish) -> PolicyCheck:  # noqa
 
 
 @router.get("/tenants/{tenant}/policies")
-def list_policies(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[PolicyDocument]:
-    """Also those that were removed: their revisions stay."""
+def list_policies(
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    paging: ThePaging,
+    sort: PolicySort = "name",
+    name: Prefix = "",
+    in_force: Yes = None,
+    draft: Yes = None,
+) -> Page[PolicyDocument]:
+    """Also those that were removed: their revisions stay. `name`: only those whose names begin so."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        found = [(name, _describe(state, policy)) for name, policy in existing(state).policies.items()]
-    items, after = paging.cut(found)
-    return Page(items=items, next=after)
+        existing(state)
+    filters = [*prefixed("name", name), *present("in_force", in_force), *present("drafted", draft)]
+    rows, following = read_page(plane, POLICIES, tenant, paging, sort, filters)
+    return Page(items=[PolicyDocument.from_row(row) for row in rows], next=following)
 
 
 @router.get("/tenants/{tenant}/policies/{policy}")
@@ -68,18 +81,19 @@ def get_policy(plane: ThePlane, caller: TheCaller, tenant: str, policy: str, res
 
 @router.get("/tenants/{tenant}/policies/{policy}/revisions")
 def list_revisions(
-    plane: ThePlane, caller: TheCaller, tenant: str, policy: str, paging: ThePaging
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    policy: str,
+    paging: ThePaging,
+    sort: RevisionSort = "revision",
 ) -> Page[RevisionDocument]:
-    """All that were ever published, the first first."""
+    """All that were ever published."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        revisions = list(enumerate(existing_policy(state, policy).revisions, 1))
-    items, after = paging.cut(
-        # Numbers of one length sort as numbers.
-        (f"{number:09}", RevisionDocument(revision=number, document=dict(c.document), selector=dict(c.selector)))
-        for number, c in revisions
-    )
-    return Page(items=items, next=after)
+        existing_policy(state, policy)
+    rows, following = read_page(plane, REVISIONS, tenant, paging, sort, [equal("policy", policy)])
+    return Page(items=[RevisionDocument.from_row(row) for row in rows], next=following)
 
 
 @router.put("/tenants/{tenant}/policies/{policy}/draft", responses=CHANGES)

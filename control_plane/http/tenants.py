@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from control_plane.bootstrap import new_token
-from control_plane.domain.access import Operation, may
+from control_plane.domain.access import Operation, Role, may
 from control_plane.domain.commands import CloseTenant, CreateTenant, IssueToken, RetitleTenant, RevokeToken
 from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.events import TokenIssued
@@ -20,7 +20,9 @@ from control_plane.http.documents import (
     TokenDocument,
     TokenWish,
 )
+from control_plane.http.lists import TokenSort, having, read_page
 from control_plane.http.problems import responses
+from control_plane.read_models.lists import TOKENS
 
 router = APIRouter(prefix="/v1", responses=responses())
 CHANGES = responses(409, 412, 413)
@@ -83,12 +85,20 @@ def close_tenant(writing: TheWriting, tenant: str, response: Response) -> Happen
 
 
 @router.get("/tenants/{tenant}/tokens")
-def list_tokens(plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging) -> Page[TokenDocument]:
+def list_tokens(
+    plane: ThePlane,
+    caller: TheCaller,
+    tenant: str,
+    paging: ThePaging,
+    sort: TokenSort = "id",
+    role: Role | None = None,
+) -> Page[TokenDocument]:
+    """Those that are not revoked, also if they have expired."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        tokens = existing(state).tokens
-        items, after = paging.cut([(id, TokenDocument.describe(token)) for id, token in tokens.items()])
-    return Page(items=items, next=after)
+        existing(state)
+    rows, following = read_page(plane, TOKENS, tenant, paging, sort, having("role", role))
+    return Page(items=[TokenDocument.from_row(row) for row in rows], next=following)
 
 
 @router.post("/tenants/{tenant}/tokens", status_code=201, responses=CHANGES)

@@ -10,9 +10,13 @@ Value = str | int
 
 
 class Execute(Protocol):
-    """Runs one statement with ``?`` for its values, and returns all rows."""
+    """Runs statements with ``?`` for their values, one after the other."""
 
-    def __call__(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]: ...
+    def __call__(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        """Run one that has rows, and return them all."""
+
+    def later(self, statement: str, values: Sequence[Value] = ()) -> None:
+        """Run one that has none, without waiting for it: if it fails, the next call does, or the transaction's end."""
 
 
 class Database(Protocol):

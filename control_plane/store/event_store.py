@@ -27,7 +27,7 @@ class EventStore:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def append(self, tenant: str, after: int, events: Sequence[NewEvent], cause: Cause) -> list[StoredEvent]:
         """Append events, all or none; they are on disk on return.
@@ -35,7 +35,7 @@ class EventStore:
         ``after``: the position of the last event that the writer knows. Raises :class:`StaleError` if it is not the
         last. A cause with a key that was used before appends nothing, and returns what was appended then.
         """
-        with self._database.writing() as execute:
+        with self.database.writing() as execute:
             # Locks the tenant's row until the end of the transaction: one writer at a time, hence no gaps.
             [(position, last)] = execute(
                 "INSERT INTO heads (tenant, position, digest) VALUES (?, 0, '') "
@@ -48,16 +48,16 @@ class EventStore:
                 raise StaleError(f"The log of {tenant} is at {position}, not at {after}. Read on, and try again.")
             stored = list(_placed(tenant, Head(position, last), events, cause))
             for event in stored:
-                execute(
+                execute.later(
                     f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (event.tenant, event.position, event.subject, event.kind, canonical(event.data), event.author,
                      event.address, event.reason, event.at, event.digest),
                 )  # fmt: skip
             if stored:
                 values = (stored[-1].position, stored[-1].digest, tenant)
-                execute("UPDATE heads SET position = ?, digest = ? WHERE tenant = ?", values)
+                execute.later("UPDATE heads SET position = ?, digest = ? WHERE tenant = ?", values)
             if cause.key:
-                execute(
+                execute.later(
                     "INSERT INTO requests (tenant, key, fingerprint, first, last) VALUES (?, ?, ?, ?, ?)",
                     (tenant, cause.key, cause.fingerprint, position + 1, position + len(stored)),
                 )
@@ -65,13 +65,17 @@ class EventStore:
 
     def carried_out(self, tenant: str, key: str, fingerprint: str) -> list[StoredEvent] | None:
         """What a request with this key has appended; None: there was none. Raises :class:`KeyReusedError`."""
-        with self._database.reading() as execute:
+        with self.database.reading() as execute:
             return _carried_out(execute, tenant, key, fingerprint)
 
     def read(self, tenant: str, after: int = 0, limit: int = _PAGE) -> list[StoredEvent]:
         """At most ``limit`` events of a tenant that follow a position, in order."""
-        with self._database.reading() as execute:
+        with self.database.reading() as execute:
             return _read(execute, tenant, after, limit)
+
+    def read_by(self, execute: Execute, tenant: str, after: int, limit: int) -> list[StoredEvent]:
+        """The same, in a transaction that has begun."""
+        return _read(execute, tenant, after, limit)
 
     def read_all(self, tenant: str, after: int = 0) -> Iterator[StoredEvent]:
         """All events of a tenant that follow a position, in order, also those that are appended meanwhile."""
@@ -81,7 +85,7 @@ class EventStore:
 
     def heads(self) -> dict[str, Head]:
         """Where the log of each tenant ends."""
-        with self._database.reading() as execute:
+        with self.database.reading() as execute:
             rows = execute("SELECT tenant, position, digest FROM heads WHERE position > 0")
         return {tenant: Head(position, last) for tenant, position, last in rows}
 
@@ -92,7 +96,7 @@ class EventStore:
 
     def close(self) -> None:
         """Give the database back."""
-        self._database.close()
+        self.database.close()
 
 
 def _placed(tenant: str, head: Head, events: Sequence[NewEvent], cause: Cause) -> Iterator[StoredEvent]:
@@ -123,10 +127,11 @@ def _read(execute: Execute, tenant: str, after: int, limit: int) -> list[StoredE
         f"SELECT {_COLUMNS} FROM events WHERE tenant = ? AND position > ? ORDER BY position LIMIT ?",
         (tenant, after, limit),
     )
-    return [_event(row) for row in rows]
+    return [event_of(row) for row in rows]
 
 
-def _event(row: Sequence[Any]) -> StoredEvent:
+def event_of(row: Sequence[Any]) -> StoredEvent:
+    """An event from its row, whose columns are in the order of its fields."""
     tenant, position, subject, kind, data, *rest = row
     return StoredEvent(tenant, position, subject, kind, json.loads(data), *rest)
 

@@ -38,13 +38,13 @@ class PostgresDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[Execute]:
-        with self._explained(), self._pool.connection() as connection:
-            yield _executing(connection)
+        with self._explained(), self._pool.connection() as connection, connection.pipeline():
+            yield _Executing(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Execute]:
         with self._explained(), self._pool.connection() as connection:
-            yield _executing(connection)
+            yield _Executing(connection)
 
     def migrate(self) -> None:
         from control_plane.store.migrate import migrate_postgresql
@@ -55,9 +55,14 @@ class PostgresDatabase:
         self._pool.close()
 
 
-def _executing(connection: psycopg.Connection[tuple[Any, ...]]) -> Execute:
-    def execute(statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
-        cursor = connection.execute(statement.replace("?", "%s"), values)
-        return cursor.fetchall() if cursor.description else []
+class _Executing:
+    """In a pipeline ``later`` waits for no answer: a round trip less for each."""
 
-    return execute
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+
+    def __call__(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement.replace("?", "%s"), values).fetchall()
+
+    def later(self, statement: str, values: Sequence[Value] = ()) -> None:
+        self._connection.execute(statement.replace("?", "%s"), values)

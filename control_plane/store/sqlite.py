@@ -57,7 +57,7 @@ class SqliteDatabase:
         with self._write_lock, self._explained():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield _executing(self._writer)
+                yield _Executing(self._writer)
                 self._writer.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -67,7 +67,7 @@ class SqliteDatabase:
     @contextmanager
     def reading(self) -> Iterator[Execute]:
         with self._read_lock, self._explained():
-            yield _executing(self._reader)
+            yield _Executing(self._reader)
 
     def migrate(self) -> None:
         from control_plane.store.migrate import migrate_sqlite
@@ -79,8 +79,12 @@ class SqliteDatabase:
         self._writer.close()
 
 
-def _executing(connection: sqlite3.Connection) -> Execute:
-    def execute(statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
-        return connection.execute(statement, values).fetchall()
+class _Executing:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
-    return execute
+    def __call__(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, values).fetchall()
+
+    def later(self, statement: str, values: Sequence[Value] = ()) -> None:
+        self._connection.execute(statement, values)

@@ -7,6 +7,7 @@ from copy import deepcopy
 from itertools import product
 
 import pytest
+from domain_commands import CA, DIGEST, NOW, POLICY, URL, any_command, contents, ids, nodes, plans
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -23,66 +24,14 @@ from control_plane.domain.errors import (
     UnknownSubjectError,
 )
 from control_plane.domain.events import AgentEnrolled, Event, PolicyPublished, decode, encode, subject
-from control_plane.domain.rollout import OnNewRevision, RolloutPlan, RolloutState, Stage
+from control_plane.domain.rollout import RolloutPlan, RolloutState
 from control_plane.domain.tenant import Policy, Tenant, fold
 from traffic_policy.errors import PolicyError
 from traffic_policy.policy_file import policy_from_document
 
-POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
 WRONG = {"total": "100Mbit", "classes": [{"name": "web", "rate": "200Mbit", "match": [{"port": [443]}]}]}
 GOOD = CheckedPolicy.from_document(POLICY)
 AGENTS = [f"{cluster}/{node}" for cluster in ("east", "west") for node in ("n1", "n2", "n3", "n4")]
-DIGEST = "d" * 64
-NOW = 1_000
-URL = "https://10.0.0.1:6443"
-CA = "-----BEGIN CERTIFICATE-----"
-
-ids = st.sampled_from(["a", "b", "c"])
-names = st.sampled_from(["east", "west", "Not a name"])
-nodes = st.sampled_from(["n1", "n2"])
-ends = st.one_of(st.none(), st.integers(NOW - 10, NOW + 100))
-contents = st.sampled_from([POLICY, {"total": "5Mbit", "classes": []}]).map(CheckedPolicy.from_document)
-selectors = st.sampled_from([{}, {"team": "shop"}, {"not a label": ""}])
-plans = st.one_of(
-    st.none(),
-    st.builds(
-        RolloutPlan,
-        st.sampled_from(
-            [(Stage(count=1), Stage(percent=50)), (Stage(labels={"zone": "a"}),), (Stage(percent=30), Stage(count=2))]
-        ),
-        on_new_revision=st.sampled_from(OnNewRevision),
-    ),
-)
-any_command = st.one_of(
-    st.builds(c.CreateTenant, st.sampled_from(["", "The shop", "a\nb"])),
-    st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
-    st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),
-    st.builds(c.RevokeToken, ids),
-    st.builds(c.AddCluster, names),
-    st.builds(c.RemoveCluster, names),
-    st.builds(
-        c.IssueJoinToken, names, ids, st.just(DIGEST), st.integers(NOW - 10, NOW + 100), st.sampled_from(["", "n1"])
-    ),
-    st.builds(
-        c.TrustCluster,
-        names,
-        st.sampled_from(["", URL, "http://x"]),
-        st.sampled_from(["", CA]),
-        st.sampled_from(["", "a/b"]),
-    ),
-    st.builds(c.EnrolReviewedAgent, names, nodes, st.just(URL), st.just("a/b"), st.just("2f")),
-    st.builds(c.RevokeJoinToken, names, ids),
-    st.builds(c.EnrolAgent, names, nodes, ids, st.sampled_from([DIGEST, "e" * 64]), st.just("1f")),
-    st.builds(c.RevokeAgent, names, nodes),
-    st.builds(c.DraftPolicy, names, contents, selectors),
-    st.builds(c.DiscardDraft, names),
-    st.builds(c.PublishPolicy, names, plans),
-    st.builds(c.AdvanceRollout, names, st.integers(1, 3), st.integers(0, 4)),
-    st.builds(c.PauseRollout, names),
-    st.builds(c.ResumeRollout, names),
-    st.builds(c.TakeBackRollout, names, st.just("worse"), st.one_of(st.none(), st.integers(1, 3))),
-    st.builds(c.RemovePolicy, names),
-)
 
 
 class AnySequence(RuleBasedStateMachine):
