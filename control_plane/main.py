@@ -8,9 +8,10 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import datetime
-from typing import Final
+from typing import Final, TextIO
 
 import uvicorn
 
@@ -23,8 +24,10 @@ from control_plane.fleet.invitation import Invitation
 from control_plane.fleet.port import AgentsPort
 from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
 from control_plane.http.app import create_app
+from control_plane.read_models.read_models import ReadModels
 from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings
+from control_plane.store.backup import backup_lines, restore
 from control_plane.store.event_store import open_store
 from daemon.errors import CertificateError, PortInUseError
 from daemon.log import Logger
@@ -120,6 +123,27 @@ def issue_token(settings: ControlPlaneSettings) -> TokenText:
         return another_token(ControlPlane(store))
     finally:
         store.close()
+
+
+def rebuild(settings: ControlPlaneSettings, progress: Callable[[str, int], None]) -> None:
+    """Make the tables that queries read again from the events. Raises what :func:`serve` does."""
+    with closing(open_store(settings.database_url)) as store:
+        ReadModels(store).rebuild_all(progress)
+
+
+def write_backup(settings: ControlPlaneSettings, out: TextIO) -> None:
+    """Write a backup. Raises :class:`~control_plane.store.errors.ChainError`, and what :func:`serve` does."""
+    with closing(open_store(settings.database_url)) as store:
+        out.writelines(f"{line}\n" for line in backup_lines(store, int(time.time() * 1000)))
+
+
+def restore_backup(settings: ControlPlaneSettings, lines: Iterable[str]) -> dict[str, int]:
+    """Fill an empty database; the number of events of each tenant.
+
+    Raises :class:`~control_plane.store.errors.BackupError`, and what :func:`write_backup` does.
+    """
+    with closing(open_store(settings.database_url)) as store:
+        return {tenant: head.position for tenant, head in restore(store, lines).items()}
 
 
 def _url(settings: ControlPlaneSettings, port: int) -> str:

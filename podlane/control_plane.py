@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -13,25 +17,40 @@ from traffic_policy.settings import LogFormat, LogLevel
 
 if TYPE_CHECKING:
     from control_plane.domain.access import TokenText
+    from control_plane.settings import ControlPlaneSettings
 
 
-@click.command(
+def _database_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Those that say where the events are."""
+    for option in (
+        click.option(
+            "--database",
+            metavar="URL",
+            help="Another database: postgresql://USER@HOST/NAME, or sqlite:PATH.  "
+            "[default: events.db in the state folder]",
+        ),
+        click.option(
+            "--state", metavar="FOLDER", help="Where its database is.  [default: /var/lib/podlane/control-plane]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(
+    invoke_without_command=True,
     epilog="""\b
 Examples:
   podlane control-plane --state ~/podlane
   podlane control-plane --database postgresql://podlane@db.example.com/podlane
   podlane control-plane --address 0.0.0.0 --certificate tls.crt --key tls.key
+  podlane control-plane backup /var/backups/podlane.jsonl
 
 Every option can be given as an environment variable, as in PODLANE_CONTROL_PLANE_DATABASE=postgresql://...
 At the first start it prints the token of its first administrator, once: `podlane login` wants it.
-"""
+""",
 )
-@click.option("--state", metavar="FOLDER", help="Where its database is.  [default: /var/lib/podlane/control-plane]")
-@click.option(
-    "--database",
-    metavar="URL",
-    help="Another database: postgresql://USER@HOST/NAME, or sqlite:PATH.  [default: events.db in the state folder]",
-)
+@_database_options
 @click.option("--address", metavar="ADDRESS", help="Where it listens.  [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Its port; 0 for any that is free.  [default: 15180]")
 @click.option("--certificate", metavar="FILE", help="Of its TLS server, with the chain (PEM); else it speaks HTTP.")
@@ -62,29 +81,23 @@ At the first start it prints the token of its first administrator, once: `podlan
 @click.option("--new-token", is_flag=True, help="Print a new administrator's token, if the first is lost, and exit.")
 @click.option("--rotate-root", is_flag=True, help="Make the next CA of agents, which signs a day later, and exit.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write the ports here once it listens.")
-def control_plane(new_token: bool, rotate_root: bool, ready_fd: int | None, **options: Any) -> None:
+@click.pass_context
+def control_plane(
+    context: click.Context, /, new_token: bool, rotate_root: bool, ready_fd: int | None, **options: Any
+) -> None:
     """Keep the policies of a fleet: who may use how much of the network, decided once and recorded for good.
 
     Without options it works on one machine, with an SQLite database.
     """
     from podlane.console import end_at_once_on_sigterm, failing_clearly, ignore_late_signals
 
+    if context.invoked_subcommand is not None:
+        if new_token or rotate_root or ready_fd is not None or any(value is not None for value in options.values()):
+            raise click.UsageError(f"Options of `{context.invoked_subcommand}` come after its name.")
+        return
     end_at_once_on_sigterm()
     with failing_clearly():
-        try:
-            from control_plane import main
-        except ModuleNotFoundError as error:
-            from podlane.errors import ToolMissingError
-
-            raise ToolMissingError(
-                f"The control plane needs packages that are not installed ({error.name}). "
-                "Install them: pip install 'podlane[control-plane]'"
-            ) from None
-        from control_plane.settings import load_settings
-        from daemon import log
-
-        settings = load_settings(options)
-        log.configure(settings.log_format, settings.log_level)
+        main, settings = _prepared(options)
         if new_token:
             click.echo(str(main.issue_token(settings)))
             return
@@ -95,6 +108,95 @@ def control_plane(new_token: bool, rotate_root: bool, ready_fd: int | None, **op
             main.serve(settings, on_first_token=_show, on_ready=partial(_tell, ready_fd))
         finally:
             ignore_late_signals()
+
+
+@control_plane.command("rebuild")
+@_database_options
+def rebuild(**options: Any) -> None:
+    """Make the tables that lists are read from again, from the events. It may serve meanwhile.
+
+    Nothing makes it necessary but a table that somebody has changed by hand.
+    """
+    from podlane.console import failing_clearly, say
+
+    with failing_clearly():
+        main, settings = _prepared(options)
+        main.rebuild(settings, lambda tenant, events: say(f"{tenant}: made again from {events} events"))
+
+
+@control_plane.command("backup")
+@click.argument("file")
+@_database_options
+def backup(file: str, **options: Any) -> None:
+    """Write all logs to FILE (- for standard output), as lines of JSON. It may serve meanwhile.
+
+    The digests are checked on the way: a log that was altered is not backed up.
+    """
+    from podlane.console import failing_clearly, say
+
+    with failing_clearly():
+        main, settings = _prepared(options)
+        if file == "-":
+            main.write_backup(settings, click.get_text_stream("stdout"))
+            return
+        with _whole(Path(file)) as stream:
+            main.write_backup(settings, stream)
+        say(f"{file} has it")
+
+
+@control_plane.command("restore")
+@click.argument("file", type=click.File(encoding="utf-8"))
+@_database_options
+def restore(file: TextIO, **options: Any) -> None:
+    """Fill an empty database from FILE (- for standard input), whichever database it is from.
+
+    All of it, or nothing: digests are checked first.
+    """
+    from podlane.console import failing_clearly, say
+
+    with failing_clearly():
+        main, settings = _prepared(options)
+        restored = main.restore_backup(settings, file)
+        say(f"restored {sum(restored.values())} events of {len(restored)} tenants")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file for its owner alone, which is there when all of it is on disk, or not at all."""
+    from control_plane.store.errors import BackupError
+
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        try:
+            with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise BackupError(f"{path} cannot be written: {error.strerror}. Name another file.") from None
+
+
+def _prepared(options: dict[str, Any]) -> tuple[ModuleType, ControlPlaneSettings]:
+    """The program, if its packages are there, and its settings; the log is set up."""
+    try:
+        from control_plane import main
+    except ModuleNotFoundError as error:
+        from podlane.errors import ToolMissingError
+
+        raise ToolMissingError(
+            f"The control plane needs packages that are not installed ({error.name}). "
+            "Install them: pip install 'podlane[control-plane]'"
+        ) from None
+    from control_plane.settings import load_settings
+    from daemon import log
+
+    settings = load_settings(options)
+    log.configure(settings.log_format, settings.log_level)
+    return main, settings
 
 
 def _show(token: TokenText) -> None:

@@ -60,10 +60,12 @@ def _of_policy(tenant: str, position: int, event: PolicyEvent) -> Iterator[State
     about = (tenant, event.policy)
     if isinstance(event, PolicyDrafted):
         yield (
-            "INSERT INTO read_policies (tenant, name, version, revision, in_force, drafted, draft_document, "
-            "draft_selector, rollout, rollout_revision) VALUES (?, ?, ?, 0, 0, 1, ?, ?, '', 0) "
-            "ON CONFLICT (tenant, name) DO UPDATE SET version = excluded.version, drafted = 1, "
-            "draft_document = excluded.draft_document, draft_selector = excluded.draft_selector",
+            (
+                "INSERT INTO read_policies (tenant, name, version, revision, in_force, drafted, draft_document, "
+                "draft_selector, rollout, rollout_revision) VALUES (?, ?, ?, 0, 0, 1, ?, ?, '', 0) "
+                "ON CONFLICT (tenant, name) DO UPDATE SET version = excluded.version, drafted = 1, "
+                "draft_document = excluded.draft_document, draft_selector = excluded.draft_selector"
+            ),
             (*about, position, canonical(event.document), canonical(event.selector)),
         )
         return
@@ -73,9 +75,11 @@ def _of_policy(tenant: str, position: int, event: PolicyEvent) -> Iterator[State
     elif isinstance(event, PolicyPublished):
         yield from _supersede(about)
         yield (
-            "INSERT INTO read_revisions (tenant, policy, revision, withdrawn, document, selector) "
-            "SELECT tenant, name, revision + 1, 0, draft_document, draft_selector FROM read_policies "
-            "WHERE tenant = ? AND name = ?",
+            (
+                "INSERT INTO read_revisions (tenant, policy, revision, withdrawn, document, selector) "
+                "SELECT tenant, name, revision + 1, 0, draft_document, draft_selector FROM read_policies "
+                "WHERE tenant = ? AND name = ?"
+            ),
             about,
         )
         yield f"UPDATE read_policies SET revision = revision + 1, {_NO_DRAFT} WHERE tenant = ? AND name = ?", about
@@ -122,8 +126,10 @@ def _roll_out(about: tuple[str, str], state: RolloutState) -> Iterator[Statement
 def _supersede(about: tuple[str, str]) -> Iterator[Statement]:
     """End what is under way, as the domain does."""
     yield (
-        "UPDATE read_revisions SET withdrawn = 1 WHERE tenant = ? AND policy = ? AND revision = "
-        f"(SELECT p.rollout_revision FROM read_policies p WHERE p.tenant = ? AND p.name = ? AND p.{_ACTIVE})",
+        (
+            "UPDATE read_revisions SET withdrawn = 1 WHERE tenant = ? AND policy = ? AND revision = "
+            f"(SELECT p.rollout_revision FROM read_policies p WHERE p.tenant = ? AND p.name = ? AND p.{_ACTIVE})"
+        ),
         (*about, *about),
     )
     yield (
@@ -160,14 +166,18 @@ def _of_cluster(tenant: str, position: int, at: int, event: ClusterEvent) -> Ite
                 yield from _spend(about, join_token)
             # Before the agent is there: one that enrols again is no second one.
             yield (
-                "UPDATE read_clusters SET agents = agents + 1 WHERE tenant = ? AND name = ? AND NOT EXISTS "
-                "(SELECT 1 FROM read_agents a WHERE a.tenant = ? AND a.cluster = ? AND a.node = ?)",
+                (
+                    "UPDATE read_clusters SET agents = agents + 1 WHERE tenant = ? AND name = ? AND NOT EXISTS "
+                    "(SELECT 1 FROM read_agents a WHERE a.tenant = ? AND a.cluster = ? AND a.node = ?)"
+                ),
                 (*about, *about, node),
             )
             yield (
-                "INSERT INTO read_agents (tenant, cluster, node, serial, enrolled_at, position) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, cluster, node) DO UPDATE SET "
-                "serial = excluded.serial, enrolled_at = excluded.enrolled_at, position = excluded.position",
+                (
+                    "INSERT INTO read_agents (tenant, cluster, node, serial, enrolled_at, position) "
+                    "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, cluster, node) DO UPDATE SET "
+                    "serial = excluded.serial, enrolled_at = excluded.enrolled_at, position = excluded.position"
+                ),
                 (*about, node, serial, at // 1000, position),
             )
         case AgentRevoked(_, node):

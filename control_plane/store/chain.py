@@ -27,16 +27,21 @@ def digest(previous: str, event: StoredEvent) -> str:
     return hashlib.sha256(f"{previous}\n{canonical(content)}".encode()).hexdigest()
 
 
+def follow(tenant: str, head: Head, event: StoredEvent) -> Head:
+    """Where the log of a tenant ends with the event that follows ``head``. Raises :class:`ChainError`."""
+    expected = head.position + 1
+    if event.position != expected:
+        raise ChainError(tenant, expected, f"event {expected} is missing.")
+    if event.tenant != tenant or event.digest != digest(head.digest, event):
+        raise ChainError(tenant, expected, f"event {expected} is not as it was written.")
+    return Head(event.position, event.digest)
+
+
 def verify(tenant: str, events: Iterable[StoredEvent], end: Head | None = None) -> Head:
     """Where the log of these events ends. Raises :class:`ChainError`, also if that is not ``end``."""
     head = START
     for event in events:
-        expected = head.position + 1
-        if event.position != expected:
-            raise ChainError(tenant, expected, f"event {expected} is missing.")
-        if event.tenant != tenant or event.digest != digest(head.digest, event):
-            raise ChainError(tenant, expected, f"event {expected} is not as it was written.")
-        head = Head(event.position, event.digest)
+        head = follow(tenant, head, event)
     if end is not None and head != end:
         raise ChainError(tenant, head.position + 1, f"it ends at {head.position}, but should end at {end.position}.")
     return head

@@ -25,3 +25,7 @@ class ChainError(PodlaneError):
         super().__init__(
             f"The log of tenant {tenant} was altered: {what} Restore a backup, and find out who wrote to the database."
         )
+
+
+class BackupError(PodlaneError):
+    """A backup cannot be written, read, or restored here."""

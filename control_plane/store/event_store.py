@@ -48,11 +48,7 @@ class EventStore:
                 raise StaleError(f"The log of {tenant} is at {position}, not at {after}. Read on, and try again.")
             stored = list(_placed(tenant, Head(position, last), events, cause))
             for event in stored:
-                execute.later(
-                    f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (event.tenant, event.position, event.subject, event.kind, canonical(event.data), event.author,
-                     event.address, event.reason, event.at, event.digest),
-                )  # fmt: skip
+                insert_event(execute, event)
             if stored:
                 values = (stored[-1].position, stored[-1].digest, tenant)
                 execute.later("UPDATE heads SET position = ?, digest = ? WHERE tenant = ?", values)
@@ -128,6 +124,15 @@ def _read(execute: Execute, tenant: str, after: int, limit: int) -> list[StoredE
         (tenant, after, limit),
     )
     return [event_of(row) for row in rows]
+
+
+def insert_event(execute: Execute, event: StoredEvent) -> None:
+    """Write an event as it is; the caller has locked the head of its log, and moves it."""
+    execute.later(
+        f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (event.tenant, event.position, event.subject, event.kind, canonical(event.data), event.author, event.address,
+         event.reason, event.at, event.digest),
+    )  # fmt: skip
 
 
 def event_of(row: Sequence[Any]) -> StoredEvent:

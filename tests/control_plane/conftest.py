@@ -55,18 +55,24 @@ def postgresql() -> Iterator[Path]:
             server.wait()
 
 
+@pytest.fixture
+def postgresql_database(postgresql: Path) -> Callable[[], str]:
+    """Makes databases of PostgreSQL, and says their URL."""
+
+    def create() -> str:
+        name = f"test{next(_numbers)}"
+        subprocess.run([*as_postgres("createdb"), "-U", "postgres", "-h", str(postgresql), name], check=True)
+        return f"postgresql://postgres@/{name}?host={postgresql}"
+
+    return create
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Makes databases, and says their URL."""
     if request.param == "sqlite":
         return lambda: f"sqlite:{tmp_path}/{next(_numbers)}.db"
-    socket = request.getfixturevalue("postgresql")
-
-    def create() -> str:
-        name = f"test{next(_numbers)}"
-        subprocess.run([*as_postgres("createdb"), "-U", "postgres", "-h", str(socket), name], check=True)
-        return f"postgresql://postgres@/{name}?host={socket}"
-
+    create: Callable[[], str] = request.getfixturevalue("postgresql_database")
     return create
 
 
