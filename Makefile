@@ -12,7 +12,7 @@ FUZZ_STAMP := $(VENV)/.fuzz
 DOCS_STAMP := $(VENV)/.docs
 CNI_PLUGIN := $(BIN)/podlane-cni
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
-TEST_PACKAGES := postgresql clang libbpf-dev prometheus
+TEST_PACKAGES := postgresql clang libbpf-dev prometheus java=default-jre-headless mvn=maven
 PROGRAMS := datapath/ebpf/lane.bpf.o
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo evasion test test-nightly test-environment test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo evasion test test-nightly test-environment kafka test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -71,12 +71,15 @@ system-packages:  ## Debian packages that the demo and the tests use
 demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: test-packages test-environment lint  ## everything, real-kernel tests included
+test: test-packages kafka test-environment lint  ## everything, real-kernel tests included
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
 	  $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 test-nightly:  ## what takes too long for every change: a soak, kills, fuzzing, benchmarks, kind (CONTRIBUTING.md)
 	@.ci/nightly
+
+kafka: test-packages  ## Apache Kafka for the tests of publishing, from Maven Central: fetched once, kept in ~/.cache
+	@tools/kafka >/dev/null || [ $$? = 77 ]
 
 test-environment: build $(CNI_PLUGIN) $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP)
 

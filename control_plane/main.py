@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import datetime
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import uvicorn
 
@@ -32,6 +32,10 @@ from control_plane.store.event_store import open_store
 from daemon.errors import CertificateError, PortInUseError
 from daemon.log import Logger
 from traffic_policy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from control_plane.outbox.kafka import KafkaTopic
+    from control_plane.outbox.publisher import Publisher
 
 _BACKLOG: Final = 1024
 _DRAIN: Final = 10
@@ -55,6 +59,7 @@ def serve(
     """
     if settings.certificate and settings.key:
         _check_certificate(settings)
+    topic = _topic(settings)
     with (
         _listen("", settings.address, settings.port) as listener,
         _listen("agents-", settings.agents_address, settings.agents_port) as agents_listener,
@@ -62,6 +67,7 @@ def serve(
         store = open_store(settings.database_url)
         agents: AgentsPort | None = None
         rollouts: RolloutDriver | None = None
+        publisher: Publisher | None = None
         try:
             plane = ControlPlane(store)
             token = first_token(plane)
@@ -82,8 +88,14 @@ def serve(
             agents.start()
             rollouts = RolloutDriver(plane, fleet, PrometheusGates(settings.prometheus))
             rollouts.start()
+            if topic is not None:
+                from control_plane.outbox.publisher import Publisher
+
+                publisher = Publisher(store, topic)
+                publisher.start()
+            dependencies = [publisher.kafka] if publisher else []
             config = uvicorn.Config(
-                create_app(plane, fleet, Invitation(place, authority, time.time)),
+                create_app(plane, fleet, Invitation(place, authority, time.time), dependencies),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -110,10 +122,24 @@ def serve(
         finally:
             if rollouts is not None:
                 rollouts.close()
+            if publisher is not None:
+                publisher.stop()
             if agents is not None:
                 agents.close()
             store.close()
     log.info("ended")
+
+
+def _topic(settings: ControlPlaneSettings) -> KafkaTopic | None:
+    """Whose library is 8 MiB of memory: for those alone who want it."""
+    if not settings.kafka:
+        return None
+    from control_plane.outbox.kafka import KafkaTopic, read_properties
+
+    extra = read_properties(settings.kafka_config) if settings.kafka_config else {}
+    topic = KafkaTopic(settings.kafka, settings.kafka_topic, extra)
+    topic.check()
+    return topic
 
 
 def issue_token(settings: ControlPlaneSettings) -> TokenText:

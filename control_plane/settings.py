@@ -31,6 +31,9 @@ class ControlPlaneSettings(BaseSettings):
 
     state: Path = Path("/var/lib/podlane/control-plane")
     database: str = ""
+    kafka: str = ""
+    kafka_topic: str = "podlane.events"
+    kafka_config: Path | None = None
     address: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 15180
     certificate: Path | None = None
@@ -84,6 +87,8 @@ def load_settings(overrides: dict[str, Any]) -> ControlPlaneSettings:
         )
     if (settings.ca_certificate is None) != (settings.ca_key is None):
         raise ConfigError("A CA's certificate and its key belong together. Give --ca-certificate and --ca-key.")
+    if settings.kafka_config is not None and not settings.kafka:
+        raise ConfigError("--kafka-config is for Kafka. Give --kafka HOST:PORT, too.")
     if (settings.certificate is None) != (settings.key is None):
         raise ConfigError("A certificate and its key belong together. Give --certificate and --key.")
     if settings.certificate is None and not address.is_loopback:

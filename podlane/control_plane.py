@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -51,6 +52,9 @@ At the first start it prints the token of its first administrator, once: `podlan
 """,
 )
 @_database_options
+@click.option("--kafka", metavar="HOST:PORT,...", help="Publish every event to this Kafka, too.  [default: to none]")
+@click.option("--kafka-topic", metavar="NAME", help="On this topic.  [default: podlane.events]")
+@click.option("--kafka-config", metavar="FILE", help="Properties of librdkafka for it, one a line: TLS, SASL.")
 @click.option("--address", metavar="ADDRESS", help="Where it listens.  [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Its port; 0 for any that is free.  [default: 15180]")
 @click.option("--certificate", metavar="FILE", help="Of its TLS server, with the chain (PEM); else it speaks HTTP.")
@@ -137,7 +141,7 @@ def backup(file: str, **options: Any) -> None:
     with failing_clearly():
         main, settings = _prepared(options)
         if file == "-":
-            main.write_backup(settings, click.get_text_stream("stdout"))
+            main.write_backup(settings, sys.stdout)
             return
         with _whole(Path(file)) as stream:
             main.write_backup(settings, stream)

@@ -17,8 +17,8 @@ from _pytest.runner import runtestprotocol
 from durations import recorded
 from xdist.scheduler import LoadScopeScheduling
 
-WHOLE_FOLDERS = ("tests/kube/", "tests/image/")
-"""Their session's fixture is a Kubernetes API server, or a container engine: one is enough."""
+WHOLE_FOLDERS = ("tests/kube/", "tests/image/", "tests/control_plane/kafka/")
+"""Their session's fixture is a Kubernetes API server, a container engine, or a broker: one is enough."""
 
 
 def unit_of_work(nodeid: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -9,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
-from control_plane.http import agents, audit, clusters, policies, progress, rollouts, tenants
+from control_plane.health import Dependency
+from control_plane.http import agents, audit, clusters, health, policies, progress, rollouts, tenants
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
@@ -18,8 +20,16 @@ _LONGEST_BODY: Final = 2**19
 """Bytes. A policy of 254 classes with a dozen names each is some 200 kB."""
 
 
-def create_app(plane: ControlPlane, fleet: FleetStatus | None = None, invitation: Invitation | None = None) -> FastAPI:
-    """The application of a control plane. Without an invitation no agent can join."""
+def create_app(
+    plane: ControlPlane,
+    fleet: FleetStatus | None = None,
+    invitation: Invitation | None = None,
+    dependencies: Sequence[Dependency] = (),
+) -> FastAPI:
+    """The application of a control plane. Without an invitation no agent can join.
+
+    ``dependencies`` are told of at ``/healthz``, besides the database.
+    """
     app = FastAPI(
         title="Podlane",
         version=installed_version() or "source",
@@ -32,6 +42,7 @@ def create_app(plane: ControlPlane, fleet: FleetStatus | None = None, invitation
     app.state.invitation = invitation
     for room in (tenants, clusters, agents, policies, progress, rollouts, audit):
         app.include_router(room.router)
+    app.include_router(health.router_of(plane, dependencies))
     install(app)
     app.add_middleware(_BodyLimit)
     described = app.openapi

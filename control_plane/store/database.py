@@ -28,6 +28,12 @@ class Database(Protocol):
     def reading(self) -> AbstractContextManager[Execute]:
         """Statements that change nothing."""
 
+    def alone(self, lock: int) -> AbstractContextManager[Execute | None]:
+        """Statements that are each a transaction, by the one process that holds this lock; None: another has it.
+
+        Once the lock is lost they fail.
+        """
+
     def migrate(self) -> None:
         """Bring the tables to this version, by one transaction. Several processes may do so at once."""
 

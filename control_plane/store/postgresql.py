@@ -46,6 +46,13 @@ class PostgresDatabase:
         with self._explained(), self._pool.connection() as connection:
             yield _Executing(connection)
 
+    @contextmanager
+    def alone(self, lock: int) -> Iterator[Execute | None]:
+        with self._explained(), psycopg.connect(self._url, autocommit=True) as connection:
+            execute = _Executing(connection)
+            [(granted,)] = execute("SELECT pg_try_advisory_lock(?)", (lock,))
+            yield execute if granted else None
+
     def migrate(self) -> None:
         from control_plane.store.migrate import migrate_postgresql
 

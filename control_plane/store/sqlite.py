@@ -7,6 +7,7 @@ network file system.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,25 @@ class SqliteDatabase:
         with self._read_lock, self._explained():
             yield _Executing(self._reader)
 
+    @contextmanager
+    def alone(self, lock: int) -> Iterator[Execute | None]:
+        path = self._path.with_name(f"{self._path.name}-lock-{lock:x}")
+        with self._explained():
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be made: {error.strerror}. See who owns its folder.") from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                yield None
+                return
+            try:
+                yield _Separately(self)
+            finally:
+                os.close(descriptor)
+
     def migrate(self) -> None:
         from control_plane.store.migrate import migrate_sqlite
 
@@ -77,6 +97,21 @@ class SqliteDatabase:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+
+
+class _Separately:
+    """Each statement by itself, in turn with those of others."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    def __call__(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        with self._database.reading() as execute:
+            return execute(statement, values)
+
+    def later(self, statement: str, values: Sequence[Value] = ()) -> None:
+        with self._database.writing() as execute:
+            execute.later(statement, values)
 
 
 class _Executing:
