@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -10,13 +11,17 @@ from pydantic import BaseModel, Field
 from control_plane.domain.access import Operation
 from control_plane.domain.commands import TrustCluster
 from control_plane.domain.errors import UnknownSubjectError
+from control_plane.domain.names import is_name
 from control_plane.domain.tenant import EnrolledAgent
 from control_plane.fleet.agent_status import AgentState, AgentStatus, FleetStatus, TenantAgents, WorkloadFailure
 from control_plane.http.clusters import member_cluster
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit
 from control_plane.http.documents import Asked, Happened, Page
+from control_plane.http.lists import AgentSort, read_page
 from control_plane.http.problems import responses
 from control_plane.http.tenants import CHANGES, existing
+from control_plane.read_models.listing import equal
+from control_plane.read_models.lists import AGENTS
 
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 
@@ -138,24 +143,27 @@ def list_all_agents(
     caller: TheCaller,
     tenant: str,
     paging: ThePaging,
+    sort: AgentSort = "node",
     state: Annotated[AgentState | None, Query(description="Only those in this state.")] = None,
     cluster: Annotated[str | None, Query(description="Only those of this cluster.", max_length=63)] = None,
 ) -> Page[AgentStateDocument]:
-    """Agents of all clusters. What they said is from this process' own connections."""
+    """Agents of all clusters, by cluster and node. What they said is from this process' own connections."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as found:
-        enrolled = [
-            (f"{name}/{node}", name, agent)
-            for name, member in existing(found).clusters.items()
-            if cluster in (None, name)
-            for node, agent in member.agents.items()
-        ]
+        existing(found)
+    # What is no name could be one that a database refuses; an empty one is nobody's.
+    filters = [] if cluster is None else [equal("cluster", cluster if is_name(cluster) else "")]
     agents = fleet.agents(tenant)
-    if state is not None:
-        enrolled = [each for each in enrolled if agents.state(agents.agents.get((each[1], each[2].node))) is state]
-    chosen = sorted(each for each in enrolled if each[0] > paging.after)[: paging.limit + 1]
-    items, after = paging.page([(key, AgentStateDocument.describe(name, agent, agents)) for key, name, agent in chosen])
-    return Page(items=items, next=after)
+
+    def wanted(row: Mapping[str, Any]) -> bool:
+        return state is None or agents.state(agents.agents.get((row["cluster"], row["node"]))) is state
+
+    rows, following = read_page(plane, AGENTS, tenant, paging, sort, filters, wanted)
+    items = [
+        AgentStateDocument.describe(row["cluster"], EnrolledAgent(row["node"], row["serial"], row["joined"]), agents)
+        for row in rows
+    ]
+    return Page(items=items, next=following)
 
 
 @router.get("/clusters/{cluster}/agents/{node}")

@@ -90,7 +90,9 @@ async def _writing(
     dry_run: Annotated[bool, Query(alias="dry-run", description="Say what would happen, and do nothing.")] = False,
 ) -> Writing:
     body = await request.body()
-    content = b"\n".join([request.method.encode(), str(request.url).encode(), body])
+    # Without the host: it may be repeated at another of several control planes.
+    target = f"{request.url.path}?{request.url.query}"
+    content = b"\n".join([request.method.encode(), target.encode(), body])
     by = Circumstances(
         caller.author,
         request.client.host if request.client else "",

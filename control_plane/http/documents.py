@@ -108,12 +108,12 @@ class ClusterDocument(BaseModel):
 
 
 class AgentDocument(BaseModel):
-    """An agent that has joined. ``serial`` is that of its certificate, ``enrolled_at`` in Unix seconds."""
+    """An agent that has joined. ``serial`` is that of its certificate, ``joined`` in Unix seconds."""
 
     cluster: str
     node: str
     serial: str
-    enrolled_at: int
+    joined: int
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> AgentDocument:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query
@@ -13,14 +13,16 @@ from control_plane.http.problems import MalformedError
 from control_plane.read_models.listing import Filter, Listing, begins, equal
 from control_plane.read_models.lists import EVENTS
 from control_plane.service import ControlPlane
+from control_plane.store.database import Value
 
+_AT_ONCE: Final = 1000
 _SORT: Final = Query(description="The order; with - before it, backwards.")
 
 PolicySort = Annotated[Literal["name", "-name", "version", "-version"], _SORT]
 RevisionSort = Annotated[Literal["revision", "-revision"], _SORT]
 ClusterSort = Annotated[Literal["name", "-name", "agents", "-agents"], _SORT]
 JoinTokenSort = Annotated[Literal["id", "-id", "expires_at", "-expires_at"], _SORT]
-AgentSort = Annotated[Literal["node", "-node", "enrolled", "-enrolled"], _SORT]
+AgentSort = Annotated[Literal["node", "-node", "joined", "-joined"], _SORT]
 TokenSort = Annotated[Literal["id", "-id", "title", "-title", "expires_at", "-expires_at"], _SORT]
 EventSort = Annotated[Literal["position", "-position"], _SORT]
 
@@ -31,17 +33,34 @@ Milliseconds = Annotated[int | None, Query(ge=0, le=2**53, description="In milli
 
 
 def read_page(
-    plane: ControlPlane, listing: Listing, tenant: str, paging: Paging, sort: str, filters: Sequence[Filter] = ()
+    plane: ControlPlane,
+    listing: Listing,
+    tenant: str,
+    paging: Paging,
+    sort: str,
+    filters: Sequence[Filter] = (),
+    wanted: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Rows by their columns' names, and the cursor of what follows. Raises :class:`MalformedError`."""
-    after = _place(listing, sort, paging.after) if paging.after else []
-    page = plane.lists.log_page if listing is EVENTS else plane.lists.page
-    rows = page(listing, tenant, filters=filters, order=sort, after=after, limit=paging.limit + 1)
-    following = None
-    if len(rows) > paging.limit:
-        rows = rows[: paging.limit]
-        following = paging.cursor(json.dumps([sort, *listing.place(sort, rows[-1])]))
-    return [dict(zip(listing.columns, row, strict=True)) for row in rows], following
+    """Rows by their columns' names, and the cursor of what follows.
+
+    ``wanted`` filters by what is in no table; then all may have to be read. Raises :class:`MalformedError`.
+    """
+    after: Sequence[Value] = _place(listing, sort, paging.after) if paging.after else ()
+    read = plane.lists.log_page if listing is EVENTS else plane.lists.page
+    at_once = paging.limit + 1 if wanted is None else _AT_ONCE
+    found: list[dict[str, Any]] = []
+    while True:
+        rows = read(listing, tenant, filters=filters, order=sort, after=after, limit=at_once)
+        for row in rows:
+            named = dict(zip(listing.columns, row, strict=True))
+            if wanted is None or wanted(named):
+                if len(found) == paging.limit:
+                    place = listing.place(sort, tuple(found[-1].values()))
+                    return found, paging.cursor(json.dumps([sort, *place]))
+                found.append(named)
+        if len(rows) < at_once:
+            return found, None
+        after = listing.place(sort, rows[-1])
 
 
 def _place(listing: Listing, sort: str, cursor: str) -> list[Any]:

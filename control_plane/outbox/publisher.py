@@ -43,6 +43,7 @@ class Publisher:
         self._ending = Event()
         self._thread = Thread(target=self._run, name="publisher", daemon=True)
         self.kafka = Dependency("kafka")
+        self._database = Dependency("database")
 
     def start(self) -> None:
         """Begin. Waits for nobody."""
@@ -57,10 +58,12 @@ class Publisher:
         while not self._ending.is_set():
             try:
                 with self._store.database.alone(_LOCK) as execute:
+                    self._database.is_up()
                     if execute is not None:
                         self._publish(execute)
             except StoreError as error:
-                log.warning("publishing waits for the database", error=str(error))
+                if self._database.is_away(str(error)):
+                    log.warning("publishing waits for the database", error=str(error))
             except OutboxError as error:
                 self._away(str(error))
             self._ending.wait(_STANDBY)

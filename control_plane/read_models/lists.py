@@ -52,8 +52,8 @@ JOIN_TOKENS: Final = Listing(
 )
 AGENTS: Final = Listing(
     "read_agents",
-    ("cluster", "node", "serial", "enrolled_at", "position"),
-    {"node": ("node",), "enrolled": ("position",)},
+    ("cluster", "node", "serial", "joined", "position"),
+    {"node": ("cluster", "node"), "joined": ("position",)},
     frozenset({"position"}),
 )
 TOKENS: Final = Listing(

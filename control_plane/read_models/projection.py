@@ -42,12 +42,12 @@ NEVER: Final = 2**62
 """The end of what has none: after all others."""
 
 
-def changes(tenant: str, position: int, at: int, event: Event) -> Iterator[Statement]:
-    """The statements of the event at a position; ``at`` is in milliseconds of Unix time."""
+def changes(tenant: str, position: int, event: Event) -> Iterator[Statement]:
+    """The statements of the event at a position."""
     if isinstance(event, PolicyEvent):
         yield from _of_policy(tenant, position, event)
     elif isinstance(event, ClusterEvent):
-        yield from _of_cluster(tenant, position, at, event)
+        yield from _of_cluster(tenant, position, event)
     elif isinstance(event, TokenIssued):
         end = NEVER if event.expires_at is None else event.expires_at
         values = (tenant, event.id, event.title, event.role, end)
@@ -138,7 +138,7 @@ def _supersede(about: tuple[str, str]) -> Iterator[Statement]:
     )
 
 
-def _of_cluster(tenant: str, position: int, at: int, event: ClusterEvent) -> Iterator[Statement]:
+def _of_cluster(tenant: str, position: int, event: ClusterEvent) -> Iterator[Statement]:
     about = (tenant, event.cluster)
     if isinstance(event, ClusterAdded):
         yield (
@@ -161,7 +161,7 @@ def _of_cluster(tenant: str, position: int, at: int, event: ClusterEvent) -> Ite
             yield "UPDATE read_clusters SET join_tokens = join_tokens + 1 WHERE tenant = ? AND name = ?", about
         case JoinTokenRevoked(_, id):
             yield from _spend(about, id)
-        case AgentEnrolled(_, node, join_token, serial):
+        case AgentEnrolled(_, node, join_token, serial, at):
             if join_token:
                 yield from _spend(about, join_token)
             # Before the agent is there: one that enrols again is no second one.
@@ -174,11 +174,11 @@ def _of_cluster(tenant: str, position: int, at: int, event: ClusterEvent) -> Ite
             )
             yield (
                 (
-                    "INSERT INTO read_agents (tenant, cluster, node, serial, enrolled_at, position) "
+                    "INSERT INTO read_agents (tenant, cluster, node, serial, joined, position) "
                     "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, cluster, node) DO UPDATE SET "
-                    "serial = excluded.serial, enrolled_at = excluded.enrolled_at, position = excluded.position"
+                    "serial = excluded.serial, joined = excluded.joined, position = excluded.position"
                 ),
-                (*about, node, serial, at // 1000, position),
+                (*about, node, serial, at, position),
             )
         case AgentRevoked(_, node):
             yield "DELETE FROM read_agents WHERE tenant = ? AND cluster = ? AND node = ?", (*about, node)

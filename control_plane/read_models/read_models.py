@@ -78,7 +78,7 @@ class ReadModels:
                 events = self._store.read_by(execute, tenant, position, _BATCH)
                 for event in events:
                     decoded = decode(event.kind, event.data)
-                    for statement, values in changes(tenant, event.position, event.at, decoded):
+                    for statement, values in changes(tenant, event.position, decoded):
                         execute.later(statement, values)
                     position = event.position
                 execute.later("UPDATE read_checkpoints SET position = ? WHERE tenant = ?", (position, tenant))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class PostgresServer:
 
     def stop(self) -> None:
         assert self._process is not None
-        self._process.terminate()
+        # Whoever is connected is put out.
+        self._process.send_signal(signal.SIGINT)
         self._process.wait()
 
     def create(self, name: str) -> str:

@@ -69,12 +69,12 @@ _STATEMENTS: Final = (
         cluster {text} NOT NULL,
         node {text} NOT NULL,
         serial TEXT NOT NULL,
-        enrolled_at BIGINT NOT NULL,
+        joined BIGINT NOT NULL,
         position BIGINT NOT NULL,
         PRIMARY KEY (tenant, cluster, node)
     )
     """,
-    "CREATE INDEX read_agents_position ON read_agents (tenant, cluster, position)",
+    "CREATE INDEX read_agents_position ON read_agents (tenant, position)",
     """
     CREATE TABLE read_tokens (
         tenant TEXT NOT NULL,
