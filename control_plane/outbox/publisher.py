@@ -87,7 +87,7 @@ class Publisher:
         )
         messages, reached = [], dict[str, int]()
         for tenant, after in behind:
-            for event in self._store.read_by(execute, tenant, after, _EVENTS):
+            for event in self._store.read(tenant, after, _EVENTS):
                 messages.append(EventMessage.from_event(event))
                 reached[tenant] = event.position
         if not messages or not send(messages, self._ending.is_set):

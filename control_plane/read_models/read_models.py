@@ -40,7 +40,7 @@ class ReadModels:
         statement, values = listing.statement_with_positions(tenant, filters, order, after, limit)
         wanted: int | None = None
         while True:
-            with self._database.reading() as execute:
+            with self._database.reading(tenant) as execute:
                 rows = execute(statement, values)
             if not rows:
                 return []
@@ -62,13 +62,13 @@ class ReadModels:
     ) -> list[tuple[Any, ...]]:
         """Rows of a list of the log itself, which is never behind."""
         statement, values = listing.statement(tenant, filters, order, after, limit)
-        with self._database.reading() as execute:
+        with self._database.reading(tenant) as execute:
             return execute(statement, values)
 
     def catch_up(self, tenant: str) -> int:
         """Take in what was appended; up to which position they know the log now."""
         while True:
-            with self._database.writing() as execute:
+            with self._database.writing(tenant) as execute:
                 # Locks the checkpoint until the end of the transaction: each event is taken in once.
                 [(position,)] = execute(
                     "INSERT INTO read_checkpoints (tenant, position) VALUES (?, 0) "
@@ -87,7 +87,7 @@ class ReadModels:
 
     def rebuild(self, tenant: str) -> int:
         """Make all of a tenant again from its events; how many those are. Others may read and write meanwhile."""
-        with self._database.writing() as execute:
+        with self._database.writing(tenant) as execute:
             execute.later(
                 "INSERT INTO read_checkpoints (tenant, position) VALUES (?, 0) "
                 "ON CONFLICT (tenant) DO UPDATE SET position = 0",

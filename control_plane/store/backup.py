@@ -42,7 +42,7 @@ def backup_lines(store: EventStore, at: int) -> Iterator[str]:
         if head != end:
             raise BackupError(f"The log of {tenant} ends too early. Run `podlane audit verify`.")
     for tenant, end in heads.items():
-        with store.database.reading() as execute:
+        with store.database.reading(tenant) as execute:
             # Those whose events are in this backup, or had none.
             rows = execute(
                 f"SELECT {', '.join(_REQUEST)} FROM requests WHERE tenant = ? AND last <= ? ORDER BY first, key",
@@ -70,11 +70,14 @@ def restore(store: EventStore, lines: Iterable[str]) -> dict[str, Head]:
             match document:
                 case {"event": dict(fields)}:
                     event = _event(fields)
+                    if event.tenant not in found:
+                        execute.about(event.tenant)
                     found[event.tenant] = follow(event.tenant, found.get(event.tenant, START), event)
                     insert_event(execute, event)
                     events += 1
                 case {"request": dict(fields)}:
                     values = [fields.get(name) for name in _REQUEST]
+                    execute.about(str(fields.get("tenant")))
                     execute.later("INSERT INTO requests (tenant, key, fingerprint, first, last) VALUES (?, ?, ?, ?, ?)",
                                   [value for value in values if isinstance(value, str | int)])  # fmt: skip
                     requests += 1
@@ -82,6 +85,7 @@ def restore(store: EventStore, lines: Iterable[str]) -> dict[str, Head]:
                     if (events, requests) != (all_events, all_requests) or found != expected:
                         raise BackupError("Lines of the backup are missing. Take another.")
                     for tenant, head in found.items():
+                        execute.about(tenant)
                         execute.later(
                             "INSERT INTO heads (tenant, position, digest) VALUES (?, ?, ?)",
                             (tenant, head.position, head.digest),

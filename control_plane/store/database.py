@@ -18,14 +18,20 @@ class Execute(Protocol):
     def later(self, statement: str, values: Sequence[Value] = ()) -> None:
         """Run one that has none, without waiting for it: if it fails, the next call does, or the transaction's end."""
 
+    def about(self, tenant: str) -> None:
+        """From here on the transaction is about this tenant."""
+
 
 class Database(Protocol):
-    """Any thread may use it. Everything blocks, and raises :class:`~control_plane.store.errors.StoreError`."""
+    """Any thread may use it. Everything blocks, and raises :class:`~control_plane.store.errors.StoreError`.
 
-    def writing(self) -> AbstractContextManager[Execute]:
+    A transaction is about one tenant; PostgreSQL is told which.
+    """
+
+    def writing(self, tenant: str = "") -> AbstractContextManager[Execute]:
         """A transaction, on disk when it ends; an exception takes it back."""
 
-    def reading(self) -> AbstractContextManager[Execute]:
+    def reading(self, tenant: str = "") -> AbstractContextManager[Execute]:
         """Statements that change nothing."""
 
     def alone(self, lock: int) -> AbstractContextManager[Execute | None]:

@@ -35,7 +35,7 @@ class EventStore:
         ``after``: the position of the last event that the writer knows. Raises :class:`StaleError` if it is not the
         last. A cause with a key that was used before appends nothing, and returns what was appended then.
         """
-        with self.database.writing() as execute:
+        with self.database.writing(tenant) as execute:
             # Locks the tenant's row until the end of the transaction: one writer at a time, hence no gaps.
             [(position, last)] = execute(
                 "INSERT INTO heads (tenant, position, digest) VALUES (?, 0, '') "
@@ -61,12 +61,12 @@ class EventStore:
 
     def carried_out(self, tenant: str, key: str, fingerprint: str) -> list[StoredEvent] | None:
         """What a request with this key has appended; None: there was none. Raises :class:`KeyReusedError`."""
-        with self.database.reading() as execute:
+        with self.database.reading(tenant) as execute:
             return _carried_out(execute, tenant, key, fingerprint)
 
     def read(self, tenant: str, after: int = 0, limit: int = _PAGE) -> list[StoredEvent]:
         """At most ``limit`` events of a tenant that follow a position, in order."""
-        with self.database.reading() as execute:
+        with self.database.reading(tenant) as execute:
             return _read(execute, tenant, after, limit)
 
     def read_by(self, execute: Execute, tenant: str, after: int, limit: int) -> list[StoredEvent]:

@@ -37,14 +37,16 @@ class PostgresDatabase:
             raise StoreError(f"PostgreSQL failed: {told}. See that it runs, and what --database says.") from None
 
     @contextmanager
-    def writing(self) -> Iterator[Execute]:
+    def writing(self, tenant: str = "") -> Iterator[Execute]:
         with self._explained(), self._pool.connection() as connection, connection.pipeline():
-            yield _Executing(connection)
+            execute = _Executing(connection)
+            execute.about(tenant)
+            yield execute
 
     @contextmanager
-    def reading(self) -> Iterator[Execute]:
-        with self._explained(), self._pool.connection() as connection:
-            yield _Executing(connection)
+    def reading(self, tenant: str = "") -> Iterator[Execute]:
+        with self.writing(tenant) as execute:
+            yield execute
 
     @contextmanager
     def alone(self, lock: int) -> Iterator[Execute | None]:
@@ -73,3 +75,7 @@ class _Executing:
 
     def later(self, statement: str, values: Sequence[Value] = ()) -> None:
         self._connection.execute(statement.replace("?", "%s"), values)
+
+    def about(self, tenant: str) -> None:
+        # For this transaction alone: what a session sets would be seen by the next that has the connection.
+        self.later("SELECT set_config('app.tenant', ?, true)", (tenant,))

@@ -54,7 +54,7 @@ class SqliteDatabase:
             ) from None
 
     @contextmanager
-    def writing(self) -> Iterator[Execute]:
+    def writing(self, tenant: str = "") -> Iterator[Execute]:  # noqa: ARG002 - no rows are hidden
         with self._write_lock, self._explained():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -66,7 +66,7 @@ class SqliteDatabase:
                 raise
 
     @contextmanager
-    def reading(self) -> Iterator[Execute]:
+    def reading(self, tenant: str = "") -> Iterator[Execute]:  # noqa: ARG002
         with self._read_lock, self._explained():
             yield _Executing(self._reader)
 
@@ -113,6 +113,9 @@ class _Separately:
         with self._database.writing() as execute:
             execute.later(statement, values)
 
+    def about(self, tenant: str) -> None:
+        """Nothing to tell anybody."""
+
 
 class _Executing:
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -123,3 +126,6 @@ class _Executing:
 
     def later(self, statement: str, values: Sequence[Value] = ()) -> None:
         self._connection.execute(statement, values)
+
+    def about(self, tenant: str) -> None:
+        """Nothing to tell anybody."""
