@@ -13,6 +13,7 @@ from typing import Final
 from control_plane.domain.access import Role, TokenText
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.decisions import decide
+from control_plane.domain.errors import RefusedError
 from control_plane.domain.events import Event, decode, encode, subject
 from control_plane.domain.names import is_name
 from control_plane.domain.tenant import Tenant
@@ -102,16 +103,19 @@ class ControlPlane:
     @contextmanager
     def reading(self, name: str) -> Iterator[Tenant]:
         """A tenant as its log says it is now; one without any event does not exist. It must not be kept."""
-        if not is_name(name):
-            # Nothing that a database would have to be asked for, or could not be.
-            yield Tenant(name)
-            return
+        with self._held(name) as tenant:
+            if is_name(name):
+                self._catch_up(tenant)
+            yield tenant
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[Tenant]:
+        """A tenant as far as its log is known. What is no name is one without events: no database is asked for it."""
         known = self._known.get(name) or _Known(Tenant(name))
         with known.lock:
-            self._catch_up(known.tenant)
+            yield known.tenant
             if known.tenant.position:
                 self._known.setdefault(name, known)
-            yield known.tenant
 
     def decide(self, tenant: str, command: Command, version: int | None = None) -> tuple[Event, ...]:
         """What a command would make happen, if it came now. Raises what :meth:`carry_out` does."""
@@ -126,24 +130,43 @@ class ControlPlane:
         :class:`~control_plane.store.errors.KeyReusedError`.
         """
         cause = Cause(by.author, int(self._clock() * 1000), by.address, by.reason, by.key, by.fingerprint)
-        for _ in range(_TRIES):
-            known = by.key and is_name(tenant)
-            before = self.store.carried_out(tenant, by.key, by.fingerprint) if known else None
-            if before is not None:
-                return Done(_decoded(before), replayed=True)
-            with self.reading(tenant) as state:
-                _check_version(state, command, by.version)
-                events = decide(state, command, self.now)
-                if not events and not by.key:
-                    return Done(())
+        for caught_up in [False, *[True] * _TRIES]:
+            # First by what we know: if that is not all, nothing is appended. Nobody is refused by what may be old.
+            with self.reading(tenant) if caught_up else self._held(tenant) as state:
+                try:
+                    _check_version(state, command, by.version)
+                    events = decide(state, command, self.now)
+                except (RefusedError, VersionError):
+                    if not caught_up:
+                        continue
+                    if (before := self._carried_out(tenant, by)) is not None:
+                        return before
+                    raise
+                if not events:
+                    if not caught_up:
+                        continue
+                    if (before := self._carried_out(tenant, by)) is not None:
+                        return before
+                    if not by.key:
+                        return Done(())
                 try:
                     stored = self.store.append(tenant, state.position, [_new(event) for event in events], cause)
                 except StaleError:
                     continue
+                happened = _decoded(stored)
+                if len(stored) != len(events) or (stored and stored[0].position != state.position + 1):
+                    return Done(happened, replayed=True)
+                for event in happened:
+                    state.apply(event)
             for told in self.on_append:
                 told(tenant)
-            return Done(_decoded(stored))
+            return Done(happened)
         raise StaleError(f"Others write to {tenant} all the time. Try again.")
+
+    def _carried_out(self, tenant: str, by: Circumstances) -> Done | None:
+        """What an earlier request with this key has made happen."""
+        stored = self.store.carried_out(tenant, by.key, by.fingerprint) if by.key and is_name(tenant) else None
+        return None if stored is None else Done(_decoded(stored), replayed=True)
 
     def authenticate(self, text: str) -> Caller | None:
         """The caller with this token; None: it is not valid."""
