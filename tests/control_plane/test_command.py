@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import trustme
+
+from control_plane import main
 
 ROOT = Path(__file__).parents[2]
 PODLANE = [sys.executable, "-m", "podlane"]
@@ -250,3 +253,13 @@ def test_what_is_no_token_is_refused(tmp_path: Path, client: Client) -> None:
     with control_plane(tmp_path) as plane:
         assert "no valid token" in client.run("login", plane.url, given="wrong", code=1).stderr
         assert not (tmp_path / "config").exists()
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm would hold the second part of each answer back for 40 ms."""
+    with (
+        main._listen("", "127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
