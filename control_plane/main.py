@@ -35,7 +35,7 @@ from traffic_policy.errors import ConfigError
 
 if TYPE_CHECKING:
     from control_plane.outbox.kafka import KafkaTopic
-    from control_plane.outbox.publisher import Publisher
+    from control_plane.outbox.link import KafkaLink
 
 _BACKLOG: Final = 1024
 _DRAIN: Final = 10
@@ -67,7 +67,7 @@ def serve(
         store = open_store(settings.database_url)
         agents: AgentsPort | None = None
         rollouts: RolloutDriver | None = None
-        publisher: Publisher | None = None
+        link: KafkaLink | None = None
         try:
             plane = ControlPlane(store)
             token = first_token(plane)
@@ -89,11 +89,11 @@ def serve(
             rollouts = RolloutDriver(plane, fleet, PrometheusGates(settings.prometheus))
             rollouts.start()
             if topic is not None:
-                from control_plane.outbox.publisher import Publisher
+                from control_plane.outbox.link import KafkaLink
 
-                publisher = Publisher(store, topic)
-                publisher.start()
-            dependencies = [publisher.kafka] if publisher else []
+                link = KafkaLink(plane, topic)
+                link.start()
+            dependencies = [link.kafka] if link else []
             config = uvicorn.Config(
                 create_app(plane, fleet, Invitation(place, authority, time.time), dependencies),
                 log_config=None,
@@ -122,8 +122,8 @@ def serve(
         finally:
             if rollouts is not None:
                 rollouts.close()
-            if publisher is not None:
-                publisher.stop()
+            if link is not None:
+                link.stop()
             if agents is not None:
                 agents.close()
             store.close()

@@ -158,10 +158,14 @@ class ControlPlane:
                     return Done(happened, replayed=True)
                 for event in happened:
                     state.apply(event)
-            for told in self.on_append:
-                told(tenant)
+            self.appended(tenant)
             return Done(happened)
         raise StaleError(f"Others write to {tenant} all the time. Try again.")
+
+    def appended(self, tenant: str) -> None:
+        """Tell those who follow that something of a tenant is on disk."""
+        for told in self.on_append:
+            told(tenant)
 
     def _carried_out(self, tenant: str, by: Circumstances) -> Done | None:
         """What an earlier request with this key has made happen."""

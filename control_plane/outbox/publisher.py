@@ -19,7 +19,7 @@ from daemon.log import Logger
 _LOCK: Final = 0x506F644F
 """Whoever holds it publishes: "PodO"."""
 _POLL: Final = 0.1
-"""Seconds between two looks at the ends of the logs."""
+"""Seconds between two looks at what other processes have appended."""
 _STANDBY: Final = 1.0
 """Seconds between two tries for the lock, or after a fault."""
 _TENANTS: Final = 100
@@ -41,6 +41,7 @@ class Publisher:
         self._store = store
         self._topic = topic
         self._ending = Event()
+        self._news = Event()
         self._thread = Thread(target=self._run, name="publisher", daemon=True)
         self.kafka = Dependency("kafka")
         self._database = Dependency("database")
@@ -49,9 +50,14 @@ class Publisher:
         """Begin. Waits for nobody."""
         self._thread.start()
 
+    def wake(self, _tenant: str = "") -> None:
+        """Look now: something was appended. Any thread may call it."""
+        self._news.set()
+
     def stop(self) -> None:
         """End. What was not acknowledged is sent by whoever comes next."""
         self._ending.set()
+        self._news.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -73,9 +79,10 @@ class Publisher:
         self._up()
         with closing(KafkaSender(self._topic, self._away)) as sender:
             while not self._ending.is_set():
-                if not self._round(execute, sender.send):
+                self._news.clear()
+                if not self._round(execute, sender.send) and not self._ending.is_set():
                     sender.idle()
-                    self._ending.wait(_POLL)
+                    self._news.wait(_POLL)
 
     def _round(self, execute: Execute, send: Callable[[list[EventMessage], Callable[[], bool]], bool]) -> bool:
         """Publish some events of each tenant that has news; whether there were any."""

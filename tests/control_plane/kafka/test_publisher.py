@@ -15,9 +15,12 @@ from broker import Broker, free_port
 from starlette.testclient import TestClient
 from waiting import until
 
+from control_plane.bootstrap import first_token
 from control_plane.http.app import create_app
 from control_plane.outbox.errors import GapError
 from control_plane.outbox.kafka import KafkaTopic, read_properties
+from control_plane.outbox.link import KafkaLink
+from control_plane.outbox.listener import TopicListener
 from control_plane.outbox.messages import EventMessage, TopicReader
 from control_plane.outbox.publisher import Publisher
 from control_plane.service import ControlPlane
@@ -139,6 +142,36 @@ def test_commands_go_on_while_kafka_is_away(store: EventStore) -> None:
         assert kafka == {"name": "kafka", "state": "away", "since": since}
         assert "Kafka at 127.0.0.1" in publisher.kafka.state.why
         assert published(store) == {}
+
+
+def test_other_processes_hear_of_what_was_appended(kafka: Broker, topic: str, store: EventStore) -> None:
+    heard: list[str] = []
+    listener = TopicListener(KafkaTopic(kafka.servers, topic), heard.append)
+    listener.start()
+    with publishing(store, KafkaTopic(kafka.servers, topic)):
+        # It hears what comes from when it has found the topic on.
+        def heard_of_the_shop() -> bool:
+            append(store, "shop", 1)
+            return "shop" in heard
+
+        until("news of the shop", heard_of_the_shop, patience=PATIENCE)
+        assert set(heard) == {"shop"}
+        append(store, "bank", 1)
+        until("news of the bank", lambda: "bank" in heard, patience=PATIENCE)
+    listener.stop()
+
+
+def test_a_control_plane_publishes_what_it_decides(kafka: Broker, topic: str, store: EventStore) -> None:
+    plane = ControlPlane(store)
+    link = KafkaLink(plane, KafkaTopic(kafka.servers, topic))
+    link.start()
+    try:
+        first_token(plane)
+        until_published(store)
+        assert link.kafka.state.up
+        assert taken(kafka.values(topic)) == logs(store)
+    finally:
+        link.stop()
 
 
 def test_an_event_that_is_too_large_is_told_without_its_data(kafka: Broker, topic: str, store: EventStore) -> None:
