@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import uvicorn
 
+from control_plane.access.refusals import RefusalRecorder
 from control_plane.bootstrap import another_token, first_token
 from control_plane.certificates.authority import LIFETIME, utc
 from control_plane.certificates.root_files import LoadedAuthority, RootFiles, RootFolder, RootStore
@@ -94,8 +95,9 @@ def serve(
                 link = KafkaLink(plane, topic)
                 link.start()
             dependencies = [link.kafka] if link else []
+            recorder = RefusalRecorder(plane)
             config = uvicorn.Config(
-                create_app(plane, fleet, Invitation(place, authority, time.time), dependencies),
+                create_app(plane, fleet, Invitation(place, authority, time.time), dependencies, recorder),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -118,7 +120,8 @@ def serve(
             url = _url(settings, port)
             log.info("the control plane listens", url=url, agents=place)
             on_ready(url, port, agents_listener.getsockname()[1])
-            server.run(sockets=[listener])
+            with recorder.running():
+                server.run(sockets=[listener])
         finally:
             if rollouts is not None:
                 rollouts.close()

@@ -96,6 +96,11 @@ class ControlPlane:
         """Unix seconds."""
         return int(self._clock())
 
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds of Unix time, as records have them."""
+        return int(self._clock() * 1000)
+
     def names(self) -> list[str]:
         """Of all tenants, also of closed ones, sorted."""
         return sorted(self.store.heads())
@@ -129,7 +134,7 @@ class ControlPlane:
         Raises :class:`VersionError`, what :func:`~control_plane.domain.decisions.decide` raises, and
         :class:`~control_plane.store.errors.KeyReusedError`.
         """
-        cause = Cause(by.author, int(self._clock() * 1000), by.address, by.reason, by.key, by.fingerprint)
+        cause = Cause(by.author, self.now_ms, by.address, by.reason, by.key, by.fingerprint)
         for caught_up in [False, *[True] * _TRIES]:
             # First by what we know: if that is not all, nothing is appended. Nobody is refused by what may be old.
             with self.reading(tenant) if caught_up else self._held(tenant) as state:

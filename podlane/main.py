@@ -38,9 +38,7 @@ VERBS: Final = (
     Verb("agents", "See a control plane's agents, and revoke them.", "podlane.fleet.agents"),
     Verb("clusters", "See and change the clusters whose agents belong to a tenant.", "podlane.fleet.clusters"),
     Verb("join-token", "Issue a token with which an agent joins a control plane.", "podlane.fleet.clusters"),
-    Verb(
-        "audit", "Read who changed what in a control plane, and check that nothing was altered.", "podlane.fleet.audit"
-    ),
+    Verb("audit", "Read who changed what in a control plane, and what was refused.", "podlane.fleet.audit"),
     Verb("tc", "Show, change and undo traffic control of an interface, without a proxy.", "podlane.tc.command"),
     Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface.", "podlane.top.command"),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot.", "podlane.demo.command"),

@@ -12,6 +12,11 @@ PLATFORM: Final = "platform"
 """The tenant of those who run the control plane: its administrators may do everything in every tenant."""
 _TOKEN: Final = re.compile(r"podlane-([a-z0-9]+(?:-[a-z0-9]+)*)_([0-9a-f]{16})_([A-Za-z0-9-]{43})")
 """Tenant, id, secret. An underscore is in none of them."""
+_SECRETS: Final = (
+    (re.compile(r"(podlane-[a-z0-9-]+_[0-9a-f]+_)[A-Za-z0-9-]+"), r"\1..."),
+    (re.compile(r"eyJ[\w-]*\.[\w-]+(\.[\w-]*)*", re.ASCII), "(a JWT)"),
+)
+"""What has a secret, and how it is told without: tokens of ours, and JSON Web Tokens (RFC 7519)."""
 
 
 class Role(StrEnum):
@@ -53,6 +58,13 @@ def may(role: Role, home: str, operation: Operation, tenant: str) -> bool:
     if home == PLATFORM and role is Role.ADMINISTRATOR:
         return True
     return home == tenant and operation is not Operation.GOVERN and _RANK[role] >= _RANK[_LEAST[operation]]
+
+
+def without_secrets(text: str) -> str:
+    """A text that somebody else has written, for logs: tokens that are in it are cut."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
 
 
 @dataclass(frozen=True, slots=True)

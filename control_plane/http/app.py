@@ -8,11 +8,13 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from control_plane.access.refusals import RefusalRecorder
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
 from control_plane.health import Dependency
 from control_plane.http import agents, audit, clusters, health, policies, progress, rollouts, tenants
 from control_plane.http.problems import ProblemDocument, install, problem_response
+from control_plane.http.refused import RefusalNotes
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
 
@@ -25,11 +27,13 @@ def create_app(
     fleet: FleetStatus | None = None,
     invitation: Invitation | None = None,
     dependencies: Sequence[Dependency] = (),
+    recorder: RefusalRecorder | None = None,
 ) -> FastAPI:
     """The application of a control plane. Without an invitation no agent can join.
 
-    ``dependencies`` are told of at ``/healthz``, besides the database.
+    ``dependencies`` are told of at ``/healthz``, besides the database. Who starts it has ``recorder`` write.
     """
+    recorder = recorder or RefusalRecorder(plane)
     app = FastAPI(
         title="Podlane",
         version=installed_version() or "source",
@@ -40,11 +44,13 @@ def create_app(
     app.state.plane = plane
     app.state.fleet = fleet or FleetStatus()
     app.state.invitation = invitation
+    app.state.recorder = recorder
     for room in (tenants, clusters, agents, policies, progress, rollouts, audit):
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)
     app.add_middleware(_BodyLimit)
+    app.add_middleware(RefusalNotes, plane, recorder)
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

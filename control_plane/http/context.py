@@ -36,12 +36,15 @@ def _plane(request: Request) -> ControlPlane:
 ThePlane = Annotated[ControlPlane, Depends(_plane)]
 
 
-def _caller(plane: ThePlane, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+def _caller(
+    request: Request, plane: ThePlane, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
     caller = None if given is None else plane.authenticate(given.credentials)
     if caller is None:
         raise UnauthenticatedError(
             "The request has no valid token.", "Send Authorization: Bearer and a token that is not revoked or expired."
         )
+    request.state.caller = caller
     return caller
 
 

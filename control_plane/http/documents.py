@@ -14,6 +14,7 @@ from control_plane.domain.rollout import RolloutState
 from control_plane.domain.tenant import MemberCluster, Policy, PolicyContent, Tenant
 from control_plane.read_models.projection import NEVER
 from control_plane.store.records import StoredEvent
+from control_plane.store.refusals import RefusedRequest
 
 _Item = TypeVar("_Item", bound=BaseModel)
 
@@ -218,6 +219,38 @@ class EventDocument(BaseModel):
     @classmethod
     def describe(cls, event: StoredEvent) -> EventDocument:
         return cls(**{name: getattr(event, name) for name in cls.model_fields})
+
+
+class RefusalDocument(BaseModel):
+    """A request that was refused, or ``count`` alike within a second. ``at`` is in milliseconds of Unix time.
+
+    ``known``: the author's token was valid; else ``author`` is only what was claimed. ``operation`` is method and path.
+    """
+
+    tenant: str
+    number: int
+    at: int
+    author: str
+    known: bool
+    address: str
+    operation: str
+    status: int
+    problem: str
+    detail: str
+    reason: str
+    count: int
+
+    @classmethod
+    def describe(cls, refused: RefusedRequest) -> RefusalDocument:
+        return cls(**{name: getattr(refused, name) for name in cls.model_fields})
+
+
+class AuditDocument(BaseModel):
+    """One of both: what happened, or what was refused."""
+
+    at: int
+    event: EventDocument | None = None
+    refusal: RefusalDocument | None = None
 
 
 class HeadDocument(BaseModel):

@@ -19,26 +19,43 @@ if TYPE_CHECKING:
 Examples:
   podlane audit list
   podlane audit list -o json > audit.json
+  podlane audit export > audit.ndjson
   podlane audit verify
   podlane audit verify --digest 5f0c...
 """
 )
 def audit() -> None:
-    """Read who changed what in a control plane, and check that nothing was altered."""
+    """Read who changed what in a control plane, what was refused, and check that nothing was altered."""
 
 
 @audit.command("list")
 @context_options
 @output_option
-def list_events(context: str | None, tenant: str | None, output: str) -> None:
-    """List every change of a tenant, the first first."""
+def list_entries(context: str | None, tenant: str | None, output: str) -> None:
+    """List every change of a tenant and the requests that were refused, the first first."""
     from podlane.console import failing_clearly
     from podlane.fleet.output import show
     from podlane.fleet.session import client_for
 
     with failing_clearly():
         client = client_for(context, tenant)
-        show(list(client.items(client.about("events"))), output, _rows)
+        show(list(client.items(client.about("audit"))), output, _rows)
+
+
+@audit.command("export")
+@context_options
+def export_entries(context: str | None, tenant: str | None) -> None:
+    """Print the same for a log system: one JSON object a line, with the fields of the Elastic Common Schema."""
+    import json
+
+    from podlane.console import failing_clearly
+    from podlane.fleet.ecs import ecs_document
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        for each in client.items(client.about("audit")):
+            click.echo(json.dumps(ecs_document(each), ensure_ascii=False))
 
 
 @audit.command("verify")
@@ -86,14 +103,22 @@ def _events(client: FleetClient) -> Iterator[StoredEvent]:
         yield StoredEvent(**{name: each[name] for name in StoredEvent.__dataclass_fields__})
 
 
-def _rows(events: list[Any]) -> list[list[str]]:
+def _rows(entries: list[Any]) -> list[list[str]]:
     from datetime import UTC, datetime
 
     rows = [["POSITION", "TIME", "AUTHOR", "ADDRESS", "SUBJECT", "WHAT", "REASON"]]
-    for each in events:
+    for each in entries:
         time = datetime.fromtimestamp(each["at"] / 1000, UTC).isoformat(timespec="milliseconds")
-        rows.append(
-            [str(each["position"]), time, each["author"], each["address"] or "-", each["subject"], each["kind"],
-             each["reason"] or "-"]
-        )  # fmt: skip
+        event, refusal = each["event"], each["refusal"]
+        found = event or refusal
+        author = found["author"] or "-"
+        if event:
+            place, subject, what = str(event["position"]), event["subject"], event["kind"]
+        else:
+            # Whose token it was is only what was claimed, where it was not valid.
+            author += "" if refusal["known"] else "?"
+            place, subject = "-", refusal["operation"]
+            times = f", {refusal['count']} times" if refusal["count"] > 1 else ""
+            what = f"refused: {refusal['status']} {refusal['problem']}{times}"
+        rows.append([place, time, author, found["address"] or "-", subject, what, found["reason"] or "-"])
     return rows

@@ -113,9 +113,15 @@ def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
         assert "classes[0]" in refused.stderr
         assert "There is no policy other" in client.run("policy", "get", "other", code=1).stderr
 
-        events = json.loads(client.run("audit", "list", "-o", "json").stdout)
+        entries = json.loads(client.run("audit", "list", "-o", "json").stdout)
+        events = [each["event"] for each in entries if each["event"]]
         assert [each["kind"] for each in events] == ["TenantCreated", "PolicyDrafted", "PolicyPublished"]
         assert events[-1]["reason"] == "für Freitag"
+        [wrong] = [each["refusal"] for each in entries if each["refusal"]]
+        assert (wrong["status"], wrong["problem"], wrong["author"]) == (422, "invalid-policy", events[-1]["author"])
+        assert "refused: 422 invalid-policy" in client.run("audit", "list").stdout
+        lines = [json.loads(line) for line in client.run("audit", "export").stdout.splitlines()]
+        assert [each["event"]["outcome"] for each in lines] == ["success"] * 3 + ["failure"]
         verified = client.run("audit", "verify").stdout
         assert verified.startswith("3 events are as they were written")
         digest = verified.split()[-1]
