@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from threading import Lock
 from typing import Final
 
-from control_plane.domain.access import Role, TokenText
+from control_plane.domain.access import PLATFORM, Operation, Role, TokenText, highest, may
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.decisions import decide
 from control_plane.domain.errors import RefusedError
@@ -37,16 +37,20 @@ class VersionError(PodlaneError):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose token a request has."""
+    """Whose request it is. ``author`` is as it is recorded, ``role_in`` says the role in a tenant, if there is one.
 
-    tenant: str
-    token: str
-    role: Role
+    ``tenant`` and ``token`` are those of an API token, empty for a user of the identity provider.
+    """
 
-    @property
-    def author(self) -> str:
-        """As it is recorded."""
-        return f"{self.tenant}/{self.token}"
+    author: str
+    role_in: Callable[[str], Role | None]
+    tenant: str = ""
+    token: str = ""
+
+    def may(self, operation: Operation, tenant: str) -> bool:
+        """Whether this caller may do it in ``tenant``."""
+        homes = {tenant, PLATFORM}
+        return any(may(role, home, operation, tenant) for home in homes if (role := self.role_in(home)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,13 @@ class ControlPlane:
             found = tenant.tokens.get(token.id) if tenant.open else None
             if found is None or not compare_digest(found.digest, token.digest) or not found.valid(self.now):
                 return None
-            return Caller(tenant.name, found.id, found.role)
+            roles = {tenant.name: found.role}
+            return Caller(f"{tenant.name}/{found.id}", roles.get, tenant.name, found.id)
+
+    def role_of(self, groups: Collection[str], tenant: str) -> Role | None:
+        """The highest role that was granted to one of these groups of the identity provider."""
+        with self.reading(tenant) as state:
+            return highest(state.grants[group] for group in groups if group in state.grants) if state.open else None
 
     def _catch_up(self, tenant: Tenant) -> None:
         for event in self.store.read_all(tenant.name, tenant.position):

@@ -36,6 +36,8 @@ any_command = st.one_of(
     st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
     st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),
     st.builds(c.RevokeToken, ids),
+    st.builds(c.GrantGroup, st.sampled_from(["/ops", "a b", "", " a", "a\n", "x" * 201]), st.sampled_from(Role)),
+    st.builds(c.RevokeGrant, st.sampled_from(["/ops", "a b"])),
     st.builds(c.AddCluster, names),
     st.builds(c.RemoveCluster, names),
     st.builds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -51,6 +52,11 @@ _LEAST: Final = {
     Operation.GOVERN: Role.ADMINISTRATOR,
 }
 _RANK: Final = {role: rank for rank, role in enumerate(Role)}
+
+
+def highest(roles: Iterable[Role]) -> Role | None:
+    """The role that may do most; None: there is none."""
+    return max(roles, key=_RANK.__getitem__, default=None)
 
 
 def may(role: Role, home: str, operation: Operation, tenant: str) -> bool:

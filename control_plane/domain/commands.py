@@ -45,6 +45,19 @@ class RevokeToken:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantGroup:
+    """Whoever the identity provider says is in the group has the role."""
+
+    group: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeGrant:
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddCluster:
     cluster: str
 
@@ -165,6 +178,7 @@ class TakeBackRollout:
 
 TenantCommand = CreateTenant | RetitleTenant | CloseTenant
 TokenCommand = IssueToken | RevokeToken
+GrantCommand = GrantGroup | RevokeGrant
 ClusterCommand = (
     AddCluster
     | RemoveCluster
@@ -177,7 +191,7 @@ ClusterCommand = (
 )  # fmt: skip
 RolloutCommand = AdvanceRollout | PauseRollout | ResumeRollout | TakeBackRollout
 PolicyCommand = DraftPolicy | DiscardDraft | PublishPolicy | RemovePolicy | RolloutCommand
-Command = TenantCommand | TokenCommand | ClusterCommand | PolicyCommand
+Command = TenantCommand | TokenCommand | GrantCommand | ClusterCommand | PolicyCommand
 
 
 def subject_of(command: Command) -> str:
@@ -186,6 +200,8 @@ def subject_of(command: Command) -> str:
         return "tenant"
     if isinstance(command, TokenCommand):
         return f"token/{command.id}"
+    if isinstance(command, GrantCommand):
+        return f"grant/{command.group}"
     if isinstance(command, ClusterCommand):
         return f"cluster/{command.cluster}"
     return f"policy/{command.policy}"

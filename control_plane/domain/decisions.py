@@ -18,11 +18,14 @@ from control_plane.domain.commands import (
     CreateTenant,
     EnrolAgent,
     EnrolReviewedAgent,
+    GrantCommand,
+    GrantGroup,
     IssueJoinToken,
     IssueToken,
     RemoveCluster,
     RetitleTenant,
     RevokeAgent,
+    RevokeGrant,
     RevokeJoinToken,
     RevokeToken,
     TenantCommand,
@@ -37,6 +40,8 @@ from control_plane.domain.events import (
     ClusterRemoved,
     ClusterTrusted,
     Event,
+    GrantRevoked,
+    GroupGranted,
     JoinTokenIssued,
     JoinTokenRevoked,
     TenantClosed,
@@ -55,6 +60,7 @@ _API_SERVER: Final = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:\d{1,5})?|https:
 _SERVICE_ACCOUNT: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LONGEST_CA: Final = 65_536
 _LONGEST_TITLE: Final = 200
+_LONGEST_GROUP: Final = 200
 
 
 def decide(tenant: Tenant, command: Command, now: int) -> tuple[Event, ...]:
@@ -68,6 +74,8 @@ def decide(tenant: Tenant, command: Command, now: int) -> tuple[Event, ...]:
         return _about_tenant(tenant, command)
     if isinstance(command, TokenCommand):
         return _about_token(tenant, command, now)
+    if isinstance(command, GrantCommand):
+        return _about_grant(tenant, command)
     if isinstance(command, ClusterCommand):
         return _about_cluster(tenant, command, now)
     return about_policy(tenant, command, now)
@@ -118,6 +126,21 @@ def _is_last_key(tenant: Tenant, id: str) -> bool:
     """Whether a token is an administrator's, without an end, and the last such."""
     lasting = [t.id for t in tenant.tokens.values() if t.role is Role.ADMINISTRATOR and t.expires_at is None]
     return lasting == [id]
+
+
+def _about_grant(tenant: Tenant, command: GrantCommand) -> tuple[Event, ...]:
+    match command:
+        case GrantGroup(group, role):
+            if not 0 < len(group) <= _LONGEST_GROUP or not group.isprintable() or group != group.strip():
+                raise InvalidError(
+                    f"{group[:70]!r} is not a name for a group.",
+                    f"Write it as the identity provider does, {_LONGEST_GROUP} characters at most.",
+                )
+            return () if tenant.grants.get(group) is role else (GroupGranted(group, role.value),)
+        case RevokeGrant(group):
+            if group not in tenant.grants:
+                raise UnknownSubjectError(f"The group {group[:70]} has no role.", "Look at the list of grants.")
+            return (GrantRevoked(group),)
 
 
 def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[Event, ...]:

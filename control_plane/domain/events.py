@@ -46,6 +46,19 @@ class TokenRevoked:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupGranted:
+    """``group`` as the identity provider names it. A role that it had before is replaced."""
+
+    group: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRevoked:
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterAdded:
     cluster: str
 
@@ -182,6 +195,7 @@ class RolloutTakenBack:
 
 TenantEvent = TenantCreated | TenantRetitled | TenantClosed
 TokenEvent = TokenIssued | TokenRevoked
+GrantEvent = GroupGranted | GrantRevoked
 ClusterEvent = (
     ClusterAdded
     | ClusterRemoved
@@ -193,17 +207,19 @@ ClusterEvent = (
 )  # fmt: skip
 RolloutEvent = RolloutAdvanced | RolloutPaused | RolloutResumed | RolloutFinished | RolloutTakenBack
 PolicyEvent = PolicyDrafted | DraftDiscarded | PolicyPublished | PolicyRemoved | RolloutEvent
-Event = TenantEvent | TokenEvent | ClusterEvent | PolicyEvent
+Event = TenantEvent | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent
 
 _KINDS: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def subject(event: Event) -> str:
-    """What an event is about: ``tenant``, ``token/ID``, ``cluster/NAME`` or ``policy/NAME``."""
+    """What an event is about: ``tenant``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME`` or ``policy/NAME``."""
     if isinstance(event, TenantEvent):
         return "tenant"
     if isinstance(event, TokenEvent):
         return f"token/{event.id}"
+    if isinstance(event, GrantEvent):
+        return f"grant/{event.group}"
     if isinstance(event, ClusterEvent):
         return f"cluster/{event.cluster}"
     return f"policy/{event.policy}"

@@ -16,6 +16,8 @@ from control_plane.domain.events import (
     ClusterTrusted,
     DraftDiscarded,
     Event,
+    GrantRevoked,
+    GroupGranted,
     JoinTokenIssued,
     JoinTokenRevoked,
     PolicyDrafted,
@@ -149,6 +151,8 @@ class Tenant:
     """Those that are not revoked."""
     revoked: set[str] = field(default_factory=set)
     """Ids of tokens that are not to be had again."""
+    grants: dict[str, Role] = field(default_factory=dict)
+    """By group of the identity provider."""
     clusters: dict[str, MemberCluster] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
@@ -184,6 +188,10 @@ class Tenant:
             case TokenRevoked(id):
                 del self.tokens[id]
                 self.revoked.add(id)
+            case GroupGranted(group, role):
+                self.grants[group] = Role(role)
+            case GrantRevoked(group):
+                del self.grants[group]
             case ClusterAdded(name):
                 self.clusters[name] = MemberCluster(name)
             case ClusterRemoved(name):

@@ -6,14 +6,14 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from control_plane.domain.access import Operation, may
+from control_plane.domain.access import Operation
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.errors import NotAllowedError
 from control_plane.http.documents import Happened
@@ -53,10 +53,13 @@ TheCaller = Annotated[Caller, Depends(_caller)]
 
 def permit(caller: Caller, operation: Operation, tenant: str) -> None:
     """Raises :class:`NotAllowedError`. Comes first: who may not ask is not told what there is."""
-    if not may(caller.role, caller.tenant, operation, tenant):
+    if not caller.may(operation, tenant):
+        home = caller.tenant or tenant
+        role = caller.role_in(home)
         raise NotAllowedError(
-            f"A token of {caller.tenant} with the role {caller.role} may not {operation} in {tenant}.",
-            "Ask an administrator for a token with another role.",
+            f"{caller.author} has {f'the role {role} in {home}' if role else f'no role in {home[:70]}'}, and may not "
+            f"{operation} in {tenant[:70]}.",
+            "Ask an administrator for another role.",
         )
 
 
@@ -143,9 +146,12 @@ class Paging:
 
     def cut(self, items: Iterable[tuple[str, _T]]) -> tuple[list[_T], str | None]:
         """The part of all items, by their names, and the cursor of what follows."""
-        left = sorted((item for item in items if item[0] > self.after), key=lambda item: item[0])[: self.limit + 1]
-        page = left[: self.limit]
-        return [item for _, item in page], self.cursor(page[-1][0]) if len(left) > self.limit else None
+        return self.page(sorted((item for item in items if item[0] > self.after), key=lambda item: item[0]))
+
+    def page(self, items: Sequence[tuple[str, _T]]) -> tuple[list[_T], str | None]:
+        """The same, of items that follow in their order."""
+        page = items[: self.limit]
+        return [item for _, item in page], self.cursor(page[-1][0]) if len(items) > self.limit else None
 
     @staticmethod
     def cursor(after: str) -> str:

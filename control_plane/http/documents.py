@@ -33,11 +33,12 @@ class Page(BaseModel, Generic[_Item]):
 
 
 class CallerDocument(BaseModel):
-    """Whose token it is."""
+    """Whose request it is. ``tenant`` and ``token`` are null for a user of the identity provider."""
 
-    tenant: str
-    token: str
-    role: Role
+    author: str
+    tenant: str | None
+    token: str | None
+    roles: dict[str, Role]
 
 
 class TenantWish(Asked):
@@ -76,6 +77,18 @@ class TokenDocument(BaseModel):
         """From :data:`~control_plane.read_models.lists.TOKENS`."""
         end = row["expires_at"]
         return cls(id=row["id"], title=row["title"], role=Role(row["role"]), expires_at=None if end == NEVER else end)
+
+
+class GrantWish(Asked):
+    role: Role
+
+
+class GrantDocument(BaseModel):
+    """Whoever the identity provider says is in the group has the role."""
+
+    group: str
+    role: Role
+    version: int
 
 
 class JoinTokenWish(Asked):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from control_plane.bootstrap import new_token
-from control_plane.domain.access import Operation, Role, may
+from control_plane.domain.access import Operation, Role
 from control_plane.domain.commands import CloseTenant, CreateTenant, IssueToken, RetitleTenant, RevokeToken
 from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.events import TokenIssued
@@ -36,9 +36,11 @@ def existing(tenant: Tenant) -> Tenant:
 
 
 @router.get("/whoami")
-def whoami(caller: TheCaller) -> CallerDocument:
-    """Whose token this is."""
-    return CallerDocument(tenant=caller.tenant, token=caller.token, role=caller.role)
+def whoami(plane: ThePlane, caller: TheCaller) -> CallerDocument:
+    """Whose request this is, and what roles that gives."""
+    homes = [caller.tenant] if caller.tenant else plane.names()
+    roles = {home: role for home in homes if (role := caller.role_in(home))}
+    return CallerDocument(author=caller.author, tenant=caller.tenant or None, token=caller.token or None, roles=roles)
 
 
 @router.get("/tenants")
@@ -47,14 +49,11 @@ def list_tenants(plane: ThePlane, caller: TheCaller, paging: ThePaging) -> Page[
     found = []
     for name in plane.names():
         with plane.reading(name) as tenant:
-            if tenant.open and (name == caller.tenant or _governs(caller)):
-                found.append((name, TenantDocument.describe(tenant)))
+            document = TenantDocument.describe(tenant) if tenant.open else None
+        if document and caller.may(Operation.READ, name):
+            found.append((name, document))
     items, after = paging.cut(found)
     return Page(items=items, next=after)
-
-
-def _governs(caller: TheCaller) -> bool:
-    return may(caller.role, caller.tenant, Operation.GOVERN, "")
 
 
 @router.get("/tenants/{tenant}")

@@ -16,7 +16,7 @@ KEPT: Final = 10_000
 to people."""
 KEPT_MS: Final = 90 * 86_400_000
 """90 days."""
-_COLUMNS: Final = "tenant, number, at, author, known, address, operation, status, problem, detail, reason, count"
+_COLUMNS: Final = "tenant, at, author, known, address, operation, status, problem, detail, reason, count, number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class RefusalTable:
             for number, each in enumerate(refused, last - len(refused) + 1):
                 execute(
                     f"INSERT INTO refusals ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (tenant, number, each.at, each.author, int(each.known), each.address, each.operation, each.status,
-                     each.problem, each.detail, each.reason, each.count),
+                    (tenant, each.at, each.author, int(each.known), each.address, each.operation, each.status,
+                     each.problem, each.detail, each.reason, each.count, number),
                 )  # fmt: skip
             for known in (0, 1):
                 execute(
@@ -79,7 +79,4 @@ class RefusalTable:
                 f"SELECT {_COLUMNS} FROM refusals WHERE tenant = ? AND number > ? AND at >= ? ORDER BY number LIMIT ?",
                 (tenant, after, now - KEPT_MS, limit),
             )
-        return [
-            RefusedRequest(tenant, at, author, bool(known), *others, number)
-            for tenant, number, at, author, known, *others in rows
-        ]
+        return [RefusedRequest(*row[:3], bool(row[3]), *row[4:]) for row in rows]

@@ -36,9 +36,12 @@ class FleetClient:
         query: Mapping[str, str | int] | None = None,
         *,
         reason: str = "",
+        dry_run: bool = False,
+        seen: int | None = None,
         source: str = "",
     ) -> Any:
-        """The document that answers. ``path`` follows ``/v1/``. ``source`` is where a policy comes from, for errors."""
+        """The document that answers. ``path`` follows ``/v1/``. ``seen``: the version that is to be changed; 0: there
+        must be none. ``source`` is where a policy comes from, for errors."""
         headers = {"Authorization": f"Bearer {self.context.token}", "Accept": "application/json"}
         content = None
         if body is not None:
@@ -46,6 +49,10 @@ class FleetClient:
             content = json.dumps(body).encode()
         if reason:
             headers["Podlane-Reason"] = reason.encode().decode("latin-1")
+        if seen is not None:
+            headers |= {"If-Match": f'"{seen}"'} if seen else {"If-None-Match": "*"}
+        if dry_run:
+            query = {**(query or {}), "dry-run": "true"}
         target = f"/v1/{path}{'?' + urlencode(query) if query else ''}"
         try:
             self._connection.request(method, target, content, headers)

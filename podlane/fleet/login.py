@@ -41,10 +41,11 @@ def login(url: str, tenant: str | None, context: str, ca: str) -> None:
             raise ConfigError("This is no token. Give it on standard input, as in: podlane login URL < token")
         found = FleetContext(url, token, tenant or "", str(Path(ca).absolute()) if ca else "")
         caller = FleetClient(found).ask("GET", "whoami")
-        home = caller["tenant"]
+        home = caller["tenant"] or "platform"
         found = replace(found, tenant=tenant or ("default" if home == "platform" else home))
+        role = caller["roles"].get(home, "nobody")
         contexts = load_contexts()
         contexts.contexts[context] = found
         contexts.current = context
         save_contexts(contexts)
-        say(f"logged in to {url} as {caller['role']} of {home}; verbs are about the tenant {found.tenant}")
+        say(f"logged in to {url} as {role} of {home}; verbs are about the tenant {found.tenant}")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import yaml
 
+from podlane.console import say
 from podlane.options import choice
 from podlane.text_output import table
 
@@ -33,6 +34,30 @@ def context_options(command: Any) -> Any:
     """``--context`` and ``--tenant``."""
     command = click.option("--tenant", metavar="NAME", help="Another tenant than the context's.")(command)
     return click.option("--context", metavar="NAME", help="Another context than the current one.")(command)
+
+
+def changing_options(command: Any) -> Any:
+    """``--reason`` and ``--dry-run``."""
+    command = click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")(command)
+    return click.option("--reason", metavar="TEXT", default="", help="For the audit log.")(command)
+
+
+def show_change(
+    found: Any, output: str, told: str, rows: Callable[[Any], Sequence[Sequence[str]]] | None = None
+) -> None:
+    """Print what a change has answered: the document for programs; for people ``told``, and the table if any."""
+    if output != OutputFormat.TABLE or found.get("dry_run"):
+        show(found, output, event_rows)
+        return
+    say(told)
+    if rows is not None:
+        show(found, output, rows)
+
+
+def event_rows(happened: Any) -> list[list[str]]:
+    """The table of what a dry run says."""
+    events = [each["kind"] for each in happened["events"]]
+    return [["WOULD HAPPEN"], *([kind] for kind in events or ["nothing: it is like this already"])]
 
 
 def show(document: Any, output: str, rows: Callable[[Any], Sequence[Sequence[str]]]) -> None:

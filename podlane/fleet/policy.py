@@ -80,7 +80,7 @@ def apply_policy(
 ) -> None:
     """Draft the policy in FILE as NAME, and publish it as its next revision."""
     from podlane.console import failing_clearly, say
-    from podlane.fleet.output import show
+    from podlane.fleet.output import event_rows, show
     from podlane.fleet.session import client_for
 
     with failing_clearly():
@@ -90,7 +90,7 @@ def apply_policy(
         if dry_run:
             query = {"dry-run": "true"}
             found = client.ask("PUT", f"{place}/draft", wish, query, source=path)
-            show(found, output, _event_rows)
+            show(found, output, event_rows)
             return
         found = client.ask("PUT", f"{place}/draft", wish, reason=reason, source=path)
         if found["draft"] is None:
@@ -264,8 +264,3 @@ def _progress(told: Any) -> str:
     return f"revision {told['revision']} is in force on {told['in_force']} of {told['agents']} agents" + (
         f" ({', '.join(others)})" if others else ""
     )
-
-
-def _event_rows(happened: Any) -> list[list[str]]:
-    events = [each["kind"] for each in happened["events"]]
-    return [["WOULD HAPPEN"], *([kind] for kind in events or ["nothing: it is like this already"])]

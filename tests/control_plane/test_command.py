@@ -184,6 +184,50 @@ def test_revisions_are_compared_restored_and_rolled_out(tmp_path: Path, client: 
         assert "not a duration" in client.run("rollout", "start", "web", "--soak", "5", code=2).stderr
 
 
+def test_tenants_tokens_and_grants_by_the_command_line(tmp_path: Path, client: Client) -> None:
+    with control_plane(tmp_path) as plane:
+        client.run("login", plane.url, given=plane.token)
+        assert client.run("whoami").stdout.splitlines()[1].split()[1:] == ["platform", "administrator"]
+        assert "TenantCreated" in client.run("tenants", "create", "shop", "--dry-run").stdout
+        assert "is created" in client.run("tenants", "create", "shop", "--title", "The shop").stderr
+        assert "changed meanwhile" in client.run("tenants", "create", "shop", code=1).stderr
+        client.run("tenants", "rename", "shop", "--title", "Our shop", "--reason", "it moved")
+        assert "no tenant shpo" in client.run("tenants", "rename", "shpo", "--title", "x", code=1).stderr
+        rows = [line.split() for line in client.run("tenants", "list").stdout.splitlines()]
+        assert rows[0] == ["NAME", "TITLE"]
+        assert ["shop", "Our", "shop"] in rows
+
+        create = ["tokens", "create", "--tenant", "shop", "--role"]
+        made = client.run(*create, "editor", "--title", "CI", "--expires-in", "12h")
+        token = made.stdout.strip()
+        assert token.startswith("podlane-shop_")
+        assert token not in made.stderr
+        assert "no time" in client.run(*create, "viewer", "--expires-in", "soon", code=2).stderr
+        [row] = json.loads(client.run("tokens", "list", "--tenant", "shop", "-o", "json").stdout)
+        assert (row["title"], row["role"], row["token"]) == ("CI", "editor", None)
+        client.run("login", plane.url, "--context", "ci", given=token)
+        assert client.run("whoami").stdout.split()[-2:] == ["shop", "editor"]
+        assert "may not read in default" in client.run("tokens", "list", "--tenant", "default", code=1).stderr
+        client.run("tokens", "revoke", row["id"], "--context", "default", "--tenant", "shop")
+        assert "no valid token" in client.run("whoami", code=1).stderr
+
+        client.run(
+            "grants", "set", "/shop/developers", "--role", "operator", "--context", "default", "--tenant", "shop"
+        )
+        granted = client.run("grants", "list", "--context", "default", "--tenant", "shop").stdout.splitlines()
+        assert granted[1].split() == ["/shop/developers", "operator"]
+        client.run("grants", "revoke", "/shop/developers", "--context", "default", "--tenant", "shop")
+        assert (
+            "has no role"
+            in client.run(
+                "grants", "revoke", "/shop/developers", "--context", "default", "--tenant", "shop", code=1
+            ).stderr
+        )
+        client.run("tenants", "close", "shop", "--context", "default")
+        assert "shop" not in client.run("tenants", "list", "--context", "default").stdout
+        assert token.rpartition("_")[2] not in (tmp_path / "log").read_text()
+
+
 def test_who_has_lost_the_first_token_gets_another(tmp_path: Path, client: Client) -> None:
     with control_plane(tmp_path) as plane:
         token = client.run("control-plane", "--state", str(tmp_path / "state"), "--new-token").stdout.strip()

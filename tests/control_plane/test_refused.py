@@ -73,7 +73,7 @@ def test_who_may_not_is_noted_in_the_tenant_it_was_about(api: TestClient, plane:
     assert found == {
         "tenant": "default", "number": 1, "at": int(clock.now * 1000), "author": f"default/{mine}", "known": True,
         "address": "testclient", "operation": f"DELETE {place}", "status": 403, "problem": "not-allowed",
-        "detail": "A token of default with the role viewer may not publish in default.", "reason": "für Freitag",
+        "detail": f"default/{mine} has the role viewer in default, and may not publish in default.", "reason": "für Freitag",
         "count": 1,
     }  # fmt: skip
     # About another tenant: in that one's log. About one that there is not: in the author's.

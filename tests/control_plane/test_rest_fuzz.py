@@ -13,8 +13,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from control_plane.bootstrap import first_token
+from control_plane.domain.access import Role
 from control_plane.domain.checked_policy import CheckedPolicy
-from control_plane.domain.commands import AddCluster, DraftPolicy, PublishPolicy
+from control_plane.domain.commands import AddCluster, DraftPolicy, GrantGroup, PublishPolicy
 from control_plane.domain.rollout import RolloutPlan, Stage
 from control_plane.http.app import create_app
 from control_plane.service import Circumstances, ControlPlane
@@ -23,7 +24,7 @@ from control_plane.store.event_store import open_store
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 20
 """Of each operation; there are some twenty-five."""
-REAL = {"tenant": "default", "policy": "web", "cluster": "east"}
+REAL = {"tenant": "default", "policy": "web", "cluster": "east", "group": "ops"}
 """Names that there are. Those that a schema gives rise to lead nowhere."""
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
 CONDITIONS = ("If-Match", "If-None-Match", "Idempotency-Key")
@@ -39,6 +40,7 @@ def test_every_operation_answers_as_it_is_documented(database_url: str) -> None:
         DraftPolicy("web", CheckedPolicy.from_document(POLICY)),
         PublishPolicy("web", RolloutPlan((Stage(count=1),))),
         DraftPolicy("web", CheckedPolicy.from_document({**POLICY, "total": "90Mbit"})),
+        GrantGroup("ops", Role.EDITOR),
     ):
         plane.carry_out("default", command, by)
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(plane))

@@ -194,6 +194,8 @@ def a_tenant(*commands: c.Command, name: str = "shop") -> Tenant:
         (c.DraftPolicy("web", GOOD, {"a b": "c"}), InvalidError, "not a label"),
         (c.RemovePolicy("web"), UnknownSubjectError, "podlane policy list"),
         (c.RevokeToken("z"), UnknownSubjectError, "list of tokens"),
+        (c.RevokeGrant("ops"), UnknownSubjectError, "has no role"),
+        (c.GrantGroup("x" * 201, Role.VIEWER), InvalidError, "identity provider"),
         (c.RetitleTenant("x" * 201), InvalidError, "200 characters"),
     ],
 )  # fmt: skip
