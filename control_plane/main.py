@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import uvicorn
 
+from control_plane.access.gate import Gate
 from control_plane.access.refusals import RefusalRecorder
 from control_plane.bootstrap import another_token, first_token
 from control_plane.certificates.authority import LIFETIME, utc
@@ -95,9 +96,9 @@ def serve(
                 link = KafkaLink(plane, topic)
                 link.start()
             dependencies = [link.kafka] if link else []
-            recorder = RefusalRecorder(plane)
+            gate = Gate(plane, RefusalRecorder(plane), settings.rate_limit)
             config = uvicorn.Config(
-                create_app(plane, fleet, Invitation(place, authority, time.time), dependencies, recorder),
+                create_app(plane, fleet, Invitation(place, authority, time.time), dependencies, gate),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -120,7 +121,7 @@ def serve(
             url = _url(settings, port)
             log.info("the control plane listens", url=url, agents=place)
             on_ready(url, port, agents_listener.getsockname()[1])
-            with recorder.running():
+            with gate.recorder.running():
                 server.run(sockets=[listener])
         finally:
             if rollouts is not None:

@@ -46,6 +46,7 @@ class ControlPlaneSettings(BaseSettings):
     ca_key: Path | None = None
     reviewers: Path | None = None
     prometheus: str = ""
+    rate_limit: Annotated[int, Field(ge=0)] = 100
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
 

@@ -80,6 +80,9 @@ At the first start it prints the token of its first administrator, once: `podlan
     "[default: reviewers in the state folder]",
 )
 @click.option("--prometheus", metavar="URL", help="A Prometheus for the queries of rollouts, as http://127.0.0.1:9090")
+@click.option(
+    "--rate-limit", metavar="N", type=int, help="Requests a second of one token or user; 0: any.  [default: 100]"
+)
 @click.option("--log-format", type=choice(LogFormat), help="How log lines are written.")
 @click.option("--log-level", type=choice(LogLevel), help="From which severity on.")
 @click.option("--new-token", is_flag=True, help="Print a new administrator's token, if the first is lost, and exit.")

@@ -30,5 +30,17 @@ class NotAllowedError(RefusedError):
     """The caller may not do it."""
 
 
+class UnauthenticatedError(RefusedError):
+    """Nobody is known to have sent the request."""
+
+
+class TooManyError(RefusedError):
+    """Requests came too fast; ``wait`` is after how many seconds the next may."""
+
+    def __init__(self, message: str, wait: int) -> None:
+        self.wait = wait
+        super().__init__(message, f"Wait {wait} s, and send fewer.")
+
+
 class UnknownEventError(PodlaneError):
     """The store has an event that this version does not know."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from control_plane.access.gate import Gate
 from control_plane.access.refusals import RefusalRecorder
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
@@ -27,13 +28,13 @@ def create_app(
     fleet: FleetStatus | None = None,
     invitation: Invitation | None = None,
     dependencies: Sequence[Dependency] = (),
-    recorder: RefusalRecorder | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
     """The application of a control plane. Without an invitation no agent can join.
 
-    ``dependencies`` are told of at ``/healthz``, besides the database. Who starts it has ``recorder`` write.
+    ``dependencies`` are told of at ``/healthz``, besides the database. Who starts it has the gate's recorder write.
     """
-    recorder = recorder or RefusalRecorder(plane)
+    gate = gate or Gate(plane, RefusalRecorder(plane), requests=0)
     app = FastAPI(
         title="Podlane",
         version=installed_version() or "source",
@@ -44,13 +45,13 @@ def create_app(
     app.state.plane = plane
     app.state.fleet = fleet or FleetStatus()
     app.state.invitation = invitation
-    app.state.recorder = recorder
+    app.state.gate = gate
     for room in (tenants, grants, clusters, agents, policies, progress, rollouts, audit):
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)
     app.add_middleware(_BodyLimit)
-    app.add_middleware(RefusalNotes, plane, recorder)
+    app.add_middleware(RefusalNotes, plane, gate.recorder)
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from heapq import merge
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 
 from control_plane.access.refusals import RefusalRecorder
 from control_plane.domain.access import Operation
-from control_plane.http.context import Paging, TheCaller, ThePaging, ThePlane, permit
+from control_plane.http.context import Paging, TheCaller, TheGate, ThePaging, ThePlane, permit
 from control_plane.http.documents import AuditDocument, EventDocument, HeadDocument, Page, RefusalDocument
 from control_plane.http.lists import EventSort, Exactly, Milliseconds, having, read_page
 from control_plane.http.problems import MalformedError, responses
@@ -24,14 +24,6 @@ from control_plane.store.records import START
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 _PLACE: Final = re.compile(r"(\d{1,15})\.(\d{1,15})")
 """Of the last event, and of the last refusal that was read."""
-
-
-def _recorder(request: Request) -> RefusalRecorder:
-    recorder: RefusalRecorder = request.app.state.recorder
-    return recorder
-
-
-TheRecorder = Annotated[RefusalRecorder, Depends(_recorder)]
 
 
 def _place(paging: Paging) -> tuple[int, int]:
@@ -50,7 +42,7 @@ def _refusals(
 
 @router.get("/audit")
 def list_audit(
-    plane: ThePlane, caller: TheCaller, recorder: TheRecorder, tenant: str, paging: ThePaging
+    plane: ThePlane, caller: TheCaller, gate: TheGate, tenant: str, paging: ThePaging
 ) -> Page[AuditDocument]:
     """What happened and what was refused, by time, the first first."""
     permit(caller, Operation.READ, tenant)
@@ -63,7 +55,7 @@ def list_audit(
     ]
     refusals = [
         (each.at, 1, each.number, AuditDocument(at=each.at, refusal=each))
-        for each in _refusals(plane, recorder, tenant, number, paging.limit + 1)
+        for each in _refusals(plane, gate.recorder, tenant, number, paging.limit + 1)
     ]
     found = []
     # Each in its own order, also where a clock went back.
@@ -76,13 +68,13 @@ def list_audit(
 
 @router.get("/refusals")
 def list_refusals(
-    plane: ThePlane, caller: TheCaller, recorder: TheRecorder, tenant: str, paging: ThePaging
+    plane: ThePlane, caller: TheCaller, gate: TheGate, tenant: str, paging: ThePaging
 ) -> Page[RefusalDocument]:
     """Requests that were refused: the newest 10,000 of known authors and of others, at most 90 days old."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
         existing(state)
-    found = _refusals(plane, recorder, tenant, _number(paging), paging.limit + 1)
+    found = _refusals(plane, gate.recorder, tenant, _number(paging), paging.limit + 1)
     items, after = paging.page([(str(each.number), each) for each in found])
     return Page(items=items, next=after)
 

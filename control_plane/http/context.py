@@ -13,11 +13,12 @@ from typing import Annotated, Final, TypeVar
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from control_plane.access.gate import Gate
 from control_plane.domain.access import Operation
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.errors import NotAllowedError
 from control_plane.http.documents import Happened
-from control_plane.http.problems import MalformedError, UnauthenticatedError
+from control_plane.http.problems import MalformedError
 from control_plane.service import Caller, Circumstances, ControlPlane
 
 _T = TypeVar("_T")
@@ -36,15 +37,25 @@ def _plane(request: Request) -> ControlPlane:
 ThePlane = Annotated[ControlPlane, Depends(_plane)]
 
 
+def _gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+TheGate = Annotated[Gate, Depends(_gate)]
+
+
+def address_of(request: Request) -> str:
+    """From where it comes: a proxy's address, behind one."""
+    return request.client.host if request.client else ""
+
+
 def _caller(
-    request: Request, plane: ThePlane, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, gate: TheGate, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    caller = None if given is None else plane.authenticate(given.credentials)
-    if caller is None:
-        raise UnauthenticatedError(
-            "The request has no valid token.", "Send Authorization: Bearer and a token that is not revoked or expired."
-        )
+    caller = gate.admit(given.credentials if given else None, address_of(request))
     request.state.caller = caller
+    gate.count(caller)
     return caller
 
 
@@ -101,7 +112,7 @@ async def _writing(
     content = b"\n".join([request.method.encode(), target.encode(), body])
     by = Circumstances(
         caller.author,
-        request.client.host if request.client else "",
+        address_of(request),
         _reason(podlane_reason or ""),
         f"{caller.author}:{idempotency_key}" if idempotency_key else "",
         hashlib.sha256(content).hexdigest(),

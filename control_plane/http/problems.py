@@ -16,6 +16,8 @@ from control_plane.domain.errors import (
     NotAllowedError,
     RefusedError,
     StateConflictError,
+    TooManyError,
+    UnauthenticatedError,
     UnknownEventError,
     UnknownSubjectError,
 )
@@ -47,10 +49,6 @@ class ProblemDocument(BaseModel):
     problems: list[PolicyProblem] = []
 
 
-class UnauthenticatedError(RefusedError):
-    """No token that is valid."""
-
-
 class MalformedError(RefusedError):
     """A header or a parameter cannot be read."""
 
@@ -64,6 +62,7 @@ _KINDS: Final[Mapping[type[PodlaneError], tuple[int, str, str]]] = {
     VersionError: (412, "changed-meanwhile", "It was changed meanwhile"),
     InvalidError: (422, "invalid", "The request is wrong"),
     PolicyError: (422, "invalid-policy", "The policy is wrong"),
+    TooManyError: (429, "too-many-requests", "Too many requests"),
     KeyReusedError: (422, "key-reused", "The Idempotency-Key was used before"),
     StaleError: (503, "busy", "Others write all the time"),
     UnknownEventError: (503, "newer-events", "A newer version has written"),
@@ -97,7 +96,10 @@ def _refused(_request: Request, error: Exception) -> Response:
         detail = f"{len(error.problems)} problems" if len(error.problems) > 1 else error.problems[0].message
         return problem_response(status, kind, title, detail, "Mend what problems lists.", told)
     if isinstance(error, RefusedError):
-        return problem_response(status, kind, title, error.message, error.remedy)
+        response = problem_response(status, kind, title, error.message, error.remedy)
+        if isinstance(error, TooManyError):
+            response.headers["Retry-After"] = str(error.wait)
+        return response
     fault, _, remedy_text = str(error).partition(". ")
     return problem_response(status, kind, title, f"{fault.rstrip('.')}.", remedy_text)
 
@@ -140,5 +142,5 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
     return {
         status: {"description": "A problem", "content": {_MEDIA_TYPE: schema}}
-        for status in (400, 401, 403, 404, 422, 503, *statuses)
+        for status in (400, 401, 403, 404, 422, 429, 503, *statuses)
     }

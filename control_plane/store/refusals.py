@@ -79,4 +79,4 @@ class RefusalTable:
                 f"SELECT {_COLUMNS} FROM refusals WHERE tenant = ? AND number > ? AND at >= ? ORDER BY number LIMIT ?",
                 (tenant, after, now - KEPT_MS, limit),
             )
-        return [RefusedRequest(*row[:3], bool(row[3]), *row[4:]) for row in rows]
+        return [RefusedRequest(t, at, author, bool(known), *others) for t, at, author, known, *others in rows]

@@ -147,18 +147,6 @@ def test_lists_of_tenants_have_those_that_the_caller_may_see(api: TestClient) ->
             assert [each["name"] for each in found] == (["default", "other", "platform"] if governs else [home])
 
 
-def test_every_operation_wants_a_token(api: TestClient, plane: ControlPlane) -> None:
-    stranger = TestClient(create_app(plane))
-    count = 0
-    for path, methods in api.get("/openapi.json").json()["paths"].items():
-        for method in methods:
-            for headers in ({}, {"Authorization": "Bearer podlane-platform_0123456789abcdef_" + "x" * 43}):
-                answer = stranger.request(method, path.replace("{", "").replace("}", ""), headers=headers, json={})
-                assert answer.status_code == 401, (method, path)
-            count += 1
-    assert count > 20
-
-
 def test_a_dry_run_says_what_would_happen(api: TestClient) -> None:
     place = "/v1/tenants/default/policies/web"
     answer = api.put(f"{place}/draft?dry-run=true", json={"document": POLICY}).json()
