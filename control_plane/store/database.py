@@ -25,7 +25,7 @@ class Execute(Protocol):
 class Database(Protocol):
     """Any thread may use it. Everything blocks, and raises :class:`~control_plane.store.errors.StoreError`.
 
-    A transaction is about one tenant; PostgreSQL is told which.
+    A transaction is about one tenant. PostgreSQL shows it no rows of others: without a tenant only ``heads``.
     """
 
     def writing(self, tenant: str = "") -> AbstractContextManager[Execute]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -11,10 +11,27 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from control_plane.store.database import Execute, Value
 from control_plane.store.errors import StoreError
+from control_plane.store.migrations.versions.v0021_row_security import ROLE
 
 _CONNECTIONS: Final = 8
 _PATIENCE: Final = 10.0
 """Seconds to wait for one of them."""
+
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def _as_tenant(connection: _Connection) -> None:
+    """Make a connection one of the role of :mod:`~control_plane.store.migrations.versions.v0021_row_security`.
+
+    Where there is none, it stays one of the tables' owner, who sees no more: row-level security is forced.
+    """
+    with connection.transaction():
+        found = connection.execute(
+            "SELECT pg_has_role(current_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = %s", (ROLE,)
+        ).fetchone()
+        if found and found[0]:
+            connection.execute(f"SET ROLE {ROLE}")
 
 
 class PostgresDatabase:
@@ -23,9 +40,15 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         """``url`` as in ``postgresql://user@host/database``. Raises :class:`StoreError`."""
         self._url = url
-        self._pool = ConnectionPool(url, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=False)
         with self._explained():
-            self._pool.open(wait=True, timeout=_PATIENCE)
+            self._pool = self._open()
+
+    def _open(self, configure: Callable[[_Connection], None] | None = None) -> ConnectionPool[_Connection]:
+        pool = ConnectionPool(
+            self._url, min_size=1, max_size=_CONNECTIONS, timeout=_PATIENCE, open=False, configure=configure
+        )
+        pool.open(wait=True, timeout=_PATIENCE)
+        return pool
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -59,6 +82,10 @@ class PostgresDatabase:
         from control_plane.store.migrate import migrate_postgresql
 
         migrate_postgresql(self._url)
+        # Its connections are from now on of the role that sees one tenant at a time.
+        with self._explained():
+            self._pool.close()
+            self._pool = self._open(_as_tenant)
 
     def close(self) -> None:
         self._pool.close()

@@ -51,7 +51,7 @@ class RefusalTable:
 
     def add(self, tenant: str, refused: Sequence[RefusedRequest]) -> None:
         """Add requests of one tenant, numbered on, and forget what is too old or too much."""
-        with self._database.writing() as execute:
+        with self._database.writing(tenant) as execute:
             # Locks the tenant's row: one writer at a time.
             [(last,)] = execute(
                 "INSERT INTO refusal_heads (tenant, number) VALUES (?, ?) "
@@ -59,22 +59,22 @@ class RefusalTable:
                 (tenant, len(refused)),
             )
             for number, each in enumerate(refused, last - len(refused) + 1):
-                execute(
+                execute.later(
                     f"INSERT INTO refusals ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (tenant, each.at, each.author, int(each.known), each.address, each.operation, each.status,
                      each.problem, each.detail, each.reason, each.count, number),
                 )  # fmt: skip
             for known in (0, 1):
-                execute(
+                execute.later(
                     "DELETE FROM refusals WHERE tenant = ? AND known = ? AND number <= (SELECT number FROM refusals "
                     "WHERE tenant = ? AND known = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
                     (tenant, known, tenant, known, KEPT),
                 )
-            execute("DELETE FROM refusals WHERE tenant = ? AND at < ?", (tenant, refused[-1].at - KEPT_MS))
+            execute.later("DELETE FROM refusals WHERE tenant = ? AND at < ?", (tenant, refused[-1].at - KEPT_MS))
 
     def read(self, tenant: str, after: int, limit: int, now: int) -> list[RefusedRequest]:
         """At most ``limit`` of a tenant that follow a number, in order; ``now`` in milliseconds."""
-        with self._database.reading() as execute:
+        with self._database.reading(tenant) as execute:
             rows = execute(
                 f"SELECT {_COLUMNS} FROM refusals WHERE tenant = ? AND number > ? AND at >= ? ORDER BY number LIMIT ?",
                 (tenant, after, now - KEPT_MS, limit),

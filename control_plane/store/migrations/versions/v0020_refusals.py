@@ -6,8 +6,8 @@ from typing import Final
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0001"
+revision = "0020"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
