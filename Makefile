@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo evasion test test-nightly test-environment kafka test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -81,7 +81,11 @@ test-nightly:  ## what takes too long for every change: a soak, kills, fuzzing, 
 kafka: test-packages  ## Apache Kafka for the tests of publishing, from Maven Central: fetched once, kept in ~/.cache
 	@tools/kafka >/dev/null || [ $$? = 77 ]
 
-test-environment: build $(CNI_PLUGIN) $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP)
+# The identity provider of tests/control_plane, kept in ~/.cache. Where it cannot be had its tests are skipped, and say so.
+keycloak: test-packages
+	@tools/keycloak >/dev/null || [ $$? = 77 ]
+
+test-environment: build $(CNI_PLUGIN) $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) keycloak
 
 test-packages: system-packages
 	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import uvicorn
 
-from control_plane.access.gate import Gate
+from control_plane.access.gate import Gate, Users
+from control_plane.access.provider import IdentityProvider, ProviderSettings
 from control_plane.access.refusals import RefusalRecorder
+from control_plane.access.sessions import BrowserSessions
 from control_plane.bootstrap import another_token, first_token
 from control_plane.certificates.authority import LIFETIME, utc
 from control_plane.certificates.root_files import LoadedAuthority, RootFiles, RootFolder, RootStore
@@ -30,7 +32,7 @@ from control_plane.read_models.read_models import ReadModels
 from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings
 from control_plane.store.backup import backup_lines, restore
-from control_plane.store.event_store import open_store
+from control_plane.store.event_store import EventStore, open_store
 from daemon.errors import CertificateError, PortInUseError
 from daemon.log import Logger
 from traffic_policy.errors import ConfigError
@@ -96,7 +98,9 @@ def serve(
                 link = KafkaLink(plane, topic)
                 link.start()
             dependencies = [link.kafka] if link else []
-            gate = Gate(plane, RefusalRecorder(plane), settings.rate_limit)
+            port = listener.getsockname()[1]
+            url = _url(settings, port)
+            gate = Gate(plane, RefusalRecorder(plane), settings.rate_limit, users=_users(settings, store, url))
             config = uvicorn.Config(
                 create_app(plane, fleet, Invitation(place, authority, time.time), dependencies, gate),
                 log_config=None,
@@ -117,8 +121,6 @@ def serve(
             # uvicorn has handlers of its own while it runs, and afterwards raises what it got for those before.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, end)
-            port = listener.getsockname()[1]
-            url = _url(settings, port)
             log.info("the control plane listens", url=url, agents=place)
             on_ready(url, port, agents_listener.getsockname()[1])
             with gate.recorder.running():
@@ -179,6 +181,29 @@ def restore_backup(settings: ControlPlaneSettings, lines: Iterable[str]) -> dict
 def _url(settings: ControlPlaneSettings, port: int) -> str:
     host = f"[{settings.address}]" if ":" in settings.address else settings.address
     return f"{'https' if settings.certificate else 'http'}://{host}:{port}"
+
+
+def _users(settings: ControlPlaneSettings, store: EventStore, url: str) -> Users | None:
+    """Raises :class:`ConfigError`."""
+    if not settings.oidc_issuer:
+        return None
+    secret = ""
+    if (path := settings.oidc_client_secret_file) is not None:
+        try:
+            secret = path.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}. Name the file by --oidc-client-secret-file.") from None
+    provider = IdentityProvider(
+        ProviderSettings(
+            settings.oidc_issuer,
+            settings.oidc_client_id,
+            settings.oidc_audience or settings.oidc_client_id,
+            secret,
+            settings.oidc_groups_claim,
+        )
+    )
+    sessions = BrowserSessions(store.sessions, provider, time.time)
+    return Users(provider, sessions, (settings.public_url or url).rstrip("/"))
 
 
 def _check_certificate(settings: ControlPlaneSettings) -> None:

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,6 +47,12 @@ class ControlPlaneSettings(BaseSettings):
     ca_key: Path | None = None
     reviewers: Path | None = None
     prometheus: str = ""
+    public_url: str = ""
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret_file: Path | None = None
+    oidc_audience: str = ""
+    oidc_groups_claim: str = "groups"
     rate_limit: Annotated[int, Field(ge=0)] = 100
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
@@ -92,9 +99,32 @@ def load_settings(overrides: dict[str, Any]) -> ControlPlaneSettings:
         raise ConfigError("--kafka-config is for Kafka. Give --kafka HOST:PORT, too.")
     if (settings.certificate is None) != (settings.key is None):
         raise ConfigError("A certificate and its key belong together. Give --certificate and --key.")
+    _check_oidc(settings)
     if settings.certificate is None and not address.is_loopback:
         raise ConfigError(
             f"Tokens would cross the network unencrypted to {address}. Give --certificate and --key, or listen on "
             "127.0.0.1."
         )
     return settings
+
+
+def _check_oidc(settings: ControlPlaneSettings) -> None:
+    url = urlsplit(settings.public_url)
+    if settings.public_url and (url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/")):
+        raise ConfigError("--public-url is no URL of ours. Write it as https://podlane.example.com")
+    if not settings.oidc_issuer:
+        if settings.oidc_client_id or settings.oidc_audience or settings.oidc_client_secret_file:
+            raise ConfigError("There are settings for an identity provider, and no provider. Name it by --oidc-issuer.")
+        return
+    issuer = urlsplit(settings.oidc_issuer)
+    if issuer.scheme != "https" and not (issuer.scheme == "http" and _is_loopback(issuer.hostname or "")):
+        raise ConfigError("--oidc-issuer is no https:// URL, as in https://login.example.com/realms/shop. Correct it.")
+    if not settings.oidc_client_id:
+        raise ConfigError("Who are we to the identity provider? Name our client by --oidc-client-id.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -80,6 +80,12 @@ At the first start it prints the token of its first administrator, once: `podlan
     "[default: reviewers in the state folder]",
 )
 @click.option("--prometheus", metavar="URL", help="A Prometheus for the queries of rollouts, as http://127.0.0.1:9090")
+@click.option("--public-url", metavar="URL", help="How browsers reach it.  [default: where it listens]")
+@click.option("--oidc-issuer", metavar="URL", help="An identity provider (OpenID Connect) by which people log in.")
+@click.option("--oidc-client-id", metavar="ID", help="The name that it has for us.")
+@click.option("--oidc-client-secret-file", metavar="FILE", help="The secret of that client, if it has one.")
+@click.option("--oidc-audience", metavar="NAME", help="What its access tokens must be for.  [default: the client's id]")
+@click.option("--oidc-groups-claim", metavar="CLAIM", help="Which claim has the user's groups.  [default: groups]")
 @click.option(
     "--rate-limit", metavar="N", type=int, help="Requests a second of one token or user; 0: any.  [default: 100]"
 )

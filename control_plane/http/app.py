@@ -13,7 +13,7 @@ from control_plane.access.refusals import RefusalRecorder
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
 from control_plane.health import Dependency
-from control_plane.http import agents, audit, clusters, grants, health, policies, progress, rollouts, tenants
+from control_plane.http import agents, audit, clusters, grants, health, login, policies, progress, rollouts, tenants
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
 from control_plane.service import ControlPlane
@@ -46,7 +46,7 @@ def create_app(
     app.state.fleet = fleet or FleetStatus()
     app.state.invitation = invitation
     app.state.gate = gate
-    for room in (tenants, grants, clusters, agents, policies, progress, rollouts, audit):
+    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit):
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)

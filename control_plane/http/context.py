@@ -14,6 +14,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from control_plane.access.gate import Gate
+from control_plane.access.sessions import check_csrf
 from control_plane.domain.access import Operation
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.errors import NotAllowedError
@@ -25,6 +26,8 @@ _T = TypeVar("_T")
 _ETAG: Final = re.compile(r'"(\d{1,15})"')
 _MOST: Final = 1000
 """Items of a page."""
+
+SESSION_COOKIE: Final = "podlane-session"
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `podlane control-plane`, or of POST .../tokens.")
 
@@ -53,8 +56,15 @@ def address_of(request: Request) -> str:
 def _caller(
     request: Request, gate: TheGate, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    caller = gate.admit(given.credentials if given else None, address_of(request))
-    request.state.caller = caller
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if given is None and cookie:
+        caller = gate.admit_session(cookie, address_of(request))
+        request.state.caller = caller
+        if request.method not in ("GET", "HEAD"):
+            check_csrf(cookie, request.headers.get("X-CSRF-Token", ""))
+    else:
+        caller = gate.admit(given.credentials if given else None, address_of(request))
+        request.state.caller = caller
     gate.count(caller)
     return caller
 

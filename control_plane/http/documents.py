@@ -41,6 +41,46 @@ class CallerDocument(BaseModel):
     roles: dict[str, Role]
 
 
+class SessionDocument(BaseModel):
+    """``csrf_token`` is null for who sends a token and no cookie."""
+
+    author: str
+    roles: dict[str, Role]
+    csrf_token: str | None
+
+
+class LogoutDocument(BaseModel):
+    logout_url: str | None
+
+
+class DeviceDocument(BaseModel):
+    """RFC 8628, section 3.2. Times are in seconds."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str | None = None
+    expires_in: int
+    interval: int = 5
+
+
+class DeviceWish(Asked):
+    device_code: Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class RefreshWish(Asked):
+    refresh_token: Annotated[str, Field(min_length=1, max_length=16_000)]
+
+
+class LoginTokens(BaseModel):
+    """``access_token`` is sent as Bearer, for ``expires_in`` seconds."""
+
+    access_token: str | None = None
+    refresh_token: str | None = None
+    expires_in: int | None = None
+    pending: str | None = None
+
+
 class TenantWish(Asked):
     title: str = ""
 

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from control_plane.access.provider import ProviderError
 from control_plane.domain.errors import (
     InvalidError,
     NotAllowedError,
@@ -66,6 +67,7 @@ _KINDS: Final[Mapping[type[PodlaneError], tuple[int, str, str]]] = {
     KeyReusedError: (422, "key-reused", "The Idempotency-Key was used before"),
     StaleError: (503, "busy", "Others write all the time"),
     UnknownEventError: (503, "newer-events", "A newer version has written"),
+    ProviderError: (503, "provider-failed", "The identity provider failed"),
     StoreError: (503, "store-failed", "The database failed"),
 }
 _OTHERS: Final = {

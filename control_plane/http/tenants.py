@@ -23,6 +23,7 @@ from control_plane.http.documents import (
 from control_plane.http.lists import TokenSort, having, read_page
 from control_plane.http.problems import responses
 from control_plane.read_models.lists import TOKENS
+from control_plane.service import Caller, ControlPlane
 
 router = APIRouter(prefix="/v1", responses=responses())
 CHANGES = responses(409, 412, 413)
@@ -38,9 +39,14 @@ def existing(tenant: Tenant) -> Tenant:
 @router.get("/whoami")
 def whoami(plane: ThePlane, caller: TheCaller) -> CallerDocument:
     """Whose request this is, and what roles that gives."""
-    homes = [caller.tenant] if caller.tenant else plane.names()
-    roles = {home: role for home in homes if (role := caller.role_in(home))}
+    roles = roles_of(plane, caller)
     return CallerDocument(author=caller.author, tenant=caller.tenant or None, token=caller.token or None, roles=roles)
+
+
+def roles_of(plane: ControlPlane, caller: Caller) -> dict[str, Role]:
+    """The roles of a caller, by tenant."""
+    homes = [caller.tenant] if caller.tenant else plane.names()
+    return {home: role for home in homes if (role := caller.role_in(home))}
 
 
 @router.get("/tenants")

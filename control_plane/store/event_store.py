@@ -13,6 +13,7 @@ from control_plane.store.database import Database, Execute
 from control_plane.store.errors import KeyReusedError, StaleError
 from control_plane.store.records import START, Cause, Head, NewEvent, StoredEvent
 from control_plane.store.refusals import RefusalTable
+from control_plane.store.sessions import SessionTable
 from traffic_policy.errors import ConfigError
 
 _PAGE: Final = 1000
@@ -30,6 +31,7 @@ class EventStore:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.refusals = RefusalTable(database)
+        self.sessions = SessionTable(database)
 
     def append(self, tenant: str, after: int, events: Sequence[NewEvent], cause: Cause) -> list[StoredEvent]:
         """Append events, all or none; they are on disk on return.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -14,6 +16,8 @@ from traffic_policy.errors import ConfigError, PodlaneError, PolicyError, Proble
 
 _TIMEOUT: Final = 30.0
 _PAGE: Final = 1000
+_EARLY: Final = 20.0
+"""Seconds before its end at which a token is renewed."""
 
 
 class FleetError(PodlaneError):
@@ -23,9 +27,10 @@ class FleetError(PodlaneError):
 class FleetClient:
     """One connection to a control plane. Blocks. Everything raises :class:`FleetError`, or :class:`PolicyError`."""
 
-    def __init__(self, context: FleetContext) -> None:
-        """Raises :class:`ConfigError` for what is no URL."""
+    def __init__(self, context: FleetContext, on_renewed: Callable[[FleetContext], None] | None = None) -> None:
+        """``on_renewed`` is called with new tokens. Raises :class:`ConfigError` for what is no URL."""
         self.context = context
+        self._on_renewed = on_renewed
         self._connection = _connection(context)
 
     def ask(
@@ -42,7 +47,11 @@ class FleetClient:
     ) -> Any:
         """The document that answers. ``path`` follows ``/v1/``. ``seen``: the version that is to be changed; 0: there
         must be none. ``source`` is where a policy comes from, for errors."""
-        headers = {"Authorization": f"Bearer {self.context.token}", "Accept": "application/json"}
+        if self.context.refresh and time.time() > self.context.expires_at - _EARLY:
+            self._renew()
+        headers = {"Accept": "application/json"}
+        if self.context.token:
+            headers["Authorization"] = f"Bearer {self.context.token}"
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -81,6 +90,14 @@ class FleetClient:
         host = urlsplit(self.context.url).hostname or ""
         return f"[{host}]" if ":" in host else host
 
+    def _renew(self) -> None:
+        wish = {"refresh_token": self.context.refresh}
+        # Of this request alone the old token is not to be renewed first.
+        self.context = replace(self.context, token="", refresh="")
+        self.context = renewed(self.context, self.ask("POST", "login/refresh", wish), wish["refresh_token"])
+        if self._on_renewed is not None:
+            self._on_renewed(self.context)
+
     def items(self, path: str, chosen: Mapping[str, str] | None = None) -> Iterator[Any]:
         """All of a list, page by page; ``chosen`` says which items, as the list's query has it."""
         cursor: str | None = ""
@@ -93,6 +110,16 @@ class FleetClient:
     def about(self, *parts: str) -> str:
         """A path below the context's tenant."""
         return "/".join(["tenants", *(quote(part, safe="") for part in (self.context.tenant, *parts))])
+
+
+def renewed(context: FleetContext, tokens: Mapping[str, Any], refresh: str = "") -> FleetContext:
+    """A context with the tokens of a login; ``refresh`` stays where there is no new one."""
+    return replace(
+        context,
+        token=tokens["access_token"],
+        refresh=tokens["refresh_token"] or refresh,
+        expires_at=time.time() + tokens["expires_in"],
+    )
 
 
 def _connection(context: FleetContext) -> http.client.HTTPConnection:

@@ -20,12 +20,17 @@ DEFAULT: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class FleetContext:
-    """A control plane, a token for it, and the tenant that verbs are about. ``ca``: a file to check its certificate."""
+    """A control plane, a token for it, and the tenant that verbs are about. ``ca``: a file to check its certificate.
+
+    A token of an identity provider ends at ``expires_at`` (Unix seconds), and ``refresh`` gets another.
+    """
 
     url: str
     token: str
     tenant: str
     ca: str = ""
+    refresh: str = ""
+    expires_at: float = 0.0
 
 
 @dataclass(slots=True)
