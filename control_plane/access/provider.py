@@ -29,8 +29,10 @@ _SKEW: Final = 60
 """Seconds by which clocks may differ."""
 _KEYS_S: Final = 300.0
 """After so many seconds keys are read again, so that those which were withdrawn count no more."""
+_KEPT_S: Final = 3600.0
+"""For so many seconds they count while the provider does not answer."""
 _SPACING: Final = 5.0
-"""Seconds between two readings for keys that we do not know: anybody can make them up."""
+"""Seconds between two readings for keys that we do not know, which anybody can make up, and after one that failed."""
 _TIMEOUT: Final = 5.0
 _LONGEST: Final = 2**20
 _LONGEST_NAME: Final = 100
@@ -86,6 +88,7 @@ class IdentityProvider:
     _metadata: Mapping[str, Any] = field(default_factory=dict, init=False)
     _keys: KeySet | None = field(default=None, init=False)
     _read_at: float = field(default=0.0, init=False)
+    _failed_at: float = field(default=0.0, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
     def endpoint(self, name: str) -> str:
@@ -147,16 +150,38 @@ class IdentityProvider:
             return jwt.decode(token, self._current_keys(_SPACING), algorithms=list(_ALGORITHMS))
 
     def _current_keys(self, oldest: float = _KEYS_S) -> KeySet:
-        with self._lock:
-            now = self.clock()
-            if self._keys is None or not self._read_at <= now < self._read_at + oldest:
-                found = _fetch(urllib.request.Request(self.endpoint("jwks_uri")))
-                try:
-                    self._keys = KeySet.import_key_set(found)  # type: ignore[arg-type]
-                except (JoseError, ValueError, KeyError, TypeError) as error:
-                    raise ProviderError(f"The keys of {self.settings.issuer} cannot be read: {error}.") from None
-                self._read_at = now
+        known = self._keys
+        if known is not None and self._is_fresh(oldest):
+            return known
+        # One thread asks; the others go on with what is known, so that a slow provider does not hold up all of them.
+        if not self._lock.acquire(blocking=known is None):
+            assert known is not None
+            return known
+        try:
+            if self._keys is None or not self._is_fresh(oldest):
+                self._read_keys()
+            assert self._keys is not None
             return self._keys
+        finally:
+            self._lock.release()
+
+    def _is_fresh(self, oldest: float) -> bool:
+        return self._read_at <= self.clock() < self._read_at + oldest
+
+    def _read_keys(self) -> None:
+        now = self.clock()
+        if self._failed_at <= now < self._failed_at + _SPACING:
+            if self._keys is not None:
+                return
+            raise ProviderError(f"{self.settings.issuer} could not be asked a moment ago. See that it runs.")
+        try:
+            self._keys = _key_set(_fetch(urllib.request.Request(self.endpoint("jwks_uri"))))
+        except ProviderError:
+            self._failed_at = now
+            if self._keys is None or now > self._read_at + _KEPT_S:
+                raise
+        else:
+            self._read_at = now
 
     def _user(self, claims: Mapping[str, Any]) -> KnownUser:
         groups = _claim(claims, self.settings.groups_claim)
@@ -240,6 +265,13 @@ def _granted(found: Mapping[str, Any]) -> Grant:
 
 def _not_valid(why: str) -> UnauthenticatedError:
     return UnauthenticatedError(f"The identity provider's token is not valid: {why[:200]}.", "Log in again.")
+
+
+def _key_set(found: Mapping[str, Any]) -> KeySet:
+    try:
+        return KeySet.import_key_set(found)  # type: ignore[arg-type]
+    except (JoseError, ValueError, KeyError, TypeError) as error:
+        raise ProviderError(f"The identity provider's keys cannot be read: {error}. Look at its jwks_uri.") from None
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> object:

@@ -15,7 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from control_plane.access.gate import Gate
 from control_plane.access.sessions import check_csrf
-from control_plane.domain.access import Operation
+from control_plane.domain.access import Operation, without_secrets
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.errors import NotAllowedError
 from control_plane.http.documents import Happened
@@ -137,7 +137,7 @@ TheWriting = Annotated[Writing, Depends(_writing)]
 def _reason(text: str) -> str:
     """A header is read as Latin-1; clients send UTF-8."""
     text = text.encode("latin-1").decode(errors="replace")
-    return "".join(character if character.isprintable() else " " for character in text)
+    return without_secrets("".join(character if character.isprintable() else " " for character in text))
 
 
 def _version(if_match: str | None, if_none_match: str | None) -> int | None:

@@ -7,7 +7,13 @@ import click
 from podlane.fleet.output import output_option
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  podlane whoami
+  podlane whoami --context ci -o json
+"""
+)
 @click.option("--context", metavar="NAME", help="Another context than the current one.")
 @output_option
 def whoami(context: str | None, output: str) -> None:

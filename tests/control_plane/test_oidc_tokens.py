@@ -204,6 +204,23 @@ def test_a_provider_that_is_away_or_another_is_named(publisher: Publisher, clock
         broken.user_of(signed(publisher))
 
 
+def test_a_provider_that_is_away_for_a_while_locks_nobody_out(
+    publisher: Publisher, provider: IdentityProvider, clock: Clock
+) -> None:
+    token = signed(publisher, exp=NOW + 10_000)
+    provider.user_of(token)
+    publisher.broken = True
+    for seconds in (301, 6, 600):
+        clock.now += seconds
+        assert provider.user_of(token).subject == "7"
+    clock.now += 3600
+    with pytest.raises(ProviderError):
+        provider.user_of(token)
+    publisher.broken = False
+    clock.now += 6
+    assert provider.user_of(token).subject == "7"
+
+
 def test_groups_are_where_the_setting_says(publisher: Publisher, clock: Clock) -> None:
     for claim, claims in (
         ("roles", {"roles": ["x"]}),
