@@ -52,7 +52,9 @@ def recorder(plane: ControlPlane) -> RefusalRecorder:
 @pytest.fixture
 def api(plane: ControlPlane, recorder: RefusalRecorder, clock: Clock) -> TestClient:
     token = first_token(plane)
-    return TestClient(create_app(plane, gate=Gate(plane, recorder, 0, clock)), headers={"Authorization": f"Bearer {token}"})
+    return TestClient(
+        create_app(plane, gate=Gate(plane, recorder, 0, clock)), headers={"Authorization": f"Bearer {token}"}
+    )
 
 
 def bearer(plane: ControlPlane, tenant: str, role: Role) -> dict[str, str]:

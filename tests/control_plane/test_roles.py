@@ -25,6 +25,7 @@ BODIES = {
     "PUT /v1/tenants/{tenant}/grants/{group}": {"role": "viewer"},
     "PUT /v1/tenants/{tenant}/policies/{policy}/draft": {"document": POLICY},
     "POST /v1/tenants/{tenant}/clusters/{cluster}/join-tokens": {},
+    "PUT /v1/tenants/{tenant}/clusters/{cluster}/trust": {},
 }
 """What operations want. A body that is wrong is refused before it is asked who sends it."""
 NAMES = {"tenant": "default", "policy": "web", "cluster": "east", "group": "ops", "token": "0" * 16, "node": "n1"}

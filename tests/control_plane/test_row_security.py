@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import as_postgres
 
 from control_plane.store.errors import StoreError
 from control_plane.store.event_store import EventStore, open_store
@@ -21,22 +18,19 @@ GUARDED = ["events", "requests", "refusals", "refusal_heads"]
 _numbers = count()
 
 
-def psql(socket: Path, statement: str, database: str = "postgres") -> None:
-    command = [*as_postgres("psql"), "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", str(socket)]
-    subprocess.run([*command, "-d", database, "-c", statement], check=True, capture_output=True)
+pytestmark = pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
 
 
 @pytest.fixture(params=["superuser", "owner", "owner who may make no roles"])
-def url(request: pytest.FixtureRequest, postgresql: Path) -> str:
+def url(request: pytest.FixtureRequest, database_url: str) -> str:
     """Of a database, as the role that is named in its settings sees it."""
-    number = next(_numbers)
-    name, owner = f"rows{number}", f"owner{number}"
     if request.param == "superuser":
-        owner = "postgres"
-    else:
-        psql(postgresql, f"CREATE ROLE {owner} LOGIN {'CREATEROLE' if request.param == 'owner' else ''}")
-    psql(postgresql, f"CREATE DATABASE {name} OWNER {owner}")
-    return f"postgresql://{owner}@/{name}?host={postgresql}"
+        return database_url
+    owner = f"owner{next(_numbers)}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {owner} LOGIN {'CREATEROLE' if request.param == 'owner' else ''}")
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} OWNER TO {owner}")
+    return database_url.replace("://postgres@", f"://{owner}@")
 
 
 @pytest.fixture
