@@ -296,7 +296,9 @@ def test_the_command_line_logs_in(tmp_path: Path, keycloak: Keycloak) -> None:
                    if each["event"] and each["event"]["kind"] == "PolicyPublished"]  # fmt: skip
         assert entry["author"].startswith("oidc:ada/")
     # Nothing that lets anybody in is in the process' log or its database.
-    log = (tmp_path / "log").read_bytes() + b"".join(path.read_bytes() for path in (tmp_path / "state").iterdir())
+    log = (tmp_path / "log").read_bytes() + b"".join(
+        path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()
+    )
     assert running.token.rpartition("_")[2].encode() not in log
     assert b"eyJ" not in log
     assert SECRET.encode() not in log
