@@ -26,6 +26,7 @@ from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
 from datapath.ebpf.lane import remove_programs
+from datapath.ebpf.reader import Reading
 from datapath.ebpf.writer import ProgramWriter
 from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Unannounced, Watch
 from datapath.errors import ConntrackError
@@ -86,6 +87,7 @@ class DataPlane:
         else:
             self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
         self._server: Server | None = None
+        self._reading = Reading(servers.beginnings)
         self._nursery: trio.Nursery | None = None
         self._applied = False
         self._ruled = False  # whether rules of ours may be there
@@ -196,6 +198,8 @@ class DataPlane:
         await self._serve(routing)
         first, self._ruled = not self._ruled, True
         await self._thread.run(partial(self._write_rules, policy))
+        if isinstance(self._rules, ProgramWriter) and self._nursery is not None:
+            await self._reading.follow(self._rules.lasting, routing, self._nursery)
         await self._reroute(first=first)
         gone = await self._thread.run(self._shaping.finish)
         self._log_ingress_classifier()
@@ -453,6 +457,9 @@ class DataPlane:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
+        self._reading.stop()
+        if isinstance(self._rules, ProgramWriter):
+            self._rules.close()
 
     async def stop_capture(self) -> None:
         """Stop capturing new connections; captured ones continue. Raises what :meth:`apply` raises."""
@@ -462,10 +469,12 @@ class DataPlane:
 
     async def drain(self, grace: Duration) -> int:
         """Wait for captured connections to end; abort the rest after ``grace`` and return how many."""
+        self._reading.stop()
         return 0 if self._server is None else await self._server.drain(grace)
 
     async def remove(self) -> None:
         """Remove what was installed. All steps run even if one fails; its error is raised at the end."""
+        self._reading.stop()
         await self._thread.run(self._remove)
 
     def _remove(self) -> None:

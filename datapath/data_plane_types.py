@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import trio
 
 from datapath.connection_list import ConnectionPage, Order
 from datapath.download_limits import ReceiveLimits
+from datapath.ebpf.reader import BeginningsReader
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.routing.cached import Routing
 from datapath.ruleset_writer import Fallback
@@ -49,11 +50,14 @@ class Server(Protocol):
 class ServerFactory:
     """Constructors of servers, each called with a routing. No server runs before it is needed.
 
-    ``captured`` makes the server of connections classified by content, ``quic`` the QUIC classifier next to a relay.
+    ``captured`` makes the server of connections classified by content, ``quic`` the QUIC classifier next to a relay,
+    ``beginnings`` the reader of what programs in the kernel could not read, from the descriptors of their maps; without
+    it that goes by port.
     """
 
     captured: Callable[[Routing], Server]
     quic: Callable[[Routing], StepAside]
+    beginnings: Callable[[Mapping[str, int], Routing], BeginningsReader] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The programs in force at one interface: put there, gone on with after a restart, and taken away.
 
 They live on at the interface when this process ends, and so do the verdicts, which are kept with the sockets. A new
-policy is a new object with maps of its own, attached in the place of the old one; of the maps only that with the
-verdicts is taken over, as it is by the next process. No packet goes without a program meanwhile.
+policy is a new object with maps of its own, attached in the place of the old one; of the maps only those are taken
+over that are not about the policy (:data:`~datapath.ebpf.program.LASTING`), as they are by the next process. No packet
+goes without a program meanwhile.
 
 All calls block, and are about the network namespace of the calling thread.
 """
@@ -15,13 +16,13 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from datapath.ebpf.hooks import EgressHook, egress_hook
 from datapath.ebpf.libbpf import BpfError, LibbpfMissingError, map_of_program
 from datapath.ebpf.policy_maps import ETHERNET, HashKeys, compile_table
-from datapath.ebpf.program import EGRESS, FLOWS, load
+from datapath.ebpf.program import EGRESS, LASTING, load
 from datapath.routing.table import RoutingTable
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.kernel import interface_not_found
@@ -38,6 +39,12 @@ class Lane:
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
+        self._lasting: dict[str, int] = {}
+
+    @property
+    def lasting(self) -> Mapping[str, int]:
+        """Descriptors of the maps that outlive a policy, by name; theirs who :meth:`put` the programs there."""
+        return self._lasting
 
     def put(
         self,
@@ -61,14 +68,30 @@ class Lane:
             exclude_networks=exclude_networks,
         )
         hook = self._hook()
-        flows = _flows(hook)
+        adopted = not self._lasting and self._adopt(hook)
+        with load(maps, self._lasting) as loaded:
+            hook.attach(loaded.program(EGRESS))
+            for name in LASTING:
+                if name not in self._lasting:
+                    self._lasting[name] = os.dup(loaded.map(name).fd)
+        return adopted
+
+    def _adopt(self, hook: EgressHook) -> bool:
+        """Go on with the maps of an earlier process, if it has left its programs."""
+        program = hook.ours()
+        if program is None:
+            return False
         try:
-            with load(maps, {} if flows is None else {FLOWS: flows}) as loaded:
-                hook.attach(loaded.program(EGRESS))
+            found = {name: map_of_program(program, name) for name in LASTING}
         finally:
-            if flows is not None:
-                os.close(flows)
-        return flows is not None
+            os.close(program)
+        self._lasting = {name: fd for name, fd in found.items() if fd is not None}
+        return True
+
+    def close(self) -> None:
+        """Let go of the maps; what is attached stays."""
+        while self._lasting:
+            os.close(self._lasting.popitem()[1])
 
     def missing(self) -> list[str]:
         """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
@@ -80,6 +103,7 @@ class Lane:
 
     def remove(self) -> None:
         """Take the programs away, and with them the maps and verdicts. Raises what :meth:`missing` raises."""
+        self.close()
         self._hook().detach()
 
     def _link_header(self) -> int:
@@ -95,17 +119,6 @@ class Lane:
         except OSError:
             raise interface_not_found(self._interface, (name for _, name in socket.if_nameindex())) from None
         return egress_hook(index, EGRESS)
-
-
-def _flows(hook: EgressHook) -> int | None:
-    """A descriptor of the map with the verdicts, of programs that are attached."""
-    program = hook.ours()
-    if program is None:
-        return None
-    try:
-        return map_of_program(program, FLOWS)
-    finally:
-        os.close(program)
 
 
 def remove_programs(interface: str) -> None:

@@ -109,7 +109,9 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError:
         raise LibbpfMissingError from None
-    for name in ("bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name"):
+    for name in (
+        "bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name", "ring_buffer__new",
+    ):  # fmt: skip
         getattr(loaded, name).restype = _pointer
     loaded.libbpf_set_print(_hearing)
     return loaded
@@ -127,13 +129,13 @@ def call(what: str, name: str, *arguments: Any) -> int:
 class Map:
     """A map, by its file descriptor, which belongs to the object that it is of."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("fd",)
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
-        call("a map could not be written", "bpf_map_update_elem", self._fd, key, value, ctypes.c_uint64(0))
+        call("a map could not be written", "bpf_map_update_elem", self.fd, key, value, ctypes.c_uint64(0))
 
     def fill(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Write many entries. Raises :class:`BpfError`."""
@@ -144,12 +146,65 @@ class Map:
         """The value of a key, of ``size`` bytes, or None. Raises :class:`BpfError`."""
         value = ctypes.create_string_buffer(size)
         try:
-            call("a map could not be read", "bpf_map_lookup_elem", self._fd, key, value)
+            call("a map could not be read", "bpf_map_lookup_elem", self.fd, key, value)
         except BpfError as error:
             if error.number == errno.ENOENT:
                 return None
             raise
         return value.raw
+
+    def per_processor(self, entries: int) -> list[int]:
+        """The entries of a per-CPU array of 64-bit numbers, each summed up. Raises :class:`BpfError`."""
+        processors = call("the processors could not be counted", "libbpf_num_possible_cpus")
+        values = (ctypes.c_uint64 * (entries * processors))()
+        keys = (_u32 * entries)()
+        count, at = _u32(entries), _u32()
+        what = "an array could not be read"
+        call(
+            what, "bpf_map_lookup_batch", self.fd, None, ctypes.byref(at), keys, values, ctypes.byref(count), None
+        )  # fmt: skip
+        return [sum(values[start : start + processors]) for start in range(0, entries * processors, processors)]
+
+
+_SAMPLE: Final = ctypes.CFUNCTYPE(_int, _pointer, _pointer, _size)
+
+
+class RingBuffer:
+    """Reads what programs write into a ring buffer. Not thread-safe."""
+
+    def __init__(self, fd: int) -> None:
+        """``fd``: the map, which stays the caller's. Raises :class:`BpfError`."""
+        self._read: list[bytes] = []
+        self._most = 0
+        self._callback = _SAMPLE(self._take)
+        _said.clear()
+        self._ring = library().ring_buffer__new(fd, self._callback, None, None)
+        if not self._ring:
+            raise BpfError("the ring buffer could not be opened", ctypes.get_errno(), "".join(_said).strip())
+
+    def _take(self, _context: int, data: int, size: int) -> int:
+        self._read.append(ctypes.string_at(data, size))
+        return -errno.ECANCELED if len(self._read) >= self._most else 0
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something to read. Raises :class:`BpfError`."""
+        return call("the ring buffer's descriptor", "ring_buffer__epoll_fd", _pointer(self._ring))
+
+    def read(self, most: int) -> list[bytes]:
+        """What is there, without waiting; at most so many records. Raises :class:`BpfError`."""
+        self._read, self._most = [], most
+        try:
+            call("the ring buffer could not be read", "ring_buffer__consume", _pointer(self._ring))
+        except BpfError as error:
+            if error.number != errno.ECANCELED:
+                raise
+        return self._read
+
+    def close(self) -> None:
+        """Let go of it; the map stays."""
+        ring, self._ring = self._ring, None
+        if ring:
+            library().ring_buffer__free(_pointer(ring))
 
 
 class BpfObject:

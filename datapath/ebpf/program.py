@@ -15,9 +15,15 @@ OBJECT: Final = Path(__file__).parent / "lane.bpf.o"
 EGRESS: Final = "podlane_egress"
 JUDGE: Final = "podlane_judge"
 FLOWS: Final = "flows"
-"""The map with the verdicts of connections, which outlives a policy."""
-
-__all__ = ["EGRESS", "FLOWS", "JUDGE", "OBJECT", "ObjectMissingError", "load"]
+"""The map with the verdicts of connections, by socket."""
+BEGINNINGS: Final = "beginnings"
+"""The ring buffer with what the programs could not read."""
+VERDICTS: Final = "verdicts"
+"""The map with the answers to that."""
+DECISIONS: Final = "decisions"
+"""The array that counts connections."""
+LASTING: Final = (FLOWS, BEGINNINGS, VERDICTS, DECISIONS)
+"""The maps that outlive a policy, and a process."""
 
 
 class ObjectMissingError(PodlaneError):

@@ -5,7 +5,7 @@ No rule of netfilter is needed. Programs see every packet that leaves, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from daemon.log import Logger
 from datapath.data_plane_settings import DataPlaneSettings
@@ -72,6 +72,11 @@ class ProgramWriter:
             self._remove_others = None
 
     @property
+    def lasting(self) -> Mapping[str, int]:
+        """See :attr:`datapath.ebpf.lane.Lane.lasting`."""
+        return self._lane.lasting
+
+    @property
     def problem(self) -> str:
         """What the policy in force asks for and does not get; empty if nothing."""
         if self._in_force is None or not RoutingTable.from_policy(self._in_force[0]).reads_quic:
@@ -82,6 +87,10 @@ class ProgramWriter:
         """Take the programs away. Raises what :meth:`datapath.ebpf.lane.Lane.remove` raises."""
         self._in_force = None
         self._lane.remove()
+
+    def close(self) -> None:
+        """Let go of the maps. What is attached stays."""
+        self._lane.close()
 
     def capture_settings(self, settings: DataPlaneSettings) -> CaptureSettings:
         """The settings as in force."""

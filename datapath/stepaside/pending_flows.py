@@ -42,6 +42,11 @@ class PendingFlows(Generic[_T]):
     def __len__(self) -> int:
         return len(self._by_flow)
 
+    @property
+    def oldest(self) -> bytes:
+        """The flow that began first; there must be one."""
+        return next(iter(self._by_flow))
+
     def get(self, flow: bytes) -> _T | None:
         """The state of a flow, if any."""
         return self._by_flow.get(flow)

@@ -103,6 +103,11 @@ class ConnectionCounters:
         """A connection has its class and continues without the proxy; its end will not be seen."""
         self._of_class(class_name).by_protocol[known.detection.protocol] += 1
 
+    def decided_in_kernel(self, class_name: str, detection: Detection, count: int) -> None:
+        """So many connections have their class by programs in the kernel."""
+        self.detections[detection.protocol, detection.reason] += count
+        self._of_class(class_name).by_protocol[detection.protocol] += count
+
     def doubted(self) -> None:
         """The beginning of the next request of a followed connection can no longer be determined."""
         self.doubts += 1

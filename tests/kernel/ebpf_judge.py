@@ -25,6 +25,7 @@ MOST_TRIED = 3400
 """Bytes of data: a test run takes about a page."""
 KEYS = HashKeys(1_234_567_891, 987_654_321)
 _CONTENT_DECIDES = 0x100
+_UNREAD = 0x10000
 _SKB_BYTES, _MARK, _PRIORITY = 192, 8, 32
 _PROTOCOLS = {TransportProtocol.TCP: 6, TransportProtocol.UDP: 17}
 
@@ -42,11 +43,15 @@ def require_programs() -> None:
 
 
 class Judged(NamedTuple):
-    """What the programs say: the class ids by the packet and by its data (0: not read here)."""
+    """What the programs say: the class ids by the packet and by its data (0: the packet decides).
+
+    ``unread``: user space is asked.
+    """
 
     by_packet: int
     content_decides: bool
     by_data: int
+    unread: bool
 
 
 class Judge:
@@ -59,7 +64,7 @@ class Judge:
     def judge(self, frame: bytes) -> Judged:
         after = libbpf.run_on_frame(self._program, frame, bytes(_SKB_BYTES)).context
         (priority,), (mark,) = struct.unpack_from("=I", after, _PRIORITY), struct.unpack_from("=I", after, _MARK)
-        return Judged(priority & 0xFF, bool(priority & _CONTENT_DECIDES), mark)
+        return Judged(priority & 0xFF, bool(priority & _CONTENT_DECIDES), mark & 0xFF, bool(mark & _UNREAD))
 
     def cost(self, frame: bytes) -> int:
         """Nanoseconds that judging a packet takes, by many times."""
@@ -74,10 +79,11 @@ class Judge:
         said = f"{destination} from {source}: {data!r}"
         assert found.by_packet == self.expected(destination, NO_CONTENT, source), said
         assert found.content_decides == self.table.undecided(destination, source=source), said
-        if found.by_data:
+        if not found.unread and destination.protocol is TransportProtocol.TCP:
             detection = Detector().feed(data)
             assert detection is not None, f"decided, where the detector needs more: {said}"
-            assert found.by_data == self.expected(destination, content_of(detection), source), said
+            by_data = found.by_data or found.by_packet
+            assert by_data == self.expected(destination, content_of(detection), source), said
         return found
 
 

@@ -6,16 +6,19 @@
  * a program has put there (SO_PRIORITY, SO_MARK) is overwritten. The verdict is kept with the socket, so that nothing
  * has to be evicted and later packets cost one look-up.
  *
- * What cannot be read here goes by its port: a hello in several segments, HTTP/2, a name in unusual form.
+ * What cannot be read here is shown to user space (beginnings.h): a hello in several segments, HTTP/2, a name in unusual
+ * form. Until user space answers, the port decides.
  */
 #include "packet.h"
 #include "names.h"
 #include "tls.h"
 #include "http1.h"
+#include "beginnings.h"
 
 enum {
 	OPEN, /* no data has been sent yet, and it may decide */
 	DECIDED,
+	ASKED, /* user space has been shown some */
 };
 
 enum {
@@ -27,7 +30,8 @@ enum {
 struct flow {
 	__u32 generation;
 	__u32 first_byte; /* sequence number */
-	__u8 state, by, class_id, zero;
+	__u8 state, by, class_id;
+	__u8 shown; /* packets */
 };
 
 struct {
@@ -37,19 +41,24 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* How first bytes were judged, for whoever looks. */
-enum { COUNT_TLS, COUNT_HTTP1, COUNT_OTHER, COUNT_UNREAD, COUNTS };
+#define MOST_PACKETS 255
+/* Bytes behind which no answer is awaited, since until then each packet is looked at. */
+#define PATIENCE (16 << 20)
+
+/* Connections that content could decide, by class and by what their first bytes were; user space counts its own. */
+enum { WAS_TLS, WAS_HTTP1, WAS_OPAQUE, WAS_MISSED, KINDS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTS);
+	__uint(max_entries, 256 * KINDS);
 	__type(key, __u32);
 	__type(value, __u64);
-} counts SEC(".maps");
+} decisions SEC(".maps");
 
-static __always_inline void count(__u32 number)
+static __always_inline void count(__u32 class_id, __u32 kind)
 {
-	__u64 *counter = bpf_map_lookup_elem(&counts, &number);
+	__u32 number = (class_id & 0xff) * KINDS + kind;
+	__u64 *counter = bpf_map_lookup_elem(&decisions, &number);
 
 	if (counter)
 		++*counter;
@@ -69,8 +78,11 @@ __noinline __u32 class_of_packet(struct packet *packet)
 	return (first_match(&found, NO_CONTENT, 0) & 0xff) | decides;
 }
 
-/* The class by the data of a connection's first packet with some; 0 if that cannot be told here, or if it is of no protocol
- * that has names, so that the packet decides. */
+/* The class by the data of a connection's first packet with some, and WAS_* in the next byte. Without a class the packet
+ * decides, since the data is of no protocol that has names; UNREAD: that cannot be told here. */
+#define UNREAD 0x10000
+#define WAS_SHIFT 8
+
 __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 {
 	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
@@ -78,45 +90,41 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 	struct scratch *scratch = scratch_memory();
 	struct found_names found_names = {};
 	struct criteria found;
-	__u32 content, with_alpn = 0;
+	__u32 content, was, with_alpn = 0;
 	__u64 size;
 
 	if (!packet || !scratch || !settings || !packet->data_length)
-		return 0;
+		return UNREAD;
 	size = packet->data_length > MOST_BYTES ? MOST_BYTES : packet->data_length;
 	/* 1 to 4096, in a way that the verifier of 6.1 understands. */
 	size--;
 	asm volatile("%0 &= 4095" : "+r"(size));
 	size++;
 	if (bpf_skb_load_bytes(skb, settings->link_header + packet->data, scratch->data, size))
-		goto unread;
+		return UNREAD;
 	if (scratch->data[0] == 0x16) {
 		if (!read_hello(size, &found_names))
-			goto unread;
+			return UNREAD;
 		if (found_names.name && !look_up_name(found_names.name, found_names.name_length, &vectors))
-			goto unread;
+			return UNREAD;
 		if (!unite_offers(found_names.offers, found_names.offers_end))
-			goto unread;
+			return UNREAD;
 		content = vectors.sni;
 		with_alpn = 1;
-		count(COUNT_TLS);
+		was = WAS_TLS;
 	} else if (scratch->data[0] >= 0x80 || (scratch->data[0] < ' ' && scratch->data[0] != '\r' &&
 						scratch->data[0] != '\n')) {
-		count(COUNT_OTHER);
-		return 0;
+		return WAS_OPAQUE << WAS_SHIFT;
 	} else {
 		if (!read_request(size, &found_names))
-			goto unread;
+			return UNREAD;
 		if (!look_up_name(found_names.name, found_names.name_length, &vectors))
-			goto unread;
+			return UNREAD;
 		content = vectors.host;
-		count(COUNT_HTTP1);
+		was = WAS_HTTP1;
 	}
 	packet_criteria(packet, &found);
-	return first_match(&found, content, with_alpn) & 0xff;
-unread:
-	count(COUNT_UNREAD);
-	return 0;
+	return (first_match(&found, content, with_alpn) & 0xff) | was << WAS_SHIFT;
 }
 
 static __always_inline int send_in(struct __sk_buff *skb, __u32 class_id)
@@ -169,6 +177,50 @@ static __always_inline int exists(const struct settings *settings, __u8 class_id
 	return settings->class_ids[class_id >> 6 & 3] >> (class_id & 63) & 1;
 }
 
+/* What user space has said about a connection that it was shown. */
+static __always_inline void take_answer(struct __sk_buff *skb, const struct settings *settings, struct flow *flow)
+{
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	struct verdict *verdict = bpf_map_lookup_elem(&verdicts, &cookie);
+
+	if (!verdict || verdict->first_byte != flow->first_byte)
+		return;
+	if (verdict->class_id && exists(settings, verdict->class_id)) {
+		flow->class_id = verdict->class_id;
+		flow->by = BY_CONTENT;
+	}
+	flow->state = DECIDED;
+	bpf_map_delete_elem(&verdicts, &cookie);
+}
+
+/* Decide by the packet's data, or show it. */
+static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *packet, struct flow *flow)
+{
+	__u32 behind = packet->sequence - flow->first_byte;
+	__u32 found = UNREAD;
+
+	if (flow->state == OPEN && packet->sequence == flow->first_byte)
+		found = class_of_data(skb, packet);
+	if (found & UNREAD) {
+		flow->state = ASKED;
+		if (behind < PATIENCE) {
+			if (behind >= MOST_SHOWN || flow->shown == MOST_PACKETS)
+				return; /* an answer may still come */
+			if (show(skb, packet, flow->first_byte)) {
+				flow->shown++;
+				return;
+			}
+		}
+		found = WAS_MISSED << WAS_SHIFT;
+	}
+	if (found & 0xff) {
+		flow->class_id = found;
+		flow->by = BY_CONTENT;
+	}
+	flow->state = DECIDED;
+	count(flow->class_id, found >> WAS_SHIFT);
+}
+
 SEC("tc") int podlane_egress(struct __sk_buff *skb)
 {
 	struct settings *settings = settings_in_force();
@@ -209,28 +261,25 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN) {
 		flow->first_byte = packet.sequence;
 		flow->by = BY_PACKET;
+		flow->shown = 0;
 		flow->state = class_id & CONTENT_DECIDES ? OPEN : DECIDED;
 	}
 	if (flow->by == ANSWER)
 		flow->class_id = DEFAULT_CLASS;
 	else if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
 		flow->class_id = class_id & 0xff;
-	if (flow->state == OPEN && !(class_id & CONTENT_DECIDES))
+	if (!(class_id & CONTENT_DECIDES))
 		flow->state = DECIDED;
 	flow->generation = settings->generation;
-	if (flow->state == OPEN && packet.data_length) {
-		class_id = packet.sequence == flow->first_byte ? class_of_data(skb, &packet) : 0;
-		if (class_id) {
-			flow->class_id = class_id;
-			flow->by = BY_CONTENT;
-		}
-		flow->state = DECIDED;
-	}
+	if (flow->state == ASKED)
+		take_answer(skb, settings, flow);
+	if (flow->state != DECIDED && packet.data_length)
+		read_or_show(skb, &packet, flow);
 	return send_in(skb, flow->class_id);
 }
 
 /* For tests (BPF_PROG_TEST_RUN): what a packet with a connection's first data would be sent in. The class by the packet
- * alone is in the priority, with CONTENT_DECIDES; that by its data, or 0, in the mark. */
+ * alone is in the priority, with CONTENT_DECIDES; what class_of_data() says in the mark. */
 SEC("tc") int podlane_judge(struct __sk_buff *skb)
 {
 	struct packet packet = {};

@@ -49,6 +49,16 @@ struct host {
 	__u32 good;
 };
 
+/* What user space is shown, with the data behind it; beginnings.py reads it. */
+struct beginning {
+	__u64 cookie; /* of the socket */
+	__u64 origin; /* whose share of the ring it takes */
+	__u32 first_byte, sequence; /* of the connection, and of this data */
+	__u32 source[4], destination[4];
+	__u16 source_port, destination_port;
+	__u16 length, lost;
+};
+
 struct scratch {
 	struct vector alpn;
 	struct hashing hashing;
@@ -56,6 +66,7 @@ struct scratch {
 	struct offers offers;
 	struct head head;
 	struct host host;
+	struct beginning beginning __attribute__((aligned(8))); /* the data has to follow */
 	__u8 data[MOST_BYTES] __attribute__((aligned(8)));
 };
 
