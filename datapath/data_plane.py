@@ -26,7 +26,7 @@ from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
 from datapath.ebpf.lane import remove_programs
-from datapath.ebpf.reader import Reading
+from datapath.ebpf.reader import ReaderLife
 from datapath.ebpf.writer import ProgramWriter
 from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Unannounced, Watch
 from datapath.errors import ConntrackError
@@ -87,7 +87,7 @@ class DataPlane:
         else:
             self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
         self._server: Server | None = None
-        self._reading = Reading(servers.beginnings)
+        self._reading = ReaderLife(servers.beginnings)
         self._nursery: trio.Nursery | None = None
         self._applied = False
         self._ruled = False  # whether rules of ours may be there

@@ -55,7 +55,7 @@ class Beginning(NamedTuple):
         return cls(cookie, origin, first_byte, sequence, source + destination + ports, data)
 
 
-class Verdict(NamedTuple):
+class SocketVerdict(NamedTuple):
     """An answer to the programs. ``class_id`` 0: the port decides."""
 
     cookie: int
@@ -125,7 +125,7 @@ class Beginnings:
         """Bytes held for them."""
         return sum(pending.held for pending in self._origins.values())
 
-    def take(self, beginning: Beginning, now: float) -> list[Verdict]:
+    def take(self, beginning: Beginning, now: float) -> list[SocketVerdict]:
         """The verdicts that these bytes allow, at ``now`` (monotonic seconds): of this connection, and of others that
         had to make room. Does not raise, whatever the bytes are."""
         key = _KEY.pack(beginning.cookie, beginning.first_byte)
@@ -147,7 +147,7 @@ class Beginnings:
         pending.pop(key)
         return [self._decide(opening, _CONTRADICTED if stream.contradicted else detection, now)]
 
-    def give_up_silent(self, now: float) -> list[Verdict]:
+    def give_up_silent(self, now: float) -> list[SocketVerdict]:
         """The verdicts on connections that have gone silent: by port. Call periodically."""
         found = [self._give_up(pending, key, now) for pending in self._origins.values() for key in pending.overdue(now)]
         self._origins = {origin: pending for origin, pending in self._origins.items() if len(pending)}
@@ -163,7 +163,7 @@ class Beginnings:
             )
         return pending
 
-    def _make_room(self, origin: int, key: bytes, now: float) -> list[Verdict]:
+    def _make_room(self, origin: int, key: bytes, now: float) -> list[SocketVerdict]:
         """Give up the oldest of this origin, or of the one that has most where there are many origins."""
         pending = self._origins[origin]
         found = [self._give_up(pending, other, now) for other in pending.surplus(key)]
@@ -174,13 +174,13 @@ class Beginnings:
             found.append(self._give_up(largest, largest.oldest, now))
         return found
 
-    def _give_up(self, pending: PendingFlows[_Opening], key: bytes, now: float) -> Verdict:
+    def _give_up(self, pending: PendingFlows[_Opening], key: bytes, now: float) -> SocketVerdict:
         opening = pending.pop(key)
         assert opening is not None, "both callers have it from the table"
         expired = now - opening.since > self._timeout
         return self._decide(opening, opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT), now)
 
-    def _decide(self, opening: _Opening, detection: Detection, now: float) -> Verdict:
+    def _decide(self, opening: _Opening, detection: Detection, now: float) -> SocketVerdict:
         self._decided[opening.key] = True
         known = DetectedFlow(detection, Bound.OUTBOUND)
         class_name = self._class_cache.choose(opening.flow, known).class_name
@@ -188,4 +188,4 @@ class Beginnings:
         self._flow_observer.stepped_aside(opening.flow, known, class_name)
         by_content = detection.reason in (Reason.FOUND, Reason.CONTRADICTED)
         class_id = self.routing.ids[class_name] if by_content else _BY_PACKET
-        return Verdict(opening.cookie, opening.stream.base or 0, class_id)
+        return SocketVerdict(opening.cookie, opening.stream.base or 0, class_id)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import trio
 
 from daemon.log import Logger
-from datapath.ebpf.beginnings import Beginning, Beginnings, Verdict
+from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
 from datapath.ebpf.libbpf import Map, RingBuffer
 from datapath.ebpf.program import BEGINNINGS, DECISIONS, VERDICTS
 from datapath.protocols.detect import Detection, Reason
@@ -114,7 +114,7 @@ class BeginningsReader:
         return self._maps[DECISIONS].per_processor(_CLASS_IDS * len(_KINDS))
 
 
-class Reading:
+class ReaderLife:
     """Runs a reader while programs are there."""
 
     def __init__(self, make: Callable[[Mapping[str, int], Routing], BeginningsReader] | None) -> None:
@@ -137,4 +137,4 @@ class Reading:
 
 
 class _Decide(Protocol):
-    def __call__(self, now: float, /) -> list[Verdict]: ...
+    def __call__(self, now: float, /) -> list[SocketVerdict]: ...

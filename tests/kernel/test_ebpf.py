@@ -7,9 +7,10 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from sidecars import NO_CAP_BPF, RunningSidecar, refused_sidecar, start_sidecar,
 from waiting import until
 from webserver import WebServer, start_nginx, upload
 
-from datapath.ebpf.hooks import ClsactHook, TcxHook
+from datapath.ebpf.hooks import ClsactHook, TcxHook, egress_hook
 from datapath.ebpf.lane import Lane
-from datapath.ebpf.program import EGRESS
+from datapath.ebpf.libbpf import Map, map_of_program
+from datapath.ebpf.program import DECISIONS, EGRESS
 from podlane.netns import Host
 from podlane.netns.topology import PodNodeServer
 
@@ -184,15 +186,95 @@ def disconnect(client: socket.socket) -> None:
     assert ctypes.CDLL(None).connect(client.fileno(), bytes(16), 16) == 0
 
 
-def test_only_the_first_bytes_count(topology: PodNodeServer, tmp_path: Path) -> None:
-    """Not those of a later segment, and no request behind what is no HTTP."""
+def test_a_name_over_several_segments_is_read_in_user_space(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Until it is, the port decides; and it is read again when no process was there."""
     sidecar = start(topology, tmp_path)
     with serving(topology.server, swallow, 80):
-        for first in (b"G", b"\0"):
-            with connect(topology.pod, topology.server_ipv4, 80) as client:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client.sendall(first)
-                in_class(sidecar, "default", lambda c=client: c.sendall(REQUEST % b"web.example.com" + bytes(BODY)))  # type: ignore[misc]
+        with connect(topology.pod, topology.server_ipv4, 80) as client:
+            in_pieces(client, REQUEST % b"web.example.com")
+            until("the answer", lambda: sidecar.connections("host") == {"http1": 1})
+            in_class(sidecar, "host", lambda: client.sendall(bytes(BODY)))
+        with connect(topology.pod, topology.server_ipv4, 80) as client:
+            sidecar.stop(signal.SIGKILL)
+            in_pieces(client, REQUEST % b"web.example.com")
+            client.sendall(bytes(1000))
+            again = start(topology, tmp_path)
+            until("the answer", lambda: again.connections("host") == {"http1": 1})
+            in_class(again, "host", lambda: client.sendall(bytes(BODY)))
+        # A policy that is in force later is what is asked.
+        again.reload(POLICY.replace("web.example.com", "www.example.com"))
+        with connect(topology.pod, topology.server_ipv4, 80) as client:
+            in_pieces(client, REQUEST % b"www.example.com")
+            until("the answer", lambda: again.connections("host") == {"http1": 2})
+            in_class(again, "host", lambda: client.sendall(bytes(BODY)))
+
+
+def in_pieces(client: socket.socket, data: bytes) -> None:
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for at in range(0, len(data), 20):
+        client.sendall(data[at : at + 20])
+
+
+def missed_connections(host: Host) -> int:
+    """How many the programs could not show, by their own counters."""
+    with host.namespace.entered():
+        index = socket.if_nametoindex("eth0")
+        found = egress_hook(index, EGRESS).ours()
+    assert found is not None
+    decisions = map_of_program(found, DECISIONS)
+    os.close(found)
+    assert decisions is not None
+    counts = Map(decisions).per_processor(1024)
+    os.close(decisions)
+    return sum(counts[3::4])
+
+
+FLOOD = """
+import os, socket, sys
+if sys.argv[1]:
+    open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+for _ in range(200):
+    with socket.create_connection((sys.argv[2], 80)) as client:
+        client.sendall(b"G" * 3000)
+"""
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup (version 2) for another container's programs."""
+    places = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+    parent = next((place for place in places if (place / "cgroup.controllers").exists()), None)
+    if parent is None:
+        pytest.skip("no cgroup2 file system is mounted")
+    group = parent / f"podlane-test-{os.getpid()}"
+    group.mkdir()
+    yield group
+    group.rmdir()
+
+
+def test_a_flood_of_what_cannot_be_read_loses_its_own(topology: PodNodeServer, tmp_path: Path, cgroup: Path) -> None:
+    """While nobody reads: a quarter of the ring is full of it, and another container's connection has room."""
+    start(topology, tmp_path).stop(signal.SIGKILL)
+    with serving(topology.server, swallow, 80), connect(topology.pod, topology.server_ipv4, 80) as client:
+        assert missed_connections(topology.pod) == 0
+        topology.pod.run([sys.executable, "-c", FLOOD, str(cgroup), topology.server_ipv4])
+        share = 131_072 // (64 + 3000)
+        assert missed_connections(topology.pod) == 200 - share
+        in_pieces(client, REQUEST % b"web.example.com")
+        again = start(topology, tmp_path)
+        until("the answer", lambda: again.connections("host") == {"http1": 1})
+        in_class(again, "host", lambda: client.sendall(bytes(BODY)))
+        # With somebody who reads there is room again; what he cannot be shown is counted as missed.
+        topology.pod.run([sys.executable, "-c", FLOOD, str(cgroup), topology.server_ipv4])
+        until("all of it", lambda: again.connections("default").get("opaque", 0) >= share + 200)
+
+
+def test_a_request_behind_what_is_none_does_not_count(topology: PodNodeServer, tmp_path: Path) -> None:
+    sidecar = start(topology, tmp_path)
+    with serving(topology.server, swallow, 80), connect(topology.pod, topology.server_ipv4, 80) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"\0")
+        in_class(sidecar, "default", lambda: client.sendall(REQUEST % b"web.example.com" + bytes(BODY)))
 
 
 def test_connections_keep_their_class_without_a_process_and_after_it(topology: PodNodeServer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@
 #define MOST_PARTS (MOST_SHOWN / MOST_BYTES + 1)
 
 struct waiting {
-	__u64 since; /* position in the ring: once that has been read, nothing of before waits */
+	__u64 since; /* where in the ring its first record is of those that may wait */
 	__u64 bytes;
 };
 
@@ -55,7 +55,7 @@ static __always_inline int may_wait(__u64 source, __u64 size)
 
 	if (!waiting)
 		return !bpf_map_update_elem(&sources_shown, &source, &first, BPF_ANY);
-	if (bpf_ringbuf_query(&beginnings, BPF_RB_CONS_POS) >= waiting->since) {
+	if (bpf_ringbuf_query(&beginnings, BPF_RB_CONS_POS) > waiting->since) {
 		*waiting = first;
 		return 1;
 	}
