@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from traffic_policy.errors import Problem
-from traffic_policy.policy import Bound, Match, Quic, Requests, Shaper, TrafficPolicy
+from traffic_policy.policy import Bound, Match, Quic, Requests, Shaper, TrafficPolicy, TransportProtocol
 from traffic_policy.settings import Datapath
 
 _RELAY_REMEDY = "Use datapath: relay, or remove it."
@@ -97,10 +97,10 @@ def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
 
 
 def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
-    """Problems for the programs in the kernel, which see the first packet of connections that this side opens."""
+    """Problems for the programs in the kernel, which see the first packets of connections."""
     remedy = "Use datapath: step-aside, or remove it."
     problems = [
-        Problem("requests", "With datapath: ebpf a connection's first packet is all that is seen.", _RELAY_REMEDY)
+        Problem("requests", "With datapath: ebpf a connection's first packets are all that is seen.", _RELAY_REMEDY)
         for _ in range(policy.requests is not Requests.FIRST)
     ]
     if policy.quic is Quic.BLOCK and any(match.quic_ports for _, match in policy.rules()):
@@ -109,9 +109,11 @@ def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
         said = "With datapath: ebpf names do not decide about what arrives."
         problems.append(Problem("ingress", said, _RELAY_REMEDY))
     problems += (
-        Problem(f"{path}.direction", "With datapath: ebpf answers to clients are all in the default class yet.", remedy)
+        Problem(f"{path}.direction", "With datapath: ebpf answers to clients are told apart with TCP alone.", remedy)
         for path, match in _matches(policy)
         if match.direction is not Bound.OUTBOUND
+        and match.protocol
+        and not match.accepts_protocol(TransportProtocol.TCP)
     )
     return problems
 

@@ -27,7 +27,7 @@ MAX_HELD: Final = 16 << 20
 _SHARE: Final = 4
 """An origin may have this part of both."""
 
-_HEADER: Final = struct.Struct("=QQII16s16s4sHH")
+_HEADER: Final = struct.Struct("=QQII16s16s4sHBB")
 """struct beginning (``programs/scratch.h``); the data follows."""
 _KEY: Final = struct.Struct("=QI")
 _V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
@@ -36,7 +36,10 @@ _CONTRADICTED: Final = Detection(WireProtocol.OPAQUE, Reason.CONTRADICTED)
 
 
 class Beginning(NamedTuple):
-    """A copy of data that a connection's client has sent. ``flow``: addresses and ports in network byte order."""
+    """A copy of data that a connection's client has sent.
+
+    ``cookie``: the connection's number. ``flow``: addresses and ports in network byte order.
+    """
 
     cookie: int
     origin: int
@@ -44,15 +47,17 @@ class Beginning(NamedTuple):
     sequence: int
     flow: bytes
     data: bytes
+    bound: Bound = Bound.OUTBOUND
 
     @classmethod
     def read(cls, record: bytes) -> Beginning:
         """From a record of the ring buffer."""
-        cookie, origin, first_byte, sequence, source, destination, ports, size, _ = _HEADER.unpack_from(record)
+        cookie, origin, first_byte, sequence, source, destination, ports, size, inbound, _ = _HEADER.unpack_from(record)
         if source.startswith(_V4_MAPPED) and destination.startswith(_V4_MAPPED):
             source, destination = source[12:], destination[12:]
         data = record[_HEADER.size : _HEADER.size + size]
-        return cls(cookie, origin, first_byte, sequence, source + destination + ports, data)
+        bound = Bound.INBOUND if inbound else Bound.OUTBOUND
+        return cls(cookie, origin, first_byte, sequence, source + destination + ports, data, bound)
 
 
 class SocketVerdict(NamedTuple):
@@ -73,6 +78,7 @@ class _Opening(NamedTuple):
     since: float
     cookie: int
     flow: bytes
+    bound: Bound
 
     @property
     def held(self) -> int:
@@ -134,7 +140,7 @@ class Beginnings:
         pending = self._pending(beginning.origin)
         opening = pending.get(key)
         if opening is None:
-            opening = _Opening(FirstBytes(beginning.first_byte), now, beginning.cookie, beginning.flow)
+            opening = _Opening(FirstBytes(beginning.first_byte), now, beginning.cookie, beginning.flow, beginning.bound)
             pending.add(key, opening)
         stream = opening.stream
         before = stream.held
@@ -182,7 +188,7 @@ class Beginnings:
 
     def _decide(self, opening: _Opening, detection: Detection, now: float) -> SocketVerdict:
         self._decided[opening.key] = True
-        known = DetectedFlow(detection, Bound.OUTBOUND)
+        known = DetectedFlow(detection, opening.bound)
         class_name = self._class_cache.choose(opening.flow, known).class_name
         self._flow_observer.detected(detection, now - opening.since)
         self._flow_observer.stepped_aside(opening.flow, known, class_name)

@@ -12,19 +12,27 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Final, Protocol
 
 from datapath.ebpf.libbpf import BpfError, call, program_by_id, program_name
 
 _u32 = ctypes.c_uint32
-_TCX_EGRESS: Final = 47
-"""BPF_TCX_EGRESS (linux/bpf.h)"""
+
+
+class Point(IntEnum):
+    """Which way packets go at a hook: the values are those of tcx, BPF_TCX_INGRESS and _EGRESS (linux/bpf.h)."""
+
+    INGRESS = 46
+    EGRESS = 47
+
+
+_CLSACT: Final = {Point.INGRESS: 1, Point.EGRESS: 2}
+"""BPF_TC_INGRESS and _EGRESS (bpf/libbpf.h)"""
 _REPLACE: Final = 4
 """BPF_F_REPLACE"""
 _MOST: Final = 64
 """Programs at one hook."""
-_EGRESS: Final = 2
-"""BPF_TC_EGRESS (bpf/libbpf.h)"""
 _TC_REPLACE: Final = 1
 """BPF_TC_F_REPLACE"""
 _PRIORITY: Final = 0xC0DE
@@ -55,8 +63,8 @@ class _AttachOptions(ctypes.Structure):
     _fields_ = (("size", ctypes.c_size_t), ("flags", _u32), ("replace", ctypes.c_int))
 
 
-class EgressHook(Protocol):
-    """The egress hook of one interface."""
+class Hook(Protocol):
+    """A hook of one interface."""
 
     def attach(self, program: int) -> None:
         """Attach a program, in the place of ours if there is one already. Raises :class:`BpfError`."""
@@ -71,9 +79,10 @@ class EgressHook(Protocol):
 class TcxHook:
     """The hook of Linux 6.6 and later."""
 
-    def __init__(self, ifindex: int, name: str) -> None:
+    def __init__(self, ifindex: int, name: str, point: Point = Point.EGRESS) -> None:
         """``name`` is that of the program's function."""
         self._ifindex = ifindex
+        self._point = int(point)
         self._name = name[:_KEPT_NAME]
 
     def attach(self, program: int) -> None:
@@ -83,7 +92,7 @@ class TcxHook:
             if before is not None:
                 options.flags, options.replace = _REPLACE, before
             what = "the program could not be attached (tcx)"
-            call(what, "bpf_prog_attach_opts", program, self._ifindex, _TCX_EGRESS, ctypes.byref(options))
+            call(what, "bpf_prog_attach_opts", program, self._ifindex, self._point, ctypes.byref(options))
         finally:
             if before is not None:
                 os.close(before)
@@ -92,7 +101,7 @@ class TcxHook:
         ids = (_u32 * _MOST)()
         count = _u32(_MOST)
         what = "the programs of the interface could not be listed"
-        call(what, "bpf_prog_query", self._ifindex, _TCX_EGRESS, _u32(0), None, ids, ctypes.byref(count))
+        call(what, "bpf_prog_query", self._ifindex, self._point, _u32(0), None, ids, ctypes.byref(count))
         for number in ids[: count.value]:
             found = program_by_id(number)
             if program_name(found) == self._name:
@@ -106,7 +115,7 @@ class TcxHook:
             return
         try:
             what = "the program could not be taken away (tcx)"
-            call(what, "bpf_prog_detach2", program, self._ifindex, _TCX_EGRESS)
+            call(what, "bpf_prog_detach2", program, self._ifindex, self._point)
         finally:
             os.close(program)
 
@@ -114,9 +123,9 @@ class TcxHook:
 class ClsactHook:
     """A filter of the clsact qdisc, in direct-action mode."""
 
-    def __init__(self, ifindex: int, name: str) -> None:
+    def __init__(self, ifindex: int, name: str, point: Point = Point.EGRESS) -> None:
         """``name`` is that of the program's function."""
-        self._hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS, 0)
+        self._hook = _Hook(ctypes.sizeof(_Hook), ifindex, _CLSACT[point], 0)
         self._name = name[:_KEPT_NAME]
 
     def attach(self, program: int) -> None:
@@ -154,15 +163,20 @@ class ClsactHook:
         return _Filter(ctypes.sizeof(_Filter), program, flags, 0, _HANDLE, _PRIORITY)
 
 
-def egress_hook(ifindex: int, name: str) -> EgressHook:
+def egress_hook(ifindex: int, name: str) -> Hook:
+    """The egress hook of an interface; see :func:`hook_at`."""
+    return hook_at(ifindex, name, Point.EGRESS)
+
+
+def hook_at(ifindex: int, name: str, point: Point) -> Hook:
     """The better one of the hooks that this kernel has."""
-    tcx = TcxHook(ifindex, name)
+    tcx = TcxHook(ifindex, name, point)
     try:
         found = tcx.ours()
     except BpfError as error:
         if error.number != errno.EINVAL:
             raise
-        return ClsactHook(ifindex, name)
+        return ClsactHook(ifindex, name, point)
     if found is not None:
         os.close(found)
     return tcx

@@ -16,18 +16,18 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
-from datapath.ebpf.hooks import EgressHook, egress_hook
+from datapath.ebpf.hooks import Hook, Point, hook_at
 from datapath.ebpf.libbpf import BpfError, LibbpfMissingError, map_of_program
-from datapath.ebpf.policy_maps import ETHERNET, HashKeys, compile_table
-from datapath.ebpf.program import EGRESS, LASTING, load
+from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, compile_table
+from datapath.ebpf.program import EGRESS, INGRESS, LASTING, load
 from datapath.routing.table import RoutingTable
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.kernel import interface_not_found
 from traffic_policy.marks import ClassIds
-from traffic_policy.policy import Network, PortRange
+from traffic_policy.policy import Bound
 
 _SIOCGIFHWADDR: Final = 0x8927
 _WITH_ETHERNET_HEADERS: Final = (1, 772)
@@ -40,6 +40,7 @@ class Lane:
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._lasting: dict[str, int] = {}
+        self._listens = False  # whether what clients send may decide
 
     @property
     def lasting(self) -> Mapping[str, int]:
@@ -50,8 +51,7 @@ class Lane:
         self,
         table: RoutingTable,
         ids: ClassIds,
-        exclude_ports: Sequence[PortRange] = (),
-        exclude_networks: Sequence[Network] = (),
+        exclude: Exclusions = NOTHING_EXCLUDED,
     ) -> bool:
         """Put a routing table in force; returns whether programs of ours were there already.
 
@@ -64,19 +64,23 @@ class Lane:
             HashKeys.draw(),
             generation=1 + secrets.randbelow(2**32 - 1),
             link_header=self._link_header(),
-            exclude_ports=exclude_ports,
-            exclude_networks=exclude_networks,
+            exclude=exclude,
         )
         hook = self._hook()
+        self._listens = table.captures(Bound.INBOUND)
         adopted = not self._lasting and self._adopt(hook)
         with load(maps, self._lasting) as loaded:
             hook.attach(loaded.program(EGRESS))
+            if self._listens:
+                self._hook(Point.INGRESS).attach(loaded.program(INGRESS))
+            else:
+                self._hook(Point.INGRESS).detach()
             for name in LASTING:
                 if name not in self._lasting:
                     self._lasting[name] = os.dup(loaded.map(name).fd)
         return adopted
 
-    def _adopt(self, hook: EgressHook) -> bool:
+    def _adopt(self, hook: Hook) -> bool:
         """Go on with the maps of an earlier process, if it has left its programs."""
         program = hook.ours()
         if program is None:
@@ -95,16 +99,20 @@ class Lane:
 
     def missing(self) -> list[str]:
         """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
-        program = self._hook().ours()
-        if program is None:
-            return [f"the program {EGRESS} at {self._interface}"]
-        os.close(program)
-        return []
+        missing = []
+        for name, point in ((EGRESS, Point.EGRESS), (INGRESS, Point.INGRESS))[: 1 + self._listens]:
+            program = self._hook(point).ours()
+            if program is None:
+                missing.append(f"the program {name} at {self._interface}")
+            else:
+                os.close(program)
+        return missing
 
     def remove(self) -> None:
         """Take the programs away, and with them the maps and verdicts. Raises what :meth:`missing` raises."""
         self.close()
-        self._hook().detach()
+        for point in Point:
+            self._hook(point).detach()
 
     def _link_header(self) -> int:
         """Bytes before the network header of what leaves: those of Ethernet, or none (tunnels)."""
@@ -113,12 +121,12 @@ class Lane:
             answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, request)
         return ETHERNET if struct.unpack_from("=H", answer, 16)[0] in _WITH_ETHERNET_HEADERS else 0
 
-    def _hook(self) -> EgressHook:
+    def _hook(self, point: Point = Point.EGRESS) -> Hook:
         try:
             index = socket.if_nametoindex(self._interface)
         except OSError:
             raise interface_not_found(self._interface, (name for _, name in socket.if_nameindex())) from None
-        return egress_hook(index, EGRESS)
+        return hook_at(index, EGRESS if point is Point.EGRESS else INGRESS, point)
 
 
 def remove_programs(interface: str) -> None:

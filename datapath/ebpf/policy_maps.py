@@ -15,6 +15,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from datapath.routing.table import Matcher, RoutingTable
@@ -31,12 +32,13 @@ _VECTOR: Final = struct.Struct("=16Q")
 _WORD: Final = (1 << 64) - 1
 _PRIME: Final = 2**31 - 1
 _WILDCARD: Final = 1 << 63
-_KINDS: Final[Mapping[int, TransportProtocol | None]] = {
-    0: TransportProtocol.TCP,
-    1: TransportProtocol.UDP,
-    2: TransportProtocol.ICMP,
-    3: None,
-}
+_KINDS: Final[Sequence[tuple[TransportProtocol | None, Bound]]] = (
+    (TransportProtocol.TCP, Bound.OUTBOUND),
+    (TransportProtocol.UDP, Bound.OUTBOUND),
+    (TransportProtocol.ICMP, Bound.OUTBOUND),
+    (None, Bound.OUTBOUND),
+    (TransportProtocol.TCP, Bound.INBOUND),
+)
 """``KIND_*`` of ``programs/types.h``."""
 _PORTS: Final = 1 << 16
 _PORT_BITS: Final = 16
@@ -92,6 +94,20 @@ class PolicyMaps:
         return {name: max(1, len(entries)) for name, entries in self.entries.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Exclusions:
+    """Connections in the default class, whatever the policy says: by destination's port and network of what this side
+    opens (TCP and UDP), by port and the client's network of what clients open."""
+
+    outbound_ports: Sequence[PortRange] = ()
+    outbound_networks: Sequence[Network] = ()
+    inbound_ports: Sequence[PortRange] = ()
+    inbound_networks: Sequence[Network] = ()
+
+
+NOTHING_EXCLUDED: Final = Exclusions()
+
+
 def compile_table(
     table: RoutingTable,
     ids: ClassIds,
@@ -99,16 +115,14 @@ def compile_table(
     *,
     generation: int = 1,
     link_header: int = ETHERNET,
-    exclude_ports: Sequence[PortRange] = (),
-    exclude_networks: Sequence[Network] = (),
+    exclude: Exclusions = NOTHING_EXCLUDED,
 ) -> PolicyMaps:
-    """The maps for connections that this side opens.
+    """The maps for connections in both directions, inbound ones of TCP alone.
 
-    ``exclude_ports`` (TCP and UDP) and ``exclude_networks`` are destinations in the default class, whatever the policy
-    says. ``link_header`` is the size of the interface's link-layer header. Raises :class:`ConfigError` if there are too
-    many matches.
+    ``link_header`` is the size of the interface's link-layer header. Raises :class:`ConfigError` if there are too many
+    matches.
     """
-    matchers = [(name, m) for name, m in table.entries if m.match.direction.covers(Bound.OUTBOUND)]
+    matchers = table.entries
     if len(matchers) > MOST_MATCHES:
         raise ConfigError(
             f"The policy has {len(matchers)} matches; datapath: ebpf takes {MOST_MATCHES}. "
@@ -121,9 +135,15 @@ def compile_table(
     vectors.number(lambda m: m.sni is None and m.host is None)
     vectors.number(lambda m: m.alpn is None)
     compiled = {
-        "ports": _ports(table, vectors, exclude_ports),
-        "destinations": _networks(vectors, lambda m: m.networks, exclude_networks),
-        "sources": _networks(vectors, lambda m: m.sources, ()),
+        "ports": _ports(table, vectors, exclude),
+        "destinations": {
+            **_networks(vectors, lambda m: m.networks, Bound.OUTBOUND, exclude.outbound_networks),
+            **_networks(vectors, lambda m: m.networks, Bound.INBOUND),
+        },
+        "sources": {
+            **_networks(vectors, lambda m: m.sources, Bound.OUTBOUND),
+            **_networks(vectors, lambda m: m.sources, Bound.INBOUND, exclude.inbound_networks),
+        },
         "names": _names(vectors, keys),
         "alpn_protocols": {
             keys.of_offer(offer): _number(vectors.number(lambda m, o=offer: m.alpn is None or o in m.alpn))  # type: ignore[misc]
@@ -169,40 +189,44 @@ class _Vectors:
         return number
 
 
-def _ports(table: RoutingTable, vectors: _Vectors, excluded: Sequence[PortRange]) -> Entries:
+def _ports(table: RoutingTable, vectors: _Vectors, exclude: Exclusions) -> Entries:
     """All ports of each kind of transport: direction, protocol, port, and ports on which names do not decide."""
     found: Entries = {}
-    for kind, protocol in _KINDS.items():
+    for kind, (protocol, bound) in enumerate(_KINDS):
+        accepts = partial(_accepts, protocol=protocol, bound=bound)
         if protocol is None or not protocol.has_ports:
-            number = vectors.number(lambda m, p=protocol: _accepts(m, p) and not m.match.port)  # type: ignore[misc]
+            number = vectors.number_of(vectors.bits(lambda m, a=accepts: a(m) and not m.match.port))  # type: ignore[misc]
             found[struct.pack("=IBBH", 16, kind, 0, 0)] = _number(number)
             continue
-        for first, end, bits in _stretches(table, vectors, protocol, excluded):
+        excluded = exclude.outbound_ports if bound is Bound.OUTBOUND else exclude.inbound_ports
+        for first, end, bits in _stretches(table, vectors, accepts, excluded):
             for start, fixed in _prefixes(first, end):
                 key = struct.pack("=IBB", 16 + fixed, kind, 0) + struct.pack("!H", start)
                 found[key] = _number(vectors.number_of(bits))
     return found
 
 
-def _accepts(matcher: Matcher, protocol: TransportProtocol | None) -> bool:
-    """Whether a match takes this transport protocol (None: one that policies do not name) at all."""
+def _accepts(matcher: Matcher, protocol: TransportProtocol | None, bound: Bound) -> bool:
+    """Whether a match takes this direction and transport protocol (None: one that policies do not name) at all."""
     match = matcher.match
+    if not match.direction.covers(bound):
+        return False
     if match.needs_content:
         return protocol is TransportProtocol.TCP and match.accepts_protocol(protocol)  # QUIC is not read
     return not match.protocol if protocol is None else match.accepts_protocol(protocol)
 
 
 def _stretches(
-    table: RoutingTable, vectors: _Vectors, protocol: TransportProtocol, excluded: Sequence[PortRange]
+    table: RoutingTable, vectors: _Vectors, accepts: Callable[[Matcher], bool], excluded: Sequence[PortRange]
 ) -> Iterator[tuple[int, int, int]]:
     """All ports as (first, end, vector): stretches as long as the vector is the same."""
-    everywhere = vectors.bits(lambda m: _accepts(m, protocol) and not m.match.port)
+    everywhere = vectors.bits(lambda m: accepts(m) and not m.match.port)
     # On silent ports only matches that name them read names.
     quiet = vectors.bits(lambda m: m.match.needs_content and not m.match.port)
     beginning: dict[int, list[int]] = {}
     ending: dict[int, list[int]] = {}
     for i, matcher in enumerate(vectors.matchers):
-        for ports in matcher.match.port if _accepts(matcher, protocol) else ():
+        for ports in matcher.match.port if accepts(matcher) else ():
             beginning.setdefault(ports.first, []).append(i)
             ending.setdefault(ports.last + 1, []).append(i)
     edges = {0, _PORTS, *beginning, *ending}
@@ -235,7 +259,9 @@ def _prefixes(first: int, end: int) -> Iterator[tuple[int, int]]:
         first += size
 
 
-def _networks(vectors: _Vectors, of: Callable[[Matcher], Sequence[Network]], excluded: Sequence[Network]) -> Entries:
+def _networks(
+    vectors: _Vectors, of: Callable[[Matcher], Sequence[Network]], bound: Bound, excluded: Sequence[Network] = ()
+) -> Entries:
     """For each network of the policy, and for all other addresses, the matches whose criterion an address there meets.
 
     The longest prefix that has an address is found, so each has the matches of the networks that contain it, too.
@@ -246,7 +272,7 @@ def _networks(vectors: _Vectors, of: Callable[[Matcher], Sequence[Network]], exc
         bits = 0
         if not any(_contains(other, network) for other in excluded):
             bits = vectors.bits(lambda m, n=network: not of(m) or any(_contains(other, n) for other in of(m)))  # type: ignore[misc]
-        found[_network_key(network)] = _number(vectors.number_of(bits))
+        found[_network_key(network, bound)] = _number(vectors.number_of(bits))
     return found
 
 
@@ -256,11 +282,10 @@ def _contains(outer: Network, inner: Network) -> bool:
     return isinstance(inner, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
-def _network_key(network: Network) -> bytes:
+def _network_key(network: Network, bound: Bound) -> bytes:
     packed = network.network_address.packed
-    if network.version == 4:
-        return struct.pack("=I", 96 + network.prefixlen) + _V4_MAPPED + packed
-    return struct.pack("=I", network.prefixlen) + packed
+    fixed, address = (96, _V4_MAPPED + packed) if network.version == 4 else (0, packed)
+    return struct.pack("=II", 32 + fixed + network.prefixlen, bound is Bound.INBOUND) + address
 
 
 def _names(vectors: _Vectors, keys: HashKeys) -> Entries:

@@ -13,6 +13,7 @@ from traffic_policy.errors import PodlaneError
 OBJECT: Final = Path(__file__).parent / "lane.bpf.o"
 """What the build makes of ``programs/lane.bpf.c``; not there if it had no clang."""
 EGRESS: Final = "podlane_egress"
+INGRESS: Final = "podlane_ingress"
 JUDGE: Final = "podlane_judge"
 FLOWS: Final = "flows"
 """The map with the verdicts of connections, by socket."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from daemon.log import Logger
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.ebpf.lane import Lane
+from datapath.ebpf.policy_maps import Exclusions
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.routing.table import RoutingTable
 from datapath.ruleset_writer import Fallback
@@ -60,8 +61,12 @@ class ProgramWriter:
         self.adopted = self._lane.put(
             RoutingTable.from_policy(policy, asked.silent_ports),
             self._shaping.ids,
-            asked.exclude_outbound_ports,
-            asked.exclude_outbound_cidrs,
+            Exclusions(
+                asked.exclude_outbound_ports,
+                asked.exclude_outbound_cidrs,
+                asked.exclude_inbound_ports,
+                asked.exclude_inbound_cidrs,
+            ),
         )
         log.info("programs in place", interface=self._shaping.interface, adopted=self.adopted)
         self._in_force = wanted

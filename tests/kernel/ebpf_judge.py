@@ -18,7 +18,7 @@ from datapath.protocols.detect import Detection, Detector
 from datapath.routing.flow import NO_CONTENT, Address, Content, Destination
 from datapath.routing.table import RoutingTable
 from traffic_policy.marks import ClassIds
-from traffic_policy.policy import TrafficPolicy, TransportProtocol
+from traffic_policy.policy import Bound, TrafficPolicy, TransportProtocol
 
 FIRST_PACKETS = sorted(p for p in (Path(__file__).parent / "first_packets").iterdir() if p.suffix != ".md")
 MOST_TRIED = 3400
@@ -61,8 +61,10 @@ class Judge:
         self.table, self.ids = table, ids
         self._program = loaded.program(program.JUDGE)
 
-    def judge(self, frame: bytes) -> Judged:
-        after = libbpf.run_on_frame(self._program, frame, bytes(_SKB_BYTES)).context
+    def judge(self, frame: bytes, bound: Bound = Bound.OUTBOUND) -> Judged:
+        context = bytearray(_SKB_BYTES)
+        context[_MARK] = bound is Bound.INBOUND
+        after = libbpf.run_on_frame(self._program, frame, bytes(context)).context
         (priority,), (mark,) = struct.unpack_from("=I", after, _PRIORITY), struct.unpack_from("=I", after, _MARK)
         return Judged(priority & 0xFF, bool(priority & _CONTENT_DECIDES), mark & 0xFF, bool(mark & _UNREAD))
 
@@ -75,7 +77,7 @@ class Judge:
 
     def agree(self, destination: Destination, source: Address, data: bytes) -> Judged:
         """Judge a packet and compare with the table. Returns what was judged."""
-        found = self.judge(frame(destination, source, data))
+        found = self.judge(frame(destination, source, data), destination.bound)
         said = f"{destination} from {source}: {data!r}"
         assert found.by_packet == self.expected(destination, NO_CONTENT, source), said
         assert found.content_decides == self.table.undecided(destination, source=source), said

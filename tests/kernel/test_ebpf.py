@@ -359,7 +359,7 @@ def test_without_the_privileges_it_steps_aside_and_says_why(
 def test_what_it_cannot_do_is_refused(topology: PodNodeServer, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(
-        POLICY.replace("host: web.example.com", "host: web.example.com, direction: inbound") + "requests: follow\n"
+        POLICY.replace("host: web.example.com", "protocol: udp, port: 53, direction: inbound") + "requests: follow\n"
     )
     code, said = refused_sidecar(topology.pod, "--policy", str(policy), "--datapath", "ebpf")
     assert code == 2

@@ -6,6 +6,7 @@ Whatever the program decides by data, they decide alike; what it leaves open (0)
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import random
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datapath.routing.flow import Address, Destination
-from traffic_policy.policy import Match, TrafficClass, TrafficPolicy, TransportProtocol
+from traffic_policy.policy import Bound, Match, TrafficClass, TrafficPolicy, TransportProtocol
 from traffic_policy.policy_file import parse_policy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # as its tests see it
@@ -39,6 +40,7 @@ classes:
   - {name: dns, rate: 1Mbit, match: {protocol: udp, port: 53}}
   - {name: ping, rate: 1Mbit, match: {protocol: icmp}}
   - {name: any, rate: 1Mbit, match: {sni: "*.com"}}
+  - {name: clients, rate: 1Mbit, match: [{host: "*.example.org", port: 8000, direction: inbound}, {sni: "*.com", direction: both}]}
 """
 )
 HERE = ipaddress.ip_address("10.9.0.2")
@@ -192,7 +194,12 @@ def fuzz(judge: Judge, rounds: int, seed: int) -> int:
     """Judge that many mutated first packets; how many were decided by data."""
     rng = random.Random(seed)
     those = seeds()
-    destinations = [Destination.parse(a, p) for a in ("10.1.2.3", "192.0.2.1") for p in (80, 443, 8000)]
+    destinations = [
+        Destination.parse(a, p, bound=bound)
+        for a in ("10.1.2.3", "192.0.2.1")
+        for p in (80, 443, 8000)
+        for bound in (Bound.OUTBOUND, Bound.INBOUND)
+    ]
     return sum(bool(judge.agree(rng.choice(destinations), HERE, mutated(rng, those)).by_data) for _ in range(rounds))
 
 
@@ -257,8 +264,8 @@ def test_any_policy_means_the_same(policy: TrafficPolicy, names: list[str], port
             ("2001:db8::1", "fd00::9"),
         ):
             here = ipaddress.ip_address(source)
-            for port in (25, 80, 443, *ports):
-                destination = Destination.parse(address, port)
+            for port, bound in itertools.product((25, 80, 443, *ports), (Bound.OUTBOUND, Bound.INBOUND)):
+                destination = Destination.parse(address, port, bound=bound)
                 for name in names:
                     for data in (
                         records(hello(sni(name.encode()), alpn(b"http/1.1", b"y"))),

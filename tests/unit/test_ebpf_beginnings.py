@@ -14,7 +14,7 @@ from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import DetectedFlow
 from traffic_policy.marks import ClassIds
-from traffic_policy.policy import TrafficPolicy
+from traffic_policy.policy import Bound, TrafficPolicy
 
 POLICY = TrafficPolicy.model_validate(
     {
@@ -137,9 +137,11 @@ def test_many_origins_share_the_room() -> None:
 def test_a_record_of_the_ring_is_read() -> None:
     mapped = bytes(10) + b"\xff\xff"
     record = struct.pack("=QQII", 5, 6, 7, 8) + mapped + bytes([10, 0, 0, 1]) + mapped + bytes([10, 0, 0, 2])
-    record += struct.pack("!HH", 40_000, 443) + struct.pack("=HH", 3, 1) + b"abcxxxx"
+    record += struct.pack("!HH", 40_000, 443) + struct.pack("=HBB", 3, 1, 1) + b"abcxxxx"
     found = Beginning.read(record)
-    assert found == Beginning(5, 6, 7, 8, bytes([10, 0, 0, 1, 10, 0, 0, 2]) + struct.pack("!HH", 40_000, 443), b"abc")
+    assert found == Beginning(
+        5, 6, 7, 8, bytes([10, 0, 0, 1, 10, 0, 0, 2]) + struct.pack("!HH", 40_000, 443), b"abc", Bound.INBOUND
+    )
     six = struct.pack("=QQII", 5, 6, 7, 8) + bytes(range(32)) + record[56:]
     assert len(Beginning.read(six).flow) == 36
     assert SocketVerdict(5, 7, 3).entry == (struct.pack("=Q", 5), struct.pack("=II", 7, 3))

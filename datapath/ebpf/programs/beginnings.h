@@ -4,7 +4,7 @@
  * for it: until there is an answer, and if there never is one, the packet decides.
  *
  * Of one source no more than a quarter of the ring waits to be read, so that one that floods it loses its own. A source is
- * a cgroup, in Kubernetes a container.
+ * a cgroup, in Kubernetes a container; of clients, one of 64 groups of addresses.
  */
 #ifndef PODLANE_BEGINNINGS_H
 #define PODLANE_BEGINNINGS_H
@@ -32,7 +32,7 @@ struct verdict {
 	__u32 class_id; /* 0: the packet decides */
 };
 
-/* By cookie of the socket. */
+/* By cookie of the flow. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -64,6 +64,8 @@ static __always_inline int may_wait(__u64 source, __u64 size)
 	waiting->bytes += size;
 	return 1;
 }
+
+#define CLIENTS (1ULL << 63)
 
 struct showing {
 	struct __sk_buff *skb;
@@ -99,7 +101,7 @@ static long show_part(__u32 i, struct showing *showing)
 }
 
 /* Show the data of a packet. Returns 0 if some was lost. */
-__noinline int show(struct __sk_buff *skb, struct packet *packet, __u32 first_byte)
+__noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, __u32 first_byte)
 {
 	struct settings *settings = settings_in_force();
 	struct showing showing = { skb, scratch_memory() };
@@ -108,8 +110,15 @@ __noinline int show(struct __sk_buff *skb, struct packet *packet, __u32 first_by
 	if (!packet || !settings || !showing.scratch)
 		return 0;
 	beginning = &showing.scratch->beginning;
-	beginning->cookie = bpf_get_socket_cookie(skb);
-	beginning->origin = bpf_skb_cgroup_id(skb);
+	beginning->cookie = cookie;
+	beginning->inbound = packet->kind == KIND_INBOUND;
+	/* Of IPv6 the network of the client counts. */
+	if (beginning->inbound)
+		beginning->origin = CLIENTS | ((packet->source[0] ^ packet->source[1] ^
+						(packet->version == 4 ? packet->source[3] : 0)) *
+					       0x9e3779b1U) >> 26;
+	else
+		beginning->origin = bpf_skb_cgroup_id(skb);
 	beginning->first_byte = first_byte;
 	beginning->sequence = packet->sequence;
 	__builtin_memcpy(beginning->source, packet->source, 16);

@@ -24,7 +24,6 @@ enum {
 enum {
 	BY_PACKET,
 	BY_CONTENT,
-	ANSWER, /* of a connection that a client has opened */
 };
 
 struct flow {
@@ -32,6 +31,8 @@ struct flow {
 	__u32 first_byte; /* sequence number */
 	__u8 state, by, class_id;
 	__u8 shown; /* packets */
+	__u8 inbound, zero[3]; /* opened by a client */
+	__u64 cookie; /* drawn at random */
 };
 
 struct {
@@ -73,7 +74,7 @@ __noinline __u32 class_of_packet(struct packet *packet)
 	if (!packet)
 		return DEFAULT_CLASS;
 	packet_criteria(packet, &found);
-	if (packet->kind == KIND_TCP)
+	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND)
 		decides = first_match(&found, ANY_CONTENT, 0) & CONTENT_DECIDES;
 	return (first_match(&found, NO_CONTENT, 0) & 0xff) | decides;
 }
@@ -178,9 +179,9 @@ static __always_inline int exists(const struct settings *settings, __u8 class_id
 }
 
 /* What user space has said about a connection that it was shown. */
-static __always_inline void take_answer(struct __sk_buff *skb, const struct settings *settings, struct flow *flow)
+static __always_inline void take_answer(const struct settings *settings, struct flow *flow)
 {
-	__u64 cookie = bpf_get_socket_cookie(skb);
+	__u64 cookie = flow->cookie;
 	struct verdict *verdict = bpf_map_lookup_elem(&verdicts, &cookie);
 
 	if (!verdict || verdict->first_byte != flow->first_byte)
@@ -206,7 +207,7 @@ static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *p
 		if (behind < PATIENCE) {
 			if (behind >= MOST_SHOWN || flow->shown == MOST_PACKETS)
 				return; /* an answer may still come */
-			if (show(skb, packet, flow->first_byte)) {
+			if (show(skb, packet, flow->cookie, flow->first_byte)) {
 				flow->shown++;
 				return;
 			}
@@ -219,6 +220,55 @@ static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *p
 	}
 	flow->state = DECIDED;
 	count(flow->class_id, found >> WAS_SHIFT);
+}
+
+/* The packet as one of the client who has opened its connection. */
+static __always_inline void turn(struct packet *packet)
+{
+	__u16 port = packet->source_port;
+	__u32 address[4];
+
+	__builtin_memcpy(address, packet->source, 16);
+	__builtin_memcpy(packet->source, packet->destination, 16);
+	__builtin_memcpy(packet->destination, address, 16);
+	packet->source_port = packet->destination_port;
+	packet->destination_port = port;
+	packet->kind = KIND_INBOUND;
+}
+
+/* A new verdict, of a connection that is older than this program, or that a client has opened: then what he says first may
+ * decide, unless some of it has passed unseen. */
+static __always_inline struct flow *begin(struct bpf_sock *sk, int inbound)
+{
+	struct flow *flow = bpf_sk_storage_get(&flows, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct bpf_tcp_sock *tcp;
+
+	if (!flow)
+		return 0;
+	flow->cookie = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	flow->state = DECIDED;
+	flow->by = BY_PACKET;
+	flow->inbound = inbound;
+	if (inbound) {
+		tcp = bpf_tcp_sock(sk);
+		if (tcp && !tcp->bytes_received) {
+			flow->first_byte = tcp->rcv_nxt;
+			flow->state = OPEN;
+		}
+	}
+	return flow;
+}
+
+/* Bring the verdict up to date with the policy, and with what user space has said. */
+static __always_inline void refresh(const struct settings *settings, struct flow *flow, __u32 class_id)
+{
+	if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
+		flow->class_id = class_id & 0xff;
+	if (!(class_id & CONTENT_DECIDES))
+		flow->state = DECIDED;
+	flow->generation = settings->generation;
+	if (flow->state == ASKED)
+		take_answer(settings, flow);
 }
 
 SEC("tc") int podlane_egress(struct __sk_buff *skb)
@@ -242,55 +292,105 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	}
 	if (!read_packet(skb, &packet))
 		return send_in(skb, DEFAULT_CLASS);
-	class_id = class_of_packet(&packet);
 	if (packet.kind != KIND_TCP)
-		return send_in(skb, class_id & 0xff);
+		return send_in(skb, class_of_packet(&packet) & 0xff);
 	if (!sk || !of_connection(sk, &packet)) {
 		if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == (FLAG_SYN | FLAG_ACK))
-			class_id = DEFAULT_CLASS;
-		return send_in(skb, class_id & 0xff);
+			turn(&packet);
+		return send_in(skb, class_of_packet(&packet) & 0xff);
 	}
 	if (!flow) {
-		flow = bpf_sk_storage_get(&flows, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		flow = begin(sk, sk->state != BPF_TCP_SYN_SENT && answers(skb, &packet));
 		if (!flow)
-			return send_in(skb, class_id & 0xff);
-		/* Older than this program, or opened by a client; a SYN of ours is dealt with below. */
-		flow->state = DECIDED;
-		flow->by = answers(skb, &packet) ? ANSWER : BY_PACKET;
+			return send_in(skb, class_of_packet(&packet) & 0xff);
 	}
 	if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN) {
 		flow->first_byte = packet.sequence;
 		flow->by = BY_PACKET;
-		flow->shown = 0;
-		flow->state = class_id & CONTENT_DECIDES ? OPEN : DECIDED;
+		flow->shown = flow->inbound = 0;
+		flow->state = OPEN;
 	}
-	if (flow->by == ANSWER)
-		flow->class_id = DEFAULT_CLASS;
-	else if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
-		flow->class_id = class_id & 0xff;
-	if (!(class_id & CONTENT_DECIDES))
-		flow->state = DECIDED;
-	flow->generation = settings->generation;
-	if (flow->state == ASKED)
-		take_answer(skb, settings, flow);
+	if (flow->inbound) {
+		turn(&packet);
+		packet.data_length = 0; /* what a server says does not decide */
+	}
+	class_id = class_of_packet(&packet);
+	refresh(settings, flow, class_id);
 	if (flow->state != DECIDED && packet.data_length)
 		read_or_show(skb, &packet, flow);
 	return send_in(skb, flow->class_id);
 }
 
+/* Read what a client says first. Its packets themselves are left as they are. */
+static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, const struct settings *settings,
+				 struct bpf_sock *sk)
+{
+	struct flow *flow = bpf_sk_storage_get(&flows, sk, 0, 0);
+
+	if (!flow) {
+		/* Turned for a moment: whether there is a listener at our end. */
+		turn(packet);
+		flow = answers(skb, packet) ? begin(sk, 1) : 0;
+		turn(packet);
+	}
+	if (!flow || !flow->inbound || (flow->state == DECIDED && flow->generation == settings->generation))
+		return;
+	refresh(settings, flow, class_of_packet(packet));
+	if (flow->state != DECIDED)
+		read_or_show(skb, packet, flow);
+}
+
+SEC("tc") int podlane_ingress(struct __sk_buff *skb)
+{
+	struct settings *settings = settings_in_force();
+	struct bpf_sock_tuple ends = {};
+	struct packet packet = {};
+	struct bpf_sock *found, *sk;
+
+	if (!settings || !read_packet(skb, &packet) || packet.kind != KIND_TCP || !packet.data_length)
+		return TC_ACT_UNSPEC;
+	packet.kind = KIND_INBOUND;
+	if (packet.version == 4) {
+		ends.ipv4.saddr = packet.source[3];
+		ends.ipv4.daddr = packet.destination[3];
+		ends.ipv4.sport = packet.source_port;
+		ends.ipv4.dport = packet.destination_port;
+		found = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(ends.ipv6.saddr, packet.source, 16);
+		__builtin_memcpy(ends.ipv6.daddr, packet.destination, 16);
+		ends.ipv6.sport = packet.source_port;
+		ends.ipv6.dport = packet.destination_port;
+		found = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!found)
+		return TC_ACT_UNSPEC;
+	sk = bpf_sk_fullsock(found);
+	if (sk && (sk->state == BPF_TCP_ESTABLISHED || sk->state == BPF_TCP_CLOSE_WAIT ||
+		   sk->state == BPF_TCP_FIN_WAIT1 || sk->state == BPF_TCP_FIN_WAIT2))
+		hear(skb, &packet, settings, sk);
+	bpf_sk_release(found);
+	return TC_ACT_UNSPEC;
+}
+
 /* For tests (BPF_PROG_TEST_RUN): what a packet with a connection's first data would be sent in. The class by the packet
- * alone is in the priority, with CONTENT_DECIDES; what class_of_data() says in the mark. */
+ * alone is in the priority, with CONTENT_DECIDES; what class_of_data() says in the mark.
+ * A mark before that asks about a packet of a client who opens a connection to us. */
 SEC("tc") int podlane_judge(struct __sk_buff *skb)
 {
 	struct packet packet = {};
+	__u32 inbound = skb->mark;
 
 	skb->mark = 0;
 	if (!read_packet(skb, &packet)) {
 		skb->priority = DEFAULT_CLASS;
 		return TC_ACT_UNSPEC;
 	}
+	if (inbound && packet.kind == KIND_TCP)
+		packet.kind = KIND_INBOUND;
 	skb->priority = class_of_packet(&packet);
-	skb->mark = packet.kind == KIND_TCP ? class_of_data(skb, &packet) : 0;
+	if (packet.kind == KIND_TCP || packet.kind == KIND_INBOUND)
+		skb->mark = class_of_data(skb, &packet);
 	return TC_ACT_UNSPEC;
 }
 

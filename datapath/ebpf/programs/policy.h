@@ -32,7 +32,8 @@ struct match {
 };
 
 struct network_key {
-	__u32 length; /* in bits */
+	__u32 length; /* in bits, of all that follows */
+	__u32 inbound; /* for connections that clients open */
 	__u32 address[4]; /* IPv4 as ::ffff:a.b.c.d */
 };
 
@@ -123,7 +124,7 @@ struct criteria {
 static __always_inline void packet_criteria(const struct packet *packet, struct criteria *found)
 {
 	struct port_key port = { 32, packet->kind, 0, packet->destination_port };
-	struct network_key network = { 128 };
+	struct network_key network = { 160, packet->kind == KIND_INBOUND };
 	__u32 *vector;
 
 	vector = bpf_map_lookup_elem(&ports, &port);

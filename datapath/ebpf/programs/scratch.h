@@ -51,12 +51,13 @@ struct host {
 
 /* What user space is shown, with the data behind it; beginnings.py reads it. */
 struct beginning {
-	__u64 cookie; /* of the socket */
+	__u64 cookie; /* of the flow */
 	__u64 origin; /* whose share of the ring it takes */
 	__u32 first_byte, sequence; /* of the connection, and of this data */
 	__u32 source[4], destination[4];
 	__u16 source_port, destination_port;
-	__u16 length, lost;
+	__u16 length;
+	__u8 inbound, lost;
 };
 
 struct scratch {

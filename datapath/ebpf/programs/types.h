@@ -20,8 +20,8 @@
 #define CLASS_SHIFT 24
 #define LEAF 0x00010100
 
-/* Transport protocols that a policy tells apart. */
-enum { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER };
+/* Transport protocols that a policy tells apart, and TCP of connections that clients open. */
+enum { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_INBOUND };
 
 #define FLAG_SYN 0x02
 #define FLAG_ACK 0x10
