@@ -119,7 +119,7 @@ class WorkloadLanes:
         self._judged: NodeWorkload | None = None
 
     @property
-    def settled(self) -> bool:
+    def judged(self) -> bool:
         """Whether :attr:`state` is about what was asked for last."""
         return self._judged is self.workload
 

@@ -25,7 +25,7 @@ def concerned(placed: Mapping[str, NodeWorkload]) -> Iterator[NodeWorkload]:
 def settled(placed: Mapping[str, NodeWorkload], running: Running) -> bool:
     """Whether each workload that is concerned has come to what it is to have, or to a reason why not."""
     return all(
-        (lanes := running.get(each.name)) is not None and lanes.workload == each and lanes.settled
+        (lanes := running.get(each.name)) is not None and lanes.workload == each and lanes.judged
         for each in concerned(placed)
     )
 
