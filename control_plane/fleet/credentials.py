@@ -25,6 +25,12 @@ class Issuer:
         """That nobody has."""
         return x509.random_serial_number()
 
+    def overlapping_roots(self) -> Credentials | None:
+        """All roots, while one is being replaced by another."""
+        now = utc(self.clock())
+        roots = self.authority.current.trusted(now)
+        return Credentials(roots=b"".join(root.pem for root in roots).decode()) if len(roots) > 1 else None
+
     def issue(
         self, identity: AgentIdentity, key: ec.EllipticCurvePublicKey, serial: int = 0
     ) -> tuple[Credentials, float]:

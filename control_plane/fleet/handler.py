@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from cryptography import x509
 
@@ -15,9 +16,16 @@ from control_plane.fleet.session import EXPIRED, AgentSession
 from control_plane.fleet.tenant_sessions import Post, ReadOn, TenantSessions
 from control_plane.gateway.rpc import Call, CallListener, GrpcStatus, Peer, RpcError
 from fleet_api.agent_pb2 import Credentials
-from fleet_api.limits import CONNECT, ENROL
+from fleet_api.limits import CONNECT, ENROL, SERVICE
 
 _UNKNOWN_METHOD = "There is no method {}. Update the control plane, or use an agent that is not newer."
+
+HEALTH: Final = "/grpc.health.v1.Health/Check"
+"""https://github.com/grpc/grpc/blob/master/doc/health-checking.md"""
+_ASKED: Final = (b"", b"\x0a" + bytes([len(SERVICE)]) + SERVICE.encode())
+"""HealthCheckRequest with no service, or ours."""
+_SERVING: Final = b"\x08\x01"
+"""HealthCheckResponse{status: SERVING}."""
 
 
 class AgentsHandler:
@@ -39,7 +47,10 @@ class AgentsHandler:
         self._tenants: dict[str, TenantSessions] = {}
 
     def unary(self, method: str, peer: Peer, request: bytes, reply: Callable[[bytes | RpcError], None]) -> None:
-        """Enrol; the answer comes from another thread."""
+        """Enrol; the answer comes from another thread. Load balancers may ask for our health."""
+        if method == HEALTH:
+            reply(_health(request))
+            return
         if method != ENROL:
             reply(RpcError(GrpcStatus.UNIMPLEMENTED, _UNKNOWN_METHOD.format(method[:100])))
             return
@@ -89,3 +100,9 @@ class AgentsHandler:
             found = TenantSessions(name, self._fleet, self._issuer, self._post, self._read_on)
             self._tenants[name] = found
         return found
+
+
+def _health(request: bytes) -> bytes | RpcError:
+    if request in _ASKED:
+        return _SERVING
+    return RpcError(GrpcStatus.NOT_FOUND, f"Ask about {SERVICE}, or about no service.")

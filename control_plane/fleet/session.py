@@ -63,6 +63,9 @@ class SessionTenant(Protocol):
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
 
+    def overlapping_roots(self) -> Credentials | None:
+        """All roots, while one is being replaced by another."""
+
     def issue(self, identity: AgentIdentity, key: ec.EllipticCurvePublicKey) -> tuple[Credentials, float]:
         """The next certificate, and when it expires (Unix seconds)."""
 
@@ -171,7 +174,8 @@ class AgentSession:
         if not self._tenant.admits(self.identity):
             self.end(GrpcStatus.PERMISSION_DENIED, REVOKED)
             return
-        if self._told is None:
+        first = self._told is None
+        if first:
             self._tenant.came(self)
         elif not self._everything.take(self._tenant.now):
             raise RpcError(
@@ -180,6 +184,8 @@ class AgentSession:
         # One that is ahead of us even now, after a restored backup, is sent everything.
         self._told = (hello.revision, hello.hash)
         self.push()
+        if first and (roots := self._tenant.overlapping_roots()) is not None:
+            self.trust(roots)  # it may have been away when the next one was made
 
     def _applied(self, applied: Applied) -> None:
         told = self._told[0] if self._told else self.status.revision

@@ -71,6 +71,10 @@ class TenantSessions:
         """Call :meth:`AgentSession.caught_up` after the log was read."""
         self._read_on(self.name, lambda: self._post(session.caught_up))
 
+    def overlapping_roots(self) -> Credentials | None:
+        """All roots, while one is being replaced by another."""
+        return self._issuer.overlapping_roots()
+
     def issue(self, identity: AgentIdentity, key: ec.EllipticCurvePublicKey) -> tuple[Credentials, float]:
         """The next certificate, and when it expires."""
         return self._issuer.issue(identity, key)

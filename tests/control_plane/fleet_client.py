@@ -55,7 +55,7 @@ class GrpcAgent:
     def join(self, token: str, roots: bytes) -> None:
         """Raises grpc.RpcError."""
         self.token = token
-        with self._channel(grpc.ssl_channel_credentials(roots)) as channel:
+        with self.channel(grpc.ssl_channel_credentials(roots)) as channel:
             request = EnrolRequest(node=self.node, csr=new_request(self.key), join_token=token)
             answer = channel.unary_unary(ENROL)(request.SerializeToString(), timeout=_PATIENCE)
         self.credentials = Credentials.FromString(answer)
@@ -69,7 +69,7 @@ class GrpcAgent:
             self.credentials.roots.encode(), key, self.credentials.certificate_chain.encode()
         )
         self._to_send = queue.SimpleQueue()
-        with self._channel(credentials) as channel:
+        with self.channel(credentials) as channel:
             self._stream = channel.stream_stream(CONNECT)(iter(self._to_send.get, None))
             self.say(hello=Hello(version="0.2.0", kernel="6.1", revision=self.state.revision, hash=self.state.hash))
             yield self
@@ -92,6 +92,6 @@ class GrpcAgent:
     def renew(self) -> None:
         self.say(renew=Renew(csr=new_request(self.key)))
 
-    def _channel(self, credentials: grpc.ChannelCredentials) -> grpc.Channel:
+    def channel(self, credentials: grpc.ChannelCredentials) -> grpc.Channel:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", SERVER_NAME)]
         return grpc.secure_channel(f"127.0.0.1:{self.port}", credentials, options)

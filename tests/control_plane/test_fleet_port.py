@@ -120,6 +120,19 @@ def test_hostile_agents_harm_nobody_else(tmp_path: Path, client: Client) -> None
             assert list(good.state.policies) == ["web"]
 
 
+def test_its_health_can_be_asked_for_by_grpc(tmp_path: Path, client: Client) -> None:
+    with control_plane(tmp_path) as plane:
+        client.run("login", plane.url, given=plane.token)
+        client.run("clusters", "add", "east")
+        agent = joined(client, plane, "n1")
+        with agent.channel(grpc.ssl_channel_credentials(agent.credentials.roots.encode())) as channel:
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            for service in (b"", b"\x0a\x17podlane.agent.v1.Agents"):
+                assert check(service, timeout=20) == b"\x08\x01"
+            with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+                check(b"\x0a\x01x", timeout=20)
+
+
 def test_two_processes_serve_one_fleet(tmp_path: Path, client: Client, database_url: str) -> None:
     root = new_root(utc(time.time()))
     (tmp_path / "ca.crt").write_bytes(root.pem)

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from fleet_bench import Agent, Bench, DrivenCall, running_bench
 
+from control_plane.certificates.authority import utc
 from control_plane.domain.commands import AddCluster, CloseTenant, CreateTenant, RemovePolicy, RevokeAgent
 from control_plane.fleet.agent_status import AgentState
 from control_plane.gateway.rpc import GrpcStatus, Peer, RpcError
@@ -299,6 +300,19 @@ def test_figures_are_summed_and_bounded(bench: Bench) -> None:
     assert max(series["web", "other", "egress"]["bytes"]) == 2**53 - 1
     assert sum(series["web", "other", "ingress"]["bytes"]) == 1000
     assert figures.window(int(bench.clock[0]) + 1, 900, "none") == []
+
+
+def test_who_was_away_when_the_next_root_was_made_is_told_of_it(bench: Bench) -> None:
+    agent = bench.agent()
+    bench.roots.rotate(utc(bench.clock[0]))
+    bench.issuer.authority.refresh(utc(bench.clock[0]))
+    agent.hello()
+    bench.until("the roots", agent.take)
+    roots = agent.messages[-1].credentials.roots
+    assert roots.count("BEGIN CERTIFICATE") == 2
+    bench.clock[0] += 48 * 3600
+    again = connected(bench, "n2")
+    assert again.take() == [], "the rotation is over"
 
 
 def test_new_roots_are_told_at_once(bench: Bench) -> None:
