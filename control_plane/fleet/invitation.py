@@ -17,6 +17,11 @@ class Invitation:
     authority: LoadedAuthority
     clock: Callable[[], float]
 
+    @property
+    def roots(self) -> str:
+        """The CAs of agents, PEM: for those who are told no digest."""
+        return self.authority.current.bundle(utc(self.clock())).decode()
+
     def join_token(self, text: str) -> str:
         """A join token as it is given to an agent, which trusts who shows a root with this digest (as kubeadm does with
         ``--discovery-token-ca-cert-hash``)."""

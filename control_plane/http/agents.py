@@ -14,6 +14,7 @@ from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.names import is_name
 from control_plane.domain.tenant import EnrolledAgent
 from control_plane.fleet.agent_status import AgentState, AgentStatus, FleetStatus, TenantAgents, WorkloadFailure
+from control_plane.fleet.invitation import Invitation
 from control_plane.http.clusters import member_cluster
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit
 from control_plane.http.documents import Asked, Happened, Page
@@ -134,6 +135,22 @@ class TrustWish(Asked):
     url: Annotated[str, Field(max_length=300)] = ""
     ca: Annotated[str, Field(max_length=65_536)] = ""
     service_account: Annotated[str, Field(max_length=320)] = ""
+
+
+class RootsDocument(BaseModel):
+    """``roots`` are the CAs of the agents' port and of agents, PEM."""
+
+    roots: str
+
+
+@router.get("/roots")
+def get_roots(plane: ThePlane, request: Request, caller: TheCaller, tenant: str) -> RootsDocument:
+    """What an agent has to trust that has no join token, which has a digest of it."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        existing(state)
+    invitation: Invitation | None = request.app.state.invitation
+    return RootsDocument(roots=invitation.roots if invitation is not None else "")
 
 
 @router.get("/agents")

@@ -14,6 +14,7 @@ from podlane.fleet.output import context_options, output_option
 Examples:
   podlane clusters add east
   podlane clusters list
+  podlane clusters ca > ca.crt
   podlane clusters trust east --url https://10.0.0.1:6443 --ca ca.crt --service-account podlane/podlane-agent
 """
 )
@@ -108,6 +109,18 @@ def trust_cluster(
             say(f"no agent joins {name} by a ServiceAccount any more")
         else:
             say(f"agents with the ServiceAccount {service_account} may join {client.context.tenant}/{name}")
+
+
+@clusters.command("ca")
+@context_options
+def show_ca(context: str | None, tenant: str | None) -> None:
+    """Print the CA of the agents' port (PEM), for agents that join by a ServiceAccount."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        click.echo(client.ask("GET", client.about("roots"))["roots"], nl=False)
 
 
 @click.command(

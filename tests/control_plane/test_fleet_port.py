@@ -173,3 +173,4 @@ def test_the_next_ca_is_told_to_agents(tmp_path: Path, client: Client) -> None:
         with agent.connected():
             told = agent.hear().credentials
             assert told.roots.count("BEGIN CERTIFICATE") == 2
+        assert client.run("clusters", "ca").stdout == told.roots

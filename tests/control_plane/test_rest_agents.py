@@ -11,6 +11,7 @@ from fleet_bench import Agent, Bench, running_bench
 from starlette.testclient import TestClient
 
 from control_plane.bootstrap import another_token
+from control_plane.certificates.authority import utc
 from control_plane.domain.commands import AddCluster, EnrolAgent, IssueJoinToken, RemovePolicy
 from control_plane.fleet.invitation import Invitation
 from control_plane.http.app import create_app
@@ -149,6 +150,13 @@ def test_a_join_token_says_where_to_go_and_whom_to_trust(bench: Bench, api: Test
     assert digest == bench.issuer.authority.current.roots[0].digest
     assert bench.enrol(text, "n1").roots
     assert api.post(f"{PLACE}/clusters/east/join-tokens", json={"node": "No node"}).status_code == 422
+
+
+def test_the_ca_is_told_to_who_has_no_digest_of_it(bench: Bench, api: TestClient) -> None:
+    assert api.get(f"{PLACE}/roots").json()["roots"] == bench.issuer.authority.current.roots[0].pem.decode()
+    bench.roots.rotate(utc(bench.clock[0]))
+    bench.issuer.authority.refresh(utc(bench.clock[0]))
+    assert api.get(f"{PLACE}/roots").json()["roots"].count("BEGIN CERTIFICATE") == 2
 
 
 def test_a_cluster_can_be_trusted_to_know_its_agents(bench: Bench, api: TestClient) -> None:
