@@ -28,9 +28,9 @@ class SessionTable:
     def put(self, session: StoredSession, now: int) -> None:
         """Add or replace one, and forget those that have ended."""
         with self._database.writing() as execute:
-            execute("DELETE FROM sessions WHERE ends_at <= ?", (now,))
-            execute("DELETE FROM sessions WHERE id = ?", (session.id,))
-            execute(
+            execute.later("DELETE FROM sessions WHERE ends_at <= ?", (now,))
+            execute.later("DELETE FROM sessions WHERE id = ?", (session.id,))
+            execute.later(
                 "INSERT INTO sessions (id, document, sealed, fresh_until, ends_at) VALUES (?, ?, ?, ?, ?)",
                 (session.id, session.document, session.sealed, session.fresh_until, session.ends_at),
             )
@@ -46,4 +46,4 @@ class SessionTable:
 
     def remove(self, id: str) -> None:
         with self._database.writing() as execute:
-            execute("DELETE FROM sessions WHERE id = ?", (id,))
+            execute.later("DELETE FROM sessions WHERE id = ?", (id,))

@@ -193,7 +193,7 @@ def test_a_session_ends_after_half_a_day(page: TestClient, clock: Clock) -> None
 def test_the_database_has_nothing_that_lets_anybody_in(page: TestClient, plane: ControlPlane) -> None:
     page.get(log_in(page, "ada"))
     text = next(cookie.value for cookie in page.cookies.jar if cookie.name == "podlane-session")
-    with plane.store._database.reading() as execute:
+    with plane.store.database.reading() as execute:
         [row] = execute("SELECT id, document, sealed FROM sessions")
     assert text not in str(row)
     assert "eyJ" not in str(row)

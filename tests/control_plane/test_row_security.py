@@ -46,18 +46,18 @@ def store(url: str) -> Iterator[EventStore]:
 @pytest.mark.parametrize("table", GUARDED)
 def test_a_query_sees_its_tenant_alone(store: EventStore, table: str) -> None:
     for tenant, seen in (("shop", ["shop"]), ("bank", ["bank"]), ("nobody", []), ("", [])):
-        with store._database.reading(tenant) as execute:
+        with store.database.reading(tenant) as execute:
             assert execute(f"SELECT tenant FROM {table}") == [(each,) for each in seen]
             # Also where a condition was forgotten, or is somebody else's.
             assert execute(f"SELECT count(*) FROM {table} WHERE tenant <> ?", (tenant,)) == [(0,)]
-    with store._database.reading() as execute:
+    with store.database.reading() as execute:
         assert execute(f"SELECT tenant FROM {table}") == []
 
 
 def test_nothing_is_seen_by_a_connection_that_was_another_tenants(store: EventStore) -> None:
     """There are eight of them, and one is enough for one thread."""
     assert len(store.read("shop")) == 1
-    with store._database.reading() as execute:
+    with store.database.reading() as execute:
         assert execute("SELECT current_setting('app.tenant', true)") == [("",)]
         assert execute("SELECT * FROM events") == []
 
@@ -69,31 +69,31 @@ def test_nothing_is_written_for_another_tenant(store: EventStore) -> None:
         "INSERT INTO heads VALUES ('cafe', 1, 'd')",
     ]
     for statement in statements:
-        with pytest.raises(StoreError, match="row-level security"), store._database.writing("shop") as execute:
-            execute(statement)
-    with store._database.writing("shop") as execute:
-        execute("UPDATE heads SET position = 7 WHERE tenant = 'bank'")
-        execute("DELETE FROM refusals WHERE tenant = 'bank'")
+        with pytest.raises(StoreError, match="row-level security"), store.database.writing("shop") as execute:
+            execute.later(statement)
+    with store.database.writing("shop") as execute:
+        execute.later("UPDATE heads SET position = 7 WHERE tenant = 'bank'")
+        execute.later("DELETE FROM refusals WHERE tenant = 'bank'")
     assert store.verify("bank").position == 1
     assert len(store.refusals.read("bank", 0, 10, 0)) == 1
 
 
 def test_names_of_tenants_are_all_that_is_seen_of_others(store: EventStore) -> None:
     assert store.heads().keys() == {"shop", "bank"}
-    with store._database.reading() as execute:
+    with store.database.reading() as execute:
         assert execute("SELECT count(*) FROM heads") == [(2,)]
 
 
 def test_what_runs_owns_nothing(store: EventStore, url: str) -> None:
     """So that it cannot take the policies away, where the role in the settings may make another."""
-    with store._database.reading("shop") as execute:
+    with store.database.reading("shop") as execute:
         [(role, superuser, bypass)] = execute(
             "SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user"
         )
     assert (superuser, bypass) == (False, False)
     if role == "podlane_app":
-        with pytest.raises(StoreError, match="must be owner"), store._database.writing("shop") as execute:
-            execute("ALTER TABLE events DISABLE ROW LEVEL SECURITY")
+        with pytest.raises(StoreError, match="must be owner"), store.database.writing("shop") as execute:
+            execute.later("ALTER TABLE events DISABLE ROW LEVEL SECURITY")
     else:
         assert role == url.partition("://")[2].partition("@")[0]
 
@@ -105,4 +105,6 @@ def test_every_table_with_a_tenant_is_guarded(store: EventStore, url: str) -> No
             "SELECT relname, relrowsecurity AND relforcerowsecurity FROM pg_class JOIN pg_attribute ON attrelid = "
             "pg_class.oid WHERE relkind = 'r' AND attname = 'tenant' AND relnamespace = 'public'::regnamespace"
         ).fetchall()
-    assert dict(rows) == dict.fromkeys([*GUARDED, "heads"], True)
+    # Positions alone, and of who publishes all.
+    assert {name for name, guarded in rows if not guarded} == {"published"}
+    assert dict(rows).keys() > {*GUARDED, "heads"}
